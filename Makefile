@@ -1,0 +1,78 @@
+# Every target sets up what it needs, in .venv, and does so once. PYTHON is the interpreter to build it with.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench clean
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+S3RVER := 3.7.1
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+help:
+	@echo 'make demo    train a small model, kill it on the way, resume it, restore the best snapshot'
+	@echo 'make test    lint, types, imports and all tests (PYTEST_ARGS="$(PYTEST_ARGS)")'
+	@echo 'make lint    lint, types and imports only'
+	@echo 'make bench   measure, side by side with the peers'
+	@echo 'make clean   remove what the other targets made'
+
+demo: $(VENV)/.demo
+	$(BIN)/python flows/train.py demo
+
+# Prefect gets a home of its own, which goes when the tests end, so that nothing of the user's is read or changed.
+test: lint $(VENV)/.s3rver
+	home=$$(mktemp -d); trap 'rm -rf "$$home"' EXIT; \
+	PREFECT_HOME="$$home" DO_NOT_TRACK=1 PATH="$(CURDIR)/$(VENV)/s3rver/node_modules/.bin:$$PATH" \
+	    $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info snapshots
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- setting up -------------------------------------------------------------------------------------------
+
+# $(call system,CHECK,PACKAGES): has the system's package manager install PACKAGES where the command CHECK fails.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+system = $(1) >/dev/null 2>&1 || { \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); \
+	} || { echo 'This needs $(2), which could not be installed: install it, then run make again.' >&2; exit 1; }
+
+# $(call install,EXTRA,GROUP): the package itself, editable; by uv, because it is quick, or by pip, where uv is not to be had.
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1)]' --group $(2) || { \
+	    $(BIN)/pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/pip install --quiet --editable '.[$(1)]' --group $(2); }
+
+$(VENV)/.created:
+	$(call system,$(PYTHON) -c 'import ensurepip',python3-venv)
+	$(PYTHON) -m venv $(VENV)
+	-$(BIN)/pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/.created
+	$(call install,jax,demo)
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.created
+	$(call install,all,dev)
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.created
+	$(call install,all,bench)
+	touch $@
+
+# An S3 server that ignores preconditions: a repository on it has to be refused.
+$(VENV)/.s3rver: Makefile | $(VENV)/.created
+	$(call system,command -v npm,npm)
+	npm install --prefix $(VENV)/s3rver --no-audit --no-fund --no-save --loglevel error s3rver@$(S3RVER)
+	touch $@

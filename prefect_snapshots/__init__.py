@@ -1,0 +1,77 @@
+"""State that outlives a Prefect run, kept in one repository: any directory or bucket.
+
+This is the public face: names only. Each one is imported when it is first used, so that importing the package costs
+milliseconds, and neither Prefect nor JAX is loaded before somebody needs it. All errors are in
+`prefect_snapshots.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect_snapshots import errors
+
+__all__ = [
+    "ByContent",
+    "ByLeaf",
+    "ByMetadata",
+    "ByTag",
+    "ByTimeRange",
+    "PyTreeSnapshotManager",
+    "Repository",
+    "Snapshot",
+    "SnapshotManager",
+    "SnapshotRepository",
+    "errors",
+    "load_latest",
+    "load_snapshot",
+    "save_snapshot",
+    "snapshot",
+    "use_repository",
+]
+
+if TYPE_CHECKING:
+    from prefect_snapshots.blocks import SnapshotRepository
+    from prefect_snapshots.decorators import load_latest, snapshot
+    from prefect_snapshots.repository import Repository, use_repository
+    from prefect_snapshots.snapshots import (
+        ByContent,
+        ByLeaf,
+        ByMetadata,
+        ByTag,
+        ByTimeRange,
+        PyTreeSnapshotManager,
+        Snapshot,
+        SnapshotManager,
+    )
+    from prefect_snapshots.tasks import load_snapshot, save_snapshot
+else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
+    _MODULE_OF = {
+        "ByContent": "snapshots",
+        "ByLeaf": "snapshots",
+        "ByMetadata": "snapshots",
+        "ByTag": "snapshots",
+        "ByTimeRange": "snapshots",
+        "PyTreeSnapshotManager": "snapshots",
+        "Repository": "repository",
+        "Snapshot": "snapshots",
+        "SnapshotManager": "snapshots",
+        "SnapshotRepository": "blocks",
+        "load_latest": "decorators",
+        "load_snapshot": "tasks",
+        "save_snapshot": "tasks",
+        "snapshot": "decorators",
+        "use_repository": "repository",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(globals() | _MODULE_OF)

@@ -1,0 +1,205 @@
+"""Every error that a user can meet, in one tree under `SnapshotsError`.
+
+Each message says what happened, to what, and what to do about it. Errors that replace a well-known
+built-in one (`KeyError`, `ValueError`, `OSError`, ...) also inherit from it, so that ordinary code catches them.
+All of them survive pickling, because task runners carry exceptions between processes.
+"""
+
+from __future__ import annotations
+
+
+class SnapshotsError(Exception):
+    """Base of every error raised by prefect-snapshots."""
+
+
+# --- the place where a repository lives ------------------------------------------------------------------
+
+
+class StorageError(SnapshotsError, OSError):
+    """The storage below a repository failed: network, disk, credentials."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class ObjectMissing(StorageError, FileNotFoundError):
+    """An object that was asked for is not there."""
+
+
+class StorageFull(StorageError):
+    """No space, or a quota is used up. Nothing was published."""
+
+
+class PermissionDenied(StorageError, PermissionError):
+    """The credentials, or the file permissions, do not allow this call."""
+
+
+class StorageUnavailable(StorageError, ConnectionError):
+    """The storage did not answer, or answered with a passing error, after all retries."""
+
+
+class UnsupportedStorage(SnapshotsError):
+    """The storage cannot create an object exclusively, so that two writers could overwrite each other."""
+
+
+class MissingDependency(SnapshotsError, ImportError):
+    """A URL or a value needs a package that is not installed; the message names the extra to install."""
+
+
+# --- opening a repository --------------------------------------------------------------------------------
+
+
+class RepositoryError(SnapshotsError):
+    """A repository cannot be opened or used as asked."""
+
+
+class RepositoryNotFound(RepositoryError, FileNotFoundError):
+    """There is no repository at this URL, and reading never creates one."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class NotARepository(RepositoryError):
+    """The directory is not empty and holds no repository: it is left alone."""
+
+
+class UnsupportedFormat(RepositoryError):
+    """The repository was written in a newer format than this version understands."""
+
+
+class WrongPassword(RepositoryError):
+    """The password does not open this repository, or it needs one, or it is not encrypted at all."""
+
+
+class ReadOnlyRepository(RepositoryError, PermissionError):
+    """Something was to be written to a repository opened with `read_only=True`."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class EphemeralRepositoryError(RepositoryError):
+    """A deployed run would keep its state in a directory that vanishes with the run."""
+
+
+# --- damage ----------------------------------------------------------------------------------------------
+
+
+class IntegrityError(SnapshotsError):
+    """Stored bytes are not what was written: flipped, cut, swapped or gone."""
+
+
+class DamagedObject(IntegrityError):
+    """One stored object fails verification. `path` names it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path} is damaged: {self.reason}. Run `prefect-snapshots check`, then `repair`."
+
+
+class MissingChunk(IntegrityError):
+    """A chunk that a version refers to is in no pack. `chunk` is its id in hexadecimal."""
+
+    def __init__(self, chunk: str, where: str = "") -> None:
+        super().__init__(chunk, where)
+        self.chunk = chunk
+        self.where = where
+
+    def __str__(self) -> str:
+        of = f" (needed by {self.where})" if self.where else ""
+        return f"chunk {self.chunk[:16]} is in no pack{of}. Run `prefect-snapshots check`, then `repair`."
+
+
+class DamagedVersion(IntegrityError):
+    """A version cannot be read whole. `version` names it, `part` the leaf or file that is hit."""
+
+    def __init__(self, version: str, part: str, reason: str) -> None:
+        super().__init__(version, part, reason)
+        self.version = version
+        self.part = part
+        self.reason = reason
+
+    def __str__(self) -> str:
+        part = f", {self.part}" if self.part else ""
+        return f"{self.version}{part}: {self.reason}"
+
+
+# --- committing ------------------------------------------------------------------------------------------
+
+
+class CommitError(SnapshotsError):
+    """A commit did not happen."""
+
+
+class CommitUnknown(CommitError):
+    """The storage did not say whether a commit landed.
+
+    Saving again with `token` returns the version that did land, or makes it now: never two of them.
+    """
+
+    def __init__(self, token: str, reason: str = "") -> None:
+        super().__init__(token, reason)
+        self.token = token
+        self.reason = reason
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return (
+            f"the storage did not confirm the commit{why}. Save again with token={self.token!r}: "
+            "if it landed, you get that version, else it is made now."
+        )
+
+
+class CommitConflict(CommitError):
+    """Somebody else changed what this commit was conditional on, or kept winning the race for its slot."""
+
+
+# --- what callers hand in ----------------------------------------------------------------------------------
+
+
+class InvalidName(SnapshotsError, ValueError):
+    """A name, id, tag or alias that cannot be stored safely."""
+
+
+class InvalidArgument(SnapshotsError, ValueError):
+    """An argument, or a combination of arguments, that makes no sense."""
+
+
+class SnapshotNotFound(SnapshotsError, KeyError):
+    """No snapshot has this id under this name."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class SnapshotExists(SnapshotsError, ValueError):
+    """A snapshot with this id exists already, and `overwrite=True` was not given."""
+
+
+class LeafError(SnapshotsError):
+    """One leaf of a value cannot be stored or restored. `path` names it, as in `encoder/layers/0/kernel`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"leaf {self.path or '(the value itself)'}: {self.reason}"
+
+
+class UnserialisableLeaf(LeafError, TypeError):
+    """A leaf that cannot be written, not even with cloudpickle."""
+
+
+class PickleRefused(LeafError):
+    """A leaf was stored with pickle, and this repository was opened with `allow_pickle=False`."""
+
+
+class StructureMismatch(LeafError, ValueError):
+    """What is stored does not have the structure, shape or type that was asked for with `like=`."""

@@ -1,0 +1,464 @@
+"""The streams of events: what exists, under which name, since when.
+
+- A *stream* belongs to one kind and name. It is a chain of small immutable *events* in numbered *slots*, 1, 2, 3, ...
+  A slot is created exclusively, and that creation is the commit: who loses it reads on and decides again.
+- Every event carries the hash of its predecessor, so that a missing or altered one is damage, not an end. Slots are
+  never deleted and never reused.
+- The *root* stream registers every other stream and holds the *condemnations* of packs. The number of the latest one
+  is the *epoch*. Every event carries the epoch that its writer had read before it decided what to reuse; the next
+  event needs at least that epoch. `maintenance.prune` builds on this.
+- *Compaction* puts fixed ranges of events into one object, so that opening a long stream is a few reads. It only adds,
+  and rivals write equal content. A *hint* says where the head was lately; nothing depends on its being right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from ..errors import (
+    CommitUnknown,
+    DamagedObject,
+    ObjectMissing,
+    RepositoryNotFound,
+    StorageError,
+    StorageUnavailable,
+)
+from .chunking import Buffer
+from .contents import Content
+from .location import Location
+from .sealing import Sealer
+
+CATALOG = "catalog"
+COMPACTED = "compacted"
+ROOT = "root"
+
+FIRST_RANGE = 64
+"""Events in the smallest compacted range; every further level takes `FAN_OUT` times as many."""
+FAN_OUT = 4
+LEVELS = 12
+
+_HINT_EVERY = {True: 64, False: 8}
+"""Commits between two hints, on a local disk and elsewhere: the longest tail that a cold open reads one by one."""
+_LOOK_AHEAD = 4
+"""Slots probed past the head of a stream when it is opened, to tell a gap from an end."""
+_WINDOW = 64
+_ATTEMPTS = 4
+"""How often a create of unknown outcome is repeated, with the same bytes on the same slot."""
+
+_GENESIS = bytes(32)
+
+logger = logging.getLogger("prefect_snapshots")
+
+
+class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One entry of a stream. Bytes that travel with it lie beside it in the slot, not in here."""
+
+    sequence: int
+    previous: bytes
+    epoch: int
+    token: bytes
+    time: int
+    """Nanoseconds since 1970 in UTC, by the writer's clock."""
+    kind: str
+    body: dict[str, Any]
+    """What the event means, in its room's words."""
+    content: Content | None = None
+    deletes: tuple[int, ...] = ()
+    """Sequences of earlier events whose content is no longer wanted."""
+
+
+class _Hint(msgspec.Struct, array_like=True):
+    head: int
+    tail: list[Event]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_event = msgspec.msgpack.Decoder(Event).decode
+_decode_events = msgspec.msgpack.Decoder(list[Event]).decode
+_decode_hint = msgspec.msgpack.Decoder(_Hint).decode
+
+
+def new_token() -> bytes:
+    """A name for one intended commit: 16 random bytes."""
+    return os.urandom(16)
+
+
+def slot_path(stream: str, sequence: int) -> str:
+    """Where an event lies."""
+    return f"{CATALOG}/{stream}/{sequence:012d}"
+
+
+def range_path(stream: str, level: int, number: int) -> str:
+    """Where the `number`-th compacted range of a level lies (counted from 0)."""
+    return f"{COMPACTED}/{stream}/{level}-{number}"
+
+
+def range_size(level: int) -> int:
+    """Events in a compacted range of this level."""
+    return FIRST_RANGE * FAN_OUT**level
+
+
+def event_hash(event: Event, encoded: Buffer | None = None) -> bytes:
+    """What the next event carries as `previous`."""
+    if event.kind == "lost":  # stands in for an event that repair could not save; see `maintenance.repair`
+        return bytes(event.body["hash"])
+    return blake3(_encode(event) if encoded is None else encoded).digest()
+
+
+class Stream:
+    """One stream, followed: it knows every event up to where it last looked.
+
+    Arguments:
+        open: the catalog that the stream is in, or None while its repository does not exist yet: it is empty then.
+        kind, name: what the stream is for. The root stream has neither.
+        apply: called with every event, in order, once: the state that a room builds from them.
+    """
+
+    def __init__(self, open: Callable[[], Catalog | None], kind: str, name: str, apply: Callable[[Event], None]) -> None:
+        self.kind = kind
+        self.name = name
+        self.events: list[Event] = []
+        self.lock = threading.RLock()
+        self._open = open
+        self._apply = apply
+        self._hash = _GENESIS
+        self._loaded = False
+        self._pause = 0.001
+
+    @property
+    def label(self) -> str:
+        """What messages call the stream."""
+        return f"{self.kind}/{self.name}" if self.kind else "the root stream"
+
+    @cached_property
+    def id(self) -> str:
+        """The directory of the stream."""
+        return self._sealer.stream_id(self.kind, self.name) if self.kind else ROOT
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        catalog = self._open()
+        if catalog is None:
+            raise RepositoryNotFound(f"the repository of {self.label} does not exist yet")
+        return catalog
+
+    @property
+    def _location(self) -> Location:
+        return self._catalog.location
+
+    @property
+    def _sealer(self) -> Sealer:
+        return self._catalog.sealer
+
+    @property
+    def head(self) -> int:
+        """Sequence of the last known event; 0 when there is none."""
+        return len(self.events)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the last known event."""
+        return self.events[-1].epoch if self.events else 0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the stream was read once."""
+        return self._loaded
+
+    def refresh(self) -> None:
+        """Read the events that came since the last look."""
+        with self.lock:
+            if self._loaded:
+                self._follow(1)
+            elif self._open() is not None:
+                self._load()
+                self._follow(_LOOK_AHEAD)
+                self._loaded = True
+
+    def append(
+        self,
+        kind: str,
+        body: dict[str, Any],
+        *,
+        epoch: int,
+        token: bytes,
+        content: Content | None = None,
+        inline: bytes = b"",
+        deletes: Sequence[int] = (),
+    ) -> Event | None:
+        """Try to commit an event in the next slot.
+
+        Returns:
+            The event, or None when somebody else took the slot: `refresh`, and decide again.
+
+        Raises:
+            CommitUnknown: the storage did not say whether it landed.
+        """
+        with self.lock:
+            event = Event(
+                self.head + 1, self._hash, epoch, token, time.time_ns(), kind, body, content, tuple(deletes)
+            )
+            encoded = _encode(event)
+            path = slot_path(self.id, event.sequence)
+            data = self._sealer.seal(path, [encoded, inline])
+            started = time.monotonic()
+            if not self._create(path, data, token):
+                self._pause = min(max(time.monotonic() - started, 0.0005), 2.0)
+                return None
+            self._take(event, encoded)
+            self._compact()
+            return event
+
+    def back_off(self, attempt: int) -> None:
+        """Wait after a lost slot: randomly, and up to twice as long each time."""
+        time.sleep(random.uniform(0, min(self._pause * 2**attempt, 5.0)))
+
+    def inline(self, sequence: int) -> Buffer:
+        """The bytes that travelled with an event."""
+        path = slot_path(self.id, sequence)
+        event, _, data = self.parse(path, self._location.read(path))
+        if event != self.events[sequence - 1]:
+            raise DamagedObject(path, "it holds another event than the one that was read before")
+        return data
+
+    def find(self, token: bytes) -> Event | None:
+        """The event that was committed with this token."""
+        return next((event for event in reversed(self.events) if event.token == token), None)
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        hint = self._read_hint()
+        covered = hint.head // FIRST_RANGE * FIRST_RANGE if hint else 0
+        missing = [(level, number) for level, number in _cover(covered) if not self._load_range(level, number)]
+        if hint:
+            for event in hint.tail:
+                if event.sequence == self.head + 1:
+                    self._take(event)
+        if missing and not self._catalog.read_only:
+            self._helpfully(lambda: self._write_ranges(missing))
+
+    def _load_range(self, level: int, number: int) -> bool:
+        """Take the events of one range, from as few objects as there are. Returns whether one was enough."""
+        size = range_size(level)
+        events = self._read_range(level, number)
+        if events is not None:
+            self._take_range(events)
+            return True
+        if level:
+            for part in range(FAN_OUT):
+                self._load_range(level - 1, number * FAN_OUT + part)
+            return False
+        paths = [slot_path(self.id, number * size + 1 + at) for at in range(size)]
+        for path, data in zip(paths, self._location.read_many(paths), strict=True):
+            if data is None:
+                raise DamagedObject(path, f"this event of {self.label} is missing, and later ones are there")
+            event, encoded, _ = self.parse(path, data)
+            self._take(event, encoded)
+        return False
+
+    def _read_range(self, level: int, number: int) -> list[Event] | None:
+        path = range_path(self.id, level, number)
+        try:
+            data = self._location.read(path)
+        except ObjectMissing:
+            return None
+        try:
+            events = self.parse_compacted(path, data)
+        except DamagedObject as error:
+            # The events themselves are still there: a damaged summary costs reads, not data. `check` reports it.
+            logger.warning("passed over: %s", error)
+            return None
+        return events if len(events) == range_size(level) else None
+
+    def parse_compacted(self, path: str, data: Buffer) -> list[Event]:
+        """The events in a compacted range or a hint; or `DamagedObject`."""
+        frame = self._sealer.open(path, data)[0]
+        try:
+            return _decode_hint(frame).tail if path.endswith("/hint") else _decode_events(frame)
+        except msgspec.MsgspecError as error:
+            raise DamagedObject(path, f"it cannot be read as events ({error})") from None
+
+    def slot_bytes(self, event: Event) -> bytes:
+        """The object of an event that travels alone, for repair."""
+        return self._sealer.seal(slot_path(self.id, event.sequence), [_encode(event), b""])
+
+    def _read_hint(self) -> _Hint | None:
+        path = self._hint_path
+        try:
+            return _decode_hint(self._sealer.open(path, self._location.read(path))[0])
+        except ObjectMissing:
+            return None
+        except (DamagedObject, msgspec.MsgspecError) as error:
+            logger.warning("passed over: %s (%s)", path, error)
+            return None
+
+    @property
+    def _hint_path(self) -> str:
+        return f"{COMPACTED}/{self.id}/hint"
+
+    def _follow(self, window: int) -> None:
+        while True:
+            paths = [slot_path(self.id, self.head + 1 + at) for at in range(window)]
+            for at, data in enumerate(found := self._read_slots(paths)):
+                if data is None:
+                    if not any(found[at:]):
+                        return
+                    # Slots are read one after the other: this one may have been created meanwhile.
+                    data = self._read_slots([paths[at]])[0]
+                    if data is None:
+                        raise DamagedObject(paths[at], f"this event of {self.label} is missing, and a later one is there")
+                event, encoded, _ = self.parse(paths[at], data)
+                self._take(event, encoded)
+            window = min(window * 4, _WINDOW)
+
+    def _read_slots(self, paths: list[str]) -> list[bytes | None]:
+        if len(paths) > 1:
+            return self._location.read_many(paths)
+        try:
+            return [self._location.read(paths[0])]
+        except ObjectMissing:
+            return [None]
+
+    def parse(self, path: str, data: Buffer) -> tuple[Event, Buffer, Buffer]:
+        """A slot's event, its encoded form, and the bytes that travelled with it; or `DamagedObject`."""
+        frames = self._sealer.open(path, data)
+        try:
+            encoded, inline = frames
+            return _decode_event(encoded), encoded, inline
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise DamagedObject(path, f"it cannot be read as an event ({error})") from None
+
+    def _take(self, event: Event, encoded: Buffer | None = None) -> None:
+        self._expect(event)
+        self._hash = event_hash(event, encoded)
+        self.events.append(event)
+        self._apply(event)
+
+    def _take_range(self, events: list[Event]) -> None:
+        """The object that holds a range is verified as a whole: only its first link is new."""
+        self._expect(events[0])
+        self._hash = event_hash(events[-1])
+        self.events += events
+        for event in events:
+            self._apply(event)
+
+    def _expect(self, event: Event) -> None:
+        if event.sequence != self.head + 1 or event.previous != self._hash:
+            raise DamagedObject(
+                slot_path(self.id, self.head + 1), f"this event of {self.label} does not follow its predecessor"
+            )
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    def _create(self, path: str, data: bytes, token: bytes) -> bool:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._location.create(path, data)
+            except StorageUnavailable as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise CommitUnknown(token.hex(), str(error)) from error
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    def _compact(self) -> None:
+        """After a commit that completes a range: write the range, and a hint now and then."""
+        if self.head % FIRST_RANGE == 0:
+            self._helpfully(lambda: self._write_ranges(_completed(self.head)))
+        if self.head % _HINT_EVERY[self._location.is_local] == 0:
+            self._helpfully(self.write_hint)
+
+    def _helpfully(self, write: Callable[[], None]) -> None:
+        """Write what only spares later readers some requests: a commit has landed already, or nobody asked for one."""
+        try:
+            write()
+        except StorageError as error:
+            logger.warning("could not compact %s: %s", self.label, error)
+
+    def _write_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        for level, number in ranges:
+            size = range_size(level)
+            path = range_path(self.id, level, number)
+            events = self.events[number * size : (number + 1) * size]
+            self._location.create(path, self._sealer.seal(path, [_encode(events)]))
+
+    def write_hint(self) -> None:
+        """Record where the head is, and the events since the last full range."""
+        path = self._hint_path
+        hint = _Hint(self.head, self.events[self.head // FIRST_RANGE * FIRST_RANGE :])
+        self._location.replace(path, self._sealer.seal(path, [_encode(hint)]))
+
+
+class Root:
+    """What the root stream says."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, tuple[str, str]] = {}
+        """Stream id -> kind and name."""
+        self.condemned: set[bytes] = set()
+        self.epoch = 0
+
+    def apply(self, event: Event) -> None:
+        if event.kind == "stream":
+            self.streams[event.body["id"]] = event.body["kind"], event.body["name"]
+        elif event.kind == "condemn":
+            packs = event.body["packs"]
+            self.condemned.update(packs[at : at + 16] for at in range(0, len(packs), 16))
+            self.epoch = event.sequence
+
+
+class Catalog:
+    """All streams of one repository."""
+
+    def __init__(self, location: Location, sealer: Sealer, *, read_only: bool = False) -> None:
+        self.location = location
+        self.sealer = sealer
+        self.read_only = read_only
+        self.state = Root()
+        self.root = Stream(lambda: self, "", "", self.state.apply)
+
+    def register(self, stream: Stream) -> None:
+        """Read root, and enter the stream there unless it is there already."""
+        attempt = 0
+        while True:
+            self.root.refresh()
+            if stream.id in self.state.streams:
+                return
+            body = {"id": stream.id, "kind": stream.kind, "name": stream.name}
+            if self.root.append("stream", body, epoch=self.state.epoch, token=new_token()) is None:
+                attempt += 1
+                self.root.back_off(attempt)
+
+    def streams(self) -> dict[str, tuple[str, str]]:
+        """Every registered stream: id -> kind and name."""
+        self.root.refresh()
+        return dict(self.state.streams)
+
+
+def _cover(end: int) -> Iterator[tuple[int, int]]:
+    """The fewest ranges, in order, that hold events 1 to `end` (a multiple of `FIRST_RANGE`)."""
+    start = 0
+    while start < end:
+        level = max(
+            level for level in range(LEVELS) if start % range_size(level) == 0 and start + range_size(level) <= end
+        )
+        yield level, start // range_size(level)
+        start += range_size(level)
+
+
+def _completed(head: int) -> Iterator[tuple[int, int]]:
+    """The ranges whose last event is `head`."""
+    for level in range(LEVELS):
+        if head % range_size(level):
+            return
+        yield level, head // range_size(level) - 1

@@ -1,0 +1,86 @@
+"""Bytes -> chunks.
+
+Two ways to cut, both deterministic, so that equal bytes give equal chunks in every process:
+
+- *fixed*: slices of `FIXED_SIZE`, for arrays. A weight that changed in place changes the slices it lies in.
+- *content-defined* (FastCDC): cut points follow the bytes, for pickles, text and files. An insertion near the
+  front moves the cut points with it, and the rest is found again.
+
+The parameters are recorded in `repository.json`: two writers that cut differently would never deduplicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+# The extension itself: the package falls back to pure Python, 500 times slower, when it is missing.
+from pyfastcdc.cy import FastCDC
+
+Buffer = bytes | bytearray | memoryview
+
+FIXED_SIZE = 4 * 1024 * 1024
+"""Bytes in a slice of an array."""
+
+SHARED_SIZE = 64 * 1024
+"""Buffers smaller than this share a chunk of about this size with their neighbours."""
+
+AVERAGE_SIZE = 64 * 1024
+"""Average bytes in a content-defined chunk."""
+
+SEED = 0
+"""Seed of the gear table. A constant: chunk names are hashes anyway, and keyed where the repository is encrypted."""
+
+
+def content_defined(data: Buffer, average: int = AVERAGE_SIZE) -> Iterator[memoryview]:
+    """Cut one buffer at places that its content decides.
+
+    Arguments:
+        data: the bytes; they are not copied.
+        average: average size of a chunk in bytes; the smallest is a quarter, the largest four times that.
+    """
+    view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
+    if len(view) <= average // 4:
+        if len(view):
+            yield view
+        return
+    cutter = FastCDC(avg_size=average, min_size=average // 4, max_size=average * 4, seed=SEED)
+    for chunk in cutter.cut_buf(view):
+        yield view[chunk.offset : chunk.offset + chunk.length]
+
+
+def fixed(data: memoryview, size: int = FIXED_SIZE) -> Iterator[memoryview]:
+    """Cut one buffer into slices of `size` bytes, the last one shorter."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def cut(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Cut a body, given as consecutive buffers, into chunks.
+
+    Small buffers are joined in order to about `SHARED_SIZE`; larger ones are cut on their own, a `memoryview` (an
+    array) by fixed slices and `bytes` (a pickle, a text) where the content says.
+    """
+    shared: list[Buffer] = []
+    pending = 0
+    for buffer in buffers:
+        size = len(buffer)
+        if size < SHARED_SIZE:
+            if size:
+                shared.append(buffer)
+                pending += size
+            if pending >= SHARED_SIZE:
+                yield b"".join(shared)
+                shared, pending = [], 0
+            continue
+        if pending:
+            yield b"".join(shared)
+            shared, pending = [], 0
+        yield from fixed(buffer) if isinstance(buffer, memoryview) else content_defined(buffer)
+    if pending:
+        yield b"".join(shared)
+
+
+def parameters() -> dict[str, int]:
+    """What `repository.json` records, so that every writer cuts alike."""
+    return {"fixed": FIXED_SIZE, "shared": SHARED_SIZE, "average": AVERAGE_SIZE, "seed": SEED}
+

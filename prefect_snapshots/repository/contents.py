@@ -1,0 +1,459 @@
+"""The content of a version <-> chunks.
+
+A *content* is a *body* (the bytes of leaves, files or rows, laid end to end) followed by a *manifest* (what lies
+where, in a room's own words). Up to `INLINE_LIMIT` bytes it travels inside the event. Larger, it is cut into chunks,
+and the event holds a *table* of them; a long table is itself stored in chunks, and the event holds the table of those.
+
+`Writer` makes chunks: several threads hash and compress while one writes and others sync closed packs. It decides
+what to reuse with one `epoch` in mind, and the commit checks it (see `catalog`). `ContentReader` reads them back and
+verifies every byte.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DamagedObject, IntegrityError, MissingChunk, ObjectMissing
+from .chunking import Buffer, cut
+from .index import Entry, Index
+from .location import Location
+from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path, read_chunk
+from .sealing import ID_SIZE, Sealer
+from .threads import pool
+
+INLINE_LIMIT = 16 * 1024
+"""Bytes of body and manifest that travel inside the event."""
+
+TABLE = np.dtype([("chunk", f"V{ID_SIZE}"), ("size", "<u4")])
+"""One row of a chunk table."""
+
+_TABLE_LIMIT = 8 * TABLE.itemsize
+_AHEAD = 6
+"""Chunks hashed or compressed ahead of the one being written: bounds the memory of compressed ones."""
+_CLOSING = {True: 6, False: 2}
+"""Packs being made durable at once, on a local disk and elsewhere, where each is held in memory."""
+_SYNCHRONOUS = 512 * 1024
+"""Below this size, handing work to threads costs more than it saves."""
+_RUN = 4 * 1024 * 1024
+"""Most bytes of adjacent chunks fetched in one request."""
+
+
+class Content(msgspec.Struct, array_like=True, frozen=True):
+    """Where the bytes of a version are. Part of an event."""
+
+    size: int
+    manifest_size: int
+    depth: int
+    """0: inline in the event; 1: `table` lists the chunks; n: `table` lists chunks that hold the table of depth n-1."""
+    table: bytes
+    written: int
+    """Bytes newly stored for it, after compression; the rest was there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is committed of a content: where its chunks are, or the bytes themselves."""
+
+    content: Content
+    inline: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The parts of a repository that chunks pass through."""
+
+    location: Location
+    sealer: Sealer
+    index: Index
+    condemned: Callable[[], Collection[bytes]]
+
+
+def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
+    """The content as it travels inside an event, or None when it is too large for that."""
+    size = sum(map(len, buffers)) + len(manifest)
+    if size > INLINE_LIMIT:
+        return None
+    data = b"".join((*buffers, manifest))
+    return Stored(Content(size, len(manifest), 0, b"", size), data)
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Stores contents for one commit. Use as a context manager; `flush` before committing.
+
+    Arguments:
+        store: the repository's parts, its index loaded.
+        epoch: the epoch that was current when `avoid` was read.
+        avoid: condemned packs, whose chunks are stored again instead of reused.
+    """
+
+    def __init__(self, store: Store, epoch: int, avoid: Collection[bytes]) -> None:
+        self.epoch = epoch
+        self._store = store
+        self._avoid = avoid
+        self._limit = LOCAL_LIMIT if store.location.is_local else REMOTE_LIMIT
+        self._pack: PackWriter | None = None
+        self._closing: deque[Future[list[Entry]]] = deque()
+        self._entries: list[Entry] = []
+        self._new: set[bytes] = set()
+        self._written = 0
+
+    def store(self, manifest: bytes, buffers: Iterable[Buffer]) -> Stored:
+        """Store a body and its manifest. The buffers must not change until this returns."""
+        written = self._written
+        size = 0
+
+        def counted() -> Iterator[Buffer]:
+            nonlocal size
+            for chunk in chain(cut(buffers), cut([manifest])):
+                size += len(chunk)
+                yield chunk
+
+        small = isinstance(buffers, Sequence) and sum(map(len, buffers)) < _SYNCHRONOUS
+        table = self._ingest(counted(), small)
+        depth = 1
+        while len(table) > _TABLE_LIMIT:
+            table = self._ingest(cut([table]), small=True)
+            depth += 1
+        return Stored(Content(size, len(manifest), depth, table, self._written - written), b"")
+
+    def adopt(self, content: Content, data: bytes) -> Stored:
+        """Refer to a content that is stored already, copying what lies in condemned packs only."""
+        if content.depth == 0:
+            return Stored(content, data)
+        written = self._written
+        reader = ChunkReader(self._store)
+        for row in ContentReader(reader, content).all_rows():
+            chunk = row["chunk"].tobytes()
+            if self._store.index.find(chunk, self._avoid) is None:
+                self.copy(chunk, reader.read(chunk, int(row["size"])))
+        return Stored(msgspec.structs.replace(content, written=self._written - written), b"")
+
+    def copy(self, chunk: bytes, plain: Buffer) -> None:
+        """Store a chunk once more, unless there is a copy outside the packs to avoid."""
+        if chunk not in self._new and self._store.index.find(chunk, self._avoid) is None:
+            self._add(chunk, len(plain), self._store.sealer.shrink(plain))
+
+    @property
+    def written(self) -> int:
+        """Bytes stored so far, after compression."""
+        return self._written
+
+    def flush(self) -> None:
+        """Make every pack durable, then the index that names them."""
+        self._close_pack()
+        while self._closing:
+            self._entries += self._closing.popleft().result()
+        if self._entries:
+            self._store.index.publish(self._entries)
+            self._entries = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pack is not None:
+            self._pack.abort()
+            self._pack = None
+        while self._closing:
+            # Packs that were closed but never indexed are what prune collects; their errors are not the first one.
+            self._closing.popleft().exception()
+
+    def _ingest(self, chunks: Iterable[Buffer], small: bool) -> bytes:
+        rows: list[bytes] = []
+        for chunk, size, packed in self._prepared(chunks, small):
+            self._add(chunk, size, packed)
+            rows.append(chunk + size.to_bytes(4, "little"))
+        return b"".join(rows)
+
+    def _prepared(self, chunks: Iterable[Buffer], small: bool) -> Iterator[tuple[bytes, int, tuple[int, Buffer] | None]]:
+        if small:
+            yield from map(self._prepare, chunks)
+            return
+        ahead: deque[Future[tuple[bytes, int, tuple[int, Buffer] | None]]] = deque()
+        try:
+            for chunk in chunks:
+                ahead.append(pool("compute").submit(self._prepare, chunk))
+                if len(ahead) >= _AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _prepare(self, data: Buffer) -> tuple[bytes, int, tuple[int, Buffer] | None]:
+        """Name a chunk, and compress it unless it is stored already. Runs in any thread."""
+        chunk = self._store.sealer.chunk_id(data)
+        if chunk in self._new or self._store.index.find(chunk, self._avoid) is not None:
+            return chunk, len(data), None
+        return chunk, len(data), self._store.sealer.shrink(data)
+
+    def _add(self, chunk: bytes, size: int, packed: tuple[int, Buffer] | None) -> None:
+        if packed is None or chunk in self._new:
+            return
+        if self._pack is None:
+            self._pack = PackWriter(self._store.location, self._store.sealer)
+        self._pack.add(chunk, size, *packed)
+        self._new.add(chunk)
+        self._written += len(packed[1])
+        if self._pack.size >= self._limit:
+            self._close_pack()
+
+    def _close_pack(self) -> None:
+        if self._pack is None:
+            return
+        pack, self._pack = self._pack, None
+        if not self._closing and pack.size < _SYNCHRONOUS:
+            self._entries += pack.close()
+            return
+        while len(self._closing) >= _CLOSING[self._store.location.is_local]:
+            self._entries += self._closing.popleft().result()
+        self._closing.append(pool("close").submit(pack.close))
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+class ContentReader:
+    """Reads one content; every byte is verified before it is handed out.
+
+    Arguments:
+        chunks: where to read from.
+        content: what the event says.
+        data: the bytes that travelled inside the event, for a content of depth 0.
+    """
+
+    def __init__(self, chunks: ChunkReader, content: Content, data: Buffer = b"") -> None:
+        self._chunks = chunks
+        self._content = content
+        self._data = memoryview(data)
+        self._table: Any = None
+        self._ends: NDArray[np.int64] = np.empty(0, np.int64)
+        if content.depth == 0 and len(data) != content.size:
+            raise IntegrityError(f"the event holds {len(data)} bytes of content where {content.size} were committed")
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the body, without the manifest."""
+        return self._content.size - self._content.manifest_size
+
+    @property
+    def manifest(self) -> bytes:
+        return self.read(self.body_size, self._content.manifest_size)
+
+    @property
+    def table(self) -> Any:
+        """All chunks in order: an array of `TABLE` rows."""
+        if self._table is None:
+            table = np.frombuffer(self._content.table, TABLE)
+            for _ in range(self._content.depth - 1):
+                table = np.frombuffer(self._chunks.read_table(table), TABLE)
+            self._ends = np.cumsum(table["size"], dtype=np.int64)
+            if (int(self._ends[-1]) if len(table) else 0) != self._content.size:
+                raise IntegrityError("the chunk table does not add up to the size of the content")
+            self._table = table
+        return self._table
+
+    def all_rows(self) -> Any:
+        """Every chunk that the content needs: those of the tables, then those of the body and manifest."""
+        levels = [np.frombuffer(self._content.table, TABLE)]
+        for _ in range(self._content.depth - 1):
+            levels.append(np.frombuffer(self._chunks.read_table(levels[-1]), TABLE))
+        return np.concatenate(levels)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Some bytes of the content."""
+        target = bytearray(length)
+        self.read_into([(offset, memoryview(target))])
+        return bytes(target)
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each buffer with the bytes from its offset on, in parallel.
+
+        Raises:
+            IntegrityError: when any of them cannot be verified; the buffers' contents are then undefined.
+        """
+        wanted = sorted(((offset, view) for offset, view in targets if len(view)), key=lambda target: target[0])
+        if wanted and (wanted[0][0] < 0 or max(offset + len(view) for offset, view in wanted) > self._content.size):
+            raise IntegrityError("the manifest points outside of the content")
+        if self._content.depth == 0:
+            for offset, view in wanted:
+                view[:] = self._data[offset : offset + len(view)]
+            return
+        table = self.table
+        pieces: dict[int, Piece] = {}
+        for offset, view in wanted:
+            at = int(self._ends.searchsorted(offset, "right"))
+            done = 0
+            while done < len(view):
+                size = int(table["size"][at])
+                start = offset + done - (int(self._ends[at]) - size)
+                length = min(size - start, len(view) - done)
+                piece = pieces.get(at)
+                if piece is None:
+                    piece = pieces[at] = Piece(table["chunk"][at].tobytes(), size)
+                piece.parts.append((start, view[done : done + length]))
+                done += length
+                at += 1
+        self._chunks.fetch([pieces[at] for at in sorted(pieces)])
+
+
+@dataclass(slots=True)
+class Piece:
+    """One chunk to read, and where its parts go: (offset in the chunk, buffer)."""
+
+    chunk: bytes
+    size: int
+    parts: list[tuple[int, memoryview]] = field(default_factory=list)
+
+    @property
+    def whole(self) -> memoryview | None:
+        """The buffer, when one takes the whole chunk."""
+        return self.parts[0][1] if len(self.parts) == 1 and len(self.parts[0][1]) == self.size else None
+
+    def give(self, plain: Buffer) -> None:
+        view = memoryview(plain)
+        for start, target in self.parts:
+            target[:] = view[start : start + len(target)]
+
+
+class ChunkReader:
+    """Reads chunks by name from wherever a sound copy lies."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self, chunk: bytes, size: int) -> bytes:
+        """One chunk, verified."""
+        target = bytearray(size)
+        self.fetch([Piece(chunk, size, [(0, memoryview(target))])])
+        return bytes(target)
+
+    def read_table(self, rows: Any) -> bytes:
+        """The chunks in these table rows, joined."""
+        target = bytearray(int(rows["size"].sum(dtype=np.int64)))
+        view = memoryview(target)
+        pieces = []
+        start = 0
+        for row in rows:
+            size = int(row["size"])
+            pieces.append(Piece(row["chunk"].tobytes(), size, [(0, view[start : start + size])]))
+            start += size
+        self.fetch(pieces)
+        return bytes(target)
+
+    def fetch(self, pieces: Sequence[Piece]) -> None:
+        """Read, verify and hand out many chunks, adjacent ones in one request."""
+        located = [(piece, self._locate(piece)) for piece in pieces]
+        jobs: list[Callable[[], None]] = []
+        run: list[tuple[Piece, Entry]] = []
+        length = 0
+        for piece, entry in located:
+            direct = piece.whole is not None and is_plain(self._store.sealer, entry) and piece.size >= _RUN // 8
+            follows = run and entry.pack == run[-1][1].pack and entry.offset == run[-1][1].offset + run[-1][1].stored
+            if run and (direct or not follows or length + entry.stored > _RUN):
+                jobs.append(self._job(run))
+                run, length = [], 0
+            if direct:
+                jobs.append(self._direct_job(piece, entry))
+            else:
+                run.append((piece, entry))
+                length += entry.stored
+        if run:
+            jobs.append(self._job(run))
+        if len(jobs) == 1:
+            jobs[0]()
+            return
+        workers = pool("compute" if self._store.location.is_local else "network")
+        futures = [workers.submit(job) for job in jobs]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            # A target must not be written to after the caller has it back.
+            for future in futures:
+                if not future.cancelled():
+                    future.exception()
+
+    def _job(self, run: list[tuple[Piece, Entry]]) -> Callable[[], None]:
+        def job() -> None:
+            first, last = run[0][1], run[-1][1]
+            path = pack_path(first.pack)
+            length = last.offset + last.stored - first.offset
+            try:
+                data = memoryview(self._store.location.read_range(path, first.offset, length))
+            except ObjectMissing:
+                for piece, entry in run:
+                    piece.give(self._elsewhere(piece, entry, DamagedObject(path, "the pack is missing")))
+                return
+            for piece, entry in run:
+                start = entry.offset - first.offset
+                try:
+                    plain = open_chunk(self._store.sealer, entry, data[start : start + entry.stored])
+                except DamagedObject as error:
+                    plain = self._elsewhere(piece, entry, error)
+                piece.give(plain)
+
+        return job
+
+    def _direct_job(self, piece: Piece, entry: Entry) -> Callable[[], None]:
+        target = piece.parts[0][1]
+
+        def job() -> None:
+            path = pack_path(entry.pack)
+            reason = f"chunk {piece.chunk.hex()[:16]} does not match its hash"
+            try:
+                got = self._store.location.read_into(path, entry.offset, target)
+                if got == piece.size and self._store.sealer.chunk_id(target) == piece.chunk:
+                    return
+            except ObjectMissing:
+                reason = "the pack is missing"
+            piece.give(self._elsewhere(piece, entry, DamagedObject(path, reason)))
+
+        return job
+
+    def _locate(self, piece: Piece) -> Entry:
+        index = self._store.index
+        if not index.loaded:
+            index.load()
+        condemned = self._store.condemned()
+        entry = index.find(piece.chunk, condemned)
+        if entry is None and index.load():
+            entry = index.find(piece.chunk, condemned)
+        entry = entry or index.find(piece.chunk)  # condemned, but perhaps not deleted yet
+        if entry is None:
+            raise next(iter(index.damaged.values()), None) or MissingChunk(piece.chunk.hex())
+        if entry.size != piece.size:
+            raise DamagedObject(pack_path(entry.pack), f"the index gives chunk {piece.chunk.hex()[:16]} another size")
+        return entry
+
+    def _elsewhere(self, piece: Piece, tried: Entry, error: DamagedObject) -> Buffer:
+        """Another copy of a chunk: the pack was pruned after the index was read, or this copy is damaged."""
+        gone = {tried}
+        for reload in (False, True):
+            if reload:
+                self._store.index.load()
+            for entry in self._store.index.find_all(piece.chunk):
+                if entry in gone or entry.size != piece.size:
+                    continue
+                gone.add(entry)
+                try:
+                    return read_chunk(self._store.location, self._store.sealer, entry)
+                except (DamagedObject, ObjectMissing):
+                    continue
+        raise error

@@ -1,0 +1,397 @@
+"""Chunk id -> pack, offset, length.
+
+Every writer publishes the chunks that it packed as one immutable *index object*. Merging many of them only adds a
+larger object that names those it *supersedes*; deleting the superseded ones is a later prune's work. In memory the
+whole index is one sorted table of 48 bytes a chunk, plus a small dictionary of what came since.
+
+A chunk may lie in several packs (two writers at once, a copy made by prune): any of them will do, except one that is
+condemned when the chunk is to be reused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Container, Iterable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DamagedObject, StorageError
+from .location import Location
+from .sealing import ID_SIZE, Sealer
+
+PREFIX = "index"
+
+Array = NDArray[Any]
+
+ROW = np.dtype([("tail", "V24"), ("pack", "<u4"), ("offset", "<u4"), ("stored", "<u4"), ("size", "<u4")])
+"""A chunk in memory, beside the first 8 bytes of its id, which are kept apart as sorted integers."""
+
+RECORD = np.dtype([("chunk", f"V{ID_SIZE}"), ("pack", "<u4"), ("offset", "<u4"), ("stored", "<u4"), ("size", "<u4")])
+"""A chunk in an index object. The upper 4 bits of `size` are the codec."""
+
+_SIZE_BITS = 28
+_FOLD = 50_000
+"""Recent entries kept in a dictionary before they are sorted into the table."""
+
+_MERGE = 64
+"""Index objects of one level that are merged into one of the next."""
+
+_LARGEST = 500_000
+"""Entries in one index object (24 MB), so that it is always a single request."""
+
+
+logger = logging.getLogger("prefect_snapshots")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OBJECT = re.compile(rf"{PREFIX}/(\d)-[0-9a-f]{{32}}")
+
+
+def _locked(method: Callable[Concatenate[Index, P], R]) -> Callable[Concatenate[Index, P], R]:
+    @wraps(method)
+    def call(index: Index, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with index._lock:
+            return method(index, *args, **kwargs)
+
+    return call
+
+
+class Entry(NamedTuple):
+    """Where one copy of a chunk lies."""
+
+    chunk: bytes
+    pack: bytes
+    offset: int
+    stored: int
+    size: int
+    codec: int
+
+
+class _Head(msgspec.Struct, array_like=True):
+    packs: list[bytes]
+    supersedes: list[str]
+
+
+class Index:
+    """The index of one repository, loaded on first use and only ever added to."""
+
+    def __init__(self, location: Location, sealer: Sealer, *, read_only: bool = False) -> None:
+        self._location = location
+        self._sealer = sealer
+        self._read_only = read_only
+        self._packs: list[bytes] = []
+        self._pack_numbers: dict[bytes, int] = {}
+        # Heads and rows are replaced together, so that other threads may look up while one sorts.
+        self._table: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), np.empty(0, ROW))
+        self._lock = threading.RLock()
+        self._recent: dict[bytes, list[Entry]] = {}
+        self._unsorted: list[tuple[NDArray[np.uint64], Array]] = []
+        self._known: set[str] = set()
+        self._superseded: set[str] = set()
+        self.damaged: dict[str, DamagedObject] = {}
+        self.loaded = False
+
+    # --- looking up ---------------------------------------------------------------------------------------
+
+    def find(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
+        """One copy of a chunk outside the packs in `avoid`, or None."""
+        recent = self._recent.get(chunk)
+        if recent is not None:
+            for entry in recent:
+                if entry.pack not in avoid:
+                    return entry
+        for entry in self._in_table(chunk):
+            if entry.pack not in avoid:
+                return entry
+        return None
+
+    def find_all(self, chunk: bytes) -> list[Entry]:
+        """Every known copy of a chunk."""
+        return [*self._recent.get(chunk, ()), *self._in_table(chunk)]
+
+    def _in_table(self, chunk: bytes) -> Iterable[Entry]:
+        heads, rows = self._table
+        head = np.uint64(int.from_bytes(chunk[:8], "big"))
+        at = int(heads.searchsorted(head))
+        while at < len(heads) and heads[at] == head:
+            row = rows[at]
+            if row["tail"].tobytes() == chunk[8:]:
+                yield self._entry(chunk, row)
+            at += 1
+
+    def _entry(self, chunk: bytes, row: Any) -> Entry:
+        size = int(row["size"])
+        return Entry(
+            chunk,
+            self._packs[int(row["pack"])],
+            int(row["offset"]),
+            int(row["stored"]),
+            size & ((1 << _SIZE_BITS) - 1),
+            size >> _SIZE_BITS,
+        )
+
+    def __len__(self) -> int:
+        return len(self._table[0]) + sum(map(len, self._recent.values()))
+
+    # --- the table as a whole, for maintenance -------------------------------------------------------------
+
+    def table(self) -> tuple[NDArray[np.uint64], Array, list[bytes]]:
+        """Sorted heads, rows, and the pack ids that the rows' `pack` numbers stand for."""
+        self._fold()
+        return *self._table, self._packs
+
+    def entry_at(self, row: int) -> Entry:
+        """The entry at one row of `table()`."""
+        heads, rows = self._table
+        return self._entry(int(heads[row]).to_bytes(8, "big") + rows[row]["tail"].tobytes(), rows[row])
+
+    def rows_of(self, chunks: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows of the given chunks (an array of 32-byte ids).
+
+        Returns:
+            Two arrays: for each pair, the position in `chunks` and the row in `table()`. A chunk without a row is in
+            no pair.
+        """
+        self._fold()
+        known, table = self._table
+        heads, tails = split_ids(chunks)
+        first = known.searchsorted(heads, "left")
+        last = known.searchsorted(heads, "right")
+        counts = last - first
+        which = np.repeat(np.arange(len(chunks)), counts)
+        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        same = table["tail"][rows] == tails[which]
+        return which[same], rows[same]
+
+    def size_of(self, rows: Any) -> Any:
+        """Plain bytes of the chunks at these rows."""
+        return self._table[1]["size"][rows] & np.uint32((1 << _SIZE_BITS) - 1)
+
+    # --- loading and publishing ------------------------------------------------------------------------------
+
+    @_locked
+    def load(self) -> bool:
+        """Read the index objects that are not known yet. Returns whether there were any.
+
+        Objects that vanish between the listing and the read were superseded: the listing is repeated. A damaged
+        object is remembered in `damaged`, and hurts only who needs a chunk that no other object names.
+        """
+        added = False
+        for _ in range(5):
+            names = {info.path for info in self._location.list(PREFIX) if _OBJECT.fullmatch(info.path)}
+            unread = sorted(names - self._known - self._superseded, reverse=True)  # larger levels first
+            vanished = False
+            for level in sorted({_level(name) for name in unread}, reverse=True):
+                batch = [name for name in unread if _level(name) == level and name not in self._superseded]
+                for start in range(0, len(batch), 256):
+                    part = batch[start : start + 256]
+                    for name, data in zip(part, self._location.read_many(part), strict=True):
+                        vanished |= data is None
+                        if data is not None:
+                            self._take(name, data)
+                            added = True
+            if not vanished:
+                break
+        self.loaded = True
+        self._fold()
+        if added:
+            self._merge()
+        return added
+
+    @_locked
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """Store the entries of packs that are durable already, as new index objects."""
+        for start in range(0, len(entries), _LARGEST):
+            part = entries[start : start + _LARGEST]
+            packs = sorted({entry.pack for entry in part})
+            numbers = {pack: number for number, pack in enumerate(packs)}
+            records = np.array(
+                [
+                    (entry.chunk, numbers[entry.pack], entry.offset, entry.stored, pack_size(entry.size, entry.codec))
+                    for entry in part
+                ],
+                RECORD,
+            )
+            self._known.add(self._write(0, records, packs, []))
+        for entry in entries:
+            self._recent.setdefault(entry.chunk, []).append(entry)
+        if len(self._recent) > _FOLD:
+            self._fold()
+        self._merge()
+
+    @_locked
+    def rewrite(self, keep: Callable[[bytes], bool]) -> list[str]:
+        """Write the whole index anew, with the entries of the packs that `keep` admits.
+
+        Returns the index objects that it supersedes.
+        """
+        self._fold()
+        wanted = np.array([keep(pack) for pack in self._packs], bool)
+        heads, table = self._table
+        rows = np.flatnonzero(wanted[table["pack"]]) if len(self._packs) else np.empty(0, np.int64)
+        old = sorted(self._known - self._superseded)
+        written = []
+        for start in range(0, max(len(rows), 1), _LARGEST):
+            part = rows[start : start + _LARGEST]
+            used, numbers = np.unique(table["pack"][part], return_inverse=True)
+            records = np.empty(len(part), RECORD)
+            records["chunk"] = join_ids(heads[part], table["tail"][part])
+            records["pack"] = numbers
+            for column in ("offset", "stored", "size"):
+                records[column] = table[column][part]
+            # Only the last part supersedes: until it is there, the old objects still count.
+            last = start + _LARGEST >= len(rows)
+            written.append(self._write(9, records, [self._packs[number] for number in used], old if last else []))
+        self._known |= set(written)
+        self._superseded |= set(old)
+        return old
+
+    def objects(self) -> tuple[set[str], set[str]]:
+        """The index objects read or written so far, and those of them that are superseded."""
+        return set(self._known), set(self._superseded)
+
+    def forget(self, name: str) -> None:
+        """Take note that a superseded or damaged index object was deleted."""
+        self._known.discard(name)
+        self.damaged.pop(name, None)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _take(self, name: str, data: bytes) -> None:
+        self._known.add(name)
+        try:
+            head, records = self._parse(name, data)
+        except DamagedObject as error:
+            self.damaged[name] = error
+            return
+        self._superseded.update(head.supersedes)
+        numbers = np.array([self._number(pack) for pack in head.packs], np.uint32)
+        heads, tails = split_ids(records["chunk"])
+        rows = np.empty(len(records), ROW)
+        rows["tail"] = tails
+        rows["pack"] = numbers[records["pack"]] if len(records) else 0
+        for column in ("offset", "stored", "size"):
+            rows[column] = records[column]
+        self._unsorted.append((heads, rows))
+
+    def _parse(self, name: str, data: bytes) -> tuple[_Head, Array]:
+        frames = self._sealer.open(name, data)
+        try:
+            head = msgspec.msgpack.decode(frames[0], type=_Head)
+            records = np.frombuffer(frames[1], RECORD)
+            if len(records) and int(records["pack"].max()) >= len(head.packs):
+                raise DamagedObject(name, "it names packs that it does not list")
+        except (msgspec.MsgspecError, ValueError, IndexError) as error:
+            raise DamagedObject(name, f"its records cannot be read ({error})") from None
+        return head, records
+
+    def _number(self, pack: bytes) -> int:
+        number = self._pack_numbers.get(pack)
+        if number is None:
+            number = self._pack_numbers[pack] = len(self._packs)
+            self._packs.append(pack)
+        return number
+
+    @_locked
+    def _fold(self) -> None:
+        """Sort what is recent into the table."""
+        recent = [entry for entries in self._recent.values() for entry in entries]
+        if recent:
+            rows = np.array(
+                [
+                    (e.chunk[8:], self._number(e.pack), e.offset, e.stored, pack_size(e.size, e.codec))
+                    for e in recent
+                ],
+                ROW,
+            )
+            heads = np.array([int.from_bytes(e.chunk[:8], "big") for e in recent], "<u8")
+            self._unsorted.append((heads, rows))
+        if not self._unsorted:
+            return
+        heads = np.concatenate([self._table[0], *(heads for heads, _ in self._unsorted)])
+        rows = np.concatenate([self._table[1], *(rows for _, rows in self._unsorted)])
+        order = np.argsort(heads, kind="stable")
+        heads, rows = heads[order], rows[order]
+        twice = np.zeros(len(heads), bool)
+        twice[1:] = (heads[1:] == heads[:-1]) & (rows[1:] == rows[:-1])
+        self._table = heads[~twice], rows[~twice]
+        self._unsorted.clear()
+        self._recent = {}
+
+    def _write(self, level: int, records: Array, packs: list[bytes], supersedes: list[str]) -> str:
+        name = f"{PREFIX}/{level}-{os.urandom(16).hex()}"
+        head = msgspec.msgpack.encode(_Head(packs, supersedes))
+        self._location.create(name, self._sealer.seal(name, [head, records.tobytes()]))
+        return name
+
+    def _merge(self) -> None:
+        """Put many small index objects into one larger; a reader then opens a few.
+
+        It only spares later readers some requests, so a failure is reported and not raised.
+        """
+        if self._read_only:
+            return
+        try:
+            self._merge_levels()
+        except StorageError as error:
+            logger.warning("could not merge the index: %s", error)
+
+    def _merge_levels(self) -> None:
+        current = self._known - self._superseded - self.damaged.keys()
+        for level in range(3):
+            names = sorted(name for name in current if _level(name) == level)
+            if len(names) < _MERGE:
+                continue
+            packs: dict[bytes, int] = {}
+            parts = []
+            read = []
+            for name, data in zip(names, self._location.read_many(names), strict=True):
+                if data is None:
+                    continue
+                head, records = self._parse(name, data)
+                renumbered = records.copy()
+                if len(records):
+                    renumbered["pack"] = np.array([packs.setdefault(pack, len(packs)) for pack in head.packs])[
+                        records["pack"]
+                    ]
+                parts.append(renumbered)
+                read.append(name)
+                if sum(map(len, parts)) >= _LARGEST:
+                    break
+            if len(read) < 2:
+                continue
+            self._known.add(self._write(level + 1, np.concatenate(parts), list(packs), read))
+            self._superseded |= set(read)
+
+
+def pack_size(size: int, codec: int) -> int:
+    """Plain size and codec in one 32-bit number."""
+    return size | codec << _SIZE_BITS
+
+
+def split_ids(chunks: Array) -> tuple[NDArray[np.uint64], Array]:
+    """32-byte ids -> their first 8 bytes as integers, and the other 24."""
+    flat = np.ascontiguousarray(chunks).view(np.uint8).reshape(-1, ID_SIZE)
+    heads = np.ascontiguousarray(flat[:, :8]).view(">u8").reshape(-1).astype("<u8")
+    tails = np.ascontiguousarray(flat[:, 8:]).view("V24").reshape(-1)
+    return heads, tails
+
+
+def join_ids(heads: NDArray[np.uint64], tails: Array) -> Array:
+    """Undo `split_ids`."""
+    flat = np.empty((len(heads), ID_SIZE), np.uint8)
+    flat[:, :8] = heads.astype(">u8").view(np.uint8).reshape(-1, 8)
+    flat[:, 8:] = np.ascontiguousarray(tails).view(np.uint8).reshape(-1, 24)
+    return flat.reshape(-1).view(f"V{ID_SIZE}")
+
+
+def _level(name: str) -> int:
+    return int(name[len(PREFIX) + 1])

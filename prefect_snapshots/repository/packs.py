@@ -1,0 +1,136 @@
+"""Many chunks in one object.
+
+A pack is immutable: a header with its random id, sealed chunks back to back, then a table of them, from which a lost
+index can be rebuilt. A pack is written once, by one writer, and becomes visible only when it is whole and durable.
+Ids are random and never reused, so that a delete that arrives late hits nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+
+from ..errors import DamagedObject, ObjectMissing
+from .chunking import Buffer
+from .index import RECORD, Entry, pack_size
+from .location import Location
+from .sealing import RAW, SALT_SIZE, Sealer
+
+PREFIX = "packs"
+
+_HEAD = struct.Struct("<4sBB2x16s")  # magic, format, flags, pack id
+_TAIL = struct.Struct("<I4s")  # bytes in the sealed table, magic
+_MAGIC = b"PSPK"
+
+LOCAL_LIMIT = 64 * 1024 * 1024
+"""Bytes after which a pack on a local disk is closed; its fsync then overlaps with writing the next."""
+
+REMOTE_LIMIT = 32 * 1024 * 1024
+"""The same on an object store, where a pack is held in memory and sent in one request."""
+
+ENTRY_OVERHEAD = RECORD.itemsize
+
+
+def pack_path(pack: bytes) -> str:
+    """Where a pack lies."""
+    name = pack.hex()
+    return f"{PREFIX}/{name[:2]}/{name}"
+
+
+def pack_of(path: str) -> bytes | None:
+    """The id of the pack at `path`; None when it is no pack's path."""
+    name = path.rpartition("/")[2]
+    try:
+        pack = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return pack if len(pack) == SALT_SIZE and pack_path(pack) == path else None
+
+
+class PackWriter:
+    """One pack being written. Not thread-safe, except that `close` may run in another thread than `add`."""
+
+    def __init__(self, location: Location, sealer: Sealer) -> None:
+        self.pack = os.urandom(SALT_SIZE)
+        self.path = pack_path(self.pack)
+        self.entries: list[Entry] = []
+        self._sealer = sealer
+        self._cipher = sealer.cipher(self.pack)
+        self._object = location.writer(self.path)
+        self._object.write(_HEAD.pack(_MAGIC, 1, int(sealer.encrypted), self.pack))
+        self.size = _HEAD.size
+
+    def add(self, chunk: bytes, size: int, codec: int, data: Buffer) -> None:
+        """Append one chunk, compressed already where that pays."""
+        if self._cipher is not None:
+            data = self._sealer.lock_chunk(self._cipher, self.size, chunk, data)
+        self._object.write(data)
+        self.entries.append(Entry(chunk, self.pack, self.size, len(data), size, codec))
+        self.size += len(data)
+
+    def close(self) -> list[Entry]:
+        """Write the table; make the pack durable and visible. Returns what it holds."""
+        records = np.array(
+            [(entry.chunk, 0, entry.offset, entry.stored, pack_size(entry.size, entry.codec)) for entry in self.entries],
+            RECORD,
+        )
+        table = self._sealer.seal(f"{self.path}#table", [records.tobytes()])
+        self._object.write([table, _TAIL.pack(len(table), _MAGIC)])
+        self._object.close()
+        return self.entries
+
+    def abort(self) -> None:
+        """Give up: nothing becomes visible."""
+        self._object.abort()
+
+
+def open_chunk(sealer: Sealer, entry: Entry, data: Buffer) -> Buffer:
+    """The plaintext of a chunk, verified, from its stored bytes."""
+    path = pack_path(entry.pack)
+    if len(data) != entry.stored:
+        raise DamagedObject(path, f"it ends within chunk {entry.chunk.hex()[:16]}")
+    cipher = sealer.cipher(entry.pack)
+    if cipher is not None:
+        data = sealer.unlock_chunk(cipher, entry.offset, entry.chunk, data, path)
+    return sealer.open_chunk(entry.chunk, entry.codec, entry.size, data, path)
+
+
+def read_chunk(location: Location, sealer: Sealer, entry: Entry) -> Buffer:
+    """Read one chunk and verify it."""
+    return open_chunk(sealer, entry, location.read_range(pack_path(entry.pack), entry.offset, entry.stored))
+
+
+def is_plain(sealer: Sealer, entry: Entry) -> bool:
+    """Whether the stored bytes of a chunk are its plaintext, so that it can be read into place."""
+    return entry.codec == RAW and not sealer.encrypted
+
+
+def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
+    """The table at the end of a pack.
+
+    Raises:
+        DamagedObject: when it cannot be read.
+        ObjectMissing: when there is no such pack.
+    """
+    path = pack_path(pack)
+    size = location.size(path)
+    if size is None:
+        raise ObjectMissing(f"{path} is missing")
+    tail = location.read_range(path, max(size - _TAIL.size, 0), _TAIL.size)
+    if len(tail) < _TAIL.size:
+        raise DamagedObject(path, "it is shorter than a pack's last bytes")
+    length, magic = _TAIL.unpack(tail)
+    if magic != _MAGIC or length + _TAIL.size + _HEAD.size > size:
+        raise DamagedObject(path, "it does not end as a pack does")
+    start = size - _TAIL.size - length
+    frames = sealer.open(f"{path}#table", location.read_range(path, start, length))
+    records = np.frombuffer(frames[0], RECORD)
+    entries = [
+        Entry(bytes(r["chunk"]), pack, int(r["offset"]), int(r["stored"]), int(r["size"]) & 0xFFFFFFF, int(r["size"]) >> 28)
+        for r in records
+    ]
+    if any(entry.offset + entry.stored > start for entry in entries):
+        raise DamagedObject(path, "its table points outside of it")
+    return entries

@@ -1,0 +1,537 @@
+"""Repository: open, commit, read - what the rooms above use.
+
+A repository is any fsspec URL with a `repository.json`. Opening reads that; creating claims it exclusively. A room
+keeps one *stream* for each of its names and commits *events* to it, some of them with a *content*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import os
+import re
+import subprocess
+import threading
+import unicodedata
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from ..errors import (
+    DamagedObject,
+    InvalidArgument,
+    InvalidName,
+    NotARepository,
+    ObjectMissing,
+    ReadOnlyRepository,
+    RepositoryNotFound,
+    StorageUnavailable,
+    UnsupportedFormat,
+    WrongPassword,
+)
+from . import chunking
+from .catalog import Catalog, Event, Stream, new_token
+from .chunking import Buffer
+from .contents import ChunkReader, ContentReader, Store, Stored, Writer, inline
+from .index import Index
+from .location import Location, open_location
+from .sealing import Compression, Sealer, make_envelope, open_envelope
+
+if TYPE_CHECKING:
+    from .maintenance import CheckReport, PruneReport, RepairReport, Statistics
+
+CONFIG = "repository.json"
+CONFIG_COPY = "repository.copy.json"
+FORMAT = 1
+
+DEFAULT_URL = "./snapshots"
+SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"
+PASSWORD_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
+PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
+
+NAME_LIMIT = 512
+"""Most characters in a name, an id or a tag."""
+
+_selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar("prefect_snapshots_repository", default=None)
+_open: weakref.WeakValueDictionary[str, Repository] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event that a room wants to commit, given what the stream says right now."""
+
+    kind: str
+    body: dict[str, Any] = field(default_factory=dict)
+    deletes: Sequence[int] = ()
+
+
+class Repository:
+    """One place for everything that must outlive a run.
+
+    Nothing is read or written before the first use: writing then creates the repository when the URL is missing or
+    empty; reading never creates one.
+
+    Arguments:
+        url: any fsspec URL or path. Default: the repository of the enclosing `use_repository`, else the environment
+            variable `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, else `./snapshots`.
+        storage_options: passed to the fsspec filesystem (credentials, endpoint).
+        password: encrypts a new repository, or opens an encrypted one. Default: the environment variable
+            `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`, else the output of the command in
+            `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND`.
+        compression: "auto" (zstd where it pays), "high" or "none". Each writer decides for itself.
+        allow_pickle: whether objects stored with pickle may be loaded. Say False for a repository that others write.
+        read_only: write nothing at all, not even summaries.
+        single_writer: accept a storage that cannot create objects exclusively, promising that there is one writer.
+
+    Example:
+        >>> from prefect_snapshots import Repository, SnapshotManager
+        >>> repository = Repository("memory://example")
+        >>> SnapshotManager(repository).save_snapshot({"a": 1}, snapshot_id="first")
+        'first'
+        >>> repository.check().ok
+        True
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str] | None = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        password: str | None = None,
+        compression: Compression = "auto",
+        allow_pickle: bool = True,
+        read_only: bool = False,
+        single_writer: bool = False,
+    ) -> None:
+        if compression not in ("auto", "high", "none"):
+            raise InvalidArgument(f'compression is "auto", "high" or "none", not {compression!r}')
+        if url is None:
+            url = os.environ.get(SETTING) or DEFAULT_URL
+        self.location: Location = open_location(url, storage_options)
+        self.allow_pickle = allow_pickle
+        self.read_only = read_only
+        self._password = password
+        self._compression: Compression = compression
+        self._single_writer = single_writer
+        self._lock = threading.RLock()
+        self._opened: _Opened | None = None
+        self._token = os.urandom(16).hex()
+        _open[self._token] = self
+
+    @property
+    def url(self) -> str:
+        """Where the repository lies, without secrets."""
+        return self.location.url
+
+    @property
+    def id(self) -> str:
+        """The repository's id, 32 hexadecimal digits."""
+        return self._reading().id
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the repository has a password."""
+        return self._reading().sealer.encrypted
+
+    def exists(self) -> bool:
+        """Whether there is a repository at the URL. Writes nothing."""
+        try:
+            self._reading()
+        except RepositoryNotFound:
+            return False
+        return True
+
+    # --- streams and contents: for the rooms ----------------------------------------------------------------
+
+    def stream(self, kind: str, name: str, apply: Callable[[Event], None]) -> Stream:
+        """The stream of a kind and name, read to its head. `apply` sees every event, now and later.
+
+        A repository that does not exist yet has only empty streams, unless it was opened read-only.
+        """
+        check_name(name)
+
+        def catalog() -> Catalog | None:
+            try:
+                return self._reading().catalog
+            except RepositoryNotFound:
+                if self.read_only:
+                    raise
+                return None
+
+        stream = Stream(catalog, kind, name, apply)
+        stream.refresh()
+        return stream
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all streams of a kind, sorted."""
+        return sorted(name for its_kind, name in self._reading().catalog.streams().values() if its_kind == kind)
+
+    def commit(
+        self,
+        stream: Stream,
+        draft: Callable[[], Draft | None],
+        *,
+        store: Callable[[Writer], Stored] | None = None,
+        content: Stored | None = None,
+        token: bytes | None = None,
+    ) -> Event | None:
+        """Commit one event: data first, then its name.
+
+        Arguments:
+            stream: where to commit.
+            draft: says what to commit, given what the stream says now. It is asked again whenever another writer was
+                faster, and may raise, or return None to commit nothing.
+            store: stores the event's content. It may be called again, when a prune condemned what was reused.
+            content: a content that travels inside the event, instead of `store`.
+            token: of an earlier attempt whose outcome is unknown. If that one landed, its event is returned.
+
+        Returns:
+            The event; None when the draft was None.
+
+        Raises:
+            CommitUnknown: the storage did not say whether the commit landed.
+        """
+        opened = self._writing()
+        with stream.lock:
+            if token is not None or not stream.loaded:
+                stream.refresh()
+            if token is not None:
+                landed = stream.find(token)
+                if landed is not None:
+                    return landed
+            epoch = -1
+            stored = content
+            attempt = 0
+            own_token = token or new_token()
+            while True:
+                if stream.head == 0:
+                    opened.catalog.register(stream)
+                    required = opened.catalog.state.epoch
+                else:
+                    required = stream.epoch
+                plan = draft()
+                if plan is None:
+                    return None
+                if store is not None and (stored is None or epoch < required):
+                    stored, epoch = self._store(opened, store)
+                event = stream.append(
+                    plan.kind,
+                    plan.body,
+                    epoch=max(epoch, required),
+                    token=own_token,
+                    content=stored.content if stored else None,
+                    inline=stored.inline if stored else b"",
+                    deletes=plan.deletes,
+                )
+                if event is not None:
+                    return event
+                attempt += 1
+                stream.back_off(attempt)
+                stream.refresh()
+
+    def read(self, stream: Stream, event: Event) -> ContentReader:
+        """The content of an event."""
+        if event.content is None:
+            raise InvalidArgument(f"event {event.sequence} of {stream.label} has no content")
+        data = stream.inline(event.sequence) if event.content.depth == 0 else b""
+        return ContentReader(self._reading().reader, event.content, data)
+
+    # --- looking after it -----------------------------------------------------------------------------------
+
+    def check(self, read_data: bool = False) -> CheckReport:
+        """Verify that everything committed is there; with `read_data` read and verify every byte."""
+        from .maintenance import check
+
+        return check(self, read_data)
+
+    def prune(self, dry_run: bool = False, *, grace: float = 24 * 3600.0) -> PruneReport:
+        """Free the space of what no version needs any more. Safe beside any number of writers, also paused ones.
+
+        Arguments:
+            dry_run: only say what would be freed.
+            grace: seconds during which a pack that nothing refers to yet is left to the upload it may belong to. It
+                only spares a slow writer from repeating its work; safety does not depend on it.
+        """
+        from .maintenance import prune
+
+        return prune(self, dry_run, grace)
+
+    def repair(self, dry_run: bool = False) -> RepairReport:
+        """Save what can be saved, and say what is lost."""
+        from .maintenance import repair
+
+        return repair(self, dry_run)
+
+    def stats(self) -> Statistics:
+        """Objects, bytes, what deduplication saved, and the requests that this process made."""
+        from .maintenance import statistics
+
+        return statistics(self)
+
+    def change_password(self, new: str) -> None:
+        """Set another password. The data keeps its keys, so that nothing is written anew.
+
+        Who knew the old password may have kept the keys: after a leak, copy the data into a new repository.
+        """
+        opened = self._writing()
+        if opened.secret is None:
+            raise WrongPassword(f"{self.url} is not encrypted: create a new repository with a password")
+        config = {**opened.config, "key": make_envelope(new, opened.secret)}
+        for path in (CONFIG_COPY, CONFIG):
+            self.location.replace(path, _config_bytes(config))
+        self._password = new
+
+    # --- opening --------------------------------------------------------------------------------------------
+
+    def parts(self, *, writing: bool = False) -> _Opened:
+        """What the repository consists of, for `maintenance`."""
+        return self._writing() if writing else self._reading()
+
+    def _reading(self) -> _Opened:
+        if self._opened is None:
+            with self._lock:
+                if self._opened is None:
+                    config = self._read_config()
+                    if config is None:
+                        if self.location.is_empty():
+                            raise RepositoryNotFound(
+                                f"there is no repository at {self.url} (reading never creates one; saving does)"
+                            )
+                        raise NotARepository(
+                            f"{self.url} is not empty and is no repository: choose an empty or a new place"
+                        )
+                    self._opened = self._open(config)
+        return self._opened
+
+    def _writing(self) -> _Opened:
+        if self.read_only:
+            raise ReadOnlyRepository(f"{self.url} was opened with read_only=True")
+        if self._opened is None:
+            with self._lock:
+                try:
+                    self._reading()
+                except RepositoryNotFound:
+                    self._opened = self._open(self._create_config())
+        assert self._opened is not None
+        return self._opened
+
+    def _read_config(self) -> dict[str, Any] | None:
+        """`repository.json`, or its copy when it is damaged; None when there is none."""
+        damage: Exception | None = None
+        for path in (CONFIG, CONFIG_COPY):
+            try:
+                return _parse_config(path, self.location.read(path))
+            except ObjectMissing:
+                continue
+            except DamagedObject as error:
+                damage = damage or error
+        if damage is not None:
+            raise damage
+        return None
+
+    def _create_config(self) -> dict[str, Any]:
+        """Claim the URL. Who loses the race adopts the winner's configuration."""
+        if not self._single_writer:
+            self.location.prove_exclusive()
+        password = self._find_password()
+        config = {
+            "format": FORMAT,
+            "id": os.urandom(16).hex(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "chunking": chunking.parameters(),
+            "key": make_envelope(password, os.urandom(32)) if password else None,
+        }
+        data = _config_bytes(config)
+        try:
+            claimed = self.location.create(CONFIG, data)
+        except StorageUnavailable:
+            claimed = False
+        if claimed:
+            self.location.create(CONFIG_COPY, data)
+            return config
+        found = self._read_config()
+        if found is None:
+            raise StorageUnavailable(f"{self.url} did not confirm that the repository was created: try again")
+        return found
+
+    def _open(self, config: dict[str, Any]) -> _Opened:
+        if config["format"] > FORMAT:
+            raise UnsupportedFormat(
+                f"{self.url} has repository format {config['format']}; this version reads up to {FORMAT}. "
+                "Upgrade prefect-snapshots."
+            )
+        if config["chunking"] != chunking.parameters() and not self.read_only:
+            raise UnsupportedFormat(
+                f"{self.url} cuts its chunks in another way ({config['chunking']}); open it with read_only=True"
+            )
+        secret = self._unlock(config)
+        sealer = Sealer(bytes.fromhex(config["id"]), secret, self._compression)
+        catalog = Catalog(self.location, sealer, read_only=self.read_only)
+        index = Index(self.location, sealer, read_only=self.read_only)
+        store = Store(self.location, sealer, index, lambda: catalog.state.condemned)
+        return _Opened(config["id"], config, secret, sealer, catalog, index, store, ChunkReader(store))
+
+    def _unlock(self, config: dict[str, Any]) -> bytes | None:
+        password = self._find_password()
+        if config["key"] is None:
+            if self._password is not None:
+                raise WrongPassword(f"{self.url} is not encrypted: open it without a password")
+            return None
+        if password is None:
+            raise WrongPassword(f"{self.url} is encrypted: give a password, or set {PASSWORD_SETTING}")
+        try:
+            return open_envelope(password, config["key"])
+        except WrongPassword:
+            raise WrongPassword(f"the password does not open {self.url}") from None
+
+    def _find_password(self) -> str | None:
+        if self._password is not None:
+            return self._password
+        if os.environ.get(PASSWORD_SETTING):
+            return os.environ[PASSWORD_SETTING]
+        command = os.environ.get(PASSWORD_COMMAND_SETTING)
+        if not command:
+            return None
+        done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode or not done.stdout.strip("\r\n"):
+            raise WrongPassword(f"the command in {PASSWORD_COMMAND_SETTING} gave no password (exit {done.returncode})")
+        return done.stdout.rstrip("\r\n")
+
+    def _store(self, opened: _Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
+        opened.catalog.root.refresh()
+        if not opened.index.loaded:
+            opened.index.load()
+        state = opened.catalog.state
+        with Writer(opened.store, state.epoch, frozenset(state.condemned)) as writer:
+            stored = store(writer)
+            writer.flush()
+            return stored, writer.epoch
+
+    # --- elsewhere --------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Repository({self.url!r}{', read_only=True' if self.read_only else ''})"
+
+    def __reduce__(self) -> tuple[Callable[..., Repository], tuple[Any, ...]]:
+        options = {
+            "compression": self._compression,
+            "allow_pickle": self.allow_pickle,
+            "read_only": self.read_only,
+            "single_writer": self._single_writer,
+        }
+        return _restore, (self._token, self.location.url, _without_secrets(self.location.storage_options), options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The parts of an open repository."""
+
+    id: str
+    config: dict[str, Any]
+    secret: bytes | None
+    sealer: Sealer
+    catalog: Catalog
+    index: Index
+    store: Store
+    reader: ChunkReader
+
+
+@contextlib.contextmanager
+def use_repository(repository: Repository | str | os.PathLike[str]) -> Iterator[Repository]:
+    """Make a repository the default within a block, also for tasks called inside it.
+
+    Example:
+        >>> from prefect_snapshots import use_repository
+        >>> with use_repository("memory://example") as repository:
+        ...     repository.url
+        'memory://example'
+    """
+    chosen = repository if isinstance(repository, Repository) else Repository(repository)
+    token = _selected.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _selected.reset(token)
+
+
+def selected_repository() -> Repository | None:
+    """The repository of the enclosing `use_repository`, if any."""
+    return _selected.get()
+
+
+def as_repository(repository: Repository | str | os.PathLike[str] | None) -> Repository:
+    """A repository from whatever a user may hand in; None means the default one."""
+    if isinstance(repository, Repository):
+        return repository
+    if repository is None:
+        return selected_repository() or Repository()
+    return Repository(repository)
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Refuse names that cannot be kept apart or shown safely. Returns the name.
+
+    Raises:
+        InvalidName: for anything but a plain text of 1 to 512 characters in normal form.
+    """
+    if not isinstance(name, str):
+        raise InvalidName(f"a {what} is a text, not {type(name).__name__}")
+    if not name or len(name) > NAME_LIMIT:
+        raise InvalidName(f"a {what} has 1 to {NAME_LIMIT} characters, not {len(name)}")
+    shown = name if len(name) <= 40 else name[:40] + "..."
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn") for char in name):
+        raise InvalidName(f"the {what} {shown!r} has control or invisible characters")
+    if unicodedata.normalize("NFC", name) != name:
+        raise InvalidName(f"the {what} {shown!r} is not in Unicode normal form C, so that a twin of it looks the same")
+    if name != name.strip() or any(part in ("", ".", "..") for part in name.split("/")):
+        raise InvalidName(f"the {what} {shown!r} has an empty, '.' or '..' part, or spaces around it")
+    if "\\" in name:
+        raise InvalidName(f"the {what} {shown!r} has a backslash: use '/'")
+    return name
+
+
+def _config_bytes(config: dict[str, Any]) -> bytes:
+    return (json.dumps({**config, "checksum": _checksum(config)}, indent=1) + "\n").encode()
+
+
+def _checksum(config: dict[str, Any]) -> str:
+    plain = {key: value for key, value in config.items() if key != "checksum"}
+    return blake3(json.dumps(plain, sort_keys=True).encode()).hexdigest(16)
+
+
+def _parse_config(path: str, data: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(data)
+        version = config["format"]
+        if isinstance(version, int) and version > FORMAT:
+            return {**config, "chunking": chunking.parameters(), "key": None}
+        if config["checksum"] != _checksum(config):
+            raise DamagedObject(path, "it does not match its checksum")
+        bytes.fromhex(config["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedObject(path, f"it cannot be read ({error})") from None
+    return {key: value for key, value in config.items() if key != "checksum"}
+
+
+_SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
+
+
+def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_secrets(value) if isinstance(value, Mapping) else value
+        for key, value in options.items()
+        if not _SECRET.search(key)
+    }
+
+
+def _restore(token: str, url: str, storage_options: dict[str, Any], options: dict[str, Any]) -> Repository:
+    """Unpickle: the same object within one process, else opened anew with this process's own credentials."""
+    return _open.get(token) or Repository(url, storage_options=storage_options, **options)
+
+
+__all__ = ["Buffer", "Draft", "Event", "Repository", "Stored", "Stream", "inline", "use_repository"]

@@ -1,0 +1,302 @@
+"""Chunk <-> sealed bytes: name, compress, encrypt, verify.
+
+- A *chunk* is named by the BLAKE3 hash of its plaintext, keyed with the repository's secret when it is encrypted.
+- A *sealed object* (event, index, compacted range, pack table) is a header, then frames; each frame carries a tag
+  over its bytes, its number, the repository's id and the object's path. A flipped bit, a cut object and an object
+  put in another's place all fail. The tag is AES-256-GCM's when the repository has a password, else BLAKE3's.
+- Every sealed object draws a random 128-bit salt. Its key is derived from secret and salt, its nonces count frames.
+
+`docs/format.md` gives the bytes. This module knows no storage.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from ..errors import DamagedObject, UnsupportedFormat, WrongPassword
+from .chunking import Buffer
+
+Compression = Literal["auto", "high", "none"]
+
+RAW = 0
+ZSTD = 1
+
+ID_SIZE = 32
+SALT_SIZE = 16
+TAG_SIZE = 16
+
+_MAGIC = b"PSNP"
+_VERSION = 1
+_HEADER = struct.Struct("<4sBBH16s")  # magic, format, flags, number of frames, salt
+_FRAME = struct.Struct("<IIB")  # stored bytes (without the tag), plain bytes, codec
+_ENCRYPTED = 1
+
+HEADER_SIZE = _HEADER.size
+
+_PROBE = 16 * 1024
+_PAYS = {"auto": 0.88, "high": 0.98}
+"""Largest compressed/plain ratio worth keeping. Random floats reach 0.92 and cost more time than they save."""
+_LEVEL = {"auto": 3, "high": 12}
+
+_SCRYPT_COST = 2**16
+"""scrypt N, with r=8 and p=1: 64 MB and about 0.15 s for each guess at a password (RFC 7914)."""
+
+_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The three keys drawn from a repository's secret, each for one use."""
+
+    chunk: bytes
+    name: bytes
+    seal: bytes
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> Keys:
+        return cls(*(_derive(f"prefect-snapshots 2026 {use}", secret) for use in ("chunk id", "stream name", "seal")))
+
+
+class Sealer:
+    """Seals and opens everything in one repository.
+
+    Arguments:
+        repository_id: 16 bytes that bind every object to its repository.
+        secret: 32 bytes when the repository is encrypted, else None.
+        compression: "auto" keeps zstd where it pays, "high" tries harder, "none" never.
+    """
+
+    def __init__(self, repository_id: bytes, secret: bytes | None = None, compression: Compression = "auto") -> None:
+        self._id = repository_id
+        self._keys = Keys.from_secret(secret) if secret is not None else None
+        self._compression = compression
+
+    @property
+    def encrypted(self) -> bool:
+        return self._keys is not None
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that sealing adds to a stored chunk."""
+        return TAG_SIZE if self._keys else 0
+
+    def chunk_id(self, data: Buffer) -> bytes:
+        """The name of a chunk: 32 bytes."""
+        return blake3(data, key=self._keys.chunk).digest() if self._keys else blake3(data).digest()
+
+    def stream_id(self, kind: str, name: str) -> str:
+        """The directory of a stream: 32 hexadecimal digits, so that no name meets a filesystem's rules."""
+        text = f"{kind}\0{name}".encode()
+        return (blake3(text, key=self._keys.name) if self._keys else blake3(text)).digest(16).hex()
+
+    def shrink(self, data: Buffer) -> tuple[int, Buffer]:
+        """Compress a chunk if that pays. Returns the codec and the bytes to store."""
+        return shrink(data, self._compression)
+
+    # --- chunks in a pack ---------------------------------------------------------------------------------
+
+    def cipher(self, salt: bytes) -> AESGCM | None:
+        """The cipher of the pack whose id is `salt`; None in a plain repository."""
+        return AESGCM(blake3(salt, key=self._keys.seal).digest()) if self._keys else None
+
+    def lock_chunk(self, cipher: AESGCM, number: int, chunk_id: bytes, data: Buffer) -> bytes:
+        """Encrypt the `number`-th chunk of a pack."""
+        return cipher.encrypt(_nonce(number), data, self._id + chunk_id)
+
+    def unlock_chunk(self, cipher: AESGCM, number: int, chunk_id: bytes, data: Buffer, where: str) -> bytes:
+        """Decrypt a chunk, or raise `DamagedObject`."""
+        try:
+            return cipher.decrypt(_nonce(number), data, self._id + chunk_id)
+        except InvalidTag:
+            raise DamagedObject(where, f"chunk {chunk_id.hex()[:16]} fails authentication") from None
+
+    def open_chunk(self, chunk_id: bytes, codec: int, size: int, data: Buffer, where: str) -> Buffer:
+        """Decompress and verify a chunk, or raise `DamagedObject`."""
+        plain = expand(codec, size, data, where)
+        if self.chunk_id(plain) != chunk_id:
+            raise DamagedObject(where, f"chunk {chunk_id.hex()[:16]} does not match its hash")
+        return plain
+
+    # --- sealed objects -----------------------------------------------------------------------------------
+
+    def seal(self, path: str, frames: Sequence[Buffer], salt: bytes | None = None) -> bytes:
+        """Seal frames into the object to be stored at `path`."""
+        salt = salt or os.urandom(SALT_SIZE)
+        cipher = self.cipher(salt)
+        parts: list[Buffer] = [_HEADER.pack(_MAGIC, _VERSION, _ENCRYPTED if cipher else 0, len(frames), salt)]
+        for number, frame in enumerate(frames):
+            codec, data = shrink(frame, "auto") if len(frame) > 512 else (RAW, frame)
+            head = _FRAME.pack(len(data), len(frame), codec)
+            bound = self._binding(path, parts[0], number, head)
+            sealed = cipher.encrypt(_nonce(number), data, bound) if cipher else _tagged(data, bound)
+            parts += (head, sealed)
+        return b"".join(parts)
+
+    def open(self, path: str, data: Buffer) -> list[Buffer]:
+        """Verify the object read from `path` and return its frames.
+
+        Raises:
+            DamagedObject: when it is cut, altered, or was written for another path or repository.
+        """
+        view = memoryview(data)
+        if len(view) < HEADER_SIZE:
+            raise DamagedObject(path, f"it has {len(view)} bytes, fewer than its header")
+        header = view[:HEADER_SIZE]
+        magic, version, flags, count, salt = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            raise DamagedObject(path, "it does not begin as a sealed object does")
+        if version > _VERSION:
+            raise UnsupportedFormat(f"{path} has object format {version}; this version reads up to {_VERSION}. Upgrade.")
+        cipher = self.cipher(salt)
+        if flags != (_ENCRYPTED if cipher else 0):
+            raise DamagedObject(path, "it is encrypted in a plain repository, or the other way round")
+        frames: list[Buffer] = []
+        position = HEADER_SIZE
+        for number in range(count):
+            head = view[position : position + _FRAME.size]
+            if len(head) < _FRAME.size:
+                raise DamagedObject(path, f"it ends before frame {number}")
+            stored, size, codec = _FRAME.unpack(head)
+            position += _FRAME.size
+            body = view[position : position + stored + TAG_SIZE]
+            if len(body) < stored + TAG_SIZE:
+                raise DamagedObject(path, f"it ends within frame {number}")
+            position += stored + TAG_SIZE
+            bound = self._binding(path, header, number, head)
+            frames.append(expand(codec, size, _verified(cipher, number, body, bound, path), path))
+        if position != len(view):
+            raise DamagedObject(path, f"{len(view) - position} bytes follow its last frame")
+        return frames
+
+    def _binding(self, path: str, header: Buffer, number: int, head: Buffer) -> bytes:
+        return b"%b%b\0%d\0%b%b" % (self._id, path.encode(), number, header, head)
+
+
+# --- compression -----------------------------------------------------------------------------------------------
+
+
+def shrink(data: Buffer, compression: Compression) -> tuple[int, Buffer]:
+    """Compress when it pays. Large data is probed first: weights and JPEGs do not compress."""
+    size = len(data)
+    if compression == "none" or size < 64:
+        return RAW, data
+    pays = _PAYS[compression]
+    if size >= 4 * _PROBE:
+        middle = (size - _PROBE) // 2
+        probe = memoryview(data)[middle : middle + _PROBE]
+        if len(_compressor(1).compress(probe)) > pays * _PROBE:
+            return RAW, data
+    packed = _compressor(_LEVEL[compression]).compress(data)
+    return (ZSTD, packed) if len(packed) <= pays * size else (RAW, data)
+
+
+def expand(codec: int, size: int, data: Buffer, where: str) -> Buffer:
+    """Undo `shrink`. Damaged input is an error, and never takes more memory than `size` bytes."""
+    if codec == RAW:
+        if len(data) != size:
+            raise DamagedObject(where, f"{len(data)} bytes where {size} were stored")
+        return data
+    if codec != ZSTD:
+        raise DamagedObject(where, f"unknown codec {codec}")
+    try:
+        # The frame states its own size: believed, a flipped bit there could ask for any amount of memory.
+        if zstandard.frame_content_size(data) != size:
+            raise DamagedObject(where, "the compressed data states another size")
+        return _decompressor().decompress(data, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise DamagedObject(where, f"the compressed data cannot be read ({error})") from None
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    compressors: dict[int, zstandard.ZstdCompressor] | None = getattr(_thread, "compressors", None)
+    if compressors is None:
+        compressors = _thread.compressors = {}
+    if level not in compressors:
+        compressors[level] = zstandard.ZstdCompressor(level=level)
+    return compressors[level]
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    found: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
+    if found is None:
+        found = _thread.decompressor = zstandard.ZstdDecompressor()
+    return found
+
+
+# --- the envelope: what a password opens ---------------------------------------------------------------------------
+
+
+def make_envelope(password: str, secret: bytes) -> dict[str, Any]:
+    """Wrap the repository's secret with a password, for `repository.json`."""
+    salt = os.urandom(SALT_SIZE)
+    nonce = os.urandom(12)
+    wrapped = AESGCM(_stretch(password, salt, _SCRYPT_COST)).encrypt(nonce, secret, b"prefect-snapshots envelope")
+    return {
+        "kdf": "scrypt",
+        "cost": _SCRYPT_COST,
+        "salt": base64.b64encode(salt).decode(),
+        "nonce": base64.b64encode(nonce).decode(),
+        "wrapped": base64.b64encode(wrapped).decode(),
+    }
+
+
+def open_envelope(password: str, envelope: dict[str, Any]) -> bytes:
+    """The secret inside an envelope.
+
+    Raises:
+        WrongPassword: when the password does not open it.
+    """
+    cost = envelope["cost"]
+    if envelope["kdf"] != "scrypt" or not isinstance(cost, int) or not 2 <= cost <= 2**22:
+        raise UnsupportedFormat(f"the key of this repository is derived in an unknown way ({envelope['kdf']}, {cost})")
+    salt, nonce, wrapped = (base64.b64decode(envelope[part]) for part in ("salt", "nonce", "wrapped"))
+    try:
+        return AESGCM(_stretch(password, salt, cost)).decrypt(nonce, wrapped, b"prefect-snapshots envelope")
+    except InvalidTag:
+        raise WrongPassword("the password does not open this repository") from None
+
+
+def _stretch(password: str, salt: bytes, cost: int) -> bytes:
+    return Scrypt(salt=salt, length=32, n=cost, r=8, p=1).derive(password.encode())
+
+
+# --- small pieces ----------------------------------------------------------------------------------------------
+
+
+def _derive(context: str, secret: bytes) -> bytes:
+    return blake3(secret, derive_key_context=context).digest()
+
+
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(12, "little")
+
+
+def _tag(data: Buffer, bound: bytes) -> bytes:
+    return blake3(b"%d\0%b" % (len(bound), bound)).update(data).digest(TAG_SIZE)
+
+
+def _tagged(data: Buffer, bound: bytes) -> bytes:
+    return bytes(data) + _tag(data, bound)
+
+
+def _verified(cipher: AESGCM | None, number: int, body: memoryview, bound: bytes, path: str) -> Buffer:
+    if cipher is not None:
+        try:
+            return cipher.decrypt(_nonce(number), body, bound)
+        except InvalidTag:
+            raise DamagedObject(path, f"frame {number} fails authentication") from None
+    if _tag(body[:-TAG_SIZE], bound) != body[-TAG_SIZE:]:
+        raise DamagedObject(path, f"frame {number} does not match its checksum")
+    return body[:-TAG_SIZE]

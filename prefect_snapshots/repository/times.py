@@ -1,0 +1,43 @@
+"""Points in time as users give them, and as they are stored: nanoseconds since 1970 in UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from ..errors import InvalidArgument
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_time(value: datetime | str) -> datetime:
+    """A point in time in UTC.
+
+    Arguments:
+        value: a datetime with a zone, or an ISO 8601 text; a text without a zone is UTC.
+
+    Raises:
+        InvalidArgument: for a naive datetime, which could mean any zone, and for a text that is no date.
+
+    Example:
+        >>> parse_time("2026-01-31 12:00").isoformat()
+        '2026-01-31T12:00:00+00:00'
+    """
+    if isinstance(value, str):
+        try:
+            parsed = datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidArgument(f"{value!r} is not an ISO 8601 date or time, such as 2026-01-31T12:00:00") from None
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    if value.tzinfo is None:
+        raise InvalidArgument(f"{value!r} has no time zone: say which, for example datetime.now(timezone.utc)")
+    return value.astimezone(UTC)
+
+
+def to_nanoseconds(moment: datetime) -> int:
+    """Nanoseconds since 1970 in UTC."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def from_nanoseconds(nanoseconds: int) -> datetime:
+    """The point in time, to the microsecond, in UTC."""
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)

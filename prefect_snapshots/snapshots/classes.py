@@ -1,0 +1,60 @@
+"""Classes by name.
+
+A class is stored as a *reference*, `module:qualname`. A reference is data: it is looked up in the dictionaries of
+modules, never evaluated, and what is found is used only after the caller has checked what it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+
+class ClassNotFound(Exception):
+    """A reference leads nowhere in this process; the text says why."""
+
+
+def reference(cls: type) -> str | None:
+    """`module:qualname`, or None for a class that another process would not find by it.
+
+    That is a class of the running script or notebook (`__main__`), one defined inside a function, and one whose name
+    was given to something else since.
+    """
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    return name if cls.__module__ != "__main__" and _look_up(name) is cls else None
+
+
+def find_class(name: str, *, importing: bool) -> type:
+    """The class that a reference names.
+
+    Arguments:
+        name: the reference.
+        importing: whether its module may be imported. If not, it must have been imported already.
+
+    Raises:
+        ClassNotFound: there is none.
+    """
+    module = name.partition(":")[0]
+    if importing and module not in sys.modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ClassNotFound(f"{name!r} is no name of a class")
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:
+            raise ClassNotFound(f"its module {module!r} cannot be imported ({error})") from error
+    found = _look_up(name)
+    if isinstance(found, type):
+        return found
+    if module not in sys.modules:
+        raise ClassNotFound(f"its class {name!r} belongs to a module that is not imported in this process")
+    raise ClassNotFound(f"its class {name!r} does not exist in this process")
+
+
+def _look_up(name: str) -> Any:
+    """What a reference names among imported modules, or None. Runs no code: module `__getattr__` is not asked."""
+    module, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return found

@@ -1,0 +1,105 @@
+"""NumPy dtypes as manifest data.
+
+Built-in dtypes are written as NumPy's own short text (`<f4`, `>i8`, `<M8[ns]`), those of ml_dtypes by name
+(`bfloat16`), structured ones as a nested list. Everything read back is matched against a pattern first: a text from
+a manifest never reaches NumPy's own parser, which accepts far more, unless it is one of these.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..errors import MissingDependency
+
+_BUILTIN = re.compile(r"[<>|]([biufc]\d{1,2}|[SUV]\d{1,10}|[Mm]8(\[\d{0,10}[A-Za-z]{1,7}\])?)")
+_LONG = re.compile(r"([<>][fc]\d{2}):(\d{2,3})")
+_EXTENSION = re.compile(r"[a-z][a-z0-9_]{1,30}")
+_LONG_DOUBLES = (np.longdouble, np.clongdouble)
+_MANTISSA = int(np.finfo(np.longdouble).nmant)
+_NESTING = 16
+
+
+def dtype_node(dtype: np.dtype[Any]) -> Any:
+    """The manifest form of a dtype, or None if its elements are not plain bytes (objects, variable-width strings)."""
+    known = _KNOWN.get(dtype) if dtype.names is None else None
+    return _node(dtype) if known is None else known
+
+
+def parse_dtype(node: Any, nesting: int = 0) -> np.dtype[Any]:
+    """The dtype of a manifest form.
+
+    Raises:
+        ValueError: it describes none, or one that this machine cannot hold.
+        MissingDependency: it is one of ml_dtypes, which is not installed.
+    """
+    if type(node) is str:
+        return _parse_text(node)
+    try:
+        if type(node) is list and nesting < _NESTING and len(node) == 2:
+            base, shape = node
+            return np.dtype((parse_dtype(base, nesting + 1), tuple(shape)))
+        if type(node) is list and nesting < _NESTING and len(node) == 5:
+            names, formats, offsets, itemsize, aligned = node
+            parsed = [parse_dtype(item, nesting + 1) for item in formats]
+            fields: Any = {"names": names, "formats": parsed, "offsets": offsets, "itemsize": itemsize}
+            return np.dtype(fields, align=bool(aligned))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+    raise ValueError(f"{node!r} is no dtype")
+
+
+def _node(dtype: np.dtype[Any]) -> Any:
+    if dtype.names is not None:
+        return _structured_node(dtype)
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        node = dtype_node(base)
+        return None if node is None else [node, list(shape)]
+    if dtype.type.__module__ == "ml_dtypes":
+        return dtype.name
+    if issubclass(dtype.type, _LONG_DOUBLES):
+        # the same name means another format on another processor: the width of the mantissa tells them apart
+        return f"{dtype.str}:{_MANTISSA}"
+    return dtype.str if _BUILTIN.fullmatch(dtype.str) else None
+
+
+def _structured_node(dtype: np.dtype[Any]) -> Any:
+    fields = [dtype.fields[name] for name in dtype.names or () if dtype.fields]
+    formats = [dtype_node(field[0]) for field in fields]
+    if None in formats or any(len(field) > 2 for field in fields):
+        return None
+    return [list(dtype.names or ()), formats, [field[1] for field in fields], dtype.itemsize, dtype.isalignedstruct]
+
+
+@lru_cache(maxsize=256)
+def _parse_text(text: str) -> np.dtype[Any]:
+    if _BUILTIN.fullmatch(text):
+        try:
+            return np.dtype(text)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+    if long := _LONG.fullmatch(text):
+        if int(long[2]) != _MANTISSA:
+            raise ValueError(f"{text!r} is the long double of another kind of processor")
+        return np.dtype(long[1])
+    if not _EXTENSION.fullmatch(text):
+        raise ValueError(f"{text!r} is no dtype")
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise MissingDependency(
+            f"{text!r} is a dtype of ml_dtypes: pip install 'prefect-snapshots[jax]'", name="ml_dtypes"
+        ) from error
+    scalar = getattr(ml_dtypes, text, None)
+    if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
+        raise ValueError(f"the ml_dtypes installed here has no {text!r}")
+    return np.dtype(scalar)
+
+
+_KNOWN: dict[np.dtype[Any], str] = {
+    dtype: dtype.str for native in map(np.dtype, "?bBhHiIlLqQefdFD") for dtype in (native, native.newbyteorder())
+}

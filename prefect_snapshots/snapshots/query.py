@@ -1,0 +1,215 @@
+"""Finding snapshots: by tag, metadata, time, content or leaf, alone or joined with `&`, `|` and `~`.
+
+Expressions on tags, metadata and time are answered from the catalog; the others load data, and are asked last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..repository.times import parse_time, to_nanoseconds
+from .records import Record, lookup
+
+if TYPE_CHECKING:
+    from .manager import SnapshotManager
+    from .records import Snapshot
+
+_ANY = object()
+"""Stands for "whatever the value is": the key only has to exist."""
+
+
+class Expression:
+    """A condition on snapshots. Join conditions with `&`, `|` and `~`."""
+
+    loads = False
+    """Whether the condition needs the data."""
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        """The ids, among the given ones, that meet the condition."""
+        raise NotImplementedError
+
+    def __and__(self, other: Expression) -> Expression:
+        return _And(self, other)
+
+    def __or__(self, other: Expression) -> Expression:
+        return _Or(self, other)
+
+    def __invert__(self) -> Expression:
+        return _Not(self)
+
+
+class ByTag(Expression):
+    """Has the tags.
+
+    Arguments:
+        tags: one tag or several.
+        require_all: whether all of them are needed, or one is enough.
+    """
+
+    def __init__(self, tags: str | Sequence[str], require_all: bool = True) -> None:
+        self.tags = [tags] if isinstance(tags, str) else list(tags)
+        self.require_all = require_all
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        sets = [{name for name in manager.records.tagged(tag) if name in among} for tag in self.tags]
+        if not sets:
+            return set(among) if self.require_all else set()
+        return set.intersection(*sets) if self.require_all else set.union(*sets)
+
+
+class ByMetadata(Expression):
+    """Has the metadata key, with this value when one is given.
+
+    Arguments:
+        key: a metadata key; dots lead into nested dictionaries.
+        value: what it must be equal to. Without it, the key only has to exist.
+    """
+
+    def __init__(self, key: str, value: Any = _ANY) -> None:
+        self.key = key
+        self.value = value
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        key, value = self.key, self.value
+        if value is _ANY:
+            return {name for name, record in among.items() if lookup(record.metadata, key, _ANY) is not _ANY}
+        return {name for name, record in among.items() if lookup(record.metadata, key, _ANY) == value}
+
+
+class ByTimeRange(Expression):
+    """Was saved between two points in time, both included; either may be left open.
+
+    Arguments:
+        start, end: a datetime with a zone, or an ISO 8601 text (UTC when it names no zone).
+    """
+
+    def __init__(self, start: datetime | str | None = None, end: datetime | str | None = None) -> None:
+        self.start = None if start is None else to_nanoseconds(parse_time(start))
+        # Times are shown to the microsecond, so that the end includes all of its last one.
+        self.end = None if end is None else to_nanoseconds(parse_time(end)) + 999
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        start = self.start if self.start is not None else -(2**63)
+        end = self.end if self.end is not None else 2**63
+        return {name for name, record in among.items() if start <= record.time <= end}
+
+
+@dataclass(frozen=True)
+class ByContent(Expression):
+    """The data meets a condition: `fn(data)` is true. Loads every snapshot that is still in question."""
+
+    fn: Callable[[Any], bool]
+    loads = True
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        return {name for name, record in among.items() if self.fn(manager.snapshot_of(record).data)}
+
+
+@dataclass(frozen=True)
+class ByLeaf(Expression):
+    """At least one leaf of the data meets a condition: `fn(leaf)` is true."""
+
+    fn: Callable[[Any], bool]
+    loads = True
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        from .values import iter_leaves
+
+        return {
+            name
+            for name, record in among.items()
+            if any(self.fn(leaf) for _, leaf in iter_leaves(manager.snapshot_of(record).data))
+        }
+
+
+@dataclass(frozen=True)
+class _BySnapshot(Expression):
+    fn: Callable[[Snapshot[Any]], bool]
+    loads = True
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        return {name for name, record in among.items() if self.fn(manager.snapshot_of(record))}
+
+
+class _And(Expression):
+    def __init__(self, *parts: Expression) -> None:
+        # What loads data is asked last, about what the others left.
+        self.parts = sorted(parts, key=lambda part: part.loads)
+        self.loads = any(part.loads for part in parts)
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        left = among
+        for part in self.parts:
+            found = part.select(manager, left)
+            left = {name: record for name, record in left.items() if name in found}
+        return set(left)
+
+
+class _Or(Expression):
+    def __init__(self, *parts: Expression) -> None:
+        self.parts = sorted(parts, key=lambda part: part.loads)
+        self.loads = any(part.loads for part in parts)
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        found: set[str] = set()
+        for part in self.parts:
+            found |= part.select(manager, {name: record for name, record in among.items() if name not in found})
+        return found
+
+
+class _Not(Expression):
+    def __init__(self, part: Expression) -> None:
+        self.part = part
+        self.loads = part.loads
+
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+        return set(among) - self.part.select(manager, among)
+
+
+class Query:
+    """`manager.query`: every method returns ids, in the order in which the snapshots were saved."""
+
+    def __init__(self, manager: SnapshotManager[Any]) -> None:
+        self._manager = manager
+
+    def evaluate(self, expression: Expression) -> list[str]:
+        """The ids that meet an expression.
+
+        Example:
+            >>> from prefect_snapshots import SnapshotManager, ByMetadata, ByTag
+            >>> manager = SnapshotManager()
+            >>> manager.save_snapshot(1, "a", metadata={"lr": 0.1}, tags=["best"])
+            'a'
+            >>> manager.query.evaluate(ByTag("best") & ~ByMetadata("lr", 0.2))
+            ['a']
+        """
+        records = self._manager.current_records().by_id
+        found = expression.select(self._manager, records)
+        return list(found) if len(found) < 2 else [name for name in records if name in found]
+
+    def by_tags(self, tags: str | Sequence[str], require_all: bool = True) -> list[str]:
+        """The ids with these tags, all of them or any."""
+        return self.evaluate(ByTag(tags, require_all))
+
+    def by_metadata(self, key: str, value: Any = _ANY) -> list[str]:
+        """The ids with this metadata key (dots lead into nested ones), and this value when one is given."""
+        return self.evaluate(ByMetadata(key, value))
+
+    def by_time_range(self, start: datetime | str | None = None, end: datetime | str | None = None) -> list[str]:
+        """The ids saved between two points in time, both included."""
+        return self.evaluate(ByTimeRange(start, end))
+
+    def by_content(self, fn: Callable[[Any], bool]) -> list[str]:
+        """The ids whose data meets a condition. Loads the data of each."""
+        return self.evaluate(ByContent(fn))
+
+    def by_cmp(self, fn: Callable[[Snapshot[Any]], bool]) -> list[str]:
+        """The ids whose snapshot (id, timestamp, data, metadata, tags) meets a condition; data is loaded when used."""
+        return self.evaluate(_BySnapshot(fn))
+
+    def by_leaf_value(self, fn: Callable[[Any], bool]) -> list[str]:
+        """The ids with at least one leaf that meets a condition. Loads the data of each."""
+        return self.evaluate(ByLeaf(fn))

@@ -1,0 +1,268 @@
+"""What is known of each snapshot without loading it: built from the events of one stream, and ranked."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar, cast
+
+import msgspec
+
+from ..errors import InvalidArgument, SnapshotNotFound
+from ..repository.catalog import Event
+from ..repository.repository import check_name
+from ..repository.times import from_nanoseconds
+
+T = TypeVar("T")
+
+METADATA_LIMIT = 64 * 1024
+"""Most bytes of metadata with a snapshot: it travels in the catalog, and larger things belong into the data."""
+
+
+class Snapshot(Generic[T]):
+    """One captured value. `metadata` and `tags` are copies, and so is `data` unless a live reference was asked for.
+
+    Attributes:
+        id: the snapshot's id, unique under its manager's name.
+        timestamp: when it was saved, in UTC.
+        metadata: what was stored with it.
+        tags: its tags, in the order in which they were added.
+    """
+
+    __slots__ = ("_data", "_load", "id", "metadata", "tags", "timestamp")
+
+    def __init__(
+        self, id: str, timestamp: datetime, metadata: dict[str, Any], tags: list[str], load: Callable[[], T]
+    ) -> None:
+        self.id = id
+        self.timestamp = timestamp
+        self.metadata = metadata
+        self.tags = tags
+        self._load: Callable[[], T] | None = load
+        self._data: T | None = None
+
+    @property
+    def data(self) -> T:
+        """The value."""
+        if self._load is not None:
+            self._data, self._load = self._load(), None
+        return cast(T, self._data)
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.id!r}, {self.timestamp.isoformat()}, metadata={self.metadata!r}, tags={self.tags!r})"
+
+
+@dataclass(slots=True)
+class Record:
+    """What the catalog knows of a snapshot."""
+
+    id: str
+    event: Event
+    time: int
+    metadata: dict[str, Any]
+    tags: dict[str, None]
+    """An ordered set."""
+    pinned: bool = False
+
+    @property
+    def sequence(self) -> int:
+        """Place among all events of the stream."""
+        return self.event.sequence
+
+    @property
+    def timestamp(self) -> datetime:
+        """When the snapshot was saved, in UTC."""
+        return from_nanoseconds(self.time)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value, uncompressed."""
+        return self.event.content.size if self.event.content else 0
+
+    @property
+    def written(self) -> int:
+        """Bytes that storing it really took: what was there already, or compressed away, does not count."""
+        return self.event.content.written if self.event.content else 0
+
+
+class Records:
+    """All snapshots of one stream, in the order in which they were saved."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Record] = {}
+        self.by_tag: dict[str, dict[str, None]] = {}
+        self._ids: dict[int, str] = {}
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
+        for sequence in event.deletes:
+            self._drop(sequence)
+        body = event.body
+        if event.kind == "put":
+            record = Record(
+                body["id"],
+                event,
+                body.get("time", event.time),
+                body.get("metadata") or {},
+                dict.fromkeys(body.get("tags") or ()),
+            )
+            self.by_id[record.id] = record
+            self._ids[event.sequence] = record.id
+            for tag in record.tags:
+                self.by_tag.setdefault(tag, {})[record.id] = None
+        elif event.kind == "annotate" and (found := self.by_id.get(body["id"])) is not None:
+            self._annotate(found, body)
+
+    def get(self, snapshot_id: str) -> Record:
+        """The record of an id.
+
+        Raises:
+            SnapshotNotFound: naming the ids that come near.
+        """
+        record = self.by_id.get(snapshot_id)
+        if record is None:
+            import difflib
+
+            near = difflib.get_close_matches(str(snapshot_id), self.by_id, 3, 0.5) or list(self.by_id)[-3:]
+            hint = f" (there is: {', '.join(near)})" if near else " (there is none at all)"
+            raise SnapshotNotFound(f"no snapshot {snapshot_id!r}{hint}")
+        return record
+
+    def tagged(self, tag: str) -> Iterable[str]:
+        """The ids with a tag."""
+        return self.by_tag.get(tag, ())
+
+    def _annotate(self, record: Record, body: dict[str, Any]) -> None:
+        record.metadata = {**record.metadata, **body.get("metadata", {})}
+        for tag in body.get("add_tags", ()):
+            record.tags[tag] = None
+            self.by_tag.setdefault(tag, {})[record.id] = None
+        for tag in body.get("remove_tags", ()):
+            record.tags.pop(tag, None)
+            self.by_tag.get(tag, {}).pop(record.id, None)
+        record.pinned = body.get("pinned", record.pinned)
+
+    def _drop(self, sequence: int) -> None:
+        snapshot_id = self._ids.pop(sequence, None)
+        if snapshot_id is None or self.by_id[snapshot_id].sequence != sequence:
+            return
+        for tag in self.by_id.pop(snapshot_id).tags:
+            self.by_tag[tag].pop(snapshot_id, None)
+
+
+# --- ranking -----------------------------------------------------------------------------------------------------
+
+Compare = Callable[["Snapshot[Any]", "Snapshot[Any]"], float]
+"""`cmp(a, b) > 0` means that a is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What makes one snapshot better than another. Ties: the newer is better.
+
+    Arguments:
+        rank_by: a metadata key, with dots for nested ones. What is missing, no number, NaN or infinite ranks worst.
+        mode: whether the largest ("max") or the smallest ("min") value is best.
+        cmp: compares two snapshots instead.
+    """
+
+    rank_by: str | None = None
+    mode: Literal["max", "min"] = "max"
+    cmp: Compare | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise InvalidArgument(f'mode is "max" or "min", not {self.mode!r}')
+        if self.cmp is not None and self.rank_by is not None:
+            raise InvalidArgument("give rank_by or cmp, not both")
+
+    def __bool__(self) -> bool:
+        return self.rank_by is not None or self.cmp is not None
+
+    def best_first(self, records: Iterable[Record], snapshot: Callable[[Record], Snapshot[Any]]) -> list[Record]:
+        """Sort, best first. Without `rank_by` or `cmp` the newest is best."""
+        newest_first = sorted(records, key=lambda record: record.sequence, reverse=True)
+        if self.cmp is not None:
+            compare = self.cmp
+            pairs = [(record, snapshot(record)) for record in newest_first]
+            pairs.sort(key=functools.cmp_to_key(lambda a, b: _sign(compare(b[1], a[1]))))
+            return [record for record, _ in pairs]
+        if self.rank_by is not None:
+            newest_first.sort(key=self._key)
+        return newest_first
+
+    def _key(self, record: Record) -> tuple[bool, float]:
+        value = lookup(record.metadata, cast(str, self.rank_by), None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return True, 0.0
+        return False, -value if self.mode == "max" else value
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+# --- metadata and tags -------------------------------------------------------------------------------------------
+
+
+def lookup(metadata: Mapping[str, Any], key: str, default: Any) -> Any:
+    """The value at a dotted key; a key that itself has dots is found first."""
+    if key in metadata:
+        return metadata[key]
+    value: Any = metadata
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
+
+
+def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy in plain types, so that the catalog can hold and search it.
+
+    Raises:
+        InvalidArgument: for a value that is none of: None, bool, int of 64 bits, float, str, bytes, datetime with a
+            zone, a list or a dictionary with text keys of such; and for more than 64 KB. Scalars of NumPy and JAX
+            become Python's.
+    """
+    cleaned = {key: _clean(value, str(key)) for key, value in (metadata or {}).items()}
+    if any(not isinstance(key, str) for key in cleaned):
+        raise InvalidArgument("metadata keys are texts")
+    try:
+        size = len(msgspec.msgpack.encode(cleaned))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise InvalidArgument(f"metadata cannot be stored: {error}") from None
+    if size > METADATA_LIMIT:
+        raise InvalidArgument(f"metadata of {size} bytes; up to {METADATA_LIMIT} are kept: store large things as data")
+    return cleaned
+
+
+def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
+    """Tags without repetition, in order. A single text is one tag."""
+    if tags is None:
+        return []
+    return [check_name(tag, "tag") for tag in dict.fromkeys([tags] if isinstance(tags, str) else tags)]
+
+
+_PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+def _clean(value: Any, path: str) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        if any(not isinstance(key, str) for key in value):
+            raise InvalidArgument(f"metadata {path!r} has keys that are no texts")
+        return {key: _clean(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item, f"{path}[{at}]") for at, item in enumerate(value)]
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise InvalidArgument(f"metadata {path!r} is a datetime without a time zone")
+        return value
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
+        return _clean(value.item(), path)
+    raise InvalidArgument(f"metadata {path!r} is a {type(value).__name__}: store it as data, or as a text")
