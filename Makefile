@@ -24,8 +24,7 @@ demo: $(VENV)/.demo
 # Prefect gets a home of its own, which goes when the tests end, so that nothing of the user's is read or changed.
 test: lint $(VENV)/.s3rver
 	home=$$(mktemp -d); trap 'rm -rf "$$home"' EXIT; \
-	PREFECT_HOME="$$home" DO_NOT_TRACK=1 PATH="$(CURDIR)/$(VENV)/s3rver/node_modules/.bin:$$PATH" \
-	    $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PREFECT_HOME="$$home" DO_NOT_TRACK=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -105,7 +105,7 @@ def range_path(stream: str, level: int, number: int) -> str:
 
 def range_size(level: int) -> int:
     """Events in a compacted range of this level."""
-    return FIRST_RANGE * FAN_OUT**level
+    return FIRST_RANGE * int(FAN_OUT**level)
 
 
 def event_hash(event: Event, encoded: Buffer | None = None) -> bytes:
@@ -124,7 +124,9 @@ class Stream:
         apply: called with every event, in order, once: the state that a room builds from them.
     """
 
-    def __init__(self, open: Callable[[], Catalog | None], kind: str, name: str, apply: Callable[[Event], None]) -> None:
+    def __init__(
+        self, open: Callable[[], Catalog | None], kind: str, name: str, apply: Callable[[Event], None]
+    ) -> None:
         self.kind = kind
         self.name = name
         self.events: list[Event] = []
@@ -205,9 +207,7 @@ class Stream:
             CommitUnknown: the storage did not say whether it landed.
         """
         with self.lock:
-            event = Event(
-                self.head + 1, self._hash, epoch, token, time.time_ns(), kind, body, content, tuple(deletes)
-            )
+            event = Event(self.head + 1, self._hash, epoch, token, time.time_ns(), kind, body, content, tuple(deletes))
             encoded = _encode(event)
             path = slot_path(self.id, event.sequence)
             data = self._sealer.seal(path, [encoded, inline])
@@ -317,10 +317,12 @@ class Stream:
                     # Slots are read one after the other: this one may have been created meanwhile.
                     data = self._read_slots([paths[at]])[0]
                     if data is None:
-                        raise DamagedObject(paths[at], f"this event of {self.label} is missing, and a later one is there")
+                        raise DamagedObject(
+                            paths[at], f"this event of {self.label} is missing, and a later one is there"
+                        )
                 event, encoded, _ = self.parse(paths[at], data)
                 self._take(event, encoded)
-            window = min(window * 4, _WINDOW)
+            window = min(window * 2, _WINDOW)
 
     def _read_slots(self, paths: list[str]) -> list[bytes | None]:
         if len(paths) > 1:

@@ -83,4 +83,3 @@ def cut(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
 def parameters() -> dict[str, int]:
     """What `repository.json` records, so that every writer cuts alike."""
     return {"fixed": FIXED_SIZE, "shared": SHARED_SIZE, "average": AVERAGE_SIZE, "seed": SEED}
-

@@ -42,7 +42,7 @@ _AHEAD = 6
 """Chunks hashed or compressed ahead of the one being written: bounds the memory of compressed ones."""
 _CLOSING = {True: 6, False: 2}
 """Packs being made durable at once, on a local disk and elsewhere, where each is held in memory."""
-_SYNCHRONOUS = 512 * 1024
+_SYNCHRONOUS = 2 * 1024 * 1024
 """Below this size, handing work to threads costs more than it saves."""
 _RUN = 4 * 1024 * 1024
 """Most bytes of adjacent chunks fetched in one request."""
@@ -178,7 +178,9 @@ class Writer:
             rows.append(chunk + size.to_bytes(4, "little"))
         return b"".join(rows)
 
-    def _prepared(self, chunks: Iterable[Buffer], small: bool) -> Iterator[tuple[bytes, int, tuple[int, Buffer] | None]]:
+    def _prepared(
+        self, chunks: Iterable[Buffer], small: bool
+    ) -> Iterator[tuple[bytes, int, tuple[int, Buffer] | None]]:
         if small:
             yield from map(self._prepare, chunks)
             return
@@ -273,6 +275,19 @@ class ContentReader:
         for _ in range(self._content.depth - 1):
             levels.append(np.frombuffer(self._chunks.read_table(levels[-1]), TABLE))
         return np.concatenate(levels)
+
+    def identity(self, offset: int, length: int) -> object:
+        """Something that is equal for equal stored bytes, found without reading them where they lie in chunks.
+
+        Bytes that are equal but were cut elsewhere differ: then only reading them can tell.
+        """
+        if self._content.depth == 0:
+            return bytes(self._data[offset : offset + length])
+        table = self.table
+        first = int(self._ends.searchsorted(offset, "right"))
+        last = int(self._ends.searchsorted(offset + length, "left"))
+        start = int(self._ends[first - 1]) if first else 0
+        return table["chunk"][first : last + 1].tobytes(), offset - start, length
 
     def read(self, offset: int, length: int) -> bytes:
         """Some bytes of the content."""

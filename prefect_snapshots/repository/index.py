@@ -96,6 +96,8 @@ class Index:
         self._unsorted: list[tuple[NDArray[np.uint64], Array]] = []
         self._known: set[str] = set()
         self._superseded: set[str] = set()
+        self._current: dict[int, set[str]] = {}
+        """The known objects by level, without superseded and damaged ones."""
         self.damaged: dict[str, DamagedObject] = {}
         self.loaded = False
 
@@ -220,7 +222,7 @@ class Index:
                 ],
                 RECORD,
             )
-            self._known.add(self._write(0, records, packs, []))
+            self._enter(self._write(0, records, packs, []))
         for entry in entries:
             self._recent.setdefault(entry.chunk, []).append(entry)
         if len(self._recent) > _FOLD:
@@ -250,8 +252,9 @@ class Index:
             # Only the last part supersedes: until it is there, the old objects still count.
             last = start + _LARGEST >= len(rows)
             written.append(self._write(9, records, [self._packs[number] for number in used], old if last else []))
-        self._known |= set(written)
-        self._superseded |= set(old)
+        for name in written:
+            self._enter(name)
+        self._supersede(old)
         return old
 
     def objects(self) -> tuple[set[str], set[str]]:
@@ -261,18 +264,20 @@ class Index:
     def forget(self, name: str) -> None:
         """Take note that a superseded or damaged index object was deleted."""
         self._known.discard(name)
+        self._current.get(_level(name), set()).discard(name)
         self.damaged.pop(name, None)
 
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _take(self, name: str, data: bytes) -> None:
-        self._known.add(name)
         try:
             head, records = self._parse(name, data)
         except DamagedObject as error:
+            self._known.add(name)
             self.damaged[name] = error
             return
-        self._superseded.update(head.supersedes)
+        self._enter(name)
+        self._supersede(head.supersedes)
         numbers = np.array([self._number(pack) for pack in head.packs], np.uint32)
         heads, tails = split_ids(records["chunk"])
         rows = np.empty(len(records), ROW)
@@ -306,10 +311,7 @@ class Index:
         recent = [entry for entries in self._recent.values() for entry in entries]
         if recent:
             rows = np.array(
-                [
-                    (e.chunk[8:], self._number(e.pack), e.offset, e.stored, pack_size(e.size, e.codec))
-                    for e in recent
-                ],
+                [(e.chunk[8:], self._number(e.pack), e.offset, e.stored, pack_size(e.size, e.codec)) for e in recent],
                 ROW,
             )
             heads = np.array([int.from_bytes(e.chunk[:8], "big") for e in recent], "<u8")
@@ -344,10 +346,19 @@ class Index:
         except StorageError as error:
             logger.warning("could not merge the index: %s", error)
 
+    def _enter(self, name: str) -> None:
+        self._known.add(name)
+        if name not in self._superseded:
+            self._current.setdefault(_level(name), set()).add(name)
+
+    def _supersede(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._superseded.add(name)
+            self._current.get(_level(name), set()).discard(name)
+
     def _merge_levels(self) -> None:
-        current = self._known - self._superseded - self.damaged.keys()
         for level in range(3):
-            names = sorted(name for name in current if _level(name) == level)
+            names = sorted(self._current.get(level, ()))
             if len(names) < _MERGE:
                 continue
             packs: dict[bytes, int] = {}
@@ -368,8 +379,8 @@ class Index:
                     break
             if len(read) < 2:
                 continue
-            self._known.add(self._write(level + 1, np.concatenate(parts), list(packs), read))
-            self._superseded |= set(read)
+            self._enter(self._write(level + 1, np.concatenate(parts), list(packs), read))
+            self._supersede(read)
 
 
 def pack_size(size: int, codec: int) -> int:

@@ -12,24 +12,27 @@ This file knows nothing about what the bytes mean.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
 import importlib
 import io
 import os
+import random
 import re
 import secrets
 import stat
-import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from prefect_snapshots.errors import (
     InvalidArgument,
@@ -45,6 +48,7 @@ from prefect_snapshots.errors import (
 )
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+T = TypeVar("T")
 
 
 def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Location:
@@ -73,7 +77,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     """
     text = os.fspath(url)
     if "::" in text:
-        raise InvalidArgument(f"{_without_secrets(text)}: chained URLs cannot hold a repository. Give the innermost one.")
+        raise InvalidArgument(f"{_without_password(text)}: a chained URL cannot hold a repository. Give the last part.")
     protocol, separator, rest = text.partition("://")
     if not separator:
         protocol, rest = "file", text
@@ -95,19 +99,38 @@ class ObjectInfo:
     modified: float
 
 
-class Requests(Counter[str]):
+class Requests(Mapping[str, int]):
     """How many requests were made, by verb: GET, PUT, LIST, DELETE, HEAD.
 
-    Object stores count what went over the wire, retries included; the others count calls.
+    For S3 and Google Cloud Storage every request counts, retries included, except for those that aiohttp repeats by
+    itself when a connection turns out to be gone; for others every call. A verb that was never used counts 0.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
+        # One entry for each thread, so that no lock is needed: a fork could copy one while it is held.
+        self._counts: dict[tuple[int, str], int] = {}
 
-    def add(self, verb: str) -> None:
-        with self._lock:
-            self[verb] += 1
+    def __getitem__(self, verb: str) -> int:
+        return self._sums()[verb]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums())
+
+    def __len__(self) -> int:
+        return len(self._sums())
+
+    def __repr__(self) -> str:
+        return f"Requests({dict(self._sums())})"
+
+    def add(self, verb: str, count: int = 1) -> None:
+        key = threading.get_ident(), verb
+        self._counts[key] = self._counts.get(key, 0) + count
+
+    def _sums(self) -> Counter[str]:
+        sums: Counter[str] = Counter()
+        for (_, verb), count in list(self._counts.items()):
+            sums[verb] += count
+        return sums
 
 
 class ObjectWriter(ABC):
@@ -147,7 +170,7 @@ class Location(ABC):
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         self._target = f"{protocol}://{place}"
-        self.url = _without_secrets(self._target)
+        self.url = _without_password(self._target)
         self.storage_options = storage_options
         self.requests = Requests()
 
@@ -213,13 +236,22 @@ class Location(ABC):
         On object stores it is held in memory and sent in one request on `close`: at most 64 MB.
         """
 
-    @abstractmethod
+    def leftovers(self) -> list[ObjectInfo]:
+        """Temporary files, of which some may still be in use. `delete` takes their paths."""
+        return sorted((info for info in self._objects("") if _is_temporary(info.path)), key=_path_of)
+
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below the folder `prefix` (`""` for all there are), at any depth, sorted by path.
 
         Temporary files are left out. A listing is no snapshot: an object created or deleted meanwhile may or may not
         be in it.
         """
+        found = self._objects(_checked(prefix) if prefix else "")
+        return sorted((info for info in found if not _is_temporary(info.path)), key=_path_of)
+
+    @abstractmethod
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
+        """Everything below a folder, temporary files too, in any order and as it comes in."""
 
     @abstractmethod
     def size(self, path: str) -> int | None:
@@ -230,12 +262,14 @@ class Location(ABC):
         """Delete objects. One that is missing already is fine."""
 
     def is_empty(self) -> bool:
-        """Whether there is no object at all here. A missing directory is empty; what `prove_exclusive` left is nothing."""
-        return all(_PROBE.fullmatch(found.path) for found in self.list(""))
+        """Whether there is nothing here. A missing directory is empty; probes and leftovers are nothing."""
+        return all(_is_temporary(found.path) or _PROBE.fullmatch(found.path) for found in self._objects(""))
 
-    def leftovers(self) -> list[ObjectInfo]:
-        """Temporary files, of which some may still be in use. `delete` takes their paths."""
-        return []
+    def _read_or_none(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except ObjectMissing:
+            return None
 
     def prove_exclusive(self) -> None:
         """Prove that `create` is exclusive here, by racing for one probe object.
@@ -295,7 +329,7 @@ class LocalLocation(Location):
         self.requests.add("PUT")
         with self._errors(path), self._directory(path) as directory:
             name = path.rpartition("/")[2]
-            if not self._publish(directory, name, data) and not self._holds(path, data):
+            if not self._publish(directory, name, data) and self._read_or_none(path) != data:
                 return False
             self._sync_entries(directory, path)
         return True
@@ -313,11 +347,11 @@ class LocalLocation(Location):
         with self._errors(path), self._directory(path) as directory:
             return _FileWriter(self, path, os.dup(directory))
 
-    def list(self, prefix: str) -> list[ObjectInfo]:
-        return [info for info in self._files(prefix) if not _is_temporary(info.path)]
-
-    def leftovers(self) -> list[ObjectInfo]:
-        return [info for info in self._files("") if _is_temporary(info.path)]
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
+        self.requests.add("LIST")
+        with self._errors(folder):
+            for entry, status in _walk(self._full(folder) if folder else self._root):
+                yield ObjectInfo(os.path.relpath(entry.path, self._root), status.st_size, status.st_mtime)
 
     def size(self, path: str) -> int | None:
         self.requests.add("HEAD")
@@ -341,19 +375,9 @@ class LocalLocation(Location):
         self.requests.add("GET")
         return io.FileIO(self._full(_checked(path)))
 
-    def _read_or_none(self, path: str) -> bytes | None:
-        try:
-            return self.read(path)
-        except ObjectMissing:
-            return None
-
-    def _holds(self, path: str, data: bytes) -> bool:
-        return self._read_or_none(path) == data
-
     def _publish(self, directory: int, name: str, data: bytes) -> bool:
         """Put a durable file under a new name in an open directory, in the first way that this file system knows."""
-        while self._publishers:
-            publish = self._publishers[0]
+        for publish in list(self._publishers):
             try:
                 return publish(directory, name, data)
             except _WayUnknown:
@@ -361,7 +385,7 @@ class LocalLocation(Location):
                 with contextlib.suppress(ValueError):
                     self._publishers.remove(publish)
         raise UnsupportedStorage(
-            f"{self.url} is on a file system with neither hard links nor an exclusive rename, so that two writers could "
+            f"{self.url} is on a file system with neither hard links nor an exclusive rename, so that writers could "
             "overwrite each other. Use another directory, or pass single_writer=True if never more than one process "
             "writes at a time."
         )
@@ -400,27 +424,21 @@ class LocalLocation(Location):
             created = True
         # The directory that holds the location may be one that we cannot open, as /home is for some.
         with contextlib.nullcontext() if created or inside else contextlib.suppress(PermissionError):
-            _sync_directory(above)
+            descriptor = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _sync_directory(descriptor)
+            finally:
+                os.close(descriptor)
         self._durable_directories.add(directory)
 
     def _sync_entries(self, directory: int, path: str) -> None:
         try:
-            os.fsync(directory)
+            _sync_directory(directory)
         except OSError as error:
             raise StorageUnavailable(
                 f"{self.url}/{path}: its directory could not be synced ({error.strerror}), so that it is not known "
                 "whether it survives a loss of power. Check the disk."
             ) from error
-
-    def _files(self, prefix: str) -> list[ObjectInfo]:
-        self.requests.add("LIST")
-        top = self._full(_checked(prefix)) if prefix else self._root
-        with self._errors(prefix):
-            found = [
-                ObjectInfo(os.path.relpath(entry.path, self._root), status.st_size, status.st_mtime)
-                for entry, status in _walk(top)
-            ]
-        return sorted(found, key=lambda info: info.path)
 
     @contextlib.contextmanager
     def _errors(self, path: str) -> Iterator[None]:
@@ -449,11 +467,15 @@ class _FileWriter(ObjectWriter):
         self._open = True
 
     def write(self, buffers: Buffer | Sequence[Buffer]) -> None:
+        if not self._open:
+            raise _closed(self._path)
         with self._location._errors(self._path):
             _write_all(self._file, [buffers] if isinstance(buffers, Buffer) else buffers)
 
     def close(self) -> None:
         location = self._location
+        if not self._open:
+            return
         location.requests.add("PUT")
         try:
             with location._errors(self._path):
@@ -479,24 +501,25 @@ class _WayUnknown(Exception):
 
 
 def _publish_anonymous(directory: int, name: str, data: bytes) -> bool:
-    """A file without a name gets one when it is whole: nothing to clean up after a kill."""
+    """A file gets its name when it is whole: nothing to clean up after a kill."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        raise _WayUnknown
     try:
-        file = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _UNKNOWN_CALL:
-            raise
-        raise _WayUnknown from error
-    try:
-        _write_all(file, [data])
-        os.fsync(file)
-        # With a directory descriptor Python calls linkat(AT_SYMLINK_FOLLOW), which follows the link in /proc to the file.
-        os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory, follow_symlinks=True)
+        file = os.open(".", flag | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
+        try:
+            _write_all(file, [data])
+            os.fsync(file)
+            # Without a directory descriptor Python would not call linkat(AT_SYMLINK_FOLLOW), which this needs.
+            os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory, follow_symlinks=True)
+        finally:
+            os.close(file)
     except FileExistsError:
         return False
-    except FileNotFoundError as error:
-        raise _WayUnknown from error
-    finally:
-        os.close(file)
+    except OSError as error:
+        if error.errno in _UNKNOWN_CALL or error.errno == errno.ENOENT:
+            raise _WayUnknown from error
+        raise
     return True
 
 
@@ -563,7 +586,7 @@ def _is_temporary(path: str) -> bool:
 
 def _write_all(file: int, buffers: Sequence[Buffer]) -> None:
     """Write all buffers without joining them, however many there are and however little one call takes."""
-    rest = [view for buffer in buffers if (view := memoryview(buffer).cast("B"))]
+    rest = [view.cast("B") for buffer in buffers if (view := memoryview(buffer)).nbytes]
     while rest:
         written = os.writev(file, rest[:_MOST_BUFFERS])
         taken = 0
@@ -586,12 +609,13 @@ def _pieces(file: int, start: int, length: int) -> Iterator[bytes]:
         length -= len(piece)
 
 
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _sync_directory(directory: int) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.fsync(directory)
+    except OSError as error:
+        # Some network file systems have nothing to sync in a directory, and say so.
+        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise
 
 
 def _walk(top: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
@@ -602,11 +626,12 @@ def _walk(top: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
         return
     with entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            # Links are followed: somebody may have moved the packs to another disk.
+            if entry.is_dir():
                 yield from _walk(entry.path)
             else:
                 with contextlib.suppress(FileNotFoundError):
-                    yield entry, entry.stat(follow_symlinks=False)
+                    yield entry, entry.stat()
 
 
 _OS_ERRORS: dict[int | None, tuple[type[StorageError], str]] = {
@@ -659,7 +684,7 @@ class MemoryLocation(Location):
         return _copy(self.read_range(path, start, len(target)), target)
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        self.requests.update(GET=len(paths))
+        self.requests.add("GET", len(paths))
         found = [self._store.get(self._root + _checked(path)) for path in paths]
         return [None if file is None else file.getvalue() for file in found]
 
@@ -676,17 +701,13 @@ class MemoryLocation(Location):
     def writer(self, path: str) -> ObjectWriter:
         return _BufferedWriter(self, _checked(path))
 
-    def list(self, prefix: str) -> list[ObjectInfo]:
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
         self.requests.add("LIST")
-        below = self._root + (_checked(prefix) + "/" if prefix else "")
-        return sorted(
-            (
-                ObjectInfo(name.removeprefix(self._root), file.size, file.modified.timestamp())
-                for name, file in list(self._store.items())
-                if name.startswith(below)
-            ),
-            key=lambda info: info.path,
-        )
+        below = f"{self._root}{folder}/" if folder else self._root
+        for name, file in list(self._store.items()):
+            if name.startswith(below):
+                size = len(file.getbuffer())
+                yield ObjectInfo(name.removeprefix(self._root), size, file.modified.timestamp())
 
     def size(self, path: str) -> int | None:
         self.requests.add("HEAD")
@@ -709,7 +730,7 @@ class _BufferedWriter(ObjectWriter):
 
     def write(self, buffers: Buffer | Sequence[Buffer]) -> None:
         if self._buffer is None:
-            raise InvalidArgument(f"{self._path} is closed: nothing can be written to it any more.")
+            raise _closed(self._path)
         for buffer in [buffers] if isinstance(buffers, Buffer) else buffers:
             self._buffer.write(buffer)
 
@@ -722,18 +743,540 @@ class _BufferedWriter(ObjectWriter):
         self._buffer = None
 
 
+def _closed(path: str) -> InvalidArgument:
+    return InvalidArgument(f"{path} is closed: nothing can be written to it any more.")
+
+
 def _copy(data: bytes, target: memoryview) -> int:
     target[: len(data)] = data
     return len(data)
 
 
+# --- object stores ---------------------------------------------------------------------------------------
+
+
+class _Exists(StorageError):
+    """The store refused an exclusive create, because the object is there already."""
+
+
+class _Contended(StorageUnavailable):
+    """The store refused a request, because another one on the same object was under way."""
+
+
+class _BeyondEnd(StorageError):
+    """A range that begins where the object has ended."""
+
+
+class _PerProcess(Generic[T]):
+    """Something that a forked child makes anew. It never closes the parent's, which would disturb the parent."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: dict[int, T] = {}
+
+    def __call__(self) -> T:
+        pid = os.getpid()
+        found = self._made.get(pid)
+        # No lock, which a fork could copy while it is held: of two made at once the second is dropped.
+        return self._made.setdefault(pid, self._make()) if found is None else found
+
+
+class _ObjectStoreLocation(Location):
+    """What object stores have in common: a bucket, keys below a prefix, and an asynchronous client from fsspec.
+
+    Only the client's own calls are used, one request each, because fsspec's file operations look things up before
+    they act: that costs requests, and looks into caches.
+    """
+
+    _protocol: str
+    _package: str
+    _extra: str
+
+    def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
+        place = place.strip("/")
+        super().__init__(self._protocol, place, storage_options)
+        self._bucket, _, folder = place.partition("/")
+        self._root = f"{folder}/" if folder else ""
+        try:
+            importlib.import_module(self._package)
+        except ImportError as error:
+            raise MissingDependency(
+                f'{self.url} needs the package {self._package}: pip install "prefect-snapshots[{self._extra}]"'
+            ) from error
+        self._client = _PerProcess(self._connect)
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """A new client."""
+
+    @abstractmethod
+    async def _get(self, client: Any, key: str, span: str | None) -> bytes:
+        """The bytes of an object, or of a span `first-last` (both included)."""
+
+    @abstractmethod
+    async def _put(self, client: Any, key: str, data: bytes, exclusive: bool) -> None: ...
+
+    @abstractmethod
+    async def _page(self, client: Any, prefix: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
+        """Some of the objects whose keys start with `prefix`, and a token to go on with."""
+
+    @abstractmethod
+    async def _size(self, client: Any, key: str) -> int: ...
+
+    @abstractmethod
+    async def _delete(self, client: Any, keys: list[str]) -> None: ...
+
+    @abstractmethod
+    def _translated(self, error: Exception, path: str) -> SnapshotsError:
+        """What an error of the client means."""
+
+    def read(self, path: str) -> bytes:
+        return self._run(path, self._get, self._key(path), None)
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        key = self._key(path)
+        if not length:
+            return b""
+        try:
+            return self._run(path, self._get, key, f"{start}-{start + length - 1}")
+        except _BeyondEnd:
+            return b""
+
+    def read_into(self, path: str, start: int, target: memoryview) -> int:
+        return _copy(self.read_range(path, start, len(target)), target)
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        keys = [self._key(path) for path in paths]
+
+        async def gather(client: Any) -> list[bytes | None]:
+            free = asyncio.Semaphore(_PARALLEL)
+
+            async def get(path: str, key: str) -> bytes | None:
+                async with free:
+                    try:
+                        return await self._get(client, key, None)
+                    except Exception as error:
+                        meaning = self._translated(error, path)
+                        if isinstance(meaning, ObjectMissing):
+                            return None
+                        raise meaning from error
+
+            return await asyncio.gather(*map(get, paths, keys))
+
+        return self._run("", gather)
+
+    def _create(self, path: str, data: bytes) -> bool:
+        key = self._key(path)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._run(path, self._put, key, data, True)
+                return True
+            except _Exists:
+                # Perhaps by us: a retry of a request whose reply was lost looks like a lost race.
+                found = self._read_or_none(path)
+            except _Contended:
+                found = None
+            except StorageUnavailable:
+                found = self._read_or_none(path)
+                if found is None:
+                    raise
+            if found is not None:
+                return found == data
+            time.sleep(random.uniform(0.5, 1) * min(0.05 * 2**attempt, 2))
+        raise StorageUnavailable(f"{self.url}/{path}: other writers were in the way {_ATTEMPTS} times. Try again.")
+
+    def replace(self, path: str, data: bytes) -> None:
+        self._run(path, self._put, self._key(path), data, False)
+
+    def writer(self, path: str) -> ObjectWriter:
+        return _BufferedWriter(self, _checked(path))
+
+    def leftovers(self) -> list[ObjectInfo]:
+        return []
+
+    def size(self, path: str) -> int | None:
+        try:
+            return self._run(path, self._size, self._key(path))
+        except ObjectMissing:
+            return None
+
+    def delete(self, paths: Iterable[str]) -> None:
+        keys = [self._key(path) for path in paths]
+        for first in range(0, len(keys), _BATCH):
+            self._run("", self._delete, keys[first : first + _BATCH])
+
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
+        prefix = self._key(folder) + "/" if folder else self._root
+        token = None
+        while True:
+            page, token = self._run(folder, self._page, prefix, token)
+            # Some consoles, and SeaweedFS after a deletion, keep empty objects that stand for folders.
+            yield from (info for info in page if not info.path.endswith("/"))
+            if token is None:
+                return
+
+    def _key(self, path: str) -> str:
+        return self._root + _checked(path)
+
+    def _info(self, key: str, size: int, modified: datetime) -> ObjectInfo:
+        return ObjectInfo(key.removeprefix(self._root), size, modified.timestamp())
+
+    def _run(self, path: str, operation: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        """Run a coroutine on fsspec's event loop, and wait for it."""
+        from fsspec.asyn import sync
+
+        client = self._client()
+        try:
+            result: T = sync(client.loop, operation, client, *arguments)
+        except SnapshotsError:
+            raise
+        except Exception as error:
+            raise self._translated(error, path) from error
+        return result
+
+    def _meaning(self, status: int | None, code: str, detail: object, path: str) -> SnapshotsError:
+        kind, advice = _CODES.get(code) or _STATUSES.get(status) or (StorageError, "Check the URL and storage_options.")
+        where = f"{self.url}/{path}" if path else self.url
+        said = str(detail or kind.__doc__).rstrip(".")
+        return kind(f"{where}: {said} ({code or status}). {advice}")
+
+    def _unreachable(self, error: Exception, path: str) -> StorageUnavailable:
+        where = f"{self.url}/{path}" if path else self.url
+        reason = str(error) or type(error).__name__
+        return StorageUnavailable(f"{where}: no answer ({reason}). Check the network and the endpoint.")
+
+
+class S3Location(_ObjectStoreLocation):
+    """A prefix in a bucket of S3, or of a store that speaks its protocol."""
+
+    _protocol = "s3"
+    _package = "s3fs"
+    _extra = "s3"
+
+    def _connect(self) -> Any:
+        from s3fs import S3FileSystem
+
+        options = dict(self.storage_options)
+        options["config_kwargs"] = {"max_pool_connections": 2 * _PARALLEL, **options.get("config_kwargs", {})}
+        return S3FileSystem(**options, **_NO_CACHES)
+
+    async def _call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
+        await client.set_session()
+        connection = await client.get_s3(self._bucket)
+        # Once only, thanks to the id, and for every attempt that goes over the wire.
+        connection.meta.events.register("before-send.s3", self._count, unique_id="prefect-snapshots")
+        answer: dict[str, Any] = await client._call_s3(operation, Bucket=self._bucket, **arguments)
+        return answer
+
+    def _count(self, request: Any, event_name: str, **_: Any) -> None:
+        self.requests.add(_S3_VERBS.get(event_name.rpartition(".")[2], request.method))
+
+    async def _get(self, client: Any, key: str, span: str | None) -> bytes:
+        limits = {} if span is None else {"Range": f"bytes={span}"}
+        failures = 0
+        while True:
+            answer = await self._call(client, "get_object", Key=key, **limits)
+            async with answer["Body"] as body:
+                try:
+                    return bytes(await body.read())
+                except Exception:
+                    # The connection broke while the object came in: the one thing that s3fs does not retry.
+                    failures += 1
+                    if failures == _ATTEMPTS:
+                        raise
+
+    async def _put(self, client: Any, key: str, data: bytes, exclusive: bool) -> None:
+        condition = {"IfNoneMatch": "*"} if exclusive else {}
+        await self._call(client, "put_object", Key=key, Body=data, **condition)
+
+    async def _page(self, client: Any, prefix: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
+        going_on = {} if token is None else {"ContinuationToken": token}
+        answer = await self._call(client, "list_objects_v2", Prefix=prefix, **going_on)
+        found = [self._info(item["Key"], item["Size"], item["LastModified"]) for item in answer.get("Contents", [])]
+        return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+
+    async def _size(self, client: Any, key: str) -> int:
+        answer = await self._call(client, "head_object", Key=key)
+        size: int = answer["ContentLength"]
+        return size
+
+    async def _delete(self, client: Any, keys: list[str]) -> None:
+        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        answer = await self._call(client, "delete_objects", Delete=wanted)
+        for refused in answer.get("Errors", []):
+            path = refused["Key"].removeprefix(self._root)
+            raise self._meaning(None, refused.get("Code", ""), refused.get("Message"), path)
+
+    def _translated(self, error: Exception, path: str) -> SnapshotsError:
+        from aiohttp import ClientError as HTTPError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ConnectionError,
+            HTTPClientError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
+
+        # s3fs puts an OSError of its own in front of what the server said, and not always the same one.
+        response = getattr(error.__cause__ or error, "response", None)
+        if response:
+            said = response.get("Error", {})
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return self._meaning(status, said.get("Code", ""), said.get("Message"), path)
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return PermissionDenied(f"{self.url}: {error}. Give key and secret in storage_options, or a profile.")
+        if isinstance(error, ConnectionError | HTTPClientError | HTTPError | OSError):
+            return self._unreachable(error, path)
+        if isinstance(error, BotoCoreError | ValueError):
+            return self._meaning(None, type(error).__name__, error, path)
+        raise error
+
+
+class GCSLocation(_ObjectStoreLocation):
+    """A prefix in a bucket of Google Cloud Storage."""
+
+    _protocol = "gs"
+    _package = "gcsfs"
+    _extra = "gcs"
+
+    def _connect(self) -> Any:
+        from aiohttp import TraceConfig
+
+        # Not gcsfs.GCSFileSystem, which asks over gRPC for the kind of the bucket, and waits a minute on emulators.
+        from gcsfs.core import GCSFileSystem
+
+        trace = TraceConfig()
+        trace.on_request_start.append(self._count)
+        options = dict(self.storage_options)
+        session = dict(options.get("session_kwargs", {}))
+        options["session_kwargs"] = {**session, "trace_configs": [*session.get("trace_configs", []), trace]}
+        return GCSFileSystem(**options, **_NO_CACHES)
+
+    async def _count(self, _session: object, _context: object, request: Any) -> None:
+        query = request.url.query
+        if request.method == "POST":
+            self.requests.add("PUT")
+        elif request.method == "GET" and "prefix" in query:
+            self.requests.add("LIST")
+        elif request.method == "GET" and query.get("alt") != "media":
+            self.requests.add("HEAD")
+        else:
+            self.requests.add(request.method)
+
+    async def _get(self, client: Any, key: str, span: str | None) -> bytes:
+        limits = {} if span is None else {"Range": f"bytes={span}"}
+        _, data = await client._call("GET", _GCS_OBJECT, self._bucket, key, alt="media", headers=limits)
+        return bytes(data)
+
+    async def _put(self, client: Any, key: str, data: bytes, exclusive: bool) -> None:
+        from gcsfs.core import simple_upload
+
+        mode = "create" if exclusive else "overwrite"
+        await simple_upload(client, self._bucket, key, data, consistency=client.consistency, mode=mode)
+
+    async def _page(self, client: Any, prefix: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
+        fields = "nextPageToken,items(name,size,updated)"
+        answer = await client._call(
+            "GET", "b/{}/o", self._bucket, prefix=prefix, pageToken=token, fields=fields, json_out=True
+        )
+        found = [
+            self._info(item["name"], int(item["size"]), datetime.fromisoformat(item["updated"]))
+            for item in answer.get("items", [])
+        ]
+        return found, answer.get("nextPageToken")
+
+    async def _size(self, client: Any, key: str) -> int:
+        answer = await client._call("GET", _GCS_OBJECT, self._bucket, key, fields="size", json_out=True)
+        return int(answer["size"])
+
+    async def _delete(self, client: Any, keys: list[str]) -> None:
+        free = asyncio.Semaphore(_PARALLEL)
+
+        async def delete(key: str) -> None:
+            async with free:
+                with contextlib.suppress(FileNotFoundError):
+                    await client._call("DELETE", _GCS_OBJECT, self._bucket, key)
+
+        await asyncio.gather(*map(delete, keys))
+
+    def _translated(self, error: Exception, path: str) -> SnapshotsError:
+        from aiohttp import ClientError as HTTPError
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        code = getattr(error, "code", None)
+        if code is not None:
+            return self._meaning(int(code), "", error, path)
+        if isinstance(error, FileExistsError):
+            return self._meaning(412, "", error, path)
+        if isinstance(error, FileNotFoundError):
+            # It holds the path of what was asked for: of an object, or of all objects in the bucket.
+            return self._meaning(404, "NoSuchBucket" if str(error).endswith("/o") else "", error, path)
+        if isinstance(error, GoogleAuthError) or str(error).startswith("Forbidden"):
+            return self._meaning(403, "", error, path)
+        if isinstance(error, HTTPError | RequestException | OSError):
+            return self._unreachable(error, path)
+        if isinstance(error, ValueError):
+            return self._meaning(400, "", error, path)
+        raise error
+
+
+_NO_CACHES = {"use_listings_cache": False, "skip_instance_cache": True}
+_PARALLEL = 16
+_ATTEMPTS = 8
+_BATCH = 1000  # the most that S3 deletes in one request
+_S3_VERBS = {"ListObjectsV2": "LIST", "DeleteObjects": "DELETE"}
+_GCS_OBJECT = "b/{}/o/{}"
+
+_CREDENTIALS = "Check the credentials, and what they are allowed to do."
+_PASSING = "Try again later."
+_CODES: dict[str, tuple[type[SnapshotsError], str]] = {
+    "NoSuchBucket": (StorageError, "Create the bucket first, or correct the URL."),
+    "PreconditionFailed": (_Exists, ""),
+    "AccessDenied": (PermissionDenied, _CREDENTIALS),
+    "ExpiredToken": (PermissionDenied, _CREDENTIALS),
+    "InvalidToken": (PermissionDenied, _CREDENTIALS),
+    "TokenRefreshRequired": (PermissionDenied, _CREDENTIALS),
+    "InternalError": (StorageUnavailable, _PASSING),
+    "SlowDown": (StorageUnavailable, _PASSING),
+    "RequestTimeout": (StorageUnavailable, _PASSING),
+    "QuotaExceeded": (StorageFull, "Raise the quota, or prune the repository."),
+}
+_STATUSES: dict[int | None, tuple[type[SnapshotsError], str]] = {
+    401: (PermissionDenied, _CREDENTIALS),
+    403: (PermissionDenied, _CREDENTIALS),
+    404: (ObjectMissing, "It may have been pruned since: open it again."),
+    408: (StorageUnavailable, _PASSING),
+    409: (_Contended, _PASSING),
+    412: (_Exists, ""),
+    416: (_BeyondEnd, ""),
+    429: (StorageUnavailable, _PASSING),
+    500: (StorageUnavailable, _PASSING),
+    501: (UnsupportedStorage, "Use a store that supports conditional writes, or pass single_writer=True."),
+    502: (StorageUnavailable, _PASSING),
+    503: (StorageUnavailable, _PASSING),
+    504: (StorageUnavailable, _PASSING),
+    507: (StorageFull, "Free some space, or prune the repository."),
+}
+
+
+# --- everything else -------------------------------------------------------------------------------------
+
+
 class GenericLocation(Location):
-    pass
+    """Any other file system of fsspec. None of them can create exclusively, so only a single writer may use it.
+
+    How durable and atomic a write is depends on that file system.
+    """
+
+    def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
+        super().__init__(protocol, place.rstrip("/"), storage_options)
+        # A query may hold a token.
+        self.url = self.url.partition("?")[0]
+        import fsspec
+
+        try:
+            fsspec.get_filesystem_class(protocol)
+        except ImportError as error:
+            raise MissingDependency(f"{self.url}: {error}") from error
+        except ValueError as error:
+            raise InvalidArgument(f"{self.url}: {error}. See fsspec.available_protocols().") from error
+        self._files = _PerProcess(self._connect)
+
+    def read(self, path: str) -> bytes:
+        self.requests.add("GET")
+        with self._file(path) as (files, name):
+            return bytes(files.cat_file(name))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        self.requests.add("GET")
+        with self._file(path) as (files, name):
+            return bytes(files.cat_file(name, start=start, end=start + length))
+
+    def read_into(self, path: str, start: int, target: memoryview) -> int:
+        return _copy(self.read_range(path, start, len(target)), target)
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        return [self._read_or_none(path) for path in paths]
+
+    def _create(self, path: str, data: bytes) -> bool:
+        found = self._read_or_none(path)
+        if found is None:
+            self.replace(path, data)
+        return found is None or found == data
+
+    def replace(self, path: str, data: bytes) -> None:
+        self.requests.add("PUT")
+        with self._file(path) as (files, name):
+            files.makedirs(name.rpartition("/")[0], exist_ok=True)
+            files.pipe_file(name, data)
+
+    def writer(self, path: str) -> ObjectWriter:
+        return _BufferedWriter(self, _checked(path))
+
+    def size(self, path: str) -> int | None:
+        self.requests.add("HEAD")
+        try:
+            with self._file(path) as (files, name):
+                found = files.info(name)
+        except ObjectMissing:
+            return None
+        return int(found["size"]) if found["type"] == "file" else None
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.requests.add("DELETE")
+            with contextlib.suppress(ObjectMissing), self._file(path) as (files, name):
+                files.rm_file(name)
+
+    def prove_exclusive(self) -> None:
+        raise UnsupportedStorage(
+            f"{self.url}: this kind of storage cannot create an object exclusively, so that writers could overwrite "
+            "each other. Use a directory, S3 or Google Cloud Storage, or pass single_writer=True if never more than "
+            "one process writes at a time."
+        )
+
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
+        self.requests.add("LIST")
+        files, root = self._files()
+        try:
+            found = files.find(f"{root}/{folder}" if folder else root, detail=True)
+        except FileNotFoundError:
+            return
+        for name, info in found.items():
+            modified = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
+            seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
+            yield ObjectInfo(name.removeprefix(f"{root}/"), info["size"], seconds)
+
+    @contextlib.contextmanager
+    def _file(self, path: str) -> Iterator[tuple[Any, str]]:
+        """The file system, and what it calls an object."""
+        _checked(path)
+        files, root = self._files()
+        try:
+            yield files, f"{root}/{path}"
+        except OSError as error:
+            raise _from_os_error(error, f"{self.url}/{path}") from error
+
+    def _connect(self) -> tuple[Any, str]:
+        """The file system, and what it calls this location."""
+        import fsspec
+
+        files, root = fsspec.core.url_to_fs(self._target, **{**self.storage_options, **_NO_CACHES})
+        return files, root.rstrip("/")
 
 
 # --- names -----------------------------------------------------------------------------------------------
 
-_KINDS: dict[str, type[Location]] = {"file": LocalLocation, "local": LocalLocation, "memory": MemoryLocation}
+_KINDS: dict[str, type[Location]] = {
+    "file": LocalLocation,
+    "local": LocalLocation,
+    "memory": MemoryLocation,
+    "s3": S3Location,
+    "s3a": S3Location,
+    "gs": GCSLocation,
+    "gcs": GCSLocation,
+}
 _CONTENDERS = 4
 _SEGMENT = r"[0-9A-Za-z_][0-9A-Za-z._-]*"
 _PATH = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
@@ -747,8 +1290,9 @@ def _checked(path: str, temporary: bool = False) -> str:
     raise InvalidName(f"{path!r} is no path inside a repository: letters, digits, '.', '_', '-' between single '/'.")
 
 
-def _without_secrets(url: str) -> str:
-    """A URL without user, password and query, which may hold tokens."""
-    scheme, separator, rest = url.rpartition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+def _path_of(info: ObjectInfo) -> str:
+    return info.path
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1@", url)

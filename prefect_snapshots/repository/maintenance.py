@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -425,10 +426,12 @@ def check(repository: Repository, read_data: bool, progress: Progress | None = N
     if read_data:
         bad = dict(_read_packs(opened, index, packs, report, say))
         for chunk, problem in bad.items():
-            sound = any(_fits(entry, packs) and pack_path(entry.pack) != problem.path for entry in index.find_all(chunk))
-            versions = () if sound else tuple(needed.get(chunk, ()))
-            if versions or pack_of(problem.path) not in condemned:
-                report.problems.append(Problem(problem.path, problem.what, versions))
+            sound = any(
+                _fits(entry, packs) and pack_path(entry.pack) != problem.path for entry in index.find_all(chunk)
+            )
+            hit = () if sound else tuple(needed.get(chunk, ()))
+            if hit or pack_of(problem.path) not in condemned:
+                report.problems.append(Problem(problem.path, problem.what, hit))
     _note_unknown(opened, report)
     return report
 
@@ -466,7 +469,9 @@ def _scan_streams(opened: _Opened) -> Iterator[_Slots]:
 def _scan(opened: _Opened, stream: Stream) -> _Slots:
     location = opened.store.location
     listed = {
-        int(name) for info in location.list(f"{CATALOG}/{stream.id}") if (name := info.path.rpartition("/")[2]).isdigit()
+        int(name)
+        for info in location.list(f"{CATALOG}/{stream.id}")
+        if (name := info.path.rpartition("/")[2]).isdigit()
     }
     head = max(listed, default=0)
     slots = _Slots(stream, {}, {}, head)
@@ -608,7 +613,7 @@ def _repair_config(repository: Repository, opened: _Opened, act: Act) -> None:
     _check_config(repository, found)
     for problem in found.problems:
         path = problem.path
-        act(f"write {path} anew", lambda path=path: repository.location.replace(path, _config_bytes(opened.config)))
+        act(f"write {path} anew", partial(repository.location.replace, path, _config_bytes(opened.config)))
 
 
 def _repair_stream(opened: _Opened, slots: _Slots, report: RepairReport, act: Act) -> None:
@@ -619,14 +624,14 @@ def _repair_stream(opened: _Opened, slots: _Slots, report: RepairReport, act: Ac
         try:
             events = stream.parse_compacted(info.path, location.read(info.path))
         except (ObjectMissing, DamagedObject):
-            act(f"delete the damaged summary {info.path}", lambda path=info.path: location.delete([path]))
+            act(f"delete the damaged summary {info.path}", partial(location.delete, [info.path]))
             continue
         summaries.update((event.sequence, event) for event in events)
     for sequence in sorted(slots.damaged):
         path = slot_path(stream.id, sequence)
         event = summaries.get(sequence)
         if event is not None:
-            act(f"put back {path} from a summary", lambda p=path, e=event: location.replace(p, stream.slot_bytes(e)))
+            act(f"put back {path} from a summary", partial(location.replace, path, stream.slot_bytes(event)))
             slots.events[sequence] = event
             if event.content is not None and event.content.depth == 0:
                 label = version_label(stream, event)
@@ -643,8 +648,10 @@ def _repair_stream(opened: _Opened, slots: _Slots, report: RepairReport, act: Ac
             {"hash": after.previous if after else bytes(32)},
         )
         slots.events[sequence] = stand_in
-        act(f"stand in for the lost {path}", lambda p=path, e=stand_in: location.replace(p, stream.slot_bytes(e)))
-        report.lost.append(Problem(path, "the event is gone, and with it what it said", (f"{stream.label}#{sequence}",)))
+        act(f"stand in for the lost {path}", partial(location.replace, path, stream.slot_bytes(stand_in)))
+        report.lost.append(
+            Problem(path, "the event is gone, and with it what it said", (f"{stream.label}#{sequence}",))
+        )
 
 
 def _repair_index(opened: _Opened, act: Act) -> None:
@@ -658,10 +665,10 @@ def _repair_index(opened: _Opened, act: Act) -> None:
             entries = read_table(opened.store.location, opened.sealer, pack)
         except (DamagedObject, ObjectMissing):
             continue
-        act(f"enter {pack_path(pack)} into the index", lambda entries=entries: index.publish(entries))
+        act(f"enter {pack_path(pack)} into the index", partial(index.publish, entries))
     for name in list(index.damaged):
-        act(f"delete the damaged {name}", lambda name=name: opened.store.location.delete([name]))
-        act(f"forget {name}", lambda name=name: index.forget(name))
+        act(f"delete the damaged {name}", partial(opened.store.location.delete, [name]))
+        act(f"forget {name}", partial(index.forget, name))
 
 
 def _repair_packs(opened: _Opened, report: RepairReport, act: Act, say: Progress) -> None:
@@ -718,4 +725,3 @@ def statistics(repository: Repository) -> Statistics:
             found.logical_bytes += event.content.size
     found.requests = dict(opened.store.location.requests)
     return found
-

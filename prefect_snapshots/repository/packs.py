@@ -73,7 +73,10 @@ class PackWriter:
     def close(self) -> list[Entry]:
         """Write the table; make the pack durable and visible. Returns what it holds."""
         records = np.array(
-            [(entry.chunk, 0, entry.offset, entry.stored, pack_size(entry.size, entry.codec)) for entry in self.entries],
+            [
+                (entry.chunk, 0, entry.offset, entry.stored, pack_size(entry.size, entry.codec))
+                for entry in self.entries
+            ],
             RECORD,
         )
         table = self._sealer.seal(f"{self.path}#table", [records.tobytes()])
@@ -128,7 +131,14 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
     frames = sealer.open(f"{path}#table", location.read_range(path, start, length))
     records = np.frombuffer(frames[0], RECORD)
     entries = [
-        Entry(bytes(r["chunk"]), pack, int(r["offset"]), int(r["stored"]), int(r["size"]) & 0xFFFFFFF, int(r["size"]) >> 28)
+        Entry(
+            bytes(r["chunk"]),
+            pack,
+            int(r["offset"]),
+            int(r["stored"]),
+            int(r["size"]) & 0xFFFFFFF,
+            int(r["size"]) >> 28,
+        )
         for r in records
     ]
     if any(entry.offset + entry.stored > start for entry in entries):

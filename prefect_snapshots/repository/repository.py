@@ -57,7 +57,9 @@ PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
 NAME_LIMIT = 512
 """Most characters in a name, an id or a tag."""
 
-_selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar("prefect_snapshots_repository", default=None)
+_selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar(
+    "prefect_snapshots_repository", default=None
+)
 _open: weakref.WeakValueDictionary[str, Repository] = weakref.WeakValueDictionary()
 
 

@@ -158,7 +158,9 @@ class Sealer:
         if magic != _MAGIC:
             raise DamagedObject(path, "it does not begin as a sealed object does")
         if version > _VERSION:
-            raise UnsupportedFormat(f"{path} has object format {version}; this version reads up to {_VERSION}. Upgrade.")
+            raise UnsupportedFormat(
+                f"{path} has object format {version}; this version reads up to {_VERSION}. Upgrade."
+            )
         cipher = self.cipher(salt)
         if flags != (_ENCRYPTED if cipher else 0):
             raise DamagedObject(path, "it is encrypted in a plain repository, or the other way round")
@@ -181,7 +183,7 @@ class Sealer:
         return frames
 
     def _binding(self, path: str, header: Buffer, number: int, head: Buffer) -> bytes:
-        return b"%b%b\0%d\0%b%b" % (self._id, path.encode(), number, header, head)
+        return b"".join((self._id, path.encode(), b"\0%d\0" % number, header, head))
 
 
 # --- compression -----------------------------------------------------------------------------------------------

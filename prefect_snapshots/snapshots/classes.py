@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 
-class ClassNotFound(Exception):
-    """A reference leads nowhere in this process; the text says why."""
+class Unavailable(Exception):
+    """What a manifest names (a class, a member, a time zone, a dtype) does not exist here; the text says so."""
 
 
 def reference(cls: type) -> str | None:
@@ -33,22 +33,22 @@ def find_class(name: str, *, importing: bool) -> type:
         importing: whether its module may be imported. If not, it must have been imported already.
 
     Raises:
-        ClassNotFound: there is none.
+        Unavailable: there is none.
     """
     module = name.partition(":")[0]
     if importing and module not in sys.modules:
         if not all(part.isidentifier() for part in module.split(".")):
-            raise ClassNotFound(f"{name!r} is no name of a class")
+            raise Unavailable(f"{name!r} is no name of a class")
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            raise ClassNotFound(f"its module {module!r} cannot be imported ({error})") from error
+            raise Unavailable(f"its module {module!r} cannot be imported ({error})") from error
     found = _look_up(name)
     if isinstance(found, type):
         return found
     if module not in sys.modules:
-        raise ClassNotFound(f"its class {name!r} belongs to a module that is not imported in this process")
-    raise ClassNotFound(f"its class {name!r} does not exist in this process")
+        raise Unavailable(f"its class {name!r} belongs to a module that is not imported in this process")
+    raise Unavailable(f"its class {name!r} does not exist in this process")
 
 
 def _look_up(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingDependency
+from .classes import Unavailable
 
 _BUILTIN = re.compile(r"[<>|]([biufc]\d{1,2}|[SUV]\d{1,10}|[Mm]8(\[\d{0,10}[A-Za-z]{1,7}\])?)")
 _LONG = re.compile(r"([<>][fc]\d{2}):(\d{2,3})")
@@ -25,15 +26,15 @@ _NESTING = 16
 
 def dtype_node(dtype: np.dtype[Any]) -> Any:
     """The manifest form of a dtype, or None if its elements are not plain bytes (objects, variable-width strings)."""
-    known = _KNOWN.get(dtype) if dtype.names is None else None
-    return _node(dtype) if known is None else known
+    return _KNOWN.get(dtype) or _node(dtype)
 
 
 def parse_dtype(node: Any, nesting: int = 0) -> np.dtype[Any]:
     """The dtype of a manifest form.
 
     Raises:
-        ValueError: it describes none, or one that this machine cannot hold.
+        ValueError: it describes none.
+        Unavailable: it describes one that does not exist here.
         MissingDependency: it is one of ml_dtypes, which is not installed.
     """
     if type(node) is str:
@@ -41,18 +42,22 @@ def parse_dtype(node: Any, nesting: int = 0) -> np.dtype[Any]:
     try:
         if type(node) is list and nesting < _NESTING and len(node) == 2:
             base, shape = node
-            return np.dtype((parse_dtype(base, nesting + 1), tuple(shape)))
+            subarray: np.dtype[Any] = np.dtype((parse_dtype(base, nesting + 1), tuple(shape)))
+            return subarray
         if type(node) is list and nesting < _NESTING and len(node) == 5:
             names, formats, offsets, itemsize, aligned = node
             parsed = [parse_dtype(item, nesting + 1) for item in formats]
             fields: Any = {"names": names, "formats": parsed, "offsets": offsets, "itemsize": itemsize}
-            return np.dtype(fields, align=bool(aligned))
+            structured: np.dtype[Any] = np.dtype(fields, align=bool(aligned))
+            return structured
     except (TypeError, OverflowError) as error:
         raise ValueError(str(error)) from None
     raise ValueError(f"{node!r} is no dtype")
 
 
 def _node(dtype: np.dtype[Any]) -> Any:
+    if not dtype.itemsize:
+        return None
     if dtype.names is not None:
         return _structured_node(dtype)
     if dtype.subdtype is not None:
@@ -84,7 +89,7 @@ def _parse_text(text: str) -> np.dtype[Any]:
             raise ValueError(str(error)) from None
     if long := _LONG.fullmatch(text):
         if int(long[2]) != _MANTISSA:
-            raise ValueError(f"{text!r} is the long double of another kind of processor")
+            raise Unavailable(f"its dtype {text!r} is the long double of another kind of processor")
         return np.dtype(long[1])
     if not _EXTENSION.fullmatch(text):
         raise ValueError(f"{text!r} is no dtype")
@@ -96,7 +101,7 @@ def _parse_text(text: str) -> np.dtype[Any]:
         ) from error
     scalar = getattr(ml_dtypes, text, None)
     if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
-        raise ValueError(f"the ml_dtypes installed here has no {text!r}")
+        raise Unavailable(f"the ml_dtypes installed here has no {text!r}")
     return np.dtype(scalar)
 
 

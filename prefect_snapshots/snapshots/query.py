@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, lookup
+from .records import Record, finder
 
 if TYPE_CHECKING:
     from .manager import SnapshotManager
@@ -27,8 +27,8 @@ class Expression:
     loads = False
     """Whether the condition needs the data."""
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        """The ids, among the given ones, that meet the condition."""
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+        """Those of the given snapshots that meet the condition, in their order."""
         raise NotImplementedError
 
     def __and__(self, other: Expression) -> Expression:
@@ -53,11 +53,12 @@ class ByTag(Expression):
         self.tags = [tags] if isinstance(tags, str) else list(tags)
         self.require_all = require_all
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        sets = [{name for name in manager.records.tagged(tag) if name in among} for tag in self.tags]
-        if not sets:
-            return set(among) if self.require_all else set()
-        return set.intersection(*sets) if self.require_all else set.union(*sets)
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+        tagged = [set(manager.records.tagged(tag)) for tag in self.tags]
+        if not tagged:
+            return among if self.require_all else {}
+        wanted = set.intersection(*tagged) if self.require_all else set.union(*tagged)
+        return _in_order(among, wanted)
 
 
 class ByMetadata(Expression):
@@ -72,11 +73,11 @@ class ByMetadata(Expression):
         self.key = key
         self.value = value
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        key, value = self.key, self.value
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+        find, value = finder(self.key, _ANY), self.value
         if value is _ANY:
-            return {name for name, record in among.items() if lookup(record.metadata, key, _ANY) is not _ANY}
-        return {name for name, record in among.items() if lookup(record.metadata, key, _ANY) == value}
+            return {name: record for name, record in among.items() if find(record.metadata) is not _ANY}
+        return {name: record for name, record in among.items() if find(record.metadata) == value}
 
 
 class ByTimeRange(Expression):
@@ -91,10 +92,10 @@ class ByTimeRange(Expression):
         # Times are shown to the microsecond, so that the end includes all of its last one.
         self.end = None if end is None else to_nanoseconds(parse_time(end)) + 999
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
         start = self.start if self.start is not None else -(2**63)
         end = self.end if self.end is not None else 2**63
-        return {name for name, record in among.items() if start <= record.time <= end}
+        return {name: record for name, record in among.items() if start <= record.time <= end}
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class ByContent(Expression):
     fn: Callable[[Any], bool]
     loads = True
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        return {name for name, record in among.items() if self.fn(manager.snapshot_of(record).data)}
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+        return {name: record for name, record in among.items() if self.fn(manager.snapshot_of(record).data)}
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ class ByLeaf(Expression):
     fn: Callable[[Any], bool]
     loads = True
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
         from .values import iter_leaves
 
         return {
-            name
+            name: record
             for name, record in among.items()
             if any(self.fn(leaf) for _, leaf in iter_leaves(manager.snapshot_of(record).data))
         }
@@ -130,8 +131,8 @@ class _BySnapshot(Expression):
     fn: Callable[[Snapshot[Any]], bool]
     loads = True
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        return {name for name, record in among.items() if self.fn(manager.snapshot_of(record))}
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+        return {name: record for name, record in among.items() if self.fn(manager.snapshot_of(record))}
 
 
 class _And(Expression):
@@ -140,12 +141,10 @@ class _And(Expression):
         self.parts = sorted(parts, key=lambda part: part.loads)
         self.loads = any(part.loads for part in parts)
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        left = among
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
         for part in self.parts:
-            found = part.select(manager, left)
-            left = {name: record for name, record in left.items() if name in found}
-        return set(left)
+            among = part.select(manager, among)
+        return among
 
 
 class _Or(Expression):
@@ -153,11 +152,12 @@ class _Or(Expression):
         self.parts = sorted(parts, key=lambda part: part.loads)
         self.loads = any(part.loads for part in parts)
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
         found: set[str] = set()
         for part in self.parts:
-            found |= part.select(manager, {name: record for name, record in among.items() if name not in found})
-        return found
+            # What one part found already is not loaded again for the next.
+            found.update(part.select(manager, {name: record for name, record in among.items() if name not in found}))
+        return _in_order(among, found)
 
 
 class _Not(Expression):
@@ -165,8 +165,13 @@ class _Not(Expression):
         self.part = part
         self.loads = part.loads
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> set[str]:
-        return set(among) - self.part.select(manager, among)
+    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+        found = self.part.select(manager, among)
+        return {name: record for name, record in among.items() if name not in found}
+
+
+def _in_order(among: dict[str, Record], wanted: set[str]) -> dict[str, Record]:
+    return {name: record for name, record in among.items() if name in wanted}
 
 
 class Query:
@@ -186,9 +191,7 @@ class Query:
             >>> manager.query.evaluate(ByTag("best") & ~ByMetadata("lr", 0.2))
             ['a']
         """
-        records = self._manager.current_records().by_id
-        found = expression.select(self._manager, records)
-        return list(found) if len(found) < 2 else [name for name in records if name in found]
+        return list(expression.select(self._manager, self._manager.current_records().by_id))
 
     def by_tags(self, tags: str | Sequence[str], require_all: bool = True) -> list[str]:
         """The ids with these tags, all of them or any."""

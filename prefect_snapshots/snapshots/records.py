@@ -108,6 +108,7 @@ class Records:
                 body.get("time", event.time),
                 body.get("metadata") or {},
                 dict.fromkeys(body.get("tags") or ()),
+                body.get("pinned", False),
             )
             self.by_id[record.id] = record
             self._ids[event.sequence] = record.id
@@ -187,18 +188,23 @@ class Ranking:
         newest_first = sorted(records, key=lambda record: record.sequence, reverse=True)
         if self.cmp is not None:
             compare = self.cmp
-            pairs = [(record, snapshot(record)) for record in newest_first]
-            pairs.sort(key=functools.cmp_to_key(lambda a, b: _sign(compare(b[1], a[1]))))
-            return [record for record, _ in pairs]
-        if self.rank_by is not None:
-            newest_first.sort(key=self._key)
-        return newest_first
+            snapshots = {record.sequence: snapshot(record) for record in newest_first}
 
-    def _key(self, record: Record) -> tuple[bool, float]:
-        value = lookup(record.metadata, cast(str, self.rank_by), None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return True, 0.0
-        return False, -value if self.mode == "max" else value
+            def order(a: Record, b: Record) -> int:
+                return _sign(compare(snapshots[b.sequence], snapshots[a.sequence]))
+
+            newest_first.sort(key=functools.cmp_to_key(order))
+        if self.rank_by is not None:
+            find, sign = finder(self.rank_by, None), -1 if self.mode == "max" else 1
+
+            def key(record: Record) -> tuple[bool, float]:
+                value = find(record.metadata)
+                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                    return True, 0.0
+                return False, sign * value
+
+            newest_first.sort(key=key)
+        return newest_first
 
 
 def _sign(value: float) -> int:
@@ -208,16 +214,23 @@ def _sign(value: float) -> int:
 # --- metadata and tags -------------------------------------------------------------------------------------------
 
 
-def lookup(metadata: Mapping[str, Any], key: str, default: Any) -> Any:
-    """The value at a dotted key; a key that itself has dots is found first."""
-    if key in metadata:
-        return metadata[key]
-    value: Any = metadata
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return default
-        value = value[part]
-    return value
+def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
+    """A function from metadata to the value at a dotted key. A key that itself has dots is found first."""
+    if "." not in key:
+        return lambda metadata: metadata.get(key, default)
+    parts = key.split(".")
+
+    def find(metadata: dict[str, Any]) -> Any:
+        if key in metadata:
+            return metadata[key]
+        value: Any = metadata
+        for part in parts:
+            if type(value) is not dict or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    return find
 
 
 def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 import numpy as np
 
-from .classes import ClassNotFound, reference
+from .classes import Unavailable, reference
 from .dtypes import dtype_node, parse_dtype
 
 Node = Any
@@ -85,7 +85,7 @@ def plain_value(node: Node, find: Callable[[str], type]) -> Any:
         find: finds the class of an enum by its reference.
 
     Raises:
-        ClassNotFound: of an enum.
+        Unavailable: it names an enum, a time zone or a dtype that does not exist here.
         ValueError, TypeError, ArithmeticError: the node is damaged.
     """
     if type(node) is not list:
@@ -97,7 +97,7 @@ def plain_value(node: Node, find: Callable[[str], type]) -> Any:
     form = FORMS.get(code)
     if form is None or len(arguments) != len(form.arguments) or not all(map(isinstance, arguments, form.arguments)):
         raise ValueError(f"code {code!r} with {len(arguments)} arguments is no plain value")
-    return _enum_member(*arguments, find) if code == ENUM else form.read(*arguments)
+    return form.read(*arguments, find) if code == ENUM else form.read(*arguments)
 
 
 def key_text(node: Node) -> str:
@@ -147,6 +147,11 @@ def integer_of(data: bytes | bytearray) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
+def no_class(name: str) -> type:
+    """Finds no class, for those who want values of other types only."""
+    raise Unavailable(f"its class {name!r} is not looked up here")
+
+
 # --- how types are written -----------------------------------------------------------------------------------------
 
 
@@ -170,7 +175,7 @@ def _integer_node(value: int) -> Node:
 def _numpy_node(value: np.generic) -> Node:
     array = np.asarray(value)
     dtype = dtype_node(array.dtype)
-    if dtype is None or type(array[()]) is not type(value):
+    if dtype is None or type(value) is not array.dtype.type:
         raise NotPlain
     return [NUMPY_SCALAR, array.tobytes(), dtype]
 
@@ -234,18 +239,14 @@ WRITERS: dict[type, Callable[[Any], Node]] = {
 
 
 def _value(node: Node) -> Any:
-    return plain_value(node, _no_class)
-
-
-def _no_class(name: str) -> type:
-    raise ClassNotFound(f"its class {name!r} is not looked up here")
+    return plain_value(node, no_class)
 
 
 def _enum_member(name: str, member: str, find: Callable[[str], type]) -> Enum:
     cls = find(name)
     found = cls.__members__.get(member) if issubclass(cls, Enum) else None
     if found is None:
-        raise ClassNotFound(f"{name!r} is no enum with a member {member!r}")
+        raise Unavailable(f"{name!r} is no enum with a member {member!r}")
     return found
 
 
@@ -256,7 +257,7 @@ def _zone(node: Node) -> dt.tzinfo | None:
         try:
             return zoneinfo.ZoneInfo(node)
         except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
-            raise ValueError(f"the time zone {node!r} is not known here (pip install tzdata)") from error
+            raise Unavailable(f"its time zone {node!r} is not known here (pip install tzdata)") from error
     offset, *name = node
     return dt.timezone(dt.timedelta(microseconds=offset), *name)
 

@@ -1,0 +1,273 @@
+"""Arrays: what their bytes are, and how they come back.
+
+NumPy arrays and JAX arrays are written alike: dtype, shape and the elements' bytes, handed on without a copy wherever
+the memory is contiguous. JAX is never imported to write; it is imported to read an array that was one.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MissingDependency
+from .classes import Unavailable
+from .dtypes import dtype_node, parse_dtype
+
+Buffer = memoryview | bytes
+
+FORTRAN, WEAK = 1, 2
+"""Flags: elements lie in Fortran order; the JAX array is weakly typed, as `jnp.asarray(1.0)` is."""
+
+_CASTABLE = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))
+"""Dtypes that the buffer protocol and `memoryview.cast` know."""
+_DIMENSIONS = 64
+_ALIGNMENT = 64
+"""What JAX asks of memory that it adopts on the CPU instead of copying it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """What an array is, without its elements."""
+
+    dtype: np.dtype[Any]
+    """Of a key array: that of the data below it."""
+    shape: tuple[int, ...]
+    """As above."""
+    flags: int
+    implementation: str | None = None
+    """Of an array of random keys: its generator."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def dtype_name(self) -> str:
+        return f"key<{self.implementation}>" if self.implementation else str(self.dtype)
+
+
+class NotAnArrayOfBytes(Exception):
+    """The elements are not plain bytes: only pickle can store this array."""
+
+
+class NotAtHand(Exception):
+    """The elements of a JAX array cannot be read here; the text says why."""
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """What is written of an array."""
+
+    dtype: Any
+    """The manifest form."""
+    flags: int
+    shape: tuple[int, ...]
+    nbytes: int
+    read: Callable[[], Buffer]
+    """Gives the elements; waits for a copy from a device that was started already."""
+    implementation: str | None = None
+
+
+def numpy_parts(array: NDArray[Any]) -> Parts:
+    """
+    Raises:
+        NotAnArrayOfBytes: its elements are objects or strings of variable width.
+    """
+    dtype = dtype_node(array.dtype)
+    if dtype is None:
+        raise NotAnArrayOfBytes
+    shape, flags = array.shape, 0
+    if not array.flags.c_contiguous:
+        if array.flags.f_contiguous:
+            array, flags = array.T, FORTRAN
+        else:
+            array = np.ascontiguousarray(array)
+    return Parts(dtype, flags, shape, array.nbytes, lambda: bytes_of(array))
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    """The memory of a contiguous array, as flat bytes."""
+    if array.size == 0:
+        return memoryview(b"")
+    if array.dtype in _CASTABLE:
+        return array.data.cast("B")
+    return array.reshape(-1).view(np.uint8).data
+
+
+def jax_parts(array: Any) -> Parts:
+    """For random keys, dtype and shape are those of the data below.
+
+    Raises:
+        NotAtHand: the array is traced, deleted, or spread over several processes.
+    """
+    jax: Any = sys.modules["jax"]
+    if isinstance(array, jax.core.Tracer):
+        raise NotAtHand("it is a traced value: save outside of jit, grad and vmap")
+    if array.is_deleted():
+        raise NotAtHand("this array was deleted, or donated to a jitted function")
+    dtype = dtype_node(array.dtype) if isinstance(array.dtype, np.dtype) else None
+    if dtype is None:
+        implementation = jax.random.key_impl(array)
+        if not isinstance(implementation, str):
+            raise NotAtHand(f"its random number generator, {implementation}, is not registered with JAX")
+        return jax_parts(jax.random.key_data(array))._replace(implementation=implementation)
+    nbytes = array.size * array.dtype.itemsize
+    return Parts(dtype, WEAK if array.weak_type else 0, array.shape, nbytes, _reader(array))
+
+
+def _reader(array: Any) -> Callable[[], Buffer]:
+    if array.dtype in _CASTABLE and array.size:
+        try:
+            view = memoryview(array)
+        except (BufferError, ValueError):  # not on the CPU, or on several devices
+            pass
+        else:
+            if view.c_contiguous:
+                return lambda: view.cast("B")
+    if array.is_fully_replicated:
+        local = _local(array)
+        return lambda: bytes_of(np.ascontiguousarray(np.asarray(local)))
+    if not array.is_fully_addressable:
+        raise NotAtHand(
+            "it is spread over several processes: gather it with jax.experimental.multihost_utils.process_allgather"
+        )
+    parts = [(shard.index, _local(shard.data)) for shard in array.addressable_shards if shard.replica_id == 0]
+    return lambda: _joined(array.shape, array.dtype, parts)
+
+
+def _local(array: Any) -> Any:
+    """A new array over the memory of one device, on its way to the host.
+
+    JAX keeps the copy on the host as long as the array it was made of: that must not be the caller's array.
+    """
+    local = array.addressable_data(0)
+    local.copy_to_host_async()
+    return local
+
+
+def _joined(shape: tuple[int, ...], dtype: np.dtype[Any], parts: Sequence[tuple[Any, Any]]) -> memoryview:
+    whole = np.empty(shape, dtype)
+    for index, part in parts:
+        whole[index] = np.asarray(part)
+    return bytes_of(whole)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def array_spec(dtype: Any, flags: Any, shape: Sequence[Any], nbytes: int, implementation: Any = None) -> ArraySpec:
+    """What a manifest says of an array.
+
+    Raises:
+        ValueError: it contradicts itself.
+        Unavailable, MissingDependency: its dtype does not exist here.
+    """
+    if not all(type(number) is int and number >= 0 for number in (flags, *shape)) or len(shape) > _DIMENSIONS:
+        raise ValueError(f"{shape} with flags {flags!r} is no shape")
+    if type(implementation) not in (str, type(None)):
+        raise ValueError(f"{implementation!r} is no random number generator")
+    spec = ArraySpec(parse_dtype(dtype), tuple(shape), flags, implementation)
+    if spec.nbytes != nbytes or not spec.dtype.itemsize:
+        raise ValueError(f"{spec} does not have {nbytes} bytes")
+    return spec
+
+
+def empty(spec: ArraySpec, *, aligned: bool) -> tuple[NDArray[Any], memoryview]:
+    """A new writable array, and its memory, to be filled in the order in which it was written.
+
+    Arguments:
+        spec: what to make.
+        aligned: whether its memory shall be such that JAX can adopt it.
+    """
+    shape = spec.shape[::-1] if spec.flags & FORTRAN else spec.shape
+    if aligned:
+        memory = np.empty(spec.nbytes + _ALIGNMENT, np.uint8)
+        start = -memory.__array_interface__["data"][0] % _ALIGNMENT
+        array = memory[start : start + spec.nbytes].view(spec.dtype).reshape(shape)
+    else:
+        array = np.empty(shape, spec.dtype)
+    return array.T if spec.flags & FORTRAN else array, bytes_of(array)
+
+
+def check_jax(spec: ArraySpec) -> None:
+    """
+    Raises:
+        MissingDependency: JAX is not installed.
+        Unavailable: JAX would change the dtype, or does not know the generator of keys.
+    """
+    jax = _jax()
+    if spec.implementation is not None:
+        key_form(spec.implementation)
+    if jax.dtypes.canonicalize_dtype(spec.dtype) != spec.dtype:
+        raise Unavailable(
+            f"it was stored as {spec.dtype}, which JAX would cut to {jax.dtypes.canonicalize_dtype(spec.dtype)} here: "
+            "set jax_enable_x64, or restore it as NumPy with like="
+        )
+
+
+@lru_cache
+def key_form(implementation: str) -> tuple[Any, int]:
+    """The dtype of an array of random keys, and how many dimensions the data below have more.
+
+    Raises:
+        Unavailable: JAX knows no generator of this name.
+    """
+    jax = _jax()
+    try:
+        key = jax.random.key(0, impl=implementation)
+    except ValueError as error:
+        raise Unavailable(f"JAX has no random number generator {implementation!r} here") from error
+    return key.dtype, jax.random.key_data(key).ndim
+
+
+def to_jax(arrays: Sequence[tuple[NDArray[Any], ArraySpec, Any]]) -> list[Any]:
+    """JAX arrays with the contents of freshly filled NumPy ones, whose memory they adopt where JAX can.
+
+    Arguments:
+        arrays: each with what it is, and the sharding to put it onto, or None for JAX's default device.
+    """
+    if not arrays:
+        return []
+    jax = _jax()
+    hosts = [host for host, _, _ in arrays]
+    shardings = [None if spec.implementation else sharding for _, spec, sharding in arrays]
+    if not any(shardings):
+        placed = jax.device_put(hosts)
+    else:
+        placed = [_place(jax, host, sharding) for host, sharding in zip(hosts, shardings, strict=True)]
+    return [_finish(jax, array, spec, sharding) for array, (_, spec, sharding) in zip(placed, arrays, strict=True)]
+
+
+def _place(jax: Any, host: NDArray[Any], sharding: Any) -> Any:
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(host, sharding)
+    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+
+def _finish(jax: Any, array: Any, spec: ArraySpec, sharding: Any) -> Any:
+    if spec.implementation is not None:
+        keys = jax.random.wrap_key_data(array, impl=spec.implementation)
+        return keys if sharding is None else jax.device_put(keys, sharding)
+    if spec.flags & WEAK:
+        # JAX has no public function for it; 1.0 * array would make a strong type
+        return jax.lax.convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
+    return array
+
+
+def _jax() -> Any:
+    try:
+        import jax
+    except ImportError as error:
+        raise MissingDependency(
+            "this was a JAX array: pip install 'prefect-snapshots[jax]', or restore it as NumPy with like=", name="jax"
+        ) from error
+    return jax

@@ -1,0 +1,212 @@
+"""Where a manager keeps its snapshots: in memory, or in a repository. Both keep the same records by the same events."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..errors import DamagedVersion, IntegrityError, InvalidArgument, UnserialisableLeaf
+from ..repository.catalog import Event
+from ..repository.chunking import Buffer
+from ..repository.contents import ContentReader, Stored, Writer, inline
+from ..repository.repository import Draft, Repository
+from .records import Record, Records
+from .values import Encoded, decode, describe, encode
+
+KIND = "snapshots"
+
+MakeDraft = Callable[[], Draft | None]
+
+
+class Backend(Protocol):
+    """What a manager asks of the place where it keeps snapshots."""
+
+    records: Records
+
+    def refresh(self) -> None:
+        """Learn what other writers did."""
+
+    def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
+        """A value in the form that `put` takes. `detach`: it may change, or its memory vanish, before that."""
+
+    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
+        """Commit a snapshot; None when the draft is None."""
+
+    def note(self, draft: MakeDraft) -> Event | None:
+        """Commit a change that carries no value."""
+
+    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
+        """Commit a snapshot with the value of another one."""
+
+    def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
+        """The value of a snapshot."""
+
+    def encoded(self, record: Record) -> tuple[bytes, bytes]:
+        """Manifest and body of a snapshot, for a file."""
+
+
+class Memory:
+    """Snapshots in this process, as live references or deep copies. Nothing outlives it."""
+
+    def __init__(self, deepcopy_on_save: bool, deepcopy_on_retrieve: bool) -> None:
+        self.records = Records()
+        self._on_save = deepcopy_on_save
+        self._on_retrieve = deepcopy_on_retrieve
+        self._values: dict[int, Any] = {}
+        self._tokens: dict[bytes, Event] = {}
+        self._next = 1
+        self._lock = threading.RLock()
+
+    def refresh(self) -> None:
+        """There are no other writers."""
+
+    def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
+        return _copied(value) if detach or (self._on_save if deepcopy is None else deepcopy) else value
+
+    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
+        with self._lock:
+            if token is not None and token in self._tokens:
+                return self._tokens[token]
+            event = self._commit(draft, token or b"")
+            if event is not None:
+                self._values[event.sequence] = prepared
+            return event
+
+    def note(self, draft: MakeDraft) -> Event | None:
+        with self._lock:
+            return self._commit(draft, b"")
+
+    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
+        return self.put(draft, copy.deepcopy(self._values[source.sequence]), None)
+
+    def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
+        value = self._values[record.sequence]
+        if leaves is not None or like is not None:
+            encoded = encode(value)
+            return decode(encoded.manifest, HeldBody(b"".join(encoded.buffers)), leaves=leaves, like=like)
+        return _copied(value) if (self._on_retrieve if deepcopy is None else deepcopy) else value
+
+    def encoded(self, record: Record) -> tuple[bytes, bytes]:
+        encoded = encode(self._values[record.sequence])
+        return encoded.manifest, b"".join(encoded.buffers)
+
+    def _commit(self, draft: MakeDraft, token: bytes) -> Event | None:
+        plan = draft()
+        if plan is None:
+            return None
+        event = Event(self._next, b"", 0, token, time.time_ns(), plan.kind, plan.body, None, tuple(plan.deletes))
+        self._next += 1
+        self.records.apply(event)
+        if token:
+            self._tokens[token] = event
+        for sequence in plan.deletes:
+            self._values.pop(sequence, None)
+        return event
+
+
+class Durable:
+    """Snapshots in a repository. A save has survived a power loss when it returns."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self.repository = repository
+        self.records = Records()
+        self._stream = repository.stream(KIND, name, self.records.apply)
+
+    def refresh(self) -> None:
+        self._stream.refresh()
+
+    def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
+        _refuse_references(deepcopy)
+        encoded = encode(value, allow_pickle=self.repository.allow_pickle)
+        return Encoded(encoded.manifest, [bytes(part) for part in encoded.buffers]) if detach else encoded
+
+    def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
+        travelling = inline(prepared.manifest, prepared.buffers)
+        if travelling is not None:
+            return self.repository.commit(self._stream, draft, content=travelling, token=token)
+
+        def store(writer: Writer) -> Stored:
+            return writer.store(prepared.manifest, prepared.buffers)
+
+        return self.repository.commit(self._stream, draft, store=store, token=token)
+
+    def note(self, draft: MakeDraft) -> Event | None:
+        return self.repository.commit(self._stream, draft)
+
+    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
+        content = source.event.content
+        assert content is not None
+        if content.depth == 0:
+            data = bytes(self._stream.inline(source.sequence))
+            return self.repository.commit(self._stream, draft, content=Stored(content, data))
+        return self.repository.commit(self._stream, draft, store=lambda writer: writer.adopt(content, b""))
+
+    def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
+        _refuse_references(deepcopy)
+        manifest, body = self._open(record)
+        try:
+            return decode(manifest, body, leaves=leaves, like=like, allow_pickle=self.repository.allow_pickle)
+        except IntegrityError as error:
+            raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
+
+    def encoded(self, record: Record) -> tuple[bytes, bytes]:
+        manifest, body = self._open(record)
+        return manifest, body.read(0, body.body_size)
+
+    def content(self, record: Record) -> tuple[bytes, ContentReader]:
+        """Manifest and body of a snapshot, for a comparison that reads only what differs."""
+        return self._open(record)
+
+    def _open(self, record: Record) -> tuple[bytes, ContentReader]:
+        try:
+            body = self.repository.read(self._stream, record.event)
+            return body.manifest, body
+        except IntegrityError as error:
+            raise DamagedVersion(self._label(record), "", str(error)) from error
+
+    def _label(self, record: Record) -> str:
+        return f"snapshot {record.id!r} of {self._stream.name!r}"
+
+
+class HeldBody:
+    """A body that is in memory, as the reader that `decode` takes."""
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = memoryview(data)
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the body."""
+        return len(self._data)
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Copy out of it."""
+        for offset, view in targets:
+            view[:] = self._data[offset : offset + len(view)]
+
+
+def _copied(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except (TypeError, copy.Error) as error:
+        raise UnserialisableLeaf(
+            "", f"it cannot be copied ({error}): keep a live reference with deepcopy=False"
+        ) from error
+
+
+def _refuse_references(deepcopy: bool | None) -> None:
+    if deepcopy is False:
+        raise InvalidArgument("a snapshot in a repository is always a copy: leave out deepcopy=False")
+
+
+def _damaged_leaf(manifest: bytes, body: ContentReader) -> str:
+    """The first leaf that cannot be read."""
+    for leaf in describe(manifest):
+        try:
+            body.read(leaf.offset, leaf.nbytes)
+        except IntegrityError:
+            return f"leaf {leaf.path or '(the value itself)'}"
+    return ""

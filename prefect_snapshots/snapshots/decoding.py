@@ -1,0 +1,388 @@
+"""Bytes -> values. The words are those of `values`."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..errors import LeafError, PickleRefused, StructureMismatch
+from .arrays import ArraySpec, check_jax, empty, key_form, to_jax
+from .classes import Unavailable, find_class
+from .manifest import (
+    ARRAY,
+    BYTEARRAY,
+    BYTES,
+    JAX_ARRAY,
+    JAX_KEYS,
+    LONG_INTEGER,
+    LONG_TEXT,
+    PICKLE,
+    StoredLeaf,
+    array_spec_of,
+    damaged,
+    distrust,
+    leaf_info,
+    parse,
+)
+from .scalars import integer_of, no_class, plain_value, text_of
+from .structure import (
+    DATACLASS,
+    DEFAULT_DICT,
+    DEQUE,
+    FACTORIES,
+    NAMED_TUPLE,
+    PLACEHOLDER,
+    REGISTERED,
+    Branch,
+    Kind,
+    Static,
+    branches_of,
+    build,
+    leaf_paths,
+    leaves_of,
+    outline,
+    path_of,
+    prune,
+    record_of,
+    same_paths,
+    select,
+)
+
+
+class BodyReader(Protocol):
+    """Where a body is read from."""
+
+    @property
+    def body_size(self) -> int:
+        """The length of the body in bytes."""
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each writable buffer with the verified bytes of the body from its offset on."""
+
+
+def decode(
+    manifest: bytes,
+    body: BodyReader,
+    *,
+    leaves: str | Sequence[str] | None = None,
+    like: Any = None,
+    allow_pickle: bool = True,
+) -> Any:
+    """The value that was encoded, or a part of it.
+
+    Arrays come back in new writable memory, JAX arrays on JAX's default device. All bytes that are needed are read by
+    one call.
+
+    Arguments:
+        manifest: of the value.
+        body: reads its body.
+        leaves: patterns of paths (`encoder/**`, `**/bias`, see `paths.matcher`). Only matching leaves are read. Dicts
+            and sets keep what leads to a match; other containers keep their shape and have `...` elsewhere.
+        like: a value whose containers, of any type, have the same paths. It gives the types of containers, what JAX
+            knows as static, and for each array (or `jax.ShapeDtypeStruct`) whether it comes back as NumPy or JAX and
+            onto which sharding. Shapes and dtypes must be equal. Leaves that are no arrays take what is stored.
+        allow_pickle: whether what was pickled may be unpickled, and modules of classes may be imported.
+
+    Raises:
+        IntegrityError: the manifest is damaged.
+        UnsupportedFormat: a newer version wrote it.
+        PickleRefused: a wanted leaf was pickled, and `allow_pickle` is False.
+        StructureMismatch: the value does not look `like` this.
+        LeafError: no leaf matches, or one cannot be made here: its class is gone, its time zone unknown.
+        MissingDependency: JAX is needed and not installed.
+
+    Example:
+        >>> from prefect_snapshots.snapshots.encoding import encode
+        >>> class Body:
+        ...     def __init__(self, buffers):
+        ...         self.data = b"".join(buffers)
+        ...         self.body_size = len(self.data)
+        ...     def read_into(self, targets):
+        ...         for offset, view in targets:
+        ...             view[:] = self.data[offset : offset + len(view)]
+        >>> encoded = encode({"weights": np.arange(3, dtype=np.int8), "loss": 0.5})
+        >>> decode(encoded.manifest, Body(encoded.buffers))
+        {'weights': array([0, 1, 2], dtype=int8), 'loss': 0.5}
+        >>> decode(encoded.manifest, Body(encoded.buffers), leaves="loss")
+        {'loss': 0.5}
+    """
+    decoder = _Decoder(manifest, body, allow_pickle)
+    return decoder.as_stored(leaves) if like is None else decoder.alike(like, leaves)
+
+
+def decode_leaves(
+    manifest: bytes, body: BodyReader, paths: Collection[str], *, allow_pickle: bool = True
+) -> dict[str, Any]:
+    """Leaves by path. Containers are not put together, so their classes need not exist here.
+
+    Arguments:
+        manifest: of the value.
+        body: reads its body.
+        paths: of the leaves, as `describe` names them; others are ignored.
+        allow_pickle: whether what was pickled may be unpickled, and modules of enums may be imported.
+
+    Raises:
+        IntegrityError, UnsupportedFormat, PickleRefused, LeafError, MissingDependency: as `decode`.
+    """
+    return _Decoder(manifest, body, allow_pickle).leaves(paths)
+
+
+class _Target(NamedTuple):
+    """Where an array shall be."""
+
+    on_jax: bool
+    sharding: Any = None
+    """None for JAX's default device."""
+
+
+class _Reading(NamedTuple):
+    """A leaf on its way: the buffers that its bytes go to, and what makes the value of them."""
+
+    views: list[memoryview]
+    finish: Callable[[], Any]
+    jax: tuple[ArraySpec, Any] | None = None
+    """For an array that goes to JAX: what it is, and onto which sharding."""
+
+
+_Wanted = tuple[Any, _Target | None]
+"""A leaf, and where its array shall be; None for where it was."""
+
+
+class _Decoder:
+    def __init__(self, manifest: bytes, body: BodyReader, allow_pickle: bool) -> None:
+        stored = parse(manifest)
+        if stored.nbytes != body.body_size:
+            raise damaged(f"it describes a body of {stored.nbytes} bytes, and there are {body.body_size}")
+        self._root = stored.root
+        self._entries = stored.classes
+        self._body = body
+        self._allow_pickle = allow_pickle
+
+    def as_stored(self, leaves: str | Sequence[str] | None) -> Any:
+        with distrust():
+            root = self._root if leaves is None else select(self._root, leaves)
+            for branch in branches_of(root):
+                self._resolve(branch)
+        found = self._restore([(leaf, None) for leaf in leaves_of(root)])
+        with distrust():
+            return build(root, iter(found))
+
+    def alike(self, like: Any, leaves: str | Sequence[str] | None) -> Any:
+        shape = outline(like, static=True)
+        with distrust():
+            root = self._root if leaves is None else select(self._root, leaves)
+            stored = {path: leaf for path, leaf in leaf_paths(root) if leaf is not PLACEHOLDER}
+        if leaves is not None:
+            shape = prune(shape, stored.__contains__)
+        asked = leaf_paths(shape)
+        static = {path for path, form in asked if type(form) is Static and form is not PLACEHOLDER}
+        below = tuple(f"{path}/" for path in static)
+        stored = {path: leaf for path, leaf in stored.items() if path not in static and not path.startswith(below)}
+        same_paths(stored, {path: form for path, form in asked if type(form) is not Static}, "what is stored", "like=")
+        wanted: list[_Wanted] = [
+            (form, None) if type(form) is Static else (stored[path], _target(path, stored[path], form))
+            for path, form in asked
+        ]
+        return build(shape, iter(self._restore(wanted)))
+
+    def leaves(self, paths: Collection[str]) -> dict[str, Any]:
+        with distrust():
+            wanted = {path: leaf for path, leaf in leaf_paths(self._root) if path in paths}
+        found = self._restore([(leaf, None) for leaf in wanted.values()])
+        return dict(zip(wanted, found, strict=True))
+
+    def _restore(self, wanted: Sequence[_Wanted]) -> list[Any]:
+        """The values of leaves. Reads all their bytes at once."""
+        found: list[Any] = [leaf.value if type(leaf) is Static else leaf for leaf, _ in wanted]
+        readings: dict[int, _Reading] = {}
+        targets: list[tuple[int, memoryview]] = []
+        with distrust():
+            for number, (leaf, target) in enumerate(wanted):
+                if type(leaf) is StoredLeaf:
+                    reading = readings[number] = self._open(leaf, target)
+                    offset = leaf.offset
+                    for view in reading.views:
+                        targets.append((offset, view))
+                        offset += len(view)
+        if any(len(view) for _, view in targets):
+            self._body.read_into(targets)
+        with distrust():
+            for number, reading in readings.items():
+                found[number] = self._finish(found[number], reading)
+        to_place = [(number, reading.jax) for number, reading in readings.items() if reading.jax is not None]
+        placed = to_jax([(found[number], *jax) for number, jax in to_place])
+        for (number, _), array in zip(to_place, placed, strict=True):
+            found[number] = array
+        return found
+
+    def _open(self, leaf: StoredLeaf, target: _Target | None) -> _Reading:
+        code = leaf.node[0]
+        if code in _OPENERS:
+            return _OPENERS[code](leaf.sizes[0])
+        if code == PICKLE:
+            return self._open_pickle(leaf)
+        try:
+            if code in _ARRAYS or target is not None:
+                return _open_array(leaf, target)
+        except Unavailable as error:
+            raise LeafError(path_of(self._root, leaf), str(error)) from error
+        return _Reading([], partial(plain_value, leaf.node, self._find_enum))
+
+    def _open_pickle(self, leaf: StoredLeaf) -> _Reading:
+        path = path_of(self._root, leaf)
+        if not self._allow_pickle:
+            raise PickleRefused(path, "was stored with pickle, and allow_pickle is False")
+        stream, *buffers = (np.empty(size, np.uint8) for size in leaf.sizes)
+        return _Reading([stream.data, *(buffer.data for buffer in buffers)], partial(_unpickle, path, stream, buffers))
+
+    def _finish(self, leaf: StoredLeaf, reading: _Reading) -> Any:
+        try:
+            return reading.finish()
+        except Unavailable as error:
+            raise LeafError(path_of(self._root, leaf), str(error)) from error
+
+    # --- branches
+
+    def _resolve(self, branch: Branch) -> None:
+        """Find the class, and what else it takes to put a stored branch together."""
+        try:
+            if branch.keys is not None:
+                branch.names = [plain_value(key, self._find_enum) for key in branch.keys]
+            branch.maker = _RESOLVERS[branch.kind](self, branch) if branch.kind in _RESOLVERS else None
+        except Unavailable as error:
+            raise LeafError(
+                path_of(self._root, branch), f"{error}: pass like= or choose others with leaves="
+            ) from error
+
+    def _find_enum(self, name: str) -> type:
+        return find_class(name, importing=self._allow_pickle)
+
+    def _find_record(self, branch: Branch) -> type:
+        """The class of a named tuple or dataclass, which must have the fields that were stored."""
+        if type(branch.maker) is not int or branch.maker < 0:
+            raise ValueError(f"{branch.maker!r} is no number of a class")
+        entry = self._entries[branch.maker]
+        name, by_value = (entry, None) if type(entry) is str else entry
+        expected = branch.kind, tuple(branch.names)
+        try:
+            found = find_class(name, importing=self._allow_pickle and by_value is None)
+        except Unavailable:
+            if by_value is None:
+                raise
+        else:
+            if record_of(found) == expected:
+                return found
+            if by_value is None:
+                raise Unavailable(f"{name!r} is here no {branch.kind.name} with the fields {', '.join(branch.names)}")
+        path = path_of(self._root, branch)
+        if not self._allow_pickle:
+            raise PickleRefused(path, f"its class {name!r} was stored with pickle, and allow_pickle is False")
+        made = _unpickle(path, by_value, ())
+        if not isinstance(made, type) or record_of(made) != expected:
+            raise ValueError(f"what was stored for {name!r} is no {branch.kind.name}")
+        return made
+
+    def _refuse_registered(self, branch: Branch) -> Any:
+        raise Unavailable(f"only JAX knows how to put a {branch.maker} together")
+
+
+_RESOLVERS: dict[Kind, Callable[[_Decoder, Branch], Any]] = {
+    DEQUE: lambda _, branch: branch.maker,
+    DEFAULT_DICT: lambda _, branch: None if branch.maker is None else FACTORIES[branch.maker],
+    NAMED_TUPLE: _Decoder._find_record,
+    DATACLASS: _Decoder._find_record,
+    REGISTERED: _Decoder._refuse_registered,
+}
+
+
+# --- leaves -----------------------------------------------------------------------------------------------------------
+
+_ARRAYS = (ARRAY, JAX_ARRAY, JAX_KEYS)
+
+
+def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
+    spec = array_spec_of(leaf)
+    if spec is None:
+        raise ValueError("no array")
+    on_jax, sharding = target or _Target(leaf.node[0] != ARRAY)
+    if on_jax:
+        check_jax(spec)
+    jax = (spec, sharding) if on_jax else None
+    if not leaf.sizes:
+        return _Reading([], lambda: np.asarray(plain_value(leaf.node, no_class)), jax)
+    array, view = empty(spec, aligned=on_jax)
+    return _Reading([view], lambda: array, jax)
+
+
+def _open_memory(size: int, make: Callable[[bytearray], Any]) -> _Reading:
+    memory = bytearray(size)
+    return _Reading([memoryview(memory)], lambda: make(memory))
+
+
+def _open_bytes(size: int) -> _Reading:
+    stream = io.BytesIO(bytes(size))  # gives its memory away as bytes without a copy
+    return _Reading([stream.getbuffer()], stream.getvalue)
+
+
+_OPENERS: dict[int, Callable[[int], _Reading]] = {
+    LONG_TEXT: partial(_open_memory, make=text_of),
+    LONG_INTEGER: partial(_open_memory, make=integer_of),
+    BYTEARRAY: partial(_open_memory, make=lambda memory: memory),
+    BYTES: _open_bytes,
+}
+
+
+def _target(path: str, leaf: Any, form: Any) -> _Target | None:
+    """Where `like` wants an array; None for a leaf that is to be as it was.
+
+    Raises:
+        StructureMismatch: what is stored is another array, or none.
+    """
+    asked = _array_form(form)
+    if asked is None:
+        if form is None and leaf is not None:
+            raise StructureMismatch(path, f"like= has None, and what is stored is {_text(path, leaf)}")
+        return None
+    dtype, shape, target = asked
+    with distrust():
+        try:
+            spec = array_spec_of(leaf)
+            form_of_keys = key_form(spec.implementation) if spec and spec.implementation else None
+        except Unavailable as error:
+            raise LeafError(path, str(error)) from error
+    if spec is not None:
+        stored_dtype, dimensions = form_of_keys or (spec.dtype, 0)
+        stored_shape = spec.shape[: len(spec.shape) - dimensions]
+        if str(stored_dtype) == str(dtype) and stored_shape == shape:
+            return target
+    asked_text = f"{dtype}[{', '.join(map(str, shape))}]"
+    raise StructureMismatch(path, f"like= has {asked_text}, and what is stored is {_text(path, leaf)}")
+
+
+def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
+    """Dtype, shape and target that a leaf of `like` stands for, if it is an array."""
+    if isinstance(form, np.ndarray):
+        return form.dtype, form.shape, _Target(on_jax=False)
+    jax: Any = sys.modules.get("jax")
+    if jax is None or not isinstance(form, (jax.Array, jax.ShapeDtypeStruct)):
+        return None
+    chosen = isinstance(form, jax.ShapeDtypeStruct) or form.committed
+    return form.dtype, form.shape, _Target(True, form.sharding if chosen else None)
+
+
+def _text(path: str, leaf: Any) -> str:
+    info = leaf_info(path, leaf)
+    return info.kind if info.shape is None else f"{info.dtype}[{', '.join(map(str, info.shape))}]"
+
+
+def _unpickle(path: str, stream: Any, buffers: Sequence[Any]) -> Any:
+    try:
+        return pickle.loads(stream, buffers=buffers)
+    except Exception as error:  # any object's own code runs here
+        raise LeafError(path, f"cannot be unpickled ({error!r})") from error

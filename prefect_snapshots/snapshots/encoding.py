@@ -1,0 +1,229 @@
+"""Values -> bytes. The words are those of `values`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from ..errors import UnserialisableLeaf
+from .arrays import Buffer, NotAnArrayOfBytes, NotAtHand, Parts, jax_parts, numpy_parts
+from .classes import reference
+from .manifest import (
+    ARRAY,
+    BYTEARRAY,
+    BYTES,
+    FORMAT,
+    JAX_ARRAY,
+    JAX_KEYS,
+    LONG_INTEGER,
+    LONG_TEXT,
+    PICKLE,
+)
+from .scalars import WRITERS, Node, NotPlain, encode_node, integer_bytes, plain_node, text_bytes
+from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch, Kind, outline, path_of
+
+_INLINE = 256
+"""Text, bytes and integers up to this many bytes are in the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value as bytes."""
+
+    manifest: bytes
+    buffers: list[Buffer]
+    """The body in order. Views of the value's own arrays where their memory is contiguous: those must not change
+    before the buffers are used."""
+
+
+def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
+    """A value as a manifest and a body.
+
+    The same list or array at two places is written twice.
+
+    Arguments:
+        value: any object.
+        allow_pickle: whether objects that nothing else can hold are pickled.
+
+    Raises:
+        UnserialisableLeaf: a leaf cannot be written, a container contains itself, or containers nest too deeply.
+
+    Example:
+        >>> encoded = encode({"weights": np.zeros(4, np.float32), "loss": 0.5})
+        >>> [len(buffer) for buffer in encoded.buffers]
+        [16]
+    """
+    root = outline(value)
+    encoder = _Encoder(allow_pickle)
+    try:
+        node = encoder.node(root)
+    except _Refused as refused:
+        raise UnserialisableLeaf(path_of(root, refused.item), refused.reason) from refused.__cause__
+    manifest = encode_node([FORMAT, encoder.nbytes, encoder.classes, node])
+    return Encoded(manifest, [buffer() if callable(buffer) else buffer for buffer in encoder.buffers])
+
+
+def validate(value: Any) -> None:
+    """Check that a value can be stored. Takes as long as encoding it.
+
+    Raises:
+        UnserialisableLeaf: it cannot; names the leaf.
+
+    Example:
+        >>> import threading
+        >>> validate({"lock": threading.Lock()})
+        Traceback (most recent call last):
+            ...
+        prefect_snapshots.errors.UnserialisableLeaf: leaf lock: cannot be pickled (cannot pickle '_thread.lock' object)
+    """
+    encode(value)
+
+
+class _Refused(Exception):
+    """A leaf or branch cannot be written."""
+
+    def __init__(self, item: Any, reason: str) -> None:
+        self.item = item
+        self.reason = reason
+
+
+class _Encoder:
+    """Turns the outline of a value into nodes, and collects the body."""
+
+    __slots__ = ("_allow_pickle", "_numbers", "buffers", "classes", "nbytes")
+
+    def __init__(self, allow_pickle: bool) -> None:
+        self._allow_pickle = allow_pickle
+        self._numbers: dict[type, int] = {}
+        self.buffers: list[Buffer | Callable[[], Buffer]] = []
+        self.classes: list[Node] = []
+        self.nbytes = 0
+
+    def node(self, item: Any) -> Node:
+        if type(item) is Branch:
+            label = _LABELS.get(item.kind)
+            return [
+                item.kind.code,
+                item.maker if label is None else label(self, item),
+                item.keys,
+                *map(self.node, item.children),
+            ]
+        return _LEAF_WRITERS.get(type(item), _write_other)(self, item)
+
+    def body(self, code: int, data: Buffer) -> Node:
+        """A leaf whose bytes are in the body."""
+        self.buffers.append(data)
+        self.nbytes += len(data)
+        return [code, len(data)]
+
+    def array(self, code: int, parts: Parts) -> Node:
+        self.buffers.append(parts.read)
+        self.nbytes += parts.nbytes
+        implementation = () if parts.implementation is None else (parts.implementation,)
+        return [code, parts.nbytes, parts.dtype, parts.flags, *implementation, *parts.shape]
+
+    def pickle(self, item: Any) -> Node:
+        pieces = self._pickled(item, item)
+        self.buffers += pieces
+        self.nbytes += sum(map(len, pieces))
+        return [PICKLE, [len(piece) for piece in pieces]]
+
+    def class_number(self, branch: Branch) -> int:
+        """The position of a class among `classes`. One that could not be found by name is pickled."""
+        cls = branch.maker
+        if cls not in self._numbers:
+            name = reference(cls)
+            by_value = (
+                [f"{cls.__module__}:{cls.__qualname__}", b"".join(self._pickled(branch, cls))] if name is None else name
+            )
+            self._numbers[cls] = len(self.classes)
+            self.classes.append(by_value)
+        return self._numbers[cls]
+
+    def _pickled(self, item: Any, value: Any) -> list[Buffer]:
+        """The pickle stream and its out-of-band buffers; `item` is blamed when there are none."""
+        if not self._allow_pickle:
+            name = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise _Refused(item, f"only pickle could store this {name}, and allow_pickle is False")
+        buffers: list[Any] = []
+        try:
+            stream = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+            return [stream, *(buffer.raw() for buffer in buffers)]
+        except Exception as error:  # any object's own code runs here
+            raise _Refused(item, f"cannot be pickled ({error})") from error
+
+
+_LABELS: dict[Kind, Callable[[_Encoder, Branch], Node]] = {
+    DEFAULT_DICT: lambda _, branch: branch.maker and branch.maker.__name__,
+    NAMED_TUPLE: _Encoder.class_number,
+    DATACLASS: _Encoder.class_number,
+    REGISTERED: lambda _, branch: branch.maker[0],
+}
+"""What a manifest says of a branch's maker, where that is not the maker itself."""
+
+
+def _write_plain(encoder: _Encoder, value: Any) -> Node:
+    try:
+        return WRITERS[type(value)](value)
+    except NotPlain:
+        return encoder.pickle(value)
+
+
+def _write_text(encoder: _Encoder, value: str) -> Node:
+    return WRITERS[str](value) if len(value) <= _INLINE else encoder.body(LONG_TEXT, text_bytes(value))
+
+
+def _write_bytes(encoder: _Encoder, value: bytes) -> Node:
+    return value if len(value) <= _INLINE else encoder.body(BYTES, value)
+
+
+def _write_bytearray(encoder: _Encoder, value: bytearray) -> Node:
+    return encoder.body(BYTEARRAY, memoryview(value))
+
+
+def _write_integer(encoder: _Encoder, value: int) -> Node:
+    short = value.bit_length() <= 8 * _INLINE
+    return WRITERS[int](value) if short else encoder.body(LONG_INTEGER, integer_bytes(value))
+
+
+def _write_array(encoder: _Encoder, array: Any) -> Node:
+    try:
+        return encoder.array(ARRAY, numpy_parts(array))
+    except NotAnArrayOfBytes:
+        return encoder.pickle(array)
+
+
+def _write_jax(encoder: _Encoder, array: Any) -> Node:
+    try:
+        parts = jax_parts(array)
+    except NotAtHand as error:
+        raise _Refused(array, str(error)) from None
+    return encoder.array(JAX_ARRAY if parts.implementation is None else JAX_KEYS, parts)
+
+
+def _write_other(encoder: _Encoder, value: Any) -> Node:
+    jax: Any = sys.modules.get("jax")
+    if jax is not None and isinstance(value, jax.Array):
+        _LEAF_WRITERS[type(value)] = _write_jax
+        return _write_jax(encoder, value)
+    try:
+        return plain_node(value)
+    except NotPlain:
+        return encoder.pickle(value)
+
+
+_LEAF_WRITERS: dict[type, Callable[[_Encoder, Any], Node]] = {
+    **dict.fromkeys(WRITERS, _write_plain),
+    str: _write_text,
+    bytes: _write_bytes,
+    bytearray: _write_bytearray,
+    int: _write_integer,
+    np.ndarray: _write_array,
+    np.memmap: _write_array,
+}
+"""By exact type; those of JAX arrays are added when the first one is met."""

@@ -1,0 +1,113 @@
+"""All snapshots of a manager in one file: a header, the values end to end, and a hash over everything."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import msgspec
+from blake3 import blake3
+
+from ..errors import DamagedObject, PickleRefused, UnsupportedFormat
+from .backends import HeldBody
+from .records import Ranking, Record
+from .values import decode
+
+_MAGIC = b"PSFILE1\n"
+_LENGTH = struct.Struct("<Q")
+_HASH = 32
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    body: dict[str, Any]
+    manifest: int
+    size: int
+
+
+class _Header(msgspec.Struct):
+    name: str
+    max_snapshots: int | None
+    rank_by: str | None
+    mode: str
+    cmp: bytes | None
+    snapshots: list[_Saved]
+
+
+def write_file(
+    path: Path,
+    name: str,
+    max_snapshots: int | None,
+    ranking: Ranking,
+    records: Sequence[Record],
+    encoded: Callable[[Record], tuple[bytes, bytes]],
+) -> None:
+    """Write a file beside `path`, make it durable, and put it in place."""
+    contents = [encoded(record) for record in records]
+    snapshots = [
+        _Saved(_body(r), len(manifest), len(data)) for r, (manifest, data) in zip(records, contents, strict=True)
+    ]
+    cmp = cloudpickle.dumps(ranking.cmp) if ranking.cmp is not None else None
+    header = msgspec.msgpack.encode(_Header(name, max_snapshots, ranking.rank_by, ranking.mode, cmp, snapshots))
+    parts = [_MAGIC, _LENGTH.pack(len(header)), header, *(part for content in contents for part in content)]
+    hasher = blake3()
+    file, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            for part in parts:
+                hasher.update(part)
+                stream.write(part)
+            stream.write(hasher.digest())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking, Iterator[tuple[dict[str, Any], Any]]]:
+    """Name, limit, ranking and the snapshots (event body and value, in order) of a file, verified first."""
+    data = memoryview(path.read_bytes())
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise UnsupportedFormat(f"{path} is not a snapshot file of this version")
+    if len(data) < len(_MAGIC) + _LENGTH.size + _HASH or blake3(data[:-_HASH]).digest() != data[-_HASH:]:
+        raise DamagedObject(str(path), "it does not match its hash")
+    start = len(_MAGIC) + _LENGTH.size
+    (length,) = _LENGTH.unpack(data[len(_MAGIC) : start])
+    header = msgspec.msgpack.decode(data[start : start + length], type=_Header)
+    if header.cmp is not None and not allow_pickle:
+        raise PickleRefused(
+            "cmp", f"{path} holds a comparison function, which takes pickle: allow_pickle=True loads it"
+        )
+    ranking = Ranking(header.rank_by, header.mode, cloudpickle.loads(header.cmp) if header.cmp else None)  # type: ignore[arg-type]
+    return header.name, header.max_snapshots, ranking, _values(data, start + length, header.snapshots, allow_pickle)
+
+
+def _values(
+    data: memoryview, position: int, snapshots: Sequence[_Saved], allow_pickle: bool
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    for saved in snapshots:
+        body_at = position + saved.manifest
+        manifest = bytes(data[position:body_at])
+        position = body_at + saved.size
+        yield saved.body, decode(manifest, HeldBody(data[body_at:position]), allow_pickle=allow_pickle)
+
+
+def _body(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "metadata": record.metadata,
+        "tags": list(record.tags),
+        "time": record.time,
+        "pinned": record.pinned,
+    }

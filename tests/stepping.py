@@ -1,0 +1,308 @@
+"""Processes whose every single storage request waits until a test lets it go: any interleaving, at will and repeatable.
+
+A `World` holds one repository in memory and some *processes*, each with a `Repository` of its own and one thread, of
+which only one runs at a time. A request can be performed, lost on the way, performed without its reply coming back, or
+performed *late*: long after the process gave it up. Listings come in pages, as from an object store.
+
+The world keeps the *history*: every event that ever landed in a slot, in order. What is committed and not deleted is
+read back with fresh eyes after every request that could have hurt it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import count
+from types import SimpleNamespace, TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import pytest
+from shelf import KIND, Shelf
+
+from prefect_snapshots.errors import SnapshotsError, StorageUnavailable
+from prefect_snapshots.repository import Repository, catalog, chunking, contents, index, maintenance
+from prefect_snapshots.repository.catalog import CATALOG, Event, Stream
+from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
+
+T = TypeVar("T")
+
+DO = "do"
+LOSE_REQUEST = "lose the request"
+LOSE_REPLY = "lose the reply"
+DELAY = "give up, and perform it late"
+FAULTS = (LOSE_REQUEST, LOSE_REPLY, DELAY)
+_DIE = "die"
+
+PAGE = 3
+"""Objects in one page of a listing."""
+
+_worlds = count()
+
+
+class Dead(BaseException):
+    """The process was killed."""
+
+
+class Request(NamedTuple):
+    """What a process is about to ask of the storage."""
+
+    verb: str
+    path: str
+
+
+class SteppedLocation(MemoryLocation):
+    """A location in memory whose every request passes a gate."""
+
+    process: Process
+
+    def read(self, path: str) -> bytes:
+        return self.process.pass_gate("GET", path, lambda: MemoryLocation.read(self, path))
+
+    def read_many(self, paths: Any) -> list[bytes | None]:
+        return [self._read_or_none(path) for path in paths]
+
+    def replace(self, path: str, data: bytes) -> None:
+        self.process.pass_gate("PUT", path, lambda: MemoryLocation.replace(self, path, data))
+
+    def size(self, path: str) -> int | None:
+        return self.process.pass_gate("HEAD", path, lambda: MemoryLocation.size(self, path))
+
+    def delete(self, paths: Any) -> None:
+        for path in paths:
+            self.process.pass_gate("DELETE", path, lambda path=path: MemoryLocation.delete(self, [path]))
+
+    def _create(self, path: str, data: bytes) -> bool:
+        return self.process.pass_gate("CREATE", path, lambda: MemoryLocation._create(self, path, data))
+
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
+        last = ""
+        while page := self.process.pass_gate("LIST", folder, lambda: self._page(folder, last)):
+            yield from page
+            last = page[-1].path
+
+    def _page(self, folder: str, last: str) -> list[ObjectInfo]:
+        found = sorted(MemoryLocation._objects(self, folder), key=lambda info: info.path)
+        return [info for info in found if info.path > last][:PAGE]
+
+
+class Process:
+    """One process, which runs one operation at a time, request by request."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._go = threading.Semaphore(0)
+        self._stopped = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._order = DO
+        self._error: BaseException | None = None
+        self._settle: Callable[[Any, BaseException | None], None] = _ignore
+        self._result: Any = None
+        self.pending: Request | None = None
+        self.faults = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Start again with an empty memory, as after a restart."""
+        self.repository = Repository(self._world.url)
+        location = SteppedLocation("memory", self._world.place, {})
+        location.process = self
+        self.repository.location = location
+        self.shelves: dict[str, Shelf] = {}
+        self.tokens: list[tuple[str, str, tuple[bytes, ...], bytes]] = []
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None
+
+    def shelf(self, name: str) -> Shelf:
+        if name not in self.shelves:
+            self.shelves[name] = Shelf(self.repository, name)
+        return self.shelves[name]
+
+    def start(
+        self, operation: Callable[[], T], settle: Callable[[T | None, BaseException | None], None] | None = None
+    ) -> None:
+        """Begin an operation, up to its first request. `settle` gets its result or its error in the end."""
+        assert not self.busy
+        self.faults = 0
+        self._error = self._result = None
+        self._settle = settle or _ignore
+        self._thread = threading.Thread(target=self._run, args=(operation,), daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def step(self, order: str = DO) -> None:
+        """Let the request that waits go; returns at the next one, or at the end of the operation."""
+        request = self.pending
+        assert request is not None
+        self.faults += order not in (DO, _DIE)
+        self._order = order
+        self._go.release()
+        self._wait()
+        if order != _DIE:
+            self._world.after(request)
+
+    def run(self, until: Callable[[Request], bool] = lambda _: False) -> bool:
+        """Go on to a request of a kind, which is not performed yet. False when the operation ended before."""
+        while self.busy:
+            assert self.pending is not None
+            if until(self.pending):
+                return True
+            self.step()
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL, before the request that waits; then start again with an empty memory."""
+        if self.busy:
+            self._settle = _ignore
+            self.step(_DIE)
+        assert not self.busy
+        self.forget()
+
+    def pass_gate(self, verb: str, path: str, perform: Callable[[], T]) -> T:
+        """Called by the thread of this process, for every request."""
+        assert threading.current_thread() is self._thread
+        if self._order == _DIE:
+            raise Dead
+        self.pending = Request(verb, path)
+        self._stopped.release()
+        self._go.acquire()
+        if self._order == _DIE:
+            raise Dead
+        if self._order == DO:
+            return perform()
+        if self._order == LOSE_REPLY:
+            with suppress(SnapshotsError):
+                perform()
+        if self._order == DELAY:
+            self._world.late.append((Request(verb, path), perform))
+        raise StorageUnavailable(f"{path}: no answer")
+
+    def _run(self, operation: Callable[[], Any]) -> None:
+        try:
+            self._result = operation()
+        except BaseException as error:
+            self._error = error
+        self.pending = None
+        self._stopped.release()
+
+    def _wait(self) -> None:
+        """Until the thread stops at its next request, or ends."""
+        assert self._stopped.acquire(timeout=20), "a process waits for something that never comes"
+        if self.pending is None or self._order == _DIE:
+            assert self._thread is not None
+            self._thread.join(20)
+            self._thread = None
+            self.pending = None
+            self._order = DO
+            self._settle(self._result, self._error)
+
+
+def _ignore(_result: object, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, Dead):
+        raise error
+
+
+class World:
+    """One repository, and what really happened to it.
+
+    Use as a context manager: within it, chunks, ranges and merges are small enough that all of them occur at once.
+    """
+
+    names = ("a", "b")
+
+    def __init__(self, processes: int) -> None:
+        self.place = f"stepping-{next(_worlds)}"
+        self.url = f"memory://{self.place}"
+        self.history: dict[str, list[Event]] = {name: [] for name in self.names}
+        self.bodies: dict[str, bytes] = {}
+        self.late: list[tuple[Request, Callable[[], object]]] = []
+        self._patch = pytest.MonkeyPatch()
+        self._number = processes
+
+    def __enter__(self) -> Self:
+        patch = self._patch
+        patch.setattr(chunking, "SHARED_SIZE", 1)
+        patch.setattr(contents, "_TABLE_LIMIT", 3 * contents.TABLE.itemsize)
+        patch.setattr(contents, "pool", lambda _: SimpleNamespace(submit=_at_once))
+        patch.setattr(catalog, "FIRST_RANGE", 2)
+        patch.setattr(catalog, "FAN_OUT", 2)
+        patch.setattr(catalog, "_HINT_EVERY", {True: 3, False: 3})
+        patch.setattr(catalog, "_ATTEMPTS", 2)
+        patch.setattr(catalog, "time", SimpleNamespace(**{**vars(catalog.time), "sleep": lambda _: None}))
+        patch.setattr(Stream, "back_off", lambda _, attempt: None)
+        patch.setattr(index, "_MERGE", 3)
+        patch.setattr(maintenance, "_FEW", 2)
+        patch.setattr("os.urandom", random.Random(0).randbytes)
+        repository = Repository(self.url)
+        repository.stream(KIND, "a", lambda _: None)
+        self._known = repository.parts(writing=True)
+        self._streams = {self._known.sealer.stream_id(KIND, name): name for name in self.names}
+        self.processes = [Process(self) for _ in range(self._number)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for process in self.processes:
+            process.kill()
+        self._patch.undo()
+        store = MemoryLocation("memory", self.place, {})
+        store.delete([info.path for info in store.list("")])
+
+    def after(self, request: Request) -> None:
+        """Take note of what a request did, and look whether everything is still there."""
+        folder, _, name = request.path.rpartition("/")
+        if request.verb == "CREATE" and folder.startswith(CATALOG):
+            self._landed(folder.rpartition("/")[2], int(name))
+            self.verify()
+        elif request.verb == "DELETE":
+            self.verify()
+
+    def land(self, number: int) -> None:
+        """Perform a late request."""
+        request, perform = self.late.pop(number)
+        perform()
+        self.after(request)
+
+    def live(self, name: str) -> dict[str, Event]:
+        """What is committed under a name, and not deleted."""
+        events = self.history[name]
+        deleted = {sequence for event in events for sequence in event.deletes}
+        return {event.body["id"]: event for event in events if event.content and event.sequence not in deleted}
+
+    def verify(self) -> None:
+        """With fresh eyes: the history is what really happened, and every live item has the bytes that it should."""
+        repository = Repository(self.url)
+        for name in self.names:
+            shelf = Shelf(repository, name)
+            assert shelf.events == self.history[name]
+            assert shelf.items.keys() == self.live(name).keys()
+            for item in shelf.items:
+                assert shelf.get(item) == self.bodies[item]
+
+    def _landed(self, stream: str, sequence: int) -> None:
+        name = self._streams.get(stream)
+        if name is None or sequence <= len(self.history[name]):
+            return
+        path = catalog.slot_path(stream, sequence)
+        data = MemoryLocation("memory", self.place, {})._read_or_none(path)
+        if data is None:
+            return  # the request was lost
+        frames = self._known.sealer.open(path, data)
+        event = catalog._decode_event(frames[0])
+        events = self.history[name]
+        assert event.sequence == len(events) + 1
+        assert not events or event.epoch >= events[-1].epoch
+        assert event.token not in {other.token for other in events}, "one commit landed twice"
+        events.append(event)
+
+
+def _at_once(call: Callable[..., T], *arguments: Any) -> Future[T]:
+    future: Future[T] = Future()
+    try:
+        future.set_result(call(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future

@@ -1,0 +1,813 @@
+"""Locations: creating is exclusive and durable, reading and listing are exact, and every failure has a name.
+
+Every kind of storage passes the same tests. Those of contending writers, lost replies and denied calls run against real
+servers; that a server which ignores preconditions is refused, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import pickle
+import resource
+import secrets
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import servers
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+from servers import BUCKET, Proxy, Storage
+
+from prefect_snapshots import errors
+from prefect_snapshots.repository import location as module
+from prefect_snapshots.repository.location import LocalLocation, Location, ObjectInfo, open_location
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/../../x",
+    "a/..",
+    "/etc/passwd",
+    "a//b",
+    "a/",
+    "./a",
+    ".tmp-x",
+    "a\0b",
+    "a\nb",
+    "a\n",
+]
+
+
+def opened(storage: Storage) -> Location:
+    return open_location(storage.url, storage.storage_options)
+
+
+@pytest.fixture
+def location(storage: Storage) -> Location:
+    return opened(storage)
+
+
+@pytest.fixture
+def local(local_storage: Storage) -> LocalLocation:
+    found = opened(local_storage)
+    assert isinstance(found, LocalLocation)
+    return found
+
+
+def paths(location: Location, prefix: str = "") -> list[str]:
+    return [info.path for info in location.list(prefix)]
+
+
+class TestEveryLocation:
+    def test_reads_what_was_created(self, location: Location) -> None:
+        data = secrets.token_bytes(1000)
+        assert location.create("catalog/ab/0001", data)
+        assert location.read("catalog/ab/0001") == data
+        assert location.size("catalog/ab/0001") == 1000
+        assert opened(Storage(*_reopening(location))).read("catalog/ab/0001") == data
+
+    @pytest.mark.parametrize(
+        ("start", "length", "expected"),
+        [(0, 4, b"0123"), (3, 4, b"3456"), (8, 10, b"89"), (10, 5, b""), (50, 5, b""), (3, 0, b"")],
+    )
+    def test_reads_a_range_and_less_where_the_object_ends(
+        self, location: Location, start: int, length: int, expected: bytes
+    ) -> None:
+        location.create("object", b"0123456789")
+        assert location.read_range("object", start, length) == expected
+        target = bytearray(length)
+        assert location.read_into("object", start, memoryview(target)) == len(expected)
+        assert target[: len(expected)] == expected
+
+    def test_reads_into_a_part_of_a_buffer(self, location: Location) -> None:
+        location.create("object", b"0123456789")
+        target = bytearray(8)
+        assert location.read_into("object", 2, memoryview(target)[3:6]) == 3
+        assert target == b"\0\0\0" + b"234" + b"\0\0"
+
+    def test_a_missing_object_has_a_name_of_its_own(self, location: Location) -> None:
+        location.create("folder/object", b"x")
+        for path in ("nothing", "folder", "folder/nothing", "folder/object/below"):
+            with pytest.raises(errors.ObjectMissing, match=path):
+                location.read(path)
+            with pytest.raises(errors.ObjectMissing, match=path):
+                location.read_range(path, 0, 1)
+            with pytest.raises(errors.ObjectMissing, match=path):
+                location.read_into(path, 0, memoryview(bytearray(1)))
+            assert location.size(path) is None
+
+    def test_reads_many_in_the_order_asked_for(self, location: Location) -> None:
+        for number in range(40):
+            location.create(f"many/{number:02}", f"object {number}".encode())
+        wanted = [f"many/{number:02}" for number in (7, 39, 3, 99, 7, *range(40))]
+        expected = [f"object {number}".encode() if number < 40 else None for number in (7, 39, 3, 99, 7, *range(40))]
+        assert location.read_many(wanted) == expected
+        assert location.read_many([]) == []
+
+    def test_creates_only_what_is_not_there(self, location: Location) -> None:
+        assert location.create("slot", b"first")
+        assert not location.create("slot", b"second")
+        assert location.create("slot", b"first"), "our own bytes mean that we have won"
+        assert location.read("slot") == b"first"
+
+    def test_of_many_contenders_exactly_one_wins(self, storage: Storage, request: pytest.FixtureRequest) -> None:
+        # SeaweedFS makes contending creates wait for each other, a second each.
+        contenders = 4 if "seaweedfs" in request.node.name else 16
+        claims = [secrets.token_bytes(16) for _ in range(contenders)]
+        locations = [opened(storage) for _ in range(4)] * (contenders // 4)
+        start = threading.Barrier(contenders)
+
+        def contend(location: Location, claim: bytes) -> bool:
+            start.wait()
+            return location.create("slot/0001", claim)
+
+        with ThreadPoolExecutor(contenders) as threads:
+            won = list(threads.map(contend, locations, claims))
+        assert won.count(True) == 1
+        assert locations[0].read("slot/0001") == claims[won.index(True)]
+
+    def test_proves_that_creating_is_exclusive(self, location: Location) -> None:
+        assert location.is_empty()
+        location.prove_exclusive()
+        assert location.is_empty()
+        assert location.list("") == []
+
+    def test_refuses_to_create_an_empty_object(self, location: Location) -> None:
+        with pytest.raises(errors.InvalidArgument, match="token"):
+            location.create("slot", b"")
+
+    def test_replaces(self, location: Location) -> None:
+        location.replace("head", b"the first one, longer")
+        location.replace("head", b"second")
+        assert location.read("head") == b"second"
+        assert paths(location) == ["head"]
+
+    def test_a_reader_sees_the_old_object_or_the_new_one(self, storage: Storage) -> None:
+        old, new = b"a" * 300_000, b"b" * 400_000
+        writer, reader = opened(storage), opened(storage)
+        writer.replace("head", old)
+        seen = set()
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                seen.add(reader.read("head"))
+
+        with ThreadPoolExecutor(1) as threads:
+            reading = threads.submit(read)
+            for _ in range(5):
+                writer.replace("head", new)
+                writer.replace("head", old)
+            done.set()
+            reading.result()
+        assert seen <= {old, new}
+
+    def test_writes_piece_by_piece(self, location: Location) -> None:
+        pieces = [secrets.token_bytes(1 + number % 7) for number in range(3000)]
+        writer = location.writer("packs/ab/0001")
+        writer.write(pieces)
+        writer.write([])
+        writer.write(b"")
+        buffer = bytearray(b"one buffer")
+        writer.write(buffer)
+        buffer[:] = b"reused now"
+        writer.write([memoryview(b"-view-")[1:5], bytearray(b"last")])
+        assert location.list("") == [], "nothing is visible before it is closed"
+        thread = threading.Thread(target=writer.close)
+        thread.start()
+        thread.join()
+        assert location.read("packs/ab/0001") == b"".join(pieces) + b"one buffer" + b"view" + b"last"
+        assert location.leftovers() == []
+
+    def test_an_aborted_writer_leaves_nothing(self, location: Location) -> None:
+        writer = location.writer("packs/ab/0001")
+        writer.write(b"x" * 100_000)
+        writer.abort()
+        assert location.list("") == []
+        assert location.leftovers() == []
+        with pytest.raises(errors.InvalidArgument, match="closed"):
+            writer.write(b"more")
+        writer.close()
+        assert location.list("") == []
+
+    def test_aborting_after_closing_does_nothing(self, location: Location) -> None:
+        writer = location.writer("packs/ab/0001")
+        writer.write(b"data")
+        writer.close()
+        writer.abort()
+        writer.close()
+        assert location.read("packs/ab/0001") == b"data"
+
+    def test_lists_exactly_what_is_there(self, storage: Storage) -> None:
+        location, another = opened(storage), opened(storage)
+        assert location.list("") == []
+        assert location.list("catalog") == []
+        before = time.time()
+        location.create("catalog/ab/0001", b"1")
+        location.create("catalog/ab/0002", b"22")
+        another.create("catalog/cd/0001", b"333")
+        another.create("catalog-2/0001", b"4444")
+        location.create("top", b"55555")
+        assert [(info.path, info.size) for info in location.list("")] == [
+            ("catalog-2/0001", 4),
+            ("catalog/ab/0001", 1),
+            ("catalog/ab/0002", 2),
+            ("catalog/cd/0001", 3),
+            ("top", 5),
+        ]
+        assert paths(location, "catalog") == ["catalog/ab/0001", "catalog/ab/0002", "catalog/cd/0001"]
+        assert paths(location, "catalog/ab") == ["catalog/ab/0001", "catalog/ab/0002"]
+        assert location.list("catalog/a") == []
+        assert location.list("top") == []
+        another.delete(["catalog/ab/0001"])
+        another.replace("catalog/ab/0002", b"replaced")
+        (info,) = location.list("catalog/ab")
+        assert info == ObjectInfo("catalog/ab/0002", 8, info.modified)
+        assert before - 2 <= info.modified <= time.time() + 2
+
+    def test_lists_more_than_fits_into_one_page(self, location: Location, request: pytest.FixtureRequest) -> None:
+        count = 1100 if "gcs" in request.node.name else 50
+        wanted = [f"many/{number:04}" for number in range(count)]
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(lambda path: location.create(path, b"x"), wanted))
+        assert paths(location) == wanted
+        # More than one request takes.
+        location.delete(wanted + [f"missing/{number:04}" for number in range(1100)])
+        assert location.list("") == []
+
+    def test_deleting_what_is_missing_is_fine(self, location: Location) -> None:
+        for path in ("a/1", "a/2", "b/1"):
+            location.create(path, b"x")
+        location.delete(["a/1", "nothing/here", "b/1", "a"])
+        location.delete(path for path in ["a/1"])
+        location.delete([])
+        assert paths(location) == ["a/2"]
+        assert location.create("a/1", b"again")
+
+    def test_is_empty_until_there_is_an_object(self, location: Location) -> None:
+        assert location.is_empty()
+        location.create("deep/below/object", b"x")
+        assert not location.is_empty()
+        location.delete(["deep/below/object"])
+        assert location.is_empty()
+
+    def test_refuses_paths_that_are_none(self, location: Location) -> None:
+        uses: list[Callable[[str], object]] = [
+            location.read,
+            lambda path: location.read_range(path, 0, 1),
+            lambda path: location.read_into(path, 0, memoryview(bytearray(1))),
+            lambda path: location.read_many(["a", path]),
+            lambda path: location.create(path, b"x"),
+            lambda path: location.replace(path, b"x"),
+            location.writer,
+            location.size,
+            lambda path: location.delete([path]),
+            lambda path: location.list(path or ".."),
+        ]
+        for path in HOSTILE:
+            for use in uses:
+                with pytest.raises(errors.InvalidName):
+                    use(path)
+        assert location.is_empty()
+
+    def test_survives_pickling(self, location: Location) -> None:
+        location.create("object", b"here")
+        copy = pickle.loads(pickle.dumps(location))
+        assert (copy.url, copy.storage_options) == (location.url, location.storage_options)
+        assert copy.read("object") == b"here"
+        assert copy.requests["GET"] == 1
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_works_in_another_process(self, location: Location, method: str, request: pytest.FixtureRequest) -> None:
+        if "memory" in request.node.name and method == "spawn":
+            # Memory is not shared: the other process starts with nothing, and what it does stays there.
+            expected, left = [b"from the child"], [b"from the parent"]
+        elif "memory" in request.node.name:
+            expected, left = [b"from the child", b"from the parent"], [b"from the parent"]
+        else:
+            expected = left = [b"from the child", b"from the parent"]
+        location.create("from-parent", b"from the parent")
+        context: Any = multiprocessing.get_context(method)
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_create_and_read_all, args=(location, sender))
+        process.start()
+        sender.close()
+        assert receiver.recv() == expected
+        process.join(30)
+        assert process.exitcode == 0
+        assert [location.read(path) for path in paths(location)] == left
+
+    def test_counts_its_requests(self, location: Location) -> None:
+        location.create("a", b"1")
+        location.read("a")
+        location.read_many(["a", "a"])
+        location.size("a")
+        location.list("")
+        location.delete(["a"])
+        assert dict(location.requests) == {"PUT": 1, "GET": 3, "HEAD": 1, "LIST": 1, "DELETE": 1}
+
+    def test_is_used_by_many_threads_at_once(self, location: Location) -> None:
+        def work(number: int) -> bool:
+            path = f"thread/{number}"
+            return location.create(path, b"%d" % number) and location.read(path) == b"%d" % number
+
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(work, range(40)))
+        assert (location.requests["PUT"], location.requests["GET"]) == (40, 40)
+
+
+def _reopening(location: Location) -> tuple[str, dict[str, Any]]:
+    return location.url, dict(location.storage_options)
+
+
+def _create_and_read_all(location: Location, sender: Any) -> None:
+    location.create("from-child", b"from the child")
+    sender.send([location.read(path) for path in paths(location)])
+    sender.close()
+
+
+class TestObjectStores:
+    def test_counts_what_goes_over_the_wire(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        location = opened(storage)
+        location.create("a", b"1")
+        location.create("b", b"2")
+        assert proxy.requests == {"PUT": 2}, "creating looks nothing up"
+        with pytest.raises(errors.ObjectMissing):
+            location.read("nothing")
+        assert proxy.requests == {"PUT": 2, "GET": 1}, "neither does reading"
+        location.read_range("a", 0, 1)
+        location.list("")
+        location.delete(["a", "b"])
+        proxy.answers = [(503, "SlowDown")]
+        location.create("c", b"3")
+        assert dict(location.requests) == proxy.requests
+
+    def test_a_winner_whose_reply_is_lost_has_won(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        location = opened(storage)
+        proxy.lost_replies = 1
+        assert location.create("slot", b"ours")
+        assert proxy.lost_replies == 0
+        assert location.read("slot") == b"ours"
+
+    def test_a_loser_whose_rival_lost_the_reply_has_lost(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        proxy.lost_replies = 1
+        rival = opened(storage)
+        assert rival.create("slot", b"theirs")
+        assert not opened(storage).create("slot", b"ours")
+
+    def test_whoever_may_not_delete_can_write(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        proxy.denied = frozenset({"DELETE"})
+        location = opened(storage)
+        location.prove_exclusive()
+        assert location.is_empty(), "the probe that stays behind is nothing"
+        assert location.create("object", b"data")
+        with pytest.raises(errors.PermissionDenied, match=r"credentials"):
+            location.delete(["object"])
+        assert location.read("object") == b"data"
+
+    def test_whoever_may_not_write_can_read(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        location = opened(storage)
+        location.create("object", b"data")
+        proxy.denied = frozenset({"PUT", "DELETE"})
+        for write in (lambda: location.create("another", b"x"), lambda: location.replace("object", b"x")):
+            with pytest.raises(errors.PermissionDenied, match=r"object|another"):
+                write()
+        writer = location.writer("object")
+        writer.write(b"x")
+        with pytest.raises(errors.PermissionDenied):
+            writer.close()
+        assert location.read("object") == b"data"
+        assert paths(location) == ["object"]
+
+    def test_whoever_may_not_read_is_told_so(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        proxy.denied = frozenset({"GET", "LIST", "HEAD"})
+        location = opened(storage)
+        for read in (
+            lambda: location.read("a"),
+            lambda: location.read_many(["a"]),
+            lambda: location.size("a"),
+            lambda: location.list(""),
+        ):
+            with pytest.raises(errors.PermissionDenied):
+                read()
+
+    def test_a_reply_that_breaks_off_is_asked_for_again(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, proxy = behind_proxy
+        location = opened(storage)
+        data = secrets.token_bytes(200_000)
+        location.create("object", data)
+        proxy.cut_replies = 1
+        assert location.read("object") == data
+        assert proxy.requests["GET"] == 2
+
+    def test_a_missing_bucket_is_named(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, _ = behind_proxy
+        location = opened(Storage(storage.url.replace(BUCKET, "no-such-bucket"), storage.storage_options))
+        for use in (lambda: location.list(""), lambda: location.create("object", b"x")):
+            with pytest.raises(errors.StorageError, match=r"Create the bucket") as caught:
+                use()
+            assert type(caught.value) is errors.StorageError
+
+    def test_markers_of_folders_are_no_objects(self, behind_proxy: tuple[Storage, Proxy]) -> None:
+        storage, _ = behind_proxy
+        location = opened(storage)
+        files, root = fsspec.core.url_to_fs(storage.url, **storage.storage_options, skip_instance_cache=True)
+        files.pipe_file(f"{root}/folder/", b"")
+        assert location.is_empty()
+        assert location.list("") == []
+
+    @pytest.mark.parametrize("server", [servers.rclone, servers.s3rver])
+    def test_a_server_that_ignores_preconditions_is_refused(
+        self, server: Callable[[Path], contextlib.AbstractContextManager[str]], tmp_path: Path
+    ) -> None:
+        with server(tmp_path / "server") as endpoint:
+            location = opened(Storage(f"s3://{BUCKET}/somewhere", servers.s3_options(endpoint)))
+            with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
+                location.prove_exclusive()
+            assert location.is_empty()
+
+
+class TestUncertainCreates:
+    """On S3, where a retry costs no second of waiting."""
+
+    @pytest.fixture
+    def proxy(self, moto_endpoint: str) -> Iterator[Proxy]:
+        with servers.dropping_proxy(moto_endpoint) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def location(self, proxy: Proxy, s3_storage: Storage) -> Location:
+        options = servers.s3_options(proxy.endpoint) | {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+        return open_location(s3_storage.url, options)
+
+    def test_it_is_unknown_whether_a_request_without_an_answer_landed(self, proxy: Proxy, location: Location) -> None:
+        proxy.dead = frozenset({"PUT"})
+        with pytest.raises(errors.StorageUnavailable, match="slot"):
+            location.create("slot", b"ours")
+        proxy.dead = frozenset()
+        assert location.create("slot", b"ours")
+
+    def test_reading_back_settles_it(self, proxy: Proxy, location: Location) -> None:
+        location.create("landed", b"ours")
+        location.create("lost", b"theirs")
+        proxy.dead = frozenset({"PUT"})
+        assert location.create("landed", b"ours")
+        assert not location.create("lost", b"ours")
+
+    def test_a_conflict_is_no_loss_and_tried_again(self, proxy: Proxy, location: Location) -> None:
+        proxy.answers = [(409, "ConditionalRequestConflict"), (409, "ConditionalRequestConflict")]
+        assert location.create("slot", b"ours")
+        assert proxy.requests["PUT"] == 3
+
+    def test_a_conflict_without_end_is_unknown(self, proxy: Proxy, location: Location) -> None:
+        proxy.answers = [(409, "ConditionalRequestConflict")] * 100
+        with pytest.raises(errors.StorageUnavailable, match="other writers"):
+            location.create("slot", b"ours")
+
+    @pytest.mark.parametrize(
+        ("status", "code", "expected"),
+        [
+            (501, "NotImplemented", errors.UnsupportedStorage),
+            (507, "XMinioStorageFull", errors.StorageFull),
+            (400, "ExpiredToken", errors.PermissionDenied),
+            (403, "SignatureDoesNotMatch", errors.PermissionDenied),
+            (503, "ServiceUnavailable", errors.StorageUnavailable),
+            (400, "InvalidRequest", errors.StorageError),
+        ],
+    )
+    def test_names_what_the_server_says(
+        self, proxy: Proxy, location: Location, status: int, code: str, expected: type[Exception]
+    ) -> None:
+        proxy.answers = [(status, code)] * 10
+        with pytest.raises(expected, match=code) as caught:
+            location.create("slot", b"ours")
+        assert type(caught.value) is expected
+
+    def test_a_dead_server_is_unavailable(self, s3_storage: Storage) -> None:
+        options = servers.s3_options(f"http://127.0.0.1:{servers.free_ports(1)[0]}")
+        location = open_location(s3_storage.url, options | {"config_kwargs": {"retries": {"total_max_attempts": 1}}})
+        for use in (lambda: location.read("a"), lambda: location.create("a", b"x"), lambda: location.list("")):
+            with pytest.raises(errors.StorageUnavailable, match="Check the network"):
+                use()
+
+
+class TestDirectories:
+    @pytest.mark.parametrize("publish", module._PUBLISHERS)
+    def test_every_way_to_publish_is_exclusive(self, local: LocalLocation, publish: Any) -> None:
+        local._publishers[:] = [publish]
+        local.prove_exclusive()
+        assert local.create("folder/object", b"first")
+        assert not local.create("folder/object", b"second")
+        assert local.read("folder/object") == b"first"
+        assert local.leftovers() == []
+        assert local._publishers == [publish]
+
+    def test_what_a_file_system_lacks_is_tried_once(self, local: LocalLocation) -> None:
+        def lacking(directory: int, name: str, data: bytes) -> bool:
+            raise module._WayUnknown
+
+        local._publishers[:] = [lacking, *module._PUBLISHERS]
+        assert local.create("object", b"x")
+        assert local._publishers == list(module._PUBLISHERS)
+
+    def test_a_file_system_without_any_exclusive_call_is_refused(self, local: LocalLocation) -> None:
+        local._publishers.clear()
+        with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
+            local.prove_exclusive()
+
+    @pytest.mark.parametrize("write", [LocalLocation.create, LocalLocation.replace])
+    def test_the_file_and_all_new_directories_are_synced(
+        self, local: LocalLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
+    ) -> None:
+        synced = []
+        sync = os.fsync
+
+        def record(descriptor: int) -> None:
+            sync(descriptor)
+            synced.append(os.fstat(descriptor).st_ino)
+
+        monkeypatch.setattr(os, "fsync", record)
+        write(local, "packs/ab/0001", b"data")
+        root = tmp_path / "repository"
+        file, *directories = [
+            path.stat().st_ino for path in (root / "packs/ab/0001", root / "packs/ab", root / "packs", root, tmp_path)
+        ]
+        assert set(directories) <= set(synced)
+        assert synced[-2:] == [file, directories[0]], "the data before the name"
+        synced.clear()
+        write(local, "packs/ab/0002", b"data")
+        assert len(synced) == 2
+
+    def test_after_a_failed_sync_nothing_is_published(
+        self, local: LocalLocation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        local.create("there", b"x")
+        writer = local.writer("written")
+        writer.write(b"data")
+
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fail)
+            with pytest.raises(errors.StorageError, match="created"):
+                local.create("created", b"data")
+            with pytest.raises(errors.StorageError, match="replaced"):
+                local.replace("replaced", b"data")
+            with pytest.raises(errors.StorageError, match="written"):
+                writer.close()
+        assert paths(local) == ["there"]
+        assert local.leftovers() == []
+
+    def test_it_is_unknown_what_a_directory_that_cannot_be_synced_keeps(
+        self, local: LocalLocation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        local.create("there", b"x")
+        sync = os.fsync
+
+        def fail(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EIO, "Input/output error")
+            sync(descriptor)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fail)
+            with pytest.raises(errors.StorageUnavailable, match="not known"):
+                local.create("object", b"data")
+            with pytest.raises(errors.StorageUnavailable, match="not known"):
+                local.create("object", b"data")
+        assert local.create("object", b"data")
+
+    def test_a_full_disk_publishes_nothing(self, small_disk: Path) -> None:
+        local = open_location(small_disk / "repository")
+        local.create("small", b"x")
+        big = secrets.token_bytes(2 << 20)
+        with pytest.raises(errors.StorageFull, match=r"big.*prune"):
+            local.create("big", big)
+        with pytest.raises(errors.StorageFull, match="big"):
+            local.replace("big", big)
+        writer = local.writer("big")
+        with pytest.raises(errors.StorageFull, match="big"):
+            writer.write([big])
+        writer.abort()
+        assert paths(local) == ["small"]
+        assert local.leftovers() == []
+        assert local.create("another", big[:1000]), "what failed takes no space"
+
+    def test_a_limit_on_file_sizes_counts_as_full(self, local: LocalLocation) -> None:
+        local.create("small", b"x")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(errors.StorageFull, match="ulimit"):
+                local.create("big", bytes(2000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert paths(local) == ["small"]
+
+    def test_a_directory_of_somebody_else_is_denied(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            os.chmod(directory, 0o755)
+            local = open_location(directory)
+            local.create("folder/object", b"data")
+            os.chmod(f"{directory}/folder", 0o555)
+            uses: list[Callable[[], object]] = [
+                lambda: local.create("folder/another", b"x"),
+                lambda: local.replace("folder/object", b"x"),
+                lambda: local.writer("folder/another"),
+                lambda: local.create("new/object", b"x"),
+                lambda: local.delete(["folder/object"]),
+            ]
+            with _without_privileges():
+                assert local.read("folder/object") == b"data"
+                for use in uses:
+                    with pytest.raises(errors.PermissionDenied, match="owner"):
+                        use()
+            os.chmod(f"{directory}/folder", 0o755)
+            assert paths(local) == ["folder/object"]
+
+    def test_what_a_killed_writer_left_is_hidden_and_can_be_removed(self, local: LocalLocation) -> None:
+        script = (
+            "import os, sys\n"
+            "from prefect_snapshots.repository.location import open_location\n"
+            "open_location(sys.argv[1]).writer('packs/ab/0001').write(b'half of it')\n"
+            "os.kill(os.getpid(), 9)\n"
+        )
+        killed = subprocess.run([sys.executable, "-c", script, local.url], check=False)
+        assert killed.returncode == -9
+        assert local.list("") == []
+        assert local.is_empty()
+        (leftover,) = local.leftovers()
+        assert leftover.size == len(b"half of it")
+        local.delete([leftover.path])
+        assert local.leftovers() == []
+
+    def test_creates_again_in_a_directory_that_was_removed(self, local: LocalLocation, tmp_path: Path) -> None:
+        local.create("packs/ab/0001", b"x")
+        local.delete(["packs/ab/0001"])
+        (tmp_path / "repository/packs/ab").rmdir()
+        (tmp_path / "repository/packs").rmdir()
+        assert local.create("packs/ab/0001", b"again")
+
+    def test_files_get_the_mode_that_the_user_asks_for(self, local: LocalLocation, tmp_path: Path) -> None:
+        before = os.umask(0o027)
+        try:
+            local.create("created", b"x")
+            local.replace("replaced", b"x")
+        finally:
+            os.umask(before)
+        for name in ("created", "replaced"):
+            assert stat.S_IMODE((tmp_path / "repository" / name).stat().st_mode) == 0o640
+
+    def test_a_folder_may_lie_on_another_disk(self, local: LocalLocation, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "repository").mkdir()
+        (tmp_path / "repository/packs").symlink_to(tmp_path / "elsewhere")
+        local.create("packs/ab/0001", b"x")
+        assert (tmp_path / "elsewhere/ab/0001").exists()
+        assert paths(local) == ["packs/ab/0001"]
+
+    @given(st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "/", "\0", "~"])).map("/".join))
+    def test_no_path_leads_out(self, path: str) -> None:
+        root = "/nowhere/repository"
+        local = open_location(root)
+        try:
+            full = local._full(module._checked(path))  # type: ignore[attr-defined]
+        except errors.InvalidName:
+            return
+        assert os.path.normpath(full) == full
+        assert full.startswith(f"{root}/")
+
+
+@contextlib.contextmanager
+def _without_privileges() -> Iterator[None]:
+    """As a user to whom permissions apply, which is not so for root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+class _Plain(LocalFileSystem):  # type: ignore[misc]
+    """A file system that is none of those that we know."""
+
+    protocol = "plain"
+
+
+class TestOtherFileSystems:
+    @pytest.fixture
+    def location(self, tmp_path: Path) -> Location:
+        fsspec.register_implementation("plain", _Plain, clobber=True)
+        return open_location(f"plain://{tmp_path}/repository")
+
+    def test_holds_a_repository_of_a_single_writer(self, location: Location) -> None:
+        assert location.is_empty()
+        assert location.create("a/1", b"first")
+        assert not location.create("a/1", b"second")
+        location.replace("a/2", b"0123456789")
+        assert location.read_many(["a/2", "a/3", "a/1"]) == [b"0123456789", None, b"first"]
+        assert location.read_range("a/2", 8, 10) == b"89"
+        target = bytearray(4)
+        assert location.read_into("a/2", 2, memoryview(target)) == 4
+        assert target == b"2345"
+        writer = location.writer("packs/ab/1")
+        writer.write([b"pa", b"ck"])
+        writer.close()
+        assert [(info.path, info.size) for info in location.list("")] == [("a/1", 5), ("a/2", 10), ("packs/ab/1", 4)]
+        assert paths(location, "packs") == ["packs/ab/1"]
+        assert (location.size("a/1"), location.size("a"), location.size("a/3")) == (5, None, None)
+        with pytest.raises(errors.ObjectMissing):
+            location.read("a/3")
+        location.delete(["a/1", "a/3"])
+        assert paths(location) == ["a/2", "packs/ab/1"]
+        assert pickle.loads(pickle.dumps(location)).read("packs/ab/1") == b"pack"
+
+    def test_is_refused_to_several_writers(self, location: Location) -> None:
+        with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
+            location.prove_exclusive()
+
+
+class TestURLs:
+    @pytest.mark.parametrize(
+        ("url", "canonical"),
+        [
+            ("data", "file://{cwd}/data"),
+            ("./data/../data/", "file://{cwd}/data"),
+            ("/data/a b@c:d", "file:///data/a b@c:d"),
+            ("file:///data", "file:///data"),
+            (Path("/data/snapshots"), "file:///data/snapshots"),
+            ("~/data", "file://{home}/data"),
+            ("memory://name/below/", "memory://name/below"),
+            ("s3://bucket/prefix/", "s3://bucket/prefix"),
+            ("s3a://bucket", "s3://bucket"),
+            ("gcs://bucket/a/b", "gs://bucket/a/b"),
+            ("ftp://user:secret@host/folder", "ftp://user@host/folder"),
+            ("https://host/folder?token=secret", "https://host/folder"),
+        ],
+    )
+    def test_have_one_form_without_secrets(
+        self, url: str | Path, canonical: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        location = open_location(url, {"key": "secret"})
+        assert location.url == canonical.format(cwd=tmp_path, home=Path.home())
+        assert "secret" not in repr(location)
+        assert pickle.loads(pickle.dumps(location)).url == location.url
+
+    @pytest.mark.parametrize(
+        ("url", "why"),
+        [
+            ("", "names no place"),
+            ("s3://", "names no place"),
+            ("s3:///", "names no place"),
+            ("memory://", "names no place"),
+            ("simplecache::s3://bucket", "chained"),
+            ("nonsense://place", "nonsense"),
+        ],
+    )
+    def test_that_name_no_place_are_refused(self, url: str, why: str) -> None:
+        with pytest.raises(errors.InvalidArgument, match=why):
+            open_location(url)
+
+    @pytest.mark.parametrize(
+        ("url", "package", "extra"), [("s3://bucket", "s3fs", "s3"), ("gs://bucket", "gcsfs", "gcs")]
+    )
+    def test_name_the_extra_that_is_missing(
+        self, url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(errors.MissingDependency, match=rf'pip install "prefect-snapshots\[{extra}\]"'):
+            open_location(url)
+
+    def test_opening_touches_nothing(self, tmp_path: Path) -> None:
+        location = open_location(tmp_path / "a" / "b")
+        assert location.is_empty()
+        assert location.list("") == []
+        assert location.read_many(["x"]) == [None]
+        assert list(tmp_path.iterdir()) == []
