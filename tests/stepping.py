@@ -143,7 +143,7 @@ class Process:
         self._go.release()
         self._wait()
         if order != _DIE:
-            self._world.after(request)
+            self._world.verify_after(request)
 
     def run(self, until: Callable[[Request], bool] = lambda _: False) -> bool:
         """Go on to a request of a kind, which is not performed yet. False when the operation ended before."""
@@ -172,13 +172,14 @@ class Process:
         self._go.acquire()
         if self._order == _DIE:
             raise Dead
+        request = self.pending
         if self._order == DO:
-            return perform()
+            return self._world.perform(request, perform)
         if self._order == LOSE_REPLY:
             with suppress(SnapshotsError):
-                perform()
+                self._world.perform(request, perform)
         if self._order == DELAY:
-            self._world.late.append((Request(verb, path), perform))
+            self._world.late.append((request, perform))
         raise StorageUnavailable(f"{path}: no answer")
 
     def _run(self, operation: Callable[[], Any]) -> None:
@@ -251,20 +252,25 @@ class World:
         store = MemoryLocation("memory", self.place, {})
         store.delete([info.path for info in store.list("")])
 
-    def after(self, request: Request) -> None:
-        """Take note of what a request did, and look whether everything is still there."""
-        folder, _, name = request.path.rpartition("/")
+    def perform(self, request: Request, perform: Callable[[], T]) -> T:
+        """Let a request happen, and take note of the event that may have landed."""
+        result = perform()
+        folder, _, slot = request.path.rpartition("/")
         if request.verb == "CREATE" and folder.startswith(CATALOG):
-            self._landed(folder.rpartition("/")[2], int(name))
-            self.verify()
-        elif request.verb == "DELETE":
+            self._landed(folder.rpartition("/")[2], int(slot))
+        return result
+
+    def verify_after(self, request: Request) -> None:
+        """Look whether everything is still there, if this request could have changed that."""
+        if request.verb == "DELETE" or (request.verb == "CREATE" and request.path.startswith(CATALOG)):
             self.verify()
 
     def land(self, number: int) -> None:
         """Perform a late request."""
         request, perform = self.late.pop(number)
-        perform()
-        self.after(request)
+        with suppress(SnapshotsError):
+            self.perform(request, perform)
+        self.verify_after(request)
 
     def live(self, name: str) -> dict[str, Event]:
         """What is committed under a name, and not deleted."""
@@ -287,10 +293,7 @@ class World:
         if name is None or sequence <= len(self.history[name]):
             return
         path = catalog.slot_path(stream, sequence)
-        data = MemoryLocation("memory", self.place, {})._read_or_none(path)
-        if data is None:
-            return  # the request was lost
-        frames = self._known.sealer.open(path, data)
+        frames = self._known.sealer.open(path, MemoryLocation("memory", self.place, {}).read(path))
         event = catalog._decode_event(frames[0])
         events = self.history[name]
         assert event.sequence == len(events) + 1

@@ -430,10 +430,9 @@ class TestObjectStores:
                 use()
             assert type(caught.value) is errors.StorageError
 
-    def test_markers_of_folders_are_no_objects(self, behind_proxy: tuple[Storage, Proxy]) -> None:
-        storage, _ = behind_proxy
-        location = opened(storage)
-        files, root = fsspec.core.url_to_fs(storage.url, **storage.storage_options, skip_instance_cache=True)
+    def test_markers_of_folders_are_no_objects(self, s3_storage: Storage) -> None:
+        location = opened(s3_storage)
+        files, root = fsspec.core.url_to_fs(s3_storage.url, **s3_storage.storage_options, skip_instance_cache=True)
         files.pipe_file(f"{root}/folder/", b"")
         assert location.is_empty()
         assert location.list("") == []
@@ -481,7 +480,10 @@ class TestUncertainCreates:
         assert location.create("slot", b"ours")
         assert proxy.requests["PUT"] == 3
 
-    def test_a_conflict_without_end_is_unknown(self, proxy: Proxy, location: Location) -> None:
+    def test_a_conflict_without_end_is_unknown(
+        self, proxy: Proxy, location: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_ATTEMPTS", 3)
         proxy.answers = [(409, "ConditionalRequestConflict")] * 100
         with pytest.raises(errors.StorageUnavailable, match="other writers"):
             location.create("slot", b"ours")

@@ -155,28 +155,6 @@ class Index:
         heads, rows = self._table
         return self._entry(int(heads[row]).to_bytes(8, "big") + rows[row]["tail"].tobytes(), rows[row])
 
-    def rows_of(self, chunks: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All rows of the given chunks (an array of 32-byte ids).
-
-        Returns:
-            Two arrays: for each pair, the position in `chunks` and the row in `table()`. A chunk without a row is in
-            no pair.
-        """
-        self._fold()
-        known, table = self._table
-        heads, tails = split_ids(chunks)
-        first = known.searchsorted(heads, "left")
-        last = known.searchsorted(heads, "right")
-        counts = last - first
-        which = np.repeat(np.arange(len(chunks)), counts)
-        rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-        same = table["tail"][rows] == tails[which]
-        return which[same], rows[same]
-
-    def size_of(self, rows: Any) -> Any:
-        """Plain bytes of the chunks at these rows."""
-        return self._table[1]["size"][rows] & np.uint32((1 << _SIZE_BITS) - 1)
-
     # --- loading and publishing ------------------------------------------------------------------------------
 
     @_locked
@@ -381,6 +359,21 @@ class Index:
                 continue
             self._enter(self._write(level + 1, np.concatenate(parts), list(packs), read))
             self._supersede(read)
+
+
+def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All rows of an `Index.table()` that hold one of the given chunks (an array of 32-byte ids).
+
+    Returns:
+        Two arrays: for each pair, the position in `chunks` and the row in the table. A chunk without a row is in no pair.
+    """
+    wanted, tails = split_ids(chunks)
+    first = heads.searchsorted(wanted, "left")
+    counts = heads.searchsorted(wanted, "right") - first
+    which = np.repeat(np.arange(len(chunks)), counts)
+    rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    same = table["tail"][rows] == tails[which]
+    return which[same], rows[same]
 
 
 def pack_size(size: int, codec: int) -> int:

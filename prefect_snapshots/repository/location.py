@@ -81,9 +81,9 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     protocol, separator, rest = text.partition("://")
     if not separator:
         protocol, rest = "file", text
-    if not rest:
-        raise InvalidArgument(f"{text!r} names no place. Give a directory, or a URL such as s3://bucket/prefix.")
     kind = _KINDS.get(protocol, GenericLocation)
+    if not (rest if kind is LocalLocation else rest.strip("/")):
+        raise InvalidArgument(f"{text!r} names no place. Give a directory, or a URL such as s3://bucket/prefix.")
     return kind(protocol, rest, MappingProxyType(dict(storage_options or {})))
 
 
@@ -490,10 +490,12 @@ class _FileWriter(ObjectWriter):
         if not self._open:
             return
         self._open = False
-        with contextlib.suppress(FileNotFoundError), self._location._errors(self._path):
-            os.unlink(self._name, dir_fd=self._directory)
-        os.close(self._file)
-        os.close(self._directory)
+        try:
+            with contextlib.suppress(FileNotFoundError), self._location._errors(self._path):
+                os.unlink(self._name, dir_fd=self._directory)
+        finally:
+            os.close(self._file)
+            os.close(self._directory)
 
 
 class _WayUnknown(Exception):
@@ -644,6 +646,7 @@ _OS_ERRORS: dict[int | None, tuple[type[StorageError], str]] = {
     errno.ENOENT: (ObjectMissing, "It may have been pruned since: open it again."),
     errno.ENOTDIR: (ObjectMissing, "A part of its path is a file."),
     errno.EISDIR: (ObjectMissing, "It is a directory."),
+    errno.EMFILE: (StorageError, "Raise the limit on open files (ulimit -n)."),
     errno.ETIMEDOUT: (StorageUnavailable, "Check the network file system."),
     errno.ESTALE: (StorageUnavailable, "Check the network file system."),
 }
@@ -706,7 +709,8 @@ class MemoryLocation(Location):
         below = f"{self._root}{folder}/" if folder else self._root
         for name, file in list(self._store.items()):
             if name.startswith(below):
-                size = len(file.getbuffer())
+                # Not of its buffer, which would copy it.
+                size = len(file.getvalue())
                 yield ObjectInfo(name.removeprefix(self._root), size, file.modified.timestamp())
 
     def size(self, path: str) -> int | None:
@@ -958,7 +962,7 @@ class S3Location(_ObjectStoreLocation):
 
         options = dict(self.storage_options)
         options["config_kwargs"] = {"max_pool_connections": 2 * _PARALLEL, **options.get("config_kwargs", {})}
-        return S3FileSystem(**options, **_NO_CACHES)
+        return S3FileSystem(**{**options, **_NO_CACHES})
 
     async def _call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
         await client.set_session()
@@ -1050,7 +1054,7 @@ class GCSLocation(_ObjectStoreLocation):
         options = dict(self.storage_options)
         session = dict(options.get("session_kwargs", {}))
         options["session_kwargs"] = {**session, "trace_configs": [*session.get("trace_configs", []), trace]}
-        return GCSFileSystem(**options, **_NO_CACHES)
+        return GCSFileSystem(**{**options, **_NO_CACHES})
 
     async def _count(self, _session: object, _context: object, request: Any) -> None:
         query = request.url.query
@@ -1102,7 +1106,6 @@ class GCSLocation(_ObjectStoreLocation):
     def _translated(self, error: Exception, path: str) -> SnapshotsError:
         from aiohttp import ClientError as HTTPError
         from google.auth.exceptions import GoogleAuthError
-        from requests.exceptions import RequestException
 
         code = getattr(error, "code", None)
         if code is not None:
@@ -1114,7 +1117,7 @@ class GCSLocation(_ObjectStoreLocation):
             return self._meaning(404, "NoSuchBucket" if str(error).endswith("/o") else "", error, path)
         if isinstance(error, GoogleAuthError) or str(error).startswith("Forbidden"):
             return self._meaning(403, "", error, path)
-        if isinstance(error, HTTPError | RequestException | OSError):
+        if isinstance(error, HTTPError | OSError):
             return self._unreachable(error, path)
         if isinstance(error, ValueError):
             return self._meaning(400, "", error, path)

@@ -36,7 +36,7 @@ from .catalog import (
     slot_path,
 )
 from .contents import ContentReader, Piece, Writer
-from .index import Index
+from .index import Index, find_rows, join_ids
 from .location import ObjectInfo
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, open_chunk, pack_of, pack_path, read_table
 
@@ -163,21 +163,36 @@ def _live_rows(opened: _Opened) -> NDArray[np.bool_]:
     Raises:
         MissingChunk: a live chunk is in no pack.
     """
-    live = np.zeros(len(opened.index.table()[0]), bool)
+    index = opened.index
+    heads, table, _ = index.table()
+    live = np.zeros(len(heads), bool)
+    late: list[tuple[str, Any]] = []
     for stream in _every_stream(opened):
         for event in live_events(stream):
             assert event.content is not None
             if event.content.depth == 0:
                 continue
             chunks = ContentReader(opened.reader, event.content).all_rows()["chunk"]
-            which, rows = opened.index.rows_of(chunks)
-            if len(np.unique(which)) < len(chunks):
-                absent = np.setdiff1d(np.arange(len(chunks)), which)[0]
-                raise MissingChunk(chunks[absent].tobytes().hex(), version_label(stream, event))
-            if len(opened.index.table()[0]) != len(live):
-                # Reading a table met a chunk that came meanwhile, and the index grew: begin again with all of it.
-                return _live_rows(opened)
+            which, rows = find_rows(heads, table, chunks)
             live[rows] = True
+            absent = np.delete(chunks, which)
+            if len(absent):
+                late.append((version_label(stream, event), absent))
+    if late:
+        # Committed since the index was read. A listing may overlook an object: look twice.
+        _ = index.load() or index.load()
+    if index.table()[0] is not heads:
+        # It grew, now or when a table of chunks was read.
+        known = join_ids(heads[live], table["tail"][live])
+        heads, table, _ = index.table()
+        live = np.zeros(len(heads), bool)
+        live[find_rows(heads, table, known)[1]] = True
+    for label, chunks in late:
+        which, rows = find_rows(heads, table, chunks)
+        live[rows] = True
+        absent = np.delete(chunks, which)
+        if len(absent):
+            raise MissingChunk(absent[0].tobytes().hex(), label)
     return live
 
 
@@ -206,7 +221,7 @@ def _in_packs(index: Index, packs: Callable[[bytes], bool]) -> NDArray[np.bool_]
 
 def prune(repository: Repository, dry_run: bool, grace: float, progress: Progress | None = None) -> PruneReport:
     """See `Repository.prune`."""
-    opened = repository.parts(writing=not dry_run)
+    opened = repository.parts(writing=not dry_run).apart()
     say = progress or _silent
     report = PruneReport(dry_run)
     attempt = 0

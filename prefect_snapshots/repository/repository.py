@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blake3 import blake3
 
@@ -373,10 +373,7 @@ class Repository:
             )
         secret = self._unlock(config)
         sealer = Sealer(bytes.fromhex(config["id"]), secret, self._compression)
-        catalog = Catalog(self.location, sealer, read_only=self.read_only)
-        index = Index(self.location, sealer, read_only=self.read_only)
-        store = Store(self.location, sealer, index, lambda: catalog.state.condemned)
-        return _Opened(config["id"], config, secret, sealer, catalog, index, store, ChunkReader(store))
+        return _assemble(self.location, config, secret, sealer, self.read_only)
 
     def _unlock(self, config: dict[str, Any]) -> bytes | None:
         password = self._find_password()
@@ -397,12 +394,7 @@ class Repository:
         if os.environ.get(PASSWORD_SETTING):
             return os.environ[PASSWORD_SETTING]
         command = os.environ.get(PASSWORD_COMMAND_SETTING)
-        if not command:
-            return None
-        done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode or not done.stdout.strip("\r\n"):
-            raise WrongPassword(f"the command in {PASSWORD_COMMAND_SETTING} gave no password (exit {done.returncode})")
-        return done.stdout.rstrip("\r\n")
+        return password_from(command) if command else None
 
     def _store(self, opened: _Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
         opened.catalog.root.refresh()
@@ -442,9 +434,31 @@ class _Opened:
     store: Store
     reader: ChunkReader
 
+    def apart(self) -> _Opened:
+        """The same repository, with a catalog and an index of its own: no other thread moves them on meanwhile."""
+        return _assemble(self.store.location, self.config, self.secret, self.sealer, self.catalog.read_only)
+
+
+def _assemble(
+    location: Location, config: dict[str, Any], secret: bytes | None, sealer: Sealer, read_only: bool
+) -> _Opened:
+    catalog = Catalog(location, sealer, read_only=read_only)
+    index = Index(location, sealer, read_only=read_only)
+    store = Store(location, sealer, index, lambda: catalog.state.condemned)
+    return _Opened(config["id"], config, secret, sealer, catalog, index, store, ChunkReader(store))
+
+
+class RepositorySource(Protocol):
+    """Anything that configures a repository, such as the Prefect block."""
+
+    def get_repository(self) -> Repository: ...
+
+
+RepositoryLike = Repository | RepositorySource | str | os.PathLike[str]
+
 
 @contextlib.contextmanager
-def use_repository(repository: Repository | str | os.PathLike[str]) -> Iterator[Repository]:
+def use_repository(repository: RepositoryLike) -> Iterator[Repository]:
     """Make a repository the default within a block, also for tasks called inside it.
 
     Example:
@@ -453,7 +467,7 @@ def use_repository(repository: Repository | str | os.PathLike[str]) -> Iterator[
         ...     repository.url
         'memory://example'
     """
-    chosen = repository if isinstance(repository, Repository) else Repository(repository)
+    chosen = as_repository(repository)
     token = _selected.set(chosen)
     try:
         yield chosen
@@ -466,13 +480,25 @@ def selected_repository() -> Repository | None:
     return _selected.get()
 
 
-def as_repository(repository: Repository | str | os.PathLike[str] | None) -> Repository:
+def as_repository(repository: RepositoryLike | None) -> Repository:
     """A repository from whatever a user may hand in; None means the default one."""
-    if isinstance(repository, Repository):
-        return repository
     if repository is None:
         return selected_repository() or Repository()
-    return Repository(repository)
+    if isinstance(repository, str | os.PathLike):
+        return Repository(repository)
+    return repository if isinstance(repository, Repository) else repository.get_repository()
+
+
+def password_from(command: str) -> str:
+    """The password that a command prints.
+
+    Raises:
+        WrongPassword: it failed, or printed nothing.
+    """
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode or not done.stdout.strip("\r\n"):
+        raise WrongPassword(f"the command in {PASSWORD_COMMAND_SETTING} gave no password (exit {done.returncode})")
+    return done.stdout.rstrip("\r\n")
 
 
 def check_name(name: str, what: str = "name") -> str:

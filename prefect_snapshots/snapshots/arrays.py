@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,14 +31,13 @@ _ALIGNMENT = 64
 """What JAX asks of memory that it adopts on the CPU instead of copying it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArraySpec:
+class ArraySpec(NamedTuple):
     """What an array is, without its elements."""
 
     dtype: np.dtype[Any]
     """Of a key array: that of the data below it."""
     shape: tuple[int, ...]
-    """As above."""
+    """Likewise."""
     flags: int
     implementation: str | None = None
     """Of an array of random keys: its generator."""
@@ -50,7 +48,10 @@ class ArraySpec:
 
     @property
     def dtype_name(self) -> str:
-        return f"key<{self.implementation}>" if self.implementation else str(self.dtype)
+        return f"key<{self.implementation}>" if self.implementation else _name(self.dtype)
+
+
+_name = lru_cache(str)
 
 
 class NotAnArrayOfBytes(Exception):
@@ -125,16 +126,13 @@ def jax_parts(array: Any) -> Parts:
 
 
 def _reader(array: Any) -> Callable[[], Buffer]:
-    if array.dtype in _CASTABLE and array.size:
-        try:
+    on_cpu = next(iter(array.devices())).platform == "cpu"
+    if array.is_fully_replicated:
+        if on_cpu and array.dtype in _CASTABLE and array.size and array.sharding.num_devices == 1:
             view = memoryview(array)
-        except (BufferError, ValueError):  # not on the CPU, or on several devices
-            pass
-        else:
             if view.c_contiguous:
                 return lambda: view.cast("B")
-    if array.is_fully_replicated:
-        local = _local(array)
+        local = array if on_cpu else _local(array)
         return lambda: bytes_of(np.ascontiguousarray(np.asarray(local)))
     if not array.is_fully_addressable:
         raise NotAtHand(
@@ -171,13 +169,16 @@ def array_spec(dtype: Any, flags: Any, shape: Sequence[Any], nbytes: int, implem
         ValueError: it contradicts itself.
         Unavailable, MissingDependency: its dtype does not exist here.
     """
-    if not all(type(number) is int and number >= 0 for number in (flags, *shape)) or len(shape) > _DIMENSIONS:
-        raise ValueError(f"{shape} with flags {flags!r} is no shape")
+    for number in (flags, *shape):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{shape} with flags {flags!r} is no shape")
+    if len(shape) > _DIMENSIONS:
+        raise ValueError(f"{len(shape)} dimensions are too many")
     if type(implementation) not in (str, type(None)):
         raise ValueError(f"{implementation!r} is no random number generator")
     spec = ArraySpec(parse_dtype(dtype), tuple(shape), flags, implementation)
     if spec.nbytes != nbytes or not spec.dtype.itemsize:
-        raise ValueError(f"{spec} does not have {nbytes} bytes")
+        raise ValueError(f"{spec.dtype_name}{spec.shape} does not have {nbytes} bytes")
     return spec
 
 

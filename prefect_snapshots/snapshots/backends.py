@@ -121,7 +121,7 @@ class Durable:
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
         _refuse_references(deepcopy)
         encoded = encode(value, allow_pickle=self.repository.allow_pickle)
-        return Encoded(encoded.manifest, [bytes(part) for part in encoded.buffers]) if detach else encoded
+        return Encoded(encoded.manifest, [_detached(part) for part in encoded.buffers]) if detach else encoded
 
     def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
         travelling = inline(prepared.manifest, prepared.buffers)
@@ -195,6 +195,11 @@ def _copied(value: Any) -> Any:
         raise UnserialisableLeaf(
             "", f"it cannot be copied ({error}): keep a live reference with deepcopy=False"
         ) from error
+
+
+def _detached(part: Buffer) -> Buffer:
+    """A copy of the same type, because the type says how the bytes are cut into chunks."""
+    return memoryview(bytes(part)) if isinstance(part, memoryview) else bytes(part)
 
 
 def _refuse_references(deepcopy: bool | None) -> None:

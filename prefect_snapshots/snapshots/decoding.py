@@ -310,10 +310,10 @@ def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     spec = array_spec_of(leaf)
     if spec is None:
         raise ValueError("no array")
-    on_jax, sharding = target or _Target(leaf.node[0] != ARRAY)
+    on_jax = leaf.node[0] != ARRAY if target is None else target.on_jax
     if on_jax:
         check_jax(spec)
-    jax = (spec, sharding) if on_jax else None
+    jax = (spec, target and target.sharding) if on_jax else None
     if not leaf.sizes:
         return _Reading([], lambda: np.asarray(plain_value(leaf.node, no_class)), jax)
     array, view = empty(spec, aligned=on_jax)

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from ..errors import CommitUnknown, InvalidArgument, SnapshotExists
 from ..repository.catalog import Event
-from ..repository.repository import Draft, Repository, as_repository, check_name
+from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import to_nanoseconds
 from .backends import KIND, Backend, Durable, Memory
 from .diff import LeafDifference, diff_contents, diff_values
@@ -26,8 +26,6 @@ from .records import Compare, Ranking, Record, Records, Snapshot, clean_metadata
 from .values import iter_leaves, map_leaves, validate
 
 T = TypeVar("T")
-
-RepositoryLike = Repository | str | os.PathLike[str]
 
 
 class RetentionRow(Protocol):
@@ -155,6 +153,8 @@ class SnapshotManager(Generic[T]):
         metadata: Mapping[str, Any] | None = None,
         tags: str | Sequence[str] | None = None,
         overwrite: bool = False,
+        *,
+        token: str | None = None,
     ) -> Future[str | None]:
         """Copy a value, return at once, and save it in the background while training goes on.
 
@@ -169,7 +169,7 @@ class SnapshotManager(Generic[T]):
 
         def save() -> str | None:
             with self._lock:
-                return _id_of(self._backend.put(draft, prepared, None))
+                return _id_of(self._backend.put(draft, prepared, _token(token)))
 
         if self._saver is None:
             self._saver = ThreadPoolExecutor(1, "prefect-snapshots-save")

@@ -13,7 +13,7 @@ runs no code of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ _BODY_KINDS = {
 _decode = msgspec.msgpack.Decoder().decode
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StoredLeaf:
     """A leaf that is more than a raw value."""
 
@@ -154,16 +154,15 @@ def array_spec_of(leaf: Any) -> ArraySpec | None:
         ValueError, TypeError: the manifest is damaged.
         Unavailable, MissingDependency: the dtype does not exist here.
     """
-    code, *rest = leaf.node if type(leaf) is StoredLeaf else (0,)
-    if code == NUMPY_SCALAR:
-        data, dtype = rest
-        return array_spec(dtype, 0, (), len(data))
+    node: Sequence[Node] = leaf.node if type(leaf) is StoredLeaf else (None,)
+    code = node[0]
     if code in (ARRAY, JAX_ARRAY):
-        nbytes, dtype, flags, *shape = rest
-        return array_spec(dtype, flags, shape, nbytes)
+        return array_spec(node[2], node[3], node[4:], node[1])
     if code == JAX_KEYS:
-        nbytes, dtype, flags, implementation, *shape = rest
-        return array_spec(dtype, flags, shape, nbytes, implementation)
+        return array_spec(node[2], node[3], node[5:], node[1], node[4])
+    if code == NUMPY_SCALAR:
+        _, data, dtype = node
+        return array_spec(dtype, 0, (), len(data))
     return None
 
 
@@ -226,12 +225,12 @@ class _Reader:
         return Branch(kind, keys, children, (), label)
 
     def _leaf(self, node: list[Node]) -> StoredLeaf:
-        code, sizes = node[:2]
+        code, sizes = node[0], node[1]
         if code not in _BODY_KINDS:
             raise ValueError(f"{code!r} is no code")
-        sizes = tuple(sizes) if code == PICKLE else (sizes,)
-        if not sizes or not all(type(size) is int and size >= 0 for size in sizes):
-            raise ValueError(f"{sizes!r} are no sizes")
-        leaf = StoredLeaf(node, self.offset, sizes)
-        self.offset += sum(sizes)
+        leaf = StoredLeaf(node, self.offset, tuple(sizes) if code == PICKLE else (sizes,))
+        for size in leaf.sizes:
+            if type(size) is not int or size < 0:
+                raise ValueError(f"{size!r} is no size")
+            self.offset += size
         return leaf

@@ -1,0 +1,143 @@
+"""Results of runs: bytes by key, written again and again, deduplicated like everything else.
+
+A *result* has a key and no name of its own: all of them share `STREAMS` streams, chosen by a hash of the key, so that
+the catalog does not grow a stream for every task run. Writing a key deletes its older result in the same event.
+
+This room knows the repository and no Prefect: what the bytes mean is not its business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+
+from blake3 import blake3
+
+from .errors import ObjectMissing
+from .repository.catalog import Event
+from .repository.contents import inline
+from .repository.repository import Draft, Repository
+from .repository.times import parse_time, to_nanoseconds
+
+KIND = "results"
+STREAMS = 64
+
+
+class ResultLog:
+    """All results of a repository. Any number of processes may write at once: the last one to commit a key wins.
+
+    Arguments:
+        repository: where the results live.
+
+    Example:
+        >>> from prefect_snapshots import Repository
+        >>> results = ResultLog(Repository("memory://example-results"))
+        >>> results.write("a/key", b"some bytes")
+        >>> results.read("a/key")
+        b'some bytes'
+        >>> results.list()
+        ['a/key']
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._shelves: dict[int, _Shelf] = {}
+        self._lock = threading.Lock()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store a result, durably. An older one with the same key is deleted; `prune` frees its space.
+
+        Arguments:
+            key: any text.
+            data: cut into chunks where the content says, so that a change costs about its own size.
+        """
+        shelf = self._shelf(_number(key))
+
+        def draft() -> Draft:
+            old = shelf.results.get(key)
+            return Draft("put", {"key": key}, [old.sequence] if old else [])
+
+        travelling = inline(b"", [data])
+        if travelling is not None:
+            self._repository.commit(shelf.stream, draft, content=travelling)
+        else:
+            self._repository.commit(shelf.stream, draft, store=lambda writer: writer.store(b"", [data]))
+
+    def read(self, key: str) -> bytes:
+        """The latest result of a key, every byte verified.
+
+        Raises:
+            ObjectMissing: there is none.
+            IntegrityError: it is damaged.
+        """
+        shelf = self._refreshed(_number(key))
+        event = shelf.results.get(key)
+        if event is None:
+            raise ObjectMissing(f"there is no result {key!r} in {self._repository.url}")
+        content = self._repository.read(shelf.stream, event)
+        return content.read(0, content.body_size)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a result of this key. Reads no data."""
+        return key in self._refreshed(_number(key)).results
+
+    def list(self) -> list[str]:
+        """The keys of all results, sorted."""
+        return sorted(key for shelf in self._every_shelf() for key in shelf.results)
+
+    def expire(self, older_than: datetime | str) -> list[str]:
+        """Delete every result that was written before a point in time; `prune` frees their space.
+
+        Arguments:
+            older_than: a datetime with a zone, or an ISO 8601 text (UTC when it names no zone).
+
+        Returns:
+            The keys of what was deleted, sorted.
+        """
+        end = to_nanoseconds(parse_time(older_than))
+        return sorted(key for shelf in self._every_shelf() for key in self._expire(shelf, end))
+
+    def _expire(self, shelf: _Shelf, end: int) -> list[str]:
+        def draft() -> Draft | None:
+            expired = {key: event.sequence for key, event in shelf.results.items() if event.time < end}
+            return Draft("expire", {}, list(expired.values())) if expired else None
+
+        before = shelf.results
+        event = self._repository.commit(shelf.stream, draft)
+        return [] if event is None else [key for key in before if key not in shelf.results]
+
+    def _shelf(self, number: int) -> _Shelf:
+        with self._lock:
+            if number not in self._shelves:
+                self._shelves[number] = _Shelf(self._repository, number)
+            return self._shelves[number]
+
+    def _refreshed(self, number: int) -> _Shelf:
+        shelf = self._shelf(number)
+        shelf.stream.refresh()
+        return shelf
+
+    def _every_shelf(self) -> Iterator[_Shelf]:
+        if self._repository.exists():
+            for name in self._repository.names(KIND):
+                yield self._refreshed(int(name))
+
+
+class _Shelf:
+    """One of the shared streams, and the latest result of every key in it."""
+
+    def __init__(self, repository: Repository, number: int) -> None:
+        self.results: dict[str, Event] = {}
+        self.stream = repository.stream(KIND, str(number), self._apply)
+
+    def _apply(self, event: Event) -> None:
+        if event.kind == "put":
+            self.results[event.body["key"]] = event
+        elif event.kind == "expire":
+            gone = set(event.deletes)
+            self.results = {key: result for key, result in self.results.items() if result.sequence not in gone}
+
+
+def _number(key: str) -> int:
+    return blake3(key.encode()).digest()[0] % STREAMS

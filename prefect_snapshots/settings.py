@@ -1,0 +1,23 @@
+"""Settings of this integration, read like Prefect's own: environment, `.env`, `prefect.toml`, `pyproject.toml`, profile."""
+
+from __future__ import annotations
+
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import Field, SecretStr
+
+
+class SnapshotsSettings(PrefectBaseSettings):
+    """Where snapshots live unless somebody says otherwise: `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
+
+    Example:
+        >>> SnapshotsSettings(repository="memory://example").repository
+        'memory://example'
+    """
+
+    model_config = build_settings_config(("integrations", "snapshots"))
+
+    repository: str | None = Field(default=None, description="The URL of the default repository.")
+    password: SecretStr | None = Field(default=None, description="The password of the repositories in use.")
+    password_command: str | None = Field(
+        default=None, description="A command that prints the password, asked when no password is set."
+    )
