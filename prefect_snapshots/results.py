@@ -36,7 +36,7 @@ class ResultLog:
         >>> results.write("a/key", b"some bytes")
         >>> results.read("a/key")
         b'some bytes'
-        >>> results.list()
+        >>> results.keys()
         ['a/key']
     """
 
@@ -82,7 +82,7 @@ class ResultLog:
         """Whether there is a result of this key. Reads no data."""
         return key in self._refreshed(_number(key)).results
 
-    def list(self) -> list[str]:
+    def keys(self) -> list[str]:
         """The keys of all results, sorted."""
         return sorted(key for shelf in self._every_shelf() for key in shelf.results)
 

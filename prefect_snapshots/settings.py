@@ -1,4 +1,4 @@
-"""Settings of this integration, read like Prefect's own: environment, `.env`, `prefect.toml`, `pyproject.toml`, profile."""
+"""The settings of this integration, from wherever Prefect reads its own: environment, TOML files, profile."""
 
 from __future__ import annotations
 

@@ -78,14 +78,17 @@ class SteppedLocation(MemoryLocation):
         return self.process.pass_gate("CREATE", path, lambda: MemoryLocation._create(self, path, data))
 
     def _objects(self, folder: str) -> Iterator[ObjectInfo]:
-        last = ""
-        while page := self.process.pass_gate("LIST", folder, lambda: self._page(folder, last)):
+        page = self._page(folder, "")
+        while page:
             yield from page
-            last = page[-1].path
+            page = self._page(folder, page[-1].path)
 
     def _page(self, folder: str, last: str) -> list[ObjectInfo]:
-        found = sorted(MemoryLocation._objects(self, folder), key=lambda info: info.path)
-        return [info for info in found if info.path > last][:PAGE]
+        def page() -> list[ObjectInfo]:
+            found = sorted(MemoryLocation._objects(self, folder), key=lambda info: info.path)
+            return [info for info in found if info.path > last][:PAGE]
+
+        return self.process.pass_gate("LIST", folder, page)
 
 
 class Process:

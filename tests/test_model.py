@@ -1,4 +1,4 @@
-"""Nothing that was committed and not deleted is ever unreadable: whoever is paused, killed, retried, or prunes beside it.
+"""Nothing that was committed and not deleted is ever unreadable, whoever is paused, killed, retried, or prunes.
 
 Hypothesis plays scheduler for several processes at the level of single storage requests; then the steps of the prune
 protocol are gone through one by one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from stepping import FAULTS, Process, World
@@ -181,9 +181,7 @@ class Interleavings(RuleBasedStateMachine):
                 break
             process.step()
 
-    def _accept(
-        self, process: Process, error: BaseException | None, also: type[Exception] | tuple[()] = ()
-    ) -> None:
+    def _accept(self, process: Process, error: BaseException | None, also: type[Exception] | tuple[()] = ()) -> None:
         """Only a fault of the storage is a reason to fail."""
         passing = (StorageUnavailable, CommitUnknown) if process.faults else ()
         if error is not None and not isinstance(error, (*passing, *([also] if also else []))):
@@ -206,7 +204,12 @@ class Interleavings(RuleBasedStateMachine):
 
 
 Interleavings.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
+    max_examples=3000,
+    stateful_step_count=40,
+    deadline=None,
+    report_multiple_bugs=False,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 TestInterleavings = Interleavings.TestCase
 

@@ -223,7 +223,7 @@ class Writer:
             return
         while len(self._closing) >= _CLOSING[self._store.location.is_local]:
             self._entries += self._closing.popleft().result()
-        self._closing.append(pool("close").submit(pack.close))
+        self._closing.append(pool("sync" if self._store.location.is_local else "send").submit(pack.close))
 
 
 # --- reading -------------------------------------------------------------------------------------------------

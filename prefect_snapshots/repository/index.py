@@ -365,7 +365,7 @@ def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[N
     """All rows of an `Index.table()` that hold one of the given chunks (an array of 32-byte ids).
 
     Returns:
-        Two arrays: for each pair, the position in `chunks` and the row in the table. A chunk without a row is in no pair.
+        Two arrays: for each pair, the position in `chunks` and the row in the table. A chunk without a row is in none.
     """
     wanted, tails = split_ids(chunks)
     first = heads.searchsorted(wanted, "left")

@@ -15,7 +15,7 @@ Every step can be repeated by anyone after a kill. Rival prunes are ordered by t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,9 @@ from . import packs as packs_module
 from .catalog import (
     CATALOG,
     COMPACTED,
+    ROOT,
     Event,
+    Root,
     Stream,
     event_hash,
     new_token,
@@ -37,8 +39,9 @@ from .catalog import (
 )
 from .contents import ContentReader, Piece, Writer
 from .index import Index, find_rows, join_ids
-from .location import ObjectInfo
-from .packs import LOCAL_LIMIT, REMOTE_LIMIT, open_chunk, pack_of, pack_path, read_table
+from .location import Location, ObjectInfo
+from .packs import LOCAL_LIMIT, REMOTE_LIMIT, open_chunk, open_pack, pack_of, pack_path, read_table
+from .sealing import ID_SIZE
 
 if TYPE_CHECKING:
     from .repository import Repository, _Opened
@@ -196,12 +199,20 @@ def _live_rows(opened: _Opened) -> NDArray[np.bool_]:
     return live
 
 
-def _groups(index: Index) -> NDArray[np.int64]:
-    """For each row of the table, the number of its chunk: copies of one chunk share it."""
-    heads, rows, _ = index.table()
+def _groups(heads: NDArray[np.uint64], rows: Any) -> NDArray[np.int64]:
+    """For each row of an index table, the number of its chunk: copies of one chunk share it."""
     new = np.ones(len(heads), bool)
     new[1:] = (heads[1:] != heads[:-1]) | (rows["tail"][1:] != rows["tail"][:-1])
     return np.cumsum(new) - 1
+
+
+def _stranded(index: Index, live: NDArray[np.bool_], kept: Callable[[bytes], bool]) -> NDArray[np.bool_]:
+    """Which live rows hold a chunk that has no copy in a pack that is kept."""
+    heads, rows, _ = index.table()
+    groups = _groups(heads, rows)
+    housed = np.zeros(len(heads), bool)
+    housed[groups[_in_packs(index, kept)]] = True
+    return live & ~housed[groups]
 
 
 def _list_packs(opened: _Opened) -> dict[bytes, ObjectInfo]:
@@ -221,7 +232,7 @@ def _in_packs(index: Index, packs: Callable[[bytes], bool]) -> NDArray[np.bool_]
 
 def prune(repository: Repository, dry_run: bool, grace: float, progress: Progress | None = None) -> PruneReport:
     """See `Repository.prune`."""
-    opened = repository.parts(writing=not dry_run).apart()
+    opened = repository.parts(writing=not dry_run).apart(writing=not dry_run)
     say = progress or _silent
     report = PruneReport(dry_run)
     attempt = 0
@@ -265,10 +276,10 @@ def _choose(opened: _Opened, grace: float, report: PruneReport) -> set[bytes]:
     packs = _list_packs(opened)
     good = _in_packs(index, lambda pack: pack in packs and pack not in condemned)
     kept = np.flatnonzero(live & good)
+    heads, rows, numbers = index.table()
     # One copy of each chunk is enough: the first one in the table.
-    _, first = np.unique(_groups(index)[kept], return_index=True)
+    _, first = np.unique(_groups(heads, rows)[kept], return_index=True)
     kept = kept[first]
-    _, rows, numbers = index.table()
     used: dict[bytes, int] = {}
     chunks: dict[bytes, int] = {}
     for number, size in zip(rows["pack"][kept].tolist(), rows["stored"][kept].tolist(), strict=True):
@@ -309,16 +320,12 @@ def _copy_out(opened: _Opened, candidates: set[bytes], report: PruneReport) -> N
     """Give every live chunk a copy outside of candidates and condemned packs."""
     avoid = frozenset(opened.catalog.state.condemned | candidates)
     live = _live_rows(opened)
-    groups = _groups(opened.index)
     packs = _list_packs(opened)
-    safe = _in_packs(opened.index, lambda pack: pack in packs and pack not in avoid)
-    has_safe = np.zeros(int(groups[-1]) + 1 if len(groups) else 0, bool)
-    has_safe[groups[safe]] = True
-    needy = np.flatnonzero(live & ~has_safe[groups]) if len(groups) else np.empty(0, np.int64)
-    _, first = np.unique(groups[needy], return_index=True)
+    needy = np.flatnonzero(_stranded(opened.index, live, lambda pack: pack in packs and pack not in avoid))
+    heads, rows, _ = opened.index.table()
+    _, first = np.unique(_groups(heads, rows)[needy], return_index=True)
     needy = needy[first]
     # In the order in which they lie, so that reads are long.
-    rows = opened.index.table()[1]
     needy = needy[np.lexsort((rows["offset"][needy], rows["pack"][needy]))]
     entries = [opened.index.entry_at(int(row)) for row in needy]
     with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
@@ -352,14 +359,11 @@ def _delete(opened: _Opened, doomed: dict[bytes, ObjectInfo], report: PruneRepor
     _copy_out(opened, set(), report)
     live = _live_rows(opened)
     index = opened.index
-    groups = _groups(index)
     packs = _list_packs(opened)
     condemned = opened.catalog.state.condemned
-    good = _in_packs(index, lambda pack: pack in packs and pack not in condemned)
-    has_good = np.zeros(int(groups[-1]) + 1 if len(groups) else 0, bool)
-    has_good[groups[good]] = True
+    stranded = _stranded(index, live, lambda pack: pack in packs and pack not in condemned)
     _, rows, numbers = index.table()
-    needed = {numbers[number] for number in np.unique(rows["pack"][live & ~has_good[groups]]).tolist()}
+    needed = {numbers[number] for number in np.unique(rows["pack"][stranded]).tolist()}
     deleted = {pack: info for pack, info in doomed.items() if pack not in needed}
     opened.store.location.delete(pack_path(pack) for pack in deleted)
     report.packs_deleted = len(deleted)
@@ -388,9 +392,15 @@ def _tidy(opened: _Opened, superseded: set[str], grace: float, report: PruneRepo
 
 
 def _refuse_damage(opened: _Opened) -> None:
-    if opened.index.damaged:
-        name, error = next(iter(opened.index.damaged.items()))
+    """What cannot be read may name what lives."""
+    for name, error in opened.index.damaged.items():
         raise IntegrityError(f"nothing is deleted while the index is damaged ({name}: {error.reason}): repair it first")
+    root = opened.catalog.state
+    for folder in _unregistered(_paths(opened.store.location, CATALOG), root) if root.lost else ():
+        raise IntegrityError(
+            f"nothing is deleted while the stream in {folder} is not registered: save something under its name, which "
+            "registers it again, or delete the folder"
+        )
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -402,107 +412,116 @@ def _silent(what: str, done: int, total: int) -> None:
 
 @dataclass(slots=True)
 class _Slots:
-    """A stream as its raw slots tell it."""
+    """A stream as its raw slots tell it, and what its summaries add."""
 
     stream: Stream
-    events: dict[int, Event]
-    damaged: dict[int, str]
-    head: int
+    head: int = 0
+    events: dict[int, Event] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)
+    rescued: dict[int, Event] = field(default_factory=dict)
+    """Events of damaged slots that a summary still has."""
+    bad_summaries: dict[str, str] = field(default_factory=dict)
+    emptied: set[int] = field(default_factory=set)
+    """Events put back from a summary, which does not have the data that travelled with them."""
+
+
+Damage = dict[tuple[bytes, bytes | None], str]
+"""Pack and chunk (None: the pack's own header or table) -> what is wrong with them."""
 
 
 def check(repository: Repository, read_data: bool, progress: Progress | None = None) -> CheckReport:
     """See `Repository.check`."""
-    opened = repository.parts()
-    say = progress or _silent
+    location = repository.parts().store.location
+    while True:
+        packs, root = _paths(location, packs_module.PREFIX), _paths(location, f"{CATALOG}/{ROOT}")
+        report = _look(repository, read_data, {}, progress or _silent)
+        still = packs <= _paths(location, packs_module.PREFIX) and root == _paths(location, f"{CATALOG}/{ROOT}")
+        if report.ok or still:
+            return report
+        # A prune ran beside it, and took what had been seen before.
+
+
+def _paths(location: Location, prefix: str) -> set[str]:
+    return {info.path for info in location.list(prefix)}
+
+
+def _look(repository: Repository, read_data: bool, damage: Damage, say: Progress) -> CheckReport:
+    """Look at everything once. `damage` in packs may be known already."""
+    opened = repository.parts().apart(writing=False)
     report = CheckReport()
     _check_config(repository, report)
-    needed: dict[bytes, list[str]] = {}
-    sizes: dict[bytes, int] = {}
     scanned = list(_scan_streams(opened))
+    root = _root_of(scanned[0])
     report.streams = len(scanned) - 1
     for number, slots in enumerate(scanned):
         say("streams", number, len(scanned))
-        _check_slots(opened, slots, report)
-    index = Index(opened.store.location, opened.sealer, read_only=True)
-    index.load()
-    for name, error in index.damaged.items():
+        _check_slots(slots, report)
+    opened.index.load()
+    for name, error in opened.index.damaged.items():
         report.problems.append(Problem(name, error.reason))
-    for slots in scanned:
-        _check_contents(opened, slots, report, needed, sizes)
-    condemned = opened.catalog.state.condemned
     packs = _list_packs(opened)
-    report.packs, report.chunks = len(packs), len(needed)
-    for chunk, versions in needed.items():
-        entries = index.find_all(chunk)
-        if not any(_fits(entry, packs) for entry in entries):
-            where = pack_path(entries[0].pack) if entries else f"chunk {chunk.hex()[:16]}"
-            what = "the pack is missing or cut short" if entries else "the chunk is in no pack"
-            report.problems.append(Problem(where, what, tuple(versions)))
+    report.packs = len(packs)
     if read_data:
-        bad = dict(_read_packs(opened, index, packs, report, say))
-        for chunk, problem in bad.items():
-            sound = any(
-                _fits(entry, packs) and pack_path(entry.pack) != problem.path for entry in index.find_all(chunk)
-            )
-            hit = () if sound else tuple(needed.get(chunk, ()))
-            if hit or pack_of(problem.path) not in condemned:
-                report.problems.append(Problem(problem.path, problem.what, hit))
-    _note_unknown(opened, report)
+        damage = dict(_read_packs(opened, packs, report, say))
+    hurt = _check_contents(opened, scanned, packs, damage, report)
+    for (pack, chunk), reason in damage.items():
+        if chunk not in hurt and pack not in root.condemned:
+            report.problems.append(Problem(pack_path(pack), reason))
+    _check_unknown(opened, scanned, root, report)
     return report
-
-
-def _fits(entry: index_module.Entry, packs: dict[bytes, ObjectInfo]) -> bool:
-    info = packs.get(entry.pack)
-    return info is not None and entry.offset + entry.stored <= info.size
 
 
 def _check_config(repository: Repository, report: CheckReport) -> None:
     from .repository import CONFIG, CONFIG_COPY, _parse_config
 
+    configs = []
     for path in (CONFIG, CONFIG_COPY):
         try:
-            _parse_config(path, repository.location.read(path))
+            configs.append(_parse_config(path, repository.location.read(path)))
         except ObjectMissing:
             report.problems.append(Problem(path, "it is missing"))
         except DamagedObject as error:
             report.problems.append(Problem(path, error.reason))
+    if configs and configs[0] != configs[-1]:
+        report.problems.append(Problem(CONFIG_COPY, f"it differs from {CONFIG}"))
 
 
 def _scan_streams(opened: _Opened) -> Iterator[_Slots]:
-    """Every stream, the root first, read slot by slot without summaries, whatever is damaged."""
+    """Every stream, the root first, read slot by slot, whatever is damaged."""
     root = _scan(opened, Stream(lambda: opened.catalog, "", "", lambda _: None))
     yield root
-    names = {
-        event.body["id"]: (event.body["kind"], event.body["name"])
-        for event in root.events.values()
-        if event.kind == "stream"
-    }
-    for kind, name in names.values():
+    for kind, name in _root_of(root).streams.values():
         yield _scan(opened, Stream(lambda: opened.catalog, kind, name, lambda _: None))
+
+
+def _root_of(slots: _Slots) -> Root:
+    """What the root stream says, as far as it can be read."""
+    root = Root()
+    for sequence in sorted(slots.events):
+        root.apply(slots.events[sequence])
+    return root
 
 
 def _scan(opened: _Opened, stream: Stream) -> _Slots:
     location = opened.store.location
-    listed = {
-        int(name)
-        for info in location.list(f"{CATALOG}/{stream.id}")
-        if (name := info.path.rpartition("/")[2]).isdigit()
-    }
-    head = max(listed, default=0)
-    slots = _Slots(stream, {}, {}, head)
-    for start in range(1, head + 1, _BATCH):
-        paths = [slot_path(stream.id, sequence) for sequence in range(start, min(start + _BATCH, head + 1))]
-        for sequence, data in enumerate(location.read_many(paths), start):
-            if data is None:
-                slots.damaged[sequence] = "it is missing, and a later one is there"
-                continue
-            try:
-                event, _, _ = stream.parse(slot_path(stream.id, sequence), data)
-                slots.events[sequence] = event
-                if event.sequence != sequence:
-                    slots.damaged[sequence] = "it holds another event than its place says"
-            except DamagedObject as error:
-                slots.damaged[sequence] = error.reason
+    names = (path.rpartition("/")[2] for path in _paths(location, f"{CATALOG}/{stream.id}"))
+    slots = _Slots(stream, max((int(name) for name in names if name.isdigit()), default=0))
+    _scan_slots(slots, opened, list(range(1, slots.head + 1)))
+    for path in sorted(_paths(location, f"{COMPACTED}/{stream.id}")):
+        try:
+            _scan_summary(slots, path, stream.parse_compacted(path, location.read(path)))
+        except ObjectMissing:
+            continue
+        except DamagedObject as error:
+            slots.bad_summaries[path] = error.reason
+    # Where a summary knows more than the listing: slots that were created since, or are gone.
+    absent = [
+        number for number in range(1, slots.head + 1) if number not in slots.events and number not in slots.damaged
+    ]
+    _scan_slots(slots, opened, absent)
+    for sequence in absent:
+        if sequence not in slots.events:
+            slots.damaged.setdefault(sequence, "it is missing, and a later one was there")
     for sequence, event in slots.events.items():
         before = slots.events.get(sequence - 1)
         expected = event_hash(before) if before else bytes(32) if sequence == 1 else None
@@ -511,80 +530,139 @@ def _scan(opened: _Opened, stream: Stream) -> _Slots:
     return slots
 
 
-def _check_slots(opened: _Opened, slots: _Slots, report: CheckReport) -> None:
+def _scan_slots(slots: _Slots, opened: _Opened, sequences: list[int]) -> None:
+    """Read some slots, and take note of what is in those that are there."""
+    for start in range(0, len(sequences), _BATCH):
+        part = sequences[start : start + _BATCH]
+        found = opened.store.location.read_many([slot_path(slots.stream.id, sequence) for sequence in part])
+        for sequence, data in zip(part, found, strict=True):
+            if data is not None:
+                _scan_slot(slots, sequence, data)
+
+
+def _scan_slot(slots: _Slots, sequence: int, data: bytes) -> None:
+    path = slot_path(slots.stream.id, sequence)
+    try:
+        event, _, inline = slots.stream.parse(path, data)
+    except DamagedObject as error:
+        slots.damaged[sequence] = error.reason
+        return
+    slots.events[sequence] = event
+    if event.sequence != sequence:
+        slots.damaged[sequence] = "it holds another event than its place says"
+    if event.content is not None and event.content.depth == 0 and len(inline) != event.content.size:
+        slots.emptied.add(sequence)
+
+
+def _scan_summary(slots: _Slots, path: str, events: list[Event]) -> None:
+    for event in events:
+        slots.head = max(slots.head, event.sequence)
+        found = slots.events.get(event.sequence)
+        if found is None or event.sequence in slots.damaged:
+            slots.rescued[event.sequence] = event
+        elif event_hash(found) != event_hash(event):
+            slots.bad_summaries[path] = "it differs from the events that it sums up"
+
+
+def _check_slots(slots: _Slots, report: CheckReport) -> None:
     stream = slots.stream
     for sequence, reason in sorted(slots.damaged.items()):
-        event = slots.events.get(sequence)
+        event = slots.events.get(sequence) or slots.rescued.get(sequence)
         versions = (version_label(stream, event) if event else f"{stream.label}#{sequence}",)
         report.problems.append(Problem(slot_path(stream.id, sequence), reason, versions if stream.kind else ()))
-    for info in opened.store.location.list(f"{COMPACTED}/{stream.id}"):
-        try:
-            events = stream.parse_compacted(info.path, opened.store.location.read(info.path))
-        except (ObjectMissing, DamagedObject) as error:
-            report.problems.append(Problem(info.path, getattr(error, "reason", str(error))))
-            continue
-        if any(slots.events.get(event.sequence, event) != event for event in events):
-            report.problems.append(Problem(info.path, "it differs from the events that it sums up"))
+    for path, reason in slots.bad_summaries.items():
+        report.problems.append(Problem(path, reason))
 
 
 def _check_contents(
-    opened: _Opened, slots: _Slots, report: CheckReport, needed: dict[bytes, list[str]], sizes: dict[bytes, int]
-) -> None:
-    stream = slots.stream
-    stream.events = [slots.events[sequence] for sequence in sorted(slots.events)]
-    for event in live_events(stream):
-        report.versions += 1
-        assert event.content is not None
-        label = version_label(stream, event)
-        if event.content.depth == 0:
-            continue
-        try:
-            rows = ContentReader(opened.reader, event.content).all_rows()
-        except IntegrityError as error:
-            report.problems.append(Problem(slot_path(stream.id, event.sequence), str(error), (label,)))
-            continue
-        for row in rows:
-            needed.setdefault(row["chunk"].tobytes(), []).append(label)
-            sizes[row["chunk"].tobytes()] = int(row["size"])
+    opened: _Opened, scanned: list[_Slots], packs: dict[bytes, ObjectInfo], damage: Damage, report: CheckReport
+) -> dict[bytes, list[str]]:
+    """Look for a sound copy of everything that a live version needs. Returns the chunks without one."""
+    index = opened.index
+    heads, table, numbers = index.table()
+    sizes = np.array([packs[pack].size if pack in packs else -1 for pack in numbers], np.int64)
+    sound = table["offset"].astype(np.int64) + table["stored"] <= sizes[table["pack"]]
+    for pack, chunk in damage:
+        if chunk is not None:
+            for row in find_rows(heads, table, np.frombuffer(chunk, f"V{ID_SIZE}"))[1]:
+                sound[row] &= numbers[table["pack"][row]] != pack
+    needed = np.zeros(len(heads), bool)
+    hurt: dict[bytes, list[str]] = {}
+    for slots in scanned:
+        stream = slots.stream
+        stream.events = [slots.events[sequence] for sequence in sorted(slots.events)]
+        for event in live_events(stream):
+            assert event.content is not None
+            report.versions += 1
+            label = version_label(stream, event)
+            path = slot_path(stream.id, event.sequence)
+            if event.sequence in slots.emptied:
+                report.problems.append(Problem(path, "the data that travelled inside the event is gone", (label,)))
+            if event.content.depth == 0:
+                continue
+            try:
+                chunks = ContentReader(opened.reader, event.content).all_rows()["chunk"]
+            except IntegrityError as error:
+                report.problems.append(Problem(path, str(error), (label,)))
+                continue
+            which, rows = find_rows(heads, table, chunks)
+            needed[rows] = True
+            for chunk in {chunk.tobytes() for chunk in np.delete(chunks, which[sound[rows]])}:
+                hurt.setdefault(chunk, []).append(label)
+    report.chunks = len(np.unique(_groups(heads, table)[needed]))
+    for chunk, versions in hurt.items():
+        copies = [entry.pack for entry in index.find_all(chunk)]
+        known = [pack for pack in copies if (pack, chunk) in damage]
+        if known:
+            problem = Problem(pack_path(known[0]), damage[known[0], chunk], tuple(versions))
+        elif copies:
+            problem = Problem(pack_path(copies[0]), "the pack is missing or cut short", tuple(versions))
+        else:
+            problem = Problem(f"chunk {chunk.hex()[:16]}", "it is in no pack", tuple(versions))
+        report.problems.append(problem)
+    return hurt
 
 
 def _read_packs(
-    opened: _Opened, index: Index, packs: dict[bytes, ObjectInfo], report: CheckReport, say: Progress
-) -> Iterator[tuple[bytes, Problem]]:
-    """Read and verify every chunk in every pack; yields the damaged ones."""
-    location = opened.store.location
+    opened: _Opened, packs: dict[bytes, ObjectInfo], report: CheckReport, say: Progress
+) -> Iterator[tuple[tuple[bytes, bytes | None], str]]:
+    """Read and verify every byte of every pack; yields what is damaged."""
     total = sum(info.size for info in packs.values())
     for pack, info in packs.items():
         say("reading", report.bytes_read, total)
         try:
-            entries = read_table(location, opened.sealer, pack)
+            data = memoryview(opened.store.location.read(info.path))
         except ObjectMissing:
             continue  # pruned meanwhile
+        try:
+            entries = open_pack(opened.sealer, pack, data)
         except DamagedObject as error:
-            report.problems.append(Problem(info.path, error.reason))
-            entries = _entries_of(index, pack)
+            yield (pack, None), error.reason
+            entries = _entries_of(opened.index, pack)
         for entry in entries:
             try:
-                data = location.read_range(info.path, entry.offset, entry.stored)
-                open_chunk(opened.sealer, entry, data)
-            except ObjectMissing:
-                break
+                open_chunk(opened.sealer, entry, data[entry.offset : entry.offset + entry.stored])
             except DamagedObject as error:
-                yield entry.chunk, Problem(info.path, error.reason)
-            report.bytes_read += entry.stored
+                yield (pack, entry.chunk), error.reason
+        report.bytes_read += len(data)
 
 
 def _entries_of(index: Index, pack: bytes) -> list[index_module.Entry]:
     return [index.entry_at(int(row)) for row in np.flatnonzero(_in_packs(index, lambda other: other == pack))]
 
 
-def _note_unknown(opened: _Opened, report: CheckReport) -> None:
+def _check_unknown(opened: _Opened, scanned: list[_Slots], root: Root, report: CheckReport) -> None:
+    """Note what is no part of a repository, and times that cannot be right."""
     known = ("packs/", "index/", f"{CATALOG}/", f"{COMPACTED}/", "logs/", "probe/", "repository.")
+    stamps: dict[str, float] = {}
     for info in opened.store.location.list(""):
         if not info.path.startswith(known):
             report.notes.append(f"{info.path} does not belong to a repository")
-    for slots in _scan_streams(opened):
-        stamps = {info.path: info.modified for info in opened.store.location.list(f"{CATALOG}/{slots.stream.id}")}
+        elif info.path.startswith(CATALOG):
+            stamps[info.path] = info.modified
+    for folder in _unregistered(stamps, root):
+        report.problems.append(Problem(folder, "these events belong to a stream that is not registered", (folder,)))
+    for slots in scanned:
         for sequence, event in slots.events.items():
             stored = stamps.get(slot_path(slots.stream.id, sequence))
             if stored is not None and abs(event.time / 1e9 - stored) > _DAY:
@@ -594,12 +672,18 @@ def _note_unknown(opened: _Opened, report: CheckReport) -> None:
                 )
 
 
+def _unregistered(paths: Iterable[str], root: Root) -> list[str]:
+    """The folders of streams whose registration was lost."""
+    folders = {path.split("/")[1] for path in paths}
+    return [f"{CATALOG}/{folder}" for folder in sorted(folders - root.streams.keys() - {ROOT})]
+
+
 # --- repair ------------------------------------------------------------------------------------------------------
 
 
 def repair(repository: Repository, dry_run: bool, progress: Progress | None = None) -> RepairReport:
     """See `Repository.repair`. Stop other writers first: it puts back damaged objects in place."""
-    opened = repository.parts(writing=not dry_run)
+    opened = repository.parts(writing=not dry_run).apart(writing=not dry_run)
     say = progress or _silent
     report = RepairReport(dry_run)
 
@@ -609,12 +693,16 @@ def repair(repository: Repository, dry_run: bool, progress: Progress | None = No
             do()
 
     _repair_config(repository, opened, act)
+    root = Root()
     for slots in _scan_streams(opened):
-        _repair_stream(opened, slots, report, act)
-    _repair_index(opened, act)
-    _repair_packs(opened, report, act, say)
-    final = check(repository, read_data=False)
-    report.lost += [problem for problem in final.problems if problem.versions and not dry_run]
+        _repair_stream(opened, slots, root.epoch, report, act)
+        if not slots.stream.kind:
+            root = _root_of(slots)
+    _repair_index(opened, root.condemned, act)
+    damage = dict(_read_packs(opened, _list_packs(opened), CheckReport(), say))
+    _repair_packs(opened, {pack for pack, _ in damage}, root, act)
+    if not dry_run:
+        report.lost += [problem for problem in _look(repository, False, damage, say).problems if problem.versions]
     return report
 
 
@@ -631,51 +719,36 @@ def _repair_config(repository: Repository, opened: _Opened, act: Act) -> None:
         act(f"write {path} anew", partial(repository.location.replace, path, _config_bytes(opened.config)))
 
 
-def _repair_stream(opened: _Opened, slots: _Slots, report: RepairReport, act: Act) -> None:
+def _repair_stream(opened: _Opened, slots: _Slots, epoch: int, report: RepairReport, act: Act) -> None:
     """Put damaged slots back from summaries; where there is none, a stand-in keeps the chain whole."""
     stream, location = slots.stream, opened.store.location
-    summaries: dict[int, Event] = {}
-    for info in location.list(f"{COMPACTED}/{stream.id}"):
-        try:
-            events = stream.parse_compacted(info.path, location.read(info.path))
-        except (ObjectMissing, DamagedObject):
-            act(f"delete the damaged summary {info.path}", partial(location.delete, [info.path]))
-            continue
-        summaries.update((event.sequence, event) for event in events)
+    for path in slots.bad_summaries:
+        act(f"delete the damaged summary {path}", partial(location.delete, [path]))
     for sequence in sorted(slots.damaged):
         path = slot_path(stream.id, sequence)
-        event = summaries.get(sequence)
+        event = slots.rescued.get(sequence)
         if event is not None:
             act(f"put back {path} from a summary", partial(location.replace, path, stream.slot_bytes(event)))
-            slots.events[sequence] = event
-            if event.content is not None and event.content.depth == 0:
-                label = version_label(stream, event)
-                report.lost.append(Problem(path, "the data that travelled inside the event is gone", (label,)))
-            continue
-        before, after = slots.events.get(sequence - 1), slots.events.get(sequence + 1)
-        stand_in = Event(
-            sequence,
-            event_hash(before) if before else bytes(32),
-            before.epoch if before else 0,
-            new_token(),
-            time.time_ns(),
-            "lost",
-            {"hash": after.previous if after else bytes(32)},
-        )
-        slots.events[sequence] = stand_in
-        act(f"stand in for the lost {path}", partial(location.replace, path, stream.slot_bytes(stand_in)))
-        report.lost.append(
-            Problem(path, "the event is gone, and with it what it said", (f"{stream.label}#{sequence}",))
-        )
+        else:
+            event = _stand_in(sequence, slots.events.get(sequence - 1), slots.events.get(sequence + 1), epoch)
+            act(f"stand in for the lost {path}", partial(location.replace, path, stream.slot_bytes(event)))
+            hit = (f"{stream.label}#{sequence}",)
+            report.lost.append(Problem(path, "the event is gone, and with it what it said", hit))
+        slots.events[sequence] = event
 
 
-def _repair_index(opened: _Opened, act: Act) -> None:
+def _stand_in(sequence: int, before: Event | None, after: Event | None, epoch: int) -> Event:
+    """An event that says nothing. It has the newest epoch, because the lost one may have been a fence."""
+    previous = event_hash(before) if before else bytes(32)
+    body = {"hash": after.previous if after else bytes(32)}
+    return Event(sequence, previous, epoch, new_token(), time.time_ns(), "lost", body)
+
+
+def _repair_index(opened: _Opened, condemned: set[bytes], act: Act) -> None:
     """Enter packs that no sound index object names, from their own tables."""
     index = opened.index
     index.load()
-    _, rows, numbers = index.table()
-    named = {numbers[number] for number in np.unique(rows["pack"]).tolist()}
-    for pack in _list_packs(opened).keys() - named - opened.catalog.state.condemned:
+    for pack in _list_packs(opened).keys() - _named(index) - condemned:
         try:
             entries = read_table(opened.store.location, opened.sealer, pack)
         except (DamagedObject, ObjectMissing):
@@ -686,37 +759,37 @@ def _repair_index(opened: _Opened, act: Act) -> None:
         act(f"forget {name}", partial(index.forget, name))
 
 
-def _repair_packs(opened: _Opened, report: RepairReport, act: Act, say: Progress) -> None:
-    """Condemn packs with damaged chunks: what is sound in them is copied, and what is saved again is stored again."""
-    packs = _list_packs(opened)
-    scratch = CheckReport()
-    bad = {pack_of(problem.path) for _, problem in _read_packs(opened, opened.index, packs, scratch, say)}
-    bad |= {pack_of(problem.path) for problem in scratch.problems}
-    hurt = {pack for pack in bad if pack is not None} - opened.catalog.state.condemned
+def _named(index: Index) -> set[bytes]:
+    """The packs that the index names."""
+    _, rows, numbers = index.table()
+    return {numbers[number] for number in np.unique(rows["pack"]).tolist()}
+
+
+def _repair_packs(opened: _Opened, damaged: set[bytes], root: Root, act: Act) -> None:
+    """Copy what is sound out of packs that are damaged or gone, and condemn them: the rest can then be saved again."""
+    location, catalog = opened.store.location, opened.catalog
+    absent = _named(opened.index) - _list_packs(opened).keys() - root.condemned
+    hurt = damaged - root.condemned | {pack for pack in absent if location.size(pack_path(pack)) is None}
     if not hurt:
         return
 
     def condemn() -> None:
-        avoid = frozenset(opened.catalog.state.condemned | hurt)
-        with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
+        catalog.root.refresh()
+        with Writer(opened.store, catalog.state.epoch, frozenset(catalog.state.condemned | hurt)) as writer:
             for pack in hurt:
                 for entry in _entries_of(opened.index, pack):
                     try:
-                        data = opened.store.location.read_range(pack_path(pack), entry.offset, entry.stored)
+                        data = location.read_range(pack_path(pack), entry.offset, entry.stored)
                         writer.copy(entry.chunk, open_chunk(opened.sealer, entry, data))
                     except (DamagedObject, ObjectMissing):
-                        continue  # this is the damage; `check` names the versions that it hits
+                        continue  # this is the damage; the last look names the versions that it hits
             writer.flush()
+        body = {"packs": b"".join(sorted(hurt))}
         attempt = 0
-        while (
-            opened.catalog.root.append(
-                "condemn", {"packs": b"".join(sorted(hurt))}, epoch=opened.catalog.state.epoch, token=new_token()
-            )
-            is None
-        ):
+        while catalog.root.append("condemn", body, epoch=catalog.state.epoch, token=new_token()) is None:
             attempt += 1
-            opened.catalog.root.back_off(attempt)
-            opened.catalog.root.refresh()
+            catalog.root.back_off(attempt)
+            catalog.root.refresh()
 
     act(f"copy what is sound out of {len(hurt)} damaged packs and condemn these", condemn)
 

@@ -24,7 +24,7 @@ _HEAD = struct.Struct("<4sBB2x16s")  # magic, format, flags, pack id
 _TAIL = struct.Struct("<I4s")  # bytes in the sealed table, magic
 _MAGIC = b"PSPK"
 
-LOCAL_LIMIT = 64 * 1024 * 1024
+LOCAL_LIMIT = 128 * 1024 * 1024
 """Bytes after which a pack on a local disk is closed; its fsync then overlaps with writing the next."""
 
 REMOTE_LIMIT = 32 * 1024 * 1024
@@ -121,15 +121,36 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
     size = location.size(path)
     if size is None:
         raise ObjectMissing(f"{path} is missing")
-    tail = location.read_range(path, max(size - _TAIL.size, 0), _TAIL.size)
+    start, length = _table_range(path, location.read_range(path, max(size - _TAIL.size, 0), _TAIL.size), size)
+    return _entries(sealer, pack, location.read_range(path, start, length), start)
+
+
+def open_pack(sealer: Sealer, pack: bytes, data: memoryview) -> list[Entry]:
+    """The table of a pack that was read whole; its first and last bytes are verified too, but not the chunks.
+
+    Raises:
+        DamagedObject: when any of that is damaged.
+    """
+    path = pack_path(pack)
+    if data[: _HEAD.size] != _HEAD.pack(_MAGIC, 1, int(sealer.encrypted), pack):
+        raise DamagedObject(path, "it does not begin as a pack does")
+    start, length = _table_range(path, data[-_TAIL.size :], len(data))
+    return _entries(sealer, pack, data[start : start + length], start)
+
+
+def _table_range(path: str, tail: Buffer, size: int) -> tuple[int, int]:
+    """Where the table of a pack starts, and its length."""
     if len(tail) < _TAIL.size:
         raise DamagedObject(path, "it is shorter than a pack's last bytes")
     length, magic = _TAIL.unpack(tail)
     if magic != _MAGIC or length + _TAIL.size + _HEAD.size > size:
         raise DamagedObject(path, "it does not end as a pack does")
-    start = size - _TAIL.size - length
-    frames = sealer.open(f"{path}#table", location.read_range(path, start, length))
-    records = np.frombuffer(frames[0], RECORD)
+    return size - _TAIL.size - length, length
+
+
+def _entries(sealer: Sealer, pack: bytes, table: Buffer, end: int) -> list[Entry]:
+    path = pack_path(pack)
+    records = np.frombuffer(sealer.open(f"{path}#table", table)[0], RECORD)
     entries = [
         Entry(
             bytes(r["chunk"]),
@@ -141,6 +162,6 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
         )
         for r in records
     ]
-    if any(entry.offset + entry.stored > start for entry in entries):
+    if any(entry.offset + entry.stored > end for entry in entries):
         raise DamagedObject(path, "its table points outside of it")
     return entries

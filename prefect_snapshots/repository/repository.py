@@ -211,11 +211,9 @@ class Repository:
             attempt = 0
             own_token = token or new_token()
             while True:
-                if stream.head == 0:
+                if stream.head == 0 or not opened.catalog.knows(stream):
                     opened.catalog.register(stream)
-                    required = opened.catalog.state.epoch
-                else:
-                    required = stream.epoch
+                required = stream.epoch if stream.head else opened.catalog.state.epoch
                 plan = draft()
                 if plan is None:
                     return None
@@ -434,9 +432,9 @@ class _Opened:
     store: Store
     reader: ChunkReader
 
-    def apart(self) -> _Opened:
+    def apart(self, *, writing: bool) -> _Opened:
         """The same repository, with a catalog and an index of its own: no other thread moves them on meanwhile."""
-        return _assemble(self.store.location, self.config, self.secret, self.sealer, self.catalog.read_only)
+        return _assemble(self.store.location, self.config, self.secret, self.sealer, not writing)
 
 
 def _assemble(

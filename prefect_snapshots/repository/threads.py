@@ -7,13 +7,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-_SIZES = {"compute": max(2, os.cpu_count() or 2), "network": 16, "close": 4}
+# One thread syncs: several that do so at once wait for each other's journal commits, and take twice as long.
+_SIZES = {"compute": max(2, os.cpu_count() or 2), "network": 16, "send": 4, "sync": 1}
 
 _lock = threading.Lock()
 _pools: dict[tuple[int, str], ThreadPoolExecutor] = {}
 
 
-def pool(use: Literal["compute", "network", "close"]) -> ThreadPoolExecutor:
+def pool(use: Literal["compute", "network", "send", "sync"]) -> ThreadPoolExecutor:
     """The pool for one use. A forked child gets its own, because threads do not survive a fork."""
     key = os.getpid(), use
     found = _pools.get(key)

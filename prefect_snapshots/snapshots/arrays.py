@@ -62,6 +62,13 @@ class NotAtHand(Exception):
     """The elements of a JAX array cannot be read here; the text says why."""
 
 
+def loaded_jax() -> Any:
+    """JAX, if this process has imported it, else None: without it there is no JAX array to recognise."""
+    jax = sys.modules.get("jax")
+    # while another thread is importing it, it is there in part
+    return jax if hasattr(jax, "Array") and hasattr(jax, "tree_util") else None
+
+
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +117,7 @@ def jax_parts(array: Any) -> Parts:
     Raises:
         NotAtHand: the array is traced, deleted, or spread over several processes.
     """
-    jax: Any = sys.modules["jax"]
+    jax = loaded_jax()
     if isinstance(array, jax.core.Tracer):
         raise NotAtHand("it is a traced value: save outside of jit, grad and vmap")
     if array.is_deleted():

@@ -6,9 +6,10 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import DamagedVersion, IntegrityError, InvalidArgument, UnserialisableLeaf
+from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound, UnserialisableLeaf
 from ..repository.catalog import Event
 from ..repository.chunking import Buffer
 from ..repository.contents import ContentReader, Stored, Writer, inline
@@ -31,6 +32,9 @@ class Backend(Protocol):
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
         """A value in the form that `put` takes. `detach`: it may change, or its memory vanish, before that."""
+
+    def value_of(self, prepared: Any) -> Any:
+        """The value that was prepared."""
 
     def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
         """Commit a snapshot; None when the draft is None."""
@@ -66,6 +70,9 @@ class Memory:
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
         return _copied(value) if detach or (self._on_save if deepcopy is None else deepcopy) else value
 
+    def value_of(self, prepared: Any) -> Any:
+        return prepared
+
     def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
         with self._lock:
             if token is not None and token in self._tokens:
@@ -80,18 +87,26 @@ class Memory:
             return self._commit(draft, b"")
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        return self.put(draft, copy.deepcopy(self._values[source.sequence]), None)
+        return self.put(draft, _copied(self._value(source)), None)
 
     def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
-        value = self._values[record.sequence]
+        value = self._value(record)
         if leaves is not None or like is not None:
-            encoded = encode(value)
-            return decode(encoded.manifest, HeldBody(b"".join(encoded.buffers)), leaves=leaves, like=like)
+            return _held(value).value(leaves, like)
+        if isinstance(value, Held):
+            with self._lock:
+                value = self._values[record.sequence] = value.value()
         return _copied(value) if (self._on_retrieve if deepcopy is None else deepcopy) else value
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
-        encoded = encode(self._values[record.sequence])
-        return encoded.manifest, b"".join(encoded.buffers)
+        held = _held(self._value(record))
+        return held.manifest, bytes(held.body)
+
+    def _value(self, record: Record) -> Any:
+        try:
+            return self._values[record.sequence]
+        except KeyError:
+            raise SnapshotNotFound(f"snapshot {record.id!r} was removed meanwhile") from None
 
     def _commit(self, draft: MakeDraft, token: bytes) -> Event | None:
         plan = draft()
@@ -115,6 +130,11 @@ class Durable:
         self.records = Records()
         self._stream = repository.stream(KIND, name, self.records.apply)
 
+    @property
+    def events(self) -> Sequence[Event]:
+        """Everything that ever happened under this name, as of the last look."""
+        return self._stream.events
+
     def refresh(self) -> None:
         self._stream.refresh()
 
@@ -122,6 +142,9 @@ class Durable:
         _refuse_references(deepcopy)
         encoded = encode(value, allow_pickle=self.repository.allow_pickle)
         return Encoded(encoded.manifest, [_detached(part) for part in encoded.buffers]) if detach else encoded
+
+    def value_of(self, prepared: Encoded) -> Any:
+        return Held(prepared.manifest, b"".join(prepared.buffers)).value()
 
     def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
         travelling = inline(prepared.manifest, prepared.buffers)
@@ -171,6 +194,19 @@ class Durable:
         return f"snapshot {record.id!r} of {self._stream.name!r}"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A value that was read from a file, and is put together when it is first asked for: that may take `like`."""
+
+    manifest: bytes
+    body: Buffer
+    allow_pickle: bool = True
+
+    def value(self, leaves: str | Sequence[str] | None = None, like: Any = None) -> Any:
+        """The value, or a part of it."""
+        return decode(self.manifest, HeldBody(self.body), leaves=leaves, like=like, allow_pickle=self.allow_pickle)
+
+
 class HeldBody:
     """A body that is in memory, as the reader that `decode` takes."""
 
@@ -188,6 +224,13 @@ class HeldBody:
             view[:] = self._data[offset : offset + len(view)]
 
 
+def _held(value: Any) -> Held:
+    if isinstance(value, Held):
+        return value
+    encoded = encode(value)
+    return Held(encoded.manifest, b"".join(encoded.buffers))
+
+
 def _copied(value: Any) -> Any:
     try:
         return copy.deepcopy(value)
@@ -197,7 +240,7 @@ def _copied(value: Any) -> Any:
         ) from error
 
 
-def _detached(part: Buffer) -> Buffer:
+def _detached(part: Buffer) -> memoryview | bytes:
     """A copy of the same type, because the type says how the bytes are cut into chunks."""
     return memoryview(bytes(part)) if isinstance(part, memoryview) else bytes(part)
 

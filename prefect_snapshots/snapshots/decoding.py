@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import LeafError, PickleRefused, StructureMismatch
-from .arrays import ArraySpec, check_jax, empty, key_form, to_jax
+from .arrays import ArraySpec, check_jax, empty, key_form, loaded_jax, to_jax
 from .classes import Unavailable, find_class
 from .manifest import (
     ARRAY,
@@ -86,7 +85,8 @@ def decode(
             and sets keep what leads to a match; other containers keep their shape and have `...` elsewhere.
         like: a value whose containers, of any type, have the same paths. It gives the types of containers, what JAX
             knows as static, and for each array (or `jax.ShapeDtypeStruct`) whether it comes back as NumPy or JAX and
-            onto which sharding. Shapes and dtypes must be equal. Leaves that are no arrays take what is stored.
+            onto which sharding. Shapes and dtypes must be equal; a stored Python number fits a JAX scalar, and stays a
+            number. Leaves of `like` that are no arrays take what is stored.
         allow_pickle: whether what was pickled may be unpickled, and modules of classes may be imported.
 
     Raises:
@@ -161,6 +161,7 @@ class _Decoder:
             raise damaged(f"it describes a body of {stored.nbytes} bytes, and there are {body.body_size}")
         self._root = stored.root
         self._entries = stored.classes
+        self._classes: dict[int, type] = {}
         self._body = body
         self._allow_pickle = allow_pickle
 
@@ -235,11 +236,17 @@ class _Decoder:
         return _Reading([], partial(plain_value, leaf.node, self._find_enum))
 
     def _open_pickle(self, leaf: StoredLeaf) -> _Reading:
-        path = path_of(self._root, leaf)
         if not self._allow_pickle:
-            raise PickleRefused(path, "was stored with pickle, and allow_pickle is False")
+            raise PickleRefused(path_of(self._root, leaf), "was stored with pickle, and allow_pickle is False")
         stream, *buffers = (np.empty(size, np.uint8) for size in leaf.sizes)
-        return _Reading([stream.data, *(buffer.data for buffer in buffers)], partial(_unpickle, path, stream, buffers))
+        views = [stream.data, *(buffer.data for buffer in buffers)]
+        return _Reading(views, partial(self._unpickle, leaf, stream, buffers))
+
+    def _unpickle(self, item: StoredLeaf | Branch, stream: Any, buffers: Sequence[Any] = ()) -> Any:
+        try:
+            return pickle.loads(stream, buffers=buffers)
+        except Exception as error:  # any object's own code runs here
+            raise LeafError(path_of(self._root, item), f"cannot be unpickled ({error!r})") from error
 
     def _finish(self, leaf: StoredLeaf, reading: _Reading) -> Any:
         try:
@@ -265,28 +272,37 @@ class _Decoder:
 
     def _find_record(self, branch: Branch) -> type:
         """The class of a named tuple or dataclass, which must have the fields that were stored."""
-        if type(branch.maker) is not int or branch.maker < 0:
-            raise ValueError(f"{branch.maker!r} is no number of a class")
-        entry = self._entries[branch.maker]
-        name, by_value = (entry, None) if type(entry) is str else entry
-        expected = branch.kind, tuple(branch.names)
+        number, expected = branch.maker, (branch.kind, tuple(branch.names))
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{number!r} is no number of a class")
+        if number not in self._classes:
+            entry = self._entries[number]
+            name, by_value = (entry, None) if type(entry) is str else entry
+            found = self._find_by_name(name, expected, by_value is None)
+            self._classes[number] = found or self._find_by_value(branch, name, by_value)
+        if record_of(self._classes[number]) != expected:
+            raise ValueError(f"class {number} is no {branch.kind.name} of {branch.names}")
+        return self._classes[number]
+
+    def _find_by_name(self, name: str, expected: tuple[Kind, tuple[str, ...]], required: bool) -> type | None:
         try:
-            found = find_class(name, importing=self._allow_pickle and by_value is None)
-        except Unavailable:
-            if by_value is None:
-                raise
-        else:
+            found = find_class(name, importing=self._allow_pickle and required)
             if record_of(found) == expected:
                 return found
-            if by_value is None:
-                raise Unavailable(f"{name!r} is here no {branch.kind.name} with the fields {', '.join(branch.names)}")
-        path = path_of(self._root, branch)
+            raise Unavailable(f"{name!r} is here no {expected[0].name} with the fields {', '.join(expected[1])}")
+        except Unavailable:
+            if required:
+                raise
+            return None
+
+    def _find_by_value(self, branch: Branch, name: str, pickled: Any) -> type:
         if not self._allow_pickle:
-            raise PickleRefused(path, f"its class {name!r} was stored with pickle, and allow_pickle is False")
-        made = _unpickle(path, by_value, ())
-        if not isinstance(made, type) or record_of(made) != expected:
-            raise ValueError(f"what was stored for {name!r} is no {branch.kind.name}")
-        return made
+            reason = f"its class {name!r} was stored with pickle, and allow_pickle is False"
+            raise PickleRefused(path_of(self._root, branch), reason)
+        found = self._unpickle(branch, pickled)
+        if not isinstance(found, type):
+            raise ValueError(f"what was stored for {name!r} is no class")
+        return found
 
     def _refuse_registered(self, branch: Branch) -> Any:
         raise Unavailable(f"only JAX knows how to put a {branch.maker} together")
@@ -338,6 +354,10 @@ _OPENERS: dict[int, Callable[[int], _Reading]] = {
 }
 
 
+_NUMBERS: dict[type, str] = {bool: "b", int: "iu", float: "f"}
+"""The kinds of dtypes that JAX takes Python's numbers for."""
+
+
 def _target(path: str, leaf: Any, form: Any) -> _Target | None:
     """Where `like` wants an array; None for a leaf that is to be as it was.
 
@@ -350,6 +370,8 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
             raise StructureMismatch(path, f"like= has None, and what is stored is {_text(path, leaf)}")
         return None
     dtype, shape, target = asked
+    if target.on_jax and shape == () and getattr(dtype, "kind", None) in _NUMBERS.get(type(leaf), ()):
+        return None
     with distrust():
         try:
             spec = array_spec_of(leaf)
@@ -369,7 +391,7 @@ def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
     """Dtype, shape and target that a leaf of `like` stands for, if it is an array."""
     if isinstance(form, np.ndarray):
         return form.dtype, form.shape, _Target(on_jax=False)
-    jax: Any = sys.modules.get("jax")
+    jax = loaded_jax()
     if jax is None or not isinstance(form, (jax.Array, jax.ShapeDtypeStruct)):
         return None
     chosen = isinstance(form, jax.ShapeDtypeStruct) or form.committed
@@ -379,10 +401,3 @@ def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
 def _text(path: str, leaf: Any) -> str:
     info = leaf_info(path, leaf)
     return info.kind if info.shape is None else f"{info.dtype}[{', '.join(map(str, info.shape))}]"
-
-
-def _unpickle(path: str, stream: Any, buffers: Sequence[Any]) -> Any:
-    try:
-        return pickle.loads(stream, buffers=buffers)
-    except Exception as error:  # any object's own code runs here
-        raise LeafError(path, f"cannot be unpickled ({error!r})") from error

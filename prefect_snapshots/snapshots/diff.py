@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UnserialisableLeaf
+from .arrays import loaded_jax
 from .decoding import BodyReader, decode_leaves
 from .dtypes import dtype_node
 from .encoding import encode
@@ -168,7 +168,7 @@ def _as_array(leaf: Any) -> NDArray[Any] | None:
     """The elements of an array or NumPy scalar, on the host; None for anything else, and for arrays of objects."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return np.asarray(leaf) if dtype_node(leaf.dtype) is not None else None
-    jax: Any = sys.modules.get("jax")
+    jax = loaded_jax()
     if jax is None or not isinstance(leaf, jax.Array):
         return None
     return np.asarray(leaf if isinstance(leaf.dtype, np.dtype) else jax.random.key_data(leaf))

@@ -44,10 +44,16 @@ def parse_dtype(node: Any, nesting: int = 0) -> np.dtype[Any]:
             base, shape = node
             subarray: np.dtype[Any] = np.dtype((parse_dtype(base, nesting + 1), tuple(shape)))
             return subarray
-        if type(node) is list and nesting < _NESTING and len(node) == 5:
-            names, formats, offsets, itemsize, aligned = node
+        if type(node) is list and nesting < _NESTING and len(node) == 6:
+            names, formats, offsets, titles, itemsize, aligned = node
             parsed = [parse_dtype(item, nesting + 1) for item in formats]
-            fields: Any = {"names": names, "formats": parsed, "offsets": offsets, "itemsize": itemsize}
+            fields: Any = {
+                "names": names,
+                "formats": parsed,
+                "offsets": offsets,
+                "titles": titles,
+                "itemsize": itemsize,
+            }
             structured: np.dtype[Any] = np.dtype(fields, align=bool(aligned))
             return structured
     except (TypeError, OverflowError) as error:
@@ -73,11 +79,14 @@ def _node(dtype: np.dtype[Any]) -> Any:
 
 
 def _structured_node(dtype: np.dtype[Any]) -> Any:
-    fields = [dtype.fields[name] for name in dtype.names or () if dtype.fields]
+    """`[names, formats, offsets, titles, itemsize, aligned]`"""
+    names = list(dtype.names or ())
+    fields: list[Any] = [dtype.fields[name] for name in names if dtype.fields]
     formats = [dtype_node(field[0]) for field in fields]
-    if None in formats or any(len(field) > 2 for field in fields):
+    titles = [field[2] if len(field) > 2 else None for field in fields]
+    if None in formats or not all(isinstance(title, str | None) for title in titles):
         return None
-    return [list(dtype.names or ()), formats, [field[1] for field in fields], dtype.itemsize, dtype.isalignedstruct]
+    return [names, formats, [field[1] for field in fields], titles, dtype.itemsize, dtype.isalignedstruct]
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import cloudpickle
 import numpy as np
 
 from ..errors import UnserialisableLeaf
-from .arrays import Buffer, NotAnArrayOfBytes, NotAtHand, Parts, jax_parts, numpy_parts
+from .arrays import Buffer, NotAnArrayOfBytes, NotAtHand, Parts, jax_parts, loaded_jax, numpy_parts
 from .classes import reference
 from .manifest import (
     ARRAY,
@@ -207,7 +206,7 @@ def _write_jax(encoder: _Encoder, array: Any) -> Node:
 
 
 def _write_other(encoder: _Encoder, value: Any) -> Node:
-    jax: Any = sys.modules.get("jax")
+    jax = loaded_jax()
     if jax is not None and isinstance(value, jax.Array):
         _LEAF_WRITERS[type(value)] = _write_jax
         return _write_jax(encoder, value)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ import msgspec
 from blake3 import blake3
 
 from ..errors import DamagedObject, PickleRefused, UnsupportedFormat
-from .backends import HeldBody
+from .backends import Held
 from .records import Ranking, Record
-from .values import decode
 
 _MAGIC = b"PSFILE1\n"
 _LENGTH = struct.Struct("<Q")
@@ -55,9 +54,9 @@ def write_file(
     header = msgspec.msgpack.encode(_Header(name, max_snapshots, ranking.rank_by, ranking.mode, cmp, snapshots))
     parts = [_MAGIC, _LENGTH.pack(len(header)), header, *(part for content in contents for part in content)]
     hasher = blake3()
-    file, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(file, "wb") as stream:
+        with temporary.open("xb") as stream:
             for part in parts:
                 hasher.update(part)
                 stream.write(part)
@@ -66,7 +65,7 @@ def write_file(
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -75,7 +74,7 @@ def write_file(
         os.close(directory)
 
 
-def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking, Iterator[tuple[dict[str, Any], Any]]]:
+def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking, Iterator[tuple[dict[str, Any], Held]]]:
     """Name, limit, ranking and the snapshots (event body and value, in order) of a file, verified first."""
     data = memoryview(path.read_bytes())
     if data[: len(_MAGIC)] != _MAGIC:
@@ -95,12 +94,12 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking,
 
 def _values(
     data: memoryview, position: int, snapshots: Sequence[_Saved], allow_pickle: bool
-) -> Iterator[tuple[dict[str, Any], Any]]:
+) -> Iterator[tuple[dict[str, Any], Held]]:
     for saved in snapshots:
         body_at = position + saved.manifest
         manifest = bytes(data[position:body_at])
         position = body_at + saved.size
-        yield saved.body, decode(manifest, HeldBody(data[body_at:position]), allow_pickle=allow_pickle)
+        yield saved.body, Held(manifest, data[body_at:position], allow_pickle)
 
 
 def _body(record: Record) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import copy
 import os
 import secrets
 import sys
@@ -11,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, cast
+
+from typing_extensions import TypeVar
 
 from ..errors import CommitUnknown, InvalidArgument, SnapshotExists
 from ..repository.catalog import Event
@@ -23,17 +27,22 @@ from .files import read_file, write_file
 from .paths import matcher
 from .query import Query
 from .records import Compare, Ranking, Record, Records, Snapshot, clean_metadata, clean_tags
-from .values import iter_leaves, map_leaves, validate
+from .values import map_leaves, map_leaves_with_path, validate
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 
 class RetentionRow(Protocol):
     """What a retention policy says of one snapshot."""
 
-    name: str
-    keep: bool
-    reasons: Sequence[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def keep(self) -> bool: ...
+
+    @property
+    def reasons(self) -> Sequence[str]: ...
 
 
 class Retention(Protocol):
@@ -98,8 +107,8 @@ class SnapshotManager(Generic[T]):
         self.max_snapshots = max_snapshots
         self.ranking = Ranking(rank_by, mode, cmp)
         self.repository = None if repository is None else as_repository(repository)
-        self._deepcopy = (deepcopy_on_save, deepcopy_on_retrieve)
         self._lock = threading.RLock()
+        self._queue_lock = threading.Lock()
         self._saver: ThreadPoolExecutor | None = None
         self._saving: list[Future[str | None]] = []
         self._backend: Backend
@@ -142,7 +151,7 @@ class SnapshotManager(Generic[T]):
             CommitUnknown: the storage did not say whether the save landed.
         """
         self._check_value(data)
-        draft = self._put_draft(data, snapshot_id, metadata, tags, overwrite)
+        draft = self._put_draft(lambda: data, snapshot_id, metadata, tags, overwrite)
         with self._lock:
             return _id_of(self._backend.put(draft, self._backend.prepare(data, deepcopy), _token(token)))
 
@@ -164,24 +173,31 @@ class SnapshotManager(Generic[T]):
             A future of what `save_snapshot` returns. `wait` waits for all of them, and raises what went wrong.
         """
         self._check_value(data)
+        known = _token(token)
         prepared = self._backend.prepare(data, None, detach=True)
-        draft = self._put_draft(data if self.repository is None else None, snapshot_id, metadata, tags, overwrite)
+        draft = self._put_draft(lambda: self._backend.value_of(prepared), snapshot_id, metadata, tags, overwrite)
 
         def save() -> str | None:
             with self._lock:
-                return _id_of(self._backend.put(draft, prepared, _token(token)))
+                return _id_of(self._backend.put(draft, prepared, known))
 
-        if self._saver is None:
-            self._saver = ThreadPoolExecutor(1, "prefect-snapshots-save")
-        future = self._saver.submit(save)
-        self._saving = [*(one for one in self._saving if not one.done() or one.exception()), future]
+        with self._queue_lock:
+            if self._saver is None:
+                self._saver = ThreadPoolExecutor(1, "prefect-snapshots-save")
+            future = self._saver.submit(save)
+            self._saving = [*(one for one in self._saving if not one.done() or _failed(one)), future]
         return future
 
     def wait(self) -> None:
-        """Wait for every `save_async`, and raise the first error among them."""
-        saving, self._saving = self._saving, []
-        for future in saving:
-            future.result()
+        """Wait for every `save_async`, and raise the first error among them; the next call raises the next one."""
+        with self._queue_lock:
+            saving, self._saving = self._saving, []
+        concurrent.futures.wait(saving)
+        failed = [future for future in saving if _failed(future)]
+        with self._queue_lock:
+            self._saving = failed[1:] + self._saving
+        if failed:
+            failed[0].result()
 
     def clone_snapshot(
         self,
@@ -199,12 +215,10 @@ class SnapshotManager(Generic[T]):
         with self._lock:
             source = self.current_records().get(snapshot_id)
             draft = self._put_draft(
-                None,
+                lambda: self.snapshot_of(source).data,
                 new_id,
                 {**source.metadata, **(metadata or {})},
                 list(source.tags) if tags is None else tags,
-                False,
-                lambda: self.snapshot_of(source).data,
             )
             return _id_of(self._backend.clone(draft, source))
 
@@ -257,12 +271,12 @@ class SnapshotManager(Generic[T]):
         return iter(self.list_snapshots())
 
     def get_latest_snapshot(self) -> Snapshot[T] | None:
-        """The snapshot that was saved last; None when there is none."""
-        return self._first(reversed(self._by_age()))
+        """The snapshot that was saved last, whatever the clocks of its writers said; None when there is none."""
+        return self._first(reversed(self.current_records().by_id.values()))
 
     def get_oldest_snapshot(self) -> Snapshot[T] | None:
         """The snapshot that was saved first; None when there is none."""
-        return self._first(self._by_age())
+        return self._first(self.current_records().by_id.values())
 
     def get_best_snapshot(self) -> Snapshot[T] | None:
         """The best snapshot by the ranking; None when there is none."""
@@ -274,7 +288,8 @@ class SnapshotManager(Generic[T]):
 
     def list_snapshots_by_age(self, ascending: bool = True) -> list[str]:
         """All ids by the time of saving: oldest first, or with `ascending=False` newest first."""
-        ids = [record.id for record in self._by_age()]
+        records = self.current_records().by_id.values()
+        ids = [record.id for record in sorted(records, key=lambda record: (record.time, record.sequence))]
         return ids if ascending else ids[::-1]
 
     def get_ids_by_insertion_order(self) -> list[str]:
@@ -292,7 +307,7 @@ class SnapshotManager(Generic[T]):
 
     def get_metadata(self, snapshot_id: str) -> dict[str, Any]:
         """A copy of the metadata."""
-        return clean_metadata(self.current_records().get(snapshot_id).metadata)
+        return copy.deepcopy(self.current_records().get(snapshot_id).metadata)
 
     def get_tags(self, snapshot_id: str) -> list[str]:
         """A copy of the tags."""
@@ -314,7 +329,13 @@ class SnapshotManager(Generic[T]):
 
     def update_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> None:
         """Merge into the metadata: given keys are set, others stay."""
-        self._annotate(snapshot_id, metadata=clean_metadata(metadata))
+        added = clean_metadata(metadata)
+
+        def draft() -> Draft:
+            clean_metadata({**self.records.get(snapshot_id).metadata, **added})  # together they may be too large
+            return Draft("annotate", {"id": snapshot_id, "metadata": added})
+
+        self._note(draft)
 
     def add_tags(self, snapshot_id: str, tags: str | Sequence[str]) -> None:
         """Add tags; those it has already stay where they are."""
@@ -364,8 +385,8 @@ class SnapshotManager(Generic[T]):
         manager = cls(
             name=name, max_snapshots=max_snapshots, rank_by=ranking.rank_by, mode=ranking.mode, cmp=ranking.cmp
         )
-        for body, value in saved:
-            manager._backend.put(lambda body=body: Draft("put", body), value, None)  # type: ignore[misc]
+        for body, held in saved:
+            manager._backend.put(lambda body=body: Draft("put", body), held, None)  # type: ignore[misc]
         return manager
 
     def persist(self, repository: RepositoryLike) -> SnapshotManager[T]:
@@ -382,11 +403,17 @@ class SnapshotManager(Generic[T]):
             mode=self.ranking.mode,
             cmp=self.ranking.cmp,
         )
-        for record in self.current_records().by_id.values():
+        for record in list(self.current_records().by_id.values()):
+            data = self.snapshot_of(record).data
             draft = target._put_draft(
-                None, record.id, record.metadata, list(record.tags), False, time=record.timestamp, pinned=record.pinned
+                lambda data=data: data,  # type: ignore[misc]
+                record.id,
+                record.metadata,
+                list(record.tags),
+                time=record.timestamp,
+                pinned=record.pinned,
             )
-            target._backend.put(draft, target._backend.prepare(self.snapshot_of(record).data, None), None)
+            target._backend.put(draft, target._backend.prepare(data, None), None)
         return target
 
     # --- for query and reports ---------------------------------------------------------------------------------
@@ -414,7 +441,7 @@ class SnapshotManager(Generic[T]):
         def load() -> T:
             return cast(T, self._backend.load(record, deepcopy, leaves, like))
 
-        return Snapshot(record.id, record.timestamp, clean_metadata(record.metadata), list(record.tags), load)
+        return Snapshot(record.id, record.timestamp, copy.deepcopy(record.metadata), list(record.tags), load)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -423,15 +450,15 @@ class SnapshotManager(Generic[T]):
 
     def _put_draft(
         self,
-        data: Any,
+        load: Callable[[], Any],
         snapshot_id: str | None,
         metadata: Mapping[str, Any] | None,
         tags: str | Sequence[str] | None,
-        overwrite: bool,
-        load: Callable[[], Any] | None = None,
+        overwrite: bool = False,
         time: datetime | None = None,
         pinned: bool = False,
     ) -> Callable[[], Draft | None]:
+        """What to commit, whenever it is asked; `load` gives the value to a comparison that wants it."""
         body: dict[str, Any] = {
             "id": check_name(snapshot_id, "snapshot id") if snapshot_id is not None else _new_id(),
             "metadata": clean_metadata(metadata),
@@ -446,7 +473,7 @@ class SnapshotManager(Generic[T]):
             existing = self.records.by_id.get(body["id"])
             if existing is not None and not overwrite:
                 raise SnapshotExists(f"snapshot {body['id']!r} exists already: choose another id, or overwrite=True")
-            evicted = self._evicted(body, existing, load or (lambda: data))
+            evicted = self._evicted(body, existing, load)
             if evicted is None:
                 return None
             return Draft("put", body, [record.sequence for record in (existing, *evicted) if record is not None])
@@ -487,15 +514,16 @@ class SnapshotManager(Generic[T]):
             self._backend.refresh()
             self._backend.note(draft)
 
-    def _by_age(self) -> list[Record]:
-        return sorted(self.current_records().by_id.values(), key=lambda record: (record.time, record.sequence))
-
     def _ranked(self) -> list[Record]:
         return self.ranking.best_first(self.current_records().by_id.values(), self.snapshot_of)
 
     def _first(self, records: Iterable[Record]) -> Snapshot[T] | None:
         record = next(iter(records), None)
-        return None if record is None else self.get_snapshot(record.id)
+        if record is None:
+            return None
+        snapshot = self.snapshot_of(record)
+        _ = snapshot.data
+        return snapshot
 
     def __repr__(self) -> str:
         where = "in memory" if self.repository is None else self.repository.url
@@ -551,19 +579,17 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
             InvalidArgument: a pattern that matches no leaf.
         """
         source = self._source(snapshot_id)
-        paths = iter([path for path, _ in iter_leaves(source.data)])
         tests = {pattern: matcher(pattern) for pattern in replacements}
         unused = set(replacements)
 
-        def replace(leaf: Any) -> Any:
-            path = next(paths)
+        def replace(path: str, leaf: Any) -> Any:
             for pattern, new in replacements.items():
                 if tests[pattern](path):
                     unused.discard(pattern)
                     return new
             return leaf
 
-        data = map_leaves(replace, source.data)
+        data = map_leaves_with_path(replace, source.data)
         if unused:
             raise InvalidArgument(f"no leaf of snapshot {source.id!r} matches {', '.join(sorted(unused))}")
         return self._derive(cast(T, data), [source], new_id)
@@ -605,6 +631,10 @@ def list_names(repository: RepositoryLike) -> list[str]:
 
 def _new_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def _failed(future: Future[str | None]) -> bool:
+    return not future.cancelled() and future.exception() is not None
 
 
 def _id_of(event: Event | None) -> str | None:

@@ -70,11 +70,9 @@ def matcher(patterns: str | Sequence[str]) -> Callable[[str], bool]:
     return lambda path: path in literal or expression.fullmatch(path) is not None
 
 
-def nearest(pattern: str, paths: Iterable[str]) -> list[str]:
-    """Up to three paths or patterns that somebody who wrote `pattern` may have meant, the likeliest first."""
-    known = list(islice(paths, _SEARCHED))
-    below = [f"{pattern}/**"] if any(path.startswith(f"{pattern}/") for path in known) else []
-    return below + difflib.get_close_matches(pattern, known, n=3 - len(below), cutoff=0.4)
+def nearest(path: str, paths: Iterable[str]) -> list[str]:
+    """Up to three paths that somebody who wrote `path` may have meant, the likeliest first."""
+    return difflib.get_close_matches(path, islice(paths, _SEARCHED), n=3, cutoff=0.4)
 
 
 def _expression(pattern: str) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, finder
+from .records import Record, clean_value, finder
 
 if TYPE_CHECKING:
     from .manager import SnapshotManager
@@ -71,7 +71,7 @@ class ByMetadata(Expression):
 
     def __init__(self, key: str, value: Any = _ANY) -> None:
         self.key = key
-        self.value = value
+        self.value = value if value is _ANY else clean_value(value, key)
 
     def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
         find, value = finder(self.key, _ANY), self.value
@@ -191,7 +191,8 @@ class Query:
             >>> manager.query.evaluate(ByTag("best") & ~ByMetadata("lr", 0.2))
             ['a']
         """
-        return list(expression.select(self._manager, self._manager.current_records().by_id))
+        # A copy, because other threads may save meanwhile.
+        return list(expression.select(self._manager, dict(self._manager.current_records().by_id)))
 
     def by_tags(self, tags: str | Sequence[str], require_all: bool = True) -> list[str]:
         """The ids with these tags, all of them or any."""

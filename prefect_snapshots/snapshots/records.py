@@ -7,16 +7,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, cast
 
 import msgspec
+from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.catalog import Event
 from ..repository.repository import check_name
 from ..repository.times import from_nanoseconds
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 METADATA_LIMIT = 64 * 1024
 """Most bytes of metadata with a snapshot: it travels in the catalog, and larger things belong into the data."""
@@ -55,7 +56,7 @@ class Snapshot(Generic[T]):
         return f"Snapshot({self.id!r}, {self.timestamp.isoformat()}, metadata={self.metadata!r}, tags={self.tags!r})"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
     """What the catalog knows of a snapshot."""
 
@@ -71,6 +72,11 @@ class Record:
     def sequence(self) -> int:
         """Place among all events of the stream."""
         return self.event.sequence
+
+    @property
+    def order(self) -> int:
+        """Place in the order of saving. A snapshot that came back with a rollback has its old one."""
+        return int(self.event.body.get("order", self.sequence))
 
     @property
     def timestamp(self) -> datetime:
@@ -111,6 +117,8 @@ class Records:
                 body.get("pinned", False),
             )
             self.by_id[record.id] = record
+            if "order" in body:
+                self.by_id = dict(sorted(self.by_id.items(), key=lambda item: item[1].order))
             self._ids[event.sequence] = record.id
             for tag in record.tags:
                 self.by_tag.setdefault(tag, {})[record.id] = None
@@ -185,7 +193,7 @@ class Ranking:
 
     def best_first(self, records: Iterable[Record], snapshot: Callable[[Record], Snapshot[Any]]) -> list[Record]:
         """Sort, best first. Without `rank_by` or `cmp` the newest is best."""
-        newest_first = sorted(records, key=lambda record: record.sequence, reverse=True)
+        newest_first = sorted(records, key=lambda record: record.order, reverse=True)
         if self.cmp is not None:
             compare = self.cmp
             snapshots = {record.sequence: snapshot(record) for record in newest_first}
@@ -241,7 +249,7 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
             zone, a list or a dictionary with text keys of such; and for more than 64 KB. Scalars of NumPy and JAX
             become Python's.
     """
-    cleaned = {key: _clean(value, str(key)) for key, value in (metadata or {}).items()}
+    cleaned = {key: clean_value(value, str(key)) for key, value in (metadata or {}).items()}
     if any(not isinstance(key, str) for key in cleaned):
         raise InvalidArgument("metadata keys are texts")
     try:
@@ -263,19 +271,20 @@ def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
-def _clean(value: Any, path: str) -> Any:
+def clean_value(value: Any, path: str) -> Any:
+    """One value of the metadata in plain types; `path` names it in errors."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
             raise InvalidArgument(f"metadata {path!r} has keys that are no texts")
-        return {key: _clean(item, f"{path}.{key}") for key, item in value.items()}
+        return {key: clean_value(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean(item, f"{path}[{at}]") for at, item in enumerate(value)]
+        return [clean_value(item, f"{path}[{at}]") for at, item in enumerate(value)]
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidArgument(f"metadata {path!r} is a datetime without a time zone")
         return value
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
-        return _clean(value.item(), path)
+        return clean_value(value.item(), path)
     raise InvalidArgument(f"metadata {path!r} is a {type(value).__name__}: store it as data, or as a text")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LeafError, StructureMismatch, UnserialisableLeaf
+from .arrays import loaded_jax
 from .paths import components, matcher, nearest
 from .scalars import (
     FROZENSET,
@@ -293,12 +293,10 @@ def select(root: Any, patterns: str | Sequence[str]) -> Any:
     Raises:
         LeafError: nothing matches.
     """
-    chosen = prune(root, matcher(patterns))
+    given = [patterns] if isinstance(patterns, str) else list(patterns)
+    chosen = prune(root, matcher(given))
     if chosen is PLACEHOLDER:
-        first = patterns if isinstance(patterns, str) else next(iter(patterns), "")
-        near = nearest(first, [path for path, _ in leaf_paths(root)])
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise LeafError(first, f"no leaf matches {patterns!r}{hint}")
+        raise LeafError(", ".join(given), f"no leaf has such a path{_hint(given, root)}")
     return chosen
 
 
@@ -336,6 +334,14 @@ def same_paths(expected: Collection[str], found: Collection[str], expected_name:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
+def _hint(patterns: Sequence[str], root: Any) -> str:
+    """What somebody may have meant whose patterns match nothing."""
+    paths = [path for path, _ in leaf_paths(root)]
+    meant = [f"{pattern}/**" for pattern in patterns if any(path.startswith(f"{pattern}/") for path in paths)]
+    meant = meant or [path for pattern in patterns for path in nearest(pattern, paths)]
+    return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+
+
 class _Endless(Exception):
     """Containers nest for ever, or nearly so; `trail` is filled from the inside out."""
 
@@ -353,9 +359,9 @@ def _outline(value: Any, around: set[int], static: bool) -> Any:
     if len(around) == MAX_DEPTH:
         raise _Endless(f"containers nest more than {MAX_DEPTH} deep")
     around.add(id(value))
-    children = branch.children
     if static and branch.kind is DATACLASS:
         _mark_static(value, branch)
+    children = branch.children
     for position, child in enumerate(children):
         if type(child) not in _LEAF_TYPES:
             try:
@@ -486,8 +492,8 @@ def _join_dataclass(cls: type, names: Sequence[str], children: list[Any]) -> Any
 
 def _split_registered(value: Any) -> Branch | None:
     """Take a node apart in the way that was registered with JAX, if it was; JAX is not imported for it."""
-    jax: Any = sys.modules.get("jax")
-    if jax is None:
+    jax = loaded_jax()
+    if jax is None or isinstance(value, tuple):
         return None
     if isinstance(value, jax.Array):
         _LEAF_TYPES.add(type(value))

@@ -1,0 +1,229 @@
+"""Which repository: the block that configures one, and the order in which everything else is asked.
+
+The block is also a file system for Prefect's results. It decides nothing about them: `results` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+from typing import Literal
+
+import httpx
+from prefect import runtime
+from prefect._internal.compatibility.async_dispatch import async_dispatch
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.filesystems import WritableFileSystem
+from prefect.settings import get_current_settings
+from prefect.types import SecretDict
+from pydantic import Field, HttpUrl, SecretStr
+
+from .errors import EphemeralRepositoryError, RepositoryError
+from .repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, password_from, selected_repository
+from .repository.sealing import Compression
+from .results import ResultLog
+from .settings import SnapshotsSettings
+
+DEFAULT_BLOCK = "default"
+
+
+class SnapshotRepository(WritableFileSystem):
+    """
+    A repository for snapshots: any directory or bucket, deduplicated, compressed, verified, and encrypted if you like.
+
+    Saved under the name `default` it is the repository of every flow that names no other. As `result_storage` or
+    `key_storage` it keeps the persisted results of any task.
+
+    Example:
+        Load a repository and use it in plain Python:
+        ```python
+        from prefect_snapshots import SnapshotManager, SnapshotRepository
+
+        repository = SnapshotRepository.load("BLOCK_NAME").get_repository()
+        manager = SnapshotManager(repository, name="experiment")
+        ```
+    """
+
+    _block_type_name = "Snapshot Repository"
+    _block_type_slug = "snapshot-repository"
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/v3/advanced/results")
+
+    url: str = Field(
+        description="Where the repository lies: a directory, or any fsspec URL such as `s3://bucket/prefix`.",
+        examples=["s3://bucket/snapshots", "gs://bucket/snapshots", "/mnt/shared/snapshots"],
+    )
+    storage_options: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        title="Storage Options",
+        description="Passed to the fsspec file system: credentials, endpoint, region.",
+    )
+    password: SecretStr | None = Field(
+        default=None,
+        description=(
+            "Encrypts a new repository, or opens an encrypted one. Default: the setting "
+            "`PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`. Whoever loses it loses the data."
+        ),
+    )
+    compression: Literal["auto", "high", "none"] = Field(
+        default="auto", description="How what this writes is compressed: `auto` compresses with zstd where it pays."
+    )
+    allow_pickle: bool = Field(
+        default=True,
+        title="Allow Pickle",
+        description="Whether snapshots stored with pickle may be loaded. Turn it off where others may write.",
+    )
+    read_only: bool = Field(default=False, title="Read Only", description="Write nothing at all.")
+
+    def get_repository(self) -> Repository:
+        """The repository; within a process the same one for equal blocks. Nothing is read or written yet."""
+        options = json.dumps(self.storage_options.get_secret_value(), sort_keys=True)
+        password = self.password.get_secret_value() if self.password else _default_password()
+        return _open(os.getcwd(), self.url, options, password, self.compression, self.allow_pickle, self.read_only)
+
+    async def aread_path(self, path: str) -> bytes:
+        """The result with this key, every byte verified.
+
+        Raises:
+            ObjectMissing: a `FileNotFoundError`; there is none.
+        """
+        return await asyncio.to_thread(self._results.read, path)
+
+    @async_dispatch(aread_path)
+    def read_path(self, path: str) -> bytes:  # type: ignore[override]  # sync or async, by where it is called
+        """The result with this key, every byte verified.
+
+        Raises:
+            ObjectMissing: a `FileNotFoundError`; there is none.
+        """
+        return self._results.read(path)
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        """Store a result durably under this key, instead of an older one."""
+        await asyncio.to_thread(self._results.write, path, content)
+
+    @async_dispatch(awrite_path)
+    def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
+        """Store a result durably under this key, instead of an older one."""
+        self._results.write(path, content)
+
+    @property
+    def _results(self) -> ResultLog:
+        return _result_log(self.get_repository())
+
+    def _resolve_path(self, path: str) -> None:
+        """Tells Prefect that keys are no paths below the working directory, for a block that is not saved."""
+
+
+def current_repository(explicit: RepositoryLike | None = None) -> Repository:
+    """The repository to use here.
+
+    That is the argument; else the one of the enclosing `use_repository`; else the setting
+    `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`; else the block `snapshot-repository/default`; else `./snapshots`.
+    The last two are decided once for a flow run. The server is asked for the block inside a run, or where
+    `PREFECT_API_URL` is set.
+
+    Arguments:
+        explicit: a repository, a URL or path, or a block.
+
+    Raises:
+        EphemeralRepositoryError: nothing was said, and the run is a deployed one, whose directory vanishes with it.
+        RepositoryError: the server did not say whether there is a default block.
+
+    Example:
+        >>> current_repository("memory://example").url
+        'memory://example'
+    """
+    if isinstance(explicit, str | os.PathLike):
+        return _opened(os.fspath(explicit))
+    if explicit is not None:
+        return explicit if isinstance(explicit, Repository) else explicit.get_repository()
+    selected = selected_repository()
+    if selected is not None:
+        return selected
+    configured = SnapshotsSettings().repository
+    if configured:
+        return _opened(configured)
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        return _unsaid_in(str(context.flow_run.id), get_current_settings().api.url)
+    return _unsaid()
+
+
+def _unsaid() -> Repository:
+    """The repository when nobody said which."""
+    block = _default_block()
+    if block is not None:
+        return block.get_repository()
+    if runtime.deployment.id is not None:
+        raise EphemeralRepositoryError(
+            f"this deployed run would keep its snapshots in {os.path.abspath(DEFAULT_URL)}, which vanishes with it: "
+            f"set {SETTING}, or save a block SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})"
+        )
+    return _opened(DEFAULT_URL)
+
+
+@functools.lru_cache(maxsize=32)
+def _unsaid_in(flow_run_id: str, api_url: str | None) -> Repository:
+    return _unsaid()
+
+
+def _default_block() -> SnapshotRepository | None:
+    inside = FlowRunContext.get() is not None or TaskRunContext.get() is not None
+    api_url = get_current_settings().api.url
+    if not inside and not api_url:
+        return None
+    try:
+        found = SnapshotRepository.load(DEFAULT_BLOCK, _sync=True)  # type: ignore[call-arg]
+    except ValueError as error:
+        if isinstance(error.__cause__, ObjectNotFound):
+            return None
+        raise
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        raise RepositoryError(
+            f"the Prefect server did not say whether there is a block snapshot-repository/{DEFAULT_BLOCK} ({error!r}): "
+            f"set {SETTING}, or name a repository"
+        ) from error
+    assert isinstance(found, SnapshotRepository)
+    return found
+
+
+def _default_password() -> str | None:
+    settings = SnapshotsSettings()
+    if settings.password is not None:
+        return settings.password.get_secret_value()
+    return password_from(settings.password_command) if settings.password_command else None
+
+
+def _opened(url: str) -> Repository:
+    return _open(os.getcwd(), url, "{}", _default_password())
+
+
+@functools.lru_cache(maxsize=32)
+def _open(
+    directory: str,  # elsewhere, a relative path is another repository
+    url: str,
+    storage_options: str,
+    password: str | None,
+    compression: Compression = "auto",
+    allow_pickle: bool = True,
+    read_only: bool = False,
+) -> Repository:
+    return Repository(
+        url,
+        storage_options=json.loads(storage_options),
+        password=password,
+        compression=compression,
+        allow_pickle=allow_pickle,
+        read_only=read_only,
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _result_log(repository: Repository) -> ResultLog:
+    return ResultLog(repository)

@@ -1,0 +1,377 @@
+"""`@snapshot`: what a function returns is captured, and returned unchanged. `load_latest` resumes from it.
+
+The value is saved before the function returns to its caller, so that a task that cannot save fails. Only what was
+returned or yielded is captured: a failed attempt saves nothing, a cache hit runs no function. A task run saves each of
+its values once, however often it is retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import copy
+import functools
+import inspect
+import itertools
+import re
+import string
+import threading
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast, overload
+
+from prefect import Flow, Task
+from prefect.client.schemas.objects import State
+
+from .blocks import current_repository
+from .errors import InvalidArgument, SnapshotNotFound
+from .repository.repository import RepositoryLike
+from .runs import own_run_id, placeholders, run_ids, run_logger
+from .saving import load, manager_of, save, save_in_background
+from .snapshots.records import Ranking
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Text = str | Callable[..., str]
+"""A template such as `"{task_name}-{parameters[epoch]}"`, or a function of the result (and of `parameters`)."""
+Texts = Sequence[str] | Callable[..., str | Sequence[str]]
+Metadata = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
+
+
+@overload
+def snapshot(fn: F, /) -> F: ...
+
+
+@overload
+def snapshot(
+    fn: None = None,
+    /,
+    *,
+    name: Text = ...,
+    repository: RepositoryLike | None = None,
+    snapshot_id: Text | None = None,
+    tags: Texts = (),
+    metadata: Metadata | None = None,
+    rank_by: str | None = None,
+    mode: Literal["max", "min"] = "max",
+    max_snapshots: int | None = None,
+    every: int = 1,
+    background: bool = False,
+) -> Callable[[F], F]: ...
+
+
+def snapshot(
+    fn: F | None = None,
+    /,
+    *,
+    name: Text = "{flow_name}/{task_name}",
+    repository: RepositoryLike | None = None,
+    snapshot_id: Text | None = None,
+    tags: Texts = (),
+    metadata: Metadata | None = None,
+    rank_by: str | None = None,
+    mode: Literal["max", "min"] = "max",
+    max_snapshots: int | None = None,
+    every: int = 1,
+    background: bool = False,
+) -> F | Callable[[F], F]:
+    """Capture what a function returns, or each value that a generator yields.
+
+    Works on functions, methods, asynchronous functions and generators; under `@task`, or over it: a task stays a task
+    with all its options. Without any run it works too.
+
+    `name`, `snapshot_id`, `tags` and the texts in `metadata` are templates, with `{flow_name}`, `{flow_run_name}`,
+    `{flow_run_id}`, `{task_name}`, `{task_run_id}` and `{parameters[x]}` for the argument `x` of the call. Outside of a
+    run the first four, and the task run, are called `local`, and `{task_name}` is the function's name. Or each of them
+    is a function, called with the result, and with the arguments of the call as `parameters` if it takes that.
+
+    Arguments:
+        fn: the function, or task, to decorate.
+        name: keeps snapshots apart that share a repository.
+        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
+        snapshot_id: default: one made from the time and a random part.
+        tags: one tag or several.
+        metadata: for example the metrics: `metadata=lambda result: {"loss": result[1]}`.
+        rank_by: the key of the metadata that ranks snapshots, or else the key or attribute of the result.
+        mode: "max" when large values of `rank_by` are good, "min" when small ones are.
+        max_snapshots: keep at most this many: the best, or the newest without `rank_by`.
+        every: save every n-th result: of the calls in one flow run and process, or of the values of one generator.
+        background: copy the value and save it while the run goes on. The next save of the same name, every load of it
+            and `wait_for_snapshots` wait for it, and raise what went wrong with it. A run may be completed before.
+
+    Returns:
+        The decorated function or task, with the same type.
+
+    Raises:
+        InvalidArgument: a template names something else, or an argument makes no sense.
+
+    Example:
+        >>> from prefect_snapshots import load_latest, snapshot, use_repository
+        >>> @snapshot(name="squares", metadata=lambda result, parameters: {"n": parameters["n"]})
+        ... def square(n: int) -> int:
+        ...     return n * n
+        >>> with use_repository("memory://example"):
+        ...     square(7), load_latest("squares")
+        (49, 49)
+    """
+    capture = _Capture(name, repository, snapshot_id, tags, metadata, rank_by, mode, max_snapshots, every, background)
+    return capture.decorate if fn is None else capture.decorate(fn)
+
+
+def load_latest(name: str, default: Any = ..., repository: RepositoryLike | None = None, like: Any = None) -> Any:
+    """The value of the latest snapshot of a name, to resume from.
+
+    Arguments:
+        name: as it was saved: `"training/train_epoch"`, not a template.
+        default: returned when there is no snapshot yet.
+        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
+        like: a value that gives structure, custom node types, and sharding of the result.
+
+    Raises:
+        SnapshotNotFound: there is no snapshot, and no default was given.
+
+    Example:
+        >>> load_latest("never/saved", default={"epoch": 0}, repository="memory://example")
+        {'epoch': 0}
+    """
+    try:
+        return load(current_repository(repository), name, like=like)
+    except SnapshotNotFound:
+        if default is ...:
+            raise
+        return default
+
+
+_PLACEHOLDERS = {"flow_name", "flow_run_name", "flow_run_id", "task_name", "task_run_id", "parameters"}
+_MISSING = object()
+
+_calls: Counter[tuple[str, uuid.UUID | None]] = Counter()
+_counting = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """What the decorator was told. It travels with the function to other processes."""
+
+    name: Text
+    repository: RepositoryLike | None
+    snapshot_id: Text | None
+    tags: Texts
+    metadata: Metadata | None
+    rank_by: str | None
+    mode: Literal["max", "min"]
+    max_snapshots: int | None
+    every: int
+    background: bool
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells the calls of one decorated function from those of others."""
+
+    def __post_init__(self) -> None:
+        for what in ("name", "snapshot_id", "tags", "metadata"):
+            _check_templates(getattr(self, what), what)
+        for what in ("every", "max_snapshots"):
+            number = getattr(self, what)
+            if number is not None and number < 1:
+                raise InvalidArgument(f"{what} is at least 1, not {number}")
+        Ranking(self.rank_by, self.mode)
+
+    def decorate(self, fn: F) -> F:
+        """The function, capturing; a task around it stays a task of the same kind, with the same options."""
+        if isinstance(fn, Flow):
+            raise InvalidArgument(f"put @snapshot under @flow, not over it: {fn.name} would be a flow no more")
+        if isinstance(fn, classmethod | staticmethod):
+            return cast(F, type(fn)(self._capturing(fn.__func__)))
+        if not isinstance(fn, Task):
+            return cast(F, self._capturing(fn))
+        task = copy.copy(fn)
+        # Hooks that are added to one of the two are not meant for the other.
+        vars(task).update({key: list(value) for key, value in vars(fn).items() if isinstance(value, list)})
+        task.fn = self._capturing(fn.fn)
+        return task
+
+    def _capturing(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        if not callable(fn):
+            raise InvalidArgument(f"@snapshot decorates functions, not {fn!r}: options are given by name")
+        for is_kind, capturing in _KINDS.items():
+            if is_kind(fn):
+                return functools.wraps(fn)(capturing(self, fn))
+        return functools.wraps(fn)(_function(self, fn))
+
+
+# --- one wrapper for each kind of function -------------------------------------------------------------------------
+
+
+def _function(capture: _Capture, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def capturing(*args: Any, **kwargs: Any) -> Any:
+        call = _Call(capture, fn, args, kwargs)
+        result = fn(*args, **kwargs)
+        call.save(result)
+        return result
+
+    return capturing
+
+
+def _coroutine(capture: _Capture, fn: Callable[..., Any]) -> Callable[..., Any]:
+    async def capturing(*args: Any, **kwargs: Any) -> Any:
+        call = _Call(capture, fn, args, kwargs)
+        result = await fn(*args, **kwargs)
+        await asyncio.to_thread(call.save, result)
+        return result
+
+    return capturing
+
+
+def _generator(capture: _Capture, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def capturing(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        call = _Call(capture, fn, args, kwargs)
+        with contextlib.closing(fn(*args, **kwargs)) as generator:
+            resume = functools.partial(generator.send, None)
+            for number in itertools.count():
+                try:
+                    value = resume()
+                except StopIteration as end:
+                    return end.value
+                call.save(value, number)
+                try:
+                    resume = functools.partial(generator.send, (yield value))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    resume = functools.partial(generator.throw, error)
+
+    return capturing
+
+
+def _async_generator(capture: _Capture, fn: Callable[..., Any]) -> Callable[..., Any]:
+    async def capturing(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        call = _Call(capture, fn, args, kwargs)
+        async with contextlib.aclosing(fn(*args, **kwargs)) as generator:
+            resume = functools.partial(generator.asend, None)
+            for number in itertools.count():
+                try:
+                    value = await resume()
+                except StopAsyncIteration:
+                    return
+                await asyncio.to_thread(call.save, value, number)
+                try:
+                    resume = functools.partial(generator.asend, (yield value))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    resume = functools.partial(generator.athrow, error)
+
+    return capturing
+
+
+_KINDS = {
+    inspect.isasyncgenfunction: _async_generator,
+    inspect.isgeneratorfunction: _generator,
+    inspect.iscoroutinefunction: _coroutine,
+}
+
+
+# --- one call ------------------------------------------------------------------------------------------------------
+
+
+class _Call:
+    """One call of a decorated function, in the run in which it started: generators may be resumed in another one."""
+
+    def __init__(
+        self, capture: _Capture, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        bound = inspect.signature(fn).bind(*args, **kwargs)
+        bound.apply_defaults()
+        self._capture = capture
+        self._fn = fn
+        self._parameters = bound.arguments
+        self._context = contextvars.copy_context()
+
+    def save(self, value: Any, number: int | None = None) -> None:
+        """Save a value that was returned, or the one that was yielded as number 0, 1, 2, ..."""
+        if not isinstance(value, State):  # says how a run ended: there is no value
+            self._context.run(self._save, value, number)
+
+    def _save(self, value: Any, number: int | None) -> None:
+        capture = self._capture
+        if not self._is_due(number):
+            return
+        name = self._resolve(capture.name, value)
+        repository = current_repository(capture.repository)
+        manager = manager_of(repository, name, capture.rank_by, capture.mode, capture.max_snapshots)
+        run_id = own_run_id(self._fn)
+        save_it = save_in_background if capture.background else save
+        save_it(
+            manager,
+            value,
+            self._resolve(capture.snapshot_id, value),
+            self._metadata(value),
+            self._resolve(capture.tags, value),
+            token=uuid.uuid5(run_id, str(number or 0)).hex if run_id is not None else None,
+        )
+
+    def _is_due(self, number: int | None) -> bool:
+        if number is None and self._capture.every > 1:
+            key = self._capture.id, run_ids()[0]
+            with _counting:
+                number = _calls[key]
+                _calls[key] += 1
+        return ((number or 0) + 1) % self._capture.every == 0
+
+    def _metadata(self, value: Any) -> dict[str, Any]:
+        metadata = dict(self._resolve(self._capture.metadata, value) or {})
+        key = self._capture.rank_by
+        if key is not None and lookup(metadata, key, _MISSING) is _MISSING:
+            found = lookup(value, key, _MISSING) if isinstance(value, Mapping) else getattr(value, key, _MISSING)
+            if found is _MISSING:
+                run_logger().warning(
+                    "%r, which ranks, is neither in the metadata nor in the result: it ranks worst.", key
+                )
+            else:
+                metadata[key] = found
+        return metadata
+
+    def _resolve(self, template: Any, value: Any) -> Any:
+        """Fill in a template, however it is nested, or call a function."""
+        if callable(template):
+            return template(value, parameters=self._parameters) if _takes_parameters(template) else template(value)
+        if isinstance(template, str):
+            try:
+                return template.format(**placeholders(self._fn), parameters=self._parameters)
+            except (LookupError, AttributeError) as error:
+                raise InvalidArgument(f"the template {template!r} does not fit this call: no {error}") from error
+        if isinstance(template, Mapping):
+            return {key: self._resolve(item, value) for key, item in template.items()}
+        return [self._resolve(item, value) for item in template] if isinstance(template, list | tuple) else template
+
+
+def _takes_parameters(fn: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # a builtin that does not say what it takes
+        return False
+    kinds = (parameter.kind for parameter in signature.parameters.values())
+    return "parameters" in signature.parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _check_templates(template: Any, what: str) -> None:
+    for text in _texts_in(template):
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        except ValueError as error:
+            raise InvalidArgument(f"{what}={text!r} is no template: {error}; a brace itself is written twice") from None
+        unknown = {re.split(r"[.\[]", name)[0] for name in fields} - _PLACEHOLDERS
+        if unknown:
+            known = ", ".join(sorted(_PLACEHOLDERS))
+            raise InvalidArgument(f"{what}={text!r} names {', '.join(sorted(unknown))!r}; there is: {known}")
+
+
+def _texts_in(template: Any) -> Iterator[str]:
+    if isinstance(template, str):
+        yield template
+    elif isinstance(template, Mapping):
+        yield from itertools.chain.from_iterable(map(_texts_in, template.values()))
+    elif isinstance(template, list | tuple):
+        yield from itertools.chain.from_iterable(map(_texts_in, template))

@@ -1,0 +1,175 @@
+"""How runs save and load: durably first, then reported, and undone with the transaction that the user opened.
+
+A rollback happens in the process that opened the transaction: what a worker in another process saved within it stays,
+and so does everything when the process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from prefect.transactions import BaseTransaction
+
+from .errors import SnapshotNotFound
+from .reporting import report_rolled_back, report_saved
+from .repository.catalog import Event
+from .repository.repository import Repository
+from .runs import run_logger, user_transaction
+from .snapshots.changes import saved_with, undo
+from .snapshots.manager import SnapshotManager
+
+
+@functools.lru_cache(maxsize=64)
+def manager_of(
+    repository: Repository,
+    name: str,
+    rank_by: str | None = None,
+    mode: Literal["max", "min"] = "max",
+    max_snapshots: int | None = None,
+) -> SnapshotManager[Any]:
+    """The manager of a name, the same one each time: it knows what happened so far."""
+    return SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots)
+
+
+def save(
+    manager: SnapshotManager[Any],
+    data: Any,
+    snapshot_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    tags: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    *,
+    token: str | None = None,
+) -> str | None:
+    """Save, report, and let the user's transaction undo it.
+
+    Arguments:
+        token: 32 hexadecimal digits. What was saved with them before is not saved again, unless it was removed since.
+    """
+    token, known = _known(manager, token)
+    if known is not None:
+        return known
+    saved = manager.save_snapshot(data, snapshot_id, metadata, tags, overwrite, token=token)
+    if saved is None:
+        _say_not_admitted(manager)
+        return None
+    record = manager.records.by_id.get(saved)
+    if record is not None:  # else a rival evicted it already
+        _undo_with_transaction(manager, lambda: record.event)
+        report_saved(manager, record)
+    return saved
+
+
+def save_in_background(
+    manager: SnapshotManager[Any],
+    data: Any,
+    snapshot_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    tags: str | Sequence[str] | None = None,
+    *,
+    token: str | None = None,
+) -> None:
+    """Copy a value and return; save it while the run goes on.
+
+    The next save of this name waits for this one, so that there is one copy at most, and raises what went wrong with
+    it; so does every load of this name, and `wait_for_snapshots`. An error is logged at once. Python exits after it.
+    """
+    wait_for_snapshots(manager.repository, manager.name)
+    token, known = _known(manager, token)
+    if known is not None:
+        return
+    token = token or secrets.token_hex(16)
+    future = manager.save_async(data, snapshot_id, metadata, tags, token=token)
+    _in_background.add(manager)
+    context = contextvars.copy_context()
+    future.add_done_callback(lambda _: context.run(_say_outcome, manager, future))
+    _undo_with_transaction(manager, lambda: saved_with(manager, token) if future.result() else None)
+
+
+def wait_for_snapshots(repository: Repository | None = None, name: str | None = None) -> None:
+    """Wait for what this process saves in the background. As the last line of a flow it makes the run fail with a save.
+
+    Arguments:
+        repository, name: only what is saved there, and under this name.
+
+    Raises:
+        SnapshotsError: a save failed.
+    """
+    for manager in list(_in_background):
+        if repository in (None, manager.repository) and name in (None, manager.name):
+            _in_background.discard(manager)
+            manager.wait()
+
+
+def load(
+    repository: Repository,
+    name: str,
+    snapshot_id: str | None = None,
+    leaves: str | Sequence[str] | None = None,
+    like: Any = None,
+) -> Any:
+    """The value of a snapshot, or of the latest one.
+
+    Raises:
+        SnapshotNotFound: there is no such snapshot, or none at all.
+    """
+    wait_for_snapshots(repository, name)
+    manager = manager_of(repository, name)
+    records = manager.current_records()
+    if snapshot_id is not None:
+        record = records.get(snapshot_id)
+    elif saved := list(records.by_id.values()):
+        record = saved[-1]
+    else:
+        raise SnapshotNotFound(f"there is no snapshot of {name!r} in {repository.url}")
+    return manager.snapshot_of(record, leaves=leaves, like=like).data
+
+
+_in_background: set[SnapshotManager[Any]] = set()
+
+
+def _known(manager: SnapshotManager[Any], token: str | None) -> tuple[str | None, str | None]:
+    """What an earlier attempt saved: the token to save with now, and the id if there is nothing left to do."""
+    earlier = saved_with(manager, token) if token is not None else None
+    if earlier is None:
+        return token, None
+    record = manager.records.by_id.get(earlier.body["id"])
+    # Rolled back, evicted or removed: the token stands for that save, and the next one needs another.
+    return None, record.id if record is not None and record.event is earlier else None
+
+
+def _undo_with_transaction(manager: SnapshotManager[Any], saved: Callable[[], Event | None]) -> None:
+    """Have the transaction that the user opened, if any, undo a save when it is rolled back."""
+
+    def undo_snapshot(_: BaseTransaction) -> None:
+        event = saved()
+        if event is not None:
+            with contextlib.suppress(SnapshotNotFound):  # somebody else removed it
+                report_rolled_back(manager, event.body["id"], undo(manager, event))
+
+    transaction = user_transaction()
+    if transaction is not None:
+        transaction.on_rollback_hooks.append(undo_snapshot)
+
+
+def _say_outcome(manager: SnapshotManager[Any], future: Future[str | None]) -> None:
+    error = future.exception()
+    if error is not None:
+        run_logger().error("A snapshot of %r could not be saved in the background: %s", manager.name, error)
+        return
+    saved = future.result()
+    record = manager.records.by_id.get(saved) if saved is not None else None
+    if record is not None:
+        report_saved(manager, record)
+    elif saved is None:
+        _say_not_admitted(manager)
+
+
+def _say_not_admitted(manager: SnapshotManager[Any]) -> None:
+    run_logger().info("Kept no snapshot of %r: it is not among the best %s.", manager.name, manager.max_snapshots)
