@@ -40,7 +40,7 @@ class SnapshotRepository(WritableFileSystem):
     Example:
         Load a repository and use it in plain Python:
         ```python
-        from prefect_snapshots import SnapshotManager, SnapshotRepository
+        from prefect_snapshots import SnapshotRepository, SnapshotManager
 
         repository = SnapshotRepository.load("BLOCK_NAME").get_repository()
         manager = SnapshotManager(repository, name="experiment")
@@ -79,6 +79,13 @@ class SnapshotRepository(WritableFileSystem):
         description="Whether snapshots stored with pickle may be loaded. Turn it off where others may write.",
     )
     read_only: bool = Field(default=False, title="Read Only", description="Write nothing at all.")
+    results: str = Field(
+        default="default",
+        description=(
+            "The name of the results that this keeps as `result_storage` or `key_storage`. Prefect uses the same keys "
+            "in both: where both are this repository, their blocks need different names here."
+        ),
+    )
 
     def get_repository(self) -> Repository:
         """The repository; within a process the same one for equal blocks. Nothing is read or written yet."""
@@ -92,7 +99,7 @@ class SnapshotRepository(WritableFileSystem):
         Raises:
             ObjectMissing: a `FileNotFoundError`; there is none.
         """
-        return await asyncio.to_thread(self._results.read, path)
+        return await asyncio.to_thread(self._log.read, path)
 
     @async_dispatch(aread_path)
     def read_path(self, path: str) -> bytes:  # type: ignore[override]  # sync or async, by where it is called
@@ -101,20 +108,20 @@ class SnapshotRepository(WritableFileSystem):
         Raises:
             ObjectMissing: a `FileNotFoundError`; there is none.
         """
-        return self._results.read(path)
+        return self._log.read(path)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         """Store a result durably under this key, instead of an older one."""
-        await asyncio.to_thread(self._results.write, path, content)
+        await asyncio.to_thread(self._log.write, path, content)
 
     @async_dispatch(awrite_path)
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         """Store a result durably under this key, instead of an older one."""
-        self._results.write(path, content)
+        self._log.write(path, content)
 
     @property
-    def _results(self) -> ResultLog:
-        return _result_log(self.get_repository())
+    def _log(self) -> ResultLog:
+        return _result_log(self.get_repository(), self.results)
 
     def _resolve_path(self, path: str) -> None:
         """Tells Prefect that keys are no paths below the working directory, for a block that is not saved."""
@@ -225,5 +232,5 @@ def _open(
 
 
 @functools.lru_cache(maxsize=32)
-def _result_log(repository: Repository) -> ResultLog:
-    return ResultLog(repository)
+def _result_log(repository: Repository, name: str) -> ResultLog:
+    return ResultLog(repository, name)

@@ -31,7 +31,7 @@ from .errors import InvalidArgument, SnapshotNotFound
 from .repository.repository import RepositoryLike
 from .runs import own_run_id, placeholders, run_ids, run_logger
 from .saving import load, manager_of, save, save_in_background
-from .snapshots.records import Ranking
+from .snapshots.records import Ranking, finder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -323,14 +323,12 @@ class _Call:
     def _metadata(self, value: Any) -> dict[str, Any]:
         metadata = dict(self._resolve(self._capture.metadata, value) or {})
         key = self._capture.rank_by
-        if key is not None and lookup(metadata, key, _MISSING) is _MISSING:
-            found = lookup(value, key, _MISSING) if isinstance(value, Mapping) else getattr(value, key, _MISSING)
-            if found is _MISSING:
-                run_logger().warning(
-                    "%r, which ranks, is neither in the metadata nor in the result: it ranks worst.", key
-                )
-            else:
+        if key is not None and finder(key, _MISSING)(metadata) is _MISSING:
+            found = finder(key, _MISSING)(value) if isinstance(value, dict) else getattr(value, key, _MISSING)
+            if found is not _MISSING:
                 metadata[key] = found
+            else:
+                run_logger().warning("Neither the metadata nor the result has %r, which ranks: it ranks worst.", key)
         return metadata
 
     def _resolve(self, template: Any, value: Any) -> Any:

@@ -203,3 +203,70 @@ class PickleRefused(LeafError):
 
 class StructureMismatch(LeafError, ValueError):
     """What is stored does not have the structure, shape or type that was asked for with `like=`."""
+
+
+# --- checkpoints of long iterables -------------------------------------------------------------------------
+
+
+class UnfingerprintableFunction(SnapshotsError, TypeError):
+    """Nobody can tell whether a function has changed. `function` names it."""
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(function, reason)
+        self.function = function
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} has no fingerprint: {self.reason}. Pass function_version=, and say another one whenever "
+            "what the function does has changed."
+        )
+
+
+class ItemError(SnapshotsError):
+    """One item of an iterable cannot be handled. `index` is its position."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(index, reason)
+        self.index = index
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"item {self.index}: {self.reason}"
+
+
+class UnhashableItem(ItemError, TypeError):
+    """An item has no content by which it could be recognised in another process."""
+
+    def __str__(self) -> str:
+        return f"item {self.index}: {self.reason}. Pass key=, a function that says what stands for an item."
+
+
+class UnserialisableResult(ItemError, TypeError):
+    """What the function returned for an item cannot be kept."""
+
+
+class ItemFailed(ItemError, RuntimeError):
+    """The function failed for an item, and this was recorded."""
+
+
+class IncompleteResults(SnapshotsError, LookupError):
+    """Some items have no result yet. `missing` says how many, `failed` how many of them failed."""
+
+    def __init__(self, missing: int, failed: int, total: int, first: int) -> None:
+        super().__init__(missing, failed, total, first)
+        self.missing = missing
+        self.failed = failed
+        self.total = total
+        self.first = first
+
+    def __str__(self) -> str:
+        failures = f", {self.failed} of them because they failed" if self.failed else ""
+        return (
+            f"{self.missing} of {self.total} items have no result{failures}; the first one is item {self.first}. "
+            "Start again, or pass missing= to get that value for them."
+        )
+
+
+class TooManyFailures(SnapshotsError, RuntimeError):
+    """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""

@@ -31,7 +31,7 @@ from typing import Any
 from uuid import UUID
 
 import humanize
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.events import emit_event
@@ -50,7 +50,9 @@ _INTERVAL = 1.0
 _AFTER_FAILURE = 60.0
 """Seconds before the server is tried again once it could not be reached."""
 _TIMEOUT = 10.0
-"""Seconds that the server has for an answer."""
+"""Seconds that the server has for an answer; then Prefect's client tries again."""
+_PATIENCE = 1.0
+"""Seconds that a save waits for the update of its artifact, which goes on without it."""
 
 Manager = SnapshotManager[Any]
 
@@ -105,10 +107,9 @@ def flush() -> None:
 def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
     size, written = humanize.naturalsize(record.size), humanize.naturalsize(record.written)
     leaves = len(_leaves(manager, record))
-    if previous is None:
-        change = f"the first, with {leaves} leaves"
-    else:
-        change = f"{_changed(manager, previous, record)} of {leaves} leaves changed since {previous.id!r}"
+    change = f"leaves: {leaves}"
+    if previous is not None:
+        change = f"changed leaves: {_changed(manager, previous, record)} of {leaves} since {previous.id!r}"
     where = f" {artifact_url(manager.name)}" if any(run_ids()) else ""
     return f"Saved snapshot {record.id!r} of {manager.name!r}: {size}, {written} written, {change}.{where}"
 
@@ -163,7 +164,7 @@ def _markdown(manager: Manager) -> str:
             ", ".join(f"{key}={_short(value)}" for key, value in record.metadata.items()),
             humanize.naturalsize(record.size),
             humanize.naturalsize(record.written),
-            f"{total} (first)" if before is None else f"{_changed(manager, before, record)} of {total}",
+            f"all {total}" if before is None else f"{_changed(manager, before, record)} of {total}",
         ]
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
@@ -230,55 +231,64 @@ class _Artifact:
             self._context = contextvars.copy_context()
             if self._timer is not None:
                 return
-            wait = self._due - time.monotonic()
-            if wait > 0:
-                self._timer = threading.Timer(wait, self.flush)
-                self._timer.daemon = True
-                self._timer.start()
-                return
-            self._due = time.monotonic() + _INTERVAL
-        self.flush()
+            now = time.monotonic()
+            timer = self._timer = threading.Timer(max(0.0, self._due - now), self.flush)
+            timer.daemon = True
+            with contextlib.suppress(RuntimeError):  # Python is about to exit, and will flush
+                timer.start()
+            at_once = now >= self._due
+        if at_once:
+            timer.join(_PATIENCE)
 
     def flush(self) -> None:
-        """Send the present state now, if it was not sent yet."""
+        """Send the present state now, unless it was sent already."""
         with self._sending:
             with self._lock:
                 context, self._context = self._context, None
                 timer, self._timer = self._timer, None
+                self._due = time.monotonic() + _INTERVAL
             if timer is not None:
                 timer.cancel()
             if context is not None:
                 context.run(self._send)
 
     def _send(self) -> None:
-        self._due = time.monotonic() + _AFTER_FAILURE
-        with _only_warn(f"the artifact for snapshots of {self._manager.name!r} is not up to date"):
+        try:
             self._put(_markdown(self._manager))
-            self._due = time.monotonic() + _INTERVAL
+        except Exception as error:
+            self._due = time.monotonic() + _AFTER_FAILURE
+            _client.cache_clear()
+            _warn(f"the artifact for snapshots of {self._manager.name!r} is not up to date", error)
 
     def _put(self, markdown: str) -> None:
-        # A client of our own: that of the run may be closed when the last update is sent, and waits longer.
-        with get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True) as client:
-            if self._id is None and self._flow_run_id is not None:
-                # Another process of the same flow run may have made it.
-                by_key = ArtifactFilterKey(any_=[self._key])
-                by_run = ArtifactFilterFlowRunId(any_=[self._flow_run_id])
-                found = client.read_artifacts(artifact_filter=ArtifactFilter(key=by_key, flow_run_id=by_run), limit=1)
-                self._id = found[0].id if found else None
-            if self._id is not None:
-                client.update_artifact(self._id, ArtifactUpdate(data=markdown))
-                return
-            created = client.create_artifact(
-                ArtifactCreate(
-                    key=self._key,
-                    type="markdown",
-                    description=f"Snapshots of `{self._manager.name}`",
-                    data=markdown,
-                    flow_run_id=self._flow_run_id,
-                    task_run_id=self._task_run_id,
-                )
+        client = _client(get_current_settings().api.url)
+        if self._id is None and self._flow_run_id is not None:
+            # Another process of the same flow run may have made it.
+            wanted = ArtifactFilter(
+                key=ArtifactFilterKey(any_=[self._key]),
+                flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
             )
-            self._id = created.id
+            self._id = next((found.id for found in client.read_artifacts(artifact_filter=wanted, limit=1)), None)
+        if self._id is not None:
+            client.update_artifact(self._id, ArtifactUpdate(data=markdown))
+            return
+        created = client.create_artifact(
+            ArtifactCreate(
+                key=self._key,
+                type="markdown",
+                description=f"Snapshots of `{self._manager.name}`",
+                data=markdown,
+                flow_run_id=self._flow_run_id,
+                task_run_id=self._task_run_id,
+            )
+        )
+        self._id = created.id
+
+
+@functools.lru_cache(maxsize=4)
+def _client(api_url: str | None) -> SyncPrefectClient:
+    """A client of our own: that of the run may be closed when the last update is sent, and waits longer."""
+    return get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True)
 
 
 _artifacts: dict[tuple[UUID | None, Manager], _Artifact] = {}
@@ -292,7 +302,7 @@ def _artifact_of(manager: Manager) -> _Artifact:
 
 @functools.cache
 def _flush_at_exit() -> None:
-    """Registered in a run, not on import: who registers last comes first, and the server of the run ends at exit too."""
+    """Registered in a run, not on import: the last one comes first, and the run's own server ends at exit too."""
     atexit.register(flush)
 
 
@@ -301,4 +311,8 @@ def _only_warn(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        run_logger().warning("%s: %s: %s", what, type(error).__name__, error)
+        _warn(what, error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    run_logger().warning("%s: %s: %s", what, type(error).__name__, error)

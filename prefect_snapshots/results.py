@@ -1,7 +1,7 @@
 """Results of runs: bytes by key, written again and again, deduplicated like everything else.
 
-A *result* has a key and no name of its own: all of them share `STREAMS` streams, chosen by a hash of the key, so that
-the catalog does not grow a stream for every task run. Writing a key deletes its older result in the same event.
+A *result* has a key and no stream of its own: the results of one log share `STREAMS` streams, chosen by a hash of the
+key, so that the catalog does not grow with every task run. Writing a key deletes its older result in the same event.
 
 This room knows the repository and no Prefect: what the bytes mean is not its business.
 """
@@ -25,10 +25,11 @@ STREAMS = 64
 
 
 class ResultLog:
-    """All results of a repository. Any number of processes may write at once: the last one to commit a key wins.
+    """The results of one name. Any number of processes may write at once: the last one to commit a key wins.
 
     Arguments:
         repository: where the results live.
+        name: keeps logs apart that share a repository: the same key in two of them is two results.
 
     Example:
         >>> from prefect_snapshots import Repository
@@ -40,8 +41,9 @@ class ResultLog:
         ['a/key']
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, name: str = "default") -> None:
         self._repository = repository
+        self._name = name
         self._shelves: dict[int, _Shelf] = {}
         self._lock = threading.Lock()
 
@@ -110,7 +112,7 @@ class ResultLog:
     def _shelf(self, number: int) -> _Shelf:
         with self._lock:
             if number not in self._shelves:
-                self._shelves[number] = _Shelf(self._repository, number)
+                self._shelves[number] = _Shelf(self._repository, f"{self._name}/{number}")
             return self._shelves[number]
 
     def _refreshed(self, number: int) -> _Shelf:
@@ -119,17 +121,18 @@ class ResultLog:
         return shelf
 
     def _every_shelf(self) -> Iterator[_Shelf]:
-        if self._repository.exists():
-            for name in self._repository.names(KIND):
-                yield self._refreshed(int(name))
+        names = self._repository.names(KIND) if self._repository.exists() else ()
+        for number in range(STREAMS):
+            if f"{self._name}/{number}" in names:
+                yield self._refreshed(number)
 
 
 class _Shelf:
     """One of the shared streams, and the latest result of every key in it."""
 
-    def __init__(self, repository: Repository, number: int) -> None:
+    def __init__(self, repository: Repository, name: str) -> None:
         self.results: dict[str, Event] = {}
-        self.stream = repository.stream(KIND, str(number), self._apply)
+        self.stream = repository.stream(KIND, name, self._apply)
 
     def _apply(self, event: Event) -> None:
         if event.kind == "put":

@@ -59,7 +59,7 @@ def save_snapshot(
         ... def pipeline(repository):
         ...     save_snapshot.with_options(retries=3)({"step": 7}, "seven", repository=repository)
         ...     return load_snapshot("seven", repository=repository)
-        >>> pipeline("memory://example")  # doctest: +SKIP
+        >>> pipeline("memory://example")
         {'step': 7}
     """
     manager = manager_of(current_repository(repository), name, rank_by, mode, max_snapshots)

@@ -92,3 +92,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([*root, "mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "none", disk], check=True)
     yield disk
     subprocess.run([*root, "umount", "--lazy", disk], check=True)
+
+
+# Starting it takes ten seconds: the tests that use it share one test process, by the mark `xdist_group("prefect")`.
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """The API URL of a Prefect server with an empty database. Flows have no heartbeat, which costs each of them 1 s."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield PREFECT_API_URL.value()

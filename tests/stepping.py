@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from types import SimpleNamespace, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -34,6 +36,7 @@ LOSE_REQUEST = "lose the request"
 LOSE_REPLY = "lose the reply"
 DELAY = "give up, and perform it late"
 FAULTS = (LOSE_REQUEST, LOSE_REPLY, DELAY)
+OVERLOOK = "leave something out of a listing"
 _DIE = "die"
 
 PAGE = 3
@@ -72,7 +75,7 @@ class SteppedLocation(MemoryLocation):
 
     def delete(self, paths: Any) -> None:
         for path in paths:
-            self.process.pass_gate("DELETE", path, lambda path=path: MemoryLocation.delete(self, [path]))
+            self.process.pass_gate("DELETE", path, partial(MemoryLocation.delete, self, [path]))
 
     def _create(self, path: str, data: bytes) -> bool:
         return self.process.pass_gate("CREATE", path, lambda: MemoryLocation._create(self, path, data))
@@ -86,7 +89,8 @@ class SteppedLocation(MemoryLocation):
     def _page(self, folder: str, last: str) -> list[ObjectInfo]:
         def page() -> list[ObjectInfo]:
             found = sorted(MemoryLocation._objects(self, folder), key=lambda info: info.path)
-            return [info for info in found if info.path > last][:PAGE]
+            rest = [info for info in found if info.path > last]
+            return rest[self.process.overlooks :][:PAGE]
 
         return self.process.pass_gate("LIST", folder, page)
 
@@ -105,6 +109,7 @@ class Process:
         self._result: Any = None
         self.pending: Request | None = None
         self.faults = 0
+        self.overlooked = 0
         self.forget()
 
     def forget(self) -> None:
@@ -115,6 +120,11 @@ class Process:
         self.repository.location = location
         self.shelves: dict[str, Shelf] = {}
         self.tokens: list[tuple[str, str, tuple[bytes, ...], bytes]] = []
+
+    @property
+    def overlooks(self) -> int:
+        """How many objects the listing that is being made leaves out."""
+        return int(self._order == OVERLOOK)
 
     @property
     def busy(self) -> bool:
@@ -130,7 +140,7 @@ class Process:
     ) -> None:
         """Begin an operation, up to its first request. `settle` gets its result or its error in the end."""
         assert not self.busy
-        self.faults = 0
+        self.faults = self.overlooked = 0
         self._error = self._result = None
         self._settle = settle or _ignore
         self._thread = threading.Thread(target=self._run, args=(operation,), daemon=True)
@@ -141,7 +151,8 @@ class Process:
         """Let the request that waits go; returns at the next one, or at the end of the operation."""
         request = self.pending
         assert request is not None
-        self.faults += order not in (DO, _DIE)
+        self.faults += order in FAULTS
+        self.overlooked += order == OVERLOOK
         self._order = order
         self._go.release()
         self._wait()
@@ -176,7 +187,7 @@ class Process:
         if self._order == _DIE:
             raise Dead
         request = self.pending
-        if self._order == DO:
+        if self._order in (DO, OVERLOOK):
             return self._world.perform(request, perform)
         if self._order == LOSE_REPLY:
             with suppress(SnapshotsError):
@@ -236,7 +247,7 @@ class World:
         patch.setattr(catalog, "FAN_OUT", 2)
         patch.setattr(catalog, "_HINT_EVERY", {True: 3, False: 3})
         patch.setattr(catalog, "_ATTEMPTS", 2)
-        patch.setattr(catalog, "time", SimpleNamespace(**{**vars(catalog.time), "sleep": lambda _: None}))
+        patch.setattr(catalog, "time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
         patch.setattr(Stream, "back_off", lambda _, attempt: None)
         patch.setattr(index, "_MERGE", 3)
         patch.setattr(maintenance, "_FEW", 2)

@@ -6,21 +6,32 @@ protocol are gone through one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from stepping import FAULTS, Process, World
+from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
 
 from prefect_snapshots.errors import CommitUnknown, IntegrityError, StorageUnavailable
+from prefect_snapshots.repository import Repository
+from prefect_snapshots.repository.catalog import CATALOG, ROOT
+from prefect_snapshots.repository.location import MemoryLocation
 from prefect_snapshots.repository.maintenance import CheckReport
 
 PARTS = [bytes([65 + number]) * (10 + number) for number in range(5)]
 """Few, so that most of what is saved is there already, or was just now."""
 
 PROCESSES = 4
+
+
+def commits(request: Request) -> bool:
+    """Whether this request is a commit."""
+    return request.verb == "CREATE" and request.path.startswith(CATALOG)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -147,11 +158,24 @@ class Interleavings(RuleBasedStateMachine):
     def finish(self, number: int) -> None:
         self.world.processes[number].run()
 
-    @rule(number=processes, fault=st.sampled_from(FAULTS))
-    def fail(self, number: int, fault: str) -> None:
+    @rule(number=processes)
+    def come_to_commit(self, number: int) -> None:
+        self.world.processes[number].run(commits)
+
+    @rule(number=processes, fault=st.sampled_from(FAULTS), committing=st.booleans(), times=st.integers(1, 2))
+    def fail(self, number: int, fault: str, committing: bool, times: int) -> None:
         process = self.world.processes[number]
-        if process.busy:
-            process.step(fault)
+        if committing:
+            process.run(commits)
+        for _ in range(times):
+            if process.busy:
+                process.step(fault)
+
+    @rule(number=processes)
+    def overlook(self, number: int) -> None:
+        process = self.world.processes[number]
+        if not process.overlooked and process.run(lambda request: request.verb == "LIST"):
+            process.step(OVERLOOK)
 
     @rule(number=processes)
     def kill(self, number: int) -> None:
@@ -189,28 +213,344 @@ class Interleavings(RuleBasedStateMachine):
 
     def _come_to_rest(self) -> None:
         """When nobody does anything any more, two prunes leave just what is needed, and everything is whole."""
-        process = self.world.processes[0]
-        process.forget()
         for _ in range(2):
-            process.start(lambda: process.repository.prune(grace=0))
-            process.run()
+            prune(self.world.processes[0])
         self.world.verify()
-        results: list[CheckReport | None] = []
-        process.start(lambda: process.repository.check(read_data=True), lambda report, _: results.append(report))
+        repository = Repository(self.world.url)
+        assert repository.check(read_data=True).problems == []
+        assert repository.prune(dry_run=True, grace=0).packs_deleted == 0
+
+
+def interleavings(examples: int) -> Any:
+    case: Any = type("TestInterleavings", (Interleavings.TestCase,), {})
+    case.settings = settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    return case
+
+
+TestInterleavings = interleavings(examples=300)
+TestManyInterleavings = pytest.mark.nightly(interleavings(examples=5000))
+
+
+# --- step by step --------------------------------------------------------------------------------------------------
+
+PARTS_OF_ALL = PARTS[:3]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with prepared() as world:
+        yield world
+
+
+@contextmanager
+def prepared(processes: int = 4) -> Iterator[World]:
+    """A world with a kept item under each name, and with garbage: the chunks of an item that was deleted.
+
+    Process 0 knows everything up to here, so that it would reuse the garbage.
+    """
+    with World(processes) as world:
+        save(world, world.processes[0], "a", "kept", PARTS[3:4])
+        save(world, world.processes[0], "a", "garbage", PARTS_OF_ALL)
+        perform(world.processes[0], lambda: world.processes[0].shelf("a").remove("garbage"))
+        yield world
+
+
+def perform(process: Process, operation: Callable[[], object]) -> None:
+    """A whole operation, at once."""
+    process.start(operation)
+    process.run()
+
+
+def begin_save(world: World, process: Process, name: str, item: str, parts: Sequence[bytes]) -> None:
+    world.bodies[item] = b"".join(parts)
+    process.start(lambda: process.shelf(name).put(item, parts, chunked=True))
+
+
+def save(world: World, process: Process, name: str, item: str, parts: Sequence[bytes]) -> None:
+    begin_save(world, process, name, item, parts)
+    process.run()
+
+
+def begin_prune(process: Process) -> None:
+    process.start(lambda: process.repository.prune(grace=0))
+
+
+def prune(process: Process) -> None:
+    begin_prune(process)
+    process.run()
+
+
+def make_garbage(world: World, process: Process) -> None:
+    """So that the next prune has something to condemn."""
+    item = f"garbage of {len(world.bodies)}"
+    save(world, process, "a", item, [item.encode()])
+    perform(process, lambda: process.shelf("a").remove(item))
+
+
+def condemns(request: Request) -> bool:
+    return request.verb == "CREATE" and request.path.startswith(f"{CATALOG}/{ROOT}/")
+
+
+def fences(request: Request) -> bool:
+    return commits(request) and not condemns(request)
+
+
+def deletes_pack(request: Request) -> bool:
+    return request.verb == "DELETE" and request.path.startswith("packs/")
+
+
+def rewrites_index(request: Request) -> bool:
+    return request.verb == "CREATE" and request.path.startswith("index/9-")
+
+
+def requests_of(begin: Callable[[World], Process]) -> int:
+    """How many requests an operation makes, when nobody disturbs it."""
+    with prepared() as world:
+        process = begin(world)
+        done = 0
+        while process.busy:
+            process.step()
+            done += 1
+        return done
+
+
+def moments_of(begin: Callable[[World], Process]) -> Iterator[tuple[World, Process]]:
+    """Worlds in which an operation stands before its first request, its second one, ... and is finished."""
+    for moment in range(requests_of(begin) + 1):
+        with prepared() as world:
+            process = begin(world)
+            for _ in range(moment):
+                process.step()
+            yield world, process
+
+
+def saving(name: str) -> Callable[[World], Process]:
+    """Process 0 begins to save what it knows to be there already."""
+
+    def begin(world: World) -> Process:
+        begin_save(world, world.processes[0], name, "new", PARTS_OF_ALL)
+        return world.processes[0]
+
+    return begin
+
+
+def pruning(world: World) -> Process:
+    """Process 1 begins to prune, while process 0 is about to commit what is being pruned."""
+    saving("a")(world).run(commits)
+    begin_prune(world.processes[1])
+    return world.processes[1]
+
+
+def give_up_commit(world: World) -> bytes:
+    """Process 0 saves, and every attempt to commit is given up, to arrive late. Returns the commit's token."""
+    process = saving("a")(world)
+    process.run(commits)
+    process.step(DELAY)
+    with pytest.raises(CommitUnknown) as caught:
+        process.step(DELAY)
+    return bytes.fromhex(caught.value.token)
+
+
+def assert_kept(world: World, *items: str) -> None:
+    assert set(items) <= {item for name in world.names for item in world.live(name)}
+    world.verify()
+
+
+@pytest.mark.parametrize("prunes", [1, 2, 3])
+def test_writer_sleeps_before_its_commit_over_prunes(world: World, prunes: int) -> None:
+    writer = saving("a")(world)
+    writer.run(commits)
+    for _ in range(prunes):
+        prune(world.processes[1])
+        make_garbage(world, world.processes[2])
+    writer.run()
+    assert_kept(world, "kept", "new")
+
+
+@pytest.mark.parametrize("name", World.names)
+def test_prune_at_every_moment_of_a_save(name: str) -> None:
+    """Under "b" nothing was saved before: its stream is empty, and registered on the way."""
+    for world, writer in moments_of(saving(name)):
+        prune(world.processes[1])
+        writer.run()
+        assert_kept(world, "kept", "new")
+
+
+def test_commit_at_every_moment_of_a_prune() -> None:
+    """It may take the slot that the fence wanted; a second writer sleeps on."""
+
+    def begin(world: World) -> Process:
+        begin_save(world, world.processes[3], "a", "second", PARTS_OF_ALL)
+        world.processes[3].run(commits)
+        return pruning(world)
+
+    for world, process in moments_of(begin):
+        world.processes[0].run()
         process.run()
-        [report] = results
-        assert report is not None
-        assert report.problems == []
+        world.processes[3].run()
+        assert_kept(world, "kept", "new", "second")
 
 
-Interleavings.TestCase.settings = settings(
-    max_examples=3000,
-    stateful_step_count=40,
-    deadline=None,
-    report_multiple_bugs=False,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
+def test_original_is_deleted_and_pruned_at_every_moment_of_a_copy() -> None:
+    """The copy is whole, or it is refused."""
+
+    def begin(world: World) -> Process:
+        process = world.processes[0]
+        save(world, process, "a", "original", PARTS_OF_ALL)
+        world.bodies["copy"] = world.bodies["original"]
+        process.start(lambda: process.shelf("b").copy(process.shelf("a"), "original", "copy"))
+        return process
+
+    refused = 0
+    for world, process in moments_of(begin):
+        perform(world.processes[2], lambda world=world: world.processes[2].shelf("a").remove("original"))
+        prune(world.processes[1])
+        try:
+            process.run()
+        except IntegrityError:
+            refused += 1
+        else:
+            assert_kept(world, "kept", "copy")
+        world.verify()
+    assert refused
+
+
+def test_prune_killed_at_every_moment_is_resumed_by_another() -> None:
+    for world, process in moments_of(pruning):
+        process.kill()
+        prune(world.processes[2])
+        world.processes[0].run()
+        assert_kept(world, "kept", "new")
+
+
+def test_prune_at_every_moment_of_a_rival_prune() -> None:
+    for world, process in moments_of(pruning):
+        make_garbage(world, world.processes[3])
+        prune(world.processes[2])
+        world.processes[0].run()
+        process.run()
+        assert_kept(world, "kept", "new")
+
+
+def test_read_at_every_moment_of_a_prune() -> None:
+    """By one who knows the index from before, and by one who does not."""
+
+    def begin(world: World) -> Process:
+        read(world.processes[2])
+        return pruning(world)
+
+    def read(reader: Process) -> None:
+        perform(reader, lambda: reader.shelf("a").get("kept"))
+
+    for world, process in moments_of(begin):
+        world.processes[0].run()
+        read(world.processes[2])
+        read(world.processes[3])
+        process.run()
+        read(world.processes[2])
+        assert_kept(world, "kept", "new")
+
+
+@pytest.mark.parametrize(
+    ("moment", "passed"),
+    [(condemns, 1), (fences, 1), (deletes_pack, 0), (rewrites_index, 0)],
+    ids=["condemned", "half of the fences", "nothing deleted yet", "deleted, index not rewritten yet"],
 )
-TestInterleavings = Interleavings.TestCase
+def test_killed_prune_is_resumed(world: World, moment: Callable[[Request], bool], passed: int) -> None:
+    """Two names, and a writer under each of them that sleeps before its commit."""
+    writers = world.processes[0], world.processes[3]
+    save(world, writers[1], "b", "other", PARTS_OF_ALL[:1])
+    for writer, name in zip(writers, world.names, strict=True):
+        begin_save(world, writer, name, f"new {name}", PARTS_OF_ALL)
+        writer.run(commits)
+    begin_prune(world.processes[1])
+    assert world.processes[1].run(moment)
+    for _ in range(passed):
+        world.processes[1].step()
+    world.processes[1].kill()
+    writers[0].run()
+    prune(world.processes[2])
+    writers[1].run()
+    assert_kept(world, "kept", "other", "new a", "new b")
 
-Stop = Callable[[], bool]
+
+def test_stream_that_is_registered_after_the_condemnation(world: World) -> None:
+    """It gets no fence: that its writer reads root first is what saves it."""
+    writer = saving("b")(world)
+    assert writer.run(condemns)  # where it registers
+    begin_prune(world.processes[1])
+    world.processes[1].run(condemns)
+    world.processes[1].step()
+    writer.run()
+    world.processes[1].run()
+    assert_kept(world, "kept", "new")
+
+
+def test_writer_that_meets_an_empty_stream(world: World) -> None:
+    """It registers its stream and is about to fill the first slot; the prune's fence comes first."""
+    writer = saving("b")(world)
+    writer.run(fences)  # its first slot
+    prune(world.processes[1])
+    writer.run()
+    assert [event.kind for event in world.history["b"]] == ["fence", "put"]
+    assert_kept(world, "kept", "new")
+
+
+def test_late_commit_loses_its_slot(world: World) -> None:
+    """A commit is given up, prune deletes what it would have needed, and then it arrives."""
+    token = give_up_commit(world)
+    prune(world.processes[1])
+    while world.late:
+        world.land(0)
+    assert "new" not in world.live("a")
+    process = world.processes[0]
+    perform(process, lambda: process.shelf("a").put("new", PARTS_OF_ALL, chunked=True, token=token))
+    assert_kept(world, "kept", "new")
+
+
+def test_late_commit_arrives_at_every_moment_of_saving_again() -> None:
+    """One version, whether it is the late one or the new one."""
+
+    def begin(world: World) -> Process:
+        process = world.processes[0]
+        token = give_up_commit(world)
+        process = world.processes[0]
+        process.start(lambda: process.shelf("a").put("new", PARTS_OF_ALL, chunked=True, token=token))
+        return process
+
+    for world, process in moments_of(begin):
+        world.land(0)
+        process.run()
+        assert [event.body.get("id") for event in world.history["a"]].count("new") == 1
+        assert_kept(world, "kept", "new")
+
+
+def test_late_delete_hits_a_dead_id(world: World) -> None:
+    """The prune gives up its deletes; what they are about is saved again, and then they arrive."""
+    begin_prune(world.processes[1])
+    world.processes[1].run(deletes_pack)
+    with pytest.raises(StorageUnavailable):
+        world.processes[1].step(DELAY)
+    save(world, world.processes[0], "a", "new", PARTS_OF_ALL)
+    save(world, world.processes[2], "b", "other", PARTS_OF_ALL)
+    while world.late:
+        world.land(0)
+    assert_kept(world, "kept", "new", "other")
+
+
+def test_late_pack_is_garbage(world: World) -> None:
+    writer = world.processes[0]
+    begin_save(world, writer, "a", "failed", [b"of its own"])
+    assert writer.run(lambda request: request.verb == "PUT" and request.path.startswith("packs/"))
+    with pytest.raises(StorageUnavailable):
+        writer.step(DELAY)
+    world.land(0)
+    prune(world.processes[1])
+    assert_kept(world, "kept")
+    assert sum(info.path.startswith("packs/") for info in MemoryLocation("memory", world.place, {}).list("")) == 1

@@ -232,9 +232,9 @@ class Stream:
             raise DamagedObject(path, "it holds another event than the one that was read before")
         return data
 
-    def find(self, token: bytes) -> Event | None:
-        """The event that was committed with this token."""
-        return next((event for event in reversed(self.events) if event.token == token), None)
+    def find(self, token: bytes, since: int = 0) -> Event | None:
+        """The event after `since` that was committed with this token."""
+        return next((event for event in self.events[since:] if event.token == token), None)
 
     # --- reading -------------------------------------------------------------------------------------------
 

@@ -448,7 +448,7 @@ class ChunkReader:
             index.load()
         condemned = self._store.condemned()
         entry = index.find(piece.chunk, condemned)
-        if entry is None and index.load():
+        if entry is None and index.look_again():
             entry = index.find(piece.chunk, condemned)
         entry = entry or index.find(piece.chunk)  # condemned, but perhaps not deleted yet
         if entry is None:
@@ -459,11 +459,10 @@ class ChunkReader:
 
     def _elsewhere(self, piece: Piece, tried: Entry, error: DamagedObject) -> Buffer:
         """Another copy of a chunk: the pack was pruned after the index was read, or this copy is damaged."""
+        index = self._store.index
         gone = {tried}
-        for reload in (False, True):
-            if reload:
-                self._store.index.load()
-            for entry in self._store.index.find_all(piece.chunk):
+        while True:
+            for entry in index.find_all(piece.chunk):
                 if entry in gone or entry.size != piece.size:
                     continue
                 gone.add(entry)
@@ -471,4 +470,5 @@ class ChunkReader:
                     return read_chunk(self._store.location, self._store.sealer, entry)
                 except (DamagedObject, ObjectMissing):
                     continue
-        raise error
+            if not index.look_again():
+                raise error

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import fcntl
 import importlib
 import io
 import os
@@ -23,6 +24,7 @@ import random
 import re
 import secrets
 import stat
+import struct
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -152,6 +154,46 @@ class ObjectWriter(ABC):
         """Forget what was written. Does nothing after `close`."""
 
 
+class Appender(ABC):
+    """Appends to one file that nobody else writes. Methods may be called from any thread."""
+
+    @abstractmethod
+    def append(self, buffers: Buffer | Sequence[Buffer]) -> None:
+        """Append one buffer, or several in order: it survives the death of this process at once.
+
+        It survives a loss of power after a second, and after `close`. When it raises, part of it may have been
+        appended, and nothing can be appended any more.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Make everything durable, and let go of the file."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Let go of the file, also after a failure. Does nothing after `close`."""
+
+
+class ByteLocks(ABC):
+    """Locks on the bytes of a file, each held until it is released or this process is gone. Never waits."""
+
+    @abstractmethod
+    def take(self, number: int) -> bool:
+        """Lock byte `number` (below 2**62). False when somebody else holds it."""
+
+    @abstractmethod
+    def release(self, number: int) -> None:
+        """Unlock a byte."""
+
+    @abstractmethod
+    def is_held(self, number: int) -> bool:
+        """Whether somebody else holds a byte."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything."""
+
+
 class Location(ABC):
     """A place that holds objects. Every method may be called from any thread.
 
@@ -164,9 +206,11 @@ class Location(ABC):
         storage_options: The options it was opened with. They may hold secrets.
         requests: How many requests were made so far.
         is_local: Objects are plain files: small calls are cheap, and writers stream.
+        appends: Files can grow: `appender` gives one.
     """
 
     is_local: bool = False
+    appends: bool = False
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         self._target = f"{protocol}://{place}"
@@ -236,6 +280,14 @@ class Location(ABC):
         On object stores it is held in memory and sent in one request on `close`: at most 64 MB.
         """
 
+    def appender(self, path: str) -> Appender | None:
+        """Begin a new file under `path` and append to it: readers see what is there so far. None: not possible here."""
+        return None
+
+    def locks(self, path: str) -> ByteLocks | None:
+        """Locks between the processes that use this location, on a file at `path`. None: not to be had here."""
+        return None
+
     def leftovers(self) -> list[ObjectInfo]:
         """Temporary files, of which some may still be in use. `delete` takes their paths."""
         return sorted((info for info in self._objects("") if _is_temporary(info.path)), key=_path_of)
@@ -299,6 +351,7 @@ class LocalLocation(Location):
     """A directory."""
 
     is_local = True
+    appends = True
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         self._root = os.path.abspath(os.path.expanduser(place))
@@ -347,6 +400,31 @@ class LocalLocation(Location):
         with self._errors(path), self._directory(path) as directory:
             return _FileWriter(self, path, os.dup(directory))
 
+    def appender(self, path: str) -> Appender:
+        self.requests.add("PUT")
+        with self._errors(path), self._directory(_checked(path)) as directory:
+            flags = _NEW_FILE | os.O_APPEND
+            file = os.open(path.rpartition("/")[2], flags, 0o666, dir_fd=directory)
+            try:
+                self._sync_entries(directory, path)
+            except BaseException:
+                os.close(file)
+                raise
+        return _FileAppender(self, path, file)
+
+    def locks(self, path: str) -> ByteLocks | None:
+        if not hasattr(fcntl, "F_OFD_SETLK"):
+            return None
+        with self._errors(path), self._directory(_checked(path)) as directory:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            locks = _FileLocks(os.open(path.rpartition("/")[2], flags, 0o666, dir_fd=directory))
+        try:
+            locks.is_held(0)
+        except OSError:  # as on a network file system without them
+            locks.close()
+            return None
+        return locks
+
     def _objects(self, folder: str) -> Iterator[ObjectInfo]:
         self.requests.add("LIST")
         with self._errors(folder):
@@ -356,10 +434,14 @@ class LocalLocation(Location):
     def size(self, path: str) -> int | None:
         self.requests.add("HEAD")
         try:
-            with self._errors(path):
-                status = os.stat(self._full(_checked(path)))
-        except ObjectMissing:
+            status = os.stat(self._full(_checked(path)))
+        except FileNotFoundError:  # said often, and quickly
             return None
+        except OSError as error:
+            meaning = _from_os_error(error, f"{self.url}/{path}")
+            if isinstance(meaning, ObjectMissing):
+                return None
+            raise meaning from error
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -496,6 +578,106 @@ class _FileWriter(ObjectWriter):
         finally:
             os.close(self._file)
             os.close(self._directory)
+
+
+class _FileAppender(Appender):
+    """Appends to an open file, which a thread of its own syncs at most once a second."""
+
+    def __init__(self, location: LocalLocation, path: str, file: int) -> None:
+        self._location = location
+        self._path = path
+        self._file = file
+        self._lock = threading.Lock()
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def append(self, buffers: Buffer | Sequence[Buffer]) -> None:
+        with self._lock:
+            self._check()
+            if self._closing.is_set():
+                raise _closed(self._path)
+            try:
+                with self._location._errors(self._path):
+                    _write_all(self._file, [buffers] if isinstance(buffers, Buffer) else buffers)
+            except BaseException as error:
+                self._failure = error
+                raise
+        if not self._dirty.is_set():
+            self._dirty.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep_synced, name="prefect-snapshots-sync", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._dirty.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self._check()
+            with self._location._errors(self._path):
+                os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
+    def abort(self) -> None:
+        with contextlib.suppress(StorageError):
+            self.close()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            where = f"{self._location.url}/{self._path}"
+            raise StorageError(f"{where}: an earlier write failed, so that it is not continued") from self._failure
+
+    def _keep_synced(self) -> None:
+        while not self._closing.is_set():
+            self._dirty.wait()
+            if self._closing.wait(_SYNC_INTERVAL):
+                return
+            self._dirty.clear()
+            try:
+                with self._location._errors(self._path):
+                    os.fsync(self._file)
+            except StorageError as error:  # the next call raises it
+                self._failure = error
+                return
+
+
+class _FileLocks(ByteLocks):
+    """Locks of the open file description, so that two of these in one process keep each other out as well."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def take(self, number: int) -> bool:
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def release(self, number: int) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
+
+    def is_held(self, number: int) -> bool:
+        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+        found: int = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, wanted))[0]
+        return found != fcntl.F_UNLCK
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+_SYNC_INTERVAL = 1.0
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock where off_t has 64 bits
 
 
 class _WayUnknown(Exception):

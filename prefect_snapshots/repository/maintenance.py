@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import DamagedObject, IntegrityError, MissingChunk, ObjectMissing
 from . import index as index_module
+from . import logs
 from . import packs as packs_module
 from .catalog import (
     CATALOG,
@@ -102,6 +104,7 @@ class PruneReport:
     bytes_waiting: int = 0
     index_objects_deleted: int = 0
     leftovers_deleted: int = 0
+    log_objects_deleted: int = 0
 
 
 @dataclass(slots=True)
@@ -182,8 +185,7 @@ def _live_rows(opened: _Opened) -> NDArray[np.bool_]:
             if len(absent):
                 late.append((version_label(stream, event), absent))
     if late:
-        # Committed since the index was read. A listing may overlook an object: look twice.
-        _ = index.load() or index.load()
+        index.look_again()  # they were committed since the index was read
     if index.table()[0] is not heads:
         # It grew, now or when a table of chunks was read.
         known = join_ids(heads[live], table["tail"][live])
@@ -389,6 +391,19 @@ def _tidy(opened: _Opened, superseded: set[str], grace: float, report: PruneRepo
     leftovers = [info.path for info in location.leftovers() if now - info.modified >= grace]
     location.delete(leftovers)
     report.leftovers_deleted = len(leftovers)
+    _tidy_logs(opened, now - grace, report)
+
+
+def _tidy_logs(opened: _Opened, before: float, report: PruneReport) -> None:
+    """Delete the log segments that their stream has dropped. A dropped segment is never registered again."""
+    location, streams = opened.store.location, opened.catalog.streams()
+    for folder, infos in groupby(location.list(logs.PREFIX), key=lambda info: info.path.split("/")[1]):
+        if folder in streams:
+            stream = Stream(lambda: opened.catalog, *streams[folder], lambda _: None)
+            stream.refresh()
+            gone = logs.unwanted(infos, stream.events, before)
+            location.delete(gone)
+            report.log_objects_deleted += len(gone)
 
 
 def _refuse_damage(opened: _Opened) -> None:
@@ -456,14 +471,21 @@ def _look(repository: Repository, read_data: bool, damage: Damage, say: Progress
     for number, slots in enumerate(scanned):
         say("streams", number, len(scanned))
         _check_slots(slots, report)
-    opened.index.load()
+    while opened.index.look_again():
+        pass
     for name, error in opened.index.damaged.items():
         report.problems.append(Problem(name, error.reason))
     packs = _list_packs(opened)
+    for pack in _named(opened.index) - packs.keys():
+        size = opened.store.location.size(pack_path(pack))
+        if size is not None:
+            packs[pack] = ObjectInfo(pack_path(pack), size, time.time())
     report.packs = len(packs)
     if read_data:
         damage = dict(_read_packs(opened, packs, report, say))
     hurt = _check_contents(opened, scanned, packs, damage, report)
+    if read_data:
+        _check_logs(opened, scanned, report)
     for (pack, chunk), reason in damage.items():
         if chunk not in hurt and pack not in root.condemned:
             report.problems.append(Problem(pack_path(pack), reason))
@@ -507,6 +529,10 @@ def _scan(opened: _Opened, stream: Stream) -> _Slots:
     names = (path.rpartition("/")[2] for path in _paths(location, f"{CATALOG}/{stream.id}"))
     slots = _Slots(stream, max((int(name) for name in names if name.isdigit()), default=0))
     _scan_slots(slots, opened, list(range(1, slots.head + 1)))
+    # What the listing overlooked, or what came since.
+    while location.size(slot_path(stream.id, slots.head + 1)) is not None:
+        slots.head += 1
+        _scan_slots(slots, opened, [slots.head])
     for path in sorted(_paths(location, f"{COMPACTED}/{stream.id}")):
         try:
             _scan_summary(slots, path, stream.parse_compacted(path, location.read(path)))
@@ -621,6 +647,17 @@ def _check_contents(
             problem = Problem(f"chunk {chunk.hex()[:16]}", "it is in no pack", tuple(versions))
         report.problems.append(problem)
     return hurt
+
+
+def _check_logs(opened: _Opened, scanned: list[_Slots], report: CheckReport) -> None:
+    """Read every log segment that counts."""
+    for slots in scanned:
+        stream = slots.stream
+        for segment in logs.wanted(slots.events[sequence] for sequence in sorted(slots.events)):
+            try:
+                report.bytes_read += logs.verify(opened.store.location, opened.sealer, stream.id, segment)
+            except DamagedObject as error:
+                report.problems.append(Problem(error.path, error.reason, (stream.label,)))
 
 
 def _read_packs(

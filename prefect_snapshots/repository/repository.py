@@ -54,6 +54,8 @@ SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"
 PASSWORD_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
 PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
 
+_STORE_ATTEMPTS = 3
+
 NAME_LIMIT = 512
 """Most characters in a name, an id or a tag."""
 
@@ -202,15 +204,17 @@ class Repository:
         with stream.lock:
             if token is not None or not stream.loaded:
                 stream.refresh()
-            if token is not None:
-                landed = stream.find(token)
-                if landed is not None:
-                    return landed
             epoch = -1
             stored = content
             attempt = 0
             own_token = token or new_token()
+            seen = 0 if token is not None else stream.head
             while True:
+                # A request that was given up earlier may land as late as now.
+                landed = stream.find(own_token, seen)
+                if landed is not None:
+                    return landed
+                seen = stream.head
                 if stream.head == 0 or not opened.catalog.knows(stream):
                     opened.catalog.register(stream)
                 required = stream.epoch if stream.head else opened.catalog.state.epoch
@@ -297,13 +301,16 @@ class Repository:
             with self._lock:
                 if self._opened is None:
                     config = self._read_config()
-                    if config is None:
-                        if self.location.is_empty():
-                            raise RepositoryNotFound(
-                                f"there is no repository at {self.url} (reading never creates one; saving does)"
+                    if config is None and not self.location.is_empty():
+                        # Somebody may have created the repository between these two looks.
+                        config = self._read_config()
+                        if config is None:
+                            raise NotARepository(
+                                f"{self.url} is not empty and is no repository: choose an empty or a new place"
                             )
-                        raise NotARepository(
-                            f"{self.url} is not empty and is no repository: choose an empty or a new place"
+                    if config is None:
+                        raise RepositoryNotFound(
+                            f"there is no repository at {self.url} (reading never creates one; saving does)"
                         )
                     self._opened = self._open(config)
         return self._opened
@@ -395,14 +402,21 @@ class Repository:
         return password_from(command) if command else None
 
     def _store(self, opened: _Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
-        opened.catalog.root.refresh()
-        if not opened.index.loaded:
-            opened.index.load()
-        state = opened.catalog.state
-        with Writer(opened.store, state.epoch, frozenset(state.condemned)) as writer:
-            stored = store(writer)
-            writer.flush()
-            return stored, writer.epoch
+        for attempt in range(_STORE_ATTEMPTS):
+            opened.catalog.root.refresh()
+            if not opened.index.loaded:
+                opened.index.load()
+            state = opened.catalog.state
+            try:
+                with Writer(opened.store, state.epoch, frozenset(state.condemned)) as writer:
+                    stored = store(writer)
+                    writer.flush()
+                    return stored, writer.epoch
+            except ObjectMissing:
+                # A prune took the unfinished pack of a writer that slept. Nothing was published: begin again.
+                if attempt == _STORE_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
 
     # --- elsewhere --------------------------------------------------------------------------------------------
 
@@ -495,7 +509,7 @@ def password_from(command: str) -> str:
     """
     done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode or not done.stdout.strip("\r\n"):
-        raise WrongPassword(f"the command in {PASSWORD_COMMAND_SETTING} gave no password (exit {done.returncode})")
+        raise WrongPassword(f"the password command gave no password (exit {done.returncode})")
     return done.stdout.rstrip("\r\n")
 
 

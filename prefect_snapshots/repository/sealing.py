@@ -157,10 +157,9 @@ class Sealer:
         magic, version, flags, count, salt = _HEADER.unpack(header)
         if magic != _MAGIC:
             raise DamagedObject(path, "it does not begin as a sealed object does")
-        if version > _VERSION:
-            raise UnsupportedFormat(
-                f"{path} has object format {version}; this version reads up to {_VERSION}. Upgrade."
-            )
+        if version != _VERSION:
+            # `repository.json` says which format everything is in, so that this is no newer one.
+            raise DamagedObject(path, f"it says that it has object format {version}, not {_VERSION}")
         cipher = self.cipher(salt)
         if flags != (_ENCRYPTED if cipher else 0):
             raise DamagedObject(path, "it is encrypted in a plain repository, or the other way round")

@@ -122,31 +122,35 @@ def jax_parts(array: Any) -> Parts:
         raise NotAtHand("it is a traced value: save outside of jit, grad and vmap")
     if array.is_deleted():
         raise NotAtHand("this array was deleted, or donated to a jitted function")
-    dtype = dtype_node(array.dtype) if isinstance(array.dtype, np.dtype) else None
-    if dtype is None:
+    dtype = array.dtype
+    if not isinstance(dtype, np.dtype):
         implementation = jax.random.key_impl(array)
         if not isinstance(implementation, str):
             raise NotAtHand(f"its random number generator, {implementation}, is not registered with JAX")
         return jax_parts(jax.random.key_data(array))._replace(implementation=implementation)
-    nbytes = array.size * array.dtype.itemsize
-    return Parts(dtype, WEAK if array.weak_type else 0, array.shape, nbytes, _reader(array))
+    shape = array.shape
+    nbytes = math.prod(shape) * dtype.itemsize
+    return Parts(dtype_node(dtype), WEAK if array.weak_type else 0, shape, nbytes, _reader(array, dtype, nbytes))
 
 
-def _reader(array: Any) -> Callable[[], Buffer]:
-    on_cpu = next(iter(array.devices())).platform == "cpu"
-    if array.is_fully_replicated:
-        if on_cpu and array.dtype in _CASTABLE and array.size and array.sharding.num_devices == 1:
+def _reader(array: Any, dtype: np.dtype[Any], nbytes: int) -> Callable[[], Buffer]:
+    if dtype in _CASTABLE and nbytes:
+        try:
             view = memoryview(array)
+        except BufferError:  # not on the CPU, or on several devices
+            pass
+        else:
             if view.c_contiguous:
                 return lambda: view.cast("B")
-        local = array if on_cpu else _local(array)
+    if array.is_fully_replicated:
+        local = array if next(iter(array.devices())).platform == "cpu" else _local(array)
         return lambda: bytes_of(np.ascontiguousarray(np.asarray(local)))
     if not array.is_fully_addressable:
         raise NotAtHand(
             "it is spread over several processes: gather it with jax.experimental.multihost_utils.process_allgather"
         )
     parts = [(shard.index, _local(shard.data)) for shard in array.addressable_shards if shard.replica_id == 0]
-    return lambda: _joined(array.shape, array.dtype, parts)
+    return lambda: _joined(array.shape, dtype, parts)
 
 
 def _local(array: Any) -> Any:

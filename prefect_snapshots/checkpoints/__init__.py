@@ -1,0 +1,50 @@
+"""Long iterables whose results survive anything: done once, kept at once, resumed where they stopped.
+
+This room knows the repository and no Prefect.
+
+- A *job* is a function, by its *fingerprint*, a name, and how to go about it.
+- An *item* is recognised by its *key*, a hash of its value.
+- Results are appended to *segments* of a log; each start writes one of its own.
+
+For faces
+---------
+`make_job` checks the arguments and gives a `Job`, which travels to other processes as far as its function does (with
+cloudpickle). `plan(job, items)` is iterated over once and yields `ItemBatch`es of what is not done; its counts say what
+is done already. Each batch goes to `run_batch(job, batch)`, in any process: it writes its own segment straight to the
+repository and returns an `Outcome`, three numbers. It leaves out what was done meanwhile, so it may be repeated.
+`collect(job, plan.keys)` streams the results in the order of the items. `open_log(job).merge()` puts the many small
+segments together afterwards. A `Run` does the same within one process, for those who want to see the flushes.
+"""
+
+from __future__ import annotations
+
+from .engine import ItemBatch, Job, Outcome, Plan, Run, collect, make_job, open_log, plan, run_batch
+from .fingerprint import fingerprint
+from .keys import item_keys, stable_hash
+from .listing import Checkpoint, clear, list_checkpoints, list_names, report
+from .report import Metric
+from .snapper import FailedItem, Snapper
+
+__all__ = [
+    "Checkpoint",
+    "FailedItem",
+    "ItemBatch",
+    "Job",
+    "Metric",
+    "Outcome",
+    "Plan",
+    "Run",
+    "Snapper",
+    "clear",
+    "collect",
+    "fingerprint",
+    "item_keys",
+    "list_checkpoints",
+    "list_names",
+    "make_job",
+    "open_log",
+    "plan",
+    "report",
+    "run_batch",
+    "stable_hash",
+]

@@ -1,0 +1,498 @@
+"""Functions -> fingerprints: equal as long as a function means the same.
+
+What counts: its code, constants, defaults, closure, the arguments of a partial, the state of a callable object, the
+globals that it names, and the functions and classes of its own package that it uses, and so on from there. What does
+not: comments, formatting, docstrings, names of files, lines. Code is compared as its syntax tree, not as byte code,
+which differs with line breaks and between versions of Python.
+
+What has a *version* (the standard library, other installed packages) is known by it, and not looked into. What
+a function changes itself (`seen.append(x)`, `counts[x] += 1`, `global total`) is its state, not its meaning: only the
+type of that counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dis
+import functools
+import importlib.metadata
+import inspect
+import linecache
+import os
+import platform
+import sys
+import sysconfig
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from blake3 import blake3
+
+from ..errors import InvalidArgument, UnfingerprintableFunction
+from .keys import Canon, Unhashable, canonical
+
+
+def fingerprint(function: Callable[..., Any], version: object = None) -> str:
+    """The fingerprint of a function: 32 hexadecimal digits.
+
+    Arguments:
+        function: a function, lambda, method, partial, built-in or callable object.
+        version: stands for the code. Say another one whenever the meaning changes.
+
+    Raises:
+        UnfingerprintableFunction: its source, or something that it uses, is not to be had; give a version.
+        InvalidArgument: it is a generator function.
+
+    Example:
+        >>> fingerprint(len) == fingerprint(len)
+        True
+        >>> fingerprint(len) == fingerprint(max)
+        False
+    """
+    if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function)):
+        raise InvalidArgument(
+            f"{label(function)} is a generator function: what it returns can be read only once, so that it cannot be "
+            "kept. Let it return a list."
+        )
+    try:
+        form = canonical(["version", version]) if version is not None else _form(function)
+    except Unhashable as error:
+        raise UnfingerprintableFunction(label(function), str(error)) from error.__cause__
+    return blake3(form).hexdigest(16)
+
+
+def label(function: Callable[..., Any]) -> str:
+    """What messages call a function, and what its checkpoints are called unless they get a name: module and name."""
+    while isinstance(function, partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    module = getattr(named, "__module__", None)
+    name: str = named.__qualname__
+    return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
+
+
+def write_function(function: Any, canon: Canon) -> None:
+    """Append the form of a function that is part of a value."""
+    canon.data(b"Q", bytes.fromhex(fingerprint(function)))
+
+
+def _form(function: Callable[..., Any]) -> bytes:
+    walk = _Walk(_package(function))
+    return canonical(function, walk.special)
+
+
+class _Walk:
+    """One walk through everything that a function uses. What was met before is referred to by its number."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._numbers: dict[int, int] = {}
+        self._alive: list[Any] = []
+
+    def special(self, value: Any, canon: Canon) -> bool:
+        """Write functions, classes, modules and what belongs to them."""
+        writer = next((write for kinds, write in _WRITERS if isinstance(value, kinds)), None)
+        if writer is None:
+            wrapped = getattr(value, "__wrapped__", None)
+            if wrapped is not None and callable(value) and not hasattr(type(value), "__wrapped__"):
+                canon.sequence(b"w", [type(value).__qualname__, wrapped])
+                return True
+            if self._own(type(value)):
+                self._class_of(value, canon)
+            return False
+        number = self._numbers.get(id(value))
+        if number is not None:
+            canon.sequence(b"#", [number])
+            return True
+        self._numbers[id(value)] = len(self._numbers)
+        self._alive.append(value)  # so that its id is not given to another one
+        writer(self, value, canon)
+        return True
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    def function(self, value: types.FunctionType, canon: Canon) -> None:
+        if not self._own(value) and _can_be_found(value):
+            canon.text(b"V", _versioned(value))
+            return
+        node = _definition(value)
+        code = value.__code__
+        changed = _changed_by(node)
+        canon.text(b"S", _dump(node))
+        canon.sequence(b"D", [value.__defaults__, value.__kwdefaults__])
+        for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
+            self._name(name, partial(getattr, cell, "cell_contents"), name in changed, canon)
+        if not self._own(value):
+            canon.text(b"V", _versioned(value))  # made inside an installed function: the rest of its code has a version
+            return
+        for name, attributes in sorted(_global_names(code).items()):
+            self._global(value.__globals__, name, attributes, name in changed, canon)
+
+    def method(self, value: types.MethodType, canon: Canon) -> None:
+        canon.text(b"s", "method")
+        canon.write(value.__func__)
+        canon.write(value.__self__)
+
+    def partial(self, value: partial[Any], canon: Canon) -> None:
+        canon.text(b"s", "partial")
+        for part in (value.func, value.args, value.keywords):
+            canon.write(part)
+
+    def builtin(self, value: Any, canon: Canon) -> None:
+        canon.text(b"V", _versioned(value))
+        owner = getattr(value, "__self__", None)
+        if owner is not None and not isinstance(owner, types.ModuleType | type):
+            canon.write(owner)
+
+    def klass(self, value: type, canon: Canon) -> None:
+        if not self._own(value):
+            canon.text(b"V", _versioned(value))
+            return
+        canon.text(b"s", f"class {value.__qualname__}")
+        canon.write(value.__bases__)
+        for name, member in sorted(vars(value).items()):
+            if name in _CLASS_NOISE:
+                continue
+            for part in _parts(member):
+                if isinstance(part, types.FunctionType) and part.__module__ == value.__module__ and _has_source(part):
+                    canon.text(b"s", name)
+                    canon.write(part)
+                elif not isinstance(part, types.FunctionType | types.MemberDescriptorType | types.GetSetDescriptorType):
+                    self._name(name, partial(_itself, part), False, canon)
+
+    def module(self, value: types.ModuleType, canon: Canon) -> None:
+        canon.text(b"V", f"{value.__name__} {_version_of(value.__name__) or ''}")
+
+    def by_type(self, value: Any, canon: Canon) -> None:
+        canon.text(b"V", f"a {type(value).__name__}")
+
+    # --- what functions name ------------------------------------------------------------------------------------------
+
+    def _global(self, scope: dict[str, Any], name: str, attributes: Iterable[str], changed: bool, canon: Canon) -> None:
+        if name in scope:
+            found = scope[name]
+            if isinstance(found, types.ModuleType) and self._own(found):
+                for attribute in sorted(attributes):
+                    if attribute in vars(found):
+                        self._name(f"{name}.{attribute}", partial(getattr, found, attribute), changed, canon)
+            self._name(name, lambda: found, changed, canon)
+        elif not hasattr(builtins, name):
+            canon.text(b"?", name)
+
+    def _name(self, name: str, get: Callable[[], Any], changed: bool, canon: Canon) -> None:
+        canon.text(b"s", name)
+        try:
+            value = get()
+        except ValueError:  # a variable of the enclosing function that has no value yet
+            canon.text(b"?", name)
+            return
+        if changed:
+            canon.text(b"V", f"a {type(value).__name__}")
+            return
+        try:
+            canon.write(value)
+        except Unhashable as error:
+            raise Unhashable(f"{name!r}, which it uses: {error}") from error.__cause__
+
+    def _class_of(self, value: Any, canon: Canon) -> None:
+        canon.write(type(value))
+
+    def _own(self, value: Any) -> bool:
+        """Whether to look into something, because no version stands for it."""
+        package = _package(value)
+        mine = package == self._package and package not in sys.stdlib_module_names
+        return mine or _version_of(package) is None
+
+
+_LOCKS = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+    threading.local,
+)
+_WRITERS: list[tuple[Any, Callable[[_Walk, Any, Canon], None]]] = [
+    (types.FunctionType, _Walk.function),
+    (types.MethodType, _Walk.method),
+    (partial, _Walk.partial),
+    (
+        types.BuiltinFunctionType
+        | types.MethodDescriptorType
+        | types.WrapperDescriptorType
+        | types.MethodWrapperType
+        | types.ClassMethodDescriptorType,
+        _Walk.builtin,
+    ),
+    (type, _Walk.klass),
+    (types.ModuleType, _Walk.module),
+    (_LOCKS, _Walk.by_type),
+]
+_CLASS_NOISE = frozenset(
+    [
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__module__",
+        "__annotations__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__slots__",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__match_args__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__parameters__",
+        "__orig_bases__",
+        "__annotate__",
+        "__annotations_cache__",
+        "__annotate_func__",
+        "__classdictcell__",
+        "__hash__",
+    ]
+)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _parts(member: Any) -> Iterator[Any]:
+    """The functions inside a property, class method or static method; else the member itself."""
+    if isinstance(member, property):
+        yield from (part for part in (member.fget, member.fset, member.fdel) if part is not None)
+    elif isinstance(member, classmethod | staticmethod):
+        yield member.__func__
+    elif isinstance(member, functools.cached_property):
+        yield member.func
+    else:
+        yield member
+
+
+def _has_source(function: types.FunctionType) -> bool:
+    """Not those that a decorator of the class has generated, as for dataclasses."""
+    return not function.__code__.co_filename.startswith("<")
+
+
+def _can_be_found(function: types.FunctionType) -> bool:
+    """Whether a function is what its module has under its name, and so has the module's version."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return getattr(found, "__func__", found) is function
+
+
+# --- whose is it? ----------------------------------------------------------------------------------------
+
+
+def _module_of(value: Any) -> str:
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    while isinstance(value, partial):
+        value = value.func
+    found = getattr(value, "__module__", None) or getattr(type(value), "__module__", None)
+    return found if isinstance(found, str) else ""
+
+
+def _package(value: Any) -> str:
+    return _module_of(value).partition(".")[0]
+
+
+def _versioned(value: Any) -> str:
+    module = _module_of(value)
+    owner = getattr(value, "__objclass__", None)
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__qualname__)
+    return f"{owner.__qualname__ if owner else ''} {module}:{name} {_version_of(module) or ''}"
+
+
+@functools.cache
+def _version_of(module: str) -> str | None:
+    """The version that stands for a module's code. None if there is none: the code may change at any time."""
+    root = module.partition(".")[0]
+    if not root or root == "builtins" or root in sys.stdlib_module_names:
+        return ".".join(platform.python_version_tuple()[:2]) if root != "__main__" else None
+    found = sys.modules.get(root)
+    file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "")
+    if not any(os.path.abspath(file).startswith(folder + os.sep) for folder in _INSTALLED):
+        return None
+    try:
+        return importlib.metadata.version(root)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(found, "__version__", "installed"))
+
+
+_INSTALLED = {os.path.abspath(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
+
+
+# --- source ----------------------------------------------------------------------------------------------
+
+Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def _definition(function: types.FunctionType) -> Node:
+    """The syntax tree of a function."""
+    code = function.__code__
+    lines = linecache.getlines(code.co_filename, function.__globals__)
+    if not lines:
+        linecache.checkcache(code.co_filename)
+        lines = linecache.getlines(code.co_filename, function.__globals__)
+    if not lines:
+        raise Unhashable(f"the source of {label(function)} is not to be had")
+    found = _find(code, _nodes("".join(lines)))
+    if found is None:
+        linecache.checkcache(code.co_filename)
+        lines = linecache.getlines(code.co_filename, function.__globals__)
+        found = _find(code, _nodes("".join(lines)))
+    if found is None:
+        raise Unhashable(f"the source of {label(function)} is not what runs: it was changed, or made by a program")
+    return found
+
+
+def _find(code: types.CodeType, nodes: dict[int, list[Node]]) -> Node | None:
+    wanted = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    candidates = [
+        node
+        for node in nodes.get(code.co_firstlineno, ())
+        if getattr(node, "name", "<lambda>") == code.co_name and _arguments(node) == wanted
+    ]
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    # Several lambdas on one line: the one that spans all of the code, and no more than that.
+    spots = [spot for spot in code.co_positions() if None not in spot and spot[3]]
+    spanning = [
+        node
+        for node in candidates
+        if spots
+        and all((node.lineno, node.col_offset) <= (line, column) for line, _, column, _ in spots if line != 0)
+        and all((end, column) <= (node.end_lineno, node.end_col_offset) for _, end, _, column in spots)
+    ]
+    return max(spanning, key=lambda node: (node.lineno, node.col_offset), default=None)
+
+
+@functools.lru_cache(maxsize=64)
+def _nodes(source: str) -> dict[int, list[Node]]:
+    """Every function in a source, by the line that its code object says."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[int, list[Node]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, _NODES):
+            first = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", ()))])
+            found.setdefault(first, []).append(node)
+    return found
+
+
+def _arguments(node: Node) -> tuple[str, ...]:
+    arguments = node.args
+    return tuple(item.arg for item in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+
+
+def _dump(node: ast.AST) -> str:
+    """A syntax tree as text: without places, docstrings and what is empty, so that versions of Python agree."""
+    parts = []
+    for name, value in ast.iter_fields(node):
+        if name in ("type_comment", "type_ignores", "ctx", "kind"):
+            continue
+        if name == "body" and isinstance(node, _SCOPES) and isinstance(value, list):
+            value = _without_docstring(value)
+        text = _dump_field(value)
+        if text:
+            parts.append(f"{name}={text}")
+    return f"{type(node).__name__}({', '.join(parts)})"
+
+
+def _dump_field(value: Any) -> str:
+    if isinstance(value, ast.AST):
+        return _dump(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dump_field, value))}]" if value else ""
+    return "" if value is None else f"{type(value).__name__} {value!r}"
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0] if body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        return body[1:]
+    return body
+
+
+def _global_names(code: types.CodeType) -> dict[str, set[str]]:
+    """The globals that code names, inner functions included, each with the attributes asked of it right there."""
+    found: dict[str, set[str]] = {}
+    last: str | None = None
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            last = step.argval
+            found.setdefault(step.argval, set())
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and last is not None:
+            found[last].add(step.argval)
+            last = None
+        else:
+            last = None
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            for name, attributes in _global_names(inner).items():
+                found.setdefault(name, set()).update(attributes)
+    return found
+
+
+_CHANGING = frozenset(
+    [
+        "append",
+        "appendleft",
+        "add",
+        "update",
+        "extend",
+        "extendleft",
+        "insert",
+        "pop",
+        "popleft",
+        "popitem",
+        "setdefault",
+        "clear",
+        "remove",
+        "discard",
+        "sort",
+        "reverse",
+        "put",
+        "put_nowait",
+        "set",
+        "write",
+    ]
+)
+
+
+def _changed_by(node: ast.AST) -> set[str]:
+    """The names whose values a function changes."""
+    found: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Global | ast.Nonlocal):
+            found.update(part.names)
+        elif isinstance(part, ast.Subscript | ast.Attribute) and not isinstance(part.ctx, ast.Load):
+            found.update(_base(part))
+        elif isinstance(part, ast.Call):
+            if isinstance(part.func, ast.Attribute) and part.func.attr in _CHANGING:
+                found.update(_base(part.func))
+            elif isinstance(part.func, ast.Name) and part.func.id in ("next", "setattr", "delattr") and part.args:
+                found.update(_base(part.args[0]))
+        elif isinstance(part, ast.AugAssign):
+            found.update(_base(part.target))
+    return found
+
+
+def _base(node: ast.AST) -> Iterator[str]:
+    """The variable at the root of `a.b[c].d`."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Name):
+        yield node.id

@@ -1,0 +1,108 @@
+"""The checkpoints in a repository: which there are, what they hold, and clearing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+
+from ..errors import InvalidArgument, SnapshotNotFound
+from ..repository.repository import Draft, RepositoryLike, as_repository
+from ..repository.times import from_nanoseconds
+from .ledger import outcomes_of
+from .log import KIND, Log, Registry
+from .report import load_metrics, render
+from .results import DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The results of one function under one name."""
+
+    name: str
+    fingerprint: str
+    function: str
+    done: int
+    failed: int
+    segments: int
+    started: datetime
+    """When it was started last, in UTC."""
+
+
+def list_names(repository: RepositoryLike | None = None) -> list[str]:
+    """The names that have checkpoints."""
+    return as_repository(repository).names(KIND)
+
+
+def list_checkpoints(repository: RepositoryLike | None = None, name: str | None = None) -> list[Checkpoint]:
+    """All checkpoints, or those of one name: a row for each version of the function, the latest started last."""
+    chosen = as_repository(repository)
+    found: list[Checkpoint] = []
+    for one in chosen.names(KIND) if name is None else [name]:
+        registry = Registry()
+        chosen.stream(KIND, one, registry.apply)
+        starts: dict[str, list[int]] = {}
+        for start in registry.of(None):
+            starts.setdefault(start.fingerprint, []).append(start.time)
+        rows = []
+        for fingerprint, times in starts.items():
+            outcomes = outcomes_of(Log(chosen, one, fingerprint).ledger.contents()[1])
+            function = registry.of(fingerprint)[0].function
+            done = int(np.count_nonzero(outcomes == DONE))
+            rows.append(
+                Checkpoint(
+                    one, fingerprint, function, done, len(outcomes) - done, len(times), from_nanoseconds(max(times))
+                )
+            )
+        found += sorted(rows, key=lambda row: row.started)
+    return found
+
+
+def report(
+    name: str,
+    repository: RepositoryLike | None = None,
+    *,
+    fingerprint: str | None = None,
+    format: Literal["markdown", "json"] = "markdown",
+) -> str:
+    """How processing went under a name, for the version of the function that was started last, or a given one.
+
+    Raises:
+        SnapshotNotFound: there are no checkpoints of that name, or not of that fingerprint.
+    """
+    chosen = as_repository(repository)
+    rows = list_checkpoints(chosen, name)
+    if fingerprint is not None:
+        rows = [row for row in rows if row.fingerprint == fingerprint]
+    if not rows:
+        raise SnapshotNotFound(f"{chosen.url} has no checkpoints of {name!r}")
+    return render(name, load_metrics(Log(chosen, name, rows[-1].fingerprint)), format)
+
+
+def clear(name: str, repository: RepositoryLike | None = None, *, fingerprint: str | None = None) -> int:
+    """Forget all results under a name, or those of one version of the function. `prune` frees the space.
+
+    Returns:
+        How many segments were dropped. 0: there was nothing.
+
+    Raises:
+        InvalidArgument: the name is empty.
+    """
+    if not name:
+        raise InvalidArgument("an empty name clears nothing: say which one")
+    chosen = as_repository(repository)
+    registry = Registry()
+    stream = chosen.stream(KIND, name, registry.apply)
+    if not stream.head:
+        return 0
+    dropped: list[str] = []
+
+    def draft() -> Draft | None:
+        dropped[:] = [start.segment for start in registry.of(fingerprint)]
+        dropped.extend(one for one, owner in registry.merging.items() if fingerprint in (None, owner))
+        return Draft("clear", {"drops": list(dropped)}) if dropped else None
+
+    chosen.commit(stream, draft)
+    return len(dropped)

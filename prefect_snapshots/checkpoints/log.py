@@ -1,0 +1,484 @@
+"""The result log of one name and one function: who wrote which segment, what is done, and where.
+
+Every start registers the segment that it writes in the stream of the name, with the fingerprint of the function. The
+order of these events decides which result of an item counts: that of the segment registered first. A *refresh* is a
+start whose results count before all earlier ones.
+
+Many small closed segments are *merged*: the new segment takes the place of the old ones. A merger registers its segment
+before it writes it; a later merger drops what an earlier one has not finished, and with that keeps it from finishing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidArgument
+from ..repository.catalog import Event, slot_path
+from ..repository.chunking import Buffer
+from ..repository.logs import Claims, SegmentReader, SegmentWriter, new_segment
+from ..repository.repository import Draft, Repository
+from ..repository.threads import pool
+from .keys import Keys
+from .ledger import MOST_RECORDS, MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, split_record
+from .results import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
+
+KIND = "checkpoints"
+
+_FULL = {True: (1 << 30, 1 << 20), False: (24 << 20, 1 << 20)}
+"""Bytes and items after which a segment is closed and another one begun, where files can grow and elsewhere."""
+_REMOTE_LIMIT = 24 << 20
+"""Most bytes of one result where a segment is put in one request when it is closed."""
+_CACHE = 16 << 20
+"""Bytes of results that are kept decoded, because neighbours lie in the same record."""
+_SMALL = 4 << 20
+_MOST_MERGED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A segment that was registered."""
+
+    segment: str
+    fingerprint: str
+    rank: int
+    """Sequence of the event by which it counts."""
+    generation: int
+    function: str
+    time: int
+    """Nanoseconds since 1970 in UTC, by the writer's clock."""
+
+
+class Registry:
+    """What the events of a name say: the segments that count, in their order."""
+
+    def __init__(self) -> None:
+        self.segments: dict[str, Start] = {}
+        self.merging: dict[str, str] = {}
+        """Segments of mergers that have not finished, each with its fingerprint."""
+        self.changes = 0
+        """How often something was dropped."""
+
+    def apply(self, event: Event) -> None:
+        body = event.body
+        first = min((self.segments[old].rank for old in body.get("drops", ()) if old in self.segments), default=0)
+        generation = max(
+            (self.segments[old].generation for old in body.get("drops", ()) if old in self.segments), default=0
+        )
+        for old in body.get("drops", ()):
+            self.changes += self.segments.pop(old, None) is not None
+            self.merging.pop(old, None)
+        if event.kind == "start":
+            known = [start.generation for start in self.segments.values() if start.fingerprint == body["fingerprint"]]
+            generation = max(known, default=0) + bool(body.get("refresh"))
+            self._enter(event, event.sequence, generation)
+        elif event.kind == "merging":
+            self.merging[body["building"]] = body["fingerprint"]
+        elif event.kind == "merged":
+            self.merging.pop(body["segment"], None)
+            self._enter(event, first, generation)
+
+    def of(self, fingerprint: str | None) -> list[Start]:
+        """The segments of one function, or of all, in the order in which they count."""
+        wanted = [start for start in self.segments.values() if fingerprint in (None, start.fingerprint)]
+        return sorted(wanted, key=lambda start: (-start.generation, start.rank))
+
+    def _enter(self, event: Event, rank: int, generation: int) -> None:
+        body = event.body
+        self.segments[body["segment"]] = Start(
+            body["segment"], body["fingerprint"], rank, generation, body["function"], event.time
+        )
+
+
+@dataclass(slots=True)
+class _Known:
+    """A segment as far as it was read."""
+
+    start: Start
+    number: int
+    reader: SegmentReader
+    own: bool = False
+
+
+class Log:
+    """The results of one name and function, followed.
+
+    Arguments:
+        repository: where they are.
+        name: the name of the checkpoints.
+        fingerprint: of the function.
+    """
+
+    def __init__(self, repository: Repository, name: str, fingerprint: str) -> None:
+        self.repository = repository
+        self.fingerprint = fingerprint
+        self.registry = Registry()
+        self._stream = repository.stream(KIND, name, self.registry.apply)
+        self._claims: Claims | None = None
+        self._own: set[str] = set()
+        self._lock = threading.RLock()
+        self._forget()
+        self._take_in()
+
+    def _forget(self) -> None:
+        self.ledger = Ledger()
+        self._known: list[_Known] = []
+        self._by_segment: dict[str, _Known] = {}
+        self._growing: list[_Known] = []
+        self._changes = self.registry.changes
+        self._cache: OrderedDict[int, Results] = OrderedDict()
+        self._cached = 0
+
+    # --- learning what there is ------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Learn what others did. Returns whether there is anything new."""
+        with self._lock:
+            self._stream.refresh()
+            return self._take_in()
+
+    def poll(self) -> bool:
+        """The same, at the cost of a look or two when nothing has happened."""
+        with self._lock:
+            if self._location.size(slot_path(self._stream.id, self._stream.head + 1)) is not None:
+                return self.refresh()
+            return self._follow() if self._growing else False
+
+    def _take_in(self) -> bool:
+        """Take in the segments that the stream names."""
+        if self._changes != self.registry.changes:
+            dropped = any(known.start.segment not in self.registry.segments for known in self._known)
+            self._changes = self.registry.changes
+            if dropped:
+                self._forget()
+        new = [start for start in self.registry.of(self.fingerprint) if start.segment not in self._by_segment]
+        if len(self._known) + len(new) > MOST_SEGMENTS:
+            raise InvalidArgument(f"{self._stream.label} has more than {MOST_SEGMENTS} segments: merge them")
+        fresh = [
+            _Known(start, len(self._known) + at, self._reader(start.segment), start.segment in self._own)
+            for at, start in enumerate(new)
+        ]
+        self._known += fresh
+        self._by_segment.update((known.start.segment, known) for known in fresh)
+        if fresh:
+            order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
+            self.ledger.prefer(np.array([order[known.start.segment] for known in self._known], np.int64))
+        grown = False
+        for known, summary in zip(fresh, self._summaries(fresh), strict=True):
+            if summary is not None:
+                self._add_summary(known, summary)
+                grown = True
+            elif known.own:
+                grown = self._read_on(known) or grown  # what it has so far; `wrote` adds the rest
+            else:
+                self._growing.append(known)
+        return self._follow() or grown
+
+    def _summaries(self, known: list[_Known]) -> Iterable[list[Buffer] | None]:
+        if len(known) > 2 and not self._location.is_local:
+            return pool("network").map(lambda one: one.reader.summary(), known)
+        return (one.reader.summary() for one in known)
+
+    def _follow(self) -> bool:
+        """Read on in the segments that may have grown."""
+        grown = False
+        for known in list(self._growing):
+            # Asked before reading: what comes after the last look at a dead writer does not exist.
+            live = self._claims is None or self._claims.is_live(known.start.segment)
+            grown = self._read_on(known) or grown
+            if known.reader.closed or not live:
+                self._growing.remove(known)
+        return grown
+
+    def _read_on(self, known: _Known) -> bool:
+        before = known.reader.records
+        for number, frames in known.reader.follow():
+            batch = StoredBatch(frames[0], known.start.segment)
+            self.ledger.add_record(batch.keys, place(known.number, number), batch.outcomes)
+        return known.reader.records > before
+
+    def _add_summary(self, known: _Known, frames: Sequence[Buffer]) -> None:
+        counts = np.frombuffer(frames[0], "<u4").astype(np.int64)
+        keys = np.frombuffer(frames[1], np.uint64).reshape(-1, 2)
+        self.ledger.add(keys, places(known.number, counts, np.frombuffer(frames[2], np.uint8)))
+
+    # --- reading results -------------------------------------------------------------------------------------------
+
+    def find(self, keys: Keys) -> Places:
+        """Where items lie, `MISSING` for those that are not done."""
+        with self._lock:
+            return self.ledger.find(keys)
+
+    def values(self, found: Places) -> list[Any]:
+        """Results by place, in the order of `found`. A failure is a `Failure`.
+
+        Raises:
+            ObjectMissing: somebody merged or cleared the segments meanwhile: `refresh`, and look them up again.
+        """
+        result: list[Any] = [None] * len(found)
+        numbers, rows = records_of(found), rows_of(found)
+        order = np.argsort(numbers, kind="stable")
+        starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+        groups = np.split(order, starts[1:]) if len(order) else []
+        wanted = [int(numbers[group[0]]) for group in groups]
+        for group, batch in zip(groups, self._results(wanted), strict=True):
+            for at, value in zip(group.tolist(), batch.take(rows[group].tolist()), strict=True):
+                result[at] = value
+        return result
+
+    def _results(self, wanted: list[int]) -> Iterator[Results]:
+        """The results in records, which are given in ascending order."""
+        absent = [number for number in wanted if number not in self._cache]
+        by_segment: dict[int, list[int]] = {}
+        for number in absent:
+            segment, record = split_record(number)
+            by_segment.setdefault(segment, []).append(record)
+        reading = {segment: self._read(segment, records) for segment, records in by_segment.items()}
+        missing = set(absent)
+        for number in wanted:
+            cached = self._cache.get(number)
+            if cached is not None:
+                yield cached
+                continue
+            segment, record = split_record(number)
+            batches = reading[segment] if number in missing else self._read(segment, [record])
+            yield self._keep(number, next(batches).values(allow_pickle=self.repository.allow_pickle))
+
+    def _keep(self, number: int, results: Results) -> Results:
+        self._cache[number] = results
+        self._cached += results.nbytes
+        while self._cached > _CACHE and len(self._cache) > 1:
+            self._cached -= self._cache.popitem(last=False)[1].nbytes
+        return results
+
+    def _read(self, segment: int, records: Sequence[int]) -> Iterator[StoredBatch]:
+        known = self._known[segment]
+        self._catch_up(known)
+        for frames in known.reader.read(records):
+            yield StoredBatch(frames[0], known.start.segment)
+
+    def batches(self) -> Iterator[tuple[StoredBatch, Places]]:
+        """Every batch in the log, with the places of its rows."""
+        for known in sorted(self._known, key=lambda one: (one.start.generation, one.start.rank)):
+            self._catch_up(known)
+            for record in range(0, known.reader.records, 256):
+                numbers = range(record, min(record + 256, known.reader.records))
+                for number, batch in zip(numbers, self._read(known.number, numbers), strict=True):
+                    yield batch, places(known.number, np.array([len(batch)]), batch.outcomes, number)
+
+    def _catch_up(self, known: _Known) -> None:
+        """Learn where our own records lie. The ledger has them already."""
+        if known.own and not known.reader.closed and known.reader.summary() is None:
+            for _ in known.reader.follow():
+                pass
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def begin(self, function: str, *, refresh: bool = False) -> LogWriter:
+        """Get ready to write. A segment is registered with the first results."""
+        return LogWriter(self, function, refresh)
+
+    @property
+    def claims(self) -> Claims:
+        """Who works on what."""
+        if self._claims is None:
+            self.repository.parts(writing=True)
+            self._claims = Claims(self._location, self._stream.id)
+        return self._claims
+
+    def open_segments(self) -> frozenset[str]:
+        """Segments of others that may still grow."""
+        return frozenset(known.start.segment for known in self._growing)
+
+    def close(self) -> None:
+        """Release every claim."""
+        if self._claims is not None:
+            self._claims.close()
+            self._claims = None
+
+    def register(self, segment: str, function: str, refresh: bool) -> None:
+        """Register a segment of our own."""
+        body = {
+            "segment": segment,
+            "fingerprint": self.fingerprint,
+            "function": function,
+            "refresh": refresh,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+        }
+        with self._lock:
+            self._own.add(segment)
+            self.repository.commit(self._stream, lambda: Draft("start", body))
+            self._take_in()
+
+    def wrote(self, segment: str, record: int, keys: Keys, outcomes: NDArray[np.uint8]) -> None:
+        """Take in what was just written by ourselves."""
+        with self._lock:
+            known = self._by_segment.get(segment)
+            if known is not None:
+                self.ledger.add_record(keys, place(known.number, record), outcomes)
+
+    def writer_of(self, segment: str) -> SegmentWriter:
+        opened = self.repository.parts(writing=True)
+        return SegmentWriter(self._location, opened.sealer, self._stream.id, segment)
+
+    # --- merging ---------------------------------------------------------------------------------------------------
+
+    def merge(self) -> int:
+        """Put small closed segments that follow one another into larger ones. Returns how many were put together."""
+        merged = 0
+        for run in list(self._small_runs()):
+            merged += self._merge(run)
+        return merged
+
+    def _small_runs(self) -> Iterator[list[_Known]]:
+        order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
+        run: list[_Known] = []
+        size = 0
+        limit = _FULL[self._location.appends][0] // 2
+        for known in sorted(self._known, key=lambda one: order.get(one.start.segment, -1)):
+            small = known.reader.closed and known.reader.nbytes <= _SMALL
+            fits = len(run) < _MOST_MERGED and size + known.reader.nbytes <= limit
+            if run and not (small and fits and known.start.generation == run[-1].start.generation):
+                if len(run) >= _FEW:
+                    yield run
+                run, size = [], 0
+            if small:
+                run.append(known)
+                size += known.reader.nbytes
+        if len(run) >= _FEW:
+            yield run
+
+    def _merge(self, run: list[_Known]) -> int:
+        segment = new_segment()
+        function = run[0].start.function
+        body = {"fingerprint": self.fingerprint, "function": function}
+        sources = [known.start.segment for known in run]
+
+        def announce() -> Draft | None:
+            if any(source not in self.registry.segments for source in sources):
+                return None  # somebody else was faster
+            unfinished = [one for one, owner in self.registry.merging.items() if owner == self.fingerprint]
+            return Draft("merging", {**body, "building": segment, "drops": unfinished})
+
+        def finish() -> Draft | None:
+            if segment not in self.registry.merging or any(one not in self.registry.segments for one in sources):
+                return None
+            return Draft("merged", {**body, "segment": segment, "drops": sources})
+
+        if self.repository.commit(self._stream, announce) is None:
+            return 0
+        writer = self.writer_of(segment)
+        summary = Summary()
+        for known in run:
+            for frames in known.reader.read(range(known.reader.records)):
+                batch = StoredBatch(frames[0], known.start.segment)
+                writer.append(frames)
+                summary.add(batch.keys, batch.outcomes)
+        writer.close(summary.frames())
+        if self.repository.commit(self._stream, finish) is None:
+            return 0
+        self._take_in()
+        return len(run)
+
+    # --- small pieces ----------------------------------------------------------------------------------------------
+
+    @property
+    def _location(self) -> Any:
+        return self.repository.location
+
+    @property
+    def result_limit(self) -> int:
+        """Most bytes that one result may take here."""
+        return LIMIT if self._location.appends else _REMOTE_LIMIT
+
+    def is_wanted(self, segment: str) -> bool:
+        """Whether a registered segment still counts."""
+        return segment in self.registry.segments
+
+    def _reader(self, segment: str) -> SegmentReader:
+        return SegmentReader(self._location, self.repository.parts().sealer, self._stream.id, segment)
+
+
+_FEW = 8
+"""Fewer small segments than this are left as they are."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the footer of a segment says: keys and outcomes of all its rows, and how many of them each record has."""
+
+    counts: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    outcomes: list[bytes] = field(default_factory=list)
+    rows: int = 0
+
+    def add(self, keys: Keys, outcomes: NDArray[np.uint8]) -> None:
+        self.counts.append(len(keys))
+        self.keys.append(keys.tobytes())
+        self.outcomes.append(outcomes.tobytes())
+        self.rows += len(keys)
+
+    def frames(self) -> list[Buffer]:
+        return [np.array(self.counts, "<u4").tobytes(), b"".join(self.keys), b"".join(self.outcomes)]
+
+
+class LogWriter:
+    """Writes the results of one start. Used by one thread at a time."""
+
+    def __init__(self, log: Log, function: str, refresh: bool) -> None:
+        self._log = log
+        self._function = function
+        self._refresh = refresh
+        self._writer: SegmentWriter | None = None
+        self._summary = Summary()
+        self.segment = ""
+
+    def open(self) -> None:
+        """Register a segment, so that others know that somebody is at work."""
+        if self._writer is None:
+            self.segment = new_segment()
+            # Before anybody can see it: who finds it registered and not held takes its writer for dead.
+            self._log.claims.hold(self.segment)
+            self._log.register(self.segment, self._function, self._refresh)
+            self._refresh = False
+            self._writer = self._log.writer_of(self.segment)
+            self._summary = Summary()
+
+    def write(self, batch: Batch) -> None:
+        """Append results: they survive the death of this process at once."""
+        for first in range(0, len(batch), RECORD_LIMIT):
+            self._write(batch if len(batch) <= RECORD_LIMIT else batch.part(first, first + RECORD_LIMIT))
+
+    def close(self) -> None:
+        """Close the segment with a footer."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close(self._summary.frames())
+            self._log.claims.let_go(self.segment)
+
+    def abandon(self) -> None:
+        """Let go of the segment after a failure to write."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.abandon()
+
+    def _write(self, batch: Batch) -> None:
+        if self._writer is not None and not self._log.is_wanted(self.segment):
+            self.close()  # cleared meanwhile: what comes now belongs to a new one
+        self.open()
+        assert self._writer is not None
+        record = self._writer.append([encode_batch(batch)])
+        self._summary.add(batch.keys, batch.outcomes)
+        self._log.wrote(self.segment, record, batch.keys, batch.outcomes)
+        size, items = _FULL[self._log.repository.location.appends]
+        if self._writer.size >= size or self._summary.rows >= items or record == MOST_RECORDS:
+            self.close()

@@ -1,0 +1,127 @@
+"""The `prefect-snapshots` command: looks at a repository, and looks after it.
+
+Every command opens the repository that the global options name, and returns an *answer*: a document, and how to show it
+to people. This module reads the options, and prints the answer in either form. Exit codes: 0 fine, 1 an error, 2 a
+command line that makes no sense, 3 damage found or something lost, 130 interrupted.
+
+Starting it loads neither Prefect nor the repository: commands import what they need.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from cyclopts.exceptions import CycloptsError
+
+from ..errors import InvalidArgument, InvalidName, SnapshotsError
+from . import maintenance, snapshots
+from .output import Answer, as_json, printable
+from .session import Session, hider, parse_options
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, unless Python is embedded
+    try:
+        status = _app.meta(print_error=False, exit_on_error=False, result_action="return_value")
+    except CycloptsError as error:
+        status = _complain(f"{error} See --help.", MISUSED)
+    except KeyboardInterrupt:
+        status = _complain("interrupted", INTERRUPTED)
+    sys.exit(status)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("prefect-snapshots")
+
+
+_app = App(
+    name="prefect-snapshots",
+    help="Look at the snapshots in a repository, and look after it.",
+    help_format="plaintext",
+    version=_version,
+    default_parameter=Parameter(negative=(), show_default=False),
+)
+_app.command(snapshots.app)
+_app.command(maintenance.check)
+_app.command(maintenance.prune)
+_app.command(maintenance.repair)
+_app.command(maintenance.stats)
+_app.command(maintenance.password)
+_app.meta.suppress_keyboard_interrupt = False
+_app.meta.group_parameters = Group("Global options", sort_key=99)
+
+
+@_app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    repository: Annotated[str | None, Parameter(alias="-r")] = None,
+    storage_option: list[str] | None = None,
+    password_command: str | None = None,
+    json: bool = False,
+    quiet: Annotated[bool, Parameter(alias="-q")] = False,
+    yes: Annotated[bool, Parameter(alias="-y")] = False,
+    debug: bool = False,
+) -> int:
+    """
+    Arguments:
+        repository: The URL or path of the repository. Default: $PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY, else
+            ./snapshots.
+        storage_option: KEY=VALUE for the file system, such as anon=true or client_kwargs.region_name=eu-west-1. Repeat
+            it for more. Other users of this machine can read a command line: leave credentials in the environment.
+        password_command: A shell command that prints the password of the repository. Default:
+            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD, else the output of
+            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND, else it is asked for.
+        json: Print one JSON document instead of text.
+        quiet: Show no progress, and do not say what was done.
+        yes: Do not ask before something is removed, repaired or replaced.
+        debug: Show where an error comes from.
+    """
+    command, bound, ignored = _app.parse_args(tokens, print_error=False, exit_on_error=False)
+    options: dict[str, Any] = {}
+    try:
+        options = parse_options(storage_option or ())
+        session = Session(repository, options, password_command, quiet, yes)
+        answer: Answer | None = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, session))
+        if answer is None:  # help was asked for, and shown
+            return 0
+        _write(answer, as_document=json, quiet=quiet)
+    except Exception as error:
+        hide = hider(repository, options)
+        if debug:
+            print(hide(traceback.format_exc()), end="", file=sys.stderr)
+        return _complain(hide(_message(error)), MISUSED if isinstance(error, InvalidArgument | InvalidName) else FAILED)
+    return answer.status
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, SnapshotsError | OSError):
+        return str(error) or repr(error)
+    return f"{error!r}. This is unexpected: --debug shows where it comes from."
+
+
+def _write(answer: Answer, *, as_document: bool, quiet: bool) -> None:
+    try:
+        if as_document:
+            print(as_json(answer.document))
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in answer.lines(quiet))
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer cannot be written either: the interpreter shall not try it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever read this has seen enough
+            raise
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"prefect-snapshots: {printable(message)}", file=sys.stderr)
+    return status

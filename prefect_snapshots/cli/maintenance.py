@@ -1,0 +1,187 @@
+"""`prefect-snapshots check`, `prune`, `repair`, `stats` and `password`: looking after a whole repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter, Token, convert
+
+from ..errors import WrongPassword
+from .output import Answer, Column, count_text, fields, printable, size_text, table
+from .session import SessionArgument, new_password
+
+Document = dict[str, Any]
+
+DAMAGED = 3
+"""Exit code: damage was found, or something is lost."""
+
+
+def _parse_grace(_: object, tokens: Sequence[Token]) -> timedelta:
+    try:
+        grace: timedelta = convert(timedelta, tokens)
+    except OverflowError:
+        raise ValueError(f'"{tokens[0].value}" is too long.') from None
+    if grace < timedelta():
+        raise ValueError(f'"{tokens[0].value}" is negative.')
+    return grace
+
+
+Grace = Annotated[timedelta, Parameter(converter=_parse_grace)]
+
+password = App(name="password", help="The password of an encrypted repository.")
+
+
+def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
+    """Verify that everything committed is there. Exits with 3 when something is damaged.
+
+    Arguments:
+        read_data: Read and verify every byte, too.
+    """
+    from ..repository import maintenance
+
+    repository = session.open()
+    with session.progress() as progress:
+        report = maintenance.check(repository, read_data, progress)
+    document = {"repository": repository.url, "ok": report.ok, "read_data": read_data, **asdict(report)}
+    return Answer(document, _view_problems, _summary(document), status=0 if report.ok else DAMAGED)
+
+
+def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: SessionArgument) -> Answer:
+    """Free the space of what no snapshot needs any more. Safe beside any number of writers.
+
+    Arguments:
+        dry_run: Only say what would be freed.
+        grace: Leave what nothing refers to alone for this long, such as 90s or 7d: it may belong to an upload that is
+            still running. Safety does not depend on it. Default: 24h.
+    """
+    from ..repository import maintenance
+
+    repository = session.open(writing=not dry_run)
+    with session.progress() as progress:
+        report = maintenance.prune(repository, dry_run, grace.total_seconds(), progress)
+    document = {"repository": repository.url, "grace_seconds": grace.total_seconds(), **asdict(report)}
+    return Answer(document, _view_freed, told=not dry_run)
+
+
+def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
+    """Save what can be saved, and say what is lost. Asks first; exits with 3 when something is lost.
+
+    Stop other writers before: it puts damaged objects back in place.
+
+    Arguments:
+        dry_run: Only say what would be done.
+    """
+    from ..repository import maintenance
+
+    repository = session.open(writing=not dry_run)
+    if not dry_run:
+        session.confirm(f"Repair {repository.url}? Nobody else may write to it meanwhile.")
+    with session.progress() as progress:
+        report = maintenance.repair(repository, dry_run, progress)
+    document = {"repository": repository.url, **asdict(report)}
+    return Answer(document, _view_repaired, status=DAMAGED if report.lost else 0)
+
+
+def stats(*, session: SessionArgument) -> Answer:
+    """Show what is in the repository, what it takes, and what deduplication and compression saved."""
+    repository = session.open()
+    found = repository.stats()
+    document = {
+        "repository": repository.url,
+        "id": repository.id,
+        "encrypted": repository.encrypted,
+        **asdict(found),
+        "stored_bytes": found.stored_bytes,
+        "saved_bytes": found.saved_bytes,
+    }
+    return Answer(document, _view_statistics)
+
+
+@password.command
+def change(*, new_password_command: str | None = None, session: SessionArgument) -> Answer:
+    """Set another password. The data keeps its keys, so that nothing is written anew.
+
+    Whoever knew the old password may have kept the keys: after a leak, copy the data into a new repository.
+
+    Arguments:
+        new_password_command: A shell command that prints the new password. Default: it is typed, twice.
+    """
+    repository = session.open(writing=True)
+    if not repository.encrypted:
+        raise WrongPassword(f"{repository.url} is not encrypted: a repository gets its password when it is created")
+    repository.change_password(new_password(new_password_command))
+    return Answer({"repository": repository.url, "changed": True}, remark=f"{repository.url} has a new password.")
+
+
+# --- for people --------------------------------------------------------------------------------------------------
+
+
+def _summary(document: Document) -> str:
+    read = f", {size_text(document['bytes_read'])} read" if document["read_data"] else ""
+    looked = (
+        f"{count_text(document['versions'], 'version')}, {count_text(document['packs'], 'pack')}, "
+        f"{count_text(document['chunks'], 'chunk')}{read}"
+    )
+    found = count_text(len(document["problems"]), "problem") if document["problems"] else "no problems"
+    return f"{document['repository']}: {found} ({looked})"
+
+
+def _view_problems(document: Document) -> Iterator[str]:
+    yield from _problems(document["problems"])
+    for note in document["notes"]:
+        yield f"note: {printable(note)}"
+
+
+def _problems(problems: list[Document]) -> Iterator[str]:
+    for problem in problems:
+        yield printable(f"{problem['path']}: {problem['what']}")
+        for version in problem["versions"]:
+            yield printable(f"  hits {version}")
+
+
+def _view_freed(document: Document) -> Iterator[str]:
+    import humanize
+
+    would = "would be " if document["dry_run"] else ""
+    packs = count_text(document["packs_deleted"], "pack")
+    kept = f", {document['packs_rewritten']:,} of them needed in part and copied" if document["packs_rewritten"] else ""
+    yield f"{would}freed now: {size_text(document['bytes_freed'])} in {packs}{kept}"
+    grace = humanize.precisedelta(timedelta(seconds=document["grace_seconds"]))
+    waiting = count_text(document["packs_waiting"], "pack")
+    yield f"after the grace time of {grace}: {size_text(document['bytes_waiting'])} in {waiting}"
+
+
+def _view_repaired(document: Document) -> Iterator[str]:
+    would = "would " if document["dry_run"] else ""
+    if not document["actions"]:
+        yield "There is nothing to repair."
+    for action in document["actions"]:
+        yield f"{would}{printable(action)}"
+    if document["lost"]:
+        yield "Lost:"
+        yield from _problems(document["lost"])
+
+
+def _view_statistics(document: Document) -> Iterator[str]:
+    stored, logical = document["stored_bytes"], document["logical_bytes"]
+    yield from fields(
+        {
+            "repository": document["repository"],
+            "id": document["id"],
+            "encrypted": "yes" if document["encrypted"] else "no",
+            "versions": f"{document['versions']:,} in {count_text(document['streams'], 'stream')}",
+            "size": f"{size_text(logical)}, each version stored on its own",
+            "stored": size_text(stored),
+            "saved": size_text(document["saved_bytes"]),
+            "requests": ", ".join(f"{count:,} {verb}" for verb, count in document["requests"].items()),
+        }
+    )
+    yield ""
+    rows = [
+        [kind, f"{document['objects'][kind]:,}", size_text(document["bytes"][kind])]
+        for kind in sorted(document["objects"])
+    ]
+    yield from table([Column("kind"), Column("objects", right=True), Column("bytes", right=True)], rows)

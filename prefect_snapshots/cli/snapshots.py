@@ -1,0 +1,342 @@
+"""`prefect-snapshots snapshots ...`: find snapshots, look into them, compare, annotate, remove and restore them.
+
+An id is looked for under every name, unless `--name` says under which. Nothing is unpickled unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter, Token
+from cyclopts.validators import Number
+
+from ..errors import InvalidArgument, PickleRefused
+from . import views
+from .output import Answer, count_text, size_text
+from .session import SessionArgument, parse_value
+
+if TYPE_CHECKING:
+    from ..repository import Repository
+    from ..snapshots.manifest import LeafInfo
+    from ..snapshots.query import Expression
+    from ..snapshots.records import Record
+    from .finding import Found
+
+app = App(name="snapshots", help="Find snapshots, look into them, compare, annotate, remove and restore them.")
+
+_LISTED = 10
+"""Snapshots that a question names one by one."""
+_JSON_TYPES = (type(None), bool, int, float, str)
+
+
+def _parse_moment(_: object, tokens: Sequence[Token]) -> datetime:
+    text = tokens[0].value
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(f'"{text}" is no date or time such as 2026-01-31 or 2026-01-31T12:00.') from None
+
+
+Moment = Annotated[datetime | None, Parameter(converter=_parse_moment)]
+Name = Annotated[str | None, Parameter(help="Look only under this name.")]
+Ids = Annotated[str, Parameter(name="snapshot-id")]
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+@app.command(name="list")
+def list_snapshots(
+    name: str | None = None,
+    /,
+    *,
+    tag: list[str] | None = None,
+    where: list[str] | None = None,
+    since: Moment = None,
+    until: Moment = None,
+    rank_by: str | None = None,
+    mode: Literal["min", "max"] | None = None,
+    limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    session: SessionArgument,
+) -> Answer:
+    """List the snapshots under a name, newest first; without a name, list the names.
+
+    Arguments:
+        name: Under which the snapshots were saved.
+        tag: Only those with this tag. Repeat it for several tags, all of which are needed.
+        where: KEY=VALUE: only those with this metadata; or KEY: only those that have it. Dots lead into nested
+            metadata. Repeat it for several conditions, all of which have to hold.
+        since: Only those saved at this time or later. ISO 8601; without a zone it is local time, as it is shown.
+        until: Only those saved at this time or earlier. A date alone is its first moment.
+        rank_by: The metadata key that ranks them: best first.
+        mode: Whether the largest value of that key is best, or the smallest. Default: max.
+        limit: At most this many.
+    """
+    if name is None:
+        filters = {"tag": tag, "where": where, "since": since, "until": until, "rank-by": rank_by, "limit": limit}
+        for option, value in filters.items():
+            if value is not None:
+                raise InvalidArgument(f"--{option} needs the NAME whose snapshots to list")
+        return _list_names(session.open())
+    if mode is not None and rank_by is None:
+        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks")
+
+    from ..snapshots import ByTag, ByTimeRange, SnapshotManager
+    from .finding import best_of, check_known
+
+    repository = session.open()
+    check_known(repository, name)
+    manager: SnapshotManager[Any] = SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode or "max")
+    conditions: list[Expression] = [ByTimeRange(since, until), ByTag(tag or []), *map(_condition, where or ())]
+    ids = manager.query.evaluate(functools.reduce(operator.and_, conditions))
+    records = [manager.records.by_id[snapshot_id] for snapshot_id in reversed(ids)]
+    best = None
+    if rank_by is not None and records:
+        records = manager.ranking.best_first(records, manager.snapshot_of)
+        best = best_of(records, rank_by)
+    document = {
+        "repository": repository.url,
+        "name": name,
+        "count": len(manager.records.by_id),
+        "matching": len(records),
+        "rank_by": rank_by,
+        "best": best,
+        "snapshots": [_described(record) for record in records[:limit]],
+    }
+    return Answer(document, views.snapshots, views.summary(document))
+
+
+@app.command
+def show(
+    snapshot_id: str, /, *, name: Name = None, leaves: list[str] | None = None, session: SessionArgument
+) -> Answer:
+    """Show what a snapshot is and holds, without loading its data.
+
+    Arguments:
+        snapshot_id: Its id.
+        leaves: A pattern of the leaf paths to list, such as 'encoder/**'. Repeat it for several.
+    """
+    from .finding import find
+
+    [found] = find(session.open(), [snapshot_id], name)
+    described = [_described_leaf(leaf) for leaf in found.leaves(leaves)]
+    return Answer({"name": found.name, **_described(found.record), "leaves": described}, views.snapshot)
+
+
+@app.command
+def diff(old: str, new: str, /, *, name: Name = None, allow_pickle: bool = False, session: SessionArgument) -> Answer:
+    """Show which leaves differ between two snapshots, and by how much.
+
+    Only leaves that differ are read: what is equal is stored once.
+
+    Arguments:
+        old: An id.
+        new: Another id.
+        allow_pickle: Compare leaves that were pickled, too. That runs code from the repository: say so only if you
+            trust everyone who writes to it.
+    """
+    from ..snapshots.diff import diff_contents
+    from .finding import find
+
+    before, after = find(session.open(), [old, new], name)
+    with before.naming_damage(), after.naming_damage():
+        contents = before.backend.content(before.record), after.backend.content(after.record)
+        try:
+            differences = diff_contents(*contents, allow_pickle=allow_pickle)
+        except PickleRefused as error:
+            reason = "was stored with pickle: --allow-pickle compares it, which runs code from the repository"
+            raise PickleRefused(error.path, reason) from None
+    document = {
+        "old": before.reference,
+        "new": after.reference,
+        "differences": [asdict(difference) for difference in differences],
+    }
+    remark = f"{count_text(len(differences), 'leaf differs', 'leaves differ')}." if differences else "They are equal."
+    return Answer(document, views.differences, remark)
+
+
+# --- annotating --------------------------------------------------------------------------------------------------
+
+
+@app.command
+def tag(
+    snapshot_id: str,
+    /,
+    *,
+    add: list[str] | None = None,
+    remove: list[str] | None = None,
+    name: Name = None,
+    session: SessionArgument,
+) -> Answer:
+    """Add tags to a snapshot, or remove them.
+
+    Arguments:
+        snapshot_id: Its id.
+        add: A tag to add. Repeat it for several.
+        remove: A tag to remove. Repeat it for several.
+    """
+    from ..snapshots.records import clean_tags
+    from .finding import find
+
+    added, removed = clean_tags(add), clean_tags(remove)
+    if not added and not removed:
+        raise InvalidArgument("say which tags with --add or --remove")
+    [found] = find(session.open(writing=True), [snapshot_id], name)
+    manager = found.manager()
+    if added:
+        manager.add_tags(snapshot_id, added)
+    if removed:
+        manager.remove_tags(snapshot_id, removed)
+    tags = manager.get_tags(snapshot_id)
+    return Answer(
+        {**found.reference, "tags": tags}, remark=f"{found.label} has the tags: {', '.join(tags) or '(none)'}"
+    )
+
+
+@app.command
+def pin(*snapshot_ids: Ids, off: bool = False, name: Name = None, session: SessionArgument) -> Answer:
+    """Protect snapshots from eviction and cleanup.
+
+    Arguments:
+        snapshot_ids: Their ids.
+        off: Stop protecting them.
+    """
+    chosen = _find_some(session.open(writing=True), snapshot_ids, name)
+    for found in chosen:
+        found.manager().pin(found.record.id, not off)
+    document = {"pinned": not off, "snapshots": [found.reference for found in chosen]}
+    return Answer(document, remark=f"{'Unpinned' if off else 'Pinned'} {count_text(len(chosen), 'snapshot')}.")
+
+
+@app.command
+def rm(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
+    """Remove snapshots, also pinned ones. Asks first.
+
+    Arguments:
+        snapshot_ids: Their ids.
+    """
+    chosen = _find_some(session.open(writing=True), snapshot_ids, name)
+    labels = [f"{views.PIN} {found.label}" if found.record.pinned else found.label for found in chosen[:_LISTED]]
+    if len(chosen) > _LISTED:
+        labels.append(f"and {len(chosen) - _LISTED:,} more")
+    count = count_text(len(chosen), "snapshot")
+    session.confirm(f"Remove {count} ({', '.join(labels)})?")
+    for found in chosen:
+        found.manager().remove_snapshot(found.record.id)
+    document = {"removed": [found.reference for found in chosen]}
+    return Answer(document, remark=f"Removed {count}. `prefect-snapshots prune` frees the space.")
+
+
+@app.command
+def restore(
+    snapshot_id: str,
+    /,
+    *,
+    to: Path,
+    leaves: list[str] | None = None,
+    name: Name = None,
+    session: SessionArgument,
+) -> Answer:
+    """Write a snapshot into a file, every byte verified. Asks before it replaces a file.
+
+    FILE.snapshots holds everything as it was stored, and SnapshotManager.load_from_file reads it.
+    FILE.npz holds arrays and numbers by the paths of their leaves, and numpy.load reads it. A leaf that it cannot hold
+    is an error, and nothing is written: choose others with --leaves.
+
+    Arguments:
+        snapshot_id: Its id.
+        to: The file to write: FILE.snapshots or FILE.npz.
+        leaves: A pattern of the leaf paths to write into FILE.npz, such as 'encoder/**'. Repeat it for several.
+    """
+    if to.suffix not in (".snapshots", ".npz"):
+        raise InvalidArgument(f"{to} ends neither in .snapshots nor in .npz, which says what to write")
+    if leaves and to.suffix != ".npz":
+        raise InvalidArgument("--leaves chooses what goes into an .npz file; a .snapshots file holds everything")
+    if not to.parent.is_dir():
+        raise InvalidArgument(f"there is no directory {to.parent} to write {to.name} in")
+    from .finding import find
+
+    [found] = find(session.open(), [snapshot_id], name)
+    if to.exists():
+        session.confirm(f"{to} exists. Replace it?")
+    if to.suffix == ".npz":
+        from .npz import write_npz
+
+        chosen = found.leaves(leaves)
+        with found.naming_damage():
+            write_npz(to, chosen, *found.backend.content(found.record))
+    else:
+        from ..snapshots.files import write_file
+        from ..snapshots.records import Ranking
+
+        with found.naming_damage():
+            write_file(to, found.name, None, Ranking(), [found.record], found.backend.encoded)
+    size = to.stat().st_size
+    document = {**found.reference, "to": str(to.absolute()), "bytes": size}
+    return Answer(document, remark=f"Wrote {found.label} to {to}, {size_text(size)}.")
+
+
+# --- documents ---------------------------------------------------------------------------------------------------
+
+
+def _list_names(repository: Repository) -> Answer:
+    from ..snapshots import list_names
+    from ..snapshots.backends import Durable
+
+    totals = [_totals(name, Durable(repository, name).records.by_id.values()) for name in list_names(repository)]
+    return Answer({"repository": repository.url, "names": totals}, views.names)
+
+
+def _totals(name: str, records: Collection[Record]) -> views.Document:
+    latest = max(records, key=lambda record: record.sequence, default=None)
+    return {
+        "name": name,
+        "snapshots": len(records),
+        "size": sum(record.size for record in records),
+        "written": sum(record.written for record in records),
+        "latest": latest and {"id": latest.id, "time": latest.timestamp},
+    }
+
+
+def _described(record: Record) -> views.Document:
+    return {
+        "id": record.id,
+        "time": record.timestamp,
+        "tags": list(record.tags),
+        "metadata": record.metadata,
+        "size": record.size,
+        "written": record.written,
+        "pinned": record.pinned,
+    }
+
+
+def _described_leaf(leaf: LeafInfo) -> views.Document:
+    document = {"path": leaf.path, "kind": leaf.kind, "dtype": leaf.dtype, "shape": leaf.shape, "bytes": leaf.nbytes}
+    if leaf.inline:
+        document["value"] = leaf.value if type(leaf.value) in _JSON_TYPES else repr(leaf.value)
+    return document
+
+
+# --- what was typed ----------------------------------------------------------------------------------------------
+
+
+def _condition(text: str) -> Expression:
+    """A condition on metadata: `KEY`, or `KEY=VALUE`, whether the value was saved as a text or not."""
+    from ..snapshots import ByMetadata
+
+    key, separator, value = text.partition("=")
+    return ByMetadata(key, value) | ByMetadata(key, parse_value(value)) if separator else ByMetadata(key)
+
+
+def _find_some(repository: Repository, snapshot_ids: tuple[str, ...], name: str | None) -> list[Found]:
+    from .finding import find
+
+    if not snapshot_ids:
+        raise InvalidArgument("say which snapshots: give at least one id")
+    return find(repository, list(dict.fromkeys(snapshot_ids)), name)

@@ -1,0 +1,177 @@
+"""What the snapshot commands found, in lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .output import (
+    Column,
+    count_text,
+    fields,
+    printable,
+    shortened,
+    size_text,
+    table,
+    terminal_width,
+    time_text,
+    value_text,
+    width_of,
+)
+
+Document = dict[str, Any]
+
+PIN, BEST = "📌", "★"
+
+_METADATA_COLUMNS = 8
+_METADATA_WIDTH = 16
+_TAGS_WIDTH = 16
+
+Cells = tuple[Column, list[str]]
+"""A column of a table with what is in it."""
+
+
+def names(document: Document) -> Iterator[str]:
+    """The names in a repository."""
+    found = document["names"]
+    if not found:
+        yield "There are no snapshots in this repository."
+        return
+    yield from _table(
+        (Column("name"), [each["name"] for each in found]),
+        (Column("snapshots", right=True), [f"{each['snapshots']:,}" for each in found]),
+        (Column("size", right=True), [size_text(each["size"]) for each in found]),
+        (Column("written", right=True), [size_text(each["written"]) for each in found]),
+        (
+            Column("latest (local)"),
+            [time_text(each["latest"]["time"]) if each["latest"] else "" for each in found],
+        ),
+    )
+
+
+def snapshots(document: Document) -> Iterator[str]:
+    """The snapshots under a name, with as many columns of metadata as find room."""
+    shown = document["snapshots"]
+    if not shown:
+        return
+    marks = ["".join((PIN * each["pinned"], BEST * (each["id"] == document["best"]))) for each in shown]
+    tags = [", ".join(each["tags"]) for each in shown]
+    first: list[Cells] = [
+        (Column("id"), [each["id"] for each in shown]),
+        (Column("saved (local)"), [time_text(each["time"], seconds=False) for each in shown]),
+    ]
+    if any(marks):
+        first.insert(0, (Column(""), marks))
+    if any(tags):
+        first.append((Column("tags"), [shortened(printable(text), _TAGS_WIDTH) for text in tags]))
+    last: list[Cells] = [
+        (Column("size", right=True), [size_text(each["size"]) for each in shown]),
+        (Column("written", right=True), [size_text(each["written"]) for each in shown]),
+    ]
+    metadata = [_flattened(each["metadata"]) for each in shown]
+    keys = list(dict.fromkeys(key for each in metadata for key in each))
+    keys.sort(key=lambda key: key != document["rank_by"])
+    room = terminal_width() - sum(_width(cells) for cells in first + last)
+    between: list[Cells] = []
+    for key in keys[:_METADATA_COLUMNS]:
+        numeric = all(isinstance(each.get(key, 0), int | float) for each in metadata)
+        texts = [value_text(each[key]) if key in each else "" for each in metadata]
+        cells = Column(_short(key), right=numeric), [_short(text) for text in texts]
+        room -= _width(cells)
+        if room < 0:
+            break
+        between.append(cells)
+    yield from _table(*first, *between, *last)
+    hidden = [printable(key) for key in keys[len(between) :]]
+    if hidden:
+        yield f"More metadata, which `show` and --json tell: {', '.join(hidden)}"
+
+
+def summary(document: Document) -> str:
+    """How many snapshots there are, and how many of them are listed."""
+    shown = document["snapshots"]
+    total = count_text(document["count"], "snapshot")
+    part = "" if len(shown) == document["count"] else f"{len(shown):,} of "
+    size, written = (size_text(sum(each[key] for each in shown)) for key in ("size", "written"))
+    return f"{part}{total} under {document['name']}: {size}, {written} of it written"
+
+
+def snapshot(document: Document) -> Iterator[str]:
+    """One snapshot and its leaves."""
+    leaves = document["leaves"]
+    metadata = _flattened(document["metadata"])
+    yield from fields(
+        {
+            "id": f"{PIN} {document['id']} (pinned)" if document["pinned"] else document["id"],
+            "name": document["name"],
+            "saved": f"{time_text(document['time'])} (local)",
+            "tags": ", ".join(document["tags"]),
+            "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
+        }
+    )
+    if metadata:
+        yield "metadata"
+        yield from fields({f"  {key}": value_text(value) for key, value in metadata.items()})
+    yield ""
+    yield from _table(
+        (Column("path"), [leaf["path"] or "(the value itself)" for leaf in leaves]),
+        (Column("kind"), [leaf["kind"] for leaf in leaves]),
+        (Column("dtype"), [leaf["dtype"] or "" for leaf in leaves]),
+        (Column("shape"), ["" if leaf["shape"] is None else str(list(leaf["shape"])) for leaf in leaves]),
+        (Column("bytes", right=True), [size_text(leaf["bytes"]) if leaf["bytes"] else "" for leaf in leaves]),
+        (Column("value", cut=True), [value_text(leaf["value"]) if "value" in leaf else "" for leaf in leaves]),
+    )
+
+
+def differences(document: Document) -> Iterator[str]:
+    """The leaves that differ between two snapshots."""
+    found = document["differences"]
+    if not found:
+        return
+    yield from _table(
+        (Column("path"), [each["path"] or "(the value itself)" for each in found]),
+        (Column("is"), [each["kind"] for each in found]),
+        (Column("value", cut=True), [_change(each) for each in found]),
+        (Column("elements", right=True), [_share(each) for each in found]),
+        (Column("largest", right=True), [_number(each["max_abs"]) for each in found]),
+        (Column("relative", right=True), [_number(each["relative_l2"]) for each in found]),
+    )
+
+
+def _table(*columns: Cells) -> Iterator[str]:
+    """A table without the columns in which nothing is."""
+    shown = [(column, cells) for column, cells in columns if any(cells)]
+    return table([column for column, _ in shown], zip(*(cells for _, cells in shown), strict=True))
+
+
+def _width(cells: Cells) -> int:
+    column, texts = cells
+    return max(map(width_of, (column.title, *texts))) + 2
+
+
+def _short(text: str) -> str:
+    return shortened(printable(text), _METADATA_WIDTH)
+
+
+def _flattened(metadata: Document, prefix: str = "") -> Document:
+    """Nested metadata by dotted keys."""
+    flat: Document = {}
+    for key, value in metadata.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flattened(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _change(difference: Document) -> str:
+    old, new = difference["old"], difference["new"]
+    return f"{old} → {new}" if old and new and old != new else old or new
+
+
+def _share(difference: Document) -> str:
+    return "" if difference["changed"] is None else f"{difference['changed']:,} of {difference['elements']:,}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,504 @@
+"""Result logs: what is too small and too frequent for an event or a pack each.
+
+- A *segment* is one file that its creator alone appends to, `logs/<stream>/<segment>`. Its name is random. An event of
+  the stream registers it before it is written, and their order is that of the events.
+- A *record* is what one flush appended: a sealed object, with a head in front that tells where it ends.
+- The *footer* is the last record of a *closed* segment. It says where the others lie, and sums them up in its room's
+  words, so that opening a closed segment reads nothing else.
+- Where a store cannot append, a record of an *open* segment is an object of its own, `<segment>/<number>`, and closing
+  puts the whole segment into one, `<segment>/whole`.
+
+An open segment may end in a *torn* record, which a kill or a full disk left half-written. A record that cannot be read
+is taken for torn only where no footer and no sound record follows it; else it is damage.
+
+Which segments are wanted is said by the events of their stream: a body with `segment` registers one, and `drops` lists
+those that are not wanted any more, which `maintenance.prune` deletes. Nothing else is known here of what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from ..errors import DamagedObject, ObjectMissing, StorageUnavailable, UnsupportedFormat
+from .catalog import Event
+from .chunking import Buffer
+from .location import Appender, ByteLocks, Location, ObjectInfo
+from .sealing import Sealer
+
+PREFIX = "logs"
+
+WHOLE = "whole"
+CLAIMS = "claims"
+LOCKS = "locks"
+
+_HEAD = struct.Struct("<8sII")  # marker, number, length of the sealed object
+_MARKER = b"\x89PSLOG\r\n"
+_TRAILER = struct.Struct("<Q8s")  # length of the footer with its head, marker
+_END_MARKER = b"\x89PSEND\r\n"
+_FOOTER = 2**32 - 1
+
+_TAIL = 64 * 1024
+_READ = 8 * 1024 * 1024
+_GAP = 64 * 1024
+"""Bytes between two wanted records that are read along rather than asked for apart."""
+
+
+def new_segment() -> str:
+    """A name for a new segment."""
+    return os.urandom(16).hex()
+
+
+def folder(stream: str) -> str:
+    """Where the segments of a stream lie."""
+    return f"{PREFIX}/{stream}"
+
+
+def dropped(events: Iterable[Event]) -> set[str]:
+    """The segments that a stream's events say are not wanted any more."""
+    return {segment for event in events for segment in event.body.get("drops", ())}
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+class SegmentWriter:
+    """Writes one segment. Nothing exists before the first record.
+
+    Arguments:
+        location, sealer: of the repository.
+        stream: the id of the stream that the segment is registered in.
+        segment: its name, from `new_segment`.
+
+    Attributes:
+        size: bytes so far.
+        records: records so far.
+    """
+
+    def __init__(self, location: Location, sealer: Sealer, stream: str, segment: str) -> None:
+        self.segment = segment
+        self.size = 0
+        self._location = location
+        self._sealer = sealer
+        self._path = f"{folder(stream)}/{segment}"
+        self._offsets: list[int] = []
+        self._appender: Appender | None = None
+        self._held: list[bytes] | None = None
+        self._begun = False
+
+    @property
+    def records(self) -> int:
+        """Records so far."""
+        return len(self._offsets)
+
+    def append(self, frames: Sequence[Buffer]) -> int:
+        """Append a record: it survives the death of this process at once.
+
+        Returns:
+            The number of the record.
+
+        Raises:
+            StorageError: it could not be written; the segment cannot be continued.
+        """
+        if not self._begun:
+            self._appender = self._location.appender(self._path)
+            self._held = [] if self._appender is None else None
+            self._begun = True
+        number = len(self._offsets)
+        record = _seal(self._sealer, self._path, number, frames)
+        if self._appender is not None:
+            self._appender.append(record)
+        else:
+            assert self._held is not None
+            if not self._location.create(f"{self._path}/{number:08d}", record):
+                raise StorageUnavailable(f"{self._path}/{number:08d}: somebody else wrote it")
+            self._held.append(record)
+        self._offsets.append(self.size)
+        self.size += len(record)
+        return number
+
+    def close(self, summary: Sequence[Buffer]) -> None:
+        """Append the footer, and make everything durable."""
+        if not self._begun:
+            return
+        table = np.array(self._offsets, "<u8").tobytes()
+        footer = _seal(self._sealer, self._path, _FOOTER, [table, *summary])
+        end = [footer, _TRAILER.pack(len(footer), _END_MARKER)]
+        if self._appender is not None:
+            self._appender.append(end)
+            self._appender.close()
+        else:
+            assert self._held is not None
+            self._location.replace(f"{self._path}/{WHOLE}", b"".join([*self._held, *end]))
+        self._begun = False
+
+    def abandon(self) -> None:
+        """Let go of the segment without a footer. What was appended stays."""
+        if self._appender is not None:
+            self._appender.abort()
+        self._begun = False
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class SegmentReader:
+    """Reads one segment, which may be growing.
+
+    Attributes:
+        closed: whether its footer was seen.
+        records: how many records are known.
+    """
+
+    def __init__(self, location: Location, sealer: Sealer, stream: str, segment: str) -> None:
+        self.segment = segment
+        self.closed = False
+        self.records = 0
+        self._location = location
+        self._sealer = sealer
+        self._path = f"{folder(stream)}/{segment}"
+        self._appends = location.appends
+        # As one whole file: where each record begins, and where the last one ends.
+        self._file = self._path if self._appends else f"{self._path}/{WHOLE}"
+        self._offsets: list[int] = []
+        self._table = np.zeros(0, "<u8")
+        self._end = 0
+        self._seen = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the records known so far."""
+        return self._end
+
+    def summary(self) -> list[Buffer] | None:
+        """What the footer says, if the segment is closed; None to go on with `follow`."""
+        size = self._location.size(self._file)
+        if size is None or size < _TRAILER.size:
+            return None
+        tail = self._read_range(max(size - _TAIL, 0), size)
+        length, marker = _TRAILER.unpack(tail[-_TRAILER.size :])
+        if marker != _END_MARKER or length + _TRAILER.size > size:
+            return None
+        start = size - _TRAILER.size - length
+        if start < size - len(tail):
+            tail = self._read_range(start, size)
+        try:
+            number, frames = self._open(tail[-_TRAILER.size - length : -_TRAILER.size])
+        except DamagedObject:
+            return None  # reading it from the start tells what is wrong
+        if number != _FOOTER:
+            return None
+        self._close(frames[0], start)
+        return frames[1:]
+
+    def follow(self) -> Iterator[tuple[int, list[Buffer]]]:
+        """The records that came since the last look, with their numbers.
+
+        Raises:
+            DamagedObject: a record cannot be read, and it is no torn one.
+        """
+        if self.closed:
+            return
+        size = self._location.size(self._file)
+        if size is None:
+            if not self._appends:
+                yield from self._follow_objects()
+        elif size != self._seen:
+            known = self.records
+            if not self._appends:
+                self.records = 0  # until now they were objects: find out where they lie in the whole
+            for number, frames in self._follow_file(size):
+                if number >= known:
+                    yield number, frames
+            self._seen = size
+
+    def read(self, numbers: Sequence[int]) -> Iterator[list[Buffer]]:
+        """Records by number, in the order of `numbers`.
+
+        Raises:
+            ObjectMissing: the segment is not there any more.
+            DamagedObject: a record is not what was written.
+        """
+        if not self._appends and not self.closed:
+            yield from self._read_objects(numbers)
+            return
+        for span in self._spans(numbers):
+            first, last = self._bounds(span[0])[0], self._bounds(span[-1])[1]
+            data = memoryview(self._read_range(first, last))
+            if len(data) < last - first:
+                raise DamagedObject(self._file, f"it ends within record {span[-1]}")
+            for number in span:
+                start, end = self._bounds(number)
+                yield self._verified(data[start - first : end - first], number)
+
+    # --- as one file -----------------------------------------------------------------------------------------------
+
+    def _follow_file(self, size: int) -> Iterator[tuple[int, list[Buffer]]]:
+        data = memoryview(b"")
+        read = self._end
+        while True:
+            length = self._complete(data)
+            if length is None:
+                if read >= size:
+                    break
+                wanted = max(_READ, self._wanted(data))
+                more = self._read_range(read, min(read + wanted, size))
+                read += len(more)
+                data = memoryview(b"".join((data, more)))
+                if not more:
+                    break
+                continue
+            try:
+                number, frames = self._open(data[:length])
+                if number not in (self.records, _FOOTER):
+                    raise DamagedObject(self._file, f"record {number} follows record {self.records - 1}")
+            except DamagedObject as error:
+                self._refuse_damage(data, size, error.reason)
+                return
+            if number == _FOOTER:
+                self._check_end(data[length:], read, size, length)
+                self._close(frames[0], self._end)
+                return
+            self._offsets.append(self._end)
+            self._end += length
+            self.records += 1
+            data = data[length:]
+            yield number, frames
+        if len(data):
+            self._refuse_damage(data, size, "it is cut")
+
+    def _complete(self, data: memoryview) -> int | None:
+        """The length of the record that `data` begins with, None if more of it has to be read first."""
+        if len(data) < _HEAD.size:
+            return None
+        marker, _, length = _HEAD.unpack_from(data)
+        if marker != _MARKER:
+            return _HEAD.size  # which then fails to open
+        whole = _HEAD.size + int(length)
+        return whole if whole <= len(data) else None
+
+    def _wanted(self, data: memoryview) -> int:
+        return _HEAD.size + int(_HEAD.unpack_from(data)[2]) if len(data) >= _HEAD.size else 0
+
+    def _refuse_damage(self, data: memoryview, size: int, reason: str) -> None:
+        """Raise unless this is the torn end of an open segment: nothing sound follows, and nothing was closed."""
+        where = f"record {self.records} at byte {self._end}"
+        rest = bytes(data) + self._read_range(self._end + len(data), size)
+        if rest.endswith(_END_MARKER):
+            raise DamagedObject(self._file, f"{where}: {reason}")
+        at = rest.find(_MARKER, 1)
+        while at >= 0:
+            _, number, length = _HEAD.unpack_from(rest, at) if at + _HEAD.size <= len(rest) else (b"", 0, 0)
+            if number > self.records:
+                try:
+                    self._open(memoryview(rest)[at : at + _HEAD.size + length])
+                except DamagedObject:
+                    pass
+                else:
+                    raise DamagedObject(self._file, f"{where}: {reason}, and later records are sound")
+            at = rest.find(_MARKER, at + 1)
+
+    def _check_end(self, rest: memoryview, read: int, size: int, footer: int) -> None:
+        rest = memoryview(b"".join((rest, self._read_range(read, size))))
+        if bytes(rest) != _TRAILER.pack(footer, _END_MARKER):
+            raise DamagedObject(self._file, "its end is not what was written")
+
+    def _close(self, table: Buffer, end: int) -> None:
+        self._table = np.frombuffer(table, "<u8").copy()  # not a view, which would keep the summary alive
+        self._offsets = []
+        self._end = end
+        self.records = len(self._table)
+        self.closed = True
+
+    def _bounds(self, number: int) -> tuple[int, int]:
+        offsets = self._table if self.closed else self._offsets
+        return int(offsets[number]), int(offsets[number + 1]) if number + 1 < self.records else self._end
+
+    def _spans(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Runs of records that lie close enough to be read at once."""
+        span: list[int] = []
+        for number in numbers:
+            start, end = self._bounds(number)
+            if span and not (
+                0 <= start - self._bounds(span[-1])[1] <= _GAP and end - self._bounds(span[0])[0] <= _READ
+            ):
+                yield span
+                span = []
+            span.append(number)
+        if span:
+            yield span
+
+    def _read_range(self, start: int, end: int) -> bytes:
+        return self._location.read_range(self._file, start, end - start) if end > start else b""
+
+    # --- as one object a record ------------------------------------------------------------------------------------
+
+    def _follow_objects(self) -> Iterator[tuple[int, list[Buffer]]]:
+        names = (info.path.rpartition("/")[2] for info in self._location.list(self._path))
+        listed = sorted(int(name) for name in names if name.isdigit())
+        new = [number for number in listed if number >= self.records]
+        for number, data in zip(
+            new, self._location.read_many([f"{self._path}/{number:08d}" for number in new]), strict=True
+        ):
+            path = f"{self._path}/{number:08d}"
+            if number != self.records or data is None:
+                if self._location.size(self._file) is not None:
+                    return  # closed meanwhile, and pruned: the next look finds it whole
+                raise DamagedObject(f"{self._path}/{self.records:08d}", "it is missing, and a later one is there")
+            try:
+                frames = self._verified(data, number)
+            except DamagedObject as error:
+                raise DamagedObject(path, error.reason) from None
+            self.records += 1
+            yield number, frames
+
+    def _read_objects(self, numbers: Sequence[int]) -> Iterator[list[Buffer]]:
+        paths = [f"{self._path}/{number:08d}" for number in numbers]
+        for path, number, data in zip(paths, numbers, self._location.read_many(paths), strict=True):
+            if data is None:
+                raise ObjectMissing(f"{path}: there is no such object")
+            yield self._verified(data, number)
+
+    # --- one record ------------------------------------------------------------------------------------------------
+
+    def _verified(self, data: Buffer, number: int) -> list[Buffer]:
+        found, frames = self._open(memoryview(data))
+        if found != number:
+            raise DamagedObject(self._file, f"record {found} lies where record {number} should")
+        return frames
+
+    def _open(self, record: memoryview | bytes) -> tuple[int, list[Buffer]]:
+        if len(record) < _HEAD.size:
+            raise DamagedObject(self._file, "a record is cut")
+        marker, number, length = _HEAD.unpack_from(record)
+        if marker != _MARKER or _HEAD.size + length != len(record):
+            raise DamagedObject(self._file, f"record {number} has no sound head")
+        try:
+            return number, self._sealer.open(f"{self._path}/{number}", record[_HEAD.size :])
+        except DamagedObject as error:
+            raise DamagedObject(self._file, f"record {number}: {error.reason}") from None
+        except UnsupportedFormat as error:
+            raise DamagedObject(self._file, f"record {number}, unless it is from a later version: {error}") from None
+
+
+def _seal(sealer: Sealer, path: str, number: int, frames: Sequence[Buffer]) -> bytes:
+    sealed = sealer.seal(f"{path}/{number}", frames)
+    return _HEAD.pack(_MARKER, number, len(sealed)) + sealed
+
+
+# --- who works on what ---------------------------------------------------------------------------------------------
+
+
+class Claims:
+    """Keeps processes that share a stream from doing the same work at the same time.
+
+    Nothing depends on it but the cost of doing it twice. Where files can be locked, a claim ends with its process, and
+    it is known which segments are still being written. Elsewhere a claim is an object that stays; it counts as long as
+    the segment of its owner is open.
+    """
+
+    def __init__(self, location: Location, stream: str) -> None:
+        self._location = location
+        self._folder = f"{folder(stream)}/{CLAIMS}"
+        self._locks: ByteLocks | None = location.locks(f"{self._folder}/{LOCKS}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether claims end with their process."""
+        return self._locks is not None
+
+    def hold(self, segment: str) -> None:
+        """Show that a segment is being written by this process."""
+        if self._locks is not None:
+            self._locks.take(_number(segment))
+
+    def let_go(self, segment: str) -> None:
+        """The segment is not written any more."""
+        if self._locks is not None:
+            self._locks.release(_number(segment))
+
+    def is_live(self, segment: str) -> bool:
+        """Whether an open segment may still grow. Not sure means yes."""
+        return self._locks is None or self._locks.is_held(_number(segment))
+
+    def take(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
+        """Claim a piece of work, in the name of the own segment. False when somebody else is at it."""
+        if self._locks is not None:
+            return self._locks.take(cell)
+        return not open_segments or self._create(cell, segment, open_segments)
+
+    def release(self, cell: int) -> None:
+        """Give a claim back."""
+        if self._locks is not None:
+            self._locks.release(cell)
+
+    def close(self) -> None:
+        """Release everything."""
+        if self._locks is not None:
+            self._locks.close()
+
+    def _create(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
+        turn = 0
+        while True:
+            path = f"{self._folder}/{cell:016x}-{turn}"
+            if self._location.create(path, segment.encode()):
+                return True
+            owner = self._location.read(path).decode("ascii", "replace")
+            if owner in open_segments:
+                return False
+            turn += 1  # its owner has closed its segment, or is cleared
+
+
+def _number(segment: str) -> int:
+    return int(segment[:15], 16)
+
+
+# --- looking after them --------------------------------------------------------------------------------------------
+
+
+def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: float) -> list[str]:
+    """Objects in the logs of one stream that nobody needs.
+
+    These are dropped segments, what lies there whole as well, and claims from before a time, in seconds since 1970:
+    whoever still holds one of these might have its work done twice, and no more than that.
+    """
+    infos = list(segments)
+    drops = dropped(events)
+    wholes = {info.path.rpartition("/")[0] for info in infos if info.path.endswith(f"/{WHOLE}")}
+    found = []
+    for info in infos:
+        _, _, segment, *rest = info.path.split("/")
+        parent = info.path.rpartition("/")[0]
+        if segment == CLAIMS:
+            unneeded = rest != [LOCKS] and info.modified < before
+        else:
+            unneeded = segment in drops or (parent in wholes and rest != [WHOLE])
+        if unneeded:
+            found.append(info.path)
+    return found
+
+
+def wanted(events: Iterable[Event]) -> list[str]:
+    """The segments that count, by a stream's events."""
+    segments: dict[str, None] = {}
+    for event in events:
+        for segment in event.body.get("drops", ()):
+            segments.pop(segment, None)
+        if "segment" in event.body:
+            segments[event.body["segment"]] = None
+    return list(segments)
+
+
+def verify(location: Location, sealer: Sealer, stream: str, segment: str) -> int:
+    """Read a segment from start to end. Returns its size in bytes.
+
+    Raises:
+        DamagedObject: something in it is not what was written.
+    """
+    reader = SegmentReader(location, sealer, stream, segment)
+    for _ in reader.follow():
+        pass
+    return reader.nbytes

@@ -1,0 +1,40 @@
+"""What a run has left on the Prefect server of the tests."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+
+from prefect_snapshots.reporting import artifact_key
+
+
+def artifacts_of(name: str) -> list[Artifact]:
+    """The artifacts for a name of snapshots: one for each flow run that saved some."""
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(name)])))
+
+
+def artifact_text(name: str) -> str:
+    """What the only artifact for a name says."""
+    [artifact] = artifacts_of(name)
+    return str(artifact.data)
+
+
+def events_of(name: str, expected: int) -> list[Event]:
+    """The events about a name of snapshots in order, once that many have arrived: the server takes some seconds."""
+    about_us = EventNameFilter(prefix=["prefect-snapshots."])
+    resource = EventResourceFilter(id=[f"prefect-snapshots.snapshots.{name}"])
+    deadline = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        while True:
+            found: list[Any] = client.read_events(EventFilter(event=about_us, resource=resource)).events
+            if len(found) >= expected:
+                return sorted(found, key=lambda event: event.occurred)
+            assert time.monotonic() < deadline, f"{len(found)} of {expected} events after a minute"
+            time.sleep(0.2)

@@ -1,0 +1,212 @@
+"""Which repository a run uses, and the block that says so: a first-party block in every respect."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+from prefect.types import SecretDict
+from pydantic import SecretStr
+
+from prefect_snapshots import Repository, SnapshotManager, SnapshotRepository, use_repository
+from prefect_snapshots.blocks import current_repository
+from prefect_snapshots.errors import EphemeralRepositoryError, RepositoryError, WrongPassword
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
+
+
+class TestStandards(BlockStandardTestSuite):
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return SnapshotRepository
+
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
+
+
+@pytest.fixture
+def saved(prefect_server: str) -> Iterator[Callable[..., SnapshotRepository]]:
+    """Saves blocks, by name, and removes them."""
+    names: list[str] = []
+
+    def save(name: str, **fields: Any) -> SnapshotRepository:
+        block = SnapshotRepository(**fields)
+        block.save(name)
+        names.append(name)
+        return block
+
+    yield save
+    for name in names:
+        SnapshotRepository.delete(name)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, in an environment without settings of ours."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("REPOSITORY", "PASSWORD", "PASSWORD_COMMAND"):
+        monkeypatch.delenv(PREFIX + name, raising=False)
+    return tmp_path
+
+
+# --- the block -------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_block_opens_the_same_repository(saved: Callable[..., SnapshotRepository], directory: Path) -> None:
+    name = f"block-{uuid.uuid4().hex}"
+    options = SecretDict({"auto_mkdir": True})
+    saved(name, url=str(directory / "there"), storage_options=options, password=SecretStr("a secret"))
+    loaded = SnapshotRepository.load(name)
+    assert isinstance(loaded, SnapshotRepository)
+    repository = loaded.get_repository()
+    SnapshotManager(repository).save_snapshot("value", "id")
+    assert repository.encrypted
+    assert repository.location.storage_options["auto_mkdir"] is True
+    assert SnapshotManager(Repository(directory / "there", password="a secret"))["id"].data == "value"
+
+
+def test_secrets_are_not_shown() -> None:
+    options = SecretDict({"key": "access", "secret": "hidden-option"})
+    block = SnapshotRepository(url="s3://bucket", storage_options=options, password=SecretStr("hidden-password"))
+    for shown in (repr(block), str(block), str(block.model_dump()), block.model_dump_json()):
+        assert "hidden" not in shown
+
+
+def test_equal_blocks_share_a_repository(directory: Path) -> None:
+    assert SnapshotRepository(url="a").get_repository() is SnapshotRepository(url="a").get_repository()
+    assert SnapshotRepository(url="a").get_repository() is not SnapshotRepository(url="b").get_repository()
+    assert SnapshotRepository(url="a", read_only=True).get_repository().read_only
+
+
+def test_managers_take_a_block(directory: Path) -> None:
+    SnapshotManager(SnapshotRepository(url="there")).save_snapshot(1, "one")
+    assert SnapshotManager(directory / "there")["one"].data == 1
+    with use_repository(SnapshotRepository(url="there")) as repository:
+        assert repository.url.endswith("/there")
+
+
+def test_prefect_registers_the_block_from_the_package(prefect_server: str) -> None:
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        client.delete_block_type(client.read_block_type_by_slug("snapshot-repository").id)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_snapshots"],
+        env={**os.environ, "PREFECT_API_URL": prefect_server, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Successfully registered 1 block" in done.stdout
+    with get_client(sync_client=True) as client:
+        assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
+
+
+# --- which repository ------------------------------------------------------------------------------------------------
+
+
+def test_the_order_in_which_everything_is_asked(
+    saved: Callable[..., SnapshotRepository], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert current_repository().url == f"file://{directory}/snapshots"
+    saved("default", url=str(directory / "block"))
+    assert current_repository().url == f"file://{directory}/block"
+    monkeypatch.setenv(PREFIX + "REPOSITORY", str(directory / "setting"))
+    assert current_repository().url == f"file://{directory}/setting"
+    with use_repository(directory / "used"):
+        assert current_repository().url == f"file://{directory}/used"
+        assert current_repository("memory://url").url == "memory://url"
+        assert current_repository(directory / "path").url == f"file://{directory}/path"
+        assert current_repository(SnapshotRepository(url="memory://block")).url == "memory://block"
+        explicit = Repository("memory://repository")
+        assert current_repository(explicit) is explicit
+
+
+def test_a_relative_path_follows_the_working_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (directory / "elsewhere").mkdir()
+    first = current_repository("here")
+    assert current_repository("here") is first
+    monkeypatch.chdir(directory / "elsewhere")
+    assert current_repository("here").url == f"file://{directory}/elsewhere/here"
+
+
+def test_settings_come_from_a_profile(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (directory / "profiles.toml").write_text(
+        f'active = "mine"\n[profiles.mine]\n{PREFIX}REPOSITORY = "{directory}/profile"\n{PREFIX}PASSWORD = "secret"\n'
+    )
+    monkeypatch.setenv("PREFECT_PROFILES_PATH", str(directory / "profiles.toml"))
+    monkeypatch.delenv("PREFECT_PROFILE", raising=False)
+    SnapshotManager(current_repository()).save_snapshot(1, "one")
+    assert SnapshotManager(Repository(directory / "profile", password="secret"))["one"].data == 1
+
+
+def test_settings_come_from_the_file_of_a_project(directory: Path) -> None:
+    (directory / "prefect.toml").write_text(f'[integrations.snapshots]\nrepository = "{directory}/project"\n')
+    assert current_repository().url == f"file://{directory}/project"
+
+
+def test_the_password_comes_from_a_command(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + "PASSWORD_COMMAND", "echo a secret")
+    SnapshotManager(current_repository("there")).save_snapshot(1, "one")
+    assert SnapshotManager(Repository("there", password="a secret"))["one"].data == 1
+    monkeypatch.setenv(PREFIX + "PASSWORD_COMMAND", "exit 3")
+    with pytest.raises(WrongPassword, match="exit 3"):
+        current_repository("there")
+
+
+def test_a_default_that_the_server_does_not_tell_is_not_guessed(directory: Path) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(RepositoryError, match="set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"),
+    ):
+        current_repository()
+
+
+# --- deployed --------------------------------------------------------------------------------------------------------
+
+
+@flow(name="tells its repository")
+def tell_repository(explicit: str | None = None) -> str:
+    return current_repository(explicit).url
+
+
+def run_deployed(**parameters: Any) -> Any:
+    """Run the flow as a worker would: a flow run of a deployment, created on the server."""
+    deployment: Any = tell_repository.to_deployment("deployed")
+    deployment_id = deployment.apply()
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run_from_deployment(deployment_id)
+    return run_flow(tell_repository, flow_run=flow_run, parameters=parameters)
+
+
+def test_a_deployed_run_keeps_nothing_in_its_own_directory(prefect_server: str, directory: Path) -> None:
+    assert tell_repository() == f"file://{directory}/snapshots"
+    with pytest.raises(
+        EphemeralRepositoryError, match=r"set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY, or save a block"
+    ):
+        run_deployed()
+    assert run_deployed(explicit="./snapshots") == f"file://{directory}/snapshots"
+
+
+def test_a_deployed_run_uses_what_was_said(
+    saved: Callable[..., SnapshotRepository], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved("default", url=str(directory / "block"))
+    assert run_deployed() == f"file://{directory}/block"
+    monkeypatch.setenv(PREFIX + "REPOSITORY", str(directory / "setting"))
+    assert run_deployed() == f"file://{directory}/setting"

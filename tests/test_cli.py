@@ -1,0 +1,844 @@
+"""The command line says what is there, changes what it is told to, and meets whatever else it is given with one line.
+
+Every test runs the installed program as a process of its own. Answers are compared in their JSON form, exit codes
+always; and nothing that was only asked writes to the repository, prints a secret or runs what is stored.
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from servers import Storage
+
+from prefect_snapshots import Repository, SnapshotManager
+from prefect_snapshots.cli import output, session
+from prefect_snapshots.errors import WrongPassword
+
+PROGRAM = Path(sysconfig.get_path("scripts")) / "prefect-snapshots"
+MANUAL = Path(__file__).parent.parent / "docs" / "cli.md"
+PASSWORD = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
+SECRET = "correct-horse-battery"
+PACIFIC = "Etc/GMT+8"
+"""Eight hours behind UTC, all year."""
+
+
+class Touch:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The command line, as it is run in a directory on the repository there."""
+
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def but(self, **environment: str) -> Program:
+        return replace(self, environment={**self.environment, **environment})
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [PROGRAM, *arguments], cwd=self.directory, env=dict(self.environment), text=True, **options
+        )
+
+    def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.start(*arguments, **pipes) as process:
+            said, complained = process.communicate()
+        assert process.returncode == status, (said, complained)
+        return subprocess.CompletedProcess(arguments, status, said, complained)
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", status=status).stdout)
+
+    def complaint(self, *arguments: str, status: int) -> str:
+        """The one line that is said of a failure."""
+        done = self.run(*arguments, status=status)
+        assert done.stdout == ""
+        [line] = done.stderr.splitlines()
+        assert line.startswith("prefect-snapshots: ")
+        return line.removeprefix("prefect-snapshots: ")
+
+    def typing(self, *arguments: str, answers: Sequence[tuple[str, str]] = (), status: int = 0) -> tuple[str, str]:
+        """Run on a terminal, and type an answer to each prompt. Returns what was printed, and all on the terminal."""
+        ours, its = pty.openpty()
+        try:
+            # In a session of its own it does not find the terminal that the tests themselves may have.
+            process = self.start(*arguments, stdin=its, stdout=subprocess.PIPE, stderr=its, start_new_session=True)
+        finally:
+            os.close(its)
+        shown = b""
+        with process, open(ours, "r+b", buffering=0) as terminal:
+            for prompt, answer in answers:
+                seen = len(shown)
+                while prompt.encode() not in shown[seen:]:
+                    shown += terminal.read(1024)
+                terminal.write(answer.encode() + b"\n")
+            said = process.communicate()[0]
+            try:
+                while piece := terminal.read(1024):
+                    shown += piece
+            except OSError:
+                pass  # this is how Linux says that the other end is closed
+        assert process.returncode == status, (said, shown)
+        return said, shown.decode()
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """That of these tests, without what would change answers. Bytecode is cached, as it is for users."""
+    ours = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PREFECT_", "AWS_")) and key != "PYTHONDONTWRITEBYTECODE"
+    }
+    cache = str(tmp_path_factory.mktemp("bytecode"))
+    return {**ours, "PYTHONPYCACHEPREFIX": cache, "COLUMNS": "80", "TZ": PACIFIC}
+
+
+def weights(step: int) -> dict[str, Any]:
+    kernel = np.random.default_rng(0).normal(size=(160, 160)).astype(np.float32)
+    return {"encoder": {"kernel": kernel, "bias": np.full(3, step, np.int32)}, "step": step, "note": "same"}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a repository: five snapshots under `train`, one each under two other names."""
+    directory = tmp_path_factory.mktemp("filled")
+    repository = Repository(directory / "snapshots")
+    train: SnapshotManager[Any] = SnapshotManager(repository, name="train")
+    for epoch, loss in enumerate([0.9, 0.25, 0.5, float("nan")]):
+        metadata = {"epoch": epoch, "loss": loss, "optimiser": {"name": "adam", "rate": "0.1"}}
+        tags = ["fit", "even"] if epoch % 2 == 0 else ["fit"]
+        train.save_snapshot(weights(epoch), f"epoch-{epoch}", metadata, tags)
+    train.save_snapshot([1], "best")
+    train.pin("epoch-1")
+    SnapshotManager(repository, name="best/ever").save_snapshot([2], "best")
+    SnapshotManager(repository, name="forged").save_snapshot([3], "red", {"note": "\x1b[31m\nroot:", "why": "\u202ex"})
+    return directory
+
+
+@pytest.fixture
+def program(filled: Path, environment: dict[str, str]) -> Program:
+    """On a repository that must stay as it is."""
+    return Program(filled, environment)
+
+
+@pytest.fixture
+def own(filled: Path, environment: dict[str, str], tmp_path: Path) -> Program:
+    """On a repository that may be changed."""
+    shutil.copytree(filled, tmp_path / "own")
+    return Program(tmp_path / "own", environment)
+
+
+@pytest.fixture
+def encrypted(environment: dict[str, str], tmp_path: Path) -> Program:
+    SnapshotManager(Repository(tmp_path / "snapshots", password=SECRET)).save_snapshot([1], "only")
+    return Program(tmp_path, environment)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def largest_pack(directory: Path) -> Path:
+    return max((directory / "snapshots" / "packs").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+
+
+# --- starting ----------------------------------------------------------------------------------------------------
+
+
+def test_help_takes_less_than_400_ms(program: Program) -> None:
+    """Of a processor: so it does not matter what else this machine does."""
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "snapshots" in program.run("--help").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(taken) < 0.4
+
+
+def test_starting_loads_neither_prefect_nor_the_repository() -> None:
+    code = "import prefect_snapshots.cli, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"prefect", "numpy", "fsspec", "rich.progress", "prefect_snapshots.repository"} & set(loaded)
+
+
+def test_version(program: Program) -> None:
+    assert re.fullmatch(r"\d+\.\d+\S*\n", program.run("--version").stdout)
+
+
+def test_examples_in_docstrings() -> None:
+    for module in (output, session):
+        assert doctest.testmod(module).failed == 0
+
+
+# --- which repository --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [["-r", "snapshots", "snapshots", "list"], ["snapshots", "list", "-r", "snapshots"]])
+def test_repository_is_named_before_or_after_the_command(own: Program, place: list[str]) -> None:
+    own = own.but(PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY="elsewhere")
+    assert len(own.json(*place)["names"]) == 3
+
+
+def test_repository_comes_from_the_environment(own: Program) -> None:
+    (own.directory / "snapshots").rename(own.directory / "other")
+    own.complaint("snapshots", "list", status=1)
+    assert own.but(PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY="other").json("snapshots", "list")["names"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["snapshots", "list"], ["snapshots", "rm", "x"], ["check"], ["prune"], ["repair", "--yes"]),
+    ],
+    ids=" ".join,
+)
+def test_missing_repository_is_an_error_and_not_created(
+    environment: dict[str, str], tmp_path: Path, command: list[str]
+) -> None:
+    complaint = Program(tmp_path, environment).complaint(*command, status=1)
+    assert "there is no repository at" in complaint
+    assert "the first snapshot that is saved there creates it" in complaint
+    assert not list(tmp_path.iterdir())
+
+
+def test_directory_that_is_no_repository_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "thesis.txt").write_text("x")
+    assert "is no repository" in Program(tmp_path, environment).complaint("prune", status=1)
+    assert len(list((tmp_path / "snapshots").iterdir())) == 1
+
+
+def test_storage_options_nest_and_take_json() -> None:
+    options = session.parse_options(["anon=true", "a.b.c=1", "a.b.d=x=y", 'key="1"', "token=0x1"])
+    assert options == {"anon": True, "a": {"b": {"c": 1, "d": "x=y"}}, "key": "1", "token": "0x1"}
+
+
+@pytest.mark.parametrize("options", [["hunter2"], ["=hunter2"], ["a..b=hunter2"], ["a=1", "a.b=hunter2"], ["a=1"] * 2])
+def test_bad_storage_options_are_refused_without_showing_them(program: Program, options: list[str]) -> None:
+    arguments = [argument for option in options for argument in ("--storage-option", option)]
+    assert "hunter2" not in program.complaint("check", *arguments, status=2)
+
+
+def test_everything_works_on_s3(s3_storage: Storage, environment: dict[str, str], tmp_path: Path) -> None:
+    SnapshotManager(Repository(s3_storage.url, storage_options=s3_storage.storage_options), name="train").save_snapshot(
+        weights(0), "epoch-0", {"loss": 0.5}
+    )
+    options = s3_storage.storage_options
+    program = Program(tmp_path, environment).but(
+        AWS_ACCESS_KEY_ID=options["key"],
+        AWS_SECRET_ACCESS_KEY=options["secret"],
+        PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY=s3_storage.url,
+    )
+    where = [
+        *("--storage-option", f"client_kwargs.endpoint_url={options['endpoint_url']}"),
+        *("--storage-option", "config_kwargs.connect_timeout=5"),
+    ]
+    assert program.json("snapshots", "list", "train", *where)["snapshots"][0]["metadata"] == {"loss": 0.5}
+    assert program.json("snapshots", "tag", "epoch-0", "--add", "kept", *where)["tags"] == ["kept"]
+    assert program.json("check", "--read-data", *where)["ok"]
+    assert program.json("stats", *where)["requests"]["LIST"] > 0
+    program.run("snapshots", "rm", "epoch-0", "--yes", *where)
+    assert program.json("prune", "--grace", "0s", *where)["bytes_freed"] > 0
+    assert program.json("snapshots", "list", "train", *where)["count"] == 0
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_list_of_names(program: Program, filled: Path) -> None:
+    document = program.json("snapshots", "list")
+    assert document["repository"] == f"file://{filled}/snapshots"
+    by_name = {each["name"]: each for each in document["names"]}
+    assert {name: each["snapshots"] for name, each in by_name.items()} == {"train": 5, "best/ever": 1, "forged": 1}
+    records = SnapshotManager(filled / "snapshots", name="train").records.by_id
+    assert by_name["train"]["size"] == sum(record.size for record in records.values())
+    assert by_name["train"]["written"] < by_name["train"]["size"] / 2
+    assert by_name["train"]["latest"] == {"id": "best", "time": records["best"].timestamp.isoformat()}
+
+
+def test_list_of_snapshots_is_newest_first_and_complete(program: Program, filled: Path) -> None:
+    document = program.json("snapshots", "list", "train")
+    assert [each["id"] for each in document["snapshots"]] == ["best", "epoch-3", "epoch-2", "epoch-1", "epoch-0"]
+    record = SnapshotManager(filled / "snapshots", name="train").records.by_id["epoch-1"]
+    assert document["snapshots"][3] == {
+        "id": "epoch-1",
+        "time": record.timestamp.isoformat(),
+        "tags": ["fit"],
+        "metadata": {"epoch": 1, "loss": 0.25, "optimiser": {"name": "adam", "rate": "0.1"}},
+        "size": record.size,
+        "written": record.written,
+        "pinned": True,
+    }
+    assert document["snapshots"][1]["metadata"]["loss"] == "NaN"
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        (["--tag", "even"], [2, 0]),
+        (["--tag", "even", "--tag", "fit", "--limit", "1"], [2]),
+        (["--tag", "nope"], []),
+        (["--where", "epoch=1"], [1]),
+        (["--where", "loss=0.50"], [2]),
+        (["--where", "optimiser.rate=0.1", "--where", "epoch"], [3, 2, 1, 0]),
+        (["--where", "optimiser.rate=0.10"], []),
+        (["--where", "nope"], []),
+        (["--rank-by", "loss", "--where", "loss"], [0, 2, 1, 3]),
+        (["--rank-by", "loss", "--mode", "min", "--where", "loss", "--limit", "2"], [1, 2]),
+        (["--where", "epoch", "--limit", "99999999999999999999999999"], [3, 2, 1, 0]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_list_filters_ranks_and_limits(program: Program, options: list[str], ids: list[int]) -> None:
+    document = program.json("snapshots", "list", "train", *options)
+    assert [each["id"] for each in document["snapshots"]] == [f"epoch-{epoch}" for epoch in ids]
+
+
+def test_best_is_marked(program: Program) -> None:
+    options = ["--rank-by", "loss", "--mode", "min", "--where", "loss"]
+    assert program.json("snapshots", "list", "train", *options)["best"] == "epoch-1"
+    rows = program.run("snapshots", "list", "train", *options).stdout.splitlines()[1:5]
+    assert [row[:2].strip() for row in rows] == ["📌★", "", "", ""]
+
+
+def test_times_are_local_in_text_and_utc_in_json(program: Program) -> None:
+    saved = {each["id"]: each["time"] for each in program.json("snapshots", "list", "train")["snapshots"]}
+    here = (datetime.fromisoformat(saved["epoch-2"]) - timedelta(hours=8)).replace(tzinfo=None)
+    assert f"{here:%Y-%m-%d %H:%M:%S} (local)" in program.run("snapshots", "show", "epoch-2").stdout
+    assert f"{here:%Y-%m-%d %H:%M} " in program.run("snapshots", "list", "train").stdout
+
+    since = program.json("snapshots", "list", "train", "--since", here.isoformat())["snapshots"]
+    assert [each["id"] for each in since] == ["best", "epoch-3", "epoch-2"]
+    until = program.json("snapshots", "list", "train", "--until", saved["epoch-2"])["snapshots"]
+    assert [each["id"] for each in until] == ["epoch-2", "epoch-1", "epoch-0"]
+
+
+def test_tables_fit_80_columns(program: Program) -> None:
+    for command in (["list"], ["list", "train"], ["show", "epoch-0"], ["diff", "epoch-0", "epoch-1"]):
+        lines = program.run("snapshots", *command).stdout.splitlines()
+        assert len(lines) > 1
+        assert max(map(output.width_of, lines)) <= 80
+    wide = program.but(COLUMNS="200").run("snapshots", "list", "train").stdout
+    assert "optimiser.rate" in wide
+    assert "More metadata" not in wide
+
+
+def test_text_of_a_list(program: Program) -> None:
+    lines = program.run("snapshots", "list", "train").stdout.splitlines()
+    assert lines[0].split() == ["id", "saved", "(local)", "tags", "epoch", "loss", "size", "written"]
+    assert [line.split()[0] for line in lines[1:6]] == ["best", "epoch-3", "epoch-2", "📌", "epoch-0"]
+    assert lines[6].endswith("optimiser.name, optimiser.rate")
+    assert lines[7].startswith("5 snapshots under train: ")
+    quiet = program.run("snapshots", "list", "train", "--quiet").stdout.splitlines()
+    assert quiet == lines[:7]
+
+
+def test_show_tells_the_leaves(program: Program, filled: Path) -> None:
+    document = program.json("snapshots", "show", "epoch-3")
+    listed = program.json("snapshots", "list", "train")["snapshots"][1]
+    assert {key: document[key] for key in listed} == listed
+    assert document["name"] == "train"
+    assert document["leaves"] == [
+        {"path": "encoder/kernel", "kind": "numpy", "dtype": "float32", "shape": [160, 160], "bytes": 102400},
+        {"path": "encoder/bias", "kind": "numpy", "dtype": "int32", "shape": [3], "bytes": 12},
+        {"path": "step", "kind": "int", "dtype": None, "shape": None, "bytes": 0, "value": 3},
+        {"path": "note", "kind": "str", "dtype": None, "shape": None, "bytes": 0, "value": "same"},
+    ]
+    some = program.json("snapshots", "show", "epoch-3", "--leaves", "*/bias", "--leaves", "step")
+    assert [leaf["path"] for leaf in some["leaves"]] == ["encoder/bias", "step"]
+
+
+def test_show_does_not_load_the_data(own: Program) -> None:
+    for pack in (own.directory / "snapshots" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.write_bytes(pack.read_bytes()[: pack.stat().st_size // 2])
+    shown = own.run("snapshots", "list", "train").stdout
+    assert "epoch-3" in shown
+
+
+def test_diff_tells_how_much_changed(program: Program) -> None:
+    document = program.json("snapshots", "diff", "epoch-1", "epoch-3")
+    assert document["old"] == {"name": "train", "id": "epoch-1"}
+    bias, step = document["differences"]
+    assert (bias["path"], bias["kind"], bias["elements"], bias["changed"], bias["max_abs"]) == (
+        *("encoder/bias", "changed", 3, 3),
+        2.0,
+    )
+    assert (step["path"], step["old"], step["new"]) == ("step", "1", "3")
+    text = program.run("snapshots", "diff", "epoch-1", "epoch-3").stdout
+    assert "1 → 3" in text
+    assert text.endswith("2 leaves differ.\n")
+    assert program.run("snapshots", "diff", "epoch-1", "epoch-1").stdout == "They are equal.\n"
+
+
+def test_ids_are_found_under_any_name_or_the_one_that_is_given(program: Program) -> None:
+    assert program.json("snapshots", "show", "red")["name"] == "forged"
+    assert "under each of best/ever, train: say which with --name" in program.complaint(
+        "snapshots", "show", "best", status=2
+    )
+    assert program.json("snapshots", "show", "best", "--name", "best/ever")["name"] == "best/ever"
+    assert "no snapshot 'red'" in program.complaint("snapshots", "show", "red", "--name", "train", status=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "near"),
+    [
+        (["show", "epoch-9"], "epoch-3"),
+        (["diff", "epoch-1", "epok-2"], "epoch-2"),
+        (["list", "trian"], "train"),
+        (["show", "best", "--name", "best/eve"], "best/ever"),
+        (["rm", "epoch-1", "epoch-11", "--yes"], "epoch-1"),
+        (["show", "epoch-1", "--leaves", "encoder/kernal"], "encoder/kernel"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_unknown_names_get_those_that_come_near(program: Program, command: list[str], near: str) -> None:
+    status = 2 if "--leaves" in command else 1
+    assert near in program.complaint("snapshots", *command, status=status).partition("(there is:")[2]
+
+
+# --- annotating and removing -------------------------------------------------------------------------------------
+
+
+def test_tag(own: Program) -> None:
+    added = own.json("snapshots", "tag", "epoch-0", "--add", "a b", "--add", "c", "--remove", "even", "--remove", "zzz")
+    assert added == {"name": "train", "id": "epoch-0", "tags": ["fit", "a b", "c"]}
+    assert own.json("snapshots", "show", "epoch-0")["tags"] == ["fit", "a b", "c"]
+
+
+def test_bad_tag_changes_nothing(own: Program) -> None:
+    before = contents(own.directory)
+    own.complaint("snapshots", "tag", "epoch-0", "--add", "good", "--remove", "../bad", status=2)
+    own.complaint("snapshots", "tag", "epoch-0", status=2)
+    assert contents(own.directory) == before
+
+
+def test_pin_and_unpin(own: Program) -> None:
+    own.run("snapshots", "pin", "epoch-0", "red")
+    assert own.json("snapshots", "show", "red")["pinned"]
+    own.run("snapshots", "pin", "epoch-0", "epoch-1", "--off")
+    pinned = {each["id"]: each["pinned"] for each in own.json("snapshots", "list", "train")["snapshots"]}
+    assert not any(pinned.values())
+
+
+def test_rm_asks_first(own: Program) -> None:
+    before = contents(own.directory)
+    complaint = own.complaint("snapshots", "rm", "epoch-0", "epoch-1", status=2)
+    assert "epoch-0 of train, 📌 epoch-1 of train" in complaint
+    assert "--yes" in complaint
+    _, shown = own.typing("snapshots", "rm", "epoch-0", answers=[("[y/N]", "n")], status=1)
+    assert "nothing was changed" in shown
+    own.complaint("snapshots", "rm", "epoch-0", "epoch-9", "--yes", status=1)
+    assert contents(own.directory) == before
+
+    own.typing("snapshots", "rm", "epoch-0", "epoch-0", answers=[("[y/N]", "y")])
+    assert own.json("snapshots", "rm", "epoch-1", "--yes") == {"removed": [{"name": "train", "id": "epoch-1"}]}
+    left = [each["id"] for each in own.json("snapshots", "list", "train")["snapshots"]]
+    assert left == ["best", "epoch-3", "epoch-2"]
+
+
+# --- restoring ---------------------------------------------------------------------------------------------------
+
+
+def test_restore_to_a_snapshot_file_keeps_everything(own: Program) -> None:
+    document = own.json("snapshots", "restore", "epoch-1", "--to", "one.snapshots")
+    restored: SnapshotManager[Any] = SnapshotManager.load_from_file(own.directory / "one.snapshots")
+    assert document["bytes"] == (own.directory / "one.snapshots").stat().st_size
+    assert list(restored) == ["epoch-1"]
+    value = restored["epoch-1"].data
+    np.testing.assert_array_equal(value["encoder"]["kernel"], weights(1)["encoder"]["kernel"])
+    assert value["note"] == "same"
+    assert restored.get_metadata("epoch-1")["loss"] == 0.25
+    assert restored["epoch-1"].timestamp.isoformat() == own.json("snapshots", "show", "epoch-1")["time"]
+
+
+def test_restore_to_npz_holds_arrays_by_path(own: Program) -> None:
+    own.run("snapshots", "restore", "epoch-1", "--to", "w.npz", "--leaves", "encoder/**", "--leaves", "step")
+    with np.load(own.directory / "w.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["encoder/bias", "encoder/kernel", "step"]
+        np.testing.assert_array_equal(arrays["encoder/kernel"], weights(1)["encoder"]["kernel"])
+        assert arrays["step"] == 1
+        assert arrays["encoder/bias"].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("value", "leaf"),
+    [
+        ({"a": 1, "note": "text"}, "leaf note: "),
+        ({"a": {"..": np.ones(2)}}, "leaf a/..: "),
+        ({"": {"etc": 1}}, "leaf /etc: "),
+        ({"big": 2**100}, "leaf big: "),
+        ([None], "leaf 0: "),
+    ],
+)
+def test_npz_refuses_what_it_cannot_hold(own: Program, value: Any, leaf: str) -> None:
+    SnapshotManager(own.directory / "snapshots", name="odd").save_snapshot(value, "odd")
+    complaint = own.complaint("snapshots", "restore", "odd", "--to", "odd.npz", status=1)
+    assert complaint.startswith(leaf)
+    assert ".snapshots" in complaint
+    assert [path.name for path in own.directory.iterdir()] == ["snapshots"]
+
+
+def test_npz_of_a_single_array(own: Program) -> None:
+    value = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    SnapshotManager(own.directory / "snapshots", name="odd").save_snapshot(value, "odd")
+    own.run("snapshots", "restore", "odd", "--to", "odd.npz")
+    np.testing.assert_array_equal(np.load(own.directory / "odd.npz")["arr_0"], value)
+
+
+def test_restore_replaces_a_file_only_when_confirmed(own: Program) -> None:
+    target = own.directory / "w.npz"
+    target.write_text("precious")
+    restore = ["snapshots", "restore", "epoch-1", "--to", "w.npz", "--leaves", "step"]
+    assert "w.npz exists" in own.complaint(*restore, status=2)
+    assert target.read_text() == "precious"
+    own.run(*restore, "--yes")
+    assert zipfile.is_zipfile(target)
+
+
+def test_restore_of_damaged_data_names_the_snapshot_and_writes_nothing(own: Program) -> None:
+    pack = largest_pack(own.directory)
+    pack.write_bytes(pack.read_bytes()[:-4000])
+    for target in ("w.npz", "w.snapshots"):
+        leaves = ["--leaves", "encoder/**"] if target == "w.npz" else []
+        complaint = own.complaint("snapshots", "restore", "epoch-0", "--to", target, *leaves, status=1)
+        assert "'epoch-0' of 'train'" in complaint
+    assert [path.name for path in own.directory.iterdir()] == ["snapshots"]
+
+
+def test_nothing_is_unpickled_unless_asked_for(own: Program, tmp_path: Path) -> None:
+    manager: SnapshotManager[Any] = SnapshotManager(own.directory / "snapshots", name="evil")
+    for name in ("one", "two"):
+        manager.save_snapshot({"w": np.ones(2), "bad": Touch(tmp_path / name)}, name)
+    own.run("snapshots", "show", "one")
+    own.run("check", "--read-data")
+    own.run("snapshots", "restore", "one", "--to", "one.snapshots")
+    own.run("snapshots", "restore", "one", "--to", "one.npz", "--leaves", "w")
+    assert "leaf bad: was stored with pickle: --allow-pickle" in own.complaint(
+        "snapshots", "diff", "one", "two", status=1
+    )
+    assert not (tmp_path / "one").exists()
+    own.run("snapshots", "diff", "one", "two", "--allow-pickle")
+    assert (tmp_path / "one").exists()
+
+
+# --- looking after it --------------------------------------------------------------------------------------------
+
+
+def test_asking_writes_nothing(own: Program) -> None:
+    before = contents(own.directory)
+    for command in (
+        "snapshots list",
+        "snapshots list train",
+        "snapshots show epoch-1",
+        "snapshots diff epoch-0 epoch-1",
+    ):
+        own.run(*command.split())
+    for command in ("check --read-data", "prune --dry-run --grace 0s", "repair --dry-run", "stats"):
+        own.run(*command.split())
+    assert contents(own.directory) == before
+
+
+def test_check_of_a_sound_repository(program: Program) -> None:
+    document = program.json("check", "--read-data")
+    assert document["ok"]
+    assert document["problems"] == []
+    assert (document["streams"], document["versions"]) == (3, 7)
+    assert document["bytes_read"] > 0
+    assert "no problems (7 versions" in program.run("check").stdout
+    assert program.run("check", "--quiet").stdout == ""
+
+
+def test_check_finds_a_flipped_bit_and_repair_says_what_is_lost(own: Program) -> None:
+    pack = largest_pack(own.directory)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+
+    document = own.json("check", "--read-data", status=3)
+    assert not document["ok"]
+    hit = {version for problem in document["problems"] for version in problem["versions"]}
+    assert hit == {f"snapshots/train:epoch-{epoch}" for epoch in range(4)}
+    text = own.run("check", "--read-data", status=3).stdout
+    assert str(pack.relative_to(own.directory / "snapshots")) in text
+    assert "  hits snapshots/train:epoch-2\n" in text
+
+    planned = own.json("repair", "--dry-run")
+    assert planned["dry_run"]
+    assert planned["actions"]
+    assert "--yes" in own.complaint("repair", status=2)
+    repaired = own.json("repair", "--yes", status=3)
+    assert {version for problem in repaired["lost"] for version in problem["versions"]} == hit
+    own.run("snapshots", "rm", *(f"epoch-{epoch}" for epoch in range(4)), "--yes")
+    own.run("check", "--read-data")
+
+
+def test_prune_tells_what_it_frees_now_and_later(own: Program) -> None:
+    def stored() -> int:
+        return sum(map(len, contents(own.directory).values()))
+
+    own.run("snapshots", "rm", *(f"epoch-{epoch}" for epoch in range(4)), "--yes")
+    later = own.json("prune", "--dry-run")
+    assert later["bytes_freed"] == 0
+    assert later["bytes_waiting"] > 90_000
+    assert "after the grace time of 1 day: " in own.run("prune", "--dry-run").stdout
+    now = own.json("prune", "--dry-run", "--grace", "0s")
+    assert now["bytes_waiting"] == 0
+    assert now["bytes_freed"] == later["bytes_waiting"]
+
+    before = stored()
+    done = own.json("prune", "--grace", "0s")
+    assert done["bytes_freed"] == now["bytes_freed"]
+    assert before - stored() > 90_000
+    assert own.json("check", "--read-data")["ok"]
+    assert own.run("prune", "--quiet").stdout == ""
+
+
+def test_stats(program: Program, filled: Path) -> None:
+    document = program.json("stats")
+    assert document["id"] == Repository(filled / "snapshots").id
+    assert not document["encrypted"]
+    assert document["stored_bytes"] == sum(map(len, contents(filled / "snapshots").values()))
+    assert document["saved_bytes"] == document["logical_bytes"] - document["stored_bytes"]
+    assert "7 in 3 streams" in program.run("stats").stdout
+
+
+def test_progress_is_shown_on_a_terminal_only(own: Program) -> None:
+    said, shown = own.typing("check", "--read-data", "--json")
+    assert json.loads(said)["ok"]
+    assert "100%" in shown
+    assert own.typing("check", "--read-data", "--quiet") == ("", "")
+    assert own.run("check", "--read-data").stderr == ""
+
+
+# --- passwords ---------------------------------------------------------------------------------------------------
+
+
+def test_password_from_the_environment_a_command_or_the_terminal(encrypted: Program) -> None:
+    listing = ["snapshots", "list", "default"]
+    assert "--password-command" in encrypted.complaint(*listing, status=1)
+    assert encrypted.but(**{PASSWORD: SECRET}).json(*listing)["count"] == 1
+    assert encrypted.json(*listing, "--password-command", f"echo {SECRET}")["count"] == 1
+    said, shown = encrypted.typing(*listing, answers=[("Password of the repository: ", SECRET)])
+    assert "only" in said
+    assert SECRET not in shown
+    _, shown = encrypted.typing(*listing, answers=[("Password of the repository: ", "guess")], status=1)
+    assert "does not open" in shown
+
+
+def test_secrets_are_never_printed(encrypted: Program) -> None:
+    wrong = encrypted.but(**{PASSWORD: "wrong-horse-battery"})
+    right = encrypted.but(**{PASSWORD: SECRET})
+    token = ["--storage-option", f"token={SECRET}"]
+    broken = ["--storage-option", "client_kwargs=3"]
+    spoken = [
+        wrong.run("check", status=1),
+        wrong.run("check", "--debug", status=1),
+        encrypted.run("check", "--password-command", "echo wrong-horse-battery; false", status=1),
+        right.run("stats"),
+        right.run("stats", "--json"),
+        right.run("check", *token, "--debug"),
+        right.run("check", *token, *token, "--debug", status=2),
+        right.run("check", "-r", "s3://x/y", "--storage-option", f"config_kwargs.token={SECRET}", "--debug", status=1),
+        right.run(
+            "check", "-r", f"s3://{SECRET}", "--storage-option", f"secret={SECRET}", "--debug", *broken, status=1
+        ),
+        right.run("check", "-r", f"ftp://user:{SECRET}@127.0.0.1:1/x", status=1),
+    ]
+    for done in spoken:
+        assert "horse-battery" not in done.stdout + done.stderr
+
+
+def test_debug_shows_where_an_error_comes_from(encrypted: Program) -> None:
+    lines = encrypted.run("check", "--debug", status=1).stderr.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("prefect-snapshots: ")
+
+
+def test_unexpected_error_is_one_line(program: Program) -> None:
+    complaint = program.complaint("check", "-r", "s3://x/y", "--storage-option", "client_kwargs=3", status=1)
+    assert "--debug" in complaint
+
+
+def test_password_change(encrypted: Program) -> None:
+    change = ["password", "change"]
+    right = encrypted.but(**{PASSWORD: SECRET})
+    assert "--new-password-command" in right.complaint(*change, status=2)
+    right.run(*change, "--new-password-command", "echo second")
+    assert "does not open" in right.complaint("check", status=1)
+
+    second = encrypted.but(**{PASSWORD: "second"})
+    prompts = "New password: ", "The same again: "
+    second.typing(*change, answers=list(zip(prompts, ("third", "thrid"), strict=True)), status=2)
+    _, shown = second.typing(*change, answers=list(zip(prompts, ("third", "third"), strict=True)))
+    assert "third" not in shown
+    with pytest.raises(WrongPassword):
+        _ = Repository(encrypted.directory / "snapshots", password="second").id
+    assert Repository(encrypted.directory / "snapshots", password="third").encrypted
+
+
+def test_password_of_a_repository_without_one(program: Program) -> None:
+    assert "is not encrypted" in program.complaint("password", "change", status=1)
+    assert "is not encrypted" in program.complaint("check", "--password-command", "echo x", status=1)
+
+
+# --- the manual --------------------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_manual(environment: dict[str, str], tmp_path: Path) -> None:
+    """Run in order, they print what the manual says, but for times, sizes and random names."""
+    scripts = f"{PROGRAM.parent}{os.pathsep}{environment['PATH']}"
+    settings = {**environment, "TZ": "UTC", "PATH": scripts}
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", MANUAL.read_text(), re.DOTALL | re.MULTILINE):
+        if language == "python":
+            subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=settings, check=True)
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] if language == "console" else []:
+            command, _, expected = example.partition("\n")
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert steady(done.stdout.replace(str(tmp_path), "/home/ada")) == steady(expected), command
+
+
+def steady(text: str) -> str:
+    """What is the same whenever and wherever it is printed."""
+    text = re.sub(r"\b[0-9a-f]{2}/[0-9a-f]{32}\b|\b[0-9a-f]{16}(?:[0-9a-f]{16})?\b", "NAME", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d\S*", "TIME", text)
+    text = re.sub(r"\b[\d.]+ (?:B|kB|MB)\b", "SIZE", text)
+    text = re.sub(r'("(?:size|written|logical|packs|\w*bytes\w*|catalog|compacted|index)": )\d+', r"\1SIZE", text)
+    return " ".join(text.split())
+
+
+def test_manual_covers_every_command_and_option(program: Program) -> None:
+    manual = MANUAL.read_text()
+    for command in re.findall(r"^## (.*)$", manual, re.MULTILINE)[1:]:
+        section = manual.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+        own, _, common = program.run(*command.split(), "--help").stdout.partition("Global options")
+        assert set(re.findall(r"--[a-z][a-z-]+", own)) <= set(re.findall(r"--[a-z][a-z-]+", section)), command
+        assert set(re.findall(r"--[a-z][a-z-]+", common)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
+    for group in ((), ("snapshots",), ("password",)):
+        listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
+        for name in re.findall(r"^│ ([a-z]+) ", listed, re.MULTILINE):
+            assert re.search(rf"^## {' '.join((*group, name))}\b", manual, re.MULTILINE), name
+
+
+# --- whatever else -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("chek", "check --read-dat", "snapshots", "snapshots list a b", "snapshots list --tag x", "snapshots rm"),
+        *("snapshots list train --since yesterday", "snapshots list train --until 2026-13-01"),
+        *("snapshots list train --since 0001-01-01", "snapshots list train --mode min", "snapshots list ../train"),
+        *("snapshots list train --limit 0", "snapshots list train --limit -1", "snapshots list train --limit 1e9"),
+        *("snapshots list train --rank-by nope", "snapshots list train --rank-by loss --mode best"),
+        *(
+            "snapshots restore epoch-1",
+            "snapshots restore epoch-1 --to x.txt",
+            "snapshots restore epoch-1 --to nowhere/x.npz",
+            "snapshots diff epoch-1",
+        ),
+        *("snapshots restore epoch-1 --to x.snapshots --leaves step", "prune --grace soon", "prune --grace=-1h"),
+        *("prune --grace 99999999999y", "check -r", "check -r s3://", "check -r a -r b"),
+    ],
+)
+def test_misuse_is_one_line_and_exits_with_2(program: Program, command: str) -> None:
+    if command == "snapshots":
+        assert "Usage" in program.run(command).stdout
+    else:
+        program.complaint(*command.split(), status=2)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "a/../b", "\x1b[2J", "x" * 5000, "cafe\u0301", "a\\b", ""])
+def test_hostile_names_are_refused(program: Program, name: str) -> None:
+    for complaint in (
+        program.complaint("snapshots", "list", name, status=2),
+        program.complaint("snapshots", "show", "epoch-1", "--name", name, status=2),
+    ):
+        assert "\x1b" not in complaint
+        assert len(complaint) < 200
+
+
+def test_hostile_ids_are_not_found(program: Program) -> None:
+    for snapshot_id in ("../../etc/passwd", "\x1b[2J", "--"):
+        assert "\x1b" not in program.complaint("snapshots", "show", "--", snapshot_id, status=1)
+
+
+def test_control_characters_from_the_repository_are_escaped(program: Program) -> None:
+    for command in (["list", "forged"], ["show", "red"]):
+        text = program.but(COLUMNS="200").run("snapshots", *command).stdout
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert r"\x1b[31m\nroot:" in text
+    assert program.json("snapshots", "show", "red")["metadata"]["note"] == "\x1b[31m\nroot:"
+
+
+def test_output_that_cannot_take_unicode(program: Program) -> None:
+    text = program.but(PYTHONIOENCODING="ascii").run("snapshots", "list", "train").stdout
+    assert r"\U0001f4cc" in text
+    assert text.isascii()
+
+
+def test_closed_pipe_is_quiet(program: Program) -> None:
+    with program.start("snapshots", "list", "train", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complained = process.stderr.read()
+    assert (process.returncode, complained) == (0, "")
+
+
+def test_full_output_is_an_error(program: Program) -> None:
+    with open("/dev/full", "w") as full, program.start("stats", stdout=full, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        complained = process.stderr.read()
+    assert process.returncode == 1
+    assert "No space left" in complained
+    assert len(complained.splitlines()) == 1
+
+
+def test_interrupt_exits_with_130(encrypted: Program) -> None:
+    waiting = encrypted.directory / "waiting"
+    os.mkfifo(waiting)
+    command = f"echo > {waiting}; exec sleep 60"
+    with encrypted.start("check", "--password-command", command, stderr=subprocess.PIPE) as process:
+        waiting.read_text()
+        process.send_signal(signal.SIGINT)
+        complained = process.communicate()[1]
+    assert process.returncode == 130
+    assert complained == "prefect-snapshots: interrupted\n"

@@ -1,0 +1,164 @@
+"""The block as a result storage: what is persisted is found in any process, encrypted, and costs its changes only."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.cache_policies import INPUTS, CachePolicy
+from prefect.client.schemas.objects import State
+from prefect.results import ResultStore
+from prefect.task_runners import ProcessPoolTaskRunner
+from pydantic import SecretStr
+
+from prefect_snapshots import SnapshotRepository
+from prefect_snapshots.errors import ObjectMissing, ReadOnlyRepository, RepositoryNotFound
+from prefect_snapshots.results import ResultLog
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+MARKER = "the marker of plain text"
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files."""
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def block(prefect_server: str, tmp_path: Path) -> Iterator[SnapshotRepository]:
+    """A saved block over an encrypted repository."""
+    name = f"results-{uuid.uuid4().hex}"
+    block = SnapshotRepository(url=str(tmp_path / "repository"), password=SecretStr("a secret"))
+    block.save(name)
+    yield block
+    SnapshotRepository.delete(name)
+
+
+@pytest.fixture(params=["records", "key storage"])
+def by_inputs(request: pytest.FixtureRequest, block: SnapshotRepository) -> Iterator[CachePolicy]:
+    """A cache policy that keeps the keys with the results, or by themselves in the same repository."""
+    if request.param == "records":
+        yield INPUTS
+        return
+    name = f"keys-{uuid.uuid4().hex}"
+    keys = SnapshotRepository(url=block.url, password=block.password, results="keys")
+    keys.save(name)
+    yield INPUTS.configure(key_storage=keys)
+    SnapshotRepository.delete(name)
+
+
+def test_reads_and_writes_in_both_worlds(block: SnapshotRepository) -> None:
+    async def asynchronously() -> tuple[Any, bytes]:
+        written: Any = block.write_path("b", b"async")
+        return await written, await block.aread_path("a")
+
+    block.write_path("a", b"sync")
+    assert asyncio.run(asynchronously()) == (None, b"sync")
+    assert block.read_path("b") == b"async"
+    with pytest.raises(ObjectMissing):
+        block.read_path("c")
+
+
+def test_a_block_that_is_not_saved_serves_a_result_store(tmp_path: Path) -> None:
+    block = SnapshotRepository(url=str(tmp_path / "repository"))
+    ResultStore(result_storage=block).write(key="some/key", obj={"a": [1, 2]})
+    store = ResultStore(result_storage=block)
+    assert store.exists("some/key")
+    assert not store.exists("another/key")
+    assert store.read("some/key").result == {"a": [1, 2]}
+
+
+def test_read_only_writes_nothing(tmp_path: Path) -> None:
+    block = SnapshotRepository(url=str(tmp_path / "repository"), read_only=True)
+    with pytest.raises(RepositoryNotFound):
+        block.read_path("a")
+    SnapshotRepository(url=block.url).write_path("a", b"a")
+    assert block.read_path("a") == b"a"
+    with pytest.raises(ReadOnlyRepository):
+        block.write_path("a", b"b")
+
+
+runs: list[int] = []
+
+
+def squares(block: SnapshotRepository, by_inputs: CachePolicy) -> Any:
+    """A flow of a cached task: returns the states of its runs."""
+
+    @task(cache_policy=by_inputs, result_storage=block)
+    def square(number: int) -> dict[str, int]:
+        runs.append(number)
+        return {MARKER: number * number}
+
+    @flow
+    def squares() -> list[State[Any]]:
+        return [square(number, return_state=True) for number in (1, 2, 1)]
+
+    return squares
+
+
+def test_cached_results_are_found_and_encrypted(
+    block: SnapshotRepository, by_inputs: CachePolicy, tmp_path: Path
+) -> None:
+    runs.clear()
+    cached = squares(block, by_inputs)
+    for expected in (["Completed", "Completed", "Cached"], ["Cached", "Cached", "Cached"]):
+        states = cached()
+        assert [state.name for state in states] == expected
+        assert [state.result() for state in states] == [{MARKER: square} for square in (1, 4, 1)]
+    assert runs == [1, 2]
+    assert not plain_texts(tmp_path / "repository")
+    ResultStore(result_storage=SnapshotRepository(url=str(tmp_path / "open"))).write(key="square", obj=[MARKER])
+    assert plain_texts(tmp_path / "open")
+
+
+def plain_texts(directory: Path) -> list[bytes]:
+    """What can be read of results in the files of a repository."""
+    files = [file.read_bytes() for file in directory.rglob("*") if file.is_file()]
+    # In base64 a text reads differently at each of the three places where it may start in a group of three bytes.
+    markers = (MARKER.encode(), b"bWFya2Vy", b"hcmtlci", b"YXJrZX", b"square")
+    return [marker for marker in markers if any(marker in file for file in files)]
+
+
+@task(persist_result=True)
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+@flow
+def in_processes(storage: str) -> list[Any]:
+    futures = doubled.with_options(result_storage=storage).map(range(3))
+    futures.wait()
+    return [future.state for future in futures]
+
+
+def test_results_of_other_processes_are_read(block: SnapshotRepository) -> None:
+    storage = f"snapshot-repository/{block._block_document_name}"
+    runner: Any = ProcessPoolTaskRunner(max_workers=2)
+    run = in_processes.with_options(task_runner=runner)
+    assert [state.result() for state in run(storage)] == [0, 2, 4]
+    assert len(ResultLog(block.get_repository()).keys()) == 3
+
+
+def test_a_small_change_of_a_large_result_costs_little(
+    block: SnapshotRepository, by_inputs: CachePolicy, tmp_path: Path
+) -> None:
+    data = bytearray(random.Random(0).randbytes(100_000_000))
+
+    @task(cache_policy=by_inputs, result_storage=block, cache_result_in_memory=False)
+    def large(version: int) -> bytes:
+        return bytes(data)
+
+    large(1)
+    first = size_of(tmp_path / "repository")
+    data[50_000_000:51_000_000] = random.Random(1).randbytes(1_000_000)
+    large(2)
+    assert first > 100_000_000
+    assert size_of(tmp_path / "repository") - first < 5_000_000
+    assert large(2) == data

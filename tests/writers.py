@@ -1,0 +1,56 @@
+"""Processes for tests: each commits, prunes or reads until it is told to stop, or is killed.
+
+    python writers.py commit URL NAME FIRST COUNT [OPTIONS]     # COUNT < 0: without end
+    python writers.py prune URL [OPTIONS]
+
+A line on standard output follows every commit: whatever was printed has to be there for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from itertools import count
+
+from shelf import Shelf
+
+from prefect_snapshots.repository import Repository
+
+
+def body_of(number: int) -> bytes:
+    """The bytes of an item: some travel inside their event, some share chunks with others, some are their own."""
+    shared = random.Random(number % 5).randbytes(70_000)
+    own = random.Random(number).randbytes((300, 20_000, 90_000)[number % 3])
+    return own if number % 3 == 0 else shared + own
+
+
+def commit(repository: Repository, name: str, first: int, numbers: Iterator[int]) -> None:
+    """Commit items, and delete every other one again some commits later."""
+    shelf = Shelf(repository, name)
+    for number in numbers:
+        shelf.put(f"item-{first + number}", [body_of(first + number)])
+        print(f"put item-{first + number}", flush=True)
+        if number % 4 == 3:
+            doomed = f"item-{first + number - 2}"
+            print(f"removing {doomed}", flush=True)
+            shelf.remove(doomed)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    what, url, *rest = sys.argv[1:]
+    options = json.loads(rest.pop()) if rest and rest[-1].startswith("{") else {}
+    repository = Repository(url, storage_options=options)
+    if what == "commit":
+        name, first, limit = rest[0], int(rest[1]), int(rest[2])
+        commit(repository, name, first, iter(range(limit)) if limit >= 0 else count())
+    else:
+        while True:
+            repository.prune(grace=0)
+            print("pruned", flush=True)
+
+
+if __name__ == "__main__":
+    main()
