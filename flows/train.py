@@ -222,7 +222,8 @@ def adam_step(params: Params, adam: dict[str, Any], gradients: Params) -> tuple[
 
     def update(param: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
         unbiased_mean, unbiased_square = m / (1 - 0.9**step), v / (1 - 0.999**step)
-        return param - LEARNING_RATE * unbiased_mean / (jnp.sqrt(unbiased_square) + 1e-8)
+        change: jax.Array = LEARNING_RATE * unbiased_mean / (jnp.sqrt(unbiased_square) + 1e-8)
+        return param - change
 
     updated: Params = jax.tree.map(update, params, mean, square)
     return updated, {"step": step, "mean": mean, "square": square}

@@ -77,6 +77,9 @@ def _around(context: TaskRunContext) -> TaskRunContext | None:
 
 
 def _outwards(innermost: Any, outer: Callable[[Any], Any]) -> Iterator[Any]:
-    while innermost is not None:
+    seen: set[int] = set()
+    # Generator tasks that take turns leave transactions behind that have ended, and call themselves their parent.
+    while innermost is not None and id(innermost) not in seen:
+        seen.add(id(innermost))
         yield innermost
         innermost = outer(innermost)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import pytest
 from shelf import KIND, Shelf
 
-from prefect_snapshots.errors import SnapshotsError, StorageUnavailable
+from prefect_snapshots.errors import IntegrityError, SnapshotsError, StorageUnavailable
 from prefect_snapshots.repository import Repository, catalog, chunking, contents, index, maintenance
 from prefect_snapshots.repository.catalog import CATALOG, Event, Stream
 from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
@@ -43,6 +43,7 @@ PAGE = 3
 """Objects in one page of a listing."""
 
 _worlds = count()
+_current = threading.local()
 
 
 class Dead(BaseException):
@@ -57,9 +58,12 @@ class Request(NamedTuple):
 
 
 class SteppedLocation(MemoryLocation):
-    """A location in memory whose every request passes a gate."""
+    """A location in memory whose every request passes the gate of the process that makes it."""
 
-    process: Process
+    @property
+    def process(self) -> Process:
+        found: Process = _current.process
+        return found
 
     def read(self, path: str) -> bytes:
         return self.process.pass_gate("GET", path, lambda: MemoryLocation.read(self, path))
@@ -115,9 +119,7 @@ class Process:
     def forget(self) -> None:
         """Start again with an empty memory, as after a restart."""
         self.repository = Repository(self._world.url)
-        location = SteppedLocation("memory", self._world.place, {})
-        location.process = self
-        self.repository.location = location
+        self.repository.location = SteppedLocation("memory", self._world.place, {})
         self.shelves: dict[str, Shelf] = {}
         self.tokens: list[tuple[str, str, tuple[bytes, ...], bytes]] = []
 
@@ -178,7 +180,6 @@ class Process:
 
     def pass_gate(self, verb: str, path: str, perform: Callable[[], T]) -> T:
         """Called by the thread of this process, for every request."""
-        assert threading.current_thread() is self._thread
         if self._order == _DIE:
             raise Dead
         self.pending = Request(verb, path)
@@ -197,6 +198,7 @@ class Process:
         raise StorageUnavailable(f"{path}: no answer")
 
     def _run(self, operation: Callable[[], Any]) -> None:
+        _current.process = self
         try:
             self._result = operation()
         except BaseException as error:
@@ -300,7 +302,10 @@ class World:
             assert shelf.events == self.history[name]
             assert shelf.items.keys() == self.live(name).keys()
             for item in shelf.items:
-                assert shelf.get(item) == self.bodies[item]
+                try:
+                    assert shelf.get(item) == self.bodies[item]
+                except IntegrityError as error:
+                    raise AssertionError(f"{item} was committed, and is unreadable") from error
 
     def _landed(self, stream: str, sequence: int) -> None:
         name = self._streams.get(stream)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from manual import rewritten, steady
 from servers import Storage
 
 from prefect_snapshots import Repository, SnapshotManager
@@ -264,10 +265,8 @@ def test_everything_works_on_s3(s3_storage: Storage, environment: dict[str, str]
     assert program.json("snapshots", "list", "train", *where)["snapshots"][0]["metadata"] == {"loss": 0.5}
     assert program.json("snapshots", "tag", "epoch-0", "--add", "kept", *where)["tags"] == ["kept"]
     assert program.json("check", "--read-data", *where)["ok"]
-    assert program.json("stats", *where)["requests"]["LIST"] > 0
     program.run("snapshots", "rm", "epoch-0", "--yes", *where)
     assert program.json("prune", "--grace", "0s", *where)["bytes_freed"] > 0
-    assert program.json("snapshots", "list", "train", *where)["count"] == 0
 
 
 # --- looking -----------------------------------------------------------------------------------------------------
@@ -713,34 +712,10 @@ def test_password_of_a_repository_without_one(program: Program) -> None:
 # --- the manual --------------------------------------------------------------------------------------------------
 
 
-def test_examples_of_the_manual(environment: dict[str, str], tmp_path: Path) -> None:
-    """Run in order, they print what the manual says, but for times, sizes and random names."""
-    scripts = f"{PROGRAM.parent}{os.pathsep}{environment['PATH']}"
-    settings = {**environment, "TZ": "UTC", "PATH": scripts}
-    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", MANUAL.read_text(), re.DOTALL | re.MULTILINE):
-        if language == "python":
-            subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=settings, check=True)
-        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] if language == "console" else []:
-            command, _, expected = example.partition("\n")
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path,
-                env=settings,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            assert steady(done.stdout.replace(str(tmp_path), "/home/ada")) == steady(expected), command
-
-
-def steady(text: str) -> str:
-    """What is the same whenever and wherever it is printed."""
-    text = re.sub(r"\b[0-9a-f]{2}/[0-9a-f]{32}\b|\b[0-9a-f]{16}(?:[0-9a-f]{16})?\b", "NAME", text)
-    text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d\S*", "TIME", text)
-    text = re.sub(r"\b[\d.]+ (?:B|kB|MB)\b", "SIZE", text)
-    text = re.sub(r'("(?:size|written|logical|packs|\w*bytes\w*|catalog|compacted|index)": )\d+', r"\1SIZE", text)
-    return " ".join(text.split())
+def test_examples_of_the_manual_print_what_it_says(environment: dict[str, str], tmp_path: Path) -> None:
+    """If not: `python tests/manual.py docs/cli.md`, and read what has changed."""
+    manual = MANUAL.read_text()
+    assert steady(rewritten(manual, tmp_path, environment)) == steady(manual)
 
 
 def test_manual_covers_every_command_and_option(program: Program) -> None:

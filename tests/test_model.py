@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -233,7 +234,7 @@ def interleavings(examples: int) -> Any:
     return case
 
 
-TestInterleavings = interleavings(examples=300)
+TestInterleavings = interleavings(examples=150)
 TestManyInterleavings = pytest.mark.nightly(interleavings(examples=5000))
 
 
@@ -409,7 +410,7 @@ def test_original_is_deleted_and_pruned_at_every_moment_of_a_copy() -> None:
 
     refused = 0
     for world, process in moments_of(begin):
-        perform(world.processes[2], lambda world=world: world.processes[2].shelf("a").remove("original"))
+        perform(world.processes[2], partial(lambda other: other.shelf("a").remove("original"), world.processes[2]))
         prune(world.processes[1])
         try:
             process.run()
@@ -500,6 +501,27 @@ def test_writer_that_meets_an_empty_stream(world: World) -> None:
     writer.run()
     assert [event.kind for event in world.history["b"]] == ["fence", "put"]
     assert_kept(world, "kept", "new")
+
+
+def test_writer_in_a_thread_beside_a_prune(world: World) -> None:
+    """What it reads of a rival's condemnation does not count for the prune, whose fences are older."""
+    pruner, rival, sleeper, thread = world.processes[1], world.processes[2], world.processes[3], world.processes[0]
+    begin_prune(pruner)
+    pruner.run(condemns)
+    pruner.step()
+    save(world, rival, "a", "more garbage", PARTS[4:])
+    perform(rival, lambda: rival.shelf("a").remove("more garbage"))
+    begin_save(world, sleeper, "a", "new", PARTS[4:])
+    sleeper.run(commits)
+    begin_prune(rival)
+    rival.run(condemns)
+    rival.step()
+    thread.repository = pruner.repository
+    thread.shelves.clear()
+    save(world, thread, "b", "other", PARTS_OF_ALL)
+    pruner.run()
+    sleeper.run()
+    assert_kept(world, "kept", "new", "other")
 
 
 def test_late_commit_loses_its_slot(world: World) -> None:

@@ -58,6 +58,7 @@ _PATIENCE = 5.0
 """Least seconds to wait for others to finish what they claimed; else four times the longest batch seen."""
 
 _PAUSE = 0.02
+_RETRY_EVERY = 0.5
 
 _PRIME, _OTHER_PRIME = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -472,6 +473,7 @@ class Run:
         self._on_flush = on_flush
         self._begun = False
         self._stale = False
+        self._retried = 0.0
 
     def __enter__(self) -> Self:
         self._leaving.__enter__()
@@ -493,6 +495,8 @@ class Run:
                         self._timer.join()
                     self.flush()
                     self._writer.close()
+                    if self._begun and kind is None:
+                        self.log.tidy()
                 except BaseException:
                     self._writer.abandon()
                     raise
@@ -506,6 +510,7 @@ class Run:
     def work(self, window: Window, positions: NDArray[np.int64] | None = None) -> None:
         """Do what is to be done of a window. `positions`: those of its items, if they do not follow one another."""
         rows = self._pending(window.keys)
+        rows = rows[self._not_begun(window.keys[rows])]
         if not len(rows):
             return
         self._begin()
@@ -513,7 +518,8 @@ class Run:
         where = window.first + np.arange(len(window.keys)) if positions is None else positions
         for number, part in self._cells(window, where, rows):
             self._work_on(number, window, where, part)
-        self._retry()
+        if self._deferred and time.monotonic() > self._retried + _RETRY_EVERY:
+            self._retry()
 
     def finish(self) -> None:
         """Do what others had claimed and have not done. They get some time for it."""
@@ -547,6 +553,15 @@ class Run:
     def _pending(self, keys: Keys) -> NDArray[np.int64]:
         return pending(self.job, self.log, keys, self._fresh)
 
+    def _not_begun(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which items are not done already, but unwritten, nor put off."""
+        with self._lock:
+            begun = [stretch.keys for stretch in self._stretches] + [cell.keys for cell in self._deferred]
+        ledger = Ledger()
+        for some in begun:
+            ledger.add(some, np.zeros(len(some), np.uint64))
+        return ledger.find(keys) == MISSING if begun else np.ones(len(keys), bool)
+
     def _cells(
         self, window: Window, where: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -572,7 +587,7 @@ class Run:
 
     def _work_on(self, number: int, window: Window, where: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         mine = self._claim(number)
-        self._stale |= self.log.poll()
+        self._stale |= self.log.poll(thorough=False)
         if mine and not self._stale:
             items = [window.items[row] for row in rows.tolist()]
             self._execute(number, items, window.keys[rows], where[rows])
@@ -589,9 +604,8 @@ class Run:
 
     def _retry(self) -> None:
         """Look again at what others had claimed."""
-        if not self._deferred:
-            return
         self.log.poll()
+        self._retried = time.monotonic()
         deferred, self._deferred = self._deferred, []
         for cell in deferred:
             mine = self._claim(cell.number)

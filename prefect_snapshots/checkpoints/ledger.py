@@ -92,8 +92,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        self._settle()
-        return sum(len(run.heads) for run in self._runs)
+        return len(self.contents()[1])
 
     @property
     def nbytes(self) -> int:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,22 +25,30 @@ from numpy.typing import NDArray
 from ..errors import InvalidArgument
 from ..repository.catalog import Event, slot_path
 from ..repository.chunking import Buffer
-from ..repository.logs import Claims, SegmentReader, SegmentWriter, new_segment
+from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
 from ..repository.repository import Draft, Repository
 from ..repository.threads import pool
 from .keys import Keys
-from .ledger import MOST_RECORDS, MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, split_record
+from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, split_record
 from .results import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 
 KIND = "checkpoints"
 
-_FULL = {True: (1 << 30, 1 << 20), False: (24 << 20, 1 << 20)}
-"""Bytes and items after which a segment is closed and another one begun, where files can grow and elsewhere."""
+_FULL = {True: 1 << 30, False: 24 << 20}
+"""Bytes after which a segment is closed and another one begun, where files can grow and elsewhere."""
+_FULL_ROWS = 1 << 20
+_FULL_RECORDS = 1 << 14
+"""A segment that was never closed is read record by record, which takes 10 to 20 µs each."""
 _REMOTE_LIMIT = 24 << 20
 """Most bytes of one result where a segment is put in one request when it is closed."""
 _CACHE = 16 << 20
 """Bytes of results that are kept decoded, because neighbours lie in the same record."""
+_LOOK_EVERY = 1.0
 _SMALL = 4 << 20
+"""Bytes of a segment up to which it is merged with others."""
+_FEW = 8
+_MANY = 64
+"""So many small segments are merged by whoever comes by."""
 _MOST_MERGED = 256
 
 
@@ -108,6 +117,13 @@ class _Known:
     own: bool = False
 
 
+_Listed = Mapping[str, Mapping[str, int]] | None
+
+
+def _of(listed: _Listed, known: _Known) -> Mapping[str, int] | None:
+    return None if listed is None else listed.get(known.start.segment, {})
+
+
 class Log:
     """The results of one name and function, followed.
 
@@ -134,6 +150,7 @@ class Log:
         self._by_segment: dict[str, _Known] = {}
         self._growing: list[_Known] = []
         self._changes = self.registry.changes
+        self._looked = 0.0
         self._cache: OrderedDict[int, Results] = OrderedDict()
         self._cached = 0
 
@@ -145,12 +162,17 @@ class Log:
             self._stream.refresh()
             return self._take_in()
 
-    def poll(self) -> bool:
-        """The same, at the cost of a look or two when nothing has happened."""
+    def poll(self, *, thorough: bool = True) -> bool:
+        """The same, at the cost of a look or two when nothing has happened.
+
+        Arguments:
+            thorough: False looks at segments that cannot be looked at cheaply once a second only.
+        """
         with self._lock:
             if self._location.size(slot_path(self._stream.id, self._stream.head + 1)) is not None:
                 return self.refresh()
-            return self._follow() if self._growing else False
+            due = thorough or self._location.appends or time.monotonic() > self._looked + _LOOK_EVERY
+            return self._follow() if self._growing and due else False
 
     def _take_in(self) -> bool:
         """Take in the segments that the stream names."""
@@ -172,7 +194,8 @@ class Log:
             order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
             self.ledger.prefer(np.array([order[known.start.segment] for known in self._known], np.int64))
         grown = False
-        for known, summary in zip(fresh, self._summaries(fresh), strict=True):
+        listed = list_objects(self._location, self._stream.id) if fresh else None
+        for known, summary in zip(fresh, self._summaries(fresh, listed), strict=True):
             if summary is not None:
                 self._add_summary(known, summary)
                 grown = True
@@ -180,27 +203,31 @@ class Log:
                 grown = self._read_on(known) or grown  # what it has so far; `wrote` adds the rest
             else:
                 self._growing.append(known)
-        return self._follow() or grown
+        return self._follow(listed) or grown
 
-    def _summaries(self, known: list[_Known]) -> Iterable[list[Buffer] | None]:
-        if len(known) > 2 and not self._location.is_local:
-            return pool("network").map(lambda one: one.reader.summary(), known)
-        return (one.reader.summary() for one in known)
+    def _summaries(self, known: list[_Known], listed: _Listed) -> Iterable[list[Buffer] | None]:
+        def summary(one: _Known) -> list[Buffer] | None:
+            return one.reader.summary(_of(listed, one))
 
-    def _follow(self) -> bool:
+        return map(summary, known) if self._location.is_local else pool("network").map(summary, known)
+
+    def _follow(self, listed: _Listed = None) -> bool:
         """Read on in the segments that may have grown."""
+        if self._growing and listed is None:
+            listed = list_objects(self._location, self._stream.id)
+        self._looked = time.monotonic()
         grown = False
         for known in list(self._growing):
             # Asked before reading: what comes after the last look at a dead writer does not exist.
             live = self._claims is None or self._claims.is_live(known.start.segment)
-            grown = self._read_on(known) or grown
+            grown = self._read_on(known, _of(listed, known)) or grown
             if known.reader.closed or not live:
                 self._growing.remove(known)
         return grown
 
-    def _read_on(self, known: _Known) -> bool:
+    def _read_on(self, known: _Known, listed: Mapping[str, int] | None = None) -> bool:
         before = known.reader.records
-        for number, frames in known.reader.follow():
+        for number, frames in known.reader.follow(listed):
             batch = StoredBatch(frames[0], known.start.segment)
             self.ledger.add_record(batch.keys, place(known.number, number), batch.outcomes)
         return known.reader.records > before
@@ -332,29 +359,39 @@ class Log:
 
     # --- merging ---------------------------------------------------------------------------------------------------
 
-    def merge(self) -> int:
-        """Put small closed segments that follow one another into larger ones. Returns how many were put together."""
-        merged = 0
-        for run in list(self._small_runs()):
-            merged += self._merge(run)
-        return merged
+    def merge(self, fewest: int = _FEW) -> int:
+        """Put small closed segments that follow one another into larger ones.
 
-    def _small_runs(self) -> Iterator[list[_Known]]:
+        Arguments:
+            fewest: less than so many are left as they are.
+
+        Returns:
+            How many were put together.
+        """
+        with self._lock:
+            return sum(map(self._merge, list(self._small_runs(fewest))))
+
+    def tidy(self) -> None:
+        """Merge when there are many small segments."""
+        if len(self._known) >= _MANY:
+            self.merge(_MANY)
+
+    def _small_runs(self, fewest: int) -> Iterator[list[_Known]]:
         order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
         run: list[_Known] = []
         size = 0
-        limit = _FULL[self._location.appends][0] // 2
+        limit = _FULL[self._location.appends] // 2
         for known in sorted(self._known, key=lambda one: order.get(one.start.segment, -1)):
             small = known.reader.closed and known.reader.nbytes <= _SMALL
             fits = len(run) < _MOST_MERGED and size + known.reader.nbytes <= limit
             if run and not (small and fits and known.start.generation == run[-1].start.generation):
-                if len(run) >= _FEW:
+                if len(run) >= fewest:
                     yield run
                 run, size = [], 0
             if small:
                 run.append(known)
                 size += known.reader.nbytes
-        if len(run) >= _FEW:
+        if len(run) >= fewest:
             yield run
 
     def _merge(self, run: list[_Known]) -> int:
@@ -406,10 +443,6 @@ class Log:
 
     def _reader(self, segment: str) -> SegmentReader:
         return SegmentReader(self._location, self.repository.parts().sealer, self._stream.id, segment)
-
-
-_FEW = 8
-"""Fewer small segments than this are left as they are."""
 
 
 @dataclass(slots=True)
@@ -479,6 +512,6 @@ class LogWriter:
         record = self._writer.append([encode_batch(batch)])
         self._summary.add(batch.keys, batch.outcomes)
         self._log.wrote(self.segment, record, batch.keys, batch.outcomes)
-        size, items = _FULL[self._log.repository.location.appends]
-        if self._writer.size >= size or self._summary.rows >= items or record == MOST_RECORDS:
+        size = _FULL[self._log.repository.location.appends]
+        if self._writer.size >= size or self._summary.rows >= _FULL_ROWS or record >= _FULL_RECORDS:
             self.close()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..repository import Repository
 
 _SECRET = re.compile(r"key|secret|token|pass|credential", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"://[^/@]*?:([^/@]+)@")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -176,7 +177,7 @@ def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
         >>> hider(None, {"token": "a/b"})("401: GET /?access_token=a%2Fb")
         '401: GET /?access_token=***'
     """
-    secrets = {*_secrets(options), urlsplit(url or "").password or ""} - {""}
+    secrets = {*_secrets(options), *_PASSWORD_IN_URL.findall(url or "")} - {""}
     forms = sorted({form for secret in secrets for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
     hidden = re.compile("|".join(map(re.escape, forms)))
     return lambda text: hidden.sub("***", text) if forms else text

@@ -49,8 +49,8 @@ LEVELS = 12
 
 _HINT_EVERY = {True: 64, False: 8}
 """Commits between two hints, on a local disk and elsewhere: the longest tail that a cold open reads one by one."""
-_LOOK_AHEAD = 4
-"""Slots probed past the head of a stream when it is opened, to tell a gap from an end."""
+_LOOK_AHEAD = 8
+"""Slots probed past the hinted head when a stream is opened: all that may have come since, and a gap shows as one."""
 _WINDOW = 64
 _ATTEMPTS = 4
 """How often a create of unknown outcome is repeated, with the same bytes on the same slot."""

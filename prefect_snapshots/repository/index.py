@@ -43,6 +43,9 @@ _FOLD = 50_000
 _MERGE = 64
 """Index objects of one level that are merged into one of the next."""
 
+_SMALL = 8 * 1024
+"""Bytes of an index object that is held in memory until it is merged."""
+
 _LARGEST = 500_000
 """Entries in one index object (24 MB), so that it is always a single request."""
 
@@ -98,6 +101,8 @@ class Index:
         self._superseded: set[str] = set()
         self._current: dict[int, set[str]] = {}
         """The known objects by level, without superseded and damaged ones."""
+        self._held: dict[str, bytes] = {}
+        """Small objects as they are stored, until they are merged: then nothing has to be read again."""
         self.damaged: dict[str, DamagedObject] = {}
         self.loaded = False
 
@@ -259,6 +264,7 @@ class Index:
             self.damaged[name] = error
             return
         self._enter(name)
+        self._hold(name, data)
         self._supersede(head.supersedes)
         numbers = np.array([self._number(pack) for pack in head.packs], np.uint32)
         heads, tails = split_ids(records["chunk"])
@@ -313,8 +319,14 @@ class Index:
     def _write(self, level: int, records: Array, packs: list[bytes], supersedes: list[str]) -> str:
         name = f"{PREFIX}/{level}-{os.urandom(16).hex()}"
         head = msgspec.msgpack.encode(_Head(packs, supersedes))
-        self._location.create(name, self._sealer.seal(name, [head, records.tobytes()]))
+        data = self._sealer.seal(name, [head, records.tobytes()])
+        self._location.create(name, data)
+        self._hold(name, data)
         return name
+
+    def _hold(self, name: str, data: bytes) -> None:
+        if not self._read_only and _level(name) == 0 and len(data) <= _SMALL:
+            self._held[name] = data
 
     def _merge(self) -> None:
         """Put many small index objects into one larger; a reader then opens a few.
@@ -337,6 +349,7 @@ class Index:
         for name in names:
             self._superseded.add(name)
             self._current.get(_level(name), set()).discard(name)
+            self._held.pop(name, None)
 
     def _merge_levels(self) -> None:
         for level in range(3):
@@ -346,7 +359,10 @@ class Index:
             packs: dict[bytes, int] = {}
             parts = []
             read = []
-            for name, data in zip(names, self._location.read_many(names), strict=True):
+            absent = [name for name in names if name not in self._held]
+            found = self._held | dict(zip(absent, self._location.read_many(absent), strict=True))
+            for name in names:
+                data = found[name]
                 if data is None:
                     continue
                 head, records = self._parse(name, data)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -142,6 +142,17 @@ class SegmentWriter:
         self._begun = False
 
 
+def list_objects(location: Location, stream: str) -> dict[str, dict[str, int]] | None:
+    """Where a store cannot append: the objects of each segment of a stream, with their sizes. None where it can."""
+    if location.appends:
+        return None
+    found: dict[str, dict[str, int]] = {}
+    for info in location.list(folder(stream)):
+        _, _, segment, name = info.path.split("/", 3)
+        found.setdefault(segment, {})[name] = info.size
+    return found
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -173,9 +184,13 @@ class SegmentReader:
         """Bytes of the records known so far."""
         return self._end
 
-    def summary(self) -> list[Buffer] | None:
-        """What the footer says, if the segment is closed; None to go on with `follow`."""
-        size = self._location.size(self._file)
+    def summary(self, listed: Mapping[str, int] | None = None) -> list[Buffer] | None:
+        """What the footer says, if the segment is closed; None to go on with `follow`.
+
+        Arguments:
+            listed: what `list_objects` said of the segment, where a store cannot append: spares a request.
+        """
+        size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
         if size is None or size < _TRAILER.size:
             return None
         tail = self._read_range(max(size - _TAIL, 0), size)
@@ -194,18 +209,24 @@ class SegmentReader:
         self._close(frames[0], start)
         return frames[1:]
 
-    def follow(self) -> Iterator[tuple[int, list[Buffer]]]:
+    def follow(self, listed: Mapping[str, int] | None = None) -> Iterator[tuple[int, list[Buffer]]]:
         """The records that came since the last look, with their numbers.
+
+        Arguments:
+            listed: as for `summary`.
 
         Raises:
             DamagedObject: a record cannot be read, and it is no torn one.
         """
         if self.closed:
             return
-        size = self._location.size(self._file)
+        if not self._appends and listed is None:
+            names = ((info.path.rpartition("/")[2], info.size) for info in self._location.list(self._path))
+            listed = dict(names)
+        size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
         if size is None:
-            if not self._appends:
-                yield from self._follow_objects()
+            if listed:
+                yield from self._follow_objects(listed)
         elif size != self._seen:
             known = self.records
             if not self._appends:
@@ -336,10 +357,8 @@ class SegmentReader:
 
     # --- as one object a record ------------------------------------------------------------------------------------
 
-    def _follow_objects(self) -> Iterator[tuple[int, list[Buffer]]]:
-        names = (info.path.rpartition("/")[2] for info in self._location.list(self._path))
-        listed = sorted(int(name) for name in names if name.isdigit())
-        new = [number for number in listed if number >= self.records]
+    def _follow_objects(self, listed: Mapping[str, int]) -> Iterator[tuple[int, list[Buffer]]]:
+        new = sorted(int(name) for name in listed if name.isdigit() and int(name) >= self.records)
         for number, data in zip(
             new, self._location.read_many([f"{self._path}/{number:08d}" for number in new]), strict=True
         ):

@@ -172,18 +172,23 @@ def _live_rows(opened: _Opened) -> NDArray[np.bool_]:
     index = opened.index
     heads, table, _ = index.table()
     live = np.zeros(len(heads), bool)
-    late: list[tuple[str, Any]] = []
+    late: list[tuple[Stream, Event, Any]] = []
     for stream in _every_stream(opened):
         for event in live_events(stream):
             assert event.content is not None
             if event.content.depth == 0:
                 continue
-            chunks = ContentReader(opened.reader, event.content).all_rows()["chunk"]
+            try:
+                chunks = ContentReader(opened.reader, event.content).all_rows()["chunk"]
+            except IntegrityError:
+                if _is_deleted(stream, event):
+                    continue
+                raise
             which, rows = find_rows(heads, table, chunks)
             live[rows] = True
             absent = np.delete(chunks, which)
             if len(absent):
-                late.append((version_label(stream, event), absent))
+                late.append((stream, event, absent))
     if late:
         index.look_again()  # they were committed since the index was read
     if index.table()[0] is not heads:
@@ -192,13 +197,19 @@ def _live_rows(opened: _Opened) -> NDArray[np.bool_]:
         heads, table, _ = index.table()
         live = np.zeros(len(heads), bool)
         live[find_rows(heads, table, known)[1]] = True
-    for label, chunks in late:
+    for stream, event, chunks in late:
         which, rows = find_rows(heads, table, chunks)
         live[rows] = True
         absent = np.delete(chunks, which)
-        if len(absent):
-            raise MissingChunk(absent[0].tobytes().hex(), label)
+        if len(absent) and not _is_deleted(stream, event):
+            raise MissingChunk(absent[0].tobytes().hex(), version_label(stream, event))
     return live
+
+
+def _is_deleted(stream: Stream, event: Event) -> bool:
+    """Whether a version was deleted since the stream was read, so that a rival prune may have taken its chunks."""
+    stream.refresh()
+    return all(other is not event for other in live_events(stream))
 
 
 def _groups(heads: NDArray[np.uint64], rows: Any) -> NDArray[np.int64]:
@@ -320,8 +331,23 @@ def _choose(opened: _Opened, grace: float, report: PruneReport) -> set[bytes]:
 
 def _copy_out(opened: _Opened, candidates: set[bytes], report: PruneReport) -> None:
     """Give every live chunk a copy outside of candidates and condemned packs."""
-    avoid = frozenset(opened.catalog.state.condemned | candidates)
+    entries, avoid = _needy(opened, candidates)
+    while entries:
+        try:
+            report.bytes_copied += _copy(opened, entries, avoid)
+            return
+        except IntegrityError:
+            # What was live a moment ago may have been deleted, and pruned by a rival.
+            wanted = {entry.chunk for entry in entries}
+            entries, avoid = _needy(opened, candidates)
+            if wanted <= {entry.chunk for entry in entries}:
+                raise
+
+
+def _needy(opened: _Opened, candidates: set[bytes]) -> tuple[list[index_module.Entry], frozenset[bytes]]:
+    """One copy of each live chunk that lies in candidates and condemned packs only, and these packs."""
     live = _live_rows(opened)
+    avoid = frozenset(opened.catalog.state.condemned | candidates)
     packs = _list_packs(opened)
     needy = np.flatnonzero(_stranded(opened.index, live, lambda pack: pack in packs and pack not in avoid))
     heads, rows, _ = opened.index.table()
@@ -329,7 +355,11 @@ def _copy_out(opened: _Opened, candidates: set[bytes], report: PruneReport) -> N
     needy = needy[first]
     # In the order in which they lie, so that reads are long.
     needy = needy[np.lexsort((rows["offset"][needy], rows["pack"][needy]))]
-    entries = [opened.index.entry_at(int(row)) for row in needy]
+    return [opened.index.entry_at(int(row)) for row in needy], avoid
+
+
+def _copy(opened: _Opened, entries: list[index_module.Entry], avoid: frozenset[bytes]) -> int:
+    """Store chunks once more, outside of some packs. Returns the bytes written."""
     with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
         for start in range(0, len(entries), _BATCH):
             pieces = []
@@ -340,7 +370,7 @@ def _copy_out(opened: _Opened, candidates: set[bytes], report: PruneReport) -> N
             for piece in pieces:
                 writer.copy(piece.chunk, piece.parts[0][1])
         writer.flush()
-        report.bytes_copied += writer.written
+        return writer.written
 
 
 def _fence(opened: _Opened, epoch: int) -> None:

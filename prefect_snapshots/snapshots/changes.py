@@ -74,7 +74,7 @@ def evicted_by(manager: SnapshotManager[Any], save: Event) -> list[str]:
 
 
 def undo(manager: SnapshotManager[Any], save: Event) -> list[str]:
-    """Remove what a save brought, and bring back what it evicted or replaced, as it was. Undo the last of several first.
+    """Remove what a save brought, and bring back what it evicted or replaced. Undo the last of several first.
 
     Returns:
         The ids of those that are back.

@@ -1,0 +1,71 @@
+"""Runs the examples of a manual, so that it never shows what is not so.
+
+`python tests/manual.py docs/cli.md` writes what they print into it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+HOME = "/home/ada"
+"""What a manual calls the directory in which its examples run."""
+
+_BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def rewritten(manual: str, directory: Path, environment: Mapping[str, str]) -> str:
+    """A manual with what its examples print now: `python` blocks run, and lines of `console` blocks that begin with $.
+
+    Arguments:
+        manual: in Markdown.
+        directory: an empty one, in which they run one after the other.
+        environment: of every process.
+    """
+    scripts = sysconfig.get_path("scripts")
+    settings = {**environment, "TZ": "UTC", "COLUMNS": "80", "PATH": f"{scripts}{os.pathsep}{environment['PATH']}"}
+
+    def output(*command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return "".join(f"{line.rstrip()}\n" for line in done.stdout.replace(str(directory), HOME).splitlines())
+
+    def run(block: re.Match[str]) -> str:
+        language, content = block.groups()
+        if language == "python":
+            complaint = output("python", "-c", content)
+            assert not complaint, complaint
+            return block[0]
+        commands = re.findall(r"^\$ (.*)$", content, re.MULTILINE)
+        said = "\n".join(f"$ {command}\n{output('bash', '-c', command)}" for command in commands)
+        return f"```console\n{said}```"
+
+    return _BLOCK.sub(run, manual)
+
+
+def steady(text: str) -> list[str]:
+    """The lines of a manual without times, sizes and random names, which differ whenever its examples run."""
+    text = re.sub(r"\b[0-9a-f]{2}/[0-9a-f]{32}\b|\b[0-9a-f]{16}(?:[0-9a-f]{16})?\b", "NAME", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d[\d:.+]*", "TIME", text)
+    text = re.sub(r"\b[\d.]+ (?:B|kB|MB)\b", "SIZE", text)
+    text = re.sub(r'("(?:size|written|\w*bytes\w*|catalog|compacted|index|packs)": )\d+', r"\1SIZE", text)
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        with tempfile.TemporaryDirectory() as directory:
+            path.write_text(rewritten(path.read_text(), Path(directory), os.environ))

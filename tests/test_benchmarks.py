@@ -1,0 +1,81 @@
+"""Each benchmark runs from its command line, reports what it found, and fills in its part of the page of the docs.
+
+With sizes this small only counts of bytes and requests mean something, and those keep their limits here too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def run(tmp_path: Path, script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a script from elsewhere than its checkout."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--directory", str(tmp_path / "scratch"), *options]
+    return subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+
+def measure(tmp_path: Path, script: str, *options: str) -> dict[str, Any]:
+    """What a script reports, once it is clear that it reported the same everywhere and left nothing behind."""
+    page, values = tmp_path / "page.md", tmp_path / "values.json"
+    shutil.copy(PAGE, page)
+    done = run(tmp_path, script, *options, "--json", str(values), "--update-docs", str(page), "--check")
+    assert values.exists(), done.stderr
+    report: dict[str, Any] = json.loads(values.read_text())
+    assert done.returncode == (0 if all(limit["met"] for limit in report["limits"]) else 1)
+    section = f"<!-- {report['section']}: begin -->\n{done.stdout.strip()}\n<!-- {report['section']}: end -->"
+    assert section in page.read_text()
+    assert {figure["survives"] for figure in report["figures"]} <= {"power loss", "process kill", "-"}
+    assert not list((tmp_path / "scratch").iterdir())
+    return report
+
+
+def met(report: dict[str, Any], words: str) -> list[bool]:
+    """Whether the limits with these words in their name were met."""
+    return [limit["met"] for limit in report["limits"] if words in limit["what"]]
+
+
+def contenders(report: dict[str, Any], what: str) -> set[str]:
+    return {figure["contender"] for figure in report["figures"] if figure["what"] == what}
+
+
+def test_pytrees(tmp_path: Path) -> None:
+    report = measure(tmp_path, "pytrees.py", "--size-mb", "2", "--leaves", "40", "--repeat", "1")
+    assert met(report, "bytes / tree") == [True, True]
+    assert met(report, "peak memory") == [True]
+    peers = {"raw write + fsync", "safetensors", "Orbax Standard"}
+    assert contenders(report, "save of the tree") == {"prefect-snapshots", *peers}
+
+
+def test_pytrees_of_jax_arrays(tmp_path: Path) -> None:
+    options = ["--size-mb", "2", "--leaves", "40", "--repeat", "1", "--arrays", "jax", "--only", "save"]
+    assert measure(tmp_path, "pytrees.py", *options)["section"] == "pytrees of jax arrays"
+
+
+def test_catalog(tmp_path: Path) -> None:
+    report = measure(tmp_path, "catalog.py", "--count", "300", "--repeat", "1")
+    assert met(report, "query") == [True] * 4
+
+
+def test_requests_on_s3(tmp_path: Path) -> None:
+    options = ["--saves", "5", "--writers", "3", "--commits", "2", "--count", "100", "--repeat", "1"]
+    report = measure(tmp_path, "s3_requests.py", *options)
+    assert all(met(report, "median"))
+    assert met(report, "LIST") == [True, True]
+    assert met(report, "3 writers") == [True]
+
+
+def test_page_without_the_section_is_an_error(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Benchmarks\n")
+    done = run(tmp_path, "catalog.py", "--count", "300", "--repeat", "1", "--update-docs", str(page))
+    assert done.returncode == 1
+    assert "has no section between" in done.stderr
+    assert page.read_text() == "# Benchmarks\n"

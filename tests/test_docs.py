@@ -1,0 +1,215 @@
+"""The documentation is true: every block of code on every page runs, and prints what the page says it prints.
+
+The Python blocks of one page are one program, run in order in an empty directory. What a block prints is compared with
+its own comments `# Output: ...`, or with the `text` block behind it, where `...` stands for anything; a block that
+prints something unannounced fails. In `console` blocks the lines that begin with `$` are run, and the others are what
+they print. A comment `<!-- not run: REASON -->` in front of a block excuses it. Every doctest runs, too.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import prefect_snapshots
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+MANUAL = ROOT / "docs" / "cli.md"
+"""Its examples are one session at a terminal: `tests/test_cli.py` holds it to every byte."""
+
+SHOWN = {"text", "json", "toml", "yaml", "mermaid"}
+"""Languages of blocks that are looked at and not run."""
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXCUSE = re.compile(r"<!-- not run: \S.*-->\n+\Z")
+OUTPUT = re.compile(r"# Output: ?(.*)")
+
+# Pages with flows share the one Prefect server of the tests.
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    line: int
+    """Of its first line of text, counted from 1."""
+    language: str
+    text: str
+    excused: bool
+    output: str | None
+    """The `text` block right behind it."""
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The blocks of a page in order."""
+    content = page.read_text()
+    found = list(FENCE.finditer(content))
+    assert content.count("\n```") + content.startswith("```") == 2 * len(found), f"{page}: a block does not end"
+    blocks = []
+    for number, match in enumerate(found):
+        behind = found[number + 1] if number + 1 < len(found) else None
+        follows = behind is not None and not content[match.end() : behind.start()].strip() and behind[1] == "text"
+        blocks.append(
+            Block(
+                line=content.count("\n", 0, match.start()) + 2,
+                language=match[1],
+                text=match[2],
+                excused=EXCUSE.search(content[: match.start()]) is not None,
+                output=behind[2] if behind is not None and follows else None,
+            )
+        )
+    return blocks
+
+
+def expected_output(block: Block) -> str:
+    """What a Python block prints."""
+    comments = "".join(f"{line}\n" for line in OUTPUT.findall(block.text))
+    assert not (comments and block.output), f"line {block.line}: the output is announced twice"
+    return comments or block.output or ""
+
+
+def program_of(blocks: list[Block], end: str) -> str:
+    """The Python blocks as one program, each at its line on the page; it prints `end` behind each of them."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] * (block.line - 1 - len(lines))
+        lines += block.text.splitlines()
+        lines.append(f"print({end!r})")  # where the page has its closing fence
+    return "\n".join(lines) + "\n"
+
+
+def assert_output(expected: str, got: str, where: str) -> None:
+    wanted, found = (text.rstrip() + "\n" for text in (expected, got))
+    if not doctest.OutputChecker().check_output(wanted, found, doctest.ELLIPSIS):
+        pytest.fail(f"{where} prints\n{got}\nand the page says\n{expected}", pytrace=False)
+
+
+@pytest.fixture
+def environment(prefect_server: str, moto_endpoint: str, tmp_path: Path) -> dict[str, str]:
+    """As on a fresh machine with the package installed, a Prefect server running, and a bucket on S3."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **kept,
+        "AWS_ENDPOINT_URL": moto_endpoint,
+        "AWS_ACCESS_KEY_ID": "S3RVER",
+        "AWS_SECRET_ACCESS_KEY": "S3RVER",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": prefect_server,
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "JAX_PLATFORMS": "cpu",
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != MANUAL], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_page(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    blocks = [block for block in blocks_of(page) if not block.excused]
+    strange = {block.language for block in blocks} - SHOWN - {"python", "console", ""}
+    assert not strange, f"{page.name}: blocks of {', '.join(strange)} are neither run nor excused"
+    assert all(block.language for block in blocks), f"{page.name}: a block does not say its language"
+    run_python([block for block in blocks if block.language == "python"], page, environment, directory)
+    for block in blocks:
+        if block.language == "console":
+            run_console(block, page, environment, directory)
+
+
+def run_python(blocks: list[Block], page: Path, environment: dict[str, str], directory: Path) -> None:
+    if not blocks:
+        return
+    end = f"--- {uuid.uuid4().hex} ---"
+    program = directory.parent / "page.py"
+    program.write_text(program_of(blocks, end))
+    done = subprocess.run(
+        [sys.executable, program], cwd=directory, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, f"{page.name}: line numbers are those of the page\n{done.stdout}\n{done.stderr}"
+    *printed, rest = done.stdout.split(f"{end}\n")
+    assert not rest, f"{page.name} prints at exit: {rest}"
+    for block, got in zip(blocks, printed, strict=True):
+        assert_output(expected_output(block), got, f"{page.name}:{block.line}")
+
+
+def run_console(block: Block, page: Path, environment: dict[str, str], directory: Path) -> None:
+    parts = re.split(r"^\$ (.*)\n", block.text, flags=re.MULTILINE)
+    assert not parts[0].strip(), f"{page.name}:{block.line}: a line belongs to no command"
+    for command, expected in zip(parts[1::2], parts[2::2], strict=True):
+        done = subprocess.run(
+            ["bash", "-uc", command],
+            cwd=directory,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{page.name}: $ {command}\n{done.stdout}"
+        assert_output(expected, done.stdout, f"{page.name}: $ {command}")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text())
+        anchors = {anchor_of(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("https://"):
+                continue
+            path, _, anchor = target.partition("#")
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), f"{page.name} links to {target}"
+            if anchor and linked.suffix == ".md":
+                found = anchors if linked == page else set(anchors_of(linked))
+                assert anchor in found, f"{page.name} links to {target}"
+
+
+def anchors_of(page: Path) -> Iterator[str]:
+    text = FENCE.sub("", page.read_text())
+    return map(anchor_of, re.findall(r"^#+ (.*)$", text, re.MULTILINE))
+
+
+def anchor_of(heading: str) -> str:
+    """As GitHub makes them."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+# --- doctests ---------------------------------------------------------------------------------------------------------
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(prefect_snapshots.__path__, "prefect_snapshots.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", ["prefect_snapshots", *MODULES])
+def test_doctests(name: str, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        report: list[str] = []
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+        runner.run(test, out=report.append)
+        if runner.failures:
+            pytest.fail("".join(report), pytrace=False)
+
+
+def test_no_doctest_is_skipped() -> None:
+    assert [path for path in (ROOT / "prefect_snapshots").rglob("*.py") if "+SKIP" in path.read_text()] == []

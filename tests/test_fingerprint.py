@@ -1,0 +1,321 @@
+"""Fingerprints of functions: what must change one does, and nothing else: no comment, formatting, docstring or file."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import operator
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_snapshots.checkpoints.fingerprint import fingerprint, label
+from prefect_snapshots.errors import InvalidArgument, UnfingerprintableFunction
+
+_modules = count()
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Callable[..., Any]]:
+    """Writes a module and returns its `process`, from a new file each time."""
+    root = tmp_path_factory.mktemp("sources")
+
+    def load(source: str, name: str = "process", module: str = "sample") -> Any:
+        path = root / f"file{next(_modules)}.py"
+        path.write_text(textwrap.dedent(source))
+        spec = importlib.util.spec_from_file_location(module, path)
+        assert spec is not None
+        assert spec.loader is not None
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+        return getattr(made, name)
+
+    return load
+
+
+BASE = """
+    import math
+    FACTOR = 2
+    TABLE = {"a": [1, 2], "b": {3}}
+    class Scaler:
+        base = 10
+        def __init__(self, by):
+            self.by = by
+        def scale(self, x):
+            '''Scales.'''
+            return x * self.by + self.base
+    SCALER = Scaler(3)
+    def deep(x):
+        return x - 1
+    def helper(x, *, step=1):
+        return deep(x) + step
+    def process(x, offset=5):
+        '''Does it.'''
+        total = 0
+        for part in range(3):  # a loop
+            total += part * FACTOR
+        def inner(y):
+            '''Inside.'''
+            return y + 0.5
+        return helper(inner(x)) + math.sqrt(total) + offset + SCALER.scale(len(TABLE))
+"""
+
+SAME = {
+    "a comment": ("FACTOR = 2", "# twice\n    FACTOR = 2  # really"),
+    "a docstring": ("'''Does it.'''", "'''Does it,\n        in two lines.'''"),
+    "no docstring": ("'''Does it.'''", ""),
+    "the docstring of an inner function": ("'''Inside.'''", ""),
+    "the docstring of a method": ("'''Scales.'''", ""),
+    "line breaks": (
+        "return helper(inner(x)) + math",
+        "return (\n            helper(\n                inner(x),\n            )\n            + math",
+    ),
+    "quotes": ('{"a": [1, 2], "b": {3}}', "{'a': [1, 2],\n        'b': {3,}}"),
+    "the order of a dict": ('{"a": [1, 2], "b": {3}}', '{"b": {3}, "a": [1, 2]}'),
+    "lines above": ("import math", "import math\n    import os\n\n\n    UNRELATED = os.sep"),
+    "another function": ("def deep", "def unrelated(x):\n        return FACTOR * x\n    def deep"),
+    "the spelling of a number": ("y + 0.5", "y + .50"),
+}
+OTHER = {
+    "a constant": ("y + 0.5", "y + 0.25"),
+    "the type of a constant": ("y + 0.5", "y + True"),
+    "a default": ("offset=5", "offset=6"),
+    "a default of a helper": ("step=1", "step=2"),
+    "a helper": ("deep(x) + step", "deep(x) - step"),
+    "a helper of a helper": ("x - 1", "x - 2"),
+    "a global": ("FACTOR = 2", "FACTOR = 3"),
+    "the type of a global": ("FACTOR = 2", "FACTOR = 2.0"),
+    "the inside of a global": ("[1, 2]", "[1, 3]"),
+    "the state of an object": ("Scaler(3)", "Scaler(4)"),
+    "a method": ("x * self.by + self.base", "x * self.by - self.base"),
+    "an attribute of a class": ("base = 10", "base = 11"),
+    "a name": ("total += part", "total -= part"),
+    "another standard function": ("math.sqrt", "math.exp"),
+    "the order of a list": ("[1, 2]", "[2, 1]"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), SAME.values(), ids=SAME)
+def test_does_not_change_it(load: Callable[..., Any], old: str, new: str) -> None:
+    changed = BASE.replace(old, new)
+    if new.startswith("return ("):
+        changed = changed.replace("SCALER.scale(len(TABLE))", "SCALER.scale(len(TABLE))\n        )")
+    assert changed != BASE
+    assert fingerprint(load(changed)) == fingerprint(load(BASE))
+
+
+@pytest.mark.parametrize(("old", "new"), OTHER.values(), ids=OTHER)
+def test_changes_it(load: Callable[..., Any], old: str, new: str) -> None:
+    assert old in BASE
+    assert fingerprint(load(BASE.replace(old, new))) != fingerprint(load(BASE))
+
+
+constants = st.integers(-5, 5) | st.booleans() | st.floats(-2, 2).map(lambda x: x + 0.0) | st.text("ab", max_size=2)
+programs = st.fixed_dictionaries(
+    {
+        "factor": constants,
+        "default": constants,
+        "constant": constants,
+        "captured": constants,
+        "argument": constants,
+        "operation": st.sampled_from(["+", "*"]),
+    }
+)
+
+PROGRAM = """
+    import functools
+    FACTOR = {factor!r}
+    def helper(x):
+        return x {operation} FACTOR
+    def make(captured):
+        def inner(x, argument, default={default!r}):
+            return helper(x), captured, {constant!r}, default, argument
+        return inner
+    process = functools.partial(make({captured!r}), argument={argument!r})
+"""
+NOISE = [
+    lambda source: source.replace("def helper", "# comment\n\n    def helper"),
+    lambda source: source.replace("return helper(x), ", "return helper(\n                x,\n            ), "),
+    lambda source: source.replace("def helper(x):", "def helper(x):\n        '''Helps.'''"),
+    lambda source: "\n\n" + source,
+]
+
+
+@given(programs, programs, st.lists(st.sampled_from(NOISE), unique=True))
+def test_it_is_equal_exactly_when_the_meaning_is(
+    load: Callable[..., Any], left: dict[str, Any], right: dict[str, Any], noise: list[Callable[[str], str]]
+) -> None:
+    noisy = PROGRAM.format(**right)
+    for change in noise:
+        noisy = change(noisy)
+    same = {key: repr(value) for key, value in left.items()} == {key: repr(value) for key, value in right.items()}
+    assert (fingerprint(load(PROGRAM.format(**left))) == fingerprint(load(noisy))) == same
+
+
+def test_it_is_the_same_in_other_processes(load: Callable[..., Any], tmp_path: Path) -> None:
+    source = tmp_path / "elsewhere.py"
+    source.write_text(textwrap.dedent(BASE))
+    code = f"""
+import importlib.util
+from prefect_snapshots.checkpoints.fingerprint import fingerprint
+spec = importlib.util.spec_from_file_location("sample", {str(source)!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(fingerprint(module.process))
+"""
+    for seed in ("1", "2"):
+        run = [sys.executable, "-c", code]
+        done = subprocess.run(run, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == fingerprint(load(BASE))
+
+
+def test_functions_that_call_each_other(load: Callable[..., Any]) -> None:
+    source = """
+        def process(n):
+            return n == 0 or odd(n - 1)
+        def odd(n):
+            return n != 0 and process(n - {})
+    """
+    assert fingerprint(load(source.format(1))) == fingerprint(load(source.format(1)))
+    assert fingerprint(load(source.format(1))) != fingerprint(load(source.format(2)))
+
+
+def make_lambdas() -> list[Callable[[int], int]]:
+    return [lambda x: x + 1, lambda x: x + 2, lambda x: (lambda x: x + 1)(x), lambda x: x + 1]  # fmt: skip
+
+
+def test_lambdas_on_one_line_are_told_apart() -> None:
+    first, second, third, fourth = map(fingerprint, make_lambdas())
+    assert first == fourth
+    assert len({first, second, third}) == 3
+
+
+class Adder:
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, x: int) -> int:
+        return x + self.by
+
+    def subtract(self, x: int) -> int:
+        return x - self.by
+
+    @staticmethod
+    def same(x: int) -> int:
+        return x
+
+
+def scale(x: float, by: float) -> float:
+    return x * by
+
+
+def closure(by: Any) -> Callable[[Any], Any]:
+    def add(x: Any) -> Any:
+        return x + by
+
+    return add
+
+
+@functools.cache
+def cached(x: int) -> int:
+    return x
+
+
+DISTINCT: list[Callable[..., Any]] = [
+    *(len, max, math.sqrt, operator.itemgetter(1), operator.itemgetter(2), str, int, str.upper, "x".join, "y".join),
+    *(np.sqrt, np.exp, np.array([1]).dot, re.compile("a").match, re.compile("b").match, re.sub, Adder, cached),
+    *(Adder(1), Adder(2), Adder(1).subtract, Adder(2).subtract, Adder.same, scale, jax.jit(scale), jax.jit(closure(1))),
+    *(functools.partial(scale, by=1), functools.partial(scale, by=2), functools.partial(scale, 1), closure(1)),
+    *(closure(2), closure(1.0), closure(np.array([1])), closure([1]), closure(len), closure(threading.Lock())),
+]
+
+
+def test_whatever_can_be_called_has_one_of_its_own() -> None:
+    assert len({fingerprint(function) for function in DISTINCT}) == len(DISTINCT)
+    assert fingerprint(Adder(1)) == fingerprint(Adder(1))
+    assert fingerprint(closure([1])) == fingerprint(closure([1]))
+
+
+def test_what_a_function_changes_itself_is_not_its_meaning() -> None:
+    seen: list[int] = []
+    counts: dict[int, int] = {}
+    total = 0
+
+    def process(x: int) -> int:
+        nonlocal total
+        seen.append(x)
+        counts[x] = counts.get(x, 0) + 1
+        total += x
+        return x
+
+    before = fingerprint(process)
+    process(1)
+    process(2)
+    assert fingerprint(process) == before
+
+
+def test_a_version_stands_for_the_code() -> None:
+    assert fingerprint(Adder(1), "v1") == fingerprint(scale, "v1")
+    assert fingerprint(scale, "v1") != fingerprint(scale, "v2")
+    assert fingerprint(scale, 1) != fingerprint(scale, "1")
+
+
+def test_what_has_no_source_needs_a_version() -> None:
+    scope: dict[str, Any] = {}
+    exec("def made(x): return x", scope)
+    with pytest.raises(UnfingerprintableFunction, match=r"made has no fingerprint: the source .* function_version="):
+        fingerprint(scope["made"])
+    assert fingerprint(scope["made"], "v1")
+
+
+def test_what_has_no_content_is_named() -> None:
+    with pytest.raises(UnfingerprintableFunction, match=r"add has no fingerprint: 'by', which it uses: a .*generator"):
+        fingerprint(closure(number for number in range(3)))
+
+
+def numbers(x: int) -> Any:
+    yield x
+
+
+async def async_numbers(x: int) -> Any:
+    yield x
+
+
+@pytest.mark.parametrize("function", [numbers, async_numbers, functools.partial(numbers, 1)])
+def test_a_generator_function_is_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidArgument, match="generator function: what it returns can be read only once"):
+        fingerprint(function)
+
+
+def test_a_source_that_was_changed_since_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "changing.py"
+    path.write_text("def process(x):\n    return x\n")
+    spec = importlib.util.spec_from_file_location("changing", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path.write_text("import os\n\n\ndef process(x):\n    return x\n")
+    with pytest.raises(UnfingerprintableFunction, match="not what runs: it was changed"):
+        fingerprint(module.process)
+
+
+def test_labels_are_the_names_of_functions() -> None:
+    assert label(scale) == "test_fingerprint.scale"
+    assert label(functools.partial(scale, by=1)) == "test_fingerprint.scale"
+    assert label(Adder(1)) == "test_fingerprint.Adder"
+    assert label(Adder(1).subtract) == "test_fingerprint.Adder.subtract"
+    assert label(len) == "len"

@@ -1,0 +1,282 @@
+"""Keys of items: equal for equal items in every process and for every hash seed, different for different types."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import uuid
+import zoneinfo
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_snapshots.checkpoints.keys import item_keys, stable_hash
+from prefect_snapshots.errors import UnhashableItem
+
+Pair = namedtuple("Pair", "a b")
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    tags: list[str]
+
+
+class Plain:
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+DIFFERENT: list[Any] = [
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2**63 - 1,
+        2**63,
+        -(2**63),
+        2**64 + 1,
+        0.0,
+        -0.0,
+        1.0,
+        float("nan"),
+        1j,
+        ...,
+        "",
+        "1",
+    ),
+    *(
+        "a",
+        "é",
+        "\ud800",
+        b"",
+        b"1",
+        bytearray(b"1"),
+        memoryview(b"1"),
+        "x" * 5000,
+        b"x" * 5000,
+        bytearray(b"x" * 5000),
+    ),
+    *(
+        [],
+        [1],
+        [1, 1],
+        [[1]],
+        (),
+        (1,),
+        (1, 1),
+        ([1],),
+        {},
+        {1: 1},
+        {1: 2},
+        {"1": 1},
+        set(),
+        {1},
+        frozenset(),
+        frozenset({1}),
+    ),
+    *(
+        OrderedDict(a=1, b=2),
+        OrderedDict(b=2, a=1),
+        defaultdict(int, {1: 1}),
+        deque([1]),
+        range(1),
+        range(2),
+        slice(1),
+    ),
+    *(
+        Pair(1, 2),
+        (1, 2),
+        Colour.RED,
+        Number.ONE,
+        Point(1, []),
+        Point(1, [""]),
+        Plain(1),
+        Plain(2),
+        Point,
+        Plain,
+        str.upper,
+    ),
+    *(np.int64(1), np.int32(1), np.float64(1), np.array(1), np.array([1]), np.array([1], np.int32), np.array([[1]])),
+    *(np.array([1.0]), np.array(["1"]), np.array([1], object), np.array([(1, 2)], [("a", "i4"), ("b", "i4")])),
+    *(jnp.array([1]), jnp.array([1.0]), jnp.array([1], jnp.bfloat16), jax.random.key(0), jax.random.key(1)),
+    *(
+        dt.date(2026, 1, 1),
+        dt.datetime(2026, 1, 1),
+        dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        dt.time(1),
+        dt.timedelta(1),
+    ),
+    dt.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+    *(pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a"), pathlib.Path("a"), uuid.UUID(int=1)),
+    *(Decimal("1"), Decimal("1.0"), Fraction(1), sys, len, max, ValueError("a"), ValueError("b"), KeyError("a")),
+]
+
+
+def test_different_content_or_type_has_different_keys() -> None:
+    keys = [stable_hash(value) for value in DIFFERENT]
+    assert len(set(keys)) == len(DIFFERENT)
+    assert all(len(key) == 16 for key in keys)
+
+
+def test_a_key_does_not_depend_on_the_other_items() -> None:
+    together = item_keys(DIFFERENT)
+    assert together.shape == (len(DIFFERENT), 2)
+    assert [row.tobytes() for row in together] == [stable_hash(value) for value in DIFFERENT]
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.uuids(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=4)
+        | st.frozensets(st.text() | st.integers(), max_size=6)
+    ),
+    max_leaves=12,
+)
+
+
+def form(value: Any) -> Any:
+    """A value in which equal means: of the same types, and the same bit by bit."""
+    match value:
+        case float():
+            return "float", value.hex()
+        case list() | tuple():
+            return type(value).__name__, tuple(map(form, value))
+        case dict():
+            return "dict", frozenset((form(key), form(item)) for key, item in value.items())
+        case frozenset():
+            return "frozenset", frozenset(map(form, value))
+        case _:
+            return type(value).__name__, value
+
+
+@given(plain, plain)
+def test_keys_are_equal_exactly_when_type_and_content_are(left: Any, right: Any) -> None:
+    assert (stable_hash(left) == stable_hash(right)) == (form(left) == form(right))
+
+
+@given(st.lists(st.tuples(st.text(), plain), max_size=8, unique_by=lambda pair: pair[0]), st.randoms())
+def test_the_order_of_a_dict_or_set_does_not_count(pairs: list[tuple[str, Any]], random: Any) -> None:
+    shuffled = random.sample(pairs, len(pairs))
+    assert stable_hash(dict(pairs)) == stable_hash(dict(shuffled))
+    assert stable_hash({key for key, _ in pairs}) == stable_hash({key for key, _ in shuffled})
+
+
+@given(st.lists(plain, max_size=5))
+def test_one_object_twice_is_two_equal_objects(items: list[Any]) -> None:
+    import copy
+
+    shared = [items, items]
+    assert stable_hash(shared) == stable_hash([items, copy.deepcopy(items)])
+
+
+PRINT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_keys
+from prefect_snapshots.checkpoints.keys import item_keys
+print(item_keys(test_keys.DIFFERENT).tobytes().hex())
+"""
+
+
+@pytest.mark.parametrize("seed", ["0", "12345"])
+def test_keys_are_the_same_in_other_processes_and_with_other_hash_seeds(seed: str) -> None:
+    command = [sys.executable, "-c", PRINT, str(pathlib.Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert bytes.fromhex(done.stdout) == item_keys(DIFFERENT).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (7, "0700000000000000010000746e697370"),
+        (0.5, "000000000000e03f020000746c667370"),
+        ("text", "8c712ed9d99ac506bcaf264e3958b068"),
+        ({"b": [1, 2.5], "a": None}, "ccd52d3babb5062a89168857298098ff"),
+        (np.arange(3, dtype=np.float32), "b8c807c774da796814833bd3b4f1f8e1"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_keys_stay_what_they_were(value: Any, expected: str) -> None:
+    """Another key here means that every repository would have to do everything again."""
+    assert stable_hash(value).hex() == expected
+
+
+def test_arrays_count_by_content_and_not_by_layout() -> None:
+    array = np.arange(12.0).reshape(3, 4)
+    assert stable_hash(array) == stable_hash(np.asfortranarray(array))
+    assert stable_hash(array[:, ::2]) == stable_hash(array[:, ::2].copy())
+    assert stable_hash(array) != stable_hash(array.T)
+
+
+def test_what_contains_itself_has_a_key() -> None:
+    def loop() -> list[Any]:
+        inside: list[Any] = [1]
+        inside.append(inside)
+        return inside
+
+    assert stable_hash(loop()) == stable_hash(loop())
+    assert stable_hash(loop()) != stable_hash([1, [1]])
+
+
+def test_large_content_counts_to_the_last_byte() -> None:
+    large = np.zeros(10_000_000, np.uint8)
+    before = stable_hash(large)
+    large[-1] = 1
+    assert stable_hash(large) != before
+
+
+@pytest.mark.parametrize("item", [threading.Lock(), (number for number in range(3)), open(os.devnull)])  # noqa: SIM115
+def test_what_has_no_content_is_refused_by_index(item: Any) -> None:
+    with pytest.raises(UnhashableItem, match=r"item 12: .* Pass key=") as caught:
+        item_keys([1, [item]], first=11)
+    assert caught.value.index == 12
+
+
+def test_key_says_what_stands_for_an_item() -> None:
+    items: Sequence[Any] = [(7, threading.Lock()), (8, threading.Lock())]
+    assert item_keys(items, key=lambda item: item[0]).tolist() == item_keys([7, 8]).tolist()
+
+
+def test_a_failing_key_names_the_item() -> None:
+    with pytest.raises(UnhashableItem, match="item 1: key= failed with ZeroDivisionError"):
+        item_keys([1, 0], key=lambda item: 1 / item)
+
+
+def test_what_nests_too_deeply_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UnhashableItem, match="item 0: it nests too deeply"):
+        item_keys([deep])
+    while deep:  # so that taking it apart does not nest either
+        deep = deep[0]
