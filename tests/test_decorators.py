@@ -119,7 +119,7 @@ def test_asynchronous_functions() -> None:
         return number + 1
 
     async def both() -> list[int]:
-        return await asyncio.gather(compute(1), compute(2))
+        return list(await asyncio.gather(compute(1), compute(2)))
 
     assert asyncio.run(both()) == [2, 3]
     assert sorted(saved("local/compute")) == [2, 3]

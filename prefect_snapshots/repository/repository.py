@@ -124,6 +124,7 @@ class Repository:
         self._single_writer = single_writer
         self._lock = threading.RLock()
         self._opened: _Opened | None = None
+        self._complete = False
         self._token = os.urandom(16).hex()
         _open[self._token] = self
 
@@ -318,14 +319,17 @@ class Repository:
     def _writing(self) -> _Opened:
         if self.read_only:
             raise ReadOnlyRepository(f"{self.url} was opened with read_only=True")
-        if self._opened is None:
+        if not self._complete:
             with self._lock:
                 try:
-                    self._reading()
+                    opened = self._reading()
                 except RepositoryNotFound:
-                    self._opened = self._open(self._create_config())
-        assert self._opened is not None
-        return self._opened
+                    opened = self._opened = self._open(self._create_config())
+                # Whoever created the repository may have been killed before there was a copy.
+                if self.location.size(CONFIG_COPY) is None:
+                    self.location.create(CONFIG_COPY, _config_bytes(opened.config))
+                self._complete = True
+        return self._reading()
 
     def _read_config(self) -> dict[str, Any] | None:
         """`repository.json`, or its copy when it is damaged; None when there is none."""
@@ -359,11 +363,12 @@ class Repository:
         except StorageUnavailable:
             claimed = False
         if claimed:
-            self.location.create(CONFIG_COPY, data)
             return config
         found = self._read_config()
         if found is None:
             raise StorageUnavailable(f"{self.url} did not confirm that the repository was created: try again")
+        if password and found["key"] is None:
+            raise WrongPassword(f"somebody else created {self.url} at the same moment, and without a password")
         return found
 
     def _open(self, config: dict[str, Any]) -> _Opened:
