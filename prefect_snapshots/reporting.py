@@ -37,7 +37,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.events import emit_event
 from prefect.settings import get_current_settings
 
-from .runs import run_ids, run_logger
+from .runs import logger, run_ids, run_logger
 from .snapshots.changes import Leaves, evicted_by
 from .snapshots.manager import SnapshotManager
 from .snapshots.records import Record
@@ -59,7 +59,7 @@ Manager = SnapshotManager[Any]
 
 def report_saved(manager: Manager, record: Record) -> None:
     """Say that a snapshot was saved: to the log of the run, and to the server."""
-    with _only_warn(f"snapshot {record.id!r} of {manager.name!r} is saved, but its report is not complete"):
+    with _only_warn(f"Snapshot {record.id!r} of {manager.name!r} is saved, but its report is not complete"):
         previous = _previous(manager, record)
         run_logger().info("%s", _sentence(manager, record, previous))
         if any(run_ids()):
@@ -71,7 +71,7 @@ def report_saved(manager: Manager, record: Record) -> None:
 
 def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[str]) -> None:
     """Say that a snapshot went with its transaction, and which ones came back."""
-    with _only_warn(f"snapshot {snapshot_id!r} of {manager.name!r} is rolled back, but its report is not complete"):
+    with _only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} is rolled back, but its report is not complete"):
         back = f", and brought back {', '.join(restored)}" if restored else ""
         run_logger().info("Rolled back snapshot %r of %r%s.", snapshot_id, manager.name, back)
         if any(run_ids()):
@@ -84,7 +84,7 @@ def artifact_key(name: str) -> str:
 
     Example:
         >>> artifact_key("train/epoch")
-        'train-epoch-78fe'
+        'train-epoch-1975'
     """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{slug[:200] or 'snapshots'}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
@@ -258,7 +258,8 @@ class _Artifact:
         except Exception as error:
             self._due = time.monotonic() + _AFTER_FAILURE
             _client.cache_clear()
-            _warn(f"the artifact for snapshots of {self._manager.name!r} is not up to date", error)
+            # Not to the log of the run: that goes to the same server, and the run may be over.
+            logger.warning("The artifact for snapshots of %r is not up to date: %r", self._manager.name, error)
 
     def _put(self, markdown: str) -> None:
         client = _client(get_current_settings().api.url)
@@ -311,8 +312,4 @@ def _only_warn(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _warn(what, error)
-
-
-def _warn(what: str, error: Exception) -> None:
-    run_logger().warning("%s: %s: %s", what, type(error).__name__, error)
+        run_logger().warning("%s: %r", what, error)

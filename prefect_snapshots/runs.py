@@ -19,13 +19,15 @@ OUTSIDE = "local"
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
+logger = logging.getLogger("prefect_snapshots")
+
 
 def run_logger() -> Logger:
     """The logger of the current run; outside of one, that of this package."""
     try:
         return get_run_logger()
     except MissingContextError:
-        return logging.getLogger("prefect_snapshots")
+        return logger
 
 
 def run_ids() -> tuple[UUID | None, UUID | None]:

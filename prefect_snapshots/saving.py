@@ -86,9 +86,16 @@ def save_in_background(
         return
     token = token or secrets.token_hex(16)
     future = manager.save_async(data, snapshot_id, metadata, tags, token=token)
-    _in_background.add(manager)
+    reported = _in_background[manager] = Future[None]()
     context = contextvars.copy_context()
-    future.add_done_callback(lambda _: context.run(_say_outcome, manager, future))
+
+    def report(_: Future[str | None]) -> None:
+        try:
+            context.run(_say_outcome, manager, future)
+        finally:
+            reported.set_result(None)
+
+    future.add_done_callback(report)
     _undo_with_transaction(manager, lambda: saved_with(manager, token) if future.result() else None)
 
 
@@ -101,9 +108,10 @@ def wait_for_snapshots(repository: Repository | None = None, name: str | None = 
     Raises:
         SnapshotsError: a save failed.
     """
-    for manager in list(_in_background):
+    for manager, reported in list(_in_background.items()):
         if repository in (None, manager.repository) and name in (None, manager.name):
-            _in_background.discard(manager)
+            reported.result()
+            _in_background.pop(manager, None)
             manager.wait()
 
 
@@ -131,7 +139,8 @@ def load(
     return manager.snapshot_of(record, leaves=leaves, like=like).data
 
 
-_in_background: set[SnapshotManager[Any]] = set()
+_in_background: dict[SnapshotManager[Any], Future[None]] = {}
+"""Managers with a save in the background, each with what is done when that one is reported too."""
 
 
 def _known(manager: SnapshotManager[Any], token: str | None) -> tuple[str | None, str | None]:

@@ -11,14 +11,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, cast
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
 from .blocks import current_repository
 from .repository.repository import RepositoryLike
 from .saving import load, manager_of, save
+
+P = ParamSpec("P")
+
+if TYPE_CHECKING:
+
+    class TaskOfAnything(Task[P, Any]):
+        """A task that returns anything. By Prefect's own types, whose first overload fits, it returned a coroutine."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...  # type: ignore[override]
+
+
+def _returns_anything(task: Task[P, Any]) -> TaskOfAnything[P]:
+    return cast("TaskOfAnything[P]", task)
 
 
 @task(cache_policy=NO_CACHE)
@@ -89,6 +102,7 @@ async def asave_snapshot(
     return await asyncio.to_thread(saving)
 
 
+@_returns_anything
 @task(cache_policy=NO_CACHE)
 def load_snapshot(
     snapshot_id: str | None = None,

@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 from prefect.events import Event
-from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.events.filters import EventFilter, EventResourceFilter
 
 from prefect_snapshots.reporting import artifact_key
 
@@ -28,12 +28,16 @@ def artifact_text(name: str) -> str:
 
 def events_of(name: str, expected: int) -> list[Event]:
     """The events about a name of snapshots in order, once that many have arrived: the server takes some seconds."""
-    about_us = EventNameFilter(prefix=["prefect-snapshots."])
-    resource = EventResourceFilter(id=[f"prefect-snapshots.snapshots.{name}"])
+    return events_about(f"prefect-snapshots.snapshots.{name}", expected)
+
+
+def events_about(resource: str, expected: int) -> list[Event]:
+    """Likewise for any resource."""
     deadline = time.monotonic() + 60
     with get_client(sync_client=True) as client:
         while True:
-            found: list[Any] = client.read_events(EventFilter(event=about_us, resource=resource)).events
+            wanted = EventFilter(resource=EventResourceFilter(id=[resource]))
+            found: list[Any] = client.read_events(wanted, limit=50).events
             if len(found) >= expected:
                 return sorted(found, key=lambda event: event.occurred)
             assert time.monotonic() < deadline, f"{len(found)} of {expected} events after a minute"

@@ -6,7 +6,6 @@ always; and nothing that was only asked writes to the repository, prints a secre
 
 from __future__ import annotations
 
-import doctest
 import json
 import os
 import pty
@@ -192,11 +191,6 @@ def test_starting_loads_neither_prefect_nor_the_repository() -> None:
 
 def test_version(program: Program) -> None:
     assert re.fullmatch(r"\d+\.\d+\S*\n", program.run("--version").stdout)
-
-
-def test_examples_in_docstrings() -> None:
-    for module in (output, session):
-        assert doctest.testmod(module).failed == 0
 
 
 # --- which repository --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,7 +293,7 @@ def test_a_cache_hit_saves_nothing(snapshot_task: Any) -> None:
     def compute(x: object) -> str:
         return f"{x}"
 
-    key = str(threading.get_ident())
+    key = uuid.uuid4().hex
 
     @flow(name="cached")
     def cached() -> list[str]:

@@ -180,6 +180,13 @@ def test_links_lead_somewhere() -> None:
                 assert anchor in found, f"{page.name} links to {target}"
 
 
+def test_files_that_are_named_exist() -> None:
+    named = re.compile(r"`((?:tests|benchmarks|flows|prefect_snapshots)/[\w/.-]+\.\w+)")
+    for page in PAGES:
+        for path in named.findall(page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
 def anchors_of(page: Path) -> Iterator[str]:
     text = FENCE.sub("", page.read_text())
     return map(anchor_of, re.findall(r"^#+ (.*)$", text, re.MULTILINE))

@@ -181,7 +181,8 @@ def test_two_processes_share_the_work(place: Storage, tmp_path: Path) -> None:
         runs.wait(second)
     runs.check()
     twice = len(runs.calls) - 2000
-    assert twice <= 2 * 20
+    # Where files can be locked nothing is done twice; elsewhere a process claims nothing before it knows of the other.
+    assert twice <= (0 if runs.repository.location.is_local else 2 * 20)
     [row] = list_checkpoints(runs.repository)
     assert row.segments == 2, "one of the two did everything"
 

@@ -586,8 +586,7 @@ class Run:
         )
 
     def _work_on(self, number: int, window: Window, where: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        mine = self._claim(number)
-        self._stale |= self.log.poll(thorough=False)
+        mine = self._claim_freshly(number)
         if mine and not self._stale:
             items = [window.items[row] for row in rows.tolist()]
             self._execute(number, items, window.keys[rows], where[rows])
@@ -621,6 +620,16 @@ class Run:
                 )
             else:
                 self._deferred.append(cell)
+
+    def _claim_freshly(self, number: int) -> bool:
+        """Claim a cell, and know what others have done of it before."""
+        if self.log.claims.exact:
+            mine = self._claim(number)
+            self._stale |= self.log.poll()
+            return mine
+        # Here nobody claims anything while alone: who came meanwhile has to be known first. One cell may be done twice.
+        self._stale |= self.log.poll(thorough=False)
+        return self._claim(number)
 
     def _claim(self, number: int) -> bool:
         return number in self._held or self.log.claims.take(number, self._writer.segment, self.log.open_segments())
@@ -705,7 +714,6 @@ class Run:
                 self._in_a_row = 0
                 return value
         position = self._position(stretch)
-        error.add_note(f"It was raised by {job.function_label} for item {position} of {job.name!r}.")
         self._in_a_row += 1
         self.failed += 1
         stops = not job.skip_item_errors or isinstance(error, job.fatal_exceptions)
@@ -715,6 +723,7 @@ class Run:
             stretch.values.append(failure(item, error))
             stretch.ends.append(time.time())
         if stops:
+            error.add_note(f"It was raised by {job.function_label} for item {position} of {job.name!r}.")
             raise error
         self.failures.append((item, error))
         if too_many:

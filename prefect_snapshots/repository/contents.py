@@ -29,7 +29,7 @@ from .index import Entry, Index
 from .location import Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path, read_chunk
 from .sealing import ID_SIZE, Sealer
-from .threads import pool
+from .threads import Use, submit
 
 INLINE_LIMIT = 16 * 1024
 """Bytes of body and manifest that travel inside the event."""
@@ -187,7 +187,7 @@ class Writer:
         ahead: deque[Future[tuple[bytes, int, tuple[int, Buffer] | None]]] = deque()
         try:
             for chunk in chunks:
-                ahead.append(pool("compute").submit(self._prepare, chunk))
+                ahead.append(submit("compute", self._prepare, chunk))
                 if len(ahead) >= _AHEAD:
                     yield ahead.popleft().result()
             while ahead:
@@ -223,7 +223,7 @@ class Writer:
             return
         while len(self._closing) >= _CLOSING[self._store.location.is_local]:
             self._entries += self._closing.popleft().result()
-        self._closing.append(pool("sync" if self._store.location.is_local else "send").submit(pack.close))
+        self._closing.append(submit("sync" if self._store.location.is_local else "send", pack.close))
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -392,8 +392,8 @@ class ChunkReader:
         if len(jobs) == 1:
             jobs[0]()
             return
-        workers = pool("compute" if self._store.location.is_local else "network")
-        futures = [workers.submit(job) for job in jobs]
+        use: Use = "compute" if self._store.location.is_local else "network"
+        futures = [submit(use, job) for job in jobs]
         try:
             for future in futures:
                 future.result()

@@ -418,7 +418,9 @@ def _tidy(opened: _Opened, superseded: set[str], grace: float, report: PruneRepo
         opened.index.forget(name)
     report.index_objects_deleted = len(present)
     now = time.time()
-    leftovers = [info.path for info in location.leftovers() if now - info.modified >= grace]
+    # A writer that still writes to one of them would have to begin again.
+    oldest = now - max(grace, _DAY)
+    leftovers = [info.path for info in location.leftovers() if info.modified <= oldest]
     location.delete(leftovers)
     report.leftovers_deleted = len(leftovers)
     _tidy_logs(opened, now - grace, report)

@@ -185,6 +185,8 @@ class SnapshotManager(Generic[T]):
             if self._saver is None:
                 self._saver = ThreadPoolExecutor(1, "prefect-snapshots-save")
             future = self._saver.submit(save)
+            _unfinished.add(future)
+            future.add_done_callback(_unfinished.discard)
             self._saving = [*(one for one in self._saving if not one.done() or _failed(one)), future]
         return future
 
@@ -631,6 +633,11 @@ def list_names(repository: RepositoryLike) -> list[str]:
 
 def _new_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+_unfinished: set[Future[str | None]] = set()
+# Python waits for the saves themselves, but first it stops the thread pools that they need.
+threading._register_atexit(lambda: concurrent.futures.wait(_unfinished))  # type: ignore[attr-defined]
 
 
 def _failed(future: Future[str | None]) -> bool:
