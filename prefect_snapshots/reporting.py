@@ -6,7 +6,7 @@ Events, for automations; the resource is `prefect-snapshots.snapshots.<name>`, r
 
 - `prefect-snapshots.snapshot.saved`: `repository` (URL), `name`, `snapshot_id`, `saved_at` (ISO 8601, UTC), `metadata`,
   `tags`, `size` and `written` (bytes of the value, and those newly stored), `leaves`, `changed_leaves` (since the one
-  before; null for the first);
+  before; null for the first, and both are null where there are very many);
 - `prefect-snapshots.snapshot.evicted`: `repository`, `name`, `snapshot_id`, `evicted_by`;
 - `prefect-snapshots.snapshot.rolled-back`: `repository`, `name`, `snapshot_id`, `restored` (ids that it had evicted).
 
@@ -37,6 +37,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.events import emit_event
 from prefect.settings import get_current_settings
 
+from .errors import SnapshotsError
 from .runs import logger, run_ids, run_logger
 from .snapshots.changes import Leaves, evicted_by
 from .snapshots.manager import SnapshotManager
@@ -45,6 +46,8 @@ from .snapshots.records import Record
 LISTED = 10
 """Snapshots in an artifact: the latest."""
 
+_LARGE_MANIFEST = 1024 * 1024
+"""Bytes of a manifest from which on leaves are not counted: those of some ten thousand arrays, or of a million numbers."""
 _INTERVAL = 1.0
 """Least seconds between two updates of an artifact."""
 _AFTER_FAILURE = 60.0
@@ -105,24 +108,26 @@ def flush() -> None:
 
 
 def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
-    size, written = humanize.naturalsize(record.size), humanize.naturalsize(record.written)
-    leaves = len(_leaves(manager, record))
-    change = f"leaves: {leaves}"
-    if previous is not None:
-        change = f"changed leaves: {_changed(manager, previous, record)} of {leaves} since {previous.id!r}"
+    leaves, changed = _counts(manager, previous, record)
+    parts = [humanize.naturalsize(record.size), f"{humanize.naturalsize(record.written)} written"]
+    if previous is not None and changed is not None:
+        parts.append(f"changed leaves: {changed} of {leaves} since {previous.id!r}")
+    elif leaves is not None:
+        parts.append(f"leaves: {leaves}")
     where = f" {artifact_url(manager.name)}" if any(run_ids()) else ""
-    return f"Saved snapshot {record.id!r} of {manager.name!r}: {size}, {written} written, {change}.{where}"
+    return f"Saved snapshot {record.id!r} of {manager.name!r}: {', '.join(parts)}.{where}"
 
 
 def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[str, Any]:
+    leaves, changed = _counts(manager, previous, record)
     return {
         "saved_at": record.timestamp.isoformat(),
         "metadata": _plain(record.metadata),
         "tags": list(record.tags),
         "size": record.size,
         "written": record.written,
-        "leaves": len(_leaves(manager, record)),
-        "changed_leaves": None if previous is None else _changed(manager, previous, record),
+        "leaves": leaves,
+        "changed_leaves": changed,
     }
 
 
@@ -155,8 +160,7 @@ def _markdown(manager: Manager) -> str:
         "|---|---|---|---|---:|---:|---:|",
     ]
     for record in reversed(records[-LISTED:]):
-        before = older.get(record)
-        total = len(_leaves(manager, record))
+        leaves, changed = _counts(manager, older.get(record), record)
         cells = [
             "**best**" if record is best else "",
             record.id,
@@ -164,7 +168,7 @@ def _markdown(manager: Manager) -> str:
             ", ".join(f"{key}={_short(value)}" for key, value in record.metadata.items()),
             humanize.naturalsize(record.size),
             humanize.naturalsize(record.written),
-            f"all {total}" if before is None else f"{_changed(manager, before, record)} of {total}",
+            "" if leaves is None else f"{leaves} in all" if changed is None else f"{changed} of {leaves}",
         ]
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
@@ -197,14 +201,26 @@ def _previous(manager: Manager, record: Record) -> Record | None:
     return next(older, None)
 
 
-@functools.lru_cache(maxsize=8)
-def _leaves(manager: Manager, record: Record) -> Leaves:
-    return Leaves.of(manager, record)
-
-
 @functools.lru_cache(maxsize=1024)
-def _changed(manager: Manager, old: Record, new: Record) -> int:
-    return _leaves(manager, new).changed_since(_leaves(manager, old))
+def _counts(manager: Manager, old: Record | None, new: Record) -> tuple[int | None, int | None]:
+    """How many leaves a snapshot has, and how many changed since an older one; None for what is not known."""
+    try:
+        leaves = _leaves(manager, new)
+        before = _leaves(manager, old) if old is not None else None
+        if leaves is None:
+            return None, None
+        return len(leaves), None if before is None else leaves.changed_since(before)
+    except SnapshotsError as error:
+        logger.warning("The leaves of snapshot %r of %r cannot be counted: %s", new.id, manager.name, error)
+        return None, None
+
+
+@functools.lru_cache(maxsize=8)
+def _leaves(manager: Manager, record: Record) -> Leaves | None:
+    """The leaves of a snapshot; None where counting them would take longer than saving did."""
+    if record.event.content is None or record.event.content.manifest_size > _LARGE_MANIFEST:
+        return None
+    return Leaves.of(manager, record)
 
 
 # --- the artifact ----------------------------------------------------------------------------------------------------
@@ -304,6 +320,9 @@ def _artifact_of(manager: Manager) -> _Artifact:
 @functools.cache
 def _flush_at_exit() -> None:
     """Registered in a run, not on import: the last one comes first, and the run's own server ends at exit too."""
+    # While Prefect still sends the event that goes with an update; and for what background saves add after that.
+    with contextlib.suppress(RuntimeError):
+        threading._register_atexit(flush)  # type: ignore[attr-defined]
     atexit.register(flush)
 
 

@@ -840,6 +840,7 @@ def test_a_refresh_does_everything_again_and_its_results_count(repository: Repos
 # --- two at once ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly  # counts how work is shared, which a loaded machine changes
 def test_threads_on_one_name_share_the_work(repository: Repository) -> None:
     def slowly(x: int) -> int:
         time.sleep(0.002)

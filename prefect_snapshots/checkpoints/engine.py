@@ -365,8 +365,9 @@ def _results(log: Log, keys: Keys, missing: Any, first: int) -> list[Any]:
             values = iter(log.values(found[~absent]))
         except ObjectMissing:
             # Merged or cleared, and pruned, since the log was read.
-            if attempt == 2 or not log.refresh():
+            if attempt == 2:
                 raise
+            log.refresh()
             continue
         return [missing if gone else next(values) for gone in absent.tolist()]
     raise AssertionError("unreachable")
@@ -472,7 +473,7 @@ class Run:
         self._leaving = contextlib.ExitStack()
         self._on_flush = on_flush
         self._begun = False
-        self._stale = False
+        self._known_news = -1
         self._retried = 0.0
 
     def __enter__(self) -> Self:
@@ -509,12 +510,12 @@ class Run:
 
     def work(self, window: Window, positions: NDArray[np.int64] | None = None) -> None:
         """Do what is to be done of a window. `positions`: those of its items, if they do not follow one another."""
+        self._known_news = self.log.news
         rows = self._pending(window.keys)
         rows = rows[self._not_begun(window.keys[rows])]
         if not len(rows):
             return
         self._begin()
-        self._stale = False
         where = window.first + np.arange(len(window.keys)) if positions is None else positions
         for number, part in self._cells(window, where, rows):
             self._work_on(number, window, where, part)
@@ -587,7 +588,7 @@ class Run:
 
     def _work_on(self, number: int, window: Window, where: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         mine = self._claim_freshly(number)
-        if mine and not self._stale:
+        if mine and self.log.news == self._known_news:
             items = [window.items[row] for row in rows.tolist()]
             self._execute(number, items, window.keys[rows], where[rows])
             return
@@ -625,10 +626,10 @@ class Run:
         """Claim a cell, and know what others have done of it before."""
         if self.log.claims.exact:
             mine = self._claim(number)
-            self._stale |= self.log.poll()
+            self.log.poll()
             return mine
         # Here nobody claims anything while alone: who came meanwhile has to be known first. One cell may be done twice.
-        self._stale |= self.log.poll(thorough=False)
+        self.log.poll(thorough=False)
         return self._claim(number)
 
     def _claim(self, number: int) -> bool:

@@ -131,6 +131,11 @@ class Log:
         repository: where they are.
         name: the name of the checkpoints.
         fingerprint: of the function.
+
+    Attributes:
+        ledger: what is done, as far as it is known.
+        registry: what the events say.
+        news: grows whenever results of others come to be known.
     """
 
     def __init__(self, repository: Repository, name: str, fingerprint: str) -> None:
@@ -139,6 +144,7 @@ class Log:
         self.registry = Registry()
         self._stream = repository.stream(KIND, name, self.registry.apply)
         self._claims: Claims | None = None
+        self.news = 0
         self._own: set[str] = set()
         self._lock = threading.RLock()
         self._forget()
@@ -156,13 +162,13 @@ class Log:
 
     # --- learning what there is ------------------------------------------------------------------------------------
 
-    def refresh(self) -> bool:
-        """Learn what others did. Returns whether there is anything new."""
+    def refresh(self) -> None:
+        """Learn what others did."""
         with self._lock:
             self._stream.refresh()
-            return self._take_in()
+            self._take_in()
 
-    def poll(self, *, thorough: bool = True) -> bool:
+    def poll(self, *, thorough: bool = True) -> None:
         """The same, at the cost of a look or two when nothing has happened.
 
         Arguments:
@@ -170,11 +176,13 @@ class Log:
         """
         with self._lock:
             if self._location.size(slot_path(self._stream.id, self._stream.head + 1)) is not None:
-                return self.refresh()
-            due = thorough or self._location.appends or time.monotonic() > self._looked + _LOOK_EVERY
-            return self._follow() if self._growing and due else False
+                self.refresh()
+            elif self._growing and (
+                thorough or self._location.appends or time.monotonic() > self._looked + _LOOK_EVERY
+            ):
+                self._follow()
 
-    def _take_in(self) -> bool:
+    def _take_in(self) -> None:
         """Take in the segments that the stream names."""
         if self._changes != self.registry.changes:
             dropped = any(known.start.segment not in self.registry.segments for known in self._known)
@@ -193,17 +201,15 @@ class Log:
         if fresh:
             order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
             self.ledger.prefer(np.array([order[known.start.segment] for known in self._known], np.int64))
-        grown = False
         listed = list_objects(self._location, self._stream.id) if fresh else None
         for known, summary in zip(fresh, self._summaries(fresh, listed), strict=True):
             if summary is not None:
                 self._add_summary(known, summary)
-                grown = True
             elif known.own:
-                grown = self._read_on(known) or grown  # what it has so far; `wrote` adds the rest
+                self._read_on(known)  # what it has so far; `wrote` adds the rest
             else:
                 self._growing.append(known)
-        return self._follow(listed) or grown
+        self._follow(listed)
 
     def _summaries(self, known: list[_Known], listed: _Listed) -> Iterable[list[Buffer] | None]:
         def summary(one: _Known) -> list[Buffer] | None:
@@ -211,31 +217,29 @@ class Log:
 
         return map(summary, known) if self._location.is_local else pool("network").map(summary, known)
 
-    def _follow(self, listed: _Listed = None) -> bool:
+    def _follow(self, listed: _Listed = None) -> None:
         """Read on in the segments that may have grown."""
         if self._growing and listed is None:
             listed = list_objects(self._location, self._stream.id)
         self._looked = time.monotonic()
-        grown = False
         for known in list(self._growing):
             # Asked before reading: what comes after the last look at a dead writer does not exist.
             live = self._claims is None or self._claims.is_live(known.start.segment)
-            grown = self._read_on(known, _of(listed, known)) or grown
+            self._read_on(known, _of(listed, known))
             if known.reader.closed or not live:
                 self._growing.remove(known)
-        return grown
 
-    def _read_on(self, known: _Known, listed: Mapping[str, int] | None = None) -> bool:
-        before = known.reader.records
+    def _read_on(self, known: _Known, listed: Mapping[str, int] | None = None) -> None:
         for number, frames in known.reader.follow(listed):
             batch = StoredBatch(frames[0], known.start.segment)
             self.ledger.add_record(batch.keys, place(known.number, number), batch.outcomes)
-        return known.reader.records > before
+            self.news += 1
 
     def _add_summary(self, known: _Known, frames: Sequence[Buffer]) -> None:
         counts = np.frombuffer(frames[0], "<u4").astype(np.int64)
         keys = np.frombuffer(frames[1], np.uint64).reshape(-1, 2)
         self.ledger.add(keys, places(known.number, counts, np.frombuffer(frames[2], np.uint8)))
+        self.news += 1
 
     # --- reading results -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,931 @@
+"""What a repository promises: contents come back, names are kept apart, nothing is written that should not be.
+
+The same behaviour on every kind of storage; then what does not depend on it, in memory or in a local directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import tarfile
+import threading
+import tracemalloc
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+import servers
+from servers import Storage
+from shelf import KIND, Shelf
+
+from prefect_snapshots.errors import (
+    CommitUnknown,
+    InvalidArgument,
+    InvalidName,
+    NotARepository,
+    PermissionDenied,
+    ReadOnlyRepository,
+    RepositoryNotFound,
+    SnapshotExists,
+    SnapshotNotFound,
+    StorageFull,
+    StorageUnavailable,
+    UnsupportedFormat,
+    UnsupportedStorage,
+    WrongPassword,
+)
+from prefect_snapshots.repository import Repository, catalog, chunking, index, sealing
+from prefect_snapshots.repository.contents import inline
+from prefect_snapshots.repository.location import MemoryLocation, open_location
+from prefect_snapshots.repository.repository import Draft
+
+NOISE = random.Random(1).randbytes(6_000_000)
+CONTENTS: dict[str, list[bytes | memoryview]] = {
+    "nothing": [],
+    "one byte": [b"1"],
+    "inline": [b"text", b"", NOISE[:10_000]],
+    "just over inline": [NOISE[: 16 * 1024 + 1]],
+    "many small leaves": [bytes([number % 256]) * (number % 500) for number in range(1_000)],
+    "compressible": [b"the same again and again, " * 20_000],
+    "a long pickle": [NOISE[:3_000_000]],
+    "an array": [memoryview(NOISE)[:5_500_000]],
+    "leaves of all sizes": [
+        b"a",
+        memoryview(NOISE)[:70_000],
+        NOISE[5:90_000],
+        b"",
+        memoryview(NOISE)[:4_194_304],
+        b"z",
+    ],
+}
+
+
+def opened(storage: Storage, **options: object) -> Repository:
+    return Repository(storage.url, storage_options=storage.storage_options, **options)  # type: ignore[arg-type]
+
+
+def listing(storage: Storage) -> dict[str, int]:
+    """Every object and its size."""
+    return {info.path: info.size for info in open_location(storage.url, storage.storage_options).list("")}
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges, merges and hints after a few events already. Keys are derived cheaply."""
+    monkeypatch.setattr(catalog, "FIRST_RANGE", 4)
+    monkeypatch.setattr(catalog, "FAN_OUT", 2)
+    monkeypatch.setattr(catalog, "_HINT_EVERY", {True: 5, False: 5})
+    monkeypatch.setattr(index, "_MERGE", 4)
+    monkeypatch.setattr(sealing, "_SCRYPT_COST", 2)
+
+
+class TestEveryStorage:
+    """What holds on all of them."""
+
+    def test_contents_come_back(self, storage: Storage) -> None:
+        shelf = Shelf(opened(storage))
+        for item, parts in CONTENTS.items():
+            shelf.put(item, parts)
+        fresh = Shelf(opened(storage))
+        for item, parts in CONTENTS.items():
+            body = b"".join(parts)
+            assert fresh.get(item) == body
+            content = fresh.repository.read(fresh.stream, fresh.items[item])
+            assert content.manifest == item.encode()
+            middle = bytearray(len(body) // 3)
+            content.read_into([(len(body) // 3, memoryview(middle))])
+            assert middle == body[len(body) // 3 :][: len(middle)]
+
+    def test_reading_never_creates(self, storage: Storage) -> None:
+        repository = opened(storage)
+        assert not repository.exists()
+        assert Shelf(repository).items == {}
+        for look in (repository.check, repository.stats, lambda: repository.names(KIND), lambda: repository.id):
+            with pytest.raises(RepositoryNotFound, match="reading never creates"):
+                look()
+        with pytest.raises(RepositoryNotFound):
+            Shelf(opened(storage, read_only=True))
+        assert listing(storage) == {}
+        if storage.url.startswith("/"):
+            assert not Path(storage.url).exists()
+
+    def test_what_is_no_repository_is_refused_and_left_alone(self, storage: Storage) -> None:
+        open_location(storage.url, storage.storage_options).create("thesis/chapter-1", b"precious")
+        repository = opened(storage)
+        for use in (
+            repository.exists,
+            lambda: Shelf(repository).put("item", [b"1"]),
+            lambda: repository.prune(grace=0),
+        ):
+            with pytest.raises(NotARepository, match="is not empty and is no repository"):
+                use()
+        assert listing(storage) == {"thesis/chapter-1": 8}
+
+    def test_read_only_writes_nothing_at_all(self, storage: Storage, short: None) -> None:
+        shelf = Shelf(opened(storage))
+        for number in range(11):
+            shelf.put(f"item-{number}", [NOISE[number : number + 20_000]])
+        location = open_location(storage.url, storage.storage_options)
+        location.delete(info.path for info in location.list("compacted"))
+        before = listing(storage)
+        repository = opened(storage, read_only=True)
+        reader = Shelf(repository)
+        assert reader.get("item-7") == NOISE[7:20_007]
+        assert repository.check(read_data=True).ok
+        assert repository.prune(dry_run=True).packs_deleted == 0
+        assert repository.repair(dry_run=True).lost == []
+        assert repository.stats().versions == 11
+        for write in (
+            lambda: reader.put("other", [b"1"]),
+            lambda: reader.remove("item-1"),
+            repository.prune,
+            repository.repair,
+        ):
+            with pytest.raises(ReadOnlyRepository):
+                write()
+        assert listing(storage) == before
+
+    def test_compacted_history_reads_the_same(self, storage: Storage, short: None) -> None:
+        shelf = Shelf(opened(storage))
+        for number in range(27):
+            shelf.put(f"item-{number % 9}", [b"%d" % number], overwrite=True)
+        fresh = Shelf(opened(storage))
+        assert fresh.events == shelf.events
+        assert {path.split("/")[2].split("-")[0] for path in listing(storage) if path.startswith("compacted/")} >= {
+            "0",
+            "1",
+        }
+
+    def test_prune_frees_what_nobody_needs(self, storage: Storage) -> None:
+        shelf = Shelf(opened(storage))
+        shelf.put("kept", [NOISE[:100_000]])
+        shelf.put("deleted", [NOISE[50_000:300_000]])
+        shelf.remove("deleted")
+        before = sum(listing(storage).values())
+        report = shelf.repository.prune(grace=0)
+        assert report.packs_deleted
+        assert sum(listing(storage).values()) < before - 150_000
+        assert Shelf(opened(storage)).get("kept") == NOISE[:100_000]
+        assert opened(storage).check(read_data=True).ok
+
+    def test_two_writers_share_a_name(self, storage: Storage) -> None:
+        one, other = Shelf(opened(storage)), Shelf(opened(storage))
+        for number in range(6):
+            (one, other)[number % 2].put(f"item-{number}", [b"%d" % number])
+        assert [event.body["id"] for event in Shelf(opened(storage)).events] == [f"item-{n}" for n in range(6)]
+
+
+def test_lost_reply_makes_no_second_version(behind_proxy: tuple[Storage, servers.Proxy]) -> None:
+    storage, proxy = behind_proxy
+    shelf = Shelf(opened(storage))
+    shelf.put("first", [b"1"])
+    for number in range(3):
+        proxy.lost_replies = 1
+        shelf.put(f"item-{number}", [NOISE[:20_000] if number else b"small"])
+    assert [event.body["id"] for event in Shelf(opened(storage)).events] == ["first", "item-0", "item-1", "item-2"]
+
+
+@pytest.mark.parametrize("verb", ["DELETE", "PUT"])
+def test_credentials_that_lack_a_permission(
+    behind_proxy: tuple[Storage, servers.Proxy], verb: str, short: None
+) -> None:
+    """A writer may not delete, and a reader may not write: both work, although there is much to merge and compact."""
+    storage, proxy = behind_proxy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "_MERGE", 1_000)
+        shelf = Shelf(opened(storage))
+        for number in range(9):
+            shelf.put(f"item-{number}", [NOISE[number : number + 20_000]])
+    proxy.denied = frozenset([verb])
+    fresh = Shelf(opened(storage))
+    assert all(fresh.get(f"item-{number}") == NOISE[number : number + 20_000] for number in range(9))
+    if verb == "DELETE":
+        for number in range(9, 20):
+            fresh.put(f"item-{number}", [NOISE[number : number + 20_000]])
+        fresh.remove("item-3")
+        assert len(Shelf(opened(storage)).items) == 19
+        with pytest.raises(PermissionDenied):
+            fresh.repository.prune(grace=0)
+    else:
+        with pytest.raises(PermissionDenied):
+            fresh.put("other", [b"1"])
+    proxy.denied = frozenset()
+    assert opened(storage).check(read_data=True).ok
+
+
+# --- commits ------------------------------------------------------------------------------------------------------
+
+
+class Unsure(MemoryLocation):
+    """A storage that does not answer some commits. `plan` says whether each of them is performed; then all is well."""
+
+    plan: list[bool]
+
+    def _create(self, path: str, data: bytes) -> bool:
+        if self.plan and path.startswith(f"catalog/{self.stream}"):
+            if self.plan.pop(0):
+                super()._create(path, data)
+            raise StorageUnavailable(f"{path}: no answer")
+        return super()._create(path, data)
+
+    stream = ""
+
+
+@pytest.fixture
+def unsure(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[Shelf, Unsure]:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    repository = opened(memory_storage)
+    repository.location = location = Unsure("memory", memory_storage.url.removeprefix("memory://"), {})
+    location.plan = []
+    shelf = Shelf(repository)
+    shelf.put("first", [b"1"])
+    location.stream = shelf.stream.id
+    return shelf, location
+
+
+@pytest.mark.parametrize("body", [b"small", NOISE[:50_000]], ids=["inline", "chunked"])
+class TestCommits:
+    def test_commit_that_is_answered_in_the_end(self, unsure: tuple[Shelf, Unsure], body: bytes) -> None:
+        shelf, location = unsure
+        for plan in ([False], [True], [False, True, False]):
+            location.plan = plan
+            shelf.put("item", [body], overwrite=True)
+        assert [event.body["id"] for event in Shelf(shelf.repository).events] == ["first", "item", "item", "item"]
+
+    @pytest.mark.parametrize("landed", [True, False])
+    @pytest.mark.parametrize("elsewhere", [True, False])
+    def test_saving_again_with_the_token(
+        self, unsure: tuple[Shelf, Unsure], body: bytes, landed: bool, elsewhere: bool
+    ) -> None:
+        """Gives the version that landed, or makes it now, in the same process or in another."""
+        shelf, location = unsure
+        location.plan = [landed, False, False, False]
+        with pytest.raises(CommitUnknown, match="Save again with token=") as caught:
+            shelf.put("item", [body])
+        rival = Shelf(Repository(shelf.repository.url))
+        rival.put("between", [b"2"])
+        again = Shelf(Repository(shelf.repository.url)) if elsewhere else shelf
+        token = bytes.fromhex(caught.value.token)
+        event = again.put("item", [body], token=token)
+        assert event.sequence == (2 if landed else 3)
+        assert again.put("item", [body], token=token) == event
+        rival.stream.refresh()
+        assert len(rival.events) == 3
+        assert rival.get("item") == body
+
+    def test_draft_that_refuses_commits_nothing(self, memory_storage: Storage, body: bytes) -> None:
+        shelf = Shelf(opened(memory_storage))
+        shelf.put("item", [body])
+        with pytest.raises(SnapshotExists):
+            shelf.put("item", [body])
+        assert shelf.remove("other") is None
+        with pytest.raises(SnapshotNotFound):
+            shelf.get("other")
+        assert len(Shelf(opened(memory_storage)).events) == 1
+
+    def test_draft_is_asked_again_when_somebody_was_faster(self, memory_storage: Storage, body: bytes) -> None:
+        shelf = Shelf(opened(memory_storage))
+        Shelf(opened(memory_storage)).put("item", [body])
+        with pytest.raises(SnapshotExists):
+            shelf.put("item", [body])
+        assert shelf.get("item") == body
+
+    def test_overwritten_and_removed_items(self, memory_storage: Storage, body: bytes) -> None:
+        shelf = Shelf(opened(memory_storage))
+        shelf.put("item", [b"old"])
+        shelf.put("item", [body], overwrite=True)
+        assert Shelf(opened(memory_storage)).get("item") == body
+        shelf.remove("item")
+        assert "item" not in Shelf(opened(memory_storage))
+        assert opened(memory_storage).stats().versions == 0
+        shelf.put("item", [body])
+        assert shelf.get("item") == body
+
+    def test_copy_stores_nothing_again(self, memory_storage: Storage, body: bytes) -> None:
+        repository = opened(memory_storage)
+        source, target = Shelf(repository, "source"), Shelf(repository, "target")
+        source.put("item", [body])
+        event = target.copy(source, "item", "copy")
+        assert event is not None
+        assert event.content is not None
+        assert event.content.depth == 0 or event.content.written == 0
+        source.remove("item")
+        repository.prune(grace=0)
+        assert Shelf(opened(memory_storage), "target").get("copy") == body
+
+
+def test_event_with_a_nan_can_be_read_back(memory_storage: Storage) -> None:
+    """A NaN differs from itself, and so does an event that holds one."""
+    repository = opened(memory_storage)
+    shelf = Shelf(repository)
+    body = {"id": "item", "loss": float("nan")}
+    repository.commit(shelf.stream, lambda: Draft("put", body), content=inline(b"item", [b"body"]))
+    shelf.stream.write_hint()
+    assert shelf.get("item") == b"body"
+    assert Shelf(opened(memory_storage)).get("item") == b"body"
+    assert repository.check(read_data=True).ok
+
+
+class Failing(MemoryLocation):
+    """A storage that gives so many answers, then none once, then all."""
+
+    answers = sys.maxsize
+
+    def read(self, path: str) -> bytes:
+        self.answers -= 1
+        if self.answers == -1:
+            raise StorageUnavailable(f"{path}: no answer")
+        return super().read(path)
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        return [self._read_or_none(path) for path in paths]
+
+
+@pytest.mark.parametrize("answers", range(13))
+def test_first_load_that_failed_goes_on_where_it_stopped(memory_storage: Storage, short: None, answers: int) -> None:
+    shelf = Shelf(opened(memory_storage))
+    for number in range(23):
+        shelf.put(f"item-{number}", [b"%d" % number])
+    open_location(memory_storage.url).delete([catalog.range_path(shelf.stream.id, 2, 0)])
+    repository = opened(memory_storage)
+    repository.location = location = Failing("memory", memory_storage.url.removeprefix("memory://"), {})
+    events: list[catalog.Event] = []
+    stream = catalog.Stream(lambda: repository.parts().catalog, KIND, "default", events.append)
+    assert repository.exists()
+    location.answers = answers
+    with pytest.raises(StorageUnavailable):
+        stream.refresh()
+    stream.refresh()
+    assert events == shelf.events
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            " ",
+            "..",
+            ".",
+            "../x",
+            "a/../b",
+            "a//b",
+            "/a",
+            "a/",
+            "./a",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "a\x7fb",
+            " a",
+            "a ",
+        ),
+        *(
+            "a\u202eb",
+            "a\u200bb",
+            "a\u2028b",
+            "\ud800",
+            "\ue000",
+            "x" * 5_000,
+            unicodedata.normalize("NFD", "é"),
+            "a\ufeff",
+        ),
+    ],
+    ids=ascii,
+)
+def test_hostile_name_is_refused(memory_storage: Storage, name: str) -> None:
+    with pytest.raises(InvalidName):
+        Shelf(opened(memory_storage), name)
+    assert listing(memory_storage) == {}
+
+
+def test_name_that_is_no_text_is_refused(memory_storage: Storage) -> None:
+    with pytest.raises(InvalidName, match="not int"):
+        Shelf(opened(memory_storage), 7)  # type: ignore[arg-type]
+
+
+def test_names_are_kept_apart(local_storage: Storage) -> None:
+    """Also where a file system would mix them up."""
+    names = [
+        "model",
+        "Model",
+        "MODEL",
+        "modèle",
+        "模型",
+        "a/b",
+        "a-b",
+        "a.b",
+        "con",
+        "nul.txt",
+        "~",
+        "%2e%2e",
+        "x" * 512,
+    ]
+    repository = opened(local_storage)
+    for name in names:
+        Shelf(repository, name).put("item", [name.encode()])
+    assert repository.names(KIND) == sorted(names)
+    for name in names:
+        assert Shelf(opened(local_storage), name).get("item") == name.encode()
+    paths = [path.lower() for path in listing(local_storage)]
+    assert len(set(paths)) == len(paths)
+
+
+def test_kinds_are_kept_apart(memory_storage: Storage) -> None:
+    repository = opened(memory_storage)
+    Shelf(repository).put("item", [b"1"])
+    assert repository.stream("other", "default", lambda _: None).events == []
+    assert repository.names("other") == []
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+class TestPasswords:
+    @pytest.fixture(autouse=True)
+    def cheap(self, short: None) -> None:
+        """Keys are derived cheaply."""
+
+    def test_everything_is_encrypted(self, local_storage: Storage) -> None:
+        secret = b"attack at dawn " * 10
+        shelf = Shelf(opened(local_storage, password="right"), "operation overlord")
+        for number in range(20):
+            shelf.put(f"secret-{number}", [secret, b"%d" % number], chunked=number % 2 == 1)
+        for file in Path(local_storage.url).rglob("*"):
+            content = file.read_bytes() if file.is_file() else b""
+            assert not any(word in content for word in (b"attack", b"overlord", b"secret-"))
+        assert Shelf(opened(local_storage, password="right"), "operation overlord").get("secret-7") == secret + b"7"
+        assert opened(local_storage, password="right").encrypted
+
+    @pytest.mark.parametrize("password", ["wrong", None])
+    def test_without_the_password_nothing_is_read_or_written(
+        self, memory_storage: Storage, password: str | None
+    ) -> None:
+        Shelf(opened(memory_storage, password="right")).put("item", [b"1"])
+        before = listing(memory_storage)
+        repository = opened(memory_storage, password=password)
+        for use in (lambda: Shelf(repository), repository.check, repository.prune, lambda: repository.id):
+            with pytest.raises(WrongPassword):
+                use()
+        assert listing(memory_storage) == before
+
+    def test_password_for_a_plain_repository(self, memory_storage: Storage) -> None:
+        Shelf(opened(memory_storage)).put("item", [b"1"])
+        with pytest.raises(WrongPassword, match="is not encrypted"):
+            Shelf(opened(memory_storage, password="any")).put("other", [b"2"])
+
+    def test_password_from_the_environment(self, memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", "right")
+        Shelf(opened(memory_storage)).put("item", [b"1"])
+        assert opened(memory_storage).encrypted
+        monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD")
+        monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND", "printf 'right\\n'")
+        assert Shelf(opened(memory_storage)).get("item") == b"1"
+        monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND", "exit 3")
+        with pytest.raises(WrongPassword, match="exit 3"):
+            Shelf(opened(memory_storage))
+
+    def test_another_password(self, memory_storage: Storage) -> None:
+        old = opened(memory_storage, password="old")
+        Shelf(old).put("item", [NOISE[:50_000]])
+        objects = listing(memory_storage)
+        old.change_password("new")
+        assert listing(memory_storage).keys() == objects.keys()
+        with pytest.raises(WrongPassword):
+            Shelf(opened(memory_storage, password="old"))
+        assert Shelf(opened(memory_storage, password="new")).get("item") == NOISE[:50_000]
+        Shelf(old).put("more", [b"2"])
+        assert opened(memory_storage, password="new").check(read_data=True).ok
+
+    def test_plain_repository_gets_no_password(self, memory_storage: Storage) -> None:
+        repository = opened(memory_storage)
+        Shelf(repository).put("item", [b"1"])
+        with pytest.raises(WrongPassword, match="is not encrypted"):
+            repository.change_password("new")
+
+    @pytest.mark.parametrize("rival", ["theirs", None])
+    @pytest.mark.parametrize("mine", ["argument", "environment", None])
+    def test_rivals_create_one_repository(
+        self, memory_storage: Storage, monkeypatch: pytest.MonkeyPatch, mine: str | None, rival: str | None
+    ) -> None:
+        """Who loses joins the winner or fails: nothing plain gets into an encrypted repository, nor the reverse."""
+
+        class Slow(MemoryLocation):
+            def _create(self, path: str, data: bytes) -> bool:
+                if path == "repository.json":
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", raising=False)
+                        Shelf(opened(memory_storage, password=rival)).put("rival", [b"1"])
+                return super()._create(path, data)
+
+        if mine == "environment":
+            monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", "mine")
+        loser = opened(memory_storage, password="mine" if mine == "argument" else None)
+        loser.location = Slow("memory", memory_storage.url.removeprefix("memory://"), {})
+        if mine or rival:
+            with pytest.raises(WrongPassword):
+                Shelf(loser).put("loser", [b"plain text"])
+        else:
+            Shelf(loser).put("loser", [b"plain text"])
+        monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", raising=False)
+        winner = Shelf(opened(memory_storage, password=rival))
+        assert set(winner.items) == ({"rival"} if mine or rival else {"rival", "loser"})
+        assert winner.repository.check(read_data=True).ok
+
+    def test_rivals_with_one_password_share_the_repository(self, memory_storage: Storage) -> None:
+        start = threading.Barrier(4)
+
+        def create(number: int) -> None:
+            shelf = Shelf(opened(memory_storage, password="one"))
+            start.wait()
+            shelf.put(f"item-{number}", [b"1"])
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(Shelf(opened(memory_storage, password="one")).items) == 4
+
+
+def test_newer_format_is_refused(local_storage: Storage) -> None:
+    Shelf(opened(local_storage)).put("item", [b"1"])
+    for name in ("repository.json", "repository.copy.json"):
+        file = Path(local_storage.url) / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    before = listing(local_storage)
+    for use in (lambda: Shelf(opened(local_storage)), opened(local_storage).check, opened(local_storage).repair):
+        with pytest.raises(UnsupportedFormat, match="format 2; this version reads up to 1"):
+            use()
+    assert listing(local_storage) == before
+
+
+def test_other_cut_points_are_refused_for_writing(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    Shelf(opened(memory_storage)).put("item", [b"1"])
+    monkeypatch.setattr(chunking, "SEED", 1)
+    with pytest.raises(UnsupportedFormat, match="cuts its chunks in another way"):
+        Shelf(opened(memory_storage))
+    assert Shelf(opened(memory_storage, read_only=True)).get("item") == b"1"
+
+
+def test_creator_that_was_killed_is_finished_by_the_next_writer(local_storage: Storage) -> None:
+    Shelf(opened(local_storage)).put("item", [b"1"])
+    copy = Path(local_storage.url) / "repository.copy.json"
+    content = copy.read_bytes()
+    copy.unlink()
+    assert not opened(local_storage).check().ok
+    Shelf(opened(local_storage)).put("other", [b"1"])
+    assert copy.read_bytes() == content
+    assert opened(local_storage).check().ok
+
+
+def test_storage_that_is_not_exclusive_needs_a_promise(tmp_path: Path) -> None:
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    class Plain(LocalFileSystem):  # type: ignore[misc]
+        protocol = "plain-files"
+
+    fsspec.register_implementation("plain-files", Plain, clobber=True)
+    url = f"plain-files://{tmp_path}/repository"
+    with pytest.raises(UnsupportedStorage, match="single_writer=True"):
+        Shelf(Repository(url)).put("item", [b"1"])
+    shelf = Shelf(Repository(url, single_writer=True))
+    shelf.put("item", [NOISE[:100_000]])
+    assert Shelf(Repository(url, single_writer=True)).get("item") == NOISE[:100_000]
+    assert shelf.repository.check(read_data=True).ok
+
+
+def test_pickled_repository_carries_no_secret() -> None:
+    options = {"key": "K3Y", "secret": "S3CR3T", "token": "T0K3N", "endpoint_url": "http://127.0.0.1:9"}
+    nested = {**options, "client_kwargs": {"aws_session_token": "S3SS10N", "region_name": "here"}}
+    repository = Repository("s3://user:P4SS@bucket/place", storage_options=nested, password="P4SSW0RD", read_only=True)
+    pickled = pickle.dumps(repository)
+    for secret in (b"K3Y", b"S3CR3T", b"T0K3N", b"S3SS10N", b"P4SS"):
+        assert secret not in pickled
+    assert pickle.loads(pickled) is repository
+    del repository
+    elsewhere = pickle.loads(pickled)
+    assert elsewhere.read_only
+    assert elsewhere.location.storage_options["endpoint_url"] == "http://127.0.0.1:9"
+    assert elsewhere.location.storage_options["client_kwargs"] == {"region_name": "here"}
+
+
+def test_pickled_repository_finds_its_password_in_the_other_process(local_storage: Storage) -> None:
+    Shelf(opened(local_storage, password="right")).put("item", [b"1"])
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).names('shelf'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(opened(local_storage, password="right")),
+        env={**os.environ, "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD": "right"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"['default']\n"
+
+
+@pytest.mark.parametrize("compression", ["auto", "high", "none"])
+def test_compression(memory_storage: Storage, compression: str) -> None:
+    """Each writer decides; what was written otherwise is read, and reused."""
+    text = b"".join(b"line %d of a long and boring text\n" % number for number in range(20_000))
+    shelf = Shelf(opened(memory_storage, compression=compression))
+    event = shelf.put("text", [text])
+    noise = shelf.put("noise", [NOISE[:300_000]])
+    assert event.content is not None
+    assert noise.content is not None
+    assert (event.content.written < len(text) / 4) == (compression != "none")
+    assert 300_000 <= noise.content.written < 301_000
+    other = Shelf(opened(memory_storage, compression="auto" if compression == "none" else "none"))
+    assert other.get("text") == text
+    again = other.put("again", [text])
+    assert again.content is not None
+    assert again.content.written < 1_000
+
+
+def test_unknown_compression_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match='"auto", "high" or "none"'):
+        Repository("memory://any", compression="best")  # type: ignore[arg-type]
+
+
+# --- what is stored once ------------------------------------------------------------------------------------------
+
+
+class TestDeduplication:
+    def test_equal_leaves_are_stored_once(self, memory_storage: Storage) -> None:
+        shelf = Shelf(opened(memory_storage))
+        shelf.put("first", [memoryview(NOISE)[:5_000_000]])
+        changed = bytearray(NOISE[:5_000_000])
+        changed[4_500_000] ^= 1
+        event = shelf.put("second", [memoryview(changed)])
+        assert event.content is not None
+        assert event.content.written < 1_000_000
+        assert shelf.get("second") == changed
+
+    def test_insertion_moves_the_cut_points_with_it(self, memory_storage: Storage) -> None:
+        shelf = Shelf(opened(memory_storage))
+        shelf.put("first", [NOISE[:3_000_000]])
+        event = shelf.put("second", [NOISE[:1_000] + b"inserted" + NOISE[1_000:3_000_000]])
+        assert event.content is not None
+        assert event.content.written < 300_000
+
+    def test_many_small_commits_are_all_found_by_a_cold_reader(self, memory_storage: Storage) -> None:
+        """Their index objects are merged on the way."""
+        shelf = Shelf(opened(memory_storage))
+        for number in range(300):
+            shelf.put(f"item-{number}", [b"%d" % number], chunked=True)
+        levels = [path[6] for path in listing(memory_storage) if path.startswith("index/")]
+        assert levels.count("1") == 4
+        fresh = Shelf(opened(memory_storage))
+        assert [fresh.get(f"item-{number}") for number in range(300)] == [b"%d" % number for number in range(300)]
+        before = fresh.repository.location.requests["GET"]
+        assert Shelf(opened(memory_storage)).get("item-7") == b"7"
+        assert fresh.repository.location.requests["GET"] - before < 60
+
+    def test_merged_index_survives_prunes(self, memory_storage: Storage, short: None) -> None:
+        shelf = Shelf(opened(memory_storage))
+        for round_number in range(4):
+            for number in range(10):
+                shelf.put(f"item-{number}", [b"%d of round %d" % (number, round_number)], chunked=True, overwrite=True)
+            shelf.repository.prune(grace=0)
+        fresh = Shelf(opened(memory_storage))
+        assert [fresh.get(f"item-{number}") for number in range(10)] == [b"%d of round 3" % n for n in range(10)]
+        assert sum(path.startswith("packs/") for path in listing(memory_storage)) <= 20
+
+
+# --- a long history -----------------------------------------------------------------------------------------------
+
+
+class TestLongHistory:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def history() -> tuple[Storage, list[catalog.Event]]:
+        """A name with 10,007 events, in memory."""
+        storage = Storage("memory://a-long-history")
+        repository = opened(storage)
+        events: list[catalog.Event] = []
+        stream = repository.stream(KIND, "default", events.append)
+        repository.parts(writing=True).catalog.register(stream)
+        for number in range(10_007):
+            stream.append("note", {"number": number}, epoch=0, token=b"%016d" % number)
+        return storage, events
+
+    def cold(self, storage: Storage) -> tuple[list[catalog.Event], int]:
+        """What a newcomer reads, and in how many requests."""
+        repository = opened(storage)
+        events: list[catalog.Event] = []
+        repository.stream(KIND, "default", events.append)
+        return events, repository.location.requests["GET"]
+
+    def test_is_opened_by_a_few_reads(self, history: tuple[Storage, list[catalog.Event]]) -> None:
+        events, requests = self.cold(history[0])
+        assert events == history[1]
+        assert requests < 25
+
+    @pytest.mark.parametrize(
+        ("kind", "damage"),
+        [
+            ("hint", lambda _: None),
+            ("hint", lambda data: data[::-1]),
+            ("0-", lambda data: data[: len(data) // 2]),
+            ("1-", lambda _: None),
+            ("3-0", lambda data: data[::-1]),
+            ("", lambda _: None),
+        ],
+    )
+    def test_lost_and_damaged_summaries_only_cost_reads(
+        self, history: tuple[Storage, list[catalog.Event]], kind: str, damage: Callable[[bytes], bytes | None]
+    ) -> None:
+        storage, expected = history
+        location = open_location(storage.url)
+        originals = {
+            info.path: location.read(info.path)
+            for info in location.list("compacted")
+            if info.path.rpartition("/")[2].startswith(kind)
+        }
+        for path, data in originals.items():
+            harmed = damage(data)
+            location.delete([path]) if harmed is None else location.replace(path, harmed)
+        try:
+            events, requests = self.cold(storage)
+            assert events == expected
+            assert requests < 13_000
+        finally:
+            for path, data in originals.items():
+                location.replace(path, data)
+
+
+# --- the format ------------------------------------------------------------------------------------------------------
+
+
+def test_cut_points_stay_where_they_are() -> None:
+    """Other ones would find nothing again of what repositories hold."""
+    text = b"".join(b"%d %d\n" % (number, number * number) for number in range(150_000))
+    sizes = [len(chunk) for chunk in chunking.content_defined(text)]
+    assert (len(text), len(sizes)) == (2_592_641, 35)
+    assert sizes[:6] == [83_913, 93_018, 26_259, 67_887, 98_360, 70_211]
+    noise = random.Random(7).randbytes(3_000_000)
+    sizes = [len(chunk) for chunk in chunking.content_defined(noise)]
+    assert len(sizes) == 36
+    assert sizes[:6] == [111_090, 67_285, 86_090, 221_300, 99_418, 125_415]
+    parts: list[bytes | memoryview] = [
+        b"a" * 60_000,
+        b"b" * 6_000,
+        memoryview(noise)[:5_000],
+        memoryview(noise + noise)[:5_000_000],
+        b"c",
+    ]
+    assert [len(chunk) for chunk in chunking.cut(parts)] == [66_000, 5_000, 4_194_304, 805_696, 1]
+
+
+@pytest.mark.parametrize("name", ["plain", "encrypted"])
+def test_repository_of_format_1_is_read(tmp_path: Path, name: str) -> None:
+    with tarfile.open(Path(__file__).parent / "data/golden-1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    repository = Repository(tmp_path / name, password=golden.PASSWORDS[name])
+    shelf, other = Shelf(repository, "golden"), Shelf(repository, "others/Größe")
+    assert repository.names(KIND) == ["golden", "others/Größe"]
+    expected = [number for number in range(golden.COUNT) if number != 1]
+    assert sorted(shelf.items) == sorted(f"item-{number}" for number in expected)
+    assert all(shelf.get(f"item-{number}") == golden.body(number) for number in expected)
+    assert other.get("copy") == golden.body(2)
+    assert repository.check(read_data=True).ok
+    again = shelf.put("again", [golden.body(2)], chunked=True)
+    assert again.content is not None
+    assert again.content.written < 100, "chunks are named as they were"
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_index_takes_48_bytes_a_chunk(memory_storage: Storage) -> None:
+    location, sealer = open_location(memory_storage.url), sealing.Sealer(bytes(16))
+    writer = index.Index(location, sealer)
+    chance = np.random.default_rng(1)
+    for _ in range(2):
+        records = np.zeros(500_000, index.RECORD)
+        records["chunk"] = np.frombuffer(chance.bytes(500_000 * 32), "V32")
+        writer._write(0, records, [bytes(16)], [])
+    found = index.Index(location, sealer)
+    tracemalloc.start()
+    found.load()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 1_000_000
+    assert kept < 48.5 * 1_000_000
+
+
+SAVE_MUCH = """
+import sys
+from pathlib import Path
+import numpy as np
+from prefect_snapshots.repository import Repository
+sys.path.insert(0, sys.argv[2])
+from shelf import Shelf
+
+def status(name):
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) // 1024
+
+shelf = Shelf(Repository(sys.argv[1]))
+shelf.put("warm", [memoryview(np.random.default_rng(1).bytes(5_000_000))])
+array = np.random.default_rng(2).integers(0, 256, 256 << 20, np.uint8)
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = status("VmRSS")
+shelf.put("large", [memoryview(array)])
+print(status("VmHWM") - before)
+"""
+
+
+def test_saving_256_mb_takes_less_than_100_mb(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SAVE_MUCH, str(tmp_path / "repository"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100
+
+
+# --- looking after it ---------------------------------------------------------------------------------------------
+
+
+def test_check_notes_what_does_not_belong(local_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(opened(local_storage))
+    shelf.put("item", [b"1"])
+    (Path(local_storage.url) / "README.txt").write_text("mine")
+    real = catalog.time.time_ns  # type: ignore[attr-defined]
+    monkeypatch.setattr(catalog.time, "time_ns", lambda: real() - 3 * 24 * 3600 * 10**9)  # type: ignore[attr-defined]
+    shelf.put("from a slow clock", [b"2"])
+    report = opened(local_storage).check(read_data=True)
+    assert report.ok
+    assert len(report.notes) == 2
+    assert report.notes[0] == "README.txt does not belong to a repository"
+    assert "from a slow clock says it was written -3.0 days" in report.notes[1]
+
+
+def test_full_disk_publishes_nothing(small_disk: Path) -> None:
+    repository = Repository(small_disk / "repository")
+    shelf = Shelf(repository)
+    shelf.put("before", [NOISE[:50_000]])
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(700_000))
+    for body in (NOISE[:600_000], NOISE[:5_000_000]):
+        with pytest.raises(StorageFull):
+            shelf.put("too large", [body])
+    for name, size in {"inline": 10, "chunked": 30_000}.items():
+        shelf.put(name, [NOISE[:size]])
+    fresh = Shelf(Repository(small_disk / "repository"))
+    assert set(fresh.items) == {"before", "inline", "chunked"}
+    assert fresh.repository.check(read_data=True).ok
+    ballast.unlink()
+    shelf.put("too large", [NOISE[:600_000]])
+    assert Shelf(Repository(small_disk / "repository")).get("too large") == NOISE[:600_000]
+
+
+def test_threads_share_a_repository_with_a_prune(local_storage: Storage) -> None:
+    repository = opened(local_storage)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def watched(work: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failures.append(error)
+
+        return run
+
+    def write(number: int) -> None:
+        shelf = Shelf(repository, f"name-{number % 2}")
+        for turn in range(25):
+            item = f"item-{number}-{turn}"
+            shelf.put(item, [NOISE[turn * 1_000 : turn * 1_000 + 30_000], item.encode()])
+            assert shelf.get(item) == NOISE[turn * 1_000 : turn * 1_000 + 30_000] + item.encode()
+            if turn % 3 == 2:
+                shelf.remove(item)
+
+    def prune() -> None:
+        while not done.is_set():
+            repository.prune(grace=0)
+
+    writers = [threading.Thread(target=watched(partial(write, number))) for number in range(6)]
+    pruner = threading.Thread(target=watched(prune))
+    for thread in (*writers, pruner):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    pruner.join()
+    assert failures == []
+    fresh = opened(local_storage)
+    items = [item for number in range(2) for item in Shelf(fresh, f"name-{number}").items]
+    assert len(items) == 6 * 17
+    assert fresh.check(read_data=True).ok
