@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import diskcache  # type: ignore[import-untyped]
+import diskcache
 import joblib
 from _measure import (
     MB,

@@ -47,7 +47,7 @@ LISTED = 10
 """Snapshots in an artifact: the latest."""
 
 _LARGE_MANIFEST = 1024 * 1024
-"""Bytes of a manifest from which on leaves are not counted: those of some ten thousand arrays, or of a million numbers."""
+"""Bytes of a manifest from which on leaves are not counted: that of some ten thousand arrays."""
 _INTERVAL = 1.0
 """Least seconds between two updates of an artifact."""
 _AFTER_FAILURE = 60.0
