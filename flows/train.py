@@ -40,6 +40,7 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
+from pydantic import PositiveInt
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -95,7 +96,7 @@ class Report:
 
 
 @flow(name="train-digits")
-def train(epochs: int = 20, name: str = "digits", repository: str | None = None, seed: int = 0) -> Report:
+def train(epochs: PositiveInt = 20, name: str = "digits", repository: str | None = None, seed: int = 0) -> Report:
     """Train up to an epoch, from the last snapshot on if there is one; evaluate the best one, and report it.
 
     Arguments:
@@ -129,7 +130,7 @@ def train_epoch(state: State) -> tuple[State, Metrics]:
     after = State(epoch=state["epoch"] + 1, key=key, params=params, adam=adam)
     loss, accuracy = measure(params, *data["validation"])
     metrics = Metrics(epoch=after["epoch"], loss=float(loss), accuracy=float(accuracy))
-    get_run_logger().info("Epoch %(epoch)d: loss %(loss).4f, accuracy %(accuracy).1f %%.", metrics)
+    get_run_logger().info(f"Epoch {after['epoch']}: validation loss {loss:.4f}, accuracy {accuracy:.1%}.")
     return after, metrics
 
 
@@ -151,7 +152,7 @@ def leave_report(name: str, report: Report) -> None:
 
 def epoch_id(epoch: int) -> str:
     """The id of the snapshot of an epoch. Ids sort as epochs do."""
-    return f"epoch-{epoch:03}"
+    return f"epoch-{epoch:04}"
 
 
 def metrics_of(snapshot: Snapshot[State]) -> Metrics:
@@ -324,11 +325,11 @@ def train_until_killed(kill_after: int, epochs: int, name: str, repository: str)
 
 
 def quieten_console() -> None:
-    """Show warnings only, of this process. In the Prefect UI the logs stay complete."""
+    """Show errors only, of this process. In the Prefect UI the logs stay complete."""
     # For the processes to come: the training to be killed, and Prefect's server, which tells at length that it ends.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     for handler in logging.getLogger().handlers:
-        handler.setLevel(logging.WARNING)
+        handler.setLevel(logging.ERROR)
 
 
 def bits_of(state: State) -> list[bytes]:

@@ -22,18 +22,22 @@ __all__ = [
     "Snapshot",
     "SnapshotManager",
     "SnapshotRepository",
+    "aload_snapshot",
+    "asave_snapshot",
     "errors",
     "load_latest",
     "load_snapshot",
     "save_snapshot",
     "snapshot",
     "use_repository",
+    "wait_for_snapshots",
 ]
 
 if TYPE_CHECKING:
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.decorators import load_latest, snapshot
     from prefect_snapshots.repository import Repository, use_repository
+    from prefect_snapshots.saving import wait_for_snapshots
     from prefect_snapshots.snapshots import (
         ByContent,
         ByLeaf,
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
         Snapshot,
         SnapshotManager,
     )
-    from prefect_snapshots.tasks import load_snapshot, save_snapshot
+    from prefect_snapshots.tasks import aload_snapshot, asave_snapshot, load_snapshot, save_snapshot
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
         "ByContent": "snapshots",
@@ -57,11 +61,14 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "Snapshot": "snapshots",
         "SnapshotManager": "snapshots",
         "SnapshotRepository": "blocks",
+        "aload_snapshot": "tasks",
+        "asave_snapshot": "tasks",
         "load_latest": "decorators",
         "load_snapshot": "tasks",
         "save_snapshot": "tasks",
         "snapshot": "decorators",
         "use_repository": "repository",
+        "wait_for_snapshots": "saving",
     }
 
     def __getattr__(name: str) -> object:

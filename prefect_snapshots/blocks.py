@@ -90,7 +90,7 @@ class SnapshotRepository(WritableFileSystem):
     def get_repository(self) -> Repository:
         """The repository; within a process the same one for equal blocks. Nothing is read or written yet."""
         options = json.dumps(self.storage_options.get_secret_value(), sort_keys=True)
-        password = self.password.get_secret_value() if self.password else _default_password()
+        password = self.password.get_secret_value() if self.password else None
         return _open(os.getcwd(), self.url, options, password, self.compression, self.allow_pickle, self.read_only)
 
     async def aread_path(self, path: str) -> bytes:
@@ -208,15 +208,15 @@ def _default_password() -> str | None:
 
 
 def _opened(url: str) -> Repository:
-    return _open(os.getcwd(), url, "{}", _default_password())
+    return _open(os.getcwd(), url)
 
 
 @functools.lru_cache(maxsize=32)
 def _open(
     directory: str,  # elsewhere, a relative path is another repository
     url: str,
-    storage_options: str,
-    password: str | None,
+    storage_options: str = "{}",
+    password: str | None = None,
     compression: Compression = "auto",
     allow_pickle: bool = True,
     read_only: bool = False,
@@ -224,7 +224,7 @@ def _open(
     return Repository(
         url,
         storage_options=json.loads(storage_options),
-        password=password,
+        password=password or _default_password,
         compression=compression,
         allow_pickle=allow_pickle,
         read_only=read_only,

@@ -44,7 +44,7 @@ def placeholders(fn: Callable[..., Any]) -> dict[str, str]:
         "flow_name": flow.flow.name if flow and flow.flow else OUTSIDE,
         "flow_run_name": flow_run.name if flow_run else OUTSIDE,
         "flow_run_id": str(flow_run.id) if flow_run else OUTSIDE,
-        "task_name": task.task.name if task and _is_of(fn, task.task) else fn.__name__,
+        "task_name": task.task.name if task and _is_of(fn, task.task) else getattr(fn, "__name__", type(fn).__name__),
         "task_run_id": str(task.task_run.id) if task else OUTSIDE,
     }
 

@@ -28,6 +28,7 @@ from prefect_snapshots.errors import IntegrityError, SnapshotsError, StorageUnav
 from prefect_snapshots.repository import Repository, catalog, chunking, contents, index, maintenance
 from prefect_snapshots.repository.catalog import CATALOG, Event, Stream
 from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
+from prefect_snapshots.repository.threads import Use
 
 T = TypeVar("T")
 
@@ -244,7 +245,7 @@ class World:
         patch = self._patch
         patch.setattr(chunking, "SHARED_SIZE", 1)
         patch.setattr(contents, "_TABLE_LIMIT", 3 * contents.TABLE.itemsize)
-        patch.setattr(contents, "pool", lambda _: SimpleNamespace(submit=_at_once))
+        patch.setattr(contents, "submit", _at_once)
         patch.setattr(catalog, "FIRST_RANGE", 2)
         patch.setattr(catalog, "FAN_OUT", 2)
         patch.setattr(catalog, "_HINT_EVERY", {True: 3, False: 3})
@@ -321,7 +322,7 @@ class World:
         events.append(event)
 
 
-def _at_once(call: Callable[..., T], *arguments: Any) -> Future[T]:
+def _at_once(use: Use, call: Callable[..., T], *arguments: Any) -> Future[T]:
     future: Future[T] = Future()
     try:
         future.set_result(call(*arguments))

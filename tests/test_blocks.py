@@ -160,13 +160,17 @@ def test_settings_come_from_the_file_of_a_project(directory: Path) -> None:
     assert current_repository().url == f"file://{directory}/project"
 
 
-def test_the_password_comes_from_a_command(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PREFIX + "PASSWORD_COMMAND", "echo a secret")
-    SnapshotManager(current_repository("there")).save_snapshot(1, "one")
-    assert SnapshotManager(Repository("there", password="a secret"))["one"].data == 1
+def test_the_password_comes_from_a_command_when_it_is_needed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SnapshotManager(current_repository("open")).save_snapshot(1, "one")
+    monkeypatch.setenv(PREFIX + "PASSWORD_COMMAND", "echo asked >> asked; echo a secret")
+    for _ in range(3):
+        SnapshotManager(current_repository("encrypted")).save_snapshot(1)
+    assert len(SnapshotManager(Repository("encrypted", password="a secret"))) == 3
+    assert SnapshotManager(SnapshotRepository(url="open"))["one"].data == 1
+    assert (directory / "asked").read_text() == "asked\n"
     monkeypatch.setenv(PREFIX + "PASSWORD_COMMAND", "exit 3")
     with pytest.raises(WrongPassword, match="exit 3"):
-        current_repository("there")
+        SnapshotManager(current_repository("another")).save_snapshot(1)
 
 
 def test_a_default_that_the_server_does_not_tell_is_not_guessed(directory: Path) -> None:

@@ -1,10 +1,11 @@
-"""Every byte that is read is verified: a flipped bit or a cut object is a named error or harmless, never wrong data."""
+"""Every byte that is read is verified: damage and loss are named, never wrong data, and repair saves the rest."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -14,136 +15,289 @@ from hypothesis import strategies as st
 from shelf import Shelf
 from writers import body_of
 
-from prefect_snapshots.errors import SnapshotsError
-from prefect_snapshots.repository import Repository, sealing
-from prefect_snapshots.repository import catalog as catalog_module
+from prefect_snapshots.errors import IntegrityError, SnapshotsError, UnsupportedFormat
+from prefect_snapshots.repository import Repository, catalog, sealing
+from prefect_snapshots.repository.maintenance import Problem
 
 ITEMS = 14
 PASSWORDS = {"plain": None, "encrypted": "correct horse battery staple"}
+LARGE = memoryview(bytes(range(251)) * 4_000)
+"""Stored as it is, and read straight into its place."""
 
-
-@cache
-def template(kind: str) -> Path:
-    """A repository with every kind of object in it: packs, index, slots, compacted ranges, hints."""
-    place = Path(mkdtemp(prefix="damage-"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalog_module, "FIRST_RANGE", 4)
-        patch.setattr(sealing, "_SCRYPT_COST", 2)  # the tests open it a thousand times
-        shelf = Shelf(Repository(place / "repository", password=PASSWORDS[kind]))
-        for number in range(ITEMS):
-            shelf.put(f"item-{number}", [body_of(number)])
-        shelf.stream.write_hint()
-    return place / "repository"
-
-
-def objects(kind: str) -> list[Path]:
-    """All objects of the template, so that each kind is hit as often as any other."""
-    root = template(kind)
-    return sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-
-
-def read_everything(place: Path, kind: str) -> int:
-    """Read every item: right, or a named error. Returns how many were right."""
-    right = 0
-    try:
-        shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
-    except SnapshotsError:
-        return 0
-    for number in range(ITEMS):
-        try:
-            assert shelf.get(f"item-{number}") == body_of(number)
-        except SnapshotsError:
-            continue
-        right += 1
-    return right
-
-
-def damaged(kind: str, path: Path, damage: Callable[[bytearray], bytes | bytearray]) -> Path:
-    """A copy of the template in which one object is damaged."""
-    place = Path(mkdtemp(prefix="damage-")) / "repository"
-    shutil.copytree(template(kind), place)
-    target = place / path
-    target.write_bytes(damage(bytearray(target.read_bytes())))
-    return place
-
-
-CASES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+kinds = pytest.mark.parametrize("kind", PASSWORDS)
 
 
 @pytest.fixture(autouse=True)
 def short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "FIRST_RANGE", 4)
+    monkeypatch.setattr(catalog, "FIRST_RANGE", 4)
 
 
-@pytest.mark.parametrize("kind", PASSWORDS)
-@CASES
-@given(data=st.data())
-def test_a_flipped_bit_is_never_wrong_data(kind: str, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(objects(kind)))
-    size = (template(kind) / path).stat().st_size
-    at = data.draw(st.integers(0, size * 8 - 1))
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Repositories with every kind of object: packs, index, slots, compacted ranges, hints."""
+    root = tmp_path_factory.mktemp("templates")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "FIRST_RANGE", 4)
+        patch.setattr(sealing, "_SCRYPT_COST", 2)  # the tests open them a thousand times
+        for kind, password in PASSWORDS.items():
+            shelf = Shelf(Repository(root / kind, password=password, compression="none"))
+            for number in range(ITEMS):
+                shelf.put(item(number), [body_of(number), *([LARGE] if number == 5 else [])])
+            shelf.stream.write_hint()
+    return {kind: root / kind for kind in PASSWORDS}
 
-    def flip(content: bytearray) -> bytearray:
-        content[at // 8] ^= 1 << at % 8
-        return content
 
-    place = damaged(kind, path, flip)
+@contextmanager
+def copied(template: Path) -> Iterator[Path]:
+    """A copy to be damaged."""
+    place = Path(mkdtemp(dir=template.parent)) / "repository"
+    shutil.copytree(template, place)
     try:
-        right = read_everything(place, kind)
-        problems = Repository(place, password=PASSWORDS[kind]).check(read_data=True).problems
-        assert problems or right == ITEMS
-        assert any(str(path) in problem.path for problem in problems), f"{path} at bit {at} was not noticed"
+        yield place
     finally:
         shutil.rmtree(place.parent)
 
 
-@pytest.mark.parametrize("kind", PASSWORDS)
-@CASES
-@given(data=st.data())
-def test_a_cut_object_is_never_wrong_data(kind: str, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(objects(kind)))
-    length = data.draw(st.integers(0, (template(kind) / path).stat().st_size - 1))
-    place = damaged(kind, path, lambda content: content[:length])
+def objects(place: Path) -> list[Path]:
+    """All objects, relative to the repository, so that each kind is hit as often as any other."""
+    return sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
+
+
+def item(number: int) -> str:
+    return f"item-{number}"
+
+
+def expected(number: int) -> bytes:
+    return body_of(number) + (bytes(LARGE) if number == 5 else b"")
+
+
+def read_everything(place: Path, kind: str) -> set[str]:
+    """Read every item: right, or a named error. Returns those that were right."""
     try:
-        read_everything(place, kind)
-        assert not Repository(place, password=PASSWORDS[kind]).check(read_data=True).ok
-    finally:
-        shutil.rmtree(place.parent)
-
-
-@pytest.mark.parametrize("kind", PASSWORDS)
-@settings(CASES, max_examples=60)
-@given(data=st.data())
-def test_repair_saves_the_rest_and_saving_again_heals(kind: str, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(objects(kind)))
-    at = data.draw(st.integers(0, (template(kind) / path).stat().st_size - 1))
-
-    def overwrite(content: bytearray) -> bytearray:
-        content[at] ^= 0xFF
-        return content
-
-    place = damaged(kind, path, overwrite)
-    try:
-        repository = Repository(place, password=PASSWORDS[kind])
-        lost = {version for problem in repository.repair().lost for version in problem.versions}
         shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
-        for number in range(ITEMS):
-            name = f"item-{number}"
-            if not any(version.endswith((f":{name}", f"#{number + 1}")) for version in lost):
-                assert shelf.get(name) == body_of(number), f"{name} was not said to be lost"
-            shelf.put(name, [body_of(number)], overwrite=True)
-            assert shelf.get(name) == body_of(number)
-    finally:
-        shutil.rmtree(place.parent)
+    except SnapshotsError:
+        return set()
+    right = set()
+    for number in range(ITEMS):
+        try:
+            assert shelf.get(item(number)) == expected(number)
+        except SnapshotsError:
+            continue
+        right.add(item(number))
+    return right
 
 
-def test_objects_that_were_swapped_are_damage(tmp_path: Path) -> None:
-    for kind in PASSWORDS:
-        place = tmp_path / kind
-        shutil.copytree(template(kind), place)
-        slots = sorted(path for path in (place / "catalog").rglob("0*") if path.parent.name != "root")
-        first, second = slots[0].read_bytes(), slots[1].read_bytes()
-        slots[0].write_bytes(second)
-        slots[1].write_bytes(first)
-        problems = Repository(place, password=PASSWORDS[kind]).check().problems
-        assert {slots[0].name, slots[1].name} <= {problem.path.rpartition("/")[2] for problem in problems}
+def problems_of(place: Path, kind: str) -> list[Problem]:
+    return Repository(place, password=PASSWORDS[kind]).check(read_data=True).problems
+
+
+def lost_items(problems: list[Problem]) -> set[str]:
+    """The items that problems say are hit: by their id, or by the number of their event."""
+    names = {version for problem in problems for version in problem.versions}
+    return {
+        item(number)
+        for number in range(ITEMS)
+        if any(n.endswith((f":{item(number)}", f"#{number + 1}")) for n in names)
+    }
+
+
+def heal(place: Path, kind: str) -> None:
+    """Repair saves what is not lost, and says what is; saving that again makes the repository whole."""
+    report = Repository(place, password=PASSWORDS[kind]).repair()
+    lost = lost_items(report.lost)
+    assert read_everything(place, kind) >= {item(number) for number in range(ITEMS)} - lost
+    left = problems_of(place, kind)
+    assert all(problem.versions for problem in left)
+    assert lost_items(left) <= lost
+    shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
+    for number in range(ITEMS):
+        shelf.put(item(number), [expected(number)], overwrite=True)
+    assert len(read_everything(place, kind)) == ITEMS
+    assert problems_of(place, kind) == []
+    shelf.repository.prune(grace=0)
+    assert len(read_everything(place, kind)) == ITEMS
+    assert problems_of(place, kind) == []
+
+
+CASES = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@kinds
+@CASES
+@given(data=st.data())
+def test_flipped_bit_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    with copied(templates[kind]) as place:
+        path = data.draw(st.sampled_from(objects(place)))
+        content = bytearray((place / path).read_bytes())
+        at = data.draw(st.integers(0, len(content) * 8 - 1))
+        content[at // 8] ^= 1 << at % 8
+        (place / path).write_bytes(content)
+        right = read_everything(place, kind)
+        try:
+            problems = problems_of(place, kind)
+        except UnsupportedFormat:
+            # A 1 that became a 3 or a 9: who knows what such a format means.
+            assert path.name == "repository.json"
+            return
+        assert any(str(path) in problem.path for problem in problems)
+        assert lost_items(problems) | right == {item(number) for number in range(ITEMS)}
+        heal(place, kind)
+
+
+@kinds
+@CASES
+@given(data=st.data())
+def test_cut_object_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    with copied(templates[kind]) as place:
+        path = data.draw(st.sampled_from(objects(place)))
+        content = (place / path).read_bytes()
+        (place / path).write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+        right = read_everything(place, kind)
+        problems = problems_of(place, kind)
+        assert any(str(path) in problem.path for problem in problems)
+        assert lost_items(problems) | right == {item(number) for number in range(ITEMS)}
+        heal(place, kind)
+
+
+@kinds
+def test_every_lost_object_is_named(templates: dict[str, Path], kind: str) -> None:
+    """But for summaries, which are written again."""
+    for path in objects(templates[kind]):
+        with copied(templates[kind]) as place:
+            (place / path).unlink()
+            right = read_everything(place, kind)
+            problems = problems_of(place, kind)
+            assert problems or path.parts[0] == "compacted"
+            assert lost_items(problems) | right == {item(number) for number in range(ITEMS)}
+            heal(place, kind)
+
+
+@kinds
+def test_objects_in_each_others_place_are_damage(templates: dict[str, Path], kind: str) -> None:
+    """Also where both are sound, and of one kind."""
+    slots = [path for path in objects(templates[kind]) if path.parts[0] == "catalog"]
+    ranges = [path for path in objects(templates[kind]) if path.match("compacted/*/*-*")]
+    hints = [path for path in objects(templates[kind]) if path.name == "hint"]
+    packs = [path for path in objects(templates[kind]) if path.parts[0] == "packs"]
+    indexes = [path for path in objects(templates[kind]) if path.parts[0] == "index"]
+    for group in (slots, ranges, hints, packs, indexes):
+        assert len(group) > 1
+        for one, other in itertools.pairwise(group):
+            with copied(templates[kind]) as place:
+                content = (place / one).read_bytes()
+                (place / one).write_bytes((place / other).read_bytes())
+                (place / other).write_bytes(content)
+                right = read_everything(place, kind)
+                problems = problems_of(place, kind)
+                assert {str(one), str(other)} <= {problem.path for problem in problems}
+                assert lost_items(problems) | right == {item(number) for number in range(ITEMS)}
+
+
+@kinds
+def test_object_of_another_repository_is_damage(templates: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    """Even with the same password: the objects of two repositories are bound to them."""
+    stranger = Shelf(Repository(tmp_path / "stranger", password=PASSWORDS[kind]))
+    stranger.put("item-0", [b"another one"])
+    with copied(templates[kind]) as place:
+        slot = next(path for path in objects(place) if path.parts[0] == "catalog" and path.parts[1] != "root")
+        foreign = catalog.slot_path(stranger.stream.id, 1)
+        shutil.copy(tmp_path / "stranger" / foreign, place / slot)
+        assert str(slot) in {problem.path for problem in problems_of(place, kind)}
+        assert read_everything(place, kind) <= {item(number) for number in range(ITEMS)}
+
+
+@kinds
+def test_repair_may_be_asked_first(templates: dict[str, Path], kind: str) -> None:
+    with copied(templates[kind]) as place:
+        for path in objects(place)[::5]:
+            (place / path).write_bytes(b"damaged")
+        before = {path: (place / path).read_bytes() for path in objects(place)}
+        report = Repository(place, password=PASSWORDS[kind]).repair(dry_run=True)
+        assert report.actions
+        assert {path: (place / path).read_bytes() for path in objects(place)} == before
+
+
+def test_sound_repository_needs_no_repair(templates: dict[str, Path]) -> None:
+    with copied(templates["plain"]) as place:
+        report = Repository(place).repair()
+        assert report.actions == []
+        assert report.lost == []
+
+
+@pytest.fixture
+def twice(tmp_path: Path) -> tuple[Shelf, Path, Path]:
+    """An item whose only chunk is stored in two packs, because two writers did not know of each other."""
+    place = tmp_path / "repository"
+    shelf, rival = Shelf(Repository(place)), Shelf(Repository(place))
+    for each in (shelf, rival):
+        each.put("warm", [b"up"], chunked=True, overwrite=True)
+    shelf.put("one", [body_of(0)], chunked=True)
+    rival.put("two", [body_of(0)], chunked=True)
+    first, second = sorted((place / "packs").rglob("*/*"), key=lambda path: path.stat().st_mtime_ns)[-2:]
+    return Shelf(Repository(place)), first, second
+
+
+def test_copy_elsewhere_is_read(twice: tuple[Shelf, Path, Path]) -> None:
+    shelf, first, second = twice
+    for harmed in (first, second):
+        content = harmed.read_bytes()
+        for damage in (None, content[:100], content[:40] + b"x" + content[41:]):
+            harmed.write_bytes(damage) if damage is not None else harmed.unlink()
+            assert Shelf(Repository(shelf.repository.url)).get("one") == body_of(0)
+        harmed.write_bytes(content)
+
+
+def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prune has condemned one copy, because there is another one, and dies; then that one is lost."""
+    shelf, first, second = twice
+    shelf.remove("two")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prefect_snapshots.repository.maintenance._fence", die)
+        with pytest.raises(KeyboardInterrupt):
+            shelf.repository.prune(grace=0)
+    condemned = {
+        pack.hex() for pack in Repository(shelf.repository.url).parts().apart(writing=False).catalog.state.condemned
+    }
+    assert not condemned
+    root = Repository(shelf.repository.url).parts().apart(writing=False).catalog
+    root.root.refresh()
+    doomed = {pack.hex() for pack in root.state.condemned}
+    [last, other] = (first, second) if first.name in doomed else (second, first)
+    assert last.name in doomed
+    assert other.name not in doomed
+    other.unlink()
+    with pytest.raises(IntegrityError):
+        Repository(shelf.repository.url).prune(grace=0)
+    assert Shelf(Repository(shelf.repository.url)).get("one") == body_of(0)
+
+
+def test_stream_whose_registration_was_lost(templates: dict[str, Path]) -> None:
+    """Nothing is deleted until it is registered again, which a save does."""
+    with copied(templates["plain"]) as place:
+        (place / "catalog/root/000000000001").write_bytes(b"damaged")
+        (place / "compacted/root/hint").unlink()
+        repository = Repository(place)
+        with pytest.raises(IntegrityError):
+            repository.prune(grace=0)
+        repository.repair()
+        assert any("is not registered" in problem.what for problem in problems_of(place, "plain"))
+        with pytest.raises(IntegrityError, match="is not registered"):
+            Repository(place).prune(grace=0)
+        shelf = Shelf(Repository(place))
+        shelf.put("one more", [body_of(1)], chunked=True)
+        assert problems_of(place, "plain") == []
+        Repository(place).prune(grace=0)
+        assert len(read_everything(place, "plain")) == ITEMS
+
+
+def test_reading_says_which_object_is_damaged(templates: dict[str, Path]) -> None:
+    with copied(templates["plain"]) as place:
+        for pack in (place / "packs").rglob("*/*"):
+            pack.write_bytes(pack.read_bytes()[:30])
+        shelf = Shelf(Repository(place))
+        with pytest.raises(IntegrityError, match=r"packs/../[0-9a-f]{32} is damaged: .* Run `prefect-snapshots check`"):
+            shelf.get(item(5))

@@ -31,10 +31,9 @@ from prefect.states import Completed
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import atransaction, transaction
 
-from prefect_snapshots import Repository, SnapshotManager, load_latest, snapshot, use_repository
+from prefect_snapshots import Repository, SnapshotManager, load_latest, snapshot, use_repository, wait_for_snapshots
 from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.errors import InvalidArgument, SnapshotExists, SnapshotNotFound, UnserialisableLeaf
-from prefect_snapshots.saving import wait_for_snapshots
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -333,9 +332,15 @@ def test_interleaved_generators_stay_with_their_runs() -> None:
     def second() -> Iterator[int]:
         yield from (3, 4)
 
+    @snapshot(name="afterwards")
+    def afterwards() -> int:
+        return 5
+
     @flow
     def zipped() -> list[tuple[int, int]]:
-        return list(zip(first(), second(), strict=True))
+        pairs = list(zip(first(), second(), strict=True))
+        afterwards()
+        return pairs
 
     # Generator tasks that take turns leave their context variables to the caller: the other tests must not get them.
     assert contextvars.copy_context().run(zipped) == [(1, 3), (2, 4)]
@@ -345,6 +350,7 @@ def test_interleaved_generators_stay_with_their_runs() -> None:
     ]
     assert [len(run) for run in runs] == [1, 1]
     assert runs[0] != runs[1]
+    assert saved("afterwards") == [5]
 
 
 def test_a_value_that_cannot_be_saved_fails_the_task(snapshot_task: Any) -> None:

@@ -797,7 +797,7 @@ def test_small_segments_are_merged_and_the_old_ones_pruned(storage: Storage) -> 
     late = open_log(one.job)
     assert repository.prune().log_objects_deleted >= 10
     assert one.load() == [2 * x for x in range(50)]
-    assert list(collect(one.job, range(50), log=late)) == [2 * x for x in range(50)]
+    assert list(collect(one.job, item_keys(range(50)), log=late)) == [2 * x for x in range(50)]
     assert len(one.load_metrics()) == 50
     assert repository.check(read_data=True).ok
 
@@ -809,7 +809,7 @@ def test_a_reader_that_was_overtaken_by_merge_and_prune_reads_on(repository: Rep
     old = open_log(job)
     open_log(job).merge()
     repository.prune()
-    assert list(collect(job, range(50), log=old)) == [2 * x for x in range(50)]
+    assert list(collect(job, item_keys(range(50)), log=old)) == [2 * x for x in range(50)]
 
 
 def test_the_result_that_was_committed_first_wins(repository: Repository) -> None:
@@ -821,7 +821,7 @@ def test_the_result_that_was_committed_first_wins(repository: Repository) -> Non
         batch = Batch(item_keys([7]), np.array([0]), np.zeros(1), np.zeros(1), np.zeros(1, np.uint8), [value])
         writer.write(batch)
         writer.close()
-    assert list(collect(job, [7])) == ["first"]
+    assert list(collect(job, item_keys([7]))) == ["first"]
 
 
 def test_a_refresh_does_everything_again_and_its_results_count(repository: Repository) -> None:

@@ -82,7 +82,7 @@ def test_a_kill_between_the_two_saves_of_an_epoch_changes_no_bit(
     training.train(3, repository=repository)
     # As if the process had been killed when epoch 3 was among the best, and not yet the latest.
     manager = SnapshotManager(repository, name="digits/latest", max_snapshots=1)
-    manager.save_snapshot(latest, "epoch-002")
+    manager.save_snapshot(latest, "epoch-0002")
     assert training.train(4, repository=repository).resumed_from == 2
     assert_same(training, repository, undisturbed)
 
@@ -92,7 +92,7 @@ def test_a_finished_training_only_reports_again(training: Any, undisturbed: str)
     report = training.train(4, repository=undisturbed)
     assert report.resumed_from == 4
     assert best_of(undisturbed) == before
-    assert [(f"epoch-{row['epoch']:03}", row["loss"]) for row in report.best] == before
+    assert [(f"epoch-{row['epoch']:04}", row["loss"]) for row in report.best] == before
     assert report.test_accuracy > 0.9
 
 
@@ -131,6 +131,12 @@ def test_a_manager_in_memory_warns_inside_a_run(prefect_server: str) -> None:
         SnapshotManager()
 
 
+def test_no_epoch_is_no_training(training: Any, prefect_server: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="greater than 0"):
+        training.train(0, repository=str(tmp_path / "repository"))
+    assert not (tmp_path / "repository").exists()
+
+
 def test_the_demo_works_from_nothing_and_again(tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
@@ -140,7 +146,7 @@ def test_the_demo_works_from_nothing_and_again(tmp_path: Path) -> None:
         command = [sys.executable, str(TRAIN), "demo", "--epochs", "4", "--kill-after", "2"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
-        assert "Killed it (SIGKILL). The last snapshot is epoch-00" in done.stdout
+        assert "Killed it (SIGKILL). The last snapshot is epoch-000" in done.stdout
         assert "the same weights, moments and random key, bit for bit" in done.stdout
         assert "/v2/artifacts/key/digits-training" in done.stdout
         assert "prefect_snapshots" not in done.stderr  # Prefect itself may complain of a slow machine

@@ -8,7 +8,7 @@ A face that has its items done elsewhere uses three functions, all of which can 
 
 - `plan(job, items)` gives the batches of items that are not done,
 - `run_batch(job, batch)` does one and writes its results straight to the repository,
-- `collect(job, items)` streams the results, in the order of the items.
+- `collect(job, plan.keys)` streams the results, in the order of the items.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from .ledger import MISSING, Ledger, outcomes_of
 from .log import Log
 from .results import DONE, RAISED, SCALARS, SKIPPED, Batch, Frozen, Unserialisable, failure, freeze
 
-_WINDOW = 1024
+WINDOW = 1024
 """Items that are looked at together, unless a batch is larger."""
 _MOST_AHEAD = 1 << 16
 _QUICK, _SLOW = 0.01, 0.05
 """Seconds for a window: below the first the next one is larger, above the second smaller."""
-_READ_WINDOW = 8192
+READ_WINDOW = 8192
 
 _FLUSH_BYTES = 16 << 20
 """Results of this size are written before the batch is full."""
@@ -260,7 +260,7 @@ class Plan:
         log = open_log(job)
         planned = Ledger()
         rest: list[ItemBatch] = []
-        for window in windows(self.items, job.key, max(job.batch_size, _WINDOW)):
+        for window in windows(self.items, job.key, max(job.batch_size, WINDOW)):
             self._keys.append(window.keys)
             found = log.find(window.keys)
             self.total += len(window.keys)
@@ -310,30 +310,29 @@ def run_batch(job: Job, batch: ItemBatch) -> Outcome:
     return Outcome(run.worked, run.failed, len(batch) - run.worked)
 
 
-_RAISE: Any = object()
+RAISE: Any = object()
+"""Stands for: a missing result is an error."""
 
 
-def collect(job: Job, items: Iterable[Any] | Keys, *, missing: Any = _RAISE, log: Log | None = None) -> Iterator[Any]:
-    """The results of items, in their order, streamed.
+def collect(job: Job, keys: Keys | Iterable[Keys], *, missing: Any = RAISE, log: Log | None = None) -> Iterator[Any]:
+    """The results of items by their keys, in the order of these, streamed.
 
     Arguments:
         job: the job.
-        items: the items, or their keys, an array of shape (n, 2).
-        missing: stands for a result that is not there. Without it, that is an error, raised before the first result
-            where `items` are keys, and else when it is come to.
+        keys: an array of shape (n, 2), or several one after the other.
+        missing: stands for a result that is not there.
+        log: of the job, if it was opened before.
 
     Raises:
-        IncompleteResults: items have no result.
+        IncompleteResults: when it comes to an item without a result, and `missing` was not given.
     """
     log = log or open_log(job)
-    if isinstance(items, np.ndarray):
-        parts: Iterable[Keys] = (items[at : at + _READ_WINDOW] for at in range(0, len(items), _READ_WINDOW))
-    else:
-        parts = (window.keys for window in windows(items, job.key, _READ_WINDOW))
     first = 0
-    for keys in parts:
-        yield from _results(log, keys, missing, first)
-        first += len(keys)
+    for some in [keys] if isinstance(keys, np.ndarray) else keys:
+        for at in range(0, len(some), READ_WINDOW):
+            part = some[at : at + READ_WINDOW]
+            yield from _results(log, part, missing, first)
+            first += len(part)
 
 
 def check_complete(log: Log, parts: Iterable[Keys]) -> None:
@@ -356,7 +355,7 @@ def _results(log: Log, keys: Keys, missing: Any, first: int) -> list[Any]:
     for attempt in range(3):
         found = log.find(keys)
         absent = (found == MISSING) | (outcomes_of(found) != DONE)
-        if absent.any() and missing is _RAISE:
+        if absent.any() and missing is RAISE:
             failed = int((absent & (found != MISSING)).sum())
             raise IncompleteResults(int(absent.sum()), failed, first + len(keys), first + int(np.argmax(absent)))
         try:
@@ -391,14 +390,18 @@ def _cut(parts: list[ItemBatch], size: int) -> tuple[ItemBatch, list[ItemBatch]]
 
 
 class _Stretch:
-    """Items at work: what is done of them, and what of that is written."""
+    """Items at work: what is done of them, and what of that is written.
 
-    __slots__ = ("ends", "failures", "keys", "positions", "start", "values", "written")
+    Its times are those of a clock that nobody sets; `epoch` is when that began.
+    """
 
-    def __init__(self, keys: Keys, positions: NDArray[np.int64], start: float) -> None:
+    __slots__ = ("ends", "epoch", "failures", "keys", "positions", "start", "values", "written")
+
+    def __init__(self, keys: Keys, positions: NDArray[np.int64]) -> None:
         self.keys = keys
         self.positions = positions
-        self.start = start
+        self.start = time.perf_counter()
+        self.epoch = time.time() - self.start
         self.values: list[Any] = []
         self.ends: list[float] = []
         self.failures: dict[int, int] = {}
@@ -418,7 +421,13 @@ class _Stretch:
             if first <= row < end:
                 outcomes[row - first] = outcome
         rows = slice(first, end)
-        return Batch(self.keys[rows], self.positions[rows], starts, ends, outcomes, self.values[rows])
+        times = starts + self.epoch, ends + self.epoch
+        return Batch(self.keys[rows], self.positions[rows], *times, outcomes, self.values[rows])
+
+    def wrote(self, count: int) -> None:
+        """Forget the results that were written."""
+        self.values[self.written : self.written + count] = [None] * count
+        self.written += count
 
 
 @dataclass(slots=True)
@@ -496,13 +505,13 @@ class Run:
                         self._timer.join()
                     self.flush()
                     self._writer.close()
-                    if self._begun and kind is None:
-                        self.log.tidy()
                 except BaseException:
                     self._writer.abandon()
                     raise
                 finally:
                     self.log.close()
+            if self._begun and kind is None:
+                self.log.tidy()
         finally:
             self._leaving.__exit__(kind, error, trace)
 
@@ -524,22 +533,21 @@ class Run:
 
     def finish(self) -> None:
         """Do what others had claimed and have not done. They get some time for it."""
-        waited = 0.0
+        since = time.monotonic()
         while self._deferred:
             before = len(self._deferred)
             self._retry()
             if len(self._deferred) < before:
-                waited = 0.0
+                since = time.monotonic()
                 continue
-            if waited > max(_PATIENCE, 4 * self._longest):
+            if time.monotonic() - since > max(_PATIENCE, 4 * self._longest):
                 for cell in self._deferred:
                     self._execute(cell.number, cell.items, cell.keys, cell.positions)
                 self._deferred.clear()
                 return
             self.flush()
             self._let_go()
-            time.sleep(_PAUSE)
-            waited += _PAUSE
+            time.sleep(_PAUSE if self.log.claims.exact else _RETRY_EVERY)
 
     def _begin(self) -> None:
         if self._begun:
@@ -662,8 +670,8 @@ class Run:
         self._held = [] if keep is None else [keep]
 
     def _do(self, items: list[Any], keys: Keys, positions: NDArray[np.int64]) -> None:
-        call, now = self._call, time.time
-        stretch = _Stretch(keys, positions, now())
+        call, now = self._call, time.perf_counter
+        stretch = _Stretch(keys, positions)
         values, ends = stretch.values, stretch.ends
         with self._lock:
             self._stretches.append(stretch)
@@ -678,7 +686,7 @@ class Run:
                 else:
                     self._in_a_row = 0
                 if type(value) not in SCALARS:
-                    value = self._freeze(value, item, stretch)
+                    value = self._freeze(value, stretch)
                 values.append(value)
                 ends.append(now())
                 if self._bytes > _FLUSH_BYTES:
@@ -688,7 +696,7 @@ class Run:
             self._rows += len(ends)
             self._longest = max(self._longest, now() - stretch.start)
 
-    def _freeze(self, value: Any, item: Any, stretch: _Stretch) -> Any:
+    def _freeze(self, value: Any, stretch: _Stretch) -> Any:
         if type(value) is not Frozen:
             try:
                 value = freeze(value, self._limit)
@@ -722,7 +730,7 @@ class Run:
         stretch.failures[len(stretch.ends)] = RAISED if stops else SKIPPED
         if stops or too_many:
             stretch.values.append(failure(item, error))
-            stretch.ends.append(time.time())
+            stretch.ends.append(time.perf_counter())
         if stops:
             error.add_note(f"It was raised by {job.function_label} for item {position} of {job.name!r}.")
             raise error
@@ -744,7 +752,7 @@ class Run:
                 batch = parts[0][1] if len(parts) == 1 else _joined([part for _, part in parts])
                 self._writer.write(batch)
                 for stretch, part in parts:
-                    stretch.written += len(part)
+                    stretch.wrote(len(part))
                 if self._fresh is not None:
                     self._fresh.add(batch.keys, np.zeros(len(batch), np.uint64))
                 if self._on_flush is not None:
@@ -781,14 +789,13 @@ def _joined(parts: Sequence[Batch]) -> Batch:
 
 def _warn_of_requests(job: Job) -> None:
     location = job.repository.location
-    if job.batch_size == 1 and job.max_wait_time is None and not location.appends and "://" in location.url:
-        if location.url.startswith("memory://"):
-            return
-        warnings.warn(
-            f"{job.name}: batch_size=1 makes a request to {location.url} for every item, some 20 to 100 ms each. Say "
-            "batch_size=100 or more, and max_wait_time= for how many seconds of work you would do again.",
-            stacklevel=2,
-        )
+    if job.batch_size > 1 or location.appends or location.url.startswith("memory://"):
+        return
+    warnings.warn(
+        f"{job.name}: batch_size=1 makes a request to {location.url} for every item, some 20 to 100 ms each. Say "
+        "batch_size=100 or more, and max_wait_time= for how many seconds of work you would do again.",
+        stacklevel=2,
+    )
 
 
 class _Held(contextlib.AbstractContextManager[None]):

@@ -10,6 +10,7 @@ before it writes it; a later merger drops what an earlier one has not finished, 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidArgument
+from ..errors import IntegrityError, InvalidArgument, StorageError
 from ..repository.catalog import Event, slot_path
 from ..repository.chunking import Buffer
 from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
@@ -33,6 +34,8 @@ from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, ro
 from .results import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 
 KIND = "checkpoints"
+
+logger = logging.getLogger("prefect_snapshots")
 
 _FULL = {True: 1 << 30, False: 24 << 20}
 """Bytes after which a segment is closed and another one begun, where files can grow and elsewhere."""
@@ -377,8 +380,12 @@ class Log:
 
     def tidy(self) -> None:
         """Merge when there are many small segments."""
-        if len(self._known) >= _MANY:
+        if len(self._known) < _MANY:
+            return
+        try:
             self.merge(_MANY)
+        except (StorageError, IntegrityError) as error:  # it only spares later readers some requests
+            logger.warning("could not merge the segments of %s: %s", self._stream.label, error)
 
     def _small_runs(self, fewest: int) -> Iterator[list[_Known]]:
         order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}

@@ -12,9 +12,9 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..repository.repository import RepositoryLike, as_repository
 from .engine import (
-    _RAISE,
-    _READ_WINDOW,
-    _WINDOW,
+    RAISE,
+    READ_WINDOW,
+    WINDOW,
     Run,
     check_complete,
     collect,
@@ -146,7 +146,7 @@ class Snapper(Generic[T, R]):
         self.failed_items = []
         with Run(self.job) as run:
             try:
-                for window in windows(self._iterable, self.job.key, max(self.job.batch_size, _WINDOW)):
+                for window in windows(self._iterable, self.job.key, max(self.job.batch_size, WINDOW)):
                     if self._once:
                         self._seen.append(window.keys)
                     run.work(window)
@@ -154,7 +154,7 @@ class Snapper(Generic[T, R]):
             finally:
                 self.failed_items = [FailedItem(item, error) for item, error in run.failures]
 
-    def load(self, missing: Any = _RAISE) -> list[R]:
+    def load(self, missing: Any = RAISE) -> list[R]:
         """The results of the items, in the order of the iterable.
 
         A generator that was consumed before this process saw it has no order of its own: its results come in the order
@@ -168,23 +168,19 @@ class Snapper(Generic[T, R]):
             PickleRefused: a result was stored with pickle, and the repository was opened with `allow_pickle=False`.
         """
         log = open_log(self.job)
-        keys = self._keys(log)
-        if missing is _RAISE:
+        keys = list(self._keys(log))
+        if missing is RAISE:
             check_complete(log, keys)
-        return list(collect(self.job, np.concatenate(keys) if keys else _NONE, missing=missing, log=log))
+        return list(collect(self.job, keys, missing=missing, log=log))
 
-    def iter_results(self, missing: Any = _RAISE) -> Iterator[R]:
+    def iter_results(self, missing: Any = RAISE) -> Iterator[R]:
         """The same one by one, in flat memory.
 
         Raises:
             IncompleteResults: when it comes to an item without a result.
         """
         log = open_log(self.job)
-        if not self._once:
-            yield from collect(self.job, self._iterable, missing=missing, log=log)
-            return
-        for keys in self._keys(log):
-            yield from collect(self.job, keys, missing=missing, log=log)
+        return collect(self.job, self._keys(log), missing=missing, log=log)
 
     def load_all(self, fingerprint: str | None = None) -> list[R]:
         """Every result that is stored, whatever the iterable is now, in the order of the iterables of then.
@@ -215,10 +211,12 @@ class Snapper(Generic[T, R]):
     ) -> None:
         """Nothing is open between two starts."""
 
-    def _keys(self, log: Log) -> list[Keys]:
+    def _keys(self, log: Log) -> Iterable[Keys]:
+        """The keys of the items, part by part."""
+        rest = (window.keys for window in windows(self._iterable, self.job.key, READ_WINDOW))
         if not self._once:
-            return [window.keys for window in windows(self._iterable, self.job.key, _READ_WINDOW)]
-        self._seen += [window.keys for window in windows(self._iterable, self.job.key, _READ_WINDOW)]
+            return rest
+        self._seen += rest
         return self._seen or [_recorded(log)]
 
 
@@ -227,12 +225,10 @@ _NONE = np.zeros((0, 2), np.uint64)
 
 def _recorded(log: Log) -> Keys:
     """The keys of all results, in the order of the positions that they had."""
-    keys: list[Keys] = []
-    positions: list[Any] = []
+    keys = [_NONE]
+    positions: list[Any] = [np.zeros(0, np.int64)]
     for batch, places in log.batches():
         counts = (log.find(batch.keys) == places) & (outcomes_of(places) == DONE)
         keys.append(batch.keys[counts])
         positions.append(batch.positions[counts])
-    if not keys:
-        return _NONE
     return np.asarray(np.concatenate(keys)[np.argsort(np.concatenate(positions), kind="stable")])

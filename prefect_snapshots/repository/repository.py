@@ -84,7 +84,8 @@ class Repository:
         url: any fsspec URL or path. Default: the repository of the enclosing `use_repository`, else the environment
             variable `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, else `./snapshots`.
         storage_options: passed to the fsspec filesystem (credentials, endpoint).
-        password: encrypts a new repository, or opens an encrypted one. Default: the environment variable
+        password: encrypts a new repository, or opens an encrypted one. A function is asked for it if the repository is
+            new or encrypted. Default: the environment variable
             `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`, else the output of the command in
             `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND`.
         compression: "auto" (zstd where it pays), "high" or "none". Each writer decides for itself.
@@ -106,7 +107,7 @@ class Repository:
         url: str | os.PathLike[str] | None = None,
         *,
         storage_options: Mapping[str, Any] | None = None,
-        password: str | None = None,
+        password: str | Callable[[], str | None] | None = None,
         compression: Compression = "auto",
         allow_pickle: bool = True,
         read_only: bool = False,
@@ -386,11 +387,11 @@ class Repository:
         return _assemble(self.location, config, secret, sealer, self.read_only)
 
     def _unlock(self, config: dict[str, Any]) -> bytes | None:
-        password = self._find_password()
         if config["key"] is None:
-            if self._password is not None:
+            if isinstance(self._password, str):
                 raise WrongPassword(f"{self.url} is not encrypted: open it without a password")
             return None
+        password = self._find_password()
         if password is None:
             raise WrongPassword(f"{self.url} is encrypted: give a password, or set {PASSWORD_SETTING}")
         try:
@@ -399,12 +400,7 @@ class Repository:
             raise WrongPassword(f"the password does not open {self.url}") from None
 
     def _find_password(self) -> str | None:
-        if self._password is not None:
-            return self._password
-        if os.environ.get(PASSWORD_SETTING):
-            return os.environ[PASSWORD_SETTING]
-        command = os.environ.get(PASSWORD_COMMAND_SETTING)
-        return password_from(command) if command else None
+        return self._password if isinstance(self._password, str) else (self._password or _environment_password)()
 
     def _store(self, opened: _Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
         for attempt in range(_STORE_ATTEMPTS):
@@ -504,6 +500,13 @@ def as_repository(repository: RepositoryLike | None) -> Repository:
     if isinstance(repository, str | os.PathLike):
         return Repository(repository)
     return repository if isinstance(repository, Repository) else repository.get_repository()
+
+
+def _environment_password() -> str | None:
+    if os.environ.get(PASSWORD_SETTING):
+        return os.environ[PASSWORD_SETTING]
+    command = os.environ.get(PASSWORD_COMMAND_SETTING)
+    return password_from(command) if command else None
 
 
 def password_from(command: str) -> str:
