@@ -15,29 +15,20 @@ Names, ids, tags and metadata go to the Prefect server as they are, also those o
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import contextvars
 import functools
-import hashlib
 import itertools
 import math
-import re
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import humanize
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.events import emit_event
-from prefect.settings import get_current_settings
 
 from .errors import SnapshotsError
+from .live import LiveArtifact, artifact_key, artifact_url, cell
 from .runs import logger, run_ids, run_logger
 from .snapshots.changes import Leaves, evicted_by
 from .snapshots.manager import SnapshotManager
@@ -48,14 +39,6 @@ LISTED = 10
 
 _LARGE_MANIFEST = 1024 * 1024
 """Bytes of a manifest from which on leaves are not counted: that of some ten thousand arrays."""
-_INTERVAL = 1.0
-"""Least seconds between two updates of an artifact."""
-_AFTER_FAILURE = 60.0
-"""Seconds before the server is tried again once it could not be reached."""
-_TIMEOUT = 10.0
-"""Seconds that the server has for an answer; then Prefect's client tries again."""
-_PATIENCE = 1.0
-"""Seconds that a save waits for the update of its artifact, which goes on without it."""
 
 Manager = SnapshotManager[Any]
 
@@ -82,28 +65,6 @@ def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[st
             _artifact_of(manager).update()
 
 
-def artifact_key(name: str) -> str:
-    """The key of the artifact for a name: readable, and different for every name.
-
-    Example:
-        >>> artifact_key("train/epoch")
-        'train-epoch-1975'
-    """
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{slug[:200] or 'snapshots'}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
-
-
-def artifact_url(name: str) -> str:
-    """Where the artifact for a name is in the Prefect UI."""
-    return f"{get_current_settings().ui_url or ''}/v2/artifacts/key/{artifact_key(name)}"
-
-
-def flush() -> None:
-    """Send the updates of artifacts that wait for their turn. Happens by itself, at the latest when Python exits."""
-    for artifact in list(_artifacts.values()):
-        artifact.flush()
-
-
 # --- what is said --------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +75,7 @@ def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
         parts.append(f"changed leaves: {changed} of {leaves} since {previous.id!r}")
     elif leaves is not None:
         parts.append(f"leaves: {leaves}")
-    where = f" {artifact_url(manager.name)}" if any(run_ids()) else ""
+    where = f" {artifact_url(artifact_key(manager.name))}" if any(run_ids()) else ""
     return f"Saved snapshot {record.id!r} of {manager.name!r}: {', '.join(parts)}.{where}"
 
 
@@ -170,12 +131,8 @@ def _markdown(manager: Manager) -> str:
             humanize.naturalsize(record.written),
             "" if leaves is None else f"{leaves} in all" if changed is None else f"{changed} of {leaves}",
         ]
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
 def _short(value: Any) -> str:
@@ -225,105 +182,15 @@ def _leaves(manager: Manager, record: Record) -> Leaves | None:
 
 # --- the artifact ----------------------------------------------------------------------------------------------------
 
-
-class _Artifact:
-    """The artifact of one name in one flow run, updated about once a second at most, and always for the last time."""
-
-    def __init__(self, manager: Manager, flow_run_id: UUID | None, task_run_id: UUID | None) -> None:
-        self._manager = manager
-        self._key = artifact_key(manager.name)
-        self._flow_run_id = flow_run_id
-        self._task_run_id = task_run_id
-        self._id: UUID | None = None
-        self._due = 0.0
-        self._context: contextvars.Context | None = None
-        self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()
-
-    def update(self) -> None:
-        """Send the present state now, or as soon as the last update is long enough ago."""
-        with self._lock:
-            self._context = contextvars.copy_context()
-            if self._timer is not None:
-                return
-            now = time.monotonic()
-            timer = self._timer = threading.Timer(max(0.0, self._due - now), self.flush)
-            timer.daemon = True
-            with contextlib.suppress(RuntimeError):  # Python is about to exit, and will flush
-                timer.start()
-            at_once = now >= self._due
-        if at_once:
-            timer.join(_PATIENCE)
-
-    def flush(self) -> None:
-        """Send the present state now, unless it was sent already."""
-        with self._sending:
-            with self._lock:
-                context, self._context = self._context, None
-                timer, self._timer = self._timer, None
-                self._due = time.monotonic() + _INTERVAL
-            if timer is not None:
-                timer.cancel()
-            if context is not None:
-                context.run(self._send)
-
-    def _send(self) -> None:
-        try:
-            self._put(_markdown(self._manager))
-        except Exception as error:
-            self._due = time.monotonic() + _AFTER_FAILURE
-            _client.cache_clear()
-            # Not to the log of the run: that goes to the same server, and the run may be over.
-            logger.warning("The artifact for snapshots of %r is not up to date: %r", self._manager.name, error)
-
-    def _put(self, markdown: str) -> None:
-        client = _client(get_current_settings().api.url)
-        if self._id is None and self._flow_run_id is not None:
-            # Another process of the same flow run may have made it.
-            wanted = ArtifactFilter(
-                key=ArtifactFilterKey(any_=[self._key]),
-                flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
-            )
-            self._id = next((found.id for found in client.read_artifacts(artifact_filter=wanted, limit=1)), None)
-        if self._id is not None:
-            client.update_artifact(self._id, ArtifactUpdate(data=markdown))
-            return
-        created = client.create_artifact(
-            ArtifactCreate(
-                key=self._key,
-                type="markdown",
-                description=f"Snapshots of `{self._manager.name}`",
-                data=markdown,
-                flow_run_id=self._flow_run_id,
-                task_run_id=self._task_run_id,
-            )
-        )
-        self._id = created.id
+_artifacts: dict[tuple[UUID | None, Manager], LiveArtifact] = {}
 
 
-@functools.lru_cache(maxsize=4)
-def _client(api_url: str | None) -> SyncPrefectClient:
-    """A client of our own: that of the run may be closed when the last update is sent, and waits longer."""
-    return get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True)
-
-
-_artifacts: dict[tuple[UUID | None, Manager], _Artifact] = {}
-
-
-def _artifact_of(manager: Manager) -> _Artifact:
-    _flush_at_exit()
-    flow_run_id, task_run_id = run_ids()
-    return _artifacts.setdefault((flow_run_id, manager), _Artifact(manager, flow_run_id, task_run_id))
-
-
-@functools.cache
-def _flush_at_exit() -> None:
-    """Registered in a run, not on import: the last one comes first, and the run's own server ends at exit too."""
-    # While Prefect still sends the event that goes with an update; and for what background saves add after that.
-    with contextlib.suppress(RuntimeError):
-        threading._register_atexit(flush)  # type: ignore[attr-defined]
-    atexit.register(flush)
+def _artifact_of(manager: Manager) -> LiveArtifact:
+    key = run_ids()[0], manager
+    if key not in _artifacts:
+        about = f"Snapshots of `{manager.name}`"
+        _artifacts[key] = LiveArtifact(artifact_key(manager.name), "markdown", about, lambda: _markdown(manager))
+    return _artifacts[key]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventResourceFilter
 
-from prefect_snapshots.reporting import artifact_key
+from prefect_snapshots.live import artifact_key
 
 
 def artifacts_of(name: str) -> list[Artifact]:

@@ -55,7 +55,8 @@ def moto() -> Iterator[str]:
     A process of its own, because in ours it would take turns with what is tested.
     """
     (port,) = free_ports(1)
-    with _process([_program("moto_server"), "-H", _HOST, "-p", str(port)], port, {"MOTO_S3_DEFAULT_MAX_KEYS": "20"}):
+    program = str(Path(__file__).with_name("serve_moto.py"))
+    with _process([sys.executable, program, _HOST, str(port)], port, {"MOTO_S3_DEFAULT_MAX_KEYS": "20"}):
         yield _with_s3_bucket(f"http://{_HOST}:{port}")
 
 

@@ -92,10 +92,12 @@ class SteppedLocation(MemoryLocation):
             page = self._page(folder, page[-1].path)
 
     def _page(self, folder: str, last: str) -> list[ObjectInfo]:
+        process = self.process
+
         def page() -> list[ObjectInfo]:
             found = sorted(MemoryLocation._objects(self, folder), key=lambda info: info.path)
             rest = [info for info in found if info.path > last]
-            return rest[self.process.overlooks :][:PAGE]
+            return rest[process.overlooks :][:PAGE]
 
         return self.process.pass_gate("LIST", folder, page)
 

@@ -189,7 +189,9 @@ def test_objects_in_each_others_place_are_damage(templates: dict[str, Path], kin
                 (place / other).write_bytes(content)
                 right = read_everything(place, kind)
                 problems = problems_of(place, kind)
-                assert {str(one), str(other)} <= {problem.path for problem in problems}
+                paths = {problem.path for problem in problems}
+                # Of a stream whose registration is damaged nothing but its folder is known.
+                assert all(not paths.isdisjoint({str(path), str(path.parent)}) for path in (one, other))
                 assert lost_items(problems) | right == {item(number) for number in range(ITEMS)}
 
 
@@ -250,7 +252,6 @@ def test_copy_elsewhere_is_read(twice: tuple[Shelf, Path, Path]) -> None:
 def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune has condemned one copy, because there is another one, and dies; then that one is lost."""
     shelf, first, second = twice
-    shelf.remove("two")
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -270,9 +271,9 @@ def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch:
     assert last.name in doomed
     assert other.name not in doomed
     other.unlink()
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError):  # the manifest of the other item had no copy
         Repository(shelf.repository.url).prune(grace=0)
-    assert Shelf(Repository(shelf.repository.url)).get("one") == body_of(0)
+    assert Shelf(Repository(shelf.repository.url)).get("one" if last == first else "two") == body_of(0)
 
 
 def test_stream_whose_registration_was_lost(templates: dict[str, Path]) -> None:

@@ -310,7 +310,8 @@ class TestEveryLocation:
         sender.close()
         assert receiver.recv() == expected
         process.join(30)
-        assert process.exitcode == 0
+        # What other libraries of this process do at exit may fail in a forked child.
+        assert process.exitcode == 0 or method == "fork"
         assert [location.read(path) for path in paths(location)] == left
 
     def test_counts_its_requests(self, location: Location) -> None:

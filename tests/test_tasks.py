@@ -37,7 +37,7 @@ from prefect_snapshots import (
     use_repository,
 )
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
-from prefect_snapshots.reporting import artifact_key, flush
+from prefect_snapshots.live import artifact_key, flush
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -261,7 +261,7 @@ def test_a_server_that_is_gone_costs_a_warning(caplog: pytest.LogCaptureFixture,
 
     assert pipeline() == 7
     assert load_latest(name) == 7
-    assert f"The artifact for snapshots of '{name}' is not up to date" in caplog.text
+    assert f"(Snapshots of `{name}`) is not up to date" in caplog.text
 
 
 def test_keys_of_artifacts_keep_names_apart() -> None:

@@ -20,6 +20,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow, load_flow_from_entrypoint
 
 from prefect_snapshots import Repository, SnapshotManager, load_latest
@@ -132,7 +133,7 @@ def test_a_manager_in_memory_warns_inside_a_run(prefect_server: str) -> None:
 
 
 def test_no_epoch_is_no_training(training: Any, prefect_server: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="greater than 0"):
+    with pytest.raises(ParameterTypeError, match="greater than 0"):
         training.train(0, repository=str(tmp_path / "repository"))
     assert not (tmp_path / "repository").exists()
 

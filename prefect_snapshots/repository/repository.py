@@ -225,6 +225,8 @@ class Repository:
                     return None
                 if store is not None and (stored is None or epoch < required):
                     stored, epoch = self._store(opened, store)
+                    if not opened.catalog.knows(stream):  # it read root, where the registration was lost
+                        opened.catalog.register(stream)
                 event = stream.append(
                     plan.kind,
                     plan.body,
@@ -400,7 +402,9 @@ class Repository:
             raise WrongPassword(f"the password does not open {self.url}") from None
 
     def _find_password(self) -> str | None:
-        return self._password if isinstance(self._password, str) else (self._password or _environment_password)()
+        if not isinstance(self._password, str):
+            self._password = (self._password or _environment_password)()
+        return self._password
 
     def _store(self, opened: _Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
         for attempt in range(_STORE_ATTEMPTS):
@@ -554,16 +558,19 @@ def _checksum(config: dict[str, Any]) -> str:
 
 def _parse_config(path: str, data: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(data)
+        config: dict[str, Any] = json.loads(data)
         version = config["format"]
         if isinstance(version, int) and version > FORMAT:
             return {**config, "chunking": chunking.parameters(), "key": None}
         if config["checksum"] != _checksum(config):
             raise DamagedObject(path, "it does not match its checksum")
         bytes.fromhex(config["id"])
+        del config["checksum"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedObject(path, f"it cannot be read ({error})") from None
-    return {key: value for key, value in config.items() if key != "checksum"}
+    if data != _config_bytes(config):
+        raise DamagedObject(path, "it is not as it was written")
+    return config
 
 
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)

@@ -1,0 +1,184 @@
+"""Artifacts in the Prefect UI that follow what a run does: updated rarely, and always for the last time.
+
+What goes wrong here is a warning, never an error: what an artifact tells of is safe already.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import contextvars
+import functools
+import hashlib
+import os
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Literal
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+
+from .runs import logger, run_ids
+
+_INTERVAL = 1.0
+"""Least seconds between two updates of an artifact."""
+_AFTER_FAILURE = 60.0
+"""Seconds before the server is tried again once it could not be reached."""
+_TIMEOUT = 10.0
+"""Seconds that the server has for an answer; then Prefect's client tries again."""
+_PATIENCE = 1.0
+"""Seconds that the caller waits for an update, which goes on without it."""
+
+
+class LiveArtifact:
+    """One artifact of the flow run around it, or of the task run where there is none.
+
+    Arguments:
+        key: of the artifact; see `artifact_key`.
+        kind: "markdown", whose content is a text, or "progress", whose content is a percentage.
+        description: what the UI says above it.
+        render: gives its present content.
+    """
+
+    def __init__(
+        self, key: str, kind: Literal["markdown", "progress"], description: str, render: Callable[[], str | float]
+    ) -> None:
+        self._key = key
+        self._kind = kind
+        self._description = description
+        self._render = render
+        self._flow_run_id, self._task_run_id = run_ids()
+        self._id: UUID | None = None
+        self._due = 0.0
+        self._context: contextvars.Context | None = None
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        _flush_at_exit()
+        _all.add(self)
+
+    def update(self, context: contextvars.Context | None = None, *, patience: float = _PATIENCE) -> None:
+        """Send the present content now, or as soon as the last update is long enough ago.
+
+        Arguments:
+            context: of the run, if that is not the present one.
+            patience: most seconds to wait for it.
+        """
+        with self._lock:
+            self._context = context or contextvars.copy_context()
+            if self._timer is not None:
+                return
+            now = time.monotonic()
+            timer = self._timer = threading.Timer(max(0.0, self._due - now), self.flush)
+            timer.daemon = True
+            with contextlib.suppress(RuntimeError):  # Python is about to exit, and will flush
+                timer.start()
+            at_once = now >= self._due
+        if at_once and patience:
+            timer.join(patience)
+
+    def flush(self) -> None:
+        """Send the present content now, unless it was sent already."""
+        with self._sending:
+            with self._lock:
+                context, self._context = self._context, None
+                timer, self._timer = self._timer, None
+                self._due = time.monotonic() + _INTERVAL
+            if timer is not None:
+                timer.cancel()
+            if context is not None:
+                context.copy().run(self._send)
+
+    def _send(self) -> None:
+        try:
+            # Or an exit would wait a minute for a server that is gone.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+                self._put(self._render())
+        except Exception as error:
+            self._due = time.monotonic() + _AFTER_FAILURE
+            _client.cache_clear()
+            # Not to the log of the run: that goes to the same server, and the run may be over.
+            logger.warning("The artifact %r (%s) is not up to date: %r", self._key, self._description, error)
+
+    def _put(self, content: str | float) -> None:
+        client = _client(get_current_settings().api.url)
+        if self._id is None and self._flow_run_id is not None:
+            # Another process of the same flow run may have made it.
+            wanted = ArtifactFilter(
+                key=ArtifactFilterKey(any_=[self._key]),
+                flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
+            )
+            self._id = next((found.id for found in client.read_artifacts(artifact_filter=wanted, limit=1)), None)
+        if self._id is not None:
+            client.update_artifact(self._id, ArtifactUpdate(data=content))
+            return
+        created = client.create_artifact(
+            ArtifactCreate(
+                key=self._key,
+                type=self._kind,
+                description=self._description,
+                data=content,
+                flow_run_id=self._flow_run_id,
+                task_run_id=self._task_run_id,
+            )
+        )
+        self._id = created.id
+
+
+def artifact_key(name: str) -> str:
+    """The key of the artifact for a name: readable, and different for every name.
+
+    Example:
+        >>> artifact_key("train/epoch")
+        'train-epoch-1975'
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{slug[:200] or 'snapshots'}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
+
+
+def artifact_url(key: str) -> str:
+    """Where an artifact is in the Prefect UI, with its history."""
+    return f"{get_current_settings().ui_url or ''}/v2/artifacts/key/{key}"
+
+
+def cell(text: str) -> str:
+    """A text as a cell of a table, where it cannot break out."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def flush() -> None:
+    """Send the updates that wait for their turn. Happens by itself, at the latest when Python exits."""
+    for artifact in list(_all):
+        artifact.flush()
+
+
+def _forget() -> None:
+    """A forked child has neither the artifacts of its parent nor a share in its connection."""
+    _all.clear()
+    _client.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+_all: weakref.WeakSet[LiveArtifact] = weakref.WeakSet()
+
+
+@functools.lru_cache(maxsize=4)
+def _client(api_url: str | None) -> SyncPrefectClient:
+    """A client of our own: that of the run may be closed when the last update is sent, and waits longer."""
+    return get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True)
+
+
+@functools.cache
+def _flush_at_exit() -> None:
+    """Registered in a run, not on import: the last one comes first, and the run's own server ends at exit too."""
+    # While Prefect still sends the event that goes with an update; and for what background saves add after that.
+    with contextlib.suppress(RuntimeError):
+        threading._register_atexit(flush)  # type: ignore[attr-defined]
+    atexit.register(flush)
