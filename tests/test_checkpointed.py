@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -597,15 +597,10 @@ def test_a_terminated_flow_writes_what_is_done(
 
 
 @pytest.mark.timeout(250)
-def test_the_corpus_on_s3_with_dask(s3_storage: Storage, tmp_path: Path) -> None:
-    path = Path(__file__).parent.parent / "flows" / "process_corpus.py"
-    spec = importlib.util.spec_from_file_location("process_corpus", path)
-    assert spec is not None
-    assert spec.loader is not None
-    corpus: Any = importlib.util.module_from_spec(spec)
-    sys.modules["process_corpus"] = corpus
-    spec.loader.exec_module(corpus)
-    corpus.embed = corpus.embed.with_options(batch_size=20)
+def test_the_corpus_on_s3_with_dask(s3_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "flows")  # the workers have it too
+    corpus: Any = importlib.import_module("process_corpus")
+    monkeypatch.setattr(corpus, "embed", corpus.embed.with_options(batch_size=20))
     process: Any = corpus.process_corpus.with_options(task_runner=dask())
     repository = Repository(s3_storage.url, storage_options=s3_storage.storage_options)
     with use_repository(repository):
