@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
-    from prefect_snapshots.checkpointed import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.checkpoints import Snapper
     from prefect_snapshots.decorators import load_latest, snapshot
     from prefect_snapshots.repository import Repository, use_repository
@@ -60,12 +60,12 @@ if TYPE_CHECKING:
     from prefect_snapshots.tasks import aload_snapshot, asave_snapshot, load_snapshot, save_snapshot
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
-        "CheckpointedFuture": "checkpointed",
-        "CheckpointedTask": "checkpointed",
+        "CheckpointedFuture": "batching",
+        "CheckpointedTask": "batching",
         "STABLE_INPUTS": "cache_policies",
         "Snapper": "checkpoints",
         "StableInputs": "cache_policies",
-        "checkpointed": "checkpointed",
+        "checkpointed": "batching",
         "ByContent": "snapshots",
         "ByLeaf": "snapshots",
         "ByMetadata": "snapshots",

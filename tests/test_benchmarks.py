@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -70,6 +72,19 @@ def test_requests_on_s3(tmp_path: Path) -> None:
     assert all(met(report, "median"))
     assert met(report, "LIST") == [True, True]
     assert met(report, "3 writers") == [True]
+
+
+def test_iterables(tmp_path: Path) -> None:
+    report = measure(tmp_path, "iterables.py", "--count", "2000", "--done", "2000", "--repeat", "1")
+    assert met(report, "memory of the process") == [True]
+    assert "joblib.Memory" in contenders(report, "one by one: all done")
+
+
+@pytest.mark.timeout(200)
+def test_mapping(tmp_path: Path) -> None:
+    sizes = ["--count", "2000", "--tasks", "5", "--items", "4", "--loops", "1000", "--repeat", "1"]
+    report = measure(tmp_path, "mapping.py", *sizes)
+    assert contenders(report, "items in a flow: first run") == {"prefect-snapshots", "Prefect .map"}
 
 
 def test_page_without_the_section_is_an_error(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ import pytest
 from manual import rewritten, steady
 from servers import Storage
 
-from prefect_snapshots import Repository, SnapshotManager
+from prefect_snapshots import Repository, Snapper, SnapshotManager
 from prefect_snapshots.cli import output, session
 from prefect_snapshots.errors import WrongPassword
 
@@ -719,10 +719,59 @@ def test_manual_covers_every_command_and_option(program: Program) -> None:
         own, _, common = program.run(*command.split(), "--help").stdout.partition("Global options")
         assert set(re.findall(r"--[a-z][a-z-]+", own)) <= set(re.findall(r"--[a-z][a-z-]+", section)), command
         assert set(re.findall(r"--[a-z][a-z-]+", common)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
-    for group in ((), ("snapshots",), ("password",)):
+    for group in ((), ("snapshots",), ("checkpoints",), ("password",)):
         listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
         for name in re.findall(r"^│ ([a-z]+) ", listed, re.MULTILINE):
             assert re.search(rf"^## {' '.join((*group, name))}\b", manual, re.MULTILINE), name
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worked(own: Program) -> Program:
+    """On a repository with checkpoints of two versions of a function, under a name that leads astray."""
+    for version, items in ((1, range(-2, 10)), (2, range(1, 6))):
+        Snapper(
+            items,
+            lambda x: 1 / x,
+            repository=own.directory / "snapshots",
+            name="inverse\u00a0|",
+            function_version=version,
+            skip_item_errors=True,
+            max_retries=0,
+        ).start()
+    return own
+
+
+def test_checkpoints_are_listed_reported_and_cleared(worked: Program) -> None:
+    name = "inverse\u00a0|"
+    first, second = worked.json("checkpoints", "list", name)["checkpoints"]
+    assert worked.json("checkpoints", "list")["checkpoints"] == [first, second]
+    assert [(row["name"], row["done"], row["failed"]) for row in (first, second)] == [(name, 11, 1), (name, 5, 0)]
+    assert worked.json("checkpoints", "report", name)["successful_items"] == 5
+    report = worked.json("checkpoints", "report", name, "--fingerprint", first["fingerprint"])
+    assert (report["successful_items"], report["failed_count"]) == (11, 1)
+    text = worked.run("checkpoints", "report", name, "--fingerprint", first["fingerprint"]).stdout
+    assert "ZeroDivisionError: division by zero" in text
+    before = contents(worked.directory)
+    worked.complaint("checkpoints", "clear", name, status=2)  # there is no terminal to ask on
+    assert contents(worked.directory) == before
+    cleared = worked.json("checkpoints", "clear", name, "--fingerprint", first["fingerprint"], "--yes")
+    assert [row["fingerprint"] for row in cleared["cleared"]] == [first["fingerprint"]]
+    assert worked.json("checkpoints", "list", name)["checkpoints"] == [second]
+    _, shown = worked.typing("checkpoints", "clear", name, answers=[("Forget 5 results of", "yes")])
+    assert "[y/N]" in shown
+    assert worked.json("checkpoints", "list")["checkpoints"] == []
+
+
+def test_checkpoints_that_are_not_there(worked: Program) -> None:
+    assert "no checkpoints of 'train'" in worked.complaint("checkpoints", "list", "train", status=1)
+    assert "no checkpoints of 'train'" in worked.complaint("checkpoints", "report", "train", status=1)
+    assert "fingerprint abc" in worked.complaint(
+        "checkpoints", "clear", "inverse\u00a0|", "--fingerprint", "abc", status=1
+    )
+    worked.complaint("checkpoints", "clear", "../up", status=2)
 
 
 # --- whatever else -----------------------------------------------------------------------------------------------

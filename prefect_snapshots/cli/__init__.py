@@ -18,7 +18,7 @@ from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
-from . import maintenance, snapshots
+from . import checkpoints, maintenance, snapshots
 from .output import Answer, as_json, printable
 from .session import Session, hider, parse_options
 
@@ -51,6 +51,7 @@ _app = App(
     default_parameter=Parameter(negative=(), show_default=False),
 )
 _app.command(snapshots.app)
+_app.command(checkpoints.app)
 _app.command(maintenance.check)
 _app.command(maintenance.prune)
 _app.command(maintenance.repair)
