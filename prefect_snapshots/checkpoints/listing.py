@@ -73,12 +73,12 @@ def report(
         SnapshotNotFound: there are no checkpoints of that name, or not of that fingerprint.
     """
     chosen = as_repository(repository)
-    rows = list_checkpoints(chosen, name)
-    if fingerprint is not None:
-        rows = [row for row in rows if row.fingerprint == fingerprint]
-    if not rows:
+    registry = Registry()
+    chosen.stream(KIND, name, registry.apply)
+    latest = max(registry.of(fingerprint), key=lambda start: start.time, default=None)
+    if latest is None:
         raise SnapshotNotFound(f"{chosen.url} has no checkpoints of {name!r}")
-    return render(name, load_metrics(Log(chosen, name, rows[-1].fingerprint)), format)
+    return render(name, load_metrics(Log(chosen, name, latest.fingerprint)), format)
 
 
 def clear(name: str, repository: RepositoryLike | None = None, *, fingerprint: str | None = None) -> int:

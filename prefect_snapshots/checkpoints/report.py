@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InvalidArgument
 from .keys import Keys
@@ -42,26 +41,60 @@ class Metric:
         return self.end_time - self.start_time
 
 
-def load_metrics(log: Log) -> list[Metric]:
-    """One metric for each item that was worked on, in the order of their positions: of the attempt that counts."""
-    metrics: list[Metric] = []
-    stopped: dict[bytes, Metric] = {}
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """All items that were worked on, each by the attempt that counts, in the order of their positions.
+
+    Attributes:
+        positions: shape (n,).
+        starts, ends: seconds since 1970, shape (n,).
+        failures: why items have no result, by row.
+    """
+
+    positions: NDArray[np.int64]
+    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    failures: dict[int, Failure]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def row(self, at: int) -> Metric:
+        failure = self.failures.get(at)
+        return Metric(
+            int(self.positions[at]),
+            float(self.starts[at]),
+            float(self.ends[at]),
+            failure is None,
+            None if failure is None else str(failure),
+            None if failure is None else failure.item,
+        )
+
+
+def load_metrics(log: Log) -> Metrics:
+    """What a log says of its items."""
+    columns: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
+    failed: dict[bytes, tuple[tuple[int, float, float], Failure]] = {}
     for batch, places in log.batches():
         found = log.find(batch.keys)
-        columns = zip(
-            batch.positions.tolist(), batch.starts.tolist(), batch.ends.tolist(), batch.outcomes.tolist(), strict=True
-        )
-        counts = (found == places).tolist()
-        unsettled = ((found == MISSING) | (outcomes_of(found) != DONE)).tolist()
-        values = batch.values(allow_pickle=False) if any(batch.outcomes.tolist()) else None
-        for row, (position, start, end, outcome) in enumerate(columns):
-            if outcome == DONE:
-                if counts[row]:
-                    metrics.append(Metric(position, start, end, True))
-            elif unsettled[row] and values is not None:
-                failure: Failure = values[row]
-                stopped[batch.keys[row].tobytes()] = Metric(position, start, end, False, str(failure), failure.item)
-    return sorted([*metrics, *stopped.values()], key=lambda metric: (metric.index, metric.start_time))
+        counts = (batch.outcomes == DONE) & (found == places)
+        columns.append((batch.positions[counts], batch.starts[counts], batch.ends[counts]))
+        unsettled = (batch.outcomes != DONE) & ((found == MISSING) | (outcomes_of(found) != DONE))
+        if unsettled.any():
+            values = batch.values(allow_pickle=False)
+            for row in np.flatnonzero(unsettled).tolist():
+                when = int(batch.positions[row]), float(batch.starts[row]), float(batch.ends[row])
+                failed[batch.keys[row].tobytes()] = when, values[row]
+    times = [one for one, _ in failed.values()]
+    parts = [np.array([one[at] for one in times], kind) for at, kind in enumerate((np.int64, float, float))]
+    positions, starts, ends = (
+        np.concatenate([*(column[at] for column in columns), part]) for at, part in enumerate(parts)
+    )
+    order = np.lexsort((starts, positions))
+    done = len(positions) - len(failed)
+    rows = np.flatnonzero(order >= done).tolist()
+    reasons = [reason for _, reason in failed.values()]
+    return Metrics(positions[order], starts[order], ends[order], {row: reasons[order[row] - done] for row in rows})
 
 
 def failures_of(log: Log, keys: Keys) -> dict[int, Failure]:
@@ -78,33 +111,32 @@ def failures_of(log: Log, keys: Keys) -> dict[int, Failure]:
     return {at: found[key] for at in absent if (key := keys[at].tobytes()) in found}
 
 
-def summarise(name: str, metrics: Sequence[Metric]) -> dict[str, Any]:
+def summarise(name: str, metrics: Metrics) -> dict[str, Any]:
     """The figures of a report."""
-    durations = [metric.duration for metric in metrics]
-    elapsed = max(m.end_time for m in metrics) - min(m.start_time for m in metrics) if metrics else 0.0
-    failed = [metric for metric in metrics if not metric.success]
-    mean = statistics.fmean(durations) if durations else None
-    spread = float(np.std(durations)) if durations else 0.0
-    slow = [metric for metric in metrics if mean is not None and metric.duration > mean + _SLOW * spread]
-    slow.sort(key=lambda metric: -metric.duration)
+    count = len(metrics)
+    durations = metrics.ends - metrics.starts
+    elapsed = float(metrics.ends.max() - metrics.starts.min()) if count else 0.0
+    mean, spread = (float(durations.mean()), float(durations.std())) if count else (None, 0.0)
+    slow = np.flatnonzero(durations > mean + _SLOW * spread) if mean is not None else np.zeros(0, np.int64)
+    slowest = slow[np.argsort(-durations[slow], kind="stable")][:_SHOWN]
     return {
         "name": name,
-        "total_items": len(metrics),
-        "successful_items": len(metrics) - len(failed),
-        "failed_count": len(failed),
+        "total_items": count,
+        "successful_items": count - len(metrics.failures),
+        "failed_count": len(metrics.failures),
         "total_elapsed": elapsed,
-        "items_per_second": len(metrics) / elapsed if elapsed else None,
+        "items_per_second": count / elapsed if elapsed else None,
         "avg_duration": mean,
-        "median_duration": statistics.median(durations) if durations else None,
-        "p95_duration": float(np.quantile(durations, 0.95)) if durations else None,
-        "max_duration": max(durations, default=None),
-        "slow_outliers": [_row(metric) for metric in slow[:_SHOWN]],
+        "median_duration": float(np.median(durations)) if count else None,
+        "p95_duration": float(np.quantile(durations, 0.95)) if count else None,
+        "max_duration": float(durations.max()) if count else None,
+        "slow_outliers": [_row(metrics.row(at)) for at in slowest.tolist()],
         "slow_count": len(slow),
-        "failed_items": [_row(metric) for metric in failed[:1000]],
+        "failed_items": [_row(metrics.row(at)) for at in list(metrics.failures)[:1000]],
     }
 
 
-def render(name: str, metrics: Sequence[Metric], form: Literal["markdown", "json"]) -> str:
+def render(name: str, metrics: Metrics, form: Literal["markdown", "json"]) -> str:
     """A report as text.
 
     Raises:

@@ -193,7 +193,8 @@ class Snapper(Generic[T, R]):
 
     def load_metrics(self) -> list[Metric]:
         """One metric for each item that was worked on, whatever the iterable is now."""
-        return load_metrics(open_log(self.job))
+        metrics = load_metrics(open_log(self.job))
+        return [metrics.row(at) for at in range(len(metrics))]
 
     def generate_report(self, format: Literal["markdown", "json"] = "markdown") -> str:
         """How it went: throughput, slow items, failures.
@@ -201,7 +202,7 @@ class Snapper(Generic[T, R]):
         Raises:
             InvalidArgument: there is no such format.
         """
-        return render(self.name, self.load_metrics(), format)
+        return render(self.name, load_metrics(open_log(self.job)), format)
 
     def __enter__(self) -> Self:
         return self
