@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING
 from prefect_snapshots import errors
 
 __all__ = [
+    "STABLE_INPUTS",
     "ByContent",
     "ByLeaf",
     "ByMetadata",
     "ByTag",
     "ByTimeRange",
+    "CheckpointedFuture",
+    "CheckpointedTask",
     "PyTreeSnapshotManager",
     "Repository",
+    "Snapper",
     "Snapshot",
     "SnapshotManager",
     "SnapshotRepository",
+    "StableInputs",
     "aload_snapshot",
     "asave_snapshot",
+    "checkpointed",
     "errors",
     "load_latest",
     "load_snapshot",
@@ -35,6 +41,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from prefect_snapshots.blocks import SnapshotRepository
+    from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
+    from prefect_snapshots.checkpointed import CheckpointedFuture, CheckpointedTask, checkpointed
+    from prefect_snapshots.checkpoints import Snapper
     from prefect_snapshots.decorators import load_latest, snapshot
     from prefect_snapshots.repository import Repository, use_repository
     from prefect_snapshots.saving import wait_for_snapshots
@@ -51,6 +60,12 @@ if TYPE_CHECKING:
     from prefect_snapshots.tasks import aload_snapshot, asave_snapshot, load_snapshot, save_snapshot
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
+        "CheckpointedFuture": "checkpointed",
+        "CheckpointedTask": "checkpointed",
+        "STABLE_INPUTS": "cache_policies",
+        "Snapper": "checkpoints",
+        "StableInputs": "cache_policies",
+        "checkpointed": "checkpointed",
         "ByContent": "snapshots",
         "ByLeaf": "snapshots",
         "ByMetadata": "snapshots",

@@ -22,12 +22,14 @@ from .engine import ItemBatch, Job, Outcome, Plan, Run, collect, make_job, open_
 from .fingerprint import fingerprint
 from .keys import item_keys, stable_hash
 from .listing import Checkpoint, clear, list_checkpoints, list_names, report
-from .report import Metric
+from .report import Metric, failures_of
+from .results import Failure
 from .snapper import FailedItem, Snapper
 
 __all__ = [
     "Checkpoint",
     "FailedItem",
+    "Failure",
     "ItemBatch",
     "Job",
     "Metric",
@@ -37,6 +39,7 @@ __all__ = [
     "Snapper",
     "clear",
     "collect",
+    "failures_of",
     "fingerprint",
     "item_keys",
     "list_checkpoints",

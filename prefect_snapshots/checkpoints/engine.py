@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import secrets
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -41,7 +42,7 @@ from ..repository.repository import Repository, check_name
 from .fingerprint import fingerprint, label
 from .keys import Keys, item_keys
 from .ledger import MISSING, Ledger, outcomes_of
-from .log import Log
+from .log import Log, Share
 from .results import DONE, RAISED, SCALARS, SKIPPED, Batch, Frozen, Unserialisable, failure, freeze
 
 WINDOW = 1024
@@ -146,9 +147,9 @@ def make_job(
     )
 
 
-def open_log(job: Job) -> Log:
+def open_log(job: Job, share: Share | None = None) -> Log:
     """The result log of a job."""
-    return Log(job.repository, job.name, job.fingerprint)
+    return Log(job.repository, job.name, job.fingerprint, share)
 
 
 # --- windows ---------------------------------------------------------------------------------------------
@@ -228,6 +229,7 @@ class ItemBatch:
     items: list[Any]
     keys: Keys
     positions: NDArray[np.int64]
+    share: Share | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -236,6 +238,8 @@ class ItemBatch:
 @dataclass
 class Plan:
     """What is not done. Iterate over it once, to get the batches; the counts are final afterwards.
+
+    When the items raise, what came before is a batch before that is raised.
 
     Attributes:
         total: items seen so far.
@@ -258,9 +262,20 @@ class Plan:
     def __iter__(self) -> Iterator[ItemBatch]:
         job = self.job
         log = open_log(job)
+        log.tidy()
+        share = Share(secrets.token_hex(8), 0, log.settled_segments())
         planned = Ledger()
         rest: list[ItemBatch] = []
-        for window in windows(self.items, job.key, max(job.batch_size, WINDOW)):
+        trouble: Exception | None = None
+        source = windows(self.items, job.key, max(job.batch_size, WINDOW))
+        while True:
+            try:
+                window = next(source, None)
+            except Exception as error:
+                trouble = error
+                window = None
+            if window is None:
+                break
             self._keys.append(window.keys)
             found = log.find(window.keys)
             self.total += len(window.keys)
@@ -278,9 +293,12 @@ class Plan:
                 rest.append(_pick(window, rows))
             while sum(map(len, rest)) >= job.batch_size:
                 batch, rest = _cut(rest, job.batch_size)
-                yield batch
+                yield replace(batch, share=share)
+                share = replace(share, batch=share.batch + 1)
         if rest:
-            yield _cut(rest, job.batch_size)[0]
+            yield replace(_cut(rest, job.batch_size)[0], share=share)
+        if trouble is not None:
+            raise trouble
 
 
 def plan(job: Job, items: Iterable[Any]) -> Plan:
@@ -304,7 +322,7 @@ def run_batch(job: Job, batch: ItemBatch) -> Outcome:
         Exception: what the function raised, as the job's way with failures says. What was done before is kept.
         SnapshotsError: the results could not be written.
     """
-    with Run(job) as run:
+    with Run(job, open_log(job, batch.share)) as run:
         run.work(Window(batch.items, batch.keys, -1), batch.positions)
         run.finish()
     return Outcome(run.worked, run.failed, len(batch) - run.worked)

@@ -275,7 +275,8 @@ def _parts(member: Any) -> Iterator[Any]:
 
 def _has_source(function: types.FunctionType) -> bool:
     """Not those that a decorator of the class has generated, as for dataclasses."""
-    return not function.__code__.co_filename.startswith("<")
+    inner: Any = inspect.unwrap(function)  # the __repr__ of a dataclass is wrapped
+    return not inner.__code__.co_filename.startswith("<")
 
 
 def _can_be_found(function: types.FunctionType) -> bool:

@@ -67,6 +67,28 @@ class Start:
     function: str
     time: int
     """Nanoseconds since 1970 in UTC, by the writer's clock."""
+    plan: str = ""
+    batch: int = 0
+    """Which batch of a plan it was written for."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The batch of a plan that a run does. What cannot hold results for it is not looked into.
+
+    Attributes:
+        plan: id of the plan. Its batches have no item in common.
+        batch: number of the batch.
+        settled: segments that were read to their end when the plan was made.
+    """
+
+    plan: str
+    batch: int
+    settled: frozenset[str]
+
+    def concerns(self, start: Start) -> bool:
+        """Whether a segment may hold results for the batch."""
+        return start.segment not in self.settled and (start.plan != self.plan or start.batch == self.batch)
 
 
 class Registry:
@@ -106,7 +128,14 @@ class Registry:
     def _enter(self, event: Event, rank: int, generation: int) -> None:
         body = event.body
         self.segments[body["segment"]] = Start(
-            body["segment"], body["fingerprint"], rank, generation, body["function"], event.time
+            body["segment"],
+            body["fingerprint"],
+            rank,
+            generation,
+            body["function"],
+            event.time,
+            body.get("plan", ""),
+            body.get("batch", 0),
         )
 
 
@@ -134,6 +163,7 @@ class Log:
         repository: where they are.
         name: the name of the checkpoints.
         fingerprint: of the function.
+        share: what a run wants to know of, if that is not everything.
 
     Attributes:
         ledger: what is done, as far as it is known.
@@ -141,9 +171,10 @@ class Log:
         news: grows whenever results of others come to be known.
     """
 
-    def __init__(self, repository: Repository, name: str, fingerprint: str) -> None:
+    def __init__(self, repository: Repository, name: str, fingerprint: str, share: Share | None = None) -> None:
         self.repository = repository
         self.fingerprint = fingerprint
+        self._share = share
         self.registry = Registry()
         self._stream = repository.stream(KIND, name, self.registry.apply)
         self._claims: Claims | None = None
@@ -192,7 +223,7 @@ class Log:
             self._changes = self.registry.changes
             if dropped:
                 self._forget()
-        new = [start for start in self.registry.of(self.fingerprint) if start.segment not in self._by_segment]
+        new = [start for start in self._starts() if start.segment not in self._by_segment]
         if len(self._known) + len(new) > MOST_SEGMENTS:
             raise InvalidArgument(f"{self._stream.label} has more than {MOST_SEGMENTS} segments: merge them")
         fresh = [
@@ -213,6 +244,10 @@ class Log:
             else:
                 self._growing.append(known)
         self._follow(listed)
+
+    def _starts(self) -> list[Start]:
+        starts = self.registry.of(self.fingerprint)
+        return starts if self._share is None else [start for start in starts if self._share.concerns(start)]
 
     def _summaries(self, known: list[_Known], listed: _Listed) -> Iterable[list[Buffer] | None]:
         def summary(one: _Known) -> list[Buffer] | None:
@@ -332,6 +367,10 @@ class Log:
         """Segments of others that may still grow."""
         return frozenset(known.start.segment for known in self._growing)
 
+    def settled_segments(self) -> frozenset[str]:
+        """Segments that were read to their end."""
+        return frozenset(self._by_segment) - self.open_segments()
+
     def close(self) -> None:
         """Release every claim."""
         if self._claims is not None:
@@ -348,6 +387,8 @@ class Log:
             "host": socket.gethostname(),
             "process": os.getpid(),
         }
+        if self._share is not None:
+            body |= {"plan": self._share.plan, "batch": self._share.batch}
         with self._lock:
             self._own.add(segment)
             self.repository.commit(self._stream, lambda: Draft("start", body))
@@ -379,8 +420,8 @@ class Log:
             return sum(map(self._merge, list(self._small_runs(fewest))))
 
     def tidy(self) -> None:
-        """Merge when there are many small segments."""
-        if len(self._known) < _MANY:
+        """Merge when there are many small segments. Who knows of a share only leaves that to others."""
+        if len(self._known) < _MANY or self._share is not None:
             return
         try:
             self.merge(_MANY)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InvalidArgument
+from .keys import Keys
 from .ledger import MISSING, outcomes_of
 from .log import Log
 from .results import DONE, Failure
@@ -61,6 +62,20 @@ def load_metrics(log: Log) -> list[Metric]:
                 failure: Failure = values[row]
                 stopped[batch.keys[row].tobytes()] = Metric(position, start, end, False, str(failure), failure.item)
     return sorted([*metrics, *stopped.values()], key=lambda metric: (metric.index, metric.start_time))
+
+
+def failures_of(log: Log, keys: Keys) -> dict[int, Failure]:
+    """Why items have no result, by their position among the keys."""
+    found: dict[bytes, Failure] = {}
+    for batch, _ in log.batches():
+        rows = np.flatnonzero(batch.outcomes != DONE)
+        places = log.find(batch.keys[rows])
+        rows = rows[(places == MISSING) | (outcomes_of(places) != DONE)]
+        values = batch.values(allow_pickle=False) if len(rows) else None
+        found.update((batch.keys[row].tobytes(), values[row]) for row in rows.tolist() if values is not None)
+    places = log.find(keys)
+    absent = np.flatnonzero((places == MISSING) | (outcomes_of(places) != DONE)).tolist()
+    return {at: found[key] for at in absent if (key := keys[at].tobytes()) in found}
 
 
 def summarise(name: str, metrics: Sequence[Metric]) -> dict[str, Any]:

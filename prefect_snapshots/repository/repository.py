@@ -588,4 +588,37 @@ def _restore(token: str, url: str, storage_options: dict[str, Any], options: dic
     return _open.get(token) or Repository(url, storage_options=storage_options, **options)
 
 
-__all__ = ["Buffer", "Draft", "Event", "Repository", "Stored", "Stream", "inline", "use_repository"]
+class WithSecrets:
+    """A repository that keeps its secrets when it is pickled: for what works for this process, and never to be stored.
+
+    Arguments:
+        repository: which.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+
+    def __reduce__(self) -> tuple[Callable[..., WithSecrets], tuple[Any, ...]]:
+        one = self.repository
+        options = {
+            "storage_options": one.location.storage_options,
+            "password": one._password,
+            "compression": one._compression,
+            "allow_pickle": one.allow_pickle,
+            "read_only": one.read_only,
+            "single_writer": one._single_writer,
+        }
+        return _restore_with_secrets, (one._token, one.location.url, options)
+
+
+_restored: dict[str, WithSecrets] = {}
+"""By token: what a process was handed once is opened once."""
+
+
+def _restore_with_secrets(token: str, url: str, options: dict[str, Any]) -> WithSecrets:
+    if token not in _restored:
+        _restored[token] = WithSecrets(_open.get(token) or Repository(url, **options))
+    return _restored[token]
+
+
+__all__ = ["Buffer", "Draft", "Event", "Repository", "Stored", "Stream", "WithSecrets", "inline", "use_repository"]
