@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
 from prefect_snapshots.repository.catalog import Event
-from prefect_snapshots.repository.chunking import Buffer
 from prefect_snapshots.repository.contents import Stored, Writer, inline
+from prefect_snapshots.repository.location import Buffer
 from prefect_snapshots.repository.repository import Draft, Repository
 
 KIND = "shelf"

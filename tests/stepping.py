@@ -69,9 +69,6 @@ class SteppedLocation(MemoryLocation):
     def read(self, path: str) -> bytes:
         return self.process.pass_gate("GET", path, lambda: MemoryLocation.read(self, path))
 
-    def read_many(self, paths: Any) -> list[bytes | None]:
-        return [self._read_or_none(path) for path in paths]
-
     def replace(self, path: str, data: bytes) -> None:
         self.process.pass_gate("PUT", path, lambda: MemoryLocation.replace(self, path, data))
 

@@ -33,8 +33,15 @@ from hypothesis import strategies as st
 from servers import BUCKET, Proxy, Storage
 
 from prefect_snapshots import errors
-from prefect_snapshots.repository import location as module
-from prefect_snapshots.repository.location import LocalLocation, Location, ObjectInfo, open_location
+from prefect_snapshots.repository.location import (
+    LocalLocation,
+    Location,
+    ObjectInfo,
+    object_store,
+    open_location,
+    publishing,
+)
+from prefect_snapshots.repository.location.paths import checked
 
 HOSTILE = [
     "",
@@ -484,7 +491,7 @@ class TestUncertainCreates:
     def test_a_conflict_without_end_is_unknown(
         self, proxy: Proxy, location: Location, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_ATTEMPTS", 3)
+        monkeypatch.setattr(object_store, "ATTEMPTS", 3)
         proxy.answers = [(409, "ConditionalRequestConflict")] * 100
         with pytest.raises(errors.StorageUnavailable, match="other writers"):
             location.create("slot", b"ours")
@@ -517,26 +524,26 @@ class TestUncertainCreates:
 
 
 class TestDirectories:
-    @pytest.mark.parametrize("publish", module._PUBLISHERS)
+    @pytest.mark.parametrize("publish", publishing.WAYS)
     def test_every_way_to_publish_is_exclusive(self, local: LocalLocation, publish: Any) -> None:
-        local._publishers[:] = [publish]
+        local._ways[:] = [publish]
         local.prove_exclusive()
         assert local.create("folder/object", b"first")
         assert not local.create("folder/object", b"second")
         assert local.read("folder/object") == b"first"
         assert local.leftovers() == []
-        assert local._publishers == [publish]
+        assert local._ways == [publish]
 
     def test_what_a_file_system_lacks_is_tried_once(self, local: LocalLocation) -> None:
         def lacking(directory: int, name: str, data: bytes) -> bool:
-            raise module._WayUnknown
+            raise publishing.WayUnknown
 
-        local._publishers[:] = [lacking, *module._PUBLISHERS]
+        local._ways[:] = [lacking, *publishing.WAYS]
         assert local.create("object", b"x")
-        assert local._publishers == list(module._PUBLISHERS)
+        assert local._ways == list(publishing.WAYS)
 
     def test_a_file_system_without_any_exclusive_call_is_refused(self, local: LocalLocation) -> None:
-        local._publishers.clear()
+        local._ways.clear()
         with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
             local.prove_exclusive()
 
@@ -697,7 +704,7 @@ class TestDirectories:
         root = "/nowhere/repository"
         local = open_location(root)
         try:
-            full = local._full(module._checked(path))  # type: ignore[attr-defined]
+            full = local._full(checked(path))  # type: ignore[attr-defined]
         except errors.InvalidName:
             return
         assert os.path.normpath(full) == full

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import IntegrityError, InvalidArgument, StorageError
 from ..repository.catalog import Event, slot_path
-from ..repository.chunking import Buffer
+from ..repository.location import Buffer
 from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
 from ..repository.repository import Draft, Repository
 from ..repository.threads import pool

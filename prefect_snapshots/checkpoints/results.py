@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedObject, PickleRefused
-from ..repository.chunking import Buffer
+from ..repository.location import Buffer
 from .keys import KEY_SIZE, Keys
 
 DONE, SKIPPED, RAISED = 0, 1, 2

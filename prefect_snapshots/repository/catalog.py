@@ -33,9 +33,8 @@ from ..errors import (
     StorageError,
     StorageUnavailable,
 )
-from .chunking import Buffer
 from .contents import Content
-from .location import Location
+from .location import Buffer, Location
 from .sealing import Sealer
 
 CATALOG = "catalog"

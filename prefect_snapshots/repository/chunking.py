@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 # The extension itself: the package falls back to pure Python, 500 times slower, when it is missing.
 from pyfastcdc.cy import FastCDC
 
-Buffer = bytes | bytearray | memoryview
+from .location import Buffer
 
 FIXED_SIZE = 4 * 1024 * 1024
 """Bytes in a slice of an array."""

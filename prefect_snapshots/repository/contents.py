@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedObject, IntegrityError, MissingChunk, ObjectMissing
-from .chunking import Buffer, cut
+from .chunking import cut
 from .index import Entry, Index
-from .location import Location
+from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path, read_chunk
 from .sealing import ID_SIZE, Sealer
 from .threads import Use, submit

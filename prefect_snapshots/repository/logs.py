@@ -25,8 +25,7 @@ import numpy as np
 
 from ..errors import DamagedObject, ObjectMissing, StorageUnavailable, UnsupportedFormat
 from .catalog import Event
-from .chunking import Buffer
-from .location import Appender, ByteLocks, Location, ObjectInfo
+from .location import Appender, Buffer, ByteLocks, Location, ObjectInfo
 from .sealing import Sealer
 
 PREFIX = "logs"

@@ -13,9 +13,8 @@ import struct
 import numpy as np
 
 from ..errors import DamagedObject, ObjectMissing
-from .chunking import Buffer
 from .index import RECORD, Entry, pack_size
-from .location import Location
+from .location import Buffer, Location
 from .sealing import RAW, SALT_SIZE, Sealer
 
 PREFIX = "packs"

@@ -36,10 +36,9 @@ from ..errors import (
 )
 from . import chunking
 from .catalog import Catalog, Event, Stream, new_token
-from .chunking import Buffer
 from .contents import ChunkReader, ContentReader, Store, Stored, Writer, inline
 from .index import Index
-from .location import Location, open_location
+from .location import Buffer, Location, open_location
 from .sealing import Compression, Sealer, make_envelope, open_envelope
 
 if TYPE_CHECKING:

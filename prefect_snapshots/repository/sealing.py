@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from ..errors import DamagedObject, UnsupportedFormat, WrongPassword
-from .chunking import Buffer
+from .location import Buffer
 
 Compression = Literal["auto", "high", "none"]
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound, UnserialisableLeaf
 from ..repository.catalog import Event
-from ..repository.chunking import Buffer
 from ..repository.contents import ContentReader, Stored, Writer, inline
+from ..repository.location import Buffer
 from ..repository.repository import Draft, Repository
 from .records import Record, Records
 from .values import Encoded, decode, describe, encode

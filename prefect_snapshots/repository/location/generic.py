@@ -1,0 +1,124 @@
+"""Every file system of fsspec that no other module here knows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from ...errors import (
+    InvalidArgument,
+    MissingDependency,
+    ObjectMissing,
+    SnapshotsError,
+    StorageError,
+    UnsupportedStorage,
+)
+from .clients import NO_CACHES, PerProcess, blaming_options
+from .interface import Location, ObjectInfo
+from .os_errors import meaning
+from .paths import checked
+
+
+class GenericLocation(Location):
+    """Any other file system of fsspec. None of them can create exclusively, so only a single writer may use it.
+
+    How durable and atomic a write is depends on that file system.
+    """
+
+    def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
+        super().__init__(protocol, place.rstrip("/"), storage_options)
+        # A query may hold a token.
+        self.url = self.url.partition("?")[0]
+        import fsspec
+
+        try:
+            fsspec.get_filesystem_class(protocol)
+        except ImportError as error:
+            raise MissingDependency(f"{self.url}: {error}") from error
+        except ValueError as error:
+            raise InvalidArgument(f"{self.url}: {error}. See fsspec.available_protocols().") from error
+        self._files = PerProcess(self._connect)
+
+    def read(self, path: str) -> bytes:
+        self.requests.add("GET")
+        with self._named(path) as (files, name):
+            return bytes(files.cat_file(name))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        self.requests.add("GET")
+        with self._named(path) as (files, name):
+            return bytes(files.cat_file(name, start=start, end=start + length))
+
+    def _create(self, path: str, data: bytes) -> bool:
+        found = self._read_or_none(path)
+        if found is None:
+            self.replace(path, data)
+        return found is None or found == data
+
+    def replace(self, path: str, data: bytes) -> None:
+        self.requests.add("PUT")
+        with self._named(path) as (files, name):
+            files.makedirs(name.rpartition("/")[0], exist_ok=True)
+            files.pipe_file(name, data)
+
+    def size(self, path: str) -> int | None:
+        self.requests.add("HEAD")
+        try:
+            with self._named(path) as (files, name):
+                found = files.info(name)
+        except ObjectMissing:
+            return None
+        return int(found["size"]) if found["type"] == "file" else None
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.requests.add("DELETE")
+            with contextlib.suppress(ObjectMissing), self._named(path) as (files, name):
+                files.rm_file(name)
+
+    def prove_exclusive(self) -> None:
+        raise UnsupportedStorage(
+            f"{self.url}: this kind of storage cannot create an object exclusively, so that writers could overwrite "
+            "each other. Use a directory, S3 or Google Cloud Storage, or pass single_writer=True if never more than "
+            "one process writes at a time."
+        )
+
+    def _objects(self, folder: str) -> Iterator[ObjectInfo]:
+        self.requests.add("LIST")
+        try:
+            with self._named(folder) as (files, name):
+                found = files.find(name, detail=True)
+        except ObjectMissing:
+            return
+        _, root = self._files()
+        for name, info in found.items():
+            modified = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
+            seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
+            yield ObjectInfo(name.removeprefix(f"{root}/"), info["size"], seconds)
+
+    @contextlib.contextmanager
+    def _named(self, path: str) -> Iterator[tuple[Any, str]]:
+        """The file system, and what it calls an object, or with an empty path the location itself."""
+        where = self._where(checked(path) if path else "")
+        try:
+            files, root = self._files()
+            yield files, f"{root}/{path}" if path else root
+        except SnapshotsError:
+            raise
+        except OSError as error:
+            raise meaning(error, where) from error
+        except Exception as error:
+            # Nobody knows which errors a file system has of its own, as FTP does.
+            reason = f"{type(error).__name__}: {error}".rstrip(".: ")
+            raise StorageError(f"{where}: {reason}. Check the URL and storage_options.") from error
+
+    def _connect(self) -> tuple[Any, str]:
+        """The file system, and what it calls this location."""
+        import fsspec
+
+        target = f"{self._protocol}://{self._place}"
+        with blaming_options(self.url):
+            files, root = fsspec.core.url_to_fs(target, **{**self.storage_options, **NO_CACHES})
+        return files, root.rstrip("/")

@@ -1,0 +1,92 @@
+"""Objects in S3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import PermissionDenied, SnapshotsError
+from .answers import meaning, unreachable
+from .clients import NO_CACHES, blaming_options
+from .interface import ObjectInfo
+from .object_store import ATTEMPTS, PARALLEL, ObjectStoreLocation
+
+_VERBS = {"ListObjectsV2": "LIST", "DeleteObjects": "DELETE"}
+
+
+class S3Location(ObjectStoreLocation):
+    """A prefix in a bucket of S3, or of a store that speaks its protocol."""
+
+    _scheme = "s3"
+    _package = "s3fs"
+    _extra = "s3"
+
+    def _connect(self) -> Any:
+        from s3fs import S3FileSystem
+
+        options = dict(self.storage_options)
+        options["config_kwargs"] = {"max_pool_connections": 2 * PARALLEL, **options.get("config_kwargs", {})}
+        return S3FileSystem(**{**options, **NO_CACHES})
+
+    async def _call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
+        with blaming_options(self.url):
+            await client.set_session()
+        connection = await client.get_s3(self._bucket)
+        # Once only, thanks to the id, and for every attempt that goes over the wire.
+        connection.meta.events.register("before-send.s3", self._count, unique_id="prefect-snapshots")
+        answer: dict[str, Any] = await client._call_s3(operation, Bucket=self._bucket, **arguments)
+        return answer
+
+    def _count(self, request: Any, event_name: str, **_: Any) -> None:
+        self.requests.add(_VERBS.get(event_name.rpartition(".")[2], request.method))
+
+    async def _get(self, client: Any, key: str, span: str | None) -> bytes:
+        limits = {} if span is None else {"Range": f"bytes={span}"}
+        failures = 0
+        while True:
+            answer = await self._call(client, "get_object", Key=key, **limits)
+            async with answer["Body"] as body:
+                try:
+                    return bytes(await body.read())
+                except Exception:
+                    # The connection broke while the object came in: the one thing that s3fs does not retry.
+                    failures += 1
+                    if failures == ATTEMPTS:
+                        raise
+
+    async def _put(self, client: Any, key: str, data: bytes, exclusive: bool) -> None:
+        condition = {"IfNoneMatch": "*"} if exclusive else {}
+        await self._call(client, "put_object", Key=key, Body=data, **condition)
+
+    async def _page(self, client: Any, prefix: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
+        going_on = {} if token is None else {"ContinuationToken": token}
+        answer = await self._call(client, "list_objects_v2", Prefix=prefix, **going_on)
+        found = [self._info(item["Key"], item["Size"], item["LastModified"]) for item in answer.get("Contents", [])]
+        return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+
+    async def _size(self, client: Any, key: str) -> int:
+        answer = await self._call(client, "head_object", Key=key)
+        size: int = answer["ContentLength"]
+        return size
+
+    async def _delete(self, client: Any, keys: list[str]) -> None:
+        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        answer = await self._call(client, "delete_objects", Delete=wanted)
+        for refused in answer.get("Errors", []):
+            where = self._where(refused["Key"].removeprefix(self._root))
+            raise meaning(None, refused.get("Code", ""), refused.get("Message"), where)
+
+    def _translated(self, error: Exception, where: str) -> SnapshotsError:
+        from aiohttp import ClientError as HTTPError
+        from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+
+        # s3fs puts an OSError of its own in front of what the server said, and not always the same one.
+        response = getattr(error.__cause__ or error, "response", None)
+        if response:
+            said = response.get("Error", {})
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return meaning(status, said.get("Code", ""), said.get("Message"), where)
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return PermissionDenied(f"{self.url}: {error}. Give key and secret in storage_options, or a profile.")
+        if isinstance(error, ConnectionError | HTTPClientError | HTTPError | OSError):
+            return unreachable(error, where)
+        return meaning(None, type(error).__name__, error, where)
