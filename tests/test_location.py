@@ -810,13 +810,19 @@ class TestOtherFileSystems:
         with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
             location.prove_exclusive()
 
-    @pytest.mark.parametrize("error", [FileNotFoundError("a/1"), PermissionError("a/1"), EOFError(), KeyError("size")])
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (FileNotFoundError("a/1"), errors.ObjectMissing),
+            (PermissionError("a/1"), errors.PermissionDenied),
+            (TimeoutError(), errors.StorageUnavailable),
+            (EOFError(), errors.StorageError),
+        ],
+    )
     def test_what_it_raises_has_a_name(
-        self, location: Location, monkeypatch: pytest.MonkeyPatch, error: Exception
+        self, location: Location, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
     ) -> None:
         """File systems that are written in Python raise errors without a number, and some of their own."""
-        expected: dict[type[Exception], type[Exception]] = {FileNotFoundError: errors.ObjectMissing}
-        expected[PermissionError] = errors.PermissionDenied
 
         def fail(*_: object, **__: object) -> None:
             raise error
@@ -824,7 +830,7 @@ class TestOtherFileSystems:
         monkeypatch.setattr(_Plain, "cat_file", fail)
         with pytest.raises(errors.StorageError, match="a/1") as caught:
             location.read("a/1")
-        assert type(caught.value) is expected.get(type(error), errors.StorageError)
+        assert type(caught.value) is expected
         assert caught.value.__cause__ is error
 
     def test_a_dead_server_is_unavailable(self) -> None:
