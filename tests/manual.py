@@ -61,7 +61,7 @@ def steady(text: str) -> list[str]:
     text = re.sub(r"\b[0-9a-f]{2}/[0-9a-f]{32}\b|\b[0-9a-f]{16}(?:[0-9a-f]{16})?\b", "NAME", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d[\d:.+]*", "TIME", text)
     text = re.sub(r"\b[\d.]+ (?:B|kB|MB)\b", "SIZE", text)
-    text = re.sub(r'("(?:size|written|\w*bytes\w*|catalog|compacted|index|packs)": )\d+', r"\1SIZE", text)
+    text = re.sub(r'("(?:size|written|\w*bytes\w*|catalog|compacted|index|logs|packs)": )\d+', r"\1SIZE", text)
     text = re.sub(r'\b\d+ (GET|LIST)|("(?:GET|LIST)": )\d+', r"\1\2COUNT", text)
     return [" ".join(line.split()) for line in text.splitlines()]
 

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import sysconfig
@@ -192,6 +193,23 @@ def dropping_proxy(upstream: str) -> Iterator[Proxy]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def refusing_ftp() -> Iterator[int]:
+    """An FTP server that lets nobody in; gives its port."""
+
+    class Refuse(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 Who is there?\r\n")
+            while self.rfile.readline():
+                self.wfile.write(b"530 Not you.\r\n")
+
+    with socketserver.ThreadingTCPServer((_HOST, 0), Refuse) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def free_ports(count: int) -> list[int]:

@@ -25,9 +25,10 @@ import pytest
 from shelf import KIND, Shelf
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, StorageUnavailable
-from prefect_snapshots.repository import Repository, catalog, chunking, contents, index, maintenance
+from prefect_snapshots.repository import Repository, catalog, chunking, contents, index
 from prefect_snapshots.repository.catalog import CATALOG, Event, Stream
 from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
+from prefect_snapshots.repository.maintenance import pruning
 from prefect_snapshots.repository.threads import Use
 
 T = TypeVar("T")
@@ -252,7 +253,7 @@ class World:
         patch.setattr(catalog, "time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
         patch.setattr(Stream, "back_off", lambda _, attempt: None)
         patch.setattr(index, "_MERGE", 3)
-        patch.setattr(maintenance, "_FEW", 2)
+        patch.setattr(pruning, "_FEW", 2)
         patch.setattr("os.urandom", random.Random(0).randbytes)
         repository = Repository(self.url)
         repository.stream(KIND, "a", lambda _: None)

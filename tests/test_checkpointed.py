@@ -41,7 +41,7 @@ from prefect_snapshots.checkpoints import list_checkpoints
 from prefect_snapshots.errors import IncompleteResults, InvalidArgument, SnapshotsError, TooManyFailures, UnhashableItem
 from prefect_snapshots.live import flush
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.xdist_group("checkpointed"), pytest.mark.usefixtures("prefect_server")]
 
 RUNS: list[UUID] = []
 

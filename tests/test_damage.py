@@ -257,7 +257,7 @@ def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("prefect_snapshots.repository.maintenance._fence", die)
+        patch.setattr("prefect_snapshots.repository.maintenance.pruning._fence", die)
         with pytest.raises(KeyboardInterrupt):
             shelf.repository.prune(grace=0)
     condemned = {

@@ -207,12 +207,16 @@ print(item_keys(test_keys.DIFFERENT).tobytes().hex())
 """
 
 
-@pytest.mark.parametrize("seed", ["0", "12345"])
-def test_keys_are_the_same_in_other_processes_and_with_other_hash_seeds(seed: str) -> None:
+def test_keys_are_the_same_in_other_processes_and_with_other_hash_seeds() -> None:
     command = [sys.executable, "-c", PRINT, str(pathlib.Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONHASHSEED": seed}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert bytes.fromhex(done.stdout) == item_keys(DIFFERENT).tobytes()
+
+    def keys(seed: str) -> str:
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    # Not compared with those in this process, where other tests may have noted something on the exceptions.
+    assert keys("0") == keys("12345")
+    assert len(bytes.fromhex(keys("random"))) == 16 * len(DIFFERENT)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,19 @@ HOSTILE = [
 ]
 
 
+EVERY_USE: list[Callable[[Location], object]] = [
+    lambda location: location.read("a"),
+    lambda location: location.read_range("a", 0, 1),
+    lambda location: location.read_many(["a"]),
+    lambda location: location.create("a", b"x"),
+    lambda location: location.replace("a", b"x"),
+    lambda location: location.list(""),
+    lambda location: location.size("a"),
+    lambda location: location.delete(["a"]),
+    lambda location: location.is_empty(),
+]
+
+
 def opened(storage: Storage) -> Location:
     return open_location(storage.url, storage.storage_options)
 
@@ -456,6 +469,41 @@ class TestObjectStores:
             assert location.is_empty()
 
 
+class TestWrongOptions:
+    @pytest.mark.parametrize(
+        ("url", "options"),
+        [
+            ("s3://bucket", {"client_kwargs": {"no_such": 1}}),
+            ("s3://bucket", {"client_kwargs": "eu-west-1"}),
+            ("s3://bucket", {"config_kwargs": {"no_such": 1}}),
+            ("s3://bucket", {"config_kwargs": 5}),
+            ("s3://bucket", {"endpoint_url": "no url", "key": "a", "secret": "b"}),
+            ("gs://bucket", {"token": {"no_such": 1}}),
+            ("gs://bucket", {"token": 5}),
+            ("gs://bucket", {"token": "anon", "session_kwargs": 5}),
+            ("ftp://host/folder", {"no_such": 1, "port": "x"}),
+        ],
+    )
+    def test_are_refused_by_the_first_request(self, url: str, options: dict[str, Any]) -> None:
+        location = open_location(url, options)
+        for use in EVERY_USE:
+            with pytest.raises(errors.InvalidArgument, match=rf"{url}: the URL or storage_options do not fit"):
+                use(location)
+
+    def test_that_only_show_later_have_a_name_too(self, s3_storage: Storage) -> None:
+        location = opened(Storage(s3_storage.url, s3_storage.storage_options | {"s3_additional_kwargs": "none"}))
+        with pytest.raises(errors.StorageError, match="storage_options"):
+            location.read("a")
+
+    def test_google_that_cannot_be_asked_about_a_token_is_unavailable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{servers.free_ports(1)[0]}")
+        location = open_location("gs://bucket", {"token": "ya29.secret"})
+        with pytest.raises(errors.StorageUnavailable, match="Check the network") as caught:
+            location.read("a")
+        assert "ya29.secret" not in str(caught.value)
+
+
 class TestUncertainCreates:
     """On S3, where a retry costs no second of waiting."""
 
@@ -761,6 +809,50 @@ class TestOtherFileSystems:
     def test_is_refused_to_several_writers(self, location: Location) -> None:
         with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
             location.prove_exclusive()
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (FileNotFoundError("a/1"), errors.ObjectMissing),
+            (PermissionError("a/1"), errors.PermissionDenied),
+            (TimeoutError(), errors.StorageUnavailable),
+            (EOFError(), errors.StorageError),
+        ],
+    )
+    def test_what_it_raises_has_a_name(
+        self, location: Location, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
+    ) -> None:
+        """File systems that are written in Python raise errors without a number, and some of their own."""
+
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(_Plain, "cat_file", fail)
+        with pytest.raises(errors.StorageError, match="a/1") as caught:
+            location.read("a/1")
+        assert type(caught.value) is expected
+        assert caught.value.__cause__ is error
+
+    def test_a_dead_server_is_unavailable(self) -> None:
+        location = open_location(f"ftp://127.0.0.1:{servers.free_ports(1)[0]}/folder")
+        for use in EVERY_USE:
+            with pytest.raises(errors.StorageUnavailable, match="Check the network"):
+                use(location)
+
+    def test_a_server_that_refuses_is_quoted(self) -> None:
+        with servers.refusing_ftp() as port:
+            location = open_location(f"ftp://somebody:secret@127.0.0.1:{port}/folder")
+            for use in EVERY_USE:
+                with pytest.raises(errors.StorageError, match="530 Not you") as caught:
+                    use(location)
+                assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("url", ["ftp://host:port/folder", "ftp://[1/folder", "ftp:///folder"])
+    def test_a_url_that_is_none_is_refused(self, url: str) -> None:
+        location = open_location(url)
+        for use in EVERY_USE:
+            with pytest.raises(errors.InvalidArgument, match="Correct them"):
+                use(location)
 
 
 class TestURLs:

@@ -332,6 +332,18 @@ def test_a_partial_restore_reads_only_its_leaves(tmp_path: Path) -> None:
         fresh.get_snapshot("one")
 
 
+def test_a_file_of_a_damaged_snapshot_is_not_written(tmp_path: Path) -> None:
+    manager = SnapshotManager(tmp_path / "repository")
+    manager.save_snapshot({"a": 1, "b": np.random.default_rng(0).random(50_000)}, "one")
+    [pack] = (path for path in (tmp_path / "repository" / "packs").rglob("*") if path.is_file())
+    content = bytearray(pack.read_bytes())
+    content[100_000] ^= 1
+    pack.write_bytes(content)
+    with pytest.raises(DamagedVersion, match="snapshot 'one' of 'default', leaf b"):
+        SnapshotManager(tmp_path / "repository").save_to_file(tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
 def test_live_references_need_a_manager_in_memory(durable: str) -> None:
     with pytest.raises(ValueError, match="live references need a manager in memory"):
         SnapshotManager(durable, deepcopy_on_save=False)
@@ -684,10 +696,28 @@ def test_naive_datetimes_are_refused(home: str | None) -> None:
         manager.query.by_time_range(end="yesterday")
 
 
+@pytest.mark.parametrize("time", ["0001-01-01T00:00+14:00", "9999-12-31T23:00-12:00"])
+def test_times_that_utc_does_not_reach_are_refused(time: str) -> None:
+    for value in (time, datetime.fromisoformat(time)):
+        with pytest.raises(InvalidArgument, match="years 1 to 9999"):
+            SnapshotManager().query.by_time_range(start=value)
+
+
 def test_by_content_comparison_and_leaf(filled: PyTreeSnapshotManager[Any]) -> None:
     assert filled.query.by_content(lambda data: data["w"] > 1.5) == ["b", "c"]
     assert filled.query.by_cmp(lambda snapshot: "good" in snapshot.tags and snapshot.data["w"] > 1.5) == ["c"]
     assert filled.query.by_leaf_value(lambda leaf: leaf == 2.0) == ["b"]
+
+
+def test_leaves_are_found_inside_of_what_only_jax_can_put_together(home: str | None, tmp_path: Path) -> None:
+    manager = SnapshotManager(home)
+    manager.save_snapshot({"pair": Pair(1, 2), "rest": [3]}, "one")
+    manager.save_snapshot(Pair(2, Pair(4, 5)), "two")
+    manager.save_to_file(tmp_path / "file")
+    for each in (manager, SnapshotManager.load_from_file(tmp_path / "file")):
+        assert each.query.by_leaf_value(lambda leaf: leaf == 2) == ["one", "two"]
+        assert each.query.evaluate(ByLeaf(lambda leaf: leaf == 5)) == ["two"]
+        assert each.query.by_leaf_value(lambda leaf: isinstance(leaf, Pair)) == []
 
 
 def test_expressions(filled: SnapshotManager[Any]) -> None:

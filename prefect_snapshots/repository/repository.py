@@ -123,7 +123,7 @@ class Repository:
         self._compression: Compression = compression
         self._single_writer = single_writer
         self._lock = threading.RLock()
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._complete = False
         self._token = os.urandom(16).hex()
         _open[self._token] = self
@@ -290,16 +290,16 @@ class Repository:
             raise WrongPassword(f"{self.url} is not encrypted: create a new repository with a password")
         config = {**opened.config, "key": make_envelope(new, opened.secret)}
         for path in (CONFIG_COPY, CONFIG):
-            self.location.replace(path, _config_bytes(config))
+            self.location.replace(path, config_bytes(config))
         self._password = new
 
     # --- opening --------------------------------------------------------------------------------------------
 
-    def parts(self, *, writing: bool = False) -> _Opened:
+    def parts(self, *, writing: bool = False) -> Opened:
         """What the repository consists of, for `maintenance`."""
         return self._writing() if writing else self._reading()
 
-    def _reading(self) -> _Opened:
+    def _reading(self) -> Opened:
         if self._opened is None:
             with self._lock:
                 if self._opened is None:
@@ -318,7 +318,7 @@ class Repository:
                     self._opened = self._open(config)
         return self._opened
 
-    def _writing(self) -> _Opened:
+    def _writing(self) -> Opened:
         if self.read_only:
             raise ReadOnlyRepository(f"{self.url} was opened with read_only=True")
         if not self._complete:
@@ -329,7 +329,7 @@ class Repository:
                     opened = self._opened = self._open(self._create_config())
                 # Whoever created the repository may have been killed before there was a copy.
                 if self.location.size(CONFIG_COPY) is None:
-                    self.location.create(CONFIG_COPY, _config_bytes(opened.config))
+                    self.location.create(CONFIG_COPY, config_bytes(opened.config))
                 self._complete = True
         return self._reading()
 
@@ -338,7 +338,7 @@ class Repository:
         damage: Exception | None = None
         for path in (CONFIG, CONFIG_COPY):
             try:
-                return _parse_config(path, self.location.read(path))
+                return parse_config(path, self.location.read(path))
             except ObjectMissing:
                 continue
             except DamagedObject as error:
@@ -359,7 +359,7 @@ class Repository:
             "chunking": chunking.parameters(),
             "key": make_envelope(password, os.urandom(32)) if password else None,
         }
-        data = _config_bytes(config)
+        data = config_bytes(config)
         try:
             claimed = self.location.create(CONFIG, data)
         except StorageUnavailable:
@@ -373,7 +373,7 @@ class Repository:
             raise WrongPassword(f"somebody else created {self.url} at the same moment, and without a password")
         return found
 
-    def _open(self, config: dict[str, Any]) -> _Opened:
+    def _open(self, config: dict[str, Any]) -> Opened:
         if config["format"] > FORMAT:
             raise UnsupportedFormat(
                 f"{self.url} has repository format {config['format']}; this version reads up to {FORMAT}. "
@@ -405,7 +405,7 @@ class Repository:
             self._password = (self._password or _environment_password)()
         return self._password
 
-    def _store(self, opened: _Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
+    def _store(self, opened: Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
         for attempt in range(_STORE_ATTEMPTS):
             opened.catalog.root.refresh()
             if not opened.index.loaded:
@@ -438,7 +438,7 @@ class Repository:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class Opened:
     """The parts of an open repository."""
 
     id: str
@@ -450,18 +450,18 @@ class _Opened:
     store: Store
     reader: ChunkReader
 
-    def apart(self, *, writing: bool) -> _Opened:
+    def apart(self, *, writing: bool) -> Opened:
         """The same repository, with a catalog and an index of its own: no other thread moves them on meanwhile."""
         return _assemble(self.store.location, self.config, self.secret, self.sealer, not writing)
 
 
 def _assemble(
     location: Location, config: dict[str, Any], secret: bytes | None, sealer: Sealer, read_only: bool
-) -> _Opened:
+) -> Opened:
     catalog = Catalog(location, sealer, read_only=read_only)
     index = Index(location, sealer, read_only=read_only)
     store = Store(location, sealer, index, lambda: catalog.state.condemned)
-    return _Opened(config["id"], config, secret, sealer, catalog, index, store, ChunkReader(store))
+    return Opened(config["id"], config, secret, sealer, catalog, index, store, ChunkReader(store))
 
 
 class RepositorySource(Protocol):
@@ -546,7 +546,8 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
-def _config_bytes(config: dict[str, Any]) -> bytes:
+def config_bytes(config: dict[str, Any]) -> bytes:
+    """A configuration as it is stored."""
     return (json.dumps({**config, "checksum": _checksum(config)}, indent=1) + "\n").encode()
 
 
@@ -555,7 +556,8 @@ def _checksum(config: dict[str, Any]) -> str:
     return blake3(json.dumps(plain, sort_keys=True).encode()).hexdigest(16)
 
 
-def _parse_config(path: str, data: bytes) -> dict[str, Any]:
+def parse_config(path: str, data: bytes) -> dict[str, Any]:
+    """A configuration as it was stored. Raises `DamagedObject`."""
     try:
         config: dict[str, Any] = json.loads(data)
         version = config["format"]
@@ -567,7 +569,7 @@ def _parse_config(path: str, data: bytes) -> dict[str, Any]:
         del config["checksum"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedObject(path, f"it cannot be read ({error})") from None
-    if data != _config_bytes(config):
+    if data != config_bytes(config):
         raise DamagedObject(path, "it is not as it was written")
     return config
 

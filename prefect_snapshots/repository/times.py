@@ -16,7 +16,8 @@ def parse_time(value: datetime | str) -> datetime:
         value: a datetime with a zone, or an ISO 8601 text; a text without a zone is UTC.
 
     Raises:
-        InvalidArgument: for a naive datetime, which could mean any zone, and for a text that is no date.
+        InvalidArgument: for a naive datetime, which could mean any zone, for a text that is no date, and for what lies
+            outside the years 1 to 9999 in UTC.
 
     Example:
         >>> parse_time("2026-01-31 12:00").isoformat()
@@ -27,10 +28,15 @@ def parse_time(value: datetime | str) -> datetime:
             parsed = datetime.fromisoformat(value)
         except ValueError:
             raise InvalidArgument(f"{value!r} is not an ISO 8601 date or time, such as 2026-01-31T12:00:00") from None
-        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
-    if value.tzinfo is None:
+        moment = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
+    elif value.tzinfo is None:
         raise InvalidArgument(f"{value!r} has no time zone: say which, for example datetime.now(timezone.utc)")
-    return value.astimezone(UTC)
+    else:
+        moment = value
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgument(f"{value!s} lies outside the years 1 to 9999 in UTC: give another time") from None
 
 
 def to_nanoseconds(moment: datetime) -> int:

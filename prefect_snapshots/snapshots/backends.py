@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from ..repository.contents import ContentReader, Stored, Writer, inline
 from ..repository.location import Buffer
 from ..repository.repository import Draft, Repository
 from .records import Record, Records
-from .values import Encoded, decode, describe, encode
+from .values import Encoded, decode, decode_leaves, describe, encode, iter_leaves
 
 KIND = "snapshots"
 
@@ -47,6 +48,10 @@ class Backend(Protocol):
 
     def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
         """The value of a snapshot."""
+
+    def leaves(self, record: Record) -> Iterable[Any]:
+        """The leaves of a snapshot in order. Its containers are not put together, so that their classes need not exist
+        here."""
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
         """Manifest and body of a snapshot, for a file."""
@@ -97,6 +102,12 @@ class Memory:
             with self._lock:
                 value = self._values[record.sequence] = value.value()
         return _copied(value) if (self._on_retrieve if deepcopy is None else deepcopy) else value
+
+    def leaves(self, record: Record) -> Iterable[Any]:
+        value = self._value(record)
+        if isinstance(value, Held):
+            return value.leaves()
+        return (leaf for _, leaf in iter_leaves(self.load(record, None, None, None)))
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
         held = _held(self._value(record))
@@ -169,19 +180,29 @@ class Durable:
 
     def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
         _refuse_references(deepcopy)
-        manifest, body = self._open(record)
-        try:
+        with self._reading(record) as (manifest, body):
             return decode(manifest, body, leaves=leaves, like=like, allow_pickle=self.repository.allow_pickle)
-        except IntegrityError as error:
-            raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
+
+    def leaves(self, record: Record) -> Iterable[Any]:
+        with self._reading(record) as (manifest, body):
+            return decode_leaves(manifest, body, allow_pickle=self.repository.allow_pickle).values()
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
-        manifest, body = self._open(record)
-        return manifest, body.read(0, body.body_size)
+        with self._reading(record) as (manifest, body):
+            return manifest, body.read(0, body.body_size)
 
     def content(self, record: Record) -> tuple[bytes, ContentReader]:
         """Manifest and body of a snapshot, for a comparison that reads only what differs."""
         return self._open(record)
+
+    @contextlib.contextmanager
+    def _reading(self, record: Record) -> Iterator[tuple[bytes, ContentReader]]:
+        """Manifest and body of a snapshot. What is damaged in them is said of the snapshot and the leaf."""
+        manifest, body = self._open(record)
+        try:
+            yield manifest, body
+        except IntegrityError as error:
+            raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
 
     def _open(self, record: Record) -> tuple[bytes, ContentReader]:
         try:
@@ -205,6 +226,10 @@ class Held:
     def value(self, leaves: str | Sequence[str] | None = None, like: Any = None) -> Any:
         """The value, or a part of it."""
         return decode(self.manifest, HeldBody(self.body), leaves=leaves, like=like, allow_pickle=self.allow_pickle)
+
+    def leaves(self) -> Iterable[Any]:
+        """Its leaves in order."""
+        return decode_leaves(self.manifest, HeldBody(self.body), allow_pickle=self.allow_pickle).values()
 
 
 class HeldBody:

@@ -117,14 +117,14 @@ def decode(
 
 
 def decode_leaves(
-    manifest: bytes, body: BodyReader, paths: Collection[str], *, allow_pickle: bool = True
+    manifest: bytes, body: BodyReader, paths: Collection[str] | None = None, *, allow_pickle: bool = True
 ) -> dict[str, Any]:
     """Leaves by path. Containers are not put together, so their classes need not exist here.
 
     Arguments:
         manifest: of the value.
         body: reads its body.
-        paths: of the leaves, as `describe` names them; others are ignored.
+        paths: of the leaves, as `describe` names them; others are ignored. Default: all leaves.
         allow_pickle: whether what was pickled may be unpickled, and modules of enums may be imported.
 
     Raises:
@@ -192,9 +192,9 @@ class _Decoder:
         ]
         return build(shape, iter(self._restore(wanted)))
 
-    def leaves(self, paths: Collection[str]) -> dict[str, Any]:
+    def leaves(self, paths: Collection[str] | None) -> dict[str, Any]:
         with distrust():
-            wanted = {path: leaf for path, leaf in leaf_paths(self._root) if path in paths}
+            wanted = {path: leaf for path, leaf in leaf_paths(self._root) if paths is None or path in paths}
         found = self._restore([(leaf, None) for leaf in wanted.values()])
         return dict(zip(wanted, found, strict=True))
 

@@ -445,6 +445,10 @@ class SnapshotManager(Generic[T]):
 
         return Snapshot(record.id, record.timestamp, copy.deepcopy(record.metadata), list(record.tags), load)
 
+    def leaves_of(self, record: Record) -> Iterable[Any]:
+        """The leaves of a record's snapshot, whatever containers they are in."""
+        return self._backend.leaves(record)
+
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _check_value(self, data: Any) -> None:

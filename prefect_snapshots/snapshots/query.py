@@ -111,19 +111,13 @@ class ByContent(Expression):
 
 @dataclass(frozen=True)
 class ByLeaf(Expression):
-    """At least one leaf of the data meets a condition: `fn(leaf)` is true."""
+    """At least one leaf of the data meets a condition: `fn(leaf)` is true. The classes of containers are not needed."""
 
     fn: Callable[[Any], bool]
     loads = True
 
     def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        from .values import iter_leaves
-
-        return {
-            name: record
-            for name, record in among.items()
-            if any(self.fn(leaf) for _, leaf in iter_leaves(manager.snapshot_of(record).data))
-        }
+        return {name: record for name, record in among.items() if any(map(self.fn, manager.leaves_of(record)))}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A URL and its options: where a repository lives, and the only room that touches fsspec.
+"""A URL and its options: where a repository lives, and the only part that touches fsspec.
 
 A **location** holds **objects**: immutable byte strings under relative **paths** such as `packs/3f/3f09...`.
 Every path segment begins with a letter, a digit or `_`, so that no path leads out of the location.

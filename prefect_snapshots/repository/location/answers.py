@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ...errors import (
     ObjectMissing,
     PermissionDenied,
@@ -61,6 +63,10 @@ _STATUSES: dict[int | None, _Meaning] = {
 }
 
 
+# Google's tokens are checked by a request whose URL holds them.
+_TOKEN = re.compile(r"(?<=access_token=)[^&\s)]+")
+
+
 def meaning(status: int | None, code: str, detail: object, where: str) -> SnapshotsError:
     """The error for an answer; `detail` is what the store said, and `where` what it happened to."""
     kind, advice = _CODES.get(code) or _STATUSES.get(status) or _OTHER
@@ -70,5 +76,5 @@ def meaning(status: int | None, code: str, detail: object, where: str) -> Snapsh
 
 def unreachable(error: Exception, where: str) -> StorageUnavailable:
     """The error for no answer at all."""
-    reason = str(error) or type(error).__name__
+    reason = _TOKEN.sub("...", str(error)) or type(error).__name__
     return StorageUnavailable(f"{where}: no answer ({reason}). Check the network and the endpoint.")

@@ -21,11 +21,11 @@ def race(location: Location) -> None:
     """Let several threads create the same probe, and then one more. Raises `UnsupportedStorage` unless one has won."""
     path = f"probe/{secrets.token_hex(16)}"
 
-    def claim(_: int = 0) -> bool:
+    def claim(_: object) -> bool:
         return location.create(path, secrets.token_bytes(16))
 
     with ThreadPoolExecutor(_CONTENDERS) as contenders:
-        claims = [*contenders.map(claim, range(_CONTENDERS)), claim()]
+        claims = [*contenders.map(claim, range(_CONTENDERS)), claim(None)]
     # Whoever may write but not delete leaves the probe behind.
     with contextlib.suppress(PermissionDenied):
         location.delete([path])

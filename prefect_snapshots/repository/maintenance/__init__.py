@@ -1,0 +1,26 @@
+"""Looking after a repository: check, prune, repair, statistics. Only `prune` and `repair` delete anything.
+
+This module is the face. `liveness` knows what is needed, `scanning` reads streams whatever is damaged, and `checking`,
+`pruning`, `repairing` and `totals` do the work.
+"""
+
+from __future__ import annotations
+
+from .checking import CheckReport, Problem, check
+from .progress import Progress
+from .pruning import PruneReport, prune
+from .repairing import RepairReport, repair
+from .totals import Statistics, statistics
+
+__all__ = [
+    "CheckReport",
+    "Problem",
+    "Progress",
+    "PruneReport",
+    "RepairReport",
+    "Statistics",
+    "check",
+    "prune",
+    "repair",
+    "statistics",
+]

@@ -1,0 +1,235 @@
+"""Check: whether everything that was committed is there; with `read_data`, whether every byte is as it was written.
+
+A *problem* is what is wrong, and which versions it hits. *Damage* is what is wrong inside packs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...errors import DamagedObject, IntegrityError, ObjectMissing
+from .. import index as index_module
+from .. import logs
+from .. import packs as packs_module
+from ..catalog import CATALOG, COMPACTED, ROOT, Root, slot_path
+from ..contents import ContentReader
+from ..index import find_rows
+from ..location import ObjectInfo
+from ..packs import open_chunk, open_pack, pack_path
+from ..repository import CONFIG, CONFIG_COPY, Opened, Repository, parse_config
+from ..sealing import ID_SIZE
+from .liveness import list_packs, live_contents, paths, unregistered, version_label
+from .progress import Progress, silent
+from .rows import entries_of, groups, named_packs
+from .scanning import Slots, root_of, scan_streams
+
+_DAY = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where, what, and which versions it hits (empty when none)."""
+
+    path: str
+    what: str
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What `check` found."""
+
+    streams: int = 0
+    versions: int = 0
+    packs: int = 0
+    chunks: int = 0
+    bytes_read: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Worth knowing, and harmless: unknown objects, clocks that disagree."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+Damage = dict[tuple[bytes, bytes | None], str]
+"""Pack and chunk (None: the pack's own header or table) -> what is wrong with them."""
+
+
+def check(repository: Repository, read_data: bool, progress: Progress | None = None) -> CheckReport:
+    """See `Repository.check`."""
+    location = repository.parts().store.location
+    while True:
+        packs, root = paths(location, packs_module.PREFIX), paths(location, f"{CATALOG}/{ROOT}")
+        report = look(repository, read_data, {}, progress or silent)
+        still = packs <= paths(location, packs_module.PREFIX) and root == paths(location, f"{CATALOG}/{ROOT}")
+        if report.ok or still:
+            return report
+        # A prune ran beside it, and took what had been seen before.
+
+
+def look(repository: Repository, read_data: bool, damage: Damage, say: Progress) -> CheckReport:
+    """Look at everything once. `damage` in packs may be known already."""
+    opened = repository.parts().apart(writing=False)
+    report = CheckReport()
+    check_config(repository, report)
+    scanned = list(scan_streams(opened))
+    root = root_of(scanned[0])
+    report.streams = len(scanned) - 1
+    for number, slots in enumerate(scanned):
+        say("streams", number, len(scanned))
+        _check_slots(slots, report)
+    while opened.index.look_again():
+        pass
+    for name, error in opened.index.damaged.items():
+        report.problems.append(Problem(name, error.reason))
+    packs = list_packs(opened)
+    for pack in named_packs(opened.index) - packs.keys():
+        size = opened.store.location.size(pack_path(pack))
+        if size is not None:
+            packs[pack] = ObjectInfo(pack_path(pack), size, time.time())
+    report.packs = len(packs)
+    if read_data:
+        damage = dict(read_packs(opened, packs, report, say))
+    hurt = _check_contents(opened, scanned, packs, damage, report)
+    if read_data:
+        _check_logs(opened, scanned, report)
+    for (pack, chunk), reason in damage.items():
+        if chunk not in hurt and pack not in root.condemned:
+            report.problems.append(Problem(pack_path(pack), reason))
+    _check_unknown(opened, scanned, root, report)
+    return report
+
+
+def check_config(repository: Repository, report: CheckReport) -> None:
+    configs = []
+    for path in (CONFIG, CONFIG_COPY):
+        try:
+            configs.append(parse_config(path, repository.location.read(path)))
+        except ObjectMissing:
+            report.problems.append(Problem(path, "it is missing"))
+        except DamagedObject as error:
+            report.problems.append(Problem(path, error.reason))
+    if configs and configs[0] != configs[-1]:
+        report.problems.append(Problem(CONFIG_COPY, f"it differs from {CONFIG}"))
+
+
+def _check_slots(slots: Slots, report: CheckReport) -> None:
+    stream = slots.stream
+    for sequence, reason in sorted(slots.damaged.items()):
+        event = slots.events.get(sequence) or slots.rescued.get(sequence)
+        versions = (version_label(stream, event) if event else f"{stream.label}#{sequence}",)
+        report.problems.append(Problem(slot_path(stream.id, sequence), reason, versions if stream.kind else ()))
+    for path, reason in slots.bad_summaries.items():
+        report.problems.append(Problem(path, reason))
+
+
+def _check_contents(
+    opened: Opened, scanned: list[Slots], packs: dict[bytes, ObjectInfo], damage: Damage, report: CheckReport
+) -> dict[bytes, list[str]]:
+    """Look for a sound copy of everything that a live version needs. Returns the chunks without one."""
+    index = opened.index
+    heads, table, numbers = index.table()
+    sizes = np.array([packs[pack].size if pack in packs else -1 for pack in numbers], np.int64)
+    sound = table["offset"].astype(np.int64) + table["stored"] <= sizes[table["pack"]]
+    for pack, chunk in damage:
+        if chunk is not None:
+            for row in find_rows(heads, table, np.frombuffer(chunk, f"V{ID_SIZE}"))[1]:
+                sound[row] &= numbers[table["pack"][row]] != pack
+    needed = np.zeros(len(heads), bool)
+    hurt: dict[bytes, list[str]] = {}
+    for slots in scanned:
+        stream = slots.stream
+        stream.events = slots.in_order()
+        for event, content in live_contents(stream):
+            report.versions += 1
+            label = version_label(stream, event)
+            path = slot_path(stream.id, event.sequence)
+            if event.sequence in slots.emptied:
+                report.problems.append(Problem(path, "the data that travelled inside the event is gone", (label,)))
+            if content.depth == 0:
+                continue
+            try:
+                chunks = ContentReader(opened.reader, content).all_rows()["chunk"]
+            except IntegrityError as error:
+                report.problems.append(Problem(path, str(error), (label,)))
+                continue
+            which, rows = find_rows(heads, table, chunks)
+            needed[rows] = True
+            for chunk in {chunk.tobytes() for chunk in np.delete(chunks, which[sound[rows]])}:
+                hurt.setdefault(chunk, []).append(label)
+    report.chunks = len(np.unique(groups(heads, table)[needed]))
+    for chunk, versions in hurt.items():
+        copies = [entry.pack for entry in index.find_all(chunk)]
+        known = [pack for pack in copies if (pack, chunk) in damage]
+        if known:
+            problem = Problem(pack_path(known[0]), damage[known[0], chunk], tuple(versions))
+        elif copies:
+            problem = Problem(pack_path(copies[0]), "the pack is missing or cut short", tuple(versions))
+        else:
+            problem = Problem(f"chunk {chunk.hex()[:16]}", "it is in no pack", tuple(versions))
+        report.problems.append(problem)
+    return hurt
+
+
+def _check_logs(opened: Opened, scanned: list[Slots], report: CheckReport) -> None:
+    """Read every log segment that counts."""
+    for slots in scanned:
+        stream = slots.stream
+        for segment in logs.wanted(slots.in_order()):
+            try:
+                report.bytes_read += logs.verify(opened.store.location, opened.sealer, stream.id, segment)
+            except DamagedObject as error:
+                report.problems.append(Problem(error.path, error.reason, (stream.label,)))
+
+
+def read_packs(
+    opened: Opened, packs: dict[bytes, ObjectInfo], report: CheckReport, say: Progress
+) -> Iterator[tuple[tuple[bytes, bytes | None], str]]:
+    """Read and verify every byte of every pack; yields what is damaged."""
+    total = sum(info.size for info in packs.values())
+    for pack, info in packs.items():
+        say("reading", report.bytes_read, total)
+        try:
+            data = memoryview(opened.store.location.read(info.path))
+        except ObjectMissing:
+            continue  # pruned meanwhile
+        try:
+            entries = open_pack(opened.sealer, pack, data)
+        except DamagedObject as error:
+            yield (pack, None), error.reason
+            entries = entries_of(opened.index, pack)
+        for entry in entries:
+            try:
+                open_chunk(opened.sealer, entry, data[entry.offset : entry.offset + entry.stored])
+            except DamagedObject as error:
+                yield (pack, entry.chunk), error.reason
+        report.bytes_read += len(data)
+
+
+def _check_unknown(opened: Opened, scanned: list[Slots], root: Root, report: CheckReport) -> None:
+    """Note what is no part of a repository, and times that cannot be right."""
+    folders = (packs_module.PREFIX, index_module.PREFIX, CATALOG, COMPACTED, logs.PREFIX, "probe")
+    known = (*(f"{folder}/" for folder in folders), "repository.")
+    stamps: dict[str, float] = {}
+    for info in opened.store.location.list(""):
+        if not info.path.startswith(known):
+            report.notes.append(f"{info.path} does not belong to a repository")
+        elif info.path.startswith(CATALOG):
+            stamps[info.path] = info.modified
+    for folder in unregistered(stamps, root):
+        report.problems.append(Problem(folder, "these events belong to a stream that is not registered", (folder,)))
+    for slots in scanned:
+        for sequence, event in slots.events.items():
+            stored = stamps.get(slot_path(slots.stream.id, sequence))
+            if stored is not None and abs(event.time / 1e9 - stored) > _DAY:
+                report.notes.append(
+                    f"{version_label(slots.stream, event)} says it was written "
+                    f"{(event.time / 1e9 - stored) / _DAY:+.1f} days from when the storage received it"
+                )

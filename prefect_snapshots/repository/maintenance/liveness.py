@@ -1,0 +1,111 @@
+"""What there is, and what of it lives: contents that no event has deleted, and the chunks that these need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import IntegrityError, MissingChunk
+from ..catalog import CATALOG, ROOT, Event, Root, Stream
+from ..contents import Content, ContentReader
+from ..index import find_rows, join_ids
+from ..location import Location, ObjectInfo
+from ..packs import PREFIX, pack_of
+from ..repository import Opened
+
+
+def stream_of(opened: Opened, kind: str, name: str) -> Stream:
+    """A stream that nobody follows, not read yet. The root stream has neither kind nor name."""
+    return Stream(lambda: opened.catalog, kind, name, lambda _: None)
+
+
+def every_stream(opened: Opened) -> Iterator[Stream]:
+    """Every registered stream, read to its head."""
+    for kind, name in opened.catalog.streams().values():
+        stream = stream_of(opened, kind, name)
+        stream.refresh()
+        yield stream
+
+
+def live_contents(stream: Stream) -> Iterator[tuple[Event, Content]]:
+    """The contents of a stream that are still wanted, and the events that committed them."""
+    deleted = {sequence for event in stream.events for sequence in event.deletes}
+    for event in stream.events:
+        if event.content is not None and event.sequence not in deleted:
+            yield event, event.content
+
+
+def version_label(stream: Stream, event: Event) -> str:
+    """What messages call a version."""
+    name = event.body.get("id")
+    return f"{stream.label}:{name}" if isinstance(name, str) else f"{stream.label}#{event.sequence}"
+
+
+def live_rows(opened: Opened) -> NDArray[np.bool_]:
+    """Which rows of the index table hold a chunk that a live version needs; every copy counts.
+
+    Raises:
+        MissingChunk: a live chunk is in no pack.
+    """
+    index = opened.index
+    heads, table, _ = index.table()
+    live = np.zeros(len(heads), bool)
+
+    def mark(chunks: Any) -> Any:
+        """Mark the rows of chunks; returns the chunks that have none."""
+        which, rows = find_rows(heads, table, chunks)
+        live[rows] = True
+        return np.delete(chunks, which)
+
+    late: list[tuple[Stream, Event, Any]] = []
+    for stream in every_stream(opened):
+        for event, content in live_contents(stream):
+            if content.depth == 0:
+                continue
+            try:
+                absent = mark(ContentReader(opened.reader, content).all_rows()["chunk"])
+            except IntegrityError:
+                if _is_deleted(stream, event):
+                    continue
+                raise
+            if len(absent):
+                late.append((stream, event, absent))
+    if late:
+        index.look_again()  # they were committed since the index was read
+    if index.table()[0] is not heads:
+        # It grew, now or when a table of chunks was read.
+        known = join_ids(heads[live], table["tail"][live])
+        heads, table, _ = index.table()
+        live = np.zeros(len(heads), bool)
+        mark(known)
+    for stream, event, chunks in late:
+        absent = mark(chunks)
+        if len(absent) and not _is_deleted(stream, event):
+            raise MissingChunk(absent[0].tobytes().hex(), version_label(stream, event))
+    return live
+
+
+def _is_deleted(stream: Stream, event: Event) -> bool:
+    """Whether a version was deleted since the stream was read, so that a rival prune may have taken its chunks."""
+    stream.refresh()
+    return all(other is not event for other, _ in live_contents(stream))
+
+
+def list_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
+    """The packs that are there."""
+    infos = ((pack_of(info.path), info) for info in opened.store.location.list(PREFIX))
+    return {pack: info for pack, info in infos if pack is not None}
+
+
+def paths(location: Location, prefix: str) -> set[str]:
+    """The paths of all objects below a folder."""
+    return {info.path for info in location.list(prefix)}
+
+
+def unregistered(slots: Iterable[str], root: Root) -> list[str]:
+    """The folders of streams whose registration was lost, given the paths of all slots."""
+    folders = {path.split("/")[1] for path in slots}
+    return [f"{CATALOG}/{folder}" for folder in sorted(folders - root.streams.keys() - {ROOT})]

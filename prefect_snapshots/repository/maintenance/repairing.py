@@ -1,0 +1,138 @@
+"""Repair: put back what another object still holds, save the rest, and say what is lost.
+
+What is lost is given a *stand-in*, an event that says nothing, so that the chain of its stream is whole again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ...errors import DamagedObject, ObjectMissing
+from ..catalog import Event, Root, event_hash, new_token, slot_path
+from ..contents import Writer
+from ..packs import open_chunk, pack_path, read_table
+from ..repository import Opened, Repository, config_bytes
+from .checking import CheckReport, Problem, check_config, look, read_packs
+from .liveness import list_packs
+from .progress import Progress, silent
+from .rows import entries_of, named_packs
+from .scanning import Slots, root_of, scan_streams
+
+Act = Callable[[str, Callable[[], Any]], None]
+"""Called with what is to be done and with what does it."""
+
+
+@dataclass(slots=True)
+class RepairReport:
+    """What `repair` did, or with `dry_run` would do."""
+
+    dry_run: bool = False
+    actions: list[str] = field(default_factory=list)
+    lost: list[Problem] = field(default_factory=list)
+    """What nobody can bring back, and the versions that it hits."""
+
+
+def repair(repository: Repository, dry_run: bool, progress: Progress | None = None) -> RepairReport:
+    """See `Repository.repair`. Stop other writers first: it puts back damaged objects in place."""
+    opened = repository.parts(writing=not dry_run).apart(writing=not dry_run)
+    say = progress or silent
+    report = RepairReport(dry_run)
+
+    def act(what: str, do: Callable[[], Any]) -> None:
+        report.actions.append(what)
+        if not dry_run:
+            do()
+
+    _repair_config(repository, opened, act)
+    root = Root()
+    for slots in scan_streams(opened):
+        _repair_stream(opened, slots, root.epoch, report, act)
+        if not slots.stream.kind:
+            root = root_of(slots)
+    _repair_index(opened, root.condemned, act)
+    damage = dict(read_packs(opened, list_packs(opened), CheckReport(), say))
+    _repair_packs(opened, {pack for pack, _ in damage}, root, act)
+    if not dry_run:
+        report.lost += [problem for problem in look(repository, False, damage, say).problems if problem.versions]
+    return report
+
+
+def _repair_config(repository: Repository, opened: Opened, act: Act) -> None:
+    found = CheckReport()
+    check_config(repository, found)
+    for problem in found.problems:
+        path = problem.path
+        act(f"write {path} anew", partial(repository.location.replace, path, config_bytes(opened.config)))
+
+
+def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairReport, act: Act) -> None:
+    """Put damaged slots back from summaries; where there is none, a stand-in keeps the chain whole."""
+    stream, location = slots.stream, opened.store.location
+    for path in slots.bad_summaries:
+        act(f"delete the damaged summary {path}", partial(location.delete, [path]))
+    for sequence in sorted(slots.damaged):
+        path = slot_path(stream.id, sequence)
+        event = slots.rescued.get(sequence)
+        if event is not None:
+            act(f"put back {path} from a summary", partial(location.replace, path, stream.slot_bytes(event)))
+        else:
+            event = _stand_in(sequence, slots.events.get(sequence - 1), slots.events.get(sequence + 1), epoch)
+            act(f"stand in for the lost {path}", partial(location.replace, path, stream.slot_bytes(event)))
+            hit = (f"{stream.label}#{sequence}",)
+            report.lost.append(Problem(path, "the event is gone, and with it what it said", hit))
+        slots.events[sequence] = event
+
+
+def _stand_in(sequence: int, before: Event | None, after: Event | None, epoch: int) -> Event:
+    """An event that says nothing. It has the newest epoch, because the lost one may have been a fence."""
+    previous = event_hash(before) if before else bytes(32)
+    body = {"hash": after.previous if after else bytes(32)}
+    return Event(sequence, previous, epoch, new_token(), time.time_ns(), "lost", body)
+
+
+def _repair_index(opened: Opened, condemned: set[bytes], act: Act) -> None:
+    """Enter packs that no sound index object names, from their own tables."""
+    index = opened.index
+    index.load()
+    for pack in list_packs(opened).keys() - named_packs(index) - condemned:
+        try:
+            entries = read_table(opened.store.location, opened.sealer, pack)
+        except (DamagedObject, ObjectMissing):
+            continue
+        act(f"enter {pack_path(pack)} into the index", partial(index.publish, entries))
+    for name in list(index.damaged):
+        act(f"delete the damaged {name}", partial(opened.store.location.delete, [name]))
+        act(f"forget {name}", partial(index.forget, name))
+
+
+def _repair_packs(opened: Opened, damaged: set[bytes], root: Root, act: Act) -> None:
+    """Copy what is sound out of packs that are damaged or gone, and condemn them: the rest can then be saved again."""
+    location, catalog = opened.store.location, opened.catalog
+    absent = named_packs(opened.index) - list_packs(opened).keys() - root.condemned
+    hurt = damaged - root.condemned | {pack for pack in absent if location.size(pack_path(pack)) is None}
+    if not hurt:
+        return
+
+    def condemn() -> None:
+        catalog.root.refresh()
+        with Writer(opened.store, catalog.state.epoch, frozenset(catalog.state.condemned | hurt)) as writer:
+            for pack in hurt:
+                for entry in entries_of(opened.index, pack):
+                    try:
+                        data = location.read_range(pack_path(pack), entry.offset, entry.stored)
+                        writer.copy(entry.chunk, open_chunk(opened.sealer, entry, data))
+                    except (DamagedObject, ObjectMissing):
+                        continue  # this is the damage; the last look names the versions that it hits
+            writer.flush()
+        body = {"packs": b"".join(sorted(hurt))}
+        attempt = 0
+        while catalog.root.append("condemn", body, epoch=catalog.state.epoch, token=new_token()) is None:
+            attempt += 1
+            catalog.root.back_off(attempt)
+            catalog.root.refresh()
+
+    act(f"copy what is sound out of {len(hurt)} damaged packs and condemn these", condemn)

@@ -1,0 +1,118 @@
+"""Streams as they lie in the storage: read slot by slot, whatever is damaged.
+
+A *slot* is the object of one event; a *summary* holds a range of events once more, and can rescue those whose slots are
+damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...errors import DamagedObject, ObjectMissing
+from ..catalog import CATALOG, COMPACTED, Event, Root, Stream, event_hash, slot_path
+from ..repository import Opened
+from .liveness import paths, stream_of
+
+_BATCH = 64
+
+
+@dataclass(slots=True)
+class Slots:
+    """A stream as its raw slots tell it, and what its summaries add."""
+
+    stream: Stream
+    head: int = 0
+    events: dict[int, Event] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)
+    rescued: dict[int, Event] = field(default_factory=dict)
+    """Events of damaged slots that a summary still has."""
+    bad_summaries: dict[str, str] = field(default_factory=dict)
+    emptied: set[int] = field(default_factory=set)
+    """Events put back from a summary, which does not have the data that travelled with them."""
+
+    def in_order(self) -> list[Event]:
+        """The events that can be read, in order."""
+        return [self.events[sequence] for sequence in sorted(self.events)]
+
+
+def scan_streams(opened: Opened) -> Iterator[Slots]:
+    """Every stream, the root first, read slot by slot, whatever is damaged."""
+    root = _scan(opened, stream_of(opened, "", ""))
+    yield root
+    for kind, name in root_of(root).streams.values():
+        yield _scan(opened, stream_of(opened, kind, name))
+
+
+def root_of(slots: Slots) -> Root:
+    """What the root stream says, as far as it can be read."""
+    root = Root()
+    for event in slots.in_order():
+        root.apply(event)
+    return root
+
+
+def _scan(opened: Opened, stream: Stream) -> Slots:
+    location = opened.store.location
+    names = (path.rpartition("/")[2] for path in paths(location, f"{CATALOG}/{stream.id}"))
+    slots = Slots(stream, max((int(name) for name in names if name.isdigit()), default=0))
+    _scan_slots(slots, opened, list(range(1, slots.head + 1)))
+    # What the listing overlooked, or what came since.
+    while location.size(slot_path(stream.id, slots.head + 1)) is not None:
+        slots.head += 1
+        _scan_slots(slots, opened, [slots.head])
+    for path in sorted(paths(location, f"{COMPACTED}/{stream.id}")):
+        try:
+            _scan_summary(slots, path, stream.parse_compacted(path, location.read(path)))
+        except ObjectMissing:
+            continue
+        except DamagedObject as error:
+            slots.bad_summaries[path] = error.reason
+    # Where a summary knows more than the listing: slots that were created since, or are gone.
+    absent = [
+        number for number in range(1, slots.head + 1) if number not in slots.events and number not in slots.damaged
+    ]
+    _scan_slots(slots, opened, absent)
+    for sequence in absent:
+        if sequence not in slots.events:
+            slots.damaged.setdefault(sequence, "it is missing, and a later one was there")
+    for sequence, event in slots.events.items():
+        before = slots.events.get(sequence - 1)
+        expected = event_hash(before) if before else bytes(32) if sequence == 1 else None
+        if expected is not None and event.previous != expected:
+            slots.damaged[sequence] = "it does not follow its predecessor"
+    return slots
+
+
+def _scan_slots(slots: Slots, opened: Opened, sequences: list[int]) -> None:
+    """Read some slots, and take note of what is in those that are there."""
+    for start in range(0, len(sequences), _BATCH):
+        part = sequences[start : start + _BATCH]
+        found = opened.store.location.read_many([slot_path(slots.stream.id, sequence) for sequence in part])
+        for sequence, data in zip(part, found, strict=True):
+            if data is not None:
+                _scan_slot(slots, sequence, data)
+
+
+def _scan_slot(slots: Slots, sequence: int, data: bytes) -> None:
+    path = slot_path(slots.stream.id, sequence)
+    try:
+        event, _, inline = slots.stream.parse(path, data)
+    except DamagedObject as error:
+        slots.damaged[sequence] = error.reason
+        return
+    slots.events[sequence] = event
+    if event.sequence != sequence:
+        slots.damaged[sequence] = "it holds another event than its place says"
+    if event.content is not None and event.content.depth == 0 and len(inline) != event.content.size:
+        slots.emptied.add(sequence)
+
+
+def _scan_summary(slots: Slots, path: str, events: list[Event]) -> None:
+    for event in events:
+        slots.head = max(slots.head, event.sequence)
+        found = slots.events.get(event.sequence)
+        if found is None or event.sequence in slots.damaged:
+            slots.rescued[event.sequence] = event
+        elif event_hash(found) != event_hash(event):
+            slots.bad_summaries[path] = "it differs from the events that it sums up"

@@ -1,0 +1,52 @@
+"""What is in a repository, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..repository import Repository
+from .liveness import every_stream, live_contents
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What is in a repository and what it costs."""
+
+    objects: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    streams: int = 0
+    versions: int = 0
+    logical_bytes: int = 0
+    """Bytes that all live versions would take, each stored on its own and uncompressed."""
+    requests: dict[str, int] = field(default_factory=dict)
+    """Requests that this process made through this object."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in all objects."""
+        return sum(self.bytes.values())
+
+    @property
+    def saved_bytes(self) -> int:
+        """What deduplication and compression saved."""
+        return max(self.logical_bytes - self.stored_bytes, 0)
+
+
+def statistics(repository: Repository) -> Statistics:
+    """See `Repository.stats`."""
+    opened = repository.parts()
+    objects: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for info in opened.store.location.list(""):
+        kind = info.path.split("/", 1)[0] if "/" in info.path else "repository"
+        objects[kind] += 1
+        sizes[kind] += info.size
+    found = Statistics(dict(objects), dict(sizes))
+    for stream in every_stream(opened):
+        found.streams += 1
+        for _, content in live_contents(stream):
+            found.versions += 1
+            found.logical_bytes += content.size
+    found.requests = dict(opened.store.location.requests)
+    return found
