@@ -44,7 +44,7 @@ from rich.table import Table
 from prefect_snapshots import checkpointed, save_snapshot, use_repository
 from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.checkpoints import list_checkpoints
-from prefect_snapshots.live import artifact_key, artifact_url
+from prefect_snapshots.live import artifact_key
 
 VOCABULARY = 1 << 14
 WIDTH = 128
@@ -203,8 +203,8 @@ def demo(
     tell("   Both ended with the same embeddings.\n")
     show(resumed)
     ui = get_current_settings().ui_url or "http://127.0.0.1:4200"
-    link = artifact_url(artifact_key(f"checkpoints/{name}")) or ui
-    tell(f"\nThe report: {link}, after [b]prefect server start[/b]")
+    key = artifact_key(f"checkpoints/{name}")
+    tell(f"\nThe report: {ui}/v2/artifacts/key/{key}, after [b]prefect server start[/b]")
     tell(f"The same here: [b]prefect-snapshots checkpoints report {name} -r {repository}[/b]")
 
 

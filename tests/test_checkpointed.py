@@ -622,3 +622,16 @@ def test_the_corpus_on_s3_with_dask(s3_storage: Storage, monkeypatch: pytest.Mon
     [row] = list_checkpoints(repository, "corpus")
     assert row.done == len(list(corpus.documents(os.path.dirname(os.__file__), "[je][sm]*/*.py")))
     assert repository.check(read_data=True).ok
+
+
+@pytest.mark.timeout(250)
+def test_the_demo_of_the_corpus(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "COLUMNS": "200"}
+    script = str(Path(__file__).parent.parent / "flows" / "process_corpus.py")
+    command = [sys.executable, script, "demo", "--pattern", "[a-h]*.py", "--kill-after", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Killed it (SIGKILL)." in done.stdout
+    assert "Both ended with the same embeddings." in done.stdout
+    assert "http://127.0.0.1:4200/v2/artifacts/key/checkpoints-corpus-demo-" in done.stdout
