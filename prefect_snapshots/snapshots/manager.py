@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 
 from ..errors import CommitUnknown, InvalidArgument, SnapshotExists
 from ..repository.catalog import Event
+from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import to_nanoseconds
 from .backends import KIND, Backend, Durable, Memory
@@ -26,7 +27,7 @@ from .diff import LeafDifference, diff_contents, diff_values
 from .files import read_file, write_file
 from .paths import matcher
 from .query import Query
-from .records import Compare, Ranking, Record, Records, Snapshot, clean_metadata, clean_tags
+from .records import Compare, Ranking, Record, Records, Snapshot, clean_tags
 from .values import map_leaves, map_leaves_with_path, validate
 
 T = TypeVar("T", default=Any)
