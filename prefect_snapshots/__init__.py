@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from prefect_snapshots import errors
 
 __all__ = [
+    "ArtifactRegistry",
     "ByContent",
     "ByLeaf",
     "ByMetadata",
     "ByTag",
     "ByTimeRange",
+    "ModelLogger",
     "PyTreeSnapshotManager",
     "Repository",
     "Snapshot",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.decorators import load_latest, snapshot
     from prefect_snapshots.repository import Repository, use_repository
@@ -51,11 +54,13 @@ if TYPE_CHECKING:
     from prefect_snapshots.tasks import aload_snapshot, asave_snapshot, load_snapshot, save_snapshot
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
+        "ArtifactRegistry": "artifacts",
         "ByContent": "snapshots",
         "ByLeaf": "snapshots",
         "ByMetadata": "snapshots",
         "ByTag": "snapshots",
         "ByTimeRange": "snapshots",
+        "ModelLogger": "artifacts",
         "PyTreeSnapshotManager": "snapshots",
         "Repository": "repository",
         "Snapshot": "snapshots",
