@@ -11,7 +11,6 @@ import pickle
 import random
 import stat
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -232,13 +231,13 @@ def test_what_is_equal_is_stored_once(registry: ArtifactRegistry, tmp_path: Path
 
 
 @pytest.fixture
-def features(registry: ArtifactRegistry) -> Iterator[tuple[ArtifactRegistry, list[datetime]]]:
+def features(registry: ArtifactRegistry) -> tuple[ArtifactRegistry, list[datetime]]:
     """Three versions, and moments before, between and behind them."""
     moments = [tick()]
     for number in range(3):
         registry.log_artifact("features", list(range(number)), handler="json", indent=4)
         moments.append(tick())
-    yield registry, moments
+    return registry, moments
 
 
 def test_versions_by_number_and_date(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
@@ -307,7 +306,8 @@ def test_what_is_not_there_is_told_with_what_is(features: tuple[ArtifactRegistry
 
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
     registry = ArtifactRegistry(tmp_path / "none")
-    assert registry.list_artifacts() == registry.list_collection_names() == registry.list_releases() == []
+    assert registry.list_artifacts() == registry.list_collection_names() == []
+    assert registry.list_releases() == []
     assert not registry.exists("x")
     with pytest.raises(ArtifactNotFound, match="there is none at all"):
         registry.load_artifact("x")
@@ -501,7 +501,7 @@ def test_releases_pin_versions(registry: ArtifactRegistry, tmp_path: Path) -> No
         fresh.find_release("v1.2")
     with pytest.raises(ArtifactNotFound, match="no version as of"):
         fresh.find_release(before, match="asof")
-    with pytest.raises(ValueError, match="has a release 'v1.0': choose another tag"):
+    with pytest.raises(ValueError, match=r"has a release 'v1\.0': choose another tag"):
         fresh.create_release("v1.0")
     copy = registry.copy_release("v1.0", tmp_path / "copy")
     assert copy.list_artifacts() == ["features", "model"]

@@ -89,7 +89,7 @@ def diff_folders(
     for path in sorted(before.keys() | after.keys()):
         a, b = before.get(path), after.get(path)
         if a is None or b is None:
-            old_text, new_text = a and _describe(a), b and _describe(b)
+            old_text, new_text = (None if entry is None else _describe(entry) for entry in (a, b))
             found.append(FileDifference(path, "added" if a is None else "removed", old_text, new_text))
         elif path in old_files and path in new_files and not old_files[path].shares(new_files[path]):
             found += diff_files(path, old_files[path], new_files[path]) or _mode(path, a, b)

@@ -86,7 +86,7 @@ def scan(local: Path, below: str | None = None) -> list[Source]:
         found = os.stat(local)
     except FileNotFoundError:
         raise ObjectMissing(f"there is no file or folder {local}") from None
-    prefix = "" if below is None else f"{check_path(below.strip('/'))}/"
+    prefix = "" if below is None else f"{check_path(below.rstrip('/'))}/"
     if stat.S_ISDIR(found.st_mode):
         sources = list(_scan_folder(local, prefix))
     else:

@@ -256,7 +256,9 @@ def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
         raise TypeError(f"a file of NumPy does not know {array.dtype}: the handler pytree does")
     head = io.BytesIO()
     if array.dtype.hasobject or array.dtype.names:
-        np.save(head, array, allow_pickle=allow_pickle)
+        if array.dtype.hasobject:
+            _refuse_pickle(allow_pickle)
+        np.save(head, array)
         return [head.getvalue()]
     np.lib.format.write_array_header_1_0(head, described)
     flat = (array.T if described["fortran_order"] else np.ascontiguousarray(array)).reshape(-1)
@@ -266,7 +268,11 @@ def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
 def _load_numpy(data: memoryview, allow_pickle: bool) -> Any:
     import numpy as np
 
-    return np.load(io.BytesIO(data), allow_pickle=allow_pickle)
+    try:
+        return np.load(io.BytesIO(data))
+    except ValueError:  # it holds objects
+        _refuse_pickle(allow_pickle)
+        return np.load(io.BytesIO(data), allow_pickle=True)
 
 
 def _dump_parquet(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:

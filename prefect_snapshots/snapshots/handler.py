@@ -21,22 +21,15 @@ class PyTreeHandler:
 
     suffix = "pytree"
 
-    def write(self, value: Any, *, allow_pickle: bool) -> tuple[bytes, Sequence[Buffer]]:
-        """Manifest and body of a value."""
-        encoded = encode(value, allow_pickle=allow_pickle)
+    def write(self, value: Any, *, allow_pickle: bool, **options: Any) -> tuple[bytes, Sequence[Buffer]]:
+        """Manifest and body of a value. There are no options."""
+        encoded = encode(value, allow_pickle=allow_pickle, **options)
         return encoded.manifest, encoded.buffers
 
-    def read(
-        self,
-        manifest: bytes,
-        body: BodyReader,
-        *,
-        allow_pickle: bool,
-        leaves: str | Sequence[str] | None = None,
-        like: Any = None,
-    ) -> Any:
-        """The value, or those `leaves` of it, `like` a value that gives structure and sharding."""
-        return decode(manifest, body, leaves=leaves, like=like, allow_pickle=allow_pickle)
+    def read(self, manifest: bytes, body: BodyReader, *, allow_pickle: bool, **options: Any) -> Any:
+        """The value. Options: `leaves`, patterns of the paths that are wanted, and `like`, a value that gives structure
+        and sharding."""
+        return decode(manifest, body, allow_pickle=allow_pickle, **options)
 
     def environment(self, value: Any) -> dict[str, str]:
         """Nothing: what was pickled says itself what it lacks."""
