@@ -5,9 +5,10 @@ entry-point group `prefect_snapshots.handlers`; what they need is imported when 
 """
 
 from .differences import Difference, FileDifference
+from .downloads import Download
 from .handlers import FileHandler, Handler, list_handlers
 from .history import Move, VersionLike
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Download, Release
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Release
 from .models import ModelLogger
 from .registry import ArtifactRegistry, LoggedFolder
 

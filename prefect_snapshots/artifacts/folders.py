@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -276,46 +275,6 @@ def write(
     if durable:
         for at, _, _ in os.walk(folder):
             sync(at)
-
-
-def put_in_place(folder: Path, entries: Sequence[Entry], target: Path) -> None:
-    """Move what `write` wrote into a directory that exists: a file of the same name is replaced, others stay.
-
-    Raises:
-        InvalidArgument: where a directory is needed there is a file or a link, or the reverse. Nothing was moved.
-    """
-    for entry in entries:
-        parents = [target / parent for parent in PurePosixPath(entry.path).parents][:-1]
-        if stat.S_ISDIR(entry.mode):
-            parents.append(target / entry.path)
-        elif (target / entry.path).is_dir() and not (target / entry.path).is_symlink():
-            raise InvalidArgument(f"{target / entry.path} is a directory, and the artifact has a file there")
-        for parent in parents:
-            if os.path.lexists(parent) and (parent.is_symlink() or not parent.is_dir()):
-                raise InvalidArgument(f"{parent} is no directory, and the artifact has one there")
-    touched = {target}
-    for entry in entries:
-        place = target / entry.path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        touched.add(place.parent)
-        if stat.S_ISDIR(entry.mode):
-            place.mkdir(exist_ok=True)
-        else:
-            os.replace(folder / entry.path, place)
-    for entry in reversed(entries):
-        if stat.S_ISDIR(entry.mode):
-            os.chmod(target / entry.path, stat.S_IMODE(entry.mode))
-    for directory in touched:
-        sync(directory)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder if it is there, also one with directories that nobody may write to."""
-    for at, names, _ in os.walk(folder):
-        for name in names:
-            if not os.path.islink(path := os.path.join(at, name)):
-                os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync(directory: str | Path) -> None:

@@ -112,7 +112,7 @@ class History:
 
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that point to a version, sorted."""
-        return sorted(alias for alias, stack in self.aliases.items() if stack[-1] == number)
+        return sorted(alias for alias, stack in list(self.aliases.items()) if stack[-1] == number)
 
     def resolve(self, version: VersionLike, match: Match, label: str) -> Version:
         """The version that is meant.

@@ -7,19 +7,20 @@ never changes. An *alias*, such as the *stage* `production`, names one version a
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..repository.contents import ContentReader
 from .differences import Difference
-from .folders import remove
 from .history import Match, Move, VersionLike
+
+if TYPE_CHECKING:
+    from .downloads import Download
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of it are done, and how many there are."""
@@ -74,43 +75,6 @@ class Release:
     artifacts: dict[str, str]
     """Versions by name, as in `{"features": "v3"}`."""
     metadata: dict[str, Any]
-
-
-class Download(os.PathLike[str]):
-    """The directory that an artifact was downloaded to.
-
-    As a context manager it gives the path, and afterwards removes the directory if it is a temporary one. Without
-    `with`, that happens when this object is gone, at the latest when Python ends.
-
-    Attributes:
-        path: the directory.
-        version: what was downloaded.
-    """
-
-    def __init__(self, path: Path, version: ArtifactVersion, *, temporary: bool = False) -> None:
-        self.path = path
-        self.version = version
-        self._finalizer = weakref.finalize(self, remove, path) if temporary else None
-
-    def remove(self) -> None:
-        """Remove the directory if it is a temporary one."""
-        if self._finalizer is not None:
-            self._finalizer()
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def __repr__(self) -> str:
-        return f"Download({str(self.path)!r}, {self.version})"
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
 
 class ArtifactManager(Protocol):

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import getpass
 import os
-import secrets
 import socket
-import stat
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
-from urllib.parse import unquote
 
 from ..errors import (
     ArtifactExpired,
     ArtifactNotFound,
     CommitConflict,
-    DamagedVersion,
-    IntegrityError,
     InvalidArgument,
 )
-from ..repository.catalog import Event, Stream
 from ..repository.contents import ContentReader, Stored, Writer, inline
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
-from ..repository.threads import pool
 from ..repository.times import from_nanoseconds
 from . import folders
 from .differences import Difference, diff_files, diff_folders
-from .folders import Entry
+from .downloads import Download, check_target, download, entries_of, remove
 from .handlers import check_environment, find_handler, write_value
-from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, near
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Download, Progress, Release
-from .releases import Releases
-
-KIND = "artifacts"
+from .history import Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress, Release
+from .streams import Artifact, Artifacts
 
 
 class ArtifactRegistry:
@@ -69,15 +57,13 @@ class ArtifactRegistry:
     def __init__(self, repository: RepositoryLike | None = None, collection: str = "default") -> None:
         self.repository: Repository = as_repository(repository)
         self.active_collection = check_name(collection, "collection")
-        self._lock = threading.Lock()
-        self._artifacts: dict[tuple[str, str], _Artifact] = {}
-        self._releases: dict[str, Releases] = {}
+        self._artifacts = Artifacts(self.repository)
 
     # --- which there are --------------------------------------------------------------------------------------------
 
     def list_collection_names(self) -> list[str]:
         """The collections that have artifacts, sorted."""
-        return sorted({artifact.collection for artifact in self._every_artifact()})
+        return self._artifacts.collections()
 
     def list_artifacts(self, collection: str | None = None) -> list[str]:
         """The names of the artifacts of a collection, sorted. Empty where there is no such collection.
@@ -85,7 +71,7 @@ class ArtifactRegistry:
         Arguments:
             collection: default: the active one.
         """
-        return sorted(artifact.name for artifact in self._every_artifact(collection or self.active_collection))
+        return self._artifacts.names(self._in(collection))
 
     def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
         """All versions of an artifact, the oldest first.
@@ -93,15 +79,15 @@ class ArtifactRegistry:
         Raises:
             ArtifactNotFound: there is no such artifact.
         """
-        artifact = self._existing(name, collection)
-        return [artifact.info(version) for version in artifact.history.versions.values()]
+        artifact = self._artifacts.existing(name, self._in(collection))
+        return [artifact.info(version) for version in list(artifact.history.versions.values())]
 
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
     ) -> bool:
         """Whether there is such an artifact, or such a version of it; an expired one is there, too."""
         try:
-            self._find(name, version, match, collection)
+            self._artifacts.find(name, version, match, self._in(collection))
         except ArtifactNotFound:
             return False
         return True
@@ -122,7 +108,7 @@ class ArtifactRegistry:
         Raises:
             ArtifactNotFound: there is no such artifact or version; the message says what there is.
         """
-        artifact, found = self._find(name, version, match, collection)
+        artifact, found = self._artifacts.find(name, version, match, self._in(collection))
         return artifact.info(found)
 
     def get_artifact_metadata(
@@ -167,7 +153,7 @@ class ArtifactRegistry:
         manifest = folders.encode_manifest(sources)
         passed = _counter("upload", folders.size_of(sources), progress)
         return self._log(
-            self._artifact(name, collection),
+            self._artifacts.artifact(name, self._in(collection)),
             _notes(metadata, expiry),
             folders.travelling(manifest, sources),
             lambda writer: folders.store(writer, manifest, sources, passed()),
@@ -197,7 +183,7 @@ class ArtifactRegistry:
         def log(folder: Path) -> ArtifactVersion:
             return self.log_files(name, folder, collection, metadata=metadata, expiry=expiry, progress=progress)
 
-        self._artifact(name, collection)  # a bad name is refused now, and not after hours of work
+        self._artifacts.artifact(name, self._in(collection))  # a bad name is refused now, and not after hours of work
         _notes(metadata, expiry)
         return LoggedFolder(log)
 
@@ -233,7 +219,7 @@ class ArtifactRegistry:
         )
         body = {"handler": handler, "suffix": found.suffix, "environment": found.environment(value)}
         return self._log(
-            self._artifact(name, collection),
+            self._artifacts.artifact(name, self._in(collection)),
             {**body, **_notes(metadata, expiry)},
             inline(manifest, buffers),
             lambda writer: writer.store(manifest, buffers),
@@ -275,7 +261,7 @@ class ArtifactRegistry:
             body["environment"] = dict(environment)
         if source:
             body["source"] = dict(source)
-        return self._adopt(self._artifact(name, collection), content, body, progress)
+        return self._adopt(self._artifacts.artifact(name, self._in(collection)), content, body, progress)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -309,39 +295,14 @@ class ArtifactRegistry:
             InvalidArgument: the target is no directory, or has one where the artifact has a file.
             DamagedVersion: naming the file that cannot be verified. The target is as it was.
         """
-        artifact, found = self._find(name, version, match, collection)
+        artifact, found = self._artifacts.find(name, version, match, self._in(collection))
         if validate:
             _refuse_expired(artifact, found)
-        target = None if to is None else Path(os.path.abspath(to))
-        if target is not None and os.path.lexists(target) and not target.is_dir():
-            raise InvalidArgument(f"{target} is not a directory: say where the files shall go")
-        with self._opened(artifact, found) as content:
-            entries = _entries(artifact, found, content)
-        label, passed = artifact.label_of(found), _counter("download", _size(entries), progress)()
-        written = ArtifactVersion(artifact.name, artifact.collection, found.label)
-        if target is None:
-            result = Download(Path(tempfile.mkdtemp(prefix="prefect-snapshots-")), written, temporary=True)
-            try:
-                folders.write(content, entries, result.path, label, durable=False, passed=passed)
-            except BaseException:
-                result.remove()
-                raise
-            return result
-        exists = target.exists()
-        beside = target if exists else target.parent
-        beside.mkdir(parents=True, exist_ok=True)
-        part = beside / f".{target.name}.{secrets.token_hex(8)}.part"
-        part.mkdir()
-        try:
-            folders.write(content, entries, part, label, durable=True, passed=passed)
-            if exists:
-                folders.put_in_place(part, entries, target)
-            else:
-                os.rename(part, target)
-                folders.sync(beside)
-        finally:
-            folders.remove(part)
-        return Download(target, written)
+        target = check_target(to)
+        with self._artifacts.content(artifact, found) as content:
+            entries = entries_of(found, artifact.name, content)
+        passed = _counter("download", sum(entry.size for entry in entries), progress)()
+        return download(content, entries, target, artifact.version_of(found.event), passed)
 
     def load_artifact(
         self,
@@ -368,14 +329,14 @@ class ArtifactRegistry:
             InvalidArgument: it is a folder.
             DamagedVersion: it cannot be verified.
         """
-        artifact, found = self._find(name, version, match, collection)
+        artifact, found = self._artifacts.find(name, version, match, self._in(collection))
         if found.handler is None:
             raise InvalidArgument(f"{artifact.label_of(found)} is a folder of files: use download_artifact")
         if validate:
             _refuse_expired(artifact, found)
             check_environment(found.event.body.get("environment", {}), artifact.label_of(found))
         handler = find_handler(found.handler)
-        with self._opened(artifact, found) as content:
+        with self._artifacts.content(artifact, found) as content:
             return handler.read(content.manifest, content, allow_pickle=self.repository.allow_pickle, **reader_options)
 
     def get_version_diff(
@@ -393,9 +354,9 @@ class ArtifactRegistry:
             name, match, collection: as for `get_artifact`.
             old, new: versions; `new` is the latest by default.
         """
-        artifact, before = self._find(name, old, match, collection)
+        artifact, before = self._artifacts.find(name, old, match, self._in(collection))
         after = artifact.history.resolve(new, match, artifact.label)
-        with self._opened(artifact, before) as a, self._opened(artifact, after) as b:
+        with self._artifacts.content(artifact, before) as a, self._artifacts.content(artifact, after) as b:
             if before.handler is None and after.handler is None:
                 return diff_folders(a, folders.decode_manifest(a), b, folders.decode_manifest(b))
             if before.handler == after.handler:
@@ -455,7 +416,7 @@ class ArtifactRegistry:
             CommitConflict: it does not point to `expected`; the message says where it points.
             InvalidName: the alias could be taken for a version.
         """
-        artifact, found = self._find(name, version, "exact", collection)
+        artifact, found = self._artifacts.find(name, version, "exact", self._in(collection))
         return self._move(artifact, check_alias(alias), lambda: found, expected, by)
 
     def remove_alias(self, name: str, alias: str, *, collection: str | None = None, by: str | None = None) -> None:
@@ -464,22 +425,22 @@ class ArtifactRegistry:
         Raises:
             ArtifactNotFound: there is no such alias.
         """
-        artifact = self._existing(name, collection)
+        artifact = self._artifacts.existing(name, self._in(collection))
 
         def draft() -> Draft:
-            _stack_of(artifact, alias)
+            artifact.stack_of(alias)
             return Draft("alias", {"alias": alias, "version": None, "by": by or _who()})
 
         self.repository.commit(artifact.stream, draft)
 
     def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
         """Where each alias of an artifact points, as in `{"production": "v3"}`."""
-        history = self._existing(name, collection).history
+        history = self._artifacts.existing(name, self._in(collection)).history
         return {alias: f"v{stack[-1]}" for alias, stack in sorted(history.aliases.items())}
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
         """Every move of an alias, or of all: when, by whom, from where. The oldest first."""
-        return list(moves_of(self._existing(name, collection).history, alias))
+        return list(moves_of(self._artifacts.existing(name, self._in(collection)).history, alias))
 
     def rollback(
         self, name: str, alias: str, *, collection: str | None = None, by: str | None = None
@@ -489,17 +450,17 @@ class ArtifactRegistry:
         Raises:
             ArtifactNotFound: there is no such alias, or it never pointed elsewhere.
         """
-        artifact = self._existing(name, collection)
+        artifact = self._artifacts.existing(name, self._in(collection))
 
         def previous() -> Version:
-            stack = _stack_of(artifact, alias)
+            stack = artifact.stack_of(alias)
             if len(stack) < 2:
                 raise ArtifactNotFound(
                     f"{alias!r} of {artifact.label} has always been v{stack[0]}: nothing to go back to"
                 )
             return artifact.history.versions[stack[-2]]
 
-        return self._move(artifact, alias, previous, ..., by, rollback=True)
+        return self._move(artifact, alias, previous, artifact.history.alias_target(alias), by, rollback=True)
 
     def promote_artifact(
         self,
@@ -534,7 +495,7 @@ class ArtifactRegistry:
             CommitConflict: the stage is another version than expected; the message says which.
             ArtifactExpired: the version is past its expiry.
         """
-        artifact, found = self._find(name, version, match, collection)
+        artifact, found = self._artifacts.find(name, version, match, self._in(collection))
         _refuse_expired(artifact, found)
         if isinstance(to, str):
             alias = check_alias(to)
@@ -543,7 +504,7 @@ class ArtifactRegistry:
             return self._move(artifact, alias, lambda: found, expected, by)
         body = found.event.body
         source = self._source(artifact, found)
-        with self._opened(artifact, found) as content:
+        with self._artifacts.content(artifact, found) as content:
             return to.adopt(
                 name,
                 content,
@@ -581,13 +542,16 @@ class ArtifactRegistry:
         """
         chosen = dict.fromkeys(self.list_artifacts(collection)) if artifacts is None else artifacts
         if not chosen:
-            raise ArtifactNotFound(f"the collection {collection or self.active_collection!r} has nothing to release")
-        pinned = {name: self._find(name, version, "exact", collection)[1].label for name, version in chosen.items()}
-        return self._releases_of(collection).create(tag, pinned, metadata)
+            raise ArtifactNotFound(f"the collection {self._in(collection)!r} has nothing to release")
+        pinned = {
+            name: self._artifacts.find(name, version, "exact", self._in(collection))[1].label
+            for name, version in chosen.items()
+        }
+        return self._artifacts.releases_of(self._in(collection)).create(tag, pinned, metadata)
 
     def list_releases(self, collection: str | None = None) -> list[Release]:
         """All releases of a collection, the oldest first."""
-        return self._releases_of(collection).all()
+        return self._artifacts.releases_of(self._in(collection)).all()
 
     def find_release(
         self, tag: str | datetime | None = None, match: Match = "exact", *, collection: str | None = None
@@ -597,7 +561,7 @@ class ArtifactRegistry:
         Raises:
             ArtifactNotFound: there is none; the message says which there are.
         """
-        return self._releases_of(collection).find(tag, match)
+        return self._artifacts.releases_of(self._in(collection)).find(tag, match)
 
     def copy_release(
         self,
@@ -625,78 +589,23 @@ class ArtifactRegistry:
         release = self.find_release(tag, match, collection=collection)
         target = ArtifactRegistry(to, release.collection)
         for name, version in release.artifacts.items():
-            artifact, found = self._find(name, version, "exact", release.collection)
+            artifact, found = self._artifacts.find(name, version, "exact", release.collection)
             body = {key: value for key, value in found.event.body.items() if key not in ("id", "source")}
             body |= {"metadata": found.metadata, "expiry": found.expiry, "source": self._source(artifact, found)}
-            with self._opened(artifact, found) as content:
-                target._adopt(target._artifact(name, None), content, body, progress, found.number)
-        target._releases_of(None).create(release.tag, release.artifacts, release.metadata, adopt=True)
+            with self._artifacts.content(artifact, found) as content:
+                target._adopt(
+                    target._artifacts.artifact(name, release.collection), content, body, progress, found.number
+                )
+        target._artifacts.releases_of(release.collection).create(
+            release.tag, release.artifacts, release.metadata, adopt=True
+        )
         return target
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _artifact(self, name: str, collection: str | None) -> _Artifact:
-        """An artifact, which need not exist, as of the last look."""
-        key = check_name(collection or self.active_collection, "collection"), check_name(name, "name")
-        found = self._artifacts.get(key)
-        if found is None:
-            history = History()
-            stream = self.repository.stream(KIND, _stream_name(*key), history.apply)
-            with self._lock:  # of two threads that opened it at once, both get the same one
-                found = self._artifacts.setdefault(key, _Artifact(*key, history, stream))
-        return found
-
-    def _existing(self, name: str, collection: str | None) -> _Artifact:
-        """An artifact that exists, as of now."""
-        artifact = self._artifact(name, collection)
-        artifact.stream.refresh()
-        if artifact.history.newest is None:
-            names = self.list_artifacts(artifact.collection)
-            if names:
-                raise ArtifactNotFound(
-                    f"the collection {artifact.collection!r} has no artifact {name!r} (there is: "
-                    f"{', '.join(near(name, names))})"
-                )
-            others = near(artifact.collection, self.list_collection_names())
-            hint = f"there is: {', '.join(others)}" if others else "there is none at all"
-            raise ArtifactNotFound(
-                f"{self.repository.url} has no collection {artifact.collection!r}, and so no artifact {name!r} ({hint})"
-            )
-        return artifact
-
-    def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> tuple[_Artifact, Version]:
-        artifact = self._existing(name, collection)
-        return artifact, artifact.history.resolve(version, match, artifact.label)
-
-    def _every_artifact(self, collection: str | None = None) -> Iterator[_Artifact]:
-        """Every artifact that has a version. One whose first upload is under way, or died, has a stream and none."""
-        if not self.repository.exists():
-            return
-        names = [_names(stream) for stream in self.repository.names(KIND)]
-
-        def look(key: tuple[str, str]) -> _Artifact:
-            artifact = self._artifact(key[1], key[0])
-            if artifact.history.newest is None:
-                artifact.stream.refresh()
-            return artifact
-
-        wanted = [key for key in names if collection in (None, key[0])]
-        found = pool("network").map(look, wanted) if len(wanted) > 1 else map(look, wanted)
-        yield from (artifact for artifact in found if artifact.history.newest is not None)
-
-    @contextlib.contextmanager
-    def _opened(self, artifact: _Artifact, version: Version) -> Iterator[ContentReader]:
-        """The content of a version. What is damaged in it is named as part of this version."""
-        try:
-            yield self.repository.read(artifact.stream, version.event)
-        except DamagedVersion:
-            raise
-        except IntegrityError as error:
-            raise DamagedVersion(artifact.label_of(version), "", str(error)) from error
-
     def _log(
         self,
-        artifact: _Artifact,
+        artifact: Artifact,
         body: dict[str, Any],
         content: Stored | None,
         store: Callable[[Writer], Stored],
@@ -713,7 +622,7 @@ class ArtifactRegistry:
 
     def _adopt(
         self,
-        artifact: _Artifact,
+        artifact: Artifact,
         content: ContentReader,
         body: dict[str, Any],
         progress: Progress | None,
@@ -745,7 +654,7 @@ class ArtifactRegistry:
     def _annotate(
         self, name: str, version: VersionLike, match: Match, collection: str | None, changes: dict[str, Any]
     ) -> None:
-        artifact, found = self._find(name, version, match, collection)
+        artifact, found = self._artifacts.find(name, version, match, self._in(collection))
 
         def draft() -> Draft:
             clean_metadata({**found.metadata, **changes.get("metadata", {})})  # together they may be too large
@@ -755,7 +664,7 @@ class ArtifactRegistry:
 
     def _move(
         self,
-        artifact: _Artifact,
+        artifact: Artifact,
         alias: str,
         choose: Callable[[], Version],
         expected: VersionLike | EllipsisType,
@@ -784,7 +693,7 @@ class ArtifactRegistry:
         label = choose().label if event is None else event.body["version"]
         return ArtifactVersion(artifact.name, artifact.collection, label)
 
-    def _source(self, artifact: _Artifact, version: Version) -> dict[str, str]:
+    def _source(self, artifact: Artifact, version: Version) -> dict[str, str]:
         return {
             "repository": self.repository.id,
             "url": self.repository.url,
@@ -793,12 +702,8 @@ class ArtifactRegistry:
             "version": version.label,
         }
 
-    def _releases_of(self, collection: str | None) -> Releases:
-        key = check_name(collection or self.active_collection, "collection")
-        with self._lock:
-            if key not in self._releases:
-                self._releases[key] = Releases(self.repository, key)
-            return self._releases[key]
+    def _in(self, collection: str | None) -> str:
+        return self.active_collection if collection is None else collection
 
     def __repr__(self) -> str:
         return f"ArtifactRegistry({self.repository.url!r}, collection={self.active_collection!r})"
@@ -829,63 +734,10 @@ class LoggedFolder(contextlib.AbstractContextManager[Path]):
             if kind is None:
                 self.version = self._log(self._folder)
         finally:
-            folders.remove(self._folder)
-
-
-@dataclass(frozen=True, slots=True)
-class _Artifact:
-    """An artifact as far as it was read."""
-
-    collection: str
-    name: str
-    history: History
-    stream: Stream
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"{self.collection}/{self.name}"
-
-    def label_of(self, version: Version) -> str:
-        """What messages call a version."""
-        return f"{self.label}:{version.label}"
-
-    def version_of(self, event: Event | None) -> ArtifactVersion:
-        """The version that an event committed."""
-        assert event is not None
-        return ArtifactVersion(self.name, self.collection, event.body["id"])
-
-    def info(self, version: Version) -> ArtifactInfo:
-        """What is known of a version."""
-        body, content = version.event.body, version.event.content
-        assert content is not None
-        return ArtifactInfo(
-            self.name,
-            self.collection,
-            version.label,
-            from_nanoseconds(version.time),
-            None if version.expiry is None else from_nanoseconds(version.expiry),
-            version.handler,
-            content.size,
-            content.written,
-            copy.deepcopy(version.metadata),
-            self.history.aliases_of(version.number),
-            dict(body.get("environment", {})),
-            body.get("source") and dict(body["source"]),
-        )
+            remove(self._folder)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def _stream_name(collection: str, name: str) -> str:
-    """Collection and name in one: the first colon parts them."""
-    return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
-
-
-def _names(stream: str) -> tuple[str, str]:
-    collection, _, name = stream.partition(":")
-    return unquote(collection), name
 
 
 def _notes(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) -> dict[str, Any]:
@@ -923,38 +775,13 @@ def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], C
     return start
 
 
-def _entries(artifact: _Artifact, version: Version, content: ContentReader) -> list[Entry]:
-    """The files of a version: those of a folder, or the one that a value is."""
-    if version.handler is None:
-        return folders.decode_manifest(content)
-    file = folders.check_path(f"{artifact.name.rpartition('/')[2]}.{version.event.body['suffix']}")
-    mode = stat.S_IFREG | 0o644
-    entries = [Entry(file, mode, content.body_size)]
-    if content.size > content.body_size:
-        entries.append(Entry(f"{file}.manifest", mode, content.size - content.body_size))
-    return entries
-
-
-def _size(entries: Sequence[Entry]) -> int:
-    return sum(entry.size for entry in entries)
-
-
-def _refuse_expired(artifact: _Artifact, version: Version) -> None:
+def _refuse_expired(artifact: Artifact, version: Version) -> None:
     if is_expired(version):
         assert version.expiry is not None
         raise ArtifactExpired(
             f"{artifact.label_of(version)} expired at {from_nanoseconds(version.expiry).isoformat()}: choose another "
             "version; validate=False reads it all the same"
         )
-
-
-def _stack_of(artifact: _Artifact, alias: str) -> list[int]:
-    stack = artifact.history.aliases.get(alias)
-    if not stack:
-        aliases = near(alias, artifact.history.aliases)
-        hint = f"there is: {', '.join(aliases)}" if aliases else "there is none at all"
-        raise ArtifactNotFound(f"{artifact.label} has no alias {alias!r} ({hint})")
-    return stack
 
 
 def _who() -> str:
