@@ -180,6 +180,8 @@ def test_a_promotion_that_was_killed_shows_nothing_and_the_second_copies_the_res
         for path in (tmp_path / "folder").iterdir():
             assert (copy / path.name).read_bytes() == path.read_bytes()
     assert source.promote_artifact("folder", to=registry) == version, "a third try changes nothing"
+    (tmp_path / "source").rename(tmp_path / "moved")
+    assert ArtifactRegistry(tmp_path / "moved").promote_artifact("folder", to=registry) == version
     assert registry.repository.check().ok
 
 

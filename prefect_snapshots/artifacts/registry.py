@@ -27,7 +27,7 @@ from . import folders
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, check_target, download, entries_of, remove
 from .handlers import check_environment, find_handler, write_value
-from .history import Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of
+from .history import Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress, Release
 from .streams import Artifact, Artifacts
 
@@ -629,11 +629,13 @@ class ArtifactRegistry:
         number: int | None = None,
     ) -> ArtifactVersion:
         """Commit a version with a content that is stored already, under the next number or a given one."""
-        history, source = artifact.history, body.get("source")
+        history = artifact.history
+        there: Version | None = None
 
         def draft() -> Draft | None:
+            nonlocal there
             there = history.newest if number is None else history.versions.get(number)
-            if there is not None and source is not None and there.event.body.get("source") == source:
+            if there is not None and _is_from(there, body.get("source")):
                 return None
             if number is not None and number < history.next_number:
                 raise CommitConflict(
@@ -645,11 +647,7 @@ class ArtifactRegistry:
         artifact.stream.refresh()
         passed = _counter("copy", content.size, progress)()
         event = self.repository.adopt(artifact.stream, draft, content, passed=passed)
-        if event is None:
-            found = history.newest if number is None else history.versions[number]
-            assert found is not None
-            event = found.event
-        return artifact.version_of(event)
+        return artifact.version_of(event or (None if there is None else there.event))
 
     def _annotate(
         self, name: str, version: VersionLike, match: Match, collection: str | None, changes: dict[str, Any]
@@ -773,6 +771,14 @@ def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], C
         return passed
 
     return start
+
+
+def _is_from(version: Version, source: Mapping[str, str] | None) -> bool:
+    """Whether a version was promoted from this very source, wherever that was found then."""
+    earlier = source_of(version)
+    if source is None or earlier is None:
+        return False
+    return {**earlier, "url": ""} == {**source, "url": ""}
 
 
 def _refuse_expired(artifact: Artifact, version: Version) -> None:
