@@ -52,6 +52,9 @@ system = $(1) >/dev/null 2>&1 || { \
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1)]' --group $(2) || { \
 	    $(BIN)/pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/pip install --quiet --editable '.[$(1)]' --group $(2); }
 
+# $(call torch): by pip itself and before all else, so that it takes a build for CPUs where pip is set up to find one.
+torch = $(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+
 $(VENV)/.created:
 	$(call system,$(PYTHON) -c 'import ensurepip',python3-venv)
 	$(PYTHON) -m venv $(VENV)
@@ -63,10 +66,12 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.created
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.created
+	$(call torch)
 	$(call install,all,dev)
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.created
+	$(call torch)
 	$(call install,all,bench)
 	touch $@
 

@@ -13,6 +13,7 @@ from prefect_snapshots import errors
 
 __all__ = [
     "STABLE_INPUTS",
+    "ArtifactRegistry",
     "ByContent",
     "ByLeaf",
     "ByMetadata",
@@ -20,6 +21,7 @@ __all__ = [
     "ByTimeRange",
     "CheckpointedFuture",
     "CheckpointedTask",
+    "ModelLogger",
     "PyTreeSnapshotManager",
     "Repository",
     "Snapper",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger
     from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
@@ -60,24 +63,26 @@ if TYPE_CHECKING:
     from prefect_snapshots.tasks import aload_snapshot, asave_snapshot, load_snapshot, save_snapshot
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
-        "CheckpointedFuture": "batching",
-        "CheckpointedTask": "batching",
-        "STABLE_INPUTS": "cache_policies",
-        "Snapper": "checkpoints",
-        "StableInputs": "cache_policies",
-        "checkpointed": "batching",
+        "ArtifactRegistry": "artifacts",
         "ByContent": "snapshots",
         "ByLeaf": "snapshots",
         "ByMetadata": "snapshots",
         "ByTag": "snapshots",
         "ByTimeRange": "snapshots",
+        "CheckpointedFuture": "batching",
+        "CheckpointedTask": "batching",
+        "ModelLogger": "artifacts",
         "PyTreeSnapshotManager": "snapshots",
         "Repository": "repository",
+        "STABLE_INPUTS": "cache_policies",
+        "Snapper": "checkpoints",
         "Snapshot": "snapshots",
         "SnapshotManager": "snapshots",
         "SnapshotRepository": "blocks",
+        "StableInputs": "cache_policies",
         "aload_snapshot": "tasks",
         "asave_snapshot": "tasks",
+        "checkpointed": "batching",
         "load_latest": "decorators",
         "load_snapshot": "tasks",
         "save_snapshot": "tasks",

@@ -205,6 +205,36 @@ class StructureMismatch(LeafError, ValueError):
     """What is stored does not have the structure, shape or type that was asked for with `like=`."""
 
 
+# --- artifacts ---------------------------------------------------------------------------------------------
+
+
+class ArtifactNotFound(SnapshotsError, KeyError):
+    """There is no such artifact, version, alias, collection or release."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class ArtifactExpired(SnapshotsError):
+    """A version of an artifact is past its expiry."""
+
+
+class ReleaseExists(SnapshotsError, ValueError):
+    """A release with this tag exists already, and releases never change."""
+
+
+class HandlerNotFound(SnapshotsError, LookupError):
+    """No installed package has a handler of this name, by which values become bytes and come back."""
+
+
+class UnserialisableValue(SnapshotsError, TypeError):
+    """A handler cannot write a value. Nothing was logged."""
+
+
+class EnvironmentMismatch(SnapshotsError, RuntimeError):
+    """A version was written in an environment that differs from this one where it matters."""
+
+
 # --- checkpoints of long iterables -------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
 from prefect_snapshots.repository.catalog import Event
-from prefect_snapshots.repository.contents import Stored, Writer, inline
+from prefect_snapshots.repository.contents import inline
 from prefect_snapshots.repository.location import Buffer
 from prefect_snapshots.repository.repository import Draft, Repository
 
@@ -58,15 +58,10 @@ class Shelf:
     def copy(self, source: Shelf, old: str, new: str) -> Event | None:
         """Commit an item with the content of another one; None when that is not there."""
         origin = source.items.get(old)
-        if origin is None or origin.content is None:
+        if origin is None:
             return None
-        content = origin.content
-        data = bytes(source.stream.inline(origin.sequence)) if content.depth == 0 else b""
-
-        def store(writer: Writer) -> Stored:
-            return writer.adopt(content, data)
-
-        return self.repository.commit(self.stream, lambda: Draft("put", {"id": new}), store=store)
+        content = source.repository.read(source.stream, origin)
+        return self.repository.adopt(self.stream, lambda: Draft("put", {"id": new}), content)
 
     def remove(self, item: str) -> Event | None:
         """Delete an item; None when it is not there."""

@@ -66,6 +66,14 @@ def test_catalog(tmp_path: Path) -> None:
     assert met(report, "query") == [True] * 4
 
 
+def test_artifacts(tmp_path: Path) -> None:
+    options = ["--versions", "40", "--resolve", "50", "--folder-mb", "30", "--repeat", "1"]
+    report = measure(tmp_path, "artifacts.py", *options)
+    assert met(report, "bytes written") == [True]
+    assert met(report, "find") == [True] * 3
+    assert contenders(report, "log version 10") == {"prefect-snapshots", "lazyscribe", "mxm-scaffold", "MLflow"}
+
+
 def test_requests_on_s3(tmp_path: Path) -> None:
     options = ["--saves", "5", "--writers", "3", "--commits", "2", "--count", "100", "--repeat", "1"]
     report = measure(tmp_path, "s3_requests.py", *options)

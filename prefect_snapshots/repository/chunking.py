@@ -48,6 +48,28 @@ def content_defined(data: Buffer, average: int = AVERAGE_SIZE) -> Iterator[memor
         yield view[chunk.offset : chunk.offset + chunk.length]
 
 
+def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE) -> Iterator[memoryview]:
+    """Cut bytes that arrive in pieces just as `content_defined` cuts them in one, wherever one piece ends.
+
+    Arguments:
+        pieces: in order, each of any size; those of some MB cost least.
+        average: average size of a chunk in bytes, as for `content_defined`.
+
+    Example:
+        >>> data = bytes(range(256)) * 4096
+        >>> whole = [len(chunk) for chunk in content_defined(data)]
+        >>> whole == [len(chunk) for chunk in content_defined_stream([data[:99_999], data[99_999:]])]
+        True
+    """
+    rest = b""
+    for piece in pieces:
+        chunks = list(content_defined(b"".join((rest, piece)), average))
+        yield from chunks[:-1]
+        rest = bytes(chunks[-1]) if chunks else b""  # whether it ends here, only what follows can tell
+    if rest:
+        yield memoryview(rest)
+
+
 def fixed(data: memoryview, size: int = FIXED_SIZE) -> Iterator[memoryview]:
     """Cut one buffer into slices of `size` bytes, the last one shorter."""
     for start in range(0, len(data), size):

@@ -46,6 +46,8 @@ _SYNCHRONOUS = 2 * 1024 * 1024
 """Below this size, handing work to threads costs more than it saves."""
 _RUN = 4 * 1024 * 1024
 """Most bytes of adjacent chunks fetched in one request."""
+_ADOPTED = 4 * _RUN
+"""Bytes of another content that are looked at, and read if they have to be, at once."""
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True):
@@ -112,38 +114,62 @@ class Writer:
 
     def store(self, manifest: bytes, buffers: Iterable[Buffer]) -> Stored:
         """Store a body and its manifest. The buffers must not change until this returns."""
+        small = isinstance(buffers, Sequence) and sum(map(len, buffers)) < _SYNCHRONOUS
+        return self.store_cut(manifest, cut(buffers), small=small)
+
+    def store_cut(self, manifest: bytes, chunks: Iterable[Buffer], *, small: bool = False) -> Stored:
+        """Store a body that is cut into chunks already, and its manifest.
+
+        Arguments:
+            manifest: is cut here.
+            chunks: of the body in order. They must not change until this returns.
+            small: whether threads would cost more than they save.
+        """
         written = self._written
         size = 0
 
         def counted() -> Iterator[Buffer]:
             nonlocal size
-            for chunk in chain(cut(buffers), cut([manifest])):
+            for chunk in chain(chunks, cut([manifest])):
                 size += len(chunk)
                 yield chunk
 
-        small = isinstance(buffers, Sequence) and sum(map(len, buffers)) < _SYNCHRONOUS
         table = self._ingest(counted(), small)
-        depth = 1
-        while len(table) > _TABLE_LIMIT:
-            table = self._ingest(cut([table]), small=True)
-            depth += 1
-        return Stored(Content(size, len(manifest), depth, table, self._written - written), b"")
+        return self._stored(size, len(manifest), table, written)
 
-    def adopt(self, content: Content, data: bytes) -> Stored:
-        """Refer to a content that is stored already, copying what lies in condemned packs only."""
-        if content.depth == 0:
-            return Stored(content, data)
-        written = self._written
-        reader = ChunkReader(self._store)
-        for row in ContentReader(reader, content).all_rows():
-            chunk = row["chunk"].tobytes()
-            if self._store.index.find(chunk, self._avoid) is None:
-                self.copy(chunk, reader.read(chunk, int(row["size"])))
-        return Stored(msgspec.structs.replace(content, written=self._written - written), b"")
+    def adopt(self, source: ContentReader, passed: Callable[[int], None] = lambda _: None) -> Stored:
+        """Refer to a content that is stored already, here or in another repository.
+
+        Copied are chunks that are not here, and those in condemned packs. What was copied is entered in the index now
+        and then, so that a second try, after a kill, goes on from there.
+
+        Arguments:
+            source: the content.
+            passed: called with bytes that are here now.
+        """
+        if source.inline is not None:
+            return source.inline
+        written = entered = self._written
+        alike = source.names_like(self._store.sealer)
+        table: list[bytes] = []
+        for rows in source.batches(_ADOPTED):
+            names = [row["chunk"].tobytes() for row in rows]
+            absent = [at for at, name in enumerate(names) if not (alike and self._has(name))]
+            for at, (name, size, packed) in zip(
+                absent, self._prepared(source.chunks(rows[absent]), False), strict=True
+            ):
+                self._add(name, size, packed)
+                names[at] = name
+            table += [name + int(row["size"]).to_bytes(4, "little") for name, row in zip(names, rows, strict=True)]
+            if self._written - entered >= REMOTE_LIMIT:
+                self.flush()
+                entered = self._written
+            passed(int(rows["size"].sum(dtype=np.int64)))
+        return self._stored(source.size, source.size - source.body_size, b"".join(table), written)
 
     def copy(self, chunk: bytes, plain: Buffer) -> None:
         """Store a chunk once more, unless there is a copy outside the packs to avoid."""
-        if chunk not in self._new and self._store.index.find(chunk, self._avoid) is None:
+        if not self._has(chunk):
             self._add(chunk, len(plain), self._store.sealer.shrink(plain))
 
     @property
@@ -170,6 +196,17 @@ class Writer:
         while self._closing:
             # Packs that were closed but never indexed are what prune collects; their errors are not the first one.
             self._closing.popleft().exception()
+
+    def _stored(self, size: int, manifest_size: int, table: bytes, written: int) -> Stored:
+        """What is committed of a content, once its table is short enough."""
+        depth = 1
+        while len(table) > _TABLE_LIMIT:
+            table = self._ingest(cut([table]), small=True)
+            depth += 1
+        return Stored(Content(size, manifest_size, depth, table, self._written - written), b"")
+
+    def _has(self, chunk: bytes) -> bool:
+        return chunk in self._new or self._store.index.find(chunk, self._avoid) is not None
 
     def _ingest(self, chunks: Iterable[Buffer], small: bool) -> bytes:
         rows: list[bytes] = []
@@ -199,7 +236,7 @@ class Writer:
     def _prepare(self, data: Buffer) -> tuple[bytes, int, tuple[int, Buffer] | None]:
         """Name a chunk, and compress it unless it is stored already. Runs in any thread."""
         chunk = self._store.sealer.chunk_id(data)
-        if chunk in self._new or self._store.index.find(chunk, self._avoid) is not None:
+        if self._has(chunk):
             return chunk, len(data), None
         return chunk, len(data), self._store.sealer.shrink(data)
 
@@ -248,6 +285,16 @@ class ContentReader:
             raise IntegrityError(f"the event holds {len(data)} bytes of content where {content.size} were committed")
 
     @property
+    def inline(self) -> Stored | None:
+        """The content as it travels inside an event; None when it lies in chunks."""
+        return Stored(self._content, bytes(self._data)) if self._content.depth == 0 else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of body and manifest."""
+        return self._content.size
+
+    @property
     def body_size(self) -> int:
         """Bytes of the body, without the manifest."""
         return self._content.size - self._content.manifest_size
@@ -275,6 +322,27 @@ class ContentReader:
         for _ in range(self._content.depth - 1):
             levels.append(np.frombuffer(self._chunks.read_table(levels[-1]), TABLE))
         return np.concatenate(levels)
+
+    def names_like(self, sealer: Sealer) -> bool:
+        """Whether equal chunks have the same names here as in the repository of another sealer."""
+        return self._chunks.names_like(sealer)
+
+    def batches(self, limit: int) -> Iterator[Any]:
+        """The rows of the table in order, about `limit` bytes of chunks at a time."""
+        table = self.table
+        starts = np.searchsorted(self._ends, np.arange(limit, self._content.size, limit))
+        return (rows for rows in np.split(table, np.unique(starts)) if len(rows))
+
+    def chunks(self, rows: Any) -> list[bytearray]:
+        """The chunks in these rows of the table."""
+        targets = [bytearray(int(row["size"])) for row in rows]
+        self._chunks.fetch(
+            [
+                Piece(row["chunk"].tobytes(), len(target), [(0, memoryview(target))])
+                for row, target in zip(rows, targets, strict=True)
+            ]
+        )
+        return targets
 
     def identity(self, offset: int, length: int) -> object:
         """Something that is equal for equal stored bytes, found without reading them where they lie in chunks.
@@ -350,6 +418,10 @@ class ChunkReader:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    def names_like(self, sealer: Sealer) -> bool:
+        """Whether equal chunks have the same names here as in the repository of another sealer."""
+        return self._store.sealer.names_like(sealer)
 
     def read(self, chunk: bytes, size: int) -> bytes:
         """One chunk, verified."""

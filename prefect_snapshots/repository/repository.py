@@ -241,6 +241,28 @@ class Repository:
                 stream.back_off(attempt)
                 stream.refresh()
 
+    def adopt(
+        self,
+        stream: Stream,
+        draft: Callable[[], Draft | None],
+        source: ContentReader,
+        *,
+        token: bytes | None = None,
+        passed: Callable[[int], None] = lambda _: None,
+    ) -> Event | None:
+        """Commit one event with a content that is stored already, here or in another repository.
+
+        Only chunks that are not here are copied. A second try after a kill copies the rest.
+
+        Arguments:
+            stream, draft, token: as for `commit`.
+            source: the content.
+            passed: called with bytes that are here now.
+        """
+        if source.inline is not None:
+            return self.commit(stream, draft, content=source.inline, token=token)
+        return self.commit(stream, draft, store=lambda writer: writer.adopt(source, passed), token=token)
+
     def read(self, stream: Stream, event: Event) -> ContentReader:
         """The content of an event."""
         if event.content is None:

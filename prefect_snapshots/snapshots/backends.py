@@ -171,12 +171,7 @@ class Durable:
         return self.repository.commit(self._stream, draft)
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        content = source.event.content
-        assert content is not None
-        if content.depth == 0:
-            data = bytes(self._stream.inline(source.sequence))
-            return self.repository.commit(self._stream, draft, content=Stored(content, data))
-        return self.repository.commit(self._stream, draft, store=lambda writer: writer.adopt(content, b""))
+        return self.repository.adopt(self._stream, draft, self.repository.read(self._stream, source.event))
 
     def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
         _refuse_references(deepcopy)

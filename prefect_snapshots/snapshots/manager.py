@@ -19,14 +19,17 @@ from typing_extensions import TypeVar
 
 from ..errors import CommitUnknown, InvalidArgument, SnapshotExists
 from ..repository.catalog import Event
+from ..repository.contents import ContentReader
+from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import to_nanoseconds
 from .backends import KIND, Backend, Durable, Memory
 from .diff import LeafDifference, diff_contents, diff_values
 from .files import read_file, write_file
+from .handler import NAME as HANDLER
 from .paths import matcher
 from .query import Query
-from .records import Compare, Ranking, Record, Records, Snapshot, clean_metadata, clean_tags
+from .records import Compare, Ranking, Record, Records, Snapshot, clean_tags
 from .values import map_leaves, map_leaves_with_path, validate
 
 T = TypeVar("T", default=Any)
@@ -49,6 +52,24 @@ class Retention(Protocol):
     """Anything that plans what to keep of items with `name, created_at, tags, permanent`."""
 
     def plan(self, items: Sequence[Any], now: datetime | None = None) -> Sequence[RetentionRow]: ...
+
+
+class Registry(Protocol):
+    """A store of artifacts, such as `ArtifactRegistry`."""
+
+    def log_artifact(self, name: str, value: Any, handler: str, *, metadata: Mapping[str, Any]) -> Any:
+        """Log a value as a new version of an artifact."""
+
+    def adopt(
+        self,
+        name: str,
+        content: ContentReader,
+        *,
+        handler: str,
+        metadata: Mapping[str, Any],
+        source: Mapping[str, str],
+    ) -> Any:
+        """Make a version of an artifact of what is stored already, to be read by a handler."""
 
 
 class _Item:
@@ -223,6 +244,37 @@ class SnapshotManager(Generic[T]):
                 list(source.tags) if tags is None else tags,
             )
             return _id_of(self._backend.clone(draft, source))
+
+    def promote(self, snapshot_id: str, registry: Registry, name: str) -> Any:
+        """Make a version of an artifact of a snapshot. Its metadata goes along.
+
+        Within one repository nothing is copied; into another one, only what is not there yet.
+
+        Arguments:
+            snapshot_id: of the snapshot.
+            registry: an `ArtifactRegistry`.
+            name: of the artifact.
+
+        Returns:
+            The version, as the registry gives it.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry, SnapshotManager
+            >>> manager = SnapshotManager("memory://example-promote", name="training")
+            >>> _ = manager.save_snapshot({"weights": [0.5, 1.5]}, "step-7", metadata={"loss": 0.25})
+            >>> registry = ArtifactRegistry("memory://example-promote")
+            >>> str(manager.promote("step-7", registry, "model"))
+            'default/model:v0'
+            >>> registry.load_artifact("model"), registry.get_artifact_metadata("model")
+            ({'weights': [0.5, 1.5]}, {'loss': 0.25})
+        """
+        record = self.current_records().get(snapshot_id)
+        if not isinstance(self._backend, Durable):
+            return registry.log_artifact(name, self.snapshot_of(record).data, HANDLER, metadata=record.metadata)
+        _, content = self._backend.content(record)
+        repository = self._backend.repository
+        source = {"repository": repository.id, "url": repository.url, "name": self.name, "snapshot": snapshot_id}
+        return registry.adopt(name, content, handler=HANDLER, metadata=record.metadata, source=source)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot, also a pinned one. Its space is freed by the next prune."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ..repository.metadata import clean_value
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, clean_value, finder
+from .records import Record, finder
 
 if TYPE_CHECKING:
     from .manager import SnapshotManager

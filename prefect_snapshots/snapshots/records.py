@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, cast
 
-import msgspec
 from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotNotFound
@@ -18,9 +17,6 @@ from ..repository.repository import check_name
 from ..repository.times import from_nanoseconds
 
 T = TypeVar("T", default=Any)
-
-METADATA_LIMIT = 64 * 1024
-"""Most bytes of metadata with a snapshot: it travels in the catalog, and larger things belong into the data."""
 
 
 class Snapshot(Generic[T]):
@@ -241,50 +237,8 @@ def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
     return find
 
 
-def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy in plain types, so that the catalog can hold and search it.
-
-    Raises:
-        InvalidArgument: for a value that is none of: None, bool, int of 64 bits, float, str, bytes, datetime with a
-            zone, a list or a dictionary with text keys of such; and for more than 64 KB. Scalars of NumPy and JAX
-            become Python's.
-    """
-    cleaned = {key: clean_value(value, str(key)) for key, value in (metadata or {}).items()}
-    if any(not isinstance(key, str) for key in cleaned):
-        raise InvalidArgument("metadata keys are texts")
-    try:
-        size = len(msgspec.msgpack.encode(cleaned))
-    except (OverflowError, UnicodeEncodeError) as error:
-        raise InvalidArgument(f"metadata cannot be stored: {error}") from None
-    if size > METADATA_LIMIT:
-        raise InvalidArgument(f"metadata of {size} bytes; up to {METADATA_LIMIT} are kept: store large things as data")
-    return cleaned
-
-
 def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
     """Tags without repetition, in order. A single text is one tag."""
     if tags is None:
         return []
     return [check_name(tag, "tag") for tag in dict.fromkeys([tags] if isinstance(tags, str) else tags)]
-
-
-_PLAIN = (type(None), bool, int, float, str, bytes)
-
-
-def clean_value(value: Any, path: str) -> Any:
-    """One value of the metadata in plain types; `path` names it in errors."""
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, Mapping):
-        if any(not isinstance(key, str) for key in value):
-            raise InvalidArgument(f"metadata {path!r} has keys that are no texts")
-        return {key: clean_value(item, f"{path}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean_value(item, f"{path}[{at}]") for at, item in enumerate(value)]
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise InvalidArgument(f"metadata {path!r} is a datetime without a time zone")
-        return value
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
-        return clean_value(value.item(), path)
-    raise InvalidArgument(f"metadata {path!r} is a {type(value).__name__}: store it as data, or as a text")

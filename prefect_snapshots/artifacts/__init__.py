@@ -1,0 +1,31 @@
+"""Artifacts: files, folders and values in immutable versions, promoted from stage to stage, released together.
+
+This room knows the repository, and neither Prefect nor any other room. Handlers for values are found through the
+entry-point group `prefect_snapshots.handlers`; what they need is imported when they are used.
+"""
+
+from .differences import Difference, FileDifference
+from .downloads import Download
+from .handlers import FileHandler, Handler, list_handlers
+from .history import Move, VersionLike
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Release
+from .models import ModelLogger
+from .registry import ArtifactRegistry, LoggedFolder
+
+__all__ = [
+    "ArtifactInfo",
+    "ArtifactManager",
+    "ArtifactRegistry",
+    "ArtifactVersion",
+    "Difference",
+    "Download",
+    "FileDifference",
+    "FileHandler",
+    "Handler",
+    "LoggedFolder",
+    "ModelLogger",
+    "Move",
+    "Release",
+    "VersionLike",
+    "list_handlers",
+]

@@ -1,0 +1,152 @@
+"""What differs between two versions: the files of folders, the lines of texts, the leaves of trees."""
+
+from __future__ import annotations
+
+import difflib
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ..repository.contents import ContentReader
+from .folders import Entry, offsets
+
+_PIECE = 8 * 1024 * 1024
+_TEXT_LIMIT = 1024 * 1024
+"""Bytes of a file up to which it is compared line by line."""
+
+
+class Body(Protocol):
+    """The bytes of a value."""
+
+    @property
+    def body_size(self) -> int:
+        """How many there are."""
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each writable buffer with the verified bytes from its offset on."""
+
+
+class Difference(Protocol):
+    """One thing that differs between two versions."""
+
+    @property
+    def path(self) -> str:
+        """Of the file or leaf."""
+
+    @property
+    def kind(self) -> str:
+        """`added`, `removed` or `changed`."""
+
+    @property
+    def old(self) -> str | None:
+        """What was there, in short; None if it was added."""
+
+    @property
+    def new(self) -> str | None:
+        """What is there, in short; None if it was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileDifference:
+    """How one file of two versions differs."""
+
+    path: str
+    kind: Literal["added", "removed", "changed"]
+    old: str | None
+    """As in `12 bytes`, `directory`, `link to a.txt`, with the mode where only that differs."""
+    new: str | None
+    text: str = ""
+    """The lines that differ, as `diff -u` shows them; empty where the file is no text, or larger than 1 MB."""
+
+
+def read_body(body: Body) -> memoryview:
+    """All bytes of a body, in memory that may be written."""
+    view = memoryview(bytearray(body.body_size))
+    body.read_into([(0, view)])
+    return view
+
+
+def diff_files(path: str, old: Body, new: Body) -> list[FileDifference]:
+    """The difference between two files; empty when there is none."""
+    if old.body_size == new.body_size and all(a == b for a, b in zip(_pieces(old), _pieces(new), strict=True)):
+        return []
+    return [FileDifference(path, "changed", _size(old), _size(new), _lines(path, old, new))]
+
+
+def diff_folders(
+    old: ContentReader, old_entries: Sequence[Entry], new: ContentReader, new_entries: Sequence[Entry]
+) -> list[FileDifference]:
+    """The files, directories and links that differ between two folders, in the order of their paths.
+
+    Files that share their chunks are not read.
+    """
+    before = {entry.path: entry for entry in old_entries}
+    after = {entry.path: entry for entry in new_entries}
+    old_files = {entry.path: _Part(old, offset, entry.size) for entry, offset in offsets(old_entries)}
+    new_files = {entry.path: _Part(new, offset, entry.size) for entry, offset in offsets(new_entries)}
+    found: list[FileDifference] = []
+    for path in sorted(before.keys() | after.keys()):
+        a, b = before.get(path), after.get(path)
+        if a is None or b is None:
+            old_text, new_text = (None if entry is None else _describe(entry) for entry in (a, b))
+            found.append(FileDifference(path, "added" if a is None else "removed", old_text, new_text))
+        elif path in old_files and path in new_files and not old_files[path].shares(new_files[path]):
+            found += diff_files(path, old_files[path], new_files[path]) or _mode(path, a, b)
+        elif a != b:
+            found += _mode(path, a, b) or [FileDifference(path, "changed", _describe(a), _describe(b))]
+    return found
+
+
+class _Part:
+    """One file within the body of a folder."""
+
+    def __init__(self, content: ContentReader, offset: int, size: int) -> None:
+        self._content = content
+        self._offset = offset
+        self.body_size = size
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        self._content.read_into([(self._offset + offset, view) for offset, view in targets])
+
+    def shares(self, other: _Part) -> bool:
+        """Whether both are the same stored bytes."""
+        mine, others = (part._content.identity(part._offset, part.body_size) for part in (self, other))
+        return self.body_size == other.body_size and mine == others
+
+
+def _pieces(body: Body) -> Iterator[memoryview]:
+    for at in range(0, body.body_size, _PIECE):
+        view = memoryview(bytearray(min(_PIECE, body.body_size - at)))
+        body.read_into([(at, view)])
+        yield view
+
+
+def _lines(path: str, old: Body, new: Body) -> str:
+    if max(old.body_size, new.body_size) > _TEXT_LIMIT:
+        return ""
+    try:
+        before, after = (str(read_body(body), "utf-8").splitlines() for body in (old, new))
+    except UnicodeDecodeError:
+        return ""
+    return "\n".join(difflib.unified_diff(before, after, path, path, lineterm=""))
+
+
+def _mode(path: str, old: Entry, new: Entry) -> list[FileDifference]:
+    if stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode) or old.mode == new.mode:
+        return []
+    return [FileDifference(path, "changed", *(f"{_describe(e)}, mode {stat.S_IMODE(e.mode):o}" for e in (old, new)))]
+
+
+def _describe(entry: Entry) -> str:
+    if stat.S_ISDIR(entry.mode):
+        return "directory"
+    return f"link to {entry.link}" if entry.link else _bytes(entry.size)
+
+
+def _size(body: Body) -> str:
+    return _bytes(body.body_size)
+
+
+def _bytes(size: int) -> str:
+    return f"{size} byte{'' if size == 1 else 's'}"

@@ -1,0 +1,306 @@
+"""Handlers: how the value of an artifact becomes bytes, and comes back.
+
+A handler has a name and is found through the entry-point group `prefect_snapshots.handlers`, so that any package can
+bring one. Those of this module write one file each, which other programs can read, too: `FileHandler` makes such a
+handler of two functions. What a handler needs beyond the core is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import json
+import pickle
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from types import ModuleType
+from typing import Any, Protocol
+
+from ..errors import (
+    EnvironmentMismatch,
+    HandlerNotFound,
+    MissingDependency,
+    PickleRefused,
+    SnapshotsError,
+    UnserialisableValue,
+)
+from ..repository.location import Buffer
+from .differences import Body, Difference, diff_files, read_body
+from .history import near
+
+GROUP = "prefect_snapshots.handlers"
+
+Written = tuple[bytes, Sequence[Buffer]]
+"""The manifest of a value (empty where the body says it all), and its body."""
+
+
+class Handler(Protocol):
+    """Writes and reads the values of one kind."""
+
+    @property
+    def suffix(self) -> str:
+        """Of the file that a value becomes when it is downloaded, without a dot."""
+
+    def write(self, value: Any, *, allow_pickle: bool, **options: Any) -> Written:
+        """A value as bytes. Any exception means that it cannot be written."""
+
+    def read(self, manifest: bytes, body: Body, *, allow_pickle: bool, **options: Any) -> Any:
+        """The value that was written."""
+
+    def environment(self, value: Any) -> dict[str, str]:
+        """What has to be the same where the value is read: `python` and packages, with their versions."""
+
+    def diff(self, old: tuple[bytes, Body], new: tuple[bytes, Body], *, allow_pickle: bool) -> Sequence[Difference]:
+        """What differs between two values."""
+
+
+def _anywhere(_: Any) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class FileHandler:
+    """A handler of values that are one file.
+
+    Arguments:
+        suffix: of the file, without a dot.
+        dump: gives the bytes of a value in one or several buffers; takes the value, `allow_pickle`, and the options of
+            the writer.
+        load: gives the value; takes the bytes in writable memory, `allow_pickle`, and the options of the reader.
+        environment: what has to be the same where a value is read. Default: nothing.
+
+    Example:
+        >>> handler = FileHandler(
+        ...     "csv",
+        ...     dump=lambda rows, allow_pickle: ["\\n".join(",".join(row) for row in rows).encode()],
+        ...     load=lambda data, allow_pickle: [line.split(",") for line in str(data, "utf-8").splitlines()],
+        ... )
+        >>> manifest, body = handler.write([["a", "b"], ["c", "d"]], allow_pickle=False)
+        >>> body
+        [b'a,b\\nc,d']
+    """
+
+    suffix: str
+    dump: Callable[..., Sequence[Buffer]]
+    load: Callable[..., Any]
+    environment: Callable[[Any], dict[str, str]] = _anywhere
+
+    def write(self, value: Any, *, allow_pickle: bool, **options: Any) -> Written:
+        """See `Handler`."""
+        return b"", self.dump(value, allow_pickle=allow_pickle, **options)
+
+    def read(self, manifest: bytes, body: Body, *, allow_pickle: bool, **options: Any) -> Any:
+        """See `Handler`."""
+        return self.load(read_body(body), allow_pickle=allow_pickle, **options)
+
+    def diff(self, old: tuple[bytes, Body], new: tuple[bytes, Body], *, allow_pickle: bool) -> Sequence[Difference]:
+        """See `Handler`. Text is compared line by line."""
+        return diff_files(f"value.{self.suffix}", old[1], new[1])
+
+
+def find_handler(name: str) -> Handler:
+    """The handler of a name.
+
+    Raises:
+        HandlerNotFound: naming those that are there.
+        MissingDependency: its package cannot be imported.
+
+    Example:
+        >>> find_handler("json").suffix
+        'json'
+    """
+    if name not in _entry_points():
+        _entry_points.cache_clear()  # its package may have been installed since
+    found = _entry_points().get(name)
+    if found is None:
+        raise HandlerNotFound(f"no handler {name!r} is installed (there is: {', '.join(near(name, list_handlers()))})")
+    try:
+        handler: Handler = found.load()
+    except ImportError as error:
+        raise MissingDependency(f"the handler {name!r} cannot be imported: {error}") from error
+    return handler
+
+
+def list_handlers() -> list[str]:
+    """The names of all handlers that are installed, sorted."""
+    return sorted(_entry_points())
+
+
+def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[str, Any]) -> tuple[Handler, Written]:
+    """The handler of a name, and a value as it writes it.
+
+    Raises:
+        UnserialisableValue: it cannot.
+    """
+    handler = find_handler(name)
+    try:
+        return handler, handler.write(value, allow_pickle=allow_pickle, **options)
+    except SnapshotsError:
+        raise
+    except Exception as error:  # any object's own code runs here
+        raise UnserialisableValue(f"the handler {name!r} cannot write this {type(value).__name__}: {error}") from error
+
+
+def check_environment(stored: Mapping[str, str], label: str) -> None:
+    """Compare the environment that a version needs with this one.
+
+    Raises:
+        EnvironmentMismatch: saying what differs.
+    """
+    here = {name: _python() if name == "python" else _version(name) for name in stored}
+    differing = [
+        f"{name} {wanted} (here: {here[name] or 'none'})" for name, wanted in stored.items() if wanted != here[name]
+    ]
+    if differing:
+        raise EnvironmentMismatch(
+            f"{label} was written with {', '.join(differing)}, and may not be what it was. validate=False reads it "
+            "all the same"
+        )
+
+
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {found.name: found for found in entry_points(group=GROUP)}
+
+
+def _python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+_packages = functools.cache(packages_distributions)
+
+
+def _class_of(value: Any) -> dict[str, str]:
+    """Python, and the packages that define the class of a value."""
+    module = type(value).__module__.partition(".")[0]
+    return {
+        "python": _python(),
+        **{package: version(package) for package in dict.fromkeys(_packages().get(module, ()))},
+    }
+
+
+def _require(module: str, handler: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependency(f"the handler {handler!r} needs {package}: pip install {package}") from error
+
+
+def _refuse_pickle(allow_pickle: bool) -> None:
+    if not allow_pickle:
+        raise PickleRefused("", "this handler uses pickle, and the repository was opened with allow_pickle=False")
+
+
+# --- the handlers of this package -------------------------------------------------------------------------------------
+
+
+def _dump_json(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:
+    return [json.dumps(value, **options).encode()]
+
+
+def _load_json(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
+    return json.loads(bytes(data), **options)
+
+
+def _dump_text(value: Any, allow_pickle: bool) -> list[Buffer]:
+    if not isinstance(value, str):
+        raise TypeError("it is no text")
+    return [value.encode()]
+
+
+def _load_text(data: memoryview, allow_pickle: bool) -> str:
+    return str(data, "utf-8")
+
+
+def _dump_pickle(value: Any, allow_pickle: bool) -> list[Buffer]:
+    import cloudpickle
+
+    _refuse_pickle(allow_pickle)
+    return [cloudpickle.dumps(value, protocol=5)]
+
+
+def _load_pickle(data: memoryview, allow_pickle: bool) -> Any:
+    _refuse_pickle(allow_pickle)
+    return pickle.loads(data)
+
+
+def _dump_joblib(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:
+    _refuse_pickle(allow_pickle)
+    file = io.BytesIO()
+    _require("joblib", "joblib").dump(value, file, **options)
+    return [file.getvalue()]
+
+
+def _load_joblib(data: memoryview, allow_pickle: bool) -> Any:
+    _refuse_pickle(allow_pickle)
+    return _require("joblib", "joblib").load(io.BytesIO(data))
+
+
+def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
+    import numpy as np
+
+    array = np.asarray(value)
+    described = np.lib.format.header_data_from_array_1_0(array)
+    if np.lib.format.descr_to_dtype(described["descr"]) != array.dtype:
+        raise TypeError(f"a file of NumPy does not know {array.dtype}: the handler pytree does")
+    head = io.BytesIO()
+    if array.dtype.hasobject or array.dtype.names:
+        if array.dtype.hasobject:
+            _refuse_pickle(allow_pickle)
+        np.save(head, array)
+        return [head.getvalue()]
+    np.lib.format.write_array_header_1_0(head, described)
+    flat = (array.T if described["fortran_order"] else np.ascontiguousarray(array)).reshape(-1)
+    return [head.getvalue(), flat.view(np.uint8).data]
+
+
+def _load_numpy(data: memoryview, allow_pickle: bool) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(io.BytesIO(data))
+    except ValueError:  # it holds objects
+        _refuse_pickle(allow_pickle)
+        return np.load(io.BytesIO(data), allow_pickle=True)
+
+
+def _dump_parquet(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:
+    file = io.BytesIO()
+    library = type(value).__module__.partition(".")[0]
+    if library == "pandas":
+        value.to_parquet(file, **options)
+    elif library == "polars":
+        value.write_parquet(file, **options)
+    else:
+        _require("pyarrow.parquet", "parquet").write_table(value, file, **options)
+    return [file.getvalue()]
+
+
+def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
+    parquet = _require("pyarrow.parquet", "parquet")
+    file = parquet.ParquetFile(io.BytesIO(data))
+    table = file.read(**options)
+    if table.schema.pandas_metadata is not None:
+        return table.to_pandas()
+    if file.metadata.created_by.startswith("Polars"):
+        return _require("polars", "parquet").from_arrow(table)
+    return table
+
+
+JSON = FileHandler("json", _dump_json, _load_json)
+TEXT = FileHandler("txt", _dump_text, _load_text)
+PICKLE = FileHandler("pickle", _dump_pickle, _load_pickle, _class_of)
+JOBLIB = FileHandler("joblib", _dump_joblib, _load_joblib, _class_of)
+NUMPY = FileHandler("npy", _dump_numpy, _load_numpy)
+PARQUET = FileHandler("parquet", _dump_parquet, _load_parquet)

@@ -1,0 +1,244 @@
+"""What the events of one artifact say: its versions, where its aliases point and pointed, and what is noted.
+
+A *version* is `v0`, `v1`, ... in the order of the events that committed them; its number is in the event, so that
+a lost event changes no other number. An *alias* (a stage such as `production`) names one version; every *move* of it is
+kept.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
+from ..repository.catalog import Event
+from ..repository.repository import check_name
+from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
+
+Match = Literal["exact", "asof"]
+VersionLike = int | str | datetime | None
+"""A version by its number (`3`, `"v3"`), `"latest"` or None, an alias, or a point in time (a datetime, an ISO text)."""
+
+LATEST = "latest"
+_NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
+_SECOND = 1_000_000_000
+
+
+@dataclass(slots=True, eq=False)
+class Version:
+    """One version, and what was noted of it since."""
+
+    number: int
+    event: Event
+    metadata: dict[str, Any]
+    expiry: int | None
+    """Nanoseconds since 1970 in UTC."""
+
+    @property
+    def label(self) -> str:
+        """Its name, as in `v3`."""
+        return f"v{self.number}"
+
+    @property
+    def time(self) -> int:
+        """When it was committed, in nanoseconds since 1970 in UTC, by the writer's clock."""
+        return self.event.time
+
+    @property
+    def handler(self) -> str | None:
+        """What reads its value; None of a folder."""
+        return self.event.body.get("handler")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An alias went from one version to another."""
+
+    alias: str
+    version: str | None
+    """Where it points since then; None when it was removed."""
+    previous: str | None
+    moved_at: datetime
+    """In UTC, by the clock of who moved it."""
+    moved_by: str
+    rollback: bool
+
+
+@dataclass(slots=True)
+class History:
+    """The state of one artifact."""
+
+    versions: dict[int, Version] = field(default_factory=dict)
+    """By number, ascending."""
+    aliases: dict[str, list[int]] = field(default_factory=dict)
+    """Where each alias points (the last one), and where a rollback leads."""
+    moves: list[Move] = field(default_factory=list)
+    next_number: int = 0
+    _newest: Version | None = None
+    _times: list[tuple[int, int]] = field(default_factory=list)
+    """When which version was committed, sorted: clocks of several writers need not agree with the order of versions."""
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
+        body = event.body
+        if event.kind == "version":
+            number = int(body["id"][1:])
+            version = Version(number, event, body.get("metadata", {}), body.get("expiry"))
+            self.versions[number] = self._newest = version
+            self.next_number = number + 1
+            insort(self._times, (version.time, number))
+        elif event.kind == "alias":
+            self._move(event)
+        elif event.kind == "annotate" and (found := self.versions.get(int(body["version"][1:]))) is not None:
+            found.metadata = {**found.metadata, **body.get("metadata", {})}
+            found.expiry = body.get("expiry", found.expiry)
+        elif event.kind == "lost":
+            self.next_number += 1  # it may have been a version, and no number is given twice
+
+    @property
+    def newest(self) -> Version | None:
+        """The version that was committed last."""
+        return self._newest
+
+    def alias_target(self, alias: str) -> str | None:
+        """Where an alias points; None when there is none."""
+        stack = self.aliases.get(alias)
+        return f"v{stack[-1]}" if stack else None
+
+    def aliases_of(self, number: int) -> list[str]:
+        """The aliases that point to a version, sorted."""
+        return sorted(alias for alias, stack in list(self.aliases.items()) if stack[-1] == number)
+
+    def resolve(self, version: VersionLike, match: Match, label: str) -> Version:
+        """The version that is meant.
+
+        Arguments:
+            version: see `VersionLike`.
+            match: of a point in time: the version of exactly that time, or the newest one as of then.
+            label: what errors call the artifact.
+
+        Raises:
+            ArtifactNotFound: naming what there is instead.
+        """
+        if match not in ("exact", "asof"):
+            raise InvalidArgument(f'match is "exact" or "asof", not {match!r}')
+        if self._newest is None:
+            raise ArtifactNotFound(f"{label} has no version yet")
+        if version is None or version == LATEST:
+            return self._newest
+        if isinstance(version, datetime):
+            return self._at(version, match, label)
+        if isinstance(version, int) and not isinstance(version, bool):
+            number: int | None = version
+        elif not isinstance(version, str):
+            raise InvalidArgument(f"{version!r} is no version: give a number, an alias, or a date with a time zone")
+        elif written := _NUMBER.fullmatch(version):
+            number = int(written[1])
+        elif version in self.aliases:
+            number = self.aliases[version][-1]
+        elif is_time(version):
+            return self._at(parse_time(version), match, label)
+        else:
+            number = None
+        if number is None or number not in self.versions:
+            raise ArtifactNotFound(f"{label} has no version {version!r} ({self._offer(str(version))})")
+        return self.versions[number]
+
+    def _move(self, event: Event) -> None:
+        body = event.body
+        alias = body["alias"]
+        version, previous = body["version"], self.alias_target(alias)
+        rollback = body.get("rollback", False)
+        if version is None:
+            self.aliases.pop(alias, None)
+        elif rollback:
+            self.aliases[alias].pop()
+        else:
+            self.aliases.setdefault(alias, []).append(int(version[1:]))
+        self.moves.append(Move(alias, version, previous, from_nanoseconds(event.time), body["by"], rollback))
+
+    def _at(self, moment: datetime, match: Match, label: str) -> Version:
+        start = to_nanoseconds(parse_time(moment))
+        # A time without a fraction stands for its whole second, and one with a fraction for its microsecond.
+        end = start + (1000 if moment.microsecond else _SECOND)
+        before = bisect_left(self._times, (end,))
+        if match == "asof":
+            if before == 0:
+                first = from_nanoseconds(self._times[0][0])
+                raise ArtifactNotFound(
+                    f"{label} has no version as of {moment.isoformat()}: the first one is of {first.isoformat()}"
+                )
+            return self.versions[self._times[before - 1][1]]
+        found = [number for _, number in self._times[bisect_right(self._times, (start,)) : before]]
+        if len(found) == 1:
+            return self.versions[found[0]]
+        if found:
+            raise ArtifactNotFound(
+                f"{label} has several versions of {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Say "
+                "which, or give the fraction of the second"
+            )
+        around = self._times[max(before - 1, 0) : before + 1]
+        near = ", ".join(f"v{number} of {from_nanoseconds(time).isoformat()}" for time, number in around)
+        raise ArtifactNotFound(
+            f'{label} has no version of exactly {moment.isoformat()} (near: {near}). match="asof" takes the newest one '
+            "as of then"
+        )
+
+    def _offer(self, wanted: str) -> str:
+        assert self._newest is not None
+        aliases = near(wanted, self.aliases)
+        first = next(iter(self.versions))
+        numbers = self._newest.label if len(self.versions) == 1 else f"v{first} to {self._newest.label}"
+        return f"there is: {', '.join([*aliases, numbers])}"
+
+
+def check_alias(alias: str) -> str:
+    """Refuse an alias that could be taken for a version. Returns the alias.
+
+    Raises:
+        InvalidName: it looks like a number, a date or `latest`, or is no name at all.
+    """
+    check_name(alias, "alias")
+    if alias == LATEST or re.fullmatch(r"[vV]?[+-]?\d+", alias) or is_time(alias):
+        raise InvalidName(f"the alias {alias!r} looks like a version or a date: choose a word, such as production")
+    return alias
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is an ISO 8601 date or time."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def expiry_of(moment: datetime | str | None) -> int | None:
+    """An expiry as it is stored."""
+    return None if moment is None else to_nanoseconds(parse_time(moment))
+
+
+def is_expired(version: Version, now: datetime | None = None) -> bool:
+    """Whether a version is past its expiry, by this machine's clock."""
+    return version.expiry is not None and version.expiry <= to_nanoseconds(now or datetime.now(UTC))
+
+
+def near(wanted: str, there: Iterable[str]) -> list[str]:
+    """Up to three names that somebody who wrote `wanted` may have meant; else the first ones that there are."""
+    names = list(there)
+    return difflib.get_close_matches(wanted, names, 3, 0.5) or names[:3]
+
+
+def moves_of(history: History, alias: str | None) -> Iterator[Move]:
+    """The moves of one alias, or of all, the oldest first."""
+    return (move for move in history.moves if alias in (None, move.alias))
+
+
+def source_of(version: Version) -> Mapping[str, Any] | None:
+    """Where a version was promoted from; None when it was logged here."""
+    return version.event.body.get("source")

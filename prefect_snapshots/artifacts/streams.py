@@ -1,0 +1,170 @@
+"""Artifacts <-> streams of a repository: which there are, and what each of them says now."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from ..errors import ArtifactNotFound, DamagedVersion, IntegrityError
+from ..repository.catalog import Event, Stream
+from ..repository.contents import ContentReader
+from ..repository.repository import Repository, check_name
+from ..repository.threads import pool
+from ..repository.times import from_nanoseconds
+from .history import History, Match, Version, VersionLike, near
+from .interface import ArtifactInfo, ArtifactVersion
+from .releases import Releases
+
+KIND = "artifacts"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact as far as it was read."""
+
+    collection: str
+    name: str
+    history: History
+    stream: Stream
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.collection}/{self.name}"
+
+    def label_of(self, version: Version) -> str:
+        """What messages call a version."""
+        return f"{self.label}:{version.label}"
+
+    def version_of(self, event: Event | None) -> ArtifactVersion:
+        """The version that an event committed."""
+        assert event is not None
+        return ArtifactVersion(self.name, self.collection, event.body["id"])
+
+    def info(self, version: Version) -> ArtifactInfo:
+        """What is known of a version."""
+        body, content = version.event.body, version.event.content
+        assert content is not None
+        return ArtifactInfo(
+            self.name,
+            self.collection,
+            version.label,
+            from_nanoseconds(version.time),
+            None if version.expiry is None else from_nanoseconds(version.expiry),
+            version.handler,
+            content.size,
+            content.written,
+            copy.deepcopy(version.metadata),
+            self.history.aliases_of(version.number),
+            dict(body.get("environment", {})),
+            body.get("source") and dict(body["source"]),
+        )
+
+    def stack_of(self, alias: str) -> list[int]:
+        """Where an alias points, and pointed; or `ArtifactNotFound`."""
+        stack = self.history.aliases.get(alias)
+        if not stack:
+            aliases = near(alias, self.history.aliases)
+            hint = f"there is: {', '.join(aliases)}" if aliases else "there is none at all"
+            raise ArtifactNotFound(f"{self.label} has no alias {alias!r} ({hint})")
+        return stack
+
+
+class Artifacts:
+    """The artifacts of a repository, each opened when it is first asked for."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._lock = threading.Lock()
+        self._opened: dict[tuple[str, str], Artifact] = {}
+        self._releases: dict[str, Releases] = {}
+
+    def artifact(self, name: str, collection: str) -> Artifact:
+        """An artifact, which need not exist, as of the last look."""
+        key = check_name(collection, "collection"), check_name(name, "name")
+        found = self._opened.get(key)
+        if found is None:
+            history = History()
+            stream = self._repository.stream(KIND, _stream_name(*key), history.apply)
+            with self._lock:  # of two threads that opened it at once, both get the same one
+                found = self._opened.setdefault(key, Artifact(*key, history, stream))
+        return found
+
+    def existing(self, name: str, collection: str) -> Artifact:
+        """An artifact that exists, as of now; or `ArtifactNotFound`, which says what there is."""
+        artifact = self.artifact(name, collection)
+        artifact.stream.refresh()
+        if artifact.history.newest is None:
+            names = self.names(artifact.collection)
+            if names:
+                raise ArtifactNotFound(
+                    f"the collection {artifact.collection!r} has no artifact {name!r} (there is: "
+                    f"{', '.join(near(name, names))})"
+                )
+            others = near(artifact.collection, self.collections())
+            hint = f"there is: {', '.join(others)}" if others else "there is none at all"
+            raise ArtifactNotFound(
+                f"{self._repository.url} has no collection {artifact.collection!r}, hence no artifact {name!r} ({hint})"
+            )
+        return artifact
+
+    def find(self, name: str, version: VersionLike, match: Match, collection: str) -> tuple[Artifact, Version]:
+        """An artifact and the version that is meant, as of now."""
+        artifact = self.existing(name, collection)
+        return artifact, artifact.history.resolve(version, match, artifact.label)
+
+    def collections(self) -> list[str]:
+        """The collections that have artifacts, sorted."""
+        return sorted({artifact.collection for artifact in self._every()})
+
+    def names(self, collection: str) -> list[str]:
+        """The names of the artifacts of a collection, sorted."""
+        return sorted(artifact.name for artifact in self._every(collection))
+
+    @contextlib.contextmanager
+    def content(self, artifact: Artifact, version: Version) -> Iterator[ContentReader]:
+        """The content of a version. What is damaged in it is named as part of this version."""
+        try:
+            yield self._repository.read(artifact.stream, version.event)
+        except DamagedVersion:
+            raise
+        except IntegrityError as error:
+            raise DamagedVersion(artifact.label_of(version), "", str(error)) from error
+
+    def releases_of(self, collection: str) -> Releases:
+        """The releases of a collection."""
+        key = check_name(collection, "collection")
+        with self._lock:
+            if key not in self._releases:
+                self._releases[key] = Releases(self._repository, key)
+            return self._releases[key]
+
+    def _every(self, collection: str | None = None) -> Iterator[Artifact]:
+        """Every artifact that has a version. One whose first upload is under way, or died, has a stream and none."""
+        if not self._repository.exists():
+            return
+        names = [_names(stream) for stream in self._repository.names(KIND)]
+
+        def look(key: tuple[str, str]) -> Artifact:
+            artifact = self.artifact(key[1], key[0])
+            if artifact.history.newest is None:
+                artifact.stream.refresh()
+            return artifact
+
+        wanted = [key for key in names if collection in (None, key[0])]
+        found = pool("network").map(look, wanted) if len(wanted) > 1 else map(look, wanted)
+        yield from (artifact for artifact in found if artifact.history.newest is not None)
+
+
+def _stream_name(collection: str, name: str) -> str:
+    """Collection and name in one: the first colon parts them."""
+    return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
+
+
+def _names(stream: str) -> tuple[str, str]:
+    collection, _, name = stream.partition(":")
+    return unquote(collection), name

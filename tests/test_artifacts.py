@@ -1,0 +1,544 @@
+"""Artifacts: what is logged comes back byte for byte, in versions that never change, found by number, alias and date.
+
+Also what is refused, and with which words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import stat
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Storage
+
+from prefect_snapshots import ArtifactRegistry, Repository, use_repository
+from prefect_snapshots.artifacts import ArtifactInfo, ArtifactManager, ArtifactVersion, Download
+from prefect_snapshots.errors import (
+    ArtifactExpired,
+    ArtifactNotFound,
+    CommitConflict,
+    DamagedVersion,
+    InvalidArgument,
+    InvalidName,
+    ObjectMissing,
+    ReadOnlyRepository,
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ArtifactRegistry:
+    return ArtifactRegistry(tmp_path / "repository")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with everything that one may hold."""
+    top = tmp_path / "folder"
+    (top / "empty").mkdir(parents=True)
+    (top / "deep" / "er").mkdir(parents=True)
+    (top / "tool.sh").write_text("#!/bin/sh\necho hello\n")
+    (top / "tool.sh").chmod(0o755)
+    (top / "secret").write_bytes(b"")
+    (top / "secret").chmod(0o600)
+    (top / "deep" / "er" / "weights.bin").write_bytes(random.Random(0).randbytes(3_000_000))
+    (top / "deep" / "ünïcode name").write_bytes(random.Random(1).randbytes(40_000))
+    (top / "deep" / "link").symlink_to("../tool.sh")
+    (top / "deep").chmod(0o750)
+    return top
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Everything below a folder: types, modes and bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(folder))] = (stat.filemode(mode), content)
+    return found
+
+
+def tick() -> datetime:
+    """A moment that lies between what was logged before and what is logged after."""
+    time.sleep(0.002)
+    now = datetime.now(UTC)
+    time.sleep(0.002)
+    return now
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_example_of_the_artifact_manager(storage: Storage, tmp_path: Path) -> None:
+    """A file goes up and comes down, on every storage."""
+    file = tmp_path / "file.txt"
+    file.write_text("Example content")
+    manager = ArtifactRegistry(Repository(storage.url, storage_options=storage.storage_options))
+    assert manager.log_files("my_artifact", file) == ArtifactVersion("my_artifact", "default", "v0")
+    local_path = manager.download_artifact("my_artifact", to=tmp_path / "download")
+    assert f"Artifact downloaded to: {local_path}".endswith("/download")
+    assert (Path(local_path) / "file.txt").read_text() == "Example content"
+    with (
+        manager.download_artifact("my_artifact") as directory,
+        open(f"{directory}/file.txt") as stream,
+    ):
+        assert stream.read() == "Example content"
+    assert not directory.exists()
+
+
+def test_the_example_of_a_logged_folder(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    with registry.log_folder("my_awesome_artifact", "my_collection") as directory, open(f"{directory}/e.txt", "w") as f:
+        f.write("Example content")
+    download = registry.download_artifact("my_awesome_artifact", "my_collection", to=tmp_path / "download")
+    assert (tmp_path / "download" / "e.txt").read_text() == "Example content"
+    assert download.version == ArtifactVersion("my_awesome_artifact", "my_collection", "v0")
+    assert not directory.exists()
+    assert registry.list_collection_names() == ["my_collection"]
+
+
+def test_folders_come_back_as_they_were(storage: Storage, folder: Path, tmp_path: Path) -> None:
+    registry = ArtifactRegistry(Repository(storage.url, storage_options=storage.storage_options))
+    registry.log_files("folder", folder)
+    elsewhere = ArtifactRegistry(Repository(storage.url, storage_options=storage.storage_options))
+    elsewhere.download_artifact("folder", to=tmp_path / "new" / "place")
+    assert state_of(tmp_path / "new" / "place") == state_of(folder)
+    assert registry.repository.check(read_data=True).ok
+
+
+def test_artifact_path_is_the_folder_within(registry: ArtifactRegistry, folder: Path) -> None:
+    registry.log_files("sub", folder / "tool.sh", artifact_path="bin/x")
+    with registry.download_artifact("sub") as directory:
+        assert state_of(directory) == {
+            "bin": ("drwxr-xr-x", None),
+            "bin/x": ("drwxr-xr-x", None),
+            "bin/x/tool.sh": ("-rwxr-xr-x", b"#!/bin/sh\necho hello\n"),
+        }
+
+
+def test_a_download_into_a_directory_leaves_other_files_alone(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / "sub").mkdir(parents=True)
+    (target / "mine.txt").write_text("mine")
+    (target / "sub" / "old.txt").write_text("old")
+    with registry.log_folder("x") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "old.txt").write_text("new")
+    for _ in range(2):
+        registry.download_artifact("x", to=target)
+        assert {path: content for path, (_, content) in state_of(target).items()} == {
+            "mine.txt": b"mine",
+            "sub": None,
+            "sub/old.txt": b"new",
+        }
+
+
+def test_a_target_that_is_in_the_way(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    with registry.log_folder("x") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a.txt").write_text("a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidArgument, match="is not a directory"):
+        registry.download_artifact("x", to=tmp_path / "file")
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    outside.mkdir()
+    target.mkdir()
+    (target / "sub").symlink_to(outside)
+    with pytest.raises(InvalidArgument, match="is no directory"):
+        registry.download_artifact("x", to=target)
+    assert list(outside.iterdir()) == []
+    assert [path.name for path in target.iterdir()] == ["sub"], "nothing else is left"
+
+
+def test_temporary_downloads_go_with_their_object(registry: ArtifactRegistry) -> None:
+    with registry.log_folder("x") as folder:
+        (folder / "locked").mkdir()
+        (folder / "locked" / "a").write_text("a")
+        (folder / "locked").chmod(0o500)
+    download: Download | None = registry.download_artifact("x")
+    assert download is not None
+    path = download.path
+    assert (path / "locked" / "a").read_text() == "a"
+    del download
+    assert not path.exists()
+
+
+def test_an_exception_in_the_folder_logs_nothing(registry: ArtifactRegistry) -> None:
+    with pytest.raises(ZeroDivisionError), registry.log_folder("x") as folder:
+        (folder / "half").write_text("half")
+        raise ZeroDivisionError
+    assert not folder.exists()
+    assert not registry.exists("x")
+    assert registry.list_artifacts() == []
+
+
+def test_a_bad_name_is_refused_before_the_work(registry: ArtifactRegistry) -> None:
+    with pytest.raises(InvalidName, match=r"'\.\.' part"):
+        registry.log_folder("../escape")
+    with pytest.raises(InvalidName):
+        registry.log_artifact("ok", 1, collection="/etc")
+
+
+def test_a_file_that_is_not_there(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        registry.log_files("x", tmp_path / "missing")
+    assert issubclass(ObjectMissing, FileNotFoundError)
+
+
+def test_progress_is_told(registry: ArtifactRegistry, folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def progress(*what: Any) -> None:
+        told.append(what)
+
+    registry.log_files("x", folder, progress=progress)
+    registry.download_artifact("x", to=tmp_path / "to", progress=progress)
+    size = 3_000_000 + 40_000 + 21
+    assert ("upload", size, size) in told
+    assert told[-1] == ("download", size, size)
+
+
+def test_what_is_equal_is_stored_once(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    data = bytearray(random.Random(5).randbytes(20_000_000))
+    file = tmp_path / "data.bin"
+    small = [random.Random(n).randbytes(20_000) for n in range(200)]
+
+    def log(extra: int) -> int:
+        with registry.log_folder("data") as folder:
+            (folder / "data.bin").write_bytes(data)
+            for number, content in enumerate(small):
+                (folder / f"small-{number}").write_bytes(content)
+            for number in range(extra):
+                (folder / f"a-{number}").write_bytes(b"new")
+        return registry.get_artifact("data").written
+
+    assert log(0) > 24_000_000
+    assert log(0) < 20_000, "nothing changed"
+    data[10_000_000:10_000_000] = b"an insertion moves everything behind it"
+    small[70] = random.Random(999).randbytes(20_000)
+    assert log(1) < 500_000
+    file.write_bytes(data)
+    registry.log_files("alone", file)
+    assert registry.get_artifact("alone").written < 20_000, "in another artifact, too"
+
+
+# --- versions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def features(registry: ArtifactRegistry) -> tuple[ArtifactRegistry, list[datetime]]:
+    """Three versions, and moments before, between and behind them."""
+    moments = [tick()]
+    for number in range(3):
+        registry.log_artifact("features", list(range(number)), handler="json", indent=4)
+        moments.append(tick())
+    return registry, moments
+
+
+def test_versions_by_number_and_date(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
+    registry, moments = features
+    assert registry.load_artifact("features") == [0, 1]
+    assert registry.load_artifact("features", version="latest") == [0, 1]
+    assert registry.load_artifact("features", version=0) == []
+    assert registry.load_artifact("features", version="v1") == [0]
+    assert registry.load_artifact("features", version="1") == [0]
+    infos = registry.list_versions("features")
+    assert [info.version for info in infos] == ["v0", "v1", "v2"]
+    for number, info in enumerate(infos):
+        assert info.created_at.tzinfo is UTC
+        assert registry.load_artifact("features", version=info.created_at) == list(range(number))
+        assert registry.load_artifact("features", version=info.created_at.isoformat()) == list(range(number))
+        asof = moments[number + 1]
+        assert registry.load_artifact("features", version=asof, match="asof") == list(range(number))
+        assert registry.load_artifact("features", version=asof.isoformat(), match="asof") == list(range(number))
+    with pytest.raises(ArtifactNotFound, match=r"no version as of .* the first one is of"):
+        registry.load_artifact("features", version=moments[0], match="asof")
+    with pytest.raises(ArtifactNotFound, match=r'of exactly .* \(near: v0 of .* v1 of .*match="asof"'):
+        registry.load_artifact("features", version=moments[1])
+
+
+def test_a_second_stands_for_all_of_it(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("x", 1)
+    second = registry.get_artifact("x").created_at.replace(microsecond=0)
+    text = f"{second:%Y-%m-%dT%H:%M:%S}"
+    assert registry.load_artifact("x", version=text) == 1
+    assert registry.load_artifact("x", version=text, match="asof") == 1
+    assert not registry.exists("x", version=second - timedelta(seconds=1))
+
+
+def test_two_versions_of_one_second_are_told_apart(registry: ArtifactRegistry) -> None:
+    while True:
+        registry.log_artifact("x", 1)
+        *_, a, b = [None, *registry.list_versions("x")]
+        assert b is not None
+        if a is not None and a.created_at.replace(microsecond=0) == b.created_at.replace(microsecond=0):
+            break
+    with pytest.raises(ArtifactNotFound, match=rf"several versions of .*{a.version}, {b.version}"):
+        registry.load_artifact("x", version=b.created_at.replace(microsecond=0))
+
+
+def test_what_is_not_there_is_told_with_what_is(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
+    registry, _ = features
+    registry.set_alias("features", 1, "production")
+    for version, words in {
+        "v7": r"no version 'v7' \(there is: production, v0 to v2\)",
+        "-1": "no version '-1'",
+        "prodction": r"no version 'prodction' \(there is: production, v0 to v2\)",
+    }.items():
+        with pytest.raises(ArtifactNotFound, match=words):
+            registry.load_artifact("features", version=version)
+    with pytest.raises(KeyError, match=r"no artifact 'feature' \(there is: features\)"):
+        registry.load_artifact("feature")
+    with pytest.raises(ArtifactNotFound, match=r"no collection 'defualt', .*\(there is: default\)"):
+        registry.load_artifact("features", collection="defualt")
+    with pytest.raises(InvalidArgument, match="has no time zone"):
+        registry.load_artifact("features", version=datetime(2026, 1, 1))
+    with pytest.raises(InvalidArgument, match='match is "exact" or "asof"'):
+        registry.load_artifact("features", match="nearest")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="True is no version"):
+        registry.load_artifact("features", version=True)
+
+
+def test_nothing_is_there_yet(tmp_path: Path) -> None:
+    registry = ArtifactRegistry(tmp_path / "none")
+    assert registry.list_artifacts() == registry.list_collection_names() == []
+    assert registry.list_releases() == []
+    assert not registry.exists("x")
+    with pytest.raises(ArtifactNotFound, match="there is none at all"):
+        registry.load_artifact("x")
+    assert not (tmp_path / "none").exists(), "reading creates nothing"
+
+
+def test_a_read_only_registry_writes_nothing(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
+    registry, _ = features
+    reader = ArtifactRegistry(Repository(registry.repository.url, read_only=True))
+    assert reader.load_artifact("features") == [0, 1]
+    for write in (
+        lambda: reader.log_artifact("features", 1),
+        lambda: reader.set_alias("features", 0, "production"),
+        lambda: reader.create_release("first"),
+    ):
+        with pytest.raises(ReadOnlyRepository):
+            write()
+
+
+def test_collections_are_apart(registry: ArtifactRegistry) -> None:
+    other = ArtifactRegistry(registry.repository, collection="odd: 100%/of it")
+    registry.log_artifact("same", "here")
+    other.log_artifact("same", "there")
+    assert (registry.load_artifact("same"), other.load_artifact("same")) == ("here", "there")
+    assert registry.list_collection_names() == ["default", "odd: 100%/of it"]
+    assert registry.list_artifacts("odd: 100%/of it") == ["same"]
+    assert registry.load_artifact("same", collection="odd: 100%/of it") == "there"
+
+
+def test_the_repository_is_the_default_one(tmp_path: Path) -> None:
+    with use_repository(tmp_path / "chosen") as repository:
+        assert ArtifactRegistry().repository is repository
+
+
+def test_a_registry_travels(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
+    registry, _ = features
+    copy = pickle.loads(pickle.dumps(ArtifactRegistry(registry.repository, "other")))
+    assert copy.active_collection == "other"
+    assert copy.load_artifact("features", collection="default") == [0, 1]
+
+
+def test_a_registry_is_an_artifact_manager(registry: ArtifactRegistry) -> None:
+    manager: ArtifactManager = registry
+    assert manager.active_collection == "default"
+
+
+# --- metadata and expiry ---------------------------------------------------------------------------------------------
+
+
+def test_metadata_can_be_noted_and_completed(registry: ArtifactRegistry) -> None:
+    version = registry.log_artifact("x", 1, metadata={"loss": 0.5})
+    registry.update_artifact_metadata("x", {"checked": True})
+    assert registry.get_artifact_metadata("x") == {"loss": 0.5, "checked": True}
+    fresh = ArtifactRegistry(registry.repository.url)
+    assert fresh.get_artifact_metadata("x", version.version) == {"loss": 0.5, "checked": True}
+    info = fresh.get_artifact("x")
+    assert isinstance(info, ArtifactInfo)
+    assert abs(info.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+    info.metadata["loss"] = 0
+    assert fresh.get_artifact_metadata("x")["loss"] == 0.5, "it was a copy"
+    with pytest.raises(InvalidArgument, match="store it as data"):
+        registry.update_artifact_metadata("x", {"bad": object()})
+
+
+def test_expired_versions_are_refused_and_can_be_read_all_the_same(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    registry.log_artifact("x", 1, expiry=datetime.now(UTC) + timedelta(days=1))
+    assert registry.load_artifact("x") == 1
+    registry.set_artifact_expiry("x", "2026-01-01")
+    for read in (
+        lambda: registry.load_artifact("x"),
+        lambda: registry.download_artifact("x", to=tmp_path / "to"),
+        lambda: registry.promote_artifact("x", to="production"),
+    ):
+        with pytest.raises(ArtifactExpired, match=r"default/x:v0 expired at 2026-01-01T00:00:00.*validate=False"):
+            read()
+    assert registry.load_artifact("x", validate=False) == 1
+    assert registry.exists("x")
+    registry.set_artifact_expiry("x", None)
+    assert registry.load_artifact("x") == 1
+
+
+# --- differences -----------------------------------------------------------------------------------------------------
+
+
+def test_differences_of_folders(registry: ArtifactRegistry, folder: Path) -> None:
+    registry.log_files("x", folder)
+    (folder / "tool.sh").write_text("#!/bin/sh\necho goodbye\n")
+    (folder / "deep" / "er" / "weights.bin").write_bytes(random.Random(7).randbytes(3_000_000))
+    (folder / "secret").chmod(0o640)
+    (folder / "empty").rmdir()
+    (folder / "added").write_text("1")
+    registry.log_files("x", folder)
+    found = {difference.path: difference for difference in registry.get_version_diff("x", 0)}
+    assert {path: (one.kind, one.old, one.new) for path, one in found.items()} == {
+        "added": ("added", None, "1 byte"),
+        "deep/er/weights.bin": ("changed", "3000000 bytes", "3000000 bytes"),
+        "empty": ("removed", "directory", None),
+        "secret": ("changed", "0 bytes, mode 600", "0 bytes, mode 640"),
+        "tool.sh": ("changed", "21 bytes", "23 bytes"),
+    }
+    assert "-echo hello\n+echo goodbye" in found["tool.sh"].text  # type: ignore[attr-defined]
+    assert list(registry.get_version_diff("x", 1, 1)) == []
+
+
+def test_differences_of_values(registry: ArtifactRegistry) -> None:
+    for value in ([0, 1, 2], [0, 1, 3]):
+        registry.log_artifact("json", value, indent=1)
+        registry.log_artifact("tree", {"w": {"a": value, "b": 1}}, handler="pytree")
+    [text] = registry.get_version_diff("json", 0)
+    assert "- 2\n+ 3" in text.text  # type: ignore[attr-defined]
+    [leaf] = registry.get_version_diff("tree", 0, 1)
+    assert (leaf.path, leaf.kind, leaf.old, leaf.new) == ("w/a/2", "changed", "2", "3")
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def test_promotion_through_stages_and_back(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
+    registry, _ = features
+    for version in ("v0", "v2", "v1"):
+        assert registry.promote_artifact("features", version, to="production", by="anna").version == version
+    assert registry.load_artifact("features", "production") == [0]
+    assert registry.get_aliases("features") == {"production": "v1"}
+    assert registry.get_artifact("features", 1).aliases == ["production"]
+    assert registry.rollback("features", "production").version == "v2"
+    assert registry.rollback("features", "production").version == "v0"
+    with pytest.raises(ArtifactNotFound, match="always been v0"):
+        registry.rollback("features", "production")
+    moves = registry.get_alias_history("features", "production")
+    assert [(move.previous, move.version, move.rollback) for move in moves] == [
+        (None, "v0", False),
+        ("v0", "v2", False),
+        ("v2", "v1", False),
+        ("v1", "v2", True),
+        ("v2", "v0", True),
+    ]
+    assert moves[0].moved_by == "anna"
+    assert "@" in moves[-1].moved_by
+    assert moves[0].moved_at <= moves[-1].moved_at
+    assert ArtifactRegistry(registry.repository.url).get_alias_history("features") == moves
+
+
+def test_aliases_are_compared_and_set(features: tuple[ArtifactRegistry, list[datetime]]) -> None:
+    registry, _ = features
+    rival = ArtifactRegistry(registry.repository.url)
+    registry.set_alias("features", 0, "production", expected=None)
+    with pytest.raises(CommitConflict, match="'production' of default/features is v0, not unset"):
+        rival.set_alias("features", 1, "production", expected=None)
+    rival.set_alias("features", 1, "production", expected="v0")
+    with pytest.raises(CommitConflict, match="is v1, not v0 as expected"):
+        registry.set_alias("features", 2, "production", expected=0)
+    registry.set_alias("features", 2, "production")
+    before = len(registry.get_alias_history("features"))
+    registry.set_alias("features", 2, "production")
+    assert len(registry.get_alias_history("features")) == before, "it points there already"
+    registry.remove_alias("features", "production")
+    assert registry.get_aliases("features") == {}
+    with pytest.raises(ArtifactNotFound, match="no alias 'production'"):
+        registry.remove_alias("features", "production")
+
+
+@pytest.mark.parametrize("stage", ["v3", "3", "latest", "2026-01-01", "V3", "-1", "", "a/../b", "x\n"])
+def test_a_stage_that_looks_like_something_else(features: tuple[ArtifactRegistry, list[datetime]], stage: str) -> None:
+    with pytest.raises(InvalidName):
+        features[0].promote_artifact("features", to=stage)
+
+
+# --- releases --------------------------------------------------------------------------------------------------------
+
+
+def test_releases_pin_versions(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    registry.log_artifact("model", {"w": list(range(10_000))})
+    registry.log_artifact("model", {"w": [1]})
+    registry.log_artifact("model", {"w": [2]})
+    registry.log_artifact("features", [0])
+    registry.log_artifact("left out", "x" * 100_000, handler="text")
+    registry.set_alias("model", 1, "production")
+    before = tick()
+    first = registry.create_release("v1.0", {"model": "production", "features": None}, metadata={"by": "anna"})
+    between = tick()
+    registry.log_artifact("features", [1])
+    second = registry.create_release("v1.1")
+    assert first.artifacts == {"model": "v1", "features": "v0"}
+    assert second.artifacts == {"model": "v2", "features": "v1", "left out": "v0"}
+    fresh = ArtifactRegistry(registry.repository.url)
+    assert fresh.list_releases() == [first, second]
+    assert fresh.find_release("v1.0") == first
+    assert fresh.find_release() == second
+    assert fresh.find_release(between, match="asof") == first
+    with pytest.raises(ArtifactNotFound, match=r"no release 'v1.2' \(there is: v1"):
+        fresh.find_release("v1.2")
+    with pytest.raises(ArtifactNotFound, match="no version as of"):
+        fresh.find_release(before, match="asof")
+    with pytest.raises(ValueError, match=r"has a release 'v1\.0': choose another tag"):
+        fresh.create_release("v1.0")
+    copy = registry.copy_release("v1.0", tmp_path / "copy")
+    assert copy.list_artifacts() == ["features", "model"]
+    assert [info.version for info in copy.list_versions("model")] == ["v1"]
+    assert copy.load_artifact("model", copy.find_release("v1.0").artifacts["model"]) == {"w": [1]}
+    assert registry.copy_release("v1.0", tmp_path / "copy").find_release().artifacts == first.artifacts
+    assert copy.log_artifact("model", 3).version == "v2"
+    with pytest.raises(CommitConflict, match="v2 cannot come"):
+        registry.copy_release("v1.1", tmp_path / "copy")
+
+
+def test_nothing_to_release(registry: ArtifactRegistry) -> None:
+    with pytest.raises(ArtifactNotFound, match="has nothing to release"):
+        registry.create_release("first")
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_is_named_and_nothing_arrives(registry: ArtifactRegistry, folder: Path, tmp_path: Path) -> None:
+    registry.log_files("x", folder)
+    largest = max((tmp_path / "repository" / "packs").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.chmod(0o644)
+    largest.write_bytes(data)
+    fresh = ArtifactRegistry(registry.repository.url)
+    with pytest.raises(DamagedVersion, match=r"default/x:v0, file deep/er/weights.bin: "):
+        fresh.download_artifact("x", to=tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+    assert not list(tmp_path.glob(".to*"))
+    report = fresh.repository.check(read_data=True)
+    assert "artifacts/default:x:v0" in report.problems[0].versions
+
+
+def test_json_is_what_it_says(registry: ArtifactRegistry) -> None:
+    """A value that is downloaded is a file that others read."""
+    registry.log_artifact("team/features", {"a": [1, 2]}, indent=4)
+    with registry.download_artifact("team/features") as directory:
+        assert json.loads((directory / "features.json").read_text()) == {"a": [1, 2]}

@@ -1,0 +1,292 @@
+"""Values of artifacts: a handler gives back what it was given, or refuses it, and packages can add their own."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import joblib
+import ml_dtypes
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from sklearn.linear_model import LinearRegression
+
+from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
+from prefect_snapshots.artifacts import FileHandler, Handler, list_handlers
+from prefect_snapshots.artifacts.handlers import JSON
+from prefect_snapshots.errors import (
+    DamagedVersion,
+    EnvironmentMismatch,
+    HandlerNotFound,
+    InvalidArgument,
+    MissingDependency,
+    PickleRefused,
+    UnserialisableLeaf,
+    UnserialisableValue,
+)
+from prefect_snapshots.snapshots.handler import PYTREE
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ArtifactRegistry:
+    return ArtifactRegistry(tmp_path / "repository")
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and a.dtype != object:
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes() and a.shape == b.shape
+    if isinstance(a, pd.DataFrame | pl.DataFrame | pa.Table):
+        return type(a) is type(b) and bool(a.equals(b))
+    return type(a) is type(b) and bool(np.all(a == b))
+
+
+@pytest.mark.parametrize(
+    ("handler", "value"),
+    [
+        ("json", {"a": [1, 2.5, None, "ü"]}),
+        ("json", list(range(10_000))),
+        ("text", "several\nlines\r\nof text, ünïcode, \x00"),
+        ("pickle", OrderedDict(a=Decimal("0.1"), b={1, 2})),
+        ("numpy", np.arange(24, dtype=">i2").reshape(2, 3, 4)),
+        ("numpy", np.asfortranarray(np.random.default_rng(0).random((300, 400)))),
+        ("numpy", np.random.default_rng(0).random((300, 400))[::2, ::3]),
+        ("numpy", np.array(["a", "bc"])),
+        ("numpy", np.array(7.5)),
+        ("numpy", np.zeros((0, 3), "datetime64[ns]")),
+        ("numpy", np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")])),
+        ("numpy", np.array([1, "object"], dtype=object)),
+        ("pytree", {"a": (1, [2, None]), "b": "text"}),
+        ("joblib", {"any": [1, Decimal(2)]}),
+        ("parquet", pd.DataFrame({"a": [1, 2], "b": ["x", None]}, index=[5, 6])),
+        ("parquet", pl.DataFrame({"a": [1, 2], "b": ["x", None]})),
+        ("parquet", pa.table({"a": [1, 2], "b": ["x", None]})),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "\n" not in value else type(value).__name__,
+)
+def test_values_come_back(registry: ArtifactRegistry, handler: str, value: Any) -> None:
+    registry.log_artifact("x", value, handler=handler)
+    assert same(ArtifactRegistry(registry.repository.url).load_artifact("x"), value)
+
+
+def test_arrays_of_jax_are_pytrees(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("w", {"encoder": {"k": jnp.ones((3, 4))}, "head": jnp.zeros(2)}, handler="pytree")
+    part = registry.load_artifact("w", leaves="encoder/**")
+    assert list(part) == ["encoder"]
+    assert part["encoder"]["k"].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("handler", "read"),
+    [
+        ("json", lambda path: json.loads(path.read_text())),
+        ("text", lambda path: json.loads(path.read_text())),
+        ("pickle", lambda path: pickle.loads(path.read_bytes())),
+        ("numpy", lambda path: np.load(path).tolist()),
+        ("joblib", joblib.load),
+        ("parquet", lambda path: pd.read_parquet(path)["a"].tolist()),
+    ],
+)
+def test_downloaded_values_are_files_for_everybody(registry: ArtifactRegistry, handler: str, read: Any) -> None:
+    value: Any = {"text": "[1, 2, 3]", "parquet": pd.DataFrame({"a": [1, 2, 3]})}.get(handler, [1, 2, 3])
+    registry.log_artifact("x", value, handler=handler)
+    with registry.download_artifact("x") as folder:
+        [path] = folder.iterdir()
+        assert read(path) == [1, 2, 3]
+
+
+def test_a_downloaded_pytree_is_body_and_manifest(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("x", {"w": np.arange(5, dtype="<i4")}, handler="pytree")
+    with registry.download_artifact("x") as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["x.pytree", "x.pytree.manifest"]
+        assert (folder / "x.pytree").read_bytes() == np.arange(5, dtype="<i4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("handler", "value", "words"),
+    [
+        ("json", {1, 2}, "the handler 'json' cannot write this set: Object of type set"),
+        ("text", 5, "the handler 'text' cannot write this int: it is no text"),
+        ("pickle", (i for i in range(3)), "the handler 'pickle' cannot write this generator"),
+        ("joblib", sys._getframe(), "the handler 'joblib' cannot write this frame"),
+        ("numpy", np.ones(3, ml_dtypes.bfloat16), "does not know bfloat16: the handler pytree does"),
+        ("parquet", [1], "the handler 'parquet' cannot write this list"),
+    ],
+    ids=["json", "text", "pickle", "joblib", "numpy", "parquet"],
+)
+def test_what_cannot_be_written_logs_nothing(registry: ArtifactRegistry, handler: str, value: Any, words: str) -> None:
+    with pytest.raises(UnserialisableValue, match=words):
+        registry.log_artifact("x", value, handler=handler)
+    assert not registry.exists("x")
+    assert issubclass(UnserialisableValue, TypeError)
+
+
+def test_a_leaf_that_cannot_be_written_is_named(registry: ArtifactRegistry) -> None:
+    with pytest.raises(UnserialisableLeaf, match="leaf a/0: cannot be pickled"):
+        registry.log_artifact("x", {"a": [sys._getframe()]}, handler="pytree")
+    assert not registry.exists("x")
+
+
+def test_an_unknown_option_logs_nothing(registry: ArtifactRegistry) -> None:
+    with pytest.raises(UnserialisableValue, match="unexpected keyword argument 'indnt'"):
+        registry.log_artifact("x", [1], indnt=4)
+    assert not registry.exists("x")
+
+
+def test_an_unknown_handler_names_near_ones(registry: ArtifactRegistry) -> None:
+    with pytest.raises(HandlerNotFound, match=r"no handler 'pikle' is installed \(there is: pickle\)"):
+        registry.log_artifact("x", 1, handler="pikle")
+
+
+def test_pickle_needs_permission(registry: ArtifactRegistry) -> None:
+    for handler in ("pickle", "joblib"):
+        registry.log_artifact(handler, [1], handler=handler)
+    registry.log_artifact("numpy", np.array([1, "x"], dtype=object), handler="numpy")
+    registry.log_artifact("tree", {"a": Path}, handler="pytree")
+    careful = ArtifactRegistry(Repository(registry.repository.url, allow_pickle=False))
+    for name in ("pickle", "joblib", "tree", "numpy"):
+        with pytest.raises(PickleRefused):
+            careful.load_artifact(name)
+    for handler in ("pickle", "joblib"):
+        with pytest.raises(PickleRefused):
+            careful.log_artifact("new", [1], handler=handler)
+    with pytest.raises(PickleRefused):
+        careful.log_artifact("new", np.array([1, "x"], dtype=object), handler="numpy")
+    assert not careful.exists("new")
+
+
+def test_folders_are_not_loaded_and_values_are(registry: ArtifactRegistry) -> None:
+    with registry.log_folder("folder") as folder:
+        (folder / "a").write_text("a")
+    with pytest.raises(InvalidArgument, match="is a folder of files: use download_artifact"):
+        registry.load_artifact("folder")
+
+
+def test_a_model_of_scikit_learn_remembers_what_it_needs(registry: ArtifactRegistry) -> None:
+    model = LinearRegression().fit(np.arange(4).reshape(4, 1), np.arange(4) * 2)
+    registry.log_artifact("model", model, handler="joblib")
+    environment = registry.get_artifact("model").environment
+    assert set(environment) == {"python", "scikit-learn"}
+    assert environment["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert registry.load_artifact("model").predict([[10]])[0] == pytest.approx(20)
+
+
+# --- handlers of other packages --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that brings two handlers, and one that cannot be imported."""
+    site = tmp_path / "site"
+    info = site / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[prefect_snapshots.handlers]\ncsv = theirs:CSV\nold = theirs:OLD\nbroken = theirs_missing:X\n"
+    )
+    (site / "theirs.py").write_text(
+        "from prefect_snapshots.artifacts import FileHandler\n"
+        "def dump(rows, allow_pickle, sep=','): return ['\\n'.join(sep.join(row) for row in rows).encode()]\n"
+        "def load(data, allow_pickle, sep=','): return [x.split(sep) for x in str(data, 'utf-8').splitlines()]\n"
+        "CSV = FileHandler('csv', dump, load)\n"
+        "OLD = FileHandler('csv', dump, load, lambda value: {'python': '2.7', 'theirs': '0.9', 'gone': '1'})\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    return site
+
+
+@pytest.mark.usefixtures("their_package")
+def test_other_packages_bring_handlers(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("rows", [["a", "b"], ["c", "d"]], handler="csv", sep=";")
+    assert registry.load_artifact("rows", sep=";") == [["a", "b"], ["c", "d"]]
+    with registry.download_artifact("rows") as folder:
+        assert (folder / "rows.csv").read_text() == "a;b\nc;d"
+    assert {"csv", "json", "pytree"} <= set(list_handlers())
+    with pytest.raises(MissingDependency, match="the handler 'broken' cannot be imported"):
+        registry.log_artifact("rows", [], handler="broken")
+
+
+@pytest.mark.usefixtures("their_package")
+def test_another_environment_is_told_and_can_be_overruled(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("rows", [["a"]], handler="old")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    words = rf"python 2.7 \(here: {here}\), theirs 0.9 \(here: 1.0\), gone 1 \(here: none\).*validate=False"
+    with pytest.raises(EnvironmentMismatch, match=words):
+        registry.load_artifact("rows")
+    assert registry.load_artifact("rows", validate=False) == [["a"]]
+
+
+def test_our_handlers_are_handlers() -> None:
+    handlers: list[Handler] = [JSON, PYTREE]
+    assert all(isinstance(handler.suffix, str) for handler in handlers)
+
+
+def test_importing_the_room_imports_none_of_what_handlers_need() -> None:
+    code = (
+        "import prefect_snapshots.artifacts, sys; from prefect_snapshots.artifacts.handlers import find_handler; "
+        "[find_handler(name) for name in ('json', 'pytree', 'joblib', 'parquet')]; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"jax", "torch", "joblib", "pyarrow", "pandas", "polars", "prefect"} & set(loaded)
+
+
+def test_damage_of_a_value_is_named(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    registry.log_artifact("x", np.random.default_rng(0).random(100_000), handler="numpy")
+    [pack] = [path for path in (tmp_path / "repository" / "packs").rglob("*") if path.is_file()]
+    data = bytearray(pack.read_bytes())
+    data[100_000] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(data)
+    with pytest.raises(DamagedVersion, match="default/x:v0"):
+        ArtifactRegistry(registry.repository.url).load_artifact("x")
+
+
+# --- snapshots become artifacts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_snapshot_becomes_an_artifact_without_a_copy(registry: ArtifactRegistry, size: int) -> None:
+    manager = SnapshotManager(registry.repository, name="training")
+    value = {"w": np.random.default_rng(0).random(size), "step": 3}
+    manager.save_snapshot(value, "best", metadata={"loss": 0.25})
+    version = manager.promote("best", registry, "model")
+    assert version.version == "v0"
+    info = registry.get_artifact("model")
+    assert info.metadata == {"loss": 0.25}
+    assert info.source is not None
+    assert (info.source["snapshot"], info.source["name"]) == ("best", "training")
+    assert info.written in (0, info.size if size == 10 else 0)
+    np.testing.assert_array_equal(registry.load_artifact("model")["w"], value["w"])
+    assert manager.promote("best", registry, "model") == version, "it is that already"
+    manager.remove_snapshot("best")
+    registry.repository.prune(grace=0)
+    np.testing.assert_array_equal(registry.load_artifact("model")["w"], value["w"])
+
+
+def test_a_snapshot_goes_into_another_repository_and_from_memory(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    value = {"w": np.random.default_rng(0).random(300_000)}
+    for manager in (SnapshotManager(Repository(tmp_path / "other", password="secret")), SnapshotManager()):
+        manager.save_snapshot(value, "best", metadata={"loss": 0.25})
+        manager.promote("best", registry, "model")
+        np.testing.assert_array_equal(registry.load_artifact("model")["w"], value["w"])
+        assert registry.get_artifact_metadata("model") == {"loss": 0.25}
+    assert len(registry.list_versions("model")) == 2
+    assert registry.get_artifact("model").written < 10_000, "the same bytes"
+
+
+def test_file_handlers_are_made_of_two_functions() -> None:
+    handler = FileHandler("bin", lambda value, allow_pickle: [value], lambda data, allow_pickle: bytes(data))
+    manifest, buffers = handler.write(b"abc", allow_pickle=False)
+    assert (manifest, list(buffers)) == (b"", [b"abc"])
+    assert handler.environment(b"") == {}
+    assert io.BytesIO(buffers[0]).read() == b"abc"
