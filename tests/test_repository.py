@@ -43,7 +43,7 @@ from prefect_snapshots.errors import (
     WrongPassword,
 )
 from prefect_snapshots.repository import Repository, catalog, chunking, index, sealing
-from prefect_snapshots.repository.contents import inline
+from prefect_snapshots.repository.contents import Kept, Stored, Writer, inline
 from prefect_snapshots.repository.location import MemoryLocation, open_location
 from prefect_snapshots.repository.repository import Draft
 
@@ -651,6 +651,36 @@ def test_compression(memory_storage: Storage, compression: str) -> None:
     again = other.put("again", [text])
     assert again.content is not None
     assert again.content.written < 1_000
+
+
+def test_what_is_kept_is_neither_read_nor_written_again(memory_storage: Storage) -> None:
+    shelf = Shelf(opened(memory_storage))
+    random_bytes = random.Random(0).randbytes
+    first = [random_bytes(100_000) for _ in range(6)]
+    old = shelf.repository.read(shelf.stream, shelf.put("old", first))
+    new = random_bytes(50_000)
+    ends = np.cumsum(old.table["size"])
+    cut = int(np.searchsorted(ends, 200_000))
+    before, behind = old.table[: cut + 1], old.table[cut + 1 :][:-1]  # the last chunk is the manifest
+
+    def store(writer: Writer) -> Stored:
+        assert writer.has(old.table).all()
+        unknown = old.table.copy()
+        unknown["chunk"] = np.frombuffer(bytes(len(unknown) * 32), "V32")
+        assert not writer.has(unknown).any()
+        return writer.store_cut(lambda: b"the manifest", [Kept(before), new, Kept(behind)])
+
+    event = shelf.repository.commit(shelf.stream, lambda: Draft("put", {"id": "new"}), store=store)
+    assert event is not None
+    assert event.content is not None
+    assert event.content.written < 60_000
+    content = shelf.repository.read(shelf.stream, event)
+    whole = b"".join(first)
+    at = int(ends[cut])
+    assert content.read(0, content.body_size) == whole[:at] + new + whole[at:]
+    assert content.manifest == b"the manifest"
+    shelf.repository.prune(grace=0)
+    assert shelf.repository.check(read_data=True).ok
 
 
 def test_unknown_compression_is_refused() -> None:

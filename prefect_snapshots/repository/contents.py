@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import groupby
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import DamagedObject, IntegrityError, MissingChunk, ObjectMissing
 from .chunking import cut
-from .index import Entry, Index
+from .index import Entry, Index, find_rows
 from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path, read_chunk
 from .sealing import ID_SIZE, Sealer
@@ -80,6 +80,17 @@ class Store:
     condemned: Callable[[], Collection[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part of a body that is stored already: the rows of its chunks, from the table of another content.
+
+    `Writer.has` says beforehand whether they are still there.
+    """
+
+    rows: Any
+    """An array of `TABLE`."""
+
+
 def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
     """The content as it travels inside an event, or None when it is too large for that."""
     size = sum(map(len, buffers)) + len(manifest)
@@ -117,25 +128,35 @@ class Writer:
         small = isinstance(buffers, Sequence) and sum(map(len, buffers)) < _SYNCHRONOUS
         return self.store_cut(manifest, cut(buffers), small=small)
 
-    def store_cut(self, manifest: bytes, chunks: Iterable[Buffer], *, small: bool = False) -> Stored:
+    def store_cut(
+        self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Buffer | Kept], *, small: bool = False
+    ) -> Stored:
         """Store a body that is cut into chunks already, and its manifest.
 
         Arguments:
-            manifest: is cut here.
+            manifest: is cut here. A function is called for it when the body is stored.
             chunks: of the body in order. They must not change until this returns.
             small: whether threads would cost more than they save.
         """
         written = self._written
-        size = 0
-
-        def counted() -> Iterator[Buffer]:
-            nonlocal size
-            for chunk in chain(chunks, cut([manifest])):
-                size += len(chunk)
-                yield chunk
-
-        table = self._ingest(counted(), small)
+        body = self._ingest(chunks, small)
+        manifest = manifest if isinstance(manifest, bytes) else manifest()
+        table = body + self._ingest(cut([manifest]), small)
+        size = int(np.frombuffer(body, TABLE)["size"].sum(dtype=np.int64)) + len(manifest)
         return self._stored(size, len(manifest), table, written)
+
+    def has(self, rows: Any) -> NDArray[np.bool_]:
+        """Which of these rows of a table name a chunk that is stored, outside the packs to avoid.
+
+        Those can be `Kept`, for this commit.
+        """
+        index = self._store.index
+        heads, table, packs = index.table()
+        which, found = find_rows(heads, table, rows["chunk"])
+        usable = np.array([pack not in self._avoid for pack in packs], bool)
+        has = np.zeros(len(rows), bool)
+        has[which[usable[table["pack"][found]]]] = True
+        return has
 
     def adopt(self, source: ContentReader, passed: Callable[[int], None] = lambda _: None) -> Stored:
         """Refer to a content that is stored already, here or in another repository.
@@ -208,11 +229,15 @@ class Writer:
     def _has(self, chunk: bytes) -> bool:
         return chunk in self._new or self._store.index.find(chunk, self._avoid) is not None
 
-    def _ingest(self, chunks: Iterable[Buffer], small: bool) -> bytes:
+    def _ingest(self, chunks: Iterable[Buffer | Kept], small: bool) -> bytes:
         rows: list[bytes] = []
-        for chunk, size, packed in self._prepared(chunks, small):
-            self._add(chunk, size, packed)
-            rows.append(chunk + size.to_bytes(4, "little"))
+        for kept, group in groupby(chunks, lambda chunk: isinstance(chunk, Kept)):
+            if kept:
+                rows += [chunk.rows.tobytes() for chunk in cast(Iterable[Kept], group)]
+                continue
+            for chunk, size, packed in self._prepared(cast(Iterable[Buffer], group), small):
+                self._add(chunk, size, packed)
+                rows.append(chunk + size.to_bytes(4, "little"))
         return b"".join(rows)
 
     def _prepared(
