@@ -10,13 +10,15 @@ import contextlib
 import contextvars
 import functools
 import hashlib
+import math
 import os
 import re
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -44,18 +46,26 @@ class LiveArtifact:
         kind: "markdown", whose content is a text, or "progress", whose content is a percentage.
         description: what the UI says above it.
         render: gives its present content.
+        shared: whether it is the one that the flow run has with this key already. Else it is one more.
     """
 
     def __init__(
-        self, key: str, kind: Literal["markdown", "progress"], description: str, render: Callable[[], str | float]
+        self,
+        key: str,
+        kind: Literal["markdown", "progress"],
+        description: str,
+        render: Callable[[], str | float],
+        *,
+        shared: bool = True,
     ) -> None:
         self._key = key
         self._kind = kind
         self._description = description
         self._render = render
+        self._shared = shared
         self._flow_run_id, self._task_run_id = run_ids()
         self._id: UUID | None = None
-        self._due = 0.0
+        self._due = _retry_at.get(get_current_settings().api.url, 0.0)
         self._context: contextvars.Context | None = None
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
@@ -101,14 +111,15 @@ class LiveArtifact:
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
                 self._put(self._render())
         except Exception as error:
-            self._due = time.monotonic() + _AFTER_FAILURE
+            global _unreachable_until
+            self._due = _retry_at[get_current_settings().api.url] = time.monotonic() + _AFTER_FAILURE
             _client.cache_clear()
             # Not to the log of the run: that goes to the same server, and the run may be over.
             logger.warning("The artifact %r (%s) is not up to date: %r", self._key, self._description, error)
 
     def _put(self, content: str | float) -> None:
         client = _client(get_current_settings().api.url)
-        if self._id is None and self._flow_run_id is not None:
+        if self._id is None and self._shared and self._flow_run_id is not None:
             # Another process of the same flow run may have made it.
             wanted = ArtifactFilter(
                 key=ArtifactFilterKey(any_=[self._key]),
@@ -152,6 +163,25 @@ def cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
+def short(value: Any) -> str:
+    """A value of metadata in a few characters."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def plain(value: Any) -> Any:
+    """Metadata as JSON can hold it."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def flush() -> None:
     """Send the updates that wait for their turn. Happens by itself, at the latest when Python exits."""
     for artifact in list(_all):
@@ -167,6 +197,8 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 _all: weakref.WeakSet[LiveArtifact] = weakref.WeakSet()
+_retry_at: dict[str | None, float] = {}
+"""When a server that could not be reached is tried again, by its URL: an artifact that is new now waits too."""
 
 
 @functools.lru_cache(maxsize=4)

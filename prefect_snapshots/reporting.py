@@ -15,12 +15,9 @@ Names, ids, tags and metadata go to the Prefect server as they are, also those o
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import math
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,8 +25,8 @@ import humanize
 from prefect.events import emit_event
 
 from .errors import SnapshotsError
-from .live import LiveArtifact, artifact_key, artifact_url, cell
-from .runs import logger, run_ids, run_logger
+from .live import LiveArtifact, artifact_key, artifact_url, cell, plain, short
+from .runs import logger, only_warn, run_ids, run_logger
 from .snapshots.changes import Leaves, evicted_by
 from .snapshots.manager import SnapshotManager
 from .snapshots.records import Record
@@ -45,7 +42,7 @@ Manager = SnapshotManager[Any]
 
 def report_saved(manager: Manager, record: Record) -> None:
     """Say that a snapshot was saved: to the log of the run, and to the server."""
-    with _only_warn(f"Snapshot {record.id!r} of {manager.name!r} is saved, but its report is not complete"):
+    with only_warn(f"Snapshot {record.id!r} of {manager.name!r} is saved, but its report is not complete"):
         previous = _previous(manager, record)
         run_logger().info("%s", _sentence(manager, record, previous))
         if any(run_ids()):
@@ -57,7 +54,7 @@ def report_saved(manager: Manager, record: Record) -> None:
 
 def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[str]) -> None:
     """Say that a snapshot went with its transaction, and which ones came back."""
-    with _only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} is rolled back, but its report is not complete"):
+    with only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} is rolled back, but its report is not complete"):
         back = f", and brought back {', '.join(restored)}" if restored else ""
         run_logger().info("Rolled back snapshot %r of %r%s.", snapshot_id, manager.name, back)
         if any(run_ids()):
@@ -83,7 +80,7 @@ def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[st
     leaves, changed = _counts(manager, previous, record)
     return {
         "saved_at": record.timestamp.isoformat(),
-        "metadata": _plain(record.metadata),
+        "metadata": plain(record.metadata),
         "tags": list(record.tags),
         "size": record.size,
         "written": record.written,
@@ -126,31 +123,13 @@ def _markdown(manager: Manager) -> str:
             "**best**" if record is best else "",
             record.id,
             f"{record.timestamp:%Y-%m-%d %H:%M:%S}",
-            ", ".join(f"{key}={_short(value)}" for key, value in record.metadata.items()),
+            ", ".join(f"{key}={short(value)}" for key, value in record.metadata.items()),
             humanize.naturalsize(record.size),
             humanize.naturalsize(record.written),
             "" if leaves is None else f"{leaves} in all" if changed is None else f"{changed} of {leaves}",
         ]
         lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _plain(value: Any) -> Any:
-    """Metadata as JSON can hold it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return value.hex() if isinstance(value, bytes) else value
 
 
 def _previous(manager: Manager, record: Record) -> Record | None:
@@ -191,11 +170,3 @@ def _artifact_of(manager: Manager) -> LiveArtifact:
         about = f"Snapshots of `{manager.name}`"
         _artifacts[key] = LiveArtifact(artifact_key(manager.name), "markdown", about, lambda: _markdown(manager))
     return _artifacts[key]
-
-
-@contextlib.contextmanager
-def _only_warn(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        run_logger().warning("%s: %r", what, error)

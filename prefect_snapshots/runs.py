@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -28,6 +29,15 @@ def run_logger() -> Logger:
         return get_run_logger()
     except MissingContextError:
         return logger
+
+
+@contextlib.contextmanager
+def only_warn(what: str) -> Iterator[None]:
+    """Have an error inside be a warning in the log of the run: reporting never fails one."""
+    try:
+        yield
+    except Exception as error:
+        run_logger().warning("%s: %r", what, error)
 
 
 def run_ids() -> tuple[UUID | None, UUID | None]:
