@@ -220,7 +220,7 @@ def test_missing_repository_is_an_error_and_not_created(
 ) -> None:
     complaint = Program(tmp_path, environment).complaint(*command, status=1)
     assert "there is no repository at" in complaint
-    assert "the first snapshot that is saved there creates it" in complaint
+    assert "the first thing that is saved there creates it" in complaint
     assert not list(tmp_path.iterdir())
 
 
@@ -719,9 +719,9 @@ def test_manual_covers_every_command_and_option(program: Program) -> None:
         own, _, common = program.run(*command.split(), "--help").stdout.partition("Global options")
         assert set(re.findall(r"--[a-z][a-z-]+", own)) <= set(re.findall(r"--[a-z][a-z-]+", section)), command
         assert set(re.findall(r"--[a-z][a-z-]+", common)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
-    for group in ((), ("snapshots",), ("checkpoints",), ("password",)):
+    for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("password",)):
         listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
-        for name in re.findall(r"^│ ([a-z]+) ", listed, re.MULTILINE):
+        for name in re.findall(r"^│ ([a-z][a-z-]*) ", listed, re.MULTILINE):
             assert re.search(rf"^## {' '.join((*group, name))}\b", manual, re.MULTILINE), name
 
 
@@ -772,6 +772,117 @@ def test_checkpoints_that_are_not_there(worked: Program) -> None:
         "checkpoints", "clear", "inverse\u00a0|", "--fingerprint", "abc", status=1
     )
     worked.complaint("checkpoints", "clear", "../up", status=2)
+
+
+# --- artifacts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(own: Program) -> Program:
+    """On a repository without artifacts, beside a folder and a file."""
+    folder = own.directory / "model"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "run.sh").write_text("exit 0\n")
+    (folder / "code" / "run.sh").chmod(0o755)
+    (folder / "weights.bin").write_bytes(bytes(range(256)) * 1000)
+    (own.directory / "notes.txt").write_text("one\n")
+    return own
+
+
+def test_artifacts_are_logged_listed_shown_and_downloaded(shelf: Program) -> None:
+    logged = shelf.json("artifacts", "log", "model", "model", "--metadata", "loss=0.5", "--metadata", "by=ada")
+    assert (logged["version"], logged["metadata"]) == ("v0", {"loss": 0.5, "by": "ada"})
+    (shelf.directory / "model" / "code" / "run.sh").write_text("exit 1\n")
+    assert "Logged default/model:v1" in shelf.run("artifacts", "log", "model", "model").stdout
+    shelf.run("artifacts", "log", "notes", "notes.txt", "-c", "texts", "--expiry", "2020-01-01")
+    rows = shelf.json("artifacts", "list")["artifacts"]
+    assert [(row["collection"], row["name"], row["versions"]) for row in rows] == [
+        ("default", "model", 2),
+        ("texts", "notes", 1),
+    ]
+    assert [row["version"] for row in shelf.json("artifacts", "list", "model")["versions"]] == ["v1", "v0"]
+    files = shelf.json("artifacts", "show", "model", "0")["files"]
+    assert files == [{"path": "code/run.sh", "size": 7}, {"path": "weights.bin", "size": 256_000}]
+    [difference] = shelf.json("artifacts", "diff", "model", "v0")["differences"]
+    assert (difference["path"], difference["kind"]) == ("code/run.sh", "changed")
+    assert "+exit 1" in shelf.run("artifacts", "diff", "model", "v0", "v1").stdout
+
+    shelf.run("artifacts", "download", "model", "v0", "--to", "there/it/is")
+    there = shelf.directory / "there" / "it" / "is"
+    assert ((there / "code" / "run.sh").read_text(), (there / "code" / "run.sh").stat().st_mode & 0o777) == (
+        "exit 0\n",
+        0o755,
+    )
+    complaint = shelf.complaint("artifacts", "download", "model", "--to", "there/it/is", status=2)
+    assert "There is no terminal to ask on" in complaint
+    assert (there / "code" / "run.sh").read_text() == "exit 0\n"
+    shelf.run("artifacts", "download", "model", "--to", "there/it/is", "--yes")
+    assert (there / "code" / "run.sh").read_text() == "exit 1\n"
+    assert "expired" in shelf.complaint("artifacts", "download", "notes", "-c", "texts", "--to", "t", status=1)
+    shelf.run("artifacts", "download", "notes", "-c", "texts", "--to", "t", "--expired")
+    assert (shelf.directory / "t" / "notes.txt").read_text() == "one\n"
+    assert "is not a directory" in shelf.complaint("artifacts", "download", "model", "--to", "notes.txt", status=2)
+    created = shelf.json("artifacts", "show", "model", "0")["created_at"]
+    assert shelf.json("artifacts", "show", "model", created)["version"] == "v0"
+    assert shelf.json("artifacts", "show", "model", "2999-01-01", "--asof")["version"] == "v1"
+    assert "the first one is of" in shelf.complaint("artifacts", "show", "model", "2001-01-01", "--asof", status=1)
+
+
+def test_artifacts_are_promoted_rolled_back_and_released(shelf: Program) -> None:
+    for text in ("one", "two"):
+        (shelf.directory / "notes.txt").write_text(text)
+        shelf.run("artifacts", "log", "notes", "notes.txt")
+    shelf.run("artifacts", "promote", "notes", "v0", "--stage", "production", "--expected", "none")
+    shelf.run("artifacts", "promote", "notes", "--stage", "production", "--expected", "v0")
+    assert "is v1, not v0 as expected" in shelf.complaint(
+        *("artifacts", "promote", "notes", "v0", "--stage", "production", "--expected", "v0"), status=1
+    )
+    assert "no terminal" in shelf.complaint("artifacts", "rollback", "notes", "production", status=2)
+    assert shelf.json("artifacts", "rollback", "notes", "production", "--yes")["version"] == "v0"
+    moves = shelf.json("artifacts", "history", "notes", "production")["moves"]
+    assert [(move["previous"], move["version"], move["rollback"]) for move in moves] == [
+        ("v1", "v0", True),
+        ("v0", "v1", False),
+        (None, "v0", False),
+    ]
+    shelf.run("artifacts", "release", "1", "--artifact", "notes=production", "--metadata", "for=all")
+    assert "1" in shelf.complaint("artifacts", "release", "1", status=1)
+    [release] = shelf.json("artifacts", "releases")["releases"]
+    assert (release["tag"], release["artifacts"], release["metadata"]) == ("1", {"notes": "v0"}, {"for": "all"})
+
+    promoted = shelf.json("artifacts", "promote", "notes", "v1", "--to-repository", "other", "--to-collection", "prod")
+    assert (promoted["collection"], promoted["version"]) == ("prod", "v0")
+    assert shelf.json("artifacts", "promote", "notes", "--to-collection", "prod")["version"] == "v0"
+    assert shelf.json("artifacts", "copy-release", "1", "--to", "released")["artifacts"] == {"notes": "v0"}
+    [copied] = shelf.json("artifacts", "list", "--repository", "released")["artifacts"]
+    assert (copied["name"], copied["versions"]) == ("notes", 1)
+
+
+def test_artifacts_that_are_not_there(shelf: Program) -> None:
+    shelf.run("artifacts", "log", "notes", "notes.txt")
+    for command, near in {
+        "artifacts list note": "there is: notes",
+        "artifacts show notes v7": "there is: v0",
+        "artifacts show notes staging": "there is: v0",
+        "artifacts list notes -c prod": "there is: default",
+        "artifacts rollback notes production --yes": "there is: v0",
+        "artifacts log other nothing": "no file or folder",
+        "artifacts copy-release 1 --to else": "no release",
+    }.items():
+        assert near in shelf.complaint(*command.split(), status=1)
+    before = contents(shelf.directory)
+    for command in (
+        "artifacts promote notes",
+        "artifacts promote notes --stage v1",
+        "artifacts promote notes --stage 2020-01-01",
+        "artifacts promote notes --stage a --to-collection b",
+        "artifacts promote notes --to-collection b --expected v0",
+        "artifacts log ../up notes.txt",
+        "artifacts log a notes.txt --metadata loss",
+        "artifacts log a notes.txt --expiry soon",
+    ):
+        shelf.complaint(*command.split(), status=2)
+    assert contents(shelf.directory) == before
 
 
 # --- whatever else -----------------------------------------------------------------------------------------------

@@ -50,6 +50,11 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     link: str = ""
     """What a link names, relative to its own place."""
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it has bytes."""
+        return stat.S_ISREG(self.mode)
+
 
 class _Manifest(msgspec.Struct, array_like=True):
     format: int

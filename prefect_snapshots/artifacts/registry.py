@@ -117,6 +117,14 @@ class ArtifactRegistry:
         """The metadata of a version: a copy. The arguments are those of `get_artifact`."""
         return self.get_artifact(name, version, match, collection=collection).metadata
 
+    def list_files(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> list[tuple[str, int]]:
+        """Path and bytes of every file that a download of a version gives. The arguments are as for `get_artifact`."""
+        artifact, found = self._artifacts.find(name, version, match, self._in(collection))
+        with self._artifacts.content(artifact, found) as content:
+            return [(entry.path, entry.size) for entry in entries_of(found, artifact.name, content) if entry.is_file]
+
     # --- logging ----------------------------------------------------------------------------------------------------
 
     def log_files(

@@ -18,7 +18,7 @@ from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
-from . import checkpoints, maintenance, snapshots
+from . import artifacts, checkpoints, maintenance, snapshots
 from .output import Answer, as_json, printable
 from .session import Session, hider, parse_options
 
@@ -45,13 +45,14 @@ def _version() -> str:
 
 _app = App(
     name="prefect-snapshots",
-    help="Look at the snapshots in a repository, and look after it.",
+    help="Look at what is in a repository, and look after it.",
     help_format="plaintext",
     version=_version,
     default_parameter=Parameter(negative=(), show_default=False),
 )
 _app.command(snapshots.app)
 _app.command(checkpoints.app)
+_app.command(artifacts.app)
 _app.command(maintenance.check)
 _app.command(maintenance.prune)
 _app.command(maintenance.repair)

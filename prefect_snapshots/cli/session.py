@@ -49,18 +49,22 @@ class Session:
     quiet: bool = False
     yes: bool = False
 
-    def open(self, *, writing: bool = False) -> Repository:
-        """The repository, which is there and has opened; read-only unless something is to be written.
+    def open(self, *, writing: bool = False, create: bool = False) -> Repository:
+        """The repository, opened; read-only unless something is to be written.
+
+        Arguments:
+            writing: something is to be written.
+            create: something is to be written, and there need be no repository yet.
 
         Raises:
-            RepositoryNotFound: there is none. Nothing on the command line creates one.
+            RepositoryNotFound: there is none.
             WrongPassword: the password does not fit, or there is none and no terminal to type one on.
         """
         from ..repository.repository import PASSWORD_COMMAND_SETTING, PASSWORD_SETTING, password_from
 
         given = password_from(self.password_command) if self.password_command else None
         try:
-            return self._open(given, writing)
+            return self._open(given, writing or create, create)
         except WrongPassword:
             if given or os.environ.get(PASSWORD_SETTING) or os.environ.get(PASSWORD_COMMAND_SETTING):
                 raise
@@ -69,9 +73,9 @@ class Session:
                 "the repository is encrypted, and there is no terminal to type its password on: "
                 f"set {PASSWORD_SETTING}, or give --password-command"
             )
-        return self._open(getpass.getpass("Password of the repository: "), writing)
+        return self._open(getpass.getpass("Password of the repository: "), writing or create, create)
 
-    def _open(self, password: str | None, writing: bool) -> Repository:
+    def _open(self, password: str | None, writing: bool, create: bool) -> Repository:
         from ..repository.repository import SETTING, Repository
 
         repository = Repository(
@@ -84,8 +88,10 @@ class Session:
         try:
             _ = repository.id
         except RepositoryNotFound:
+            if create:
+                return repository
             raise RepositoryNotFound(
-                f"there is no repository at {repository.url}: the first snapshot that is saved there creates it. "
+                f"there is no repository at {repository.url}: the first thing that is saved there creates it. "
                 f"Name another place with --repository, or in {SETTING}."
             ) from None
         return repository

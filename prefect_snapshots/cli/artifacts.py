@@ -1,0 +1,475 @@
+"""`prefect-snapshots artifacts ...`: log files, find versions, download, compare, promote and release them.
+
+A version is a number (`3` or `v3`), `latest`, a stage such as `production`, or a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from ..errors import InvalidArgument
+from .output import Answer, Column, count_text, fields, printable, size_text, table, time_text, value_text
+from .session import Session, SessionArgument, parse_options, parse_value
+
+if TYPE_CHECKING:
+    from ..artifacts import ArtifactInfo, ArtifactRegistry
+
+app = App(name="artifacts", help="Log files, find versions, download, compare, promote and release them.")
+
+Collection = Annotated[str, Parameter(alias="-c", help="The collection that is meant.")]
+Asof = Annotated[bool, Parameter(help="Of a time, the newest version as of then, and not the one of exactly then.")]
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@app.command(name="list")
+def list_all(
+    name: str | None = None,
+    /,
+    *,
+    collection: Annotated[str | None, Parameter(alias="-c")] = None,
+    session: SessionArgument,
+) -> Answer:
+    """List the artifacts, or the versions of one of them, newest first.
+
+    Arguments:
+        name: Of an artifact whose versions to list.
+        collection: Only this one. Default: all of them; of a NAME: default.
+    """
+    if name is not None:
+        return _list_versions(_registry(session, collection or "default"), name)
+    registry = _registry(session, "default")
+    names = registry.list_collection_names() if collection is None else [collection]
+    rows = [
+        {
+            "collection": each,
+            "name": artifact,
+            "versions": len(versions),
+            "latest": versions[-1].version,
+            "logged": versions[-1].created_at,
+            "aliases": registry.get_aliases(artifact, each),
+            "written": sum(version.written for version in versions),
+        }
+        for each in names
+        for artifact in registry.list_artifacts(each)
+        if (versions := registry.list_versions(artifact, each))
+    ]
+    document = {"repository": registry.repository.url, "artifacts": rows}
+    return Answer(document, _view_artifacts, "" if rows else "There are no artifacts.")
+
+
+@app.command
+def show(
+    name: str,
+    version: str = "latest",
+    /,
+    *,
+    asof: Asof = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Show what is known of a version, and the files that a download of it gives.
+
+    Arguments:
+        name: Of the artifact.
+        version: Of it.
+    """
+    registry = _registry(session, collection)
+    info = registry.get_artifact(name, version, "asof" if asof else "exact")
+    files = [{"path": path, "size": size} for path, size in registry.list_files(name, info.version)]
+    return Answer({"repository": registry.repository.url, **asdict(info), "files": files}, _view_version)
+
+
+@app.command
+def diff(
+    name: str, old: str, new: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
+) -> Answer:
+    """Show what differs between two versions: files, lines of text, leaves of pytrees.
+
+    Nothing is unpickled for it.
+
+    Arguments:
+        name: Of the artifact.
+        old: A version.
+        new: Another one.
+    """
+    differences = _registry(session, collection).get_version_diff(name, old, new)
+    document = {
+        "name": name,
+        "old": old,
+        "new": new,
+        "differences": [
+            {"path": each.path, "kind": each.kind, "old": each.old, "new": each.new, "text": getattr(each, "text", "")}
+            for each in differences
+        ],
+    }
+    remark = f"{count_text(len(differences), 'thing differs', 'things differ')}." if differences else "They are equal."
+    return Answer(document, _view_differences, remark)
+
+
+@app.command
+def history(
+    name: str, stage: str | None = None, /, *, collection: Collection = "default", session: SessionArgument
+) -> Answer:
+    """Show who moved which stage when, the latest first.
+
+    Arguments:
+        name: Of the artifact.
+        stage: Only this one.
+    """
+    moves = _registry(session, collection).get_alias_history(name, stage)
+    document = {"name": name, "collection": collection, "moves": [asdict(move) for move in reversed(moves)]}
+    return Answer(document, _view_moves, "" if moves else "No stage was ever set.")
+
+
+# --- logging and downloading ------------------------------------------------------------------------------------------
+
+
+@app.command
+def log(
+    name: str,
+    path: Path,
+    /,
+    *,
+    metadata: list[str] | None = None,
+    expiry: str | None = None,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Log a file or a folder as a new version. The repository is created if there is none.
+
+    Arguments:
+        name: Of the artifact.
+        path: The file or folder.
+        metadata: KEY=VALUE to note with it; a value is JSON where it can be, else text. Repeat it for several.
+        expiry: When the version expires: an ISO 8601 time, UTC where it names no zone.
+    """
+    registry = _registry(session, collection, create=True)
+    with session.progress() as progress:
+        version = registry.log_files(name, path, metadata=_metadata(metadata), expiry=expiry, progress=progress)
+    info = registry.get_artifact(name, version.version)
+    remark = f"Logged {version}: {size_text(info.size)}, {size_text(info.written)} of it written."
+    return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
+
+
+@app.command
+def download(
+    name: str,
+    version: str = "latest",
+    /,
+    *,
+    to: Path,
+    asof: Asof = False,
+    expired: bool = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Write the files of a version into a directory, every byte verified.
+
+    A directory that does not exist appears when everything is there. In one that exists files of the same names are
+    replaced, and others stay: it asks first.
+
+    Arguments:
+        name: Of the artifact.
+        version: Of it.
+        to: The directory.
+        expired: Also a version that has expired.
+    """
+    registry = _registry(session, collection)
+    info = registry.get_artifact(name, version, "asof" if asof else "exact")
+    if to.is_dir() and any(to.iterdir()):
+        session.confirm(f"Put {info.name} {info.version} into {to}, where files of the same names are replaced?")
+    with session.progress() as progress:
+        done = registry.download_artifact(name, None, info.version, to, validate=not expired, progress=progress)
+    document = {"name": name, "collection": collection, "version": info.version, "to": str(done.path)}
+    return Answer(document, remark=f"Downloaded {done.version} to {done.path}.")
+
+
+# --- stages and releases ----------------------------------------------------------------------------------------------
+
+
+@app.command
+def promote(
+    name: str,
+    version: str = "latest",
+    /,
+    *,
+    stage: str | None = None,
+    expected: str | None = None,
+    to_collection: str | None = None,
+    to_repository: str | None = None,
+    to_storage_option: list[str] | None = None,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Promote a version to a stage, or into another collection or repository.
+
+    Between repositories only what the target lacks is copied; it shows nothing before all of it is there.
+
+    Arguments:
+        name: Of the artifact.
+        version: Of it.
+        stage: The stage, such as production.
+        expected: Only if the stage is this version now, or 'none' if it has to be new.
+        to_collection: The collection of the target. Default: the same.
+        to_repository: The URL or path of the target. It is created if there is none.
+        to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
+    """
+    elsewhere = to_collection is not None or to_repository is not None
+    if (stage is not None) == elsewhere:
+        raise InvalidArgument("say where to: either --stage, or --to-collection or --to-repository")
+    if expected is not None and stage is None:
+        raise InvalidArgument("--expected needs --stage, which it is compared with")
+    if to_storage_option and to_repository is None:
+        raise InvalidArgument("--to-storage-option needs --to-repository, whose it is")
+    registry = _registry(session, collection, writing=to_repository is None)
+    if stage is not None:
+        known = ... if expected is None else None if expected == "none" else expected
+        promoted = registry.promote_artifact(name, version, to=stage, expected=known)
+        remark = f"{stage} of {collection}/{name} is {promoted.version}."
+        return Answer({**asdict(promoted), "stage": stage}, remark=remark)
+    if to_repository is None:
+        target = type(registry)(registry.repository, to_collection or collection)
+    else:
+        options = parse_options(to_storage_option or ())
+        other = Session(to_repository, options, session.password_command, session.quiet, session.yes)
+        target = _registry(other, to_collection or collection, create=True)
+    with session.progress() as progress:
+        promoted = registry.promote_artifact(name, version, to=target, progress=progress)
+    document = {**asdict(promoted), "repository": target.repository.url}
+    return Answer(document, remark=f"Promoted to {promoted} in {target.repository.url}.")
+
+
+@app.command
+def rollback(name: str, stage: str, /, *, collection: Collection = "default", session: SessionArgument) -> Answer:
+    """Have a stage be what it was before its last move. Asks first.
+
+    Arguments:
+        name: Of the artifact.
+        stage: Such as production.
+    """
+    registry = _registry(session, collection, writing=True)
+    now = registry.get_artifact(name, stage).version
+    session.confirm(f"Roll {stage} of {collection}/{name} back, which is {now} now?")
+    version = registry.rollback(name, stage)
+    document = {**asdict(version), "stage": stage, "previous": now}
+    return Answer(document, remark=f"{stage} of {collection}/{name} is {version.version} again, and was {now}.")
+
+
+@app.command
+def release(
+    tag: str,
+    /,
+    *,
+    artifact: list[str] | None = None,
+    metadata: list[str] | None = None,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Put a tag over one version of each of many artifacts. It never changes.
+
+    Arguments:
+        tag: Any name that no release of the collection has.
+        artifact: NAME=VERSION to release; NAME alone means its latest. Repeat it for more. Default: the latest of all.
+        metadata: KEY=VALUE to note with it. Repeat it for several.
+    """
+    chosen = None
+    if artifact is not None:
+        chosen = {name: version or None for name, _, version in (each.partition("=") for each in artifact)}
+    registry = _registry(session, collection, writing=True)
+    released = registry.create_release(tag, chosen, metadata=_metadata(metadata))
+    remark = f"Released {tag}: {count_text(len(released.artifacts), 'artifact')}."
+    return Answer(asdict(released), _view_release, remark)
+
+
+@app.command
+def releases(*, collection: Collection = "default", session: SessionArgument) -> Answer:
+    """List the releases of a collection, newest first."""
+    found = _registry(session, collection).list_releases()
+    document = {"collection": collection, "releases": [asdict(each) for each in reversed(found)]}
+    return Answer(document, _view_releases, "" if found else "There are no releases.")
+
+
+@app.command(name="copy-release")
+def copy_release(
+    tag: str,
+    /,
+    *,
+    to: str,
+    to_storage_option: list[str] | None = None,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Copy a release into another repository: its versions under the same numbers, and nothing else.
+
+    Arguments:
+        tag: Of the release.
+        to: The URL or path of the target. It is created if there is none.
+        to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
+    """
+    registry = _registry(session, collection)
+    other = Session(to, parse_options(to_storage_option or ()), session.password_command, session.quiet, session.yes)
+    with session.progress() as progress:
+        copy = registry.copy_release(tag, other.open(create=True), progress=progress)
+    copied = copy.find_release(tag)
+    document = {"repository": copy.repository.url, **asdict(copied)}
+    return Answer(document, remark=f"Copied {count_text(len(copied.artifacts), 'artifact')} to {copy.repository.url}.")
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _registry(session: Session, collection: str, *, writing: bool = False, create: bool = False) -> ArtifactRegistry:
+    from ..artifacts import ArtifactRegistry
+
+    return ArtifactRegistry(session.open(writing=writing, create=create), collection)
+
+
+def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, value = pair.partition("=")
+        if not key or not separator or key in found:
+            raise InvalidArgument(f"metadata is KEY=VALUE, each key once, not {pair!r}")
+        found[key] = parse_value(value)
+    return found
+
+
+def _list_versions(registry: ArtifactRegistry, name: str) -> Answer:
+    versions: list[ArtifactInfo] = registry.list_versions(name)[::-1]
+    document = {
+        "repository": registry.repository.url,
+        "name": name,
+        "collection": registry.active_collection,
+        "versions": [asdict(version) for version in versions],
+    }
+    written = size_text(sum(version.written for version in versions))
+    remark = f"{count_text(len(versions), 'version')} of {registry.active_collection}/{name}: {written} written"
+    return Answer(document, _view_versions, remark)
+
+
+def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
+    columns = (
+        Column("collection", cut=True),
+        Column("artifact", cut=True),
+        Column("versions", right=True),
+        Column("latest"),
+        Column("stages", cut=True),
+        Column("logged (local)"),
+        Column("written", right=True),
+    )
+    rows = [
+        (
+            row["collection"],
+            row["name"],
+            f"{row['versions']:,}",
+            row["latest"],
+            ", ".join(f"{alias} {version}" for alias, version in row["aliases"].items()),
+            time_text(row["logged"], seconds=False),
+            size_text(row["written"]),
+        )
+        for row in document["artifacts"]
+    ]
+    if rows:
+        yield from table(columns, rows)
+
+
+def _view_versions(document: dict[str, Any]) -> Iterator[str]:
+    columns = (
+        Column("version"),
+        Column("stages", cut=True),
+        Column("logged (local)"),
+        Column("what"),
+        Column("metadata", cut=True),
+        Column("size", right=True),
+        Column("written", right=True),
+    )
+    rows = [
+        (
+            row["version"],
+            ", ".join(row["aliases"]),
+            time_text(row["created_at"], seconds=False),
+            row["handler"] or "files",
+            ", ".join(f"{key}={value_text(value)}" for key, value in row["metadata"].items()),
+            size_text(row["size"]),
+            size_text(row["written"]),
+        )
+        for row in document["versions"]
+    ]
+    yield from table(columns, rows)
+
+
+def _view_version(document: dict[str, Any]) -> Iterator[str]:
+    source = document["source"] or {}
+    origin = source.get("snapshot") or source.get("version") or ""
+    yield from fields(
+        {
+            "artifact": f"{document['collection']}/{document['name']}",
+            "version": document["version"],
+            "stages": ", ".join(document["aliases"]),
+            "logged": f"{time_text(document['created_at'])} (local)",
+            "expires": f"{time_text(document['expiry'])} (local)" if document["expiry"] else "",
+            "what": document["handler"] or "files",
+            "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
+            "from": f"{origin} of {source.get('name')} in {source.get('url')}" if origin else "",
+            "needs": ", ".join(f"{package} {version}" for package, version in document["environment"].items()),
+        }
+    )
+    if document["metadata"]:
+        yield "metadata"
+        yield from fields({f"  {key}": value_text(value) for key, value in document["metadata"].items()})
+    yield ""
+    columns = Column("file"), Column("size", right=True)
+    yield from table(columns, [(file["path"], size_text(file["size"])) for file in document["files"]])
+
+
+def _view_differences(document: dict[str, Any]) -> Iterator[str]:
+    columns = Column("path", cut=True), Column("kind"), Column("old", cut=True), Column("new", cut=True)
+    rows = [(each["path"], each["kind"], each["old"] or "", each["new"] or "") for each in document["differences"]]
+    if rows:
+        yield from table(columns, rows)
+    for each in document["differences"]:
+        if each["text"]:
+            yield ""
+            yield from map(printable, each["text"].splitlines())
+
+
+def _view_moves(document: dict[str, Any]) -> Iterator[str]:
+    columns = Column("moved (local)"), Column("stage"), Column("from"), Column("to"), Column("by", cut=True), Column("")
+    rows = [
+        (
+            time_text(move["moved_at"]),
+            move["alias"],
+            move["previous"] or "",
+            move["version"] or "(removed)",
+            move["moved_by"],
+            "rolled back" if move["rollback"] else "",
+        )
+        for move in document["moves"]
+    ]
+    if rows:
+        yield from table(columns, rows)
+
+
+def _view_release(document: dict[str, Any]) -> Iterator[str]:
+    yield from table((Column("artifact"), Column("version")), list(document["artifacts"].items()))
+
+
+def _view_releases(document: dict[str, Any]) -> Iterator[str]:
+    columns = Column("tag"), Column("released (local)"), Column("artifacts", cut=True)
+    rows = [
+        (
+            each["tag"],
+            time_text(each["created_at"], seconds=False),
+            ", ".join(f"{name} {version}" for name, version in each["artifacts"].items()),
+        )
+        for each in document["releases"]
+    ]
+    if rows:
+        yield from table(columns, rows)
