@@ -50,7 +50,7 @@ def _asynchronous(call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
         return await asyncio.to_thread(call, *args, **kwargs)
 
     twin.__name__ = twin.__qualname__ = f"a{call.__name__}"
-    twin.__doc__ = f"`{call.__name__}` for asynchronous flows.\n\n{call.__doc__}"
+    twin.__doc__ = f"`{call.__name__}` for asynchronous flows.\n\n{(call.__doc__ or '').partition('    Example:')[0]}"
     return twin
 
 
