@@ -300,3 +300,21 @@ class IncompleteResults(SnapshotsError, LookupError):
 
 class TooManyFailures(SnapshotsError, RuntimeError):
     """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""
+
+
+# --- backups -----------------------------------------------------------------------------------------------
+
+
+class BackupNotFound(SnapshotsError, KeyError):
+    """There is no backup, or no part of one, of this name."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class ConfirmationRequired(SnapshotsError):
+    """What was asked for replaces data, and nobody confirmed it. Nothing was touched."""
+
+
+class PermanentBackup(SnapshotsError):
+    """A backup is marked as permanent, so that only `force=True` deletes it."""

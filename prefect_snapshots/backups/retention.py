@@ -78,10 +78,11 @@ class RetentionPolicy:
         >>> from datetime import UTC, datetime
         >>> from types import SimpleNamespace
         >>> from prefect_snapshots import RetentionPolicy
-        >>> days = [
-        ...     SimpleNamespace(name=str(day), created_at=datetime(2026, 1, day, tzinfo=UTC), tags=(), permanent=day == 2)
-        ...     for day in range(1, 8)
-        ... ]
+        >>> def backup(day):
+        ...     return SimpleNamespace(
+        ...         name=str(day), created_at=datetime(2026, 1, day, tzinfo=UTC), tags=(), permanent=day == 2
+        ...     )
+        >>> days = [backup(day) for day in range(1, 8)]
         >>> for row in RetentionPolicy(keep_last=2, keep_weekly_within="1m").plan(days):
         ...     print(row.name, *row.reasons, sep=", ")
         7, last snapshot, weekly within 1m
