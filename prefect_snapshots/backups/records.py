@@ -24,16 +24,19 @@ import msgspec
 from ..errors import BackupNotFound
 from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
+from .trees import Summary
 
 SLUG_LIMIT = 60
 """Most characters of a description in a name."""
 
+_SHOWN = 10
+"""Files of a part that are named when something is noted of them."""
 _GIT_SECONDS = 10.0
 _DAY = timedelta(days=1)
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup has of one source."""
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one part."""
 
     name: str
     kind: str
@@ -43,6 +46,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     counts: dict[str, int] = {}
     """Of a database: rows or documents per table or collection."""
+    notes: list[str] = []
+    """What a person should know: files that changed while they were read, or could not be read."""
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +71,7 @@ class _Body(msgspec.Struct, kw_only=True):
     time: int
     permanent: bool
     tags: list[str]
-    parts: list[Part]
+    parts: list[PartRecord]
     duration: float
     host: str
     git: Git | None = None
@@ -99,7 +104,7 @@ class Backup:
     created_at: datetime
     permanent: bool = False
     tags: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PartRecord, ...] = ()
     written: int = 0
     duration: float = 0.0
     host: str = ""
@@ -123,18 +128,20 @@ class Backup:
         """Rows or documents per table or collection, of every database."""
         return {part.name: part.counts for part in self.parts if part.counts}
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> PartRecord:
         """The part that came from one source.
 
+        Arguments:
+            name: of the source, or its end behind a slash, where that is clear: `"app.db"`.
+
         Raises:
-            BackupNotFound: it has no such part.
+            BackupNotFound: it has no such part, or several.
         """
-        for part in self.parts:
-            if part.name == name:
-                return part
-        raise BackupNotFound(
-            f"backup {self.name!r} has no part {name!r}: it has {', '.join(self.part_names) or 'none'}"
-        )
+        found = [part for part in self.parts if part.name == name]
+        found = found or [part for part in self.parts if part.name.endswith(f"/{name}")]
+        if len(found) != 1:
+            raise BackupNotFound(f"backup {self.name!r} has not one part {name!r}: it has {', '.join(self.part_names)}")
+        return found[0]
 
     @property
     def part_names(self) -> list[str]:
@@ -243,6 +250,24 @@ def body_of(backup: Backup) -> dict[str, Any]:
     )
     plain: dict[str, Any] = msgspec.to_builtins(body)
     return plain
+
+
+def part_record(done: Summary) -> PartRecord:
+    """What is noted of a part, given what was done with its source."""
+    kinds = {
+        "changed while they were read": done.changed,
+        "could not be read": done.unreadable,
+        "were gone when they should have been read": done.vanished,
+        "are sockets or devices, which are not kept": done.skipped,
+    }
+    notes = [
+        f"{len(paths)} files {what}: {', '.join(paths[:_SHOWN])}{', ...' if len(paths) > _SHOWN else ''}"
+        for what, paths in kinds.items()
+        if paths
+    ]
+    return PartRecord(
+        name=done.name, kind=done.kind, size=done.size, files=done.files, counts=dict(done.counts), notes=notes
+    )
 
 
 def clocks_behind(committed: Iterable[tuple[Event, Backup]], now: datetime) -> dict[str, str]:
