@@ -14,6 +14,8 @@ from prefect_snapshots import errors
 __all__ = [
     "STABLE_INPUTS",
     "ArtifactRegistry",
+    "Backup",
+    "BackupManager",
     "ByContent",
     "ByLeaf",
     "ByMetadata",
@@ -21,9 +23,11 @@ __all__ = [
     "ByTimeRange",
     "CheckpointedFuture",
     "CheckpointedTask",
+    "Directory",
     "ModelLogger",
     "PyTreeSnapshotManager",
     "Repository",
+    "RetentionPolicy",
     "Snapper",
     "Snapshot",
     "SnapshotManager",
@@ -47,6 +51,7 @@ __all__ = [
     "log_files",
     "promote_artifact",
     "promote_snapshot",
+    "safe_experiment",
     "save_snapshot",
     "snapshot",
     "use_repository",
@@ -55,6 +60,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger
+    from prefect_snapshots.backups import Backup, BackupManager, Directory, RetentionPolicy, safe_experiment
     from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
@@ -93,6 +99,8 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
         "ArtifactRegistry": "artifacts",
+        "Backup": "backups",
+        "BackupManager": "backups",
         "ByContent": "snapshots",
         "ByLeaf": "snapshots",
         "ByMetadata": "snapshots",
@@ -100,9 +108,11 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "ByTimeRange": "snapshots",
         "CheckpointedFuture": "batching",
         "CheckpointedTask": "batching",
+        "Directory": "backups",
         "ModelLogger": "artifacts",
         "PyTreeSnapshotManager": "snapshots",
         "Repository": "repository",
+        "RetentionPolicy": "backups",
         "STABLE_INPUTS": "cache_policies",
         "Snapper": "checkpoints",
         "Snapshot": "snapshots",
@@ -126,6 +136,7 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "log_files": "tasks",
         "promote_artifact": "tasks",
         "promote_snapshot": "tasks",
+        "safe_experiment": "backups",
         "save_snapshot": "tasks",
         "snapshot": "decorators",
         "use_repository": "repository",

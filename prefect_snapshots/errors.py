@@ -300,3 +300,36 @@ class IncompleteResults(SnapshotsError, LookupError):
 
 class TooManyFailures(SnapshotsError, RuntimeError):
     """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""
+
+
+# --- backups -----------------------------------------------------------------------------------------------
+
+
+class BackupNotFound(SnapshotsError, KeyError):
+    """There is no backup, or no part of one, of this name."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class ConfirmationRequired(SnapshotsError):
+    """What was asked for replaces data, and nobody confirmed it. Nothing was touched."""
+
+
+class PermanentBackup(SnapshotsError):
+    """A backup is marked as permanent, so that only `force=True` deletes it."""
+
+
+class BackupFailed(SnapshotsError):
+    """A source could not be read whole: nothing was committed."""
+
+
+class RestoreFailed(SnapshotsError):
+    """A target could not be made what a backup holds; the message says what state it is in."""
+
+
+class ToolMissing(SnapshotsError, FileNotFoundError):
+    """A program that a database needs is not installed; the message names the package that has it."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -39,7 +39,9 @@ TABLE = np.dtype([("chunk", f"V{ID_SIZE}"), ("size", "<u4")])
 
 _TABLE_LIMIT = 8 * TABLE.itemsize
 _AHEAD = 6
-"""Chunks hashed or compressed ahead of the one being written: bounds the memory of compressed ones."""
+"""Batches hashed or compressed ahead of the one being written: bounds the memory of compressed ones."""
+_BATCH = 1024 * 1024
+"""Bytes of chunks that a thread is handed at once: one by one, small chunks would cost more to hand on than to hash."""
 _CLOSING = {True: 6, False: 2}
 """Packs being made durable at once, on a local disk and elsewhere, where each is held in memory."""
 _SYNCHRONOUS = 2 * 1024 * 1024
@@ -91,6 +93,13 @@ class Kept:
     """An array of `TABLE`."""
 
 
+Prepared: TypeAlias = tuple[bytes, int, tuple[int, Buffer] | None]
+"""A chunk's name, its size, and what to store of it: codec and bytes, or None when it is stored already."""
+
+Batch: TypeAlias = Callable[[], Sequence[Buffer]]
+"""Chunks that a thread makes when it is about to hash them, some MB together: reading them is its work, too."""
+
+
 def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
     """The content as it travels inside an event, or None when it is too large for that."""
     size = sum(map(len, buffers)) + len(manifest)
@@ -129,13 +138,14 @@ class Writer:
         return self.store_cut(manifest, cut(buffers), small=small)
 
     def store_cut(
-        self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Buffer | Kept], *, small: bool = False
+        self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Buffer | Kept | Batch], *, small: bool = False
     ) -> Stored:
         """Store a body that is cut into chunks already, and its manifest.
 
         Arguments:
             manifest: is cut here. A function is called for it when the body is stored.
-            chunks: of the body in order. They must not change until this returns.
+            chunks: of the body in order. They must not change until this returns. Where a function stands, several
+                threads call such functions at once.
             small: whether threads would cost more than they save.
         """
         written = self._written
@@ -144,6 +154,10 @@ class Writer:
         table = body + self._ingest(cut([manifest]), small)
         size = int(np.frombuffer(body, TABLE)["size"].sum(dtype=np.int64)) + len(manifest)
         return self._stored(size, len(manifest), table, written)
+
+    def put(self, chunks: Iterable[Buffer]) -> Kept:
+        """Store a part of a body, before it is clear whether a content will hold it."""
+        return Kept(np.frombuffer(self._ingest(chunks, small=False), TABLE))
 
     def has(self, rows: Any) -> NDArray[np.bool_]:
         """Which of these rows of a table name a chunk that is stored, outside the packs to avoid.
@@ -176,11 +190,9 @@ class Writer:
         for rows in source.batches(_ADOPTED):
             names = [row["chunk"].tobytes() for row in rows]
             absent = [at for at, name in enumerate(names) if not (alike and self._has(name))]
-            for at, (name, size, packed) in zip(
-                absent, self._prepared(source.chunks(rows[absent]), False), strict=True
-            ):
-                self._add(name, size, packed)
-                names[at] = name
+            stored = np.frombuffer(self._ingest(source.chunks(rows[absent]), small=False), TABLE)
+            for at, row in zip(absent, stored, strict=True):
+                names[at] = row["chunk"].tobytes()
             table += [name + int(row["size"]).to_bytes(4, "little") for name, row in zip(names, rows, strict=True)]
             if self._written - entered >= REMOTE_LIMIT:
                 self.flush()
@@ -229,36 +241,39 @@ class Writer:
     def _has(self, chunk: bytes) -> bool:
         return chunk in self._new or self._store.index.find(chunk, self._avoid) is not None
 
-    def _ingest(self, chunks: Iterable[Buffer | Kept], small: bool) -> bytes:
+    def _ingest(self, chunks: Iterable[Buffer | Kept | Batch], small: bool) -> bytes:
         rows: list[bytes] = []
-        for kept, group in groupby(chunks, lambda chunk: isinstance(chunk, Kept)):
-            if kept:
-                rows += [chunk.rows.tobytes() for chunk in cast(Iterable[Kept], group)]
+        for part in self._prepared(chunks, small):
+            if isinstance(part, Kept):
+                rows.append(part.rows.tobytes())
                 continue
-            for chunk, size, packed in self._prepared(cast(Iterable[Buffer], group), small):
+            for chunk, size, packed in part:
                 self._add(chunk, size, packed)
                 rows.append(chunk + size.to_bytes(4, "little"))
         return b"".join(rows)
 
-    def _prepared(
-        self, chunks: Iterable[Buffer], small: bool
-    ) -> Iterator[tuple[bytes, int, tuple[int, Buffer] | None]]:
+    def _prepared(self, chunks: Iterable[Buffer | Kept | Batch], small: bool) -> Iterator[Kept | list[Prepared]]:
+        parts = _batches(chunks)
         if small:
-            yield from map(self._prepare, chunks)
+            yield from (part if isinstance(part, Kept) else self._prepare_all(part) for part in parts)
             return
-        ahead: deque[Future[tuple[bytes, int, tuple[int, Buffer] | None]]] = deque()
+        ahead: deque[Kept | Future[list[Prepared]]] = deque()
         try:
-            for chunk in chunks:
-                ahead.append(submit("compute", self._prepare, chunk))
+            for part in parts:
+                ahead.append(part if isinstance(part, Kept) else submit("compute", self._prepare_all, part))
                 if len(ahead) >= _AHEAD:
-                    yield ahead.popleft().result()
+                    yield _done(ahead.popleft())
             while ahead:
-                yield ahead.popleft().result()
+                yield _done(ahead.popleft())
         finally:
-            for future in ahead:
-                future.cancel()
+            for waiting in ahead:
+                if not isinstance(waiting, Kept):
+                    waiting.cancel()
 
-    def _prepare(self, data: Buffer) -> tuple[bytes, int, tuple[int, Buffer] | None]:
+    def _prepare_all(self, batch: Batch) -> list[Prepared]:
+        return [self._prepare(data) for data in batch()]
+
+    def _prepare(self, data: Buffer) -> Prepared:
         """Name a chunk, and compress it unless it is stored already. Runs in any thread."""
         chunk = self._store.sealer.chunk_id(data)
         if self._has(chunk):
@@ -286,6 +301,30 @@ class Writer:
         while len(self._closing) >= _CLOSING[self._store.location.is_local]:
             self._entries += self._closing.popleft().result()
         self._closing.append(submit("sync" if self._store.location.is_local else "send", pack.close))
+
+
+def _batches(chunks: Iterable[Buffer | Kept | Batch]) -> Iterator[Kept | Batch]:
+    """The same in order, chunks that follow each other together."""
+    waiting: list[Buffer] = []
+    size = 0
+    for chunk in chunks:
+        if isinstance(chunk, Kept) or callable(chunk):
+            if waiting:
+                yield partial(list[Buffer], waiting)
+                waiting, size = [], 0
+            yield chunk
+            continue
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= _BATCH:
+            yield partial(list[Buffer], waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield partial(list[Buffer], waiting)
+
+
+def _done(part: Kept | Future[list[Prepared]]) -> Kept | list[Prepared]:
+    return part if isinstance(part, Kept) else part.result()
 
 
 # --- reading -------------------------------------------------------------------------------------------------

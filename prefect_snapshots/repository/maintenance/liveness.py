@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,11 @@ def version_label(stream: Stream, event: Event) -> str:
     return f"{stream.label}:{name}" if isinstance(name, str) else f"{stream.label}#{event.sequence}"
 
 
-def live_rows(opened: Opened) -> NDArray[np.bool_]:
+def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) -> NDArray[np.bool_]:
     """Which rows of the index table hold a chunk that a live version needs; every copy counts.
+
+    Arguments:
+        without: versions that are taken for deleted: kind and name of the stream, and the number of the event.
 
     Raises:
         MissingChunk: a live chunk is in no pack.
@@ -63,7 +66,7 @@ def live_rows(opened: Opened) -> NDArray[np.bool_]:
     late: list[tuple[Stream, Event, Any]] = []
     for stream in every_stream(opened):
         for event, content in live_contents(stream):
-            if content.depth == 0:
+            if content.depth == 0 or (stream.kind, stream.name, event.sequence) in without:
                 continue
             try:
                 absent = mark(ContentReader(opened.reader, content).all_rows()["chunk"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -33,6 +34,9 @@ from .rows import in_packs, one_copy, packs_at, stranded
 
 MAX_UNUSED = 0.1
 """Share of a pack that may be garbage before prune copies the rest of it elsewhere."""
+
+GRACE = 24 * 3600.0
+"""Seconds during which a pack that nothing refers to yet is left to the upload it may belong to."""
 
 _FEW = 32
 """Small packs that are left alone; more of them are put together."""
@@ -59,8 +63,14 @@ class PruneReport:
     log_objects_deleted: int = 0
 
 
-def prune(repository: Repository, dry_run: bool, grace: float, progress: Progress | None = None) -> PruneReport:
-    """See `Repository.prune`."""
+def prune(
+    repository: Repository,
+    dry_run: bool,
+    grace: float = GRACE,
+    progress: Progress | None = None,
+    without: Collection[tuple[str, str, int]] = (),
+) -> PruneReport:
+    """See `Repository.prune`. A dry run can ask what it would be without some versions, as `live_rows` takes them."""
     opened = repository.parts(writing=not dry_run).apart(writing=not dry_run)
     say = progress or silent
     report = PruneReport(dry_run)
@@ -72,7 +82,7 @@ def prune(repository: Repository, dry_run: bool, grace: float, progress: Progres
         opened.index.load()
         _refuse_damage(opened)
         superseded = superseded or set(opened.index.objects()[1])
-        candidates = _choose(opened, grace, report)
+        candidates = _choose(opened, grace, report, without if dry_run else ())
         if dry_run:
             return report
         say("copying", 1, 3)
@@ -98,10 +108,12 @@ def prune(repository: Repository, dry_run: bool, grace: float, progress: Progres
     return report
 
 
-def _choose(opened: Opened, grace: float, report: PruneReport) -> set[bytes]:
+def _choose(
+    opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]
+) -> set[bytes]:
     """The packs to condemn: empty of live chunks, mostly garbage, or small and many."""
     index, condemned = opened.index, opened.catalog.state.condemned
-    live = live_rows(opened)
+    live = live_rows(opened, without)
     packs = list_packs(opened)
     good = in_packs(index, lambda pack: pack in packs and pack not in condemned)
     kept = one_copy(index, live & good)

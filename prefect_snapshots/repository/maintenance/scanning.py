@@ -41,7 +41,12 @@ def scan_streams(opened: Opened) -> Iterator[Slots]:
     root = _scan(opened, stream_of(opened, "", ""))
     yield root
     for kind, name in root_of(root).streams.values():
-        yield _scan(opened, stream_of(opened, kind, name))
+        yield scan_stream(opened, kind, name)
+
+
+def scan_stream(opened: Opened, kind: str, name: str) -> Slots:
+    """One stream, read slot by slot, whatever is damaged."""
+    return _scan(opened, stream_of(opened, kind, name))
 
 
 def root_of(slots: Slots) -> Root:

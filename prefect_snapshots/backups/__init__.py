@@ -1,0 +1,18 @@
+"""Backups of databases and directories: each one a version that can be listed, verified and restored as a whole."""
+
+from .manager import BackupManager, CleanupReport, DrillReport, RestoreReport, safe_experiment
+from .records import Backup
+from .retention import RetentionPolicy, RetentionRow
+from .trees import Directory
+
+__all__ = [
+    "Backup",
+    "BackupManager",
+    "CleanupReport",
+    "Directory",
+    "DrillReport",
+    "RestoreReport",
+    "RetentionPolicy",
+    "RetentionRow",
+    "safe_experiment",
+]

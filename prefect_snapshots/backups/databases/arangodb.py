@@ -1,0 +1,2 @@
+PLACEHOLDER = 1
+class ArangoDB: pass

@@ -1,0 +1,253 @@
+"""Which backups to keep: a pure function of what there is and a policy. It works for anything with a name and a time.
+
+The rules, and the words of the reasons, are those of `restic forget` (0.14). A *bucket* is an hour, a day, an ISO week,
+a month or a year of the policy's time zone. A count such as `keep_daily=7` keeps the newest of each of the last 7
+buckets that have any. A duration such as `keep_weekly_within="3m"` keeps the newest of every bucket, as far back from
+the newest of all. What several rules keep is kept for several reasons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from ..errors import InvalidArgument
+
+Bucket = tuple[int, ...]
+
+_BUCKETS: dict[str, Callable[[datetime], Bucket]] = {
+    "hourly": lambda local: (local.year, local.month, local.day, local.hour),
+    "daily": lambda local: (local.year, local.month, local.day),
+    "weekly": lambda local: local.isocalendar()[:2],
+    "monthly": lambda local: (local.year, local.month),
+    "yearly": lambda local: (local.year,),
+}
+
+_DURATION = re.compile(r"(?=.)(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?")
+_DAY = timedelta(days=1)
+
+
+class Item(Protocol):
+    """What a policy looks at."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def created_at(self) -> datetime: ...
+
+    @property
+    def tags(self) -> Sequence[str]: ...
+
+    @property
+    def permanent(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRow:
+    """What a policy says of one item: whether to keep it, and for which reasons (none when it may go)."""
+
+    name: str
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """Which backups, snapshots or versions to keep.
+
+    Arguments:
+        keep_last: how many of the newest to keep; -1 keeps all. So too for the other counts.
+        keep_weekly_within: keep the newest of each week, as far back from the newest of all as this duration, such as
+            `"3m"` or `"2y5m7d3h"` (years, months, days, hours). None: off. So too for the other durations.
+        keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly: how many hours, days, ISO weeks, months and
+            years to keep the newest of. Those in which nothing happened do not count.
+        keep_within: keep everything within this duration.
+        keep_hourly_within, keep_daily_within, keep_monthly_within, keep_yearly_within: as `keep_weekly_within`.
+        keep_tags: keep what has any of these tags; `"a,b"` is what has both.
+        timezone: in whose hours, days, weeks, months and years to count, such as `"Europe/Berlin"`.
+
+    Raises:
+        InvalidArgument: a policy that keeps nothing, a count below -1, a text that is no duration, an unknown zone.
+
+    Example:
+        >>> from datetime import UTC, datetime
+        >>> from types import SimpleNamespace
+        >>> from prefect_snapshots import RetentionPolicy
+        >>> def backup(day):
+        ...     return SimpleNamespace(
+        ...         name=str(day), created_at=datetime(2026, 1, day, tzinfo=UTC), tags=(), permanent=day == 2
+        ...     )
+        >>> days = [backup(day) for day in range(1, 8)]
+        >>> for row in RetentionPolicy(keep_last=2, keep_weekly_within="1m").plan(days):
+        ...     print(row.name, *row.reasons, sep=", ")
+        7, last snapshot, weekly within 1m
+        6, last snapshot
+        5
+        4, weekly within 1m
+        3
+        2, permanent
+        1
+    """
+
+    keep_last: int = 10
+    keep_weekly_within: str | None = "3m"
+    keep_hourly: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+    keep_within: str | None = None
+    keep_hourly_within: str | None = None
+    keep_daily_within: str | None = None
+    keep_monthly_within: str | None = None
+    keep_yearly_within: str | None = None
+    keep_tags: tuple[str, ...] = ()
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        for name, count in self._counts():
+            if type(count) is not int or count < -1:
+                raise InvalidArgument(f"{name} is a count, or -1 for all, not {count!r}")
+        for _, text in self._durations():
+            _parse_duration(text)
+        if isinstance(self.keep_tags, str) or not all(tag and all(tag.split(",")) for tag in self.keep_tags):
+            raise InvalidArgument(f"keep_tags is a sequence of tags, not {self.keep_tags!r}")
+        object.__setattr__(self, "keep_tags", tuple(self.keep_tags))
+        _zone(self.timezone)
+        if not (self.keep_tags or any(count for _, count in self._counts()) or any(self._windows())):
+            raise InvalidArgument("this policy keeps nothing: set one of its keep_ arguments")
+
+    def plan(self, items: Iterable[Item], now: datetime | None = None) -> list[RetentionRow]:
+        """What to keep and what may go.
+
+        Arguments:
+            items: anything with `name, created_at, tags, permanent`. Of equal times, the one given later is newer.
+            now: the time; default: this machine's. What lies a day or more ahead of it comes from a clock that is
+                wrong: it is kept, and counts for nothing.
+
+        Returns:
+            A row for each item, newest first.
+
+        Raises:
+            InvalidArgument: nothing at all would be kept.
+        """
+        now = now or datetime.now(UTC)
+        zone = _zone(self.timezone)
+        # Python compares times of one zone by the clock on the wall, which goes back in autumn: not so in UTC.
+        timed = [(item.created_at.astimezone(UTC), item) for item in items][::-1]
+        newest_first = sorted(timed, key=lambda pair: pair[0], reverse=True)
+        ahead = [(time, item) for time, item in newest_first if time - now >= _DAY]
+        sound = newest_first[len(ahead) :]
+        rows = [
+            RetentionRow(item.name, True, (f"its time is {(time - now) // _DAY} days ahead",)) for time, item in ahead
+        ]
+        latest = next((time for time, _ in sound if time < now), None)
+        rules = [*self._count_rules(), *(self._window_rules(latest.astimezone(zone)) if latest else ())]
+        for time, item in sound:
+            local = time.astimezone(zone)
+            reasons = [*self._fixed_reasons(item), *(rule.reason for rule in rules if rule.keeps(local))]
+            rows.append(RetentionRow(item.name, bool(reasons), tuple(reasons)))
+        if rows and not any(row.keep for row in rows):
+            raise InvalidArgument("this policy would keep nothing of what there is, so nothing is removed")
+        return rows
+
+    def _fixed_reasons(self, item: Item) -> Iterator[str]:
+        if item.permanent:
+            yield "permanent"
+        for wanted in self.keep_tags:
+            if set(wanted.split(",")) <= set(item.tags):
+                yield f"has tags [{', '.join(wanted.split(','))}]"
+
+    def _count_rules(self) -> Iterator[_Rule]:
+        for name, count in self._counts():
+            if count:
+                kind = name.removeprefix("keep_")
+                yield _Rule(f"{kind} snapshot", _BUCKETS.get(kind), count)
+
+    def _window_rules(self, latest: datetime) -> Iterator[_Rule]:
+        for name, text in self._durations():
+            duration = _parse_duration(text)
+            if any(duration):
+                kind = name.removeprefix("keep_").removesuffix("within").rstrip("_")
+                reason = f"{kind} within {_shown(duration)}".lstrip()
+                yield _Rule(reason, _BUCKETS.get(kind), -1, after=_before(latest, duration))
+
+    def _counts(self) -> list[tuple[str, int]]:
+        names = ["keep_last", *(f"keep_{kind}" for kind in _BUCKETS)]
+        return [(name, getattr(self, name)) for name in names]
+
+    def _durations(self) -> list[tuple[str, str]]:
+        names = ["keep_within", *(f"keep_{kind}_within" for kind in _BUCKETS)]
+        return [(name, text) for name in names if (text := getattr(self, name)) is not None]
+
+    def _windows(self) -> Iterator[bool]:
+        return (any(_parse_duration(text)) for _, text in self._durations())
+
+
+@dataclass(slots=True)
+class _Rule:
+    """One rule on its way from the newest item to the oldest."""
+
+    reason: str
+    bucket_of: Callable[[datetime], Bucket] | None
+    """None: every item is a bucket of its own."""
+    left: int
+    after: datetime | None = None
+    last: Bucket | None = None
+
+    def keeps(self, local: datetime) -> bool:
+        if self.left == 0 or (self.after is not None and local <= self.after):
+            return False
+        bucket = self.bucket_of(local) if self.bucket_of else None
+        if bucket is not None and bucket == self.last:
+            return False
+        self.last = bucket
+        self.left -= self.left > 0
+        return True
+
+
+def _parse_duration(text: str) -> tuple[int, ...]:
+    """Years, months, days, hours."""
+    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise InvalidArgument(f'{text!r} is no duration: it is years, months, days and hours, such as "2y5m7d3h"')
+    return tuple(int(number or 0) for number in found.groups())
+
+
+def _shown(duration: tuple[int, ...]) -> str:
+    return "".join(f"{number}{unit}" for number, unit in zip(duration, "ymdh", strict=True) if number)
+
+
+def _before(local: datetime, duration: tuple[int, ...]) -> datetime:
+    """A time so much before another: years, months and days by the calendar and the clock on the wall, then hours.
+
+    The 31st of a month that has 30 days is the 1st of the next one. A time that the clocks skip or repeat is found from
+    the offset that holds when the wall time is read as UTC.
+    """
+    years, months, days, hours = duration
+    month = local.year * 12 + local.month - 1 - years * 12 - months
+    if month < 12:
+        return datetime.min.replace(tzinfo=UTC)
+    first = local.replace(year=month // 12, month=month % 12 + 1, day=1, tzinfo=None)
+    try:
+        wall = first + timedelta(days=local.day - 1 - days)
+        zone = local.tzinfo
+
+        def at_offset_of(moment: datetime) -> datetime:
+            return wall.replace(tzinfo=UTC) - (moment.astimezone(zone).utcoffset() or timedelta())
+
+        return at_offset_of(at_offset_of(wall.replace(tzinfo=UTC))) - timedelta(hours=hours)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidArgument(f"{name!r} is no time zone, such as UTC or Europe/Berlin") from None

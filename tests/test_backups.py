@@ -1,0 +1,746 @@
+"""Backups are there whole or not at all, come back as they were, and go only when they should.
+
+Held here: the workflows of a person who backs up a SQLite database and a directory; names, retention and deletion;
+restores that are verified before they touch anything; damage, kills and hostile names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from prefect_snapshots import BackupManager, RetentionPolicy, safe_experiment
+from prefect_snapshots.backups.databases import SQLite
+from prefect_snapshots.backups.records import Records, backup_name, git_state, slug
+from prefect_snapshots.backups.sources import Database, Dump, DumpFile, DumpReader
+from prefect_snapshots.errors import (
+    BackupFailed,
+    BackupNotFound,
+    ConfirmationRequired,
+    DamagedObject,
+    DamagedVersion,
+    InvalidArgument,
+    InvalidName,
+    PermanentBackup,
+    RestoreFailed,
+    SnapshotsError,
+)
+from prefect_snapshots.repository.catalog import Event
+
+WRITER = Path(__file__).parent / "backup_writer.py"
+
+
+class World:
+    """A database, a directory and a manager of both."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.path = folder / "app.db"
+        self.bulk = folder / "bulk"
+        self.bulk.mkdir()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("CREATE TABLE papers (id INTEGER PRIMARY KEY, title TEXT)")
+            connection.execute("CREATE TABLE code (id INTEGER PRIMARY KEY, text TEXT)")
+        self.write("old", 5)
+        self.database = SQLite(str(self.path))
+        self.url = str(folder / "repository")
+        self.manager = BackupManager(
+            self.url, name="metis", databases=[self.database], directories=[self.bulk], **options
+        )
+
+    def write(self, text: str, rows: int) -> None:
+        """Put the database and the directory into a state."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            for table, column in (("papers", "title"), ("code", "text")):
+                connection.execute(f"DELETE FROM {table}")
+                values = [(f"{text}-{row}",) for row in range(rows)]
+                connection.executemany(f"INSERT INTO {table} ({column}) VALUES (?)", values)
+        for path in self.bulk.iterdir():
+            path.unlink()
+        for number in range(rows):
+            (self.bulk / f"{number}.txt").write_text(f"{text} {number}")
+
+    def state(self) -> tuple[list[str], list[str], dict[str, str]]:
+        """What the database and the directory hold."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = [
+                [title for (title,) in connection.execute(f"SELECT {column} FROM {table} ORDER BY id")]
+                for table, column in (("papers", "title"), ("code", "text"))
+            ]
+        return rows[0], rows[1], {path.name: path.read_text() for path in self.bulk.iterdir()}
+
+    def names(self) -> list[str]:
+        """The names of all backups, newest first."""
+        return [backup.name for backup in self.manager.list_backups()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+class Flat:
+    """A database that is one file of lines, cannot be swapped, and may fail."""
+
+    kind: ClassVar[str] = "flat"
+    swaps: ClassVar[bool] = False
+
+    def __init__(self, path: Path, *, fail_after: int | None = None) -> None:
+        self.path = path
+        self.fail_after = fail_after
+        self.restores = 0
+
+    @property
+    def name(self) -> str:
+        return f"flat://{self.path}"
+
+    def check(self) -> list[str]:
+        return ["flat 1"]
+
+    @contextmanager
+    def dump(self) -> Iterator[Dump]:
+        def pieces() -> Iterator[bytes]:
+            for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True)):
+                if number == self.fail_after:
+                    raise BackupFailed(f"{self.name}: the server went away")
+                yield line
+
+        yield Dump([DumpFile("lines", pieces())], self.counts())
+
+    def counts(self) -> dict[str, int]:
+        return {"lines": len(self.path.read_bytes().splitlines())}
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        self.restores += 1
+        if self.restores == 1 and self.fail_after is not None:
+            self.path.write_bytes(b"half")
+            raise RestoreFailed(f"{self.name}: the server went away")
+        self.path.write_bytes(b"".join(map(bytes, dump.open("lines"))))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Database]:
+        path = self.path.with_name("scratch")
+        path.write_bytes(b"")
+        yield Flat(path)
+        path.unlink()
+
+
+# --- the workflows -----------------------------------------------------------------------------------------------
+
+
+def test_safe_experimentation(world: World) -> None:
+    before = world.state()
+    backup = world.manager.create_backup("Before CF validation Phase 4 - clean baseline")
+    stamp = f"{backup.created_at:%Y%m%d_%H%M%S}"
+    assert backup.name == f"metis_{stamp}_before_cf_validation_phase_4_clean_baseline"
+    assert backup.counts == {world.database.name: {"code": 5, "papers": 5}}
+    assert [part.kind for part in backup.parts] == ["sqlite", "directory"]
+    assert [part.files for part in backup.parts] == [1, 5]
+    assert backup.size == sum(part.size for part in backup.parts) > 0
+    assert backup.duration > 0
+    assert backup.host
+    assert backup.versions[world.database.name]
+
+    world.write("experiment", 9)
+    (world.bulk / "sub").mkdir()
+    (world.bulk / "sub" / "leftover").write_text("x")
+    with pytest.raises(ConfirmationRequired, match="pass confirm=True"):
+        world.manager.restore_backup(backup.name)
+    assert len(world.state()[0]) == 9
+    report = world.manager.restore_backup(backup.name, confirm=True)
+    assert world.state() == before
+    assert report.restored == tuple(backup.part_names)
+    assert report.safety_backup is None
+    assert world.names() == [backup.name]
+
+
+def test_production_baselines(world: World) -> None:
+    permanent = world.manager.create_backup("Word2Vec dataset complete - 5 papers + code", permanent=True)
+    world.manager.create_backup("Baseline before Transformer analysis", permanent=True)
+    other = world.manager.create_backup("Daily")
+    assert [backup.permanent for backup in world.manager.list_backups()] == [False, True, True]
+    world.manager.mark_permanent(other.name)
+    world.manager.mark_permanent(permanent.name, False)
+    assert [backup.permanent for backup in world.manager.list_backups()] == [True, True, False]
+    again = BackupManager(world.url, name="metis")
+    assert [backup.permanent for backup in again.list_backups()] == [True, True, False]
+
+
+def test_daily_development(world: World) -> None:
+    for day in range(4):
+        world.manager.create_backup(f"Daily backup {day}")
+    keep_two = BackupManager(world.url, name="metis", retention=RetentionPolicy(keep_last=2, keep_weekly_within=None))
+    dry = keep_two.cleanup(dry_run=True)
+    assert [(row.keep, row.reasons) for row in dry.rows] == [(True, ("last snapshot",))] * 2 + [(False, ())] * 2
+    assert list(dry.removed) == world.names()[2:]
+    assert len(world.names()) == 4
+    done = keep_two.cleanup()
+    assert (done.rows, done.removed) == (dry.rows, dry.removed)
+    assert len(world.names()) == 2
+    world.manager.restore_backup(world.names()[-1], confirm=True)
+
+
+def test_database_only_operations(world: World) -> None:
+    backup = world.manager.create_backup("Before schema migration", include_directories=False)
+    assert [part.kind for part in backup.parts] == ["sqlite"]
+    both = world.manager.create_backup("both")
+    world.write("new", 2)
+    world.manager.restore_backup(both.name, confirm=True, include_directories=False)
+    papers, _, files = world.state()
+    assert papers[0] == "old-0"
+    assert files["0.txt"] == "new 0"
+    world.manager.restore_backup(both.name, confirm=True, include_databases=False)
+    assert world.state()[2]["0.txt"] == "old 0"
+    with pytest.raises(InvalidArgument, match="nothing to restore"):
+        world.manager.restore_backup(backup.name, confirm=True, include_databases=False)
+    directory_only = BackupManager(world.url, directories=[world.bulk])
+    with pytest.raises(InvalidArgument, match="nothing to back up"):
+        directory_only.create_backup(include_directories=False)
+
+
+def test_programmatic_usage(world: World) -> None:
+    backup = world.manager.create_backup(description="Before experiment", permanent=False, include_directories=True)
+    assert [f"{one.name}: {one.description}" for one in world.manager.list_backups()] == [
+        f"{backup.name}: Before experiment"
+    ]
+    assert world.manager.get_backup(backup.name) == backup
+    world.manager.restore_backup(backup.name, confirm=True, include_directories=True)
+    assert world.manager.cleanup(dry_run=False).removed == ()
+    assert json.dumps(backup.to_dict())
+
+
+def test_delete(world: World) -> None:
+    kept = world.manager.create_backup("kept", permanent=True)
+    gone = world.manager.create_backup("gone")
+    world.manager.delete_backup(gone.name)
+    with pytest.raises(BackupNotFound, match=kept.name):
+        world.manager.get_backup(gone.name)
+    with pytest.raises(PermanentBackup, match="force=True"):
+        world.manager.delete_backup(kept.name)
+    assert world.names() == [kept.name]
+    world.manager.delete_backup(kept.name, force=True)
+    assert world.names() == []
+    world.manager.repository.prune(grace=0)
+    assert world.manager.repository.stats().packs == 0
+
+
+def test_safe_experiment(world: World) -> None:
+    before = world.state()
+    with pytest.raises(ZeroDivisionError), safe_experiment(world.manager, "Phase 5") as backup:
+        world.write("wrong", 3)
+        assert world.manager.get_backup(backup.name).permanent
+        raise ZeroDivisionError
+    assert world.state() == before
+    assert not world.manager.get_backup(backup.name).permanent
+    with safe_experiment(world.manager):
+        world.write("right", 3)
+    assert world.state()[0] == ["right-0", "right-1", "right-2"]
+    assert [one.permanent for one in world.manager.list_backups()] == [False, False]
+
+
+# --- names, records, facts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("", ""),
+        ("Before CF validation Phase 4", "before_cf_validation_phase_4"),
+        ("../../etc/passwd", "etc_passwd"),
+        ("; rm -rf / #$(x)`y`", "rm_rf_x_y"),
+        ("Zürich, Ångström, ﬁne, Straße", "zurich_angstrom_fine_strasse"),
+        ("日本語 バックアップ", "日本語_ハックアッフ"),
+        ("\n\t\0", ""),
+        ("a" * 100, "a" * 60),
+        ("a" * 59 + " b", "a" * 59),
+        ("\ud800", ""),
+    ],
+)
+def test_a_description_becomes_a_slug(description: str, expected: str) -> None:
+    assert slug(description) == expected
+    name = backup_name("x", datetime(2026, 1, 31, 12, 5, 9, tzinfo=UTC), description)
+    assert name == "x_20260131_120509" + f"_{expected}" * bool(expected)
+
+
+def test_a_name_that_is_taken_gets_a_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [world.manager.create_backup("same").name for _ in range(12)]
+    assert len(set(names)) == 12
+    by_second: dict[str, list[str]] = {}
+    for name in names:
+        by_second.setdefault(name[:21], []).append(name[21:])
+    for suffixes in by_second.values():
+        assert suffixes == ["_same", *(f"_same_{number}" for number in range(2, len(suffixes) + 1))]
+
+
+@pytest.mark.parametrize("name", ["", "..", "/", ".", "a\nb", "'; DROP TABLE x", "$(touch x)", "*", "metis", None, 7])
+def test_a_wrong_name_deletes_and_restores_nothing(world: World, name: Any) -> None:
+    world.manager.create_backup("one")
+    before = world.state(), world.names()
+    for act in (world.manager.delete_backup, world.manager.get_backup, world.manager.verify_backup):
+        with pytest.raises(BackupNotFound):
+            act(name)
+    with pytest.raises(BackupNotFound):
+        world.manager.delete_backup(name, force=True)
+    with pytest.raises(BackupNotFound):
+        world.manager.restore_backup(name, confirm=True)
+    assert (world.state(), world.names()) == before
+
+
+@pytest.mark.parametrize("name", ["", "..", "/", "a/../b", "a\nb", "a\\b", " a"])
+def test_a_manager_with_a_wrong_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidName):
+        BackupManager(tmp_path / "repository", name=name)
+
+
+def test_names_keep_managers_apart(world: World) -> None:
+    world.manager.create_backup("one")
+    other = BackupManager(world.url, name="team/metis", directories=[world.bulk])
+    assert other.list_backups() == []
+    assert other.create_backup().name.startswith("team/metis_2")
+    assert len(world.names()) == 1
+
+
+def test_the_state_of_the_code(world: World) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", "-C", str(world.bulk), *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch", "feature/case-study")
+    state = world.manager.create_backup("nothing committed").git
+    assert state is not None
+    assert (state.commit, state.branch, state.dirty) == (None, "feature/case-study", False)
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    state = world.manager.create_backup("committed").git
+    assert state is not None
+    assert (state.commit, state.branch, state.dirty) == (git("rev-parse", "HEAD"), "feature/case-study", False)
+    (world.bulk / "0.txt").write_text("changed")
+    git("checkout", "--quiet", "--detach")
+    state = world.manager.create_backup("changed").git
+    assert state is not None
+    assert (state.branch, state.dirty) == (None, True)
+    assert world.manager.list_backups()[0].git == state
+
+
+def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert git_state([tmp_path / "missing"]) is None
+    monkeypatch.setenv("PATH", "")
+    assert git_state([Path(__file__).parent]) is None
+
+
+def test_a_run_and_tags_go_along(world: World) -> None:
+    run = {"flow_run": "fast-owl", "id": "1234"}
+    backup = world.manager.create_backup("tagged", tags=["nightly", "nightly", "gold"], run=run)
+    assert (backup.tags, backup.run) == (("nightly", "gold"), run)
+    assert BackupManager(world.url, name="metis").get_backup(backup.name) == backup
+    with pytest.raises(InvalidName):
+        world.manager.create_backup("x", tags=["../x", ""])
+
+
+def test_two_sources_of_one_name(world: World) -> None:
+    with pytest.raises(InvalidArgument, match="two sources"):
+        BackupManager(world.url, databases=[world.database, SQLite(str(world.path))])
+
+
+def test_a_manager_is_pickled_as_a_reference(world: World) -> None:
+    backup = world.manager.create_backup("one")
+    copy = pickle.loads(pickle.dumps(world.manager))
+    assert copy.list_backups() == [backup]
+    assert copy.create_backup("two").part_names == backup.part_names
+
+
+# --- only what is whole ----------------------------------------------------------------------------------------------
+
+
+def test_a_source_that_fails_commits_nothing_and_is_named(world: World) -> None:
+    flat = world.folder / "flat"
+    flat.write_text("a\nb\nc\n" * 1000)
+    manager = BackupManager(
+        world.url, name="metis", databases=[world.database, Flat(flat, fail_after=1500)], directories=[world.bulk]
+    )
+    with pytest.raises(BackupFailed, match="flat://"):
+        manager.create_backup("fails")
+    assert manager.list_backups() == []
+    assert manager.repository.check(read_data=True).ok
+    manager.databases[1].fail_after = None  # type: ignore[attr-defined]
+    manager.create_backup("works")
+    manager.verify_backup(world.names()[0])
+
+
+def test_a_database_that_vanishes(world: World) -> None:
+    world.manager.create_backup("there")
+    world.path.unlink()
+    with pytest.raises(BackupFailed, match=r"app\.db"):
+        world.manager.create_backup("gone")
+    assert len(world.names()) == 1
+    assert not world.path.exists()
+    world.manager.restore_backup(world.names()[0], confirm=True)
+    assert world.state()[0][0] == "old-0"
+
+
+def test_a_directory_that_is_not_there(world: World) -> None:
+    manager = BackupManager(world.url, directories=[world.folder / "missing"])
+    with pytest.raises(SnapshotsError, match="missing"):
+        manager.create_backup()
+    assert manager.list_backups() == []
+
+
+def test_retention_that_fails_warns(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(RetentionPolicy):
+        def plan(self, items: Any, now: Any = None) -> Any:
+            raise RuntimeError("no plan")
+
+    manager = BackupManager(world.url, name="metis", databases=[world.database], retention=Broken())
+    with caplog.at_level(logging.WARNING):
+        backup = manager.create_backup("made")
+    assert "retention failed" in caplog.text
+    manager.verify_backup(backup.name)
+
+
+def test_many_at_once_all_land(world: World) -> None:
+    managers = [BackupManager(world.url, name="metis", directories=[world.bulk]) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        made = [backup.name for backup in pool.map(lambda manager: manager.create_backup("at once"), managers * 2)]
+    assert len(set(made)) == 8
+    assert set(world.names()) == set(made)
+    for name in made:
+        world.manager.verify_backup(name)
+
+
+# --- retention ---------------------------------------------------------------------------------------------------
+
+
+def test_retention_follows_every_backup(world: World) -> None:
+    policy = RetentionPolicy(keep_last=2, keep_weekly_within=None, keep_tags=("gold",))
+    manager = BackupManager(world.url, name="metis", databases=[world.database], retention=policy)
+    permanent = manager.create_backup("permanent", permanent=True).name
+    gold = manager.create_backup("gold", tags=["gold"]).name
+    rest = [manager.create_backup(f"{number}").name for number in range(4)]
+    assert set(world.names()) == {permanent, gold, *rest[2:]}
+
+
+def test_what_goes_frees_its_space(world: World) -> None:
+    (world.bulk / "large").write_bytes(random.Random(1).randbytes(3_000_000))
+    world.manager.create_backup("large")
+    (world.bulk / "large").unlink()
+    world.manager.create_backup("small")
+    for path in (world.folder / "repository" / "packs").rglob("*"):
+        os.utime(path, (0, 0))  # their grace time is over
+    keep_one = BackupManager(world.url, name="metis", retention=RetentionPolicy(keep_last=1, keep_weekly_within=None))
+    dry = keep_one.cleanup(dry_run=True)
+    assert dry.freed > 2_900_000
+    assert len(world.names()) == 2
+    assert keep_one.cleanup(prune=False).freed == 0
+    assert keep_one.cleanup().freed > 2_900_000
+    world.manager.verify_backup(world.names()[0])
+
+
+def test_the_grace_time_is_told(world: World) -> None:
+    (world.bulk / "large").write_bytes(random.Random(1).randbytes(40_000_000))
+    world.manager.create_backup("large")
+    (world.bulk / "large").unlink()
+    world.manager.create_backup("small")
+    keep_one = BackupManager(world.url, name="metis", retention=RetentionPolicy(keep_last=1, keep_weekly_within=None))
+    dry, done = keep_one.cleanup(dry_run=True), keep_one.cleanup()
+    assert dry.freed_later > 10_000_000
+    assert done.freed_later == dry.freed_later
+
+
+def test_the_last_backup_stays_whatever_the_policy_says(world: World) -> None:
+    policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_tags=("gold",))
+    manager = BackupManager(world.url, name="metis", databases=[world.database], retention=policy)
+    gold = manager.create_backup("gold", tags=["gold"]).name
+    plain = manager.create_backup("plain").name
+    assert world.names() == [plain, gold]
+    assert [row.reasons for row in manager.cleanup().rows] == [("made last",), ("has tags [gold]",)]
+
+
+def test_a_clock_that_is_behind_costs_no_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+    manager = BackupManager(world.url, name="metis", databases=[world.database], retention=policy)
+    manager.create_backup("sound")
+    real = time.time_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: real() - 90 * 86_400 * 10**9)
+        behind = manager.create_backup("behind")
+    last = manager.create_backup("last")
+    assert world.names() == [last.name, behind.name]
+    (row,) = (row for row in manager.cleanup().rows if row.name == behind.name)
+    assert row.reasons == ("its time is 90 days before that of an earlier backup",)
+
+
+# --- restoring -----------------------------------------------------------------------------------------------------
+
+
+def test_to_another_target(world: World) -> None:
+    backup = world.manager.create_backup("one")
+    world.write("new", 2)
+    other = SQLite(str(world.folder / "other.db"))
+    sqlite3.connect(other.path).close()
+    report = world.manager.restore_backup(
+        backup.name, confirm=True, to={"app.db": other, "bulk": world.folder / "elsewhere"}
+    )
+    assert len(report.restored) == 2
+    assert other.counts() == {"code": 5, "papers": 5}
+    assert (world.folder / "elsewhere" / "4.txt").read_text() == "old 4"
+    assert world.state()[0] == ["new-0", "new-1"]
+    with pytest.raises(BackupNotFound, match="not one part"):
+        world.manager.restore_backup(backup.name, confirm=True, to={"nothing": other})
+    with pytest.raises(InvalidArgument, match="cannot be restored to"):
+        world.manager.restore_backup(backup.name, confirm=True, to={"app.db": Flat(world.folder / "flat")})
+
+
+def test_a_manager_without_the_source_says_so(world: World) -> None:
+    backup = world.manager.create_backup("one")
+    stranger = BackupManager(world.url, name="metis")
+    with pytest.raises(InvalidArgument, match="say to="):
+        stranger.restore_backup(backup.name, confirm=True)
+    stranger.restore_backup(backup.name, confirm=True, include_directories=False, to={"app.db": world.database})
+
+
+def test_one_table_and_one_file(world: World) -> None:
+    backup = world.manager.create_backup("one")
+    world.write("new", 2)
+    world.manager.restore_backup(backup.name, confirm=True, only={"app.db": ["papers"]})
+    papers, code, files = world.state()
+    assert (papers[0], code[0], files["0.txt"]) == ("old-0", "new-0", "new 0")
+    world.manager.restore_backup(backup.name, confirm=True, only={"bulk": ["1.txt"]})
+    assert world.state()[2]["1.txt"] == "old 1"
+    assert world.state()[2]["0.txt"] == "new 0"
+    with pytest.raises(InvalidArgument, match="takes a list"):
+        world.manager.restore_backup(backup.name, confirm=True, only={"bulk": "1.txt"})
+
+
+def test_what_cannot_be_swapped_is_backed_up_first(world: World) -> None:
+    path = world.folder / "flat"
+    path.write_text("old\n")
+    flat = Flat(path)
+    manager = BackupManager(world.url, name="metis", databases=[flat])
+    backup = manager.create_backup("one")
+    path.write_text("new\nnew\n")
+    report = manager.restore_backup(backup.name, confirm=True)
+    assert path.read_text() == "old\n"
+    assert report.safety_backup == manager.list_backups()[0].name
+    safety = manager.get_backup(report.safety_backup or "")
+    assert (safety.description, safety.permanent) == (f"before restoring {backup.name}", False)
+    manager.restore_backup(safety.name, confirm=True, safety=False)
+    assert path.read_text() == "new\nnew\n"
+    assert len(manager.list_backups()) == 2
+
+
+def test_a_restore_that_fails_says_what_is_new_and_what_is_old(world: World) -> None:
+    path = world.folder / "flat"
+    path.write_text("old\n")
+    third = SQLite(str(world.folder / "third.db"))
+    sqlite3.connect(third.path).close()
+    flat = Flat(path)
+    manager = BackupManager(world.url, name="metis", databases=[world.database, flat, third])
+    backup = manager.create_backup("one")
+    world.write("new", 2)
+    path.write_text("new\n")
+    flat.fail_after = 100
+    with pytest.raises(RestoreFailed) as failure:
+        manager.restore_backup(backup.name, confirm=True)
+    message = str(failure.value)
+    assert f"{flat.name} was put back from backup {manager.list_backups()[0].name}" in message
+    assert f"Restored: {world.database.name}." in message
+    assert f"As they were: {third.name}." in message
+    assert world.state()[0][0] == "old-0"
+    assert path.read_text() == "new\n"
+
+
+def test_a_drill_compares_what_came_back(world: World) -> None:
+    path = world.folder / "flat"
+    path.write_text("a\nb\n")
+    manager = BackupManager(
+        world.url, name="metis", databases=[world.database, Flat(path)], directories=[world.bulk]
+    )
+    with pytest.raises(BackupNotFound, match="no backup yet"):
+        manager.drill()
+    manager.create_backup("one")
+    world.write("new", 2)
+    before = world.state()
+    report = manager.drill()
+    assert report.ok, report
+    assert [row.counts for row in report.rows] == [{"code": 5, "papers": 5}, {"lines": 2}, {}]
+    assert report.rows[2].files == 5
+    assert world.state() == before
+    stranger = BackupManager(world.url, name="metis")
+    assert [row.ok for row in stranger.drill().rows] == [False, False, True]
+
+
+def test_a_drill_finds_what_does_not_come_back(world: World) -> None:
+    class Forgetful(Flat):
+        @contextmanager
+        def scratch(self) -> Iterator[Database]:
+            with super().scratch() as scratch:
+                scratch.restore = lambda dump, only=(): scratch.path.write_text("a\n")  # type: ignore
+                yield scratch
+
+    path = world.folder / "flat"
+    path.write_text("a\nb\n")
+    manager = BackupManager(world.url, name="metis", databases=[Forgetful(path)])
+    manager.create_backup("one")
+    report = manager.drill()
+    assert not report.ok
+    assert report.rows[0].problems == ("lines: 1 came back, and 2 were backed up",)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def _damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_damaged_data_is_found_before_anything_is_touched(world: World) -> None:
+    (world.bulk / "large").write_bytes(random.Random(1).randbytes(300_000))
+    backup = world.manager.create_backup("one")
+    before = world.state()[:2]
+    world.write("new", 2)
+    now = world.state()
+    for pack in (world.folder / "repository" / "packs").rglob("*"):
+        if pack.is_file():
+            _damage(pack)
+    for act in (world.manager.verify_backup, lambda name: world.manager.restore_backup(name, confirm=True)):
+        with pytest.raises(DamagedVersion, match=backup.name):
+            act(backup.name)
+    assert world.state() == now != before
+
+
+def test_a_damaged_record_hides_no_other(world: World) -> None:
+    names = [world.manager.create_backup(f"{number}").name for number in range(3)]
+    stream = max((world.folder / "repository" / "catalog").iterdir(), key=lambda path: path.name != "root")
+    _damage(sorted(stream.iterdir())[1])
+    fresh = BackupManager(world.url, name="metis", databases=[world.database], directories=[world.bulk])
+    listed = fresh.list_backups()
+    assert [backup.name for backup in listed if backup.broken is None] == [names[2], names[0]]
+    (broken,) = [backup for backup in listed if backup.broken is not None]
+    assert broken.name == "event-2"
+    with pytest.raises(DamagedObject, match="repair"):
+        fresh.restore_backup(names[0], confirm=True)
+    fresh.repository.repair()
+    fresh = BackupManager(world.url, name="metis", databases=[world.database], directories=[world.bulk])
+    assert [backup.name for backup in fresh.list_backups()] == [names[2], names[0]]
+    fresh.restore_backup(names[0], confirm=True)
+
+
+def test_a_record_that_makes_no_sense_is_broken_and_stays() -> None:
+    records = Records()
+    good = {"id": "b", "description": "", "time": 1, "permanent": False, "tags": [], "parts": [], "duration": 0.0}
+    bodies = [{"id": "a", "description": 7}, {"id": "b"}, {}, {**good, "host": "h", "id": "c"}]
+    for number, body in enumerate(bodies, 1):
+        records.apply(Event(number, b"", 0, b"", 0, "backup", body))
+    backups = {name: backup for name, (_, backup) in records.by_name.items()}
+    assert [(name, backup.broken is None) for name, backup in backups.items()] == [
+        ("a", False),
+        ("b", False),
+        ("event-3", False),
+        ("c", True),
+    ]
+    assert all(backup.permanent for backup in backups.values() if backup.broken)
+    records.apply(Event(5, b"", 0, b"", 0, "remove", {}, None, (1, 4)))
+    assert list(records.by_name) == ["b", "event-3"]
+
+
+# --- export ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.zst"])
+def test_an_export_needs_nothing_of_ours(world: World, suffix: str) -> None:
+    (world.bulk / "run.sh").write_text("#!/bin/sh\n")
+    (world.bulk / "run.sh").chmod(0o750)
+    os.utime(world.bulk / "run.sh", ns=(0, 1_600_000_000_123_456_789))
+    os.link(world.bulk / "run.sh", world.bulk / "twin")
+    (world.bulk / "link").symlink_to("run.sh")
+    (world.bulk / "empty").mkdir()
+    (world.bulk / "large").write_bytes(random.Random(1).randbytes(3_000_000))
+    backup = world.manager.create_backup("to go")
+    path = world.manager.export(backup.name, world.folder / f"export{suffix}")
+    out = world.folder / "out"
+    out.mkdir()
+    unpack = "zstd -dc" if suffix.endswith("zst") else "cat"
+    subprocess.run(f"{unpack} '{path}' | tar -x -C '{out}'", shell=True, check=True)
+    listing = subprocess.run(f"{unpack} '{path}' | tar -t", shell=True, check=True, stdout=subprocess.PIPE, text=True)
+    assert listing.stdout.splitlines()[0] == "metadata.json"
+    metadata = json.loads((out / "metadata.json").read_text())
+    assert metadata["name"] == backup.name
+    assert metadata["created_at"] == backup.created_at.isoformat().replace("+00:00", "Z")
+    folders = {part["name"]: out / part["folder"] for part in metadata["parts"]}
+    assert len(folders) == 2
+    tree = folders[backup.part_names[1]]
+    found = subprocess.run(["diff", "-r", "--no-dereference", str(world.bulk), str(tree)], check=False)
+    assert found.returncode == 0
+    assert (tree / "run.sh").stat().st_mode & 0o7777 == 0o750
+    assert (tree / "run.sh").stat().st_mtime_ns == 1_600_000_000_123_456_789
+    assert (tree / "twin").stat().st_ino == (tree / "run.sh").stat().st_ino
+    assert os.readlink(tree / "link") == "run.sh"
+    (database,) = folders[world.database.name].iterdir()
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM papers").fetchone() == (5,)
+
+
+def test_an_export_replaces_nothing(world: World) -> None:
+    backup = world.manager.create_backup("one")
+    path = world.folder / "export.tar"
+    path.write_text("precious")
+    with pytest.raises(InvalidArgument, match="exists"):
+        world.manager.export(backup.name, path)
+    assert path.read_text() == "precious"
+    with pytest.raises(BackupNotFound):
+        world.manager.export("nothing", world.folder / "other.tar")
+    assert not (world.folder / "other.tar").exists()
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["create", "cleanup", "restore"])
+def test_whoever_is_killed_leaves_old_or_new(world: World, verb: str) -> None:
+    """A process that creates, cleans up or restores again and again is killed at random moments."""
+    rng = random.Random(verb)
+    states = []
+    names = []
+    for text in ("old", "new"):
+        world.write(text, 40)
+        (world.bulk / "large.txt").write_text(rng.randbytes(2_000_000).hex())
+        names.append(world.manager.create_backup(text, permanent=True).name)
+        states.append(world.state())
+    for _ in range(6):
+        command = [sys.executable, str(WRITER), verb, world.url, str(world.path), str(world.bulk), *names]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0, 0.4))
+            process.send_signal(signal.SIGKILL)
+        papers, code, files = world.state()
+        assert [files] in [[state[2]] for state in states]
+        assert [papers, code] in [list(state[:2]) for state in states]
+        assert world.manager.repository.check(read_data=True).ok
+    for name, state in zip(names, states, strict=True):
+        world.manager.restore_backup(name, confirm=True)
+        assert world.state() == state
+    for backup in world.manager.list_backups():
+        world.manager.verify_backup(backup.name)
+    left = {path.name for path in world.folder.iterdir()} - {"app.db", "bulk", "repository"}
+    assert not [name for name in left if not name.startswith(".")]

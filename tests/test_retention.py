@@ -1,0 +1,306 @@
+"""Retention keeps exactly what `restic forget` keeps, and for the same reasons.
+
+restic itself is the judge. Its repository holds five histories whose snapshots are sealed here with the repository's
+own key, so that thousands of backups need not be made, and its key opens without half a second of scrypt.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_snapshots import RetentionPolicy
+from prefect_snapshots.errors import InvalidArgument
+
+POLICIES = 500
+ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC", "Asia/Kolkata"]
+UNITS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+
+
+Row = tuple[datetime, tuple[str, ...]]
+"""A time, and why what was made then is kept; no reasons when it goes."""
+
+
+@dataclass(frozen=True)
+class Item:
+    name: str
+    created_at: datetime
+    tags: tuple[str, ...] = ()
+    permanent: bool = False
+
+
+# --- against restic -----------------------------------------------------------------------------------------------
+
+
+class Restic:
+    """A repository of restic, with as many snapshots at whatever times as a test wants."""
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("restic") is None:
+            pytest.fail("this test needs restic: apt-get install restic")
+        self.folder = folder
+        self._environment = {**os.environ, "RESTIC_PASSWORD": "secret", "RESTIC_REPOSITORY": str(folder)}
+        (folder.parent / "data").mkdir()
+        self.run("UTC", "init", "--repository-version", "1")  # the other one compresses its snapshots
+        self.run("UTC", "backup", str(folder.parent / "data"))
+        (key,) = (folder / "keys").iterdir()
+        description = json.loads(key.read_bytes())
+        user = self._user_key(description)
+        master = _open(user, base64.b64decode(description["data"]))
+        keys = json.loads(master)
+        mac = keys["mac"]
+        self._key = tuple(map(base64.b64decode, (keys["encrypt"], mac["k"], mac["r"])))
+        description |= {"N": 2, "p": 1}
+        description["data"] = base64.b64encode(_seal(self._user_key(description), master)).decode()
+        key.unlink()
+        self._put("keys", json.dumps(description).encode())
+        (first,) = (folder / "snapshots").iterdir()
+        self._snapshot = json.loads(_open(self._key, first.read_bytes()))
+        first.unlink()
+
+    def add(self, host: str, created_at: datetime, tags: tuple[str, ...]) -> None:
+        snapshot = {**self._snapshot, "hostname": host, "time": created_at.isoformat(), "tags": list(tags) or None}
+        self._put("snapshots", _seal(self._key, json.dumps(snapshot).encode()))
+
+    def run(self, zone: str, *arguments: str) -> str:
+        command = ["restic", "--no-cache", *arguments]
+        environment = {**self._environment, "TZ": zone}
+        return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def forget(self, zone: str, arguments: list[str]) -> list[Row]:
+        """What would be kept, and why, and what would go."""
+        (group,) = json.loads(self.run(zone, "--no-lock", "forget", "--dry-run", "--json", *arguments))
+        kept = [(row["snapshot"]["time"], row["matches"]) for row in group["reasons"] or ()]
+        gone = [(row["time"], ()) for row in group["remove"] or ()]
+        return _in_order((datetime.fromisoformat(time), tuple(matches)) for time, matches in kept + gone)
+
+    def _put(self, kind: str, data: bytes) -> None:
+        (self.folder / kind / hashlib.sha256(data).hexdigest()).write_bytes(data)
+
+    def _user_key(self, description: dict[str, Any]) -> tuple[bytes, ...]:
+        scrypt = Scrypt(base64.b64decode(description["salt"]), 64, description["N"], description["r"], description["p"])
+        key = scrypt.derive(b"secret")
+        return key[:32], key[32:48], key[48:]
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+    """Newest first. restic reads snapshots side by side, so that of equal times now one comes first, now the other."""
+    plain = {"has tags [permanent]": "permanent"}
+    told = ((time.astimezone(UTC), tuple(sorted(plain.get(one, one) for one in why))) for time, why in rows)
+    return sorted(told, reverse=True)
+
+
+def _open(key: tuple[bytes, ...], data: bytes) -> bytes:
+    return Cipher(algorithms.AES(key[0]), modes.CTR(data[:16])).decryptor().update(data[16:-16])
+
+
+def _seal(key: tuple[bytes, ...], plain: bytes) -> bytes:
+    nonce = os.urandom(16)
+    sealed = Cipher(algorithms.AES(key[0]), modes.CTR(nonce)).encryptor().update(plain)
+    once = Cipher(algorithms.AES(key[1]), modes.ECB()).encryptor().update(nonce)
+    return nonce + sealed + Poly1305.generate_tag(key[2] + once, sealed)
+
+
+def _history(number: int) -> list[Item]:
+    """Backups over some years, with bursts, pauses, equal times, New Year, and the hours at which the clocks change."""
+    rng = random.Random(number)
+    zone = ZoneInfo(ZONES[number])
+    times = [datetime(2021, 12, 27, 12, tzinfo=UTC)]
+    while times[-1].year < 2025 and len(times) < 150:
+        step = rng.choice(["seconds", "minutes", "hours", "hours", "days", "days", "days"])
+        times.append(times[-1] + timedelta(**{step: rng.randrange(30)}) + timedelta(microseconds=rng.randrange(9)))
+    for year in (2022, 2023, 2024):
+        new_year = datetime(year, 12, 31, 22, tzinfo=zone).astimezone(UTC)
+        times += [new_year + timedelta(minutes=rng.randrange(360)) for _ in range(3)]
+        for change in _changes(zone, year):
+            times += [change + timedelta(minutes=rng.randrange(-180, 180)) for _ in range(4)]
+    kinds: list[tuple[str, ...]] = [(), (), (), ("a",), ("a", "b"), ("permanent",)]
+    drawn = [(time.astimezone(zone), rng.choice(kinds)) for time in times]
+    drawn += rng.sample(drawn, 5)  # with the same tags: of equal times, restic takes any for the newer one
+    rng.shuffle(drawn)
+    return [Item(str(at), time, tags, "permanent" in tags) for at, (time, tags) in enumerate(drawn)]
+
+
+def _changes(zone: ZoneInfo, year: int) -> Iterator[datetime]:
+    """When the clocks change."""
+    start = datetime(year, 1, 1, tzinfo=UTC)
+    hours = [start + timedelta(hours=hour) for hour in range(365 * 24)]
+    for one, other in itertools.pairwise(hours):
+        if one.astimezone(zone).utcoffset() != other.astimezone(zone).utcoffset():
+            yield other
+
+
+def _policy(rng: random.Random, zone: str) -> tuple[RetentionPolicy, list[str]]:
+    """A random policy, and what restic calls it."""
+    while True:
+        counts = {f"keep_{unit}": rng.choice([0, 0, 0, 1, 2, 3, 5, 10, 40, 500, -1]) for unit in UNITS}
+        within = {
+            f"keep_{unit}within": rng.choice([None, None, None, _duration(rng)])
+            for unit in ("", "hourly_", "daily_", "weekly_", "monthly_", "yearly_")
+        }
+        tags = rng.choice([(), (), ("a",), ("a,b",), ("b", "a")])
+        if any(counts.values()):
+            break
+    arguments = [part for tag in tags for part in ("--keep-tag", tag)]
+    for name, count in counts.items():
+        # restic knows -1 since version 0.16; before, a count that nothing reaches does the same.
+        arguments += [f"--{name.replace('_', '-')}", "99999" if count == -1 else str(count)]
+    for name, duration in within.items():
+        kind = name.removeprefix("keep_").removesuffix("within").rstrip("_")
+        arguments += [f"--keep-within{'-' * bool(kind)}{kind}", duration] if duration else []
+    return RetentionPolicy(**counts, **within, keep_tags=tags, timezone=zone), arguments
+
+
+def _duration(rng: random.Random) -> str:
+    limits = {"y": 3, "m": 14, "d": 40, "h": 60}
+    chosen = rng.sample(sorted(limits), rng.randrange(1, 5))
+    return "".join(f"{rng.randrange(limits[unit])}{unit}" for unit in "ymdh" if unit in chosen)
+
+
+def test_restic_keeps_the_same_for_the_same_reasons(tmp_path: Path) -> None:
+    restic = Restic(tmp_path / "repository")
+    rng = random.Random(7)
+    histories = {zone: _history(number) for number, zone in enumerate(ZONES)}
+    for zone, history in histories.items():
+        for item in history:
+            restic.add(zone, item.created_at, item.tags)
+    kept = gone = 0
+    for number in range(POLICIES):
+        zone = ZONES[number % len(ZONES)]
+        policy, arguments = _policy(rng, zone)
+        expected = restic.forget(zone, ["--host", zone, "--keep-tag", "permanent", *arguments])
+        rows = policy.plan(histories[zone])
+        times = {item.name: item.created_at for item in histories[zone]}
+        assert all(row.keep == bool(row.reasons) for row in rows)
+        assert _in_order((times[row.name], row.reasons) for row in rows) == expected, (zone, arguments)
+        kept += sum(row.keep for row in rows)
+        gone += sum(not row.keep for row in rows)
+    assert min(kept, gone) > 50 * POLICIES / 5
+
+
+# --- what restic does not say -------------------------------------------------------------------------------------
+
+
+def _kept(policy: RetentionPolicy, items: Iterable[Item], now: datetime | None = None) -> list[str]:
+    return [row.name for row in policy.plan(items, now) if row.keep]
+
+
+def _days(*days: str, **facts: Any) -> list[Item]:
+    return [Item(day, datetime.fromisoformat(day).replace(tzinfo=UTC), **facts) for day in days]
+
+
+def test_the_default_keeps_ten_and_one_a_week_for_three_months() -> None:
+    start = datetime(2025, 1, 1, 12, tzinfo=UTC)
+    items = [Item(str(day), start + timedelta(days=day)) for day in range(365)]
+    kept = _kept(RetentionPolicy(), items)
+    assert kept[:10] == [str(day) for day in range(364, 354, -1)]
+    sundays = [item.name for item in items if item.created_at.weekday() == 6]
+    assert kept[10:] == [day for day in reversed(sundays) if 364 - 92 < int(day) < 355]
+
+
+def test_a_week_is_not_split_at_new_year() -> None:
+    items = _days("2024-12-29", "2024-12-30", "2024-12-31", "2025-01-01", "2025-01-05", "2025-01-06")
+    policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_weekly=-1)
+    assert _kept(policy, items) == ["2025-01-06", "2025-01-05", "2024-12-29"]
+
+
+def test_days_are_those_of_the_zone() -> None:
+    items = [Item(f"{hour}", datetime(2025, 6, 1, hour, tzinfo=UTC)) for hour in (21, 22, 23)]
+    daily = {"keep_last": 0, "keep_weekly_within": None, "keep_daily": -1}
+    assert _kept(RetentionPolicy(**daily), items) == ["23"]
+    assert _kept(RetentionPolicy(**daily, timezone="Europe/Berlin"), items) == ["23", "21"]
+
+
+def test_of_equal_times_the_one_given_later_is_newer() -> None:
+    twins = [Item(name, datetime(2025, 1, 1, tzinfo=UTC)) for name in "abc"]
+    assert _kept(RetentionPolicy(keep_last=2, keep_weekly_within=None), twins) == ["c", "b"]
+
+
+def test_an_hour_that_comes_twice_is_in_order() -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    first, second = datetime(2025, 10, 26, 2, 50, tzinfo=zone), datetime(2025, 10, 26, 2, 10, tzinfo=zone, fold=1)
+    items = [Item("second", second), Item("first", first)]
+    assert [row.name for row in RetentionPolicy(timezone="Europe/Berlin").plan(items)] == ["second", "first"]
+
+
+def test_a_clock_that_is_ahead_costs_nobody_a_place() -> None:
+    now = datetime(2025, 1, 10, tzinfo=UTC)
+    items = [*_days("2025-01-01", "2025-01-02"), *_days("2031-01-01")]
+    rows = RetentionPolicy(keep_last=1, keep_weekly_within=None).plan(items, now)
+    assert [(row.name, row.keep) for row in rows] == [
+        ("2031-01-01", True),
+        ("2025-01-02", True),
+        ("2025-01-01", False),
+    ]
+    assert rows[0].reasons == ("its time is 2182 days ahead",)
+
+
+def test_nothing_at_all_would_be_kept() -> None:
+    policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_tags=("gold",))
+    assert policy.plan([]) == []
+    with pytest.raises(InvalidArgument, match="nothing is removed"):
+        policy.plan(_days("2025-01-01", "2025-01-02"))
+    assert _kept(policy, _days("2025-01-01", "2025-01-02") + _days("2024-01-01", tags=("gold",))) == ["2024-01-01"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep_last": 0, "keep_weekly_within": None},
+        {"keep_last": 0, "keep_weekly_within": "0m"},
+        {"keep_last": -2},
+        {"keep_last": "3"},
+        {"keep_last": True},
+        {"keep_daily_within": ""},
+        {"keep_daily_within": "-1d"},
+        {"keep_daily_within": "7"},
+        {"keep_daily_within": "3w"},
+        {"keep_daily_within": "1d1y"},
+        {"keep_tags": "gold"},
+        {"keep_tags": ("",)},
+        {"keep_tags": ("a,",)},
+        {"timezone": "Mars/Olympus"},
+        {"timezone": "../etc"},
+        {"timezone": ""},
+    ],
+    ids=str,
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        RetentionPolicy(**wrong)
+
+
+@given(
+    hours=st.lists(st.integers(0, 40_000), min_size=1, max_size=40),
+    last=st.integers(1, 5),
+    permanent=st.sets(st.integers(0, 39)),
+    duration=st.sampled_from(["1h", "9999y", "400m", "3000d", "0d", "1y1m1d1h"]),
+)
+def test_any_history(hours: list[int], last: int, permanent: set[int], duration: str) -> None:
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    items = [Item(str(at), start + timedelta(hours=h), (), at in permanent) for at, h in enumerate(hours)]
+    rows = RetentionPolicy(keep_last=last, keep_weekly_within=None, keep_within=duration).plan(items)
+    assert sorted(row.name for row in rows) == sorted(item.name for item in items)
+    assert all(row.keep for row in rows[:last])
+    assert all(row.keep for row in rows if int(row.name) in permanent)
+    times = {item.name: item.created_at for item in items}
+    assert [times[row.name] for row in rows] == sorted(times.values(), reverse=True)
