@@ -13,6 +13,7 @@ from prefect_snapshots import errors
 
 __all__ = [
     "STABLE_INPUTS",
+    "ArangoDBDatabase",
     "ArtifactRegistry",
     "Backup",
     "BackupManager",
@@ -24,10 +25,17 @@ __all__ = [
     "CheckpointedFuture",
     "CheckpointedTask",
     "Directory",
+    "DuckDBDatabase",
+    "EtcdDatabase",
+    "MariaDBDatabase",
     "ModelLogger",
+    "MongoDBDatabase",
+    "PostgreSQLDatabase",
     "PyTreeSnapshotManager",
+    "RedisDatabase",
     "Repository",
     "RetentionPolicy",
+    "SQLiteDatabase",
     "Snapper",
     "Snapshot",
     "SnapshotManager",
@@ -65,6 +73,16 @@ if TYPE_CHECKING:
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
     from prefect_snapshots.checkpoints import Snapper
+    from prefect_snapshots.database_blocks import (
+        ArangoDBDatabase,
+        DuckDBDatabase,
+        EtcdDatabase,
+        MariaDBDatabase,
+        MongoDBDatabase,
+        PostgreSQLDatabase,
+        RedisDatabase,
+        SQLiteDatabase,
+    )
     from prefect_snapshots.decorators import load_latest, snapshot
     from prefect_snapshots.repository import Repository, use_repository
     from prefect_snapshots.saving import wait_for_snapshots
@@ -98,6 +116,7 @@ if TYPE_CHECKING:
     )
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
+        "ArangoDBDatabase": "database_blocks",
         "ArtifactRegistry": "artifacts",
         "Backup": "backups",
         "BackupManager": "backups",
@@ -109,10 +128,17 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "CheckpointedFuture": "batching",
         "CheckpointedTask": "batching",
         "Directory": "backups",
+        "DuckDBDatabase": "database_blocks",
+        "EtcdDatabase": "database_blocks",
+        "MariaDBDatabase": "database_blocks",
         "ModelLogger": "artifacts",
+        "MongoDBDatabase": "database_blocks",
+        "PostgreSQLDatabase": "database_blocks",
         "PyTreeSnapshotManager": "snapshots",
+        "RedisDatabase": "database_blocks",
         "Repository": "repository",
         "RetentionPolicy": "backups",
+        "SQLiteDatabase": "database_blocks",
         "STABLE_INPUTS": "cache_policies",
         "Snapper": "checkpoints",
         "Snapshot": "snapshots",

@@ -1,6 +1,6 @@
 """Backups of databases and directories: each one a version that can be listed, verified and restored as a whole."""
 
-from .manager import BackupManager, CleanupReport, DrillReport, RestoreReport, safe_experiment
+from .manager import BackupManager, CleanupReport, DrillReport, RestoreReport, list_names, safe_experiment
 from .records import Backup
 from .retention import RetentionPolicy, RetentionRow
 from .trees import Directory
@@ -14,5 +14,6 @@ __all__ = [
     "RestoreReport",
     "RetentionPolicy",
     "RetentionRow",
+    "list_names",
     "safe_experiment",
 ]

@@ -46,7 +46,18 @@ from .drills import DrillReport
 from .drills import drill as run_drill
 from .export import write_tar
 from .manifest import DIRECTORY
-from .records import Backup, PartRecord, Records, backup_name, body_of, broken_record, clocks_behind, git_state, host, part_record
+from .records import (
+    Backup,
+    PartRecord,
+    Records,
+    backup_name,
+    body_of,
+    broken_record,
+    clocks_behind,
+    git_state,
+    host,
+    part_record,
+)
 from .restoring import restore_directory
 from .retention import RetentionPolicy, RetentionRow
 from .sources import Database
@@ -486,8 +497,10 @@ class BackupManager:
 
     def _plan(self) -> tuple[RetentionRow, ...]:
         now = datetime.now(UTC)
+        stream = self._stream
+        behind = clocks_behind(stream.events, now) if stream is not None else {}
         committed = list(self._records.by_name.values())
-        spared = clocks_behind(committed, now)
+        spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
         spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
         rows = self.retention.plan([backup for _, backup in committed if backup.name not in spared], now)
         last = committed[-1][1].name if committed else None

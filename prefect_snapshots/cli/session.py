@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,8 +96,12 @@ class Session:
             ) from None
         return repository
 
-    def confirm(self, question: str) -> None:
+    def confirm(self, question: str, about: Iterable[str] = ()) -> None:
         """Go on only when the user says so.
+
+        Arguments:
+            question: asks for a yes.
+            about: lines that are shown before it.
 
         Raises:
             InvalidArgument: there is no terminal to ask on.
@@ -107,6 +111,8 @@ class Session:
             return
         if not _at_terminal():
             raise InvalidArgument(f"{question} There is no terminal to ask on: confirm with --yes.")
+        for line in about:
+            print(printable(line), file=sys.stderr)
         print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise SnapshotsError("not confirmed: nothing was changed")

@@ -1,7 +1,16 @@
-"""Flows to deploy on a schedule, importable from the wheel: they look after a repository."""
+"""Flows to deploy on a schedule, importable from the wheel: they make backups, and look after a repository."""
 
 from __future__ import annotations
 
+from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill
 from .maintenance import check_repository, prune_repository
 
-__all__ = ["check_repository", "prune_repository"]
+__all__ = [
+    "backup_prefect_server",
+    "check_repository",
+    "cleanup_backups",
+    "create_backup",
+    "prune_repository",
+    "restore_backup",
+    "restore_drill",
+]

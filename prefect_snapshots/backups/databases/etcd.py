@@ -10,9 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import itertools
 import json
-import re
 import socket
 import ssl
 import subprocess

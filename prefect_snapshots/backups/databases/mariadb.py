@@ -64,7 +64,7 @@ class MariaDB(ServerDatabase):
     def check(self) -> list[str]:
         dump = self._find("mariadb-dump mysqldump").run("--version").decode().strip()
         ((server,),) = self._ask("SELECT JSON_ARRAY(version())")
-        return [dump.partition("/")[2] and dump.rpartition("/")[2] or dump, f"server {server}"]
+        return [(dump.partition("/")[2] and dump.rpartition("/")[2]) or dump, f"server {server}"]
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:

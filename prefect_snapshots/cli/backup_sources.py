@@ -1,0 +1,176 @@
+"""What to back up, and what to keep: options of the command line, else `[tool.prefect-snapshots]` in pyproject.toml.
+
+```toml
+[tool.prefect-snapshots]
+repository = "s3://bucket/backups"
+name = "shop"
+databases = ["postgresql://backup@db.example.com/shop", "app.db"]
+directories = ["uploads"]
+retention = { keep_last = 10, keep_weekly_within = "3m" }
+```
+
+The file is looked for in the working directory and those above it; paths in it are relative to where it lies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ..errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from ..backups import BackupManager, RetentionPolicy
+    from ..repository import Repository
+
+TABLE = "prefect-snapshots"
+_TYPES: Mapping[str, type] = {"repository": str, "name": str, "databases": list, "directories": list, "retention": dict}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What to back up.
+
+    Arguments:
+        name: Keeps backups apart that share a repository. Default: default.
+        database: The URL of a database, or the path of one of SQLite or DuckDB. Repeat it for several. Leave the
+            password to the environment or the database's password file: other users can read a command line.
+        directory: A directory. Repeat it for several.
+        block: A block of Prefect with a database, such as postgresql-database/shop. Repeat it for several.
+    """
+
+    name: str | None = None
+    database: list[str] = field(default_factory=list)
+    directory: list[Path] = field(default_factory=list)
+    block: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RetentionOptions:
+    """What to keep. Where any of these is given, they are the whole policy.
+
+    Arguments:
+        keep_last: This many of the newest; -1: all. So too for the others.
+        keep_hourly: The newest of each of this many hours.
+        keep_daily: The newest of each of this many days.
+        keep_weekly: The newest of each of this many ISO weeks.
+        keep_monthly: The newest of each of this many months.
+        keep_yearly: The newest of each of this many years.
+        keep_within: Everything this far back from the newest, such as 2y5m7d3h.
+        keep_hourly_within: The newest of every hour that far back.
+        keep_daily_within: The newest of every day that far back.
+        keep_weekly_within: The newest of every week that far back.
+        keep_monthly_within: The newest of every month that far back.
+        keep_yearly_within: The newest of every year that far back.
+        keep_tag: What has this tag. Repeat it for several.
+        timezone: In whose hours, days, weeks, months and years to count. Default: UTC.
+    """
+
+    keep_last: int | None = None
+    keep_hourly: int | None = None
+    keep_daily: int | None = None
+    keep_weekly: int | None = None
+    keep_monthly: int | None = None
+    keep_yearly: int | None = None
+    keep_within: str | None = None
+    keep_hourly_within: str | None = None
+    keep_daily_within: str | None = None
+    keep_weekly_within: str | None = None
+    keep_monthly_within: str | None = None
+    keep_yearly_within: str | None = None
+    keep_tag: list[str] = field(default_factory=list)
+    timezone: str | None = None
+
+
+AS_CONFIGURED = SourceOptions()
+CONFIGURED_RETENTION = RetentionOptions()
+
+Sources = Annotated[SourceOptions, Parameter(name="*")]
+Retention = Annotated[RetentionOptions, Parameter(name="*")]
+
+
+def configuration() -> dict[str, Any]:
+    """What pyproject.toml says, with absolute paths.
+
+    Raises:
+        InvalidArgument: it says something that is not understood.
+    """
+    for folder in (here := Path.cwd(), *here.parents):
+        file = folder / "pyproject.toml"
+        if not file.is_file():
+            continue
+        try:
+            table = tomllib.loads(file.read_text()).get("tool", {}).get(TABLE)
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"{file} cannot be read: {error}") from None
+        if table is not None:
+            return _checked(table, file)
+    return {}
+
+
+def manager_of(
+    repository: Repository, sources: SourceOptions, retention: RetentionOptions | None = None
+) -> BackupManager:
+    """The manager that the options ask for; what they leave open, pyproject.toml says."""
+    from ..backups import BackupManager
+
+    configured = configuration()
+    databases: list[Any] = [*sources.database, *map(_database_of_block, sources.block)]
+    directories: list[Any] = list(sources.directory)
+    if not databases and not directories:
+        databases, directories = configured.get("databases", []), configured.get("directories", [])
+    return BackupManager(
+        repository,
+        name=sources.name or configured.get("name", "default"),
+        databases=databases,
+        directories=directories,
+        retention=_policy(retention, configured.get("retention", {})),
+    )
+
+
+def _policy(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:
+    from ..backups import RetentionPolicy
+
+    given = {key: value for key, value in dataclasses.asdict(options).items() if value} if options else {}
+    if "keep_tag" in given:
+        given["keep_tags"] = given.pop("keep_tag")
+    if set(given) - {"timezone"}:
+        return RetentionPolicy(**{"keep_last": 0, "keep_weekly_within": None, **given})
+    try:
+        return RetentionPolicy(**{**configured, **given})
+    except TypeError as error:
+        raise InvalidArgument(f"retention in pyproject.toml is not understood: {error}") from None
+
+
+def _database_of_block(slug: str) -> Any:
+    from ..database_blocks import load_database
+
+    return load_database(slug)
+
+
+def _checked(table: Any, file: Path) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise InvalidArgument(f"[tool.{TABLE}] in {file} is no table")
+    for key, value in table.items():
+        if key not in _TYPES:
+            raise InvalidArgument(f"[tool.{TABLE}] in {file} has {key!r}: it may have {', '.join(_TYPES)}")
+        texts = value if isinstance(value, list) else []
+        if not isinstance(value, _TYPES[key]) or not all(isinstance(text, str) for text in texts):
+            raise InvalidArgument(f"{key} of [tool.{TABLE}] in {file} is not understood: {value!r}")
+
+    def absolute(text: str) -> str:
+        return text if "://" in text else os.path.join(file.parent, text)
+
+    found = dict(table)
+    for key in {"databases", "directories"} & found.keys():
+        found[key] = [absolute(text) for text in found[key]]
+    if "repository" in found:
+        found["repository"] = absolute(found["repository"])
+    return found

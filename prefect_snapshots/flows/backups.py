@@ -1,0 +1,264 @@
+"""Making backups, letting old ones go, restoring, and proving that a restore works, with reports in the Prefect UI.
+
+What is backed up is said in texts, so that a deployment can: a database by its URL, by the path of its file, or by the
+block that knows it and its password, such as `postgresql-database/shop`; a directory by its path. Never write a
+password into a parameter: the server keeps parameters, and shows them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import humanize
+from prefect import flow
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.settings import get_current_settings
+from pydantic import Field
+
+from ..backup_reports import (
+    progress_bar,
+    report_cleaned,
+    report_created,
+    report_drilled,
+    report_failed,
+    report_restored,
+)
+from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport, RetentionPolicy
+from ..backups.databases import open_database
+from ..backups.sources import Database
+from ..blocks import current_repository
+from ..database_blocks import load_database
+from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument
+from ..runs import run_ids, run_logger
+
+PATIENCE = 3600
+"""Seconds that a person has to confirm a restore."""
+
+DEFAULT_RETENTION = RetentionPolicy()
+
+_BLOCK = re.compile(r"[a-z0-9-]+-database/[^/]+")
+
+
+class RestoreConfirmation(RunInput):
+    """What a person types, before data is replaced."""
+
+    name_of_the_backup: str = Field(default="", description="Type the whole name of the backup to restore it.")
+
+
+@flow(name="create-backup")
+def create_backup(
+    description: str = "",
+    name: str = "default",
+    databases: Sequence[str] = (),
+    directories: Sequence[str] = (),
+    permanent: bool = False,
+    tags: Sequence[str] = (),
+    retention: RetentionPolicy = DEFAULT_RETENTION,
+    repository: str | None = None,
+) -> Backup:
+    """Back up databases and directories, all of them or nothing; then let go what the retention does not keep.
+
+    Arguments:
+        description: why; becomes part of the backup's name.
+        name: keeps backups apart that share a repository.
+        databases: URLs, paths of files, or blocks such as `postgresql-database/shop`.
+        directories: paths.
+        permanent: never let it go by itself.
+        tags: for a retention that keeps tags.
+        retention: which backups stay.
+        repository: a URL or path; see `blocks.current_repository` for the default.
+
+    Raises:
+        BackupFailed: naming the source that could not be read whole. Nothing was committed.
+    """
+    manager = _manager(name, databases, directories, repository, retention)
+    last = next((backup.size for backup in manager.list_backups() if not backup.broken), 0)
+    try:
+        with progress_bar(manager, "Backup", last) as progress:
+            backup = manager.create_backup(description, permanent, tags=tags, run=_this_run(), progress=progress)
+    except Exception as error:
+        report_failed(manager, error)
+        raise
+    report_created(manager, backup)
+    return backup
+
+
+@flow(name="cleanup-backups")
+def cleanup_backups(
+    name: str = "default",
+    retention: RetentionPolicy = DEFAULT_RETENTION,
+    dry_run: bool = False,
+    prune: bool = True,
+    repository: str | None = None,
+) -> CleanupReport:
+    """Let go what the retention does not keep, and free the space. Takes credentials that may delete.
+
+    Arguments:
+        name, retention, repository: as for `create_backup`.
+        dry_run: only report what would go.
+        prune: whether to free the space, too.
+    """
+    manager = _manager(name, (), (), repository, retention)
+    with progress_bar(manager, "Clean-up") as progress:
+        report = manager.cleanup(dry_run, prune, progress)
+    report_cleaned(manager, report)
+    return report
+
+
+@flow(name="restore-backup")
+def restore_backup(
+    backup: str | None = None,
+    name: str = "default",
+    databases: Sequence[str] = (),
+    directories: Sequence[str] = (),
+    to: dict[str, str] | None = None,
+    only: dict[str, list[str]] | None = None,
+    repository: str | None = None,
+    patience: int = PATIENCE,
+    poll_interval: int = 10,
+) -> RestoreReport:
+    """Make databases and directories what they were, after a person has typed the name of the backup on the run's page.
+
+    Everything is verified before anything is touched. What the backup does not hold is removed from the targets.
+
+    Arguments:
+        backup: its name; default: the newest.
+        name, databases, directories, repository: as for `create_backup`.
+        to: other targets, by the names of the parts.
+        only: of each of these parts only these tables, collections or paths; none: all of it.
+        patience: seconds that the person has.
+        poll_interval: seconds between two looks whether something was typed.
+
+    Raises:
+        ConfirmationRequired: something else was typed. Nothing was touched.
+        DamagedVersion: stored bytes are damaged. Nothing was touched.
+        RestoreFailed: naming what is new and what is as it was.
+    """
+    manager = _manager(name, databases, directories, repository)
+    found = manager.get_backup(backup) if backup else _newest(manager)
+    with progress_bar(manager, "Verification", found.size) as progress:
+        manager.verify_backup(found.name, progress)
+    form = RestoreConfirmation.with_initial_data(description=_question(found))
+    typed = pause_flow_run(wait_for_input=form, timeout=patience, poll_interval=poll_interval)
+    if typed is None or typed.name_of_the_backup.strip() != found.name:
+        raise ConfirmationRequired(f"what was typed is not {found.name!r}: nothing was touched")
+    with progress_bar(manager, "Restore", found.size) as progress:
+        report = manager.restore_backup(found.name, confirm=True, to=to, only=only, progress=progress)
+    report_restored(manager, report)
+    return report
+
+
+@flow(name="restore-drill")
+def restore_drill(
+    name: str = "default",
+    databases: Sequence[str] = (),
+    backup: str | None = None,
+    repository: str | None = None,
+) -> DrillReport:
+    """Restore a backup where it harms nobody, and compare counts and bytes. The run fails when something differs.
+
+    Arguments:
+        name, databases, repository: as for `create_backup`. Scratch databases are made beside these, and dropped.
+        backup: its name; default: the newest.
+
+    Raises:
+        IntegrityError: it did not come back as it was; the report says what differs.
+    """
+    manager = _manager(name, databases, (), repository)
+    with progress_bar(manager, "Drill") as progress:
+        report = manager.drill(backup, progress)
+    report_drilled(manager, report)
+    if not report.ok:
+        raise IntegrityError(f"{report.name} did not come back as it was: see the report of the drill")
+    return report
+
+
+@flow(name="backup-prefect-server")
+def backup_prefect_server(
+    name: str = "prefect-server",
+    retention: RetentionPolicy = DEFAULT_RETENTION,
+    repository: str | None = None,
+) -> Backup:
+    """Back up the database of the Prefect server whose settings this run sees, while it goes on.
+
+    Arguments:
+        name, retention, repository: as for `create_backup`.
+
+    Raises:
+        InvalidArgument: the settings name no database.
+    """
+    manager = BackupManager(
+        current_repository(repository), name=name, databases=[_server_database()], retention=retention
+    )
+    try:
+        with progress_bar(manager, "Backup") as progress:
+            backup = manager.create_backup("prefect server", run=_this_run(), progress=progress)
+    except Exception as error:
+        report_failed(manager, error)
+        raise
+    report_created(manager, backup)
+    return backup
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _manager(
+    name: str,
+    databases: Sequence[str],
+    directories: Sequence[str],
+    repository: str | None,
+    retention: RetentionPolicy = DEFAULT_RETENTION,
+) -> BackupManager:
+    opened = [load_database(text) if _BLOCK.fullmatch(text) else open_database(text) for text in databases]
+    return BackupManager(
+        current_repository(repository), name=name, databases=opened, directories=directories, retention=retention
+    )
+
+
+def _newest(manager: BackupManager) -> Backup:
+    return manager.get_backup(next((each.name for each in manager.list_backups() if not each.broken), ""))
+
+
+def _this_run() -> dict[str, Any] | None:
+    from prefect import runtime
+
+    flow_run_id, _ = run_ids()
+    if flow_run_id is None:
+        return None
+    return {
+        "flow": runtime.flow_run.flow_name,
+        "flow_run": runtime.flow_run.name,
+        "flow_run_id": str(flow_run_id),
+        "deployment": runtime.deployment.name,
+    }
+
+
+def _question(backup: Backup) -> str:
+    parts = "\n".join(
+        f"- {part.name}: {humanize.naturalsize(part.size)}"
+        + (f", {sum(part.counts.values()):,} rows in {len(part.counts)} tables" if part.counts else "")
+        for part in backup.parts
+    )
+    return (
+        f"This **replaces** what is there now with backup `{backup.name}`"
+        f" ({backup.description or 'no description'}), made {backup.created_at:%F %T} UTC on {backup.host}"
+        f"{f', code {backup.git}' if backup.git else ''}:\n\n{parts}\n\nIt is verified: every byte can be restored."
+    )
+
+
+def _server_database() -> Database:
+    url = get_current_settings().server.database.connection_url
+    if url is None:
+        raise InvalidArgument(
+            "the settings of this run name no database of a Prefect server: set PREFECT_API_DATABASE_CONNECTION_URL"
+        )
+    text = url.get_secret_value()
+    if ":memory:" in text:
+        raise InvalidArgument("the database of this Prefect server is in memory: there is nothing to back up")
+    database = open_database(text.partition("?")[0])
+    run_logger().info("The database of the Prefect server is %s.", database.name)
+    return database

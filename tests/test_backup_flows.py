@@ -1,0 +1,262 @@
+"""The flows over backups do what the manager does, ask before they replace data, and leave a history in Prefect."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import WorkPool
+from prefect.flow_runs import resume_flow_run
+from prefect.settings import get_current_settings
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+from prefect_support import artifacts_of, events_about
+from pydantic import SecretStr
+
+from prefect_snapshots import BackupManager, RetentionPolicy, database_blocks
+from prefect_snapshots.database_blocks import DatabaseBlock, PostgreSQLDatabase, SQLiteDatabase, load_database
+from prefect_snapshots.errors import BackupFailed, ConfirmationRequired, IntegrityError, InvalidArgument
+from prefect_snapshots.flows import (
+    backup_prefect_server,
+    cleanup_backups,
+    create_backup,
+    restore_backup,
+    restore_drill,
+)
+from prefect_snapshots.live import flush
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = [
+    block
+    for block in vars(database_blocks).values()
+    if isinstance(block, type) and issubclass(block, DatabaseBlock) and "_block_type_slug" in vars(block)
+]
+
+pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test reports on."""
+    return f"tests-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with a database of ten rows and a folder with a file."""
+    database = sqlite3.connect(tmp_path / "app.db")
+    database.execute("CREATE TABLE users (name TEXT)")
+    database.executemany("INSERT INTO users VALUES (?)", [(f"user {number}",) for number in range(10)])
+    database.commit()
+    database.close()
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "photo").write_bytes(bytes(100_000))
+    return tmp_path
+
+
+def rows(place: Path) -> int:
+    database = sqlite3.connect(place / "app.db")
+    count: int = database.execute("SELECT count(*) FROM users").fetchone()[0]
+    database.close()
+    return count
+
+
+def made(place: Path, name: str, description: str = "", **options: Any) -> Any:
+    sources = {"databases": [str(place / "app.db")], "directories": [str(place / "uploads")]}
+    return create_backup(description, name, repository=str(place / "repository"), **sources, **options)
+
+
+def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
+    backup = made(place, name, "Before it", tags=["weekly"])
+    assert (backup.description, backup.tags, backup.run["flow"]) == ("Before it", ("weekly",), "create-backup")
+    permanent = made(place, name, permanent=True)
+    flush()
+    first, second = sorted((str(page.data) for page in artifacts_of(f"backups/{name}")), key=len)
+    assert first.startswith(f"### `{backup.name}`")
+    assert "| uploads | directory | 100.0 kB |" in first
+    assert second.startswith(f"### 📌 `{permanent.name}`")
+    assert f"| {backup.name} |" in second
+    [event, _] = events_about(f"prefect-snapshots.backups.{name}", 2)
+    assert event.event == "prefect-snapshots.backup.created"
+    assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 2)
+
+
+def test_a_backup_that_fails_commits_nothing_and_is_told(place: Path, name: str) -> None:
+    made(place, name)
+    (place / "app.db").write_bytes(b"this is no database at all, whatever its name says" * 100)
+    with pytest.raises(BackupFailed):
+        made(place, name)
+    assert len(BackupManager(place / "repository", name=name).list_backups()) == 1
+    [_, failed] = events_about(f"prefect-snapshots.backups.{name}", 2)
+    assert failed.event == "prefect-snapshots.backup.failed"
+    assert "app.db" in failed.payload["error"]
+
+
+def test_clean_up_says_what_goes_and_why_the_rest_stays(place: Path, name: str) -> None:
+    backups = [made(place, name, str(number)) for number in range(4)]
+    policy = RetentionPolicy(keep_last=2, keep_weekly_within=None)
+    planned = cleanup_backups(name, policy, dry_run=True, repository=str(place / "repository"))
+    manager = BackupManager(place / "repository", name=name)
+    assert len(manager.list_backups()) == 4
+    report = cleanup_backups(name, policy, repository=str(place / "repository"))
+    assert set(report.removed) == set(planned.removed) == {backup.name for backup in backups[:2]}
+    assert [backup.name for backup in manager.list_backups()] == [backups[3].name, backups[2].name]
+    flush()
+    pages = [str(page.data) for page in artifacts_of(f"backups/{name}")]
+    assert any("2 removed, 2 kept" in page and f"| {backups[0].name} | **remove** |" in page for page in pages)
+    events = events_about(f"prefect-snapshots.backups.{name}", 5)
+    assert [event.payload.get("kept") for event in events if event.event.endswith("cleaned")] == [2]
+
+
+@pytest.mark.parametrize("typed", ["its name", "yes"])
+def test_a_restore_waits_for_the_name_of_the_backup(place: Path, name: str, typed: str) -> None:
+    backup = made(place, name)
+    database = sqlite3.connect(place / "app.db")
+    database.execute("DELETE FROM users")
+    database.commit()
+    database.close()
+    shutil.rmtree(place / "uploads")
+    outcome: list[Any] = []
+
+    def restoring() -> None:
+        try:
+            outcome.append(
+                restore_backup.with_options(flow_run_name=name)(
+                    name=name,
+                    databases=[str(place / "app.db")],
+                    directories=[str(place / "uploads")],
+                    repository=str(place / "repository"),
+                    poll_interval=1,
+                )
+            )
+        except Exception as error:
+            outcome.append(error)
+
+    run = threading.Thread(target=restoring, daemon=True)
+    run.start()
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+        deadline = time.monotonic() + 60
+        while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
+            assert run.is_alive(), outcome
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert rows(place) == 0
+    answer = backup.name if typed == "its name" else typed
+    resume_flow_run(found[0].id, run_input={"name_of_the_backup": answer})
+    run.join(60)
+    [came] = outcome
+    if typed == "its name":
+        assert (came.name, rows(place)) == (backup.name, 10)
+        assert (place / "uploads" / "photo").stat().st_size == 100_000
+        assert {event.event for event in events_about(f"prefect-snapshots.backups.{name}", 2)} >= {
+            "prefect-snapshots.backup.restored"
+        }
+    else:
+        assert isinstance(came, ConfirmationRequired)
+        assert (rows(place), (place / "uploads").exists()) == (0, False)
+
+
+def test_a_drill_passes_and_a_damaged_backup_fails_it(place: Path, name: str) -> None:
+    made(place, name)
+    databases, repository = [str(place / "app.db")], str(place / "repository")
+    assert restore_drill(name, databases, repository=repository).ok
+    assert rows(place) == 10
+    for pack in (place / "repository" / "packs").rglob("*"):
+        if pack.is_file():
+            data = bytearray(pack.read_bytes())
+            data[50] ^= 1
+            pack.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        restore_drill(name, databases, repository=repository)
+    events = events_about(f"prefect-snapshots.backups.{name}", 3)
+    assert [event.event.rpartition(".")[2] for event in events] == ["created", "drilled", "drill-failed"]
+
+
+def test_the_database_of_the_server_is_backed_up_while_it_goes_on(tmp_path: Path, name: str) -> None:
+    url = get_current_settings().server.database.connection_url
+    assert url is not None
+    backup = backup_prefect_server(name, repository=str(tmp_path / "repository"))
+    [part] = backup.parts
+    assert (part.kind, part.counts["flow_run"] > 0) == ("sqlite", True)
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+class TestStandards(BlockStandardTestSuite):
+    @pytest.fixture
+    def block(self, request: pytest.FixtureRequest) -> type[Block]:
+        return request.param  # type: ignore[no-any-return]
+
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
+
+
+@pytest.fixture
+def saved(place: Path) -> Iterator[str]:
+    """The slug of a saved block."""
+    name = f"block-{uuid.uuid4().hex}"
+    SQLiteDatabase(path=str(place / "app.db")).save(name)
+    yield f"sqlite-database/{name}"
+    SQLiteDatabase.delete(name)
+
+
+def test_there_is_a_block_for_each_database() -> None:
+    assert len(BLOCKS) == 8
+
+
+def test_a_block_stands_for_its_database(place: Path, name: str, saved: str) -> None:
+    backup = create_backup("", name, [saved], repository=str(place / "repository"))
+    assert backup.counts == {f"sqlite:///{place / 'app.db'}": {"users": 10}}
+    with pytest.raises(InvalidArgument, match="there is no block"):
+        load_database("sqlite-database/nobody-saved-this")
+
+
+def test_a_password_stays_in_its_block() -> None:
+    block = PostgreSQLDatabase(url="postgresql://backup@localhost/shop", password=SecretStr("quite secret"))
+    database: Any = block.get_database()
+    assert database.secret() == "quite secret"
+    assert "quite secret" not in repr(database) + repr(block) + database.name
+
+
+# --- deployments -----------------------------------------------------------------------------------------------------
+
+
+def test_the_deployments_can_be_applied_as_they_stand(prefect_server: str) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url), "PWD": str(ROOT)}
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    subprocess.run(
+        [*prefect, "work-pool", "create", "--type", "process", "--overwrite", "backups"], env=environment, check=True
+    )
+    done = subprocess.run(
+        [*prefect, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with get_client(sync_client=True) as client:
+        pool: WorkPool = client.read_work_pool("backups")
+        assert pool.type == "process"
+        deployed = {each.name: each for each in client.read_deployments()}
+        wanted = {"nightly", "prefect-server", "weekly", "weekly-check", "monthly-drill", "restore"}
+        assert wanted <= set(deployed)
+        for each in wanted:
+            assert deployed[each].concurrency_limit == 1 or deployed[each].global_concurrency_limit is not None
+            assert bool(deployed[each].schedules) == (each != "restore")
+            client.delete_deployment(deployed[each].id)
