@@ -569,9 +569,7 @@ def test_a_restore_that_fails_says_what_is_new_and_what_is_old(world: World) -> 
 def test_a_drill_compares_what_came_back(world: World) -> None:
     path = world.folder / "flat"
     path.write_text("a\nb\n")
-    manager = BackupManager(
-        world.url, name="metis", databases=[world.database, Flat(path)], directories=[world.bulk]
-    )
+    manager = BackupManager(world.url, name="metis", databases=[world.database, Flat(path)], directories=[world.bulk])
     with pytest.raises(BackupNotFound, match="no backup yet"):
         manager.drill()
     manager.create_backup("one")

@@ -13,13 +13,15 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -719,7 +721,7 @@ def test_manual_covers_every_command_and_option(program: Program) -> None:
         own, _, common = program.run(*command.split(), "--help").stdout.partition("Global options")
         assert set(re.findall(r"--[a-z][a-z-]+", own)) <= set(re.findall(r"--[a-z][a-z-]+", section)), command
         assert set(re.findall(r"--[a-z][a-z-]+", common)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
-    for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("password",)):
+    for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("backup",), ("password",)):
         listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
         for name in re.findall(r"^│ ([a-z][a-z-]*) ", listed, re.MULTILINE):
             assert re.search(rf"^## {' '.join((*group, name))}\b", manual, re.MULTILINE), name
@@ -883,6 +885,119 @@ def test_artifacts_that_are_not_there(shelf: Program) -> None:
     ):
         shelf.complaint(*command.split(), status=2)
     assert contents(shelf.directory) == before
+
+
+# --- backups -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(own: Program) -> Program:
+    """In a directory with a database, a folder, and a pyproject.toml that says to back them up."""
+    (own.directory / "pyproject.toml").write_text(
+        """[tool.prefect-snapshots]
+name = "shop"
+repository = "backups"
+databases = ["app.db"]
+directories = ["uploads"]
+retention = { keep_last = 2, keep_weekly_within = "3m" }
+"""
+    )
+    with sqlite3.connect(own.directory / "app.db") as database:
+        database.execute("CREATE TABLE users (name TEXT)")
+        database.executemany("INSERT INTO users VALUES (?)", [(f"user {number}",) for number in range(100)])
+    database.close()
+    (own.directory / "uploads").mkdir()
+    (own.directory / "uploads" / "photo").write_bytes(bytes(10_000))
+    return own
+
+
+def users(program: Program) -> int:
+    database = sqlite3.connect(program.directory / "app.db")
+    count: int = database.execute("SELECT count(*) FROM users").fetchone()[0]
+    database.close()
+    return count
+
+
+def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> None:
+    made = shop.json("backup", "create", "Before: the migration!", "--tag", "weekly")
+    assert re.fullmatch(r"shop_\d{8}_\d{6}_before_the_migration", made["name"])
+    assert [(part["kind"], part["counts"]) for part in made["parts"]] == [("sqlite", {"users": 100}), ("directory", {})]
+    assert f"Backup created: shop_{datetime.now(tz=UTC):%Y%m%d}_" in shop.run("backup", "create", "x").stdout
+    other = shop.json("backup", "create", "--name", "app", "--database", "app.db", "--permanent", "--no-directories")
+    assert (other["permanent"], len(other["parts"])) == (True, 1)
+    listed = shop.json("backup", "list")["backups"]
+    assert [backup["description"] for backup in listed] == ["x", "Before: the migration!"]
+    assert "📌" in shop.run("backup", "list", "--name", "app").stdout
+    assert "users  100" in shop.run("backup", "list", "--verbose").stdout
+    assert shop.json("backup", "show", made["name"]) == {key: listed[1][key] for key in made}
+    assert "is sound" in shop.run("backup", "verify", made["name"]).stdout
+    shop.run("backup", "export", made["name"], "out.tar")
+    with tarfile.open(shop.directory / "out.tar") as archive:
+        assert {"metadata.json", "uploads/photo"} <= set(archive.getnames())
+    shop.complaint("backup", "export", made["name"], "out.tar", status=2)
+
+
+def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
+    name = shop.json("backup", "create", "all of it")["name"]
+    with sqlite3.connect(shop.directory / "app.db") as database:
+        database.execute("DELETE FROM users")
+    database.close()
+    (shop.directory / "uploads" / "photo").unlink()
+    assert "no terminal" in shop.complaint("backup", "restore", name, status=2)
+    _, shown = shop.typing("backup", "restore", name, answers=[("Restore it?", "no")], status=1)
+    assert "not confirmed: nothing was changed" in shown
+    assert users(shop) == 0
+    _, shown = shop.typing("backup", "restore", name, "--no-directories", answers=[("Restore it?", "yes")])
+    assert all(word in shown for word in ("all of it", "100 in 1 table", "REPLACES", "uploads"))
+    assert (users(shop), (shop.directory / "uploads" / "photo").exists()) == (100, False)
+    shop.run("backup", "restore", name, "--only", "uploads", "--to", "uploads=elsewhere", "--yes")
+    assert (shop.directory / "elsewhere" / "photo").stat().st_size == 10_000
+    assert not (shop.directory / "uploads" / "photo").exists()
+    shop.run("backup", "restore", name, "--only", "uploads::photo", "--yes")
+    assert (shop.directory / "uploads" / "photo").stat().st_size == 10_000
+    assert "came back as it was" in shop.run("backup", "drill").stdout
+
+
+def test_backups_go_when_they_are_told_to(shop: Program) -> None:
+    names = [shop.json("backup", "create", str(number))["name"] for number in range(4)]
+    assert [backup["name"] for backup in shop.json("backup", "list")["backups"]] == [names[3], names[2]]
+    planned = shop.json("backup", "cleanup", "--keep-last", "1", "--dry-run")
+    assert [(row["name"], row["keep"]) for row in planned["rows"]] == [(names[3], True), (names[2], False)]
+    shop.run("backup", "permanent", names[2])
+    assert shop.json("backup", "cleanup", "--keep-last", "1")["removed"] == []
+    assert "permanent" in shop.complaint("backup", "delete", names[2], "--yes", status=1)
+    shop.run("backup", "delete", names[2], "--force", "--yes")
+    shop.complaint("backup", "delete", names[3], status=2)  # there is no terminal to ask on
+    for wrong in ("", "..", "/", "shop", "shop\n", "*", "$(touch x)", names[3][:-1]):
+        assert "no backup" in shop.complaint("backup", "delete", wrong, "--yes", status=1)
+    assert [backup["name"] for backup in shop.json("backup", "list")["backups"]] == [names[3]]
+    assert "keeps nothing" in shop.complaint("backup", "cleanup", "--keep-last", "0", "--timezone", "UTC", status=2)
+
+
+def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
+    before = contents(shop.directory)
+    assert "A backup can be made." in shop.run("backup", "doctor").stdout
+    found = shop.json("backup", "doctor", "--database", "app.db", "--directory", "nowhere", status=1)["findings"]
+    assert [finding["ok"] for finding in found] == [True, True, False]
+    assert contents(shop.directory) == before
+    (shop.directory / "pyproject.toml").unlink()
+    assert "nothing to back up" in shop.run("backup", "doctor", "-r", "backups", status=1).stdout
+    assert "nothing to back up" in shop.complaint("backup", "create", status=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("databases = 'app.db'", "databases of"),
+        ("directories = [1]", "directories of"),
+        ("folders = []", "has 'folders'"),
+        ("retention = { keep_some = 1 }", "keep_some"),
+        ("= 1", "cannot be read"),
+    ],
+)
+def test_a_pyproject_that_makes_no_sense(shop: Program, text: str, complaint: str) -> None:
+    (shop.directory / "pyproject.toml").write_text(f"[tool.prefect-snapshots]\n{text}\n")
+    assert complaint in shop.complaint("backup", "create", "--directory", "uploads", status=2)
 
 
 # --- whatever else -----------------------------------------------------------------------------------------------

@@ -138,7 +138,9 @@ def manager_of(
 def _policy(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:
     from ..backups import RetentionPolicy
 
-    given = {key: value for key, value in dataclasses.asdict(options).items() if value} if options else {}
+    given = (
+        {key: value for key, value in dataclasses.asdict(options).items() if value not in (None, [])} if options else {}
+    )
     if "keep_tag" in given:
         given["keep_tags"] = given.pop("keep_tag")
     if set(given) - {"timezone"}:

@@ -369,19 +369,19 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
     columns = (
         Column(""),
         Column("name"),
-        Column("description", cut=True),
         Column("created (local)"),
         Column("size", right=True),
         Column("written", right=True),
+        Column("", cut=True),
     )
     rows = [
         (
             "!" if each["broken"] else PERMANENT if each["permanent"] else "",
             each["name"],
-            f"broken: {each['broken']}" if each["broken"] else each["description"],
             _moment(each["created_at"], seconds=False),
             size_text(each["size"]),
             size_text(each["written"]),
+            f"broken: {each['broken']}" if each["broken"] else "",
         )
         for each in document["backups"]
     ]
