@@ -318,3 +318,18 @@ class ConfirmationRequired(SnapshotsError):
 
 class PermanentBackup(SnapshotsError):
     """A backup is marked as permanent, so that only `force=True` deletes it."""
+
+
+class BackupFailed(SnapshotsError):
+    """A source could not be read whole: nothing was committed."""
+
+
+class RestoreFailed(SnapshotsError):
+    """A target could not be made what a backup holds; the message says what state it is in."""
+
+
+class ToolMissing(SnapshotsError, FileNotFoundError):
+    """A program that a database needs is not installed; the message names the package that has it."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)

@@ -11,9 +11,7 @@ from prefect_snapshots.backups.databases import SQLite
 
 def main(verb: str, url: str, database: str, directory: str, *names: str) -> None:
     policy = RetentionPolicy(keep_last=2, keep_weekly_within=None)
-    manager = BackupManager(
-        url, name="metis", databases=[SQLite(database)], directories=[directory], retention=policy
-    )
+    manager = BackupManager(url, name="metis", databases=[SQLite(database)], directories=[directory], retention=policy)
     print("ready", flush=True)
     for number in itertools.count():
         if verb == "restore":

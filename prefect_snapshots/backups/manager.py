@@ -46,7 +46,18 @@ from .drills import DrillReport
 from .drills import drill as run_drill
 from .export import write_tar
 from .manifest import DIRECTORY
-from .records import Backup, PartRecord, Records, backup_name, body_of, broken_record, clocks_behind, git_state, host, part_record
+from .records import (
+    Backup,
+    PartRecord,
+    Records,
+    backup_name,
+    body_of,
+    broken_record,
+    clocks_behind,
+    git_state,
+    host,
+    part_record,
+)
 from .restoring import restore_directory
 from .retention import RetentionPolicy, RetentionRow
 from .sources import Database
@@ -55,6 +66,8 @@ from .trees import Directory
 KIND = "backups"
 
 Source = Database | Directory
+
+DEFAULT_RETENTION = RetentionPolicy()
 
 logger = logging.getLogger("prefect_snapshots")
 
@@ -110,7 +123,7 @@ class BackupManager:
         name: str = "default",
         databases: Sequence[Database | str] = (),
         directories: Sequence[Directory | str | os.PathLike[str]] = (),
-        retention: RetentionPolicy = RetentionPolicy(),
+        retention: RetentionPolicy = DEFAULT_RETENTION,
     ) -> None:
         self.repository = as_repository(repository)
         self.name = check_name(name)
@@ -468,31 +481,35 @@ class BackupManager:
 
     def _expire(self, dry_run: bool) -> tuple[tuple[RetentionRow, ...], list[int]]:
         """Remove what the policy does not keep. Returns its rows, and the events of what goes."""
+        stream = self._following()
         rows: tuple[RetentionRow, ...] = ()
         doomed: list[int] = []
 
         def draft() -> Draft | None:
             nonlocal rows
-            rows = self._plan()
+            rows = self._plan(stream.events)
             doomed[:] = [self._records.get(row.name)[0].sequence for row in rows if not row.keep]
             return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
 
         if dry_run:
-            self._current()
             draft()
         else:
             self._note(draft)
         return rows, doomed
 
-    def _plan(self) -> tuple[RetentionRow, ...]:
+    def _plan(self, events: Sequence[Event]) -> tuple[RetentionRow, ...]:
         now = datetime.now(UTC)
+        behind = clocks_behind(events, now)
         committed = list(self._records.by_name.values())
-        spared = clocks_behind(committed, now)
+        spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
         spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
         rows = self.retention.plan([backup for _, backup in committed if backup.name not in spared], now)
         last = committed[-1][1].name if committed else None
         return (
-            *(RetentionRow(row.name, True, ("made last",)) if row.name == last and not row.keep else row for row in rows),
+            *(
+                RetentionRow(row.name, True, ("made last",)) if row.name == last and not row.keep else row
+                for row in rows
+            ),
             *(RetentionRow(name, True, (reason,)) for name, reason in spared.items()),
         )
 

@@ -160,6 +160,7 @@ class Records:
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[Event, Backup]] = {}
         self._names: dict[int, str] = {}
+        self._given: set[str] = set()
 
     def apply(self, event: Event) -> None:
         """Take one event into account."""
@@ -171,6 +172,7 @@ class Records:
             backup = read_record(event)
             self.by_name[backup.name] = event, backup
             self._names[event.sequence] = backup.name
+            self._given.add(backup.name)
         elif event.kind == "annotate" and event.body.get("id") in self.by_name:
             committed, backup = self.by_name[event.body["id"]]
             changed = dataclasses.replace(backup, permanent=bool(event.body["permanent"]))
@@ -190,9 +192,9 @@ class Records:
         return found
 
     def free_name(self, name: str) -> str:
-        """The name, or if it is taken the first of `name_2`, `name_3`, ... that is free."""
+        """The name, or if it is taken the first of `name_2`, `name_3`, ... that is free. None is given twice."""
         number, free = 1, name
-        while free in self.by_name:
+        while free in self._given:
             number += 1
             free = f"{name}_{number}"
         return free
@@ -270,19 +272,22 @@ def part_record(done: Summary) -> PartRecord:
     )
 
 
-def clocks_behind(committed: Iterable[tuple[Event, Backup]], now: datetime) -> dict[str, str]:
-    """The backups whose machine's clock was a day or more behind that of an earlier one, and why that is thought.
+def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
+    """The events whose machine's clock was a day or more behind that of an earlier one, and why that is thought.
 
     Arguments:
-        committed: in the order in which they were committed.
+        events: of one stream, in order.
         now: what lies a day ahead of it does not count as an earlier time.
+
+    Returns:
+        Reasons by the number of the event.
     """
-    found: dict[str, str] = {}
+    found: dict[int, str] = {}
     latest = datetime.min.replace(tzinfo=UTC)
-    for event, backup in committed:
+    for event in events:
         time = from_nanoseconds(event.time)
         if latest - time >= _DAY:
-            found[backup.name] = f"its time is {(latest - time) // _DAY} days before that of an earlier backup"
+            found[event.sequence] = f"its clock was {round((latest - time) / _DAY)} days behind"
         elif time - now < _DAY:
             latest = max(latest, time)
     return found
