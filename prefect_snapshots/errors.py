@@ -300,3 +300,21 @@ class IncompleteResults(SnapshotsError, LookupError):
 
 class TooManyFailures(SnapshotsError, RuntimeError):
     """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""
+
+
+# --- backups -----------------------------------------------------------------------------------------------
+
+
+class BackupFailed(SnapshotsError):
+    """A source could not be read whole: nothing was committed."""
+
+
+class RestoreFailed(SnapshotsError):
+    """A target could not be made what a backup holds; the message says what state it is in."""
+
+
+class ToolMissing(SnapshotsError, FileNotFoundError):
+    """A program that a database needs is not installed; the message names the package that has it."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
