@@ -1,0 +1,331 @@
+"""What the databases share: where a server is, and how its own programs are run.
+
+A *tool* is a program that comes with a database, such as `pg_dump`. Passwords reach tools in their environment or in a
+file that only its owner may read, and never as an argument, because everybody on a machine can read those. What tools
+complain about ends up in our errors, without the password. This module knows no database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, ClassVar, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote
+
+from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+
+PIECE = 1 << 20
+"""Bytes of a dump that are handed on at once."""
+
+Password: TypeAlias = str | Callable[[], str] | None
+"""A password, or what gives it when it is needed; None leaves it to the URL, and then to the tool's own ways."""
+
+_URL = re.compile(
+    r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
+    r"(?P<host>\[[^\]]*\]|[^/?@]*?)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
+    re.DOTALL,
+)
+_SHOWN = 2000
+"""Characters of a tool's complaints that an error repeats: its last words."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL taken apart. What it does not have is empty, and the port is 0."""
+
+    scheme: str
+    driver: str
+    user: str
+    password: str | None = field(repr=False)
+    host: str
+    port: int
+    database: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Take apart `scheme://user:password@host:port/database?option=value`, each part percent-encoded.
+
+        Raises:
+            InvalidArgument: it is no such URL; the message does not repeat it, because it may hold a password.
+        """
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise InvalidArgument(
+                f"the URL of a database that begins with {url.partition(':')[0][:20]!r} is not understood: write "
+                "scheme://user:password@host:port/database, with special characters percent-encoded"
+            )
+        part = {name: unquote(value) for name, value in found.groupdict(default="").items()}
+        password = part["password"] if found["password"] is not None else None
+        options = dict(parse_qsl(found["options"] or "", keep_blank_values=True))
+        host = part["host"].strip("[]")
+        port = int(part["port"] or 0)
+        return cls(part["scheme"], part["driver"], part["user"], password, host, port, part["database"], options)
+
+
+@dataclass(frozen=True, repr=False)
+class ServerDatabase:
+    """A database that a server has: what its URL says, and a password from elsewhere.
+
+    Attributes:
+        url: where it is.
+        password: instead of the one in the URL; a function is called whenever the password is needed.
+    """
+
+    url: str
+    password: Password = None
+
+    kind: ClassVar[str]
+    default_port: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        self.check_url(Address.of(self.url))
+
+    def check_url(self, address: Address) -> None:
+        """Refuse a URL that is not for this kind of database.
+
+        Raises:
+            InvalidArgument: with what such a URL looks like.
+        """
+
+    def __repr__(self) -> str:
+        masked = re.sub(r"(//[^:@/]*):[^/]*@", r"\1:***@", self.url)
+        return f"{type(self).__name__}({masked!r})"
+
+    @property
+    def name(self) -> str:
+        """The URL without user, password and options."""
+        address = self.address
+        host = f"[{address.host}]" if ":" in address.host else address.host or "localhost"
+        return f"{self.kind}://{host}:{address.port or self.default_port}/{quote(address.database, safe='')}"
+
+    @property
+    def address(self) -> Address:
+        return Address.of(self.url)
+
+    def secret(self) -> str | None:
+        """The password, if we are told one."""
+        if self.password is None:
+            return self.address.password
+        return self.password() if callable(self.password) else self.password
+
+    def renamed(self, database: str) -> str:
+        """The URL of another database of the same server."""
+        head, question, options = self.url.partition("?")
+        scheme, _, rest = head.partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}/{quote(database, safe='')}{question}{options}"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program, and the environment it runs in.
+
+    Attributes:
+        path: of the program.
+        environment: variables beside our own ones.
+        secrets: what may not be repeated.
+    """
+
+    path: str
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Collection[str] = field(default=(), repr=False)
+
+    @classmethod
+    def find(cls, names: str, package: str, environment: Mapping[str, str] | None = None, *secrets: str | None) -> Tool:
+        """A tool on the PATH.
+
+        Args:
+            names: of the program; the first one that there is.
+            package: the Debian package that has it.
+
+        Raises:
+            ToolMissing: there is none.
+        """
+        for name in names.split():
+            if path := shutil.which(name):
+                return cls(path, environment or {}, [secret for secret in secrets if secret])
+        raise missing(names, package)
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    def run(self, *arguments: str, stdin: Iterable[bytes | memoryview] = (), stdout: IO[bytes] | None = None) -> bytes:
+        """Run it to its end, and give it `stdin` piece by piece.
+
+        Returns:
+            What it wrote, unless that went to `stdout`.
+
+        Raises:
+            BackupFailed: it failed; the message has its last words.
+        """
+        with tempfile.TemporaryFile() as output:
+            with self.started(*arguments, stdin=subprocess.PIPE, stdout=stdout or output) as process:
+                assert process.stdin is not None
+                # A tool that has seen enough, or has failed, closes its end: its exit code says which.
+                with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                    for piece in stdin:
+                        pipe.write(piece)
+            output.seek(0)
+            return output.read()
+
+    def stream(self, *arguments: str, stderr: IO[bytes] | None = None) -> Iterator[bytes]:
+        """Run it, and give what it writes in pieces, from the first one on until the iterator is closed.
+
+        Args:
+            stderr: a file for what it says.
+
+        Raises:
+            BackupFailed: it failed, maybe after many pieces.
+        """
+        with self.started(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
+            assert process.stdout is not None
+            yield from pieces(process.stdout)
+
+    @contextlib.contextmanager
+    def started(
+        self,
+        *arguments: str,
+        stdin: int | IO[bytes],
+        stdout: int | IO[bytes],
+        stderr: IO[bytes] | None = None,
+        cwd: Path | None = None,
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """It runs during the block; afterwards its exit code is checked, or it is killed if the block failed.
+
+        Raises:
+            BackupFailed: it failed.
+        """
+        with contextlib.nullcontext(stderr) if stderr else tempfile.TemporaryFile() as complaints:
+            environment = {**os.environ, **self.environment}
+            process = subprocess.Popen(
+                [self.path, *arguments], stdin=stdin, stdout=stdout, stderr=complaints, env=environment, cwd=cwd
+            )
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                # Waiting would be for ever if it waits for us.
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        with contextlib.suppress(BrokenPipeError):
+                            pipe.close()
+                process.wait()
+            if process.returncode:
+                raise BackupFailed(self._failure(process.returncode, complaints))
+
+    def _failure(self, code: int, complaints: IO[bytes]) -> str:
+        complaints.seek(0)
+        words = complaints.read().decode(errors="replace").strip()
+        how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        return f"{self.name} {how}: {self.masked(words)[-_SHOWN:] or 'it did not say why'}"
+
+    def masked(self, text: str) -> str:
+        """The text without secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class LocalHTTP(http.client.HTTPConnection):
+    """HTTP through a socket of this machine."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def missing(names: str, package: str) -> ToolMissing:
+    """The error for a program that is not there."""
+    program = " or ".join(names.split())
+    return ToolMissing(f"{program} is not installed or not on the PATH: it comes with the package {package}")
+
+
+@contextlib.contextmanager
+def restoring(name: str, state: str) -> Iterator[None]:
+    """What fails within the block is a failed restore.
+
+    Args:
+        name: of the database.
+        state: what a failure leaves, in words.
+    """
+    try:
+        yield
+    except BackupFailed as error:
+        raise RestoreFailed(f"{name} was not restored, {state}: {error}") from error
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that only we may read, gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="prefect-snapshots-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def private_file(text: str) -> Iterator[str]:
+    """The path of a file with this text that only we may read, gone after the block."""
+    with tempfile.NamedTemporaryFile("w", prefix="prefect-snapshots-", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        yield file.name
+
+
+def pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """What is left of a file."""
+    while piece := file.read(PIECE):
+        yield piece
+
+
+def file_pieces(path: Path) -> Iterator[bytes]:
+    """What a file holds; it is opened with the first piece."""
+    with path.open("rb") as file:
+        yield from pieces(file)
+
+
+def write(path: Path, content: Iterable[bytes | memoryview]) -> None:
+    """Write a new file, durably."""
+    with path.open("xb") as file:
+        for piece in content:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_only(only: Iterable[str], available: Collection[str], what: str = "table") -> None:
+    """Refuse a partial restore of what a backup does not hold.
+
+    Raises:
+        InvalidArgument: with what there is.
+    """
+    if unknown := sorted(set(only) - set(available)):
+        there = ", ".join(sorted(available)[:20]) or "none"
+        raise InvalidArgument(f"the backup holds no {what} {', '.join(unknown)}; it holds {there}")
+
+
+def check_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """What was restored holds as much as the backup.
+
+    Raises:
+        BackupFailed: it does not.
+    """
+    if found != expected:
+        differing = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
+        told = ", ".join(f"{name} has {found.get(name, 0)} of {expected.get(name, 0)}" for name in differing[:5])
+        raise BackupFailed(f"what was restored is not what the backup holds: {told}")

@@ -1,0 +1,280 @@
+"""etcd: the snapshot of a cluster's key space.
+
+A restore starts a member of its own from the snapshot, which listens on a socket only, and then makes the keys of the
+running cluster what they are there: what differs is written, what is not there is deleted. Keys lose their leases and
+their history. Users and roles are in the snapshot, but are left alone by a restore.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...errors import BackupFailed, InvalidArgument
+from ..sources import Database, Dump, DumpFile, DumpReader
+from .base import Address, LocalHTTP, ServerDatabase, Tool, file_pieces, restoring, temporary_folder, write
+
+_FILE = "snapshot.db"
+_KEYS = "keys"
+_STATUS = "/v3/maintenance/status"
+_PACKAGE = "etcd-client"
+_SOCKET = "client:1"  # etcd wants the name of a socket to look like a host and a port
+_PAGE = 500  # keys in one answer
+_OPERATIONS, _BYTES = 100, 500_000
+"""Of one transaction; a server takes 128 operations and 1.5 MB."""
+_TIMEOUT = 60.0  # seconds for an answer
+_PATIENCE = 60.0  # seconds for a member of our own to start
+_OPTIONS = ("cacert", "cert", "key", "unix_socket")
+
+
+@dataclass(frozen=True, repr=False)
+class Etcd(ServerDatabase):
+    """An etcd cluster, by one of its members.
+
+    Example:
+        >>> from prefect_snapshots.backups.databases import Etcd
+        >>> Etcd("etcd://127.0.0.1:2379").name
+        'etcd://127.0.0.1:2379/'
+
+    After a `?` the URL may say `cacert=`, `cert=` and `key=`, which means TLS.
+    """
+
+    kind: ClassVar[str] = "etcd"
+    swaps: ClassVar[bool] = False
+    default_port: ClassVar[int] = 2379
+
+    def check_url(self, address: Address) -> None:
+        if address.database:
+            raise InvalidArgument("a backup of etcd holds all keys: leave the path out of the URL")
+        if unknown := sorted(set(address.options) - set(_OPTIONS)):
+            raise InvalidArgument(f"unknown in the URL of an etcd cluster: {', '.join(unknown)}")
+
+    def check(self) -> list[str]:
+        tool = self._tool().run("version").decode().split("\n")[0]
+        Tool.find("etcd", "etcd-server")
+        with self._gateway() as gateway:
+            return [tool, f"server {gateway.call(_STATUS, {})['version']}"]
+
+    @contextlib.contextmanager
+    def dump(self) -> Iterator[Dump]:
+        with temporary_folder() as folder:
+            file = folder / _FILE
+            with self._gateway() as gateway:
+                # etcdctl would wait for ever for a server that is not there.
+                gateway.call(_STATUS, {})
+                self._tool().run("snapshot", "save", str(file))
+                status = json.loads(_snapshots().run("snapshot", "status", str(file), "--write-out=json"))
+                counts = {_KEYS: gateway.count(status["revision"])}
+            yield Dump([DumpFile(_FILE, file_pieces(file))], counts)
+
+    def counts(self) -> dict[str, int]:
+        with self._gateway() as gateway:
+            return {_KEYS: gateway.count()}
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        if only:
+            raise InvalidArgument(
+                "etcd has no tables: restore all keys, or restore to another cluster and copy from there"
+            )
+        with restoring(self.name, "and holds a part of the backup"), temporary_folder() as folder:
+            write(folder / _FILE, dump.open(_FILE))
+            restored = [f"--data-dir={folder}/data", "--name=default", "--initial-cluster=default=unix://peer:1"]
+            _snapshots().run(
+                "snapshot", "restore", str(folder / _FILE), *restored, "--initial-advertise-peer-urls=unix://peer:1"
+            )
+            with _member(folder), self._gateway(folder / _SOCKET) as source, self._gateway() as target:
+                _copy(source, target)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Database]:
+        with temporary_folder() as folder, _member(folder):
+            yield Etcd(f"etcd://localhost?unix_socket={folder}/{_SOCKET}")
+
+    def _tool(self) -> Tool:
+        address, secret = self.address, self.secret()
+        place = f"{address.host or 'localhost'}:{address.port or self.default_port}"
+        path = address.options.get("unix_socket")
+        environment = {
+            "ETCDCTL_API": "3",
+            "ETCDCTL_ENDPOINTS": f"unix://{path}" if path else f"{'https' if self._tls else 'http'}://{place}",
+            "ETCDCTL_USER": address.user,
+            "ETCDCTL_PASSWORD": secret or "",
+            **{f"ETCDCTL_{option.upper()}": value for option, value in address.options.items()},
+        }
+        given = {name: value for name, value in environment.items() if value}
+        return Tool.find("etcdctl", _PACKAGE, given, secret)
+
+    @property
+    def _tls(self) -> bool:
+        return not self.address.options.keys().isdisjoint({"cacert", "cert", "key"})
+
+    @contextlib.contextmanager
+    def _gateway(self, path: Path | None = None) -> Iterator[_Gateway]:
+        """The HTTP interface of the cluster, or of our own member with its socket at a path."""
+        address, secret = self.address, self.secret()
+        place = str(path) if path else address.options.get("unix_socket")
+        connection: http.client.HTTPConnection
+        if place:
+            connection = LocalHTTP(place, _TIMEOUT)
+        elif self._tls:
+            context = ssl.create_default_context(cafile=address.options.get("cacert"))
+            if certificate := address.options.get("cert"):
+                context.load_cert_chain(certificate, address.options.get("key"))
+            connection = http.client.HTTPSConnection(
+                address.host, address.port or self.default_port, timeout=_TIMEOUT, context=context
+            )
+        else:
+            connection = http.client.HTTPConnection(
+                address.host or "localhost", address.port or self.default_port, timeout=_TIMEOUT
+            )
+        try:
+            with contextlib.closing(connection):
+                gateway = _Gateway(connection)
+                if secret and gateway.call("/v3/auth/status", {}, optional=True).get("enabled", True):
+                    gateway.log_in(address.user, secret)
+                yield gateway
+        except (OSError, http.client.HTTPException) as error:
+            raise BackupFailed(f"{self.name} does not answer: {error}") from error
+
+
+class _Gateway:
+    """What of etcd's interface is needed, as JSON."""
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self._connection = connection
+        self._headers = {"Content-Type": "application/json"}
+
+    def call(self, path: str, body: dict[str, Any], optional: bool = False) -> dict[str, Any]:
+        """One call.
+
+        Raises:
+            BackupFailed: the server refuses it, and it is not an optional one, which then answers nothing.
+        """
+        self._connection.request("POST", path, json.dumps(body), self._headers)
+        reply = self._connection.getresponse()
+        answer = reply.read()
+        if reply.status != http.HTTPStatus.OK:
+            if optional:
+                return {}
+            raise BackupFailed(f"etcd refuses {path}: {answer[:500].decode(errors='replace')}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def log_in(self, user: str, password: str) -> None:
+        token = self.call("/v3/auth/authenticate", {"name": user, "password": password}, optional=True).get("token")
+        if token is None:
+            raise BackupFailed(f"etcd refuses the password of user {user}")
+        self._headers["Authorization"] = token
+
+    def count(self, revision: int = 0) -> int:
+        """Keys, now or at an earlier revision."""
+        body = {"key": "AA==", "range_end": "AA==", "count_only": True, "revision": str(revision)}
+        return int(self.call("/v3/kv/range", body).get("count", 0))
+
+    def keys(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and values of one revision, in order."""
+        start, revision = b"\0", "0"
+        while True:
+            body = {"key": _text(start), "range_end": "AA==", "limit": str(_PAGE), "revision": revision}
+            answer = self.call("/v3/kv/range", body)
+            revision = answer["header"]["revision"] if revision == "0" else revision
+            found = [(_bytes(pair["key"]), _bytes(pair.get("value", ""))) for pair in answer.get("kvs", [])]
+            yield from found
+            if not answer.get("more"):
+                return
+            start = found[-1][0] + b"\0"
+
+    def write(self, operations: list[dict[str, Any]]) -> None:
+        """Some operations, all or nothing."""
+        if operations:
+            self.call("/v3/kv/txn", {"success": operations})
+
+
+def _copy(source: _Gateway, target: _Gateway) -> None:
+    operations: list[dict[str, Any]] = []
+    size = 0
+    for key, new, old in _joined(source.keys(), target.keys()):
+        if new == old:
+            continue
+        if len(operations) == _OPERATIONS or size + len(new or b"") > _BYTES:
+            target.write(operations)
+            operations, size = [], 0
+        if new is None:
+            operations.append({"request_delete_range": {"key": _text(key)}})
+        else:
+            operations.append({"request_put": {"key": _text(key), "value": _text(new)}})
+            size += len(key) + len(new)
+    target.write(operations)
+
+
+def _joined(
+    first: Iterator[tuple[bytes, bytes]], second: Iterator[tuple[bytes, bytes]]
+) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+    """Every key with its value in each of two sorted listings."""
+    left, right = next(first, None), next(second, None)
+    while left is not None or right is not None:
+        key = min(pair[0] for pair in (left, right) if pair is not None)
+        new = old = None
+        if left is not None and left[0] == key:
+            new, left = left[1], next(first, None)
+        if right is not None and right[0] == key:
+            old, right = right[1], next(second, None)
+        yield key, new, old
+
+
+@contextlib.contextmanager
+def _member(folder: Path) -> Iterator[None]:
+    """A server on a socket in a folder, with the data that is there, or empty."""
+    client, peer = f"unix://{_SOCKET}", "unix://peer:1"
+    options = [f"--data-dir={folder}/data", f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
+    options += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", "--name=default"]
+    options += [f"--initial-cluster=default={peer}", "--unsafe-no-fsync"]
+    tool = Tool.find("etcd", "etcd-server")
+    with (
+        (folder / "log").open("wb") as log,
+        tool.started(*options, stdin=subprocess.DEVNULL, stdout=log, cwd=folder) as process,
+    ):
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while not _is_healthy(folder / _SOCKET):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise BackupFailed("an etcd server does not start from the snapshot")
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+            # It ended because we asked it to.
+            process.returncode = 0
+
+
+def _is_healthy(path: Path) -> bool:
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        contextlib.closing(LocalHTTP(str(path), _TIMEOUT)) as connection,
+    ):
+        connection.request("GET", "/health")
+        return b"true" in connection.getresponse().read()
+    return False
+
+
+def _snapshots() -> Tool:
+    """What reads snapshots: since etcd 3.6 a program of its own."""
+    return Tool.find("etcdutl etcdctl", _PACKAGE, {"ETCDCTL_API": "3"})
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text)

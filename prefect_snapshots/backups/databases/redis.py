@@ -1,0 +1,321 @@
+"""Redis: all databases of a server, as the RDB file that a replica would get.
+
+A restore starts a server of its own from that file, which listens on a socket only, copies every key into databases of
+the target that are empty, and then swaps them with the real ones in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from ...errors import BackupFailed, InvalidArgument
+from ..sources import Database, Dump, DumpFile, DumpReader
+from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, temporary_folder, write
+
+_FILE = "dump.rdb"
+_BATCH = 500  # keys in one round trip
+_MARK = "prefect-snapshots:restoring"
+"""A key in a database that a restore is filling, by which the next restore knows what one left that was killed."""
+_TIMEOUT = 60.0  # seconds for an answer
+
+
+@dataclass(frozen=True, repr=False)
+class Redis(ServerDatabase):
+    """A Redis server with all its databases; not a cluster.
+
+    Example:
+        >>> from prefect_snapshots.backups.databases import Redis
+        >>> Redis("redis://:secret@cache.example.com:6379").name
+        'redis://cache.example.com:6379/'
+
+    `rediss://` is with TLS. After a `?` the URL may say `unix_socket=`.
+    """
+
+    kind: ClassVar[str] = "redis"
+    swaps: ClassVar[bool] = True
+    default_port: ClassVar[int] = 6379
+
+    def check_url(self, address: Address) -> None:
+        if address.database not in ("", "0"):
+            raise InvalidArgument(
+                "a backup of Redis holds all databases of the server: leave the number out of the URL"
+            )
+        if unknown := sorted(set(address.options) - {"unix_socket"}):
+            raise InvalidArgument(f"unknown in the URL of a Redis server: {', '.join(unknown)}")
+
+    @property
+    def name(self) -> str:
+        return super().name.rstrip("0") if self.address.database else super().name
+
+    def check(self) -> list[str]:
+        _find("redis-check-rdb", "redis-tools")
+        tools = [_find("redis-cli", "redis-tools"), _find("redis-server", "redis-server")]
+        versions = [f"{tool.name} {tool.run('--version').decode().split()[-1]}" for tool in tools[:1]]
+        with self._connected() as connection:
+            server = re.search(rb"redis_version:(\S+)", connection.run("INFO", "server"))
+        return [*versions, f"server {server[1].decode()}" if server else "server of unknown version"]
+
+    @contextlib.contextmanager
+    def dump(self) -> Iterator[Dump]:
+        address, secret = self.address, self.secret()
+        place = ["-h", address.host or "localhost", "-p", str(address.port or self.default_port)]
+        if path := address.options.get("unix_socket"):
+            place = ["-s", path]
+        place += ["--user", address.user] if address.user else []
+        place += ["--tls"] if address.scheme == "rediss" else []
+        environment = {"REDISCLI_AUTH": secret} if secret else {}
+        with temporary_folder() as folder:
+            file = folder / _FILE
+            Tool.find("redis-cli", "redis-tools", environment, secret).run(*place, "--rdb", str(file))
+            yield Dump([DumpFile(_FILE, file_pieces(file))], _counts_in(file))
+
+    def counts(self) -> dict[str, int]:
+        with self._connected() as connection:
+            return connection.sizes()
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        check_only(only, dump.counts, "database")
+        with restoring(self.name, "and is as it was"), temporary_folder() as folder:
+            write(folder / _FILE, dump.open(_FILE))
+            databases = max((_number(name) for name in dump.counts), default=0) + 1
+            with _throwaway(folder, databases) as source, self._connected() as target:
+                _copy(source, target, [_number(name) for name in only])
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Database]:
+        with temporary_folder() as folder, _throwaway(folder, 2048):
+            yield Redis(f"redis://localhost?unix_socket={folder}/socket")
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[_Connection]:
+        address, secret = self.address, self.secret()
+        try:
+            with contextlib.ExitStack() as stack:
+                if path := address.options.get("unix_socket"):
+                    opened = stack.enter_context(_open_socket(path))
+                else:
+                    place = (address.host or "localhost", address.port or self.default_port)
+                    opened = stack.enter_context(socket.create_connection(place, _TIMEOUT))
+                if address.scheme == "rediss":
+                    tls = ssl.create_default_context()
+                    opened = stack.enter_context(tls.wrap_socket(opened, server_hostname=address.host))
+                connection = _Connection(opened)
+                if secret:
+                    connection.run("AUTH", *([address.user] if address.user else []), secret)
+                yield connection
+        except OSError as error:
+            raise BackupFailed(f"{self.name} does not answer: {error}") from error
+
+
+Reply: TypeAlias = Any
+"""bytes, an integer, None, an error, or a list of replies."""
+
+
+class _Refused(Exception):
+    """An error that the server answers."""
+
+
+class _Connection:
+    """A connection that speaks Redis's protocol, version 2."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self._socket = opened
+        self._file = opened.makefile("rb")
+
+    def run(self, *command: str | bytes | int) -> Reply:
+        """The answer to one command.
+
+        Raises:
+            BackupFailed: the server refuses it.
+        """
+        return self.all_of([command])[0]
+
+    def all_of(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Reply]:
+        """The answers to many commands, in one round trip."""
+        sent = bytearray()
+        for command in commands:
+            words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
+            sent += b"*%d\r\n" % len(words)
+            for word in words:
+                sent += b"$%d\r\n%b\r\n" % (len(word), word)
+        self._socket.sendall(sent)
+        replies = [self._read() for _ in commands]
+        for command, reply in zip(commands, replies, strict=True):
+            for answer in reply if isinstance(reply, list) else [reply]:
+                if isinstance(answer, _Refused):
+                    raise BackupFailed(f"Redis refuses {command[0]!s}: {answer}")
+        return replies
+
+    def sizes(self) -> dict[str, int]:
+        """Keys per database."""
+        found = re.findall(rb"^(db\d+):keys=(\d+)", self.run("INFO", "keyspace"), re.MULTILINE)
+        return {name.decode(): int(keys) for name, keys in found}
+
+    def _read(self) -> Reply:
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError("the connection ended")
+        kind, rest = line[:1], line[1:-2]
+        if kind == b"-":
+            return _Refused(rest.decode(errors="replace"))
+        if kind == b"+":
+            return rest
+        if kind == b":" or int(rest) < 0:
+            return int(rest) if kind == b":" else None
+        if kind == b"*":
+            return [self._read() for _ in range(int(rest))]
+        return self._file.read(int(rest) + 2)[:-2]
+
+
+def _copy(source: _Connection, target: _Connection, only: Sequence[int]) -> None:
+    """Fill empty databases of the target, and swap them with the real ones."""
+    wanted = [number for number in map(_number, source.sizes()) if not only or number in only]
+    there, spare = _spare(target, wanted)
+    if len(spare) < len(wanted):
+        raise BackupFailed(
+            f"the target needs {len(wanted)} empty databases to restore into, and has {len(spare)}: raise `databases` "
+            "in redis.conf"
+        )
+    commands: list[tuple[str | bytes | int, ...]] = [("MULTI",)]
+    for number, free in zip(wanted, spare, strict=False):
+        target.run("SELECT", free)
+        target.run("SET", _MARK, 1)
+        source.run("SELECT", number)
+        _copy_keys(source, target)
+        # Afterwards `free` is what the database was.
+        commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
+    for number in sorted({*there, *only} - set(wanted)):
+        if not only or number in only:
+            commands += [("SELECT", number), ("FLUSHDB",)]
+    if not only and (functions := _functions(source, target)) is not None:
+        commands.append(("FUNCTION", "RESTORE", functions, "FLUSH"))
+    target.all_of([*commands, ("EXEC",)])
+
+
+def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The numbers of the target's databases with keys, and of as many empty ones as are wanted."""
+    there = []
+    for number in map(_number, target.sizes()):
+        target.run("SELECT", number)
+        if target.run("EXISTS", _MARK):
+            target.run("FLUSHDB")
+        else:
+            there.append(number)
+    spare: list[int] = []
+    number = 0
+    with contextlib.suppress(BackupFailed):  # the number behind the last database
+        while len(spare) < len(wanted):
+            target.run("SELECT", number)
+            if number not in there and number not in wanted:
+                spare.append(number)
+            number += 1
+    return there, spare
+
+
+def _copy_keys(source: _Connection, target: _Connection) -> None:
+    cursor = b"0"
+    while True:
+        cursor, keys = source.run("SCAN", cursor, "COUNT", _BATCH)
+        values = source.all_of([("DUMP", key) for key in keys])
+        left = source.all_of([("PTTL", key) for key in keys])
+        # None, or -2: it has expired in between. A key may be seen twice.
+        target.all_of(
+            [
+                ("RESTORE", key, max(0, ttl), value, "REPLACE")
+                for key, value, ttl in zip(keys, values, left, strict=True)
+                if value is not None and ttl != -2
+            ]
+        )
+        if cursor == b"0":
+            return
+
+
+def _functions(source: _Connection, target: _Connection) -> bytes | None:
+    """The libraries of functions, which servers have since version 7."""
+    try:
+        target.run("FUNCTION", "STATS")
+    except BackupFailed:
+        return None
+    dumped: bytes = source.run("FUNCTION", "DUMP")
+    return dumped
+
+
+@contextlib.contextmanager
+def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
+    """A server on a socket in a folder, with the dump that is there."""
+    path = str(folder / "socket")
+    options = ["--port", "0", "--unixsocket", path, "--unixsocketperm", "700", "--dir", str(folder), "--save", ""]
+    options += ["--dbfilename", _FILE, "--appendonly", "no", "--databases", str(databases), "--loglevel", "warning"]
+    tool = _find("redis-server", "redis-server")
+    with (folder / "log").open("wb") as log, tool.started(*options, stdin=subprocess.DEVNULL, stdout=log) as process:
+        try:
+            while True:
+                try:
+                    with _open_socket(path) as opened:
+                        connection = _Connection(opened)
+                        connection.run("SELECT", 0)
+                        yield connection
+                        return
+                except FileNotFoundError:
+                    pass
+                except BackupFailed as error:
+                    if "LOADING" not in str(error):
+                        raise
+                if process.poll() is not None:
+                    words = (folder / "log").read_text(errors="replace")[-1000:]
+                    raise BackupFailed(f"a Redis server does not start from the dump: {words}")
+                time.sleep(0.05)
+        finally:
+            process.terminate()
+            process.wait()
+            # It ended because we asked it to.
+            process.returncode = 0
+
+
+@contextlib.contextmanager
+def _open_socket(path: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.settimeout(_TIMEOUT)
+        opened.connect(path)
+        yield opened
+
+
+def _counts_in(file: Path) -> dict[str, int]:
+    """Keys per database, as the file says in front of each; `redis-check-rdb` verifies it and knows where that is."""
+    said = _find("redis-check-rdb", "redis-tools").run(str(file))
+    counts = {}
+    with file.open("rb") as content:
+        for at, number in re.findall(rb"\[offset (\d+)\] Selecting DB ID (\d+)", said):
+            content.seek(int(at))
+            head = content.read(10)
+            if head[:1] != b"\xfb":
+                raise BackupFailed("the dump does not say how many keys it holds: Redis 3.2 or newer is needed")
+            counts[f"db{number.decode()}"] = _length(head[1:])
+    return counts
+
+
+def _length(data: bytes) -> int:
+    """A length of the RDB format: its first two bits say how long it is."""
+    first, low = data[0] >> 6, data[0] & 0x3F
+    if first == 0:
+        return low
+    if first == 1:
+        return low << 8 | data[1]
+    return int.from_bytes(data[1:9] if data[0] == 0x81 else data[1:5])
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("db"))
+
+
+def _find(name: str, package: str) -> Tool:
+    return Tool.find(name, package)
