@@ -300,3 +300,10 @@ class IncompleteResults(SnapshotsError, LookupError):
 
 class TooManyFailures(SnapshotsError, RuntimeError):
     """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""
+
+
+# --- backups -------------------------------------------------------------------------------------------------
+
+
+class BackupFailed(SnapshotsError):
+    """A source could not be read whole: nothing was committed."""

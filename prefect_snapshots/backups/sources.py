@@ -1,0 +1,78 @@
+"""What a backup can take its data from, and put it back to: the narrow interface of directories and databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class DumpFile:
+    """One file of a dump: its path within the dump, and its bytes, which are taken once and in order."""
+
+    path: str
+    pieces: Iterator[bytes]
+
+
+@dataclass(slots=True)
+class Dump:
+    """What a database gives: files, and what they hold. `files` is consumed once; `counts` is complete after that."""
+
+    files: Iterable[DumpFile]
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows or documents per table or collection, of the same moment as the dump."""
+
+
+class DumpReader(Protocol):
+    """A dump as it comes back from a backup; every byte is verified."""
+
+    @property
+    def paths(self) -> Sequence[str]: ...
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    def open(self, path: str) -> Iterator[memoryview]:
+        """The bytes of one file, in pieces of up to some MB."""
+        ...
+
+    def extract(self, folder: Path) -> None:
+        """Write all files into an empty folder."""
+        ...
+
+
+class Database(Protocol):
+    """A database that can be dumped to a stream or a tree, and restored from it."""
+
+    kind: ClassVar[str]
+    """What the backup calls this kind: "postgresql", "sqlite", ..."""
+    swaps: ClassVar[bool]
+    """Whether `restore` builds the new state beside the old one and swaps them at the end, so that a failure leaves the old one. Otherwise the manager makes a safety backup first."""
+
+    @property
+    def name(self) -> str:
+        """What a backup calls it; no secrets; equal for equal databases."""
+        ...
+
+    def check(self) -> list[str]:
+        """What is found: tool and server versions, for people. Raises where a tool is missing or the server cannot be reached."""
+        ...
+
+    def dump(self) -> AbstractContextManager[Dump]:
+        """One consistent state of the database, writers going on. Leaving the block ends what was started for it."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Rows or documents per table or collection, now."""
+        ...
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        """Make the database what the dump holds, and remove what it does not hold; or only these tables or collections."""
+        ...
+
+    def scratch(self) -> AbstractContextManager[Database]:
+        """An empty database beside this one, dropped when the block ends: for drills."""
+        ...
