@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_snapshots import RetentionPolicy
+from prefect_snapshots import RetentionPolicy, SnapshotManager
 from prefect_snapshots.errors import InvalidArgument
 
 POLICIES = 500
@@ -167,7 +167,8 @@ def _policy(rng: random.Random, zone: str) -> tuple[RetentionPolicy, list[str]]:
     for name, duration in within.items():
         kind = name.removeprefix("keep_").removesuffix("within").rstrip("_")
         arguments += [f"--keep-within{'-' * bool(kind)}{kind}", duration] if duration else []
-    return RetentionPolicy(**counts, **within, keep_tags=tags, timezone=zone), arguments
+    chosen: dict[str, Any] = {**counts, **within}
+    return RetentionPolicy(**chosen, keep_tags=tags, timezone=zone), arguments
 
 
 def _duration(rng: random.Random) -> str:
@@ -225,7 +226,7 @@ def test_a_week_is_not_split_at_new_year() -> None:
 
 def test_days_are_those_of_the_zone() -> None:
     items = [Item(f"{hour}", datetime(2025, 6, 1, hour, tzinfo=UTC)) for hour in (21, 22, 23)]
-    daily = {"keep_last": 0, "keep_weekly_within": None, "keep_daily": -1}
+    daily: dict[str, Any] = {"keep_last": 0, "keep_weekly_within": None, "keep_daily": -1}
     assert _kept(RetentionPolicy(**daily), items) == ["23"]
     assert _kept(RetentionPolicy(**daily, timezone="Europe/Berlin"), items) == ["23", "21"]
 
@@ -260,6 +261,16 @@ def test_nothing_at_all_would_be_kept() -> None:
     with pytest.raises(InvalidArgument, match="nothing is removed"):
         policy.plan(_days("2025-01-01", "2025-01-02"))
     assert _kept(policy, _days("2025-01-01", "2025-01-02") + _days("2024-01-01", tags=("gold",))) == ["2024-01-01"]
+
+
+def test_snapshots_too(tmp_path: Path) -> None:
+    manager = SnapshotManager(tmp_path / "repository")
+    for number in range(4):
+        manager.save_snapshot(number, f"{number}")
+    manager.pin("0")
+    rows = manager.cleanup(RetentionPolicy(keep_last=2, keep_weekly_within=None))
+    assert [(row.name, row.keep) for row in rows] == [("3", True), ("2", True), ("1", False), ("0", True)]
+    assert list(manager) == ["0", "2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Backups of databases and directories: each one a version that can be listed, verified and restored as a whole."""
 
-from .manager import BackupManager, CleanupReport, DrillReport, RestoreReport, list_names, safe_experiment
+from .drills import DrillReport
+from .manager import BackupManager, CleanupReport, RestoreReport, list_names, safe_experiment
 from .records import Backup
 from .retention import RetentionPolicy, RetentionRow
 from .trees import Directory

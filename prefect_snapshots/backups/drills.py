@@ -71,7 +71,8 @@ def drill(
 
 
 def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
-    files, counts = 0, {}
+    files = 0
+    counts: dict[str, int] = {}
     try:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)

@@ -67,6 +67,8 @@ KIND = "backups"
 
 Source = Database | Directory
 
+DEFAULT_RETENTION = RetentionPolicy()
+
 logger = logging.getLogger("prefect_snapshots")
 
 
@@ -121,7 +123,7 @@ class BackupManager:
         name: str = "default",
         databases: Sequence[Database | str] = (),
         directories: Sequence[Directory | str | os.PathLike[str]] = (),
-        retention: RetentionPolicy = RetentionPolicy(),
+        retention: RetentionPolicy = DEFAULT_RETENTION,
     ) -> None:
         self.repository = as_repository(repository)
         self.name = check_name(name)
@@ -276,8 +278,8 @@ class BackupManager:
         confirm: bool = False,
         include_directories: bool = True,
         include_databases: bool = True,
-        to: Mapping[str, Database | Directory | str | os.PathLike[str]] | None = None,
-        only: Mapping[str, Sequence[str]] | None = None,
+        to: Mapping[str | Source, Source | str | os.PathLike[str]] | None = None,
+        only: Mapping[str | Source, Sequence[str]] | None = None,
         safety: bool = True,
         in_place: bool = False,
         progress: Progress | None = None,
@@ -292,8 +294,9 @@ class BackupManager:
             name: of the backup.
             confirm: has to be True: this replaces data.
             include_directories, include_databases: say False to leave them alone.
-            to: other targets by the name of the part, or its end, such as `"app.db"`: a database or its URL, or a path.
-            only: restore these parts alone, and of them these tables, collections or paths; none: all of the part.
+            to: other targets by source: a database or its URL, or a path. A source is called by its name, by the end of
+                it, such as `"app.db"`, or is the object itself.
+            only: restore these sources alone, and of them these tables, collections or paths; none: all of it.
             safety: whether to make a safety backup. Say False where nothing is left that could be backed up.
             in_place: a directory that cannot be swapped as a whole, such as a mount point, is restored file by file.
             progress: called with what is done, how much of it, and how much there is.
@@ -358,21 +361,21 @@ class BackupManager:
         backup: Backup,
         include_directories: bool,
         include_databases: bool,
-        to: Mapping[str, Any],
-        only: Mapping[str, Sequence[str]],
+        to: Mapping[str | Source, Any],
+        only: Mapping[str | Source, Sequence[str]],
     ) -> list[_Job]:
         """What is to be restored to where. Everything that can be wrong about it is found here."""
-        to = {backup.part(name).name: target for name, target in to.items()}
+        targets = {_part(backup, source): target for source, target in to.items()}
         if any(isinstance(paths, str) for paths in only.values()):
             raise InvalidArgument("only= takes a list of tables, collections or paths for each part")
-        only = {backup.part(name).name: paths for name, paths in only.items()}
+        chosen = {_part(backup, source): paths for source, paths in only.items()}
         own = {source.name: source for source in self._sources()}
         jobs = []
         for part in backup.parts:
             wanted = include_directories if part.kind == DIRECTORY else include_databases
-            if not wanted or (only and part.name not in only):
+            if not wanted or (chosen and part.name not in chosen):
                 continue
-            target = to.get(part.name, own.get(part.name))
+            target = targets.get(part.name, own.get(part.name))
             if target is None:
                 raise InvalidArgument(
                     f"nobody says where {part.name!r} of backup {backup.name!r} goes: give the manager a source of "
@@ -381,7 +384,7 @@ class BackupManager:
             target = _as_directory(target) if part.kind == DIRECTORY else _as_database(target)
             if not isinstance(target, Directory) and target.kind != part.kind:
                 raise InvalidArgument(f"{part.name!r} is of {part.kind}, and cannot be restored to {target.kind}")
-            jobs.append(_Job(part, target, tuple(only.get(part.name, ()))))
+            jobs.append(_Job(part, target, tuple(chosen.get(part.name, ()))))
         return jobs
 
     def _put_back(self, job: _Job, safety: str | None) -> str:
@@ -479,33 +482,35 @@ class BackupManager:
 
     def _expire(self, dry_run: bool) -> tuple[tuple[RetentionRow, ...], list[int]]:
         """Remove what the policy does not keep. Returns its rows, and the events of what goes."""
+        stream = self._following()
         rows: tuple[RetentionRow, ...] = ()
         doomed: list[int] = []
 
         def draft() -> Draft | None:
             nonlocal rows
-            rows = self._plan()
+            rows = self._plan(stream.events)
             doomed[:] = [self._records.get(row.name)[0].sequence for row in rows if not row.keep]
             return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
 
         if dry_run:
-            self._current()
             draft()
         else:
             self._note(draft)
         return rows, doomed
 
-    def _plan(self) -> tuple[RetentionRow, ...]:
+    def _plan(self, events: Sequence[Event]) -> tuple[RetentionRow, ...]:
         now = datetime.now(UTC)
-        stream = self._stream
-        behind = clocks_behind(stream.events, now) if stream is not None else {}
+        behind = clocks_behind(events, now)
         committed = list(self._records.by_name.values())
         spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
         spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
         rows = self.retention.plan([backup for _, backup in committed if backup.name not in spared], now)
         last = committed[-1][1].name if committed else None
         return (
-            *(RetentionRow(row.name, True, ("made last",)) if row.name == last and not row.keep else row for row in rows),
+            *(
+                RetentionRow(row.name, True, ("made last",)) if row.name == last and not row.keep else row
+                for row in rows
+            ),
             *(RetentionRow(name, True, (reason,)) for name, reason in spared.items()),
         )
 
@@ -530,7 +535,11 @@ class BackupManager:
         return self._records
 
     def _note(self, draft: Callable[[], Draft | None]) -> None:
-        self.repository.commit(self._following(), draft)
+        stream = self._following()
+        if self.repository.exists():
+            self.repository.commit(stream, draft)
+        else:
+            draft()
 
     def _sound(self, name: str) -> tuple[Event, Backup]:
         """The event and the record of a backup that can be read."""
@@ -659,6 +668,11 @@ def list_names(repository: RepositoryLike) -> list[str]:
 
 def _as_database(database: Any) -> Database:
     return open_database(database) if isinstance(database, str) else database
+
+
+def _part(backup: Backup, source: str | Source) -> str:
+    """The name of the part of a backup that came from a source."""
+    return backup.part(source if isinstance(source, str) else source.name).name
 
 
 def _as_directory(directory: Any) -> Directory:

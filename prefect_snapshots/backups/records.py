@@ -287,7 +287,7 @@ def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
     for event in events:
         time = from_nanoseconds(event.time)
         if latest - time >= _DAY:
-            found[event.sequence] = f"its clock was {(latest - time) // _DAY} days behind"
+            found[event.sequence] = f"its clock was {round((latest - time) / _DAY)} days behind"
         elif time - now < _DAY:
             latest = max(latest, time)
     return found

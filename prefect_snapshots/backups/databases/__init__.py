@@ -1,7 +1,7 @@
 """Databases as sources of backups: one small class each, all with the interface `Database` of sources.py.
 
-To add another one, write a class with `kind`, `swaps`, `name`, `check`, `dump`, `counts`, `restore` and `scratch`; nothing
-has to be registered to pass it to a `BackupManager`.
+To add another one, write a class with `kind`, `swaps`, `name`, `check`, `dump`, `counts`, `restore` and `scratch`;
+nothing has to be registered to pass it to a `BackupManager`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def open_database(url: str) -> Database:
     if scheme in _FILES:
         return _FILES[scheme](Address.of(url).database)
     raise InvalidArgument(
-        f"no database is known by a URL that begins with {url[:20].partition('@')[0]!r}: write one of "
+        f"no database is known by a URL that begins with {scheme[:20]!r}: write one of "
         f"{', '.join(f'{known}://' for known in [*_SERVERS, *_FILES])}, or the path of a file that ends in "
         f"{', '.join(_SUFFIXES)}"
     )

@@ -8,9 +8,11 @@ complain about ends up in our errors, without the password. This module knows no
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -28,8 +30,8 @@ Password: TypeAlias = str | Callable[[], str] | None
 """A password, or what gives it when it is needed; None leaves it to the URL, and then to the tool's own ways."""
 
 _URL = re.compile(
-    r"(?P<scheme>[a-z0-9+]+)://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
-    r"(?P<host>\[[^\]]*\]|[^/:?@]*)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
+    r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
+    r"(?P<host>\[[^\]]*\]|[^/?@]*?)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
     re.DOTALL,
 )
 _SHOWN = 2000
@@ -38,9 +40,10 @@ _SHOWN = 2000
 
 @dataclass(frozen=True)
 class Address:
-    """A URL taken apart. `host` and `port` are empty and 0 where the URL has none."""
+    """A URL taken apart. What it does not have is empty, and the port is 0."""
 
     scheme: str
+    driver: str
     user: str
     password: str | None = field(repr=False)
     host: str
@@ -65,8 +68,8 @@ class Address:
         password = part["password"] if found["password"] is not None else None
         options = dict(parse_qsl(found["options"] or "", keep_blank_values=True))
         host = part["host"].strip("[]")
-        scheme = part["scheme"].partition("+")[0]
-        return cls(scheme, part["user"], password, host, int(part["port"] or 0), part["database"], options)
+        port = int(part["port"] or 0)
+        return cls(part["scheme"], part["driver"], part["user"], password, host, port, part["database"], options)
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +88,14 @@ class ServerDatabase:
     default_port: ClassVar[int]
 
     def __post_init__(self) -> None:
-        Address.of(self.url)
+        self.check_url(Address.of(self.url))
+
+    def check_url(self, address: Address) -> None:
+        """Refuse a URL that is not for this kind of database.
+
+        Raises:
+            InvalidArgument: with what such a URL looks like.
+        """
 
     def __repr__(self) -> str:
         masked = re.sub(r"(//[^:@/]*):[^/]*@", r"\1:***@", self.url)
@@ -149,9 +159,7 @@ class Tool:
     def name(self) -> str:
         return os.path.basename(self.path)
 
-    def run(
-        self, *arguments: str, stdin: Iterable[bytes | memoryview] = (), stdout: IO[bytes] | None = None
-    ) -> bytes:
+    def run(self, *arguments: str, stdin: Iterable[bytes | memoryview] = (), stdout: IO[bytes] | None = None) -> bytes:
         """Run it to its end, and give it `stdin` piece by piece.
 
         Returns:
@@ -170,26 +178,34 @@ class Tool:
             output.seek(0)
             return output.read()
 
-    def stream(self, *arguments: str) -> Iterator[bytes]:
-        """Run it, and give what it writes in pieces. It is started with the first one, and ended by closing the iterator.
+    def stream(self, *arguments: str, stderr: IO[bytes] | None = None) -> Iterator[bytes]:
+        """Run it, and give what it writes in pieces, from the first one on until the iterator is closed.
+
+        Args:
+            stderr: a file for what it says.
 
         Raises:
             BackupFailed: it failed, maybe after many pieces.
         """
-        with self.started(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        with self.started(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
             assert process.stdout is not None
             yield from pieces(process.stdout)
 
     @contextlib.contextmanager
     def started(
-        self, *arguments: str, stdin: int | IO[bytes], stdout: int | IO[bytes], cwd: Path | None = None
+        self,
+        *arguments: str,
+        stdin: int | IO[bytes],
+        stdout: int | IO[bytes],
+        stderr: IO[bytes] | None = None,
+        cwd: Path | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """It runs during the block; afterwards its exit code is checked, or it is killed if the block failed.
 
         Raises:
             BackupFailed: it failed.
         """
-        with tempfile.TemporaryFile() as complaints:
+        with contextlib.nullcontext(stderr) if stderr else tempfile.TemporaryFile() as complaints:
             environment = {**os.environ, **self.environment}
             process = subprocess.Popen(
                 [self.path, *arguments], stdin=stdin, stdout=stdout, stderr=complaints, env=environment, cwd=cwd
@@ -220,6 +236,19 @@ class Tool:
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
+
+
+class LocalHTTP(http.client.HTTPConnection):
+    """HTTP through a socket of this machine."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 def missing(names: str, package: str) -> ToolMissing:

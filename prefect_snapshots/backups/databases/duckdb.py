@@ -1,8 +1,8 @@
 """DuckDB: `EXPORT DATABASE` to a folder of CSV files, in one transaction.
 
 CSV keeps every type that DuckDB can read back from text, which Parquet does not (intervals and times with zones lose
-precision in it), and rows that did not change are found again in the next backup. DuckDB lets one process at a time open
-a file for writing: writers of the same process go on during a dump, another process has to close the file first.
+precision in it), and rows that did not change are found again in the next backup. DuckDB lets one process at a time
+open a file for writing: writers of the same process go on during a dump, another process has to close the file first.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def _connected(path: str, create: bool = False) -> Iterator[DuckDBPyConnection]:
     try:
         import duckdb
     except ImportError as error:
-        raise MissingDependency("DuckDB databases need the package duckdb: install prefect-snapshots[duckdb]") from error
+        raise MissingDependency(
+            "DuckDB databases need the package duckdb: install prefect-snapshots[duckdb]"
+        ) from error
     if not create and not os.path.exists(path):
         raise BackupFailed(f"{path} does not exist")
     try:
@@ -162,7 +164,9 @@ def _replace_tables(target: Path, beside: Path, only: Sequence[str]) -> None:
             names = ", ".join(_quoted(column) for (column,) in columns)
             place = f"{_quoted(schema)}.{_quoted(table)}"
             connection.execute(f"DELETE FROM {_quoted(catalog)}.{place}")
-            connection.execute(f"INSERT INTO {_quoted(catalog)}.{place} ({names}) SELECT {names} FROM restoring.{place}")
+            connection.execute(
+                f"INSERT INTO {_quoted(catalog)}.{place} ({names}) SELECT {names} FROM restoring.{place}"
+            )
         connection.execute("COMMIT")
 
 

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import http.client
 import json
-import socket
 import ssl
 import subprocess
 import time
@@ -22,10 +21,11 @@ from typing import Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import ServerDatabase, Tool, file_pieces, restoring, temporary_folder, write
+from .base import Address, LocalHTTP, ServerDatabase, Tool, file_pieces, restoring, temporary_folder, write
 
 _FILE = "snapshot.db"
 _KEYS = "keys"
+_STATUS = "/v3/maintenance/status"
 _PACKAGE = "etcd-client"
 _SOCKET = "client:1"  # etcd wants the name of a socket to look like a host and a port
 _PAGE = 500  # keys in one answer
@@ -52,25 +52,27 @@ class Etcd(ServerDatabase):
     swaps: ClassVar[bool] = False
     default_port: ClassVar[int] = 2379
 
-    def __post_init__(self) -> None:
-        if self.address.database:
+    def check_url(self, address: Address) -> None:
+        if address.database:
             raise InvalidArgument("a backup of etcd holds all keys: leave the path out of the URL")
-        if unknown := sorted(set(self.address.options) - set(_OPTIONS)):
+        if unknown := sorted(set(address.options) - set(_OPTIONS)):
             raise InvalidArgument(f"unknown in the URL of an etcd cluster: {', '.join(unknown)}")
 
     def check(self) -> list[str]:
         tool = self._tool().run("version").decode().split("\n")[0]
         Tool.find("etcd", "etcd-server")
         with self._gateway() as gateway:
-            return [tool, f"server {gateway.call('/v3/maintenance/status', {})['version']}"]
+            return [tool, f"server {gateway.call(_STATUS, {})['version']}"]
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
         with temporary_folder() as folder:
             file = folder / _FILE
-            self._tool().run("snapshot", "save", str(file))
-            status = json.loads(_snapshots().run("snapshot", "status", str(file), "--write-out=json"))
             with self._gateway() as gateway:
+                # etcdctl would wait for ever for a server that is not there.
+                gateway.call(_STATUS, {})
+                self._tool().run("snapshot", "save", str(file))
+                status = json.loads(_snapshots().run("snapshot", "status", str(file), "--write-out=json"))
                 counts = {_KEYS: gateway.count(status["revision"])}
             yield Dump([DumpFile(_FILE, file_pieces(file))], counts)
 
@@ -80,7 +82,9 @@ class Etcd(ServerDatabase):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         if only:
-            raise InvalidArgument("etcd has no tables: restore all keys, or restore to another cluster and copy from there")
+            raise InvalidArgument(
+                "etcd has no tables: restore all keys, or restore to another cluster and copy from there"
+            )
         with restoring(self.name, "and holds a part of the backup"), temporary_folder() as folder:
             write(folder / _FILE, dump.open(_FILE))
             restored = [f"--data-dir={folder}/data", "--name=default", "--initial-cluster=default=unix://peer:1"]
@@ -97,10 +101,11 @@ class Etcd(ServerDatabase):
 
     def _tool(self) -> Tool:
         address, secret = self.address, self.secret()
-        tls = "https://" if self._tls else ""
+        place = f"{address.host or 'localhost'}:{address.port or self.default_port}"
+        path = address.options.get("unix_socket")
         environment = {
             "ETCDCTL_API": "3",
-            "ETCDCTL_ENDPOINTS": f"{tls}{address.host or 'localhost'}:{address.port or self.default_port}",
+            "ETCDCTL_ENDPOINTS": f"unix://{path}" if path else f"{'https' if self._tls else 'http'}://{place}",
             "ETCDCTL_USER": address.user,
             "ETCDCTL_PASSWORD": secret or "",
             **{f"ETCDCTL_{option.upper()}": value for option, value in address.options.items()},
@@ -119,7 +124,7 @@ class Etcd(ServerDatabase):
         place = str(path) if path else address.options.get("unix_socket")
         connection: http.client.HTTPConnection
         if place:
-            connection = _Local(place)
+            connection = LocalHTTP(place, _TIMEOUT)
         elif self._tls:
             context = ssl.create_default_context(cafile=address.options.get("cacert"))
             if certificate := address.options.get("cert"):
@@ -139,19 +144,6 @@ class Etcd(ServerDatabase):
                 yield gateway
         except (OSError, http.client.HTTPException) as error:
             raise BackupFailed(f"{self.name} does not answer: {error}") from error
-
-
-class _Local(http.client.HTTPConnection):
-    """HTTP through a socket on this machine."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class _Gateway:
@@ -266,7 +258,10 @@ def _member(folder: Path) -> Iterator[None]:
 
 
 def _is_healthy(path: Path) -> bool:
-    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(_Local(str(path))) as connection:
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        contextlib.closing(LocalHTTP(str(path), _TIMEOUT)) as connection,
+    ):
         connection.request("GET", "/health")
         return b"true" in connection.getresponse().read()
     return False

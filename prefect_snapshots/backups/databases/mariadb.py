@@ -1,8 +1,8 @@
 """MariaDB and MySQL: `mariadb-dump` of one database, as SQL.
 
-The dump is one transaction with a snapshot of all transactional tables, rows in the order of their keys, one row a line:
-equal rows are equal lines, and the number of rows is counted from the very lines that are backed up. A restore drops the
-database and makes it anew: renaming tables into place would not take triggers, views and routines along.
+The dump is one transaction with a snapshot of all transactional tables, rows in the order of their keys, one row a
+line: equal rows are equal lines, and the number of rows is counted from the very lines that are backed up. A restore
+drops the database and makes it anew: renaming tables into place would not take triggers, views and routines along.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import ServerDatabase, Tool, check_only, private_file, restoring
+from .base import Address, ServerDatabase, Tool, check_only, private_file, restoring
 
 _DUMP = "database.sql"
 _SETTINGS = "database.json"
@@ -54,8 +54,7 @@ class MariaDB(ServerDatabase):
     swaps: ClassVar[bool] = False
     default_port: ClassVar[int] = 3306
 
-    def __post_init__(self) -> None:
-        address = self.address
+    def check_url(self, address: Address) -> None:
         if not address.database:
             raise InvalidArgument("the URL of a MariaDB database ends with its name: mariadb://host/name")
         if unknown := sorted(set(address.options) - set(_OPTIONS)):
@@ -125,8 +124,8 @@ class MariaDB(ServerDatabase):
     def _restore_tables(self, dump: DumpReader, only: Sequence[str]) -> None:
         if absent := sorted(set(only) - set(self._tables())):
             raise BackupFailed(
-                f"{', '.join(absent)} is not in the database: restore the whole backup to another database, and copy the "
-                "table from there"
+                f"{', '.join(absent)} is not in the database: restore the whole backup to another database, and copy "
+                "the table from there"
             )
         triggers = self._ask(
             "SELECT JSON_ARRAY(event_object_table) FROM information_schema.triggers WHERE trigger_schema = database()"
@@ -136,7 +135,9 @@ class MariaDB(ServerDatabase):
                 f"{', '.join(hit)} has triggers, which would react to every row: restore the whole backup, maybe to "
                 "another database"
             )
-        with self._beside("being_restored", hashlib.blake2b(self._database.encode(), digest_size=4).hexdigest()) as other:
+        with self._beside(
+            "being_restored", hashlib.blake2b(self._database.encode(), digest_size=4).hexdigest()
+        ) as other:
             other._restore_whole(dump)
             statements = ["SET foreign_key_checks = 0", "START TRANSACTION"]
             for table in only:
@@ -152,10 +153,14 @@ class MariaDB(ServerDatabase):
 
     def _columns(self, table: str) -> list[str]:
         """Those that are not generated."""
-        return [column for name, column in self._ask(
-            "SELECT JSON_ARRAY(table_name, column_name) FROM information_schema.columns WHERE table_schema = database() "
-            "AND coalesce(generation_expression, '') = '' ORDER BY ordinal_position"
-        ) if name == table]
+        return [
+            column
+            for name, column in self._ask(
+                "SELECT JSON_ARRAY(table_name, column_name) FROM information_schema.columns "
+                "WHERE table_schema = database() AND coalesce(generation_expression, '') = '' ORDER BY ordinal_position"
+            )
+            if name == table
+        ]
 
     def _orphans(self, only: Sequence[str]) -> Iterator[str]:
         """For each foreign key of these tables or to them: the rows that refer to nothing."""
@@ -191,10 +196,13 @@ class MariaDB(ServerDatabase):
             self._ask(f"DROP DATABASE IF EXISTS {_quoted(other._database)}", database="")
 
     def _tables(self) -> list[str]:
-        return [name for (name,) in self._ask(
-            "SELECT JSON_ARRAY(table_name) FROM information_schema.tables WHERE table_schema = database() "
-            "AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name"
-        )]
+        return [
+            name
+            for (name,) in self._ask(
+                "SELECT JSON_ARRAY(table_name) FROM information_schema.tables WHERE table_schema = database() "
+                "AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name"
+            )
+        ]
 
     def _find(self, names: str) -> Tool:
         return Tool.find(names, _PACKAGE, {}, self.secret())
@@ -206,7 +214,12 @@ class MariaDB(ServerDatabase):
         In the environment the password would be overruled by one in `~/.my.cnf`.
         """
         address = self.address
-        told = {"host": address.host, "port": str(address.port or ""), "user": address.user, "password": self.secret() or ""}
+        told = {
+            "host": address.host,
+            "port": str(address.port or ""),
+            "user": address.user,
+            "password": self.secret() or "",
+        }
         told |= {_OPTIONS[option]: value for option, value in address.options.items()}
         lines = [f"{option}={_option(value)}" for option, value in told.items() if value]
         if address.host and "unix_socket" not in address.options:
@@ -286,7 +299,8 @@ class RowCounter:
 
 _NAME = rb"`(?:[^`]|``)+`"
 _HEAD = re.compile(
-    rb"\n(?:CREATE TABLE (?P<created>%(name)s) \(|INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )"
+    rb"\n(?:CREATE TABLE (?P<created>%(name)s) \("
+    rb"|INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )"
     rb"|DELIMITER ;;\n.*?\nDELIMITER ;(?=\n))" % {b"name": _NAME},
     re.DOTALL,
 )

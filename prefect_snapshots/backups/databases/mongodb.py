@@ -1,1 +1,162 @@
-class MongoDB: pass
+"""MongoDB: `mongodump` of one database to one archive.
+
+Collections are dumped one after the other: what is written meanwhile may be in one of them and not yet in another. The
+documents are counted by `mongodump` itself. Built from the documented command lines of MongoDB's Database Tools 100.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
+
+from ...errors import BackupFailed, InvalidArgument, MissingDependency
+from ..sources import Database, Dump, DumpFile, DumpReader
+from .base import Address, ServerDatabase, Tool, check_only, private_file, restoring
+
+if TYPE_CHECKING:
+    from pymongo.database import Database as Connected
+
+_ARCHIVE = "database.archive"
+_SETTINGS = "database.json"
+_PACKAGE = "mongodb-database-tools"
+_DUMPED = re.compile(r"\bdone dumping `?(.+?)`? \((\d+) documents?\)")
+_TIMEOUT = 15_000  # milliseconds to find the server
+
+
+@dataclass(frozen=True, repr=False)
+class MongoDB(ServerDatabase):
+    """A database of a MongoDB server, replica set or sharded cluster.
+
+    Example:
+        >>> from prefect_snapshots.backups.databases import MongoDB
+        >>> MongoDB("mongodb://backup:secret@db1:27017,db2:27017/shop?replicaSet=rs0&authSource=admin").name
+        'mongodb://db1:27017,db2:27017/shop'
+
+    The URL is one of MongoDB's own, `mongodb+srv://` too, and names the database. Counting needs the package pymongo.
+    """
+
+    kind: ClassVar[str] = "mongodb"
+    swaps: ClassVar[bool] = False
+    default_port: ClassVar[int] = 27017
+
+    def check_url(self, address: Address) -> None:
+        if not address.database:
+            raise InvalidArgument("the URL of a MongoDB database ends with its name: mongodb://host/name")
+
+    def check(self) -> list[str]:
+        tools = [self._tool("mongodump"), self._tool("mongorestore")]
+        versions = [tool.run("--version").decode().split("\n")[0] for tool in tools]
+        with self._connected() as database:
+            return [*versions, f"server {database.client.server_info()['version']}"]
+
+    @contextlib.contextmanager
+    def dump(self) -> Iterator[Dump]:
+        with self._config(self.url) as config, tempfile.TemporaryFile() as said:
+            stream = self._tool("mongodump").stream(f"--config={config}", "--archive", stderr=said)
+            with contextlib.closing(stream) as pieces:
+                settings = json.dumps({"database": self.address.database}).encode()
+                dump = Dump([])
+
+                def archive() -> Iterator[bytes]:
+                    yield from pieces
+                    said.seek(0)
+                    for name, documents in _DUMPED.findall(said.read().decode(errors="replace")):
+                        dump.counts[name.removeprefix(f"{self.address.database}.")] = int(documents)
+
+                dump.files = [DumpFile(_SETTINGS, iter([settings])), DumpFile(_ARCHIVE, archive())]
+                yield dump
+
+    def counts(self) -> dict[str, int]:
+        with self._connected() as database:
+            return {name: database[name].count_documents({}) for name in _collections(database)}
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        check_only(only, dump.counts, "collection")
+        source = json.loads(b"".join(dump.open(_SETTINGS)))["database"]
+        target = self.address.database
+        chosen = [f"--nsInclude={_escaped(f'{source}.{name}')}" for name in only] or [
+            f"--nsInclude={_escaped(source)}.*"
+        ]
+        moved = [f"--nsFrom={_escaped(source)}.*", f"--nsTo={_escaped(target)}.*"]
+        with restoring(self.name, "and holds a part of the backup"):
+            # A URL with a database would take only what was dumped from one of this name.
+            with self._config(self._of("")) as config:
+                self._tool("mongorestore").run(
+                    f"--config={config}",
+                    "--archive",
+                    "--drop",
+                    "--stopOnError",
+                    *chosen,
+                    *moved,
+                    stdin=dump.open(_ARCHIVE),
+                )
+            if not only:
+                with self._connected() as database:
+                    for name in set(_collections(database)) - set(dump.counts):
+                        database.drop_collection(name)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Database]:
+        name = f"{self.address.database[:36]}_drill_{secrets.token_hex(4)}"
+        other = dataclasses.replace(self, url=self._of(name))
+        try:
+            yield other
+        finally:
+            with other._connected() as database:
+                database.client.drop_database(name)
+
+    def _of(self, database: str) -> str:
+        """The URL of another database, with the users of this one."""
+        url = self.renamed(database)
+        if not self.address.user or "authSource" in self.address.options:
+            return url
+        return f"{url}{'&' if '?' in url else '?'}authSource={quote(self.address.database, safe='')}"
+
+    def _tool(self, name: str) -> Tool:
+        return Tool.find(name, _PACKAGE, {}, self.secret(), quote(self.secret() or "", safe=""))
+
+    def _with_password(self, url: str) -> str:
+        secret = self.secret()
+        if self.password is None or secret is None:
+            return url
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{quote(self.address.user, safe='')}:{quote(secret, safe='')}@{rest.rpartition('@')[2]}"
+
+    @contextlib.contextmanager
+    def _config(self, url: str) -> Iterator[str]:
+        """A file that says where the server is, and the password."""
+        # JSON is YAML.
+        with private_file(f"uri: {json.dumps(self._with_password(url))}\n") as path:
+            yield path
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connected[dict[str, Any]]]:
+        try:
+            import pymongo
+            import pymongo.errors
+        except ImportError as error:
+            raise MissingDependency("MongoDB needs the package pymongo: install prefect-snapshots[mongodb]") from error
+        try:
+            url = self._with_password(self.url)
+            with pymongo.MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=_TIMEOUT) as client:
+                yield client[self.address.database]
+        except pymongo.errors.PyMongoError as error:
+            raise BackupFailed(f"{self.name}: MongoDB says: {error}") from error
+
+
+def _collections(database: Connected[dict[str, Any]]) -> list[str]:
+    found = database.list_collections(filter={"type": "collection"})
+    return sorted(one["name"] for one in found if not one["name"].startswith("system."))
+
+
+def _escaped(namespace: str) -> str:
+    """A namespace that is no pattern."""
+    return re.sub(r"([*$\\])", r"\\\1", namespace)

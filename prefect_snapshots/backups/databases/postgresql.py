@@ -4,8 +4,8 @@ The dump is PostgreSQL's custom format without its own compression, so that rows
 the next backup. The rows are counted in the very snapshot that `pg_dump` reads. What belongs to the database itself and
 is in no dump (encoding, owner, settings, who may connect) is a small file beside the dump.
 
-A restore makes a new database, fills it, compares the counts, and only then renames both in one transaction: whenever it
-ends, the database is the old one or the new one. Needed are the rights to create databases and to own this one.
+A restore makes a new database, fills it, compares the counts, and only then renames both in one transaction: whenever
+it ends, the database is the old one or the new one. Needed are the rights to create databases and to own this one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import IO, Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import ServerDatabase, Tool, check_counts, check_only, missing, restoring
+from .base import Address, ServerDatabase, Tool, check_counts, check_only, missing, restoring
 
 _DUMP = "database.pgdump"
 _SETTINGS = "database.json"
@@ -64,7 +64,8 @@ _LISTS = ("search_path", "temp_tablespaces")
 _TABLES = """
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+  AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 """
 
 _DATABASE = """
@@ -82,8 +83,9 @@ SELECT jsonb_build_object(
 FROM pg_database d WHERE datname = current_database()
 """
 
-# What stands in the way of replacing the rows of a table, and comes back afterwards: keys, which are then checked against
-# all rows again, and triggers, each with its own way of being enabled. The tables are a JSON array of [schema, table].
+# What stands in the way of replacing the rows of a table, and comes back afterwards: keys, which are then checked
+# against all rows again, and triggers, each with its own way of being enabled. The tables are a JSON array of
+# [schema, table].
 _OBSTACLES = """
 WITH t AS (SELECT c.oid FROM jsonb_array_elements({tables}) e JOIN pg_class c ON c.relname = e ->> 1
            JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = e ->> 0)
@@ -101,7 +103,8 @@ SELECT jsonb_build_object(
       FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
         AND (conrelid IN (SELECT oid FROM t) OR confrelid IN (SELECT oid FROM t))),
   'sequences', (SELECT coalesce(jsonb_agg(jsonb_build_array(n.nspname, s.relname)), '[]')
-      FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace
+      FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+      JOIN pg_namespace n ON n.oid = s.relnamespace
       WHERE d.classid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i')))
 """
 
@@ -115,18 +118,18 @@ class PostgreSQL(ServerDatabase):
         >>> PostgreSQL("postgresql://backup:secret@db.example.com/shop")
         PostgreSQL('postgresql://backup:***@db.example.com/shop')
 
-    What the URL leaves out is as for `psql`: `PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass` and so on. After a `?` it may
-    say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows.
+    What the URL leaves out is as for `psql`: `PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass` and so on. After a `?` it
+    may say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows.
     """
 
     kind: ClassVar[str] = "postgresql"
     swaps: ClassVar[bool] = True
     default_port: ClassVar[int] = 5432
 
-    def __post_init__(self) -> None:
-        if not self._database:
+    def check_url(self, address: Address) -> None:
+        if not address.database:
             raise InvalidArgument("the URL of a PostgreSQL database ends with its name: postgresql://host/name")
-        if unknown := sorted(set(self.address.options) - set(_OPTIONS)):
+        if unknown := sorted(set(address.options) - set(_OPTIONS)):
             raise InvalidArgument(f"unknown in the URL of a PostgreSQL database: {', '.join(unknown)}")
 
     def check(self) -> list[str]:
@@ -229,14 +232,17 @@ class PostgreSQL(ServerDatabase):
     def _restore_tables(self, dump: DumpReader, only: Sequence[str]) -> None:
         pg_restore = self._tool("pg_restore")
         with self._session() as session:
-            there = {name: tuple(place) for name, place in session.ask(
-                f"SELECT coalesce(jsonb_agg(jsonb_build_array(format('%I.%I', nspname, relname), "
-                f"jsonb_build_array(nspname, relname))), '[]') {_TABLES}"
-            )}
+            there = {
+                name: tuple(place)
+                for name, place in session.ask(
+                    f"SELECT coalesce(jsonb_agg(jsonb_build_array(format('%I.%I', nspname, relname), "
+                    f"jsonb_build_array(nspname, relname))), '[]') {_TABLES}"
+                )
+            }
             if absent := sorted(set(only) - set(there)):
                 raise BackupFailed(
-                    f"{', '.join(absent)} is not in the database: restore the whole backup to another database, and copy "
-                    "the table from there"
+                    f"{', '.join(absent)} is not in the database: restore the whole backup to another database, and "
+                    "copy the table from there"
                 )
             places = sorted(there[name] for name in only)
             tables = ", ".join(f"{_quoted(schema)}.{_quoted(table)}" for schema, table in places)
@@ -306,10 +312,14 @@ class PostgreSQL(ServerDatabase):
         return int(found[1])
 
     def _check_version(self, session: _Session) -> str:
-        server = session.ask("SELECT jsonb_build_array(current_setting('server_version'), current_setting('server_version_num')::int / 10000)")
+        server = session.ask(
+            "SELECT jsonb_build_array(current_setting('server_version'), "
+            "current_setting('server_version_num')::int / 10000)"
+        )
         if (dump := self._dump_version()) < server[1]:
             raise BackupFailed(
-                f"pg_dump {dump} cannot dump PostgreSQL {server[1]}, which is newer: install postgresql-client-{server[1]}"
+                f"pg_dump {dump} cannot dump PostgreSQL {server[1]}, which is newer: install "
+                f"postgresql-client-{server[1]}"
             )
         return str(server[0])
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import ServerDatabase, Tool, check_only, file_pieces, restoring, temporary_folder, write
+from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, temporary_folder, write
 
 _FILE = "dump.rdb"
 _BATCH = 500  # keys in one round trip
@@ -44,10 +44,11 @@ class Redis(ServerDatabase):
     swaps: ClassVar[bool] = True
     default_port: ClassVar[int] = 6379
 
-    def __post_init__(self) -> None:
-        address = self.address
+    def check_url(self, address: Address) -> None:
         if address.database not in ("", "0"):
-            raise InvalidArgument("a backup of Redis holds all databases of the server: leave the number out of the URL")
+            raise InvalidArgument(
+                "a backup of Redis holds all databases of the server: leave the number out of the URL"
+            )
         if unknown := sorted(set(address.options) - {"unix_socket"}):
             raise InvalidArgument(f"unknown in the URL of a Redis server: {', '.join(unknown)}")
 
@@ -181,8 +182,8 @@ def _copy(source: _Connection, target: _Connection, only: Sequence[int]) -> None
     there, spare = _spare(target, wanted)
     if len(spare) < len(wanted):
         raise BackupFailed(
-            f"the target needs {len(wanted)} empty databases to restore into, and has {len(spare)}: raise `databases` in "
-            "redis.conf, or restore into an empty server"
+            f"the target needs {len(wanted)} empty databases to restore into, and has {len(spare)}: raise `databases` "
+            "in redis.conf"
         )
     commands: list[tuple[str | bytes | int, ...]] = [("MULTI",)]
     for number, free in zip(wanted, spare, strict=False):

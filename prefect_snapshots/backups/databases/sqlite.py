@@ -169,7 +169,9 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
     connection.execute("BEGIN IMMEDIATE")
     violations = set(connection.execute("PRAGMA main.foreign_key_check"))
     for table in only:
-        if not connection.execute("SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?", [table]).fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?", [table]
+        ).fetchone():
             _create(connection, table)
         # Triggers would react to every row.
         triggers = connection.execute(
@@ -205,9 +207,7 @@ def _counts(connection: sqlite3.Connection) -> dict[str, int]:
         "AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"
     ).fetchall()
     connection.execute("BEGIN")
-    counts = {
-        name: int(connection.execute(f"SELECT count(*) FROM {_quoted(name)}").fetchone()[0]) for (name,) in names
-    }
+    counts = {name: int(connection.execute(f"SELECT count(*) FROM {_quoted(name)}").fetchone()[0]) for (name,) in names}
     connection.execute("COMMIT")
     return counts
 

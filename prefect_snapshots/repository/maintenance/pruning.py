@@ -108,9 +108,7 @@ def prune(
     return report
 
 
-def _choose(
-    opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]
-) -> set[bytes]:
+def _choose(opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]) -> set[bytes]:
     """The packs to condemn: empty of live chunks, mostly garbage, or small and many."""
     index, condemned = opened.index, opened.catalog.state.condemned
     live = live_rows(opened, without)

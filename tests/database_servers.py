@@ -1,0 +1,200 @@
+"""Real database servers on free loopback ports, and what the tests of backups fill them with.
+
+Every server is a context manager, and gone when its block ends. One that does not start is a failure, with its own last
+words, and never a reason to skip a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import servers
+
+PASSWORD = "Secret:pass/wörd @1%#'\"\\"
+"""Of every server: what a URL, a shell, an option file and SQL each would trip over."""
+
+_HOST = "127.0.0.1"
+_PATIENCE = 60.0  # seconds for a server to start
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs.
+
+    Attributes:
+        port: where it listens, on 127.0.0.1.
+        process: it; a test may kill it.
+        folder: what it keeps on the disk.
+    """
+
+    port: int
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server: user "postgres"."""
+    programs = newest("/usr/lib/postgresql/*/bin")
+    with _folder() as folder:
+        data, password = folder / "data", folder / "password"
+        password.write_text(PASSWORD)
+        _give(password)
+        (port,) = servers.free_ports(1)
+        command = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}"]
+        _run([*command, "-E", "UTF8", "--locale=C.UTF-8"])
+        options = ["-h", _HOST, "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        with _started([programs / "postgres", "-D", data, *options], port, folder) as server:
+            ready = [programs / "pg_isready", "-q", "-h", _HOST, "-p", str(port)]
+            _wait(server, lambda: subprocess.run(ready, check=False).returncode == 0)
+            yield server
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[Server]:
+    """A MariaDB server: user "admin"."""
+    with _folder() as folder:
+        data, start = folder / "data", folder / "start.sql"
+        escaped = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
+        statements = ["SET NAMES utf8mb4", f"CREATE USER admin IDENTIFIED BY '{escaped}'", "GRANT ALL ON *.* TO admin"]
+        start.write_text(";\n".join([*statements, ""]))
+        _give(start)
+        _run(
+            [
+                "mariadb-install-db",
+                "--no-defaults",
+                f"--datadir={data}",
+                "--skip-test-db",
+                "--auth-root-authentication-method=normal",
+            ]
+        )
+        (port,) = servers.free_ports(1)
+        command = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={folder}/socket", f"--port={port}"]
+        options = [
+            f"--bind-address={_HOST}",
+            f"--init-file={start}",
+            "--skip-name-resolve",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]
+        with _started(
+            [*command, *options, "--innodb-buffer-pool-size=32M", "--event-scheduler=OFF"], port, folder
+        ) as server:
+            _wait(server, lambda: _listens(port))
+            yield server
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[Server]:
+    """A Redis server with a password."""
+    with _folder() as folder:
+        (port,) = servers.free_ports(1)
+        config = folder / "redis.conf"
+        quoted = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
+        config.write_text(f'requirepass "{quoted}"\nrepl-diskless-sync-delay 0\n')
+        _give(config)
+        options = ["--bind", _HOST, "--port", str(port), "--dir", folder, "--save", ""]
+        with _started(["redis-server", config, *options], port, folder) as server:
+            _wait(server, lambda: _listens(port))
+            yield server
+
+
+@contextlib.contextmanager
+def etcd() -> Iterator[Server]:
+    """An etcd server of one member, without users."""
+    with _folder() as folder:
+        port, peer = servers.free_ports(2)
+        clients, peers = f"http://{_HOST}:{port}", f"http://{_HOST}:{peer}"
+        command = [
+            "etcd",
+            f"--data-dir={folder}/data",
+            f"--listen-client-urls={clients}",
+            f"--advertise-client-urls={clients}",
+        ]
+        command += [f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", "--unsafe-no-fsync"]
+        with _started([*command, f"--initial-cluster=default={peers}"], port, folder) as server:
+            _wait(server, lambda: _listens(port))
+            yield server
+
+
+def newest(pattern: str) -> Path:
+    """The folder with the highest number in its path."""
+    found = sorted(Path("/").glob(pattern.lstrip("/")), key=lambda path: [int(n) for n in path.parts if n.isdigit()])
+    if not found:
+        raise RuntimeError(f"The tests need {pattern}, which is not there: run `make test`.")
+    return found[-1]
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder with a short path, for sockets, that belongs to whoever runs the servers."""
+    folder = Path(tempfile.mkdtemp(prefix="db-"))
+    _give(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _give(path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, _as_user()["user"], _as_user()["group"])
+
+
+def _as_user() -> dict[str, Any]:
+    """Arguments of Popen: PostgreSQL and MariaDB refuse to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    done = subprocess.run(command, capture_output=True, check=False, cwd="/", env=_environment(), **_as_user())
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{(done.stdout + done.stderr).decode(errors='replace')[-4000:]}")
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str | Path], port: int, folder: Path) -> Iterator[Server]:
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=_environment(), **_as_user())
+    try:
+        yield Server(port, process, folder)
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+    return {"PATH": path, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+
+
+def _wait(server: Server, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not ready():
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            log = (server.folder / "log").read_text(errors="replace")
+            raise RuntimeError(f"{server.process.args!r} did not start:\n{log[-4000:]}")
+        time.sleep(0.02)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1):
+        return True
+    return False
