@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
 from prefect_snapshots.repository.catalog import Event
-from prefect_snapshots.repository.contents import inline
+from prefect_snapshots.repository.contents import Similar, Stored, Writer, inline
 from prefect_snapshots.repository.location import Buffer
 from prefect_snapshots.repository.repository import Draft, Repository
 
@@ -35,8 +35,12 @@ class Shelf:
         chunked: bool = False,
         overwrite: bool = False,
         token: bytes | None = None,
+        like: Sequence[Buffer] = (),
     ) -> Event:
-        """Commit an item whose body is all parts end to end, and whose manifest is its id."""
+        """Commit an item whose body is all parts end to end, and whose manifest is its id.
+
+        With `like` each part is one chunk, which is said to be like the chunk with these bytes.
+        """
 
         def draft() -> Draft:
             old = self.items.get(item)
@@ -44,14 +48,18 @@ class Shelf:
                 raise SnapshotExists(f"{item} is there already")
             return Draft("put", {"id": item}, [old.sequence] if old else [])
 
+        def store(writer: Writer) -> Stored:
+            if not like:
+                return writer.store(manifest, parts)
+            names = [self.repository.parts().sealer.chunk_id(other) for other in like]
+            return writer.store_cut(manifest, map(Similar, parts, [(name,) for name in names]))
+
         manifest = item.encode()
         travelling = None if chunked else inline(manifest, parts)
         if travelling is not None:
             event = self.repository.commit(self.stream, draft, content=travelling, token=token)
         else:
-            event = self.repository.commit(
-                self.stream, draft, store=lambda writer: writer.store(manifest, parts), token=token
-            )
+            event = self.repository.commit(self.stream, draft, store=store, token=token)
         assert event is not None
         return event
 

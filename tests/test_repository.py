@@ -845,7 +845,7 @@ def test_index_takes_48_bytes_a_chunk(memory_storage: Storage) -> None:
     for _ in range(2):
         records = np.zeros(500_000, index.RECORD)
         records["chunk"] = np.frombuffer(chance.bytes(500_000 * 32), "V32")
-        writer._write(0, records, [bytes(16)], [])
+        writer._write(0, [bytes(16)], [], records.tobytes())
     found = index.Index(location, sealer)
     tracemalloc.start()
     found.load()

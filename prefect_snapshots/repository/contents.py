@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from ..errors import DamagedObject, IntegrityError, MissingChunk, ObjectMissing
 from .chunking import cut
-from .index import Entry, Index, find_rows
+from .index import BASES, Entry, Index, find_rows
 from .location import Buffer, Location
-from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path, read_chunk
-from .sealing import ID_SIZE, Sealer
+from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path
+from .sealing import DELTA, ID_SIZE, Sealer, shrink_delta
 from .threads import Use, submit
 
 INLINE_LIMIT = 16 * 1024
@@ -50,6 +50,9 @@ _RUN = 4 * 1024 * 1024
 """Most bytes of adjacent chunks fetched in one request."""
 _ADOPTED = 4 * _RUN
 """Bytes of another content that are looked at, and read if they have to be, at once."""
+_DELTA_PAYS = 0.1
+"""Largest delta worth keeping, as a share of what the whole chunk would take. Deltas grow with what has changed since
+their bases were new, until the chunk is stored whole and is a base itself."""
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True):
@@ -93,11 +96,29 @@ class Kept:
     """An array of `TABLE`."""
 
 
-Prepared: TypeAlias = tuple[bytes, int, tuple[int, Buffer] | None]
-"""A chunk's name, its size, and what to store of it: codec and bytes, or None when it is stored already."""
+@dataclass(frozen=True, slots=True)
+class Similar:
+    """A chunk that is probably much like others, which are stored already.
 
-Batch: TypeAlias = Callable[[], Sequence[Buffer]]
+    It is stored as a *delta*, which says how it differs from them, if that takes much less; else as any chunk.
+    """
+
+    data: Buffer
+    chunks: tuple[bytes, ...]
+    """The names of the others. They may be deltas themselves: then the chunks behind these are used."""
+
+
+Packed: TypeAlias = tuple[int, Buffer, tuple[bytes, ...]]
+"""What is stored of a chunk: codec, bytes, and the chunks without which it cannot be read."""
+
+Prepared: TypeAlias = tuple[bytes, int, Packed | None]
+"""A chunk's name, its size, and what to store of it; None when it is stored already."""
+
+Batch: TypeAlias = Callable[[], Sequence[Buffer | Similar]]
 """Chunks that a thread makes when it is about to hash them, some MB together: reading them is its work, too."""
+
+Item: TypeAlias = Buffer | Similar | Kept | Batch
+"""What a body that is cut into chunks consists of."""
 
 
 def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
@@ -138,7 +159,7 @@ class Writer:
         return self.store_cut(manifest, cut(buffers), small=small)
 
     def store_cut(
-        self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Buffer | Kept | Batch], *, small: bool = False
+        self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Item], *, small: bool = False
     ) -> Stored:
         """Store a body that is cut into chunks already, and its manifest.
 
@@ -155,12 +176,12 @@ class Writer:
         size = int(np.frombuffer(body, TABLE)["size"].sum(dtype=np.int64)) + len(manifest)
         return self._stored(size, len(manifest), table, written)
 
-    def put(self, chunks: Iterable[Buffer]) -> Kept:
+    def put(self, chunks: Iterable[Item]) -> Kept:
         """Store a part of a body, before it is clear whether a content will hold it."""
         return Kept(np.frombuffer(self._ingest(chunks, small=False), TABLE))
 
     def has(self, rows: Any) -> NDArray[np.bool_]:
-        """Which of these rows of a table name a chunk that is stored, outside the packs to avoid.
+        """Which of these rows of a table name a chunk that can be read without the packs to avoid.
 
         Those can be `Kept`, for this commit.
         """
@@ -169,7 +190,7 @@ class Writer:
         which, found = find_rows(heads, table, rows["chunk"])
         usable = np.array([pack not in self._avoid for pack in packs], bool)
         has = np.zeros(len(rows), bool)
-        has[which[usable[table["pack"][found]]]] = True
+        has[which[index.readable(found, lambda rows: usable[table["pack"][rows]])]] = True
         return has
 
     def adopt(self, source: ContentReader, passed: Callable[[int], None] = lambda _: None) -> Stored:
@@ -200,10 +221,10 @@ class Writer:
             passed(int(rows["size"].sum(dtype=np.int64)))
         return self._stored(source.size, source.size - source.body_size, b"".join(table), written)
 
-    def copy(self, chunk: bytes, plain: Buffer) -> None:
-        """Store a chunk once more, unless there is a copy outside the packs to avoid."""
+    def copy(self, chunk: bytes, plain: Buffer, bases: tuple[bytes, ...] = ()) -> None:
+        """Store a chunk once more, unless there is a copy outside the packs to avoid; a delta as a delta."""
         if not self._has(chunk):
-            self._add(chunk, len(plain), self._store.sealer.shrink(plain))
+            self._add(chunk, len(plain), self._pack_chunk(plain, bases))
 
     @property
     def written(self) -> int:
@@ -241,7 +262,7 @@ class Writer:
     def _has(self, chunk: bytes) -> bool:
         return chunk in self._new or self._store.index.find(chunk, self._avoid) is not None
 
-    def _ingest(self, chunks: Iterable[Buffer | Kept | Batch], small: bool) -> bytes:
+    def _ingest(self, chunks: Iterable[Item], small: bool) -> bytes:
         rows: list[bytes] = []
         for part in self._prepared(chunks, small):
             if isinstance(part, Kept):
@@ -252,7 +273,7 @@ class Writer:
                 rows.append(chunk + size.to_bytes(4, "little"))
         return b"".join(rows)
 
-    def _prepared(self, chunks: Iterable[Buffer | Kept | Batch], small: bool) -> Iterator[Kept | list[Prepared]]:
+    def _prepared(self, chunks: Iterable[Item], small: bool) -> Iterator[Kept | list[Prepared]]:
         parts = _batches(chunks)
         if small:
             yield from (part if isinstance(part, Kept) else self._prepare_all(part) for part in parts)
@@ -271,16 +292,36 @@ class Writer:
                     waiting.cancel()
 
     def _prepare_all(self, batch: Batch) -> list[Prepared]:
-        return [self._prepare(data) for data in batch()]
+        return [self._prepare(item) for item in batch()]
 
-    def _prepare(self, data: Buffer) -> Prepared:
+    def _prepare(self, item: Buffer | Similar) -> Prepared:
         """Name a chunk, and compress it unless it is stored already. Runs in any thread."""
+        data, like = (item.data, item.chunks) if isinstance(item, Similar) else (item, ())
         chunk = self._store.sealer.chunk_id(data)
-        if self._has(chunk):
-            return chunk, len(data), None
-        return chunk, len(data), self._store.sealer.shrink(data)
+        return chunk, len(data), None if self._has(chunk) else self._pack_chunk(data, like)
 
-    def _add(self, chunk: bytes, size: int, packed: tuple[int, Buffer] | None) -> None:
+    def _pack_chunk(self, data: Buffer, like: tuple[bytes, ...]) -> Packed:
+        """What to store of a chunk: a delta against those that it is like, if these are there and it pays."""
+        found = [entry for chunk in like if (entry := self._store.index.find(chunk, self._avoid))]
+        names = dict.fromkeys(base for entry in found for base in entry.bases or (entry.chunk,))
+        bases = [
+            entry
+            for base in [*names][:BASES]
+            if (entry := self._store.index.find_whole(base, self._avoid)) and entry.size
+        ]
+        if bases:
+            try:
+                prefix = ChunkReader(self._store).read_bases(entry.chunk for entry in bases)
+            except IntegrityError:
+                pass  # What is damaged is no base; the chunk can still be stored, and `check` names the damage.
+            else:
+                delta = shrink_delta(data, prefix)
+                whole = len(data) * min(entry.stored / entry.size for entry in bases)
+                if len(delta) <= _DELTA_PAYS * whole:
+                    return DELTA, delta, tuple(entry.chunk for entry in bases)
+        return *self._store.sealer.shrink(data), ()
+
+    def _add(self, chunk: bytes, size: int, packed: Packed | None) -> None:
         if packed is None or chunk in self._new:
             return
         if self._pack is None:
@@ -303,24 +344,24 @@ class Writer:
         self._closing.append(submit("sync" if self._store.location.is_local else "send", pack.close))
 
 
-def _batches(chunks: Iterable[Buffer | Kept | Batch]) -> Iterator[Kept | Batch]:
+def _batches(items: Iterable[Item]) -> Iterator[Kept | Batch]:
     """The same in order, chunks that follow each other together."""
-    waiting: list[Buffer] = []
+    waiting: list[Buffer | Similar] = []
     size = 0
-    for chunk in chunks:
-        if isinstance(chunk, Kept) or callable(chunk):
+    for item in items:
+        if isinstance(item, Kept) or callable(item):
             if waiting:
-                yield partial(list[Buffer], waiting)
+                yield partial(list[Buffer | Similar], waiting)
                 waiting, size = [], 0
-            yield chunk
+            yield item
             continue
-        waiting.append(chunk)
-        size += len(chunk)
+        waiting.append(item)
+        size += len(item.data) if isinstance(item, Similar) else len(item)
         if size >= _BATCH:
-            yield partial(list[Buffer], waiting)
+            yield partial(list[Buffer | Similar], waiting)
             waiting, size = [], 0
     if waiting:
-        yield partial(list[Buffer], waiting)
+        yield partial(list[Buffer | Similar], waiting)
 
 
 def _done(part: Kept | Future[list[Prepared]]) -> Kept | list[Prepared]:
@@ -508,23 +549,7 @@ class ChunkReader:
 
     def fetch(self, pieces: Sequence[Piece]) -> None:
         """Read, verify and hand out many chunks, adjacent ones in one request."""
-        located = [(piece, self._locate(piece)) for piece in pieces]
-        jobs: list[Callable[[], None]] = []
-        run: list[tuple[Piece, Entry]] = []
-        length = 0
-        for piece, entry in located:
-            direct = piece.whole is not None and is_plain(self._store.sealer, entry) and piece.size >= _RUN // 8
-            follows = run and entry.pack == run[-1][1].pack and entry.offset == run[-1][1].offset + run[-1][1].stored
-            if run and (direct or not follows or length + entry.stored > _RUN):
-                jobs.append(self._job(run))
-                run, length = [], 0
-            if direct:
-                jobs.append(self._direct_job(piece, entry))
-            else:
-                run.append((piece, entry))
-                length += entry.stored
-        if run:
-            jobs.append(self._job(run))
+        jobs = self._jobs([(piece, self._locate(piece)) for piece in pieces])
         if len(jobs) == 1:
             jobs[0]()
             return
@@ -541,6 +566,46 @@ class ChunkReader:
                 if not future.cancelled():
                     future.exception()
 
+    def read_bases(self, chunks: Iterable[bytes]) -> bytes:
+        """Some chunks, read from whole copies and verified, end to end. Runs in any thread."""
+        located = [self._find(chunk, self._store.index.find_whole) for chunk in chunks]
+        target = bytearray(sum(entry.size for entry in located))
+        pieces = []
+        start = 0
+        for entry in located:
+            pieces.append(
+                (Piece(entry.chunk, entry.size, [(0, memoryview(target)[start : start + entry.size])]), entry)
+            )
+            start += entry.size
+        for job in self._jobs(pieces):
+            job()
+        return bytes(target)
+
+    def open(self, entry: Entry, data: Buffer) -> Buffer:
+        """The plaintext of one copy of a chunk, verified, from its stored bytes."""
+        return open_chunk(self._store.sealer, entry, data, self.read_bases(entry.bases))
+
+    def _jobs(self, located: Iterable[tuple[Piece, Entry]]) -> list[Callable[[], None]]:
+        """The reads that hand out these pieces: adjacent ones together, up to a few MB, stored or in memory."""
+        jobs: list[Callable[[], None]] = []
+        run: list[tuple[Piece, Entry]] = []
+        length = 0
+        for piece, entry in located:
+            cost = entry.stored if entry.whole else entry.size
+            direct = piece.whole is not None and is_plain(self._store.sealer, entry) and piece.size >= _RUN // 8
+            follows = run and entry.pack == run[-1][1].pack and entry.offset == run[-1][1].offset + run[-1][1].stored
+            if run and (direct or not follows or length + cost > _RUN):
+                jobs.append(self._job(run))
+                run, length = [], 0
+            if direct:
+                jobs.append(self._direct_job(piece, entry))
+            else:
+                run.append((piece, entry))
+                length += cost
+        if run:
+            jobs.append(self._job(run))
+        return jobs
+
     def _job(self, run: list[tuple[Piece, Entry]]) -> Callable[[], None]:
         def job() -> None:
             first, last = run[0][1], run[-1][1]
@@ -555,8 +620,8 @@ class ChunkReader:
             for piece, entry in run:
                 start = entry.offset - first.offset
                 try:
-                    plain = open_chunk(self._store.sealer, entry, data[start : start + entry.stored])
-                except DamagedObject as error:
+                    plain = self.open(entry, data[start : start + entry.stored])
+                except IntegrityError as error:
                     plain = self._elsewhere(piece, entry, error)
                 piece.give(plain)
 
@@ -579,21 +644,25 @@ class ChunkReader:
         return job
 
     def _locate(self, piece: Piece) -> Entry:
-        index = self._store.index
-        if not index.loaded:
-            index.load()
-        condemned = self._store.condemned()
-        entry = index.find(piece.chunk, condemned)
-        if entry is None and index.look_again():
-            entry = index.find(piece.chunk, condemned)
-        entry = entry or index.find(piece.chunk)  # condemned, but perhaps not deleted yet
-        if entry is None:
-            raise next(iter(index.damaged.values()), None) or MissingChunk(piece.chunk.hex())
+        entry = self._find(piece.chunk, self._store.index.find)
         if entry.size != piece.size:
             raise DamagedObject(pack_path(entry.pack), f"the index gives chunk {piece.chunk.hex()[:16]} another size")
         return entry
 
-    def _elsewhere(self, piece: Piece, tried: Entry, error: DamagedObject) -> Buffer:
+    def _find(self, chunk: bytes, find: Callable[[bytes, Collection[bytes]], Entry | None]) -> Entry:
+        index = self._store.index
+        if not index.loaded:
+            index.load()
+        condemned = self._store.condemned()
+        entry = find(chunk, condemned)
+        if entry is None and index.look_again():
+            entry = find(chunk, condemned)
+        entry = entry or find(chunk, ())  # condemned, but perhaps not deleted yet
+        if entry is None:
+            raise next(iter(index.damaged.values()), None) or MissingChunk(chunk.hex())
+        return entry
+
+    def _elsewhere(self, piece: Piece, tried: Entry, error: IntegrityError) -> Buffer:
         """Another copy of a chunk: the pack was pruned after the index was read, or this copy is damaged."""
         index = self._store.index
         gone = {tried}
@@ -603,8 +672,9 @@ class ChunkReader:
                     continue
                 gone.add(entry)
                 try:
-                    return read_chunk(self._store.location, self._store.sealer, entry)
-                except (DamagedObject, ObjectMissing):
+                    data = self._store.location.read_range(pack_path(entry.pack), entry.offset, entry.stored)
+                    return self.open(entry, data)
+                except (IntegrityError, ObjectMissing):
                     continue
             if not index.look_again():
                 raise error

@@ -5,7 +5,8 @@ larger object that names those it *supersedes*; deleting the superseded ones is 
 whole index is one sorted table of 48 bytes a chunk, plus a small dictionary of what came since.
 
 A chunk may lie in several packs (two writers at once, a copy made by prune): any of them will do, except one that is
-condemned when the chunk is to be reused.
+condemned when the chunk is to be reused. A copy may be a *delta*: it says how the chunk differs from one or two
+others, its *bases*, and can only be read with them. Bases are read from *whole* copies: it is never more than one step.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import wraps
+from itertools import chain
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
@@ -23,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedObject, StorageError
-from .location import Location
-from .sealing import ID_SIZE, Sealer
+from .location import Buffer, Location
+from .sealing import DELTA, ID_SIZE, Sealer
 
 PREFIX = "index"
 
@@ -36,7 +38,14 @@ ROW = np.dtype([("tail", "V24"), ("pack", "<u4"), ("offset", "<u4"), ("stored", 
 RECORD = np.dtype([("chunk", f"V{ID_SIZE}"), ("pack", "<u4"), ("offset", "<u4"), ("stored", "<u4"), ("size", "<u4")])
 """A chunk in an index object. The upper 4 bits of `size` are the codec."""
 
+BASES = 2
+"""Bases of a delta. One is enough where chunks are cut alike; a cut that moved needs the chunks on both sides of it."""
+
+BASES_SIZE = BASES * ID_SIZE
+"""Bytes that the bases of one delta take in an index object; a single one is named twice."""
+
 _SIZE_BITS = 28
+_SIZE_MASK = (1 << _SIZE_BITS) - 1
 _FOLD = 50_000
 """Recent entries kept in a dictionary before they are sorted into the table."""
 
@@ -76,6 +85,13 @@ class Entry(NamedTuple):
     stored: int
     size: int
     codec: int
+    bases: tuple[bytes, ...] = ()
+    """What a delta needs to be read, in this order."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether this copy can be read without others."""
+        return self.codec != DELTA
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -94,9 +110,11 @@ class Index:
         self._pack_numbers: dict[bytes, int] = {}
         # Heads and rows are replaced together, so that other threads may look up while one sorts.
         self._table: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), np.empty(0, ROW))
+        self._bases: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), _no_bases())
+        """Places of the deltas in the table, sorted, and their bases. It is there before the table that needs it."""
         self._lock = threading.RLock()
         self._recent: dict[bytes, list[Entry]] = {}
-        self._unsorted: list[tuple[NDArray[np.uint64], Array]] = []
+        self._unsorted: list[tuple[NDArray[np.uint64], Array, Array]] = []
         self._known: set[str] = set()
         self._superseded: set[str] = set()
         self._current: dict[int, set[str]] = {}
@@ -109,20 +127,22 @@ class Index:
     # --- looking up ---------------------------------------------------------------------------------------
 
     def find(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
-        """One copy of a chunk outside the packs in `avoid`, or None."""
-        recent = self._recent.get(chunk)
-        if recent is not None:
-            for entry in recent:
-                if entry.pack not in avoid:
-                    return entry
-        for entry in self._in_table(chunk):
-            if entry.pack not in avoid:
+        """One copy of a chunk that can be read without the packs in `avoid`, or None."""
+        for entry in self._copies(chunk):
+            if entry.pack not in avoid and all(self.find_whole(base, avoid) for base in entry.bases):
                 return entry
         return None
 
+    def find_whole(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
+        """One copy of a chunk outside the packs in `avoid` that is no delta, or None."""
+        return next((entry for entry in self._copies(chunk) if entry.whole and entry.pack not in avoid), None)
+
     def find_all(self, chunk: bytes) -> list[Entry]:
         """Every known copy of a chunk."""
-        return [*self._recent.get(chunk, ()), *self._in_table(chunk)]
+        return list(self._copies(chunk))
+
+    def _copies(self, chunk: bytes) -> Iterable[Entry]:
+        return chain(self._recent.get(chunk, ()), self._in_table(chunk))
 
     def _in_table(self, chunk: bytes) -> Iterable[Entry]:
         heads, rows = self._table
@@ -135,14 +155,10 @@ class Index:
             at += 1
 
     def _entry(self, chunk: bytes, row: Any) -> Entry:
-        size = int(row["size"])
+        size, codec = int(row["size"]) & _SIZE_MASK, int(row["size"]) >> _SIZE_BITS
+        bases = _bases_of(self._bases, row)[0] if codec == DELTA else ()
         return Entry(
-            chunk,
-            self._packs[int(row["pack"])],
-            int(row["offset"]),
-            int(row["stored"]),
-            size & ((1 << _SIZE_BITS) - 1),
-            size >> _SIZE_BITS,
+            chunk, self._packs[int(row["pack"])], int(row["offset"]), int(row["stored"]), size, codec, _names(bases)
         )
 
     def __len__(self) -> int:
@@ -159,6 +175,30 @@ class Index:
         """The entry at one row of `table()`."""
         heads, rows = self._table
         return self._entry(int(heads[row]).to_bytes(8, "big") + rows[row]["tail"].tobytes(), rows[row])
+
+    def bases_at(self, rows: NDArray[np.int64]) -> Array:
+        """The bases of the deltas in some rows of `table()`: an array of shape (rows, 2) of ids."""
+        return _bases_of(self._bases, self._table[1][rows])
+
+    def readable(
+        self, rows: NDArray[np.int64], good: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+    ) -> NDArray[np.bool_]:
+        """Which of some rows of `table()` can be read: they are good, and each of their bases has a good whole copy.
+
+        Arguments:
+            rows: numbers of rows.
+            good: says it of any rows.
+        """
+        heads, table = self._table
+        found = good(rows)
+        deltas = np.flatnonzero(found & ~is_whole(table[rows]))
+        if len(deltas):
+            for bases in self.bases_at(rows[deltas]).T:
+                which, copies = find_rows(heads, table, bases)
+                has = np.zeros(len(deltas), bool)
+                has[which[is_whole(table[copies]) & good(copies)]] = True
+                found[deltas] &= has
+        return found
 
     # --- loading and publishing ------------------------------------------------------------------------------
 
@@ -202,14 +242,7 @@ class Index:
             part = entries[start : start + _LARGEST]
             packs = sorted({entry.pack for entry in part})
             numbers = {pack: number for number, pack in enumerate(packs)}
-            records = np.array(
-                [
-                    (entry.chunk, numbers[entry.pack], entry.offset, entry.stored, pack_size(entry.size, entry.codec))
-                    for entry in part
-                ],
-                RECORD,
-            )
-            self._enter(self._write(0, records, packs, []))
+            self._enter(self._write(0, packs, [], *records_of(part, numbers)))
         for entry in entries:
             self._recent.setdefault(entry.chunk, []).append(entry)
         if len(self._recent) > _FOLD:
@@ -236,9 +269,11 @@ class Index:
             records["pack"] = numbers
             for column in ("offset", "stored", "size"):
                 records[column] = table[column][part]
+            bases = self.bases_at(part[~is_whole(records)])
             # Only the last part supersedes: until it is there, the old objects still count.
             last = start + _LARGEST >= len(rows)
-            written.append(self._write(9, records, [self._packs[number] for number in used], old if last else []))
+            packs = [self._packs[number] for number in used]
+            written.append(self._write(9, packs, old if last else [], *_frames(records, bases)))
         for name in written:
             self._enter(name)
         self._supersede(old)
@@ -258,7 +293,7 @@ class Index:
 
     def _take(self, name: str, data: bytes) -> None:
         try:
-            head, records = self._parse(name, data)
+            head, records, bases = self._parse(name, data)
         except DamagedObject as error:
             self._known.add(name)
             self.damaged[name] = error
@@ -273,18 +308,18 @@ class Index:
         rows["pack"] = numbers[records["pack"]] if len(records) else 0
         for column in ("offset", "stored", "size"):
             rows[column] = records[column]
-        self._unsorted.append((heads, rows))
+        self._unsorted.append((heads, rows, bases))
 
-    def _parse(self, name: str, data: bytes) -> tuple[_Head, Array]:
+    def _parse(self, name: str, data: bytes) -> tuple[_Head, Array, Array]:
         frames = self._sealer.open(name, data)
         try:
             head = msgspec.msgpack.decode(frames[0], type=_Head)
-            records = np.frombuffer(frames[1], RECORD)
+            records, bases = _parse_records(frames[1:])
             if len(records) and int(records["pack"].max()) >= len(head.packs):
                 raise DamagedObject(name, "it names packs that it does not list")
         except (msgspec.MsgspecError, ValueError, IndexError) as error:
             raise DamagedObject(name, f"its records cannot be read ({error})") from None
-        return head, records
+        return head, records, bases
 
     def _number(self, pack: bytes) -> int:
         number = self._pack_numbers.get(pack)
@@ -303,11 +338,15 @@ class Index:
                 ROW,
             )
             heads = np.array([int.from_bytes(e.chunk[:8], "big") for e in recent], "<u8")
-            self._unsorted.append((heads, rows))
+            self._unsorted.append((heads, rows, _pairs(recent)))
         if not self._unsorted:
             return
-        heads = np.concatenate([self._table[0], *(heads for heads, _ in self._unsorted)])
-        rows = np.concatenate([self._table[1], *(rows for _, rows in self._unsorted)])
+        places = [_places(rows[~is_whole(rows)]) for _, rows, _ in self._unsorted]
+        deltas, first = np.unique(np.concatenate([self._bases[0], *places]), return_index=True)
+        bases = np.concatenate([self._bases[1], *(bases for _, _, bases in self._unsorted)])
+        self._bases = deltas, bases[first]
+        heads = np.concatenate([self._table[0], *(heads for heads, _, _ in self._unsorted)])
+        rows = np.concatenate([self._table[1], *(rows for _, rows, _ in self._unsorted)])
         order = np.argsort(heads, kind="stable")
         heads, rows = heads[order], rows[order]
         twice = np.zeros(len(heads), bool)
@@ -316,10 +355,10 @@ class Index:
         self._unsorted.clear()
         self._recent = {}
 
-    def _write(self, level: int, records: Array, packs: list[bytes], supersedes: list[str]) -> str:
+    def _write(self, level: int, packs: list[bytes], supersedes: list[str], *frames: Buffer) -> str:
         name = f"{PREFIX}/{level}-{os.urandom(16).hex()}"
         head = msgspec.msgpack.encode(_Head(packs, supersedes))
-        data = self._sealer.seal(name, [head, records.tobytes()])
+        data = self._sealer.seal(name, [head, *frames])
         self._location.create(name, data)
         self._hold(name, data)
         return name
@@ -358,6 +397,7 @@ class Index:
                 continue
             packs: dict[bytes, int] = {}
             parts = []
+            deltas = []
             read = []
             absent = [name for name in names if name not in self._held]
             found = self._held | dict(zip(absent, self._location.read_many(absent), strict=True))
@@ -365,19 +405,21 @@ class Index:
                 data = found[name]
                 if data is None:
                     continue
-                head, records = self._parse(name, data)
+                head, records, bases = self._parse(name, data)
                 renumbered = records.copy()
                 if len(records):
                     renumbered["pack"] = np.array([packs.setdefault(pack, len(packs)) for pack in head.packs])[
                         records["pack"]
                     ]
                 parts.append(renumbered)
+                deltas.append(bases)
                 read.append(name)
                 if sum(map(len, parts)) >= _LARGEST:
                     break
             if len(read) < 2:
                 continue
-            self._enter(self._write(level + 1, np.concatenate(parts), list(packs), read))
+            frames = _frames(np.concatenate(parts), np.concatenate(deltas))
+            self._enter(self._write(level + 1, list(packs), read, *frames))
             self._supersede(read)
 
 
@@ -396,9 +438,41 @@ def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[N
     return which[same], rows[same]
 
 
+def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[Buffer]:
+    """Entries as frames of an index object or of a pack's table. `numbers` are those of the packs."""
+    records = np.array(
+        [(e.chunk, numbers[e.pack], e.offset, e.stored, pack_size(e.size, e.codec)) for e in entries], RECORD
+    )
+    return _frames(records, _pairs(entries))
+
+
+def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[Entry]:
+    """Undo `records_of`. Raises `ValueError` when that is not what it is."""
+    records, bases = _parse_records(frames)
+    found = iter(bases)
+    return [
+        Entry(
+            record["chunk"].tobytes(),
+            packs[int(record["pack"])],
+            int(record["offset"]),
+            int(record["stored"]),
+            int(record["size"]) & _SIZE_MASK,
+            int(record["size"]) >> _SIZE_BITS,
+            () if whole else _names(next(found)),
+        )
+        for record, whole in zip(records, is_whole(records).tolist(), strict=True)
+    ]
+
+
 def pack_size(size: int, codec: int) -> int:
     """Plain size and codec in one 32-bit number."""
     return size | codec << _SIZE_BITS
+
+
+def is_whole(rows: Array) -> NDArray[np.bool_]:
+    """Which rows of a table, or records, are of copies that are no deltas."""
+    found: NDArray[np.bool_] = rows["size"] >> _SIZE_BITS != DELTA
+    return found
 
 
 def split_ids(chunks: Array) -> tuple[NDArray[np.uint64], Array]:
@@ -415,6 +489,42 @@ def join_ids(heads: NDArray[np.uint64], tails: Array) -> Array:
     flat[:, :8] = heads.astype(">u8").view(np.uint8).reshape(-1, 8)
     flat[:, 8:] = np.ascontiguousarray(tails).view(np.uint8).reshape(-1, 24)
     return flat.reshape(-1).view(f"V{ID_SIZE}")
+
+
+def _frames(records: Array, bases: Array) -> list[Buffer]:
+    return [records.tobytes(), bases.tobytes()] if len(bases) else [records.tobytes()]
+
+
+def _parse_records(frames: Sequence[Buffer]) -> tuple[Array, Array]:
+    records = np.frombuffer(frames[0], RECORD)
+    bases = np.frombuffer(frames[1], f"V{ID_SIZE}").reshape(-1, BASES) if len(frames) > 1 else _no_bases()
+    if len(bases) != np.count_nonzero(~is_whole(records)):
+        raise ValueError("bases are missing or too many")
+    return records, bases
+
+
+def _no_bases() -> Array:
+    return np.empty((0, BASES), f"V{ID_SIZE}")
+
+
+def _pairs(entries: Iterable[Entry]) -> Array:
+    """The bases of the deltas among these entries, in order; a single one twice."""
+    pairs = [(entry.bases * BASES)[:BASES] for entry in entries if not entry.whole]
+    return np.frombuffer(b"".join(chain.from_iterable(pairs)), f"V{ID_SIZE}").reshape(-1, BASES)
+
+
+def _names(pair: Iterable[Any]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(base.tobytes() for base in pair))
+
+
+def _places(rows: Array) -> NDArray[np.uint64]:
+    """Pack and offset in one number, which only one copy has."""
+    return rows["pack"].astype("<u8") << np.uint64(32) | rows["offset"]
+
+
+def _bases_of(bases: tuple[NDArray[np.uint64], Array], rows: Array) -> Array:
+    places, pairs = bases
+    return pairs[places.searchsorted(_places(np.atleast_1d(rows)))]
 
 
 def _level(name: str) -> int:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 import struct
 
-import numpy as np
-
 from ..errors import DamagedObject, ObjectMissing
-from .index import RECORD, Entry, pack_size
+from .index import RECORD, Entry, entries_from, records_of
 from .location import Buffer, Location
 from .sealing import RAW, SALT_SIZE, Sealer
 
@@ -61,24 +59,17 @@ class PackWriter:
         self._object.write(_HEAD.pack(_MAGIC, 1, int(sealer.encrypted), self.pack))
         self.size = _HEAD.size
 
-    def add(self, chunk: bytes, size: int, codec: int, data: Buffer) -> None:
-        """Append one chunk, compressed already where that pays."""
+    def add(self, chunk: bytes, size: int, codec: int, data: Buffer, bases: tuple[bytes, ...] = ()) -> None:
+        """Append one chunk, compressed already where that pays, or a delta and the chunks that it needs."""
         if self._cipher is not None:
             data = self._sealer.lock_chunk(self._cipher, self.size, chunk, data)
         self._object.write(data)
-        self.entries.append(Entry(chunk, self.pack, self.size, len(data), size, codec))
+        self.entries.append(Entry(chunk, self.pack, self.size, len(data), size, codec, bases))
         self.size += len(data)
 
     def close(self) -> list[Entry]:
         """Write the table; make the pack durable and visible. Returns what it holds."""
-        records = np.array(
-            [
-                (entry.chunk, 0, entry.offset, entry.stored, pack_size(entry.size, entry.codec))
-                for entry in self.entries
-            ],
-            RECORD,
-        )
-        table = self._sealer.seal(f"{self.path}#table", [records.tobytes()])
+        table = self._sealer.seal(f"{self.path}#table", records_of(self.entries, {self.pack: 0}))
         self._object.write([table, _TAIL.pack(len(table), _MAGIC)])
         self._object.close()
         return self.entries
@@ -88,20 +79,15 @@ class PackWriter:
         self._object.abort()
 
 
-def open_chunk(sealer: Sealer, entry: Entry, data: Buffer) -> Buffer:
-    """The plaintext of a chunk, verified, from its stored bytes."""
+def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") -> Buffer:
+    """The plaintext of a chunk, verified, from its stored bytes, and for a delta its bases end to end."""
     path = pack_path(entry.pack)
     if len(data) != entry.stored:
         raise DamagedObject(path, f"it ends within chunk {entry.chunk.hex()[:16]}")
     cipher = sealer.cipher(entry.pack)
     if cipher is not None:
         data = sealer.unlock_chunk(cipher, entry.offset, entry.chunk, data, path)
-    return sealer.open_chunk(entry.chunk, entry.codec, entry.size, data, path)
-
-
-def read_chunk(location: Location, sealer: Sealer, entry: Entry) -> Buffer:
-    """Read one chunk and verify it."""
-    return open_chunk(sealer, entry, location.read_range(pack_path(entry.pack), entry.offset, entry.stored))
+    return sealer.open_chunk(entry.chunk, entry.codec, entry.size, data, path, prefix)
 
 
 def is_plain(sealer: Sealer, entry: Entry) -> bool:
@@ -149,18 +135,10 @@ def _table_range(path: str, tail: Buffer, size: int) -> tuple[int, int]:
 
 def _entries(sealer: Sealer, pack: bytes, table: Buffer, end: int) -> list[Entry]:
     path = pack_path(pack)
-    records = np.frombuffer(sealer.open(f"{path}#table", table)[0], RECORD)
-    entries = [
-        Entry(
-            bytes(r["chunk"]),
-            pack,
-            int(r["offset"]),
-            int(r["stored"]),
-            int(r["size"]) & 0xFFFFFFF,
-            int(r["size"]) >> 28,
-        )
-        for r in records
-    ]
+    try:
+        entries = entries_from(sealer.open(f"{path}#table", table), [pack])
+    except ValueError as error:
+        raise DamagedObject(path, f"its table cannot be read ({error})") from None
     if any(entry.offset + entry.stored > end for entry in entries):
         raise DamagedObject(path, "its table points outside of it")
     return entries

@@ -32,6 +32,8 @@ Compression = Literal["auto", "high", "none"]
 
 RAW = 0
 ZSTD = 1
+DELTA = 2
+"""Made with other chunks, its *bases*, as the prefix that it may refer to."""
 
 ID_SIZE = 32
 SALT_SIZE = 16
@@ -49,6 +51,10 @@ _PROBE = 16 * 1024
 _PAYS = {"auto": 0.88, "high": 0.98}
 """Largest compressed/plain ratio worth keeping. Random floats reach 0.92 and cost more time than they save."""
 _LEVEL = {"auto": 3, "high": 12}
+
+_DELTA_LEVEL = 8
+_DELTA_TABLES = 20
+"""Bits of the tables that find what a delta has in common with its bases: zstd's own are made for less to look at."""
 
 _SCRYPT_COST = 2**16
 """scrypt N, with r=8 and p=1: 64 MB and about 0.15 s for each guess at a password (RFC 7914)."""
@@ -126,9 +132,11 @@ class Sealer:
         except InvalidTag:
             raise DamagedObject(where, f"chunk {chunk_id.hex()[:16]} fails authentication") from None
 
-    def open_chunk(self, chunk_id: bytes, codec: int, size: int, data: Buffer, where: str) -> Buffer:
-        """Decompress and verify a chunk, or raise `DamagedObject`."""
-        plain = expand(codec, size, data, where)
+    def open_chunk(
+        self, chunk_id: bytes, codec: int, size: int, data: Buffer, where: str, prefix: bytes = b""
+    ) -> Buffer:
+        """Decompress and verify a chunk, or raise `DamagedObject`. A delta needs its bases, end to end, as `prefix`."""
+        plain = expand_delta(size, data, prefix, where) if codec == DELTA else expand(codec, size, data, where)
         if self.chunk_id(plain) != chunk_id:
             raise DamagedObject(where, f"chunk {chunk_id.hex()[:16]} does not match its hash")
         return plain
@@ -215,11 +223,37 @@ def expand(codec: int, size: int, data: Buffer, where: str) -> Buffer:
         return data
     if codec != ZSTD:
         raise DamagedObject(where, f"unknown codec {codec}")
+    return _decompress(_decompressor(), size, data, where)
+
+
+def shrink_delta(data: Buffer, prefix: bytes) -> bytes:
+    """Say how data differs from a prefix."""
+    size = len(prefix) + len(data)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _DELTA_LEVEL,
+        source_size=size,
+        window_log=max(zstandard.WINDOWLOG_MIN, size.bit_length()),
+        hash_log=_DELTA_TABLES,
+        chain_log=_DELTA_TABLES,
+    )
+    return zstandard.ZstdCompressor(dict_data=_as_prefix(prefix), compression_params=parameters).compress(data)
+
+
+def expand_delta(size: int, data: Buffer, prefix: bytes, where: str) -> bytes:
+    """Undo `shrink_delta`."""
+    return _decompress(zstandard.ZstdDecompressor(dict_data=_as_prefix(prefix)), size, data, where)
+
+
+def _as_prefix(data: bytes) -> zstandard.ZstdCompressionDict:
+    return zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _decompress(decompressor: zstandard.ZstdDecompressor, size: int, data: Buffer, where: str) -> bytes:
     try:
         # The frame states its own size: believed, a flipped bit there could ask for any amount of memory.
         if zstandard.frame_content_size(data) != size:
             raise DamagedObject(where, "the compressed data states another size")
-        return _decompressor().decompress(data, max_output_size=size)
+        return decompressor.decompress(data, max_output_size=size)
     except zstandard.ZstdError as error:
         raise DamagedObject(where, f"the compressed data cannot be read ({error})") from None
 

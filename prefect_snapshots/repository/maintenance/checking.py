@@ -6,7 +6,7 @@ A *problem* is what is wrong, and which versions it hits. *Damage* is what is wr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from .. import logs
 from .. import packs as packs_module
 from ..catalog import CATALOG, COMPACTED, ROOT, Root, slot_path
 from ..contents import ContentReader
-from ..index import find_rows
+from ..index import Entry, Index, find_rows
 from ..location import ObjectInfo
 from ..packs import open_chunk, open_pack, pack_path
 from ..repository import CONFIG, CONFIG_COPY, Opened, Repository, parse_config
@@ -133,15 +133,16 @@ def _check_slots(slots: Slots, report: CheckReport) -> None:
 def _check_contents(
     opened: Opened, scanned: list[Slots], packs: dict[bytes, ObjectInfo], damage: Damage, report: CheckReport
 ) -> dict[bytes, list[str]]:
-    """Look for a sound copy of everything that a live version needs. Returns the chunks without one."""
+    """Look for a sound copy of everything that a live version needs. Returns the chunks that lack one."""
     index = opened.index
     heads, table, numbers = index.table()
     sizes = np.array([packs[pack].size if pack in packs else -1 for pack in numbers], np.int64)
-    sound = table["offset"].astype(np.int64) + table["stored"] <= sizes[table["pack"]]
+    sound_copies = table["offset"].astype(np.int64) + table["stored"] <= sizes[table["pack"]]
     for pack, chunk in damage:
         if chunk is not None:
             for row in find_rows(heads, table, np.frombuffer(chunk, f"V{ID_SIZE}"))[1]:
-                sound[row] &= numbers[table["pack"][row]] != pack
+                sound_copies[row] &= numbers[table["pack"][row]] != pack
+    sound = index.readable(np.arange(len(heads)), lambda some: sound_copies[some])
     needed = np.zeros(len(heads), bool)
     hurt: dict[bytes, list[str]] = {}
     for slots in scanned:
@@ -165,17 +166,34 @@ def _check_contents(
             for chunk in {chunk.tobytes() for chunk in np.delete(chunks, which[sound[rows]])}:
                 hurt.setdefault(chunk, []).append(label)
     report.chunks = len(np.unique(groups(heads, table)[needed]))
+
+    def is_sound(entry: Entry) -> bool:
+        info = packs.get(entry.pack)
+        ends = entry.offset + entry.stored
+        return info is not None and ends <= info.size and (entry.pack, entry.chunk) not in damage
+
+    blamed: dict[bytes, list[str]] = {}
     for chunk, versions in hurt.items():
-        copies = [entry.pack for entry in index.find_all(chunk)]
+        for guilty in _at_fault(index, chunk, is_sound):
+            blamed.setdefault(guilty, []).extend(versions)
+    for chunk, versions in blamed.items():
+        copies = [entry.pack for entry in index.find_all(chunk) if not is_sound(entry)]
         known = [pack for pack in copies if (pack, chunk) in damage]
         if known:
-            problem = Problem(pack_path(known[0]), damage[known[0], chunk], tuple(versions))
+            problem = Problem(pack_path(known[0]), damage[known[0], chunk], tuple(dict.fromkeys(versions)))
         elif copies:
-            problem = Problem(pack_path(copies[0]), "the pack is missing or cut short", tuple(versions))
+            problem = Problem(pack_path(copies[0]), "the pack is missing or cut short", tuple(dict.fromkeys(versions)))
         else:
-            problem = Problem(f"chunk {chunk.hex()[:16]}", "it is in no pack", tuple(versions))
+            problem = Problem(f"chunk {chunk.hex()[:16]}", "it is in no pack", tuple(dict.fromkeys(versions)))
         report.problems.append(problem)
-    return hurt
+    return blamed
+
+
+def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[Entry], bool]) -> list[bytes]:
+    """What is wrong where a chunk cannot be read: itself, or the bases of a delta that is sound."""
+    bases = {base for entry in index.find_all(chunk) if is_sound(entry) for base in entry.bases}
+    lost = [base for base in bases if not any(copy.whole and is_sound(copy) for copy in index.find_all(base))]
+    return lost or [chunk]
 
 
 def _check_logs(opened: Opened, scanned: list[Slots], report: CheckReport) -> None:
@@ -207,7 +225,11 @@ def read_packs(
             entries = entries_of(opened.index, pack)
         for entry in entries:
             try:
-                open_chunk(opened.sealer, entry, data[entry.offset : entry.offset + entry.stored])
+                prefix = opened.reader.read_bases(entry.bases)
+            except IntegrityError:
+                continue  # found where the bases lie; and nobody needs the deltas that prune left without bases
+            try:
+                open_chunk(opened.sealer, entry, data[entry.offset : entry.offset + entry.stored], prefix)
             except DamagedObject as error:
                 yield (pack, entry.chunk), error.reason
         report.bytes_read += len(data)

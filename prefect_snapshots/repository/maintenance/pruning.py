@@ -5,7 +5,7 @@
 2. It puts a *fence*, an event of that epoch, at the head of every registered stream. From then on no writer that
    decided by an older epoch can commit there: it has to read root, and store again what lies in condemned packs.
 3. It works out from all streams what lives now. What was committed before the fence is seen here.
-4. It deletes the condemned packs in which every live chunk has a copy outside condemned packs.
+4. It deletes the condemned packs in which every live chunk, and every base of one, has a copy outside condemned packs.
 
 Every step can be repeated by anyone after a kill. Rival prunes are ordered by the root stream.
 """
@@ -25,12 +25,13 @@ from .. import index as index_module
 from .. import logs
 from ..catalog import CATALOG, new_token
 from ..contents import Piece, Writer
+from ..index import is_whole
 from ..location import ObjectInfo
 from ..packs import LOCAL_LIMIT, REMOTE_LIMIT, pack_path
 from ..repository import Opened, Repository
 from .liveness import every_stream, list_packs, live_rows, paths, stream_of, unregistered
 from .progress import Progress, silent
-from .rows import in_packs, one_copy, packs_at, stranded
+from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
 MAX_UNUSED = 0.1
 """Share of a pack that may be garbage before prune copies the rest of it elsewhere."""
@@ -114,13 +115,16 @@ def _choose(opened: Opened, grace: float, report: PruneReport, without: Collecti
     live = live_rows(opened, without)
     packs = list_packs(opened)
     good = in_packs(index, lambda pack: pack in packs and pack not in condemned)
-    kept = one_copy(index, live & good)
+    readable = index.readable(np.arange(len(live)), lambda some: good[some])
+    kept = with_bases(index, one_copy(index, live & readable), good)
     _, rows, numbers = index.table()
     used: Counter[bytes] = Counter()
-    chunks: Counter[bytes] = Counter()
-    for number, size in zip(rows["pack"][kept].tolist(), rows["stored"][kept].tolist(), strict=True):
+    tables: Counter[bytes] = Counter()
+    for number, size, whole in zip(
+        rows["pack"][kept].tolist(), rows["stored"][kept].tolist(), is_whole(rows[kept]).tolist(), strict=True
+    ):
         used[numbers[number]] += size
-        chunks[numbers[number]] += 1
+        tables[numbers[number]] += index_module.RECORD.itemsize + (0 if whole else index_module.BASES_SIZE)
     limit = LOCAL_LIMIT if opened.store.location.is_local else REMOTE_LIMIT
     now = time.time()
     chosen: set[bytes] = set()
@@ -130,7 +134,7 @@ def _choose(opened: Opened, grace: float, report: PruneReport, without: Collecti
         if pack in condemned:
             report.bytes_freed += info.size
             continue
-        overhead = 128 + chunks[pack] * index_module.RECORD.itemsize
+        overhead = 128 + tables[pack]
         unused = info.size - used[pack] - overhead
         if pack not in used:
             if now - info.modified < grace:
@@ -167,28 +171,32 @@ def _copy_out(opened: Opened, candidates: set[bytes], report: PruneReport) -> No
 
 
 def _needy(opened: Opened, candidates: set[bytes]) -> tuple[list[index_module.Entry], frozenset[bytes]]:
-    """One copy of each live chunk that lies in candidates and condemned packs only, and these packs."""
+    """One copy of each live chunk that needs candidates or condemned packs, and of their bases; and these packs."""
     live = live_rows(opened)
     avoid = frozenset(opened.catalog.state.condemned | candidates)
     packs = list_packs(opened)
-    needy = one_copy(opened.index, stranded(opened.index, live, lambda pack: pack in packs and pack not in avoid))
+    there = in_packs(opened.index, packs.__contains__)
+    alone = stranded(opened.index, live, there, lambda pack: pack in packs and pack not in avoid)
+    needy = one_copy(opened.index, alone)
     _, rows, _ = opened.index.table()
-    # In the order in which they lie, so that reads are long.
-    needy = needy[np.lexsort((rows["offset"][needy], rows["pack"][needy]))]
+    # Bases before deltas, and in the order in which they lie, so that reads are long.
+    needy = needy[np.lexsort((rows["offset"][needy], rows["pack"][needy], ~is_whole(rows[needy])))]
     return [opened.index.entry_at(int(row)) for row in needy], avoid
 
 
 def _copy(opened: Opened, entries: list[index_module.Entry], avoid: frozenset[bytes]) -> int:
     """Store chunks once more, outside of some packs. Returns the bytes written."""
     with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
-        for start in range(0, len(entries), _BATCH):
-            pieces = []
-            for entry in entries[start : start + _BATCH]:
-                target = bytearray(entry.size)
-                pieces.append(Piece(entry.chunk, entry.size, [(0, memoryview(target))]))
-            opened.reader.fetch(pieces)
-            for piece in pieces:
-                writer.copy(piece.chunk, piece.parts[0][1])
+        for whole, group in groupby(entries, lambda entry: entry.whole):
+            if not whole:
+                writer.flush()  # so that the copies of their bases are found
+            some = list(group)
+            for start in range(0, len(some), _BATCH):
+                part = some[start : start + _BATCH]
+                pieces = [Piece(entry.chunk, entry.size, [(0, memoryview(bytearray(entry.size)))]) for entry in part]
+                opened.reader.fetch(pieces)
+                for piece, entry in zip(pieces, part, strict=True):
+                    writer.copy(piece.chunk, piece.parts[0][1], entry.bases)
         writer.flush()
         return writer.written
 
@@ -213,7 +221,8 @@ def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport
     index, location = opened.index, opened.store.location
     packs = list_packs(opened)
     condemned = opened.catalog.state.condemned
-    needed = packs_at(index, stranded(index, live, lambda pack: pack in packs and pack not in condemned))
+    there = in_packs(index, packs.__contains__)
+    needed = packs_at(index, stranded(index, live, there, lambda pack: pack in packs and pack not in condemned))
     deleted = {pack: info for pack, info in doomed.items() if pack not in needed}
     location.delete(pack_path(pack) for pack in deleted)
     report.packs_deleted = len(deleted)

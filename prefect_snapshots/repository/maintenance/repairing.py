@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ...errors import DamagedObject, ObjectMissing
+from ...errors import DamagedObject, IntegrityError, ObjectMissing
 from ..catalog import Event, Root, event_hash, new_token, slot_path
 from ..contents import Writer
-from ..packs import open_chunk, pack_path, read_table
+from ..packs import pack_path, read_table
 from ..repository import Opened, Repository, config_bytes
 from .checking import CheckReport, Problem, check_config, look, read_packs
 from .liveness import list_packs
@@ -124,8 +124,8 @@ def _repair_packs(opened: Opened, damaged: set[bytes], root: Root, act: Act) -> 
                 for entry in entries_of(opened.index, pack):
                     try:
                         data = location.read_range(pack_path(pack), entry.offset, entry.stored)
-                        writer.copy(entry.chunk, open_chunk(opened.sealer, entry, data))
-                    except (DamagedObject, ObjectMissing):
+                        writer.copy(entry.chunk, opened.reader.open(entry, data), entry.bases)
+                    except (IntegrityError, ObjectMissing):
                         continue  # this is the damage; the last look names the versions that it hits
             writer.flush()
         body = {"packs": b"".join(sorted(hurt))}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..index import Entry, Index
+from ..index import Entry, Index, find_rows, is_whole
 
 
 def groups(heads: NDArray[np.uint64], rows: Any) -> NDArray[np.int64]:
@@ -19,10 +19,23 @@ def groups(heads: NDArray[np.uint64], rows: Any) -> NDArray[np.int64]:
 
 
 def one_copy(index: Index, copies: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Of each chunk with such copies the first one, as numbers of rows."""
+    """Of each chunk with such copies the first one, as numbers of rows; a whole one where there is one."""
     heads, rows, _ = index.table()
     numbers = np.flatnonzero(copies)
+    numbers = numbers[np.argsort(~is_whole(rows[numbers]), kind="stable")]
     return numbers[np.unique(groups(heads, rows)[numbers], return_index=True)[1]]
+
+
+def with_bases(index: Index, copies: NDArray[np.int64], good: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Some rows of the table, and of each base that they need one whole and good copy."""
+    heads, rows, _ = index.table()
+    wanted = np.zeros(len(heads), bool)
+    wanted[copies] = True
+    deltas = copies[~is_whole(rows[copies])]
+    _, found = find_rows(heads, rows, index.bases_at(deltas).reshape(-1))
+    bases = np.zeros(len(heads), bool)
+    bases[found] = True
+    return one_copy(index, wanted | (bases & good & is_whole(rows)))
 
 
 def in_packs(index: Index, wanted: Callable[[bytes], bool]) -> NDArray[np.bool_]:
@@ -47,10 +60,27 @@ def entries_of(index: Index, pack: bytes) -> list[Entry]:
     return [index.entry_at(int(row)) for row in np.flatnonzero(in_packs(index, lambda other: other == pack))]
 
 
-def stranded(index: Index, live: NDArray[np.bool_], kept: Callable[[bytes], bool]) -> NDArray[np.bool_]:
-    """Which live rows hold a chunk that has no copy in a pack that is kept."""
+def stranded(
+    index: Index, live: NDArray[np.bool_], there: NDArray[np.bool_], kept: Callable[[bytes], bool]
+) -> NDArray[np.bool_]:
+    """Which rows hold a live chunk that cannot be read from packs that are kept, or a base without which it is lost.
+
+    Arguments:
+        live: the rows of live chunks.
+        there: the rows of packs that are there.
+        kept: says it of a pack.
+    """
     heads, rows, _ = index.table()
     chunk = groups(heads, rows)
-    housed = np.zeros(len(heads), bool)
-    housed[chunk[in_packs(index, kept)]] = True
-    return live & ~housed[chunk]
+    good, whole = in_packs(index, kept), is_whole(rows)
+
+    def chunks_of(copies: Any) -> NDArray[np.bool_]:
+        """Which rows hold a chunk that has such a copy."""
+        has = np.zeros(len(heads), bool)
+        has[chunk[copies]] = True
+        return has[chunk]
+
+    lost = live & ~chunks_of(index.readable(np.arange(len(heads)), lambda some: good[some]))
+    needy = np.flatnonzero(lost & there & ~whole & ~chunks_of(there & whole))
+    _, bases = find_rows(heads, rows, index.bases_at(needy).reshape(-1))
+    return lost | (chunks_of(bases) & ~chunks_of(good & whole) & there & whole)

@@ -1,0 +1,110 @@
+"""Which stored chunks a new one is probably like.
+
+Where one row in a hundred has changed, every chunk of a dump has, so that none of them is found again by its name. A
+*sketch* says what a chunk is made of: the smallest hashes of its *pieces*, which are cut by content too, but so small
+that most of them are unchanged. Chunks that have some of these *features* in common are alike. How alike they are, the
+writer finds out, which stores a `Similar` chunk as a delta if that takes much less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from .chunking import content_defined, content_defined_stream
+from .contents import Similar
+from .index import BASES
+from .location import Buffer
+
+AVERAGE_SIZE = 1024 * 1024
+"""Average bytes in a chunk of a long stream. Larger chunks compress better, smaller ones make smaller deltas."""
+
+FEATURES = 16
+"""Features in a sketch."""
+
+_PIECE = 4 * 1024
+"""Average bytes in a piece: some dozens of rows."""
+
+_COMMON = 16
+"""A feature of more chunks than this tells nothing: a page of zeros, a header that is repeated."""
+
+_NONE = np.uint64(2**64 - 1)
+
+Sketch = NDArray[np.uint64]
+"""`FEATURES` numbers in ascending order. A chunk of fewer pieces has 2**64 - 1 in the other places."""
+
+
+def sketch(chunk: Buffer) -> Sketch:
+    """What a chunk is made of.
+
+    Example:
+        >>> import random
+        >>> chunk = random.Random(0).randbytes(200_000)
+        >>> changed = chunk[:50_000] + b"inserted" + chunk[50_000:]
+        >>> len(set(sketch(chunk).tolist()) & set(sketch(changed).tolist())) > FEATURES // 2
+        True
+    """
+    names = b"".join(blake3(piece).digest(8) for piece in content_defined(chunk, _PIECE))
+    found = np.unique(np.frombuffer(names, "<u8"))[:FEATURES]
+    return np.concatenate((found, np.full(FEATURES - len(found), _NONE)))
+
+
+class Previous:
+    """The chunks of the previous version of a stream, to be found by what they are made of.
+
+    Arguments:
+        chunks: their names in order: an array of 32-byte ids, as in the column `chunk` of a table of contents.
+        sketches: their sketches: an array of shape (chunks, `FEATURES`).
+    """
+
+    def __init__(self, chunks: Any, sketches: NDArray[np.uint64]) -> None:
+        self._chunks = chunks
+        features = np.asarray(sketches, "<u8").reshape(-1)
+        order = np.argsort(features, kind="stable")
+        self._features, self._rows = features[order], order // FEATURES
+
+    def like(self, sketch: Sketch) -> tuple[bytes, ...]:
+        """The names of the chunks that together have most of the features in common with this one, the best first."""
+        return tuple(self._chunks[row].tobytes() for row in self.best(sketch))
+
+    def best(self, sketch: Sketch) -> list[int]:
+        """As `like`, but the numbers of the chunks; of several that are as good, the first."""
+        features = sketch[sketch != _NONE]
+        first = self._features.searchsorted(features, "left")
+        counts = self._features.searchsorted(features, "right") - first
+        counts[counts > _COMMON] = 0
+        which = np.repeat(np.arange(len(features)), counts)
+        rows = self._rows[np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+        found: list[int] = []
+        while len(rows) and len(found) < BASES:
+            numbers, shared = np.unique(rows, return_counts=True)
+            found.append(int(numbers[shared.argmax()]))
+            left = ~np.isin(which, which[rows == found[-1]])  # the next one is to add what this one lacks
+            which, rows = which[left], rows[left]
+        return found
+
+
+def similar_stream(
+    pieces: Iterable[Buffer], previous: Previous | None, average: int = AVERAGE_SIZE
+) -> Iterator[tuple[Similar, Sketch]]:
+    """Cut a stream into chunks, and say which chunks of its previous version each of them is like.
+
+    Arguments:
+        pieces: the stream in order, each piece of any size; those of some MB cost least.
+        previous: None when there is none.
+        average: average size of a chunk in bytes.
+
+    Returns:
+        Items for `Writer.store_cut`, and their sketches, which belong into the manifest for the next version.
+
+    Example:
+        >>> [(len(chunk.data), chunk.chunks, len(sketch)) for chunk, sketch in similar_stream([b"a dump"], None)]
+        [(6, (), 16)]
+    """
+    for chunk in content_defined_stream(pieces, average):
+        features = sketch(chunk)
+        yield Similar(chunk, previous.like(features) if previous else ()), features
