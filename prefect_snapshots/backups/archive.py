@@ -13,16 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgument
-from ..repository.chunking import content_defined_stream
-from ..repository.contents import Batch, ContentReader, Kept, Stored, Writer
-from ..repository.repository import Buffer
+from ..repository import deltas
+from ..repository.contents import ContentReader, Item, Similar, Stored, Writer
 from .manifest import DIRECTORY, Entry, Part, check_path, decode_manifest, encode_manifest
 from .restoring import write
 from .sources import Database
 from .trees import Directory, Previous, Summary, Tree
 
-_DUMP_AVERAGE = 1024 * 1024
-"""Average bytes in a chunk of a dump."""
 _GATHERED = 8 * 1024 * 1024
 """Bytes of a dump that are cut at once: every cut looks at the unfinished chunk again."""
 _READ = 4 * 1024 * 1024
@@ -59,7 +56,7 @@ def store(
     finishing: list[Callable[[], tuple[Part, Summary]]] = []
     summaries: list[Summary] = []
 
-    def chunks() -> Generator[Buffer | Kept | Batch, None, None]:
+    def chunks() -> Generator[Item, None, None]:
         for source in sources:
             if isinstance(source, Directory):
                 tree = Tree(source, previous._of_directory(source.name, writer) if previous else None)
@@ -68,7 +65,7 @@ def store(
             else:
                 part = Part(source.name, source.kind, [])
                 finishing.append(partial(_finish, part))
-                yield from _dumped(source, part, passed)
+                yield from _dumped(source, part, previous._of_database(part) if previous else None, passed)
 
     def manifest() -> bytes:
         parts = []
@@ -82,9 +79,12 @@ def store(
         return writer.store_cut(manifest, given), summaries
 
 
-def _dumped(source: Database, part: Part, passed: Callable[[int], None]) -> Iterator[memoryview]:
-    """The chunks of a dump. Its files are entered in the part."""
+def _dumped(
+    source: Database, part: Part, previous: deltas.Previous | None, passed: Callable[[int], None]
+) -> Iterator[Similar]:
+    """The chunks of a dump, each with those of the previous one that it is like. Its files are entered in the part."""
     folders: set[bytes] = set()
+    sketches: list[deltas.Sketch] = []
     with source.dump() as dump:
         for file in dump.files:
             raw = check_path(file.path.encode())
@@ -95,12 +95,14 @@ def _dumped(source: Database, part: Part, passed: Callable[[int], None]) -> Iter
                     folders.add(folder)
                     part.entries.append(Entry(folder, 0o40700))
             size = 0
-            for chunk in content_defined_stream(_gathered(file.pieces), _DUMP_AVERAGE):
-                size += len(chunk)
-                passed(len(chunk))
+            for chunk, sketch in deltas.similar_stream(_gathered(file.pieces), previous):
+                size += len(chunk.data)
+                passed(len(chunk.data))
+                sketches.append(sketch)
                 yield chunk
             part.entries.append(Entry(raw, 0o100600, size))
     part.counts = dict(dump.counts)
+    part.sketches = b"".join(sketch.tobytes() for sketch in sketches)
     if not part.entries:
         raise BackupFailed(f"{source.kind} {source.name}: the dump is empty")
 
@@ -193,6 +195,12 @@ class Archive:
                 return Previous(part.part, self._content, part.offset, writer)
         return None
 
+    def _of_database(self, wanted: Part) -> deltas.Previous | None:
+        for part in self.parts:
+            if (part.name, part.kind) == (wanted.name, wanted.kind) and self._content.inline is None:
+                return part.previous_chunks()
+        return None
+
 
 class PartReader:
     """One part of a backup: a directory, or a database."""
@@ -269,6 +277,14 @@ class PartReader:
                 yield piece
                 at += len(piece)
                 offset += len(piece)
+
+    def previous_chunks(self) -> deltas.Previous | None:
+        """The chunks of a dump, for the next one to be compared with."""
+        sketches = np.frombuffer(self.part.sketches, "<u8").reshape(-1, deltas.FEATURES)
+        ends = np.cumsum(self.content.table["size"], dtype=np.int64)
+        first, last = ends.searchsorted([self.offset, self.offset + self.stored], "right")
+        chunks = self.content.table["chunk"][first:last]
+        return deltas.Previous(chunks, sketches) if len(chunks) == len(sketches) else None
 
     def extract(self, folder: Path) -> None:
         """Write everything into an empty folder.

@@ -553,9 +553,9 @@ class BackupManager:
 
     def _previous(self, sources: Sequence[Source]) -> Archive | None:
         """The last backup that has a directory of these, and can be read."""
-        names = {source.name for source in sources if isinstance(source, Directory)}
+        names = {source.name for source in sources}
         for event, backup in reversed(self._records.by_name.values()):
-            if any(part.kind == DIRECTORY and part.name in names for part in backup.parts):
+            if any(part.name in names for part in backup.parts):
                 try:
                     return self._archive(event, backup)
                 except IntegrityError as error:

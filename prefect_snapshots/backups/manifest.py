@@ -86,6 +86,8 @@ class Part(msgspec.Struct, array_like=True):
     """When the scan began, in nanoseconds: files that changed within 2 s of it are read again next time."""
     excludes: list[str] = []
     ignore_files: list[str] = []
+    sketches: bytes = b""
+    """Of a database: what each chunk of the dump is made of, in the order of the body, for the next backup of it."""
 
 
 class _Manifest(msgspec.Struct, array_like=True):
