@@ -17,18 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+import database_servers
 import pytest
 from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
-from prefect_snapshots.backups.databases import SQLite
+from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
 from prefect_snapshots.backups.records import Records, backup_name, git_state, part_record, slug
 from prefect_snapshots.backups.sources import Database, Dump, DumpFile, DumpReader
 from prefect_snapshots.backups.trees import Summary
@@ -256,6 +257,100 @@ def test_safe_experiment(world: World) -> None:
         world.write("right", 3)
     assert world.state()[0] == ["right-0", "right-1", "right-2"]
     assert [one.permanent for one in world.manager.list_backups()] == [False, False]
+
+
+# --- with a real server -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Callable[[str, str], str]]:
+    """A server; called with a database and statements, it gives what psql prints."""
+    with database_servers.postgresql() as server:
+        psql = database_servers.newest("/usr/lib/postgresql/*/bin") / "psql"
+        environment = {**os.environ, "PGPASSWORD": database_servers.PASSWORD, "PGUSER": "postgres"}
+        environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(server.port)}
+
+        def run(database: str, statements: str) -> str:
+            command = [psql, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statements]
+            return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+        run.__dict__["port"] = server.port
+        yield run
+
+
+def test_the_workflows_with_postgresql(world: World, postgresql: Any) -> None:
+    postgresql("postgres", "CREATE DATABASE shop")
+    postgresql(
+        "shop",
+        "CREATE TABLE authors (id serial PRIMARY KEY, name text); INSERT INTO authors (name) VALUES ('Zoë'), (NULL);"
+        "CREATE TABLE books (id serial PRIMARY KEY, author int REFERENCES authors, pages bytea);"
+        "INSERT INTO books (author, pages) SELECT 1, decode(repeat('00ff', n), 'hex') FROM generate_series(1, 50) n",
+    )
+    everything = (
+        "SELECT * FROM authors ORDER BY id; SELECT * FROM books ORDER BY id; SELECT last_value FROM books_id_seq"
+    )
+    before = postgresql("shop", everything)
+    source = PostgreSQL(f"postgresql://postgres@127.0.0.1:{postgresql.port}/shop", password=database_servers.PASSWORD)
+    manager = BackupManager(world.url, name="shop", databases=[source], directories=[world.bulk])
+
+    baseline = manager.create_backup("Before schema migration", permanent=True)
+    assert sorted(baseline.counts[source.name].values()) == [2, 50]
+    assert database_servers.PASSWORD not in str(baseline.to_dict()) + repr(manager)
+    postgresql("shop", "DROP TABLE books; CREATE TABLE leftover (id int); DELETE FROM authors")
+    world.write("new", 2)
+    report = manager.restore_backup(baseline.name, confirm=True)
+    assert report.safety_backup is None
+    assert postgresql("shop", everything) == before
+    assert postgresql("shop", "SELECT to_regclass('leftover')") == "\n"
+    assert world.state()[2]["0.txt"] == "old 0"
+
+    postgresql("postgres", "DROP DATABASE shop")
+    with pytest.raises(BackupFailed, match="shop"):
+        manager.create_backup("gone")
+    manager.restore_backup(baseline.name, confirm=True, include_directories=False)
+    assert postgresql("shop", everything) == before
+
+    postgresql("shop", "DELETE FROM books; INSERT INTO authors (name) VALUES ('late')")
+    (books,) = (name for name in baseline.counts[source.name] if "books" in name)
+    manager.restore_backup(baseline.name, confirm=True, only={source: [books]})
+    assert postgresql("shop", "SELECT count(*) FROM books; SELECT count(*) FROM authors") == "50\n3\n"
+
+    report_of_drill = manager.drill(baseline.name)
+    assert report_of_drill.ok, report_of_drill
+    with pytest.raises(ZeroDivisionError), safe_experiment(manager):
+        postgresql("shop", "DROP TABLE books")
+        raise ZeroDivisionError
+    assert postgresql("shop", "SELECT count(*) FROM books") == "50\n"
+    names = postgresql("postgres", "SELECT datname FROM pg_database ORDER BY 1").split()
+    assert names == ["postgres", "shop", "template0", "template1"]
+
+
+def test_mariadb_is_backed_up_before_it_is_restored(world: World) -> None:
+    with database_servers.mariadb() as server:
+
+        def mariadb(statements: str) -> str:
+            options = ["--no-defaults", "-h", "127.0.0.1", "-P", str(server.port), "-u", "admin", "-N", "-B"]
+            environment = {**os.environ, "MYSQL_PWD": database_servers.PASSWORD}
+            command = ["mariadb", *options, "-e", statements]
+            return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+        mariadb("CREATE DATABASE shop; CREATE TABLE shop.books (id int); INSERT INTO shop.books VALUES (1), (2)")
+        source = MariaDB(f"mariadb://admin@127.0.0.1:{server.port}/shop", password=database_servers.PASSWORD)
+        manager = BackupManager(world.url, name="shop", databases=[source])
+        backup = manager.create_backup("one")
+        mariadb("DELETE FROM shop.books; CREATE TABLE shop.leftover (id int)")
+        report = manager.restore_backup(backup.name, confirm=True)
+        assert mariadb("SELECT id FROM shop.books; SHOW TABLES FROM shop") == "1\n2\nbooks\n"
+        assert report.safety_backup is not None
+        assert manager.drill(backup.name).ok
+        manager.restore_backup(report.safety_backup, confirm=True, safety=False)
+        assert mariadb("SHOW TABLES FROM shop") == "books\nleftover\n"
+
+        mariadb("DROP DATABASE shop")
+        with pytest.raises(RestoreFailed, match="say safety=False"):
+            manager.restore_backup(backup.name, confirm=True)
+        manager.restore_backup(backup.name, confirm=True, safety=False)
+        assert mariadb("SELECT count(*) FROM shop.books") == "2\n"
 
 
 # --- names, records, facts ---------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ class BackupManager:
             with contextlib.suppress(BackupFailed):
                 database.check()
         risky = [database for database in databases if not database.swaps]
-        safe = self._create(f"before restoring {name}", risky, progress=say).name if risky and safety else None
+        safe = self._safety_backup(name, risky, say) if risky and safety else None
         restored: list[str] = []
         for number, job in enumerate(jobs):
             say("restoring", number, len(jobs))
@@ -386,6 +386,16 @@ class BackupManager:
                 raise InvalidArgument(f"{part.name!r} is of {part.kind}, and cannot be restored to {target.kind}")
             jobs.append(_Job(part, target, tuple(chosen.get(part.name, ()))))
         return jobs
+
+    def _safety_backup(self, name: str, databases: Sequence[Database], say: Progress) -> str:
+        """The name of a backup of what a restore is about to replace."""
+        try:
+            return self._create(f"before restoring {name}", databases, progress=say).name
+        except BackupFailed as error:
+            raise RestoreFailed(
+                f"nothing was touched, because what is there now could not be backed up ({error}). If nothing is left to "
+                "lose, say safety=False"
+            ) from error
 
     def _put_back(self, job: _Job, safety: str | None) -> str:
         """After a restore that failed: what became of its target."""
