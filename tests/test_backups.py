@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -576,6 +577,38 @@ def test_what_happened_to_files_is_noted() -> None:
         "2 files changed while they were read: a, b",
         "12 files are sockets or devices, which are not kept: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...",
     ]
+
+
+def test_looking_does_not_wait_for_a_backup(world: World) -> None:
+    begun, looked = threading.Event(), threading.Event()
+
+    class Slow(Flat):
+        @contextmanager
+        def dump(self) -> Iterator[Dump]:
+            begun.set()
+            assert looked.wait(60)
+            with super().dump() as dump:
+                yield dump
+
+    first = world.manager.create_backup("first")
+    (world.folder / "flat").write_text("a\n")
+    manager = BackupManager(world.url, name="metis", databases=[Slow(world.folder / "flat")])
+    with ThreadPoolExecutor(1) as pool:
+        backup = pool.submit(manager.create_backup, "slow")
+        assert begun.wait(60)
+        assert manager.list_backups() == [first]
+        looked.set()
+        assert manager.list_backups()[-1] == first
+        assert manager.get_backup(backup.result().name) == backup.result()
+
+
+def test_a_backup_whose_landing_was_unknown_is_made_once(world: World) -> None:
+    token = "ab" * 16
+    backup = world.manager.create_backup("one", token=token)
+    assert world.manager.create_backup("one", token=token) == backup
+    assert world.names() == [backup.name]
+    with pytest.raises(InvalidArgument, match="not a token"):
+        world.manager.create_backup("one", token="x")
 
 
 # --- retention ---------------------------------------------------------------------------------------------------
