@@ -267,7 +267,7 @@ def test_safe_experiment(world: World) -> None:
 def postgresql() -> Iterator[Callable[[str, str], str]]:
     """A server; called with a database and statements, it gives what psql prints."""
     with database_servers.postgresql() as server:
-        psql = database_servers.newest("/usr/lib/postgresql/*/bin") / "psql"
+        psql = str(database_servers.newest("/usr/lib/postgresql/*/bin") / "psql")
         environment = {**os.environ, "PGPASSWORD": database_servers.PASSWORD, "PGUSER": "postgres"}
         environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(server.port)}
 
@@ -929,8 +929,9 @@ def test_an_export_replaces_nothing(world: World) -> None:
 # --- kills -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("verb", ["create", "cleanup", "restore"])
-def test_whoever_is_killed_leaves_old_or_new(world: World, verb: str) -> None:
+def test_whoever_is_killed_leaves_old_or_new(world: World, verb: str, kills: int) -> None:
     """A process that creates, cleans up or restores again and again is killed at random moments."""
     rng = random.Random(verb)
     states = []
@@ -940,7 +941,7 @@ def test_whoever_is_killed_leaves_old_or_new(world: World, verb: str) -> None:
         (world.bulk / "large.txt").write_text(rng.randbytes(2_000_000).hex())
         names.append(world.manager.create_backup(text, permanent=True).name)
         states.append(world.state())
-    for _ in range(6):
+    for _ in range(kills):
         command = [sys.executable, str(WRITER), verb, world.url, str(world.path), str(world.bulk), *names]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
