@@ -134,10 +134,13 @@ def _history(number: int) -> list[Item]:
         for change in _changes(zone, year):
             times += [change + timedelta(minutes=rng.randrange(-180, 180)) for _ in range(4)]
     kinds: list[tuple[str, ...]] = [(), (), (), ("a",), ("a", "b"), ("permanent",)]
-    drawn = [(time.astimezone(zone), rng.choice(kinds)) for time in times]
-    drawn += rng.sample(drawn, 5)  # with the same tags: of equal times, restic takes any for the newer one
-    rng.shuffle(drawn)
-    return [Item(str(at), time, tags, "permanent" in tags) for at, (time, tags) in enumerate(drawn)]
+    times += rng.sample(times, 5)
+    rng.shuffle(times)
+    # Of equal times restic takes any for the newer one: with equal tags that makes no difference.
+    drawn = {time: rng.choice(kinds) for time in times}
+    return [
+        Item(str(at), time.astimezone(zone), drawn[time], "permanent" in drawn[time]) for at, time in enumerate(times)
+    ]
 
 
 def _changes(zone: ZoneInfo, year: int) -> Iterator[datetime]:

@@ -57,6 +57,7 @@ from .records import (
     git_state,
     host,
     part_record,
+    read_record,
 )
 from .restoring import restore_directory
 from .retention import RetentionPolicy, RetentionRow
@@ -177,7 +178,7 @@ class BackupManager:
         backup = self._create(description, sources, permanent, tags, run, progress or silent, token)
         try:
             self._expire(dry_run=False)
-        except Exception:
+        except Exception:  # whatever it is, the backup is made
             logger.warning("backup %s is made, but retention failed", backup.name, exc_info=True)
         return backup
 
@@ -197,7 +198,7 @@ class BackupManager:
             name="",
             description=_text(description, "description"),
             created_at=datetime.now(UTC),
-            permanent=permanent,
+            permanent=bool(permanent),
             tags=tuple(check_name(tag, "tag") for tag in dict.fromkeys(tags)),
             host=host(),
             git=git_state(Path(source.path) for source in sources if isinstance(source, Directory)),
@@ -205,23 +206,25 @@ class BackupManager:
             versions={source.name: source.check() for source in sources if not isinstance(source, Directory)},
         )
         body = body_of(made)
+        # A stream of its own, so that nobody who only looks waits for the backup.
+        records = Records()
+        stream = self.repository.stream(KIND, self.name, records.apply)
 
         def draft() -> Draft:
-            body["id"] = self._records.free_name(backup_name(self.name, made.created_at, description))
+            body["id"] = records.free_name(backup_name(self.name, made.created_at, description))
             return Draft("backup", body)
 
         passed = _counting(progress, "backing up", 0)
 
         def store(writer: Writer) -> Stored:
-            stored, summaries = archive.store(writer, sources, self._previous(sources), passed)
+            stored, summaries = archive.store(writer, sources, self._previous(sources, stream, records), passed)
             body["parts"] = msgspec.to_builtins([part_record(summary) for summary in summaries])
             body["duration"] = round(time.monotonic() - started, 3)
             return stored
 
-        with self._lock:
-            event = self.repository.commit(self._following(), draft, store=store, token=known)
+        event = self.repository.commit(stream, draft, store=store, token=known)
         assert event is not None
-        return self._records.by_name[event.body["id"]][1]
+        return read_record(event)
 
     # --- looking ----------------------------------------------------------------------------------------------
 
@@ -255,8 +258,8 @@ class BackupManager:
     def export(self, name: str, path: str | os.PathLike[str], progress: Progress | None = None) -> Path:
         """Write a backup into a tar file that needs nothing of ours to be read.
 
-        It holds `metadata.json`, and a folder for each part, with modes, times, links and sparse files. It appears when
-        it is whole.
+        It holds `metadata.json`, and a folder for each part, with modes, times, owners, attributes and links; the holes
+        of sparse files are zeros. It appears when it is whole.
 
         Arguments:
             name: of the backup.
@@ -338,7 +341,7 @@ class BackupManager:
             with contextlib.suppress(BackupFailed):
                 database.check()
         risky = [database for database in databases if not database.swaps]
-        safe = self._create(f"before restoring {name}", risky, progress=say).name if risky and safety else None
+        safe = self._safety_backup(name, risky, say) if risky and safety else None
         restored: list[str] = []
         for number, job in enumerate(jobs):
             say("restoring", number, len(jobs))
@@ -386,6 +389,16 @@ class BackupManager:
                 raise InvalidArgument(f"{part.name!r} is of {part.kind}, and cannot be restored to {target.kind}")
             jobs.append(_Job(part, target, tuple(chosen.get(part.name, ()))))
         return jobs
+
+    def _safety_backup(self, name: str, databases: Sequence[Database], say: Progress) -> str:
+        """The name of a backup of what a restore is about to replace."""
+        try:
+            return self._create(f"before restoring {name}", databases, progress=say).name
+        except BackupFailed as error:
+            raise RestoreFailed(
+                f"nothing was touched, because what is there now could not be backed up ({error}). If nothing is "
+                "left to lose, say safety=False"
+            ) from error
 
     def _put_back(self, job: _Job, safety: str | None) -> str:
         """After a restore that failed: what became of its target."""
@@ -454,7 +467,7 @@ class BackupManager:
 
         def draft() -> Draft:
             self._records.get(name)
-            return Draft("annotate", {"id": name, "permanent": permanent})
+            return Draft("annotate", {"id": name, "permanent": bool(permanent)})
 
         self._note(draft)
         return self.get_backup(name)
@@ -548,16 +561,16 @@ class BackupManager:
             raise DamagedVersion(self._label(backup), "", backup.broken)
         return event, backup
 
-    def _archive(self, event: Event, backup: Backup) -> Archive:
-        return Archive(self.repository.read(self._following(), event), self._label(backup))
+    def _archive(self, event: Event, backup: Backup, stream: Stream | None = None) -> Archive:
+        return Archive(self.repository.read(stream or self._following(), event), self._label(backup))
 
-    def _previous(self, sources: Sequence[Source]) -> Archive | None:
+    def _previous(self, sources: Sequence[Source], stream: Stream, records: Records) -> Archive | None:
         """The last backup that has a directory of these, and can be read."""
-        names = {source.name for source in sources}
-        for event, backup in reversed(self._records.by_name.values()):
-            if any(part.name in names for part in backup.parts):
+        names = {source.name for source in sources if isinstance(source, Directory)}
+        for event, backup in reversed(records.by_name.values()):
+            if any(part.kind == DIRECTORY and part.name in names for part in backup.parts):
                 try:
-                    return self._archive(event, backup)
+                    return self._archive(event, backup, stream)
                 except IntegrityError as error:
                     logger.warning("all files are read, because %s cannot be: %s", self._label(backup), error)
                     return None

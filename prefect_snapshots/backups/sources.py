@@ -50,7 +50,8 @@ class Database(Protocol):
     kind: ClassVar[str]
     """What the backup calls this kind: "postgresql", "sqlite", ..."""
     swaps: ClassVar[bool]
-    """Whether `restore` builds the new state beside the old one and swaps them at the end, so that a failure leaves the old one. Otherwise the manager makes a safety backup first."""
+    """Whether `restore` builds the new state beside the old one and swaps them at the end, so that a failure leaves the
+    old one. Otherwise the manager makes a safety backup first."""
 
     @property
     def name(self) -> str:
@@ -58,7 +59,10 @@ class Database(Protocol):
         ...
 
     def check(self) -> list[str]:
-        """What is found: tool and server versions, for people. Raises where a tool is missing or the server cannot be reached."""
+        """What is found: tool and server versions, for people.
+
+        Raises where a tool is missing or the server cannot be reached.
+        """
         ...
 
     def dump(self) -> AbstractContextManager[Dump]:
@@ -70,7 +74,11 @@ class Database(Protocol):
         ...
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        """Make the database what the dump holds, and remove what it does not hold; or only these tables or collections."""
+        """Make the database what the dump holds, and remove what it does not hold.
+
+        Arguments:
+            only: restore these tables or collections alone.
+        """
         ...
 
     def scratch(self) -> AbstractContextManager[Database]:
