@@ -2,8 +2,8 @@
 
 A tree of small text files and eight large ones is backed up for the first time, unchanged, and after 1 % of it
 changed; then it is restored and verified. A SQL dump is backed up for the first time, and after 1 % of its rows
-changed: scattered, scattered and moved to the end, in 60 clusters, appended. Every measurement is a process of its own: ours includes
-Python's start and all imports. restic encrypts what it stores, and cannot be told not to.
+changed: scattered, scattered and moved to the end, in 60 clusters, appended. Every measurement is a process of its own:
+ours includes Python's start and all imports. restic encrypts what it stores, and cannot be told not to.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ def measure_tree(scale: float, repeat: int, folder: Path, report: Report) -> Non
         found.measure(changed, {name: partial(one.backup, source) for name, one in running.items()})
         targets = {name: folder / f"restored-{turn}" / name.replace(" ", "-") for name in running}
         found.measure(restore, {name: partial(one.restore, targets[name]) for name, one in running.items()})
-        _require_equal(source, targets[OURS])
+        _apart(_require_equal, source, targets[OURS])
         shutil.rmtree(folder / f"restored-{turn}")
         found.measure(verify, {name: partial(one.verify) for name, one in running.items()})
         shutil.rmtree(folder / f"tree-{turn}")

@@ -23,7 +23,7 @@ FORMAT = 1
 DIRECTORY = "directory"
 """The kind of a part that is a directory; every other kind is a database."""
 
-_STRANGE = re.compile(r"[\x00-\x1f\x7f]")
+_REFUSED = re.compile(rb"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -129,10 +129,10 @@ def check_path(raw: bytes) -> bytes:
     Raises:
         InvalidName: why.
     """
-    path = raw.decode("utf-8", "surrogateescape")
-    if _STRANGE.search(path):
-        raise InvalidName(f"the path {path!r} has control characters: rename the file, or exclude it")
-    if any(part in ("", ".", "..") for part in path.split("/")):
+    if found := _REFUSED.search(raw):
+        path = raw.decode("utf-8", "surrogateescape")
+        if found[0].strip(b"./"):
+            raise InvalidName(f"the path {path!r} has control characters: rename the file, or exclude it")
         raise InvalidName(f"the path {path!r} leads out of its folder, or has an empty part: refused")
     return raw
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -51,6 +52,7 @@ _ASIDE = "old"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_CWD = -100
+_thread = threading.local()
 _EXCHANGE = 2
 
 
@@ -238,7 +240,8 @@ def _write_span(
     start = span[0][1]
     end = span[-1][1] + span[-1][0].stored
     together = end - start <= _SPAN
-    data = memoryview(bytearray(end - start if together else 0))
+    buffer = _buffer()
+    data = buffer[: end - start]
     if together:
         part.content.read_into([(start, data)])
     not_set = []
@@ -253,7 +256,7 @@ def _write_span(
                     _write_at(file, data[offset - start : offset - start + length], at)
                 else:
                     for done in range(0, length, _SPAN):
-                        piece = memoryview(bytearray(min(_SPAN, length - done)))
+                        piece = buffer[: min(_SPAN, length - done)]
                         part.content.read_into([(offset + done, piece)])
                         _write_at(file, piece, at + done)
                 offset += length
@@ -264,6 +267,14 @@ def _write_span(
         finally:
             os.close(file)
     return end - start, not_set
+
+
+def _buffer() -> memoryview:
+    """A span of memory of this thread: new memory for each span would cost as much as the writing."""
+    found: memoryview | None = getattr(_thread, "buffer", None)
+    if found is None:
+        found = _thread.buffer = memoryview(bytearray(_SPAN))
+    return found
 
 
 def _write_at(file: int, data: memoryview, at: int) -> None:

@@ -33,6 +33,8 @@ _LARGE = 4 * 1024 * 1024
 """Bytes of a file from which on it is read piece by piece; smaller ones are read together up to this."""
 _PIECE = 8 * 1024 * 1024
 """Bytes of a large file that are read at once."""
+_LARGE_AVERAGE = 1024 * 1024
+"""Average bytes in a chunk of a large file: larger ones compress better, smaller ones find more again."""
 _EACH = 4096
 """What a file counts for beyond its bytes when files are read together."""
 _SETTLED = 2_000_000_000
@@ -318,7 +320,7 @@ class Tree:
 
     def _read_large(self, at: int, writer: Writer) -> Kept:
         def read(file: int, entry: Entry) -> tuple[list[Kept], int]:
-            kept = writer.put(content_defined_stream(_pieces(file, entry)))
+            kept = writer.put(content_defined_stream(_pieces(file, entry), _LARGE_AVERAGE))
             return [kept], int(kept.rows["size"].sum(dtype=np.int64))
 
         return next(iter(self._read_twice(at, read)), Kept(np.empty(0, TABLE)))

@@ -225,6 +225,8 @@ class Writer:
         """Store a chunk once more, unless there is a copy outside the packs to avoid; a delta as a delta."""
         if not self._has(chunk):
             self._add(chunk, len(plain), self._pack_chunk(plain, bases))
+            if self._pack is not None:
+                self._pack.write_out()
 
     @property
     def written(self) -> int:
@@ -271,6 +273,8 @@ class Writer:
             for chunk, size, packed in part:
                 self._add(chunk, size, packed)
                 rows.append(chunk + size.to_bytes(4, "little"))
+            if self._pack is not None:
+                self._pack.write_out()
         return b"".join(rows)
 
     def _prepared(self, chunks: Iterable[Item], small: bool) -> Iterator[Kept | list[Prepared]]:

@@ -56,21 +56,29 @@ class PackWriter:
         self._sealer = sealer
         self._cipher = sealer.cipher(self.pack)
         self._object = location.writer(self.path)
-        self._object.write(_HEAD.pack(_MAGIC, 1, int(sealer.encrypted), self.pack))
+        self._waiting: list[Buffer] = [_HEAD.pack(_MAGIC, 1, int(sealer.encrypted), self.pack)]
         self.size = _HEAD.size
 
     def add(self, chunk: bytes, size: int, codec: int, data: Buffer, bases: tuple[bytes, ...] = ()) -> None:
-        """Append one chunk, compressed already where that pays, or a delta and the chunks that it needs."""
+        """Append one chunk, compressed already where that pays, or a delta and the chunks that it needs.
+
+        It must not change before `write_out`.
+        """
         if self._cipher is not None:
             data = self._sealer.lock_chunk(self._cipher, self.size, chunk, data)
-        self._object.write(data)
+        self._waiting.append(data)
         self.entries.append(Entry(chunk, self.pack, self.size, len(data), size, codec, bases))
         self.size += len(data)
+
+    def write_out(self) -> None:
+        """Hand what was added to the location: many chunks at once, for each call costs as much as a small chunk."""
+        self._object.write(self._waiting)
+        self._waiting = []
 
     def close(self) -> list[Entry]:
         """Write the table; make the pack durable and visible. Returns what it holds."""
         table = self._sealer.seal(f"{self.path}#table", records_of(self.entries, {self.pack: 0}))
-        self._object.write([table, _TAIL.pack(len(table), _MAGIC)])
+        self._object.write([*self._waiting, table, _TAIL.pack(len(table), _MAGIC)])
         self._object.close()
         return self.entries
 
