@@ -122,7 +122,7 @@ class Process:
         self.repository = Repository(self._world.url)
         self.repository.location = SteppedLocation("memory", self._world.place, {})
         self.shelves: dict[str, Shelf] = {}
-        self.tokens: list[tuple[str, str, tuple[bytes, ...], bytes]] = []
+        self.tokens: list[tuple[str, str, tuple[bytes, ...], bytes, tuple[bytes, ...]]] = []
 
     @property
     def overlooks(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,19 @@ from writers import body_of
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, UnsupportedFormat
 from prefect_snapshots.repository import Repository, catalog, sealing
+from prefect_snapshots.repository.contents import Writer
+from prefect_snapshots.repository.index import Entry
 from prefect_snapshots.repository.maintenance import Problem
+from prefect_snapshots.repository.packs import pack_path
 
-ITEMS = 14
+ITEMS = 16
 PASSWORDS = {"plain": None, "encrypted": "correct horse battery staple"}
 LARGE = memoryview(bytes(range(251)) * 4_000)
 """Stored as it is, and read straight into its place."""
+
+BASE = random.Random(0).randbytes(30_000)
+NEAR = BASE[:9_000] + b"changed" + BASE[9_000:]
+"""Stored as a delta against the other one."""
 
 kinds = pytest.mark.parametrize("kind", PASSWORDS)
 
@@ -41,8 +49,10 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         patch.setattr(sealing, "_SCRYPT_COST", 2)  # the tests open them a thousand times
         for kind, password in PASSWORDS.items():
             shelf = Shelf(Repository(root / kind, password=password, compression="none"))
-            for number in range(ITEMS):
+            for number in range(ITEMS - 2):
                 shelf.put(item(number), [body_of(number), *([LARGE] if number == 5 else [])])
+            shelf.put(item(ITEMS - 2), [BASE], chunked=True)
+            shelf.put(item(ITEMS - 1), [NEAR], like=[BASE])
             shelf.stream.write_hint()
     return {kind: root / kind for kind in PASSWORDS}
 
@@ -68,7 +78,8 @@ def item(number: int) -> str:
 
 
 def expected(number: int) -> bytes:
-    return body_of(number) + (bytes(LARGE) if number == 5 else b"")
+    last = {ITEMS - 2: BASE, ITEMS - 1: NEAR}
+    return last.get(number) or body_of(number) + (bytes(LARGE) if number == 5 else b"")
 
 
 def read_everything(place: Path, kind: str) -> set[str]:
@@ -302,3 +313,76 @@ def test_reading_says_which_object_is_damaged(templates: dict[str, Path]) -> Non
         shelf = Shelf(Repository(place))
         with pytest.raises(IntegrityError, match=r"packs/../[0-9a-f]{32} is damaged: .* Run `prefect-snapshots check`"):
             shelf.get(item(5))
+
+
+@pytest.fixture(params=PASSWORDS)
+def lonely(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, dict[bytes, Entry]]:
+    """A repository whose only item is a delta; nothing but that needs its base. And where both of them are."""
+    shelf = Shelf(Repository(tmp_path / "repository", password=PASSWORDS[request.param]))
+    shelf.put("base", [BASE], chunked=True)
+    shelf.put("near", [NEAR], like=[BASE])
+    shelf.remove("base")
+    shelf.repository.prune(grace=0)
+    opened = shelf.repository.parts()
+    opened.index.load()
+    entries = {data: opened.index.find(opened.sealer.chunk_id(data), opened.store.condemned()) for data in (BASE, NEAR)}
+    assert [entry and entry.whole for entry in entries.values()] == [True, False]
+    return tmp_path / "repository", request.param, {data: entry for data, entry in entries.items() if entry}
+
+
+def flip(place: Path, entry: Entry, at: int) -> None:
+    path = place / pack_path(entry.pack)
+    content = bytearray(path.read_bytes())
+    content[entry.offset + at % entry.stored] ^= 1
+    path.write_bytes(content)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(of_base=st.booleans(), at=st.integers(0, 10_000_000))
+def test_flipped_bit_in_a_delta_or_its_base(
+    lonely: tuple[Path, str, dict[bytes, Entry]], of_base: bool, at: int
+) -> None:
+    """It is named where it lies, hits the item, and is healed by saving that again."""
+    template, kind, entries = lonely
+    entry = entries[BASE if of_base else NEAR]
+    with copied(template) as place:
+        flip(place, entry, at)
+        shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
+        with pytest.raises(IntegrityError, match=pack_path(entry.pack)):
+            shelf.get("near")
+        assert [(problem.path, problem.versions) for problem in problems_of(place, kind)] == [
+            (pack_path(entry.pack), ("shelf/default:near",))
+        ]
+        assert [problem.versions for problem in shelf.repository.repair().lost] == [("shelf/default:near",)]
+        shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
+        shelf.put("near", [NEAR], chunked=True, overwrite=True)
+        assert shelf.get("near") == NEAR
+        assert problems_of(place, kind) == []
+
+
+def test_lost_pack_of_a_base(lonely: tuple[Path, str, dict[bytes, Entry]]) -> None:
+    template, kind, entries = lonely
+    shelf = Shelf(Repository(template, password=PASSWORDS[kind]))
+    (template / pack_path(entries[BASE].pack)).unlink()
+    with pytest.raises(IntegrityError):
+        shelf.get("near")
+    problems = shelf.repository.check().problems
+    assert ("shelf/default:near",) in [problem.versions for problem in problems]
+    assert pack_path(entries[BASE].pack) in [problem.path for problem in problems]
+    with pytest.raises(IntegrityError):
+        Repository(template, password=PASSWORDS[kind]).prune(grace=0)
+
+
+def test_another_copy_of_a_base_or_of_the_chunk_is_read(lonely: tuple[Path, str, dict[bytes, Entry]]) -> None:
+    template, kind, entries = lonely
+    for data in (BASE, NEAR):
+        for harmed in (BASE, NEAR):
+            with copied(template) as place:
+                repository = Repository(place, password=PASSWORDS[kind])
+                avoided = {entry.pack for entry in entries.values()}
+                with Writer(repository.parts(writing=True).store, 0, avoided) as writer:
+                    writer.copy(repository.parts().sealer.chunk_id(data), data)
+                    writer.flush()
+                flip(place, entries[harmed], 1_000)
+                if data in (harmed, NEAR):
+                    assert Shelf(Repository(place, password=PASSWORDS[kind])).get("near") == NEAR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shelf import Shelf
 
-from prefect_snapshots.repository import Repository
+from prefect_snapshots.repository import Repository, sealing
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.contents import Content, Stored, Writer
 from prefect_snapshots.repository.deltas import FEATURES, Previous, similar_stream, sketch
@@ -41,6 +42,13 @@ def entry_of(repository: Repository, chunk: bytes) -> Entry:
     opened.store.index.load()
     [entry] = opened.store.index.find_all(opened.sealer.chunk_id(chunk))
     return entry
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap_passwords() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "_SCRYPT_COST", 2)
+        yield
 
 
 # --- one chunk against another ------------------------------------------------------------------------------------

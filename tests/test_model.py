@@ -6,6 +6,7 @@ protocol are gone through one by one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,11 +22,21 @@ from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
 from prefect_snapshots.errors import CommitUnknown, IntegrityError, StorageUnavailable
 from prefect_snapshots.repository import Repository
 from prefect_snapshots.repository.catalog import CATALOG, ROOT
+from prefect_snapshots.repository.index import Entry
 from prefect_snapshots.repository.location import MemoryLocation
 from prefect_snapshots.repository.maintenance import CheckReport
 
 PARTS = [bytes([65 + number]) * (10 + number) for number in range(5)]
 """Few, so that most of what is saved is there already, or was just now."""
+
+
+def variants(number: int) -> list[bytes]:
+    """Chunks that are much like each other, and like no other ones."""
+    noise = random.Random(number).randbytes(1_200)
+    return [noise[:place] + bytes(2) + noise[place:] for place in (100, 500, 900)]
+
+
+VARIANTS = [variants(number) for number in range(2)]
 
 PROCESSES = 4
 
@@ -65,6 +76,8 @@ class Interleavings(RuleBasedStateMachine):
     processes = st.integers(0, PROCESSES - 1)
     names = st.sampled_from(World.names)
     bodies = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(tuple)
+    families = st.integers(0, len(VARIANTS) - 1)
+    members = st.integers(0, len(VARIANTS[0]) - 1)
     steps = st.integers(1, 40)
 
     @rule(number=processes, name=names, parts=bodies, steps=steps)
@@ -75,6 +88,21 @@ class Interleavings(RuleBasedStateMachine):
                 self._save(process, *process.tokens.pop())
             else:
                 self._save(process, name, f"item-{next(self._items)}", parts, None)
+        self._advance(process, steps)
+
+    @rule(
+        number=processes,
+        name=names,
+        picks=st.lists(st.tuples(families, members, members), min_size=1, max_size=3),
+        steps=steps,
+    )
+    def save_deltas(self, number: int, name: str, picks: list[tuple[int, int, int]], steps: int) -> None:
+        """Each chunk is said to be like another one, which is there, is a delta, is garbage or was never stored."""
+        process = self.world.processes[number]
+        if not process.busy:
+            parts = tuple(VARIANTS[family][member] for family, member, _ in picks)
+            like = tuple(VARIANTS[family][base] for family, _, base in picks)
+            self._save(process, name, f"item-{next(self._items)}", parts, None, like)
         self._advance(process, steps)
 
     @rule(number=processes, name=names, other=names, steps=steps)
@@ -189,16 +217,24 @@ class Interleavings(RuleBasedStateMachine):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _save(self, process: Process, name: str, item: str, parts: tuple[bytes, ...], token: bytes | None) -> None:
+    def _save(
+        self,
+        process: Process,
+        name: str,
+        item: str,
+        parts: tuple[bytes, ...],
+        token: bytes | None,
+        like: tuple[bytes, ...] = (),
+    ) -> None:
         self.world.bodies[item] = b"".join(parts)
 
         def settle(_: object, error: BaseException | None) -> None:
             if isinstance(error, CommitUnknown):
-                process.tokens.append((name, item, parts, bytes.fromhex(error.token)))
+                process.tokens.append((name, item, parts, bytes.fromhex(error.token), like))
             self._accept(process, error)
             assert error is not None or item in {event.body.get("id") for event in self.world.history[name]}
 
-        process.start(lambda: process.shelf(name).put(item, parts, chunked=True, token=token), settle)
+        process.start(lambda: process.shelf(name).put(item, parts, chunked=True, token=token, like=like), settle)
 
     def _advance(self, process: Process, steps: int) -> None:
         for _ in range(steps):
@@ -576,3 +612,140 @@ def test_late_pack_is_garbage(world: World) -> None:
     prune(world.processes[1])
     assert_kept(world, "kept")
     assert sum(info.path.startswith("packs/") for info in MemoryLocation("memory", world.place, {}).list("")) == 1
+
+
+# --- deltas, whose bases may be all that is left of what was deleted ------------------------------------------------
+
+BASE, NEAR, NEARER = VARIANTS[0]
+
+
+@contextmanager
+def prepared_deltas() -> Iterator[World]:
+    """A world with a base that nothing refers to any more but a delta, and with a base and a delta that are garbage.
+
+    Process 0 knows everything up to here.
+    """
+    with prepared() as world:
+        process = world.processes[0]
+        other_base, other_near, _ = VARIANTS[1]
+        for item, body, like in (
+            ("base", BASE, BASE),
+            ("delta", NEAR, BASE),
+            ("other base", other_base, other_base),
+            ("other delta", other_near, other_base),
+        ):
+            begin_save_like(world, process, item, body, like)
+            process.run()
+        for item in ("base", "other base", "other delta"):
+            perform(process, partial(process.shelf("a").remove, item))
+        yield world
+
+
+def begin_save_like(world: World, process: Process, item: str, body: bytes, like: bytes, name: str = "a") -> None:
+    world.bodies[item] = body
+    process.start(lambda: process.shelf(name).put(item, [body], chunked=True, like=[like]))
+
+
+def entries_of(world: World, body: bytes) -> list[Entry]:
+    """The copies of a chunk, to fresh eyes."""
+    opened = Repository(world.url).parts()
+    opened.index.load()
+    return opened.index.find_all(opened.sealer.chunk_id(body))
+
+
+def moments_with_deltas(begin: Callable[[World], Process]) -> Iterator[tuple[World, Process]]:
+    """As `moments_of`, among deltas."""
+    moment = 0
+    while True:
+        with prepared_deltas() as world:
+            process = begin(world)
+            for _ in range(moment):
+                if not process.busy:
+                    return
+                process.step()
+            yield world, process
+        moment += 1
+
+
+def reusing_deltas(world: World) -> Process:
+    """Process 0 begins to save a new delta against a base that is garbage, and one that is there already."""
+    _, near, nearer = VARIANTS[1]
+    process = world.processes[0]
+    world.bodies["new"] = nearer + near
+    process.start(lambda: process.shelf("b").put("new", [nearer, near], chunked=True, like=[near, near]))
+    return process
+
+
+def test_base_lives_as_long_as_its_delta() -> None:
+    with prepared_deltas() as world:
+        [delta] = entries_of(world, NEAR)
+        assert not delta.whole
+        for _ in range(3):
+            make_garbage(world, world.processes[2])
+            prune(world.processes[1])
+            assert_kept(world, "kept", "delta")
+        assert [entry.whole for entry in entries_of(world, NEAR)] == [False]
+        assert [entry.whole for entry in entries_of(world, BASE)] == [True]
+        assert not any(entries_of(world, body) for body in VARIANTS[1])
+        perform(world.processes[2], lambda: world.processes[2].shelf("a").remove("delta"))
+        prune(world.processes[1])
+        prune(world.processes[1])
+        assert not any(entries_of(world, body) for body in (BASE, NEAR))
+
+
+def test_prune_at_every_moment_of_a_save_of_deltas() -> None:
+    """Their base is garbage, and condemned between the look at it and the commit."""
+    for world, writer in moments_with_deltas(reusing_deltas):
+        prune(world.processes[1])
+        writer.run()
+        assert_kept(world, "kept", "delta", "new")
+        prune(world.processes[2])
+        assert_kept(world, "kept", "delta", "new")
+
+
+def test_save_of_deltas_at_every_moment_of_a_prune() -> None:
+    def begin(world: World) -> Process:
+        reusing_deltas(world).run(commits)
+        begin_prune(world.processes[1])
+        return world.processes[1]
+
+    for world, pruner in moments_with_deltas(begin):
+        world.processes[0].run()
+        begin_save_like(world, world.processes[3], "one more", NEARER, NEAR)
+        world.processes[3].run()
+        pruner.run()
+        assert_kept(world, "kept", "delta", "new", "one more")
+
+
+def test_prune_among_deltas_killed_at_every_moment_and_rivalled() -> None:
+    def begin(world: World) -> Process:
+        reusing_deltas(world).run(commits)
+        begin_prune(world.processes[1])
+        return world.processes[1]
+
+    for world, pruner in moments_with_deltas(begin):
+        make_garbage(world, world.processes[3])
+        prune(world.processes[2])
+        world.processes[0].run()
+        pruner.kill()
+        prune(world.processes[2])
+        assert_kept(world, "kept", "delta", "new")
+
+
+def test_read_of_a_delta_at_every_moment_of_a_prune() -> None:
+    """By one who knows from before where the base was."""
+
+    def begin(world: World) -> Process:
+        read(world.processes[2])
+        make_garbage(world, world.processes[3])
+        begin_prune(world.processes[1])
+        return world.processes[1]
+
+    def read(reader: Process) -> None:
+        perform(reader, lambda: reader.shelf("a").get("delta"))
+
+    for world, pruner in moments_with_deltas(begin):
+        read(world.processes[2])
+        pruner.run()
+        read(world.processes[2])
+        assert_kept(world, "kept", "delta")

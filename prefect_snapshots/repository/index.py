@@ -519,7 +519,8 @@ def _names(pair: Iterable[Any]) -> tuple[bytes, ...]:
 
 def _places(rows: Array) -> NDArray[np.uint64]:
     """Pack and offset in one number, which only one copy has."""
-    return rows["pack"].astype("<u8") << np.uint64(32) | rows["offset"]
+    places: NDArray[np.uint64] = rows["pack"].astype("<u8") << np.uint64(32) | rows["offset"]
+    return places
 
 
 def _bases_of(bases: tuple[NDArray[np.uint64], Array], rows: Array) -> Array:

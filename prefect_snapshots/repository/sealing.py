@@ -53,8 +53,7 @@ _PAYS = {"auto": 0.88, "high": 0.98}
 _LEVEL = {"auto": 3, "high": 12}
 
 _DELTA_LEVEL = 8
-_DELTA_TABLES = 20
-"""Bits of the tables that find what a delta has in common with its bases: zstd's own are made for less to look at."""
+"""Lower ones overlook much of what a long chunk has in common with its bases; there is little to compress besides."""
 
 _SCRYPT_COST = 2**16
 """scrypt N, with r=8 and p=1: 64 MB and about 0.15 s for each guess at a password (RFC 7914)."""
@@ -233,8 +232,6 @@ def shrink_delta(data: Buffer, prefix: bytes) -> bytes:
         _DELTA_LEVEL,
         source_size=size,
         window_log=max(zstandard.WINDOWLOG_MIN, size.bit_length()),
-        hash_log=_DELTA_TABLES,
-        chain_log=_DELTA_TABLES,
     )
     return zstandard.ZstdCompressor(dict_data=_as_prefix(prefix), compression_params=parameters).compress(data)
 
