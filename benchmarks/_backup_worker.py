@@ -59,7 +59,7 @@ def main(url: str, what: str, path: str) -> None:
     sources = {"tree": lambda: Directory(path, name="source"), "dump": lambda: FileDump(Path(path))}
 
     def keep(writer: Writer) -> Stored:
-        return store(writer, [sources[what]()], previous)[0]
+        return store(writer, [sources[what]()], [previous] if previous else [])[0]
 
     if what in sources:
         repository.commit(stream, lambda: Draft("created"), store=keep)

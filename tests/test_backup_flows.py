@@ -74,8 +74,8 @@ def rows(place: Path) -> int:
 
 
 def made(place: Path, name: str, description: str = "", **options: Any) -> Any:
-    sources = {"databases": [str(place / "app.db")], "directories": [str(place / "uploads")]}
-    return create_backup(description, name, repository=str(place / "repository"), **sources, **options)
+    databases, directories = [str(place / "app.db")], [str(place / "uploads")]
+    return create_backup(description, name, databases, directories, repository=str(place / "repository"), **options)
 
 
 def test_a_backup_is_made_and_told(place: Path, name: str) -> None:

@@ -56,7 +56,7 @@ class Shelf:
 
     def backup(self, *sources: Directory) -> Archive:
         def keep(writer: Writer) -> Stored:
-            stored, [self.summary, *_] = store(writer, sources, self.newest)
+            stored, [self.summary, *_] = store(writer, sources, [self.newest] if self.newest else [])
             return stored
 
         event = self.repository.commit(self.stream, lambda: Draft("created"), store=keep)

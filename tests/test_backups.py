@@ -512,6 +512,41 @@ def test_a_directory_that_is_not_there(world: World) -> None:
     assert manager.list_backups() == []
 
 
+def test_a_repository_in_the_directory_is_left_out_and_left_alone(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "notes").write_text("first")
+    manager = BackupManager(project / "my [snap] shots", name="inside", directories=[project])
+    first = manager.create_backup()
+    assert manager.create_backup().files == first.files == 1
+    (project / "notes").write_text("second")
+    with pytest.raises(InvalidArgument, match="lies in"):
+        manager.restore_backup(first.name, confirm=True)
+    assert (project / "notes").read_text() == "second"
+    manager.restore_backup(first.name, confirm=True, in_place=True)
+    assert (project / "notes").read_text() == "first"
+    assert manager.repository.check(read_data=True).ok
+    assert len(manager.list_backups()) == 2
+
+
+def test_each_source_goes_on_from_its_own_last_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = world.folder / "many"
+    folder.mkdir()
+    for number in range(20):
+        (folder / str(number)).write_bytes(random.Random(number).randbytes(50_000))
+    time.sleep(2.1)  # what changed less than 2 s before a backup is read again by the next one
+    database = SQLite(path=str(world.folder / "app.db"))
+    manager = BackupManager(world.folder / "repository", name="both", databases=[database], directories=[folder])
+    assert manager.create_backup().written > 1_000_000
+    manager.create_backup(include_directories=False)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("an unchanged file was read")
+
+    monkeypatch.setattr("prefect_snapshots.backups.trees._read_small", refuse)
+    assert manager.create_backup().written < 20_000
+
+
 def test_retention_that_fails_warns(world: World, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(RetentionPolicy):
         def plan(self, items: Any, now: Any = None) -> Any:

@@ -31,7 +31,7 @@ _VERIFIED = 16 * 1024 * 1024
 def store(
     writer: Writer,
     sources: Sequence[Directory | Database],
-    previous: Archive | None = None,
+    previous: Sequence[Archive] = (),
     passed: Callable[[int], None] = lambda _: None,
 ) -> tuple[Stored, list[Summary]]:
     """Store a backup.
@@ -39,7 +39,7 @@ def store(
     Arguments:
         writer: of the commit.
         sources: directories and databases, whose names differ.
-        previous: the last backup of them: files that did not change since are not read again.
+        previous: the last backups of them, the newest first: what did not change since is not read or not stored again.
         passed: called with bytes that are dealt with.
 
     Returns:
@@ -59,13 +59,15 @@ def store(
     def chunks() -> Generator[Item, None, None]:
         for source in sources:
             if isinstance(source, Directory):
-                tree = Tree(source, previous._of_directory(source.name, writer) if previous else None)
+                before = (archive._of_directory(source.name, writer) for archive in previous)
+                tree = Tree(source, next(filter(None, before), None))
                 finishing.append(tree.finish)
                 yield from tree.chunks(writer, passed)
             else:
                 part = Part(source.name, source.kind, [])
                 finishing.append(partial(_finish, part))
-                yield from _dumped(source, part, previous._of_database(part) if previous else None, passed)
+                known = (archive._of_database(part) for archive in previous)
+                yield from _dumped(source, part, next(filter(None, known), None), passed)
 
     def manifest() -> bytes:
         parts = []

@@ -7,8 +7,10 @@ goes is only marked in the stream; the repository's prune frees the space.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -281,8 +283,8 @@ class BackupManager:
         confirm: bool = False,
         include_directories: bool = True,
         include_databases: bool = True,
-        to: Mapping[str | Source, Source | str | os.PathLike[str]] | None = None,
-        only: Mapping[str | Source, Sequence[str]] | None = None,
+        to: Mapping[Any, Source | str | os.PathLike[str]] | None = None,
+        only: Mapping[Any, Sequence[str]] | None = None,
         safety: bool = True,
         in_place: bool = False,
         progress: Progress | None = None,
@@ -328,6 +330,9 @@ class BackupManager:
         jobs = self._jobs(backup, include_directories, include_databases, to or {}, only or {})
         if not jobs:
             raise InvalidArgument(f"there is nothing to restore: backup {name!r} has {_listed(backup.part_names)}")
+        for job in jobs:
+            if isinstance(job.target, Directory) and not (in_place or job.only):
+                self._keep_repository(job.target)
         if confirm is not True:
             targets = _listed([job.target.name for job in jobs])
             raise ConfirmationRequired(f"restoring {name} replaces {targets}: pass confirm=True")
@@ -364,8 +369,8 @@ class BackupManager:
         backup: Backup,
         include_directories: bool,
         include_databases: bool,
-        to: Mapping[str | Source, Any],
-        only: Mapping[str | Source, Sequence[str]],
+        to: Mapping[Any, Any],
+        only: Mapping[Any, Sequence[str]],
     ) -> list[_Job]:
         """What is to be restored to where. Everything that can be wrong about it is found here."""
         targets = {_part(backup, source): target for source, target in to.items()}
@@ -530,7 +535,31 @@ class BackupManager:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _sources(self, include_directories: bool = True) -> list[Source]:
-        return [*self.databases, *(self.directories if include_directories else ())]
+        return [*self.databases, *(map(self._without_repository, self.directories) if include_directories else ())]
+
+    def _without_repository(self, directory: Directory) -> Directory:
+        """The same, but for the repository, where that lies in it: a backup that holds itself would never end."""
+        inside = self._repository_in(Path(directory.path))
+        if inside is None:
+            return directory
+        pattern = "/" + re.sub(r"([\\*?\[!#\s])", r"\\\1", inside)
+        return dataclasses.replace(directory, excludes=(*directory.excludes, pattern))
+
+    def _keep_repository(self, directory: Directory) -> None:
+        """Refuse to put another directory in the place of the one in which the repository lies."""
+        if self._repository_in(Path(directory.path)) is not None:
+            raise InvalidArgument(
+                f"the repository {self.repository.url} lies in {directory.path}, which cannot be swapped as a whole: "
+                "restore to another place, or in_place=True, or only some paths of it"
+            )
+
+    def _repository_in(self, folder: Path) -> str | None:
+        """Where in a folder the repository lies; None when it lies elsewhere."""
+        if not self.repository.location.is_local:
+            return None
+        place = Path(os.path.realpath(self.repository.url.removeprefix("file://")))
+        root = Path(os.path.realpath(folder))
+        return place.relative_to(root).as_posix() if place.is_relative_to(root) and place != root else None
 
     def _following(self) -> Stream:
         """The stream, read to its head."""
@@ -564,17 +593,21 @@ class BackupManager:
     def _archive(self, event: Event, backup: Backup, stream: Stream | None = None) -> Archive:
         return Archive(self.repository.read(stream or self._following(), event), self._label(backup))
 
-    def _previous(self, sources: Sequence[Source], stream: Stream, records: Records) -> Archive | None:
-        """The last backup that has a directory of these, and can be read."""
-        names = {source.name for source in sources if isinstance(source, Directory)}
+    def _previous(self, sources: Sequence[Source], stream: Stream, records: Records) -> list[Archive]:
+        """The last backup of each source, the newest first, as far as they can be read."""
+        wanted = {source.name for source in sources}
+        found = []
         for event, backup in reversed(records.by_name.values()):
-            if any(part.kind == DIRECTORY and part.name in names for part in backup.parts):
+            there = wanted & set(backup.part_names)
+            if there:
+                wanted -= there
                 try:
-                    return self._archive(event, backup, stream)
+                    found.append(self._archive(event, backup, stream))
                 except IntegrityError as error:
                     logger.warning("all files are read, because %s cannot be: %s", self._label(backup), error)
-                    return None
-        return None
+            if not wanted:
+                break
+        return found
 
     def _label(self, backup: Backup) -> str:
         return f"backup {backup.name!r} of {self.name!r}"
