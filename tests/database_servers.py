@@ -95,7 +95,14 @@ def mariadb() -> Iterator[Server]:
 
 def mariadb_client(server: Server, database: str = "") -> Client:
     """A client for SQL, which gives one line a row."""
-    options = [f"--host={_HOST}", f"--port={server.port}", "--user=admin", "--batch", "--skip-column-names"]
+    options = [
+        f"--host={_HOST}",
+        f"--port={server.port}",
+        "--user=admin",
+        "--batch",
+        "--binary-mode",
+        "--skip-column-names",
+    ]
     charset = "--default-character-set=utf8mb4"
     program = ["mariadb", "--no-defaults", *options, charset, f"--database={database}"]
     return Client(program, {"MYSQL_PWD": PASSWORD})

@@ -31,7 +31,7 @@ Password: TypeAlias = str | Callable[[], str] | None
 
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
-    r"(?P<host>\[[^\]]*\]|[^/?@]*?)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
+    r"(?P<host>\[[^\]]*\]|[^/?@:,]*(?:(?::\d+)?,[^/?@:,]*)*)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
     re.DOTALL,
 )
 _SHOWN = 2000
