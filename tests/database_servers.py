@@ -181,7 +181,10 @@ class Client:
 
     @contextlib.contextmanager
     def repeating(self, statements: str) -> Iterator[None]:
-        """The statements are run again and again during the block, and at least a few times before it."""
+        """The statements are run again and again during the block, and a few times before it.
+
+        They print something long, because clients keep what they print until it is some KB.
+        """
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
                 self.command,
@@ -197,13 +200,13 @@ class Client:
             def write(to: IO[bytes]) -> None:
                 with contextlib.suppress(BrokenPipeError):
                     while not ending.is_set():
-                        to.write(statements.encode() * 20)
+                        to.write(f"{statements}\n".encode() * 20)
                         to.flush()
                     to.close()
 
             def read(printed: IO[bytes]) -> None:
                 for number, _ in enumerate(printed):
-                    if number == 100:
+                    if number == 3:
                         begun.set()
                 begun.set()
 

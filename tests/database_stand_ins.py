@@ -1,9 +1,9 @@
 """Stand-ins for ArangoDB and MongoDB's tools, which no package here has: as strict as the real ones are documented.
 
 `arango(folder)` starts an HTTP server with what of ArangoDB's interface is used, and writes `arangodump` and
-`arangorestore` into a folder; `mongo(folder)` writes `mongodump` and `mongorestore`, which work on any server that speaks
-MongoDB's protocol. All of them refuse what is not documented: unknown options, a file of options that others may read, a
-password among the arguments or the options.
+`arangorestore` into a folder; `mongo(folder)` writes `mongodump` and `mongorestore`, which work on any server that
+speaks MongoDB's protocol. All of them refuse what is not documented: unknown options, a file of options that others may
+read, a password among the arguments or the options.
 """
 
 from __future__ import annotations
