@@ -355,7 +355,8 @@ CREATE TABLE `-t;
 '``"` (id int PRIMARY KEY AUTO_INCREMENT, name text, data blob, flags bit(9), doc json,
   size int, twice int GENERATED ALWAYS AS (size * 2) STORED) CHARACTER SET utf8mb4;
 INSERT INTO `-t;
-'``"` (name, data, flags, doc, size) VALUES ('ü☃\n(1);\n', x'0001ff0a', b'101', '{"a": 1}', 3),
+'``"` (name, data, flags, doc, size) VALUES
+  ('ü☃\n(1);\n', x'0001ff0a', b'101', '{"a": 1}', 3),
   (NULL, '', NULL, NULL, NULL);
 CREATE TABLE orders (id int PRIMARY KEY AUTO_INCREMENT, account int,
   FOREIGN KEY (account) REFERENCES accounts (id) ON DELETE CASCADE);
@@ -458,7 +459,7 @@ NOTES = (
     """
 PRAGMA page_size = 1024;
 CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER);
-WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) 
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
   INSERT INTO accounts SELECT i, 100 FROM n;
 CREATE TABLE "-t;
 '"""
@@ -742,7 +743,7 @@ def redis_of(server: Server) -> Redis:
 def test_redis_comes_back_whole(redis_server: Server) -> None:
     client, database = database_servers.redis_client(redis_server), redis_of(redis_server)
     looks = "FCALL f 0\nSELECT 3\nHGETALL hash\nZRANGE set 0 -1 WITHSCORES\n"
-    looks += "LRANGE list 0 -1\nPFCOUNT log\nXINFO STREAM stream FULL\n'
+    looks += "LRANGE list 0 -1\nPFCOUNT log\nXINFO STREAM stream FULL\n"
     before = client(looks)
     with no_password_shows():
         kept = take(database)
