@@ -400,7 +400,8 @@ def test_mariadb_comes_back_whole(market: MariaDB, maria: Server) -> None:
 def test_mariadb_is_dumped_as_of_one_moment_while_others_write(market: MariaDB, maria: Server) -> None:
     transfer = """
     START TRANSACTION; UPDATE accounts SET balance = balance - 1 WHERE id = 1;
-    UPDATE accounts SET balance = balance + 1 WHERE id = 4999; INSERT INTO orders (account) VALUES (3); COMMIT; SELECT repeat('.', 5000);
+    UPDATE accounts SET balance = balance + 1 WHERE id = 4999;
+    INSERT INTO orders (account) VALUES (3); COMMIT; SELECT repeat('.', 5000);
     """
     with database_servers.mariadb_client(maria, MARKET_NAME).repeating(transfer):
         dumps = [take(market) for _ in range(3)]
