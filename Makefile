@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python flows/train.py demo
 
 # Prefect gets a home of its own, which goes when the tests end, so that nothing of the user's is read or changed.
-test: lint $(VENV)/.s3rver
+test: lint $(VENV)/.s3rver $(VENV)/.databases
 	home=$$(mktemp -d); trap 'rm -rf "$$home"' EXIT; \
 	PREFECT_HOME="$$home" DO_NOT_TRACK=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -79,4 +79,12 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/.created
 $(VENV)/.s3rver: Makefile | $(VENV)/.created
 	$(call system,command -v npm,npm)
 	npm install --prefix $(VENV)/s3rver --no-audit --no-fund --no-save --loglevel error s3rver@$(S3RVER)
+	touch $@
+
+# The servers of the databases that are backed up.
+$(VENV)/.databases: Makefile | $(VENV)/.created
+	$(call system,ls /usr/lib/postgresql/*/bin/postgres,postgresql)
+	$(call system,PATH=$$PATH:/usr/sbin command -v mariadbd,mariadb-server)
+	$(call system,command -v redis-server,redis-server)
+	$(call system,command -v etcd && command -v etcdctl,etcd-server etcd-client)
 	touch $@

@@ -12,12 +12,14 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import servers
 
@@ -48,50 +50,62 @@ def postgresql() -> Iterator[Server]:
     """A PostgreSQL server: user "postgres"."""
     programs = newest("/usr/lib/postgresql/*/bin")
     with _folder() as folder:
-        data, password = folder / "data", folder / "password"
+        password = folder / "password"
         password.write_text(PASSWORD)
         _give(password)
         (port,) = servers.free_ports(1)
-        command = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}"]
-        _run([*command, "-E", "UTF8", "--locale=C.UTF-8"])
-        options = ["-h", _HOST, "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "shared_buffers=16MB"]
-        with _started([programs / "postgres", "-D", data, *options], port, folder) as server:
-            ready = [programs / "pg_isready", "-q", "-h", _HOST, "-p", str(port)]
+        made = [f"{programs}/initdb", f"--pgdata={folder}/data", "--username=postgres", f"--pwfile={password}"]
+        _run([*made, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+        options = ["-h", _HOST, "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        with _started([f"{programs}/postgres", "-D", f"{folder}/data", *options], port, folder) as server:
+            ready = [f"{programs}/pg_isready", "-q", "-h", _HOST, "-p", str(port)]
             _wait(server, lambda: subprocess.run(ready, check=False).returncode == 0)
             yield server
+
+
+def psql(server: Server, database: str = "postgres") -> Client:
+    """A client for SQL, which gives one line a row."""
+    environment = {"PGHOST": _HOST, "PGPORT": str(server.port), "PGUSER": "postgres", "PGPASSWORD": PASSWORD}
+    program = f"{newest('/usr/lib/postgresql/*/bin')}/psql"
+    options = ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"]
+    return Client([program, *options], {**environment, "PGDATABASE": database})
 
 
 @contextlib.contextmanager
 def mariadb() -> Iterator[Server]:
     """A MariaDB server: user "admin"."""
     with _folder() as folder:
-        data, start = folder / "data", folder / "start.sql"
+        start = folder / "start.sql"
         escaped = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
         statements = ["SET NAMES utf8mb4", f"CREATE USER admin IDENTIFIED BY '{escaped}'", "GRANT ALL ON *.* TO admin"]
         start.write_text(";\n".join([*statements, ""]))
         _give(start)
+        data = f"--datadir={folder}/data"
         _run(
-            [
-                "mariadb-install-db",
-                "--no-defaults",
-                f"--datadir={data}",
-                "--skip-test-db",
-                "--auth-root-authentication-method=normal",
-            ]
+            ["mariadb-install-db", "--no-defaults", data, "--skip-test-db", "--auth-root-authentication-method=normal"]
         )
         (port,) = servers.free_ports(1)
-        command = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={folder}/socket", f"--port={port}"]
-        options = [
-            f"--bind-address={_HOST}",
-            f"--init-file={start}",
-            "--skip-name-resolve",
-            "--innodb-flush-log-at-trx-commit=0",
-        ]
-        with _started(
-            [*command, *options, "--innodb-buffer-pool-size=32M", "--event-scheduler=OFF"], port, folder
-        ) as server:
+        options = [f"--socket={folder}/socket", f"--port={port}", f"--bind-address={_HOST}", f"--init-file={start}"]
+        options += ["--skip-name-resolve", "--event-scheduler=OFF"]
+        options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]
+        with _started(["mariadbd", "--no-defaults", data, *options], port, folder) as server:
             _wait(server, lambda: _listens(port))
             yield server
+
+
+def mariadb_client(server: Server, database: str = "") -> Client:
+    """A client for SQL, which gives one line a row."""
+    options = [
+        f"--host={_HOST}",
+        f"--port={server.port}",
+        "--user=admin",
+        "--batch",
+        "--binary-mode",
+        "--skip-column-names",
+    ]
+    charset = "--default-character-set=utf8mb4"
+    program = ["mariadb", "--no-defaults", *options, charset, f"--database={database}"]
+    return Client(program, {"MYSQL_PWD": PASSWORD})
 
 
 @contextlib.contextmanager
@@ -103,10 +117,15 @@ def redis() -> Iterator[Server]:
         quoted = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
         config.write_text(f'requirepass "{quoted}"\nrepl-diskless-sync-delay 0\n')
         _give(config)
-        options = ["--bind", _HOST, "--port", str(port), "--dir", folder, "--save", ""]
-        with _started(["redis-server", config, *options], port, folder) as server:
+        options = ["--bind", _HOST, "--port", str(port), "--dir", str(folder), "--save", ""]
+        with _started(["redis-server", str(config), *options], port, folder) as server:
             _wait(server, lambda: _listens(port))
             yield server
+
+
+def redis_client(server: Server) -> Client:
+    """A client for commands, which gives one line a value."""
+    return Client(["redis-cli", "-e", "-h", _HOST, "-p", str(server.port)], {"REDISCLI_AUTH": PASSWORD})
 
 
 @contextlib.contextmanager
@@ -115,16 +134,98 @@ def etcd() -> Iterator[Server]:
     with _folder() as folder:
         port, peer = servers.free_ports(2)
         clients, peers = f"http://{_HOST}:{port}", f"http://{_HOST}:{peer}"
-        command = [
-            "etcd",
-            f"--data-dir={folder}/data",
-            f"--listen-client-urls={clients}",
-            f"--advertise-client-urls={clients}",
-        ]
-        command += [f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", "--unsafe-no-fsync"]
-        with _started([*command, f"--initial-cluster=default={peers}"], port, folder) as server:
+        options = [f"--data-dir={folder}/data", f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}"]
+        options += [f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", "--unsafe-no-fsync"]
+        with _started(["etcd", *options, f"--initial-cluster=default={peers}"], port, folder) as server:
             _wait(server, lambda: _listens(port))
             yield server
+
+
+def etcdctl(server: Server, password: str = "") -> list[str]:
+    """The command that talks to a server."""
+    user = ["--user=root", f"--password={password}"] if password else []
+    return ["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints=http://{_HOST}:{server.port}", *user]
+
+
+@contextlib.contextmanager
+def mongodb(folder: Path) -> Iterator[int]:
+    """The port of a server that speaks MongoDB's wire protocol; MongoDB itself is no package of Debian or PyPI."""
+    (port,) = servers.free_ports(1)
+    program = str(Path(sys.executable).with_name("secantusd-py"))
+    command = [program, "--host", _HOST, "--port", str(port), "--storage-path", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(Server(port, process, folder), lambda: _listens(port))
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Client:
+    """A program that takes statements from its standard input."""
+
+    command: Sequence[str]
+    environment: dict[str, str]
+
+    def __call__(self, statements: str) -> list[str]:
+        """Run statements, and give the lines that they print."""
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(
+            self.command, input=statements.encode(), capture_output=True, check=False, env=environment
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode(errors="replace"))
+        return done.stdout.decode().splitlines()
+
+    @contextlib.contextmanager
+    def repeating(self, statements: str) -> Iterator[None]:
+        """The statements are run again and again during the block, and a few times before it.
+
+        They print something long, because clients keep what they print until it is some KB.
+        """
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env={**os.environ, **self.environment},
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            ending, begun = threading.Event(), threading.Event()
+
+            def write(to: IO[bytes]) -> None:
+                with contextlib.suppress(BrokenPipeError):
+                    while not ending.is_set():
+                        to.write(f"{statements}\n".encode() * 20)
+                        to.flush()
+                    to.close()
+
+            def read(printed: IO[bytes]) -> None:
+                for number, _ in enumerate(printed):
+                    if number == 3:
+                        begun.set()
+                begun.set()
+
+            threads = [
+                threading.Thread(target=write, args=[process.stdin]),
+                threading.Thread(target=read, args=[process.stdout]),
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                begun.wait(_PATIENCE)
+                assert process.poll() is None, "the writer has ended"
+                yield
+                assert process.poll() is None, "the writer has ended"
+            finally:
+                ending.set()
+                for thread in threads:
+                    thread.join()
+                process.wait()
 
 
 def newest(pattern: str) -> Path:
@@ -159,14 +260,14 @@ def _as_user() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _run(command: Sequence[str | Path]) -> None:
+def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, check=False, cwd="/", env=_environment(), **_as_user())
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{(done.stdout + done.stderr).decode(errors='replace')[-4000:]}")
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[str | Path], port: int, folder: Path) -> Iterator[Server]:
+def _started(command: Sequence[str], port: int, folder: Path) -> Iterator[Server]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=_environment(), **_as_user())
     try:

@@ -34,7 +34,12 @@ _SERVERS: dict[str, Callable[[str], Database]] = {
     "arangodb": ArangoDB,
 }
 _FILES: dict[str, Callable[[str], Database]] = {"sqlite": SQLite, "duckdb": DuckDB}
-_SUFFIXES = {".db": SQLite, ".sqlite": SQLite, ".sqlite3": SQLite, ".duckdb": DuckDB}
+_SUFFIXES: dict[str, Callable[[str], Database]] = {
+    ".db": SQLite,
+    ".sqlite": SQLite,
+    ".sqlite3": SQLite,
+    ".duckdb": DuckDB,
+}
 
 
 def open_database(url: str) -> Database:

@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, ClassVar, TypeAlias
@@ -31,7 +31,7 @@ Password: TypeAlias = str | Callable[[], str] | None
 
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
-    r"(?P<host>\[[^\]]*\]|[^/?@]*?)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
+    r"(?P<host>\[[^\]]*\]|[^/?@:,]*(?:(?::\d+)?,[^/?@:,]*)*)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
     re.DOTALL,
 )
 _SHOWN = 2000
@@ -178,7 +178,7 @@ class Tool:
             output.seek(0)
             return output.read()
 
-    def stream(self, *arguments: str, stderr: IO[bytes] | None = None) -> Iterator[bytes]:
+    def stream(self, *arguments: str, stderr: IO[bytes] | None = None) -> Generator[bytes]:
         """Run it, and give what it writes in pieces, from the first one on until the iterator is closed.
 
         Args:

@@ -106,7 +106,7 @@ class DuckDB:
 
 
 @contextlib.contextmanager
-def _connected(path: str, create: bool = False) -> Iterator[DuckDBPyConnection]:
+def _connected(path: str, create: bool = False, read_only: bool = False) -> Iterator[DuckDBPyConnection]:
     try:
         import duckdb
     except ImportError as error:
@@ -116,7 +116,7 @@ def _connected(path: str, create: bool = False) -> Iterator[DuckDBPyConnection]:
     if not create and not os.path.exists(path):
         raise BackupFailed(f"{path} does not exist")
     try:
-        with contextlib.closing(duckdb.connect(path)) as connection:
+        with contextlib.closing(duckdb.connect(path, read_only=read_only)) as connection:
             yield connection
     except duckdb.Error as error:
         raise BackupFailed(f"{path}: DuckDB says: {error}") from error
@@ -128,15 +128,16 @@ def _replace(target: Path, beside: Path) -> None:
         try:
             with _connected(str(target)) as connection:
                 connection.execute("FORCE CHECKPOINT")
-            in_use = log.exists()
+            # While a connection of this process may write, none can be made that may not.
+            with _connected(str(target), read_only=True):
+                pass
         except BackupFailed as error:
+            if "different configuration" in str(error):
+                raise BackupFailed(f"{target} is open in this process: close its connections first") from error
             if "lock" in str(error):
                 raise
             # It cannot be opened at all, and nobody has it open.
-            in_use = False
-            shutil.copymode(target, beside)
-        if in_use:
-            raise BackupFailed(f"{target} is open in this process: close its connections first")
+        shutil.copymode(target, beside)
     # What a lost or broken database left behind would be played back into the new one.
     log.unlink(missing_ok=True)
     os.replace(beside, target)

@@ -287,7 +287,9 @@ class RowCounter:
                     return
                 self._table, at = None, end + 1
             found = _HEAD.search(data, at)
-            if found is None:
+            body = data.find(b"\nDELIMITER ;;\n", at)
+            # What looks like a table within a body whose end is not there yet is none.
+            if found is None or 0 <= body < found.start():
                 self._rest = data[_unfinished(data, at) :]
                 return
             at = found.end()

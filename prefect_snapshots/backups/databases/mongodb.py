@@ -51,6 +51,11 @@ class MongoDB(ServerDatabase):
         if not address.database:
             raise InvalidArgument("the URL of a MongoDB database ends with its name: mongodb://host/name")
 
+    @property
+    def name(self) -> str:
+        # It may have several hosts, or one that is looked up.
+        return re.sub(r"//[^/]*@", "//", self.url.partition("?")[0])
+
     def check(self) -> list[str]:
         tools = [self._tool("mongodump"), self._tool("mongorestore")]
         versions = [tool.run("--version").decode().split("\n")[0] for tool in tools]

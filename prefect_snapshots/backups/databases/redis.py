@@ -265,7 +265,7 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
                         connection.run("SELECT", 0)
                         yield connection
                         return
-                except FileNotFoundError:
+                except (FileNotFoundError, ConnectionRefusedError):
                     pass
                 except BackupFailed as error:
                     if "LOADING" not in str(error):

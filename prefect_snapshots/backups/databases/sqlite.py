@@ -24,6 +24,7 @@ from .base import check_only, file_pieces, restoring, temporary_folder, write
 
 _FILE = "database.sqlite"
 _PATIENCE = 60.0  # seconds for other connections to let us in
+_PAUSE = 0.002  # seconds between attempts: writers that never rest leave gaps no longer than that
 _SIDECARS = ("-wal", "-shm", "-journal")
 
 
@@ -65,7 +66,7 @@ class SQLite:
             copy = folder / _FILE
             with _connected(self.path, "rw") as source, contextlib.closing(sqlite3.connect(copy)) as target:
                 # All pages at once: in steps it would begin anew with every write of others.
-                source.backup(target, pages=-1, progress=_impatient(self.path), sleep=0.05)
+                source.backup(target, pages=-1, progress=_impatient(self.path), sleep=_PAUSE)
             with _connected(str(copy), "ro&immutable=1") as connection:
                 counts = _counts(connection)
             yield Dump([DumpFile(_FILE, file_pieces(copy))], counts)
@@ -138,7 +139,7 @@ def _replace(target: Path, beside: Path) -> None:
             if _page_size(source) != _page_size(connection):
                 # A database in WAL mode cannot take pages of another size.
                 connection.execute("PRAGMA journal_mode = DELETE")
-            source.backup(connection, pages=-1, progress=_impatient(str(target)), sleep=0.05)
+            source.backup(connection, pages=-1, progress=_impatient(str(target)), sleep=_PAUSE)
     except BackupFailed as error:
         if target.exists():
             if not _is_no_database(error):

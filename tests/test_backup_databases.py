@@ -1,0 +1,1067 @@
+"""Databases come back as they were: a dump holds one moment, restored whole or not at all, and no password shows.
+
+Against real servers of PostgreSQL, MariaDB, Redis and etcd, and real files of SQLite and DuckDB. ArangoDB and MongoDB's
+tools are stand-ins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import database_servers
+import database_stand_ins
+import duckdb
+import pytest
+from database_servers import PASSWORD, Server
+
+from prefect_snapshots.backups.databases import (
+    ArangoDB,
+    DuckDB,
+    Etcd,
+    MariaDB,
+    MongoDB,
+    PostgreSQL,
+    Redis,
+    SQLite,
+    open_database,
+    postgresql,
+)
+from prefect_snapshots.backups.databases.mariadb import RowCounter
+from prefect_snapshots.backups.sources import Database
+from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
+
+QUOTED = quote(PASSWORD, safe="")
+HOSTILE = "-my; \"d'b`\\x\ny"
+_T = TypeVar("_T")
+
+
+@dataclass
+class Kept:
+    """A dump that was taken, as a backup gives it back."""
+
+    files: dict[str, bytes]
+    counts: Mapping[str, int]
+
+    @property
+    def paths(self) -> Sequence[str]:
+        return list(self.files)
+
+    def open(self, path: str) -> Iterator[memoryview]:
+        data = memoryview(self.files[path])
+        for start in range(0, len(data), 1 << 16):
+            yield data[start : start + (1 << 16)]
+
+    def extract(self, folder: Path) -> None:
+        for path, data in self.files.items():
+            (folder / path).write_bytes(data)
+
+
+class Damaged(Kept):
+    """A dump whose files break off with an error."""
+
+    def open(self, path: str) -> Iterator[memoryview]:
+        if not path.endswith(".json"):
+            yield memoryview(self.files[path])[: len(self.files[path]) // 2]
+            raise BackupFailed("a chunk is missing")
+        yield from super().open(path)
+
+
+def take(database: Database) -> Kept:
+    with database.dump() as dump:
+        files = {file.path: b"".join(file.pieces) for file in dump.files}
+        return Kept(files, dict(dump.counts))
+
+
+def only(values: list[_T]) -> _T:
+    (value,) = values
+    return value
+
+
+@contextlib.contextmanager
+def no_password_shows() -> Iterator[None]:
+    """Nobody sees the password among the arguments of any process of this machine during the block."""
+    ending = threading.Event()
+    found: list[bytes] = []
+    seen: set[bytes] = set()
+
+    def look() -> None:
+        while not ending.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    command = path.read_bytes()
+                    seen.add(command.partition(b"\0")[0])
+                    if PASSWORD.encode() in command or QUOTED.encode() in command:
+                        found.append(command)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+    assert not found
+    assert len(seen) > 1
+
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    with database_servers.postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def shop(postgres: Server) -> PostgreSQL:
+    """A database of everything that may get lost."""
+    admin = database_servers.psql(postgres)
+    name = '"' + HOSTILE.replace('"', '""') + '"'
+    admin(f"DROP DATABASE IF EXISTS {name} WITH (FORCE);")
+    admin("DROP ROLE IF EXISTS clerk; CREATE ROLE clerk;")
+    admin(f"CREATE DATABASE {name} TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' CONNECTION LIMIT 50;")
+    admin(
+        f"ALTER DATABASE {name} SET search_path TO public, \"we ird\"; COMMENT ON DATABASE {name} IS E'it''s\\n\\\\';"
+    )
+    admin(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO clerk WITH GRANT OPTION;")
+    admin(f"ALTER ROLE clerk IN DATABASE {name} SET statement_timeout TO '7s';")
+    admin(f"ALTER DATABASE {name} SET default_transaction_read_only TO off;")
+    database_servers.psql(postgres, HOSTILE)(SHOP)
+    return PostgreSQL(f"postgresql://postgres:{QUOTED}@127.0.0.1:{postgres.port}/{quote(HOSTILE, safe='')}")
+
+
+SHOP = """
+CREATE SCHEMA "we ird";
+CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
+INSERT INTO accounts SELECT i, 100 FROM generate_series(1, 5000) i;
+CREATE TABLE "we ird"."-t;
+'"";" (id serial PRIMARY KEY, name text, data bytea, twice int GENERATED ALWAYS AS (length(name) * 2) STORED);
+INSERT INTO "we ird"."-t;
+'"";" (name, data) VALUES ('ü\N{SNOWMAN}', '\\x0001ff'), (NULL, ''), (E'\\\\N\\t\\n', NULL);
+CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY, account int REFERENCES accounts ON DELETE CASCADE);
+INSERT INTO orders (account) VALUES (1), (2), (NULL);
+CREATE TABLE parts (id int, at date) PARTITION BY RANGE (at);
+CREATE TABLE parts_2026 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO parts VALUES (1, '2026-02-03');
+CREATE TABLE changes (what text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO changes VALUES (TG_OP); RETURN NULL; END $$;
+CREATE TRIGGER noted AFTER INSERT OR DELETE OR TRUNCATE ON orders EXECUTE FUNCTION note();
+CREATE VIEW rich AS SELECT * FROM accounts WHERE balance > 1000;
+CREATE MATERIALIZED VIEW total AS SELECT sum(balance) FROM accounts;
+CREATE SEQUENCE numbers START 42; SELECT nextval('numbers');
+SELECT lo_create(4711); SELECT lo_put(4711, 0, '\\x00ff00');
+"""
+
+STATE = """
+SELECT format('%s %s', c.oid::regclass, md5(query_to_xml(format('SELECT t::text FROM %s t ORDER BY 1', c.oid::regclass),
+  true, false, '')::text))
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind IN ('r', 'v', 'm') AND nspname IN ('public', 'we ird')
+ORDER BY 1;
+SELECT loid, data FROM pg_largeobject ORDER BY 1;
+SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2;
+SELECT datcollate, datctype, datconnlimit, datacl, shobj_description(oid, 'pg_database'), pg_get_userbyid(datdba)
+FROM pg_database WHERE datname = current_database();
+SELECT setconfig, setrole::regrole FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase
+WHERE datname = current_database() ORDER BY 2::text;
+"""
+
+
+def postgres_state(server: Server) -> list[str]:
+    """The schema, the database's own settings, and a checksum of every table."""
+    dump = f"{database_servers.newest('/usr/lib/postgresql/*/bin')}/pg_dump"
+    client = database_servers.psql(server, HOSTILE)
+    schema = dataclasses.replace(client, command=[dump, "--schema-only"])("")
+    return client(STATE) + [line for line in schema if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def test_postgresql_comes_back_whole(shop: PostgreSQL, postgres: Server) -> None:
+    before = postgres_state(postgres)
+    with no_password_shows():
+        kept = take(shop)
+        database_servers.psql(postgres, HOSTILE)("DROP TABLE accounts CASCADE; CREATE TABLE later (x int);")
+        shop.restore(kept)
+    assert postgres_state(postgres) == before
+    assert shop.counts() == kept.counts
+    assert kept.counts["public.accounts"] == 5000
+    assert kept.counts["(large objects)"] == 1
+    database_servers.psql(postgres)('DROP DATABASE "' + HOSTILE.replace('"', '""') + '" WITH (FORCE);')
+    shop.restore(kept)
+    assert postgres_state(postgres) == before
+
+
+def test_postgresql_is_dumped_as_of_one_moment_while_others_write(shop: PostgreSQL, postgres: Server) -> None:
+    transfer = """
+    BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = 1;
+    UPDATE accounts SET balance = balance + 1 WHERE id = 4999;
+    INSERT INTO orders (account) VALUES (3); COMMIT; SELECT repeat('.', 5000);
+    """
+    with database_servers.psql(postgres, HOSTILE).repeating(transfer):
+        dumps = [take(shop) for _ in range(3)]
+    assert len({kept.counts["public.orders"] for kept in dumps}) == 3
+    for kept in dumps:
+        with shop.scratch() as scratch:
+            assert isinstance(scratch, PostgreSQL)
+            scratch.restore(kept)
+            client = database_servers.psql(postgres, scratch.address.database)
+            assert client("SELECT sum(balance) FROM accounts;") == ["500000"]
+            assert client("SELECT count(*) FROM orders;") == [str(kept.counts["public.orders"])]
+    assert "drill" not in " ".join(database_servers.psql(postgres)("SELECT datname FROM pg_database;"))
+
+
+def test_two_dumps_of_the_same_postgresql_are_nearly_the_same_bytes(shop: PostgreSQL) -> None:
+    first, second = take(shop).files, take(shop).files
+    assert [len(data) for data in first.values()] == [len(data) for data in second.values()]
+    # The time in the header.
+    assert sum(a != b for path in first for a, b in zip(first[path], second[path], strict=True)) < 8
+
+
+def test_some_tables_of_postgresql_come_back_alone(shop: PostgreSQL, postgres: Server) -> None:
+    kept, before = take(shop), postgres_state(postgres)
+    client = database_servers.psql(postgres, HOSTILE)
+    client("DELETE FROM accounts WHERE id < 3; INSERT INTO parts VALUES (2, '2026-05-05'); DELETE FROM changes;")
+    with pytest.raises(RestoreFailed, match="violates foreign key"):
+        shop.restore(kept, only=["public.orders"])
+    tables = ["public.accounts", "public.orders", "public.changes"]
+    shop.restore(kept, only=tables)
+    assert client("SELECT count(*) FROM parts;") == ["2"]
+    client("DELETE FROM parts WHERE id = 2;")
+    assert sorted(postgres_state(postgres)) == sorted(before)
+    client("INSERT INTO orders (account) VALUES (1);")
+    assert client("SELECT max(id) FROM orders;") == ["4"]
+    with pytest.raises(InvalidArgument, match=r"holds no table public\.nothing"):
+        shop.restore(kept, only=["public.nothing"])
+    client("DROP TABLE orders;")
+    with pytest.raises(RestoreFailed, match="is not in the database"):
+        shop.restore(kept, only=["public.orders"])
+
+
+@pytest.mark.parametrize("tables", [(), ("public.accounts",)], ids=["whole", "one table"])
+def test_a_postgresql_restore_that_fails_changes_nothing(
+    shop: PostgreSQL, postgres: Server, tables: Sequence[str]
+) -> None:
+    kept = take(shop)
+    database_servers.psql(postgres, HOSTILE)("INSERT INTO accounts VALUES (9999, 1);")
+    before = postgres_state(postgres)
+    with pytest.raises(RestoreFailed, match="is as it was: a chunk is missing"):
+        shop.restore(Damaged(kept.files, kept.counts), tables)
+    broken = Kept({**kept.files, "database.pgdump": kept.files["database.pgdump"][:-3000]}, kept.counts)
+    with pytest.raises(RestoreFailed, match="is as it was"):
+        shop.restore(broken, [*tables, "public.orders"] if tables else ())
+    assert postgres_state(postgres) == before
+
+
+def test_a_postgresql_restore_that_is_killed_changes_nothing(
+    shop: PostgreSQL, postgres: Server, tmp_path: Path
+) -> None:
+    kept = take(shop)
+    before = postgres_state(postgres)
+    (tmp_path / "shop").write_bytes(pickle.dumps((shop, kept.files, dict(kept.counts))))
+    program = """if True:
+        import pickle, sys, time
+        from test_backup_databases import Kept
+
+        class Endless(Kept):
+            def open(self, path):
+                for number, piece in enumerate(super().open(path)):
+                    yield piece
+                    if path == "database.pgdump":
+                        print("half", flush=True)
+                        time.sleep(100)
+
+        database, files, counts = pickle.load(open(sys.argv[1], "rb"))
+        database.restore(Endless(files, counts))
+    """
+    command = [sys.executable, "-c", program, str(tmp_path / "shop")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        process.send_signal(signal.SIGKILL)
+    assert postgres_state(postgres) == before
+    names = "SELECT count(*) FROM pg_database WHERE datname LIKE '%being_restored%';"
+    assert database_servers.psql(postgres)(names) == ["1"]
+    shop.restore(kept)
+    assert postgres_state(postgres) == before
+    assert database_servers.psql(postgres)(names) == ["0"]
+
+
+def test_people_who_use_the_old_postgresql_do_not_keep_the_new_one_out(shop: PostgreSQL, postgres: Server) -> None:
+    kept = take(shop)
+    writing = database_servers.psql(postgres, HOSTILE).repeating("DELETE FROM changes; SELECT repeat('.', 5000);")
+    # Its connection is ended by the restore.
+    with pytest.raises(AssertionError, match="the writer has ended"), writing:
+        shop.restore(kept)
+    assert shop.counts() == kept.counts
+
+
+def test_an_older_pg_dump_is_refused_clearly(shop: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "pg_dump"
+    old.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(
+        BackupFailed, match=r"pg_dump 9 cannot dump PostgreSQL \d+, which is newer: install postgresql-"
+    ):
+        take(shop)
+
+
+def test_the_newest_tools_of_debian_are_found_without_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert postgresql._program("pg_dump") == f"{database_servers.newest('/usr/lib/postgresql/*/bin')}/pg_dump"
+    with pytest.raises(ToolMissing, match="package postgresql-client"):
+        postgresql._program("pg_nothing")
+
+
+# --- MariaDB ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def maria() -> Iterator[Server]:
+    with database_servers.mariadb() as server:
+        yield server
+
+
+# With quotes, a backslash or a line feed mariadb-dump itself could not dump events.
+MARKET_NAME = "-my; d`b x"
+
+
+@pytest.fixture
+def market(maria: Server) -> MariaDB:
+    name = "`" + MARKET_NAME.replace("`", "``") + "`"
+    admin = database_servers.mariadb_client(maria)
+    admin(f"DROP DATABASE IF EXISTS {name}; CREATE DATABASE {name} CHARACTER SET latin2;")
+    database_servers.mariadb_client(maria, MARKET_NAME)(MARKET)
+    return MariaDB(f"mariadb://admin:{QUOTED}@127.0.0.1:{maria.port}/{quote(MARKET_NAME, safe='')}")
+
+
+MARKET = r"""
+CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
+INSERT INTO accounts SELECT seq, 100 FROM seq_1_to_5000;
+CREATE TABLE `-t;
+'``"` (id int PRIMARY KEY AUTO_INCREMENT, name text, data blob, flags bit(9), doc json,
+  size int, twice int GENERATED ALWAYS AS (size * 2) STORED) CHARACTER SET utf8mb4;
+INSERT INTO `-t;
+'``"` (name, data, flags, doc, size) VALUES
+  ('ü☃\n(1);\n', x'0001ff0a', b'101', '{"a": 1}', 3),
+  (NULL, '', NULL, NULL, NULL);
+CREATE TABLE orders (id int PRIMARY KEY AUTO_INCREMENT, account int,
+  FOREIGN KEY (account) REFERENCES accounts (id) ON DELETE CASCADE);
+INSERT INTO orders (account) VALUES (1), (2), (NULL);
+CREATE TABLE changes (what text);
+CREATE TABLE watched (x int);
+CREATE TRIGGER noted AFTER INSERT ON watched FOR EACH ROW INSERT INTO changes VALUES ('insert');
+CREATE VIEW rich AS SELECT * FROM accounts WHERE balance > 1000;
+CREATE SEQUENCE numbers START 42; DO nextval(numbers);
+CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY DO DELETE FROM changes;
+CREATE PROCEDURE tricky() SELECT 'INSERT INTO `zz` VALUES
+(1);
+CREATE TABLE `zzz` (';
+"""
+
+
+def maria_state(server: Server) -> list[str]:
+    """Everything, as another tool's SQL: it has no sections that change by themselves."""
+    client = database_servers.mariadb_client(server)
+    options = ["--skip-dump-date", "--routines", "--events", "--hex-blob", "--order-by-primary", "--databases", "--"]
+    command = ["mariadb-dump", *client.command[1:5], *options, MARKET_NAME]
+    return dataclasses.replace(client, command=command)("")
+
+
+def test_mariadb_comes_back_whole(market: MariaDB, maria: Server) -> None:
+    before = maria_state(maria)
+    with no_password_shows():
+        kept = take(market)
+        database_servers.mariadb_client(maria, MARKET_NAME)(
+            "DROP TABLE orders; DELETE FROM accounts; CREATE TABLE later (x int);"
+        )
+        market.restore(kept)
+    assert maria_state(maria) == before
+    assert market.counts() == kept.counts
+    assert kept.counts == {"accounts": 5000, "orders": 3, "changes": 0, "watched": 0, "-t;\n'`\"": 2}
+    database_servers.mariadb_client(maria)("DROP DATABASE `" + MARKET_NAME.replace("`", "``") + "`;")
+    market.restore(kept)
+    assert maria_state(maria) == before
+
+
+def test_mariadb_is_dumped_as_of_one_moment_while_others_write(market: MariaDB, maria: Server) -> None:
+    transfer = """
+    START TRANSACTION; UPDATE accounts SET balance = balance - 1 WHERE id = 1;
+    UPDATE accounts SET balance = balance + 1 WHERE id = 4999;
+    INSERT INTO orders (account) VALUES (3); COMMIT; SELECT repeat('.', 5000);
+    """
+    with database_servers.mariadb_client(maria, MARKET_NAME).repeating(transfer):
+        dumps = [take(market) for _ in range(3)]
+    assert len({kept.counts["orders"] for kept in dumps}) == 3
+    for kept in dumps:
+        with market.scratch() as scratch:
+            assert isinstance(scratch, MariaDB)
+            scratch.restore(kept)
+            assert scratch.counts() == kept.counts
+            client = database_servers.mariadb_client(maria, scratch.address.database)
+            assert client("SELECT sum(balance) FROM accounts;") == ["500000"]
+
+
+def test_two_dumps_of_the_same_mariadb_are_the_same_bytes(market: MariaDB) -> None:
+    assert take(market).files == take(market).files
+
+
+def test_some_tables_of_mariadb_come_back_alone(market: MariaDB, maria: Server) -> None:
+    kept, before = take(market), maria_state(maria)
+    client = database_servers.mariadb_client(maria, MARKET_NAME)
+    client("DELETE FROM accounts WHERE id < 3; DELETE FROM `-t;\n'``\"`;")
+    with pytest.raises(RestoreFailed, match="refer to rows that are not there"):
+        market.restore(kept, only=["orders"])
+    with pytest.raises(RestoreFailed, match="watched has triggers"):
+        market.restore(kept, only=["watched"])
+    market.restore(kept, only=["orders", "accounts", "-t;\n'`\""])
+    assert maria_state(maria) == before
+    assert not [name for name in database_servers.mariadb_client(maria)("SHOW DATABASES;") if "restored" in name]
+
+
+def test_rows_are_counted_wherever_the_pieces_of_a_dump_end(market: MariaDB) -> None:
+    kept = take(market)
+    sql = kept.files["database.sql"]
+    for size in (1, 7, 4096):
+        counter = RowCounter()
+        assert b"".join(counter.passed(sql[at : at + size] for at in range(0, len(sql), size))) == sql
+        assert counter.counts == kept.counts
+    statements_of_one_row = RowCounter()
+    text = b"CREATE TABLE `a` (\n  `x` int\n);\nINSERT INTO `a` VALUES (1);\nINSERT INTO `a` VALUES (2);\n"
+    assert list(statements_of_one_row.passed([text])) == [text]
+    assert statements_of_one_row.counts == {"a": 2}
+
+
+# --- SQLite and DuckDB -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["wal", "delete"])
+def notes(tmp_path: Path, request: pytest.FixtureRequest) -> SQLite:
+    path = tmp_path / "my 'notes'?#%41.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"PRAGMA journal_mode = {request.param};" + NOTES)
+    return SQLite(str(path))
+
+
+NOTES = (
+    """
+PRAGMA page_size = 1024;
+CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+  INSERT INTO accounts SELECT i, 100 FROM n;
+CREATE TABLE "-t;
+'"""
+    + '""'
+    + """" (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, data BLOB,
+  size INT GENERATED ALWAYS AS (length(name)) STORED);
+INSERT INTO "-t;
+'"""
+    + '""'
+    + """" (name, data) VALUES ('ü☃', x'0001ff'), (NULL, NULL), (char(97, 0, 98), x'');
+CREATE TABLE orders (id INTEGER PRIMARY KEY, account INTEGER REFERENCES accounts);
+INSERT INTO orders (account) VALUES (1), (2);
+CREATE TABLE changes (what TEXT);
+CREATE TRIGGER noted AFTER DELETE ON orders BEGIN INSERT INTO changes VALUES ('gone'); END;
+CREATE VIEW rich AS SELECT * FROM accounts WHERE balance > 1000;
+CREATE INDEX by_account ON orders (account);
+CREATE VIRTUAL TABLE words USING fts5(text);
+INSERT INTO words VALUES ('hello world');
+"""
+)
+
+
+def sqlite_state(database: SQLite) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+        schema = connection.execute("SELECT name, type, sql FROM sqlite_master ORDER BY name").fetchall()
+        tables = ['"' + name.replace('"', '""') + '"' for name, kind, _ in schema if kind in ("table", "view")]
+        return [schema, *(connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables)]
+
+
+def test_sqlite_comes_back_whole(notes: SQLite) -> None:
+    kept, before = take(notes), sqlite_state(notes)
+    assert kept.counts["accounts"] == 2000
+    with contextlib.closing(sqlite3.connect(notes.path)) as still_open:
+        still_open.executescript("DROP TABLE accounts; CREATE TABLE later (x); INSERT INTO later VALUES (1);")
+        notes.restore(kept)
+        assert still_open.execute("SELECT sum(balance) FROM accounts").fetchall() == [(200_000,)]
+    assert sqlite_state(notes) == before
+    assert notes.counts() == kept.counts
+    Path(notes.path).unlink()
+    notes.restore(kept)
+    assert sqlite_state(notes) == before
+    assert sorted(path.name for path in Path(notes.path).parent.iterdir()) == [Path(notes.path).name]
+
+
+def test_sqlite_is_dumped_as_of_one_moment_while_others_write(notes: SQLite) -> None:
+    ending, begun = threading.Event(), threading.Event()
+
+    def transfer() -> None:
+        with contextlib.closing(sqlite3.connect(notes.path, timeout=60)) as connection:
+            while not ending.is_set():
+                with connection:
+                    connection.execute("UPDATE accounts SET balance = balance - 1 WHERE id = 1")
+                    connection.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 1999")
+                    connection.execute("INSERT INTO orders (account) VALUES (3)")
+                begun.set()
+                ending.wait(0.001)
+
+    writer = threading.Thread(target=transfer)
+    writer.start()
+    try:
+        assert begun.wait(60)
+        dumps = [take(notes) for _ in range(5)]
+    finally:
+        ending.set()
+        writer.join()
+    assert len({kept.counts["orders"] for kept in dumps}) > 1
+    for kept in dumps:
+        with notes.scratch() as scratch:
+            assert isinstance(scratch, SQLite)
+            scratch.restore(kept)
+            assert scratch.counts() == kept.counts
+            with contextlib.closing(sqlite3.connect(scratch.path)) as connection:
+                assert connection.execute("SELECT sum(balance) FROM accounts").fetchall() == [(200_000,)]
+
+
+def test_two_dumps_of_the_same_sqlite_are_the_same_bytes(notes: SQLite) -> None:
+    assert take(notes).files == take(notes).files
+
+
+def test_some_tables_of_sqlite_come_back_alone(notes: SQLite) -> None:
+    kept, before = take(notes), sqlite_state(notes)
+    with contextlib.closing(sqlite3.connect(notes.path)) as connection:
+        connection.executescript("DROP TABLE orders; DELETE FROM accounts WHERE id = 1; DELETE FROM changes;")
+    with pytest.raises(RestoreFailed, match="refer to rows that are not there, in orders"):
+        notes.restore(kept, only=["orders"])
+    notes.restore(kept, only=["orders", "accounts"])
+    assert sqlite_state(notes) == before
+
+
+def test_a_sqlite_restore_that_fails_changes_nothing(notes: SQLite) -> None:
+    kept, before = take(notes), sqlite_state(notes)
+    data = bytearray(kept.files["database.sqlite"])
+    data[4096:6144] = bytes(2048)
+    for broken in (Kept({"database.sqlite": bytes(data)}, kept.counts), Damaged(kept.files, kept.counts)):
+        with pytest.raises(RestoreFailed, match="is as it was"):
+            notes.restore(broken)
+        with pytest.raises(RestoreFailed, match="is as it was"):
+            notes.restore(broken, only=["accounts"])
+    assert sqlite_state(notes) == before
+    assert not [path for path in Path(notes.path).parent.iterdir() if "restoring" in path.name]
+
+
+def test_a_sqlite_that_is_broken_or_of_other_pages_is_replaced(notes: SQLite) -> None:
+    kept, before = take(notes), sqlite_state(notes)
+    path = Path(notes.path)
+    path.write_bytes(b"no database at all" * 1000)
+    path.chmod(0o640)
+    Path(f"{path}-wal").write_bytes(b"what was left of another one")
+    notes.restore(kept)
+    assert sqlite_state(notes) == before
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA page_size = 16384; PRAGMA journal_mode = wal; CREATE TABLE x (y);")
+    notes.restore(kept)
+    assert sqlite_state(notes) == before
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> DuckDB:
+    database = DuckDB(str(tmp_path / "ware 'house'.duckdb"))
+    with duckdb.connect(database.path) as connection:
+        connection.execute(WAREHOUSE)
+    return database
+
+
+WAREHOUSE = """
+CREATE SEQUENCE numbers START 42; SELECT nextval('numbers'); CREATE TYPE mood AS ENUM ('a', 'b ''c');
+CREATE SCHEMA "we ird"; CREATE SCHEMA s; CREATE SCHEMA s_t; CREATE TABLE s.t_x (a int); CREATE TABLE s_t.x (a int);
+INSERT INTO s.t_x VALUES (1); INSERT INTO s_t.x VALUES (2);
+CREATE TABLE accounts (id integer PRIMARY KEY, name varchar);
+INSERT INTO accounts VALUES (1, 'ü☃\n'), (2, ''), (3, NULL), (4, 'NULL'), (5, '#"\\,' || chr(0)), (6, ' '), (7, '\r\n');
+CREATE TABLE orders (account integer REFERENCES accounts (id), note varchar NOT NULL CHECK (length(note) < 100));
+INSERT INTO orders VALUES (1, 'x'), (2, 'a"b,c');
+CREATE TABLE "we ird"."-t;
+'""x" (id integer DEFAULT nextval('numbers'), h hugeint, b blob, i interval, l varchar[], s struct(a int, b varchar),
+  m map(varchar, int), u union(x int, y varchar), mo mood, tz timetz, ns timestamp_ns, de decimal(38, 10), d double,
+  twice integer GENERATED ALWAYS AS (id * 2));
+INSERT INTO "we ird"."-t;
+'""x" SELECT i, 170141183460469231731687303715884105727, '\\x00\\xff\\x22'::blob, INTERVAL '1 month 2 days 3 us',
+  ['', NULL, 'a,"b'], {'a': 1, 'b': '}'}, MAP {'k,=': 1}, 'NULL'::union(x int, y varchar), 'b ''c',
+  '12:00:00+02'::timetz, '2020-01-01 00:00:00.123456789'::timestamp_ns, 1234567890123456789.0123456789,
+  '-inf'::double FROM range(5) t(i);
+CREATE VIEW named AS SELECT * FROM accounts; CREATE INDEX by_name ON accounts (name); CREATE MACRO one(x) AS x + 1;
+"""
+
+
+def duckdb_state(database: DuckDB) -> list[Any]:
+    with duckdb.connect(database.path) as connection:
+        tables = connection.execute(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal ORDER BY ALL"
+        ).fetchall()
+        rows = [
+            connection.execute(
+                'SELECT * FROM "{}"."{}"'.format(*(name.replace('"', '""') for name in place))
+            ).fetchall()
+            for place in tables
+        ]
+        sql = connection.execute(
+            "SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_indexes() UNION ALL "
+            "SELECT sql FROM duckdb_views() WHERE NOT internal ORDER BY ALL"
+        ).fetchall()
+        return [tables, rows, sql, connection.execute("SELECT nextval('numbers') - 43, one(1)").fetchall()]
+
+
+def test_duckdb_comes_back_whole(warehouse: DuckDB) -> None:
+    kept = take(warehouse)
+    before = duckdb_state(warehouse)
+    assert kept.counts["accounts"] == 7
+    assert take(warehouse).files.keys() == kept.files.keys()
+    with duckdb.connect(warehouse.path) as connection:
+        connection.execute("DROP TABLE orders; CREATE TABLE later (x int)")
+    warehouse.restore(kept)
+    assert duckdb_state(warehouse) == before
+    assert warehouse.counts() == kept.counts
+    Path(warehouse.path).unlink()
+    warehouse.restore(kept)
+    assert duckdb_state(warehouse) == before
+    assert sorted(path.name for path in Path(warehouse.path).parent.iterdir()) == [Path(warehouse.path).name]
+
+
+def test_duckdb_is_dumped_as_of_one_moment_while_this_process_writes(warehouse: DuckDB) -> None:
+    ending, begun = threading.Event(), threading.Event()
+    with duckdb.connect(warehouse.path) as connection:
+        connection.execute("CREATE TABLE balances AS SELECT i AS id, 100 AS balance FROM range(20000) t(i)")
+
+        def transfer() -> None:
+            while not ending.is_set():
+                connection.execute("BEGIN")
+                connection.execute("UPDATE balances SET balance = balance - 1 WHERE id = 1")
+                connection.execute("UPDATE balances SET balance = balance + 1 WHERE id = 19999")
+                connection.execute("INSERT INTO orders VALUES (3, 'y')")
+                connection.execute("COMMIT")
+                begun.set()
+
+        writer = threading.Thread(target=transfer)
+        writer.start()
+        try:
+            assert begun.wait(60)
+            dumps = [take(warehouse) for _ in range(3)]
+        finally:
+            ending.set()
+            writer.join()
+    assert len({kept.counts["orders"] for kept in dumps}) == 3
+    for kept in dumps:
+        with warehouse.scratch() as scratch:
+            assert isinstance(scratch, DuckDB)
+            scratch.restore(kept)
+            with duckdb.connect(scratch.path) as connection:
+                assert connection.execute("SELECT sum(balance) FROM balances").fetchall() == [(2_000_000,)]
+
+
+def test_two_dumps_of_the_same_duckdb_are_the_same_bytes(warehouse: DuckDB) -> None:
+    assert take(warehouse).files == take(warehouse).files
+
+
+def test_some_tables_of_duckdb_come_back_alone(warehouse: DuckDB) -> None:
+    kept = take(warehouse)
+    before = duckdb_state(warehouse)
+    table = '"we ird"."-t;\n\'""x"'
+    with duckdb.connect(warehouse.path) as connection:
+        connection.execute(f"DELETE FROM {table}; DELETE FROM orders; INSERT INTO s.t_x VALUES (5)")
+    warehouse.restore(kept, only=[table, "orders"])
+    with duckdb.connect(warehouse.path) as connection:
+        connection.execute("DELETE FROM s.t_x WHERE a = 5")
+    after = duckdb_state(warehouse)
+    assert after[:3] == before[:3]
+
+
+def test_a_duckdb_restore_that_fails_changes_nothing(warehouse: DuckDB) -> None:
+    kept = take(warehouse)
+    before = duckdb_state(warehouse)
+    broken = Kept({**kept.files, "orders.csv": b"account,note\nnot a number,x\n"}, kept.counts)
+    fewer = Kept({**kept.files, "orders.csv": b"account,note\n"}, kept.counts)
+    for dump in (broken, fewer):
+        with pytest.raises(RestoreFailed, match="is as it was"):
+            warehouse.restore(dump)
+    with duckdb.connect(warehouse.path), pytest.raises(RestoreFailed, match="close its connections first"):
+        warehouse.restore(kept)
+    hold = f"import duckdb, sys; c = duckdb.connect({warehouse.path!r}); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        with pytest.raises(RestoreFailed, match="lock"):
+            warehouse.restore(kept)
+        with pytest.raises(BackupFailed, match="lock"):
+            take(warehouse)
+        process.communicate()
+    assert duckdb_state(warehouse)[:3] == before[:3]
+
+
+# --- Redis and etcd --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_server() -> Iterator[Server]:
+    with database_servers.redis() as server:
+        database_servers.redis_client(server)(CACHE)
+        yield server
+
+
+CACHE = (
+    "".join(f'SET "key\\n{number}" "\\x00\\r\\n\\xff{number}"\n' for number in range(2000))
+    + """SELECT 3
+XADD stream 1-1 a b
+XGROUP CREATE stream group 0
+HSET hash a 1 b 2
+ZADD set 1.5 a
+RPUSH list a b
+PFADD log a b
+SET going x PXAT 4102444800000
+FUNCTION LOAD "#!lua name=mine\\nredis.register_function('f', function(k, a) return 1 end)"
+"""
+)
+
+
+def redis_of(server: Server) -> Redis:
+    return Redis(f"redis://:{QUOTED}@127.0.0.1:{server.port}/0")
+
+
+def test_redis_comes_back_whole(redis_server: Server) -> None:
+    client, database = database_servers.redis_client(redis_server), redis_of(redis_server)
+    looks = "FCALL f 0\nSELECT 3\nHGETALL hash\nZRANGE set 0 -1 WITHSCORES\n"
+    looks += "LRANGE list 0 -1\nPFCOUNT log\nXINFO STREAM stream FULL\n"
+    before = client(looks)
+    with no_password_shows():
+        kept = take(database)
+        client("FLUSHDB\nSET later 1\nSELECT 7\nSET later 1\nFUNCTION FLUSH\n")
+        database.restore(kept)
+    assert client(looks) == before
+    # The time that a key has left goes over, a little late.
+    assert 4102444800000 <= int(client("SELECT 3\nPEXPIRETIME going\n")[1]) < 4102444860000
+    assert database.counts() == kept.counts == {"db0": 2000, "db3": 6}
+    client("FLUSHALL\n")
+    database.restore(kept, only=["db3"])
+    assert database.counts() == {"db3": 6}
+    with database.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+
+
+def test_a_redis_restore_that_fails_changes_nothing_and_leaves_nothing(redis_server: Server) -> None:
+    database, client = redis_of(redis_server), database_servers.redis_client(redis_server)
+    kept = take(database)
+    data = kept.files["dump.rdb"]
+    with pytest.raises(RestoreFailed, match=r"is as it was: .*edis"):
+        database.restore(Kept({"dump.rdb": data[: len(data) // 2]}, kept.counts))
+    client("".join(f"SELECT {number}\nSET full 1\n" for number in range(16) if number not in (0, 3, 9)))
+    full = database.counts()
+    with pytest.raises(RestoreFailed, match="needs 2 empty databases to restore into, and has 1"):
+        database.restore(kept)
+    assert database.counts() == full
+    # What a restore left that was killed: it is no data.
+    client("SELECT 8\nSET prefect-snapshots:restoring 1\n")
+    database.restore(kept)
+    assert database.counts() == kept.counts
+
+
+def test_redis_is_dumped_as_of_one_moment_while_others_write(redis_server: Server) -> None:
+    transfer = "MULTI\nDECR left\nINCR right\nINCR done\nEXEC\n"
+    database = redis_of(redis_server)
+    with database_servers.redis_client(redis_server).repeating(transfer):
+        dumps = [take(database) for _ in range(3)]
+    for kept in dumps:
+        database.restore(kept)
+        left, right = database_servers.redis_client(redis_server)("GET left\nGET right\n")
+        assert int(left) + int(right) == 0
+
+
+@pytest.fixture
+def etcd_server() -> Iterator[Server]:
+    with database_servers.etcd() as server:
+        operations = "".join(f"put /key/{number} value-{number}\n" for number in range(100))
+        transaction = database_servers.Client([*database_servers.etcdctl(server), "txn"], {})
+        for start in range(12):
+            transaction(f"\n{operations.replace('/key/', f'/key/{start}/')}\n\n")
+        subprocess.run([*database_servers.etcdctl(server), "put", "--", "-k;\n", "v\n\xff"], check=True)
+        yield server
+
+
+def etcd_state(server: Server, password: str = "") -> list[str]:
+    return database_servers.Client([*database_servers.etcdctl(server, password), "get", "", "--from-key"], {})("")
+
+
+def test_etcd_comes_back_whole(etcd_server: Server) -> None:
+    database = Etcd(f"etcd://root:{QUOTED}@127.0.0.1:{etcd_server.port}")
+    ctl = database_servers.etcdctl(etcd_server)
+    before = etcd_state(etcd_server)
+    for command in (["user", "add", f"root:{PASSWORD}"], ["user", "grant-role", "root", "root"], ["auth", "enable"]):
+        subprocess.run([*ctl, *command], check=True, capture_output=True)
+    with no_password_shows():
+        kept = take(database)
+    assert kept.counts == {"keys": 1201} == database.counts()
+    assert kept.files == take(database).files
+    ctl = database_servers.etcdctl(etcd_server, PASSWORD)
+    subprocess.run([*ctl, "del", "--prefix", "/key/1"], check=True)
+    subprocess.run([*ctl, "put", "/key/2/2", "changed"], check=True)
+    subprocess.run([*ctl, "put", "zz", "new"], check=True)
+    with no_password_shows():
+        database.restore(kept)
+    assert etcd_state(etcd_server, PASSWORD) == before
+    with database.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+    with pytest.raises(InvalidArgument, match="etcd has no tables"):
+        database.restore(kept, only=["keys"])
+
+
+# --- servers that die, tools and passwords that are missing ------------------------------------------------
+
+
+def start(kind: str) -> tuple[contextlib.AbstractContextManager[Server], Callable[[Server], Database]]:
+    """A server of a kind, and a database of it that takes several pieces."""
+    match kind:
+        case "postgresql":
+
+            def filled_postgresql(server: Server) -> Database:
+                database_servers.psql(server)(
+                    "CREATE TABLE t AS SELECT repeat(i::text, 100) FROM generate_series(1, 50000) i;"
+                )
+                return PostgreSQL(f"postgresql://postgres:{QUOTED}@127.0.0.1:{server.port}/postgres")
+
+            return database_servers.postgresql(), filled_postgresql
+        case "mariadb":
+
+            def filled_mariadb(server: Server) -> Database:
+                sql = "CREATE DATABASE d; USE d; CREATE TABLE t AS SELECT repeat(seq, 100) AS x FROM seq_1_to_50000;"
+                database_servers.mariadb_client(server)(sql)
+                return MariaDB(f"mysql://admin:{QUOTED}@127.0.0.1:{server.port}/d")
+
+            return database_servers.mariadb(), filled_mariadb
+        case "redis":
+            return database_servers.redis(), redis_of
+        case _:
+            return database_servers.etcd(), lambda server: Etcd(f"etcd://127.0.0.1:{server.port}")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_server_that_dies_midway_gives_no_dump(kind: str) -> None:
+    running, database_of = start(kind)
+    with running as server, contextlib.ExitStack() as stack:
+        database = database_of(server)
+        stack.enter_context(pytest.raises(BackupFailed, match=r"failed|does not answer"))
+        dump = stack.enter_context(database.dump())
+        for number, file in enumerate(dump.files):
+            for _ in file.pieces:
+                if number:
+                    subprocess.run(["pkill", "-KILL", "-P", str(server.process.pid)], check=False)
+                    server.process.kill()
+                    server.process.wait()
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb", "redis", "etcd"])
+def test_a_server_that_is_gone_is_a_clear_error(kind: str) -> None:
+    running, database_of = start(kind)
+    with running as server:
+        database = database_of(server)
+        kept = take(database)
+        assert database.check()
+    for call in (database.check, database.counts, lambda: take(database)):
+        with pytest.raises(BackupFailed, match=f"{server.port}|onnect"):
+            call()
+    with pytest.raises(RestoreFailed):
+        database.restore(kept)
+
+
+def test_a_wrong_password_is_a_clear_error_without_it(postgres: Server, maria: Server, redis_server: Server) -> None:
+    wrong = "wrong:pass%word"
+    databases: list[Database] = [
+        PostgreSQL(f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres", password=wrong),
+        MariaDB(f"mariadb://admin@127.0.0.1:{maria.port}/mysql", password=wrong),
+        Redis(f"redis://127.0.0.1:{redis_server.port}", password=wrong),
+    ]
+    for database in databases:
+        for call in (database.counts, lambda database=database: take(database)):
+            with pytest.raises(BackupFailed, match=r"(?i)password|AUTH") as raised:
+                call()
+            assert wrong not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("database", "package"),
+    [
+        (MariaDB("mariadb://localhost/x"), "mariadb-client"),
+        (Redis("redis://localhost"), "redis-tools"),
+        (Etcd("etcd://localhost"), "etcd-client"),
+        (MongoDB("mongodb://localhost/x"), "mongodb-database-tools"),
+        (ArangoDB("arangodb://localhost/x"), "arangodb3-client"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_a_missing_tool_is_one_error_that_names_the_package(
+    database: Database, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolMissing, match=f"the package {package}"):
+        database.check()
+
+
+def test_a_password_may_come_from_a_function_and_from_the_environment(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres"
+    assert PostgreSQL(url, password=the_password).counts() == {}
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert PostgreSQL(url).counts() == {}
+
+
+def the_password() -> str:
+    return PASSWORD
+
+
+# --- ArangoDB and MongoDB, by stand-ins ------------------------------------------------------------------
+
+
+@pytest.fixture
+def arango(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[database_stand_ins.Arango]:
+    with database_stand_ins.arango(tmp_path, "us@er", " pass@word@ #") as server:
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+        server.create("my @shop")
+        here = server.databases["my @shop"]
+        here["collections"] |= {"users": [{"_key": "1", "name": "ü\n"}, {"_key": "2"}], "e@dges": [], "-odd": [{}]}
+        here["collections"]["_graphs"] = [{"_key": "social"}]
+        here["views"]["search"] = {"type": "arangosearch"}
+        server.save()
+        yield server
+
+
+@pytest.mark.parametrize("over", ["tcp", "unix"])
+def test_arangodb_comes_back_whole(arango: database_stand_ins.Arango, over: str) -> None:
+    place = {"tcp": f"arangodb://us%40er@127.0.0.1:{arango.port}/my%20%40shop"}
+    place["unix"] = f"arangodb+unix://us%40er@{arango.file.parent}/socket?database=my%20%40shop"
+    database = ArangoDB(place[over], password=arango.password)
+    assert database.check()[-1] == "server 3.12.4"
+    with no_password_shows():
+        kept = take(database)
+    assert kept.counts == {"-odd": 1, "_analyzers": 0, "_graphs": 1, "e@dges": 0, "users": 2} == database.counts()
+    before = pickle.dumps(arango.databases["my @shop"])
+    here = arango.databases["my @shop"]
+    here["collections"] |= {"users": [], "later": [{}], "_graphs": []}
+    here["views"] = {"other": {}}
+    arango.save()
+    database.restore(kept)
+    arango.load()
+    assert arango.databases["my @shop"] == pickle.loads(before)
+    arango.databases["my @shop"]["collections"] |= {"users": [], "-odd": []}
+    arango.save()
+    database.restore(kept, only=["users"])
+    assert database.counts() == {**kept.counts, "-odd": 0}
+    with database.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+    arango.load()
+    assert sorted(arango.databases) == ["_system", "my @shop"]
+    with pytest.raises(BackupFailed, match="not authorized"):
+        take(ArangoDB(place[over], password="wrong"))
+
+
+@pytest.fixture
+def mongo_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with database_servers.mongodb(tmp_path / "mongodb") as port, database_stand_ins.mongo(tmp_path) as programs:
+        monkeypatch.setenv("PATH", str(programs), prepend=":")
+        yield port
+
+
+def test_mongodb_comes_back_whole(mongo_port: int) -> None:
+    import pymongo
+
+    database = MongoDB(f"mongodb://127.0.0.1:{mongo_port}/shop")
+    with pymongo.MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{mongo_port}") as client:
+        shop = client["shop"]
+        shop["users"].insert_many([{"_id": 1, "name": "ü\0"}, {"_id": 2}])
+        shop["odd-na*me"].insert_one({"_id": b"\0\xff"})
+        client["other"]["users"].insert_one({"_id": 7})
+        kept = take(database)
+        assert kept.counts == {"users": 2, "odd-na*me": 1} == database.counts()
+        shop["users"].delete_many({})
+        shop["later"].insert_one({})
+        database.restore(kept, only=["users"])
+        assert database.counts() == {**kept.counts, "later": 1}
+        database.restore(kept)
+        assert database.counts() == kept.counts
+        assert list(shop["users"].find()) == [{"_id": 1, "name": "ü\0"}, {"_id": 2}]
+        with database.scratch() as scratch:
+            scratch.restore(kept)
+            assert scratch.counts() == kept.counts
+        assert sorted(set(client.list_database_names()) - {"admin", "config", "local"}) == ["other", "shop"]
+    assert (
+        MongoDB("mongodb://u:p%40@h1,h2:27018/shop?w=1")._of("x")
+        == "mongodb://u:p%40@h1,h2:27018/x?w=1&authSource=shop"
+    )
+
+
+# --- URLs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "name"),
+    [
+        ("postgresql://u:s3cret@h/my%2Fdb", PostgreSQL, "postgresql://h:5432/my%2Fdb"),
+        ("postgresql+asyncpg://u:s3cret@h:1/x", PostgreSQL, "postgresql://h:1/x"),
+        ("mysql+pymysql://u:s3cret@[::1]/x", MariaDB, "mariadb://[::1]:3306/x"),
+        ("sqlite+aiosqlite:////var/app%20x.db", SQLite, "sqlite:////var/app%20x.db"),
+        ("/var/app.sqlite", SQLite, "sqlite:////var/app.sqlite"),
+        ("duckdb:////var/x.duckdb", DuckDB, "duckdb:////var/x.duckdb"),
+        ("redis://:s3cret@h/0", Redis, "redis://h:6379/"),
+        ("etcd://h:2379", Etcd, "etcd://h:2379/"),
+        ("mongodb://u:s3cret@a:1,b:2/x?replicaSet=r", MongoDB, "mongodb://a:1,b:2/x"),
+        ("mongodb+srv://u:s3cret@cluster.example.com/x", MongoDB, "mongodb+srv://cluster.example.com/x"),
+        ("arangodb://root:s3cret@h/x", ArangoDB, "arangodb://h:8529/x"),
+        ("arangodb+unix://root:s3cret@/run/a.sock?database=x", ArangoDB, "arangodb+unix:///run/a.sock?database=x"),
+    ],
+)
+def test_a_url_opens_its_database_whose_name_and_repr_have_no_secret(url: str, kind: type[Any], name: str) -> None:
+    database = open_database(url)
+    assert type(database) is kind
+    assert database.name == name
+    assert "s3cret" not in repr(database)
+    assert pickle.loads(pickle.dumps(database)) == database
+    assert open_database(database.name).name == name
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:s3cret@h/",
+        "postgresql://u:s3cret@h/x?nonsense=1",
+        "mysql://u:s3cret@h",
+        "redis://:s3cret@h/3",
+        "etcd://u:s3cret@h/x",
+        "oracle://u:s3cret@h/x",
+        "postgresql://u:s3cret/more@h/x@y",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "app.txt",
+        "arangodb://u:s3cret@h",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_repeating_a_secret(url: str) -> None:
+    with pytest.raises(SnapshotsError) as raised:
+        open_database(url)
+    assert isinstance(raised.value, InvalidArgument)
+    assert "s3cret" not in str(raised.value)
