@@ -119,13 +119,27 @@ def test_new_base_when_the_delta_has_grown(tmp_path: Path) -> None:
     shelf.put("0", [body], chunked=True)
     whole = []
     for number in range(1, 12):
-        start = 700 * number
-        older, body = body, body[:start] + random.Random(number).randbytes(400) + body[start + 400 :]
+        start = 1_000 * number
+        older, body = body, body[:start] + random.Random(number).randbytes(800) + body[start + 800 :]
         shelf.put(str(number), [body], like=[older])
         whole.append(entry_of(shelf.repository, body).whole)
     assert 1 <= sum(whole) <= 3
     assert not whole[0]
     assert shelf.get("11") == body
+
+
+@keys
+def test_other_repository_gets_it_whole(tmp_path: Path, password: str | None) -> None:
+    shelf = Shelf(Repository(tmp_path / "repository", password=password))
+    shelf.put("base", [NOISE], chunked=True)
+    shelf.put("near", [change(NOISE, 7)], like=[NOISE])
+    here, there = Shelf(shelf.repository, "other"), Shelf(Repository(tmp_path / "other"))
+    copied = here.copy(shelf, "near", "copy")
+    assert copied is not None
+    assert written(copied) == 0
+    there.copy(shelf, "near", "copy")
+    assert here.get("copy") == there.get("copy") == change(NOISE, 7)
+    assert entry_of(there.repository, change(NOISE, 7)).whole
 
 
 # --- a stream and its previous version ----------------------------------------------------------------------------

@@ -50,9 +50,9 @@ _RUN = 4 * 1024 * 1024
 """Most bytes of adjacent chunks fetched in one request."""
 _ADOPTED = 4 * _RUN
 """Bytes of another content that are looked at, and read if they have to be, at once."""
-_DELTA_PAYS = 0.1
-"""Largest delta worth keeping, as a share of what the whole chunk would take. Deltas grow with what has changed since
-their bases were new, until the chunk is stored whole and is a base itself."""
+_DELTA_PAYS = 0.2
+"""Largest delta worth keeping, as a share of what the whole chunk would take. Deltas grow with all that has changed
+since their bases were new, until the chunk is stored whole and is a base itself."""
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True):
