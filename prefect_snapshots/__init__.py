@@ -29,6 +29,7 @@ __all__ = [
     "SnapshotManager",
     "SnapshotRepository",
     "StableInputs",
+    "WandbArtifactRegistry",
     "aload_snapshot",
     "asave_snapshot",
     "checkpointed",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger
+    from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger, WandbArtifactRegistry
     from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
@@ -80,6 +81,7 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "SnapshotManager": "snapshots",
         "SnapshotRepository": "blocks",
         "StableInputs": "cache_policies",
+        "WandbArtifactRegistry": "artifacts",
         "aload_snapshot": "tasks",
         "asave_snapshot": "tasks",
         "checkpointed": "batching",

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..repository.contents import ContentReader
 from .folders import Entry, offsets
 
 _PIECE = 8 * 1024 * 1024
@@ -25,6 +24,13 @@ class Body(Protocol):
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
         """Fill each writable buffer with the verified bytes from its offset on."""
+
+
+class Bodies(Body, Protocol):
+    """The bytes of a folder: its files, end to end."""
+
+    def identity(self, offset: int, length: int) -> object:
+        """Something that is equal for equal bytes of a file, found without reading them."""
 
 
 class Difference(Protocol):
@@ -75,7 +81,7 @@ def diff_files(path: str, old: Body, new: Body) -> list[FileDifference]:
 
 
 def diff_folders(
-    old: ContentReader, old_entries: Sequence[Entry], new: ContentReader, new_entries: Sequence[Entry]
+    old: Bodies, old_entries: Sequence[Entry], new: Bodies, new_entries: Sequence[Entry]
 ) -> list[FileDifference]:
     """The files, directories and links that differ between two folders, in the order of their paths.
 
@@ -101,7 +107,7 @@ def diff_folders(
 class _Part:
     """One file within the body of a folder."""
 
-    def __init__(self, content: ContentReader, offset: int, size: int) -> None:
+    def __init__(self, content: Bodies, offset: int, size: int) -> None:
         self._content = content
         self._offset = offset
         self.body_size = size

@@ -1,0 +1,971 @@
+"""WandbArtifactRegistry: the artifacts of a project of Weights & Biases, behind the interface of every other store.
+
+A collection is a *type* of W&B, and versions, aliases and the TTL are its own. A version of W&B is a set of files: what
+else belongs to it here (the handler of a value, modes, links, where it was promoted from) is the *note*, under the one
+key `NOTE` of its metadata.
+
+This module imports `wandb` when a registry is made, and asks W&B by its public API only. What W&B cannot promise is
+said at the method that it concerns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import stat
+import tempfile
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import (
+    ArtifactExpired,
+    ArtifactNotFound,
+    CommitConflict,
+    DamagedVersion,
+    IntegrityError,
+    InvalidArgument,
+    InvalidName,
+    MissingDependency,
+    NoActiveRun,
+    NotSupported,
+    PermissionDenied,
+    StorageError,
+    StorageUnavailable,
+)
+from ..repository.contents import INLINE_LIMIT, ContentReader, Stored, Writer, inline
+from ..repository.metadata import METADATA_LIMIT, clean_metadata
+from ..repository.repository import Draft, Repository, check_name
+from ..repository.times import parse_time, to_nanoseconds
+from . import folders
+from .differences import Difference, diff_files, diff_folders
+from .downloads import Download, check_target, download, entries_of
+from .folders import Entry
+from .handlers import check_environment, find_handler, write_value
+from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time, near
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress
+from .registry import LoggedFolder
+
+if TYPE_CHECKING:
+    import wandb
+
+NOTE = "prefect_snapshots"
+"""The key of the metadata that holds what W&B has no place for."""
+OFFLINE = "offline"
+"""The version of what an offline run logged: W&B gives its number when the run is synchronised."""
+
+_NAME = r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_.-]{1,128}"
+_MOST_KEYS = 100
+_REGISTRY = "wandb-registry-"
+_PIECE = 8 * 1024 * 1024
+
+
+class _Note(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What belongs to a version beside its files and the user's metadata."""
+
+    handler: str | None = None
+    suffix: str | None = None
+    environment: dict[str, str] = {}
+    source: dict[str, str] | None = None
+    mode: int = 0o644
+    """Of every file that is not among the entries."""
+    entries: list[tuple[str, int, str]] = []
+    """Path, type and mode, and target of what W&B does not keep: links, directories, files with another mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version that was found."""
+
+    artifact: wandb.Artifact
+    note: _Note
+    label: ArtifactVersion
+
+    @property
+    def expiry(self) -> datetime | None:
+        ttl = self.artifact.ttl
+        return None if ttl is None else self.created_at + ttl
+
+    @property
+    def created_at(self) -> datetime:
+        return parse_time(self.artifact.created_at)
+
+
+class WandbArtifactRegistry:
+    """Artifacts in a project of Weights & Biases: what `ArtifactRegistry` is over a repository.
+
+    Logging takes an active run of this project (`wandb.init`); everything else asks the server with the credentials of
+    `wandb login` or `WANDB_API_KEY`. Names of artifacts are unique in a project, whatever their collection.
+
+    Arguments:
+        project: the project of W&B; one named `wandb-registry-...` is a registry, which takes links only.
+        collection: the one that is meant where a method gets none: a type of W&B, such as "model".
+        entity: the team or user. Default: that of the active run, if it is of this project, else the one of the
+            settings of wandb.
+        allow_pickle: whether values stored with pickle may be loaded. Say False for a project that others write.
+
+    Raises:
+        MissingDependency: wandb is not installed.
+    """
+
+    def __init__(
+        self, project: str, collection: str = "default", entity: str | None = None, *, allow_pickle: bool = True
+    ) -> None:
+        self.project = _check_place(project, "project")
+        self.entity = None if entity is None else _check_place(entity, "entity")
+        self.active_collection = _check(collection, "collection")
+        self.allow_pickle = allow_pickle
+        _wandb()
+
+    # --- which there are --------------------------------------------------------------------------------------------
+
+    def list_collection_names(self) -> list[str]:
+        """The collections that have artifacts, sorted, without those that W&B keeps for itself."""
+        with _asking(f"the collections of {self._place}"):
+            return sorted(name for name, kind in self._types().items() if any(True for _ in kind.collections()))
+
+    def list_artifacts(self, collection: str | None = None) -> list[str]:
+        """The names of the artifacts of a collection, sorted. Empty where there is no such collection or project."""
+        kind = self._in(collection)
+        with _asking(f"the artifacts of {self._place}"):
+            found = self._types().get(kind)
+            return [] if found is None else sorted(one.name for one in found.collections())
+
+    def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
+        """All versions of an artifact, the oldest first.
+
+        Raises:
+            ArtifactNotFound: there is no such artifact.
+        """
+        return [_info(version) for version in self._every(name, self._in(collection))]
+
+    def exists(
+        self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
+    ) -> bool:
+        """Whether there is such an artifact, or such a version of it; an expired one is there until W&B deletes it."""
+        try:
+            self._find(name, version, match, collection)
+        except ArtifactNotFound:
+            return False
+        return True
+
+    def get_artifact(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> ArtifactInfo:
+        """What is known of a version without reading it. The arguments are those of `ArtifactRegistry.get_artifact`.
+
+        W&B tells times to the second. `written` is the size, because W&B does not say what it had already.
+        """
+        return _info(self._find(name, version, match, collection))
+
+    def get_artifact_metadata(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> dict[str, Any]:
+        """The metadata of a version, without our note."""
+        return self.get_artifact(name, version, match, collection=collection).metadata
+
+    # --- logging ----------------------------------------------------------------------------------------------------
+
+    def log_files(
+        self,
+        name: str,
+        local_path: str | os.PathLike[str],
+        collection: str | None = None,
+        artifact_path: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+    ) -> ArtifactVersion:
+        """Log a file or a folder as a new version, and wait until the server has it.
+
+        What has the files of the latest version is no new version for W&B: that one is returned, and takes the new
+        metadata and expiry.
+
+        Arguments:
+            name: letters, digits, `_`, `-` and `.`, up to 128.
+            local_path, collection, artifact_path: as for `ArtifactRegistry.log_files`.
+            metadata: what JSON holds, by up to 99 text keys.
+            expiry: when W&B deletes the version: its TTL.
+
+        Returns:
+            The version; with the version `"offline"` if the run is.
+
+        Raises:
+            NoActiveRun: there is none.
+            InvalidName: W&B does not take the name, the collection, or a path.
+            InvalidArgument: the run is of another project, or the name is taken by another collection.
+            CommitConflict: only modes, links or the handler differ from the latest version, which W&B cannot tell.
+            StorageError: the server did not take it. There is no new version.
+        """
+        return self._log_sources(
+            name, collection, folders.scan(Path(local_path), artifact_path), _Note(), metadata, expiry
+        )
+
+    def log_folder(
+        self,
+        name: str,
+        collection: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+    ) -> LoggedFolder:
+        """An empty folder to write into; what it holds at the end is logged, unless the block ends by an exception."""
+        self._draft(name, collection, _Note(), metadata, expiry)  # refused now, and not after hours of work
+        return LoggedFolder(lambda folder: self.log_files(name, folder, collection, metadata=metadata, expiry=expiry))
+
+    def log_artifact(
+        self,
+        name: str,
+        value: Any,
+        handler: str = "json",
+        *,
+        collection: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        **writer_options: Any,
+    ) -> ArtifactVersion:
+        """Log a value as a new version: a file that is named after the artifact. See `log_files`, and
+        `ArtifactRegistry.log_artifact` for the handlers.
+        """
+        self._draft(name, collection, _Note(), metadata, expiry)
+        found, (manifest, buffers) = write_value(handler, value, allow_pickle=self.allow_pickle, options=writer_options)
+        note = _Note(handler=handler, suffix=found.suffix, environment=found.environment(value))
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
+            path = Path(folder, f"{name}.{found.suffix}")
+            with path.open("wb") as file:
+                file.writelines(buffers)
+            if manifest:
+                path.with_name(f"{path.name}.manifest").write_bytes(manifest)
+            return self._log_sources(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+
+    def adopt(
+        self,
+        name: str,
+        content: ContentReader,
+        *,
+        handler: str | None,
+        collection: str | None = None,
+        suffix: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expiry: datetime | str | None = None,
+        source: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Make a version of a content of some repository: its files are written out, and logged.
+
+        Adopting the newest version's source again gives that version. See `ArtifactRegistry.adopt`.
+        """
+        if handler is not None:
+            suffix = suffix or find_handler(handler).suffix
+        note = _Note(
+            handler=handler, suffix=suffix, environment=dict(environment or {}), source=dict(source) if source else None
+        )
+        run, _ = self._draft(name, collection, note, metadata, expiry)
+        there = None if run.offline else self._get(name, LATEST, self._in(collection))
+        if there is not None and source and there.note.source == dict(source):
+            return there.label
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
+            entries = entries_of(name, suffix, content)
+            folders.write(content, entries, Path(folder), name, durable=False)
+            version = self._log_sources(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+        if progress is not None:
+            progress("copy", content.size, content.size)
+        return version
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def download_artifact(
+        self,
+        name: str,
+        collection: str | None = None,
+        version: VersionLike = None,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        match: Match = "exact",
+        validate: bool = True,
+    ) -> Download:
+        """Download a version; every file is compared with the digest that W&B has. See
+        `ArtifactRegistry.download_artifact`. W&B fetches what an artifact only refers to, without a digest.
+        """
+        found = self._find(name, version, match, collection)
+        _refuse_expired(found, validate)
+        target = check_target(to)
+        with _Files(found) as files:
+            return download(files.write, files.entries, target, found.label)
+
+    def load_artifact(
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        validate: bool = True,
+        *,
+        collection: str | None = None,
+        **reader_options: Any,
+    ) -> Any:
+        """The value of a version. See `ArtifactRegistry.load_artifact`."""
+        found = self._find(name, version, match, collection)
+        if found.note.handler is None:
+            raise InvalidArgument(f"{found.label} is a folder of files: use download_artifact")
+        _refuse_expired(found, validate)
+        if validate:
+            check_environment(found.note.environment, str(found.label))
+        handler = find_handler(found.note.handler)
+        with _Files(found) as files:
+            return handler.read(files.manifest, files, allow_pickle=self.allow_pickle, **reader_options)
+
+    def get_version_diff(
+        self,
+        name: str,
+        old: VersionLike,
+        new: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> Sequence[Difference]:
+        """What differs between two versions. Files of equal digests are not downloaded."""
+        before, after = (self._find(name, version, match, collection) for version in (old, new))
+        with _Files(before) as a, _Files(after) as b:
+            if before.note.handler is None and after.note.handler is None:
+                return diff_folders(a, a.entries, b, b.entries)
+            if before.note.handler == after.note.handler:
+                handler = find_handler(str(after.note.handler))
+                return handler.diff((a.manifest, a), (b.manifest, b), allow_pickle=self.allow_pickle)
+            return diff_files(name, a, b)
+
+    # --- noting -----------------------------------------------------------------------------------------------------
+
+    def set_artifact_expiry(
+        self,
+        name: str,
+        expiry: datetime | str | None,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> None:
+        """Set when W&B deletes a version: its TTL, from when it was logged. None: never.
+
+        Raises:
+            InvalidArgument: it is not after the version was logged, or the version is a link, whose source W&B keeps.
+        """
+        self._change(self._find(name, version, match, collection), {}, expiry)
+
+    def update_artifact_metadata(
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> None:
+        """Merge into the metadata of a version. W&B replaces all of it: of two updates at once, one may be lost."""
+        self._change(self._find(name, version, match, collection), _plain(metadata), ...)
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def set_alias(
+        self,
+        name: str,
+        version: VersionLike,
+        alias: str,
+        expected: VersionLike | EllipsisType = ...,
+        *,
+        collection: str | None = None,
+    ) -> ArtifactVersion:
+        """Have an alias point to a version.
+
+        Arguments:
+            name, version, collection: as for `get_artifact`.
+            alias: a name that looks like no version and no date, without `/` and `:`.
+            expected: move it only if it points to this version now, or with None if there is none. W&B moves aliases
+                without a condition, so this is looked up just before: of two that move it within that moment both
+                succeed, and the later one stays.
+
+        Raises:
+            CommitConflict: it does not point to `expected`; the message says where it points.
+            InvalidName: the alias could be taken for a version, or W&B does not take it.
+        """
+        _check_alias(alias)
+        found = self._find(name, version, "exact", collection)
+        if expected is not ...:
+            wanted = None if expected is None else self._find(name, expected, "exact", collection).label.version
+            there = self._get(name, alias, self._in(collection))
+            now = None if there is None else there.label.version
+            if now != wanted:
+                raise CommitConflict(
+                    f"{alias!r} of {found.label.collection}/{name} is {now or 'not set'}, not {wanted or 'unset'} as "
+                    "expected: look at it, and decide again"
+                )
+        if alias not in found.artifact.aliases:
+            with _asking(f"moving {alias!r} to {found.label}"):
+                found.artifact.aliases = [*found.artifact.aliases, alias]
+                found.artifact.save()
+        return found.label
+
+    def remove_alias(self, name: str, alias: str, *, collection: str | None = None) -> None:
+        """Remove an alias.
+
+        Raises:
+            ArtifactNotFound: there is no such alias.
+        """
+        found = self._find(name, _check_alias(alias), "exact", collection)
+        with _asking(f"removing {alias!r} from {found.label}"):
+            found.artifact.aliases = [other for other in found.artifact.aliases if other != alias]
+            found.artifact.save()
+
+    def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
+        """Where each alias points, as in `{"latest": "v5", "production": "v3"}`."""
+        every = self.list_versions(name, collection)
+        return dict(sorted((alias, info.version) for info in every for alias in info.aliases))
+
+    def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
+        """Not to be had.
+
+        Raises:
+            NotSupported: W&B does not keep who moved an alias, when, and from where.
+        """
+        raise NotSupported("W&B keeps no history of aliases: get_aliases says where they point now")
+
+    def promote_artifact(
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        to: ArtifactManager | str,
+        collection: str | None = None,
+        expected: VersionLike | EllipsisType = ...,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage, or into another store of artifacts.
+
+        Arguments:
+            name, version, match, collection: as for `get_artifact`.
+            to: a stage, such as "production"; a registry of W&B (a project `wandb-registry-...`), where it is linked;
+                or any other store, which gets a copy: of another project of W&B its run has to be the active one.
+            expected: of a stage: see `set_alias`.
+            progress: called with "copy", bytes that are in the target and bytes in all.
+
+        Raises:
+            CommitConflict: the stage is another version than expected.
+            ArtifactExpired: the version is past its expiry.
+            InvalidArgument: a link would be of another type than the target's collection.
+        """
+        found = self._find(name, version, match, collection)
+        _refuse_expired(found, True)
+        if isinstance(to, str):
+            return self.set_alias(name, found.label.version, to, expected, collection=collection)
+        if isinstance(to, WandbArtifactRegistry) and to.project.startswith(_REGISTRY):
+            return to._link(name, found)
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder, _Files(found) as files:
+            return to.adopt(
+                name,
+                _as_content(files, Path(folder)),
+                handler=found.note.handler,
+                suffix=found.note.suffix,
+                metadata=_info(found).metadata,
+                environment=found.note.environment,
+                expiry=found.expiry,
+                source=self._source(found),
+                progress=progress,
+            )
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _api(self) -> wandb.Api:
+        with _asking("logging in"):
+            api: wandb.Api = _wandb().Api()
+        return api
+
+    @property
+    def _place(self) -> str:
+        run = _wandb().run
+        entity = self.entity or (run.entity if run is not None and run.project == self.project else None)
+        return f"{entity}/{self.project}" if entity else self.project
+
+    def _types(self) -> dict[str, Any]:
+        """The types of the project by name; none where there is no such project."""
+        try:
+            found = list(self._api.artifact_types(self._place))
+        except ValueError:  # wandb's own answer to a project that is not there, or not visible
+            return {}
+        return {one.name: one for one in found if one.name != "job" and not one.name.startswith("wandb-")}
+
+    def _every(self, name: str, collection: str) -> list[_Version]:
+        """All versions of an artifact that exists, the oldest first."""
+        label = f"{collection}/{_check(name)}"
+        names = self.list_artifacts(collection)
+        if name not in names:
+            hint = f"there is: {', '.join(near(name, names))}" if names else "it has none, or you may not see it"
+            raise ArtifactNotFound(
+                f"the collection {collection!r} of the W&B project {self._place} has no artifact {name!r} ({hint})"
+            )
+        with _asking(f"the versions of {label}"):
+            found = list(self._api.artifacts(collection, f"{self._place}/{name}"))
+        return sorted((_version(one, name, collection) for one in found), key=lambda one: int(one.label.version[1:]))
+
+    def _get(self, name: str, alias: str, collection: str) -> _Version | None:
+        """The version of a number such as `v3`, or of an alias; None where there is none."""
+        wandb = _wandb()
+        with _asking(f"{collection}/{name}:{alias}"):
+            try:
+                found = self._api.artifact(f"{self._place}/{name}:{alias}", type=collection)
+            except wandb.errors.CommError as error:
+                if isinstance(
+                    error.exc, ValueError
+                ):  # not a failure to ask, but wandb's own answer to what is not there
+                    return None
+                raise
+        return _version(found, name, collection) if found.state == "COMMITTED" else None
+
+    def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> _Version:
+        """The version that is meant; or `ArtifactNotFound`, which says what there is."""
+        if match not in ("exact", "asof"):
+            raise InvalidArgument(f'match is "exact" or "asof", not {match!r}')
+        if isinstance(version, bool) or not isinstance(version, int | str | datetime | None):
+            raise InvalidArgument(f"{version!r} is no version: give a number, an alias, or a date with a time zone")
+        kind = self._in(collection)
+        label = f"{kind}/{_check(name)}"
+        if not isinstance(version, datetime):
+            text = LATEST if version is None else str(version)
+            number = NUMBER.fullmatch(text)
+            alias = f"v{int(number[1])}" if number else text
+            if alias and not set(alias) & set("/:") and (found := self._get(name, alias, kind)) is not None:
+                return found
+        every = self._every(name, kind)
+        numbers = {int(one.label.version[1:]): one for one in every}
+        if isinstance(version, datetime) or (isinstance(version, str) and is_time(version)):
+            times = sorted((to_nanoseconds(one.created_at), number) for number, one in numbers.items())
+            return numbers[at_time(times, parse_time(version), match, label)]
+        aliases = near(str(version), {alias for one in every for alias in one.artifact.aliases})
+        there = ", ".join([*aliases, f"{every[0].label.version} to {every[-1].label.version}"])
+        raise ArtifactNotFound(f"{label} has no version {version!r} (there is: {there})")
+
+    def _draft(
+        self,
+        name: str,
+        collection: str | None,
+        note: _Note,
+        metadata: Mapping[str, Any] | None,
+        expiry: datetime | str | None,
+    ) -> tuple[wandb.Run, wandb.Artifact]:
+        """The active run, and an artifact without files. What W&B would refuse is refused; nothing is sent."""
+        wandb, kind = _wandb(), self._in(collection)
+        try:
+            artifact = wandb.Artifact(_check(name), type=kind)
+        except ValueError as error:
+            raise InvalidName(f"W&B does not take the artifact {name!r} of the collection {kind!r}: {error}") from None
+        artifact.metadata = _with_note(_plain(metadata), note)
+        if expiry is not None:
+            artifact.ttl = _ttl(datetime.now(UTC), expiry)
+        run = wandb.run
+        if run is None or run.disabled:
+            raise NoActiveRun(
+                f"logging to W&B takes an active run: call wandb.init(project={self.project!r}) first, with a mode "
+                "other than disabled"
+            )
+        if run.project != self.project or (self.entity and not run.offline and run.entity != self.entity):
+            raise InvalidArgument(
+                f"the active run is of {run.entity}/{run.project}, and W&B logs into the project of the run: start one "
+                f"with wandb.init(project={self.project!r}, entity={self.entity!r})"
+            )
+        return run, artifact
+
+    def _log_sources(
+        self,
+        name: str,
+        collection: str | None,
+        sources: Sequence[folders.Source],
+        note: _Note,
+        metadata: Mapping[str, Any] | None,
+        expiry: datetime | str | None,
+    ) -> ArtifactVersion:
+        entries = [source.entry for source in sources]
+        note = note if note.handler else msgspec.structs.replace(note, **_beyond_files(entries))
+        run, artifact = self._draft(name, collection, note, metadata, expiry)
+        label = ArtifactVersion(name, artifact.type, OFFLINE)
+        for source in sources:
+            if stat.S_ISREG(source.entry.mode):
+                artifact.add_file(str(source.local), name=_check_path(source.entry.path), skip_cache=True)
+                folders.check_unchanged(source)
+        wanted = artifact.metadata
+        with _asking(f"logging {label.collection}/{name}"):
+            try:
+                run.log_artifact(artifact)
+            except ValueError as error:
+                raise InvalidArgument(f"W&B does not take it, and names are unique in a project: {error}") from None
+            if run.offline:
+                return label
+            try:
+                artifact.wait()
+            except ValueError as error:
+                raise StorageError(f"W&B did not confirm {label.collection}/{name}: {error}") from None
+        found = _version(artifact, name, label.collection)
+        if artifact.metadata != wanted:
+            changeable = {"environment": note.environment, "source": note.source}
+            if msgspec.structs.replace(found.note, **changeable) != note:
+                raise CommitConflict(
+                    f"W&B takes this for {found.label}, which has the same files, and only another handler, modes, "
+                    "links or empty directories: change a file, or log it under another name"
+                )
+        if artifact.metadata != wanted or (expiry is not None and artifact.ttl != _ttl(found.created_at, expiry)):
+            self._change(found, wanted, ... if expiry is None else expiry)
+        return found.label
+
+    def _change(
+        self, found: _Version, metadata: Mapping[str, Any], expiry: datetime | str | EllipsisType | None
+    ) -> None:
+        artifact = found.artifact
+        merged = {**artifact.metadata, **metadata}
+        artifact.metadata = _with_note(
+            {key: value for key, value in merged.items() if key != NOTE}, _note(merged, found.label)
+        )
+        if expiry is not ...:
+            ttl = None if expiry is None else _ttl(found.created_at, expiry)
+            try:
+                artifact.ttl = ttl
+            except ValueError as error:
+                raise InvalidArgument(f"the expiry of {found.label} cannot be set: {error}") from None
+        with _asking(f"changing {found.label}"):
+            artifact.save()
+
+    def _link(self, name: str, found: _Version) -> ArtifactVersion:
+        if found.artifact.type != self.active_collection:
+            raise InvalidArgument(
+                f"a link keeps its type: give the registry collection={found.artifact.type!r}, not "
+                f"{self.active_collection!r}"
+            )
+        with _asking(f"linking {found.label} to {self._place}"):
+            linked = found.artifact.link(f"{self._place}/{name}")
+        return ArtifactVersion(name, self.active_collection, str(linked.version))
+
+    def _source(self, found: _Version) -> dict[str, str]:
+        artifact = found.artifact
+        place = f"{artifact.entity}/{artifact.project}"
+        url = f"{self._api.settings['base_url']}/{place}"
+        label = found.label
+        return {
+            "repository": f"wandb:{place}",
+            "url": url,
+            "collection": label.collection,
+            "name": label.name,
+            "version": label.version,
+        }
+
+    def _in(self, collection: str | None) -> str:
+        return self.active_collection if collection is None else _check(collection, "collection")
+
+    def __repr__(self) -> str:
+        return f"WandbArtifactRegistry({self._place!r}, collection={self.active_collection!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_api"}
+
+
+class _Files:
+    """The files of a version, end to end in the order of their paths: downloaded when the first byte is read.
+
+    Of a value the first file is the body, and the second one, if there is one, the manifest.
+    """
+
+    def __init__(self, found: _Version) -> None:
+        self._found = found
+        self._temporary = tempfile.TemporaryDirectory(prefix="prefect-snapshots-")
+        with _asking(f"the manifest of {found.label}"):
+            self._manifest = found.artifact.manifest.entries
+        self.entries = _entries(found, self._manifest)
+        files = list(folders.offsets(self.entries))
+        self._files = [(entry, offset) for entry, offset in files if entry.size]
+        self.size = sum(entry.size for entry, _ in files)
+        self.body_size = self.size if found.note.handler is None else files[0][0].size
+
+    @property
+    def is_value(self) -> bool:
+        return self._found.note.handler is not None
+
+    def body(self) -> Iterator[memoryview]:
+        """The bytes of the body, some at a time."""
+        for offset in range(0, self.body_size, _PIECE):
+            view = memoryview(bytearray(min(_PIECE, self.body_size - offset)))
+            self.read_into([(offset, view)])
+            yield view
+
+    @property
+    def manifest(self) -> bytes:
+        """What follows the body."""
+        data = bytearray(self.size - self.body_size)
+        self.read_into([(self.body_size, memoryview(data))])
+        return bytes(data)
+
+    def identity(self, offset: int, length: int) -> object:
+        """The digest of the file at an offset."""
+        return self._manifest[self._at(offset)[0].path].digest if length else b""
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each writable buffer with the verified bytes from its offset on."""
+        for offset, view in targets:
+            while view:
+                entry, start = self._at(offset)
+                with (self._folder / entry.path).open("rb", buffering=0) as file:
+                    file.seek(offset - start)
+                    count = file.readinto(view[: start + entry.size - offset])
+                offset, view = offset + count, view[count:]
+
+    def write(self, folder: Path, durable: bool) -> None:
+        """Write everything into an empty directory, verified: see `downloads.download`."""
+        self._fetch(folder)
+        for entry in self.entries:
+            path = folder / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if stat.S_ISLNK(entry.mode):
+                path.symlink_to(entry.link)
+            elif stat.S_ISDIR(entry.mode):
+                path.mkdir(exist_ok=True)
+            else:
+                with path.open("rb") as file:
+                    os.fchmod(file.fileno(), stat.S_IMODE(entry.mode))
+                    if durable:
+                        os.fsync(file.fileno())
+        folders.set_directory_modes(self.entries, folder)
+        if durable:
+            for at, _, _ in os.walk(folder):
+                folders.sync(at)
+
+    def _fetch(self, folder: Path) -> None:
+        from wandb.sdk.lib.hashutil import md5_file_b64, xxh128_file_b64
+
+        label = str(self._found.label)
+        with _asking(f"downloading {label}"):
+            try:
+                self._found.artifact.download(root=str(folder), skip_cache=True)
+            except OSError as error:  # as which requests reports what fails, too
+                raise StorageError(f"{label} could not be downloaded: {error}") from error
+        for path, entry in self._manifest.items():
+            digest_of = xxh128_file_b64 if entry.digest_algorithm().name == "MANIFEST_XXH128" else md5_file_b64
+            if not (folder / path).is_file() or digest_of(folder / path) != entry.digest:
+                raise DamagedVersion(label, f"file {path}", "it does not match the digest that W&B has of it")
+
+    @cached_property
+    def _folder(self) -> Path:
+        folder = Path(self._temporary.name)
+        self._fetch(folder)
+        return folder
+
+    def _at(self, offset: int) -> tuple[Entry, int]:
+        return self._files[bisect_right(self._files, offset, key=lambda file: file[1]) - 1]
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.cleanup()
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingDependency("W&B needs the package wandb: pip install prefect-snapshots[wandb]") from error
+    return wandb
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """Raise what wandb raises as an error of ours."""
+    errors = _wandb().errors
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except (errors.Error, WandbApiFailedError) as error:
+        cause = getattr(error, "exc", None) or error
+        status = getattr(getattr(cause, "response", None), "http_status", None)
+        message = f"W&B failed at {what}: {error}"
+        if status in (401, 403) or isinstance(error, errors.UsageError | errors.AuthenticationError):
+            raise PermissionDenied(f"{message}. Run `wandb login`, or ask for access") from error
+        if isinstance(cause, WandbApiFailedError) and (status or 500) >= 500:
+            raise StorageUnavailable(message) from error
+        raise StorageError(message) from error
+
+
+def _version(artifact: wandb.Artifact, name: str, collection: str) -> _Version:
+    label = ArtifactVersion(name, collection, artifact.version)
+    return _Version(artifact, _note(artifact.metadata, label), label)
+
+
+def _info(found: _Version) -> ArtifactInfo:
+    note, artifact = found.note, found.artifact
+    return ArtifactInfo(
+        found.label.name,
+        found.label.collection,
+        found.label.version,
+        found.created_at,
+        found.expiry,
+        note.handler,
+        artifact.size,
+        artifact.size,
+        {key: value for key, value in artifact.metadata.items() if key != NOTE},
+        sorted(artifact.aliases),
+        note.environment,
+        note.source,
+    )
+
+
+def _note(metadata: Mapping[str, Any], label: ArtifactVersion) -> _Note:
+    try:
+        return msgspec.convert(metadata.get(NOTE, {}), _Note)
+    except msgspec.ValidationError as error:
+        raise IntegrityError(f"somebody changed {NOTE!r} in the metadata of {label}: {error}") from None
+
+
+def _with_note(metadata: Mapping[str, Any], note: _Note) -> dict[str, Any]:
+    plain = msgspec.to_builtins(note)
+    if len(json.dumps(plain)) > METADATA_LIMIT:
+        raise InvalidArgument(
+            "the links, empty directories and unusual modes of this folder are too many for the metadata of W&B: put "
+            "the folder into an archive"
+        )
+    merged = {**metadata, NOTE: plain} if plain else dict(metadata)
+    if len(merged) > _MOST_KEYS:
+        raise InvalidArgument(
+            f"metadata with {len(merged)} keys; W&B keeps up to {_MOST_KEYS}, one of them for our note"
+        )
+    return merged
+
+
+def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    cleaned = clean_metadata(metadata)
+    if NOTE in cleaned:
+        raise InvalidArgument(f"the metadata key {NOTE!r} is reserved: choose another one")
+    try:
+        json.dumps(cleaned, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"W&B keeps metadata as JSON, without bytes, datetimes, NaN and infinity: {error}"
+        ) from None
+    return cleaned
+
+
+def _entries(found: _Version, manifest: Mapping[str, Any]) -> list[Entry]:
+    """Everything that a version holds, checked: nothing of it leads anywhere else."""
+    note = found.note
+    entries: dict[str, Entry] = {}
+    for path, one in manifest.items():
+        if one.ref is not None:
+            raise NotSupported(
+                f"{found.label} only refers to {one.ref}: download it with wandb's own Artifact.download"
+            )
+        for parent in list(PurePosixPath(path).parents)[:-1]:
+            entries.setdefault(str(parent), Entry(str(parent), stat.S_IFDIR | 0o755))
+        entries[path] = Entry(path, stat.S_IFREG | note.mode, one.size or 0)
+    for path, mode, link in note.entries:
+        if path in manifest:
+            entries[path] = Entry(path, mode, entries[path].size)
+        elif not stat.S_ISREG(mode):
+            entries[path] = Entry(path, mode, 0, link)
+    ordered = sorted(entries.values(), key=lambda entry: entry.path)
+    folders.check_entries(ordered)
+    if note.handler is not None and [entry.path for entry in ordered[1:]] not in ([], [f"{ordered[0].path}.manifest"]):
+        raise IntegrityError(f"{found.label} is a value, and has more files than one: somebody else logged it")
+    return ordered
+
+
+def _beyond_files(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What of a folder W&B does not keep: the fields of a note."""
+    files = [entry for entry in entries if stat.S_ISREG(entry.mode)]
+    [(mode, _)] = Counter(stat.S_IMODE(entry.mode) for entry in files).most_common(1) or [(0o644, 0)]
+    implied = {(str(parent), stat.S_IFDIR | 0o755) for entry in files for parent in PurePosixPath(entry.path).parents}
+    implied |= {(entry.path, stat.S_IFREG | mode) for entry in files}
+    return {
+        "mode": mode,
+        "entries": [
+            (entry.path, entry.mode, entry.link) for entry in entries if (entry.path, entry.mode) not in implied
+        ],
+    }
+
+
+def _as_content(files: _Files, folder: Path) -> ContentReader:
+    """What a version holds, in a repository of its own, for as long as the folder is there."""
+    if files.is_value:
+        manifest = files.manifest
+
+        def store(writer: Writer) -> Stored:
+            return writer.store(manifest, files.body())
+
+        travelling = inline(manifest, list(files.body())) if files.size <= INLINE_LIMIT else None
+    else:
+        local = folder / "files"
+        local.mkdir()
+        files.write(local, False)
+        sources = folders.scan(local)
+        manifest = folders.encode_manifest(sources)
+
+        def store(writer: Writer) -> Stored:
+            return folders.store(writer, manifest, sources)
+
+        travelling = folders.travelling(manifest, sources)
+    repository = Repository(folder / "repository")
+    stream = repository.stream("artifacts", "copy", lambda _: None)
+    event = repository.commit(stream, lambda: Draft("version"), store=None if travelling else store, content=travelling)
+    assert event is not None
+    return repository.read(stream, event)
+
+
+def _ttl(created_at: datetime, expiry: datetime | str) -> timedelta:
+    seconds = math.ceil((parse_time(expiry) - created_at).total_seconds())
+    if seconds <= 0:
+        raise InvalidArgument(
+            f"an expiry of {expiry} is not after the version is made: W&B would have to delete it now"
+        )
+    return timedelta(seconds=seconds)
+
+
+def _refuse_expired(found: _Version, validate: bool) -> None:
+    if validate and found.expiry is not None and found.expiry <= datetime.now(UTC):
+        raise ArtifactExpired(
+            f"{found.label} expired at {found.expiry.isoformat()}, and W&B will delete it: choose another version; "
+            "validate=False reads it as long as it is there"
+        )
+
+
+def _check(name: str, what: str = "name") -> str:
+    if not re.fullmatch(_NAME, check_name(name, what)):
+        raise InvalidName(f"the {what} {name!r} is not for W&B: letters, digits, '_', '-' and '.', up to 128 of them")
+    return name
+
+
+def _check_place(name: str, what: str) -> str:
+    if len(check_name(name, what)) > 128 or set(name) & set("/#?%:"):
+        raise InvalidName(f"the {what} {name!r} is not for W&B: up to 128 characters, without / # ? % and :")
+    return name
+
+
+def _check_alias(alias: str) -> str:
+    if set(check_alias(alias)) & set("/:"):
+        raise InvalidName(f"the alias {alias!r} is not for W&B, which takes no '/' and no ':' in it")
+    return alias
+
+
+def _check_path(path: str) -> str:
+    """Refuse a path that W&B would take for one of Windows, and not give back."""
+    if "\\" in path or PureWindowsPath(path).anchor:
+        raise InvalidName(f"the path {path!r} looks like one of Windows, which W&B refuses: rename the file")
+    return path
