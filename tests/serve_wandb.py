@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ type Project {
   id: ID!
   internalId: ID!
   name: String!
+  readOnly: Boolean
   entity: Entity!
   bucket(name: String!, missingOk: Boolean): Bucket
   run(name: String!): Bucket
@@ -391,6 +393,7 @@ class Project:
     types: dict[str, ArtifactType] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
     buckets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    readOnly: bool = False
 
     @property
     def id(self) -> str:
@@ -487,6 +490,7 @@ class WandbServer:
 
     Attributes:
         url: where it listens.
+        mutations: the names of those that it was asked for.
         problems: queries that it could not execute, and requests that it does not know.
         storage: the bytes of files and manifests by the hexadecimal MD5 of their content.
         lock: one request at a time.
@@ -495,6 +499,7 @@ class WandbServer:
     def __init__(self) -> None:
         self.url = ""
         self.problems: list[str] = []
+        self.mutations: list[str] = []
         self.storage: dict[str, bytes] = {}
         self.lock = threading.Lock()
         self._schema = build_schema(SCHEMA)
@@ -517,6 +522,7 @@ class WandbServer:
         return {"id": key, "name": name, "directUrl": url, "uploadUrl": url, "uploadHeaders": [], "storagePath": key}
 
     def execute(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        self.mutations += re.findall(r"^mutation (\w+)", query.strip())
         result = graphql_sync(self._schema, query, self, variable_values=variables)
         for error in result.errors or ():
             if not isinstance(error.original_error, Refused):
@@ -615,7 +621,11 @@ class WandbServer:
 
     def commitArtifact(self, _: Any, input: dict[str, Any]) -> dict[str, Any]:
         artifact = self._artifacts[input["artifactID"]]
-        missing = [name for name in artifact.entries() if artifact.file(name)["id"] not in self.storage]
+        missing = [
+            name
+            for name, entry in artifact.entries().items()
+            if "ref" not in entry and artifact.file(name)["id"] not in self.storage
+        ]
         if missing:
             raise Refused(f"files were never uploaded: {missing}")
         member = artifact.artifactSequence.append(artifact, artifact.createdAt)
@@ -690,6 +700,8 @@ def wandb_server() -> Iterator[WandbServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # An answer is one write: in two of them, each would wait for the other side to acknowledge the first.
+        wbufsize = 64 * 1024
 
         def do_GET(self) -> None:
             key = urlsplit(self.path).path.removeprefix("/storage/")

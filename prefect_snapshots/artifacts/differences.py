@@ -73,9 +73,17 @@ def read_body(body: Body) -> memoryview:
     return view
 
 
+def pieces(body: Body) -> Iterator[memoryview]:
+    """The bytes of a body, 8 MB at a time."""
+    for at in range(0, body.body_size, _PIECE):
+        view = memoryview(bytearray(min(_PIECE, body.body_size - at)))
+        body.read_into([(at, view)])
+        yield view
+
+
 def diff_files(path: str, old: Body, new: Body) -> list[FileDifference]:
     """The difference between two files; empty when there is none."""
-    if old.body_size == new.body_size and all(a == b for a, b in zip(_pieces(old), _pieces(new), strict=True)):
+    if old.body_size == new.body_size and all(a == b for a, b in zip(pieces(old), pieces(new), strict=True)):
         return []
     return [FileDifference(path, "changed", _size(old), _size(new), _lines(path, old, new))]
 
@@ -119,13 +127,6 @@ class _Part:
         """Whether both are the same stored bytes."""
         mine, others = (part._content.identity(part._offset, part.body_size) for part in (self, other))
         return self.body_size == other.body_size and mine == others
-
-
-def _pieces(body: Body) -> Iterator[memoryview]:
-    for at in range(0, body.body_size, _PIECE):
-        view = memoryview(bytearray(min(_PIECE, body.body_size - at)))
-        body.read_into([(at, view)])
-        yield view
 
 
 def _lines(path: str, old: Body, new: Body) -> str:

@@ -268,12 +268,7 @@ def write(
     Raises:
         DamagedVersion: naming the first file that cannot be verified.
     """
-    for entry in entries:
-        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
-        if stat.S_ISDIR(entry.mode):
-            (folder / entry.path).mkdir(exist_ok=True)
-        elif stat.S_ISLNK(entry.mode):
-            (folder / entry.path).symlink_to(entry.link)
+    place_links(entries, folder)
 
     def job(files: list[tuple[Entry, int]]) -> int:
         try:
@@ -288,6 +283,21 @@ def write(
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
+    finish(entries, folder, durable)
+
+
+def place_links(entries: Iterable[Entry], folder: Path) -> None:
+    """Make the directories and links of a folder."""
+    for entry in entries:
+        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_ISDIR(entry.mode):
+            (folder / entry.path).mkdir(exist_ok=True)
+        elif stat.S_ISLNK(entry.mode):
+            (folder / entry.path).symlink_to(entry.link)
+
+
+def finish(entries: Sequence[Entry], folder: Path, durable: bool) -> None:
+    """Give directories their modes, and make all names durable if they shall be."""
     set_directory_modes(entries, folder)
     if durable:
         for at, _, _ in os.walk(folder):

@@ -1,29 +1,20 @@
 """WandbArtifactRegistry: the artifacts of a project of Weights & Biases, behind the interface of every other store.
 
-A collection is a *type* of W&B, and versions, aliases and the TTL are its own. A version of W&B is a set of files: what
-else belongs to it here (the handler of a value, modes, links, where it was promoted from) is the *note*, under the one
-key `NOTE` of its metadata.
-
-This module imports `wandb` when a registry is made, and asks W&B by its public API only. What W&B cannot promise is
-said at the method that it concerns.
+A collection is a *type* of W&B, and versions, aliases and the TTL are its own. `wandb` is imported when a registry is
+made. What W&B cannot promise is said at the method that it concerns.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import re
 import stat
 import tempfile
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
@@ -33,73 +24,35 @@ from ..errors import (
     ArtifactExpired,
     ArtifactNotFound,
     CommitConflict,
-    DamagedVersion,
-    IntegrityError,
     InvalidArgument,
     InvalidName,
-    MissingDependency,
     NoActiveRun,
     NotSupported,
-    PermissionDenied,
     StorageError,
-    StorageUnavailable,
 )
-from ..repository.contents import INLINE_LIMIT, ContentReader, Stored, Writer, inline
-from ..repository.metadata import METADATA_LIMIT, clean_metadata
-from ..repository.repository import Draft, Repository, check_name
+from ..repository.contents import ContentReader
+from ..repository.repository import check_name
 from ..repository.times import parse_time, to_nanoseconds
 from . import folders
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, check_target, download, entries_of
-from .folders import Entry
 from .handlers import check_environment, find_handler, write_value
 from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time, near
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress
 from .registry import LoggedFolder
+from .wandb_versions import Files, Note, Version, asking, load_wandb, plain_metadata
 
 if TYPE_CHECKING:
     import wandb
 
-NOTE = "prefect_snapshots"
-"""The key of the metadata that holds what W&B has no place for."""
 OFFLINE = "offline"
 """The version of what an offline run logged: W&B gives its number when the run is synchronised."""
 
-_NAME = r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_.-]{1,128}"
-_MOST_KEYS = 100
+_NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_.-]{1,128}")
 _REGISTRY = "wandb-registry-"
-_PIECE = 8 * 1024 * 1024
 
-
-class _Note(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What belongs to a version beside its files and the user's metadata."""
-
-    handler: str | None = None
-    suffix: str | None = None
-    environment: dict[str, str] = {}
-    source: dict[str, str] | None = None
-    mode: int = 0o644
-    """Of every file that is not among the entries."""
-    entries: list[tuple[str, int, str]] = []
-    """Path, type and mode, and target of what W&B does not keep: links, directories, files with another mode."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """A version that was found."""
-
-    artifact: wandb.Artifact
-    note: _Note
-    label: ArtifactVersion
-
-    @property
-    def expiry(self) -> datetime | None:
-        ttl = self.artifact.ttl
-        return None if ttl is None else self.created_at + ttl
-
-    @property
-    def created_at(self) -> datetime:
-        return parse_time(self.artifact.created_at)
+_Metadata = Mapping[str, Any] | None
+_Expiry = datetime | str | None
 
 
 class WandbArtifactRegistry:
@@ -126,19 +79,19 @@ class WandbArtifactRegistry:
         self.entity = None if entity is None else _check_place(entity, "entity")
         self.active_collection = _check(collection, "collection")
         self.allow_pickle = allow_pickle
-        _wandb()
+        load_wandb()
 
     # --- which there are --------------------------------------------------------------------------------------------
 
     def list_collection_names(self) -> list[str]:
         """The collections that have artifacts, sorted, without those that W&B keeps for itself."""
-        with _asking(f"the collections of {self._place}"):
+        with asking(f"the collections of {self._place}"):
             return sorted(name for name, kind in self._types().items() if any(True for _ in kind.collections()))
 
     def list_artifacts(self, collection: str | None = None) -> list[str]:
         """The names of the artifacts of a collection, sorted. Empty where there is no such collection or project."""
         kind = self._in(collection)
-        with _asking(f"the artifacts of {self._place}"):
+        with asking(f"the artifacts of {self._place}"):
             found = self._types().get(kind)
             return [] if found is None else sorted(one.name for one in found.collections())
 
@@ -148,7 +101,7 @@ class WandbArtifactRegistry:
         Raises:
             ArtifactNotFound: there is no such artifact.
         """
-        return [_info(version) for version in self._every(name, self._in(collection))]
+        return [version.info for version in self._every(name, self._in(collection))]
 
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
@@ -167,7 +120,7 @@ class WandbArtifactRegistry:
 
         W&B tells times to the second. `written` is the size, because W&B does not say what it had already.
         """
-        return _info(self._find(name, version, match, collection))
+        return self._find(name, version, match, collection).info
 
     def get_artifact_metadata(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
@@ -208,9 +161,9 @@ class WandbArtifactRegistry:
             CommitConflict: only modes, links or the handler differ from the latest version, which W&B cannot tell.
             StorageError: the server did not take it. There is no new version.
         """
-        return self._log_sources(
-            name, collection, folders.scan(Path(local_path), artifact_path), _Note(), metadata, expiry
-        )
+        sources = folders.scan(Path(local_path), artifact_path)
+        note = Note().with_entries([source.entry for source in sources])
+        return self._log(name, collection, sources, note, metadata, expiry)
 
     def log_folder(
         self,
@@ -221,7 +174,7 @@ class WandbArtifactRegistry:
         expiry: datetime | str | None = None,
     ) -> LoggedFolder:
         """An empty folder to write into; what it holds at the end is logged, unless the block ends by an exception."""
-        self._draft(name, collection, _Note(), metadata, expiry)  # refused now, and not after hours of work
+        self._draft(name, collection, Note(), metadata, expiry)  # refused now, and not after hours of work
         return LoggedFolder(lambda folder: self.log_files(name, folder, collection, metadata=metadata, expiry=expiry))
 
     def log_artifact(
@@ -238,16 +191,16 @@ class WandbArtifactRegistry:
         """Log a value as a new version: a file that is named after the artifact. See `log_files`, and
         `ArtifactRegistry.log_artifact` for the handlers.
         """
-        self._draft(name, collection, _Note(), metadata, expiry)
+        self._draft(name, collection, Note(), metadata, expiry)
         found, (manifest, buffers) = write_value(handler, value, allow_pickle=self.allow_pickle, options=writer_options)
-        note = _Note(handler=handler, suffix=found.suffix, environment=found.environment(value))
+        note = Note(handler=handler, suffix=found.suffix, environment=found.environment(value))
         with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
             path = Path(folder, f"{name}.{found.suffix}")
             with path.open("wb") as file:
                 file.writelines(buffers)
             if manifest:
                 path.with_name(f"{path.name}.manifest").write_bytes(manifest)
-            return self._log_sources(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+            return self._log(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
 
     def adopt(
         self,
@@ -269,17 +222,17 @@ class WandbArtifactRegistry:
         """
         if handler is not None:
             suffix = suffix or find_handler(handler).suffix
-        note = _Note(
-            handler=handler, suffix=suffix, environment=dict(environment or {}), source=dict(source) if source else None
-        )
+        origin = dict(source) if source else None
+        note = Note(handler=handler, suffix=suffix, environment=dict(environment or {}), source=origin)
         run, _ = self._draft(name, collection, note, metadata, expiry)
         there = None if run.offline else self._get(name, LATEST, self._in(collection))
-        if there is not None and source and there.note.source == dict(source):
+        if there is not None and origin and there.note.source == origin:
             return there.label
         with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
             entries = entries_of(name, suffix, content)
             folders.write(content, entries, Path(folder), name, durable=False)
-            version = self._log_sources(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+            note = note if handler is not None else note.with_entries(entries)
+            version = self._log(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
         if progress is not None:
             progress("copy", content.size, content.size)
         return version
@@ -302,7 +255,7 @@ class WandbArtifactRegistry:
         found = self._find(name, version, match, collection)
         _refuse_expired(found, validate)
         target = check_target(to)
-        with _Files(found) as files:
+        with Files(found) as files:
             return download(files.write, files.entries, target, found.label)
 
     def load_artifact(
@@ -323,7 +276,7 @@ class WandbArtifactRegistry:
         if validate:
             check_environment(found.note.environment, str(found.label))
         handler = find_handler(found.note.handler)
-        with _Files(found) as files:
+        with Files(found) as files:
             return handler.read(files.manifest, files, allow_pickle=self.allow_pickle, **reader_options)
 
     def get_version_diff(
@@ -337,7 +290,7 @@ class WandbArtifactRegistry:
     ) -> Sequence[Difference]:
         """What differs between two versions. Files of equal digests are not downloaded."""
         before, after = (self._find(name, version, match, collection) for version in (old, new))
-        with _Files(before) as a, _Files(after) as b:
+        with Files(before) as a, Files(after) as b:
             if before.note.handler is None and after.note.handler is None:
                 return diff_folders(a, a.entries, b, b.entries)
             if before.note.handler == after.note.handler:
@@ -373,7 +326,7 @@ class WandbArtifactRegistry:
         collection: str | None = None,
     ) -> None:
         """Merge into the metadata of a version. W&B replaces all of it: of two updates at once, one may be lost."""
-        self._change(self._find(name, version, match, collection), _plain(metadata), ...)
+        self._change(self._find(name, version, match, collection), plain_metadata(metadata), ...)
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
@@ -411,7 +364,7 @@ class WandbArtifactRegistry:
                     "expected: look at it, and decide again"
                 )
         if alias not in found.artifact.aliases:
-            with _asking(f"moving {alias!r} to {found.label}"):
+            with asking(f"moving {alias!r} to {found.label}"):
                 found.artifact.aliases = [*found.artifact.aliases, alias]
                 found.artifact.save()
         return found.label
@@ -423,7 +376,7 @@ class WandbArtifactRegistry:
             ArtifactNotFound: there is no such alias.
         """
         found = self._find(name, _check_alias(alias), "exact", collection)
-        with _asking(f"removing {alias!r} from {found.label}"):
+        with asking(f"removing {alias!r} from {found.label}"):
             found.artifact.aliases = [other for other in found.artifact.aliases if other != alias]
             found.artifact.save()
 
@@ -471,13 +424,13 @@ class WandbArtifactRegistry:
             return self.set_alias(name, found.label.version, to, expected, collection=collection)
         if isinstance(to, WandbArtifactRegistry) and to.project.startswith(_REGISTRY):
             return to._link(name, found)
-        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder, _Files(found) as files:
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder, Files(found) as files:
             return to.adopt(
                 name,
-                _as_content(files, Path(folder)),
+                files.content(Path(folder)),
                 handler=found.note.handler,
                 suffix=found.note.suffix,
-                metadata=_info(found).metadata,
+                metadata=found.metadata,
                 environment=found.note.environment,
                 expiry=found.expiry,
                 source=self._source(found),
@@ -488,13 +441,13 @@ class WandbArtifactRegistry:
 
     @cached_property
     def _api(self) -> wandb.Api:
-        with _asking("logging in"):
-            api: wandb.Api = _wandb().Api()
+        with asking("logging in"):
+            api: wandb.Api = load_wandb().Api()
         return api
 
     @property
     def _place(self) -> str:
-        run = _wandb().run
+        run = load_wandb().run
         entity = self.entity or (run.entity if run is not None and run.project == self.project else None)
         return f"{entity}/{self.project}" if entity else self.project
 
@@ -502,11 +455,11 @@ class WandbArtifactRegistry:
         """The types of the project by name; none where there is no such project."""
         try:
             found = list(self._api.artifact_types(self._place))
-        except ValueError:  # wandb's own answer to a project that is not there, or not visible
+        except ValueError:  # wandb's own answer to what is not there, or not visible
             return {}
         return {one.name: one for one in found if one.name != "job" and not one.name.startswith("wandb-")}
 
-    def _every(self, name: str, collection: str) -> list[_Version]:
+    def _every(self, name: str, collection: str) -> list[Version]:
         """All versions of an artifact that exists, the oldest first."""
         label = f"{collection}/{_check(name)}"
         names = self.list_artifacts(collection)
@@ -515,25 +468,25 @@ class WandbArtifactRegistry:
             raise ArtifactNotFound(
                 f"the collection {collection!r} of the W&B project {self._place} has no artifact {name!r} ({hint})"
             )
-        with _asking(f"the versions of {label}"):
+        with asking(f"the versions of {label}"):
             found = list(self._api.artifacts(collection, f"{self._place}/{name}"))
-        return sorted((_version(one, name, collection) for one in found), key=lambda one: int(one.label.version[1:]))
+        # Of a link, which has a number of its own, only the name says it here.
+        versions = [Version.of(one, name, collection, one.name.rpartition(":")[2]) for one in found]
+        return sorted(versions, key=lambda version: version.number)
 
-    def _get(self, name: str, alias: str, collection: str) -> _Version | None:
+    def _get(self, name: str, alias: str, collection: str) -> Version | None:
         """The version of a number such as `v3`, or of an alias; None where there is none."""
-        wandb = _wandb()
-        with _asking(f"{collection}/{name}:{alias}"):
+        wandb = load_wandb()
+        with asking(f"{collection}/{name}:{alias}"):
             try:
                 found = self._api.artifact(f"{self._place}/{name}:{alias}", type=collection)
             except wandb.errors.CommError as error:
-                if isinstance(
-                    error.exc, ValueError
-                ):  # not a failure to ask, but wandb's own answer to what is not there
-                    return None
-                raise
-        return _version(found, name, collection) if found.state == "COMMITTED" else None
+                if not isinstance(error.exc, ValueError):
+                    raise
+                return None  # wandb's own answer to what is not there
+        return Version.of(found, name, collection, str(found.version)) if found.state == "COMMITTED" else None
 
-    def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> _Version:
+    def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> Version:
         """The version that is meant; or `ArtifactNotFound`, which says what there is."""
         if match not in ("exact", "asof"):
             raise InvalidArgument(f'match is "exact" or "asof", not {match!r}')
@@ -548,7 +501,7 @@ class WandbArtifactRegistry:
             if alias and not set(alias) & set("/:") and (found := self._get(name, alias, kind)) is not None:
                 return found
         every = self._every(name, kind)
-        numbers = {int(one.label.version[1:]): one for one in every}
+        numbers = {one.number: one for one in every}
         if isinstance(version, datetime) or (isinstance(version, str) and is_time(version)):
             times = sorted((to_nanoseconds(one.created_at), number) for number, one in numbers.items())
             return numbers[at_time(times, parse_time(version), match, label)]
@@ -557,20 +510,15 @@ class WandbArtifactRegistry:
         raise ArtifactNotFound(f"{label} has no version {version!r} (there is: {there})")
 
     def _draft(
-        self,
-        name: str,
-        collection: str | None,
-        note: _Note,
-        metadata: Mapping[str, Any] | None,
-        expiry: datetime | str | None,
+        self, name: str, collection: str | None, note: Note, metadata: _Metadata, expiry: _Expiry
     ) -> tuple[wandb.Run, wandb.Artifact]:
         """The active run, and an artifact without files. What W&B would refuse is refused; nothing is sent."""
-        wandb, kind = _wandb(), self._in(collection)
+        wandb, kind = load_wandb(), self._in(collection)
         try:
             artifact = wandb.Artifact(_check(name), type=kind)
         except ValueError as error:
             raise InvalidName(f"W&B does not take the artifact {name!r} of the collection {kind!r}: {error}") from None
-        artifact.metadata = _with_note(_plain(metadata), note)
+        artifact.metadata = note.within(plain_metadata(metadata))
         if expiry is not None:
             artifact.ttl = _ttl(datetime.now(UTC), expiry)
         run = wandb.run
@@ -586,17 +534,15 @@ class WandbArtifactRegistry:
             )
         return run, artifact
 
-    def _log_sources(
+    def _log(
         self,
         name: str,
         collection: str | None,
         sources: Sequence[folders.Source],
-        note: _Note,
-        metadata: Mapping[str, Any] | None,
-        expiry: datetime | str | None,
+        note: Note,
+        metadata: _Metadata,
+        expiry: _Expiry,
     ) -> ArtifactVersion:
-        entries = [source.entry for source in sources]
-        note = note if note.handler else msgspec.structs.replace(note, **_beyond_files(entries))
         run, artifact = self._draft(name, collection, note, metadata, expiry)
         label = ArtifactVersion(name, artifact.type, OFFLINE)
         for source in sources:
@@ -604,7 +550,7 @@ class WandbArtifactRegistry:
                 artifact.add_file(str(source.local), name=_check_path(source.entry.path), skip_cache=True)
                 folders.check_unchanged(source)
         wanted = artifact.metadata
-        with _asking(f"logging {label.collection}/{name}"):
+        with asking(f"logging {label.collection}/{name}"):
             try:
                 run.log_artifact(artifact)
             except ValueError as error:
@@ -615,7 +561,7 @@ class WandbArtifactRegistry:
                 artifact.wait()
             except ValueError as error:
                 raise StorageError(f"W&B did not confirm {label.collection}/{name}: {error}") from None
-        found = _version(artifact, name, label.collection)
+        found = Version.of(artifact, name, label.collection, str(artifact.version))
         if artifact.metadata != wanted:
             changeable = {"environment": note.environment, "source": note.source}
             if msgspec.structs.replace(found.note, **changeable) != note:
@@ -627,45 +573,30 @@ class WandbArtifactRegistry:
             self._change(found, wanted, ... if expiry is None else expiry)
         return found.label
 
-    def _change(
-        self, found: _Version, metadata: Mapping[str, Any], expiry: datetime | str | EllipsisType | None
-    ) -> None:
+    def _change(self, found: Version, metadata: Mapping[str, Any], expiry: _Expiry | EllipsisType) -> None:
         artifact = found.artifact
-        merged = {**artifact.metadata, **metadata}
-        artifact.metadata = _with_note(
-            {key: value for key, value in merged.items() if key != NOTE}, _note(merged, found.label)
-        )
-        if expiry is not ...:
-            ttl = None if expiry is None else _ttl(found.created_at, expiry)
-            try:
+        ttl = None if expiry is None or expiry is ... else _ttl(found.created_at, expiry)
+        try:
+            artifact.metadata = {**artifact.metadata, **metadata}
+            if expiry is not ...:
                 artifact.ttl = ttl
-            except ValueError as error:
-                raise InvalidArgument(f"the expiry of {found.label} cannot be set: {error}") from None
-        with _asking(f"changing {found.label}"):
+        except ValueError as error:
+            raise InvalidArgument(f"W&B does not take this change of {found.label}: {error}") from None
+        with asking(f"changing {found.label}"):
             artifact.save()
 
-    def _link(self, name: str, found: _Version) -> ArtifactVersion:
-        if found.artifact.type != self.active_collection:
-            raise InvalidArgument(
-                f"a link keeps its type: give the registry collection={found.artifact.type!r}, not "
-                f"{self.active_collection!r}"
-            )
-        with _asking(f"linking {found.label} to {self._place}"):
+    def _link(self, name: str, found: Version) -> ArtifactVersion:
+        kind = found.artifact.type
+        if kind != self.active_collection:
+            raise InvalidArgument(f"a link keeps its type: say collection={kind!r}, not {self.active_collection!r}")
+        with asking(f"linking {found.label} to {self._place}"):
             linked = found.artifact.link(f"{self._place}/{name}")
-        return ArtifactVersion(name, self.active_collection, str(linked.version))
+        return ArtifactVersion(name, kind, str(linked.version))
 
-    def _source(self, found: _Version) -> dict[str, str]:
-        artifact = found.artifact
-        place = f"{artifact.entity}/{artifact.project}"
-        url = f"{self._api.settings['base_url']}/{place}"
-        label = found.label
-        return {
-            "repository": f"wandb:{place}",
-            "url": url,
-            "collection": label.collection,
-            "name": label.name,
-            "version": label.version,
-        }
+    def _source(self, found: Version) -> dict[str, str]:
+        label, place = found.label, f"{found.artifact.entity}/{found.artifact.project}"
+        where = {"repository": f"wandb:{place}", "url": f"{self._api.settings['base_url']}/{place}"}
+        return {**where, "collection": label.collection, "name": label.name, "version": label.version}
 
     def _in(self, collection: str | None) -> str:
         return self.active_collection if collection is None else _check(collection, "collection")
@@ -677,258 +608,6 @@ class WandbArtifactRegistry:
         return {key: value for key, value in self.__dict__.items() if key != "_api"}
 
 
-class _Files:
-    """The files of a version, end to end in the order of their paths: downloaded when the first byte is read.
-
-    Of a value the first file is the body, and the second one, if there is one, the manifest.
-    """
-
-    def __init__(self, found: _Version) -> None:
-        self._found = found
-        self._temporary = tempfile.TemporaryDirectory(prefix="prefect-snapshots-")
-        with _asking(f"the manifest of {found.label}"):
-            self._manifest = found.artifact.manifest.entries
-        self.entries = _entries(found, self._manifest)
-        files = list(folders.offsets(self.entries))
-        self._files = [(entry, offset) for entry, offset in files if entry.size]
-        self.size = sum(entry.size for entry, _ in files)
-        self.body_size = self.size if found.note.handler is None else files[0][0].size
-
-    @property
-    def is_value(self) -> bool:
-        return self._found.note.handler is not None
-
-    def body(self) -> Iterator[memoryview]:
-        """The bytes of the body, some at a time."""
-        for offset in range(0, self.body_size, _PIECE):
-            view = memoryview(bytearray(min(_PIECE, self.body_size - offset)))
-            self.read_into([(offset, view)])
-            yield view
-
-    @property
-    def manifest(self) -> bytes:
-        """What follows the body."""
-        data = bytearray(self.size - self.body_size)
-        self.read_into([(self.body_size, memoryview(data))])
-        return bytes(data)
-
-    def identity(self, offset: int, length: int) -> object:
-        """The digest of the file at an offset."""
-        return self._manifest[self._at(offset)[0].path].digest if length else b""
-
-    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
-        """Fill each writable buffer with the verified bytes from its offset on."""
-        for offset, view in targets:
-            while view:
-                entry, start = self._at(offset)
-                with (self._folder / entry.path).open("rb", buffering=0) as file:
-                    file.seek(offset - start)
-                    count = file.readinto(view[: start + entry.size - offset])
-                offset, view = offset + count, view[count:]
-
-    def write(self, folder: Path, durable: bool) -> None:
-        """Write everything into an empty directory, verified: see `downloads.download`."""
-        self._fetch(folder)
-        for entry in self.entries:
-            path = folder / entry.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if stat.S_ISLNK(entry.mode):
-                path.symlink_to(entry.link)
-            elif stat.S_ISDIR(entry.mode):
-                path.mkdir(exist_ok=True)
-            else:
-                with path.open("rb") as file:
-                    os.fchmod(file.fileno(), stat.S_IMODE(entry.mode))
-                    if durable:
-                        os.fsync(file.fileno())
-        folders.set_directory_modes(self.entries, folder)
-        if durable:
-            for at, _, _ in os.walk(folder):
-                folders.sync(at)
-
-    def _fetch(self, folder: Path) -> None:
-        from wandb.sdk.lib.hashutil import md5_file_b64, xxh128_file_b64
-
-        label = str(self._found.label)
-        with _asking(f"downloading {label}"):
-            try:
-                self._found.artifact.download(root=str(folder), skip_cache=True)
-            except OSError as error:  # as which requests reports what fails, too
-                raise StorageError(f"{label} could not be downloaded: {error}") from error
-        for path, entry in self._manifest.items():
-            digest_of = xxh128_file_b64 if entry.digest_algorithm().name == "MANIFEST_XXH128" else md5_file_b64
-            if not (folder / path).is_file() or digest_of(folder / path) != entry.digest:
-                raise DamagedVersion(label, f"file {path}", "it does not match the digest that W&B has of it")
-
-    @cached_property
-    def _folder(self) -> Path:
-        folder = Path(self._temporary.name)
-        self._fetch(folder)
-        return folder
-
-    def _at(self, offset: int) -> tuple[Entry, int]:
-        return self._files[bisect_right(self._files, offset, key=lambda file: file[1]) - 1]
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
-
-
-# --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def _wandb() -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise MissingDependency("W&B needs the package wandb: pip install prefect-snapshots[wandb]") from error
-    return wandb
-
-
-@contextlib.contextmanager
-def _asking(what: str) -> Iterator[None]:
-    """Raise what wandb raises as an error of ours."""
-    errors = _wandb().errors
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    try:
-        yield
-    except (errors.Error, WandbApiFailedError) as error:
-        cause = getattr(error, "exc", None) or error
-        status = getattr(getattr(cause, "response", None), "http_status", None)
-        message = f"W&B failed at {what}: {error}"
-        if status in (401, 403) or isinstance(error, errors.UsageError | errors.AuthenticationError):
-            raise PermissionDenied(f"{message}. Run `wandb login`, or ask for access") from error
-        if isinstance(cause, WandbApiFailedError) and (status or 500) >= 500:
-            raise StorageUnavailable(message) from error
-        raise StorageError(message) from error
-
-
-def _version(artifact: wandb.Artifact, name: str, collection: str) -> _Version:
-    label = ArtifactVersion(name, collection, artifact.version)
-    return _Version(artifact, _note(artifact.metadata, label), label)
-
-
-def _info(found: _Version) -> ArtifactInfo:
-    note, artifact = found.note, found.artifact
-    return ArtifactInfo(
-        found.label.name,
-        found.label.collection,
-        found.label.version,
-        found.created_at,
-        found.expiry,
-        note.handler,
-        artifact.size,
-        artifact.size,
-        {key: value for key, value in artifact.metadata.items() if key != NOTE},
-        sorted(artifact.aliases),
-        note.environment,
-        note.source,
-    )
-
-
-def _note(metadata: Mapping[str, Any], label: ArtifactVersion) -> _Note:
-    try:
-        return msgspec.convert(metadata.get(NOTE, {}), _Note)
-    except msgspec.ValidationError as error:
-        raise IntegrityError(f"somebody changed {NOTE!r} in the metadata of {label}: {error}") from None
-
-
-def _with_note(metadata: Mapping[str, Any], note: _Note) -> dict[str, Any]:
-    plain = msgspec.to_builtins(note)
-    if len(json.dumps(plain)) > METADATA_LIMIT:
-        raise InvalidArgument(
-            "the links, empty directories and unusual modes of this folder are too many for the metadata of W&B: put "
-            "the folder into an archive"
-        )
-    merged = {**metadata, NOTE: plain} if plain else dict(metadata)
-    if len(merged) > _MOST_KEYS:
-        raise InvalidArgument(
-            f"metadata with {len(merged)} keys; W&B keeps up to {_MOST_KEYS}, one of them for our note"
-        )
-    return merged
-
-
-def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    cleaned = clean_metadata(metadata)
-    if NOTE in cleaned:
-        raise InvalidArgument(f"the metadata key {NOTE!r} is reserved: choose another one")
-    try:
-        json.dumps(cleaned, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument(
-            f"W&B keeps metadata as JSON, without bytes, datetimes, NaN and infinity: {error}"
-        ) from None
-    return cleaned
-
-
-def _entries(found: _Version, manifest: Mapping[str, Any]) -> list[Entry]:
-    """Everything that a version holds, checked: nothing of it leads anywhere else."""
-    note = found.note
-    entries: dict[str, Entry] = {}
-    for path, one in manifest.items():
-        if one.ref is not None:
-            raise NotSupported(
-                f"{found.label} only refers to {one.ref}: download it with wandb's own Artifact.download"
-            )
-        for parent in list(PurePosixPath(path).parents)[:-1]:
-            entries.setdefault(str(parent), Entry(str(parent), stat.S_IFDIR | 0o755))
-        entries[path] = Entry(path, stat.S_IFREG | note.mode, one.size or 0)
-    for path, mode, link in note.entries:
-        if path in manifest:
-            entries[path] = Entry(path, mode, entries[path].size)
-        elif not stat.S_ISREG(mode):
-            entries[path] = Entry(path, mode, 0, link)
-    ordered = sorted(entries.values(), key=lambda entry: entry.path)
-    folders.check_entries(ordered)
-    if note.handler is not None and [entry.path for entry in ordered[1:]] not in ([], [f"{ordered[0].path}.manifest"]):
-        raise IntegrityError(f"{found.label} is a value, and has more files than one: somebody else logged it")
-    return ordered
-
-
-def _beyond_files(entries: Sequence[Entry]) -> dict[str, Any]:
-    """What of a folder W&B does not keep: the fields of a note."""
-    files = [entry for entry in entries if stat.S_ISREG(entry.mode)]
-    [(mode, _)] = Counter(stat.S_IMODE(entry.mode) for entry in files).most_common(1) or [(0o644, 0)]
-    implied = {(str(parent), stat.S_IFDIR | 0o755) for entry in files for parent in PurePosixPath(entry.path).parents}
-    implied |= {(entry.path, stat.S_IFREG | mode) for entry in files}
-    return {
-        "mode": mode,
-        "entries": [
-            (entry.path, entry.mode, entry.link) for entry in entries if (entry.path, entry.mode) not in implied
-        ],
-    }
-
-
-def _as_content(files: _Files, folder: Path) -> ContentReader:
-    """What a version holds, in a repository of its own, for as long as the folder is there."""
-    if files.is_value:
-        manifest = files.manifest
-
-        def store(writer: Writer) -> Stored:
-            return writer.store(manifest, files.body())
-
-        travelling = inline(manifest, list(files.body())) if files.size <= INLINE_LIMIT else None
-    else:
-        local = folder / "files"
-        local.mkdir()
-        files.write(local, False)
-        sources = folders.scan(local)
-        manifest = folders.encode_manifest(sources)
-
-        def store(writer: Writer) -> Stored:
-            return folders.store(writer, manifest, sources)
-
-        travelling = folders.travelling(manifest, sources)
-    repository = Repository(folder / "repository")
-    stream = repository.stream("artifacts", "copy", lambda _: None)
-    event = repository.commit(stream, lambda: Draft("version"), store=None if travelling else store, content=travelling)
-    assert event is not None
-    return repository.read(stream, event)
-
-
 def _ttl(created_at: datetime, expiry: datetime | str) -> timedelta:
     seconds = math.ceil((parse_time(expiry) - created_at).total_seconds())
     if seconds <= 0:
@@ -938,7 +617,7 @@ def _ttl(created_at: datetime, expiry: datetime | str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def _refuse_expired(found: _Version, validate: bool) -> None:
+def _refuse_expired(found: Version, validate: bool) -> None:
     if validate and found.expiry is not None and found.expiry <= datetime.now(UTC):
         raise ArtifactExpired(
             f"{found.label} expired at {found.expiry.isoformat()}, and W&B will delete it: choose another version; "
@@ -947,7 +626,7 @@ def _refuse_expired(found: _Version, validate: bool) -> None:
 
 
 def _check(name: str, what: str = "name") -> str:
-    if not re.fullmatch(_NAME, check_name(name, what)):
+    if not _NAME.fullmatch(check_name(name, what)):
         raise InvalidName(f"the {what} {name!r} is not for W&B: letters, digits, '_', '-' and '.', up to 128 of them")
     return name
 
