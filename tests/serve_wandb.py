@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from graphql import GraphQLError, build_schema, graphql_sync
+from graphql import DocumentNode, GraphQLError, build_schema, execute_sync, parse, validate
 
 ENTITY = "team"
 API_KEY = "0123456789" * 4
@@ -375,7 +375,7 @@ class ArtifactType:
         return f"{self.project.id}/{self.name}"
 
     def every(self) -> list[Collection]:
-        return [one for one in self.project.collections.values() if one.defaultArtifactType is self and one.members]
+        return [one for one in self.project.collections.values() if one.defaultArtifactType is self]
 
     def artifactCollections(
         self, _: Any, after: str | None = None, first: int | None = None, filters: None = None, order: None = None
@@ -424,7 +424,7 @@ class Project:
 
     def artifact(self, info: Any, name: str) -> Artifact | None:
         found = self.artifactCollectionMembership(info, name)
-        return found and found.artifact
+        return found.artifact if found else None
 
 
 @dataclass
@@ -503,6 +503,7 @@ class WandbServer:
         self.storage: dict[str, bytes] = {}
         self.lock = threading.Lock()
         self._schema = build_schema(SCHEMA)
+        self._documents: dict[str, DocumentNode] = {}
         union = self._schema.type_map["ArtifactCollection"]
         union.resolve_type = lambda value, *_: "ArtifactPortfolio" if value.portfolio else "ArtifactSequence"  # type: ignore[attr-defined]
         self._projects: dict[tuple[str, str], Project] = {}
@@ -523,7 +524,13 @@ class WandbServer:
 
     def execute(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         self.mutations += re.findall(r"^mutation (\w+)", query.strip())
-        result = graphql_sync(self._schema, query, self, variable_values=variables)
+        if query not in self._documents:
+            document = parse(query)
+            if errors := validate(self._schema, document):
+                self.problems.append(f"{errors} in {query}")
+                return {"errors": [error.formatted for error in errors]}
+            self._documents[query] = document
+        result = execute_sync(self._schema, self._documents[query], self, variable_values=variables)
         for error in result.errors or ():
             if not isinstance(error.original_error, Refused):
                 self.problems.append(f"{error} in {query}")

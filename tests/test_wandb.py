@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -115,6 +116,13 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
         )
         for path in sorted(folder.rglob("*"))
     }
+
+
+def test_the_stand_in_answers_no_query_that_it_does_not_know() -> None:
+    with wandb_server() as server:
+        answer = server.execute("query Q { viewer { id nickname } }", {})
+        assert "Cannot query field 'nickname' on type 'User'" in answer["errors"][0]["message"]
+        assert len(server.problems) == 1
 
 
 # --- files and values -------------------------------------------------------------------------------------------------
@@ -290,6 +298,18 @@ def test_what_is_missing_is_told_with_what_there_is(registry: WandbArtifactRegis
         registry.get_artifact("features", "productoin")
     with pytest.raises(ArtifactNotFound, match="no artifact 'features'"):
         registry.get_artifact("features", collection="other")
+
+
+def test_versions_that_were_deleted(server: WandbServer, registry: WandbArtifactRegistry, name: str) -> None:
+    for at in range(3):
+        registry.log_artifact(name, at)
+    collection = server.open_project(ENTITY, PROJECT).collections[name]
+    del collection.members[2], collection.pointers["latest"]
+    assert (registry.load_artifact(name), registry.load_artifact(name, "latest")) == (1, 1)
+    collection.members.clear()
+    assert not registry.exists(name)
+    with pytest.raises(ArtifactNotFound, match="all were deleted"):
+        registry.list_versions(name)
 
 
 def test_points_in_time(server: WandbServer, registry: WandbArtifactRegistry, name: str) -> None:
@@ -698,6 +718,14 @@ def test_what_is_missing_is_said(environment: tuple[WandbServer, dict[str, str]]
     assert no_credentials.startswith("PermissionDenied W&B failed at")
     assert no_wandb == "MissingDependency W&B needs the package wandb: pip install prefect-snapshots[wandb]"
     assert server.mutations[before:] == []
+
+
+def test_the_page_about_it_is_true(environment: tuple[WandbServer, dict[str, str]], tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "artifacts.md").read_text()
+    section = page[page.index("## Weights & Biases") :]
+    [block] = re.findall(r"```python\n(.*?)```", section[: section.index("\n## What it costs")], re.DOTALL)
+    expected = re.findall(r"# Output: (.*)", block)
+    assert python(f"import os; os.chdir({str(tmp_path)!r})\n{block}", environment[1]).splitlines() == expected
 
 
 def test_a_registry_travels_between_processes(registry: WandbArtifactRegistry, name: str) -> None:

@@ -40,7 +40,7 @@ from .handlers import check_environment, find_handler, write_value
 from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time, near
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress
 from .registry import LoggedFolder
-from .wandb_versions import Files, Note, Version, asking, load_wandb, plain_metadata
+from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
 
 if TYPE_CHECKING:
     import wandb
@@ -89,7 +89,10 @@ class WandbArtifactRegistry:
             return sorted(name for name, kind in self._types().items() if any(True for _ in kind.collections()))
 
     def list_artifacts(self, collection: str | None = None) -> list[str]:
-        """The names of the artifacts of a collection, sorted. Empty where there is no such collection or project."""
+        """The names of the artifacts of a collection, sorted. Empty where there is no such collection or project.
+
+        W&B lists one whose versions were all deleted, or whose first one is on its way, too.
+        """
         kind = self._in(collection)
         with asking(f"the artifacts of {self._place}"):
             found = self._types().get(kind)
@@ -455,7 +458,9 @@ class WandbArtifactRegistry:
         """The types of the project by name; none where there is no such project."""
         try:
             found = list(self._api.artifact_types(self._place))
-        except ValueError:  # wandb's own answer to what is not there, or not visible
+        except ValueError as error:
+            if not is_absence(error):
+                raise
             return {}
         return {one.name: one for one in found if one.name != "job" and not one.name.startswith("wandb-")}
 
@@ -472,6 +477,8 @@ class WandbArtifactRegistry:
             found = list(self._api.artifacts(collection, f"{self._place}/{name}"))
         # Of a link, which has a number of its own, only the name says it here.
         versions = [Version.of(one, name, collection, one.name.rpartition(":")[2]) for one in found]
+        if not versions:
+            raise ArtifactNotFound(f"{label} has no version: all were deleted, or the first one is on its way")
         return sorted(versions, key=lambda version: version.number)
 
     def _get(self, name: str, alias: str, collection: str) -> Version | None:
@@ -481,9 +488,9 @@ class WandbArtifactRegistry:
             try:
                 found = self._api.artifact(f"{self._place}/{name}:{alias}", type=collection)
             except wandb.errors.CommError as error:
-                if not isinstance(error.exc, ValueError):
+                if not is_absence(error.exc):
                     raise
-                return None  # wandb's own answer to what is not there
+                return None
         return Version.of(found, name, collection, str(found.version)) if found.state == "COMMITTED" else None
 
     def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> Version:
@@ -505,6 +512,8 @@ class WandbArtifactRegistry:
         if isinstance(version, datetime) or (isinstance(version, str) and is_time(version)):
             times = sorted((to_nanoseconds(one.created_at), number) for number, one in numbers.items())
             return numbers[at_time(times, parse_time(version), match, label)]
+        if version is None or version == LATEST:  # who deletes the latest version deletes its alias
+            return every[-1]
         aliases = near(str(version), {alias for one in every for alias in one.artifact.aliases})
         there = ", ".join([*aliases, f"{every[0].label.version} to {every[-1].label.version}"])
         raise ArtifactNotFound(f"{label} has no version {version!r} (there is: {there})")

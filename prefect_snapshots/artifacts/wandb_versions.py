@@ -254,6 +254,11 @@ def load_wandb() -> Any:
     return wandb
 
 
+def is_absence(error: BaseException | None) -> bool:
+    """Whether wandb says so that something is not there, or not visible. A subclass: it cannot read the answer."""
+    return type(error) is ValueError
+
+
 @contextlib.contextmanager
 def asking(what: str) -> Iterator[None]:
     """Raise what wandb raises as an error of ours, which says what was asked for."""
@@ -307,6 +312,6 @@ def _entries(version: Version, manifest: Mapping[str, Any]) -> list[Entry]:
     ordered = sorted(entries.values(), key=lambda entry: entry.path)
     folders.check_entries(ordered)
     paths = [entry.path for entry in ordered]
-    if note.handler is not None and paths not in (paths[:1], [paths[0], f"{paths[0]}.manifest"]):
+    if note.handler is not None and (not paths or paths[1:] not in ([], [f"{paths[0]}.manifest"])):
         raise IntegrityError(f"{label} is noted as a value, and holds {len(paths)} files: {', '.join(paths[:5])}")
     return ordered
