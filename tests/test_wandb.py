@@ -538,6 +538,9 @@ def test_differences(server: WandbServer, registry: WandbArtifactRegistry, name:
             "text.txt", "changed", "7 bytes", "7 bytes", "--- text.txt\n+++ text.txt\n@@ -1,2 +1,2 @@\n line\n-0\n+1"
         ),
     ]
+    for version in (0, 1):
+        server.storage.pop(stored(server, name, version).file("text.txt")["id"])
+        assert registry.get_version_diff(name, version, version) == []
     registry.log_artifact(f"{name}-tree", {"a": 1, "b": np.zeros(5000)}, "pytree")
     registry.log_artifact(f"{name}-tree", {"a": 2, "b": np.zeros(5000)}, "pytree")
     [difference] = registry.get_version_diff(f"{name}-tree", 0, 1)

@@ -162,7 +162,7 @@ class WandbArtifactRegistry:
             InvalidName: W&B does not take the name, the collection, or a path.
             InvalidArgument: the run is of another project, or the name is taken by another collection.
             CommitConflict: only modes, links or the handler differ from the latest version, which W&B cannot tell.
-            StorageError: the server did not take it. There is no new version.
+            StorageError: the server did not confirm it.
         """
         sources = folders.scan(Path(local_path), artifact_path)
         note = Note().with_entries([source.entry for source in sources])
@@ -252,8 +252,12 @@ class WandbArtifactRegistry:
         match: Match = "exact",
         validate: bool = True,
     ) -> Download:
-        """Download a version; every file is compared with the digest that W&B has. See
-        `ArtifactRegistry.download_artifact`. W&B fetches what an artifact only refers to, without a digest.
+        """Download a version; every file is compared with the digest that W&B has of it. See
+        `ArtifactRegistry.download_artifact`.
+
+        Raises:
+            NotSupported: the artifact only refers to files elsewhere.
+            DamagedVersion: naming the file that is not what was logged. The target is as it was.
         """
         found = self._find(name, version, match, collection)
         _refuse_expired(found, validate)
@@ -291,7 +295,7 @@ class WandbArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> Sequence[Difference]:
-        """What differs between two versions. Files of equal digests are not downloaded."""
+        """What differs between two versions. Where no file does, nothing is downloaded."""
         before, after = (self._find(name, version, match, collection) for version in (old, new))
         with Files(before) as a, Files(after) as b:
             if before.note.handler is None and after.note.handler is None:
@@ -342,7 +346,7 @@ class WandbArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> ArtifactVersion:
-        """Have an alias point to a version.
+        """Have an alias point to a version. wandb sends the metadata along as it was read, just before.
 
         Arguments:
             name, version, collection: as for `get_artifact`.

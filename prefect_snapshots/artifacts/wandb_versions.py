@@ -273,9 +273,7 @@ def asking(what: str) -> Iterator[None]:
         message = f"W&B failed at {what}: {error}"
         if status in (401, 403) or isinstance(error, errors.UsageError | errors.AuthenticationError):
             raise PermissionDenied(f"{message}. Run `wandb login`, or ask for access") from error
-        if isinstance(cause, WandbApiFailedError) and (status or 500) >= 500:
-            raise StorageUnavailable(message) from error
-        raise StorageError(message) from error
+        raise (StorageUnavailable if status and status >= 500 else StorageError)(message) from error
 
 
 def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
