@@ -41,6 +41,7 @@ __all__ = [
     "SnapshotManager",
     "SnapshotRepository",
     "StableInputs",
+    "WandbArtifactRegistry",
     "acreate_release",
     "aload_artifact",
     "aload_snapshot",
@@ -67,7 +68,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger
+    from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger, WandbArtifactRegistry
     from prefect_snapshots.backups import Backup, BackupManager, Directory, RetentionPolicy, safe_experiment
     from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.blocks import SnapshotRepository
@@ -145,6 +146,7 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "SnapshotManager": "snapshots",
         "SnapshotRepository": "blocks",
         "StableInputs": "cache_policies",
+        "WandbArtifactRegistry": "artifacts",
         "acreate_release": "tasks",
         "aload_artifact": "tasks",
         "aload_snapshot": "tasks",

@@ -235,6 +235,14 @@ class EnvironmentMismatch(SnapshotsError, RuntimeError):
     """A version was written in an environment that differs from this one where it matters."""
 
 
+class NoActiveRun(SnapshotsError, RuntimeError):
+    """Logging to Weights & Biases takes a run of wandb, and none is active."""
+
+
+class NotSupported(SnapshotsError, NotImplementedError):
+    """This store of artifacts does not offer what was asked for; the message says what it does offer."""
+
+
 # --- checkpoints of long iterables -------------------------------------------------------------------------
 
 

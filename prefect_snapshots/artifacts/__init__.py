@@ -11,6 +11,7 @@ from .history import Move, VersionLike
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Release
 from .models import ModelLogger
 from .registry import ArtifactRegistry, LoggedFolder
+from .wandb import WandbArtifactRegistry
 
 __all__ = [
     "ArtifactInfo",
@@ -27,5 +28,6 @@ __all__ = [
     "Move",
     "Release",
     "VersionLike",
+    "WandbArtifactRegistry",
     "list_handlers",
 ]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..repository.contents import ContentReader
 from .folders import Entry, offsets
 
 _PIECE = 8 * 1024 * 1024
@@ -25,6 +24,13 @@ class Body(Protocol):
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
         """Fill each writable buffer with the verified bytes from its offset on."""
+
+
+class Bodies(Body, Protocol):
+    """The bytes of a folder: its files, end to end."""
+
+    def identity(self, offset: int, length: int) -> object:
+        """Something that is equal for equal bytes of a file, found without reading them."""
 
 
 class Difference(Protocol):
@@ -67,15 +73,23 @@ def read_body(body: Body) -> memoryview:
     return view
 
 
+def pieces(body: Body) -> Iterator[memoryview]:
+    """The bytes of a body, 8 MB at a time."""
+    for at in range(0, body.body_size, _PIECE):
+        view = memoryview(bytearray(min(_PIECE, body.body_size - at)))
+        body.read_into([(at, view)])
+        yield view
+
+
 def diff_files(path: str, old: Body, new: Body) -> list[FileDifference]:
     """The difference between two files; empty when there is none."""
-    if old.body_size == new.body_size and all(a == b for a, b in zip(_pieces(old), _pieces(new), strict=True)):
+    if old.body_size == new.body_size and all(a == b for a, b in zip(pieces(old), pieces(new), strict=True)):
         return []
     return [FileDifference(path, "changed", _size(old), _size(new), _lines(path, old, new))]
 
 
 def diff_folders(
-    old: ContentReader, old_entries: Sequence[Entry], new: ContentReader, new_entries: Sequence[Entry]
+    old: Bodies, old_entries: Sequence[Entry], new: Bodies, new_entries: Sequence[Entry]
 ) -> list[FileDifference]:
     """The files, directories and links that differ between two folders, in the order of their paths.
 
@@ -101,7 +115,7 @@ def diff_folders(
 class _Part:
     """One file within the body of a folder."""
 
-    def __init__(self, content: ContentReader, offset: int, size: int) -> None:
+    def __init__(self, content: Bodies, offset: int, size: int) -> None:
         self._content = content
         self._offset = offset
         self.body_size = size
@@ -113,13 +127,6 @@ class _Part:
         """Whether both are the same stored bytes."""
         mine, others = (part._content.identity(part._offset, part.body_size) for part in (self, other))
         return self.body_size == other.body_size and mine == others
-
-
-def _pieces(body: Body) -> Iterator[memoryview]:
-    for at in range(0, body.body_size, _PIECE):
-        view = memoryview(bytearray(min(_PIECE, body.body_size - at)))
-        body.read_into([(at, view)])
-        yield view
 
 
 def _lines(path: str, old: Body, new: Body) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidArgument
 from ..repository.contents import ContentReader
-from .folders import Entry, check_path, decode_manifest, sync, write
-from .history import Version
+from .folders import Entry, check_path, decode_manifest, set_directory_modes, sync
 from .interface import ArtifactVersion
 
 
@@ -55,11 +54,15 @@ class Download(os.PathLike[str]):
         self.remove()
 
 
-def entries_of(version: Version, name: str, content: ContentReader) -> list[Entry]:
-    """The files of a version: those of a folder, or the one that a value is, named after the artifact."""
-    if version.handler is None:
+def entries_of(name: str, suffix: str | None, content: ContentReader) -> list[Entry]:
+    """The files of a version: those of a folder, or the one that a value is, named after the artifact.
+
+    Arguments:
+        suffix: of the file that a value is; None of a folder.
+    """
+    if suffix is None:
         return decode_manifest(content)
-    file = check_path(f"{name.rpartition('/')[2]}.{version.event.body['suffix']}")
+    file = check_path(f"{name.rpartition('/')[2]}.{suffix}")
     mode = stat.S_IFREG | 0o644
     entries = [Entry(file, mode, content.body_size)]
     if content.size > content.body_size:
@@ -80,17 +83,19 @@ def check_target(to: str | os.PathLike[str] | None) -> Path | None:
 
 
 def download(
-    content: ContentReader,
-    entries: Sequence[Entry],
-    target: Path | None,
-    version: ArtifactVersion,
-    passed: Callable[[int], None],
+    write: Callable[[Path, bool], None], entries: Sequence[Entry], target: Path | None, version: ArtifactVersion
 ) -> Download:
-    """Write a version into a temporary place, and move it into its own when it is verified and durable."""
+    """Write a version into a temporary place, and move it into its own when it is verified and durable.
+
+    Arguments:
+        write: writes the entries into an empty directory; is told whether they have to be durable.
+        entries: of the version.
+        target: from `check_target`.
+    """
     if target is None:
         result = Download(Path(tempfile.mkdtemp(prefix="prefect-snapshots-")), version, temporary=True)
         try:
-            write(content, entries, result.path, str(version), durable=False, passed=passed)
+            write(result.path, False)
         except BaseException:
             result.remove()
             raise
@@ -101,7 +106,7 @@ def download(
     part = beside / f".{target.name}.{secrets.token_hex(8)}.part"
     part.mkdir()
     try:
-        write(content, entries, part, str(version), durable=True, passed=passed)
+        write(part, True)
         if exists:
             _put_in_place(part, entries, target)
         else:
@@ -145,8 +150,6 @@ def _put_in_place(folder: Path, entries: Sequence[Entry], target: Path) -> None:
             place.mkdir(exist_ok=True)
         else:
             os.replace(folder / entry.path, place)
-    for entry in reversed(entries):
-        if stat.S_ISDIR(entry.mode):
-            os.chmod(target / entry.path, stat.S_IMODE(entry.mode))
+    set_directory_modes(entries, target)
     for directory in touched:
         sync(directory)

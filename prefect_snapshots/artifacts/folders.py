@@ -162,7 +162,17 @@ def _pieces(source: Source) -> Iterator[bytes]:
             left -= len(piece)
             yield piece
         if left or _state(os.fstat(file.fileno())) != source.state:
-            raise InvalidArgument(f"{source.local} changed while it was logged: nothing was. Log it when it is done")
+            raise _changed(source)
+
+
+def check_unchanged(source: Source) -> None:
+    """Raise `InvalidArgument` if a file is not what it was when it was scanned."""
+    if _state(os.stat(source.local)) != source.state:
+        raise _changed(source)
+
+
+def _changed(source: Source) -> InvalidArgument:
+    return InvalidArgument(f"{source.local} changed while it was logged: nothing was. Log it when it is done")
 
 
 def _scan_folder(folder: Path, prefix: str) -> Iterator[Source]:
@@ -217,6 +227,16 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
     entries = manifest.entries
     if sum(entry.size for entry in entries) != content.body_size or any(entry.size < 0 for entry in entries):
         raise IntegrityError("the files of this folder do not add up to its size")
+    check_entries(entries)
+    return entries
+
+
+def check_entries(entries: Sequence[Entry]) -> None:
+    """Refuse entries of which one leads anywhere else, is no file, directory or link, or is in the way of another.
+
+    Raises:
+        InvalidName: naming it.
+    """
     directories: set[str] = set()
     others: set[str] = set()
     for entry in entries:
@@ -229,7 +249,6 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
             raise InvalidName(f"{entry.path!r} is neither a file nor a directory nor a link: refused")
     if directories & others or len({entry.path for entry in entries}) < len(entries):
         raise InvalidName("two entries of this folder claim the same path: refused")
-    return entries
 
 
 def write(
@@ -254,12 +273,7 @@ def write(
     Raises:
         DamagedVersion: naming the first file that cannot be verified.
     """
-    for entry in entries:
-        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
-        if stat.S_ISDIR(entry.mode):
-            (folder / entry.path).mkdir(exist_ok=True)
-        elif stat.S_ISLNK(entry.mode):
-            (folder / entry.path).symlink_to(entry.link)
+    place_links(entries, folder)
 
     def job(files: list[tuple[Entry, int]]) -> int:
         try:
@@ -274,12 +288,32 @@ def write(
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
-    for entry in reversed(entries):
+    finish(entries, folder, durable)
+
+
+def place_links(entries: Iterable[Entry], folder: Path) -> None:
+    """Make the directories and links of a folder."""
+    for entry in entries:
+        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
         if stat.S_ISDIR(entry.mode):
-            os.chmod(folder / entry.path, stat.S_IMODE(entry.mode))
+            (folder / entry.path).mkdir(exist_ok=True)
+        elif stat.S_ISLNK(entry.mode):
+            (folder / entry.path).symlink_to(entry.link)
+
+
+def finish(entries: Sequence[Entry], folder: Path, durable: bool) -> None:
+    """Give directories their modes, and make all names durable if they shall be."""
+    set_directory_modes(entries, folder)
     if durable:
         for at, _, _ in os.walk(folder):
             sync(at)
+
+
+def set_directory_modes(entries: Sequence[Entry], folder: Path) -> None:
+    """Give directories their modes: last, and the deepest first, because one of them may forbid writing."""
+    for entry in reversed(entries):
+        if stat.S_ISDIR(entry.mode):
+            os.chmod(folder / entry.path, stat.S_IMODE(entry.mode))
 
 
 def sync(directory: str | Path) -> None:

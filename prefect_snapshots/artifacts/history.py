@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -25,7 +25,8 @@ VersionLike = int | str | datetime | None
 """A version by its number (`3`, `"v3"`), `"latest"` or None, an alias, or a point in time (a datetime, an ISO text)."""
 
 LATEST = "latest"
-_NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
+NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
+"""A version by its number, as a text."""
 _SECOND = 1_000_000_000
 
 
@@ -132,17 +133,17 @@ class History:
         if version is None or version == LATEST:
             return self._newest
         if isinstance(version, datetime):
-            return self._at(version, match, label)
+            return self.versions[at_time(self._times, version, match, label)]
         if isinstance(version, int) and not isinstance(version, bool):
             number: int | None = version
         elif not isinstance(version, str):
             raise InvalidArgument(f"{version!r} is no version: give a number, an alias, or a date with a time zone")
-        elif written := _NUMBER.fullmatch(version):
+        elif written := NUMBER.fullmatch(version):
             number = int(written[1])
         elif version in self.aliases:
             number = self.aliases[version][-1]
         elif is_time(version):
-            return self._at(parse_time(version), match, label)
+            return self.versions[at_time(self._times, parse_time(version), match, label)]
         else:
             number = None
         if number is None or number not in self.versions:
@@ -162,39 +163,49 @@ class History:
             self.aliases.setdefault(alias, []).append(int(version[1:]))
         self.moves.append(Move(alias, version, previous, from_nanoseconds(event.time), body["by"], rollback))
 
-    def _at(self, moment: datetime, match: Match, label: str) -> Version:
-        start = to_nanoseconds(parse_time(moment))
-        # A time without a fraction stands for its whole second, and one with a fraction for its microsecond.
-        end = start + (1000 if moment.microsecond else _SECOND)
-        before = bisect_left(self._times, (end,))
-        if match == "asof":
-            if before == 0:
-                first = from_nanoseconds(self._times[0][0])
-                raise ArtifactNotFound(
-                    f"{label} has no version as of {moment.isoformat()}: the first one is of {first.isoformat()}"
-                )
-            return self.versions[self._times[before - 1][1]]
-        found = [number for _, number in self._times[bisect_right(self._times, (start,)) : before]]
-        if len(found) == 1:
-            return self.versions[found[0]]
-        if found:
-            raise ArtifactNotFound(
-                f"{label} has several versions of {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Say "
-                "which, or give the fraction of the second"
-            )
-        around = self._times[max(before - 1, 0) : before + 1]
-        near = ", ".join(f"v{number} of {from_nanoseconds(time).isoformat()}" for time, number in around)
-        raise ArtifactNotFound(
-            f'{label} has no version of exactly {moment.isoformat()} (near: {near}). match="asof" takes the newest one '
-            "as of then"
-        )
-
     def _offer(self, wanted: str) -> str:
         assert self._newest is not None
         aliases = near(wanted, self.aliases)
         first = next(iter(self.versions))
         numbers = self._newest.label if len(self.versions) == 1 else f"v{first} to {self._newest.label}"
         return f"there is: {', '.join([*aliases, numbers])}"
+
+
+def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, label: str) -> int:
+    """The number of the version of a point in time.
+
+    Arguments:
+        times: when which version was committed, in nanoseconds since 1970, sorted; at least one.
+        moment, match, label: as for `History.resolve`.
+
+    Raises:
+        ArtifactNotFound: there is none, or several; the message says which are near.
+    """
+    start = to_nanoseconds(parse_time(moment))
+    # A time without a fraction stands for its whole second, and one with a fraction for its microsecond.
+    end = start + (1000 if moment.microsecond else _SECOND)
+    before = bisect_left(times, (end,))
+    if match == "asof":
+        if before == 0:
+            first = from_nanoseconds(times[0][0])
+            raise ArtifactNotFound(
+                f"{label} has no version as of {moment.isoformat()}: the first one is of {first.isoformat()}"
+            )
+        return times[before - 1][1]
+    found = [number for _, number in times[bisect_right(times, (start,)) : before]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ArtifactNotFound(
+            f"{label} has several versions of {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Say "
+            "which, or give the fraction of the second"
+        )
+    around = times[max(before - 1, 0) : before + 1]
+    near = ", ".join(f"v{number} of {from_nanoseconds(time).isoformat()}" for time, number in around)
+    raise ArtifactNotFound(
+        f'{label} has no version of exactly {moment.isoformat()} (near: {near}). match="asof" takes the newest one '
+        "as of then"
+    )
 
 
 def check_alias(alias: str) -> str:

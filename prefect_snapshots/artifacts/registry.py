@@ -308,9 +308,14 @@ class ArtifactRegistry:
             _refuse_expired(artifact, found)
         target = check_target(to)
         with self._artifacts.content(artifact, found) as content:
-            entries = entries_of(found, artifact.name, content)
+            entries = entries_of(artifact.name, found.event.body.get("suffix"), content)
         passed = _counter("download", sum(entry.size for entry in entries), progress)()
-        return download(content, entries, target, artifact.version_of(found.event), passed)
+        result = artifact.version_of(found.event)
+
+        def write(folder: Path, durable: bool) -> None:
+            folders.write(content, entries, folder, str(result), durable=durable, passed=passed)
+
+        return download(write, entries, target, result)
 
     def load_artifact(
         self,

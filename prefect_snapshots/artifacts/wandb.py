@@ -1,0 +1,663 @@
+"""WandbArtifactRegistry: the artifacts of a project of Weights & Biases, behind the interface of every other store.
+
+A collection is a *type* of W&B, and versions, aliases and the TTL are its own. `wandb` is imported when a registry is
+made. What W&B cannot promise is said at the method that it concerns.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import (
+    ArtifactExpired,
+    ArtifactNotFound,
+    CommitConflict,
+    InvalidArgument,
+    InvalidName,
+    NoActiveRun,
+    NotSupported,
+    StorageError,
+)
+from ..repository.contents import ContentReader
+from ..repository.repository import check_name
+from ..repository.times import parse_time, to_nanoseconds
+from . import folders
+from .differences import Difference, diff_files, diff_folders
+from .downloads import Download, check_target, download, entries_of
+from .handlers import check_environment, find_handler, write_value
+from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time, near
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress
+from .registry import LoggedFolder
+from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
+
+if TYPE_CHECKING:
+    import wandb
+
+OFFLINE = "offline"
+"""The version of what an offline run logged: W&B gives its number when the run is synchronised."""
+
+_NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_.-]{1,128}")
+_REGISTRY = "wandb-registry-"
+
+_Metadata = Mapping[str, Any] | None
+_Expiry = datetime | str | None
+
+
+class WandbArtifactRegistry:
+    """Artifacts in a project of Weights & Biases: what `ArtifactRegistry` is over a repository.
+
+    Logging takes an active run of this project (`wandb.init`); everything else asks the server with the credentials of
+    `wandb login` or `WANDB_API_KEY`. Names of artifacts are unique in a project, whatever their collection.
+
+    Arguments:
+        project: the project of W&B; one named `wandb-registry-...` is a registry, which takes links only.
+        collection: the one that is meant where a method gets none: a type of W&B, such as "model".
+        entity: the team or user. Default: that of the active run, if it is of this project, else the one of the
+            settings of wandb.
+        allow_pickle: whether values stored with pickle may be loaded. Say False for a project that others write.
+
+    Raises:
+        MissingDependency: wandb is not installed.
+    """
+
+    def __init__(
+        self, project: str, collection: str = "default", entity: str | None = None, *, allow_pickle: bool = True
+    ) -> None:
+        self.project = _check_place(project, "project")
+        self.entity = None if entity is None else _check_place(entity, "entity")
+        self.active_collection = _check(collection, "collection")
+        self.allow_pickle = allow_pickle
+        load_wandb()
+
+    # --- which there are --------------------------------------------------------------------------------------------
+
+    def list_collection_names(self) -> list[str]:
+        """The collections that have artifacts, sorted, without those that W&B keeps for itself."""
+        with asking(f"the collections of {self._place}"):
+            return sorted(name for name, kind in self._types().items() if any(True for _ in kind.collections()))
+
+    def list_artifacts(self, collection: str | None = None) -> list[str]:
+        """The names of the artifacts of a collection, sorted. Empty where there is no such collection or project.
+
+        W&B lists one whose versions were all deleted, or whose first one is on its way, too.
+        """
+        kind = self._in(collection)
+        with asking(f"the artifacts of {self._place}"):
+            found = self._types().get(kind)
+            return [] if found is None else sorted(one.name for one in found.collections())
+
+    def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
+        """All versions of an artifact, the oldest first.
+
+        Raises:
+            ArtifactNotFound: there is no such artifact.
+        """
+        return [version.info for version in self._every(name, self._in(collection))]
+
+    def exists(
+        self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
+    ) -> bool:
+        """Whether there is such an artifact, or such a version of it; an expired one is there until W&B deletes it."""
+        try:
+            self._find(name, version, match, collection)
+        except ArtifactNotFound:
+            return False
+        return True
+
+    def get_artifact(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> ArtifactInfo:
+        """What is known of a version without reading it. The arguments are those of `ArtifactRegistry.get_artifact`.
+
+        W&B tells times to the second. `written` is the size, because W&B does not say what it had already.
+        """
+        return self._find(name, version, match, collection).info
+
+    def get_artifact_metadata(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> dict[str, Any]:
+        """The metadata of a version, without our note."""
+        return self.get_artifact(name, version, match, collection=collection).metadata
+
+    # --- logging ----------------------------------------------------------------------------------------------------
+
+    def log_files(
+        self,
+        name: str,
+        local_path: str | os.PathLike[str],
+        collection: str | None = None,
+        artifact_path: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+    ) -> ArtifactVersion:
+        """Log a file or a folder as a new version, and wait until the server has it.
+
+        What has the files of the latest version is no new version for W&B: that one is returned, and takes the new
+        metadata and expiry.
+
+        Arguments:
+            name: letters, digits, `_`, `-` and `.`, up to 128.
+            local_path, collection, artifact_path: as for `ArtifactRegistry.log_files`.
+            metadata: what JSON holds, by up to 99 text keys.
+            expiry: when W&B deletes the version: its TTL.
+
+        Returns:
+            The version; with the version `"offline"` if the run is.
+
+        Raises:
+            NoActiveRun: there is none.
+            InvalidName: W&B does not take the name, the collection, or a path.
+            InvalidArgument: the run is of another project, or the name is taken by another collection.
+            CommitConflict: only modes, links or the handler differ from the latest version, which W&B cannot tell.
+            StorageError: the server did not confirm it.
+        """
+        sources = folders.scan(Path(local_path), artifact_path)
+        note = Note().with_entries([source.entry for source in sources])
+        return self._log(name, collection, sources, note, metadata, expiry)
+
+    def log_folder(
+        self,
+        name: str,
+        collection: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+    ) -> LoggedFolder:
+        """An empty folder to write into; what it holds at the end is logged, unless the block ends by an exception."""
+        self._draft(name, collection, Note(), metadata, expiry)  # refused now, and not after hours of work
+        return LoggedFolder(lambda folder: self.log_files(name, folder, collection, metadata=metadata, expiry=expiry))
+
+    def log_artifact(
+        self,
+        name: str,
+        value: Any,
+        handler: str = "json",
+        *,
+        collection: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        **writer_options: Any,
+    ) -> ArtifactVersion:
+        """Log a value as a new version: a file that is named after the artifact. See `log_files`, and
+        `ArtifactRegistry.log_artifact` for the handlers.
+        """
+        self._draft(name, collection, Note(), metadata, expiry)
+        found, (manifest, buffers) = write_value(handler, value, allow_pickle=self.allow_pickle, options=writer_options)
+        note = Note(handler=handler, suffix=found.suffix, environment=found.environment(value))
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
+            path = Path(folder, f"{name}.{found.suffix}")
+            with path.open("wb") as file:
+                file.writelines(buffers)
+            if manifest:
+                path.with_name(f"{path.name}.manifest").write_bytes(manifest)
+            return self._log(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+
+    def adopt(
+        self,
+        name: str,
+        content: ContentReader,
+        *,
+        handler: str | None,
+        collection: str | None = None,
+        suffix: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expiry: datetime | str | None = None,
+        source: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Make a version of a content of some repository: its files are written out, and logged.
+
+        Adopting the newest version's source again gives that version. See `ArtifactRegistry.adopt`.
+        """
+        if handler is not None:
+            suffix = suffix or find_handler(handler).suffix
+        origin = dict(source) if source else None
+        note = Note(handler=handler, suffix=suffix, environment=dict(environment or {}), source=origin)
+        run, _ = self._draft(name, collection, note, metadata, expiry)
+        there = None if run.offline else self._get(name, LATEST, self._in(collection))
+        if there is not None and origin and there.note.source == origin:
+            return there.label
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
+            entries = entries_of(name, suffix, content)
+            folders.write(content, entries, Path(folder), name, durable=False)
+            note = note if handler is not None else note.with_entries(entries)
+            version = self._log(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+        if progress is not None:
+            progress("copy", content.size, content.size)
+        return version
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def download_artifact(
+        self,
+        name: str,
+        collection: str | None = None,
+        version: VersionLike = None,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        match: Match = "exact",
+        validate: bool = True,
+    ) -> Download:
+        """Download a version; every file is compared with the digest that W&B has of it. See
+        `ArtifactRegistry.download_artifact`.
+
+        Raises:
+            NotSupported: the artifact only refers to files elsewhere.
+            DamagedVersion: naming the file that is not what was logged. The target is as it was.
+        """
+        found = self._find(name, version, match, collection)
+        _refuse_expired(found, validate)
+        target = check_target(to)
+        with Files(found) as files:
+            return download(files.write, files.entries, target, found.label)
+
+    def load_artifact(
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        validate: bool = True,
+        *,
+        collection: str | None = None,
+        **reader_options: Any,
+    ) -> Any:
+        """The value of a version. See `ArtifactRegistry.load_artifact`."""
+        found = self._find(name, version, match, collection)
+        if found.note.handler is None:
+            raise InvalidArgument(f"{found.label} is a folder of files: use download_artifact")
+        _refuse_expired(found, validate)
+        if validate:
+            check_environment(found.note.environment, str(found.label))
+        handler = find_handler(found.note.handler)
+        with Files(found) as files:
+            return handler.read(files.manifest, files, allow_pickle=self.allow_pickle, **reader_options)
+
+    def get_version_diff(
+        self,
+        name: str,
+        old: VersionLike,
+        new: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> Sequence[Difference]:
+        """What differs between two versions. Where no file does, nothing is downloaded."""
+        before, after = (self._find(name, version, match, collection) for version in (old, new))
+        with Files(before) as a, Files(after) as b:
+            if before.note.handler is None and after.note.handler is None:
+                return diff_folders(a, a.entries, b, b.entries)
+            if before.note.handler == after.note.handler:
+                handler = find_handler(str(after.note.handler))
+                return handler.diff((a.manifest, a), (b.manifest, b), allow_pickle=self.allow_pickle)
+            return diff_files(name, a, b)
+
+    # --- noting -----------------------------------------------------------------------------------------------------
+
+    def set_artifact_expiry(
+        self,
+        name: str,
+        expiry: datetime | str | None,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> None:
+        """Set when W&B deletes a version: its TTL, from when it was logged. None: never.
+
+        Raises:
+            InvalidArgument: it is not after the version was logged, or the version is a link, whose source W&B keeps.
+        """
+        self._change(self._find(name, version, match, collection), {}, expiry)
+
+    def update_artifact_metadata(
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> None:
+        """Merge into the metadata of a version. W&B replaces all of it: of two updates at once, one may be lost."""
+        self._change(self._find(name, version, match, collection), plain_metadata(metadata), ...)
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def set_alias(
+        self,
+        name: str,
+        version: VersionLike,
+        alias: str,
+        expected: VersionLike | EllipsisType = ...,
+        *,
+        collection: str | None = None,
+    ) -> ArtifactVersion:
+        """Have an alias point to a version. wandb sends the metadata along as it was read, just before.
+
+        Arguments:
+            name, version, collection: as for `get_artifact`.
+            alias: a name that looks like no version and no date, without `/` and `:`.
+            expected: move it only if it points to this version now, or with None if there is none. W&B moves aliases
+                without a condition, so this is looked up just before: of two that move it within that moment both
+                succeed, and the later one stays.
+
+        Raises:
+            CommitConflict: it does not point to `expected`; the message says where it points.
+            InvalidName: the alias could be taken for a version, or W&B does not take it.
+        """
+        _check_alias(alias)
+        found = self._find(name, version, "exact", collection)
+        if expected is not ...:
+            wanted = None if expected is None else self._find(name, expected, "exact", collection).label.version
+            there = self._get(name, alias, self._in(collection))
+            now = None if there is None else there.label.version
+            if now != wanted:
+                raise CommitConflict(
+                    f"{alias!r} of {found.label.collection}/{name} is {now or 'not set'}, not {wanted or 'unset'} as "
+                    "expected: look at it, and decide again"
+                )
+        if alias not in found.artifact.aliases:
+            with asking(f"moving {alias!r} to {found.label}"):
+                found.artifact.aliases = [*found.artifact.aliases, alias]
+                found.artifact.save()
+        return found.label
+
+    def remove_alias(self, name: str, alias: str, *, collection: str | None = None) -> None:
+        """Remove an alias.
+
+        Raises:
+            ArtifactNotFound: there is no such alias.
+        """
+        found = self._find(name, _check_alias(alias), "exact", collection)
+        with asking(f"removing {alias!r} from {found.label}"):
+            found.artifact.aliases = [other for other in found.artifact.aliases if other != alias]
+            found.artifact.save()
+
+    def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
+        """Where each alias points, as in `{"latest": "v5", "production": "v3"}`."""
+        every = self.list_versions(name, collection)
+        return dict(sorted((alias, info.version) for info in every for alias in info.aliases))
+
+    def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
+        """Not to be had.
+
+        Raises:
+            NotSupported: W&B does not keep who moved an alias, when, and from where.
+        """
+        raise NotSupported("W&B keeps no history of aliases: get_aliases says where they point now")
+
+    def promote_artifact(
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        to: ArtifactManager | str,
+        collection: str | None = None,
+        expected: VersionLike | EllipsisType = ...,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage, or into another store of artifacts.
+
+        Arguments:
+            name, version, match, collection: as for `get_artifact`.
+            to: a stage, such as "production"; a registry of W&B (a project `wandb-registry-...`), where it is linked;
+                or any other store, which gets a copy: of another project of W&B its run has to be the active one.
+            expected: of a stage: see `set_alias`.
+            progress: called with "copy", bytes that are in the target and bytes in all.
+
+        Raises:
+            CommitConflict: the stage is another version than expected.
+            ArtifactExpired: the version is past its expiry.
+            InvalidArgument: a link would be of another type than the target's collection.
+        """
+        found = self._find(name, version, match, collection)
+        _refuse_expired(found, True)
+        if isinstance(to, str):
+            return self.set_alias(name, found.label.version, to, expected, collection=collection)
+        if isinstance(to, WandbArtifactRegistry) and to.project.startswith(_REGISTRY):
+            return to._link(name, found)
+        with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder, Files(found) as files:
+            return to.adopt(
+                name,
+                files.content(Path(folder)),
+                handler=found.note.handler,
+                suffix=found.note.suffix,
+                metadata=found.metadata,
+                environment=found.note.environment,
+                expiry=found.expiry,
+                source=self._source(found),
+                progress=progress,
+            )
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _api(self) -> wandb.Api:
+        with asking("logging in"):
+            api: wandb.Api = load_wandb().Api()
+        return api
+
+    @property
+    def _place(self) -> str:
+        run = load_wandb().run
+        entity = self.entity or (run.entity if run is not None and run.project == self.project else None)
+        return f"{entity}/{self.project}" if entity else self.project
+
+    def _types(self) -> dict[str, Any]:
+        """The types of the project by name; none where there is no such project."""
+        try:
+            found = list(self._api.artifact_types(self._place))
+        except ValueError as error:
+            if not is_absence(error):
+                raise
+            return {}
+        return {one.name: one for one in found if one.name != "job" and not one.name.startswith("wandb-")}
+
+    def _every(self, name: str, collection: str) -> list[Version]:
+        """All versions of an artifact that exists, the oldest first."""
+        label = f"{collection}/{_check(name)}"
+        names = self.list_artifacts(collection)
+        if name not in names:
+            hint = f"there is: {', '.join(near(name, names))}" if names else "it has none, or you may not see it"
+            raise ArtifactNotFound(
+                f"the collection {collection!r} of the W&B project {self._place} has no artifact {name!r} ({hint})"
+            )
+        with asking(f"the versions of {label}"):
+            found = list(self._api.artifacts(collection, f"{self._place}/{name}"))
+        # Of a link, which has a number of its own, only the name says it here.
+        versions = [Version.of(one, name, collection, one.name.rpartition(":")[2]) for one in found]
+        if not versions:
+            raise ArtifactNotFound(f"{label} has no version: all were deleted, or the first one is on its way")
+        return sorted(versions, key=lambda version: version.number)
+
+    def _get(self, name: str, alias: str, collection: str) -> Version | None:
+        """The version of a number such as `v3`, or of an alias; None where there is none."""
+        wandb = load_wandb()
+        with asking(f"{collection}/{name}:{alias}"):
+            try:
+                found = self._api.artifact(f"{self._place}/{name}:{alias}", type=collection)
+            except wandb.errors.CommError as error:
+                if not is_absence(error.exc):
+                    raise
+                return None
+        return Version.of(found, name, collection, str(found.version)) if found.state == "COMMITTED" else None
+
+    def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> Version:
+        """The version that is meant; or `ArtifactNotFound`, which says what there is."""
+        if match not in ("exact", "asof"):
+            raise InvalidArgument(f'match is "exact" or "asof", not {match!r}')
+        if isinstance(version, bool) or not isinstance(version, int | str | datetime | None):
+            raise InvalidArgument(f"{version!r} is no version: give a number, an alias, or a date with a time zone")
+        kind = self._in(collection)
+        label = f"{kind}/{_check(name)}"
+        if not isinstance(version, datetime):
+            text = LATEST if version is None else str(version)
+            number = NUMBER.fullmatch(text)
+            alias = f"v{int(number[1])}" if number else text
+            if alias and not set(alias) & set("/:") and (found := self._get(name, alias, kind)) is not None:
+                return found
+        every = self._every(name, kind)
+        numbers = {one.number: one for one in every}
+        if isinstance(version, datetime) or (isinstance(version, str) and is_time(version)):
+            times = sorted((to_nanoseconds(one.created_at), number) for number, one in numbers.items())
+            return numbers[at_time(times, parse_time(version), match, label)]
+        if version is None or version == LATEST:  # who deletes the latest version deletes its alias
+            return every[-1]
+        aliases = near(str(version), {alias for one in every for alias in one.artifact.aliases})
+        there = ", ".join([*aliases, f"{every[0].label.version} to {every[-1].label.version}"])
+        raise ArtifactNotFound(f"{label} has no version {version!r} (there is: {there})")
+
+    def _draft(
+        self, name: str, collection: str | None, note: Note, metadata: _Metadata, expiry: _Expiry
+    ) -> tuple[wandb.Run, wandb.Artifact]:
+        """The active run, and an artifact without files. What W&B would refuse is refused; nothing is sent."""
+        wandb, kind = load_wandb(), self._in(collection)
+        try:
+            artifact = wandb.Artifact(_check(name), type=kind)
+        except ValueError as error:
+            raise InvalidName(f"W&B does not take the artifact {name!r} of the collection {kind!r}: {error}") from None
+        artifact.metadata = note.within(plain_metadata(metadata))
+        if expiry is not None:
+            artifact.ttl = _ttl(datetime.now(UTC), expiry)
+        run = wandb.run
+        if run is None or run.disabled:
+            raise NoActiveRun(
+                f"logging to W&B takes an active run: call wandb.init(project={self.project!r}) first, with a mode "
+                "other than disabled"
+            )
+        if run.project != self.project or (self.entity and not run.offline and run.entity != self.entity):
+            raise InvalidArgument(
+                f"the active run is of {run.entity}/{run.project}, and W&B logs into the project of the run: start one "
+                f"with wandb.init(project={self.project!r}, entity={self.entity!r})"
+            )
+        return run, artifact
+
+    def _log(
+        self,
+        name: str,
+        collection: str | None,
+        sources: Sequence[folders.Source],
+        note: Note,
+        metadata: _Metadata,
+        expiry: _Expiry,
+    ) -> ArtifactVersion:
+        run, artifact = self._draft(name, collection, note, metadata, expiry)
+        label = ArtifactVersion(name, artifact.type, OFFLINE)
+        for source in sources:
+            if stat.S_ISREG(source.entry.mode):
+                artifact.add_file(str(source.local), name=_check_path(source.entry.path), skip_cache=True)
+                folders.check_unchanged(source)
+        wanted = artifact.metadata
+        with asking(f"logging {label.collection}/{name}"):
+            try:
+                run.log_artifact(artifact)
+            except ValueError as error:
+                raise InvalidArgument(f"W&B does not take it, and names are unique in a project: {error}") from None
+            if run.offline:
+                return label
+            try:
+                artifact.wait()
+            except ValueError as error:
+                raise StorageError(f"W&B did not confirm {label.collection}/{name}: {error}") from None
+        found = Version.of(artifact, name, label.collection, str(artifact.version))
+        if artifact.metadata != wanted:
+            changeable = {"environment": note.environment, "source": note.source}
+            if msgspec.structs.replace(found.note, **changeable) != note:
+                raise CommitConflict(
+                    f"W&B takes this for {found.label}, which has the same files, and only another handler, modes, "
+                    "links or empty directories: change a file, or log it under another name"
+                )
+        if artifact.metadata != wanted or (expiry is not None and artifact.ttl != _ttl(found.created_at, expiry)):
+            self._change(found, wanted, ... if expiry is None else expiry)
+        return found.label
+
+    def _change(self, found: Version, metadata: Mapping[str, Any], expiry: _Expiry | EllipsisType) -> None:
+        artifact = found.artifact
+        ttl = None if expiry is None or expiry is ... else _ttl(found.created_at, expiry)
+        try:
+            artifact.metadata = {**artifact.metadata, **metadata}
+            if expiry is not ...:
+                artifact.ttl = ttl
+        except ValueError as error:
+            raise InvalidArgument(f"W&B does not take this change of {found.label}: {error}") from None
+        with asking(f"changing {found.label}"):
+            artifact.save()
+
+    def _link(self, name: str, found: Version) -> ArtifactVersion:
+        kind = found.artifact.type
+        if kind != self.active_collection:
+            raise InvalidArgument(f"a link keeps its type: say collection={kind!r}, not {self.active_collection!r}")
+        with asking(f"linking {found.label} to {self._place}"):
+            linked = found.artifact.link(f"{self._place}/{name}")
+        return ArtifactVersion(name, kind, str(linked.version))
+
+    def _source(self, found: Version) -> dict[str, str]:
+        label, place = found.label, f"{found.artifact.entity}/{found.artifact.project}"
+        where = {"repository": f"wandb:{place}", "url": f"{self._api.settings['base_url']}/{place}"}
+        return {**where, "collection": label.collection, "name": label.name, "version": label.version}
+
+    def _in(self, collection: str | None) -> str:
+        return self.active_collection if collection is None else _check(collection, "collection")
+
+    def __repr__(self) -> str:
+        return f"WandbArtifactRegistry({self._place!r}, collection={self.active_collection!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_api"}
+
+
+def _ttl(created_at: datetime, expiry: datetime | str) -> timedelta:
+    seconds = math.ceil((parse_time(expiry) - created_at).total_seconds())
+    if seconds <= 0:
+        raise InvalidArgument(
+            f"an expiry of {expiry} is not after the version is made: W&B would have to delete it now"
+        )
+    return timedelta(seconds=seconds)
+
+
+def _refuse_expired(found: Version, validate: bool) -> None:
+    if validate and found.expiry is not None and found.expiry <= datetime.now(UTC):
+        raise ArtifactExpired(
+            f"{found.label} expired at {found.expiry.isoformat()}, and W&B will delete it: choose another version; "
+            "validate=False reads it as long as it is there"
+        )
+
+
+def _check(name: str, what: str = "name") -> str:
+    if not _NAME.fullmatch(check_name(name, what)):
+        raise InvalidName(f"the {what} {name!r} is not for W&B: letters, digits, '_', '-' and '.', up to 128 of them")
+    return name
+
+
+def _check_place(name: str, what: str) -> str:
+    if len(check_name(name, what)) > 128 or set(name) & set("/#?%:"):
+        raise InvalidName(f"the {what} {name!r} is not for W&B: up to 128 characters, without / # ? % and :")
+    return name
+
+
+def _check_alias(alias: str) -> str:
+    if set(check_alias(alias)) & set("/:"):
+        raise InvalidName(f"the alias {alias!r} is not for W&B, which takes no '/' and no ':' in it")
+    return alias
+
+
+def _check_path(path: str) -> str:
+    """Refuse a path that W&B would take for one of Windows, and not give back."""
+    if "\\" in path or PureWindowsPath(path).anchor:
+        raise InvalidName(f"the path {path!r} looks like one of Windows, which W&B refuses: rename the file")
+    return path
