@@ -152,10 +152,9 @@ class Borg(Contender):
         return self._borg(["check", "--verify-data", self.repository])
 
     def _listed(self) -> list[str]:
-        command = ["borg", "list", "--short", self.repository]
-        return subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, check=True
-        ).stdout.split()
+        command = ["borg", "list", "--short", str(self.repository)]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=True)
+        return done.stdout.split()
 
     def _borg(self, words: Sequence[str | Path], cwd: Path | None = None) -> Cost:
         return self.run(["borg", *words], cwd, **self._environment())

@@ -140,6 +140,10 @@ def leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(RESTORING)]
 
 
+def size_of(shelf: Shelf) -> int:
+    return sum(info.size for info in shelf.repository.location.list(""))
+
+
 def settle() -> None:
     """Wait until what was written can be told from what is written next."""
     time.sleep(trees._SETTLED / 1e9 + 0.1)
@@ -160,7 +164,7 @@ def test_everything_comes_back(tmp_path: Path, source: Path, password: str | Non
     assert not restored.not_set
     assert (target / "sparse").stat().st_blocks * 512 < 1_000_000
     assert (target / "all hole").stat().st_blocks == 0
-    assert shelf.summary.files == 10
+    assert shelf.summary.files == 9
     assert shelf.repository.check(read_data=True).ok
     assert not leftovers(target.parent)
 
@@ -277,11 +281,11 @@ def test_an_unchanged_file_is_not_read(shelf: Shelf, source: Path) -> None:
     archive = shelf.backup(Directory(source))
     assert (shelf.summary.kept, shelf.summary.read) == (shelf.summary.files, 0)
     archive.verify()
-    for path in archive.part("source").paths:
-        assert b"".join(archive.part("source").open(path)) == (source / path).read_bytes()
-    size = shelf.repository.stats()
+    for name in archive.part("source").paths:
+        assert b"".join(archive.part("source").open(name)) == (source / name).read_bytes()
+    before = size_of(shelf)
     shelf.backup(Directory(source))
-    assert shelf.repository.stats().stored_bytes - size.stored_bytes < 20_000 if hasattr(size, "stored_bytes") else True
+    assert size_of(shelf) - before < 12_000
 
 
 def test_a_file_that_changed_just_before_the_look_is_read_again(tmp_path: Path, shelf: Shelf) -> None:
@@ -337,11 +341,11 @@ def test_changes_between_backups(tmp_path: Path, shelf: Shelf) -> None:
 def _append(path: str, running: Any, stop: Any) -> None:
     with open(path, "ab", buffering=0) as file:
         while not stop.is_set():
-            file.write(b"x" * 100)
+            file.write(b"x")
             running.set()
 
 
-@pytest.mark.parametrize("size", [100_000, 6_000_000])
+@pytest.mark.parametrize("size", [3_000_000, 12_000_000])
 def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, shelf: Shelf, size: int) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -352,7 +356,8 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, shelf:
     process.start()
     try:
         running.wait(30)
-        archive = shelf.backup(Directory(source))
+        while not shelf.summary.changed:  # the writer need not have its turn within one look
+            archive = shelf.backup(Directory(source))
     finally:
         stop.set()
         process.join(30)
@@ -454,17 +459,39 @@ def test_a_source_that_is_missing_or_a_file(tmp_path: Path, shelf: Shelf) -> Non
 # --- excludes --------------------------------------------------------------------------------------------------------
 
 
+def unexpected(path: str, error: OSError) -> None:
+    raise error
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(30))
 def test_ignore_files_mean_what_git_takes_them_for(tmp_path: Path, seed: int) -> None:
     generator = random.Random(seed)
-    names = ["a", "b", "build", "x.o", "y.o", "keep.o", "log.txt", ".hidden", "a b"]
+    names = ["a", "b", "build", "x.o", "y.o", "keep.o", "log.txt", ".hidden", "a b", "x]y", "-", "^"]
 
     def patterns() -> str:
         lines = []
         for _ in range(generator.randrange(1, 5)):
             parts = [
-                generator.choice([*names, "*", "*.o", "?", "[ab]", "**", "b*", "*.txt"])
+                generator.choice(
+                    [
+                        *names,
+                        "*",
+                        "*.o",
+                        "?",
+                        "[ab]",
+                        "**",
+                        "b*",
+                        "*.txt",
+                        "[!a-x]*",
+                        "[]^-]",
+                        "\\[z",
+                        "a\\ b",
+                        "[^]x]?y",
+                        "a b ",
+                        "x**",
+                    ]
+                )
                 for _ in range(generator.choice([1, 1, 2, 3]))
             ]
             lines.append(
@@ -474,7 +501,7 @@ def test_ignore_files_mean_what_git_takes_them_for(tmp_path: Path, seed: int) ->
 
     root = tmp_path / "root"
     for _ in range(40):
-        path = root.joinpath(*(generator.choice(names) for _ in range(generator.randrange(1, 4))))
+        path = root.joinpath(*(generator.choice([*names, "[z"]) for _ in range(generator.randrange(1, 4))))
         if not path.exists() and all(not parent.is_file() for parent in path.parents):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x") if generator.random() < 0.7 else path.mkdir()
@@ -484,7 +511,7 @@ def test_ignore_files_mean_what_git_takes_them_for(tmp_path: Path, seed: int) ->
     given = patterns()
     found = [
         (path, entry.is_dir(follow_symlinks=False), left_out)
-        for path, entry, left_out in walk(str(root), given.split("\n"), (".gitignore",), pytest.fail)
+        for path, entry, left_out in walk(str(root), given.split("\n"), (".gitignore",), unexpected)
     ]
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     subprocess.run(["git", "init", "-q", root], check=True, env=environment)
@@ -577,6 +604,20 @@ def test_a_flipped_bit_is_named_and_the_target_untouched(tmp_path: Path, shelf: 
     shelf.open().verify()
 
 
+RESTORE = """
+import sys
+from prefect_snapshots.backups.archive import Archive
+from prefect_snapshots.backups.restoring import restore_directory
+from prefect_snapshots.repository.repository import Repository
+events = []
+repository = Repository(sys.argv[1])
+stream = repository.stream("backups", "default", events.append)
+part = Archive(repository.read(stream, events[-1])).part("source")
+print("go", flush=True)
+restore_directory(part, sys.argv[2])
+"""
+
+
 def _restore(repository: str, target: str) -> None:
     restore_directory(Shelf(Path(repository)).open().part("source"), target)
 
@@ -591,36 +632,30 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, shelf: Shelf) -> None:
             (source / f"{number}").write_bytes(generator.randbytes(2000 * step))
         states.append(described(source))
         shelf.backup(Directory(source))
-    restore_directory(Archive(shelf.repository.read(shelf.stream, shelf.events[0])).part("source"), target)
-    start = time.perf_counter()
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-               f"from test_backup_trees import _restore; print('go', flush=True); "
-               f"_restore({str(tmp_path / 'repository')!r}, {str(target)!r})"]  # fmt: skip
-    spans = [0.0]
+    first = Archive(shelf.repository.read(shelf.stream, shelf.events[0]))
+    restore_directory(first.part("source"), target)
+    command = [sys.executable, "-c", RESTORE, str(tmp_path / "repository"), str(target)]
+    span = 0.0
     seen = set()
-    for turn in range(14):
+    for turn in range(12):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
         start = time.perf_counter()
-        if turn == 0:
-            process.wait()
-            spans.append(time.perf_counter() - start)
-            restore_directory(Archive(shelf.repository.read(shelf.stream, shelf.events[0])).part("source"), target)
-            continue
         try:
-            process.wait(generator.uniform(0, 1.1 * spans[-1]))
+            process.wait(generator.uniform(0, 1.1 * span) if turn else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
+        span = span or time.perf_counter() - start
         found = described(target)
         assert found in states
         seen.add(states.index(found))
         recover(target)
         assert not leftovers(tmp_path)
         if found == states[1]:
-            restore_directory(Archive(shelf.repository.read(shelf.stream, shelf.events[0])).part("source"), target)
-    assert seen
+            restore_directory(first.part("source"), target)
+    assert 1 in seen
     assert shelf.repository.check().ok
 
 

@@ -95,6 +95,13 @@ def test_mapping(tmp_path: Path) -> None:
     assert contenders(report, "items in a flow: first run") == {"prefect-snapshots", "Prefect .map"}
 
 
+@pytest.mark.timeout(200)
+def test_backups(tmp_path: Path) -> None:
+    report = measure(tmp_path, "backups.py", "--scale", "0.003", "--repeat", "1")
+    assert met(report, "peak") == [True] * 10
+    assert "prefect-snapshots" in contenders(report, "restore of the tree")
+
+
 def test_page_without_the_section_is_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Benchmarks\n")

@@ -123,7 +123,8 @@ def restore_directory(
                 _swap_each(new, place, workspace)
             else:
                 _swap(new, place, workspace)
-            _set_directories(part, place, [entry for entry in entries if entry.raw == base], base)
+        # Once more: making and removing what lay beside has changed them, where they were restored in place.
+        _set_directories(part, place, [entry for entry in entries if entry.raw == base], base)
     files = [entry for entry in entries if entry.is_file]
     return Restored(place, len(files), sum(entry.size for entry in files), carried, not_set)
 
