@@ -81,10 +81,12 @@ $(VENV)/.s3rver: Makefile | $(VENV)/.created
 	npm install --prefix $(VENV)/s3rver --no-audit --no-fund --no-save --loglevel error s3rver@$(S3RVER)
 	touch $@
 
-# The servers of the databases that are backed up.
+# The servers of the databases that are backed up, and the peers of backups: retention is compared with restic.
 $(VENV)/.databases: Makefile | $(VENV)/.created
 	$(call system,ls /usr/lib/postgresql/*/bin/postgres,postgresql)
 	$(call system,PATH=$$PATH:/usr/sbin command -v mariadbd,mariadb-server)
 	$(call system,command -v redis-server,redis-server)
 	$(call system,command -v etcd && command -v etcdctl,etcd-server etcd-client)
+	$(call system,command -v restic,restic)
+	$(call system,command -v borg,borgbackup)
 	touch $@

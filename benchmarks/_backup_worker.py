@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from prefect_snapshots.backups.archive import Archive, store
 from prefect_snapshots.backups.restoring import restore_directory
-from prefect_snapshots.backups.sources import Dump, DumpFile
+from prefect_snapshots.backups.sources import Database, Dump, DumpFile
 from prefect_snapshots.backups.trees import Directory
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.contents import Stored, Writer
@@ -56,12 +56,12 @@ def main(url: str, what: str, path: str) -> None:
     events: list[Event] = []
     stream = repository.stream("backups", "default", events.append)
     previous = Archive(repository.read(stream, events[-1])) if events else None
-    sources = {"tree": lambda: Directory(path, name="source"), "dump": lambda: FileDump(Path(path))}
+    source: Directory | Database = FileDump(Path(path)) if what == "dump" else Directory(path, name="source")
 
     def keep(writer: Writer) -> Stored:
-        return store(writer, [sources[what]()], [previous] if previous else [])[0]
+        return store(writer, [source], [previous] if previous else [])[0]
 
-    if what in sources:
+    if what in ("tree", "dump"):
         repository.commit(stream, lambda: Draft("created"), store=keep)
         return
     assert previous is not None

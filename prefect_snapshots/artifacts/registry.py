@@ -122,8 +122,9 @@ class ArtifactRegistry:
     ) -> list[tuple[str, int]]:
         """Path and bytes of every file that a download of a version gives. The arguments are as for `get_artifact`."""
         artifact, found = self._artifacts.find(name, version, match, self._in(collection))
+        suffix = found.event.body.get("suffix")
         with self._artifacts.content(artifact, found) as content:
-            return [(entry.path, entry.size) for entry in entries_of(found, artifact.name, content) if entry.is_file]
+            return [(entry.path, entry.size) for entry in entries_of(artifact.name, suffix, content) if entry.is_file]
 
     # --- logging ----------------------------------------------------------------------------------------------------
 
