@@ -44,7 +44,10 @@ PROJECT = "project"
 REPOSITORY = Path(__file__).parent.parent
 
 # One process talks to W&B through one `wandb-core`, and has one active run.
-pytestmark = pytest.mark.xdist_group("wandb")
+pytestmark = [
+    pytest.mark.xdist_group("wandb"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # wandb leaves its connections to be collected
+]
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ class Files:
 
     def __init__(self, version: Version) -> None:
         self._version = version
-        self._temporary = tempfile.TemporaryDirectory(prefix="prefect-snapshots-")
+        self._temporary = contextlib.ExitStack()
         with asking(f"the manifest of {version.label}"):
             self._manifest = version.artifact.manifest.entries
         self.entries = _entries(version, self._manifest)
@@ -234,8 +234,9 @@ class Files:
 
     @cached_property
     def _folder(self) -> Path:
-        self._fetch(folder := Path(self._temporary.name))
-        return folder
+        folder = self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="prefect-snapshots-"))
+        self._fetch(Path(folder))
+        return Path(folder)
 
     def _at(self, offset: int) -> tuple[Entry, int]:
         return self._files[bisect_right(self._files, offset, key=lambda file: file[1]) - 1]
@@ -244,7 +245,7 @@ class Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+        self._temporary.close()
 
 
 def load_wandb() -> Any:
