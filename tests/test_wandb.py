@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ PROJECT = "project"
 REPOSITORY = Path(__file__).parent.parent
 
 # One process talks to W&B through one `wandb-core`, and has one active run.
-pytestmark = pytest.mark.xdist_group("wandb")
+pytestmark = [
+    pytest.mark.xdist_group("wandb"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # wandb leaves its connections to be collected
+]
 
 
 @pytest.fixture(scope="module")
@@ -615,9 +619,22 @@ def test_a_flipped_bit_is_named(
         registry.download_artifact(name, to=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-    del server.storage[key]
-    with pytest.raises(StorageError, match=f"{name}:v0 could not be downloaded"):
-        registry.download_artifact(name, to=tmp_path / "out")
+    registry.log_artifact(f"{name}-2", os.urandom(10).hex())
+    del server.storage[stored(server, f"{name}-2").file(f"{name}-2.json")["id"]]
+    with pytest.raises(StorageError, match=f"{name}-2:v0 could not be downloaded"):
+        registry.load_artifact(f"{name}-2")
+
+
+def test_downloads_at_once_do_not_mix(registry: WandbArtifactRegistry, name: str, tmp_path: Path) -> None:
+    expected = []
+    for _ in range(4):
+        with registry.log_folder(name) as folder:
+            for file in range(20):
+                (folder / f"{file}").write_bytes(os.urandom(100))
+            expected.append(snapshot(folder))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda at: registry.download_artifact(name, version=at, to=tmp_path / f"{at}"), range(4)))
+    assert [snapshot(download.path) for download in found] == expected
 
 
 @pytest.mark.parametrize("path", ["../out", "/out", "a/../../out", "line\nbreak", "a//b"])

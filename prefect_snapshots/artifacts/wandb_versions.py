@@ -52,6 +52,9 @@ _MOST_KEYS = 100
 """Of the metadata of an artifact, which W&B takes."""
 
 
+_AGAIN = "If the damage is in wandb's cache on this machine, `wandb artifact cache cleanup 0B` clears it"
+
+
 class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What belongs to a version beside its files and the user's metadata."""
 
@@ -149,7 +152,7 @@ class Files:
 
     def __init__(self, version: Version) -> None:
         self._version = version
-        self._temporary = tempfile.TemporaryDirectory(prefix="prefect-snapshots-")
+        self._temporary = contextlib.ExitStack()
         with asking(f"the manifest of {version.label}"):
             self._manifest = version.artifact.manifest.entries
         self.entries = _entries(version, self._manifest)
@@ -218,18 +221,22 @@ class Files:
         label = str(self._version.label)
         with asking(f"downloading {label}"):
             try:
-                self._version.artifact.download(root=str(folder), skip_cache=True)
+                # Not with `skip_cache`: wandb 0.31 then has one path for all threads, and for every later download.
+                self._version.artifact.download(root=str(folder))
             except OSError as error:  # as which requests reports what fails, too
                 raise StorageError(f"{label} could not be downloaded: {error}") from error
         for path, entry in self._manifest.items():
             digest_of = xxh128_file_b64 if entry.digest_algorithm().name == "MANIFEST_XXH128" else md5_file_b64
             if not (folder / path).is_file() or digest_of(folder / path) != entry.digest:
-                raise DamagedVersion(label, f"file {path}", "it does not match the digest that W&B has of it")
+                raise DamagedVersion(
+                    label, f"file {path}", f"it does not match the digest that W&B has of it. {_AGAIN}"
+                )
 
     @cached_property
     def _folder(self) -> Path:
-        self._fetch(folder := Path(self._temporary.name))
-        return folder
+        folder = self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="prefect-snapshots-"))
+        self._fetch(Path(folder))
+        return Path(folder)
 
     def _at(self, offset: int) -> tuple[Entry, int]:
         return self._files[bisect_right(self._files, offset, key=lambda file: file[1]) - 1]
@@ -238,7 +245,7 @@ class Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+        self._temporary.close()
 
 
 def load_wandb() -> Any:
