@@ -7,15 +7,15 @@ python _backup_worker.py REPOSITORY restore|verify PATH|-  the newest backup
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from prefect_snapshots.backups.archive import Archive, store
 from prefect_snapshots.backups.restoring import restore_directory
-from prefect_snapshots.backups.sources import Dump, DumpFile
+from prefect_snapshots.backups.sources import Database, Dump, DumpFile, DumpReader
 from prefect_snapshots.backups.trees import Directory
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.contents import Stored, Writer
@@ -44,10 +44,10 @@ class FileDump:
     def counts(self) -> dict[str, int]:
         return {}
 
-    def restore(self, dump: object, only: object = ()) -> None:
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         raise NotImplementedError
 
-    def scratch(self) -> Any:
+    def scratch(self) -> AbstractContextManager[Database]:
         raise NotImplementedError
 
 
@@ -56,12 +56,12 @@ def main(url: str, what: str, path: str) -> None:
     events: list[Event] = []
     stream = repository.stream("backups", "default", events.append)
     previous = Archive(repository.read(stream, events[-1])) if events else None
-    sources = {"tree": lambda: Directory(path, name="source"), "dump": lambda: FileDump(Path(path))}
 
     def keep(writer: Writer) -> Stored:
-        return store(writer, [sources[what]()], previous)[0]
+        source = Directory(path, name="source") if what == "tree" else FileDump(Path(path))
+        return store(writer, [source], previous)[0]
 
-    if what in sources:
+    if what in ("tree", "dump"):
         repository.commit(stream, lambda: Draft("created"), store=keep)
         return
     assert previous is not None
