@@ -45,7 +45,7 @@ _SPAN = 4 * 1024 * 1024
 """Bytes of the body that a thread reads at once."""
 _FILES = 512
 """Files that a thread writes at once."""
-_WORKERS = 4
+_WORKERS = min(8, max(2, os.cpu_count() or 2))
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ASIDE = "old"
 """Where in a workspace the old waits while the new takes its place, where both cannot be swapped at once."""
