@@ -966,7 +966,7 @@ def test_an_export_replaces_nothing(world: World) -> None:
 # --- kills -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("verb", ["create", "cleanup", "restore"])
 def test_whoever_is_killed_leaves_old_or_new(world: World, verb: str, kills: int) -> None:
     """A process that creates, cleans up or restores again and again is killed at random moments."""

@@ -101,7 +101,7 @@ def test_managers_take_a_block(directory: Path) -> None:
         assert repository.url.endswith("/there")
 
 
-def test_prefect_registers_the_block_from_the_package(prefect_server: str) -> None:
+def test_prefect_registers_the_blocks_from_the_package(prefect_server: str) -> None:
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
         client.delete_block_type(client.read_block_type_by_slug("snapshot-repository").id)
     done = subprocess.run(
@@ -112,7 +112,7 @@ def test_prefect_registers_the_block_from_the_package(prefect_server: str) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "Successfully registered 1 block" in done.stdout
+    assert "Successfully registered 9 blocks" in done.stdout
     with get_client(sync_client=True) as client:
         assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -37,14 +38,22 @@ def flows() -> Any:
         sys.path.remove(str(FLOWS))
 
 
-@pytest.fixture
-def repository(flows: Any, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def trained(flows: Any, prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which an epoch was trained, and its model is in production."""
     train, promote = flows
-    train.train(1, repository=str(tmp_path))
-    decision = promote.promote_model(repository=str(tmp_path))
+    place = tmp_path_factory.mktemp("trained")
+    train.train(1, repository=str(place))
+    decision = promote.promote_model(repository=str(place))
     assert (decision.candidate, decision.production, decision.promoted) == ("v0", None, True)
-    return str(tmp_path)
+    return place
+
+
+@pytest.fixture
+def repository(trained: Path, tmp_path: Path) -> str:
+    """A copy of it."""
+    shutil.copytree(trained, tmp_path / "repository")
+    return str(tmp_path / "repository")
 
 
 def production(repository: str) -> str:
@@ -73,30 +82,29 @@ def test_only_a_better_model_is_promoted(flows: Any, repository: str) -> None:
     )
 
 
-@pytest.mark.parametrize("approve", [True, False])
-def test_a_person_is_asked(flows: Any, repository: str, approve: bool) -> None:
+def test_a_person_is_asked(flows: Any, repository: str) -> None:
     train, promote = flows
     train.train(4, repository=repository)
-    name = f"asking-{approve}-{time.time_ns()}"
-    decisions: list[Any] = []
-    asking = promote.promote_model.with_options(flow_run_name=name)
-    run = threading.Thread(
-        target=lambda: decisions.append(asking(repository=repository, ask=True, poll_interval=1)), daemon=True
-    )
-    run.start()
-    with get_client(sync_client=True) as client:
-        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-        deadline = time.monotonic() + 60
-        while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
-            assert run.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    assert production(repository) == "v0"
-    resume_flow_run(found[0].id, run_input={"approve": approve, "reason": "not today"})
-    run.join(60)
-    [decision] = decisions
-    assert (decision.promoted, production(repository)) == (approve, "v1" if approve else "v0")
-    assert ("not today" in decision.why) != approve
+    for approve in (False, True):
+        name = f"asking-{approve}-{time.time_ns()}"
+        decisions: list[Any] = []
+        asking = promote.promote_model.with_options(flow_run_name=name)
+        options = {"repository": repository, "ask": True, "poll_interval": 1}
+        run = threading.Thread(target=lambda: decisions.append(asking(**options)), daemon=True)  # noqa: B023
+        run.start()
+        with get_client(sync_client=True) as client:
+            wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+            deadline = time.monotonic() + 60
+            while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
+                assert run.is_alive()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert production(repository) == "v0"
+        resume_flow_run(found[0].id, run_input={"approve": approve, "reason": "not today"})
+        run.join(60)
+        [decision] = decisions
+        assert (decision.promoted, production(repository)) == (approve, "v1" if approve else "v0")
+        assert ("not today" in decision.why) != approve
 
 
 def test_a_rival_is_not_undone(flows: Any, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:

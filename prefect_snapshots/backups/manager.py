@@ -61,7 +61,7 @@ from .records import (
     part_record,
     read_record,
 )
-from .restoring import restore_directory
+from .restoring import recover, restore_directory
 from .retention import RetentionPolicy, RetentionRow
 from .sources import Database
 from .trees import Directory
@@ -207,6 +207,9 @@ class BackupManager:
             run=None if run is None else clean_metadata(run),
             versions={source.name: source.check() for source in sources if not isinstance(source, Directory)},
         )
+        for source in sources:
+            if isinstance(source, Directory):
+                recover(source.path)  # what a restore that was killed has set aside belongs into the backup
         body = body_of(made)
         # A stream of its own, so that nobody who only looks waits for the backup.
         records = Records()
