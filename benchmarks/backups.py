@@ -3,7 +3,8 @@
 A tree of small text files and eight large ones is backed up for the first time, unchanged, and after 1 % of it
 changed; then it is restored and verified. A SQL dump is backed up for the first time, and after 1 % of its rows
 changed: scattered, scattered and moved to the end, in 60 clusters, appended. Every measurement is a process of its own:
-ours includes Python's start and all imports. restic encrypts what it stores, and cannot be told not to.
+ours includes Python's start and all imports. Needs 10 GB, and 6 GB for each repetition. restic encrypts what it
+stores, and cannot be told not to.
 """
 
 from __future__ import annotations
@@ -370,7 +371,11 @@ class Found:
 
 
 def measure_tree(scale: float, repeat: int, folder: Path, report: Report) -> None:
-    """A directory: first, unchanged, changed, restored, verified."""
+    """A directory: first, unchanged, changed, restored, verified.
+
+    Nothing is removed on the way: for minutes after 20,000 files went, ext4 takes several times as long to create one,
+    because it passes over inodes that were freed lately.
+    """
     source = folder / "source"
     _apart(_create_tree, source, scale)
     found = Found(report)
@@ -388,10 +393,7 @@ def measure_tree(scale: float, repeat: int, folder: Path, report: Report) -> Non
         targets = {name: folder / f"restored-{turn}" / name.replace(" ", "-") for name in running}
         found.measure(restore, {name: partial(one.restore, targets[name]) for name, one in running.items()})
         _apart(_require_equal, source, targets[OURS])
-        shutil.rmtree(folder / f"restored-{turn}")
         found.measure(verify, {name: partial(one.verify) for name, one in running.items()})
-        shutil.rmtree(folder / f"tree-{turn}")
-    shutil.rmtree(source)
     for what in (first, unchanged, changed):
         found.enter(what, added=True)
     for what in (restore, verify):

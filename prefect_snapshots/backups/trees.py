@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from ..errors import BackupFailed, InvalidArgument, InvalidName
-from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_stream
+from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_read, content_defined_stream
 from ..repository.contents import TABLE, Batch, ContentReader, Kept, Writer
 from ..repository.repository import Buffer
 from .excluding import walk
@@ -320,7 +320,11 @@ class Tree:
 
     def _read_large(self, at: int, writer: Writer) -> Kept:
         def read(file: int, entry: Entry) -> tuple[list[Kept], int]:
-            kept = writer.put(content_defined_stream(_pieces(file, entry), _LARGE_AVERAGE))
+            if entry.extents is None:
+                chunks = content_defined_read(partial(os.pread, file), entry.size, _LARGE_AVERAGE)
+            else:
+                chunks = content_defined_stream(_pieces(file, entry), _LARGE_AVERAGE)
+            kept = writer.put(chunks)
             return [kept], int(kept.rows["size"].sum(dtype=np.int64))
 
         return next(iter(self._read_twice(at, read)), Kept(np.empty(0, TABLE)))

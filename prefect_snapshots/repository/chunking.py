@@ -11,7 +11,7 @@ The parameters are recorded in `repository.json`: two writers that cut different
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 # The extension itself: the package falls back to pure Python, 500 times slower, when it is missing.
 from pyfastcdc.cy import FastCDC
@@ -26,6 +26,9 @@ SHARED_SIZE = 64 * 1024
 
 AVERAGE_SIZE = 64 * 1024
 """Average bytes in a content-defined chunk."""
+
+_READ = 8 * 1024 * 1024
+"""Bytes that are read to be cut at once. More than two of the largest chunks of any average in use."""
 
 SEED = 0
 """Seed of the gear table. A constant: chunk names are hashes anyway, and keyed where the repository is encrypted."""
@@ -68,6 +71,31 @@ def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE
         rest = bytes(chunks[-1]) if chunks else b""  # whether it ends here, only what follows can tell
     if rest:
         yield memoryview(rest)
+
+
+def content_defined_read(
+    read: Callable[[int, int], bytes], size: int, average: int = AVERAGE_SIZE
+) -> Iterator[memoryview]:
+    """Cut what can be read at any place just as `content_defined` cuts it in one, without joining any of it.
+
+    Arguments:
+        read: called with a number of bytes and where they begin; returns fewer only where the end is.
+        size: how many bytes there are. If there are fewer by now, it ends there.
+        average: average size of a chunk in bytes, as for `content_defined`.
+
+    Example:
+        >>> data = bytes(range(256)) * 65536
+        >>> read = content_defined_read(lambda length, at: data[at : at + length], len(data))
+        >>> [len(chunk) for chunk in read] == [len(chunk) for chunk in content_defined(data)]
+        True
+    """
+    at = 0
+    while piece := read(min(_READ, size - at), at):
+        at += len(piece)
+        chunks = list(content_defined(piece, average))
+        if at < size and len(piece) == _READ:
+            at -= len(chunks.pop())  # whether it ends here, only what follows can tell
+        yield from chunks
 
 
 def fixed(data: memoryview, size: int = FIXED_SIZE) -> Iterator[memoryview]:
