@@ -69,7 +69,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger, WandbArtifactRegistry
-    from prefect_snapshots.backups import Backup, BackupManager, Directory, RetentionPolicy, safe_experiment
+    from prefect_snapshots.backups import Backup, BackupManager, Directory, safe_experiment
     from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
     from prefect_snapshots.blocks import SnapshotRepository
     from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     )
     from prefect_snapshots.decorators import load_latest, snapshot
     from prefect_snapshots.repository import Repository, use_repository
+    from prefect_snapshots.retention import RetentionPolicy
     from prefect_snapshots.saving import wait_for_snapshots
     from prefect_snapshots.snapshots import (
         ByContent,
@@ -138,7 +139,7 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "PyTreeSnapshotManager": "snapshots",
         "RedisDatabase": "database_blocks",
         "Repository": "repository",
-        "RetentionPolicy": "backups",
+        "RetentionPolicy": "retention",
         "SQLiteDatabase": "database_blocks",
         "STABLE_INPUTS": "cache_policies",
         "Snapper": "checkpoints",

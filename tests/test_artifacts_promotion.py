@@ -21,7 +21,8 @@ from servers import Storage
 from prefect_snapshots import ArtifactRegistry, Repository
 from prefect_snapshots.artifacts.folders import Entry, encode_manifest, scan
 from prefect_snapshots.errors import CommitConflict, InvalidArgument, InvalidName
-from prefect_snapshots.repository.chunking import content_defined, content_defined_stream
+from prefect_snapshots.repository import chunking
+from prefect_snapshots.repository.chunking import content_defined, content_defined_read, content_defined_stream
 from prefect_snapshots.repository.repository import Draft
 
 WRITERS = str(Path(__file__).parent / "artifact_writers.py")
@@ -344,4 +345,10 @@ def test_pieces_are_cut_as_one(sizes: list[int], seed: int) -> None:
     for size in sizes:
         pieces.append(data[at : at + size])
         at += size
-    assert list(content_defined_stream(pieces)) == list(content_defined(data))
+    whole = list(content_defined(data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunking, "_READ", 600_000)  # so that there are several of them
+        assert list(content_defined_stream(pieces)) == whole
+        assert list(content_defined_read(lambda length, at: data[at : at + length], len(data))) == whole
+        shrunk = content_defined_read(lambda length, at: data[at : at + length][: max(0, 9_000 - at)], len(data))
+        assert b"".join(shrunk) == data[:9_000]

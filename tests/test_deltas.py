@@ -168,12 +168,11 @@ def put_dump(shelf: Shelf, name: str, data: bytes, previous: str | None, average
         before = Previous(content.table["chunk"], sketches)
 
     def store(writer: Writer) -> Stored:
-        sketches = []
+        sketches: list[Any] = []
 
         def chunks() -> Any:
-            for chunk, features in similar_stream([data[:100_001], data[100_001:]], before, average):
-                sketches.append(features)
-                yield chunk
+            for _, batch in similar_stream([data[:100_001], data[100_001:]], before, sketches, average):
+                yield batch
 
         return writer.store_cut(lambda: np.array(sketches).tobytes(), chunks())
 

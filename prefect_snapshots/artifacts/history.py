@@ -2,7 +2,7 @@
 
 A *version* is `v0`, `v1`, ... in the order of the events that committed them; its number is in the event, so that
 a lost event changes no other number. An *alias* (a stage such as `production`) names one version; every *move* of it is
-kept.
+kept. A version that a release names is *pinned*, which its own artifact knows, so that a clean-up cannot miss it.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class History:
     aliases: dict[str, list[int]] = field(default_factory=dict)
     """Where each alias points (the last one), and where a rollback leads."""
     moves: list[Move] = field(default_factory=list)
+    pinned: set[int] = field(default_factory=set)
+    """Versions that a release names, or was about to name."""
     next_number: int = 0
     _newest: Version | None = None
     _times: list[tuple[int, int]] = field(default_factory=list)
@@ -87,6 +89,8 @@ class History:
     def apply(self, event: Event) -> None:
         """Take one event into account."""
         body = event.body
+        if event.deletes:
+            self._drop(set(event.deletes))
         if event.kind == "version":
             number = int(body["id"][1:])
             version = Version(number, event, body.get("metadata", {}), body.get("expiry"))
@@ -98,6 +102,8 @@ class History:
         elif event.kind == "annotate" and (found := self.versions.get(int(body["version"][1:]))) is not None:
             found.metadata = {**found.metadata, **body.get("metadata", {})}
             found.expiry = body.get("expiry", found.expiry)
+        elif event.kind == "pin":
+            self.pinned.add(int(body["version"][1:]))
         elif event.kind == "lost":
             self.next_number += 1  # it may have been a version, and no number is given twice
 
@@ -110,6 +116,12 @@ class History:
         """Where an alias points; None when there is none."""
         stack = self.aliases.get(alias)
         return f"v{stack[-1]}" if stack else None
+
+    def spared(self) -> set[int]:
+        """What no clean-up removes: the newest, what is pinned, where aliases point, and where a rollback leads."""
+        stacks = list(self.aliases.values())
+        newest = set() if self._newest is None else {self._newest.number}
+        return newest.union(self.pinned, *(stack[-2:] for stack in stacks))
 
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that point to a version, sorted."""
@@ -149,6 +161,15 @@ class History:
         if number is None or number not in self.versions:
             raise ArtifactNotFound(f"{label} has no version {version!r} ({self._offer(str(version))})")
         return self.versions[number]
+
+    def _drop(self, sequences: set[int]) -> None:
+        gone = {number for number, version in self.versions.items() if version.event.sequence in sequences}
+        self.versions = {number: version for number, version in self.versions.items() if number not in gone}
+        self._times = [(time, number) for time, number in self._times if number not in gone]
+        # A rollback leads to what is there still. Where an alias points, nothing was removed.
+        self.aliases = {
+            alias: [number for number in stack if number not in gone] for alias, stack in self.aliases.items()
+        }
 
     def _move(self, event: Event) -> None:
         body = event.body

@@ -19,10 +19,12 @@ from ..errors import (
     CommitConflict,
     InvalidArgument,
 )
+from ..repository.catalog import token_from
 from ..repository.contents import ContentReader, Stored, Writer, inline
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import from_nanoseconds
+from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from . import folders
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, check_target, download, entries_of, remove
@@ -557,10 +559,7 @@ class ArtifactRegistry:
         chosen = dict.fromkeys(self.list_artifacts(collection)) if artifacts is None else artifacts
         if not chosen:
             raise ArtifactNotFound(f"the collection {self._in(collection)!r} has nothing to release")
-        pinned = {
-            name: self._artifacts.find(name, version, "exact", self._in(collection))[1].label
-            for name, version in chosen.items()
-        }
+        pinned = {name: self._pin(name, version, self._in(collection)) for name, version in chosen.items()}
         return self._artifacts.releases_of(self._in(collection)).create(tag, pinned, metadata)
 
     def list_releases(self, collection: str | None = None) -> list[Release]:
@@ -610,10 +609,45 @@ class ArtifactRegistry:
                 target._adopt(
                     target._artifacts.artifact(name, release.collection), content, body, progress, found.number
                 )
+            target._pin(name, found.label, release.collection)
         target._artifacts.releases_of(release.collection).create(
             release.tag, release.artifacts, release.metadata, adopt=True
         )
         return target
+
+    # --- cleaning up ------------------------------------------------------------------------------------------------
+
+    def cleanup(
+        self, policy: RetentionPolicy, dry_run: bool = False, *, name: str | None = None, collection: str | None = None
+    ) -> dict[str, list[RetentionRow]]:
+        """Remove versions that a retention policy does not keep. The space is freed by the next prune.
+
+        Whatever the policy says, the latest version stays, as does what an alias points to or would go back to by a
+        rollback, and what a release names.
+
+        Arguments:
+            policy: see `RetentionPolicy`; it is asked about each artifact by itself.
+            dry_run: only say what would go.
+            name: one artifact; default: every one of the collection.
+            collection: default: the active one.
+
+        Returns:
+            The policy's rows (name, keep, reasons) for the versions of each artifact.
+
+        Raises:
+            ArtifactNotFound: there is no such artifact.
+
+        Example:
+            >>> registry = ArtifactRegistry("memory://example-cleanup")
+            >>> for value in range(4):
+            ...     version = registry.log_artifact("model", value)
+            >>> registry.promote_artifact("model", 0, to="production").version
+            'v0'
+            >>> [row.name for row in registry.cleanup(RetentionPolicy(keep_last=2))["model"] if not row.keep]
+            ['v1']
+        """
+        names = self.list_artifacts(collection) if name is None else [name]
+        return {each: self._clean(each, policy, dry_run, self._in(collection)) for each in names}
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -630,7 +664,7 @@ class ArtifactRegistry:
             lambda: Draft("version", {"id": f"v{artifact.history.next_number}", **body}),
             store=None if content is not None else store,
             content=content,
-            token=_token(token),
+            token=token_from(token),
         )
         return artifact.version_of(event)
 
@@ -662,6 +696,36 @@ class ArtifactRegistry:
         passed = _counter("copy", content.size, progress)()
         event = self.repository.adopt(artifact.stream, draft, content, passed=passed)
         return artifact.version_of(event or (None if there is None else there.event))
+
+    def _pin(self, name: str, version: VersionLike, collection: str) -> str:
+        """Have a version stay whatever a clean-up is told, because a release is about to name it."""
+        artifact, found = self._artifacts.find(name, version, "exact", collection)
+        history = artifact.history
+
+        def draft() -> Draft | None:
+            history.resolve(found.number, "exact", artifact.label)  # it may have been cleaned up just now
+            return None if found.number in history.pinned else Draft("pin", {"version": found.label})
+
+        self.repository.commit(artifact.stream, draft)
+        return found.label
+
+    def _clean(self, name: str, policy: RetentionPolicy, dry_run: bool, collection: str) -> list[RetentionRow]:
+        artifact = self._artifacts.existing(name, collection)
+        rows: list[RetentionRow] = []
+
+        def draft() -> Draft | None:
+            history = artifact.history
+            spared = history.spared()
+            rows[:] = policy.plan(
+                RetentionItem(version.label, from_nanoseconds(version.time), permanent=number in spared)
+                for number, version in history.versions.items()
+            )
+            gone = {row.name for row in rows if not row.keep}
+            doomed = [version.event.sequence for version in history.versions.values() if version.label in gone]
+            return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
+
+        self.repository.commit(artifact.stream, draft)
+        return rows
 
     def _annotate(
         self, name: str, version: VersionLike, match: Match, collection: str | None, changes: dict[str, Any]
@@ -759,15 +823,6 @@ def _notes(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) ->
     if expiry is not None:
         notes["expiry"] = expiry_of(expiry)
     return notes
-
-
-def _token(token: str | None) -> bytes | None:
-    if token is None:
-        return None
-    try:
-        return bytes.fromhex(token)
-    except ValueError:
-        raise InvalidArgument(f"{token!r} is not a token: it comes from CommitUnknown.token") from None
 
 
 def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], Callable[[int], None]]:

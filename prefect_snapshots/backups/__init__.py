@@ -3,7 +3,6 @@
 from .drills import DrillReport
 from .manager import BackupManager, CleanupReport, RestoreReport, list_names, safe_experiment
 from .records import Backup
-from .retention import RetentionPolicy, RetentionRow
 from .trees import Directory
 
 __all__ = [
@@ -13,8 +12,6 @@ __all__ = [
     "Directory",
     "DrillReport",
     "RestoreReport",
-    "RetentionPolicy",
-    "RetentionRow",
     "list_names",
     "safe_experiment",
 ]

@@ -14,14 +14,12 @@ import numpy as np
 
 from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgument
 from ..repository import deltas
-from ..repository.contents import ContentReader, Item, Similar, Stored, Writer
+from ..repository.contents import Batch, ContentReader, Item, Stored, Writer
 from .manifest import DIRECTORY, Entry, Part, check_path, decode_manifest, encode_manifest
 from .restoring import write
 from .sources import Database
 from .trees import Directory, Previous, Summary, Tree
 
-_GATHERED = 8 * 1024 * 1024
-"""Bytes of a dump that are cut at once: every cut looks at the unfinished chunk again."""
 _READ = 4 * 1024 * 1024
 """Bytes that a reader is given at once."""
 _VERIFIED = 16 * 1024 * 1024
@@ -65,9 +63,10 @@ def store(
                 yield from tree.chunks(writer, passed)
             else:
                 part = Part(source.name, source.kind, [])
-                finishing.append(partial(_finish, part))
+                sketches: list[deltas.Sketch] = []
+                finishing.append(partial(_finish, part, sketches))
                 known = (archive._of_database(part) for archive in previous)
-                yield from _dumped(source, part, next(filter(None, known), None), passed)
+                yield from _dumped(source, part, sketches, next(filter(None, known), None), passed)
 
     def manifest() -> bytes:
         parts = []
@@ -82,11 +81,14 @@ def store(
 
 
 def _dumped(
-    source: Database, part: Part, previous: deltas.Previous | None, passed: Callable[[int], None]
-) -> Iterator[Similar]:
+    source: Database,
+    part: Part,
+    sketches: list[deltas.Sketch],
+    previous: deltas.Previous | None,
+    passed: Callable[[int], None],
+) -> Iterator[Batch]:
     """The chunks of a dump, each with those of the previous one that it is like. Its files are entered in the part."""
     folders: set[bytes] = set()
-    sketches: list[deltas.Sketch] = []
     with source.dump() as dump:
         for file in dump.files:
             raw = check_path(file.path.encode())
@@ -97,31 +99,18 @@ def _dumped(
                     folders.add(folder)
                     part.entries.append(Entry(folder, 0o40700))
             size = 0
-            for chunk, sketch in deltas.similar_stream(_gathered(file.pieces), previous):
-                size += len(chunk.data)
-                passed(len(chunk.data))
-                sketches.append(sketch)
-                yield chunk
+            for length, batch in deltas.similar_stream(file.pieces, previous, sketches):
+                size += length
+                passed(length)
+                yield batch
             part.entries.append(Entry(raw, 0o100600, size))
     part.counts = dict(dump.counts)
-    part.sketches = b"".join(sketch.tobytes() for sketch in sketches)
     if not part.entries:
         raise BackupFailed(f"{source.kind} {source.name}: the dump is empty")
 
 
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    waiting: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= _GATHERED:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    yield b"".join(waiting)
-
-
-def _finish(part: Part) -> tuple[Part, Summary]:
+def _finish(part: Part, sketches: Iterable[deltas.Sketch]) -> tuple[Part, Summary]:
+    part.sketches = b"".join(sketch.tobytes() for sketch in sketches)
     summary = Summary(part.name, part.kind)
     summary.count(part.entries)
     summary.counts = part.counts

@@ -24,7 +24,6 @@ import msgspec
 from ..errors import (
     BackupFailed,
     BackupNotFound,
-    CommitUnknown,
     ConfirmationRequired,
     DamagedObject,
     DamagedVersion,
@@ -33,7 +32,7 @@ from ..errors import (
     PermanentBackup,
     RestoreFailed,
 )
-from ..repository.catalog import Event, Stream
+from ..repository.catalog import Event, Stream, token_from
 from ..repository.contents import Stored, Writer
 from ..repository.maintenance import Progress
 from ..repository.maintenance import prune as prune_repository
@@ -41,6 +40,7 @@ from ..repository.maintenance.progress import silent
 from ..repository.maintenance.scanning import scan_stream
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
+from ..retention import RetentionPolicy, RetentionRow
 from . import archive
 from .archive import Archive
 from .databases import open_database
@@ -62,7 +62,6 @@ from .records import (
     read_record,
 )
 from .restoring import recover, restore_directory
-from .retention import RetentionPolicy, RetentionRow
 from .sources import Database
 from .trees import Directory
 
@@ -194,7 +193,7 @@ class BackupManager:
         progress: Progress = silent,
         token: str | None = None,
     ) -> Backup:
-        known = _token(token)
+        known = token_from(token)
         started = time.monotonic()
         made = Backup(
             name="",
@@ -745,15 +744,6 @@ def _text(value: str, what: str) -> str:
         raise InvalidArgument(f"a {what} is a text, not {type(value).__name__}")
     clean_metadata({what: value})
     return value
-
-
-def _token(token: str | None) -> bytes | None:
-    if token is None:
-        return None
-    try:
-        return bytes.fromhex(token)
-    except ValueError:
-        raise InvalidArgument(f"{token!r} is not a token: it comes from {CommitUnknown.__name__}.token") from None
 
 
 def _verify(content: Archive, names: Sequence[str], passed: Callable[[int], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -9,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InvalidArgument, SnapshotNotFound
-from ..repository.repository import Draft, RepositoryLike, as_repository
+from ..repository.repository import Draft, Repository, RepositoryLike, as_repository
 from ..repository.times import from_nanoseconds
+from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from .ledger import outcomes_of
 from .log import KIND, Log, Registry
 from .report import load_metrics, render
@@ -90,19 +92,51 @@ def clear(name: str, repository: RepositoryLike | None = None, *, fingerprint: s
     Raises:
         InvalidArgument: the name is empty.
     """
+    return _clear(name, as_repository(repository), lambda one: fingerprint in (None, one))
+
+
+def cleanup(
+    name: str, policy: RetentionPolicy, repository: RepositoryLike | None = None, *, dry_run: bool = False
+) -> list[RetentionRow]:
+    """Forget the results of versions of a function that a retention policy does not keep. `prune` frees the space.
+
+    The version that was started last stays in any case.
+
+    Arguments:
+        name: of the checkpoints.
+        policy: asked about versions of the function, each as old as its last start.
+        dry_run: only say what would go.
+
+    Returns:
+        The policy's rows: the name of each is a fingerprint.
+
+    Raises:
+        InvalidArgument: the name is empty.
+    """
+    chosen = as_repository(repository)
+    versions = list_checkpoints(chosen, name) if name else []
+    rows = policy.plan(
+        RetentionItem(version.fingerprint, version.started, permanent=version is versions[-1]) for version in versions
+    )
+    if not dry_run:
+        _clear(name, chosen, {row.name for row in rows if not row.keep}.__contains__)
+    return rows
+
+
+def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -> int:
+    """Drop the segments of some fingerprints. Returns how many."""
     if not name:
         raise InvalidArgument("an empty name clears nothing: say which one")
-    chosen = as_repository(repository)
     registry = Registry()
-    stream = chosen.stream(KIND, name, registry.apply)
+    stream = repository.stream(KIND, name, registry.apply)
     if not stream.head:
         return 0
     dropped: list[str] = []
 
     def draft() -> Draft | None:
-        dropped[:] = [start.segment for start in registry.of(fingerprint)]
-        dropped.extend(one for one, owner in registry.merging.items() if fingerprint in (None, owner))
+        dropped[:] = [start.segment for start in registry.of(None) if unwanted(start.fingerprint)]
+        dropped.extend(one for one, owner in registry.merging.items() if unwanted(owner))
         return Draft("clear", {"drops": list(dropped)}) if dropped else None
 
-    chosen.commit(stream, draft)
+    repository.commit(stream, draft)
     return len(dropped)

@@ -27,8 +27,9 @@ from cyclopts import Parameter
 from ..errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from ..backups import BackupManager, RetentionPolicy
+    from ..backups import BackupManager
     from ..repository import Repository
+    from ..retention import RetentionPolicy
 
 TABLE = "prefect-snapshots"
 _TYPES: Mapping[str, type] = {"repository": str, "name": str, "databases": list, "directories": list, "retention": dict}
@@ -136,7 +137,7 @@ def manager_of(
 
 
 def _policy(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:
-    from ..backups import RetentionPolicy
+    from ..retention import RetentionPolicy
 
     given = (
         {key: value for key, value in dataclasses.asdict(options).items() if value not in (None, [])} if options else {}

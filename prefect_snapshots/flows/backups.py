@@ -26,12 +26,13 @@ from ..backup_reports import (
     report_failed,
     report_restored,
 )
-from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport, RetentionPolicy
+from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
 from ..blocks import current_repository
 from ..database_blocks import load_database
 from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument
+from ..retention import RetentionPolicy
 from ..runs import run_ids, run_logger
 
 PATIENCE = 3600

@@ -28,6 +28,7 @@ from blake3 import blake3
 from ..errors import (
     CommitUnknown,
     DamagedObject,
+    InvalidArgument,
     ObjectMissing,
     RepositoryNotFound,
     StorageError,
@@ -90,6 +91,20 @@ _decode_hint = msgspec.msgpack.Decoder(_Hint).decode
 def new_token() -> bytes:
     """A name for one intended commit: 16 random bytes."""
     return os.urandom(16)
+
+
+def token_from(text: str | None) -> bytes | None:
+    """The token in a text, as `CommitUnknown.token` gives it; None for None.
+
+    Raises:
+        InvalidArgument: it is no token.
+    """
+    if text is None:
+        return None
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise InvalidArgument(f"{text!r} is not a token: it comes from {CommitUnknown.__name__}.token") from None
 
 
 def slot_path(stream: str, sequence: int) -> str:

@@ -55,7 +55,7 @@ def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE
     """Cut bytes that arrive in pieces just as `content_defined` cuts them in one, wherever one piece ends.
 
     Arguments:
-        pieces: in order, each of any size; those of some MB cost least.
+        pieces: in order, each of any size. They are joined to some MB, which are cut at once.
         average: average size of a chunk in bytes, as for `content_defined`.
 
     Example:
@@ -64,13 +64,16 @@ def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE
         >>> whole == [len(chunk) for chunk in content_defined_stream([data[:99_999], data[99_999:]])]
         True
     """
-    rest = b""
+    waiting: list[Buffer] = []
+    size = 0
     for piece in pieces:
-        chunks = list(content_defined(b"".join((rest, piece)), average))
-        yield from chunks[:-1]
-        rest = bytes(chunks[-1]) if chunks else b""  # whether it ends here, only what follows can tell
-    if rest:
-        yield memoryview(rest)
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _READ:
+            *chunks, rest = content_defined(b"".join(waiting), average)
+            yield from chunks
+            waiting, size = [rest], 0  # whether it ends here, only what follows can tell
+    yield from content_defined(b"".join(waiting), average)
 
 
 def content_defined_read(

@@ -9,6 +9,7 @@ writer finds out, which stores a `Similar` chunk as a delta if that takes much l
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from .chunking import content_defined, content_defined_stream
-from .contents import Similar
+from .contents import Batch, Similar
 from .index import BASES
 from .location import Buffer
 
@@ -36,6 +37,8 @@ _NONE = np.uint64(2**64 - 1)
 
 Sketch = NDArray[np.uint64]
 """`FEATURES` numbers in ascending order. A chunk of fewer pieces has 2**64 - 1 in the other places."""
+
+_UNKNOWN: Sketch = np.full(FEATURES, _NONE)
 
 
 def sketch(chunk: Buffer) -> Sketch:
@@ -89,22 +92,32 @@ class Previous:
 
 
 def similar_stream(
-    pieces: Iterable[Buffer], previous: Previous | None, average: int = AVERAGE_SIZE
-) -> Iterator[tuple[Similar, Sketch]]:
-    """Cut a stream into chunks, and say which chunks of its previous version each of them is like.
+    pieces: Iterable[Buffer], previous: Previous | None, sketches: list[Sketch], average: int = AVERAGE_SIZE
+) -> Iterator[tuple[int, Batch]]:
+    """Cut a stream into chunks, and have threads find out which chunks of its previous version each is like.
 
     Arguments:
-        pieces: the stream in order, each piece of any size; those of some MB cost least.
+        pieces: the stream in order, each piece of any size.
         previous: None when there is none.
+        sketches: grows by one for each chunk, and holds them once the chunks are stored. They belong into the manifest,
+            for the next version.
         average: average size of a chunk in bytes.
 
     Returns:
-        Items for `Writer.store_cut`, and their sketches, which belong into the manifest for the next version.
+        The size in bytes of each chunk, and an item for `Writer.store_cut`.
 
     Example:
-        >>> [(len(chunk.data), chunk.chunks, len(sketch)) for chunk, sketch in similar_stream([b"a dump"], None)]
-        [(6, (), 16)]
+        >>> sketches = []
+        >>> [(size, batch()[0].chunks) for size, batch in similar_stream([b"a dump"], None, sketches)]
+        [(6, ())]
+        >>> len(sketches[0])
+        16
     """
     for chunk in content_defined_stream(pieces, average):
-        features = sketch(chunk)
-        yield Similar(chunk, previous.like(features) if previous else ()), features
+        sketches.append(_UNKNOWN)
+        yield len(chunk), partial(_compared, chunk, previous, sketches, len(sketches) - 1)
+
+
+def _compared(chunk: Buffer, previous: Previous | None, sketches: list[Sketch], at: int) -> list[Similar]:
+    sketches[at] = sketch(chunk)
+    return [Similar(chunk, previous.like(sketches[at]) if previous else ())]

@@ -17,12 +17,13 @@ from typing import Any, Generic, Literal, Protocol, cast
 
 from typing_extensions import TypeVar
 
-from ..errors import CommitUnknown, InvalidArgument, SnapshotExists
-from ..repository.catalog import Event
+from ..errors import InvalidArgument, SnapshotExists
+from ..repository.catalog import Event, token_from
 from ..repository.contents import ContentReader
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import to_nanoseconds
+from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from .backends import KIND, Backend, Durable, Memory
 from .diff import LeafDifference, diff_contents, diff_values
 from .files import read_file, write_file
@@ -33,25 +34,6 @@ from .records import Compare, Ranking, Record, Records, Snapshot, clean_tags
 from .values import map_leaves, map_leaves_with_path, validate
 
 T = TypeVar("T", default=Any)
-
-
-class RetentionRow(Protocol):
-    """What a retention policy says of one snapshot."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def keep(self) -> bool: ...
-
-    @property
-    def reasons(self) -> Sequence[str]: ...
-
-
-class Retention(Protocol):
-    """Anything that plans what to keep of items with `name, created_at, tags, permanent`."""
-
-    def plan(self, items: Sequence[Any], now: datetime | None = None) -> Sequence[RetentionRow]: ...
 
 
 class Registry(Protocol):
@@ -70,16 +52,6 @@ class Registry(Protocol):
         source: Mapping[str, str],
     ) -> Any:
         """Make a version of an artifact of what is stored already, to be read by a handler."""
-
-
-class _Item:
-    """A snapshot as a retention policy sees it."""
-
-    def __init__(self, record: Record) -> None:
-        self.name = record.id
-        self.created_at = record.timestamp
-        self.tags = tuple(record.tags)
-        self.permanent = record.pinned
 
 
 class SnapshotManager(Generic[T]):
@@ -174,7 +146,7 @@ class SnapshotManager(Generic[T]):
         self._check_value(data)
         draft = self._put_draft(lambda: data, snapshot_id, metadata, tags, overwrite)
         with self._lock:
-            return _id_of(self._backend.put(draft, self._backend.prepare(data, deepcopy), _token(token)))
+            return _id_of(self._backend.put(draft, self._backend.prepare(data, deepcopy), token_from(token)))
 
     def save_async(
         self,
@@ -194,7 +166,7 @@ class SnapshotManager(Generic[T]):
             A future of what `save_snapshot` returns. `wait` waits for all of them, and raises what went wrong.
         """
         self._check_value(data)
-        known = _token(token)
+        known = token_from(token)
         prepared = self._backend.prepare(data, None, detach=True)
         draft = self._put_draft(lambda: self._backend.value_of(prepared), snapshot_id, metadata, tags, overwrite)
 
@@ -403,7 +375,7 @@ class SnapshotManager(Generic[T]):
         """Protect a snapshot from eviction and cleanup, or stop protecting it."""
         self._annotate(snapshot_id, pinned=pinned)
 
-    def cleanup(self, policy: Retention, dry_run: bool = False) -> list[RetentionRow]:
+    def cleanup(self, policy: RetentionPolicy, dry_run: bool = False) -> list[RetentionRow]:
         """Remove what a retention policy does not keep. Pinned snapshots stay, whatever the policy says.
 
         Returns:
@@ -412,10 +384,12 @@ class SnapshotManager(Generic[T]):
         rows: list[RetentionRow] = []
 
         def draft() -> Draft | None:
-            items = [_Item(record) for record in self.records.by_id.values()]
+            items = [
+                RetentionItem(record.id, record.timestamp, tuple(record.tags), record.pinned)
+                for record in self.records.by_id.values()
+            ]
             rows[:] = policy.plan(items)
-            unwanted = [self.records.get(row.name) for row in rows if not row.keep]
-            doomed = [record.sequence for record in unwanted if not record.pinned]
+            doomed = [self.records.get(row.name).sequence for row in rows if not row.keep]
             return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
 
         self._note(draft)
@@ -702,15 +676,6 @@ def _failed(future: Future[str | None]) -> bool:
 
 def _id_of(event: Event | None) -> str | None:
     return None if event is None else str(event.body["id"])
-
-
-def _token(token: str | None) -> bytes | None:
-    if token is None:
-        return None
-    try:
-        return bytes.fromhex(token)
-    except ValueError:
-        raise InvalidArgument(f"{token!r} is not a token: it comes from {CommitUnknown.__name__}.token") from None
 
 
 def _warn_inside_a_run() -> None:

@@ -1,4 +1,4 @@
-"""Which backups to keep: a pure function of what there is and a policy. It works for anything with a name and a time.
+"""What to keep: a pure function of what there is and a policy. Every room has a `cleanup` that asks it.
 
 The rules, and the words of the reasons, are those of `restic forget` (0.14). A *bucket* is an hour, a day, an ISO week,
 a month or a year of the policy's time zone. A count such as `keep_daily=7` keeps the newest of each of the last 7
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from ..errors import InvalidArgument
+from .errors import InvalidArgument
 
 Bucket = tuple[int, ...]
 
@@ -45,6 +45,16 @@ class Item(Protocol):
 
     @property
     def permanent(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionItem:
+    """One thing to keep or not, for a room that has no such object at hand."""
+
+    name: str
+    created_at: datetime
+    tags: Sequence[str] = ()
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
