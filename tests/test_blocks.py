@@ -22,7 +22,20 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from prefect_snapshots import Repository, SnapshotManager, SnapshotRepository, use_repository
+from prefect_snapshots import (
+    ArangoDBDatabase,
+    DuckDBDatabase,
+    EtcdDatabase,
+    MariaDBDatabase,
+    MongoDBDatabase,
+    PostgreSQLDatabase,
+    RedisDatabase,
+    Repository,
+    SnapshotManager,
+    SnapshotRepository,
+    SQLiteDatabase,
+    use_repository,
+)
 from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.errors import EphemeralRepositoryError, RepositoryError, WrongPassword
 
@@ -31,10 +44,24 @@ pytestmark = pytest.mark.xdist_group("prefect")
 PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
 
 
+BLOCKS: list[type[Block]] = [
+    SnapshotRepository,
+    ArangoDBDatabase,
+    DuckDBDatabase,
+    EtcdDatabase,
+    MariaDBDatabase,
+    MongoDBDatabase,
+    PostgreSQLDatabase,
+    RedisDatabase,
+    SQLiteDatabase,
+]
+
+
 class TestStandards(BlockStandardTestSuite):
-    @pytest.fixture
-    def block(self) -> type[Block]:
-        return SnapshotRepository
+    @pytest.fixture(params=BLOCKS, ids=lambda block: block.__name__)
+    def block(self, request: pytest.FixtureRequest) -> type[Block]:
+        found: type[Block] = request.param
+        return found
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
@@ -112,7 +139,7 @@ def test_prefect_registers_the_blocks_from_the_package(prefect_server: str) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "Successfully registered 9 blocks" in done.stdout
+    assert f"Successfully registered {len(BLOCKS)} blocks" in done.stdout
     with get_client(sync_client=True) as client:
         assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
 
