@@ -7,7 +7,10 @@ there are credentials for it, and what the forms of Prefect's UI are told about 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pydantic import JsonValue
 
 from .errors import InvalidArgument, MissingDependency
 
@@ -19,27 +22,22 @@ if TYPE_CHECKING:
 else:
     Credentials = Any
 
-_CLIENT = ("region_name", "aws_client_parameters")
-_SLUGS = {
-    "AwsCredentials": "aws-credentials",
-    "MinIOCredentials": "minio-credentials",
-    "GcpCredentials": "gcp-credentials",
-}
-# By its fields the UI finds out which of the three a saved block is.
-_FIELDS = {
-    "AwsCredentials": ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "profile_name", *_CLIENT),
-    "MinIOCredentials": ("minio_root_user", "minio_root_password", *_CLIENT),
-    "GcpCredentials": ("service_account_file", "service_account_info", "project"),
-}
 
-FORMS: list[dict[str, Any]] = [
+def _form(name: str, slug: str, *fields: str) -> JsonValue:
+    """A kind of credentials in a JSON schema. By its fields the UI finds out which kind a saved block is."""
+    return {"title": name, "type": "object", "block_type_slug": slug, "properties": {field: {} for field in fields}}
+
+
+_CLIENT = ("region_name", "aws_client_parameters")
+_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "profile_name")
+
+FORMS: list[JsonValue] = [
     {"type": "null"},
-    *(
-        {"title": name, "type": "object", "block_type_slug": slug, "properties": {field: {} for field in _FIELDS[name]}}
-        for name, slug in _SLUGS.items()
-    ),
+    _form("AwsCredentials", "aws-credentials", *_KEYS, *_CLIENT),
+    _form("MinIOCredentials", "minio-credentials", "minio_root_user", "minio_root_password", *_CLIENT),
+    _form("GcpCredentials", "gcp-credentials", "service_account_file", "service_account_info", "project"),
 ]
-"""What the field is in a JSON schema: for each of the three, the UI offers the saved blocks of that type."""
+"""What the field is in a JSON schema: the UI offers nothing, or the saved blocks of each kind."""
 
 
 def credentials_for(url: str, given: object) -> Credentials:
@@ -121,4 +119,8 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-_OPTIONS = {"aws-credentials": _of_aws, "minio-credentials": _of_minio, "gcp-credentials": _of_gcp}
+_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "aws-credentials": _of_aws,
+    "minio-credentials": _of_minio,
+    "gcp-credentials": _of_gcp,
+}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from prefect.blocks.core import Block
-from pydantic import BaseModel, Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 
 from .backups.databases import ArangoDB, DuckDB, Etcd, MariaDB, MongoDB, PostgreSQL, Redis, SQLite
 from .backups.databases.base import ServerDatabase
@@ -106,7 +106,7 @@ class PostgreSQLDatabase(_Server):
         from sqlalchemy import make_url
 
         info = connector.connection_info
-        url = info.create_url() if isinstance(info, BaseModel) else make_url(str(info))
+        url = make_url(info) if isinstance(info, str) else info.create_url()
         password = SecretStr(url.password) if url.password else None
         return cls(url=url._replace(drivername="postgresql", password=None).render_as_string(), password=password)
 

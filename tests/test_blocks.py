@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +11,6 @@ import pytest
 from prefect import flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
@@ -126,22 +121,6 @@ def test_managers_take_a_block(directory: Path) -> None:
     assert SnapshotManager(directory / "there")["one"].data == 1
     with use_repository(SnapshotRepository(url="there")) as repository:
         assert repository.url.endswith("/there")
-
-
-def test_prefect_registers_the_blocks_from_the_package(prefect_server: str) -> None:
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-        client.delete_block_type(client.read_block_type_by_slug("snapshot-repository").id)
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_snapshots"],
-        env={**os.environ, "PREFECT_API_URL": prefect_server, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"Successfully registered {len(BLOCKS)} blocks" in done.stdout
-    with get_client(sync_client=True) as client:
-        assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
 
 
 # --- which repository ------------------------------------------------------------------------------------------------

@@ -6,20 +6,16 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+import servers
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentCreate
+from prefect.types import SecretDict
 from prefect_aws import AwsCredentials, MinIOCredentials
 from prefect_gcp import GcpCredentials
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector, SyncDriver
@@ -50,87 +46,43 @@ def save(block: Block) -> str:
 # --- for real --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def token_server() -> Iterator[tuple[str, list[str]]]:
-    """Where service accounts get their tokens, and the assertions that came in."""
-    assertions: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            assertions.extend(parse_qs(body)["assertion"])
-            answer = json.dumps({"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/token", assertions
-        server.shutdown()
-
-
-@pytest.fixture
-def service_account(token_server: tuple[str, list[str]]) -> dict[str, Any]:
-    """The key file of a service account."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    return {
-        "type": "service_account",
-        "project_id": "test",
-        "private_key_id": "1",
-        "private_key": pem,
-        "client_email": "backup@test.iam.gserviceaccount.com",
-        "token_uri": token_server[0],
-    }
-
-
 def test_credentials_open_repositories_in_a_process_that_has_none(
     prefect_server: str,
     moto_endpoint: str,
     gcs_endpoint: str,
-    token_server: tuple[str, list[str]],
-    service_account: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    key_file = tmp_path / "key.json"
-    key_file.write_text(json.dumps(service_account))
-    client: Any = {"endpoint_url": moto_endpoint}
-    keys: dict[str, Any] = {"aws_access_key_id": "S3RVER", "aws_secret_access_key": "S3RVER"}
-    minio: dict[str, Any] = {"minio_root_user": "S3RVER", "minio_root_password": "S3RVER"}
-    account: Any = service_account
-    kinds: list[tuple[str, Any]] = [
-        ("s3", AwsCredentials(**keys, region_name="us-east-1", aws_client_parameters=client)),
-        ("s3", MinIOCredentials(**minio, aws_client_parameters=client)),
-        ("gs", GcpCredentials(service_account_info=account)),
-        ("gs", GcpCredentials(service_account_file=key_file)),
-    ]
-    names = []
-    for protocol, credentials in kinds:
-        save(credentials)
-        names.append(save_with_a_snapshot(protocol, credentials, gcs_endpoint))
-    # Credentials that are saved nowhere else are a part of the block.
-    names.append(save_with_a_snapshot("s3", AwsCredentials(**keys, aws_client_parameters=client), gcs_endpoint))
-    _, assertions = token_server
-    tokens_given_here = len(assertions)
-    alien = ("AWS_", "GOOGLE_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(alien)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *names],
-        env={**environment, "PREFECT_API_URL": prefect_server},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["AwsCredentials", "MinIOCredentials", *["GcpCredentials"] * 2, "AwsCredentials"]
-    assert len(assertions) >= tokens_given_here + 2 > 2
+    with servers.google_tokens() as (token_uri, assertions):
+        client: Any = {"endpoint_url": moto_endpoint}
+        keys: dict[str, Any] = {"aws_access_key_id": "S3RVER", "aws_secret_access_key": "S3RVER"}
+        minio: dict[str, Any] = {"minio_root_user": "S3RVER", "minio_root_password": "S3RVER"}
+        account: Any = servers.service_account(token_uri)
+        key_file = tmp_path / "key.json"
+        key_file.write_text(json.dumps(account))
+        kinds: list[tuple[str, Any]] = [
+            ("s3", AwsCredentials(**keys, region_name="us-east-1", aws_client_parameters=client)),
+            ("s3", MinIOCredentials(**minio, aws_client_parameters=client)),
+            ("gs", GcpCredentials(service_account_info=account)),
+            ("gs", GcpCredentials(service_account_file=key_file)),
+        ]
+        names = []
+        for protocol, credentials in kinds:
+            save(credentials)
+            names.append(save_with_a_snapshot(protocol, credentials, gcs_endpoint))
+        # Credentials that are saved nowhere else are a part of the block.
+        names.append(save_with_a_snapshot("s3", AwsCredentials(**keys, aws_client_parameters=client), gcs_endpoint))
+        tokens_given_here = len(assertions)
+        alien = ("AWS_", "GOOGLE_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(alien)}
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, *names],
+            env={**environment, "PREFECT_API_URL": prefect_server},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["AwsCredentials", "MinIOCredentials", *["GcpCredentials"] * 2, "AwsCredentials"]
+        assert len(assertions) >= tokens_given_here + 2 > 2
 
 
 def save_with_a_snapshot(protocol: str, credentials: Any, gcs_endpoint: str) -> str:
@@ -179,7 +131,7 @@ def test_what_the_form_of_the_ui_saves_is_loaded(
 
 
 def options_of(url: str, credentials: Any, **explicit: Any) -> dict[str, Any]:
-    block = SnapshotRepository(url=url, credentials=credentials, storage_options=explicit)  # type: ignore[arg-type]
+    block = SnapshotRepository(url=url, credentials=credentials, storage_options=SecretDict(explicit))
     return dict(block.get_repository().location.storage_options)
 
 
@@ -252,7 +204,7 @@ def test_credentials_for_another_store_are_refused(url: str, message: str) -> No
 def test_a_missing_integration_is_named(monkeypatch: pytest.MonkeyPatch, package: str, extra: str, url: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # what Python itself understands as: not to be imported
     with pytest.raises(MissingDependency, match=rf'pip install "prefect-snapshots\[{extra}\]"'):
-        SnapshotRepository(url=url, credentials={"project": "test"})  # type: ignore[arg-type]
+        SnapshotRepository(url=url, credentials={"project": "test"})
     assert SnapshotRepository(url=url).credentials is None
 
 
