@@ -181,7 +181,7 @@ manager.save_snapshot({"array": numpy.arange(3), "set": {1}}, "one")
 print(manager["one"].data)
 """
     assert run(bare / "python", "-c", code, cwd=tmp_path) == "{'array': array([0, 1, 2]), 'set': {1}}\n"
-    assert "one" in run(bare / "prefect-snapshots", "-r", "there", "snapshots", "show", "default", "one", cwd=tmp_path)
+    assert "one" in run(bare / "prefect-snapshots", "-r", "there", "snapshots", "list", "default", cwd=tmp_path)
 
 
 @pytest.mark.xdist_group("prefect")

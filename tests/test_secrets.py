@@ -28,7 +28,7 @@ from prefect_snapshots.repository.location import open_location
 pytestmark = pytest.mark.xdist_group("prefect")
 
 RUN = """
-import sys, traceback
+import sys
 from prefect import flow, get_run_logger
 from prefect_snapshots import BackupManager, RedisDatabase, SnapshotManager, SnapshotRepository, save_snapshot
 from prefect_snapshots import use_repository
@@ -41,7 +41,7 @@ def everything(repository: SnapshotRepository, database: RedisDatabase, mark: st
     get_run_logger().info("%s %r %s", mark, repository, database)
     with use_repository(repository):
         save_snapshot({"value": 1}, "one", name=mark)
-    backup = BackupManager(repository, name=mark, databases=[database]).create_backup("nightly")
+    backup = BackupManager(repository, name=mark, databases=[database.get_database()]).create_backup("nightly")
     get_run_logger().info("%s %r", backup, database.get_database())
     create_backup("nightly", mark, ["redis-database/" + mark], repository=place)
     same = {"storage_options": repository.storage_options, "credentials": repository.credentials}
@@ -51,7 +51,7 @@ def everything(repository: SnapshotRepository, database: RedisDatabase, mark: st
     for wrong in (
         lambda: SnapshotManager(closed)["one"],
         lambda: SnapshotManager(nowhere)["one"],
-        lambda: BackupManager(repository, databases=[unreachable]).create_backup("x"),
+        lambda: BackupManager(repository, databases=[unreachable.get_database()]).create_backup("x"),
         lambda: SnapshotRepository(url="gs://bucket", credentials=repository.credentials),
         lambda: SnapshotRepository(url="s3://bucket", storage_options=[repository.storage_options.get_secret_value()]),
     ):
