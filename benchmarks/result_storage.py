@@ -54,7 +54,7 @@ ROWS = 20_000
 EQUAL = 10
 
 TEXT, ARRAYS, CHANGED, SAME = "rows of text", "arrays", "the same arrays, 1 % changed", f"{EQUAL} equal results"
-BYTES = {TEXT: 0.5, ARRAYS: 0.85, CHANGED: 0.05, SAME: 0.1}
+BYTES = {TEXT: 0.5, ARRAYS: 0.85, CHANGED: 0.05, SAME: 0.2}
 """How many bytes ours may take, beside those of LocalFileSystem."""
 
 _WORDS = [

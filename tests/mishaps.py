@@ -8,6 +8,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
 from prefect_snapshots.errors import IntegrityError
 from prefect_snapshots.flows import check_repository, create_backup, restore_drill, watch_repository
 
@@ -31,4 +33,5 @@ def main(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # which costs each flow a second
+        main(Path(sys.argv[1]))

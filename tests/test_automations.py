@@ -58,7 +58,6 @@ def environment(tmp_path: Path, webhook: tuple[str, Told]) -> Iterator[dict[str,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
             "PREFECT_HOME": str(tmp_path / "client"),
             "PREFECT_API_URL": url,
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "",
             "ALERTS_URL": webhook[0],
         }
 

@@ -104,7 +104,7 @@ def test_backups(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(200)
 def test_result_storage(tmp_path: Path) -> None:
-    options = ["--size-mb", "2", "--count", "20", "--writers", "2", "--repeat", "1"]
+    options = ["--size-mb", "8", "--count", "20", "--writers", "1", "--repeat", "1"]
     report = measure(tmp_path, "result_storage.py", *options)
     assert all(met(report, "bytes"))
     everybody = {"prefect-snapshots", "LocalFileSystem", "prefect-snapshots, on S3", "S3Bucket"}

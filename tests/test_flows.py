@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -129,7 +130,13 @@ def test_a_backup_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (never,) = watch(timedelta(hours=1), of="never").backups
     assert never.overdue
     assert never.newest is None
-    assert "none" in str(report_on(place, watching.WATCH).data)
+
+
+def test_what_a_watch_saw_is_a_table(repository: Path) -> None:
+    watch_repository({"never": "1d"}, limit=10**9, repository=str(repository))
+    never, growth = json.loads(str(report_on(repository, watching.WATCH).data))
+    assert (never["what"], never["found"], never["ok"]) == ("newest backup of never", "none", "NO")
+    assert (growth["expected"], growth["ok"]) == ("at most 1.0 GB", "yes")
 
 
 def test_growth_is_what_was_written_lately(repository: Path) -> None:
