@@ -119,9 +119,9 @@ def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def tree(size: int) -> dict[str, np.ndarray[Any, Any]]:
+def tree(size: int, random_numbers: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays of random numbers, as parameters of a model are."""
-    values = np.random.default_rng(0).standard_normal(size // 4, dtype=np.float32)
+    values = random_numbers.standard_normal(size // 4, dtype=np.float32)
     return {f"layer {number}": part for number, part in enumerate(np.array_split(values, 10))}
 
 
@@ -139,11 +139,13 @@ def one_turn(place: Place, options: argparse.Namespace) -> dict[str, tuple[float
         took = seconds(partial(hit, place.store, results))
         found[f"{what}: hit"] = (count / took, "/s") if count > 1 else (took, "s")
 
-    arrays = tree(options.size_mb * MB)
+    random_numbers = np.random.default_rng(0)
+    arrays = tree(options.size_mb * MB, random_numbers)
     measure(TEXT, {"rows": rows(ROWS)})
     measure(ARRAYS, {"arrays": arrays})
     changed = {**arrays, "layer 5": arrays["layer 5"].copy()}
-    changed["layer 5"][: len(changed["layer 5"]) // 10] = 0.5
+    tenth = len(changed["layer 5"]) // 10
+    changed["layer 5"][:tenth] = random_numbers.standard_normal(tenth, dtype=np.float32)
     measure(CHANGED, {"changed": changed})
     measure(SAME, {f"equal-{number}": rows(ROWS // 10, 1) for number in range(EQUAL)})
     measure(f"{options.count:,} small results", {f"small-{number}": {"n": number} for number in range(options.count)})
