@@ -57,7 +57,8 @@ table,tbody,tr,td,caption{{display:block}}
 thead{{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}}
 tr{{border-bottom:1px solid var(--rule);padding:.5rem 0}}
 td,td.right{{border:0;padding:.1rem 0;display:flex;justify-content:space-between;gap:1rem;text-align:right}}
-td::before{{content:attr(data-title);text-align:left;flex:none}}
+td::before{{content:attr(data-title);text-align:left;max-width:45%}}
+td>*{{min-width:0}}
 td.empty{{display:none}}
 }}
 @media print{{

@@ -82,12 +82,12 @@ def describe_repository(
             known = ", ".join(dict.fromkeys(part[1] for part in parts)) or "nothing at all"
             raise SnapshotNotFound(f"{repository.url} has nothing of the name {name!r} (there is: {known})")
     chosen = [part for part in parts if not names or any(_is_called(part, name) for name in names)]
-    return [_overview(repository), *map(_document, chosen)]
+    return [*map(_document, [("", repository.url, partial(_about_repository, repository)), *chosen])]
 
 
-def _overview(repository: Repository) -> Document:
+def _about_repository(repository: Repository) -> Iterable[Block]:
     found = repository.stats()
-    facts = Facts(
+    yield Facts(
         {
             "versions": (found.versions, "number"),
             "each stored on its own": (found.logical_bytes, "bytes"),
@@ -95,7 +95,6 @@ def _overview(repository: Repository) -> Document:
             "saved": (found.saved_bytes, "bytes"),
         }
     )
-    return Document(repository.url, (facts,))
 
 
 def _document(part: _Part) -> Document:
