@@ -224,7 +224,7 @@ def _calendar(calendar: Calendar) -> Iterator[str]:
     for kind, words in _LEGEND.items():
         yield _square(x, 7 * _CELL + 31, kind, None)
         yield f'<text x="{x + 18}" y="{7 * _CELL + 42}">{words}</text>'
-        x += 100
+        x += 34 + 7 * len(words)
 
 
 def _square(x: float, y: float, kind: Day | None, day: date | None) -> str:

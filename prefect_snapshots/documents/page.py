@@ -41,7 +41,8 @@ th,td{{text-align:left;vertical-align:top;padding:.4rem .75rem .4rem 0;border-bo
 th{{font-weight:600;font-size:.8125rem}}
 tr>:last-child{{padding-right:0}}
 .right{{text-align:right;white-space:nowrap}}
-td time{{white-space:nowrap}}
+time{{white-space:nowrap}}
+dd time{{font-size:.9375rem}}
 code{{font:.9em ui-monospace,monospace}}
 .note{{border-left:3px solid var(--best);padding:.25rem 0 .25rem .75rem;margin:1rem 0}}
 ol{{list-style:none;margin:.25rem 0 0;padding:0 0 0 1.1rem;border-left:2px solid var(--rule)}}

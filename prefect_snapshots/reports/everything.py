@@ -82,7 +82,8 @@ def describe_repository(
             known = ", ".join(dict.fromkeys(part[1] for part in parts)) or "nothing at all"
             raise SnapshotNotFound(f"{repository.url} has nothing of the name {name!r} (there is: {known})")
     chosen = [part for part in parts if not names or any(_is_called(part, name) for name in names)]
-    return [*map(_document, [("", repository.url, partial(_about_repository, repository)), *chosen])]
+    whole: _Part = "", repository.url, partial(_about_repository, repository)
+    return [*map(_document, [whole, *chosen])]
 
 
 def _about_repository(repository: Repository) -> Iterable[Block]:
