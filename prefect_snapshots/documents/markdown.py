@@ -25,12 +25,12 @@ def markdown(document: Document, *, images: bool = True) -> str:
 
     Example:
         >>> from prefect_snapshots.documents import Document, Facts
-        >>> print(markdown(Document("Demo", (Facts({"size": (1500, "bytes")}),))))
+        >>> print(markdown(Document("Demo", (Facts({"rows": (1797, "number")}),))))
         ## Demo
         <BLANKLINE>
         | | |
         |---|---|
-        | size | 1.5 kB |
+        | rows | 1,797 |
         <BLANKLINE>
     """
     parts = [[f"## {_escaped(document.title)}"], *(list(_lines(block, images)) for block in document.blocks)]

@@ -91,7 +91,7 @@ def _about_repository(repository: Repository) -> Iterable[Block]:
     yield Facts(
         {
             "versions": (found.versions, "number"),
-            "each stored on its own": (found.logical_bytes, "bytes"),
+            "each on its own": (found.logical_bytes, "bytes"),
             "stored": (found.stored_bytes, "bytes"),
             "saved": (found.saved_bytes, "bytes"),
         }
