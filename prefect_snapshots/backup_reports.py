@@ -25,7 +25,9 @@ import humanize
 from prefect.events import emit_event
 
 from .backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
-from .live import LiveArtifact, artifact_key, artifact_url, cell
+from .documents import Block, Document, Heading, markdown
+from .live import LiveArtifact, artifact_key, artifact_url
+from .reports.backups import PERMANENT, about_backup, about_backups, about_cleanup, about_drill, about_restore
 from .runs import only_warn, run_ids, run_logger
 
 LISTED = 20
@@ -72,7 +74,8 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
         facts = {"description": backup.description, "permanent": backup.permanent, "seconds": backup.duration}
         sizes = {"size": backup.size, "written": backup.written, "files": backup.files, "rows": rows}
         _emit("created", manager, {"backup": backup.name, **facts, **sizes})
-        _leave_page(manager, _about_backup(backup))
+        pin = f"{PERMANENT} " if backup.permanent else ""
+        _leave_page(manager, f"{pin}{backup.name}", about_backup(backup))
 
 
 def report_failed(manager: BackupManager, error: Exception) -> None:
@@ -92,10 +95,8 @@ def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
         if not report.dry_run:
             sizes = {"freed": report.freed, "freed_later": report.freed_later}
             _emit("cleaned", manager, {"removed": list(report.removed), "kept": kept, **sizes})
-        rows = ((row.name, "keep" if row.keep else "**remove**", ", ".join(row.reasons)) for row in report.rows)
-        heading = f"### Clean-up of `{manager.name}`{' (dry run)' if report.dry_run else ''}"
-        lines = [heading, "", f"{told[0]}, {kept} kept; {told[1]}.", "", *_table(("backup", "", "reasons"), rows)]
-        _leave_page(manager, lines, listed=False)
+        title = f"Clean-up of {manager.name}{' (dry run)' if report.dry_run else ''}"
+        _leave_page(manager, title, about_cleanup(report))
 
 
 def report_restored(manager: BackupManager, report: RestoreReport) -> None:
@@ -105,8 +106,7 @@ def report_restored(manager: BackupManager, report: RestoreReport) -> None:
         run_logger().info("Restored %s from %s.%s", ", ".join(report.restored), report.name, safe)
         parts = {"restored": list(report.restored), "safety_backup": report.safety_backup}
         _emit("restored", manager, {"backup": report.name, **parts})
-        lines = [f"### Restored `{report.name}`", "", *(f"- {part}" for part in report.restored), "", safe.strip()]
-        _leave_page(manager, lines)
+        _leave_page(manager, f"Restored {report.name}", about_restore(report))
 
 
 def report_drilled(manager: BackupManager, report: DrillReport) -> None:
@@ -118,74 +118,26 @@ def report_drilled(manager: BackupManager, report: DrillReport) -> None:
         else:
             run_logger().error("%s did NOT come back as it was: %s.", report.name, "; ".join(problems))
         _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
-        rows = (
-            (
-                row.part,
-                row.kind,
-                f"{row.files:,}",
-                f"{sum(row.counts.values()):,}",
-                "; ".join(row.problems) or "as it was",
-            )
-            for row in report.rows
-        )
-        verdict = "came back as it was" if report.ok else "did **not** come back as it was"
-        lines = [f"### Drill: `{report.name}` {verdict}", "", *_table(("part", "kind", "files", "rows", "found"), rows)]
-        _leave_page(manager, lines)
+        came = "came back as it was" if report.ok else "did NOT come back as it was"
+        _leave_page(manager, f"Drill: {report.name} {came}", about_drill(report))
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _about_backup(backup: Backup) -> Iterator[str]:
-    facts = {
-        "description": backup.description,
-        "size": f"{humanize.naturalsize(backup.size)} in {backup.files:,} files",
-        "new": f"{humanize.naturalsize(backup.written)} written",
-        "took": f"{backup.duration:.1f} s on {backup.host}",
-        "code": str(backup.git) if backup.git else "",
-        "tags": ", ".join(backup.tags),
-    }
-    yield from (f"### {'📌 ' if backup.permanent else ''}`{backup.name}`", "")
-    yield from _table(("", ""), [(word, text) for word, text in facts.items() if text])
-    rows = (
-        (part.name, part.kind, humanize.naturalsize(part.size), f"{sum(part.counts.values()):,}" * bool(part.counts))
-        for part in backup.parts
-    )
-    yield from ("", *_table(("part", "kind", "size", "rows"), rows))
-    for part in backup.parts:
-        yield from (f"- {part.name}: {note}" for note in part.notes)
-
-
-def _leave_page(manager: BackupManager, lines: Iterable[str], *, listed: bool = True) -> None:
+def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> None:
+    """What happened, then the backups as they are now."""
     if not any(run_ids()):
         return
-    said = list(lines)
-    if listed:
-        reasons = {row.name: ", ".join(row.reasons) for row in manager.cleanup(dry_run=True, prune=False).rows}
-        backups = manager.list_backups()
-        rows = (
-            (
-                "📌" if each.permanent else "",
-                each.name,
-                f"{each.created_at:%F %T}",
-                humanize.naturalsize(each.size),
-                humanize.naturalsize(each.written),
-                reasons.get(each.name, ""),
-            )
-            for each in backups[:LISTED]
-        )
-        more = f", the newest {LISTED}:" if len(backups) > LISTED else ":"
-        heading = f"{len(backups)} backups in `{manager.repository.url}`{more}"
-        said += ["", heading, "", *_table(("", "backup", "created (UTC)", "size", "new", "kept for"), rows)]
-    text = "\n".join(said)
-    LiveArtifact(_key(manager), "markdown", f"Backups of `{manager.name}`", lambda: text, shared=False).update()
-
-
-def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    heads = list(titles)
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * len(heads)}"
-    yield from (f"| {' | '.join(map(cell, row))} |" for row in rows)
+    backups = Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)
+    text = markdown(Document(title, (*blocks, *backups)))
+    LiveArtifact(
+        _key(manager),
+        "markdown",
+        f"Backups of `{manager.name}` in `{manager.repository.url}`",
+        lambda: text,
+        shared=False,
+    ).update()
 
 
 def _emit(what: str, manager: BackupManager, facts: dict[str, Any]) -> None:

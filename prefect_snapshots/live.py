@@ -158,17 +158,6 @@ def artifact_url(key: str) -> str:
     return f"{get_current_settings().ui_url or ''}/v2/artifacts/key/{key}"
 
 
-def cell(text: str) -> str:
-    """A text as a cell of a table, where it cannot break out."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|")
-
-
-def short(value: Any) -> str:
-    """A value of metadata in a few characters."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 def plain(value: Any) -> Any:
     """Metadata as JSON can hold it."""
     if isinstance(value, dict):

@@ -17,7 +17,8 @@ from typing import Any
 from prefect.events import emit_event
 from prefect.futures import PrefectFuture
 
-from .checkpoints import Job, Outcome, Plan, report
+from .checkpoints import Job, Outcome, Plan, describe_checkpoints
+from .documents import markdown
 from .live import LiveArtifact, artifact_key, artifact_url
 from .runs import run_logger
 
@@ -47,7 +48,9 @@ class Processing:
         self._finished = False
         key = artifact_key(f"checkpoints/{job.name}")
         self._bar = LiveArtifact(f"{key}-progress", "progress", f"Progress of {label}", self._percentage)
-        self._report = LiveArtifact(key, "markdown", f"Checkpoints of `{job.name}`", self._markdown)
+        self._report = LiveArtifact(
+            key, "markdown", f"Checkpoints of `{job.name}` in `{job.repository.url}`", self._markdown
+        )
         self._url = artifact_url(key)
 
     def begin(self, before: int, planned: int, batches: int) -> None:
@@ -111,7 +114,7 @@ class Processing:
 
     def _markdown(self) -> str:
         job = self._job
-        return report(job.name, job.repository, fingerprint=job.fingerprint)
+        return markdown(describe_checkpoints(job.name, job.repository, fingerprint=job.fingerprint))
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         job = self._job

@@ -15,8 +15,6 @@ Names, ids, tags and metadata go to the Prefect server as they are, also those o
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -24,18 +22,16 @@ from uuid import UUID
 import humanize
 from prefect.events import emit_event
 
-from .errors import SnapshotsError
-from .live import LiveArtifact, artifact_key, artifact_url, cell, plain, short
-from .runs import logger, only_warn, run_ids, run_logger
-from .snapshots.changes import Leaves, evicted_by
+from .documents import Document, markdown
+from .live import LiveArtifact, artifact_key, artifact_url, plain
+from .reports.snapshots import about_snapshots, count_leaves
+from .runs import only_warn, run_ids, run_logger
+from .snapshots.changes import evicted_by
 from .snapshots.manager import SnapshotManager
 from .snapshots.records import Record
 
 LISTED = 10
 """Snapshots in an artifact: the latest."""
-
-_LARGE_MANIFEST = 1024 * 1024
-"""Bytes of a manifest from which on leaves are not counted: that of some ten thousand arrays."""
 
 Manager = SnapshotManager[Any]
 
@@ -66,7 +62,7 @@ def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[st
 
 
 def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
-    leaves, changed = _counts(manager, previous, record)
+    leaves, changed = count_leaves(manager, previous, record)
     parts = [humanize.naturalsize(record.size), f"{humanize.naturalsize(record.written)} written"]
     if previous is not None and changed is not None:
         parts.append(f"changed leaves: {changed} of {leaves} since {previous.id!r}")
@@ -77,7 +73,7 @@ def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
 
 
 def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[str, Any]:
-    leaves, changed = _counts(manager, previous, record)
+    leaves, changed = count_leaves(manager, previous, record)
     return {
         "saved_at": record.timestamp.isoformat(),
         "metadata": plain(record.metadata),
@@ -104,59 +100,12 @@ def _emit(what: str, manager: Manager, snapshot_id: str, facts: dict[str, Any]) 
 
 
 def _markdown(manager: Manager) -> str:
-    """The latest snapshots of a manager as a table, newest first."""
-    records = list(manager.records.by_id.values())
-    best = next(iter(manager.ranking.best_first(records, manager.snapshot_of)), None) if manager.ranking else None
-    older = {new: old for old, new in itertools.pairwise(records[-LISTED - 1 :])}
-    assert manager.repository is not None
-    lines = [
-        f"### Snapshots of `{manager.name}`",
-        "",
-        f"{len(records)} in `{manager.repository.url}`" + (f", the latest {LISTED}:" if len(records) > LISTED else ":"),
-        "",
-        "| | id | saved (UTC) | metadata | size | written | changed leaves |",
-        "|---|---|---|---|---:|---:|---:|",
-    ]
-    for record in reversed(records[-LISTED:]):
-        leaves, changed = _counts(manager, older.get(record), record)
-        cells = [
-            "**best**" if record is best else "",
-            record.id,
-            f"{record.timestamp:%Y-%m-%d %H:%M:%S}",
-            ", ".join(f"{key}={short(value)}" for key, value in record.metadata.items()),
-            humanize.naturalsize(record.size),
-            humanize.naturalsize(record.written),
-            "" if leaves is None else f"{leaves} in all" if changed is None else f"{changed} of {leaves}",
-        ]
-        lines.append(f"| {' | '.join(map(cell, cells))} |")
-    return "\n".join(lines)
+    return markdown(Document(f"Snapshots of {manager.name}", tuple(about_snapshots(manager, LISTED))))
 
 
 def _previous(manager: Manager, record: Record) -> Record | None:
     older = (other for other in reversed(list(manager.records.by_id.values())) if other.order < record.order)
     return next(older, None)
-
-
-@functools.lru_cache(maxsize=1024)
-def _counts(manager: Manager, old: Record | None, new: Record) -> tuple[int | None, int | None]:
-    """How many leaves a snapshot has, and how many changed since an older one; None for what is not known."""
-    try:
-        leaves = _leaves(manager, new)
-        before = _leaves(manager, old) if old is not None else None
-        if leaves is None:
-            return None, None
-        return len(leaves), None if before is None else leaves.changed_since(before)
-    except SnapshotsError as error:
-        logger.warning("The leaves of snapshot %r of %r cannot be counted: %s", new.id, manager.name, error)
-        return None, None
-
-
-@functools.lru_cache(maxsize=8)
-def _leaves(manager: Manager, record: Record) -> Leaves | None:
-    """The leaves of a snapshot; None where counting them would take longer than saving did."""
-    if record.event.content is None or record.event.content.manifest_size > _LARGE_MANIFEST:
-        return None
-    return Leaves.of(manager, record)
 
 
 # --- the artifact ----------------------------------------------------------------------------------------------------
@@ -167,6 +116,7 @@ _artifacts: dict[tuple[UUID | None, Manager], LiveArtifact] = {}
 def _artifact_of(manager: Manager) -> LiveArtifact:
     key = run_ids()[0], manager
     if key not in _artifacts:
-        about = f"Snapshots of `{manager.name}`"
+        assert manager.repository is not None
+        about = f"Snapshots of `{manager.name}` in `{manager.repository.url}`"
         _artifacts[key] = LiveArtifact(artifact_key(manager.name), "markdown", about, lambda: _markdown(manager))
     return _artifacts[key]

@@ -19,21 +19,25 @@ The asset of an artifact has the key `snapshots://<id of the repository>/<key of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import humanize
 from prefect.assets import Asset, AssetProperties
 from prefect.context import AssetContext
 from prefect.events import emit_event
-from prefect.utilities.urls import url_for
 
 from .artifacts import ArtifactInfo, ArtifactRegistry, ArtifactVersion, Release
-from .live import LiveArtifact, artifact_key, artifact_url, cell, plain, short
+from .documents import Document, Facts, Heading, markdown
+from .documents.texts import Kind, Value
+from .live import LiveArtifact, artifact_key, artifact_url, plain
+from .reports.artifacts import about_artifact, about_release, about_version
 from .runs import only_warn, run_ids, run_logger
 
 LISTED = 10
-"""Versions on a page: the latest."""
+"""Versions on a page, and steps of the timeline: the latest."""
+
+Said = Mapping[str, tuple[Value, Kind]]
 
 
 def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
@@ -46,7 +50,7 @@ def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
             facts = {"handler": info.handler, "size": info.size, "written": info.written, "source": info.source}
             _emit("artifact.logged", registry, version, {**facts, "metadata": plain(info.metadata)})
             _materialize(registry, info)
-            _leave_page(registry, version, f"`{version}`", _about(info))
+            _leave_page(registry, version, str(version), about_version(info))
 
 
 def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage: str) -> None:
@@ -62,8 +66,9 @@ def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage:
         if any(run_ids()):
             facts = {"previous": move.previous, "moved_by": move.moved_by, "rollback": move.rollback}
             _emit("artifact.promoted", registry, version, {"stage": stage, **facts})
-            title = f"`{stage}` {back} `{version.version}`{was}"
-            _leave_page(registry, version, title, {"moved by": move.moved_by, "moved": f"{move.moved_at:%F %T} UTC"})
+            title = f"{stage} {back} {version.version}{was}"
+            said: Said = {"moved by": (move.moved_by, "text"), "moved (UTC)": (move.moved_at, "time")}
+            _leave_page(registry, version, title, said)
 
 
 def report_released(registry: ArtifactRegistry, release: Release) -> None:
@@ -88,8 +93,7 @@ def report_released(registry: ArtifactRegistry, release: Release) -> None:
                     "metadata": plain(release.metadata),
                 },
             )
-            rows = "\n".join(f"| {cell(name)} | {version} |" for name, version in release.artifacts.items())
-            text = f"### Release `{release.tag}`\n\n| artifact | version |\n|---|---|\n{rows}"
+            text = markdown(Document(f"Release {release.tag}", tuple(about_release(release))))
             key = artifact_key(f"releases/{release.collection}")
             LiveArtifact(key, "markdown", f"Releases of `{release.collection}`", lambda: text, shared=False).update()
 
@@ -106,48 +110,13 @@ def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _about(info: ArtifactInfo) -> dict[str, str]:
-    source = info.source or {}
-    origin = source.get("snapshot") or source.get("version")
-    return {
-        "handler": info.handler or "files",
-        "size": f"{humanize.naturalsize(info.size)}, {humanize.naturalsize(info.written)} written",
-        "from": f"`{origin}` of `{source.get('name')}` in `{source.get('url')}`" if origin else "",
-        "expires": f"{info.expiry:%F %T} UTC" if info.expiry else "",
-        **{f"`{key}`": str(plain(value)) for key, value in info.metadata.items()},
-    }
-
-
-def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Mapping[str, str]) -> None:
+def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> None:
     """One more step of the timeline: what happened, then the versions as they are now."""
-    text = "\n".join(_markdown(registry, version, title, facts))
-    key, about = artifact_key(_label(version)), f"Artifact `{_label(version)}`: {version.version}"
+    label = _label(version)
+    versions = about_artifact(registry, version.name, version.collection, LISTED)
+    text = markdown(Document(title, (Facts(facts), Heading(f"All versions of {label}"), *versions)))
+    key, about = artifact_key(label), f"Artifact `{label}`: {version.version}, in `{registry.repository.url}`"
     LiveArtifact(key, "markdown", about, lambda: text, shared=False).update()
-
-
-def _markdown(
-    registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Mapping[str, str]
-) -> Iterator[str]:
-    flow_run_id, _ = run_ids()
-    page = url_for("flow-run", obj_id=flow_run_id) if flow_run_id else None
-    run = f"[this flow run]({page})" if page else ""
-    yield from (f"### {title}", "", "| | |", "|---|---|")
-    for word, text in {**facts, "by": run, "repository": f"`{registry.repository.url}`"}.items():
-        if text:
-            yield f"| {word} | {cell(text)} |"
-    versions = registry.list_versions(version.name, version.collection)
-    yield from ("", f"{len(versions)} in all" + (f", the latest {LISTED}:" if len(versions) > LISTED else ":"), "")
-    yield from ("| version | stages | logged (UTC) | metadata | size | written |", "|---|---|---|---|---:|---:|")
-    for info in reversed(versions[-LISTED:]):
-        cells = [
-            f"**{info.version}**" if info.version == version.version else info.version,
-            ", ".join(info.aliases),
-            f"{info.created_at:%F %T}",
-            ", ".join(f"{key}={short(value)}" for key, value in info.metadata.items()),
-            humanize.naturalsize(info.size),
-            humanize.naturalsize(info.written),
-        ]
-        yield f"| {' | '.join(map(cell, cells))} |"
 
 
 def _emit(what: str, registry: ArtifactRegistry, version: ArtifactVersion, facts: dict[str, Any]) -> None:

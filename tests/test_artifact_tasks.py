@@ -71,16 +71,17 @@ def test_a_version_is_logged_promoted_and_loaded(repository: Repository, collect
     pages = sorted(artifacts_of(label), key=lambda page: str(page.created))
     texts = [str(page.data) for page in pages]
     assert [text.splitlines()[0] for text in texts] == [
-        f"### `{label}:v0`",
-        f"### `{label}:v1`",
-        "### `production` is now `v0`",
-        "### `production` is now `v1`, and was v0",
+        f"## {label}:v0",
+        f"## {label}:v1",
+        "## production is now v0",
+        "## production is now v1, and was v0",
     ]
-    assert "| `loss` | 0.5 |" in texts[1]
-    assert "| **v1** | production |" in texts[3]
-    assert f"`{repository.url}`" in texts[0]
+    assert "| metadata loss | 0.5 |" in texts[1]
+    assert "| `v1` | production |" in texts[3]
+    assert "| production is now v1, was v0 | by " in texts[3]
+    assert f"`{repository.url}`" in str(pages[0].description)
     [release_page] = artifacts_of(f"releases/{collection}")
-    assert "| model | v1 |" in str(release_page.data)
+    assert "| `model` | `v1` |" in str(release_page.data)
 
     events = events_about(f"prefect-snapshots.artifacts.{label}", 4)
     what = "prefect-snapshots.artifact"
@@ -138,9 +139,9 @@ def test_files_and_snapshots_become_versions(repository: Repository, collection:
     assert info.written < 2000
     flush()
     [page] = artifacts_of(f"{collection}/model")
-    assert "`best` of `training`" in str(page.data)
+    assert "| from | `best of training in " in str(page.data)
     [copied] = artifacts_of(f"{collection}-prod/model")
-    assert f"`v0` of `model` in `{repository.url}`" in str(copied.data)
+    assert f"`v0 of model in {repository.url}`" in str(copied.data)
     with pytest.raises(SnapshotNotFound, match="none"):
         promote_snapshot("none", "model", name="training", collection=collection)
 

@@ -76,10 +76,10 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     permanent = made(place, name, permanent=True)
     flush()
     first, second = sorted((str(page.data) for page in artifacts_of(f"backups/{name}")), key=len)
-    assert first.startswith(f"### `{backup.name}`")
-    assert "| uploads | directory | 100.0 kB |" in first
-    assert second.startswith(f"### 📌 `{permanent.name}`")
-    assert f"| {backup.name} |" in second
+    assert first.startswith("## " + backup.name.replace("_", "\\_"))
+    assert "| `uploads` | directory | 100.0\N{NO-BREAK SPACE}kB |" in first
+    assert second.startswith("## 📌 " + permanent.name.replace("_", "\\_"))
+    assert f"| `{backup.name}` |" in second
     [event, _] = events_about(f"prefect-snapshots.backups.{name}", 2)
     assert event.event == "prefect-snapshots.backup.created"
     assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 2)
@@ -107,7 +107,7 @@ def test_clean_up_says_what_goes_and_why_the_rest_stays(place: Path, name: str) 
     assert [backup.name for backup in manager.list_backups()] == [backups[3].name, backups[2].name]
     flush()
     pages = [str(page.data) for page in artifacts_of(f"backups/{name}")]
-    assert any("2 removed, 2 kept" in page and f"| {backups[0].name} | **remove** |" in page for page in pages)
+    assert any(f"| `{backups[0].name}` | not kept: removed |" in page for page in pages)
     events = events_about(f"prefect-snapshots.backups.{name}", 5)
     assert [event.payload.get("kept") for event in events if event.event.endswith("cleaned")] == [2]
 

@@ -693,7 +693,7 @@ def test_metrics_tell_of_each_item(repository: Repository) -> None:
     assert all(metric.duration >= 0.01 for metric in metrics if metric.success)
     assert all(before - 0.001 <= metric.start_time <= metric.end_time <= time.time() + 0.001 for metric in metrics)
     text = one.generate_report()
-    assert text.startswith("# Processing report: items\n")
+    assert text.startswith("## Checkpoints of items\n")
     assert "| failed | 1 |" in text
     assert r"| 2 | 2 | ValueError: no \| way |" in text
     data = json.loads(one.generate_report("json"))

@@ -162,14 +162,16 @@ def test_one_artifact_lists_the_latest_and_marks_the_best(name: str) -> None:
     pipeline([0.5, 0.7])
     flush()
     newer, older = sorted(artifacts_of(name), key=lambda artifact: str(artifact.created), reverse=True)
-    rows = [row.split(" | ") for row in str(newer.data).splitlines() if row.startswith("|")][2:]
-    assert [row[1] for row in rows[:3]] == ["loss\\|0.7", "loss\\|0.5", "loss\\|0.89"]
+    text = str(newer.data)
+    rows = [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("| loss\\|")]
+    assert [row[0] for row in rows[:3]] == ["loss\\|0.7", "loss\\|0.5", "loss\\|0.89"]
     assert len(rows) == 10
-    assert [row[1] for row in rows if "best" in row[0]] == ["loss\\|0.5"]
-    assert rows[0][3] == "loss=0.7"
-    assert rows[0][-1] == "1 of 2 |"
-    assert "14 in `file://" in str(newer.data)
-    assert "loss\\|0.5 " not in str(older.data)
+    assert [row[0] for row in rows if "best" in row[-1]] == ["loss\\|0.5"]
+    assert rows[0][2] == "loss=0.7"
+    assert rows[0][5] == "1 of 2"
+    assert "| snapshots | 14 |" in text
+    assert "file://" in str(newer.description)
+    assert "| loss\\|0.5 " not in str(older.data)
     assert newer.flow_run_id != older.flow_run_id
 
 

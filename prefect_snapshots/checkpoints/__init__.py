@@ -21,7 +21,15 @@ from __future__ import annotations
 from .engine import ItemBatch, Job, Outcome, Plan, Run, collect, make_job, open_log, plan, run_batch
 from .fingerprint import fingerprint
 from .keys import item_keys, stable_hash
-from .listing import Checkpoint, cleanup, clear, list_checkpoints, list_names, report
+from .listing import (
+    Checkpoint,
+    cleanup,
+    clear,
+    describe_checkpoints,
+    list_checkpoints,
+    list_names,
+    report,
+)
 from .report import Metric, failures_of
 from .results import Failure
 from .snapper import FailedItem, Snapper
@@ -40,6 +48,7 @@ __all__ = [
     "cleanup",
     "clear",
     "collect",
+    "describe_checkpoints",
     "failures_of",
     "fingerprint",
     "item_keys",

@@ -9,13 +9,14 @@ from typing import Literal
 
 import numpy as np
 
+from ..documents import Document
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository
 from ..repository.times import from_nanoseconds
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from .ledger import outcomes_of
 from .log import KIND, Log, Registry
-from .report import load_metrics, render
+from .report import Metrics, describe, load_metrics, render
 from .results import DONE
 
 
@@ -74,13 +75,14 @@ def report(
     Raises:
         SnapshotNotFound: there are no checkpoints of that name, or not of that fingerprint.
     """
-    chosen = as_repository(repository)
-    registry = Registry()
-    chosen.stream(KIND, name, registry.apply)
-    latest = max(registry.of(fingerprint), key=lambda start: start.time, default=None)
-    if latest is None:
-        raise SnapshotNotFound(f"{chosen.url} has no checkpoints of {name!r}")
-    return render(name, load_metrics(Log(chosen, name, latest.fingerprint)), format)
+    return render(name, _metrics(name, repository, fingerprint), format)
+
+
+def describe_checkpoints(
+    name: str, repository: RepositoryLike | None = None, *, fingerprint: str | None = None
+) -> Document:
+    """The same as a document."""
+    return describe(name, _metrics(name, repository, fingerprint))
 
 
 def clear(name: str, repository: RepositoryLike | None = None, *, fingerprint: str | None = None) -> int:
@@ -140,3 +142,13 @@ def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -
 
     repository.commit(stream, draft)
     return len(dropped)
+
+
+def _metrics(name: str, repository: RepositoryLike | None, fingerprint: str | None) -> Metrics:
+    chosen = as_repository(repository)
+    registry = Registry()
+    chosen.stream(KIND, name, registry.apply)
+    latest = max(registry.of(fingerprint), key=lambda start: start.time, default=None)
+    if latest is None:
+        raise SnapshotNotFound(f"{chosen.url} has no checkpoints of {name!r}")
+    return load_metrics(Log(chosen, name, latest.fingerprint))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..documents import Chart, Column, Document, Facts, Note, Table, markdown
 from ..errors import InvalidArgument
 from .keys import Keys
 from .ledger import MISSING, outcomes_of
@@ -19,6 +20,10 @@ from .results import DONE, Failure
 _SLOW = 3.0
 """Standard deviations above the mean from which an item counts as slow."""
 _SHOWN = 20
+_LISTED = 10
+"""Rows of a table for people."""
+_PARTS = 40
+"""Bars of the chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,62 +149,62 @@ def render(name: str, metrics: Metrics, form: Literal["markdown", "json"]) -> st
     """
     if form not in ("markdown", "json"):
         raise InvalidArgument(f'Unsupported report format {form!r}: there are "markdown" and "json"')
+    if form == "json":
+        return json.dumps(summarise(name, metrics), indent=2, ensure_ascii=False)
+    return markdown(describe(name, metrics), images=False)
+
+
+def describe(name: str, metrics: Metrics) -> Document:
+    """A report as a document."""
+    title = f"Checkpoints of {name}"
+    if not len(metrics):
+        return Document(title, (Note("No items were processed."),))
     report = summarise(name, metrics)
-    return json.dumps(report, indent=2, ensure_ascii=False) if form == "json" else _markdown(report)
+    facts = Facts(
+        {
+            "items": (report["total_items"], "number"),
+            "succeeded": (report["successful_items"], "number"),
+            "failed": (report["failed_count"], "number"),
+            "from first to last": (report["total_elapsed"], "seconds"),
+            "items a second": (report["items_per_second"], "number"),
+            "mean of an item": (report["avg_duration"], "seconds"),
+            "median": (report["median_duration"], "seconds"),
+            "95 % are below": (report["p95_duration"], "seconds"),
+            "slowest": (report["max_duration"], "seconds"),
+        }
+    )
+    slow = Table(
+        "Slow items",
+        (Column("item"), Column("took", "seconds")),
+        tuple((row["index"], row["duration"]) for row in report["slow_outliers"][:_LISTED]),
+        report["slow_count"],
+    )
+    failed = Table(
+        "Failed items",
+        (Column("item"), Column("input"), Column("error")),
+        tuple((row["index"], row["item"], row["error"]) for row in report["failed_items"][:_LISTED]),
+        report["failed_count"],
+    )
+    return Document(title, (facts, *_throughput(metrics), slow, failed))
+
+
+def _throughput(metrics: Metrics) -> Iterator[Chart]:
+    """Items a second, in parts of equally many items: however long a run paused, only one part shows it."""
+    count = len(metrics)
+    parts = min(_PARTS, count // 2)
+    if parts < 2:
+        return
+    order = np.argsort(metrics.ends, kind="stable")
+    bounds = np.linspace(0, count, parts + 1).astype(int)
+    failed = np.zeros(count)
+    failed[list(metrics.failures)] = 1
+    ends = metrics.ends[order][bounds[1:] - 1]
+    seconds = np.maximum(np.diff(ends, prepend=metrics.starts.min()), 1e-9)
+    bad = np.add.reduceat(failed[order], bounds[:-1]) / seconds
+    labels = tuple(f"item {end:,}" for end in bounds[1:].tolist())
+    rates = tuple((np.diff(bounds) / seconds).tolist())
+    yield Chart("Items a second, as they were done", "bars", "number", rates, labels, failed=tuple(bad.tolist()))
 
 
 def _row(metric: Metric) -> dict[str, Any]:
     return {**asdict(metric), "duration": metric.duration}
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    lines = [f"# Processing report: {_cell(report['name'])}", ""]
-    if not report["total_items"]:
-        return "\n".join([*lines, "No items were processed.", ""])
-    rate = report["items_per_second"]
-    lines += [
-        "## Summary",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| items | {report['total_items']:,} |",
-        f"| succeeded | {report['successful_items']:,} |",
-        f"| failed | {report['failed_count']:,} |",
-        f"| from first to last | {_seconds(report['total_elapsed'])} |",
-        f"| items a second | {'-' if rate is None else f'{rate:,.1f}'} |",
-        f"| an item: mean, median, 95 %, slowest | {', '.join(_seconds(report[key]) for key in _DURATIONS)} |",
-        "",
-    ]
-    if report["slow_outliers"]:
-        lines += [f"## Slow items ({report['slow_count']:,})", "", "| item | seconds |", "|---|---|"]
-        lines += [f"| {row['index']:,} | {row['duration']:,.3f} |" for row in report["slow_outliers"]]
-        lines.append("")
-    if report["failed_items"]:
-        lines += [f"## Failed items ({report['failed_count']:,})", "", "| item | input | error |", "|---|---|---|"]
-        lines += [
-            f"| {row['index']:,} | {_cell(row['item'])} | {_cell(row['error'])} |"
-            for row in report["failed_items"][:_SHOWN]
-        ]
-        if report["failed_count"] > _SHOWN:
-            lines.append(f"| ... | | {report['failed_count'] - _SHOWN:,} more |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-_DURATIONS = ("avg_duration", "median_duration", "p95_duration", "max_duration")
-_UNITS = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6))
-
-
-def _seconds(value: float) -> str:
-    for least, unit, factor in _UNITS:
-        if abs(value) >= least:
-            return f"{value * factor:,.3g} {unit}" if value < 1000 else f"{value:,.0f} s"
-    return f"{math.ceil(value * 1e9)} ns" if value > 0 else "0 s"
-
-
-def _cell(text: str | None) -> str:
-    """Text in a cell of a table, where it cannot break out."""
-    text = " ".join((text or "").split())
-    for char in "\\`|<>*_[]":
-        text = text.replace(char, f"\\{char}")
-    return text

@@ -18,7 +18,7 @@ from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
-from . import artifacts, backups, checkpoints, maintenance, snapshots
+from . import artifacts, backups, checkpoints, maintenance, report, snapshots
 from .output import Answer, as_json, printable
 from .session import Session, hider, parse_options
 
@@ -54,6 +54,7 @@ _app.command(snapshots.app)
 _app.command(checkpoints.app)
 _app.command(artifacts.app)
 _app.command(backups.app)
+_app.command(report.report)
 _app.command(maintenance.check)
 _app.command(maintenance.prune)
 _app.command(maintenance.repair)

@@ -10,7 +10,7 @@ from typing import Any
 from cyclopts import App
 
 from ..errors import SnapshotNotFound
-from .output import Answer, Column, count_text, printable, table, time_text
+from .output import Answer, Column, count_text, table, time_text
 from .session import SessionArgument
 
 app = App(name="checkpoints", help="What was done of long iterables, how it went, and forgetting it.")
@@ -41,12 +41,13 @@ def report(name: str, /, *, fingerprint: str | None = None, session: SessionArgu
         name: Of the checkpoints.
         fingerprint: Of a version of the function, as in the list. Default: the one that was started last.
     """
-    from ..checkpoints import report
+    from ..checkpoints import describe_checkpoints, report
+    from .documents import document_lines
 
     repository = session.open()
     document = json.loads(report(name, repository, fingerprint=fingerprint, format="json"))
-    text = report(name, repository, fingerprint=fingerprint)
-    return Answer({"repository": repository.url, **document}, lambda _: map(printable, text.splitlines()))
+    described = describe_checkpoints(name, repository, fingerprint=fingerprint)
+    return Answer({"repository": repository.url, **document}, lambda _: document_lines(described))
 
 
 @app.command

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from ..documents.texts import count_text as count_text
+from ..documents.texts import printable as printable
+from ..documents.texts import size_text as size_text
+
 _GAP = "  "
 _SHORTEST = 8
 
@@ -69,25 +73,6 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def printable(text: str) -> str:
-    """The text in one line, with everything that is no visible character escaped.
-
-    Example:
-        >>> printable("a\\x1b[2Jb")
-        'a\\\\x1b[2Jb'
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def size_text(count: int) -> str:
-    """A number of bytes, as in `1.5 MB`."""
-    import humanize
-
-    return humanize.naturalsize(count).replace("Bytes", "B").replace("Byte", "B")
-
-
 def time_text(moment: datetime, *, seconds: bool = True) -> str:
     """A point in time on the clock of this place, to the second or the minute."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
@@ -100,11 +85,6 @@ def value_text(value: Any) -> str:
     if isinstance(value, datetime):
         return time_text(value)
     return value if isinstance(value, str) else json.dumps(_plain(value))
-
-
-def count_text(count: int, what: str, plural: str = "") -> str:
-    """A number of things, as in `1 leaf` or `2,000 leaves`."""
-    return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
 def fields(texts: Mapping[str, str]) -> Iterator[str]:

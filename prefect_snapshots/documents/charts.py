@@ -1,0 +1,286 @@
+"""Charts and calendars as SVG, as one line of text, and as a sentence.
+
+Colours come from CSS variables, so that one drawing serves on light and on dark; an `image` brings its own card to
+stand on, because the page around it does not say which it is. No meaning is in a colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from html import escape
+
+from typing_extensions import TypeIs
+
+from .model import Calendar, Chart, Day
+from .texts import Kind, count_text, text_of
+
+LIGHT = {
+    "page": "#f7f7f5",
+    "card": "#ffffff",
+    "ink": "#1d1d1b",
+    "soft": "#5c5c57",
+    "rule": "#deded9",
+    "data": "#0f5fa8",
+    "best": "#9a4d00",
+    "bad": "#b3261e",
+}
+DARK = {
+    "page": "#131518",
+    "card": "#1b1e22",
+    "ink": "#e9e7e2",
+    "soft": "#a9abad",
+    "rule": "#34383e",
+    "data": "#79b8f2",
+    "best": "#f2b45c",
+    "bad": "#f5998f",
+}
+"""Text has a contrast of 4.5 to 1 or more on the page and on cards, and shapes of 3 to 1 (WCAG 2.2 AA)."""
+
+STYLE = """
+svg.chart text{font:12px system-ui,sans-serif;fill:var(--soft)}
+svg.chart .grid{stroke:var(--rule)}
+svg.chart .line{fill:none;stroke:var(--data);stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+svg.chart .data{fill:var(--data)}
+svg.chart .bad{fill:var(--bad)}
+svg.chart .going{fill:none;stroke:var(--data);stroke-width:1.5}
+svg.chart .none{fill:var(--rule)}
+svg.chart .hole{fill:var(--card)}
+svg.chart .best{fill:var(--best);stroke:var(--card);stroke-width:2}
+svg.chart text.best{font-weight:600;stroke:none}
+svg.chart text.title{font-weight:600;fill:var(--ink)}
+"""
+"""What the classes in a drawing look like, where the variables are defined."""
+
+WIDTH = 440
+_HEIGHT = 170
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 22, 26
+_CELL = 15
+_WEEKS = 26
+_POINTS = 200
+"""Most points of a line: of more, the extremes of equal parts are drawn."""
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SPARK = 40
+
+
+def image(block: Chart | Calendar) -> str:
+    """A drawing that stands alone, with its title, on a card of its own."""
+    height = _height(block) + 30
+    style = f":root{{{variables(LIGHT)}}}@media(prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}{STYLE}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{WIDTH + 20}" height="{height + 8}" '
+        f'viewBox="-10 -30 {WIDTH + 20} {height + 8}"><style>{style}</style>'
+        f'<rect x="-10" y="-30" width="{WIDTH + 20}" height="{height + 8}" rx="8" style="fill:var(--card)"/>'
+        f'<text class="title" x="4" y="-8">{_text(block.title)}</text>{_shapes(block)}</svg>'
+    )
+
+
+def inline(block: Chart | Calendar) -> str:
+    """A drawing for a page that defines the variables and has the style."""
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {_height(block)}" role="img" aria-label="{_text(describe(block))}">'
+        f"{_shapes(block)}</svg>"
+    )
+
+
+def variables(colours: dict[str, str]) -> str:
+    """Colours as CSS variables."""
+    return ";".join(f"--{name}:{colour}" for name, colour in colours.items())
+
+
+def describe(block: Chart | Calendar) -> str:
+    """What a drawing shows, as a sentence."""
+    if isinstance(block, Calendar):
+        counts = Counter(block.days.values())
+        parts = [f"{count_text(counts[day], 'day')} {_LEGEND[day]}" for day in _LEGEND if counts[day]]
+        return f"{block.title}: {', '.join(parts)}, from {min(block.days)} to {max(block.days)}"
+    there = [value for value in block.values if _finite(value)]
+    if not there:
+        return f"{block.title}: no values"
+    first, last = (text_of(value, block.kind) for value in (there[0], there[-1]))
+    return f"{block.title}: {count_text(len(there), 'value')}, first {first}, last {last}, {extremes(block)}"
+
+
+def extremes(chart: Chart) -> str:
+    """The lowest and the highest value of a chart, and the best one."""
+    there = [value for value in chart.values if _finite(value)]
+    if not there:
+        return ""
+    best = ""
+    if chart.marked is not None:
+        best = f", best {text_of(chart.values[chart.marked], chart.kind)} at {chart.labels[chart.marked]}"
+    return f"lowest {text_of(min(there), chart.kind)}, highest {text_of(max(there), chart.kind)}{best}"
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """Values in one line of text, `40` characters at most.
+
+    Example:
+        >>> sparkline([1, 2, 4, 8])
+        '▁▂▄█'
+    """
+    groups = [_mean(part) for part in _parts(values, _SPARK)]
+    there = [value for value in groups if value is not None]
+    if not there:
+        return ""
+    low, span = min(there), max(there) - min(there) or 1.0
+    return "".join(" " if one is None else _BLOCKS[round((one - low) / span * 7)] for one in groups)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def _height(block: Chart | Calendar) -> int:
+    return _HEIGHT if isinstance(block, Chart) else 7 * _CELL + 48
+
+
+def _shapes(block: Chart | Calendar) -> str:
+    return "".join(_chart(block) if isinstance(block, Chart) else _calendar(block))
+
+
+def _chart(chart: Chart) -> Iterator[str]:
+    there = [value for value in chart.values if _finite(value)]
+    if not there:
+        return
+    low, high, ticks = _axis(min(there) if chart.form == "line" else 0.0, max(there))
+    floor = _HEIGHT - _BOTTOM
+
+    def y(value: float) -> float:
+        return _TOP + (high - value) / (high - low) * (floor - _TOP)
+
+    for tick in ticks:
+        yield f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        yield f'<text x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick, chart.kind)}</text>'
+    yield f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{_text(_cut(chart.labels[0]))}</text>'
+    if len(chart.labels) > 1:
+        last = _text(_cut(chart.labels[-1]))
+        yield f'<text x="{WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{last}</text>'
+    room = WIDTH - _LEFT - _RIGHT
+    if chart.form == "bars":
+        step = room / len(chart.values)
+        for at, value in enumerate(chart.values):
+            wide = min(0.8 * step, 40)
+            left = _LEFT + (at + 0.5) * step - wide / 2
+            for name, height in (("data", value), ("bad", chart.failed[at] if chart.failed else None)):
+                if _finite(height) and height:
+                    top = y(height)
+                    shape = f'x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{floor - top:.1f}"'
+                    yield f'<rect class="{name}" {shape}/>'
+        return
+
+    def x_of(at: int) -> float:
+        return _LEFT + (at / (len(chart.values) - 1) if len(chart.values) > 1 else 0.5) * room
+
+    runs: list[list[str]] = [[]]
+    for at in _thinned(chart.values):
+        value = chart.values[at]
+        if _finite(value):
+            runs[-1].append(f"{x_of(at):.1f},{y(value):.1f}")
+        elif runs[-1]:
+            runs.append([])
+    for run in runs:
+        if len(run) > 1:
+            yield f'<polyline class="line" points="{" ".join(run)}"/>'
+        elif run:
+            across, down = run[0].split(",")
+            yield f'<circle class="data" cx="{across}" cy="{down}" r="3"/>'
+    if chart.marked is not None and _finite(value := chart.values[chart.marked]):
+        x = x_of(chart.marked)
+        anchor = "start" if x < _LEFT + room / 4 else "end" if x > _LEFT + 3 * room / 4 else "middle"
+        yield f'<circle class="best" cx="{x:.1f}" cy="{y(value):.1f}" r="5"/>'
+        above = y(value) - 10 if y(value) > _TOP + 8 else y(value) + 19
+        place = f'x="{x:.1f}" y="{above:.1f}" text-anchor="{anchor}"'
+        yield f'<text class="best" {place}>best {_short(value, chart.kind)}</text>'
+
+
+_LEGEND: dict[Day, str] = {"kept": "kept", "permanent": "permanent", "going": "will be removed"}
+
+
+def _calendar(calendar: Calendar) -> Iterator[str]:
+    last = max(calendar.days)
+    monday = last - timedelta(days=last.weekday())
+    begin = max(monday - timedelta(weeks=_WEEKS - 1), min(calendar.days) - timedelta(days=min(calendar.days).weekday()))
+    # A short history still gets a quarter, or it would be a stub.
+    begin = min(begin, monday - timedelta(weeks=12))
+    for row, name in ((0, "Mon"), (2, "Wed"), (4, "Fri")):
+        yield f'<text x="0" y="{32 + row * _CELL}">{name}</text>'
+    weeks = (monday - begin).days // 7 + 1
+    before, free = "", 0
+    for week in range(weeks):
+        first = begin + timedelta(weeks=week)
+        x = 36 + week * _CELL
+        month = f"{first:%b}"
+        if month != before and week >= free:
+            yield f'<text x="{x}" y="14">{month}</text>'
+            free = week + 3
+        before = month
+        for row in range(7):
+            day = first + timedelta(days=row)
+            if day <= last:
+                yield _square(x, 21 + row * _CELL, calendar.days.get(day), day)
+    x = 36
+    for kind, words in _LEGEND.items():
+        yield _square(x, 7 * _CELL + 31, kind, None)
+        yield f'<text x="{x + 18}" y="{7 * _CELL + 42}">{words}</text>'
+        x += 34 + 7 * len(words)
+
+
+def _square(x: float, y: float, kind: Day | None, day: date | None) -> str:
+    title = f"<title>{day}: {_LEGEND[kind]}</title>" if day and kind else ""
+    if kind == "going":
+        return f'<rect class="going" x="{x + 1}" y="{y + 1}" width="10" height="10" rx="2">{title}</rect>'
+    name = "data" if kind else "none"
+    square = f'<rect class="{name}" x="{x}" y="{y}" width="12" height="12" rx="2">{title}</rect>'
+    return square + f'<circle class="hole" cx="{x + 6}" cy="{y + 6}" r="2.5"/>' * (kind == "permanent")
+
+
+def _axis(least: float, most: float) -> tuple[float, float, list[float]]:
+    """The lowest and the highest value of an axis, and round values between them."""
+    span = (most - least) or abs(most) or 1.0
+    rough = span / 3
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.floor(least / step), math.ceil(most / step)
+    last += first == last
+    return first * step, last * step, [number * step for number in range(first, last + 1)]
+
+
+def _short(value: float, kind: Kind) -> str:
+    return f"{value:.4g}" if kind == "number" and abs(value) < 1e4 else text_of(value, kind)
+
+
+def _text(text: str) -> str:
+    return escape(text_of(text, "text"))
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= 24 else f"{label[:23]}…"
+
+
+def _thinned(values: Sequence[float | None]) -> list[int]:
+    """The positions of the values to draw."""
+    if len(values) <= _POINTS:
+        return list(range(len(values)))
+    size = math.ceil(2 * len(values) / _POINTS)
+    chosen: set[int] = set()
+    for start in range(0, len(values), size):
+        part = range(start, min(start + size, len(values)))
+        there = [(value, at) for at in part if _finite(value := values[at])]
+        chosen |= {min(there)[1], max(there)[1]} if there else {start}
+    return sorted(chosen)
+
+
+def _parts(values: Sequence[float | None], most: int) -> Iterator[Sequence[float | None]]:
+    size = math.ceil(len(values) / most) or 1
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if _finite(value)]
+    return sum(there) / len(there) if there else None
+
+
+def _finite(value: float | None) -> TypeIs[float]:
+    return value is not None and math.isfinite(value)

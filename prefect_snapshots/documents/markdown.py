@@ -1,0 +1,93 @@
+"""Documents as the Markdown of a page in the Prefect UI, which shows tables, and images inside of it.
+
+Measured on the UI of Prefect 3.8: it shows `data:` images, drops inline SVG, and draws Mermaid in colours and sizes
+that nobody chose. So charts are images, and their description is the text behind them.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from .charts import describe, image, sparkline
+from .model import Block, Calendar, Chart, Column, Document, Facts, Heading, Note, Table, Timeline
+from .texts import Kind, Value, is_numeric, shown_text, text_of
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
+
+
+def markdown(document: Document, *, images: bool = True) -> str:
+    """A document as Markdown.
+
+    Arguments:
+        images: whether charts are images. Else they are one line of text.
+
+    Example:
+        >>> from prefect_snapshots.documents import Document, Facts
+        >>> print(markdown(Document("Demo", (Facts({"rows": (1797, "number")}),))))
+        ## Demo
+        <BLANKLINE>
+        | | |
+        |---|---|
+        | rows | 1,797 |
+        <BLANKLINE>
+    """
+    parts = [[f"## {_escaped(document.title)}"], *(list(_lines(block, images)) for block in document.blocks)]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _lines(block: Block, images: bool) -> Iterator[str]:
+    match block:
+        case Heading(text):
+            yield f"### {_escaped(text)}"
+        case Note(text):
+            yield f"**Note:** {_escaped(text)}"
+        case Facts(facts):
+            shown = [(word, _cell(value, kind)) for word, (value, kind) in facts.items() if value not in (None, "")]
+            if shown:
+                yield from _table([("", "---"), ("", "---")], ([_escaped(word), text] for word, text in shown))
+        case Table(title, columns, rows, of) if rows:
+            yield from _title(title, len(rows), of)
+            used = [at for at, _ in enumerate(columns) if any(row[at] not in (None, "") for row in rows)]
+            heads = [_head(columns[at]) for at in used]
+            yield from _table(heads, ([_cell(row[at], columns[at].kind) for at in used] for row in rows))
+        case Timeline(title, steps, of) if steps:
+            yield from _title(title, len(steps), of)
+            heads = [_head(Column(word)) for word in ("when (UTC)", "what", "")]
+            yield from _table(
+                heads, ([_cell(step.when, "time"), _escaped(step.what), _escaped(step.about)] for step in steps)
+            )
+        case Chart(title, values=values) if not images:
+            yield f"{_escaped(title)} `{sparkline(values)}`"
+        case Chart() | Calendar() if images:
+            encoded = base64.b64encode(image(block).encode()).decode()
+            yield f"![{_escaped(describe(block))}](data:image/svg+xml;base64,{encoded})"
+
+
+def _title(title: str, shown: int, of: int) -> Iterator[str]:
+    part = shown_text(shown, of)
+    yield f"#### {_escaped(title)}{f' ({part})' if part else ''}"
+    yield ""
+
+
+def _head(column: Column) -> tuple[str, str]:
+    return _escaped(column.title), "---:" if is_numeric(column.kind) else "---"
+
+
+def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(title for title, _ in heads)} |" if any(title for title, _ in heads) else "| | |"
+    yield f"|{'|'.join(rule for _, rule in heads)}|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: Value, kind: Kind) -> str:
+    text = text_of(value, kind)
+    if is_numeric(kind):
+        return text.replace(" ", "\N{NO-BREAK SPACE}")
+    # In a code span of a table, these cannot be written so that every reader of Markdown takes them alike.
+    return f"`{text}`" if kind == "name" and text and not set("`|\\") & set(text) else _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text_of(text, "text"))

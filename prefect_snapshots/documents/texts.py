@@ -1,0 +1,94 @@
+"""Values as short texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+Value = str | int | float | datetime | None
+Kind = Literal["text", "name", "number", "bytes", "seconds", "time"]
+"""How a value is written; a "name" is one that people copy."""
+
+_UNITS = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6))
+
+
+def text_of(value: Value, kind: Kind) -> str:
+    """A value in one line of visible characters.
+
+    Example:
+        >>> text_of(1_500_000, "bytes"), text_of(0.0125, "seconds"), text_of(1797, "number"), text_of(None, "text")
+        ('1.5 MB', '12.5 ms', '1,797', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+    if isinstance(value, str):
+        return printable(" ".join(value.split()))
+    if kind == "bytes":
+        return size_text(value)
+    if kind == "seconds":
+        return _duration(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+def is_numeric(kind: Kind) -> bool:
+    """Whether values of this kind are compared by their digits, and so stand on the right."""
+    return kind in ("number", "bytes", "seconds")
+
+
+def size_text(count: float) -> str:
+    """A number of bytes, as in `1.5 MB`."""
+    import humanize
+
+    return humanize.naturalsize(count).replace("Bytes", "B").replace("Byte", "B")
+
+
+def count_text(count: int, what: str, plural: str = "") -> str:
+    """A number of things, as in `1 leaf` or `2,000 leaves`."""
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """Metadata in one line; a long value is cut.
+
+    Example:
+        >>> metadata_text({"loss": 0.38, "data": "digits"})
+        'loss=0.38, data=digits'
+    """
+    return ", ".join(f"{key}={_shortened(value)}" for key, value in metadata.items())
+
+
+def shown_text(shown: int, of: int) -> str:
+    """How many of them are shown, where that is not all."""
+    return f"{shown:,} of {of:,}" if of > shown else ""
+
+
+def printable(text: str) -> str:
+    """The text in one line, with everything that is no visible character escaped.
+
+    Example:
+        >>> printable("a\\x1b[2Jb")
+        'a\\\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _shortened(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 120:
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    for least, unit, factor in _UNITS:
+        if abs(seconds) >= least:
+            return f"{seconds * factor:,.3g} {unit}"
+    return f"{math.ceil(seconds * 1e9)} ns" if seconds > 0 else "0 s"

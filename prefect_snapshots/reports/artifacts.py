@@ -1,0 +1,91 @@
+"""What there is to say of an artifact: its versions, the stages that moved over them, who moved them, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..artifacts import ArtifactInfo, ArtifactRegistry, Release
+from ..artifacts.history import Move
+from ..documents import Block, Chart, Column, Facts, Step, Table, Timeline
+from ..documents.texts import Kind, Value, metadata_text
+
+_DRAWN = 60
+"""Versions in a chart: the latest."""
+
+
+def about_version(info: ArtifactInfo) -> dict[str, tuple[Value, Kind]]:
+    """The facts of one version."""
+    source = info.source or {}
+    origin = source.get("snapshot") or source.get("version")
+    return {
+        "handler": (info.handler or "files", "text"),
+        "size": (info.size, "bytes"),
+        "newly written": (info.written, "bytes"),
+        "from": (f"{origin} of {source.get('name')} in {source.get('url')}" if origin else None, "name"),
+        "expires (UTC)": (info.expiry, "time"),
+        **{f"metadata {key}": (str(value), "text") for key, value in info.metadata.items()},
+    }
+
+
+def about_artifact(registry: ArtifactRegistry, name: str, collection: str, listed: int) -> Iterator[Block]:
+    """The versions of an artifact, and its timeline.
+
+    Arguments:
+        listed: how many versions and how many steps of the timeline to list, the latest first.
+    """
+    versions = registry.list_versions(name, collection)
+    moves = registry.get_alias_history(name, collection=collection)
+    stages = registry.get_aliases(name, collection)
+    facts: Mapping[str, tuple[Value, Kind]] = {
+        "versions": (len(versions), "number"),
+        "all together took": (sum(info.written for info in versions), "bytes"),
+        **{stage: (version, "name") for stage, version in sorted(stages.items())},
+    }
+    yield Facts(facts)
+    drawn = versions[-_DRAWN:]
+    if len(drawn) > 1:
+        labels = tuple(info.version for info in drawn)
+        yield Chart("Size of each version", "line", "bytes", tuple(info.size for info in drawn), labels)
+        yield Chart("Newly written by each version", "bars", "bytes", tuple(info.written for info in drawn), labels)
+    columns = Column("version", "name"), Column("stages"), Column("logged (UTC)", "time"), Column("metadata")
+    yield Table(
+        "Versions, the latest first",
+        (*columns, Column("size", "bytes"), Column("new", "bytes")),
+        tuple(
+            (
+                info.version,
+                ", ".join(info.aliases),
+                info.created_at,
+                metadata_text(info.metadata),
+                info.size,
+                info.written,
+            )
+            for info in reversed(versions[-listed:])
+        ),
+        len(versions),
+    )
+    steps = sorted([*map(_logged, versions), *map(_moved, moves)], key=lambda step: step.when, reverse=True)
+    yield Timeline("Timeline", tuple(steps[:listed]), len(steps))
+
+
+def about_release(release: Release) -> Iterator[Block]:
+    """The versions that a release holds."""
+    yield Facts({"released (UTC)": (release.created_at, "time"), "metadata": (metadata_text(release.metadata), "text")})
+    yield Table("Versions", (Column("artifact", "name"), Column("version", "name")), tuple(release.artifacts.items()))
+
+
+def _logged(info: ArtifactInfo) -> Step:
+    origin = info.source or {}
+    came = f"from {origin.get('url')}" if origin else ""
+    return Step(info.created_at, f"{info.version} logged", came)
+
+
+def _moved(move: Move) -> Step:
+    if move.version is None:
+        what = f"{move.alias} removed"
+    elif move.rollback:
+        what = f"{move.alias} went back to {move.version}"
+    else:
+        what = f"{move.alias} is now {move.version}"
+    was = f", was {move.previous}" if move.previous else ""
+    return Step(move.moved_at, what + was, f"by {move.moved_by}")

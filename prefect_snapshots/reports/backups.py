@@ -1,0 +1,135 @@
+"""What there is to say of backups: of one, of what was done with one, and of all under a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
+from ..backups.retention import RetentionRow
+from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
+
+PERMANENT = "📌"
+
+_DRAWN = 60
+"""Backups in a chart: the newest."""
+_BETTER: tuple[Day, ...] = ("going", "kept", "permanent")
+
+
+def about_backup(backup: Backup) -> Iterator[Block]:
+    """What one backup holds, where it was made, and from which code."""
+    run = backup.run or {}
+    yield Facts(
+        {
+            "size": (backup.size, "bytes"),
+            "newly written": (backup.written, "bytes"),
+            "files": (backup.files, "number"),
+            "took": (backup.duration, "seconds"),
+            "description": (backup.description, "text"),
+            "tags": (", ".join(backup.tags), "text"),
+            "made on": (backup.host, "name"),
+            "made by": (" / ".join(str(run[key]) for key in ("flow", "flow_run") if run.get(key)), "text"),
+            "code": (str(backup.git) if backup.git else None, "name"),
+        }
+    )
+    yield Table(
+        "Parts",
+        (Column("part", "name"), Column("kind"), Column("size", "bytes"), Column("rows", "number")),
+        tuple(
+            (part.name, part.kind, part.size, sum(part.counts.values()) if part.counts else None)
+            for part in backup.parts
+        ),
+    )
+    yield from (Note(f"{part.name}: {note}") for part in backup.parts for note in part.notes)
+
+
+def about_cleanup(report: CleanupReport) -> Iterator[Block]:
+    """What goes, and why the rest stays."""
+    would = "would be " if report.dry_run else ""
+    yield Facts(
+        {
+            f"{would}removed": (len(report.removed), "number"),
+            "kept": (sum(row.keep for row in report.rows), "number"),
+            f"{would}freed now": (report.freed, "bytes"),
+            f"{would}freed later": (report.freed_later, "bytes"),
+        }
+    )
+    yield Table(
+        "What is kept, and why",
+        (Column("backup", "name"), Column("kept for")),
+        tuple((row.name, _reasons(row, f"not kept: {would}removed")) for row in report.rows),
+    )
+
+
+def about_restore(report: RestoreReport) -> Iterator[Block]:
+    """What is restored, and where that is which was there before."""
+    yield Facts({"from": (report.name, "name"), "what was there before": (report.safety_backup, "name")})
+    yield Table("Restored", (Column("part", "name"),), tuple((part,) for part in report.restored))
+
+
+def about_drill(report: DrillReport) -> Iterator[Block]:
+    """What came back, and what did not."""
+    yield Facts({"backup": (report.name, "name"), "took": (report.duration, "seconds")})
+    columns = Column("part", "name"), Column("kind"), Column("files", "number"), Column("rows", "number")
+    rows = (
+        (row.part, row.kind, row.files, sum(row.counts.values()), "; ".join(row.problems) or "as it was")
+        for row in report.rows
+    )
+    yield Table("What came back", (*columns, Column("found")), tuple(rows))
+
+
+def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
+    """All backups of a manager: how they grow, which days they cover, and what its retention keeps.
+
+    Arguments:
+        listed: how many to list, the newest first.
+    """
+    backups = manager.list_backups()
+    if not backups:
+        yield Note("There are no backups.")
+        return
+    rows = {row.name: row for row in manager.cleanup(dry_run=True, prune=False).rows}
+    yield Facts(
+        {
+            "backups": (len(backups), "number"),
+            "the newest holds": (backups[0].size, "bytes"),
+            "all together took": (sum(each.written for each in backups), "bytes"),
+            "the newest (UTC)": (backups[0].created_at, "time"),
+            "the oldest (UTC)": (backups[-1].created_at, "time"),
+        }
+    )
+    drawn = [each for each in reversed(backups) if each.broken is None][-_DRAWN:]
+    if len(drawn) > 1:
+        labels = tuple(f"{each.created_at:%Y-%m-%d %H:%M}" for each in drawn)
+        yield Chart("Size of each backup", "line", "bytes", tuple(each.size for each in drawn), labels)
+        yield Chart("Newly written by each backup", "bars", "bytes", tuple(each.written for each in drawn), labels)
+        yield Chart("Time that each backup took", "bars", "seconds", tuple(each.duration for each in drawn), labels)
+    yield Calendar("Days with backups", _days(backups, rows))
+    columns = Column("backup", "name"), Column("size", "bytes"), Column("new", "bytes"), Column("took", "seconds")
+    yield Table(
+        "Backups, the newest first",
+        (*columns, Column("kept for")),
+        tuple((each.name, each.size, each.written, each.duration, _why(each, rows)) for each in backups[:listed]),
+        len(backups),
+    )
+
+
+def _days(backups: Sequence[Backup], rows: dict[str, RetentionRow]) -> dict[date, Day]:
+    days: dict[date, Day] = {}
+    for each in backups:
+        row = rows.get(each.name)
+        found: Day = "permanent" if each.permanent else "kept" if row is None or row.keep else "going"
+        day = each.created_at.date()
+        days[day] = max(found, days.get(day, found), key=_BETTER.index)
+    return days
+
+
+def _why(backup: Backup, rows: dict[str, RetentionRow]) -> str:
+    if backup.broken is not None:
+        return f"broken: {backup.broken}"
+    pin = f"{PERMANENT} " if backup.permanent else ""
+    return pin + (_reasons(rows[backup.name], "not kept: goes with the next clean-up") if backup.name in rows else "")
+
+
+def _reasons(row: RetentionRow, otherwise: str) -> str:
+    return ", ".join(row.reasons) if row.keep else otherwise

@@ -1,0 +1,137 @@
+"""What there is to say of the snapshots under a name: how their metrics went, which is best, what each one changed."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..documents import Block, Chart, Column, Facts, Note, Table
+from ..documents.texts import metadata_text
+from ..errors import SnapshotsError
+from ..snapshots import SnapshotManager
+from ..snapshots.changes import Leaves
+from ..snapshots.records import Record, finder
+
+Manager = SnapshotManager[Any]
+
+_METRICS = 4
+"""Most charts of metadata."""
+_DRAWN = 60
+"""Snapshots in a chart of bars: the latest."""
+_LARGE_MANIFEST = 1024 * 1024
+"""Bytes of a manifest from which on leaves are not counted: that of some ten thousand arrays."""
+
+logger = logging.getLogger("prefect_snapshots")
+
+
+def about_snapshots(manager: Manager, listed: int) -> Iterator[Block]:
+    """The snapshots of a manager, and how the numbers in their metadata went.
+
+    Arguments:
+        manager: of a repository. What is best is what its ranking says.
+        listed: how many to list, the latest first.
+    """
+    records = list(manager.records.by_id.values())
+    if not records:
+        yield Note("There are no snapshots.")
+        return
+    best = _best(manager, records)
+    yield Facts(
+        {
+            "snapshots": (len(records), "number"),
+            "the latest holds": (records[-1].size, "bytes"),
+            "all together took": (sum(record.written for record in records), "bytes"),
+            "best": (best.id if best else None, "name"),
+            "latest": (records[-1].id, "name"),
+            "saved (UTC)": (records[-1].timestamp, "time"),
+        }
+    )
+    labels = tuple(record.id for record in records)
+    for key, values in _metrics(records, manager.ranking.rank_by):
+        marked = records.index(best) if best and key == manager.ranking.rank_by else None
+        yield Chart(key, "line", "number", values, labels, marked=marked)
+    if len(records) > 1:
+        drawn = records[-_DRAWN:]
+        written = tuple(record.written for record in drawn)
+        yield Chart("Newly written by each snapshot", "bars", "bytes", written, tuple(record.id for record in drawn))
+    older = {new: old for old, new in itertools.pairwise(records[-listed - 1 :])}
+    columns = Column("snapshot", "name"), Column("saved (UTC)", "time"), Column("metadata"), Column("size", "bytes")
+    yield Table(
+        "Snapshots, the latest first",
+        (*columns, Column("new", "bytes"), Column("changed leaves"), Column("marks")),
+        tuple(
+            (
+                record.id,
+                record.timestamp,
+                metadata_text(record.metadata),
+                record.size,
+                record.written,
+                _change(manager, older.get(record), record),
+                ", ".join(["★ best"] * (record is best) + ["📌 pinned"] * record.pinned + list(record.tags)),
+            )
+            for record in reversed(records[-listed:])
+        ),
+        len(records),
+    )
+
+
+def _best(manager: Manager, records: Sequence[Record]) -> Record | None:
+    """The best snapshot; None where nothing says which that is."""
+    if not manager.ranking:
+        return None
+    best, key = manager.ranking.best_first(records, manager.snapshot_of)[0], manager.ranking.rank_by
+    return best if key is None or _number(finder(key, None)(best.metadata)) is not None else None
+
+
+@functools.lru_cache(maxsize=1024)
+def count_leaves(manager: Manager, old: Record | None, new: Record) -> tuple[int | None, int | None]:
+    """How many leaves a snapshot has, and how many changed since an older one; None for what is not known."""
+    try:
+        leaves = _leaves(manager, new)
+        before = _leaves(manager, old) if old is not None else None
+        if leaves is None:
+            return None, None
+        return len(leaves), None if before is None else leaves.changed_since(before)
+    except SnapshotsError as error:
+        logger.warning("The leaves of snapshot %r of %r cannot be counted: %s", new.id, manager.name, error)
+        return None, None
+
+
+@functools.lru_cache(maxsize=8)
+def _leaves(manager: Manager, record: Record) -> Leaves | None:
+    """The leaves of a snapshot; None where counting them would take longer than saving did."""
+    if record.event.content is None or record.event.content.manifest_size > _LARGE_MANIFEST:
+        return None
+    return Leaves.of(manager, record)
+
+
+def _change(manager: Manager, old: Record | None, new: Record) -> str:
+    leaves, changed = count_leaves(manager, old, new)
+    return "" if leaves is None else f"{leaves:,} in all" if changed is None else f"{changed:,} of {leaves:,}"
+
+
+def _metrics(records: Sequence[Record], first: str | None) -> Iterator[tuple[str, tuple[float | None, ...]]]:
+    """The keys whose values are worth a chart, with these; that of the ranking comes first."""
+    keys = dict.fromkeys([first] if first else [])
+    keys.update(dict.fromkeys(key for record in records for key in record.metadata))
+    found = 0
+    for key in keys:
+        values = tuple(map(_number, map(finder(key, None), (record.metadata for record in records))))
+        there = [value for value in values if value is not None]
+        if len(there) > 1 and not _counts_up(there) and found < _METRICS:
+            found += 1
+            yield key, values
+
+
+def _number(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None
+
+
+def _counts_up(values: Sequence[float]) -> bool:
+    """Whether they only number the snapshots, as steps and epochs do."""
+    return all(value.is_integer() for value in values) and all(old < new for old, new in itertools.pairwise(values))
