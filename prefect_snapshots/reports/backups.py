@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 
 from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
-from ..backups.retention import RetentionRow
+from ..retention import RetentionRow
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
 
 PERMANENT = "📌"

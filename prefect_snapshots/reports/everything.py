@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any, Literal
 
 from ..artifacts import ArtifactRegistry
-from ..backups import BackupManager, RetentionPolicy
+from ..backups import BackupManager
 from ..backups.manager import list_names as list_backup_names
 from ..checkpoints import describe_checkpoints
 from ..checkpoints import list_names as list_checkpoint_names
 from ..documents import Block, Document, Facts, Note
 from ..errors import SnapshotNotFound, SnapshotsError
 from ..repository import Repository
+from ..retention import RetentionPolicy
 from ..snapshots import SnapshotManager
 from ..snapshots import list_names as list_snapshot_names
 from .artifacts import about_artifact
