@@ -30,7 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 
 BUCKET = "snapshots"
 _HOST = "127.0.0.1"
-_PATIENCE = 60.0  # seconds for a server to start
+_PATIENCE = 120.0  # seconds for a server to start
 
 
 @dataclass(frozen=True)
