@@ -24,6 +24,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from .runs import logger, run_ids
@@ -199,7 +200,16 @@ def _client(api_url: str | None) -> SyncPrefectClient:
 @functools.cache
 def _flush_at_exit() -> None:
     """Registered in a run, not on import: the last one comes first, and the run's own server ends at exit too."""
+    EventsWorker.instance()  # it registers, too, and is waited for after what is registered after it
     # While Prefect still sends the event that goes with an update; and for what background saves add after that.
     with contextlib.suppress(RuntimeError):
-        threading._register_atexit(flush)  # type: ignore[attr-defined]
+        threading._register_atexit(_flush_and_hurry)  # type: ignore[attr-defined]
     atexit.register(flush)
+
+
+def _flush_and_hurry() -> None:
+    """Prefect tries to send an event for 7 s, one after another: without a server, hundreds of them take an hour."""
+    flush()
+    if any(retry_at > time.monotonic() for retry_at in _retry_at.values()):
+        for worker in list(EventsWorker._instances.values()):
+            worker._client._reconnection_attempts = 0

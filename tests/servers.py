@@ -1,4 +1,4 @@
-"""Real object stores on loopback ports, and a proxy that loses replies: what the tests of storage run against.
+"""Real servers on loopback ports: object stores, a proxy before them that loses replies, and Prefect.
 
 Every server is a context manager that yields its endpoint and is gone when the block ends. One that does not start is a
 failure, with its own last words, and never a reason to skip a test.
@@ -169,16 +169,45 @@ def s3rver(directory: Path) -> Iterator[str]:
         yield f"http://{_HOST}:{port}"
 
 
+@dataclass(frozen=True)
+class PrefectServer:
+    """A Prefect server, and what it says of itself.
+
+    Attributes:
+        url: of its UI.
+        environment: of the processes that are to use it.
+        said: the lines of its log, of which every request is one.
+    """
+
+    url: str
+    environment: dict[str, str]
+    said: list[str]
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.url}/api"
+
+
 @contextlib.contextmanager
-def prefect(home: Path) -> Iterator[str]:
-    """A Prefect server with all its services, as `prefect server start` runs it. Yields the URL of its API."""
+def prefect(home: Path) -> Iterator[PrefectServer]:
+    """A Prefect server with an empty database, and with a home of its own."""
     (port,) = free_ports(1)
-    # The command itself starts this as a child, which would stay behind when it is killed.
-    program = ["uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    url = f"http://{_HOST}:{port}"
+    settings = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_UI_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    # `prefect server start` runs this as a child, which would stay behind when it is killed.
+    program = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "info"]
     command = [sys.executable, "-m", *program, "--host", _HOST, "--port", str(port)]
-    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with _process(command, port, settings):
-        yield f"http://{_HOST}:{port}/api"
+    with _process(command, port, settings) as said:
+        yield PrefectServer(url, {**kept, **settings, "PATH": path}, said)
 
 
 @dataclass
@@ -351,8 +380,8 @@ def _program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str], port: int, settings: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Run a server until the block ends, which begins as soon as the server listens."""
+def _process(command: Sequence[str], port: int, settings: Mapping[str, str] | None = None) -> Iterator[list[str]]:
+    """Run a server until the block ends, which begins as soon as it listens. Yields the lines that it prints."""
     environment = {**os.environ, **(settings or {})}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -363,7 +392,7 @@ def _process(command: Sequence[str], port: int, settings: Mapping[str, str] | No
         reader.start()
         try:
             _wait(lambda: _listens(port), lambda: process.poll() is not None, command[0], said)
-            yield
+            yield said
         finally:
             # It has nothing worth saving, which some take ten seconds for.
             process.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -51,15 +50,8 @@ def webhook() -> Iterator[tuple[str, Told]]:
 @pytest.fixture
 def environment(tmp_path: Path, webhook: tuple[str, Told]) -> Iterator[dict[str, str]]:
     """Of a shell beside a Prefect server with nothing in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    with servers.prefect(tmp_path / "server") as url:
-        yield {
-            **kept,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
-            "PREFECT_HOME": str(tmp_path / "client"),
-            "PREFECT_API_URL": url,
-            "ALERTS_URL": webhook[0],
-        }
+    with servers.prefect(tmp_path / "server") as server:
+        yield {**server.environment, "ALERTS_URL": webhook[0]}
 
 
 def excused(language: str) -> Block:

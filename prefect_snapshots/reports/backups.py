@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 
 from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
-from ..retention import RetentionRow
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
+from ..retention import RetentionRow
 
 PERMANENT = "📌"
 

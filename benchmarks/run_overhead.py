@@ -1,0 +1,139 @@
+"""What a flow run adds: checkpointed items, snapshots and artifact versions in a flow, beside the same in plain Python.
+
+The items are done by task runs of 500 each; one task yields every state to be captured; each version is logged by a
+task. The flow's time is that of the whole call, from before the run is created until it is reported as completed. The
+server is a process of its own on the same machine; its log says how often an artifact was changed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from _measure import OURS, POWER_LOSS, ROOT, Report, arguments, in_turns, scratch, seconds
+from prefect import flow, runtime, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+import numpy as np
+import servers
+
+from prefect_snapshots import (
+    ArtifactRegistry,
+    Snapper,
+    SnapshotManager,
+    checkpointed,
+    log_artifact,
+    snapshot,
+    use_repository,
+)
+from prefect_snapshots.live import flush
+
+PACKAGES = ("prefect",)
+BATCH = 500
+ARRIVAL = 60.0
+"""Seconds that the server has to take in the task runs of a flow that has ended."""
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def states(count: int) -> Iterator[dict[str, Any]]:
+    """What a training would capture, step by step."""
+    weights = np.zeros(10_000, np.float32)
+    for step in range(count):
+        weights[step] = step
+        yield {"step": step, "weights": weights}
+
+
+def in_plain_python(place: Path, items: int, snapshots: int, versions: int) -> None:
+    Snapper(range(items), square, repository=place, name="squares", batch_size=BATCH).start()
+    manager = SnapshotManager[Any](place, name="states")
+    for state in states(snapshots):
+        manager.save_snapshot(state)
+    registry = ArtifactRegistry(place)
+    for number in range(versions):
+        registry.log_artifact("model", {"number": number})
+
+
+@flow(name="run-overhead")
+def in_a_flow(items: int, snapshots: int, versions: int) -> UUID:
+    task_of_square = checkpointed(name="squares", batch_size=BATCH)(square)
+    task_of_states = task(snapshot(name="states")(states))
+    squares = task_of_square.map(range(items))
+    for _ in task_of_states(snapshots):
+        pass
+    for number in range(versions):
+        log_artifact("model", {"number": number})
+    squares.wait()
+    return UUID(runtime.flow_run.id)
+
+
+def task_runs(flow_run_id: UUID) -> int:
+    """How many task runs the server has of a flow run, once no more arrive."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    with get_client(sync_client=True) as client:
+        until = time.monotonic() + ARRIVAL
+        while time.monotonic() < until:
+            found = client.read_task_runs(flow_run_filter=wanted)
+            if found and all(run.state is not None and run.state.is_final() for run in found):
+                return len(found)
+            time.sleep(0.2)
+    raise TimeoutError(f"the server has not taken in the task runs within {ARRIVAL:.0f} s")
+
+
+def measure(folder: Path, server: servers.PrefectServer, report: Report) -> None:
+    options = report.options
+    sizes = options.items, options.snapshots, options.versions
+    runs: list[UUID] = []
+    updates: list[float] = []
+
+    def plain() -> float:
+        with scratch(folder) as place:
+            return seconds(lambda: in_plain_python(place / "repository", *sizes))
+
+    def within_prefect() -> float:
+        with scratch(folder) as place, use_repository(place / "repository"):
+            before = changes(server)
+            took = seconds(lambda: (runs.append(in_a_flow(*sizes)), flush()))
+            updates.append(max((changes(server) - before).values(), default=0) / took)
+        return took
+
+    what = f"{sizes[0]:,} items, {sizes[1]:,} snapshots, {sizes[2]:,} versions"
+    found = in_turns({"plain Python": plain, "a flow": within_prefect}, options.repeat)
+    medians = {how: report.add(f"{what}: {how}", OURS, times, "s", POWER_LOSS) for how, times in found.items()}
+    report.at_most(f"{what}: a flow, beyond plain Python", medians["a flow"] - medians["plain Python"], 10, "s")
+    report.at_most(f"{what}: task runs", max(map(task_runs, runs)), 100, "task runs")
+    report.at_most(f"{what}: changes of one artifact", max(updates), 2, "/s")
+
+
+def changes(server: servers.PrefectServer) -> Counter[str]:
+    """How often each artifact was changed so far, after it was made."""
+    return Counter(found[1] for line in list(server.said) if (found := re.search(r'"PATCH /api/artifacts/(\S+)', line)))
+
+
+def main() -> int:
+    parser = arguments(__doc__, repeat=3)
+    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--snapshots", type=int, default=200)
+    parser.add_argument("--versions", type=int, default=50)
+    options = parser.parse_args()
+    with scratch(options.directory) as folder, servers.prefect(folder / "prefect") as server:
+        report = Report("run overhead", options, PACKAGES, folder)
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            measure(folder, server, report)
+        return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
