@@ -154,15 +154,22 @@ def test_growth_is_what_was_written_lately(repository: Path) -> None:
     assert (event.event, event.payload["limit"]) == ("prefect-snapshots.repository.growing", 1_000_000)
 
 
-def test_cron_says_since_when() -> None:
-    latest = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
-    assert watching._before(latest, "0 2 * * *") == datetime(2026, 3, 28, 2, tzinfo=UTC)
-    assert watching._before(latest, "PT90M") == datetime(2026, 3, 29, tzinfo=UTC)
+def test_since_when_a_backup_is_due() -> None:
+    latest = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)  # half an hour after the clocks went forward in Berlin
+    for every, timezone, expected in (
+        ("0 2 * * *", "UTC", datetime(2026, 3, 28, 2, tzinfo=UTC)),
+        ("0 3 * * *", "Europe/Berlin", datetime(2026, 3, 29, 1, tzinfo=UTC)),
+        ("1 day", "Europe/Berlin", datetime(2026, 3, 28, 1, 30, tzinfo=UTC)),
+        (timedelta(hours=1), "UTC", datetime(2026, 3, 29, 0, 30, tzinfo=UTC)),
+    ):
+        assert watching._before(latest, every, timezone) == expected
 
 
 def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="'daily' is neither a duration"):
         watch_repository({"x": "daily"}, repository=str(tmp_path))
+    with pytest.raises(InvalidArgument, match="'Nowhere' is no time zone"):
+        watch_repository({"x": "0 2 * * *"}, timezone="Nowhere", repository=str(tmp_path))
     with pytest.raises(RepositoryNotFound):
         watch_repository({"x": "1d"}, repository=str(tmp_path / "nowhere"))
 

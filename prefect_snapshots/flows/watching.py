@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import humanize
 from cronsim import CronSim, CronSimError
@@ -101,14 +101,14 @@ def watch_repository(
     Arguments:
         backups: how often there has to be a backup, by the name of the backups: a duration such as `"1d"` or `"PT6H"`,
             or the cron of their schedule, such as `"0 2 * * *"`.
-        margin: how late one may be.
+        margin: how late one may be there: it is when it is complete.
         limit: the bytes that may come in.
         within: the time for which that is the limit.
         timezone: of the crons.
         repository: a URL or path; see `blocks.current_repository` for the default.
 
     Raises:
-        InvalidArgument: a text is neither a duration nor a cron.
+        InvalidArgument: a text is neither a duration nor a cron, or no time zone.
         RepositoryNotFound: it is not there.
 
     Example:
@@ -120,8 +120,7 @@ def watch_repository(
     """
     watched = current_repository(repository)
     now = datetime.now(UTC)
-    latest = (now - margin).astimezone(ZoneInfo(timezone))
-    due = {name: _before(latest, every) for name, every in (backups or {}).items()}
+    due = {name: _before(now - margin, every, timezone) for name, every in (backups or {}).items()}
     report = WatchReport(
         backups=tuple(BackupWatch(name, since, _newest(watched, name, now + margin)) for name, since in due.items()),
         since=now - within,
@@ -133,14 +132,16 @@ def watch_repository(
     return report
 
 
-def _before(latest: datetime, every: timedelta | str) -> datetime:
+def _before(latest: datetime, every: timedelta | str, timezone: str) -> datetime:
     """The last time before `latest` at which there was something to do, in UTC."""
     try:
-        return (latest - _AS_DURATION.validate_python(every)).astimezone(UTC)
+        return latest - _AS_DURATION.validate_python(every)
     except ValidationError:
         pass
     try:
-        return next(CronSim(str(every), latest, reverse=True)).astimezone(UTC)
+        return next(CronSim(str(every), latest.astimezone(ZoneInfo(timezone)), reverse=True)).astimezone(UTC)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidArgument(f"{timezone!r} is no time zone, such as UTC or Europe/Berlin") from None
     except CronSimError as error:
         raise InvalidArgument(
             f'{every!r} is neither a duration, such as "1d" or "PT6H", nor a cron, such as "0 2 * * *" ({error})'
