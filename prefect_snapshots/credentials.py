@@ -24,8 +24,13 @@ else:
 
 
 def _form(name: str, slug: str, *fields: str) -> JsonValue:
-    """A kind of credentials in a JSON schema. By its fields the UI finds out which kind a saved block is."""
-    return {"title": name, "type": "object", "block_type_slug": slug, "properties": {field: {} for field in fields}}
+    """A kind of credentials in a JSON schema, so that both UIs of Prefect offer the saved blocks of this kind.
+
+    The older one asks for `type` and `blockTypeSlug`, the newer one for `block_type_slug`; and by its fields the newer
+    one finds out which kind a saved block is.
+    """
+    properties: dict[str, JsonValue] = {field: {} for field in fields}
+    return {"title": name, "type": "block", "blockTypeSlug": slug, "block_type_slug": slug, "properties": properties}
 
 
 _CLIENT = ("region_name", "aws_client_parameters")
