@@ -337,7 +337,7 @@ def _program(name: str) -> str:
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], port: int, settings: Mapping[str, str] | None = None) -> Iterator[list[str]]:
-    """Run a server until the block ends, which begins as soon as the server listens. Yields the lines that it prints."""
+    """Run a server until the block ends, which begins as soon as the server listens. Yields the lines it prints."""
     environment = {**os.environ, **(settings or {})}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
