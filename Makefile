@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench screenshots clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist loadgroup
@@ -12,17 +12,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 help:
-	@echo 'make demo    train a small model, kill it on the way, resume it, restore the best snapshot'
-	@echo 'make test    lint, types, imports and all tests (PYTEST_ARGS="$(PYTEST_ARGS)")'
-	@echo 'make lint    lint, types and imports only'
-	@echo 'make bench   measure, side by side with the peers'
-	@echo 'make clean   remove what the other targets made'
+	@echo 'make demo         train a small model, kill it on the way, resume it, restore the best snapshot'
+	@echo 'make test         lint, types, imports and all tests (PYTEST_ARGS="$(PYTEST_ARGS)")'
+	@echo 'make lint         lint, types and imports only'
+	@echo 'make bench        measure, side by side with the peers'
+	@echo 'make screenshots  take the pictures of the documentation again'
+	@echo 'make clean        remove what the other targets made'
 
 demo: $(VENV)/.demo
 	$(BIN)/python flows/train.py demo
 
 # Prefect gets a home of its own, which goes when the tests end, so that nothing of the user's is read or changed.
-test: lint $(VENV)/.s3rver $(VENV)/.databases
+test: lint $(VENV)/.s3rver $(VENV)/.databases $(VENV)/.browser
 	home=$$(mktemp -d); trap 'rm -rf "$$home"' EXIT; \
 	PREFECT_HOME="$$home" DO_NOT_TRACK=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -34,6 +35,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# The folder is part of what the pictures show.
+screenshots: $(VENV)/.dev $(VENV)/.browser
+	mkdir -p docs/images
+	$(BIN)/python -m pytest tests/test_end_to_end.py --screenshots docs/images --basetemp /tmp/prefect-snapshots
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info snapshots
@@ -89,4 +95,9 @@ $(VENV)/.databases: Makefile | $(VENV)/.created
 	$(call system,command -v etcd && command -v etcdctl,etcd-server etcd-client)
 	$(call system,command -v restic,restic)
 	$(call system,command -v borg,borgbackup)
+	touch $@
+
+# The browser that the tests look at Prefect's pages with.
+$(VENV)/.browser: Makefile | $(VENV)/.created
+	$(call system,command -v chromium,chromium fonts-dejavu-core)
 	touch $@

@@ -20,6 +20,10 @@ from prefect_snapshots.repository.location import open_location
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="DIRECTORY", help="put pictures of the pages there that are looked at")
+
+
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     with servers.moto() as endpoint:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import psutil
 import servers
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
@@ -32,6 +32,8 @@ NEEDED = ("deployments", "docs", "flows")
 """Folders of the project that its deployments use."""
 PATIENCE = 120.0
 """Most seconds that a run takes to get where it is waited for."""
+_SHOWN = 30_000.0
+"""Most milliseconds until a page shows something."""
 SIZE = {"width": 1280, "height": 800}
 
 
@@ -115,7 +117,8 @@ def browsing(url: str) -> Iterator[Page]:
         context = chromium.new_context(
             base_url=url, viewport=SIZE, locale="en-GB", timezone_id="UTC", reduced_motion="reduce"
         )
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(_SHOWN)
+        expect.set_options(timeout=_SHOWN)
         context.route(lambda other: not other.startswith(url), lambda route: route.abort())
         yield context.new_page()
         chromium.close()

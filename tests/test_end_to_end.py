@@ -1,0 +1,186 @@
+"""The project as a person meets it: deployed on a server, run by a worker, watched and answered in a browser.
+
+With `--screenshots DIRECTORY` the pages that are looked at are photographed: `make screenshots` fills `docs/images`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from deployed import Site, browsing, deployed, until
+from playwright.sync_api import Page, expect
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact
+
+from prefect_snapshots import ArtifactRegistry, BackupManager
+from prefect_snapshots.checkpoints import list_checkpoints
+from prefect_snapshots.live import artifact_key
+
+# One site for all of them. They follow one another as a person would, and the runs go on meanwhile.
+pytestmark = [pytest.mark.xdist_group("end-to-end"), pytest.mark.timeout(400)]
+
+Shoot = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with deployed(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def runs(site: Site) -> dict[str, UUID]:
+    """Runs at work: what a schedule has planned, brought forward, and what a person starts."""
+    return {
+        "corpus": site.run("process-corpus/corpus"),
+        "backup": site.run_next_scheduled("create-backup/nightly"),
+        "training": site.run("train-digits/training"),
+    }
+
+
+@pytest.fixture(scope="module")
+def later_runs(site: Site, runs: dict[str, UUID]) -> dict[str, UUID]:
+    """Runs that need what those have done."""
+    site.reached(runs["backup"], "Completed")
+    restore = site.run("restore-backup/restore", poll_interval=1)
+    site.reached(runs["training"], "Completed")
+    return {"restore": restore, "promotion": site.run("promote-digits/promotion")}
+
+
+@pytest.fixture(scope="module")
+def page(site: Site) -> Iterator[Page]:
+    with browsing(site.url) as page:
+        yield page
+
+
+@pytest.fixture
+def shoot(page: Page, request: pytest.FixtureRequest) -> Shoot:
+    """Takes a picture of what is in the window, if pictures are asked for."""
+    directory = request.config.getoption("--screenshots")
+
+    def take(name: str) -> None:
+        if directory is not None:
+            page.screenshot(path=Path(directory, f"{name}.png"), animations="disabled")
+
+    return take
+
+
+def artifacts(site: Site, name: str) -> list[Artifact]:
+    """Those about a name, the latest first."""
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[name]))
+    found = site.client.read_artifacts(artifact_filter=wanted)
+    return sorted(found, key=lambda artifact: str(artifact.created), reverse=True)
+
+
+def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
+    key = f"{artifact_key('checkpoints/corpus')}-progress"
+    [bar, *_] = until(lambda: artifacts(site, key) or None, "the progress bar")
+    seen = set()
+    while len(seen) < 2:
+        page.goto(f"/v2/artifacts/artifact/{bar.id}")
+        shown = page.get_by_text(re.compile(r"^Progress: \d+%$"))
+        expect(shown).to_be_visible()
+        seen.add(shown.inner_text())
+        shoot("progress")
+        assert len(seen) > 1 or seen != {"Progress: 100%"}, "it was full at once"
+    site.reached(runs["corpus"], "Completed")
+    page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('checkpoints/corpus'))[0].id}")
+    [row] = list_checkpoints(site.repository, "corpus")
+    expect(page.get_by_text("Checkpoints of corpus")).to_be_visible()
+    expect(page.locator("main")).to_contain_text(f"{row.done:,}")
+    shoot("checkpoints")
+
+
+def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot: Shoot) -> None:
+    page.goto("/v2/blocks/catalog")
+    for kind in ("Snapshot Repository", "PostgreSQL Database"):
+        expect(page.get_by_text(kind, exact=True).first).to_be_visible()
+    page.goto("/v2/blocks/catalog/postgresql-database/create")
+    expect(page.get_by_text("Where the database is.")).to_be_visible()
+    page.goto("/v2/blocks/catalog/snapshot-repository/create")
+    page.get_by_label("Name").fill("team")
+    page.get_by_label("Url").fill(str(site.repository))
+    expect(page.get_by_text("Encrypts a new repository, or opens an encrypted one.")).to_be_visible()
+    shoot("block")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url("**/blocks/block/*")
+    saved = site.client.read_block_document_by_name("team", "snapshot-repository")
+    assert saved.data["url"] == str(site.repository)
+
+
+def test_a_scheduled_backup_is_in_the_tab_of_its_run(
+    site: Site, runs: dict[str, UUID], page: Page, shoot: Shoot
+) -> None:
+    run = site.reached(runs["backup"], "Completed")
+    assert run.auto_scheduled
+    [backup] = BackupManager(site.repository, name="project").list_backups()
+    assert backup.run is not None
+    assert (backup.run["deployment"], backup.run["flow_run_id"]) == ("nightly", str(run.id))
+    key = artifact_key("backups/project")
+    page.goto(f"/v2/runs/flow-run/{run.id}?tab=Artifacts")
+    expect(page.get_by_role("link", name=key, exact=True)).to_be_visible()
+    expect(page.get_by_text("Backups of project")).to_be_visible()
+    shoot("artifacts")
+    page.goto(f"/v2/artifacts/artifact/{artifacts(site, key)[0].id}")
+    expect(page.get_by_role("heading", name=backup.name)).to_be_visible()
+    shoot("backup")
+
+
+def test_a_model_has_a_timeline(site: Site, later_runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
+    site.reached(later_runs["promotion"], "Completed")
+    registry = ArtifactRegistry(site.repository)
+    assert registry.get_artifact("digits-model", "production").version == "v0"
+    key = artifact_key("default/digits-model")
+    steps = artifacts(site, key)
+    assert len(steps) == 2
+    page.goto(f"/v2/artifacts/key/{key}")
+    for step in steps:
+        expect(page.get_by_role("link", name=str(step.id)[:8])).to_be_visible()
+    shoot("timeline")
+    page.get_by_role("link", name=str(steps[0].id)[:8]).click()
+    expect(page.get_by_text("production is now v0")).to_be_visible()
+    shoot("model")
+
+
+def test_the_event_feed_has_our_events(later_runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
+    page.goto("/v2/events")
+    page.get_by_label("Filter by event type").click()
+    page.get_by_text("prefect-snapshots.*", exact=True).click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("prefect-snapshots.backup.created", exact=True).first).to_be_visible()
+    expect(page.get_by_text("prefect.flow-run.Completed", exact=True)).to_have_count(0)
+    shoot("events")
+
+
+def test_a_restore_is_confirmed_in_the_browser(
+    site: Site, later_runs: dict[str, UUID], page: Page, shoot: Shoot
+) -> None:
+    site.reached(later_runs["restore"], "Paused")
+    whole = {path: path.read_bytes() for path in site.project.glob("docs/*") if path.is_file()}
+    shutil.rmtree(site.project / "docs")
+    [backup] = BackupManager(site.repository, name="project").list_backups()
+    page.goto(f"/v2/runs/flow-run/{later_runs['restore']}")
+    expect(page.get_by_text("Paused")).to_be_visible()
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Resume").click()
+    form = page.get_by_role("dialog")
+    expect(form).to_contain_text(f"This replaces what is there now with backup {backup.name}")
+    form.get_by_label("Name Of The Backup").fill(backup.name)
+    shoot("restore")
+    assert not (site.project / "docs").exists()
+    form.get_by_role("button", name="Resume").click()
+    site.reached(later_runs["restore"], "Completed")
+    assert {path: path.read_bytes() for path in whole} == whole
+    page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('backups/project'))[0].id}")
+    expect(page.get_by_role("heading", name=f"Restored {backup.name}")).to_be_visible()
+
+
+def test_a_restore_may_wait_as_long_as_a_person_needs(site: Site) -> None:
+    # Prefect takes back the slot of a paused run, and ends the run some minutes later for having lost it.
+    deployment = site.client.read_deployment_by_name("restore-backup/restore")
+    assert (deployment.concurrency_limit, deployment.global_concurrency_limit) == (None, None)
