@@ -41,6 +41,8 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     here = page.file.src_uri
     if here.startswith("source/"):
         return markdown
+    if here == _place_of(HOME):
+        page.meta["hide"] = ["navigation"]  # the list beside it would have this one page
     path = f"docs/{here}" if page.file.generated_by is None else {_place_of(HOME): HOME}.get(here, here)
 
     def inside(link: re.Match[str]) -> str:
