@@ -9,18 +9,20 @@ import asyncio
 import functools
 import json
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 from prefect import runtime
 from prefect._internal.compatibility.async_dispatch import async_dispatch
+from prefect.blocks.core import schema_extra
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.filesystems import WritableFileSystem
 from prefect.settings import get_current_settings
 from prefect.types import SecretDict
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 
+from .credentials import FORMS, Credentials, credentials_for, storage_options
 from .errors import EphemeralRepositoryError, RepositoryError
 from .repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, password_from, selected_repository
 from .repository.sealing import Compression
@@ -28,6 +30,12 @@ from .results import ResultLog
 from .settings import SnapshotsSettings
 
 DEFAULT_BLOCK = "default"
+
+
+def _with_secret_credentials(schema: dict[str, Any], model: type[SnapshotRepository]) -> None:
+    """Have Prefect hide credentials that are part of this block: it knows those of other blocks only."""
+    schema_extra(schema, model)
+    schema["secret_fields"].append("credentials.*")
 
 
 class SnapshotRepository(WritableFileSystem):
@@ -54,14 +62,22 @@ class SnapshotRepository(WritableFileSystem):
     )
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/advanced/results")
 
+    # What is wrong may be a secret in the wrong place, which no error may show.
+    model_config = ConfigDict(json_schema_extra=_with_secret_credentials, hide_input_in_errors=True)
+
     url: str = Field(
         description="Where the repository lies: a directory, or any fsspec URL such as `s3://bucket/prefix`.",
         examples=["s3://bucket/snapshots", "gs://bucket/snapshots", "/mnt/shared/snapshots"],
     )
+    credentials: Credentials | None = Field(
+        default=None,
+        json_schema_extra={"anyOf": FORMS},
+        description="`AwsCredentials` or `MinIOCredentials` for `s3://`, `GcpCredentials` for `gs://`.",
+    )
     storage_options: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
         title="Storage Options",
-        description="Passed to the fsspec file system: credentials, endpoint, region.",
+        description="Passed to the fsspec file system, instead of what the credentials say: endpoint, region, keys.",
     )
     password: SecretStr | None = Field(
         default=None,
@@ -89,7 +105,8 @@ class SnapshotRepository(WritableFileSystem):
 
     def get_repository(self) -> Repository:
         """The repository; within a process the same one for equal blocks. Nothing is read or written yet."""
-        options = json.dumps(self.storage_options.get_secret_value(), sort_keys=True)
+        said = storage_options(self.credentials) if self.credentials else {}
+        options = json.dumps(said | self.storage_options.get_secret_value(), sort_keys=True)
         password = self.password.get_secret_value() if self.password else None
         return _open(os.getcwd(), self.url, options, password, self.compression, self.allow_pickle, self.read_only)
 
@@ -118,6 +135,12 @@ class SnapshotRepository(WritableFileSystem):
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         """Store a result durably under this key, instead of an older one."""
         self._log.write(path, content)
+
+    @field_validator("credentials", mode="before")
+    @classmethod
+    def _check_credentials(cls, given: object, info: ValidationInfo) -> object:
+        # Where the URL itself is wrong, that is said.
+        return credentials_for(info.data["url"], given) if given is not None and "url" in info.data else given
 
     @property
     def _log(self) -> ResultLog:

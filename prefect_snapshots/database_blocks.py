@@ -5,7 +5,7 @@ They decide nothing: `get_database` gives the database of `backups.databases`, w
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
@@ -14,6 +14,9 @@ from .backups.databases import ArangoDB, DuckDB, Etcd, MariaDB, MongoDB, Postgre
 from .backups.databases.base import ServerDatabase
 from .backups.sources import Database
 from .errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from prefect_sqlalchemy import SqlAlchemyConnector
 
 _LOGO = HttpUrl(
     "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/database.png"
@@ -96,6 +99,16 @@ class PostgreSQLDatabase(_Server):
     _logo_url = _LOGO
     _documentation_url = _DOCUMENTATION
     _database = PostgreSQL
+
+    @classmethod
+    def from_block(cls, connector: SqlAlchemyConnector) -> Self:
+        """The database that a block of prefect-sqlalchemy connects to, whatever its driver."""
+        from sqlalchemy import make_url
+
+        info = connector.connection_info
+        url = make_url(info) if isinstance(info, str) else info.create_url()
+        password = SecretStr(url.password) if url.password else None
+        return cls(url=url._replace(drivername="postgresql", password=None).render_as_string(), password=password)
 
 
 class MariaDBDatabase(_Server):

@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 BUCKET = "snapshots"
 _HOST = "127.0.0.1"
 _PATIENCE = 60.0  # seconds for a server to start
@@ -99,6 +102,45 @@ def fake_gcs() -> Iterator[str]:
     with _process(command, port):
         _post(f"{endpoint}/storage/v1/b?project=test", {"name": BUCKET})
         yield endpoint
+
+
+@contextlib.contextmanager
+def google_tokens() -> Iterator[tuple[str, list[str]]]:
+    """Where service accounts get their tokens, and what they have signed to get them."""
+    signed: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            signed.extend(parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["assertion"])
+            answer = json.dumps({"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((_HOST, 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://{_HOST}:{server.server_port}/token", signed
+        server.shutdown()
+
+
+def service_account(token_uri: str) -> dict[str, str]:
+    """What is in the key file of a service account of Google Cloud."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {
+        "type": "service_account",
+        "project_id": "test",
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "client_email": "backup@test.iam.gserviceaccount.com",
+        "token_uri": token_uri,
+    }
 
 
 @contextlib.contextmanager

@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import WorkPool
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import get_current_settings
-from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect_support import artifacts_of, events_about
 from pydantic import SecretStr
 
-from prefect_snapshots import BackupManager, RetentionPolicy, database_blocks
-from prefect_snapshots.database_blocks import DatabaseBlock, PostgreSQLDatabase, SQLiteDatabase, load_database
+from prefect_snapshots import BackupManager, RetentionPolicy
+from prefect_snapshots.database_blocks import PostgreSQLDatabase, SQLiteDatabase, load_database
 from prefect_snapshots.errors import BackupFailed, ConfirmationRequired, IntegrityError, InvalidArgument
 from prefect_snapshots.flows import (
     backup_prefect_server,
@@ -38,12 +36,6 @@ from prefect_snapshots.flows import (
 from prefect_snapshots.live import flush
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = [
-    block
-    for block in vars(database_blocks).values()
-    if isinstance(block, type) and issubclass(block, DatabaseBlock) and "_block_type_slug" in vars(block)
-]
-
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
 
@@ -196,16 +188,6 @@ def test_the_database_of_the_server_is_backed_up_while_it_goes_on(tmp_path: Path
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-class TestStandards(BlockStandardTestSuite):
-    @pytest.fixture
-    def block(self, request: pytest.FixtureRequest) -> type[Block]:
-        return request.param  # type: ignore[no-any-return]
-
-    def test_has_a_valid_image(self, block: type[Block]) -> None:
-        assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
-
-
 @pytest.fixture
 def saved(place: Path) -> Iterator[str]:
     """The slug of a saved block."""
@@ -213,10 +195,6 @@ def saved(place: Path) -> Iterator[str]:
     SQLiteDatabase(path=str(place / "app.db")).save(name)
     yield f"sqlite-database/{name}"
     SQLiteDatabase.delete(name)
-
-
-def test_there_is_a_block_for_each_database() -> None:
-    assert len(BLOCKS) == 8
 
 
 def test_a_block_stands_for_its_database(place: Path, name: str, saved: str) -> None:

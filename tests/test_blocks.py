@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +11,26 @@ import pytest
 from prefect import flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from prefect_snapshots import Repository, SnapshotManager, SnapshotRepository, use_repository
+from prefect_snapshots import (
+    ArangoDBDatabase,
+    DuckDBDatabase,
+    EtcdDatabase,
+    MariaDBDatabase,
+    MongoDBDatabase,
+    PostgreSQLDatabase,
+    RedisDatabase,
+    Repository,
+    SnapshotManager,
+    SnapshotRepository,
+    SQLiteDatabase,
+    use_repository,
+)
 from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.errors import EphemeralRepositoryError, RepositoryError, WrongPassword
 
@@ -31,10 +39,24 @@ pytestmark = pytest.mark.xdist_group("prefect")
 PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
 
 
+BLOCKS: list[type[Block]] = [
+    SnapshotRepository,
+    ArangoDBDatabase,
+    DuckDBDatabase,
+    EtcdDatabase,
+    MariaDBDatabase,
+    MongoDBDatabase,
+    PostgreSQLDatabase,
+    RedisDatabase,
+    SQLiteDatabase,
+]
+
+
 class TestStandards(BlockStandardTestSuite):
-    @pytest.fixture
-    def block(self) -> type[Block]:
-        return SnapshotRepository
+    @pytest.fixture(params=BLOCKS, ids=lambda block: block.__name__)
+    def block(self, request: pytest.FixtureRequest) -> type[Block]:
+        found: type[Block] = request.param
+        return found
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
@@ -99,22 +121,6 @@ def test_managers_take_a_block(directory: Path) -> None:
     assert SnapshotManager(directory / "there")["one"].data == 1
     with use_repository(SnapshotRepository(url="there")) as repository:
         assert repository.url.endswith("/there")
-
-
-def test_prefect_registers_the_blocks_from_the_package(prefect_server: str) -> None:
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-        client.delete_block_type(client.read_block_type_by_slug("snapshot-repository").id)
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_snapshots"],
-        env={**os.environ, "PREFECT_API_URL": prefect_server, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Successfully registered 9 blocks" in done.stdout
-    with get_client(sync_client=True) as client:
-        assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
 
 
 # --- which repository ------------------------------------------------------------------------------------------------

@@ -736,7 +736,7 @@ def test_what_is_missing_is_said(environment: tuple[WandbServer, dict[str, str]]
     assert no_run.startswith("NoActiveRun logging to W&B takes an active run: call wandb.init(project='project')")
     assert disabled == no_run
     assert no_credentials.startswith("PermissionDenied W&B failed at")
-    assert no_wandb == "MissingDependency W&B needs the package wandb: pip install prefect-snapshots[wandb]"
+    assert no_wandb == 'MissingDependency W&B needs the package wandb: pip install "prefect-snapshots[wandb]"'
     assert server.mutations[before:] == []
 
 

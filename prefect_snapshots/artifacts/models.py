@@ -124,7 +124,7 @@ class ModelLogger:
         try:
             import torch
         except ImportError as error:
-            raise MissingDependency("this model needs torch: pip install prefect-snapshots[torch]") from error
+            raise MissingDependency('this model needs torch: pip install "prefect-snapshots[torch]"') from error
 
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"

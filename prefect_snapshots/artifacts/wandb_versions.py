@@ -257,7 +257,7 @@ def load_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise MissingDependency("W&B needs the package wandb: pip install prefect-snapshots[wandb]") from error
+        raise MissingDependency('W&B needs the package wandb: pip install "prefect-snapshots[wandb]"') from error
     return wandb
 
 

@@ -111,7 +111,7 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
         import duckdb
     except ImportError as error:
         raise MissingDependency(
-            "DuckDB databases need the package duckdb: install prefect-snapshots[duckdb]"
+            'DuckDB databases need the package duckdb: pip install "prefect-snapshots[duckdb]"'
         ) from error
     if not create and not os.path.exists(path):
         raise BackupFailed(f"{path} does not exist")

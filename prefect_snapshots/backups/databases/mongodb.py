@@ -148,7 +148,9 @@ class MongoDB(ServerDatabase):
             import pymongo
             import pymongo.errors
         except ImportError as error:
-            raise MissingDependency("MongoDB needs the package pymongo: install prefect-snapshots[mongodb]") from error
+            raise MissingDependency(
+                'MongoDB needs the package pymongo: pip install "prefect-snapshots[mongodb]"'
+            ) from error
         try:
             url = self._with_password(self.url)
             with pymongo.MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=_TIMEOUT) as client:

@@ -1,0 +1,126 @@
+"""Credentials as blocks of Prefect's own integrations: which ones a repository takes, and what they mean to fsspec.
+
+Importing prefect-aws or prefect-gcp takes seconds, and neither has to be installed. So a class is imported only when
+there are credentials for it, and what the forms of Prefect's UI are told about it, `FORMS`, is written down here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pydantic import JsonValue
+
+from .errors import InvalidArgument, MissingDependency
+
+if TYPE_CHECKING:
+    from prefect_aws import AwsCredentials, MinIOCredentials
+    from prefect_gcp import GcpCredentials
+
+    Credentials: TypeAlias = AwsCredentials | MinIOCredentials | GcpCredentials
+else:
+    Credentials = Any
+
+
+def _form(name: str, slug: str, *fields: str) -> JsonValue:
+    """A kind of credentials in a JSON schema. By its fields the UI finds out which kind a saved block is."""
+    return {"title": name, "type": "object", "block_type_slug": slug, "properties": {field: {} for field in fields}}
+
+
+_CLIENT = ("region_name", "aws_client_parameters")
+_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "profile_name")
+
+FORMS: list[JsonValue] = [
+    {"type": "null"},
+    _form("AwsCredentials", "aws-credentials", *_KEYS, *_CLIENT),
+    _form("MinIOCredentials", "minio-credentials", "minio_root_user", "minio_root_password", *_CLIENT),
+    _form("GcpCredentials", "gcp-credentials", "service_account_file", "service_account_info", "project"),
+]
+"""What the field is in a JSON schema: the UI offers nothing, or the saved blocks of each kind."""
+
+
+def credentials_for(url: str, given: object) -> Credentials:
+    """The credentials of a repository, from a block or from what was saved of one.
+
+    Raises:
+        InvalidArgument: There are no such credentials for this URL.
+        MissingDependency: The integration that they are from is not installed.
+    """
+    protocol = url.partition("://")[0]
+    if protocol in {"s3", "s3a"}:
+        package, extra, names = "prefect_aws", "aws", ["AwsCredentials", "MinIOCredentials"]
+    elif protocol in {"gs", "gcs"}:
+        package, extra, names = "prefect_gcp", "gcp", ["GcpCredentials"]
+    else:
+        raise InvalidArgument("blocks of credentials are for s3:// and gs:// URLs: leave them out")
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise MissingDependency(
+            f'credentials for {protocol}:// need the package {package}: pip install "prefect-snapshots[{extra}]"'
+        ) from error
+    if isinstance(given, dict):
+        name = "MinIOCredentials" if "minio_root_user" in given else names[0]
+        return getattr(module, name).model_validate(given)
+    if isinstance(given, tuple(getattr(module, name) for name in names)):
+        return given
+    raise InvalidArgument(f"credentials for {protocol}:// are {' or '.join(names)}, and not {type(given).__name__}")
+
+
+def storage_options(credentials: Credentials) -> dict[str, Any]:
+    """What s3fs or gcsfs has to be told to use these credentials."""
+    return _OPTIONS[credentials.get_block_type_slug()](credentials)
+
+
+def _of_aws(credentials: AwsCredentials) -> dict[str, Any]:
+    if credentials.assume_role_arn:
+        raise InvalidArgument(
+            f"the role {credentials.assume_role_arn} would be assumed once, and its credentials end within hours: "
+            "let a profile assume it (role_arn in ~/.aws/config), and give profile_name"
+        )
+    secret = credentials.aws_secret_access_key
+    return _given(
+        key=credentials.aws_access_key_id,
+        secret=secret and secret.get_secret_value(),
+        token=credentials.aws_session_token,
+        profile=credentials.profile_name,
+        **_of_client(credentials),
+    )
+
+
+def _of_minio(credentials: MinIOCredentials) -> dict[str, Any]:
+    return {
+        "key": credentials.minio_root_user,
+        "secret": credentials.minio_root_password.get_secret_value(),
+        **_of_client(credentials),
+    }
+
+
+def _of_client(credentials: AwsCredentials | MinIOCredentials) -> dict[str, Any]:
+    client = credentials.aws_client_parameters.model_dump(mode="json", exclude_none=True)
+    bundle = client.pop("verify_cert_path", None)
+    return _given(
+        endpoint_url=client.pop("endpoint_url", None),
+        config_kwargs=client.pop("config", None),
+        client_kwargs=client | _given(region_name=credentials.region_name, verify=bundle),
+    )
+
+
+def _of_gcp(credentials: GcpCredentials) -> dict[str, Any]:
+    info, file = credentials.service_account_info, credentials.service_account_file
+    return _given(
+        token=info.get_secret_value() if info else file and str(file),
+        project=credentials.project,
+    )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "aws-credentials": _of_aws,
+    "minio-credentials": _of_minio,
+    "gcp-credentials": _of_gcp,
+}
