@@ -9,7 +9,8 @@ This room knows the repository and no Prefect: what the bytes mean is not its bu
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from blake3 import blake3
@@ -18,10 +19,21 @@ from .errors import ObjectMissing
 from .repository.catalog import Event
 from .repository.contents import inline
 from .repository.repository import Draft, Repository
-from .repository.times import parse_time, to_nanoseconds
+from .repository.times import from_nanoseconds, parse_time, to_nanoseconds
 
 KIND = "results"
 STREAMS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is known of a result without reading it."""
+
+    key: str
+    written_at: datetime
+    """In UTC, by the clock of whoever wrote it."""
+    size: int
+    """Bytes; equal ones are stored once."""
 
 
 class ResultLog:
@@ -88,6 +100,21 @@ class ResultLog:
         """The keys of all results, sorted."""
         return sorted(key for shelf in self._every_shelf() for key in shelf.results)
 
+    def older_than(self, moment: datetime | str) -> list[Result]:
+        """The results that were written before a point in time, sorted by key.
+
+        Arguments:
+            moment: a datetime with a zone, or an ISO 8601 text (UTC when it names no zone).
+        """
+        end = to_nanoseconds(parse_time(moment))
+        found = [
+            Result(key, from_nanoseconds(event.time), event.content.size if event.content else 0)
+            for shelf in self._every_shelf()
+            for key, event in shelf.results.items()
+            if event.time < end
+        ]
+        return sorted(found, key=lambda result: result.key)
+
     def expire(self, older_than: datetime | str) -> list[str]:
         """Delete every result that was written before a point in time; `prune` frees their space.
 
@@ -98,16 +125,26 @@ class ResultLog:
             The keys of what was deleted, sorted.
         """
         end = to_nanoseconds(parse_time(older_than))
-        return sorted(key for shelf in self._every_shelf() for key in self._expire(shelf, end))
+        return self._delete(lambda _, event: event.time < end)
 
-    def _expire(self, shelf: _Shelf, end: int) -> list[str]:
+    def delete(self, keys: Iterable[str]) -> list[str]:
+        """Delete the results of these keys. Returns those that there were, sorted."""
+        doomed = set(keys)
+        return self._delete(lambda key, _: key in doomed)
+
+    def _delete(self, doomed: Callable[[str, Event], bool]) -> list[str]:
+        return sorted(key for shelf in self._every_shelf() for key in self._delete_from(shelf, doomed))
+
+    def _delete_from(self, shelf: _Shelf, doomed: Callable[[str, Event], bool]) -> list[str]:
+        gone: dict[str, int] = {}
+
         def draft() -> Draft | None:
-            expired = {key: event.sequence for key, event in shelf.results.items() if event.time < end}
-            return Draft("expire", {}, list(expired.values())) if expired else None
+            nonlocal gone
+            gone = {key: event.sequence for key, event in shelf.results.items() if doomed(key, event)}
+            return Draft("expire", {}, list(gone.values())) if gone else None
 
-        before = shelf.results
-        event = self._repository.commit(shelf.stream, draft)
-        return [] if event is None else [key for key in before if key not in shelf.results]
+        self._repository.commit(shelf.stream, draft)
+        return list(gone)
 
     def _shelf(self, number: int) -> _Shelf:
         with self._lock:

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 BUCKET = "snapshots"
 _HOST = "127.0.0.1"
-_PATIENCE = 60.0  # seconds for a server to start
+_PATIENCE = 120.0  # seconds for a server to start
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,18 @@ def s3rver(directory: Path) -> Iterator[str]:
     ]
     with _process(command, port):
         yield f"http://{_HOST}:{port}"
+
+
+@contextlib.contextmanager
+def prefect(home: Path) -> Iterator[str]:
+    """A Prefect server with all its services, as `prefect server start` runs it. Yields the URL of its API."""
+    (port,) = free_ports(1)
+    # The command itself starts this as a child, which would stay behind when it is killed.
+    program = ["uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command = [sys.executable, "-m", *program, "--host", _HOST, "--port", str(port)]
+    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with _process(command, port, settings):
+        yield f"http://{_HOST}:{port}/api"
 
 
 @dataclass

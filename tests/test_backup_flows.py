@@ -232,7 +232,8 @@ def test_the_deployments_can_be_applied_as_they_stand(prefect_server: str) -> No
         pool: WorkPool = client.read_work_pool("backups")
         assert pool.type == "process"
         deployed = {each.name: each for each in client.read_deployments()}
-        wanted = {"nightly", "prefect-server", "weekly", "weekly-check", "monthly-drill", "restore"}
+        backups = {"nightly", "prefect-server", "weekly", "weekly-check", "monthly-drill", "restore"}
+        wanted = {*backups, "hourly-watch", "monthly-expiry"}
         assert wanted <= set(deployed)
         for each in wanted:
             assert deployed[each].concurrency_limit == 1 or deployed[each].global_concurrency_limit is not None

@@ -102,6 +102,15 @@ def test_backups(tmp_path: Path) -> None:
     assert "prefect-snapshots" in contenders(report, "restore of the tree")
 
 
+@pytest.mark.timeout(200)
+def test_result_storage(tmp_path: Path) -> None:
+    options = ["--size-mb", "8", "--count", "20", "--writers", "1", "--repeat", "1"]
+    report = measure(tmp_path, "result_storage.py", *options)
+    assert all(met(report, "bytes"))
+    everybody = {"prefect-snapshots", "LocalFileSystem", "prefect-snapshots, on S3", "S3Bucket"}
+    assert contenders(report, "arrays: hit") == everybody
+
+
 def test_page_without_the_section_is_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Benchmarks\n")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import load_flow_from_entrypoint
+from prefect_support import events_about
 
-from prefect_snapshots import SnapshotManager
-from prefect_snapshots.errors import IntegrityError
-from prefect_snapshots.flows import check_repository, maintenance, prune_repository
+from prefect_snapshots import BackupManager, SnapshotManager
+from prefect_snapshots.backups import Backup
+from prefect_snapshots.errors import IntegrityError, InvalidArgument, RepositoryNotFound
+from prefect_snapshots.flows import check_repository, maintenance, prune_repository, watch_repository, watching
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -69,7 +74,100 @@ def test_prune_frees_what_nobody_needs(repository: Path) -> None:
     assert sum(str(repository) in str(artifact.description) for artifact in found) == 3
 
 
-@pytest.mark.parametrize("name", ["check_repository", "prune_repository"])
+def events_of(repository: Path, expected: int) -> list[Any]:
+    return events_about(f"prefect-snapshots.repositories.file://{repository}", expected)
+
+
+def test_each_look_is_an_event(repository: Path) -> None:
+    check_repository(str(repository))
+    prune_repository(str(repository), dry_run=True)
+    prune_repository(str(repository))
+    for pack in (repository / "packs").rglob("*/*"):
+        data = bytearray(pack.read_bytes())
+        data[50] ^= 1
+        pack.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        check_repository(str(repository), read_data=True)
+    checked, pruned, damaged = events_of(repository, 3)
+    assert [event.event.rpartition(".")[2] for event in (checked, pruned, damaged)] == ["checked", "pruned", "damaged"]
+    assert (checked.payload["count"], checked.payload["versions"]) == (0, 1)
+    assert pruned.payload["packs_deleted"] == 0
+    assert damaged.payload["count"] > 0
+    assert damaged.payload["hits"] == ["snapshots/default:kept"]
+
+
+def test_a_backup_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, place = uuid.uuid4().hex, tmp_path / "repository"
+    (tmp_path / "data").mkdir()
+    manager = BackupManager(place, name=name, directories=[tmp_path / "data"])
+
+    def made(days_ago: int) -> Backup:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Any:
+                return datetime.now(tz) - timedelta(days=days_ago)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("prefect_snapshots.backups.manager.datetime", Clock)
+            return manager.create_backup()
+
+    made(-40)  # by a clock that is ahead
+    old = made(2)
+
+    def watch(every: timedelta | str, margin: timedelta = timedelta(hours=1), of: str = name) -> watching.WatchReport:
+        return watch_repository({of: every}, margin=margin, repository=str(place))
+
+    assert watch("3d").ok
+    assert watch("1d", timedelta(days=2)).ok
+    (missed,) = watch("1d").backups
+    assert missed.overdue
+    assert missed.newest == old
+    (event,) = events_about(f"prefect-snapshots.backups.{name}", 1)
+    assert event.event == "prefect-snapshots.backup.overdue"
+    assert (event.payload["name"], event.payload["backup"]) == (name, old.name)
+    manager.create_backup()
+    assert watch("1d").ok
+    (never,) = watch(timedelta(hours=1), of="never").backups
+    assert never.overdue
+    assert never.newest is None
+
+
+def test_what_a_watch_saw_is_a_table(repository: Path) -> None:
+    watch_repository({"never": "1d"}, limit=10**9, repository=str(repository))
+    never, growth = json.loads(str(report_on(repository, watching.WATCH).data))
+    assert (never["what"], never["found"], never["ok"]) == ("newest backup of never", "none", "NO")
+    assert (growth["expected"], growth["ok"]) == ("at most 1.0 GB", "yes")
+
+
+def test_growth_is_what_was_written_lately(repository: Path) -> None:
+    manager = SnapshotManager(repository)
+    manager.save_snapshot(bytes(range(256)) * 1000, "equal")  # is there already
+    before = watch_repository(repository=str(repository))
+    manager.save_snapshot(os.urandom(1_000_000), "new")
+    manager.remove_snapshot("new")
+    report = watch_repository(limit=1_000_000, repository=str(repository))
+    assert before.ok
+    assert 1_000_000 < report.written["snapshots"] - before.written["snapshots"] < 1_010_000
+    assert report.growing
+    assert not watch_repository(limit=1_000_000, within=timedelta(0), repository=str(repository)).written
+    (event,) = events_of(repository, 1)
+    assert (event.event, event.payload["limit"]) == ("prefect-snapshots.repository.growing", 1_000_000)
+
+
+def test_cron_says_since_when() -> None:
+    latest = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
+    assert watching._before(latest, "0 2 * * *") == datetime(2026, 3, 28, 2, tzinfo=UTC)
+    assert watching._before(latest, "PT90M") == datetime(2026, 3, 29, tzinfo=UTC)
+
+
+def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="'daily' is neither a duration"):
+        watch_repository({"x": "daily"}, repository=str(tmp_path))
+    with pytest.raises(RepositoryNotFound):
+        watch_repository({"x": "1d"}, repository=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", ["check_repository", "prune_repository", "expire_results", "watch_repository"])
 def test_deployable_by_the_name_of_the_module(name: str) -> None:
     deployable: Flow[..., Any] = load_flow_from_entrypoint(f"prefect_snapshots.flows.{name}")
     deployment = deployable.to_deployment("weekly", cron="0 4 * * 0")

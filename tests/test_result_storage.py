@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pydantic import SecretStr
 
 from prefect_snapshots import SnapshotRepository
 from prefect_snapshots.errors import ObjectMissing, ReadOnlyRepository, RepositoryNotFound
+from prefect_snapshots.flows import expire_results
 from prefect_snapshots.results import ResultLog
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -162,3 +165,36 @@ def test_a_small_change_of_a_large_result_costs_little(
     assert first > 100_000_000
     assert size_of(tmp_path / "repository") - first < 5_000_000
     assert large(2) == data
+
+
+def test_expired_results_are_computed_again(
+    block: SnapshotRepository, by_inputs: CachePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", "a secret")
+    computed: list[int] = []
+
+    @task(cache_policy=by_inputs, result_storage=block, cache_result_in_memory=False)
+    def noise(number: int) -> bytes:
+        computed.append(number)
+        return random.Random(number).randbytes(100_000)
+
+    @flow
+    def use(*numbers: int) -> list[str | None]:
+        return [noise(number, return_state=True).name for number in numbers]
+
+    real = time.time_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: real() - 90 * 86_400 * 10**9)
+        use(1, 2)
+    use(3)
+    month = timedelta(days=30)
+    planned = expire_results(month, keys="keys", dry_run=True, repository=block.url)
+    assert use(1, 2, 3) == ["Cached"] * 3
+    report = expire_results(month, keys="keys", repository=block.url)
+    assert report.expired == planned.expired
+    assert (len(report.expired), report.kept, planned.kept) == (2, 1, 1)
+    assert report.size > 200_000
+    assert report.pruned is not None
+    assert planned.pruned is None
+    assert use(3, 1, 2) == ["Cached", "Completed", "Completed"]
+    assert computed == [1, 2, 3, 1, 2]

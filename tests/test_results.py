@@ -80,10 +80,22 @@ def test_expire_deletes_what_is_older(tmp_path: Path) -> None:
     between = datetime.now(UTC)
     log.write("old-0", b"new")
     assert log.expire(between - timedelta(days=1)) == []
-    assert log.expire(between) == sorted(f"old-{number}" for number in range(1, 20))
+    old = sorted(f"old-{number}" for number in range(1, 20))
+    found = log.older_than(between)
+    assert [(result.key, result.size) for result in found] == [(key, 3) for key in old]
+    assert all(result.written_at < between for result in found)
+    assert log.expire(between) == old
     assert log.keys() == ["old-0"]
     assert log.read("old-0") == b"new"
     assert ResultLog(Repository(tmp_path / "repository")).keys() == ["old-0"]
+
+
+def test_delete_deletes_what_there_is(repository: Repository) -> None:
+    log = ResultLog(repository)
+    for key in "abc":
+        log.write(key, b"result")
+    assert log.delete(["c", "a", "never written"]) == ["a", "c"]
+    assert log.keys() == ["b"]
 
 
 def write_many(url: str, writer: int) -> None:

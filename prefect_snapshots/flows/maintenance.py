@@ -1,22 +1,42 @@
-"""Checking and pruning a repository, with a report in the Prefect UI.
+"""Looking after a repository: checking and pruning it, and letting old results of tasks go, with reports in Prefect.
 
-Prune is safe beside running writers and beside itself, so that neither flow needs a lock or a limit.
+Prune is safe beside running writers and beside itself, so that no flow here needs a lock or a limit.
+
+Events, for automations; the resource is `prefect-snapshots.repositories.<URL>`, related to the run. All have
+`repository` (URL):
+
+- `prefect-snapshots.repository.checked` and `prefect-snapshots.repository.damaged`: `read_data`, `versions`,
+  `bytes_read`, `count` (of problems), `problems` (texts, the first of them), `hits` (the versions that these damage);
+- `prefect-snapshots.repository.pruned`: `freed` and `freed_later` (bytes), `packs_deleted`;
+- `prefect-snapshots.results.expired`: `name`, `expired` and `kept` (numbers), `size` (bytes of what expired), `freed`
+  and `freed_later` (bytes; null where nothing was pruned).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import humanize
 from prefect import flow
 from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
 
 from ..blocks import current_repository
 from ..errors import IntegrityError
+from ..live import artifact_key
 from ..repository.maintenance import CheckReport, PruneReport
-from ..runs import run_logger
+from ..repository.repository import Repository
+from ..results import Result, ResultLog
+from ..runs import only_warn, run_logger
 
 CHECK = "snapshots-check"
 PRUNE = "snapshots-prune"
 """Keys of the reports in the Prefect UI."""
+
+LISTED = 20
+"""Problems in an event, and results in a report."""
 
 
 @flow(name="check-repository")
@@ -32,12 +52,14 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
     """
     checked = current_repository(repository)
     report = checked.check(read_data)
-    create_table_artifact(
-        key=CHECK,
-        table=[{"where": one.path, "what": one.what, "hits": ", ".join(one.versions)} for one in report.problems],
-        description=f"`{checked.url}`: {len(report.problems)} problems, {report.versions} versions in "
-        f"{report.streams} streams, {humanize.naturalsize(report.bytes_read)} read.",
-    )
+    with only_warn(f"{checked.url} is checked, but the report is not complete"):
+        _emit_checked(checked, report, read_data)
+        create_table_artifact(
+            key=CHECK,
+            table=[{"where": one.path, "what": one.what, "hits": ", ".join(one.versions)} for one in report.problems],
+            description=f"`{checked.url}`: {len(report.problems)} problems, {report.versions} versions in "
+            f"{report.streams} streams, {humanize.naturalsize(report.bytes_read)} read.",
+        )
     for note in report.notes:
         run_logger().warning("%s", note)
     if report.problems:
@@ -65,17 +87,143 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     freed, waiting = humanize.naturalsize(report.bytes_freed), humanize.naturalsize(report.bytes_waiting)
     would = "would be " if dry_run else ""
     run_logger().info("%s of %s %sfreed, %s waiting.", freed, pruned.url, would, waiting)
-    create_table_artifact(
-        key=PRUNE,
-        table=[
-            {"what": "packs deleted", "number": report.packs_deleted, "bytes": freed},
-            {
-                "what": "packs copied",
-                "number": report.packs_rewritten,
-                "bytes": humanize.naturalsize(report.bytes_copied),
-            },
-            {"what": "packs too young to delete", "number": report.packs_waiting, "bytes": waiting},
-        ],
-        description=f"`{pruned.url}`: {freed} {would}freed.",
-    )
+    with only_warn(f"{pruned.url} is pruned, but the report is not complete"):
+        if not dry_run:
+            sizes = {"freed": report.bytes_freed, "freed_later": report.bytes_waiting}
+            emit("repository.pruned", pruned, {**sizes, "packs_deleted": report.packs_deleted})
+        create_table_artifact(
+            key=PRUNE,
+            table=[
+                {"what": "packs deleted", "number": report.packs_deleted, "bytes": freed},
+                {
+                    "what": "packs copied",
+                    "number": report.packs_rewritten,
+                    "bytes": humanize.naturalsize(report.bytes_copied),
+                },
+                {"what": "packs too young to delete", "number": report.packs_waiting, "bytes": waiting},
+            ],
+            description=f"`{pruned.url}`: {freed} {would}freed.",
+        )
     return report
+
+
+@dataclass(frozen=True)
+class ExpiryReport:
+    """What `expire_results` deleted, or with `dry_run` would delete.
+
+    Attributes:
+        expired: the results, sorted by key.
+        kept: how many stay.
+        pruned: what was freed; None where nothing was pruned.
+    """
+
+    expired: tuple[Result, ...]
+    kept: int
+    dry_run: bool
+    pruned: PruneReport | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of what expired. What it shares with others is not freed."""
+        return sum(result.size for result in self.expired)
+
+
+@flow(name="expire-results")
+def expire_results(
+    older_than: timedelta,
+    name: str = "default",
+    keys: str | None = None,
+    dry_run: bool = False,
+    prune: bool = True,
+    repository: str | None = None,
+) -> ExpiryReport:
+    """Delete the persisted results of tasks that were written long ago: the task computes them again when it runs.
+
+    When a result was last read is not known, and does not count.
+
+    Arguments:
+        older_than: what was written so long ago goes.
+        name: that the results have in the repository: the field `results` of the block that is their `result_storage`.
+        keys: that of the block which is their `key_storage`, where that is in the same repository.
+        dry_run: only report what would go.
+        prune: whether to free the space, too. That takes credentials that may delete.
+        repository: a URL or path; see `blocks.current_repository` for the default.
+    """
+    place = current_repository(repository)
+    log = ResultLog(place, name)
+    end = datetime.now(UTC) - older_than
+    found = log.older_than(end)
+    if not dry_run:
+        if keys is not None:
+            # First: a key without its result fails the task that finds it.
+            ResultLog(place, keys).delete(result.key for result in found)
+        gone = set(log.expire(end))
+        found = [result for result in found if result.key in gone]
+    kept = len(log.keys()) - len(found) * dry_run
+    pruned = place.prune() if prune and not dry_run and place.exists() else None
+    report = ExpiryReport(tuple(found), kept, dry_run, pruned)
+    with only_warn(f"Results of {place.url} have expired, but the report is not complete"):
+        _report_expired(place, name, report)
+    return report
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def emit(event: str, repository: Repository, facts: dict[str, Any], resource: str = "", name: str = "") -> None:
+    """Tell automations of something that concerns a repository.
+
+    Arguments:
+        event: what happened, without the name of this package.
+        facts: the payload, beside the repository.
+        resource, name: what it happened to; default: the repository.
+    """
+    emit_event(
+        f"prefect-snapshots.{event}",
+        resource={
+            "prefect.resource.id": f"prefect-snapshots.{resource or f'repositories.{repository.url}'}",
+            "prefect.resource.name": name or repository.url,
+            "prefect-snapshots.repository": repository.url,
+        },
+        payload={"repository": repository.url, **facts},
+    )
+
+
+def _emit_checked(checked: Repository, report: CheckReport, read_data: bool) -> None:
+    first = report.problems[:LISTED]
+    hits = dict.fromkeys(version for problem in first for version in problem.versions)
+    facts = {
+        "read_data": read_data,
+        "versions": report.versions,
+        "bytes_read": report.bytes_read,
+        "count": len(report.problems),
+        "problems": [f"{problem.path}: {problem.what}" for problem in first],
+        "hits": list(hits)[:LISTED],
+    }
+    emit("repository.checked" if report.ok else "repository.damaged", checked, facts)
+
+
+def _report_expired(place: Repository, name: str, report: ExpiryReport) -> None:
+    pruned = report.pruned
+    would = "would go" if report.dry_run else "expired"
+    told = f"{len(report.expired):,} {would}, {humanize.naturalsize(report.size)}; {report.kept:,} stay"
+    run_logger().info("Results %r of %s: %s.", name, place.url, told)
+    if not report.dry_run:
+        counts = {"name": name, "expired": len(report.expired), "kept": report.kept, "size": report.size}
+        freed = {"freed": pruned and pruned.bytes_freed, "freed_later": pruned and pruned.bytes_waiting}
+        emit("results.expired", place, {**counts, **freed}, f"results.{name}", name)
+    largest = sorted(report.expired, key=lambda result: result.size, reverse=True)[:LISTED]
+    create_table_artifact(
+        key=artifact_key(f"results/{name}"),
+        table=[
+            {
+                "key": result.key,
+                "written (UTC)": f"{result.written_at:%F %T}",
+                "size": humanize.naturalsize(result.size),
+            }
+            for result in largest
+        ],
+        description=f"Results `{name}` of `{place.url}`: {told}."
+        + (f" {humanize.naturalsize(pruned.bytes_freed)} freed." if pruned else "")
+        + (f" The {LISTED} largest:" if len(report.expired) > LISTED else ""),
+    )

@@ -10,7 +10,7 @@ from .checking import CheckReport, Problem, check
 from .progress import Progress
 from .pruning import PruneReport, prune
 from .repairing import RepairReport, repair
-from .totals import Statistics, statistics
+from .totals import Statistics, statistics, written_since
 
 __all__ = [
     "CheckReport",
@@ -23,4 +23,5 @@ __all__ = [
     "prune",
     "repair",
     "statistics",
+    "written_since",
 ]

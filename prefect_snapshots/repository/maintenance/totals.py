@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from .. import logs
 from ..repository import Repository
+from ..times import to_nanoseconds
 from .liveness import every_stream, live_contents
 
 
@@ -50,3 +53,25 @@ def statistics(repository: Repository) -> Statistics:
             found.logical_bytes += content.size
     found.requests = dict(opened.store.location.requests)
     return found
+
+
+def written_since(repository: Repository, moment: datetime) -> dict[str, int]:
+    """Bytes that came into a repository since a point in time, by the kind of what they were stored for.
+
+    What was deleted since counts, too. Copies that `prune` made, events and indexes do not. The results of
+    checkpointed iterables are `logs`.
+
+    Arguments:
+        moment: with a zone.
+    """
+    opened = repository.parts()
+    since = to_nanoseconds(moment)
+    written: Counter[str] = Counter()
+    for stream in every_stream(opened):
+        written[stream.kind] += sum(
+            event.content.written for event in stream.events if event.content is not None and event.time >= since
+        )
+    # No event says how large a log has become: it grows after it is registered.
+    logged = opened.store.location.list(logs.PREFIX)
+    written[logs.PREFIX] = sum(info.size for info in logged if info.modified >= moment.timestamp())
+    return {kind: size for kind, size in sorted(written.items()) if size}

@@ -1,0 +1,190 @@
+"""Watching a repository from outside: whether its backups come when they should, and how fast it grows.
+
+All is read from the repository itself, so that a backup is missed also where no run failed: a worker is off, or a
+deployment is paused. Nothing is kept between two looks: each of them tells all that is wrong.
+
+Events, for automations, beside those of `maintenance`:
+
+- `prefect-snapshots.backup.overdue`; the resource is `prefect-snapshots.backups.<name>`: `repository` (URL), `name`,
+  `since` (ISO 8601: there should be a backup begun since then), `backup` and `created_at` (the newest; null if none);
+- `prefect-snapshots.repository.growing`; the resource is `prefect-snapshots.repositories.<URL>`: `repository`, `since`,
+  `written` and `limit` (bytes), `by_kind` (`written`, by what it was stored for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import humanize
+from cronsim import CronSim, CronSimError
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from pydantic import TypeAdapter, ValidationError
+
+from ..backups import Backup, BackupManager
+from ..blocks import current_repository
+from ..errors import InvalidArgument
+from ..repository.maintenance import written_since
+from ..repository.repository import Repository
+from ..runs import only_warn, run_logger
+from .maintenance import emit
+
+WATCH = "snapshots-watch"
+"""Key of the report in the Prefect UI."""
+
+_HOUR = timedelta(hours=1)
+_WEEK = timedelta(days=7)
+_AS_DURATION: TypeAdapter[timedelta] = TypeAdapter(timedelta)
+
+
+@dataclass(frozen=True)
+class BackupWatch:
+    """One name of backups.
+
+    Attributes:
+        name: of the backups.
+        since: there should be one begun since then.
+        newest: the one begun last; None if there is none that can be read.
+    """
+
+    name: str
+    since: datetime
+    newest: Backup | None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether there is none that is new enough."""
+        return self.newest is None or self.newest.created_at < self.since
+
+
+@dataclass(frozen=True)
+class WatchReport:
+    """What `watch_repository` saw.
+
+    Attributes:
+        backups: each name that was asked for.
+        since: from when on growth was counted.
+        written: bytes that came in since, by what they were stored for.
+        limit: the bytes that may come in; None: any.
+    """
+
+    backups: tuple[BackupWatch, ...]
+    since: datetime
+    written: Mapping[str, int]
+    limit: int | None
+
+    @property
+    def growing(self) -> bool:
+        """Whether more came in than may."""
+        return self.limit is not None and sum(self.written.values()) > self.limit
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it should be."""
+        return not self.growing and not any(each.overdue for each in self.backups)
+
+
+@flow(name="watch-repository")
+def watch_repository(
+    backups: Mapping[str, timedelta | str] | None = None,
+    margin: timedelta = _HOUR,
+    limit: int | None = None,
+    within: timedelta = _WEEK,
+    timezone: str = "UTC",
+    repository: str | None = None,
+) -> WatchReport:
+    """Look whether backups are overdue, and whether the repository grows too fast. The run completes either way.
+
+    Arguments:
+        backups: how often there has to be a backup, by the name of the backups: a duration such as `"1d"` or `"PT6H"`,
+            or the cron of their schedule, such as `"0 2 * * *"`.
+        margin: how late one may be.
+        limit: the bytes that may come in.
+        within: the time for which that is the limit.
+        timezone: of the crons.
+        repository: a URL or path; see `blocks.current_repository` for the default.
+
+    Raises:
+        InvalidArgument: a text is neither a duration nor a cron.
+        RepositoryNotFound: it is not there.
+
+    Example:
+        >>> from prefect_snapshots.flows import create_backup, watch_repository
+        >>> _ = create_backup(name="shop", directories=["."], repository="memory://watched")
+        >>> report = watch_repository({"shop": "1d", "blog": "0 2 * * *"}, repository="memory://watched")
+        >>> [each.name for each in report.backups if each.overdue]
+        ['blog']
+    """
+    watched = current_repository(repository)
+    now = datetime.now(UTC)
+    latest = (now - margin).astimezone(ZoneInfo(timezone))
+    due = {name: _before(latest, every) for name, every in (backups or {}).items()}
+    report = WatchReport(
+        backups=tuple(BackupWatch(name, since, _newest(watched, name, now + margin)) for name, since in due.items()),
+        since=now - within,
+        written=written_since(watched, now - within),
+        limit=limit,
+    )
+    with only_warn(f"{watched.url} is watched, but the report is not complete"):
+        _report(watched, report)
+    return report
+
+
+def _before(latest: datetime, every: timedelta | str) -> datetime:
+    """The last time before `latest` at which there was something to do, in UTC."""
+    try:
+        return (latest - _AS_DURATION.validate_python(every)).astimezone(UTC)
+    except ValidationError:
+        pass
+    try:
+        return next(CronSim(str(every), latest, reverse=True)).astimezone(UTC)
+    except CronSimError as error:
+        raise InvalidArgument(
+            f'{every!r} is neither a duration, such as "1d" or "PT6H", nor a cron, such as "0 2 * * *" ({error})'
+        ) from None
+
+
+def _newest(repository: Repository, name: str, end: datetime) -> Backup | None:
+    """The newest backup that can be read. What says that it is from after `end` was made by a clock that is wrong."""
+    backups = BackupManager(repository, name=name).list_backups()
+    sound = (backup for backup in backups if not backup.broken and backup.created_at <= end)
+    return max(sound, key=lambda backup: backup.created_at, default=None)
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def _report(watched: Repository, report: WatchReport) -> None:
+    rows = []
+    for each in report.backups:
+        newest, since = each.newest, f"{each.since:%F %T} UTC"
+        found = f"{newest.name}, {newest.created_at:%F %T} UTC" if newest else "none"
+        rows.append(_row(f"newest backup of {each.name}", found, f"since {since}", not each.overdue))
+        if each.overdue:
+            run_logger().warning("There is no backup of %r since %s; the newest: %s.", each.name, since, found)
+            facts = {
+                "name": each.name,
+                "since": each.since.isoformat(),
+                "backup": newest and newest.name,
+                "created_at": newest and newest.created_at.isoformat(),
+            }
+            emit("backup.overdue", watched, facts, f"backups.{each.name}", each.name)
+    written = sum(report.written.values())
+    kinds = ", ".join(f"{kind} {humanize.naturalsize(size)}" for kind, size in report.written.items())
+    found = humanize.naturalsize(written) + (f" ({kinds})" if kinds else "")
+    expected = f"at most {humanize.naturalsize(report.limit)}" if report.limit is not None else "any"
+    since = f"{report.since:%F %T} UTC"
+    rows.append(_row(f"written since {since}", found, expected, not report.growing))
+    if report.growing:
+        run_logger().warning("%s grows too fast: %s since %s, not %s.", watched.url, found, since, expected)
+        sizes = {"written": written, "limit": report.limit, "by_kind": dict(report.written)}
+        emit("repository.growing", watched, {"since": report.since.isoformat(), **sizes})
+    verdict = "all is as it should be" if report.ok else "something is **not** as it should be"
+    create_table_artifact(key=WATCH, table=rows, description=f"`{watched.url}`: {verdict}.")
+
+
+def _row(what: str, found: str, expected: str, ok: bool) -> dict[str, str]:
+    return {"what": what, "found": found, "expected": expected, "ok": "yes" if ok else "NO"}
