@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench screenshots clean
+.PHONY: help demo test lint bench docs screenshots clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist loadgroup
@@ -16,6 +16,7 @@ help:
 	@echo 'make test         lint, types, imports and all tests (PYTEST_ARGS="$(PYTEST_ARGS)")'
 	@echo 'make lint         lint, types and imports only'
 	@echo 'make bench        measure, side by side with the peers'
+	@echo 'make docs         the documentation as a site, in build/site'
 	@echo 'make screenshots  take the pictures of the documentation again'
 	@echo 'make clean        remove what the other targets made'
 
@@ -35,6 +36,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build
 
 # The folder is part of what the pictures show.
 screenshots: $(VENV)/.dev $(VENV)/.browser
@@ -74,6 +78,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.created
 $(VENV)/.dev: pyproject.toml | $(VENV)/.created
 	$(call torch)
 	$(call install,all,dev)
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.created
+	$(call install,s3,docs)
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.created

@@ -50,3 +50,4 @@ class StableInputs(CachePolicy):
 
 
 STABLE_INPUTS = StableInputs()
+"""The policy for any task, with all of its inputs."""

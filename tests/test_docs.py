@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import os
 import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 import prefect_snapshots
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MANUAL = ROOT / "docs" / "cli.md"
 """Its examples are one session at a terminal: `tests/test_cli.py` holds it to every byte."""
 
@@ -35,6 +38,12 @@ SHOWN = {"text", "json", "toml", "yaml", "mermaid"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXCUSE = re.compile(r"<!-- not run: \S.*-->\n+\Z")
 OUTPUT = re.compile(r"# Output: ?(.*)")
+
+WITHOUT_HEARTBEATS = (
+    "import prefect.settings as _settings; "
+    "_without = _settings.temporary_settings({_settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}); _without.__enter__()"
+)
+"""A heartbeat lets every flow end a second later. No variable of the environment says that there be none."""
 
 # Pages with flows share the one Prefect server of the tests.
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -83,7 +92,8 @@ def expected_output(block: Block) -> str:
 
 def program_of(blocks: list[Block], end: str) -> str:
     """The Python blocks as one program, each at its line on the page; it prints `end` behind each of them."""
-    lines: list[str] = []
+    flows = any("from prefect import" in block.text for block in blocks)
+    lines = [WITHOUT_HEARTBEATS] if flows else []  # in the place of the title of the page
     for block in blocks:
         lines += [""] * (block.line - 1 - len(lines))
         lines += block.text.splitlines()
@@ -98,14 +108,16 @@ def assert_output(expected: str, got: str, where: str) -> None:
 
 
 @pytest.fixture
-def environment(prefect_server: str, moto_endpoint: str, tmp_path: Path) -> dict[str, str]:
-    """As on a fresh machine with the package installed, a Prefect server running, and a bucket on S3."""
+def environment(prefect_server: str, moto_endpoint: str, gcs_endpoint: str, tmp_path: Path) -> dict[str, str]:
+    """As on a fresh machine with the package installed, a Prefect server running, and buckets on S3 and GCS."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {
         **kept,
         "AWS_ENDPOINT_URL": moto_endpoint,
         "AWS_ACCESS_KEY_ID": "S3RVER",
         "AWS_SECRET_ACCESS_KEY": "S3RVER",
+        "S3_SERVER": moto_endpoint,
+        "STORAGE_EMULATOR_HOST": gcs_endpoint,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": prefect_server,
@@ -178,6 +190,22 @@ def test_links_lead_somewhere() -> None:
             if anchor and linked.suffix == ".md":
                 found = anchors if linked == page else set(anchors_of(linked))
                 assert anchor in found, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_data_can_be_read(page: Path) -> None:
+    parsers = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
+    for block in blocks_of(page):
+        if block.language in parsers:
+            parsers[block.language](block.text)
+
+
+def test_targets_of_make_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        name for page in PAGES for name in re.findall(r"(?:`|^\$ |^)make ([a-z]+)", page.read_text(), re.MULTILINE)
+    }
+    assert {"demo", "test", "docs"} <= named <= targets
 
 
 def test_files_that_are_named_exist() -> None:
