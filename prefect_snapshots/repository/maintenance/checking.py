@@ -212,8 +212,10 @@ def read_packs(
 ) -> Iterator[tuple[tuple[bytes, bytes | None], str]]:
     """Read and verify every byte of every pack; yields what is damaged."""
     total = sum(info.size for info in packs.values())
+    done = 0
     for pack, info in packs.items():
-        say("reading", report.bytes_read, total)
+        say("reading", done, total)
+        done += info.size
         try:
             data = memoryview(opened.store.location.read(info.path))
         except ObjectMissing:
@@ -233,6 +235,7 @@ def read_packs(
             except DamagedObject as error:
                 yield (pack, entry.chunk), error.reason
         report.bytes_read += len(data)
+    say("reading", total, total)
 
 
 def _check_unknown(opened: Opened, scanned: list[Slots], root: Root, report: CheckReport) -> None:
