@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,7 +194,7 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_data_can_be_read(page: Path) -> None:
-    parsers = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
+    parsers: dict[str, Callable[[str], object]] = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
     for block in blocks_of(page):
         if block.language in parsers:
             parsers[block.language](block.text)

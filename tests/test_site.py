@@ -21,7 +21,6 @@ PUBLIC = [
     "prefect_snapshots.backups.databases",
     "prefect_snapshots.flows",
     "prefect_snapshots.repository",
-    "prefect_snapshots.retention",
     "prefect_snapshots.snapshots",
 ]
 """Modules whose `__all__` is for users. Of the checkpoints some of it is for other modules of ours."""
