@@ -70,7 +70,7 @@ def test_the_documented_automations(tmp_path: Path, environment: dict[str, str],
     commands = excused("console").text.replace("$ ", "", 3)
     run(environment, tmp_path, "bash", "-euc", commands)
     run(environment, tmp_path, sys.executable, "-c", excused("python").text.replace("hours=26", "seconds=10"))
-    run(environment, ROOT, "prefect", "work-pool", "create", "--type", "process", "backups")
+    run(environment, ROOT, "prefect", "work-pool", "create", "--type", "process", "snapshots")
     deploy = ["deploy", "--name", "nightly", "--prefect-file", "deployments/prefect.yaml"]
     run(environment, ROOT, "prefect", "--no-prompt", *deploy)
     run(environment, ROOT, sys.executable, str(ROOT / "tests" / "mishaps.py"), str(tmp_path))
