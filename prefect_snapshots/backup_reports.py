@@ -22,13 +22,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import humanize
-from prefect.events import emit_event
 
 from .backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
 from .documents import Block, Document, Heading, markdown
 from .live import LiveArtifact, artifact_key, artifact_url
 from .reports.backups import PERMANENT, about_backup, about_backups, about_cleanup, about_drill, about_restore
-from .runs import only_warn, run_ids, run_logger
+from .runs import emit, only_warn, run_ids, run_logger
 
 LISTED = 20
 """Backups on a page: the newest."""
@@ -141,17 +140,9 @@ def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> 
 
 
 def _emit(what: str, manager: BackupManager, facts: dict[str, Any]) -> None:
-    if not any(run_ids()):
-        return
-    emit_event(
-        f"prefect-snapshots.backup.{what}",
-        resource={
-            "prefect.resource.id": f"prefect-snapshots.backups.{manager.name}",
-            "prefect.resource.name": manager.name,
-            "prefect-snapshots.repository": manager.repository.url,
-        },
-        payload={"repository": manager.repository.url, "name": manager.name, **facts},
-    )
+    if any(run_ids()):
+        said = {"name": manager.name, **facts}
+        emit(f"backup.{what}", manager.repository, said, f"backups.{manager.name}", manager.name)
 
 
 def _key(manager: BackupManager) -> str:

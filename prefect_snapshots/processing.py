@@ -14,13 +14,12 @@ import time
 from concurrent.futures import CancelledError
 from typing import Any
 
-from prefect.events import emit_event
 from prefect.futures import PrefectFuture
 
 from .checkpoints import Job, Outcome, Plan, describe_checkpoints
 from .documents import markdown
 from .live import LiveArtifact, artifact_key, artifact_url
-from .runs import run_logger
+from .runs import emit, run_logger
 
 
 class Processing:
@@ -119,7 +118,6 @@ class Processing:
     def _facts(self, plan: Plan) -> dict[str, Any]:
         job = self._job
         return {
-            "repository": job.repository.url,
             "name": job.name,
             "function": job.function_label,
             "fingerprint": job.fingerprint,
@@ -134,15 +132,8 @@ class Processing:
 
     def _emit(self, facts: dict[str, Any]) -> None:
         job = self._job
-        emit_event(
-            f"prefect-snapshots.checkpoints.{'failed' if self._failed_batches else 'completed'}",
-            resource={
-                "prefect.resource.id": f"prefect-snapshots.checkpoints.{job.name}",
-                "prefect.resource.name": job.name,
-                "prefect-snapshots.repository": job.repository.url,
-            },
-            payload=facts,
-        )
+        what = f"checkpoints.{'failed' if self._failed_batches else 'completed'}"
+        emit(what, job.repository, facts, f"checkpoints.{job.name}", job.name)
 
 
 def _outcome_of(future: PrefectFuture[Any]) -> Outcome | None:

@@ -20,12 +20,11 @@ from typing import Any
 from uuid import UUID
 
 import humanize
-from prefect.events import emit_event
 
 from .documents import Document, markdown
 from .live import LiveArtifact, artifact_key, artifact_url, plain
 from .reports.snapshots import about_snapshots, count_leaves
-from .runs import only_warn, run_ids, run_logger
+from .runs import emit, only_warn, run_ids, run_logger
 from .snapshots.changes import evicted_by
 from .snapshots.manager import SnapshotManager
 from .snapshots.records import Record
@@ -88,15 +87,8 @@ def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[st
 def _emit(what: str, manager: Manager, snapshot_id: str, facts: dict[str, Any]) -> None:
     repository = manager.repository
     assert repository is not None
-    emit_event(
-        f"prefect-snapshots.snapshot.{what}",
-        resource={
-            "prefect.resource.id": f"prefect-snapshots.snapshots.{manager.name}",
-            "prefect.resource.name": manager.name,
-            "prefect-snapshots.repository": repository.url,
-        },
-        payload={"repository": repository.url, "name": manager.name, "snapshot_id": snapshot_id, **facts},
-    )
+    said = {"name": manager.name, "snapshot_id": snapshot_id, **facts}
+    emit(f"snapshot.{what}", repository, said, f"snapshots.{manager.name}", manager.name)
 
 
 def _markdown(manager: Manager) -> str:

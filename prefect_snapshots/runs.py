@@ -11,9 +11,12 @@ from typing import Any
 from uuid import UUID
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.transactions import BaseTransaction, get_transaction
+
+from .repository import Repository
 
 OUTSIDE = "local"
 """What stands for the flow, or the run, where there is none."""
@@ -29,6 +32,25 @@ def run_logger() -> Logger:
         return get_run_logger()
     except MissingContextError:
         return logger
+
+
+def emit(event: str, repository: Repository, facts: dict[str, Any], resource: str = "", name: str = "") -> None:
+    """Tell the event feed, and automations, of something that concerns a repository.
+
+    Arguments:
+        event: what happened, without the name of this package.
+        facts: the payload, beside the repository.
+        resource, name: what it happened to; default: the repository.
+    """
+    emit_event(
+        f"prefect-snapshots.{event}",
+        resource={
+            "prefect.resource.id": f"prefect-snapshots.{resource or f'repositories.{repository.url}'}",
+            "prefect.resource.name": name or repository.url,
+            "prefect-snapshots.repository": repository.url,
+        },
+        payload={"repository": repository.url, **facts},
+    )
 
 
 @contextlib.contextmanager

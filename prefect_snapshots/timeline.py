@@ -25,14 +25,13 @@ from typing import Any
 import humanize
 from prefect.assets import Asset, AssetProperties
 from prefect.context import AssetContext
-from prefect.events import emit_event
 
 from .artifacts import ArtifactInfo, ArtifactRegistry, ArtifactVersion, Release
 from .documents import Document, Facts, Heading, markdown
 from .documents.texts import Kind, Value
 from .live import LiveArtifact, artifact_key, artifact_url, plain
 from .reports.artifacts import about_artifact, about_release, about_version
-from .runs import only_warn, run_ids, run_logger
+from .runs import emit, only_warn, run_ids, run_logger
 
 LISTED = 10
 """Versions on a page, and steps of the timeline: the latest."""
@@ -78,21 +77,9 @@ def report_released(registry: ArtifactRegistry, release: Release) -> None:
         pinned = ", ".join(f"{name} {version}" for name, version in release.artifacts.items())
         run_logger().info("Released %s: %s.", label, pinned)
         if any(run_ids()):
-            emit_event(
-                "prefect-snapshots.release.created",
-                resource={
-                    "prefect.resource.id": f"prefect-snapshots.releases.{release.collection}",
-                    "prefect.resource.name": release.collection,
-                    "prefect-snapshots.repository": registry.repository.url,
-                },
-                payload={
-                    "repository": registry.repository.url,
-                    "collection": release.collection,
-                    "tag": release.tag,
-                    "artifacts": release.artifacts,
-                    "metadata": plain(release.metadata),
-                },
-            )
+            facts = {"tag": release.tag, "artifacts": release.artifacts, "metadata": plain(release.metadata)}
+            said = {"collection": release.collection, **facts}
+            emit("release.created", registry.repository, said, f"releases.{release.collection}", release.collection)
             text = markdown(Document(f"Release {release.tag}", tuple(about_release(release))))
             key = artifact_key(f"releases/{release.collection}")
             LiveArtifact(key, "markdown", f"Releases of `{release.collection}`", lambda: text, shared=False).update()
@@ -121,21 +108,8 @@ def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str
 
 def _emit(what: str, registry: ArtifactRegistry, version: ArtifactVersion, facts: dict[str, Any]) -> None:
     label = _label(version)
-    emit_event(
-        f"prefect-snapshots.{what}",
-        resource={
-            "prefect.resource.id": f"prefect-snapshots.artifacts.{label}",
-            "prefect.resource.name": label,
-            "prefect-snapshots.repository": registry.repository.url,
-        },
-        payload={
-            "repository": registry.repository.url,
-            "collection": version.collection,
-            "name": version.name,
-            "version": version.version,
-            **facts,
-        },
-    )
+    said = {"collection": version.collection, "name": version.name, "version": version.version, **facts}
+    emit(what, registry.repository, said, f"artifacts.{label}", label)
 
 
 def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import humanize
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from prefect.events import emit_event
 
 from ..blocks import current_repository
 from ..errors import IntegrityError
@@ -29,7 +27,7 @@ from ..live import artifact_key
 from ..repository.maintenance import CheckReport, PruneReport
 from ..repository.repository import Repository
 from ..results import Result, ResultLog
-from ..runs import only_warn, run_logger
+from ..runs import emit, only_warn, run_logger
 
 CHECK = "snapshots-check"
 PRUNE = "snapshots-prune"
@@ -168,25 +166,6 @@ def expire_results(
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
-
-
-def emit(event: str, repository: Repository, facts: dict[str, Any], resource: str = "", name: str = "") -> None:
-    """Tell automations of something that concerns a repository.
-
-    Arguments:
-        event: what happened, without the name of this package.
-        facts: the payload, beside the repository.
-        resource, name: what it happened to; default: the repository.
-    """
-    emit_event(
-        f"prefect-snapshots.{event}",
-        resource={
-            "prefect.resource.id": f"prefect-snapshots.{resource or f'repositories.{repository.url}'}",
-            "prefect.resource.name": name or repository.url,
-            "prefect-snapshots.repository": repository.url,
-        },
-        payload={"repository": repository.url, **facts},
-    )
 
 
 def _emit_checked(checked: Repository, report: CheckReport, read_data: bool) -> None:

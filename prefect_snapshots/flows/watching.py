@@ -29,8 +29,7 @@ from ..blocks import current_repository
 from ..errors import InvalidArgument
 from ..repository.maintenance import written_since
 from ..repository.repository import Repository
-from ..runs import only_warn, run_logger
-from .maintenance import emit
+from ..runs import emit, only_warn, run_logger
 
 WATCH = "snapshots-watch"
 """Key of the report in the Prefect UI."""
