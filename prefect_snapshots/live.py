@@ -234,5 +234,6 @@ def _flush_and_hurry() -> None:
     """Prefect tries to send an event for 7 s, one after another: without a server, hundreds of them take an hour."""
     flush()
     if any(retry_at > time.monotonic() for retry_at in _retry_at.values()):
-        for worker in list(EventsWorker._instances.values()):
+        workers: dict[int, Any] = EventsWorker._instances  # type: ignore[misc]
+        for worker in list(workers.values()):
             worker._client._reconnection_attempts = 0
