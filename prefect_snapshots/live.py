@@ -110,7 +110,8 @@ class LiveArtifact:
     def _send(self) -> None:
         try:
             with SettingsContext(profile=get_settings_context().profile, settings=_impatient(_api_url())):
-                self._put(self._render())
+                content = self._render()
+                self._put(content if isinstance(content, str) else round(content, 1))
         except Exception as error:
             self._due = _retry_at[_api_url()] = time.monotonic() + _AFTER_FAILURE
             _client.cache_clear()

@@ -85,7 +85,7 @@ def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID],
     seen: set[str] = set()
     while len(seen) < 2:
         page.goto(f"/v2/artifacts/artifact/{bar.id}")
-        shown = page.get_by_text(re.compile(r"^Progress: \d+%$"))
+        shown = page.get_by_text(re.compile(r"^Progress: [\d.]+%$"))
         expect(shown).to_be_visible()
         seen.add(shown.inner_text())
         assert len(seen) > 1 or seen != {"Progress: 100%"}, "it was full at once"
