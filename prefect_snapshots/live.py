@@ -110,7 +110,8 @@ class LiveArtifact:
     def _send(self) -> None:
         try:
             with SettingsContext(profile=get_settings_context().profile, settings=_impatient(_api_url())):
-                self._put(self._render())
+                content = self._render()
+                self._put(content if isinstance(content, str) else round(content, 1))
         except Exception as error:
             self._due = _retry_at[_api_url()] = time.monotonic() + _AFTER_FAILURE
             _client.cache_clear()
@@ -223,5 +224,6 @@ def _flush_and_hurry() -> None:
     """Prefect tries to send an event for 7 s, one after another: without a server, hundreds of them take an hour."""
     flush()
     if any(retry_at > time.monotonic() for retry_at in _retry_at.values()):
-        for worker in list(EventsWorker._instances.values()):
+        workers: dict[int, Any] = EventsWorker._instances  # type: ignore[misc]
+        for worker in list(workers.values()):
             worker._client._reconnection_attempts = 0

@@ -80,7 +80,8 @@ def test_what_a_run_does_without_its_server_is_kept(tmp_path: Path) -> None:
     print(took, run.returncode, log.read_text())
     assert said == f"sum {sum(x * x for x in range(400))}\n"
     assert [row.done for row in list_checkpoints(repository)] == [400]
-    assert [one.data["number"] for one in SnapshotManager(repository, name="states").values()] == list(range(40))
+    states = SnapshotManager[dict[str, int]](repository, name="states")
+    assert [states[snapshot_id].data["number"] for snapshot_id in states] == list(range(40))
     registry = ArtifactRegistry(repository)
     assert [registry.load_artifact("model", version) for version in (0, 1)] == ["before", "after"]
     assert Repository(repository).check(read_data=True).ok
