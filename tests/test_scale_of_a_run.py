@@ -1,4 +1,4 @@
-"""A flow run of 10,000 items, 200 snapshots and 50 versions is little work for its server, and little slower than none."""
+"""A flow run of 10,000 items, 200 snapshots and 50 versions is little work for its server, and takes little longer."""
 
 from __future__ import annotations
 
