@@ -532,7 +532,7 @@ SCRIPT = """
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("runner", ["threads", "processes"])
 @pytest.mark.parametrize("place", ["local", "s3"])
 def test_a_killed_flow_goes_on_where_it_stopped(
