@@ -182,7 +182,10 @@ def test_a_restore_is_confirmed_in_the_browser(
     expect(page.get_by_role("heading", name=f"Restored {backup.name}")).to_be_visible()
 
 
-def test_a_restore_may_wait_as_long_as_a_person_needs(site: Site) -> None:
+def test_what_is_scheduled_runs_once_at_a_time_and_what_waits_for_a_person_has_no_limit(site: Site) -> None:
     # Prefect takes back the slot of a paused run, and ends the run some minutes later for having lost it.
-    deployment = site.client.read_deployment_by_name("restore-backup/restore")
-    assert deployment.global_concurrency_limit is None
+    deployments = {each.name: each for each in site.client.read_deployments()}
+    assert len(deployments) == 9
+    for name, deployment in deployments.items():
+        limit = deployment.global_concurrency_limit
+        assert bool(deployment.schedules) == (limit is not None and limit.limit == 1) == (name != "restore")
