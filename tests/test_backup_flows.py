@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -17,7 +14,6 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-from prefect.client.schemas.objects import WorkPool
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import get_current_settings
 from prefect_support import artifacts_of, events_about
@@ -35,7 +31,6 @@ from prefect_snapshots.flows import (
 )
 from prefect_snapshots.live import flush
 
-ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
 
@@ -209,33 +204,3 @@ def test_a_password_stays_in_its_block() -> None:
     database: Any = block.get_database()
     assert database.secret() == "quite secret"
     assert "quite secret" not in repr(database) + repr(block) + database.name
-
-
-# --- deployments -----------------------------------------------------------------------------------------------------
-
-
-def test_the_deployments_can_be_applied_as_they_stand(prefect_server: str) -> None:
-    environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url), "PWD": str(ROOT)}
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    subprocess.run(
-        [*prefect, "work-pool", "create", "--type", "process", "--overwrite", "backups"], env=environment, check=True
-    )
-    done = subprocess.run(
-        [*prefect, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    with get_client(sync_client=True) as client:
-        pool: WorkPool = client.read_work_pool("backups")
-        assert pool.type == "process"
-        deployed = {each.name: each for each in client.read_deployments()}
-        backups = {"nightly", "prefect-server", "weekly", "weekly-check", "monthly-drill", "restore"}
-        wanted = {*backups, "hourly-watch", "monthly-expiry"}
-        assert wanted <= set(deployed)
-        for each in wanted:
-            assert deployed[each].concurrency_limit == 1 or deployed[each].global_concurrency_limit is not None
-            assert bool(deployed[each].schedules) == (each != "restore")
-            client.delete_deployment(deployed[each].id)

@@ -5,6 +5,7 @@ With `--screenshots DIRECTORY` the pages that are looked at are photographed: `m
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from deployed import Site, browsing, deployed, until
+from deployed import SIZE, Site, browsing, deployed, until
 from playwright.sync_api import Page, expect
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
@@ -24,12 +25,19 @@ from prefect_snapshots.live import artifact_key
 # One site for all of them. They follow one another as a person would, and the runs go on meanwhile.
 pytestmark = [pytest.mark.xdist_group("end-to-end"), pytest.mark.timeout(400)]
 
-Shoot = Callable[[str], None]
+Shoot = Callable[..., None]
+LONG = 1400
+"""Pixels, for the picture of a page that is longer than the window."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with deployed(tmp_path_factory.mktemp("site")) as site:
+        folders = site.project / "docs", site.project / "flows"
+        manager = BackupManager(site.repository, name="project", directories=folders)
+        for chapter in range(1, 5):  # a history, for the reports to tell
+            (site.project / "docs" / f"chapter-{chapter}.md").write_text(f"{random.Random(chapter).random()} " * 9000)
+            manager.create_backup(f"chapter {chapter}")
         yield site
 
 
@@ -63,11 +71,14 @@ def shoot(page: Page, request: pytest.FixtureRequest) -> Shoot:
     """Takes a picture of what is in the window, if pictures are asked for."""
     directory = request.config.getoption("--screenshots")
 
-    def take(name: str) -> None:
+    def take(name: str, height: int = SIZE["height"]) -> None:
         if directory is not None:
+            page.set_viewport_size({**SIZE, "height": height})
             page.wait_for_load_state("networkidle")
+            page.add_style_tag(content="img[src^='https:'] { visibility: hidden }")  # logos, from elsewhere
             expect(page.locator("[data-slot=skeleton]")).to_have_count(0)
             page.screenshot(path=Path(directory, f"{name}.png"), animations="disabled")
+            page.set_viewport_size(SIZE)
 
     return take
 
@@ -92,9 +103,9 @@ def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID],
     site.reached(runs["corpus"], "Completed")
     page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('checkpoints/corpus'))[0].id}")
     [row] = list_checkpoints(site.repository, "corpus")
-    expect(page.get_by_text("Checkpoints of corpus")).to_be_visible()
+    expect(page.get_by_role("heading", name="Checkpoints of corpus")).to_be_visible()
     expect(page.locator("main")).to_contain_text(f"{row.done:,}")
-    shoot("checkpoints")
+    shoot("checkpoints", LONG)
 
 
 def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot: Shoot) -> None:
@@ -105,13 +116,13 @@ def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot:
     expect(page.get_by_text("Where the database is.")).to_be_visible()
     page.goto("/v2/blocks/catalog/snapshot-repository/create")
     page.get_by_label("Name").fill("team")
-    page.get_by_label("Url").fill(str(site.repository))
+    page.get_by_label("Url").fill("s3://bucket/snapshots")
     expect(page.get_by_text("Encrypts a new repository, or opens an encrypted one.")).to_be_visible()
     shoot("block")
     page.get_by_role("button", name="Save").click()
     page.wait_for_url("**/blocks/block/*")
     saved = site.client.read_block_document_by_name("team", "snapshot-repository")
-    assert saved.data["url"] == str(site.repository)
+    assert saved.data["url"] == "s3://bucket/snapshots"
 
 
 def test_a_scheduled_backup_is_in_the_tab_of_its_run(
@@ -119,7 +130,7 @@ def test_a_scheduled_backup_is_in_the_tab_of_its_run(
 ) -> None:
     run = site.reached(runs["backup"], "Completed")
     assert run.auto_scheduled
-    [backup] = BackupManager(site.repository, name="project").list_backups()
+    backup, *_ = BackupManager(site.repository, name="project").list_backups()
     assert backup.run is not None
     assert (backup.run["deployment"], backup.run["flow_run_id"]) == ("nightly", str(run.id))
     key = artifact_key("backups/project")
@@ -129,7 +140,7 @@ def test_a_scheduled_backup_is_in_the_tab_of_its_run(
     shoot("artifacts")
     page.goto(f"/v2/artifacts/artifact/{artifacts(site, key)[0].id}")
     expect(page.get_by_role("heading", name=backup.name)).to_be_visible()
-    shoot("backup")
+    shoot("backup", LONG)
 
 
 def test_a_model_has_a_timeline(site: Site, later_runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
@@ -144,8 +155,8 @@ def test_a_model_has_a_timeline(site: Site, later_runs: dict[str, UUID], page: P
         expect(page.get_by_role("link", name=str(step.id)[:8])).to_be_visible()
     shoot("timeline")
     page.get_by_role("link", name=str(steps[0].id)[:8]).click()
-    expect(page.get_by_text("production is now v0")).to_be_visible()
-    shoot("model")
+    expect(page.get_by_role("heading", name="production is now v0")).to_be_visible()
+    shoot("model", LONG)
 
 
 def test_the_event_feed_has_our_events(later_runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
@@ -164,7 +175,7 @@ def test_a_restore_is_confirmed_in_the_browser(
     site.reached(later_runs["restore"], "Paused")
     whole = {path: path.read_bytes() for path in site.project.glob("docs/*") if path.is_file()}
     shutil.rmtree(site.project / "docs")
-    [backup] = BackupManager(site.repository, name="project").list_backups()
+    backup, *_ = BackupManager(site.repository, name="project").list_backups()
     page.goto(f"/v2/runs/flow-run/{later_runs['restore']}")
     expect(page.get_by_text("Paused")).to_be_visible()
     page.get_by_role("button", name="Open menu").click()
@@ -182,7 +193,10 @@ def test_a_restore_is_confirmed_in_the_browser(
     expect(page.get_by_role("heading", name=f"Restored {backup.name}")).to_be_visible()
 
 
-def test_a_restore_may_wait_as_long_as_a_person_needs(site: Site) -> None:
+def test_what_is_scheduled_runs_once_at_a_time_and_what_waits_for_a_person_has_no_limit(site: Site) -> None:
     # Prefect takes back the slot of a paused run, and ends the run some minutes later for having lost it.
-    deployment = site.client.read_deployment_by_name("restore-backup/restore")
-    assert deployment.global_concurrency_limit is None
+    deployments = {each.name: each for each in site.client.read_deployments()}
+    assert {"nightly", "restore"} <= deployments.keys()
+    for name, deployment in deployments.items():
+        limit = deployment.global_concurrency_limit
+        assert bool(deployment.schedules) == (limit is not None and limit.limit == 1) == (name != "restore")
