@@ -48,6 +48,7 @@ def contenders(report: dict[str, Any], what: str) -> set[str]:
     return {figure["contender"] for figure in report["figures"] if figure["what"] == what}
 
 
+@pytest.mark.nightly
 def test_pytrees(tmp_path: Path) -> None:
     report = measure(tmp_path, "pytrees.py", "--size-mb", "2", "--leaves", "40", "--repeat", "1")
     assert met(report, "bytes / tree") == [True, True]
