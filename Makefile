@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .PHONY: help demo test lint bench docs screenshots clean
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 3 --dist loadgroup
 S3RVER := 3.7.1
 
 VENV := .venv

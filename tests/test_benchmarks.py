@@ -97,6 +97,7 @@ def test_mapping(tmp_path: Path) -> None:
     assert contenders(report, "items in a flow: first run") == {"prefect-snapshots", "Prefect .map"}
 
 
+@pytest.mark.nightly
 def test_backups(tmp_path: Path) -> None:
     report = measure(tmp_path, "backups.py", "--only", "tree", "--scale", "0.003", "--repeat", "1")
     assert met(report, "peak") == [True] * 5

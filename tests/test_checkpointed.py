@@ -605,6 +605,7 @@ def test_a_terminated_flow_writes_what_is_done(
 # --- the corpus ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(250)
 def test_the_corpus_on_s3_with_dask(s3_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "flows")  # the workers have it too

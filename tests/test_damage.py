@@ -33,6 +33,7 @@ NEAR = BASE[:9_000] + b"changed" + BASE[9_000:]
 """Stored as a delta against the other one."""
 
 kinds = pytest.mark.parametrize("kind", PASSWORDS)
+slow_kinds = pytest.mark.parametrize("kind", ["plain", pytest.param("encrypted", marks=pytest.mark.nightly)])
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +156,7 @@ def test_flipped_bit_is_named(templates: dict[str, Path], kind: str, data: st.Da
         heal(place, kind)
 
 
-@kinds
+@slow_kinds
 @CASES
 @given(data=st.data())
 def test_cut_object_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
@@ -170,7 +171,7 @@ def test_cut_object_is_named(templates: dict[str, Path], kind: str, data: st.Dat
         heal(place, kind)
 
 
-@kinds
+@slow_kinds
 def test_every_lost_object_is_named(templates: dict[str, Path], kind: str) -> None:
     """But for summaries, which are written again."""
     for path in objects(templates[kind]):
@@ -337,7 +338,7 @@ def flip(place: Path, entry: Entry, at: int) -> None:
     path.write_bytes(content)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(of_base=st.booleans(), at=st.integers(0, 10_000_000))
 def test_flipped_bit_in_a_delta_or_its_base(
     lonely: tuple[Path, str, dict[bytes, Entry]], of_base: bool, at: int
