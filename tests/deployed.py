@@ -32,7 +32,7 @@ NEEDED = ("deployments", "docs", "flows")
 """Folders of the project that its deployments use."""
 PATIENCE = 120.0
 """Most seconds that a run takes to get where it is waited for."""
-_SHOWN = 30_000.0
+_SHOWN = 60_000.0
 """Most milliseconds until a page shows something."""
 SIZE = ViewportSize(width=1280, height=800)
 
