@@ -495,7 +495,7 @@ RUNNERS = {"processes": lambda: ProcessPoolTaskRunner(max_workers=2), "dask": da
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", ["processes", "dask", pytest.param("ray", marks=pytest.mark.nightly)])
 def test_other_task_runners(runner: str, tmp_path: Path, calls: Callable[[], Counter[int]]) -> None:
     square = noting(tmp_path)
     assert mapped(square, range(35), RUNNERS[runner]()) == [x * x for x in range(35)]
