@@ -533,7 +533,7 @@ SCRIPT = """
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("runner", ["threads", "processes"])
+@pytest.mark.parametrize("runner", ["threads", pytest.param("processes", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.nightly)])
 def test_a_killed_flow_goes_on_where_it_stopped(
     runner: str,

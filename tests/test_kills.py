@@ -142,6 +142,7 @@ def test_sixteen_processes_lose_nothing_on_a_local_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(290)
+@pytest.mark.nightly
 def test_sixteen_processes_lose_nothing_on_s3(s3_storage: Storage, tmp_path: Path) -> None:
     count_versions(s3_storage.url, dict(s3_storage.storage_options), tmp_path, writers=16, commits=50)
 

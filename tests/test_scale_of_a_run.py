@@ -11,6 +11,7 @@ import pytest
 from test_benchmarks import measure
 
 
+@pytest.mark.nightly
 @pytest.mark.xdist_group("end-to-end")
 def test_a_large_run_costs_few_task_runs_and_seconds(tmp_path: Path) -> None:
     report = measure(tmp_path, "run_overhead.py", "--repeat", "1")
