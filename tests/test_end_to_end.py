@@ -187,6 +187,7 @@ def test_a_restore_is_confirmed_in_the_browser(
     shoot("restore")
     assert not (site.project / "docs").exists()
     form.get_by_role("button", name="Resume").click()
+    expect(form).to_have_count(0)
     site.reached(later_runs["restore"], "Completed")
     assert {path: path.read_bytes() for path in whole} == whole
     page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('backups/project'))[0].id}")
