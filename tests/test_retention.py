@@ -321,6 +321,24 @@ def test_a_version_that_is_released_meanwhile_stays(tmp_path: Path) -> None:
     assert registry.load_artifact("model", 0) == 0
 
 
+def test_no_stage_is_a_version_that_was_cleaned_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, rival = (ArtifactRegistry(Repository(tmp_path / "repository")) for _ in range(2))
+    for value in range(3):
+        registry.log_artifact("model", value)
+    find = registry._artifacts.find
+
+    def then_clean_up(*arguments: Any) -> Any:
+        found = find(*arguments)
+        rival.cleanup(LAST_ONE)
+        return found
+
+    monkeypatch.setattr(registry._artifacts, "find", then_clean_up)
+    with pytest.raises(ArtifactNotFound, match="version 0"):
+        registry.set_alias("model", 0, "production")
+    assert rival.get_aliases("model") == {}
+    assert [info.version for info in rival.list_versions("model")] == ["v2"]
+
+
 def test_checkpoints_too(tmp_path: Path) -> None:
     for version in range(3):
         Snapper(range(2 + version), abs, repository=tmp_path, name="work", function_version=version).start()

@@ -762,6 +762,7 @@ class ArtifactRegistry:
                 )
             if now == chosen.label:
                 return None
+            history.resolve(chosen.number, "exact", artifact.label)  # it may have been cleaned up just now
             body = {"alias": alias, "version": chosen.label, "by": moved_by}
             return Draft("alias", {**body, "rollback": True} if rollback else body)
 
