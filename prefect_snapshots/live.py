@@ -34,6 +34,8 @@ _INTERVAL = 1.0
 """Least seconds between two updates of an artifact."""
 _AFTER_FAILURE = 60.0
 """Seconds before the server is tried again once it could not be reached."""
+_FAILURES = 10
+"""Failures in a row after which what an artifact says is given up, until it is updated again."""
 _TIMEOUT = 10.0
 """Seconds that the server has for an answer; then Prefect's client tries again."""
 _PATIENCE = 1.0
@@ -67,6 +69,7 @@ class LiveArtifact:
         self._shared = shared
         self._flow_run_id, self._task_run_id = run_ids()
         self._id: UUID | None = None
+        self._failures = 0
         self._due = _retry_at.get(_api_url(), 0.0)
         self._context: contextvars.Context | None = None
         self._timer: threading.Timer | None = None
@@ -84,19 +87,28 @@ class LiveArtifact:
         """
         with self._lock:
             self._context = context or contextvars.copy_context()
+            self._failures = 0
             if self._timer is not None:
                 return
-            now = time.monotonic()
-            timer = self._timer = threading.Timer(max(0.0, self._due - now), self.flush)
-            timer.daemon = True
-            with contextlib.suppress(RuntimeError):  # Python is about to exit, and will flush
-                timer.start()
-            at_once = now >= self._due
+            at_once = time.monotonic() >= self._due
+            timer = self._wait()
         if at_once and patience:
             timer.join(patience)
 
-    def flush(self) -> None:
-        """Send the present content now, unless it was sent already."""
+    def _wait(self) -> threading.Timer:
+        """Has the update sent when it is due; with the lock held."""
+        timer = self._timer = threading.Timer(max(0.0, self._due - time.monotonic()), self.flush)
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # Python is about to exit, and will flush
+            timer.start()
+        return timer
+
+    def flush(self) -> bool:
+        """Send the present content now, unless it was sent already. What fails is tried again later.
+
+        Returns:
+            Whether the server has all there was to send.
+        """
         with self._sending:
             with self._lock:
                 context, self._context = self._context, None
@@ -104,10 +116,17 @@ class LiveArtifact:
                 self._due = time.monotonic() + _INTERVAL
             if timer is not None:
                 timer.cancel()
-            if context is not None:
-                context.copy().run(self._send)
+            if context is None or context.copy().run(self._send):
+                return True
+            with self._lock:
+                self._failures += 1
+                if self._timer is None and self._failures < _FAILURES:
+                    self._context = context
+                    self._wait()
+            return False
 
-    def _send(self) -> None:
+    def _send(self) -> bool:
+        """Whether the server has it now."""
         try:
             with SettingsContext(profile=get_settings_context().profile, settings=_impatient(_api_url())):
                 content = self._render()
@@ -117,6 +136,9 @@ class LiveArtifact:
             _client.cache_clear()
             # Not to the log of the run: that goes to the same server, and the run may be over.
             logger.warning("The artifact %r (%s) is not up to date: %r", self._key, self._description, error)
+            return False
+        _retry_at.pop(_api_url(), None)
+        return True
 
     def _put(self, content: str | float) -> None:
         client = _client(_api_url())
@@ -172,10 +194,14 @@ def plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def flush() -> None:
-    """Send the updates that wait for their turn. Happens by itself, at the latest when Python exits."""
-    for artifact in list(_all):
-        artifact.flush()
+def flush() -> bool:
+    """Send the updates that wait for their turn. Happens by itself, at the latest when Python exits.
+
+    Returns:
+        Whether the server has them all.
+    """
+    sent = [artifact.flush() for artifact in list(_all)]
+    return all(sent)
 
 
 def _forget() -> None:
@@ -224,6 +250,7 @@ def _flush_and_hurry() -> None:
     """Prefect tries to send an event for 7 s, one after another: without a server, hundreds of them take an hour."""
     flush()
     if any(retry_at > time.monotonic() for retry_at in _retry_at.values()):
+        _all.clear()  # they had their last chance
         workers: dict[int, Any] = EventsWorker._instances  # type: ignore[misc]
         for worker in list(workers.values()):
             worker._client._reconnection_attempts = 0

@@ -11,7 +11,15 @@ from prefect.client.schemas.objects import Artifact
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventResourceFilter
 
+from prefect_snapshots import live
 from prefect_snapshots.live import artifact_key
+
+
+def flush() -> None:
+    """Has every artifact say what it should, also where a busy server does not answer at once."""
+    deadline = time.monotonic() + 120
+    while not live.flush():
+        assert time.monotonic() < deadline, "the server did not take the artifacts for two minutes"
 
 
 def artifacts_of(name: str) -> list[Artifact]:

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import get_current_settings
-from prefect_support import artifacts_of, events_about
+from prefect_support import artifacts_of, events_about, flush
 from pydantic import SecretStr
 
 from prefect_snapshots import BackupManager, RetentionPolicy
@@ -29,7 +29,6 @@ from prefect_snapshots.flows import (
     restore_backup,
     restore_drill,
 )
-from prefect_snapshots.live import flush
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 

@@ -33,13 +33,12 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable
 from prefect.futures import wait
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
-from prefect_support import events_about
+from prefect_support import events_about, flush
 from servers import Storage
 
 from prefect_snapshots import Repository, Snapper, checkpointed, use_repository
 from prefect_snapshots.checkpoints import list_checkpoints
 from prefect_snapshots.errors import IncompleteResults, InvalidArgument, SnapshotsError, TooManyFailures, UnhashableItem
-from prefect_snapshots.live import flush
 
 pytestmark = [pytest.mark.xdist_group("checkpointed"), pytest.mark.usefixtures("prefect_server")]
 

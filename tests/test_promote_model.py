@@ -14,11 +14,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.flow_runs import resume_flow_run
 from prefect.flows import load_flow_from_entrypoint
-from prefect_support import artifacts_of
+from prefect_support import artifacts_of, flush
 
 from prefect_snapshots import ArtifactRegistry, SnapshotManager
 from prefect_snapshots.errors import CommitConflict, SnapshotNotFound
-from prefect_snapshots.live import flush
 
 FLOWS = Path(__file__).parent.parent / "flows"
 

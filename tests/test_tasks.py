@@ -18,19 +18,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.transactions import transaction
 from prefect.utilities.annotations import quote
-from prefect_support import artifact_text, artifacts_of, events_about, events_of
+from prefect_support import artifact_text, artifacts_of, events_about, events_of, flush
 
 from prefect_snapshots import (
     Repository,
     SnapshotManager,
     aload_snapshot,
     asave_snapshot,
+    live,
     load_latest,
     load_snapshot,
     save_snapshot,
@@ -38,7 +43,7 @@ from prefect_snapshots import (
     use_repository,
 )
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
-from prefect_snapshots.live import artifact_key, flush
+from prefect_snapshots.live import artifact_key
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -250,7 +255,37 @@ def test_events(repository: Repository, name: str) -> None:
     assert {"flow-run", "task-run"} <= related
 
 
-def test_a_server_that_is_gone_costs_a_warning(caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_what_a_busy_server_does_not_take_is_sent_later(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    create, busy = SyncPrefectClient.create_artifact, [True, True]
+
+    def create_artifact(self: SyncPrefectClient, artifact: ArtifactCreate) -> Artifact:
+        if busy:
+            busy.pop()
+            raise httpx.ReadTimeout("timed out")
+        return create(self, artifact)
+
+    @flow
+    def pipeline() -> None:
+        save_snapshot(1, "the-last", name=name)
+
+    monkeypatch.setattr(SyncPrefectClient, "create_artifact", create_artifact)
+    monkeypatch.setattr(live, "_AFTER_FAILURE", 0.1)
+    pipeline()
+    deadline = time.monotonic() + 60
+    while not artifacts_of(name):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "the-last" in artifact_text(name)
+    assert caplog.text.count("is not up to date: ReadTimeout") == 2
+
+
+def test_a_server_that_is_gone_costs_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(live, "_FAILURES", 1)  # or it would be tried again beside other tests
+
     @snapshot(name=name)
     def compute() -> int:
         return 7
@@ -259,7 +294,7 @@ def test_a_server_that_is_gone_costs_a_warning(caplog: pytest.LogCaptureFixture,
     def pipeline() -> int:
         with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
             result = compute()
-            flush()
+            live.flush()
         return result
 
     assert pipeline() == 7
