@@ -47,6 +47,9 @@ class FileDump:
     def restore(self, dump: object, only: object = ()) -> None:
         raise NotImplementedError
 
+    def checksums(self, dump: Any) -> Any:
+        raise NotImplementedError
+
     def scratch(self) -> Any:
         raise NotImplementedError
 

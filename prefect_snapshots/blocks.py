@@ -66,6 +66,7 @@ class SnapshotRepository(WritableFileSystem):
     model_config = ConfigDict(json_schema_extra=_with_secret_credentials, hide_input_in_errors=True)
 
     url: str = Field(
+        title="URL",
         description="Where the repository lies: a directory, or any fsspec URL such as `s3://bucket/prefix`.",
         examples=["s3://bucket/snapshots", "gs://bucket/snapshots", "/mnt/shared/snapshots"],
     )

@@ -44,7 +44,7 @@ def report_saved(manager: Manager, record: Record) -> None:
             _emit("saved", manager, record.id, _facts(manager, record, previous))
             for evicted in evicted_by(manager, record.event):
                 _emit("evicted", manager, evicted, {"evicted_by": record.id})
-            _artifact_of(manager).update()
+            _update_artifact(manager)
 
 
 def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[st
         run_logger().info("Rolled back snapshot %r of %r%s.", snapshot_id, manager.name, back)
         if any(run_ids()):
             _emit("rolled-back", manager, snapshot_id, {"restored": list(restored)})
-            _artifact_of(manager).update()
+            _update_artifact(manager)
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ def _emit(what: str, manager: Manager, snapshot_id: str, facts: dict[str, Any]) 
     emit(f"snapshot.{what}", repository, said, f"snapshots.{manager.name}", manager.name)
 
 
-def _markdown(manager: Manager) -> str:
-    return markdown(Document(f"Snapshots of {manager.name}", tuple(about_snapshots(manager, LISTED))))
+def _markdown(manager: Manager, until: int) -> str:
+    return markdown(Document(f"Snapshots of {manager.name}", tuple(about_snapshots(manager, LISTED, until))))
 
 
 def _previous(manager: Manager, record: Record) -> Record | None:
@@ -103,12 +103,16 @@ def _previous(manager: Manager, record: Record) -> Record | None:
 # --- the artifact ----------------------------------------------------------------------------------------------------
 
 _artifacts: dict[tuple[UUID | None, Manager], LiveArtifact] = {}
+_newest: dict[tuple[UUID | None, Manager], int] = {}
+"""The order of the last snapshot that a run knows of: its artifact may be sent when another one saves already."""
 
 
-def _artifact_of(manager: Manager) -> LiveArtifact:
+def _update_artifact(manager: Manager) -> None:
     key = run_ids()[0], manager
+    _newest[key] = next((record.order for record in reversed(manager.records.by_id.values())), -1)
     if key not in _artifacts:
         assert manager.repository is not None
         about = f"Snapshots of `{manager.name}` in `{manager.repository.url}`"
-        _artifacts[key] = LiveArtifact(artifact_key(manager.name), "markdown", about, lambda: _markdown(manager))
-    return _artifacts[key]
+        name = artifact_key(manager.name)
+        _artifacts[key] = LiveArtifact(name, "markdown", about, lambda: _markdown(manager, _newest[key]))
+    _artifacts[key].update()

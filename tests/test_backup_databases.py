@@ -84,6 +84,26 @@ def take(database: Database) -> Kept:
         return Kept(files, dict(dump.counts))
 
 
+def checksums(database: Database) -> dict[str, str]:
+    with database.dump() as dump:
+        return database.checksums(dump.files)
+
+
+def differing(database: Database, change: Callable[[], object]) -> list[str]:
+    """The tables whose checksum is another one after a change; a restore elsewhere has those from before."""
+    with database.dump() as dump:
+        before = database.checksums(dump.files)
+        counts = dict(dump.counts)
+    kept = take(database)
+    with database.scratch() as scratch:
+        scratch.restore(kept)
+        assert checksums(scratch) == before
+    change()
+    after = checksums(database)
+    assert database.counts() == counts
+    return sorted(table for table in before.keys() | after.keys() if before.get(table) != after.get(table))
+
+
 def only(values: list[_T]) -> _T:
     (value,) = values
     return value
@@ -221,6 +241,22 @@ def test_postgresql_is_dumped_as_of_one_moment_while_others_write(shop: PostgreS
             assert client("SELECT sum(balance) FROM accounts;") == ["500000"]
             assert client("SELECT count(*) FROM orders;") == [str(kept.counts["public.orders"])]
     assert "drill" not in " ".join(database_servers.psql(postgres)("SELECT datname FROM pg_database;"))
+
+
+def test_checksums_of_postgresql_tell_one_value(shop: PostgreSQL, postgres: Server) -> None:
+    client = database_servers.psql(postgres, HOSTILE)
+    found = checksums(shop)
+    assert found.keys() == {
+        *(table for table, rows in take(shop).counts.items() if rows and table != "(large objects)"),
+        "(sequences and large objects)",
+    }
+    client("UPDATE accounts SET balance = balance WHERE id < 100;")  # other places, and so another order
+    assert checksums(shop) == found
+    assert differing(shop, lambda: client("UPDATE accounts SET balance = balance + 1 WHERE id = 7;")) == [
+        "public.accounts"
+    ]
+    assert differing(shop, lambda: client("SELECT nextval('numbers');")) == ["(sequences and large objects)"]
+    assert differing(shop, lambda: client("SELECT lo_put(4711, 1, '\\xfe');")) == ["(sequences and large objects)"]
 
 
 def test_two_dumps_of_the_same_postgresql_are_nearly_the_same_bytes(shop: PostgreSQL) -> None:
@@ -397,6 +433,13 @@ def test_mariadb_comes_back_whole(market: MariaDB, maria: Server) -> None:
     assert maria_state(maria) == before
 
 
+def test_checksums_of_mariadb_tell_one_value(market: MariaDB, maria: Server) -> None:
+    client = database_servers.mariadb_client(maria, MARKET_NAME)
+    assert checksums(market).keys() == {table for table, rows in take(market).counts.items() if rows}
+    change = "UPDATE accounts SET balance = balance + 1 WHERE id = 7;"
+    assert differing(market, lambda: client(change)) == ["accounts"]
+
+
 def test_mariadb_is_dumped_as_of_one_moment_while_others_write(market: MariaDB, maria: Server) -> None:
     transfer = """
     START TRANSACTION; UPDATE accounts SET balance = balance - 1 WHERE id = 1;
@@ -503,6 +546,15 @@ def test_sqlite_comes_back_whole(notes: SQLite) -> None:
     notes.restore(kept)
     assert sqlite_state(notes) == before
     assert sorted(path.name for path in Path(notes.path).parent.iterdir()) == [Path(notes.path).name]
+
+
+def test_checksums_of_sqlite_tell_one_value(notes: SQLite) -> None:
+    def change() -> None:
+        with contextlib.closing(sqlite3.connect(notes.path)) as connection, connection:
+            connection.execute("UPDATE accounts SET balance = CAST(balance AS TEXT) || 'x' WHERE id = 7")
+
+    assert checksums(notes).keys() == {table for table, rows in take(notes).counts.items() if rows}
+    assert differing(notes, change) == ["accounts"]
 
 
 def test_sqlite_is_dumped_as_of_one_moment_while_others_write(notes: SQLite) -> None:
@@ -640,6 +692,15 @@ def test_duckdb_comes_back_whole(warehouse: DuckDB) -> None:
     warehouse.restore(kept)
     assert duckdb_state(warehouse) == before
     assert sorted(path.name for path in Path(warehouse.path).parent.iterdir()) == [Path(warehouse.path).name]
+
+
+def test_checksums_of_duckdb_tell_one_value(warehouse: DuckDB) -> None:
+    def change() -> None:
+        with duckdb.connect(warehouse.path) as connection:
+            connection.execute("UPDATE accounts SET name = 'other' WHERE id = 4")
+
+    assert len(checksums(warehouse)) == len(warehouse.counts())
+    assert differing(warehouse, change) == ["accounts"]
 
 
 def test_duckdb_is_dumped_as_of_one_moment_while_this_process_writes(warehouse: DuckDB) -> None:

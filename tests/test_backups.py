@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -132,6 +132,9 @@ class Flat:
 
     def counts(self) -> dict[str, int]:
         return {"lines": len(self.path.read_bytes().splitlines())}
+
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        return {}
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         self.restores += 1
@@ -852,6 +855,23 @@ def test_a_drill_finds_what_does_not_come_back(world: World) -> None:
     report = manager.drill()
     assert not report.ok
     assert report.rows[0].problems == ("lines: 1 came back, and 2 were backed up",)
+
+
+def test_a_drill_finds_rows_that_come_back_different(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = SQLite.restore
+
+    def lossy(self: SQLite, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        restore(self, dump, only)
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE papers SET title = 'another' WHERE rowid = 2")
+
+    world.manager.create_backup("one")
+    monkeypatch.setattr(SQLite, "restore", lossy)
+    report = world.manager.drill()
+    assert [row.problems for row in report.rows] == [
+        ("papers: what came back is as much as was backed up, but not the same",),
+        (),
+    ]
 
 
 # --- damage ------------------------------------------------------------------------------------------------------

@@ -424,8 +424,9 @@ class BackupManager:
     def drill(self, name: str | None = None, progress: Progress | None = None) -> DrillReport:
         """Restore a backup where it harms nobody, and compare: whether it could be relied upon.
 
-        Each database is restored into an empty one beside it, which is dropped again, and its rows are counted; each
-        directory into a temporary one, where every file is compared.
+        Each database is restored into an empty one beside it, which is dropped again: its rows are counted, and their
+        checksums compared where its kind has them. Each directory is restored into a temporary one, where every file is
+        compared.
 
         Arguments:
             name: of the backup; default: the one that was committed last.

@@ -73,6 +73,13 @@ class Database(Protocol):
         """Rows or documents per table or collection, now."""
         ...
 
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        """A checksum of the rows of each table that a dump holds, and of its other data; what `dump` gives is used up.
+
+        Equal for equal rows, also in two dumps whose bytes differ. Empty where this kind of database has none.
+        """
+        ...
+
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         """Make the database what the dump holds, and remove what it does not hold.
 

@@ -46,7 +46,9 @@ _BLOCK = re.compile(r"[a-z0-9-]+-database/[^/]+")
 class RestoreConfirmation(RunInput):
     """What a person types, before data is replaced."""
 
-    name_of_the_backup: str = Field(default="", description="Type the whole name of the backup to restore it.")
+    name_of_the_backup: str = Field(
+        title="Name of the backup", description="Type the whole name of the backup to restore it."
+    )
 
 
 @flow(name="create-backup")
@@ -159,7 +161,7 @@ def restore_drill(
     backup: str | None = None,
     repository: str | None = None,
 ) -> DrillReport:
-    """Restore a backup where it harms nobody, and compare counts and bytes. The run fails when something differs.
+    """Restore a backup where it harms nobody, and compare. The run fails when something differs.
 
     Arguments:
         name, databases, repository: as for `create_backup`. Scratch databases are made beside these, and dropped.

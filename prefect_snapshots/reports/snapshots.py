@@ -28,14 +28,15 @@ _LARGE_MANIFEST = 1024 * 1024
 logger = logging.getLogger("prefect_snapshots")
 
 
-def about_snapshots(manager: Manager, listed: int) -> Iterator[Block]:
+def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> Iterator[Block]:
     """The snapshots of a manager, and how the numbers in their metadata went.
 
     Arguments:
         manager: of a repository. What is best is what its ranking says.
         listed: how many to list, the latest first.
+        until: the order of the last one to be told of. Default: all.
     """
-    records = list(manager.records.by_id.values())
+    records = [record for record in manager.records.by_id.values() if until is None or record.order <= until]
     if not records:
         yield Note("There are no snapshots.")
         return

@@ -8,7 +8,9 @@ complain about ends up in our errors, without the password. This module knows no
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
+import io
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ from typing import IO, ClassVar, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+from ..sources import DumpFile
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once."""
@@ -34,6 +37,8 @@ _URL = re.compile(
     r"(?P<host>\[[^\]]*\]|[^/?@:,]*(?:(?::\d+)?,[^/?@:,]*)*)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
     re.DOTALL,
 )
+_DIGEST = 16
+"""Bytes of a checksum."""
 _SHOWN = 2000
 """Characters of a tool's complaints that an error repeats: its last words."""
 
@@ -111,6 +116,10 @@ class ServerDatabase:
     @property
     def address(self) -> Address:
         return Address.of(self.url)
+
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        """None, unless the kind of database says otherwise."""
+        return {}
 
     def secret(self) -> str | None:
         """The password, if we are told one."""
@@ -238,6 +247,21 @@ class Tool:
         return text
 
 
+class Checksums:
+    """A checksum for each table: the sum of the digests of its rows, so that their order does not matter."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, int] = {}
+
+    def add(self, table: str, row: bytes) -> None:
+        digest = int.from_bytes(hashlib.blake2b(row, digest_size=_DIGEST).digest())
+        self._sums[table] = self._sums.get(table, 0) + digest
+
+    def of_tables(self) -> dict[str, str]:
+        """In hexadecimal; tables without rows have none."""
+        return {table: f"{total % 256**_DIGEST:0{2 * _DIGEST}x}" for table, total in self._sums.items()}
+
+
 class LocalHTTP(http.client.HTTPConnection):
     """HTTP through a socket of this machine."""
 
@@ -297,6 +321,19 @@ def file_pieces(path: Path) -> Iterator[bytes]:
     """What a file holds; it is opened with the first piece."""
     with path.open("rb") as file:
         yield from pieces(file)
+
+
+def lines(content: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of what comes in pieces, each with the line feed at its end."""
+    begun: list[bytes] = []
+    for piece in content:
+        for line in io.BytesIO(piece):
+            begun.append(line)
+            if line.endswith(b"\n"):
+                yield b"".join(begun)
+                begun.clear()
+    if begun:
+        yield b"".join(begun)
 
 
 def write(path: Path, content: Iterable[bytes | memoryview]) -> None:

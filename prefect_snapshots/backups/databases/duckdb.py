@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -20,12 +20,13 @@ from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import check_counts, check_only, file_pieces, restoring, temporary_folder
+from .base import Checksums, check_counts, check_only, file_pieces, lines, restoring, temporary_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _LOAD = "load.sql"
+_TABLE = ".csv"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ class DuckDB:
     def counts(self) -> dict[str, int]:
         with _connected(self.path) as connection:
             return _counts(connection)
+
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        found = Checksums()
+        for file in dump:
+            if file.path.endswith(_TABLE):
+                for line in lines(file.pieces):
+                    found.add(file.path.removesuffix(_TABLE), line)
+        return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import Address, ServerDatabase, Tool, check_only, private_file, restoring
+from .base import Address, Checksums, ServerDatabase, Tool, check_only, lines, private_file, restoring
 
 _DUMP = "database.sql"
 _SETTINGS = "database.json"
@@ -92,6 +92,24 @@ class MariaDB(ServerDatabase):
         counted = [f"SELECT JSON_ARRAY({i}, count(*)) FROM {_quoted(table)}" for i, table in enumerate(tables)]
         query = f"START TRANSACTION WITH CONSISTENT SNAPSHOT; {' UNION ALL '.join(counted)}"
         return {tables[i]: n for i, n in self._ask(query)} if tables else {}
+
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        found = Checksums()
+        for file in dump:
+            table, head, within = "", b"", False
+            for line in lines(file.pieces) if file.path == _DUMP else ():
+                row = line
+                if line in (b"DELIMITER ;;\n", b"DELIMITER ;\n"):
+                    within = line == b"DELIMITER ;;\n"
+                elif not table and not within and (head or line.startswith(b"INSERT INTO ")):
+                    head += line  # over several lines where a name has line feeds
+                    if filled := _FILLED.match(head):
+                        table, row, head = _name(filled[1]), head[filled.end() :], b""
+                # What follows a row is a comma, or the end of the statement.
+                if table and row:
+                    found.add(table, row[:-2])
+                    table = "" if row.endswith(b";\n") else table
+        return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
@@ -300,6 +318,7 @@ class RowCounter:
 
 
 _NAME = rb"`(?:[^`]|``)+`"
+_FILLED = re.compile(rb"INSERT INTO (%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME})
 _HEAD = re.compile(
     rb"\n(?:CREATE TABLE (?P<created>%(name)s) \("
     rb"|INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )"

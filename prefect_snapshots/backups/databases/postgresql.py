@@ -21,17 +21,19 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import Address, ServerDatabase, Tool, check_counts, check_only, missing, restoring
+from .base import Address, Checksums, ServerDatabase, Tool, check_counts, check_only, missing, restoring
 
 _DUMP = "database.pgdump"
 _SETTINGS = "database.json"
 _LARGE_OBJECTS = "(large objects)"
+_OTHER = "(sequences and large objects)"
 _PACKAGE = "postgresql-client"
 _ATTEMPTS = 10
 """To swap while others keep connecting to the old database."""
@@ -57,6 +59,10 @@ _OPTIONS = {
     "service": "PGSERVICE",
 }
 """What a URL may say after its `?`, and the environment variable of the same meaning."""
+
+_COPY = re.compile(rb'COPY ((?:"(?:[^"]|"")*"|[^" ])+) (?:\(.*\))? FROM stdin;\n', re.DOTALL)
+_RANDOM = (b"\\restrict ", b"\\unrestrict ")
+"""Lines of a script that differ every time."""
 
 _LISTS = ("search_path", "temp_tablespaces")
 """Settings whose value is a list of quoted names, which cannot be quoted once more."""
@@ -152,6 +158,29 @@ class PostgreSQL(ServerDatabase):
     def counts(self) -> dict[str, int]:
         with self._session() as session:
             return _counts(session)
+
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        found = Checksums()
+        with tempfile.TemporaryFile() as script:
+            for file in dump:
+                if file.path == _DUMP:
+                    arguments = ["--data-only", "--file=-"]
+                    self._tool("pg_restore").run(*arguments, stdin=file.pieces, stdout=script)
+            script.seek(0)
+            table, head = "", b""
+            for line in script:
+                if table:
+                    if line == b"\\.\n":
+                        table = ""
+                    else:
+                        found.add(table, line)
+                elif head or line.startswith(b"COPY "):  # over several lines where a name has line feeds
+                    head += line
+                    if copied := _COPY.fullmatch(head):
+                        table, head = copied[1].decode(), b""
+                elif not line.startswith(_RANDOM):
+                    found.add(_OTHER, line)
+        return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import check_only, file_pieces, restoring, temporary_folder, write
+from .base import Checksums, check_only, file_pieces, restoring, temporary_folder, write
 
 _FILE = "database.sqlite"
 _PATIENCE = 60.0  # seconds for other connections to let us in
@@ -74,6 +74,19 @@ class SQLite:
     def counts(self) -> dict[str, int]:
         with _connected(self.path, "rw") as connection:
             return _counts(connection)
+
+    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
+        found = Checksums()
+        with temporary_folder() as folder:
+            for file in dump:
+                write(folder / _FILE, file.pieces)
+            with _connected(str(folder / _FILE), "ro&immutable=1") as connection:
+                tables = list(_counts(connection))
+                connection.text_factory = bytearray  # not to be taken for a blob, and maybe no text at all
+                for table in tables:
+                    for row in connection.execute(f"SELECT * FROM {_quoted(table)}"):
+                        found.add(table, repr(row).encode())
+        return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
