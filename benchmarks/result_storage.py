@@ -205,7 +205,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, help="small results")
     parser.add_argument("--writers", type=int, default=8, help="processes that write at once")
     options = parser.parse_args()
-    with scratch(options.directory) as folder, servers.seaweedfs(folder / "bucket") as endpoint:
+    with scratch(options.directory) as folder, servers.seaweedfs(folder / "bucket", volumes=100) as endpoint:
         report = Report("result storage", options, PACKAGES, folder)
         numbers = itertools.count()
 

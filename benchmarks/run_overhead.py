@@ -43,6 +43,8 @@ from prefect_snapshots.live import flush
 
 PACKAGES = ("prefect",)
 BATCH = 500
+LOGGED = 0.5
+"""Seconds after which a change is in the log of the server."""
 ARRIVAL, QUIET = 60.0, 5.0
 """Seconds without another task run, after which the server has all of them: before the expected ones, and after."""
 
@@ -110,6 +112,7 @@ def measure(folder: Path, server: servers.PrefectServer, report: Report) -> None
             before = changes(server)
             took = seconds(lambda: runs.append(in_a_flow(*sizes)))
             flush()
+            time.sleep(LOGGED)
             updates.append(max((changes(server) - before).values(), default=0) / took)
         return took
 

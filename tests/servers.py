@@ -65,8 +65,8 @@ def moto() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def seaweedfs(directory: Path) -> Iterator[str]:
-    """A whole distributed S3 store."""
+def seaweedfs(directory: Path, volumes: int = 20) -> Iterator[str]:
+    """A whole distributed S3 store, of as many volumes of 64 MB."""
     master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc = map(str, free_ports(8))
     directory.mkdir(parents=True)
     credentials = [{"accessKey": "S3RVER", "secretKey": "S3RVER"}]
@@ -75,7 +75,7 @@ def seaweedfs(directory: Path) -> Iterator[str]:
     config.write_text(json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": actions}]}))
     command = [
         *(_program("weed"), "server", f"-dir={directory}", f"-ip={_HOST}", f"-ip.bind={_HOST}"),
-        *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=20"),
+        *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", f"-volume.max={volumes}"),
         *(f"-master.port={master}", f"-master.port.grpc={master_grpc}"),
         *(f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}"),
         *("-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}"),
