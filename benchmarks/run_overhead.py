@@ -1,14 +1,16 @@
 """What a flow run adds: checkpointed items, snapshots and artifact versions in a flow, beside the same in plain Python.
 
 The items are done by task runs of 500 each; one task yields every state to be captured; each version is logged by a
-task. The flow's time is that of the whole call, from before the run is created until it is reported as completed. The
-server is a process of its own on the same machine; its log says how often an artifact was changed.
+task. The flow's time is that of the whole call, from before the run is created until it is reported as completed, in a
+process of its own. The server is another one on the same machine; its log says how often an artifact was changed.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,8 +23,6 @@ from _measure import OURS, POWER_LOSS, ROOT, Report, arguments, in_turns, scratc
 from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -39,10 +39,11 @@ from prefect_snapshots import (
     snapshot,
     use_repository,
 )
-from prefect_snapshots.live import flush
 
 PACKAGES = ("prefect",)
 BATCH = 500
+IN_A_FLOW = "--in-a-flow"
+"""The first argument of the process of a flow."""
 LOGGED = 0.5
 """Seconds after which a change is in the log of the server."""
 ARRIVAL, QUIET = 60.0, 5.0
@@ -84,6 +85,14 @@ def in_a_flow(items: int, snapshots: int, versions: int) -> UUID:
     return UUID(runtime.flow_run.id)
 
 
+def measure_flow(items: int, snapshots: int, versions: int, place: str) -> None:
+    """What the process of a flow does: print the seconds it took, and which run it was."""
+    runs: list[UUID] = []
+    with use_repository(place):
+        took = seconds(lambda: runs.append(in_a_flow(items, snapshots, versions)))
+    print(json.dumps([took, str(runs[0])]))
+
+
 def task_runs(flow_run_id: UUID, least: int) -> int:
     """How many task runs the server has of a flow run that has ended, once it has those at least and no more arrive."""
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
@@ -102,19 +111,21 @@ def measure(folder: Path, server: servers.PrefectServer, report: Report) -> None
     sizes = options.items, options.snapshots, options.versions
     runs: list[UUID] = []
     updates: list[float] = []
+    command = [sys.executable, __file__, IN_A_FLOW, *map(str, sizes)]
 
     def plain() -> float:
         with scratch(folder) as place:
             return seconds(lambda: in_plain_python(place / "repository", *sizes))
 
     def within_prefect() -> float:
-        with scratch(folder) as place, use_repository(place / "repository"):
+        with scratch(folder) as place:
             before = changes(server)
-            took = seconds(lambda: runs.append(in_a_flow(*sizes)))
-            flush()
+            said = subprocess.check_output([*command, place / "repository"], env=server.environment)
+            took, run = json.loads(said.splitlines()[-1])
             time.sleep(LOGGED)
-            updates.append(max((changes(server) - before).values(), default=0) / took)
-        return took
+            runs.append(UUID(run))
+            updates.append(max((changes(server) - before).values()) / took)
+        return float(took)
 
     expected = math.ceil(options.items / BATCH) + 1 + options.versions
     what = f"{sizes[0]:,} items, {sizes[1]:,} snapshots, {sizes[2]:,} versions"
@@ -131,6 +142,10 @@ def changes(server: servers.PrefectServer) -> Counter[str]:
 
 
 def main() -> int:
+    if sys.argv[1:2] == [IN_A_FLOW]:
+        items, snapshots, versions, place = sys.argv[2:]
+        measure_flow(int(items), int(snapshots), int(versions), place)
+        return 0
     parser = arguments(__doc__, repeat=3)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--snapshots", type=int, default=200)
@@ -140,9 +155,6 @@ def main() -> int:
         report = Report("run overhead", options, PACKAGES, folder)
         with temporary_settings({PREFECT_API_URL: server.api_url}):
             measure(folder, server, report)
-            # Or Python would wait at its exit for the server, which is gone by then.
-            EventsWorker.instance().drain()
-            APILogWorker.instance().drain()
         return report.finish()
 
 

@@ -199,6 +199,7 @@ def prefect(home: Path) -> Iterator[PrefectServer]:
         "PREFECT_UI_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
         "DO_NOT_TRACK": "1",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
