@@ -76,6 +76,7 @@ def store(
             summaries.append(summary)
         return encode_manifest(parts)
 
+    writer.read_soon = False
     with closing(chunks()) as given:
         return writer.store_cut(manifest, given), summaries
 

@@ -35,6 +35,7 @@ from ..errors import (
     StorageError,
     StorageFull,
 )
+from ..repository.location import LargeFile
 from .excluding import RESTORING, walk
 from .manifest import DIRECTORY, Entry, check_path
 
@@ -256,10 +257,13 @@ def _write_span(
                 if together:
                     _write_at(file, data[offset - start : offset - start + length], at)
                 else:
+                    os.lseek(file, at, os.SEEK_SET)
+                    large = LargeFile(file, at)
                     for done in range(0, length, _SPAN):
                         piece = buffer[: min(_SPAN, length - done)]
                         part.content.read_into([(offset + done, piece)])
-                        _write_at(file, piece, at + done)
+                        large.write([piece])
+                    large.finish()
                 offset += length
             if entry.extents is not None:
                 os.ftruncate(file, entry.size)

@@ -140,7 +140,13 @@ class Writer:
         store: the repository's parts, its index loaded.
         epoch: the epoch that was current when `avoid` was read.
         avoid: condemned packs, whose chunks are stored again instead of reused.
+
+    Attributes:
+        read_soon: whether what is stored from now on is likely to be read soon, as a snapshot is. Else it is written
+            past the cache of the system, where that is possible.
     """
+
+    read_soon = True
 
     def __init__(self, store: Store, epoch: int, avoid: Collection[bytes]) -> None:
         self.epoch = epoch
@@ -329,7 +335,7 @@ class Writer:
         if packed is None or chunk in self._new:
             return
         if self._pack is None:
-            self._pack = PackWriter(self._store.location, self._store.sealer)
+            self._pack = PackWriter(self._store.location, self._store.sealer, read_soon=self.read_soon)
         self._pack.add(chunk, size, *packed)
         self._new.add(chunk)
         self._written += len(packed[1])

@@ -47,15 +47,21 @@ def pack_of(path: str) -> bytes | None:
 
 
 class PackWriter:
-    """One pack being written. Not thread-safe, except that `close` may run in another thread than `add`."""
+    """One pack being written. Not thread-safe, except that `close` may run in another thread than `add`.
 
-    def __init__(self, location: Location, sealer: Sealer) -> None:
+    Arguments:
+        location: where it goes.
+        sealer: of the repository.
+        read_soon: whether what it holds is likely to be read soon.
+    """
+
+    def __init__(self, location: Location, sealer: Sealer, *, read_soon: bool = True) -> None:
         self.pack = os.urandom(SALT_SIZE)
         self.path = pack_path(self.pack)
         self.entries: list[Entry] = []
         self._sealer = sealer
         self._cipher = sealer.cipher(self.pack)
-        self._object = location.writer(self.path)
+        self._object = location.writer(self.path, read_soon=read_soon)
         self._waiting: list[Buffer] = [_HEAD.pack(_MAGIC, 1, int(sealer.encrypted), self.pack)]
         self.size = _HEAD.size
 

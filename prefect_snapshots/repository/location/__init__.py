@@ -17,6 +17,7 @@ from .counting import Requests
 from .gcs import GCSLocation
 from .generic import GenericLocation
 from .interface import Appender, ByteLocks, Location, ObjectInfo
+from .large_files import LargeFile
 from .local import LocalLocation
 from .memory import MemoryLocation
 from .s3 import S3Location
@@ -29,6 +30,7 @@ __all__ = [
     "ByteLocks",
     "GCSLocation",
     "GenericLocation",
+    "LargeFile",
     "LocalLocation",
     "Location",
     "MemoryLocation",

@@ -152,10 +152,14 @@ class Location(ABC):
     def replace(self, path: str, data: bytes) -> None:
         """Put an object, over an older one if there is one: durable and atomic. Raises `StorageFull`."""
 
-    def writer(self, path: str) -> ObjectWriter:
+    def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
         """A writer for the object under `path`, which replaces an older one when it is closed.
 
         On object stores it is held in memory and sent in one request on `close`: at most 64 MB.
+
+        Arguments:
+            path: of the object.
+            read_soon: whether it is worth a place in the cache of the system.
         """
         return BufferedWriter(self.replace, checked(path))
 

@@ -17,6 +17,7 @@ from .counting import Requests
 from .directories import Directories
 from .files import NEW_FILE, pieces, sync_entry, walk, write_all
 from .interface import Appender, ByteLocks, Location, ObjectInfo
+from .large_files import LargeFile
 from .os_errors import translated
 from .paths import checked, is_temporary, temporary_name
 from .writing import Buffer, ObjectWriter, closed, several
@@ -65,9 +66,9 @@ class LocalLocation(Location):
         finally:
             writer.abort()
 
-    def writer(self, path: str) -> ObjectWriter:
+    def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
         with self._errors(path), self._directory(checked(path)) as directory:
-            return _FileWriter(self._where(path), _name(path), os.dup(directory), self.requests)
+            return _FileWriter(self._where(path), _name(path), os.dup(directory), self.requests, read_soon)
 
     def appender(self, path: str) -> Appender:
         self.requests.add("PUT")
@@ -150,7 +151,7 @@ class LocalLocation(Location):
 class _FileWriter(ObjectWriter):
     """Streams into a temporary file in the directory of its final name."""
 
-    def __init__(self, where: str, name: str, directory: int, requests: Requests) -> None:
+    def __init__(self, where: str, name: str, directory: int, requests: Requests, read_soon: bool) -> None:
         self._where = where
         self._name = name
         self._directory = directory
@@ -161,13 +162,17 @@ class _FileWriter(ObjectWriter):
         except BaseException:
             os.close(directory)
             raise
+        self._large = None if read_soon else LargeFile(self._file)
         self._open = True
 
     def write(self, buffers: Buffer | Sequence[Buffer]) -> None:
         if not self._open:
             raise closed(self._where)
         with translated(self._where):
-            write_all(self._file, several(buffers))
+            if self._large is None:
+                write_all(self._file, several(buffers))
+            else:
+                self._large.write(several(buffers))
 
     def close(self) -> None:
         if not self._open:
@@ -175,6 +180,8 @@ class _FileWriter(ObjectWriter):
         self._requests.add("PUT")
         try:
             with translated(self._where):
+                if self._large is not None:
+                    self._large.finish()
                 os.fsync(self._file)
                 os.rename(self._temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 sync_entry(self._directory, self._where)
