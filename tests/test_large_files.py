@@ -117,6 +117,17 @@ def test_what_is_written_is_what_was_given(
         assert all(size % 4096 == 0 for size in disk.direct)
 
 
+def test_what_is_written_next_goes_the_usual_way_also_after_whole_blocks(path: Path) -> None:
+    file = opened(path)
+    for size in (2 * MB, 10, 3 * MB, 300 * KB + 1):
+        large = LargeFile(file, os.lseek(file, 0, os.SEEK_CUR))
+        large.write([bytes([size % 251]) * size])
+        large.finish()
+        assert not fcntl.fcntl(file, fcntl.F_GETFL) & DIRECT
+    os.close(file)
+    assert path.read_bytes() == b"".join(bytes([size % 251]) * size for size in (2 * MB, 10, 3 * MB, 300 * KB + 1))
+
+
 def test_what_comes_in_small_pieces_goes_the_usual_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = opened(path)
     disk = Disk(monkeypatch)
@@ -165,3 +176,19 @@ def test_backups_and_restores_of_large_files_pass_the_cache_by(tmp_path: Path, m
     manager.restore_backup(backup.name, confirm=True)
     assert sum(disk.direct) == (9 * MB if offered else 0)
     assert (tmp_path / "source" / "large").read_bytes() == data
+
+
+def test_a_large_file_with_holes_comes_back(tmp_path: Path) -> None:
+    place = tmp_path / "source" / "sparse"
+    place.parent.mkdir()
+    with place.open("wb") as file:
+        for at, size in ((0, 8 * MB), (20 * MB, 4096), (30 * MB, 5 * MB + 7)):
+            file.seek(at)
+            file.write(random.Random(at).randbytes(size))
+    data, blocks = place.read_bytes(), place.stat().st_blocks
+    manager = BackupManager(tmp_path / "repository", directories=[place.parent])
+    backup = manager.create_backup()
+    place.unlink()
+    manager.restore_backup(backup.name, confirm=True)
+    assert place.read_bytes() == data
+    assert place.stat().st_blocks <= blocks + 64

@@ -67,8 +67,8 @@ class LargeFile:
                     self._write_out(direct=self._size % _BLOCK == 0)
 
     def finish(self) -> None:
-        """Hand the rest to the file."""
-        if self._filled:
+        """Hand the rest to the file, which then takes anything again: also when there is no rest."""
+        if self._buffer is not None:
             self._write_out(direct=False)
 
     def _write_out(self, *, direct: bool) -> None:
