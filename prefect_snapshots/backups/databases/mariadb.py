@@ -104,7 +104,7 @@ class MariaDB(ServerDatabase):
                 elif not table and not within and (head or line.startswith(b"INSERT INTO ")):
                     head += line  # over several lines where a name has line feeds
                     if filled := _FILLED.match(head):
-                        table, row, head = _name(filled[1]), head[filled.end() :], b""
+                        table, row, head = _name(filled["filled"]), head[filled.end() :], b""
                 # What follows a row is a comma, or the end of the statement.
                 if table and row:
                     found.add(table, row[:-2])
@@ -318,11 +318,11 @@ class RowCounter:
 
 
 _NAME = rb"`(?:[^`]|``)+`"
-_FILLED = re.compile(rb"INSERT INTO (%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME})
+_INSERT = rb"INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME}
+_FILLED = re.compile(_INSERT)
 _HEAD = re.compile(
-    rb"\n(?:CREATE TABLE (?P<created>%(name)s) \("
-    rb"|INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )"
-    rb"|DELIMITER ;;\n.*?\nDELIMITER ;(?=\n))" % {b"name": _NAME},
+    rb"\n(?:CREATE TABLE (?P<created>%(name)s) \(|%(insert)s|DELIMITER ;;\n.*?\nDELIMITER ;(?=\n))"
+    % {b"name": _NAME, b"insert": _INSERT},
     re.DOTALL,
 )
 """Where a table is made or filled; the bodies of triggers and routines are passed over whole."""
