@@ -571,6 +571,12 @@ class TestUncertainCreates:
                 use()
 
 
+def write_past_the_cache(local: LocalLocation, path: str, data: bytes) -> None:
+    writer = local.writer(path, read_soon=False)
+    writer.write(data)
+    writer.close()
+
+
 class TestDirectories:
     @pytest.mark.parametrize("publish", publishing.WAYS)
     def test_every_way_to_publish_is_exclusive(self, local: LocalLocation, publish: Any) -> None:
@@ -595,25 +601,29 @@ class TestDirectories:
         with pytest.raises(errors.UnsupportedStorage, match="single_writer=True"):
             local.prove_exclusive()
 
-    @pytest.mark.parametrize("write", [LocalLocation.create, LocalLocation.replace])
+    @pytest.mark.parametrize("write", [LocalLocation.create, LocalLocation.replace, write_past_the_cache])
     def test_the_file_and_all_new_directories_are_synced(
         self, local: LocalLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
     ) -> None:
         synced = []
+        sizes = {}
         sync = os.fsync
 
         def record(descriptor: int) -> None:
             sync(descriptor)
             synced.append(os.fstat(descriptor).st_ino)
+            sizes[synced[-1]] = os.fstat(descriptor).st_size
 
         monkeypatch.setattr(os, "fsync", record)
-        write(local, "packs/ab/0001", b"data")
+        data = b"data" * 400_001
+        write(local, "packs/ab/0001", data)
         root = tmp_path / "repository"
         file, *directories = [
             path.stat().st_ino for path in (root / "packs/ab/0001", root / "packs/ab", root / "packs", root, tmp_path)
         ]
         assert set(directories) <= set(synced)
         assert synced[-2:] == [file, directories[0]], "the data before the name"
+        assert sizes[file] == len(data), "all of it"
         synced.clear()
         write(local, "packs/ab/0002", b"data")
         assert len(synced) == 2
