@@ -1,7 +1,7 @@
 """Writing large files past the page cache.
 
-The system copies what is written into its cache page by page, which for a backup costs more than all else that it
-does, and displaces there what other programs read. Here it goes through a small buffer from which the disk takes it
+The system copies what is written into its cache page by page, which takes a good part of the time of a backup, and
+displaces there what other programs read. Here it goes through a small buffer from which the disk takes it
 itself (`O_DIRECT`). Disks take whole blocks only: what comes in small pieces, and the last block, go the usual way. So
 does everything where a file system does not offer the other one.
 """
