@@ -17,8 +17,8 @@ from blake3 import blake3
 
 from .errors import ObjectMissing
 from .repository.catalog import Event
-from .repository.contents import inline
 from .repository.repository import Draft, Repository
+from .repository.shelf import Shelf
 from .repository.times import from_nanoseconds, parse_time, to_nanoseconds
 
 KIND = "results"
@@ -56,7 +56,7 @@ class ResultLog:
     def __init__(self, repository: Repository, name: str = "default") -> None:
         self._repository = repository
         self._name = name
-        self._shelves: dict[int, _Shelf] = {}
+        self._shelves: dict[int, Shelf[_Latest]] = {}
         self._lock = threading.Lock()
 
     def write(self, key: str, data: bytes) -> None:
@@ -69,14 +69,10 @@ class ResultLog:
         shelf = self._shelf(_number(key))
 
         def draft() -> Draft:
-            old = shelf.results.get(key)
+            old = shelf.state.results.get(key)
             return Draft("put", {"key": key}, [old.sequence] if old else [])
 
-        travelling = inline(b"", [data])
-        if travelling is not None:
-            self._repository.commit(shelf.stream, draft, content=travelling)
-        else:
-            self._repository.commit(shelf.stream, draft, store=lambda writer: writer.store(b"", [data]))
+        shelf.put(draft, b"", [data])
 
     def read(self, key: str) -> bytes:
         """The latest result of a key, every byte verified.
@@ -85,8 +81,8 @@ class ResultLog:
             ObjectMissing: there is none.
             IntegrityError: it is damaged.
         """
-        shelf = self._refreshed(_number(key))
-        event = shelf.results.get(key)
+        shelf = self._shelf(_number(key))
+        event = shelf.now().results.get(key)
         if event is None:
             raise ObjectMissing(f"there is no result {key!r} in {self._repository.url}")
         content = self._repository.read(shelf.stream, event)
@@ -94,11 +90,11 @@ class ResultLog:
 
     def exists(self, key: str) -> bool:
         """Whether there is a result of this key. Reads no data."""
-        return key in self._refreshed(_number(key)).results
+        return key in self._shelf(_number(key)).now().results
 
     def keys(self) -> list[str]:
         """The keys of all results, sorted."""
-        return sorted(key for shelf in self._every_shelf() for key in shelf.results)
+        return sorted(key for shelf in self._every_shelf() for key in shelf.now().results)
 
     def older_than(self, moment: datetime | str) -> list[Result]:
         """The results that were written before a point in time, sorted by key.
@@ -110,7 +106,7 @@ class ResultLog:
         found = [
             Result(key, from_nanoseconds(event.time), event.content.size if event.content else 0)
             for shelf in self._every_shelf()
-            for key, event in shelf.results.items()
+            for key, event in shelf.now().results.items()
             if event.time < end
         ]
         return sorted(found, key=lambda result: result.key)
@@ -135,43 +131,37 @@ class ResultLog:
     def _delete(self, doomed: Callable[[str, Event], bool]) -> list[str]:
         return sorted(key for shelf in self._every_shelf() for key in self._delete_from(shelf, doomed))
 
-    def _delete_from(self, shelf: _Shelf, doomed: Callable[[str, Event], bool]) -> list[str]:
+    def _delete_from(self, shelf: Shelf[_Latest], doomed: Callable[[str, Event], bool]) -> list[str]:
         gone: dict[str, int] = {}
 
         def draft() -> Draft | None:
             nonlocal gone
-            gone = {key: event.sequence for key, event in shelf.results.items() if doomed(key, event)}
+            gone = {key: event.sequence for key, event in shelf.state.results.items() if doomed(key, event)}
             return Draft("expire", {}, list(gone.values())) if gone else None
 
-        self._repository.commit(shelf.stream, draft)
+        shelf.change(draft)
         return list(gone)
 
-    def _shelf(self, number: int) -> _Shelf:
+    def _shelf(self, number: int) -> Shelf[_Latest]:
         with self._lock:
             if number not in self._shelves:
-                self._shelves[number] = _Shelf(self._repository, f"{self._name}/{number}")
+                self._shelves[number] = Shelf(self._repository, KIND, f"{self._name}/{number}", _Latest())
             return self._shelves[number]
 
-    def _refreshed(self, number: int) -> _Shelf:
-        shelf = self._shelf(number)
-        shelf.stream.refresh()
-        return shelf
-
-    def _every_shelf(self) -> Iterator[_Shelf]:
+    def _every_shelf(self) -> Iterator[Shelf[_Latest]]:
         names = self._repository.names(KIND) if self._repository.exists() else ()
         for number in range(STREAMS):
             if f"{self._name}/{number}" in names:
-                yield self._refreshed(number)
+                yield self._shelf(number)
 
 
-class _Shelf:
-    """One of the shared streams, and the latest result of every key in it."""
+class _Latest:
+    """The latest result of every key on a shelf."""
 
-    def __init__(self, repository: Repository, name: str) -> None:
+    def __init__(self) -> None:
         self.results: dict[str, Event] = {}
-        self.stream = repository.stream(KIND, name, self._apply)
 
-    def _apply(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         if event.kind == "put":
             self.results[event.body["key"]] = event
         elif event.kind == "expire":

@@ -7,10 +7,9 @@ kept. A version that a release names is *pinned*, which its own artifact knows, 
 
 from __future__ import annotations
 
-import difflib
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
 from ..repository.catalog import Event
 from ..repository.repository import check_name
+from ..repository.shelf import near
 from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
 
 Match = Literal["exact", "asof"]
@@ -258,12 +258,6 @@ def expiry_of(moment: datetime | str | None) -> int | None:
 def is_expired(version: Version, now: datetime | None = None) -> bool:
     """Whether a version is past its expiry, by this machine's clock."""
     return version.expiry is not None and version.expiry <= to_nanoseconds(now or datetime.now(UTC))
-
-
-def near(wanted: str, there: Iterable[str]) -> list[str]:
-    """Up to three names that somebody who wrote `wanted` may have meant; else the first ones that there are."""
-    names = list(there)
-    return difflib.get_close_matches(wanted, names, 3, 0.5) or names[:3]
 
 
 def moves_of(history: History, alias: str | None) -> Iterator[Move]:

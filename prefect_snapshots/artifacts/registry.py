@@ -447,7 +447,7 @@ class ArtifactRegistry:
             artifact.stack_of(alias)
             return Draft("alias", {"alias": alias, "version": None, "by": by or _who()})
 
-        self.repository.commit(artifact.stream, draft)
+        artifact.shelf.change(draft)
 
     def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
         """Where each alias of an artifact points, as in `{"production": "v3"}`."""
@@ -659,11 +659,10 @@ class ArtifactRegistry:
         store: Callable[[Writer], Stored],
         token: str | None,
     ) -> ArtifactVersion:
-        event = self.repository.commit(
-            artifact.stream,
+        event = artifact.shelf.store(
             lambda: Draft("version", {"id": f"v{artifact.history.next_number}", **body}),
-            store=None if content is not None else store,
-            content=content,
+            content,
+            store,
             token=token_from(token),
         )
         return artifact.version_of(event)
@@ -692,9 +691,7 @@ class ArtifactRegistry:
                 )
             return Draft("version", {"id": f"v{history.next_number if number is None else number}", **body})
 
-        artifact.stream.refresh()
-        passed = _counter("copy", content.size, progress)()
-        event = self.repository.adopt(artifact.stream, draft, content, passed=passed)
+        event = artifact.shelf.adopt(draft, content, _counter("copy", content.size, progress)())
         return artifact.version_of(event or (None if there is None else there.event))
 
     def _pin(self, name: str, version: VersionLike, collection: str) -> str:
@@ -706,7 +703,7 @@ class ArtifactRegistry:
             history.resolve(found.number, "exact", artifact.label)  # it may have been cleaned up just now
             return None if found.number in history.pinned else Draft("pin", {"version": found.label})
 
-        self.repository.commit(artifact.stream, draft)
+        artifact.shelf.change(draft)
         return found.label
 
     def _clean(self, name: str, policy: RetentionPolicy, dry_run: bool, collection: str) -> list[RetentionRow]:
@@ -722,9 +719,9 @@ class ArtifactRegistry:
             )
             gone = {row.name for row in rows if not row.keep}
             doomed = [version.event.sequence for version in history.versions.values() if version.label in gone]
-            return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
+            return Draft("cleanup", {}, doomed) if doomed else None
 
-        self.repository.commit(artifact.stream, draft)
+        artifact.shelf.change(draft, dry_run=dry_run)
         return rows
 
     def _annotate(
@@ -736,7 +733,7 @@ class ArtifactRegistry:
             clean_metadata({**found.metadata, **changes.get("metadata", {})})  # together they may be too large
             return Draft("annotate", {"version": found.label, **changes})
 
-        self.repository.commit(artifact.stream, draft)
+        artifact.shelf.change(draft)
 
     def _move(
         self,
@@ -766,7 +763,7 @@ class ArtifactRegistry:
             body = {"alias": alias, "version": chosen.label, "by": moved_by}
             return Draft("alias", {**body, "rollback": True} if rollback else body)
 
-        event = self.repository.commit(artifact.stream, draft)
+        event = artifact.shelf.change(draft)
         label = choose().label if event is None else event.body["version"]
         return ArtifactVersion(artifact.name, artifact.collection, label)
 

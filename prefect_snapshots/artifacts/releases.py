@@ -10,8 +10,9 @@ from ..errors import ArtifactNotFound, ReleaseExists
 from ..repository.catalog import Event
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, check_name
+from ..repository.shelf import Shelf, offer
 from ..repository.times import from_nanoseconds
-from .history import History, Match, Version, is_time, near
+from .history import History, Match, Version, is_time
 from .interface import Release
 
 KIND = "releases"
@@ -21,11 +22,10 @@ class Releases:
     """The releases of one collection. They are found by time as versions are."""
 
     def __init__(self, repository: Repository, collection: str) -> None:
-        self._repository = repository
         self._collection = collection
         self._history = History()
         self._by_tag: dict[str, Version] = {}
-        self._stream = repository.stream(KIND, collection, self._apply)
+        self._shelf = Shelf(repository, KIND, collection, self)
 
     def create(
         self,
@@ -37,7 +37,6 @@ class Releases:
     ) -> Release:
         """Commit a release. With `adopt` one that is there and says the same will do."""
         body = {"tag": check_name(tag, "tag"), "artifacts": dict(artifacts), "metadata": clean_metadata(metadata)}
-        self._stream.refresh()
 
         def draft() -> Draft | None:
             there = self._by_tag.get(tag)
@@ -47,26 +46,27 @@ class Releases:
                 return None
             raise ReleaseExists(f"the collection {self._collection!r} has a release {tag!r}: choose another tag")
 
-        self._repository.commit(self._stream, draft)
+        self._shelf.change(draft)
         return self._release(self._by_tag[tag])
 
     def all(self) -> list[Release]:
         """All of them, the oldest first."""
-        self._stream.refresh()
+        self._shelf.now()
         return [self._release(version) for version in self._history.versions.values()]
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
         """By tag or time."""
-        self._stream.refresh()
+        self._shelf.now()
         if isinstance(tag, str) and tag in self._by_tag:
             return self._release(self._by_tag[tag])
         if isinstance(tag, str) and not is_time(tag):
-            tags = near(tag, self._by_tag)
-            hint = f"there is: {', '.join(tags)}" if tags else "there is none at all"
-            raise ArtifactNotFound(f"the collection {self._collection!r} has no release {tag!r} ({hint})")
+            raise ArtifactNotFound(
+                f"the collection {self._collection!r} has no release {tag!r} {offer(tag, self._by_tag)}"
+            )
         return self._release(self._history.resolve(tag, match, f"the release of {self._collection!r}"))
 
-    def _apply(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
         self._history.apply(event)
         if event.kind == "version":
             found = self._history.newest

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from ..errors import ArtifactNotFound, DamagedVersion, IntegrityError
-from ..repository.catalog import Event, Stream
+from ..errors import ArtifactNotFound
+from ..repository.catalog import Event
 from ..repository.contents import ContentReader
 from ..repository.repository import Repository, check_name
+from ..repository.shelf import Shelf, offer
 from ..repository.threads import pool
 from ..repository.times import from_nanoseconds
-from .history import History, Match, Version, VersionLike, near
+from .history import History, Match, Version, VersionLike
 from .interface import ArtifactInfo, ArtifactVersion
 from .releases import Releases
 
@@ -28,8 +29,12 @@ class Artifact:
 
     collection: str
     name: str
-    history: History
-    stream: Stream
+    shelf: Shelf[History]
+
+    @property
+    def history(self) -> History:
+        """What its events say, as of the last look."""
+        return self.shelf.state
 
     @property
     def label(self) -> str:
@@ -68,9 +73,7 @@ class Artifact:
         """Where an alias points, and pointed; or `ArtifactNotFound`."""
         stack = self.history.aliases.get(alias)
         if not stack:
-            aliases = near(alias, self.history.aliases)
-            hint = f"there is: {', '.join(aliases)}" if aliases else "there is none at all"
-            raise ArtifactNotFound(f"{self.label} has no alias {alias!r} ({hint})")
+            raise ArtifactNotFound(f"{self.label} has no alias {alias!r} {offer(alias, self.history.aliases)}")
         return stack
 
 
@@ -88,27 +91,23 @@ class Artifacts:
         key = check_name(collection, "collection"), check_name(name, "name")
         found = self._opened.get(key)
         if found is None:
-            history = History()
-            stream = self._repository.stream(KIND, _stream_name(*key), history.apply)
+            shelf = Shelf(self._repository, KIND, _stream_name(*key), History())
             with self._lock:  # of two threads that opened it at once, both get the same one
-                found = self._opened.setdefault(key, Artifact(*key, history, stream))
+                found = self._opened.setdefault(key, Artifact(*key, shelf))
         return found
 
     def existing(self, name: str, collection: str) -> Artifact:
         """An artifact that exists, as of now; or `ArtifactNotFound`, which says what there is."""
         artifact = self.artifact(name, collection)
-        artifact.stream.refresh()
-        if artifact.history.newest is None:
+        if artifact.shelf.now().newest is None:
             names = self.names(artifact.collection)
             if names:
                 raise ArtifactNotFound(
-                    f"the collection {artifact.collection!r} has no artifact {name!r} (there is: "
-                    f"{', '.join(near(name, names))})"
+                    f"the collection {artifact.collection!r} has no artifact {name!r} {offer(name, names)}"
                 )
-            others = near(artifact.collection, self.collections())
-            hint = f"there is: {', '.join(others)}" if others else "there is none at all"
             raise ArtifactNotFound(
-                f"{self._repository.url} has no collection {artifact.collection!r}, hence no artifact {name!r} ({hint})"
+                f"{self._repository.url} has no collection {artifact.collection!r}, hence no artifact {name!r} "
+                f"{offer(artifact.collection, self.collections())}"
             )
         return artifact
 
@@ -125,15 +124,9 @@ class Artifacts:
         """The names of the artifacts of a collection, sorted."""
         return sorted(artifact.name for artifact in self._every(collection))
 
-    @contextlib.contextmanager
-    def content(self, artifact: Artifact, version: Version) -> Iterator[ContentReader]:
+    def content(self, artifact: Artifact, version: Version) -> AbstractContextManager[ContentReader]:
         """The content of a version. What is damaged in it is named as part of this version."""
-        try:
-            yield self._repository.read(artifact.stream, version.event)
-        except DamagedVersion:
-            raise
-        except IntegrityError as error:
-            raise DamagedVersion(artifact.label_of(version), "", str(error)) from error
+        return artifact.shelf.reading(version.event, artifact.label_of(version))
 
     def releases_of(self, collection: str) -> Releases:
         """The releases of a collection."""
@@ -152,7 +145,7 @@ class Artifacts:
         def look(key: tuple[str, str]) -> Artifact:
             artifact = self.artifact(key[1], key[0])
             if artifact.history.newest is None:
-                artifact.stream.refresh()
+                artifact.shelf.now()
             return artifact
 
         wanted = [key for key in names if collection in (None, key[0])]

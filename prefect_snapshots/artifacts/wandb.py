@@ -32,12 +32,13 @@ from ..errors import (
 )
 from ..repository.contents import ContentReader
 from ..repository.repository import check_name
+from ..repository.shelf import near
 from ..repository.times import parse_time, to_nanoseconds
 from . import folders
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, check_target, download, entries_of
 from .handlers import check_environment, find_handler, write_value
-from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time, near
+from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress
 from .registry import LoggedFolder
 from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata

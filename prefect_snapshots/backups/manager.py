@@ -32,7 +32,7 @@ from ..errors import (
     PermanentBackup,
     RestoreFailed,
 )
-from ..repository.catalog import Event, Stream, token_from
+from ..repository.catalog import Event, token_from
 from ..repository.contents import Stored, Writer
 from ..repository.maintenance import Progress
 from ..repository.maintenance import prune as prune_repository
@@ -40,6 +40,7 @@ from ..repository.maintenance.progress import silent
 from ..repository.maintenance.scanning import scan_stream
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
+from ..repository.shelf import Shelf, damage_of
 from ..retention import RetentionPolicy, RetentionRow
 from . import archive
 from .archive import Archive
@@ -133,8 +134,7 @@ class BackupManager:
         self.directories = tuple(map(_as_directory, directories))
         self.retention = retention
         self._lock = threading.RLock()
-        self._stream: Stream | None = None
-        self._records = Records()
+        self._opened: Shelf[Records] | None = None
         names = [_text(source.name, "name of a source") for source in self._sources()]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidArgument(f"two sources are called {twice[0]!r}: a backup keeps each under its name")
@@ -211,8 +211,8 @@ class BackupManager:
                 recover(source.path)  # what a restore that was killed has set aside belongs into the backup
         body = body_of(made)
         # A stream of its own, so that nobody who only looks waits for the backup.
-        records = Records()
-        stream = self.repository.stream(KIND, self.name, records.apply)
+        shelf = self._open()
+        records = shelf.state
 
         def draft() -> Draft:
             body["id"] = records.free_name(backup_name(self.name, made.created_at, description))
@@ -221,12 +221,12 @@ class BackupManager:
         passed = _counting(progress, "backing up", 0)
 
         def store(writer: Writer) -> Stored:
-            stored, summaries = archive.store(writer, sources, self._previous(sources, stream, records), passed)
+            stored, summaries = archive.store(writer, sources, self._previous(sources, shelf), passed)
             body["parts"] = msgspec.to_builtins([part_record(summary) for summary in summaries])
             body["duration"] = round(time.monotonic() - started, 3)
             return stored
 
-        event = self.repository.commit(stream, draft, store=store, token=known)
+        event = shelf.store(draft, None, store, token=known)
         assert event is not None
         return read_record(event)
 
@@ -235,7 +235,7 @@ class BackupManager:
     def list_backups(self) -> list[Backup]:
         """All backups, the one that was committed last first. One whose record is damaged is listed as `broken`."""
         try:
-            backups = [backup for _, backup in self._current().by_name.values()]
+            backups = [backup for _, backup in self._shelf.now().by_name.values()]
         except DamagedObject:
             backups = self._salvaged()
         return backups[::-1]
@@ -246,7 +246,7 @@ class BackupManager:
         Raises:
             BackupNotFound: naming those that come near.
         """
-        return self._current().get(name)[1]
+        return self._shelf.now().get(name)[1]
 
     def verify_backup(self, name: str, progress: Progress | None = None) -> Backup:
         """Read a whole backup, and verify every byte.
@@ -255,7 +255,7 @@ class BackupManager:
             DamagedVersion: naming the backup and the file that is hit.
         """
         event, backup = self._sound(name)
-        with self._reading(backup):
+        with damage_of(self._label(backup)):
             self._archive(event, backup).verify(_counting(progress, f"verifying {name}", backup.size))
         return backup
 
@@ -273,7 +273,7 @@ class BackupManager:
             The path.
         """
         event, backup = self._sound(name)
-        with self._reading(backup):
+        with damage_of(self._label(backup)):
             passed = _counting(progress, f"exporting {name}", backup.size)
             return write_tar(Path(path), backup, self._archive(event, backup), passed)
 
@@ -339,7 +339,7 @@ class BackupManager:
             targets = _listed([job.target.name for job in jobs])
             raise ConfirmationRequired(f"restoring {name} replaces {targets}: pass confirm=True")
         say = progress or silent
-        with self._reading(backup):
+        with damage_of(self._label(backup)):
             content = self._archive(event, backup)
             _verify(content, [job.part.name for job in jobs], _counting(progress, f"verifying {name}", backup.size))
         databases = [job.target for job in jobs if not isinstance(job.target, Directory)]
@@ -353,7 +353,7 @@ class BackupManager:
         for number, job in enumerate(jobs):
             say("restoring", number, len(jobs))
             try:
-                with self._reading(backup):
+                with damage_of(self._label(backup)):
                     job.restore(content, in_place)
             except Exception as error:
                 waiting = [one.part.name for one in jobs[number + 1 :]]
@@ -444,7 +444,7 @@ class BackupManager:
             name = newest.name
         event, backup = self._sound(name)
         sources = {source.name: source for source in self._sources()}
-        with self._reading(backup):
+        with damage_of(self._label(backup)):
             return run_drill(backup, self._archive(event, backup), sources, progress or silent)
 
     # --- letting go -------------------------------------------------------------------------------------------
@@ -462,22 +462,22 @@ class BackupManager:
         """
 
         def draft() -> Draft:
-            event, backup = self._records.get(name)
+            event, backup = self._shelf.state.get(name)
             if backup.permanent and not force:
                 why = "marked as permanent" if backup.broken is None else "broken"
                 raise PermanentBackup(f"backup {name!r} is {why}: force=True deletes it all the same")
             return Draft("remove", {"id": name}, [event.sequence])
 
-        self._note(draft)
+        self._shelf.change(draft)
 
     def mark_permanent(self, name: str, permanent: bool = True) -> Backup:
         """Protect a backup from retention and from being deleted without force, or stop protecting it."""
 
         def draft() -> Draft:
-            self._records.get(name)
+            self._shelf.state.get(name)
             return Draft("annotate", {"id": name, "permanent": bool(permanent)})
 
-        self._note(draft)
+        self._shelf.change(draft)
         return self.get_backup(name)
 
     def cleanup(self, dry_run: bool = False, prune: bool = True, progress: Progress | None = None) -> CleanupReport:
@@ -503,26 +503,22 @@ class BackupManager:
 
     def _expire(self, dry_run: bool) -> tuple[tuple[RetentionRow, ...], list[int]]:
         """Remove what the policy does not keep. Returns its rows, and the events of what goes."""
-        stream = self._following()
         rows: tuple[RetentionRow, ...] = ()
         doomed: list[int] = []
 
         def draft() -> Draft | None:
             nonlocal rows
-            rows = self._plan(stream.events)
-            doomed[:] = [self._records.get(row.name)[0].sequence for row in rows if not row.keep]
-            return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
+            rows = self._plan(self._shelf)
+            doomed[:] = [self._shelf.state.get(row.name)[0].sequence for row in rows if not row.keep]
+            return Draft("cleanup", {}, doomed) if doomed else None
 
-        if dry_run:
-            draft()
-        else:
-            self._note(draft)
+        self._shelf.change(draft, dry_run=dry_run)
         return rows, doomed
 
-    def _plan(self, events: Sequence[Event]) -> tuple[RetentionRow, ...]:
+    def _plan(self, shelf: Shelf[Records]) -> tuple[RetentionRow, ...]:
         now = datetime.now(UTC)
-        behind = clocks_behind(events, now)
-        committed = list(self._records.by_name.values())
+        behind = clocks_behind(shelf.events, now)
+        committed = list(shelf.state.by_name.values())
         spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
         spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
         rows = self.retention.plan([backup for _, backup in committed if backup.name not in spared], now)
@@ -564,48 +560,37 @@ class BackupManager:
         root = Path(os.path.realpath(folder))
         return place.relative_to(root).as_posix() if place.is_relative_to(root) and place != root else None
 
-    def _following(self) -> Stream:
-        """The stream, read to its head."""
+    def _open(self) -> Shelf[Records]:
+        return Shelf(self.repository, KIND, self.name, Records())
+
+    @property
+    def _shelf(self) -> Shelf[Records]:
         with self._lock:
-            if self._stream is None:
-                records = Records()
-                self._stream = self.repository.stream(KIND, self.name, records.apply)
-                self._records = records
-            else:
-                self._stream.refresh()
-            return self._stream
-
-    def _current(self) -> Records:
-        self._following()
-        return self._records
-
-    def _note(self, draft: Callable[[], Draft | None]) -> None:
-        stream = self._following()
-        if self.repository.exists():
-            self.repository.commit(stream, draft)
-        else:
-            draft()
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
 
     def _sound(self, name: str) -> tuple[Event, Backup]:
         """The event and the record of a backup that can be read."""
-        event, backup = self._current().get(name)
+        event, backup = self._shelf.now().get(name)
         if backup.broken is not None:
             raise DamagedVersion(self._label(backup), "", backup.broken)
         return event, backup
 
-    def _archive(self, event: Event, backup: Backup, stream: Stream | None = None) -> Archive:
-        return Archive(self.repository.read(stream or self._following(), event), self._label(backup))
+    def _archive(self, event: Event, backup: Backup, shelf: Shelf[Records] | None = None) -> Archive:
+        with (shelf or self._shelf).reading(event, self._label(backup)) as content:
+            return Archive(content, self._label(backup))
 
-    def _previous(self, sources: Sequence[Source], stream: Stream, records: Records) -> list[Archive]:
+    def _previous(self, sources: Sequence[Source], shelf: Shelf[Records]) -> list[Archive]:
         """The last backup of each source, the newest first, as far as they can be read."""
         wanted = {source.name for source in sources}
         found = []
-        for event, backup in reversed(records.by_name.values()):
+        for event, backup in reversed(shelf.state.by_name.values()):
             there = wanted & set(backup.part_names)
             if there:
                 wanted -= there
                 try:
-                    found.append(self._archive(event, backup, stream))
+                    found.append(self._archive(event, backup, shelf))
                 except IntegrityError as error:
                     logger.warning("all files are read, because %s cannot be: %s", self._label(backup), error)
             if not wanted:
@@ -614,16 +599,6 @@ class BackupManager:
 
     def _label(self, backup: Backup) -> str:
         return f"backup {backup.name!r} of {self.name!r}"
-
-    @contextlib.contextmanager
-    def _reading(self, backup: Backup) -> Iterator[None]:
-        """What is damaged is said of the backup."""
-        try:
-            yield
-        except DamagedVersion:
-            raise
-        except IntegrityError as error:
-            raise DamagedVersion(self._label(backup), "", str(error)) from error
 
     def _salvaged(self) -> list[Backup]:
         """The backups of a stream with damaged events, in order; a broken one for each of those events."""

@@ -7,7 +7,6 @@ be read is listed as *broken*, with the reason, and never hides the others.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ import msgspec
 
 from ..errors import BackupNotFound
 from ..repository.catalog import Event
+from ..repository.shelf import offer
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from .trees import Summary
 
@@ -186,9 +186,7 @@ class Records:
         """
         found = self.by_name.get(name) if isinstance(name, str) else None
         if found is None:
-            near = difflib.get_close_matches(str(name), self.by_name, 3, 0.5) or list(self.by_name)[-3:]
-            hint = f" (there is: {', '.join(near)})" if near else " (there is none at all)"
-            raise BackupNotFound(f"no backup {name!r}{hint}")
+            raise BackupNotFound(f"no backup {name!r} {offer(name, self.by_name)}")
         return found
 
     def free_name(self, name: str) -> str:

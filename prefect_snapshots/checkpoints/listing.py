@@ -12,6 +12,7 @@ import numpy as np
 from ..documents import Document
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository
+from ..repository.shelf import Shelf
 from ..repository.times import from_nanoseconds
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from .ledger import outcomes_of
@@ -129,10 +130,8 @@ def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -
     """Drop the segments of some fingerprints. Returns how many."""
     if not name:
         raise InvalidArgument("an empty name clears nothing: say which one")
-    registry = Registry()
-    stream = repository.stream(KIND, name, registry.apply)
-    if not stream.head:
-        return 0
+    shelf = Shelf(repository, KIND, name, Registry())
+    registry = shelf.state
     dropped: list[str] = []
 
     def draft() -> Draft | None:
@@ -140,7 +139,7 @@ def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -
         dropped.extend(one for one, owner in registry.merging.items() if unwanted(owner))
         return Draft("clear", {"drops": list(dropped)}) if dropped else None
 
-    repository.commit(stream, draft)
+    shelf.change(draft)
     return len(dropped)
 
 

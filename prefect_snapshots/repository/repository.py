@@ -205,12 +205,13 @@ class Repository:
         with stream.lock:
             if token is not None or not stream.loaded:
                 stream.refresh()
-            epoch = -1
-            stored = content
-            attempt = 0
-            own_token = token or new_token()
-            seen = 0 if token is not None else stream.head
-            while True:
+        epoch = -1
+        stored = content
+        attempt = 0
+        own_token = token or new_token()
+        seen = 0 if token is not None else stream.head
+        while True:
+            with stream.lock:
                 # A request that was given up earlier may land as late as now.
                 landed = stream.find(own_token, seen)
                 if landed is not None:
@@ -222,24 +223,25 @@ class Repository:
                 plan = draft()
                 if plan is None:
                     return None
-                if store is not None and (stored is None or epoch < required):
-                    stored, epoch = self._store(opened, store)
-                    if not opened.catalog.knows(stream):  # it read root, where the registration was lost
-                        opened.catalog.register(stream)
-                event = stream.append(
-                    plan.kind,
-                    plan.body,
-                    epoch=max(epoch, required),
-                    token=own_token,
-                    content=stored.content if stored else None,
-                    inline=stored.inline if stored else b"",
-                    deletes=plan.deletes,
-                )
-                if event is not None:
-                    return event
-                attempt += 1
-                stream.back_off(attempt)
-                stream.refresh()
+                if store is None or (stored is not None and epoch >= required):
+                    event = stream.append(
+                        plan.kind,
+                        plan.body,
+                        epoch=max(epoch, required),
+                        token=own_token,
+                        content=stored.content if stored else None,
+                        inline=stored.inline if stored else b"",
+                        deletes=plan.deletes,
+                    )
+                    if event is not None:
+                        return event
+                    attempt += 1
+                    stream.back_off(attempt)
+                    stream.refresh()
+                    continue
+            # Without the lock: nobody who only looks waits for an upload. Afterwards the draft is asked again.
+            assert store is not None
+            stored, epoch = self._store(opened, store)
 
     def adopt(
         self,

@@ -6,21 +6,20 @@ import contextlib
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound, UnserialisableLeaf
 from ..repository.catalog import Event
-from ..repository.contents import ContentReader, Stored, Writer, inline
+from ..repository.contents import ContentReader
 from ..repository.location import Buffer
-from ..repository.repository import Draft, Repository
+from ..repository.repository import Repository
+from ..repository.shelf import MakeDraft, Shelf
 from .records import Record, Records
 from .values import Encoded, decode, decode_leaves, describe, encode, iter_leaves
 
 KIND = "snapshots"
-
-MakeDraft = Callable[[], Draft | None]
 
 
 class Backend(Protocol):
@@ -40,7 +39,7 @@ class Backend(Protocol):
     def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
         """Commit a snapshot; None when the draft is None."""
 
-    def note(self, draft: MakeDraft) -> Event | None:
+    def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         """Commit a change that carries no value."""
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
@@ -87,8 +86,11 @@ class Memory:
                 self._values[event.sequence] = prepared
             return event
 
-    def note(self, draft: MakeDraft) -> Event | None:
+    def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         with self._lock:
+            if dry_run:
+                draft()
+                return None
             return self._commit(draft, b"")
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
@@ -139,15 +141,15 @@ class Durable:
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
         self.records = Records()
-        self._stream = repository.stream(KIND, name, self.records.apply)
+        self._shelf = Shelf(repository, KIND, name, self.records)
 
     @property
     def events(self) -> Sequence[Event]:
         """Everything that ever happened under this name, as of the last look."""
-        return self._stream.events
+        return self._shelf.events
 
     def refresh(self) -> None:
-        self._stream.refresh()
+        self._shelf.now()
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
         _refuse_references(deepcopy)
@@ -158,20 +160,14 @@ class Durable:
         return Held(prepared.manifest, b"".join(prepared.buffers)).value()
 
     def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
-        travelling = inline(prepared.manifest, prepared.buffers)
-        if travelling is not None:
-            return self.repository.commit(self._stream, draft, content=travelling, token=token)
+        return self._shelf.put(draft, prepared.manifest, prepared.buffers, token=token)
 
-        def store(writer: Writer) -> Stored:
-            return writer.store(prepared.manifest, prepared.buffers)
-
-        return self.repository.commit(self._stream, draft, store=store, token=token)
-
-    def note(self, draft: MakeDraft) -> Event | None:
-        return self.repository.commit(self._stream, draft)
+    def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
+        return self._shelf.change(draft, dry_run=dry_run)
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        return self.repository.adopt(self._stream, draft, self.repository.read(self._stream, source.event))
+        with self._shelf.reading(source.event, self._label(source)) as content:
+            return self._shelf.adopt(draft, content)
 
     def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
         _refuse_references(deepcopy)
@@ -200,14 +196,11 @@ class Durable:
             raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
 
     def _open(self, record: Record) -> tuple[bytes, ContentReader]:
-        try:
-            body = self.repository.read(self._stream, record.event)
+        with self._shelf.reading(record.event, self._label(record)) as body:
             return body.manifest, body
-        except IntegrityError as error:
-            raise DamagedVersion(self._label(record), "", str(error)) from error
 
     def _label(self, record: Record) -> str:
-        return f"snapshot {record.id!r} of {self._stream.name!r}"
+        return f"snapshot {record.id!r} of {self._shelf.name!r}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,8 +145,9 @@ class SnapshotManager(Generic[T]):
         """
         self._check_value(data)
         draft = self._put_draft(lambda: data, snapshot_id, metadata, tags, overwrite)
-        with self._lock:
-            return _id_of(self._backend.put(draft, self._backend.prepare(data, deepcopy), token_from(token)))
+        prepared = self._backend.prepare(data, deepcopy)
+        with self._lock:  # saves of one manager land in order; who only looks does not wait for it
+            return _id_of(self._backend.put(draft, prepared, token_from(token)))
 
     def save_async(
         self,
@@ -390,9 +391,9 @@ class SnapshotManager(Generic[T]):
             ]
             rows[:] = policy.plan(items)
             doomed = [self.records.get(row.name).sequence for row in rows if not row.keep]
-            return Draft("cleanup", {}, doomed) if doomed and not dry_run else None
+            return Draft("cleanup", {}, doomed) if doomed else None
 
-        self._note(draft)
+        self._note(draft, dry_run=dry_run)
         return rows
 
     # --- moving -----------------------------------------------------------------------------------------------
@@ -453,9 +454,8 @@ class SnapshotManager(Generic[T]):
 
     def current_records(self) -> Records:
         """What is known of the snapshots, other writers' included."""
-        with self._lock:
-            self._backend.refresh()
-            return self._backend.records
+        self._backend.refresh()
+        return self._backend.records
 
     def snapshot_of(
         self,
@@ -541,10 +541,8 @@ class SnapshotManager(Generic[T]):
 
         self._note(draft)
 
-    def _note(self, draft: Callable[[], Draft | None]) -> None:
-        with self._lock:
-            self._backend.refresh()
-            self._backend.note(draft)
+    def _note(self, draft: Callable[[], Draft | None], *, dry_run: bool = False) -> None:
+        self._backend.note(draft, dry_run=dry_run)
 
     def _ranked(self) -> list[Record]:
         return self.ranking.best_first(self.current_records().by_id.values(), self.snapshot_of)

@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.catalog import Event
 from ..repository.repository import check_name
+from ..repository.shelf import offer
 from ..repository.times import from_nanoseconds
 
 T = TypeVar("T", default=Any)
@@ -129,11 +130,7 @@ class Records:
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            import difflib
-
-            near = difflib.get_close_matches(str(snapshot_id), self.by_id, 3, 0.5) or list(self.by_id)[-3:]
-            hint = f" (there is: {', '.join(near)})" if near else " (there is none at all)"
-            raise SnapshotNotFound(f"no snapshot {snapshot_id!r}{hint}")
+            raise SnapshotNotFound(f"no snapshot {snapshot_id!r} {offer(snapshot_id, self.by_id)}")
         return record
 
     def tagged(self, tag: str) -> Iterable[str]:
