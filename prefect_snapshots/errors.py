@@ -1,8 +1,14 @@
-"""Every error that a user can meet, in one tree under `SnapshotsError`.
+"""Every error that you can meet, in one tree under `SnapshotsError`.
 
-Each message says what happened, to what, and what to do about it. Errors that replace a well-known
-built-in one (`KeyError`, `ValueError`, `OSError`, ...) also inherit from it, so that ordinary code catches them.
-All of them survive pickling, because task runners carry exceptions between processes.
+Four base classes say what you can do about an error:
+
+- `UsageError`: fix the call. Nothing was changed.
+- `RetryableError`: try again, as the message says.
+- `SetupError`: fix the surroundings: storage, credentials, packages or programs.
+- `IntegrityError`: stored data is damaged or lost. Run `prefect-snapshots check`, then `repair`.
+
+Errors that replace a well-known built-in one (`KeyError`, `ValueError`, `OSError`, ...) also inherit from it, so that
+ordinary code catches them. All of them survive pickling, because task runners carry exceptions between processes.
 """
 
 from __future__ import annotations
@@ -11,11 +17,32 @@ from __future__ import annotations
 class SnapshotsError(Exception):
     """Base of every error raised by prefect-snapshots."""
 
+    @classmethod
+    def docs_anchor(cls) -> str:
+        """Return where the documentation describes this error, such as `reference/errors/#commitunknown`."""
+        return f"reference/errors/#{cls.__name__.lower()}"
+
+
+class UsageError(SnapshotsError):
+    """The call asked for something that is not possible. Nothing was changed: fix the call."""
+
+
+class RetryableError(SnapshotsError):
+    """The operation may succeed when you try it again. The message says how."""
+
+
+class SetupError(SnapshotsError):
+    """Something around this package needs fixing: storage, credentials, packages, programs or sources."""
+
+
+class IntegrityError(SnapshotsError):
+    """Stored bytes are not what was written: flipped, cut, swapped or gone."""
+
 
 # --- the place where a repository lives ------------------------------------------------------------------
 
 
-class StorageError(SnapshotsError, OSError):
+class StorageError(SetupError, OSError):
     """The storage below a repository failed: network, disk, credentials."""
 
     def __str__(self) -> str:
@@ -34,22 +61,22 @@ class PermissionDenied(StorageError, PermissionError):
     """The credentials, or the file permissions, do not allow this call."""
 
 
-class StorageUnavailable(StorageError, ConnectionError):
+class StorageUnavailable(StorageError, RetryableError, ConnectionError):
     """The storage did not answer, or answered with a passing error, after all retries."""
 
 
-class UnsupportedStorage(SnapshotsError):
+class UnsupportedStorage(SetupError):
     """The storage cannot create an object exclusively, so that two writers could overwrite each other."""
 
 
-class MissingDependency(SnapshotsError, ImportError):
+class MissingDependency(SetupError, ImportError):
     """A URL or a value needs a package that is not installed; the message names the extra to install."""
 
 
 # --- opening a repository --------------------------------------------------------------------------------
 
 
-class RepositoryError(SnapshotsError):
+class RepositoryError(SetupError):
     """A repository cannot be opened or used as asked."""
 
 
@@ -84,10 +111,6 @@ class EphemeralRepositoryError(RepositoryError):
 
 
 # --- damage ----------------------------------------------------------------------------------------------
-
-
-class IntegrityError(SnapshotsError):
-    """Stored bytes are not what was written: flipped, cut, swapped or gone."""
 
 
 class DamagedObject(IntegrityError):
@@ -132,7 +155,7 @@ class DamagedVersion(IntegrityError):
 # --- committing ------------------------------------------------------------------------------------------
 
 
-class CommitError(SnapshotsError):
+class CommitError(RetryableError):
     """A commit did not happen."""
 
 
@@ -162,26 +185,26 @@ class CommitConflict(CommitError):
 # --- what callers hand in ----------------------------------------------------------------------------------
 
 
-class InvalidName(SnapshotsError, ValueError):
+class InvalidName(UsageError, ValueError):
     """A name, id, tag or alias that cannot be stored safely."""
 
 
-class InvalidArgument(SnapshotsError, ValueError):
+class InvalidArgument(UsageError, ValueError):
     """An argument, or a combination of arguments, that makes no sense."""
 
 
-class SnapshotNotFound(SnapshotsError, KeyError):
+class SnapshotNotFound(UsageError, KeyError):
     """No snapshot has this id under this name."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
-class SnapshotExists(SnapshotsError, ValueError):
+class SnapshotExists(UsageError, ValueError):
     """A snapshot with this id exists already, and `overwrite=True` was not given."""
 
 
-class LeafError(SnapshotsError):
+class LeafError(UsageError):
     """One leaf of a value cannot be stored or restored. `path` names it, as in `encoder/layers/0/kernel`."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -208,45 +231,45 @@ class StructureMismatch(LeafError, ValueError):
 # --- artifacts ---------------------------------------------------------------------------------------------
 
 
-class ArtifactNotFound(SnapshotsError, KeyError):
+class ArtifactNotFound(UsageError, KeyError):
     """There is no such artifact, version, alias, collection or release."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
-class ArtifactExpired(SnapshotsError):
+class ArtifactExpired(UsageError):
     """A version of an artifact is past its expiry."""
 
 
-class ReleaseExists(SnapshotsError, ValueError):
+class ReleaseExists(UsageError, ValueError):
     """A release with this tag exists already, and releases never change."""
 
 
-class HandlerNotFound(SnapshotsError, LookupError):
+class HandlerNotFound(UsageError, LookupError):
     """No installed package has a handler of this name, by which values become bytes and come back."""
 
 
-class UnserialisableValue(SnapshotsError, TypeError):
+class UnserialisableValue(UsageError, TypeError):
     """A handler cannot write a value. Nothing was logged."""
 
 
-class EnvironmentMismatch(SnapshotsError, RuntimeError):
+class EnvironmentMismatch(SetupError, RuntimeError):
     """A version was written in an environment that differs from this one where it matters."""
 
 
-class NoActiveRun(SnapshotsError, RuntimeError):
+class NoActiveRun(SetupError, RuntimeError):
     """Logging to Weights & Biases takes a run of wandb, and none is active."""
 
 
-class NotSupported(SnapshotsError, NotImplementedError):
+class NotSupported(UsageError, NotImplementedError):
     """This store of artifacts does not offer what was asked for; the message says what it does offer."""
 
 
 # --- checkpoints of long iterables -------------------------------------------------------------------------
 
 
-class UnfingerprintableFunction(SnapshotsError, TypeError):
+class UnfingerprintableFunction(UsageError, TypeError):
     """Nobody can tell whether a function has changed. `function` names it."""
 
     def __init__(self, function: str, reason: str) -> None:
@@ -261,7 +284,7 @@ class UnfingerprintableFunction(SnapshotsError, TypeError):
         )
 
 
-class ItemError(SnapshotsError):
+class ItemError(UsageError):
     """One item of an iterable cannot be handled. `index` is its position."""
 
     def __init__(self, index: int, reason: str) -> None:
@@ -288,7 +311,7 @@ class ItemFailed(ItemError, RuntimeError):
     """The function failed for an item, and this was recorded."""
 
 
-class IncompleteResults(SnapshotsError, LookupError):
+class IncompleteResults(RetryableError, LookupError):
     """Some items have no result yet. `missing` says how many, `failed` how many of them failed."""
 
     def __init__(self, missing: int, failed: int, total: int, first: int) -> None:
@@ -306,37 +329,37 @@ class IncompleteResults(SnapshotsError, LookupError):
         )
 
 
-class TooManyFailures(SnapshotsError, RuntimeError):
+class TooManyFailures(SetupError, RuntimeError):
     """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""
 
 
 # --- backups -----------------------------------------------------------------------------------------------
 
 
-class BackupNotFound(SnapshotsError, KeyError):
+class BackupNotFound(UsageError, KeyError):
     """There is no backup, or no part of one, of this name."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
-class ConfirmationRequired(SnapshotsError):
+class ConfirmationRequired(UsageError):
     """What was asked for replaces data, and nobody confirmed it. Nothing was touched."""
 
 
-class PermanentBackup(SnapshotsError):
+class PermanentBackup(UsageError):
     """A backup is marked as permanent, so that only `force=True` deletes it."""
 
 
-class BackupFailed(SnapshotsError):
+class BackupFailed(SetupError):
     """A source could not be read whole: nothing was committed."""
 
 
-class RestoreFailed(SnapshotsError):
+class RestoreFailed(SetupError):
     """A target could not be made what a backup holds; the message says what state it is in."""
 
 
-class ToolMissing(SnapshotsError, FileNotFoundError):
+class ToolMissing(SetupError, FileNotFoundError):
     """A program that a database needs is not installed; the message names the package that has it."""
 
     def __str__(self) -> str:
