@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench docs screenshots clean
+.PHONY: help demo test lint bench docs screenshots count clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 3 --dist loadgroup
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench        measure, side by side with the peers'
 	@echo 'make docs         the documentation as a site, in build/site'
 	@echo 'make screenshots  take the pictures of the documentation again'
+	@echo 'make count        count lines of code, without comments and docstrings'
 	@echo 'make clean        remove what the other targets made'
 
 demo: $(VENV)/.demo
@@ -44,6 +45,9 @@ docs: $(VENV)/.docs
 screenshots: $(VENV)/.dev $(VENV)/.browser
 	mkdir -p docs/images
 	$(BIN)/python -m pytest tests/test_end_to_end.py --screenshots docs/images --basetemp /tmp/prefect-snapshots
+
+count:
+	$(PYTHON) tools/code_lines.py prefect_snapshots tests
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info snapshots
