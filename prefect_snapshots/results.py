@@ -18,8 +18,8 @@ from blake3 import blake3
 from .errors import ObjectMissing
 from .repository.catalog import Event
 from .repository.repository import Draft, Repository
-from .repository.shelf import Shelf
 from .repository.times import from_nanoseconds, parse_time, to_nanoseconds
+from .repository.tracking import TrackedStream
 
 KIND = "results"
 STREAMS = 64
@@ -56,7 +56,7 @@ class ResultLog:
     def __init__(self, repository: Repository, name: str = "default") -> None:
         self._repository = repository
         self._name = name
-        self._shelves: dict[int, Shelf[_Latest]] = {}
+        self._streams: dict[int, TrackedStream[_Latest]] = {}
         self._lock = threading.Lock()
 
     def write(self, key: str, data: bytes) -> None:
@@ -66,13 +66,13 @@ class ResultLog:
             key: any text.
             data: cut into chunks where the content says, so that a change costs about its own size.
         """
-        shelf = self._shelf(_number(key))
+        tracked = self._tracked(_number(key))
 
         def draft() -> Draft:
-            old = shelf.state.results.get(key)
+            old = tracked.state.results.get(key)
             return Draft("put", {"key": key}, [old.sequence] if old else [])
 
-        shelf.put(draft, b"", [data])
+        tracked.put(draft, b"", [data])
 
     def read(self, key: str) -> bytes:
         """The latest result of a key, every byte verified.
@@ -81,20 +81,20 @@ class ResultLog:
             ObjectMissing: there is none.
             IntegrityError: it is damaged.
         """
-        shelf = self._shelf(_number(key))
-        event = shelf.now().results.get(key)
+        tracked = self._tracked(_number(key))
+        event = tracked.refresh().results.get(key)
         if event is None:
             raise ObjectMissing(f"there is no result {key!r} in {self._repository.url}")
-        content = self._repository.read(shelf.stream, event)
+        content = self._repository.read(tracked.stream, event)
         return content.read(0, content.body_size)
 
     def exists(self, key: str) -> bool:
         """Whether there is a result of this key. Reads no data."""
-        return key in self._shelf(_number(key)).now().results
+        return key in self._tracked(_number(key)).refresh().results
 
     def keys(self) -> list[str]:
         """The keys of all results, sorted."""
-        return sorted(key for shelf in self._every_shelf() for key in shelf.now().results)
+        return sorted(key for tracked in self._every_stream() for key in tracked.refresh().results)
 
     def older_than(self, moment: datetime | str) -> list[Result]:
         """The results that were written before a point in time, sorted by key.
@@ -105,8 +105,8 @@ class ResultLog:
         end = to_nanoseconds(parse_time(moment))
         found = [
             Result(key, from_nanoseconds(event.time), event.content.size if event.content else 0)
-            for shelf in self._every_shelf()
-            for key, event in shelf.now().results.items()
+            for tracked in self._every_stream()
+            for key, event in tracked.refresh().results.items()
             if event.time < end
         ]
         return sorted(found, key=lambda result: result.key)
@@ -129,34 +129,34 @@ class ResultLog:
         return self._delete(lambda key, _: key in doomed)
 
     def _delete(self, doomed: Callable[[str, Event], bool]) -> list[str]:
-        return sorted(key for shelf in self._every_shelf() for key in self._delete_from(shelf, doomed))
+        return sorted(key for tracked in self._every_stream() for key in self._delete_from(tracked, doomed))
 
-    def _delete_from(self, shelf: Shelf[_Latest], doomed: Callable[[str, Event], bool]) -> list[str]:
+    def _delete_from(self, tracked: TrackedStream[_Latest], doomed: Callable[[str, Event], bool]) -> list[str]:
         gone: dict[str, int] = {}
 
         def draft() -> Draft | None:
             nonlocal gone
-            gone = {key: event.sequence for key, event in shelf.state.results.items() if doomed(key, event)}
+            gone = {key: event.sequence for key, event in tracked.state.results.items() if doomed(key, event)}
             return Draft("expire", {}, list(gone.values())) if gone else None
 
-        shelf.change(draft)
+        tracked.change(draft)
         return list(gone)
 
-    def _shelf(self, number: int) -> Shelf[_Latest]:
+    def _tracked(self, number: int) -> TrackedStream[_Latest]:
         with self._lock:
-            if number not in self._shelves:
-                self._shelves[number] = Shelf(self._repository, KIND, f"{self._name}/{number}", _Latest())
-            return self._shelves[number]
+            if number not in self._streams:
+                self._streams[number] = TrackedStream(self._repository, KIND, f"{self._name}/{number}", _Latest())
+            return self._streams[number]
 
-    def _every_shelf(self) -> Iterator[Shelf[_Latest]]:
+    def _every_stream(self) -> Iterator[TrackedStream[_Latest]]:
         names = self._repository.names(KIND) if self._repository.exists() else ()
         for number in range(STREAMS):
             if f"{self._name}/{number}" in names:
-                yield self._shelf(number)
+                yield self._tracked(number)
 
 
 class _Latest:
-    """The latest result of every key on a shelf."""
+    """The latest result of every key of a bucket."""
 
     def __init__(self) -> None:
         self.results: dict[str, Event] = {}

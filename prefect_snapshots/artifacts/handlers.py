@@ -28,7 +28,7 @@ from ..errors import (
     UnserialisableValue,
 )
 from ..repository.location import Buffer
-from ..repository.shelf import offer
+from ..repository.tracking import hint
 from .differences import Body, Difference, diff_files, read_body
 
 GROUP = "prefect_snapshots.handlers"
@@ -116,7 +116,7 @@ def find_handler(name: str) -> Handler:
         _entry_points.cache_clear()  # its package may have been installed since
     found = _entry_points().get(name)
     if found is None:
-        raise HandlerNotFound(f"no handler {name!r} is installed {offer(name, list_handlers())}")
+        raise HandlerNotFound(f"no handler {name!r} is installed {hint(name, list_handlers())}")
     try:
         handler: Handler = found.load()
     except ImportError as error:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
 from ..repository.catalog import Event
 from ..repository.repository import check_name
-from ..repository.shelf import near
 from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
+from ..repository.tracking import close_names
 
 Match = Literal["exact", "asof"]
 VersionLike = int | str | datetime | None
@@ -186,7 +186,7 @@ class History:
 
     def _offer(self, wanted: str) -> str:
         assert self._newest is not None
-        aliases = near(wanted, self.aliases)
+        aliases = close_names(wanted, self.aliases)
         first = next(iter(self.versions))
         numbers = self._newest.label if len(self.versions) == 1 else f"v{first} to {self._newest.label}"
         return f"there is: {', '.join([*aliases, numbers])}"

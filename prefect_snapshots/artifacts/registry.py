@@ -447,7 +447,7 @@ class ArtifactRegistry:
             artifact.stack_of(alias)
             return Draft("alias", {"alias": alias, "version": None, "by": by or _who()})
 
-        artifact.shelf.change(draft)
+        artifact.tracked.change(draft)
 
     def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
         """Where each alias of an artifact points, as in `{"production": "v3"}`."""
@@ -659,7 +659,7 @@ class ArtifactRegistry:
         store: Callable[[Writer], Stored],
         token: str | None,
     ) -> ArtifactVersion:
-        event = artifact.shelf.store(
+        event = artifact.tracked.store(
             lambda: Draft("version", {"id": f"v{artifact.history.next_number}", **body}),
             content,
             store,
@@ -691,7 +691,7 @@ class ArtifactRegistry:
                 )
             return Draft("version", {"id": f"v{history.next_number if number is None else number}", **body})
 
-        event = artifact.shelf.adopt(draft, content, _counter("copy", content.size, progress)())
+        event = artifact.tracked.adopt(draft, content, _counter("copy", content.size, progress)())
         return artifact.version_of(event or (None if there is None else there.event))
 
     def _pin(self, name: str, version: VersionLike, collection: str) -> str:
@@ -703,7 +703,7 @@ class ArtifactRegistry:
             history.resolve(found.number, "exact", artifact.label)  # it may have been cleaned up just now
             return None if found.number in history.pinned else Draft("pin", {"version": found.label})
 
-        artifact.shelf.change(draft)
+        artifact.tracked.change(draft)
         return found.label
 
     def _clean(self, name: str, policy: RetentionPolicy, dry_run: bool, collection: str) -> list[RetentionRow]:
@@ -721,7 +721,7 @@ class ArtifactRegistry:
             doomed = [version.event.sequence for version in history.versions.values() if version.label in gone]
             return Draft("cleanup", {}, doomed) if doomed else None
 
-        artifact.shelf.change(draft, dry_run=dry_run)
+        artifact.tracked.change(draft, dry_run=dry_run)
         return rows
 
     def _annotate(
@@ -733,7 +733,7 @@ class ArtifactRegistry:
             clean_metadata({**found.metadata, **changes.get("metadata", {})})  # together they may be too large
             return Draft("annotate", {"version": found.label, **changes})
 
-        artifact.shelf.change(draft)
+        artifact.tracked.change(draft)
 
     def _move(
         self,
@@ -763,7 +763,7 @@ class ArtifactRegistry:
             body = {"alias": alias, "version": chosen.label, "by": moved_by}
             return Draft("alias", {**body, "rollback": True} if rollback else body)
 
-        event = artifact.shelf.change(draft)
+        event = artifact.tracked.change(draft)
         label = choose().label if event is None else event.body["version"]
         return ArtifactVersion(artifact.name, artifact.collection, label)
 

@@ -10,8 +10,8 @@ from ..errors import ArtifactNotFound, ReleaseExists
 from ..repository.catalog import Event
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, check_name
-from ..repository.shelf import Shelf, offer
 from ..repository.times import from_nanoseconds
+from ..repository.tracking import TrackedStream, hint
 from .history import History, Match, Version, is_time
 from .interface import Release
 
@@ -25,7 +25,7 @@ class Releases:
         self._collection = collection
         self._history = History()
         self._by_tag: dict[str, Version] = {}
-        self._shelf = Shelf(repository, KIND, collection, self)
+        self._tracked = TrackedStream(repository, KIND, collection, self)
 
     def create(
         self,
@@ -46,22 +46,22 @@ class Releases:
                 return None
             raise ReleaseExists(f"the collection {self._collection!r} has a release {tag!r}: choose another tag")
 
-        self._shelf.change(draft)
+        self._tracked.change(draft)
         return self._release(self._by_tag[tag])
 
     def all(self) -> list[Release]:
         """All of them, the oldest first."""
-        self._shelf.now()
+        self._tracked.refresh()
         return [self._release(version) for version in self._history.versions.values()]
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
         """By tag or time."""
-        self._shelf.now()
+        self._tracked.refresh()
         if isinstance(tag, str) and tag in self._by_tag:
             return self._release(self._by_tag[tag])
         if isinstance(tag, str) and not is_time(tag):
             raise ArtifactNotFound(
-                f"the collection {self._collection!r} has no release {tag!r} {offer(tag, self._by_tag)}"
+                f"the collection {self._collection!r} has no release {tag!r} {hint(tag, self._by_tag)}"
             )
         return self._release(self._history.resolve(tag, match, f"the release of {self._collection!r}"))
 

@@ -13,9 +13,9 @@ from ..errors import ArtifactNotFound
 from ..repository.catalog import Event
 from ..repository.contents import ContentReader
 from ..repository.repository import Repository, check_name
-from ..repository.shelf import Shelf, offer
 from ..repository.threads import pool
 from ..repository.times import from_nanoseconds
+from ..repository.tracking import TrackedStream, hint
 from .history import History, Match, Version, VersionLike
 from .interface import ArtifactInfo, ArtifactVersion
 from .releases import Releases
@@ -29,12 +29,12 @@ class Artifact:
 
     collection: str
     name: str
-    shelf: Shelf[History]
+    tracked: TrackedStream[History]
 
     @property
     def history(self) -> History:
         """What its events say, as of the last look."""
-        return self.shelf.state
+        return self.tracked.state
 
     @property
     def label(self) -> str:
@@ -73,7 +73,7 @@ class Artifact:
         """Where an alias points, and pointed; or `ArtifactNotFound`."""
         stack = self.history.aliases.get(alias)
         if not stack:
-            raise ArtifactNotFound(f"{self.label} has no alias {alias!r} {offer(alias, self.history.aliases)}")
+            raise ArtifactNotFound(f"{self.label} has no alias {alias!r} {hint(alias, self.history.aliases)}")
         return stack
 
 
@@ -91,23 +91,23 @@ class Artifacts:
         key = check_name(collection, "collection"), check_name(name, "name")
         found = self._opened.get(key)
         if found is None:
-            shelf = Shelf(self._repository, KIND, _stream_name(*key), History())
+            tracked = TrackedStream(self._repository, KIND, _stream_name(*key), History())
             with self._lock:  # of two threads that opened it at once, both get the same one
-                found = self._opened.setdefault(key, Artifact(*key, shelf))
+                found = self._opened.setdefault(key, Artifact(*key, tracked))
         return found
 
     def existing(self, name: str, collection: str) -> Artifact:
         """An artifact that exists, as of now; or `ArtifactNotFound`, which says what there is."""
         artifact = self.artifact(name, collection)
-        if artifact.shelf.now().newest is None:
+        if artifact.tracked.refresh().newest is None:
             names = self.names(artifact.collection)
             if names:
                 raise ArtifactNotFound(
-                    f"the collection {artifact.collection!r} has no artifact {name!r} {offer(name, names)}"
+                    f"the collection {artifact.collection!r} has no artifact {name!r} {hint(name, names)}"
                 )
             raise ArtifactNotFound(
                 f"{self._repository.url} has no collection {artifact.collection!r}, hence no artifact {name!r} "
-                f"{offer(artifact.collection, self.collections())}"
+                f"{hint(artifact.collection, self.collections())}"
             )
         return artifact
 
@@ -126,7 +126,7 @@ class Artifacts:
 
     def content(self, artifact: Artifact, version: Version) -> AbstractContextManager[ContentReader]:
         """The content of a version. What is damaged in it is named as part of this version."""
-        return artifact.shelf.reading(version.event, artifact.label_of(version))
+        return artifact.tracked.reading(version.event, artifact.label_of(version))
 
     def releases_of(self, collection: str) -> Releases:
         """The releases of a collection."""
@@ -145,7 +145,7 @@ class Artifacts:
         def look(key: tuple[str, str]) -> Artifact:
             artifact = self.artifact(key[1], key[0])
             if artifact.history.newest is None:
-                artifact.shelf.now()
+                artifact.tracked.refresh()
             return artifact
 
         wanted = [key for key in names if collection in (None, key[0])]

@@ -32,8 +32,8 @@ from ..errors import (
 )
 from ..repository.contents import ContentReader
 from ..repository.repository import check_name
-from ..repository.shelf import near
 from ..repository.times import parse_time, to_nanoseconds
+from ..repository.tracking import close_names
 from . import folders
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, check_target, download, entries_of
@@ -474,7 +474,7 @@ class WandbArtifactRegistry:
         label = f"{collection}/{_check(name)}"
         names = self.list_artifacts(collection)
         if name not in names:
-            hint = f"there is: {', '.join(near(name, names))}" if names else "it has none, or you may not see it"
+            hint = f"there is: {', '.join(close_names(name, names))}" if names else "it has none, or you may not see it"
             raise ArtifactNotFound(
                 f"the collection {collection!r} of the W&B project {self._place} has no artifact {name!r} ({hint})"
             )
@@ -519,7 +519,7 @@ class WandbArtifactRegistry:
             return numbers[at_time(times, parse_time(version), match, label)]
         if version is None or version == LATEST:  # who deletes the latest version deletes its alias
             return every[-1]
-        aliases = near(str(version), {alias for one in every for alias in one.artifact.aliases})
+        aliases = close_names(str(version), {alias for one in every for alias in one.artifact.aliases})
         there = ", ".join([*aliases, f"{every[0].label.version} to {every[-1].label.version}"])
         raise ArtifactNotFound(f"{label} has no version {version!r} (there is: {there})")
 

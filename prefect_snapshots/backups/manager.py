@@ -40,7 +40,7 @@ from ..repository.maintenance.progress import silent
 from ..repository.maintenance.scanning import scan_stream
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
-from ..repository.shelf import Shelf, damage_of
+from ..repository.tracking import TrackedStream, damage_of
 from ..retention import RetentionPolicy, RetentionRow
 from . import archive
 from .archive import Archive
@@ -134,7 +134,7 @@ class BackupManager:
         self.directories = tuple(map(_as_directory, directories))
         self.retention = retention
         self._lock = threading.RLock()
-        self._opened: Shelf[Records] | None = None
+        self._opened: TrackedStream[Records] | None = None
         names = [_text(source.name, "name of a source") for source in self._sources()]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidArgument(f"two sources are called {twice[0]!r}: a backup keeps each under its name")
@@ -211,8 +211,8 @@ class BackupManager:
                 recover(source.path)  # what a restore that was killed has set aside belongs into the backup
         body = body_of(made)
         # A stream of its own, so that nobody who only looks waits for the backup.
-        shelf = self._open()
-        records = shelf.state
+        tracked = self._open()
+        records = tracked.state
 
         def draft() -> Draft:
             body["id"] = records.free_name(backup_name(self.name, made.created_at, description))
@@ -221,12 +221,12 @@ class BackupManager:
         passed = _counting(progress, "backing up", 0)
 
         def store(writer: Writer) -> Stored:
-            stored, summaries = archive.store(writer, sources, self._previous(sources, shelf), passed)
+            stored, summaries = archive.store(writer, sources, self._previous(sources, tracked), passed)
             body["parts"] = msgspec.to_builtins([part_record(summary) for summary in summaries])
             body["duration"] = round(time.monotonic() - started, 3)
             return stored
 
-        event = shelf.store(draft, None, store, token=known)
+        event = tracked.store(draft, None, store, token=known)
         assert event is not None
         return read_record(event)
 
@@ -235,7 +235,7 @@ class BackupManager:
     def list_backups(self) -> list[Backup]:
         """All backups, the one that was committed last first. One whose record is damaged is listed as `broken`."""
         try:
-            backups = [backup for _, backup in self._shelf.now().by_name.values()]
+            backups = [backup for _, backup in self._tracked.refresh().by_name.values()]
         except DamagedObject:
             backups = self._salvaged()
         return backups[::-1]
@@ -246,7 +246,7 @@ class BackupManager:
         Raises:
             BackupNotFound: naming those that come near.
         """
-        return self._shelf.now().get(name)[1]
+        return self._tracked.refresh().get(name)[1]
 
     def verify_backup(self, name: str, progress: Progress | None = None) -> Backup:
         """Read a whole backup, and verify every byte.
@@ -462,22 +462,22 @@ class BackupManager:
         """
 
         def draft() -> Draft:
-            event, backup = self._shelf.state.get(name)
+            event, backup = self._tracked.state.get(name)
             if backup.permanent and not force:
                 why = "marked as permanent" if backup.broken is None else "broken"
                 raise PermanentBackup(f"backup {name!r} is {why}: force=True deletes it all the same")
             return Draft("remove", {"id": name}, [event.sequence])
 
-        self._shelf.change(draft)
+        self._tracked.change(draft)
 
     def mark_permanent(self, name: str, permanent: bool = True) -> Backup:
         """Protect a backup from retention and from being deleted without force, or stop protecting it."""
 
         def draft() -> Draft:
-            self._shelf.state.get(name)
+            self._tracked.state.get(name)
             return Draft("annotate", {"id": name, "permanent": bool(permanent)})
 
-        self._shelf.change(draft)
+        self._tracked.change(draft)
         return self.get_backup(name)
 
     def cleanup(self, dry_run: bool = False, prune: bool = True, progress: Progress | None = None) -> CleanupReport:
@@ -508,17 +508,17 @@ class BackupManager:
 
         def draft() -> Draft | None:
             nonlocal rows
-            rows = self._plan(self._shelf)
-            doomed[:] = [self._shelf.state.get(row.name)[0].sequence for row in rows if not row.keep]
+            rows = self._plan(self._tracked)
+            doomed[:] = [self._tracked.state.get(row.name)[0].sequence for row in rows if not row.keep]
             return Draft("cleanup", {}, doomed) if doomed else None
 
-        self._shelf.change(draft, dry_run=dry_run)
+        self._tracked.change(draft, dry_run=dry_run)
         return rows, doomed
 
-    def _plan(self, shelf: Shelf[Records]) -> tuple[RetentionRow, ...]:
+    def _plan(self, tracked: TrackedStream[Records]) -> tuple[RetentionRow, ...]:
         now = datetime.now(UTC)
-        behind = clocks_behind(shelf.events, now)
-        committed = list(shelf.state.by_name.values())
+        behind = clocks_behind(tracked.events, now)
+        committed = list(tracked.state.by_name.values())
         spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
         spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
         rows = self.retention.plan([backup for _, backup in committed if backup.name not in spared], now)
@@ -560,11 +560,11 @@ class BackupManager:
         root = Path(os.path.realpath(folder))
         return place.relative_to(root).as_posix() if place.is_relative_to(root) and place != root else None
 
-    def _open(self) -> Shelf[Records]:
-        return Shelf(self.repository, KIND, self.name, Records())
+    def _open(self) -> TrackedStream[Records]:
+        return TrackedStream(self.repository, KIND, self.name, Records())
 
     @property
-    def _shelf(self) -> Shelf[Records]:
+    def _tracked(self) -> TrackedStream[Records]:
         with self._lock:
             if self._opened is None:
                 self._opened = self._open()
@@ -572,25 +572,25 @@ class BackupManager:
 
     def _sound(self, name: str) -> tuple[Event, Backup]:
         """The event and the record of a backup that can be read."""
-        event, backup = self._shelf.now().get(name)
+        event, backup = self._tracked.refresh().get(name)
         if backup.broken is not None:
             raise DamagedVersion(self._label(backup), "", backup.broken)
         return event, backup
 
-    def _archive(self, event: Event, backup: Backup, shelf: Shelf[Records] | None = None) -> Archive:
-        with (shelf or self._shelf).reading(event, self._label(backup)) as content:
+    def _archive(self, event: Event, backup: Backup, tracked: TrackedStream[Records] | None = None) -> Archive:
+        with (tracked or self._tracked).reading(event, self._label(backup)) as content:
             return Archive(content, self._label(backup))
 
-    def _previous(self, sources: Sequence[Source], shelf: Shelf[Records]) -> list[Archive]:
+    def _previous(self, sources: Sequence[Source], tracked: TrackedStream[Records]) -> list[Archive]:
         """The last backup of each source, the newest first, as far as they can be read."""
         wanted = {source.name for source in sources}
         found = []
-        for event, backup in reversed(shelf.state.by_name.values()):
+        for event, backup in reversed(tracked.state.by_name.values()):
             there = wanted & set(backup.part_names)
             if there:
                 wanted -= there
                 try:
-                    found.append(self._archive(event, backup, shelf))
+                    found.append(self._archive(event, backup, tracked))
                 except IntegrityError as error:
                     logger.warning("all files are read, because %s cannot be: %s", self._label(backup), error)
             if not wanted:

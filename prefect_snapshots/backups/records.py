@@ -22,8 +22,8 @@ import msgspec
 
 from ..errors import BackupNotFound
 from ..repository.catalog import Event
-from ..repository.shelf import offer
 from ..repository.times import from_nanoseconds, to_nanoseconds
+from ..repository.tracking import hint
 from .trees import Summary
 
 SLUG_LIMIT = 60
@@ -186,7 +186,7 @@ class Records:
         """
         found = self.by_name.get(name) if isinstance(name, str) else None
         if found is None:
-            raise BackupNotFound(f"no backup {name!r} {offer(name, self.by_name)}")
+            raise BackupNotFound(f"no backup {name!r} {hint(name, self.by_name)}")
         return found
 
     def free_name(self, name: str) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from ..documents import Document
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository
-from ..repository.shelf import Shelf
 from ..repository.times import from_nanoseconds
+from ..repository.tracking import TrackedStream
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from .ledger import outcomes_of
 from .log import KIND, Log, Registry
@@ -130,8 +130,8 @@ def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -
     """Drop the segments of some fingerprints. Returns how many."""
     if not name:
         raise InvalidArgument("an empty name clears nothing: say which one")
-    shelf = Shelf(repository, KIND, name, Registry())
-    registry = shelf.state
+    tracked = TrackedStream(repository, KIND, name, Registry())
+    registry = tracked.state
     dropped: list[str] = []
 
     def draft() -> Draft | None:
@@ -139,7 +139,7 @@ def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -
         dropped.extend(one for one, owner in registry.merging.items() if unwanted(owner))
         return Draft("clear", {"drops": list(dropped)}) if dropped else None
 
-    shelf.change(draft)
+    tracked.change(draft)
     return len(dropped)
 
 

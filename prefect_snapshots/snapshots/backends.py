@@ -15,7 +15,7 @@ from ..repository.catalog import Event
 from ..repository.contents import ContentReader
 from ..repository.location import Buffer
 from ..repository.repository import Repository
-from ..repository.shelf import MakeDraft, Shelf
+from ..repository.tracking import MakeDraft, TrackedStream
 from .records import Record, Records
 from .values import Encoded, decode, decode_leaves, describe, encode, iter_leaves
 
@@ -141,15 +141,15 @@ class Durable:
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
         self.records = Records()
-        self._shelf = Shelf(repository, KIND, name, self.records)
+        self._tracked = TrackedStream(repository, KIND, name, self.records)
 
     @property
     def events(self) -> Sequence[Event]:
         """Everything that ever happened under this name, as of the last look."""
-        return self._shelf.events
+        return self._tracked.events
 
     def refresh(self) -> None:
-        self._shelf.now()
+        self._tracked.refresh()
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
         _refuse_references(deepcopy)
@@ -160,14 +160,14 @@ class Durable:
         return Held(prepared.manifest, b"".join(prepared.buffers)).value()
 
     def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
-        return self._shelf.put(draft, prepared.manifest, prepared.buffers, token=token)
+        return self._tracked.put(draft, prepared.manifest, prepared.buffers, token=token)
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
-        return self._shelf.change(draft, dry_run=dry_run)
+        return self._tracked.change(draft, dry_run=dry_run)
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        with self._shelf.reading(source.event, self._label(source)) as content:
-            return self._shelf.adopt(draft, content)
+        with self._tracked.reading(source.event, self._label(source)) as content:
+            return self._tracked.adopt(draft, content)
 
     def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
         _refuse_references(deepcopy)
@@ -196,11 +196,11 @@ class Durable:
             raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
 
     def _open(self, record: Record) -> tuple[bytes, ContentReader]:
-        with self._shelf.reading(record.event, self._label(record)) as body:
+        with self._tracked.reading(record.event, self._label(record)) as body:
             return body.manifest, body
 
     def _label(self, record: Record) -> str:
-        return f"snapshot {record.id!r} of {self._shelf.name!r}"
+        return f"snapshot {record.id!r} of {self._tracked.name!r}"
 
 
 @dataclass(frozen=True, slots=True)

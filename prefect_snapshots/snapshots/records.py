@@ -14,8 +14,8 @@ from typing_extensions import TypeVar
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.catalog import Event
 from ..repository.repository import check_name
-from ..repository.shelf import offer
 from ..repository.times import from_nanoseconds
+from ..repository.tracking import hint
 
 T = TypeVar("T", default=Any)
 
@@ -130,7 +130,7 @@ class Records:
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            raise SnapshotNotFound(f"no snapshot {snapshot_id!r} {offer(snapshot_id, self.by_id)}")
+            raise SnapshotNotFound(f"no snapshot {snapshot_id!r} {hint(snapshot_id, self.by_id)}")
         return record
 
     def tagged(self, tag: str) -> Iterable[str]:

@@ -1,8 +1,8 @@
-"""A shelf: one name of a room, followed and changed. Every room keeps what it has on shelves.
+"""Follow one stream and change it: the one way in which every kind reads and writes its state.
 
-A room says what its events mean, as a *state* that takes them one by one. Everything that is the same in every room is
-here: looking before deciding, changing nothing that does not exist, saying whose bytes are damaged, and naming what
-there is where something is not.
+A kind says what its events mean: its *state* takes them one by one. `TrackedStream` does everything that is the same
+for all kinds: it reads before it decides, creates nothing when there is nothing to change, attributes damage to a
+version, and suggests similar names when something is not found.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from .repository import Draft, Repository
 
 
 class State(Protocol):
-    """What a room knows of a name."""
+    """What a kind knows of one name, computed from its events."""
 
     def apply(self, event: Event) -> None:
         """Take one event into account."""
 
 
 S = TypeVar("S", bound=State)
+T = TypeVar("T")
 MakeDraft = Callable[[], Draft | None]
 
 
-class Shelf(Generic[S]):
-    """One name of a room.
+class TrackedStream(Generic[S]):
+    """Follow one stream of a kind, and commit events to it.
 
-    Arguments:
-        repository: where it is.
-        kind: of the room.
-        name: keeps shelves of a room apart.
-        state: knows nothing yet.
+    Args:
+        repository: The repository that holds the stream. It need not exist yet.
+        kind: The kind of the stream, such as "snapshots".
+        name: Which stream of this kind.
+        state: An empty state. It sees every event, past and future, in order.
     """
 
     def __init__(self, repository: Repository, kind: str, name: str, state: S) -> None:
@@ -48,16 +49,32 @@ class Shelf(Generic[S]):
 
     @property
     def events(self) -> Sequence[Event]:
-        """Everything that ever happened, as of the last look."""
+        """All events, oldest first, as of the last refresh."""
         return self.stream.events
 
-    def now(self) -> S:
-        """The state, other writers' changes included."""
+    def refresh(self) -> S:
+        """Read new events, those of other writers included, and return the state."""
         self.stream.refresh()
         return self.state
 
+    def read(self, view: Callable[[S], T]) -> T:
+        """Read new events, and return what `view` makes of the state.
+
+        The state does not change while `view` runs. Return copies or immutable values from it, never a dictionary or
+        list of the state itself: other threads change those. `view` must be quick and must not use storage.
+        """
+        with self.stream.lock:
+            self.stream.refresh()
+            return view(self.state)
+
     def change(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
-        """Commit an event without a content. Creates no repository; with `dry_run` only asks for the draft."""
+        """Commit an event without content. Creates no repository.
+
+        Args:
+            draft: Returns what to commit, given the current state; None commits nothing. It is called again after
+                another writer was faster.
+            dry_run: Call `draft` once and commit nothing.
+        """
         self.stream.refresh()
         if dry_run or not self.repository.exists():
             draft()
@@ -67,13 +84,13 @@ class Shelf(Generic[S]):
     def put(
         self, draft: MakeDraft, manifest: bytes, buffers: Sequence[Buffer], *, token: bytes | None = None
     ) -> Event | None:
-        """Commit an event with a content: within the event if that is small."""
+        """Commit an event with content. Small content travels inside the event."""
         return self.store(draft, inline(manifest, buffers), lambda writer: writer.store(manifest, buffers), token=token)
 
     def store(
         self, draft: MakeDraft, content: Stored | None, store: Callable[[Writer], Stored], *, token: bytes | None = None
     ) -> Event | None:
-        """The same, with a content that travels within the event, or else one that `store` stores."""
+        """Commit an event with the given content, or with the content that `store` stores if there is none yet."""
         return self.repository.commit(
             self.stream, draft, store=None if content else store, content=content, token=token
         )
@@ -81,20 +98,20 @@ class Shelf(Generic[S]):
     def adopt(
         self, draft: MakeDraft, source: ContentReader, passed: Callable[[int], None] = lambda _: None
     ) -> Event | None:
-        """Commit an event with a content that is stored already, here or elsewhere."""
+        """Commit an event whose content is stored already, in this or another repository."""
         self.stream.refresh()
         return self.repository.adopt(self.stream, draft, source, passed=passed)
 
     @contextlib.contextmanager
     def reading(self, event: Event, label: str) -> Iterator[ContentReader]:
-        """The content of an event. What is damaged in it is said of `label`."""
+        """Open the content of an event. Damage is raised as `DamagedVersion` of `label`."""
         with damage_of(label):
             yield self.repository.read(self.stream, event)
 
 
 @contextlib.contextmanager
 def damage_of(label: str) -> Iterator[None]:
-    """What is damaged within the block is said of a version."""
+    """Raise damage that is found inside the block as `DamagedVersion` of `label`."""
     try:
         yield
     except DamagedVersion:
@@ -103,13 +120,13 @@ def damage_of(label: str) -> Iterator[None]:
         raise DamagedVersion(label, "", str(error)) from error
 
 
-def near(wanted: object, there: Iterable[str]) -> list[str]:
-    """Up to three names that somebody who wrote `wanted` may have meant; else the last ones that there are."""
-    names = list(there)
+def close_names(wanted: object, existing: Iterable[str]) -> list[str]:
+    """Return up to three existing names that resemble `wanted`, or else the last three."""
+    names = list(existing)
     return difflib.get_close_matches(str(wanted), names, 3, 0.5) or names[-3:]
 
 
-def offer(wanted: object, there: Iterable[str]) -> str:
-    """What a message about something missing ends with."""
-    names = near(wanted, there)
+def hint(wanted: object, existing: Iterable[str]) -> str:
+    """Return the end of a message about a name that was not found."""
+    names = close_names(wanted, existing)
     return f"(there is: {', '.join(names)})" if names else "(there is none at all)"
