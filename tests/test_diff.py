@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from prefect_snapshots.errors import PickleRefused
-from prefect_snapshots.snapshots.diff import LeafDifference, compare, diff_contents, diff_values
-from prefect_snapshots.snapshots.values import Encoded, encode
+from prefect_snapshots.values import Encoded, encode
+from prefect_snapshots.values.diff import LeafDifference, compare, diff_contents, diff_values
 
 
 class Contents:

@@ -46,8 +46,7 @@ from prefect_snapshots.errors import (
     UnserialisableLeaf,
     UnsupportedFormat,
 )
-from prefect_snapshots.snapshots.paths import matcher
-from prefect_snapshots.snapshots.values import (
+from prefect_snapshots.values import (
     Encoded,
     decode,
     decode_leaves,
@@ -58,6 +57,7 @@ from prefect_snapshots.snapshots.values import (
     map_leaves_with_path,
     validate,
 )
+from prefect_snapshots.values.paths import matcher
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
@@ -354,7 +354,7 @@ def test_values_made_of_one_leaf_have_the_empty_path() -> None:
 def test_equal_sets_and_dicts_give_equal_bytes_whatever_the_hash_seed() -> None:
     script = """
         import datetime, pathlib
-        from prefect_snapshots.snapshots.values import encode
+        from prefect_snapshots.values import encode
         words = [f"word{i}" for i in range(50)]
         value = {
             "set": set(words), "mixed": frozenset({1, "1", b"1", None, (2, "x"), frozenset({"a", "b"}), 2.5}),
@@ -538,7 +538,7 @@ def test_sharded_arrays_and_restoring_onto_a_sharding() -> None:
     script = """
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec as P
-        from prefect_snapshots.snapshots.values import encode, decode
+        from prefect_snapshots.values import encode, decode
         assert len(jax.devices()) == 4
         mesh = jax.make_mesh((2, 2), ("a", "b"))
         split, column, whole = (NamedSharding(mesh, spec) for spec in (P("a", "b"), P(None, "b"), P()))
@@ -581,7 +581,7 @@ def test_a_dtype_that_jax_would_cut_is_refused() -> None:
     script = """
         import jax, jax.numpy as jnp
         jax.config.update("jax_enable_x64", True)
-        from prefect_snapshots.snapshots.values import encode
+        from prefect_snapshots.values import encode
         encoded = encode([jnp.arange(3, dtype=jnp.float64)])
         print(encoded.manifest.hex(), b"".join(encoded.buffers).hex())
     """
@@ -596,7 +596,7 @@ def test_jax_is_neither_imported_to_save_nor_needed_to_read_numpy() -> None:
     script = """
         import sys
         import numpy as np
-        from prefect_snapshots.snapshots.values import decode, describe, encode
+        from prefect_snapshots.values import decode, describe, encode
         encoded = encode({"a": np.ones(3), "b": {1, 2}})
         class Body:
             data = b"".join(encoded.buffers)
@@ -862,7 +862,7 @@ def test_local_classes_are_stored_by_field_with_the_class_beside() -> None:
 def test_classes_of_a_script_are_found_in_another_process() -> None:
     script = """
         import dataclasses, enum
-        from prefect_snapshots.snapshots.values import encode
+        from prefect_snapshots.values import encode
         @dataclasses.dataclass
         class Run:
             loss: float

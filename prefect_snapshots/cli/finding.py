@@ -14,9 +14,9 @@ from ..repository import Repository
 from ..repository.repository import check_name
 from ..snapshots import SnapshotManager, list_names
 from ..snapshots.backends import Durable
-from ..snapshots.manifest import LeafInfo, describe
-from ..snapshots.paths import matcher
 from ..snapshots.records import Record, finder
+from ..values.manifest import LeafInfo, describe
+from ..values.paths import matcher
 
 _NEAR = 3
 

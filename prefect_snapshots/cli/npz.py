@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LeafError
-from ..snapshots.decoding import BodyReader, decode_leaves
-from ..snapshots.manifest import LeafInfo
+from ..values.decoding import BodyReader, decode_leaves
+from ..values.manifest import LeafInfo
 
 _KINDS = frozenset({"bool", "int", "float", "complex", "numpy", "numpy-scalar", "jax"})
 

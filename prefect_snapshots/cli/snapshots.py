@@ -23,9 +23,9 @@ from .session import SessionArgument, parse_value
 
 if TYPE_CHECKING:
     from ..repository import Repository
-    from ..snapshots.manifest import LeafInfo
     from ..snapshots.query import Expression
     from ..snapshots.records import Record
+    from ..values.manifest import LeafInfo
     from .finding import Found
 
 app = App(name="snapshots", help="Find snapshots, look into them, compare, annotate, remove and restore them.")
@@ -141,7 +141,7 @@ def diff(old: str, new: str, /, *, name: Name = None, allow_pickle: bool = False
         allow_pickle: Compare leaves that were pickled, too. That runs code from the repository: say so only if you
             trust everyone who writes to it.
     """
-    from ..snapshots.diff import diff_contents
+    from ..values.diff import diff_contents
     from .finding import find
 
     before, after = find(session.open(), [old, new], name)

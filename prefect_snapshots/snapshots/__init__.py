@@ -3,7 +3,7 @@
 This room knows the repository and no Prefect. JAX is used when a value or a request needs it, and only then.
 """
 
-from .diff import LeafDifference
+from ..values.diff import LeafDifference
 from .manager import PyTreeSnapshotManager, SnapshotManager, list_names
 from .query import ByContent, ByLeaf, ByMetadata, ByTag, ByTimeRange, Query
 from .records import Snapshot

@@ -16,8 +16,8 @@ from ..repository.contents import ContentReader
 from ..repository.location import Buffer
 from ..repository.repository import Repository
 from ..repository.tracking import MakeDraft, TrackedStream
+from ..values import Encoded, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, Records
-from .values import Encoded, decode, decode_leaves, describe, encode, iter_leaves
 
 KIND = "snapshots"
 
@@ -213,28 +213,11 @@ class Held:
 
     def value(self, leaves: str | Sequence[str] | None = None, like: Any = None) -> Any:
         """The value, or a part of it."""
-        return decode(self.manifest, HeldBody(self.body), leaves=leaves, like=like, allow_pickle=self.allow_pickle)
+        return decode(self.manifest, MemoryBody(self.body), leaves=leaves, like=like, allow_pickle=self.allow_pickle)
 
     def leaves(self) -> Iterable[Any]:
         """Its leaves in order."""
-        return decode_leaves(self.manifest, HeldBody(self.body), allow_pickle=self.allow_pickle).values()
-
-
-class HeldBody:
-    """A body that is in memory, as the reader that `decode` takes."""
-
-    def __init__(self, data: Buffer) -> None:
-        self._data = memoryview(data)
-
-    @property
-    def body_size(self) -> int:
-        """Bytes of the body."""
-        return len(self._data)
-
-    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
-        """Copy out of it."""
-        for offset, view in targets:
-            view[:] = self._data[offset : offset + len(view)]
+        return decode_leaves(self.manifest, MemoryBody(self.body), allow_pickle=self.allow_pickle).values()
 
 
 def _held(value: Any) -> Held:

@@ -9,12 +9,12 @@ from ..repository.catalog import Event
 from ..repository.chunking import SHARED_SIZE
 from ..repository.contents import ContentReader
 from ..repository.repository import Draft
+from ..values.manifest import StoredLeaf, parse
+from ..values.scalars import encode_node
+from ..values.structure import leaf_paths
 from .backends import Durable
 from .manager import SnapshotManager
-from .manifest import StoredLeaf, parse
 from .records import Record, Records
-from .scalars import encode_node
-from .structure import leaf_paths
 
 
 class Leaves:

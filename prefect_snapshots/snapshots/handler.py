@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..repository.location import Buffer
-from .diff import LeafDifference, diff_contents
-from .values import BodyReader, decode, encode
+from ..values import BodyReader, decode, encode
+from ..values.diff import LeafDifference, diff_contents
 
 NAME = "pytree"
 """Of the handler, as its entry point has it."""

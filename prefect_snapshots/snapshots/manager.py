@@ -24,14 +24,14 @@ from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import to_nanoseconds
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
+from ..values import map_leaves, map_leaves_with_path, validate
+from ..values.diff import LeafDifference, diff_contents, diff_values
+from ..values.paths import matcher
 from .backends import KIND, Backend, Durable, Memory
-from .diff import LeafDifference, diff_contents, diff_values
 from .files import read_file, write_file
 from .handler import NAME as HANDLER
-from .paths import matcher
 from .query import Query
 from .records import Compare, Ranking, Record, Records, Snapshot, clean_tags
-from .values import map_leaves, map_leaves_with_path, validate
 
 T = TypeVar("T", default=Any)
 

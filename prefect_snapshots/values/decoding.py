@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import LeafError, PickleRefused, StructureMismatch
-from .arrays import ArraySpec, check_jax, empty, key_form, loaded_jax, to_jax
+from .arrays import ArraySpec, Buffer, check_jax, empty, key_form, loaded_jax, to_jax
 from .classes import Unavailable, find_class
 from .manifest import (
     ARRAY,
@@ -65,6 +65,27 @@ class BodyReader(Protocol):
         """Fill each writable buffer with the verified bytes of the body from its offset on."""
 
 
+class MemoryBody:
+    """A body in memory, as the reader that `decode` takes.
+
+    Args:
+        data: the bytes of the body.
+    """
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = memoryview(data)
+
+    @property
+    def body_size(self) -> int:
+        """The length of the body in bytes."""
+        return len(self._data)
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Copy the bytes from each offset on into the buffer beside it."""
+        for offset, view in targets:
+            view[:] = self._data[offset : offset + len(view)]
+
+
 def decode(
     manifest: bytes,
     body: BodyReader,
@@ -98,18 +119,12 @@ def decode(
         MissingDependency: JAX is needed and not installed.
 
     Example:
-        >>> from prefect_snapshots.snapshots.encoding import encode
-        >>> class Body:
-        ...     def __init__(self, buffers):
-        ...         self.data = b"".join(buffers)
-        ...         self.body_size = len(self.data)
-        ...     def read_into(self, targets):
-        ...         for offset, view in targets:
-        ...             view[:] = self.data[offset : offset + len(view)]
+        >>> from prefect_snapshots.values import MemoryBody, encode
         >>> encoded = encode({"weights": np.arange(3, dtype=np.int8), "loss": 0.5})
-        >>> decode(encoded.manifest, Body(encoded.buffers))
+        >>> body = MemoryBody(b"".join(encoded.buffers))
+        >>> decode(encoded.manifest, body)
         {'weights': array([0, 1, 2], dtype=int8), 'loss': 0.5}
-        >>> decode(encoded.manifest, Body(encoded.buffers), leaves="loss")
+        >>> decode(encoded.manifest, body, leaves="loss")
         {'loss': 0.5}
     """
     decoder = _Decoder(manifest, body, allow_pickle)

@@ -19,7 +19,7 @@ from ..errors import MissingDependency
 from .classes import Unavailable
 from .dtypes import dtype_node, parse_dtype
 
-Buffer = memoryview | bytes
+Buffer = memoryview | bytes | bytearray
 
 FORTRAN, WEAK = 1, 2
 """Flags: elements lie in Fortran order; the JAX array is weakly typed, as `jnp.asarray(1.0)` is."""

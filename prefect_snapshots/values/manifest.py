@@ -93,7 +93,7 @@ def describe(manifest: bytes) -> list[LeafInfo]:
         MissingDependency: a leaf has a dtype of ml_dtypes, which is not installed.
 
     Example:
-        >>> from prefect_snapshots.snapshots.values import encode
+        >>> from prefect_snapshots.values import encode
         >>> [(leaf.path, leaf.kind, leaf.value) for leaf in describe(encode({"loss": 0.5, "steps": [3]}).manifest)]
         [('loss', 'float', 0.5), ('steps/0', 'int', 3)]
     """
