@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +90,51 @@ class Database(Protocol):
 
     def scratch(self) -> AbstractContextManager[Database]:
         """An empty database beside this one, dropped when the block ends: for drills."""
+        ...
+
+
+Switch: TypeAlias = Callable[[], Sequence[str]]
+"""Puts a new state that stands beside the old one in its place, atomically. If it raises, the old state is in place.
+
+Returns warnings, as full sentences, about what could not be tidied up afterwards: by then the restore has succeeded.
+"""
+
+
+@runtime_checkable
+class StagedRestores(Protocol):
+    """A database that can build the new state first and take it later. `swaps` is true for each of them.
+
+    With this, a restore of several parts builds and verifies all of them before it changes the first.
+    """
+
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> AbstractContextManager[Switch]:
+        """Build and verify the new state beside the old one, which stays in place and in use.
+
+        Leaving the block without a switch deletes the new state. What a killed process left is deleted by the next
+        `stage` of the same database, and never stops it.
+
+        Args:
+            only: build these tables or collections alone.
+
+        Returns:
+            A context manager that gives a function, which takes the new state when it is called.
+
+        Raises:
+            RestoreFailed: The new state cannot be built. The old one is as it was.
+        """
+        ...
+
+
+@runtime_checkable
+class RestoreChecks(Protocol):
+    """A database that can tell, before it is dumped, what no restore could bring back."""
+
+    def check_restorable(self) -> Sequence[str]:
+        """Return what in this database could not be restored; empty if everything can.
+
+        This is a static check of the catalog: it takes seconds at most, and reads no rows.
+
+        Returns:
+            A full sentence for each object: its kind and name, why it cannot be restored, and the remedy.
+        """
         ...
