@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from prefect_snapshots.backups.archive import Archive, store
-from prefect_snapshots.backups.restoring import restore_directory
 from prefect_snapshots.backups.sources import Database, Dump, DumpFile
-from prefect_snapshots.backups.trees import Directory
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.contents import Stored, Writer
 from prefect_snapshots.repository.repository import Draft, Repository
+from prefect_snapshots.trees.restoring import restore_directory
+from prefect_snapshots.trees.scanning import Directory
 
 PIECE = 1024 * 1024
 

@@ -23,12 +23,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from prefect_snapshots.backups import trees
 from prefect_snapshots.backups.archive import Archive, store
-from prefect_snapshots.backups.excluding import RESTORING, walk
-from prefect_snapshots.backups.manifest import Entry, Part, encode_manifest
-from prefect_snapshots.backups.restoring import _workspace, recover, restore_directory
-from prefect_snapshots.backups.trees import Directory, Summary
+from prefect_snapshots.backups.manifest import Part, encode_manifest
 from prefect_snapshots.errors import (
     BackupFailed,
     DamagedVersion,
@@ -40,6 +36,11 @@ from prefect_snapshots.errors import (
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.contents import Stored, Writer
 from prefect_snapshots.repository.repository import Draft, Repository
+from prefect_snapshots.trees import reading
+from prefect_snapshots.trees.entries import Entry
+from prefect_snapshots.trees.reading import Summary
+from prefect_snapshots.trees.restoring import _workspace, recover, restore_directory
+from prefect_snapshots.trees.scanning import RESTORING, Directory, walk
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -146,7 +147,7 @@ def size_of(shelf: Shelf) -> int:
 
 def settle() -> None:
     """Wait until what was written can be told from what is written next."""
-    time.sleep(trees._SETTLED / 1e9 + 0.1)
+    time.sleep(reading._SETTLED / 1e9 + 0.1)
 
 
 # --- the round trip --------------------------------------------------------------------------------------------------
@@ -607,7 +608,7 @@ def test_a_flipped_bit_is_named_and_the_target_untouched(tmp_path: Path, shelf: 
 RESTORE = """
 import sys
 from prefect_snapshots.backups.archive import Archive
-from prefect_snapshots.backups.restoring import restore_directory
+from prefect_snapshots.trees.restoring import restore_directory
 from prefect_snapshots.repository.repository import Repository
 events = []
 repository = Repository(sys.argv[1])
@@ -678,7 +679,7 @@ def test_a_running_restore_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_swap_in_two_steps(tmp_path: Path, shelf: Shelf, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on systems that cannot exchange two names."""
-    monkeypatch.setattr("prefect_snapshots.backups.restoring._LIBC", object())
+    monkeypatch.setattr("prefect_snapshots.trees.restoring._LIBC", object())
     archive = shelf.backup(Directory(source))
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "mine").write_text("old")

@@ -34,7 +34,6 @@ from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_e
 from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
 from prefect_snapshots.backups.records import Records, backup_name, git_state, part_record, slug
 from prefect_snapshots.backups.sources import Database, Dump, DumpFile, DumpReader
-from prefect_snapshots.backups.trees import Summary
 from prefect_snapshots.errors import (
     BackupFailed,
     BackupNotFound,
@@ -48,6 +47,7 @@ from prefect_snapshots.errors import (
     SnapshotsError,
 )
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.trees.reading import Summary
 
 WRITER = Path(__file__).parent / "backup_writer.py"
 
@@ -546,7 +546,7 @@ def test_each_source_goes_on_from_its_own_last_backup(world: World, monkeypatch:
     def refuse(*_: Any) -> None:
         raise AssertionError("an unchanged file was read")
 
-    monkeypatch.setattr("prefect_snapshots.backups.trees._read_small", refuse)
+    monkeypatch.setattr("prefect_snapshots.trees.reading._read_small", refuse)
     assert manager.create_backup().written < 20_000
 
 

@@ -1,9 +1,9 @@
 """Backups of databases and directories: each one a version that can be listed, verified and restored as a whole."""
 
+from ..trees.scanning import Directory
 from .drills import DrillReport
 from .manager import BackupManager, CleanupReport, RestoreReport, list_names, safe_experiment
 from .records import Backup
-from .trees import Directory
 
 __all__ = [
     "Backup",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ import numpy as np
 from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgument
 from ..repository import deltas
 from ..repository.contents import Batch, ContentReader, Item, Stored, Writer
-from .manifest import DIRECTORY, Entry, Part, check_path, decode_manifest, encode_manifest
-from .restoring import write
+from ..trees.entries import Entry, check_path
+from ..trees.reading import Previous, Summary, Tree
+from ..trees.restoring import write
+from ..trees.scanning import Directory
+from ..trees.stored import StoredTree
+from .manifest import DIRECTORY, Part, decode_manifest, encode_manifest
 from .sources import Database
-from .trees import Directory, Previous, Summary, Tree
 
-_READ = 4 * 1024 * 1024
-"""Bytes that a reader is given at once."""
 _VERIFIED = 16 * 1024 * 1024
 """Bytes that are verified at once."""
 
@@ -59,7 +60,7 @@ def store(
             if isinstance(source, Directory):
                 before = (archive._of_directory(source.name, writer) for archive in previous)
                 tree = Tree(source, next(filter(None, before), None))
-                finishing.append(tree.finish)
+                finishing.append(partial(_finish_directory, source, tree))
                 yield from tree.chunks(writer, passed)
             else:
                 part = Part(source.name, source.kind, [])
@@ -108,6 +109,13 @@ def _dumped(
     part.counts = dict(dump.counts)
     if not part.entries:
         raise BackupFailed(f"{source.kind} {source.name}: the dump is empty")
+
+
+def _finish_directory(source: Directory, tree: Tree) -> tuple[Part, Summary]:
+    read = tree.finish()
+    excludes, ignore_files = list(source.excludes), list(source.ignore_files)
+    part = Part(source.name, DIRECTORY, read.entries, {}, read.root, read.looked, excludes, ignore_files)
+    return part, read.summary
 
 
 def _finish(part: Part, sketches: Iterable[deltas.Sketch]) -> tuple[Part, Summary]:
@@ -184,7 +192,7 @@ class Archive:
     def _of_directory(self, name: str, writer: Writer) -> Previous | None:
         for part in self.parts:
             if part.name == name and part.kind == DIRECTORY and self._content.inline is None:
-                return Previous(part.part, self._content, part.offset, writer)
+                return Previous(part, part.part.looked, writer)
         return None
 
     def _of_database(self, wanted: Part) -> deltas.Previous | None:
@@ -194,26 +202,25 @@ class Archive:
         return None
 
 
-class PartReader:
+class PartReader(StoredTree):
     """One part of a backup: a directory, or a database."""
 
     def __init__(self, content: ContentReader, part: Part, offset: int, label: str) -> None:
-        self.content = content
+        super().__init__(
+            content,
+            part.entries,
+            offset,
+            label,
+            part.name,
+            root=part.root,
+            excludes=part.excludes,
+            ignore_files=part.ignore_files,
+        )
         self.part = part
-        self.offset = offset
-        self.label = label
-
-    @property
-    def name(self) -> str:
-        return self.part.name
 
     @property
     def kind(self) -> str:
         return self.part.kind
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        return self.part.entries
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -223,52 +230,7 @@ class PartReader:
     @property
     def paths(self) -> Sequence[str]:
         """Of all files."""
-        return [entry.path for entry in self.part.entries if entry.is_file]
-
-    @cached_property
-    def stored(self) -> int:
-        """Bytes in the body."""
-        return sum(entry.stored for entry in self.part.entries)
-
-    @cached_property
-    def by_path(self) -> Mapping[str, tuple[Entry, int]]:
-        """Every entry, and where in the body its bytes begin."""
-        found = {}
-        offset = self.offset
-        for entry in self.part.entries:
-            found[entry.path] = entry, offset
-            offset += entry.stored
-        return found
-
-    def open(self, path: str) -> Iterator[memoryview]:
-        """The bytes of one file, in pieces of up to some MB, each of them verified.
-
-        Raises:
-            InvalidArgument: there is no such file.
-            DamagedVersion: it cannot be verified from there on.
-        """
-        found = self.by_path.get(path)
-        if found is None or not found[0].is_file:
-            raise InvalidArgument(f"{self.label}, {self.name}: there is no file {path!r}")
-        entry, offset = self.by_path[found[0].link.decode("utf-8", "surrogateescape")] if found[0].link else found
-        return self._pieces(entry, offset)
-
-    def _pieces(self, entry: Entry, offset: int) -> Iterator[memoryview]:
-        at = 0
-        for begin, length in (*(((0, entry.size),) if entry.extents is None else entry.extents), (entry.size, 0)):
-            while at < begin:
-                hole = min(begin - at, _READ)
-                yield memoryview(bytes(hole))
-                at += hole
-            end = begin + length
-            while at < end:
-                try:
-                    piece = memoryview(self.content.read(offset, min(end - at, _READ)))
-                except IntegrityError as error:
-                    raise DamagedVersion(self.label, f"{self.name}: file {entry.path!r}", str(error)) from error
-                yield piece
-                at += len(piece)
-                offset += len(piece)
+        return [entry.path for entry in self.entries if entry.is_file]
 
     def previous_chunks(self) -> deltas.Previous | None:
         """The chunks of a dump, for the next one to be compared with."""
@@ -285,17 +247,3 @@ class PartReader:
             DamagedVersion: naming the first file that cannot be verified.
         """
         write(self, folder)
-
-    def damaged(self) -> str:
-        """The first file that cannot be verified; empty when all can."""
-        files = (found for found in self.by_path.values() if not self.is_sound(*found))
-        return next((f"file {entry.path!r}" for entry, _ in files), "")
-
-    def is_sound(self, entry: Entry, offset: int) -> bool:
-        """Whether all bytes of a file, which begin there in the body, can be verified."""
-        try:
-            for at in range(0, entry.stored, _READ):
-                self.content.read(offset + at, min(_READ, entry.stored - at))
-        except IntegrityError:
-            return False
-        return True

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..repository.maintenance import Progress
+from ..trees.scanning import Directory
 from .archive import Archive, PartReader
 from .manifest import DIRECTORY
 from .records import Backup
 from .sources import Database, DumpFile
-from .trees import Directory
 
 _SHOWN = 10
 """Differences of one part that are told."""

@@ -16,8 +16,8 @@ from typing import IO
 import zstandard
 
 from ..errors import InvalidArgument
+from ..trees.entries import Entry
 from .archive import Archive, PartReader
-from .manifest import Entry
 from .records import Backup
 
 METADATA = "metadata.json"

@@ -42,6 +42,8 @@ from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.tracking import TrackedStream, damage_of
 from ..retention import RetentionPolicy, RetentionRow
+from ..trees.restoring import recover, restore_directory
+from ..trees.scanning import Directory
 from . import archive
 from .archive import Archive
 from .databases import open_database
@@ -62,9 +64,7 @@ from .records import (
     part_record,
     read_record,
 )
-from .restoring import recover, restore_directory
 from .sources import Database
-from .trees import Directory
 
 KIND = "backups"
 

@@ -24,7 +24,7 @@ from ..errors import BackupNotFound
 from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..repository.tracking import hint
-from .trees import Summary
+from ..trees.reading import Summary
 
 SLUG_LIMIT = 60
 """Most characters of a description in a name."""

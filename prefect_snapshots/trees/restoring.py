@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,11 +35,9 @@ from ..errors import (
     StorageFull,
 )
 from ..repository.location import LargeFile
-from .excluding import RESTORING, walk
-from .manifest import DIRECTORY, Entry, check_path
-
-if TYPE_CHECKING:
-    from .archive import PartReader
+from .entries import Entry, check_path
+from .scanning import RESTORING, walk
+from .stored import StoredTree
 
 _SPAN = 4 * 1024 * 1024
 """Bytes of the body that a thread reads at once."""
@@ -72,7 +69,7 @@ class Restored:
 
 
 def restore_directory(
-    part: PartReader,
+    part: StoredTree,
     target: str | os.PathLike[str],
     *,
     only: str | None = None,
@@ -147,7 +144,7 @@ def recover(target: str | os.PathLike[str]) -> None:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(part: PartReader, folder: Path) -> None:
+def write(part: StoredTree, folder: Path) -> None:
     """Write a part into a new or empty folder, every byte verified.
 
     Raises:
@@ -159,10 +156,10 @@ def write(part: PartReader, folder: Path) -> None:
 
 
 def _write(
-    part: PartReader, folder: Path, entries: Sequence[Entry], base: bytes, passed: Callable[[int], None]
+    part: StoredTree, folder: Path, entries: Sequence[Entry], base: bytes, passed: Callable[[int], None]
 ) -> list[str]:
     """Write entries below `base` into a folder that stands for it. Returns the attributes that could not be set."""
-    exact = part.kind == DIRECTORY
+    exact = part.root is not None
     place = partial(_place, os.fsencode(folder), base)
     not_set: list[str] = []
     if not base:
@@ -237,7 +234,7 @@ def _spans(files: Iterable[tuple[Entry, int]]) -> Iterator[list[tuple[Entry, int
 
 
 def _write_span(
-    part: PartReader, span: list[tuple[Entry, int]], place: Callable[[bytes], bytes], exact: bool
+    part: StoredTree, span: list[tuple[Entry, int]], place: Callable[[bytes], bytes], exact: bool
 ) -> tuple[int, list[str]]:
     start = span[0][1]
     end = span[-1][1] + span[-1][0].stored
@@ -289,7 +286,7 @@ def _write_at(file: int, data: memoryview, at: int) -> None:
         at += count
 
 
-def _damaged(part: PartReader, span: Iterable[tuple[Entry, int]]) -> str:
+def _damaged(part: StoredTree, span: Iterable[tuple[Entry, int]]) -> str:
     for entry, offset in span:
         if not part.is_sound(entry, offset):
             return f"{part.name}: file {entry.path!r}"
@@ -299,17 +296,17 @@ def _damaged(part: PartReader, span: Iterable[tuple[Entry, int]]) -> str:
 # --- modes, owners, times --------------------------------------------------------------------------------------------
 
 
-def _set_directories(part: PartReader, folder: Path, entries: Sequence[Entry], base: bytes) -> list[str]:
+def _set_directories(part: StoredTree, folder: Path, entries: Sequence[Entry], base: bytes) -> list[str]:
     """Modes and times of directories: after all that is in them, and what is in a directory before itself."""
-    if part.kind != DIRECTORY:
+    if part.root is None:
         return []
     place = partial(_place, os.fsencode(folder), base)
     not_set: list[str] = []
     for entry in reversed(entries):
         if entry.is_directory:
             not_set += _set(entry, place(entry.raw))
-    if part.part.root is not None and not base:
-        not_set += _set(part.part.root, os.fsencode(folder))
+    if not base:
+        not_set += _set(part.root, os.fsencode(folder))
     return not_set
 
 
@@ -337,7 +334,7 @@ def _set(entry: Entry, where: bytes | int) -> list[str]:
 # --- what is there ---------------------------------------------------------------------------------------------------
 
 
-def _choose(part: PartReader, root: Path, only: str) -> tuple[bytes, list[Entry]]:
+def _choose(part: StoredTree, root: Path, only: str) -> tuple[bytes, list[Entry]]:
     """What has to be swapped so that `only` is there: it, or the first directory above it that is missing.
 
     Returns:
@@ -380,14 +377,14 @@ def _mounts() -> list[Path]:
     return [Path(os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), line.split()[4]))) for line in lines]
 
 
-def _carry(part: PartReader, root: Path, new: Path, base: bytes, delete: bool) -> Iterator[str]:
+def _carry(part: StoredTree, root: Path, new: Path, base: bytes, delete: bool) -> Iterator[str]:
     """Give what the backup does not hold, and a restore leaves alone, a second name in the new folder."""
     below = f"{os.fsdecode(base)}/" if base else ""
 
     def failed(path: str, error: OSError) -> None:
         raise error
 
-    for path, item, left_out in walk(str(root), part.part.excludes, part.part.ignore_files, failed):
+    for path, item, left_out in walk(str(root), part.excludes, part.ignore_files, failed):
         if not path.startswith(below) or (delete and not left_out) or item.name.startswith(RESTORING):
             continue
         place = new / path[len(below) :]

@@ -8,7 +8,6 @@ its cuts.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -16,18 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
 import numpy as np
 
-from ..errors import BackupFailed, InvalidArgument, InvalidName
+from ..errors import BackupFailed, InvalidName
 from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_read, content_defined_stream
-from ..repository.contents import TABLE, Batch, ContentReader, Kept, Writer
+from ..repository.contents import TABLE, Batch, Kept, Writer
 from ..repository.repository import Buffer
-from .excluding import walk
-from .manifest import DIRECTORY, Entry, Part, check_path
+from .entries import Entry, check_path
+from .scanning import Directory, entry_of, extents_of, state_of, walk, xattrs_of
+from .stored import StoredTree
 
 _LARGE = 4 * 1024 * 1024
 """Bytes of a file from which on it is read piece by piece; smaller ones are read together up to this."""
@@ -43,39 +42,6 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SHOWN = 3
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Directory:
-    """A directory to back up, with all that `rsync -aHSX` keeps of it.
-
-    Arguments:
-        path: where it is. A link is followed; links in it are kept as they are.
-        name: what the backup calls it. Default: the last part of the path.
-        excludes: patterns of what is left out, as in `.gitignore`.
-        ignore_files: names of files in the tree that hold such patterns, for the directory they lie in.
-        strict: whether a file that cannot be read makes the backup fail. Otherwise it is reported and left out.
-
-    Example:
-        >>> from prefect_snapshots.backups.trees import Directory
-        >>> Directory("/srv/app/uploads", ignore_files=(".backupignore",)).name
-        'uploads'
-    """
-
-    path: str | os.PathLike[str]
-    name: str = ""
-    excludes: Sequence[str] = (".tmp", "__pycache__", ".git")
-    ignore_files: Sequence[str] = ()
-    strict: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
-        object.__setattr__(self, "name", self.name or Path(self.path).name)
-        if not self.name:
-            raise InvalidArgument(f"give the directory {self.path} a name")
-        for what in ("excludes", "ignore_files"):
-            if isinstance(getattr(self, what), str):
-                raise InvalidArgument(f"{what} is several texts, not one: write ({getattr(self, what)!r},)")
 
 
 @dataclass(slots=True)
@@ -116,31 +82,42 @@ class Summary:
                 self.size += entry.size
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A directory as it was read."""
+
+    entries: list[Entry]
+    root: Entry
+    """The directory itself."""
+    looked: int
+    """When the scan began, in nanoseconds."""
+    summary: Summary
+
+
 class Previous:
     """What the previous backup says about a directory: which of its files are stored still, and in which chunks.
 
     Arguments:
-        part: of the previous backup.
-        content: that holds it.
-        offset: where in its body the part begins.
+        tree: of the previous backup.
+        looked: when its scan began, in nanoseconds.
         writer: says which chunks can be used again.
     """
 
-    def __init__(self, part: Part, content: ContentReader, offset: int, writer: Writer) -> None:
-        table = content.table
+    def __init__(self, tree: StoredTree, looked: int, writer: Writer) -> None:
+        table = tree.content.table
         ends = np.cumsum(table["size"], dtype=np.int64)
         usable = np.concatenate([[0], np.cumsum(writer.has(table))])
-        sizes = np.array([entry.stored for entry in part.entries], np.int64)
-        stops = offset + np.cumsum(sizes)
+        sizes = np.array([entry.stored for entry in tree.entries], np.int64)
+        stops = tree.offset + np.cumsum(sizes)
         edges = np.concatenate([[0], ends])
         self.first = edges.searchsorted(stops - sizes)
         self.last = edges.searchsorted(stops)
         whole = (edges[self.first] == stops - sizes) & (edges[self.last] == stops)
         self.stored = whole & (usable[self.last] - usable[self.first] == self.last - self.first)
         self.table = table
-        self.entries = part.entries
-        self._numbers = {entry.raw: number for number, entry in enumerate(part.entries)}
-        self._settled = part.looked - _SETTLED
+        self.entries = tree.entries
+        self._numbers = {entry.raw: number for number, entry in enumerate(tree.entries)}
+        self._settled = looked - _SETTLED
 
     def unchanged(self, raw: bytes, found: os.stat_result) -> int:
         """The number of the entry of a file that did not change; -1 when it has to be read."""
@@ -172,7 +149,7 @@ class Tree:
     """
 
     def __init__(self, source: Directory, previous: Previous | None = None) -> None:
-        self.summary = Summary(source.name, DIRECTORY)
+        self.summary = Summary(source.name, "directory")
         self._source = source
         self._previous = previous
         self._looked = time.time_ns()
@@ -192,7 +169,7 @@ class Tree:
             raise BackupFailed(f"the directory {self._source.path} cannot be read: {error.strerror}") from None
         if not stat.S_ISDIR(status.st_mode):
             raise BackupFailed(f"{self._source.path} is not a directory: back up the one it lies in")
-        self._status = _entry(b"", status, xattrs=_xattrs(self._root))
+        self._status = entry_of(b"", status, xattrs=xattrs_of(self._root))
         previous = self._previous
         found: list[tuple[bytes, Entry, int, tuple[int, int] | None]] = []
         for path, item, left_out in walk(self._root, self._source.excludes, self._source.ignore_files, self._failed):
@@ -207,11 +184,11 @@ class Tree:
                     inode = (status.st_ino, status.st_dev) if status.st_nlink > 1 else None
                     if previous is not None:
                         number = previous.unchanged(raw, status)
-                    entry = previous.entries[number] if previous is not None and number >= 0 else _entry(raw, status)
+                    entry = previous.entries[number] if previous is not None and number >= 0 else entry_of(raw, status)
                 elif stat.S_ISLNK(status.st_mode):
-                    entry = _entry(raw, status, os.fsencode(os.readlink(item.path)), _xattrs(item.path))
+                    entry = entry_of(raw, status, os.fsencode(os.readlink(item.path)), xattrs_of(item.path))
                 elif stat.S_ISDIR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
-                    entry = _entry(raw, status, xattrs=_xattrs(item.path))
+                    entry = entry_of(raw, status, xattrs=xattrs_of(item.path))
                 else:
                     self.summary.skipped.append(path)
                     continue
@@ -295,8 +272,8 @@ class Tree:
         if last > first and previous is not None:
             yield Kept(previous.table[first:last])
 
-    def finish(self) -> tuple[Part, Summary]:
-        """What the manifest says of the directory, and what was done, once its chunks are stored.
+    def finish(self) -> Read:
+        """What was read of the directory, once its chunks are stored.
 
         Raises:
             BackupFailed: a file could not be read, and the source is strict.
@@ -310,10 +287,7 @@ class Tree:
         ]
         self.summary.count(entries)
         self.summary.read = self.summary.size - self._unread
-        source = self._source
-        excludes, ignore_files = list(source.excludes), list(source.ignore_files)
-        part = Part(source.name, DIRECTORY, entries, {}, self._status, self._looked, excludes, ignore_files)
-        return part, self.summary
+        return Read(entries, self._status, self._looked, self.summary)
 
     def _read_all(self, batch: list[int]) -> list[Buffer]:
         return [chunk for at in batch for chunk in self._read_twice(at, _read_small)]
@@ -344,9 +318,9 @@ class Tree:
                     before = os.fstat(file)
                     if not stat.S_ISREG(before.st_mode):
                         raise FileNotFoundError
-                    entry = _entry(scanned.raw, before, xattrs=_xattrs(file), extents=_extents(file, before))
+                    entry = entry_of(scanned.raw, before, xattrs=xattrs_of(file), extents=extents_of(file, before))
                     result, size = read(file, entry)
-                    settled = size == entry.stored and _state(os.fstat(file)) == _state(before)
+                    settled = size == entry.stored and state_of(os.fstat(file)) == state_of(before)
                 finally:
                     os.close(file)
                 if settled:
@@ -388,67 +362,6 @@ def _shortened(entry: Entry, stored: int) -> Entry:
             extents.append((offset, min(length, stored)))
             stored -= extents[-1][1]
     return msgspec.structs.replace(entry, extents=tuple(extents))
-
-
-# --- what the system says ----------------------------------------------------------------------------------------
-
-
-def _entry(
-    raw: bytes,
-    status: os.stat_result,
-    link: bytes = b"",
-    xattrs: dict[str, bytes] | None = None,
-    extents: tuple[tuple[int, int], ...] | None = None,
-) -> Entry:
-    return Entry(
-        raw,
-        status.st_mode,
-        status.st_size if stat.S_ISREG(status.st_mode) else 0,
-        link,
-        status.st_mtime_ns,
-        status.st_uid,
-        status.st_gid,
-        (status.st_ctime_ns, status.st_ino, status.st_dev),
-        extents,
-        xattrs,
-    )
-
-
-def _state(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def _extents(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:
-    """Where the data of a sparse file lies; None when it has no holes."""
-    size = status.st_size
-    if status.st_blocks * 512 >= size or not hasattr(os, "SEEK_DATA"):
-        return None
-    extents = []
-    end = 0
-    while end < size:
-        try:
-            begin = os.lseek(file, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole up to the end
-                break
-            return None
-        end = min(os.lseek(file, begin, os.SEEK_HOLE), size)
-        extents.append((begin, end - begin))
-    return None if extents == [(0, size)] else tuple(extents)
-
-
-def _xattrs(where: str | int) -> dict[str, bytes] | None:
-    """Extended attributes, of a link itself; None where there are none."""
-    if not hasattr(os, "listxattr"):
-        return None
-    follow = isinstance(where, int)
-    try:
-        names = os.listxattr(where, follow_symlinks=follow)
-        return {name: os.getxattr(where, name, follow_symlinks=follow) for name in names} or None
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENODATA):
-            return None
-        raise
 
 
 def _raw(found: tuple[bytes, Entry, int, object]) -> bytes:
