@@ -42,9 +42,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_snapshots import checkpointed, save_snapshot, use_repository
-from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.checkpoints import list_checkpoints
-from prefect_snapshots.live import artifact_key
+from prefect_snapshots.integration.blocks import current_repository
+from prefect_snapshots.integration.live import artifact_key
 
 VOCABULARY = 1 << 14
 WIDTH = 128

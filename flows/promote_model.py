@@ -34,8 +34,8 @@ from prefect_snapshots import (
     promote_snapshot,
     use_repository,
 )
-from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.errors import ArtifactNotFound, SnapshotNotFound
+from prefect_snapshots.integration.blocks import current_repository
 
 STAGE = "production"
 REPORT = "digits-promotion"

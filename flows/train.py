@@ -46,7 +46,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 from prefect_snapshots import Snapshot, SnapshotManager, load_latest, save_snapshot, use_repository
-from prefect_snapshots.blocks import current_repository
+from prefect_snapshots.integration.blocks import current_repository
 
 LAYERS = (64, 128, 64, 10)
 BATCH = 32

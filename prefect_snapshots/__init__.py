@@ -70,9 +70,6 @@ __all__ = [
 if TYPE_CHECKING:
     from prefect_snapshots.artifacts import ArtifactRegistry, ModelLogger, WandbArtifactRegistry
     from prefect_snapshots.backups import Backup, BackupManager, Directory, safe_experiment
-    from prefect_snapshots.batching import CheckpointedFuture, CheckpointedTask, checkpointed
-    from prefect_snapshots.blocks import SnapshotRepository
-    from prefect_snapshots.cache_policies import STABLE_INPUTS, StableInputs
     from prefect_snapshots.checkpoints import Snapper
     from prefect_snapshots.database_blocks import (
         ArangoDBDatabase,
@@ -84,10 +81,33 @@ if TYPE_CHECKING:
         RedisDatabase,
         SQLiteDatabase,
     )
-    from prefect_snapshots.decorators import load_latest, snapshot
+    from prefect_snapshots.integration.artifacts import (
+        acreate_release,
+        aload_artifact,
+        alog_artifact,
+        alog_files,
+        apromote_artifact,
+        apromote_snapshot,
+        create_release,
+        load_artifact,
+        log_artifact,
+        log_files,
+        promote_artifact,
+        promote_snapshot,
+    )
+    from prefect_snapshots.integration.blocks import SnapshotRepository
+    from prefect_snapshots.integration.cache_policies import STABLE_INPUTS, StableInputs
+    from prefect_snapshots.integration.checkpoints.task import CheckpointedFuture, CheckpointedTask, checkpointed
+    from prefect_snapshots.integration.snapshots.decorator import load_latest, snapshot
+    from prefect_snapshots.integration.snapshots.saving import wait_for_snapshots
+    from prefect_snapshots.integration.snapshots.tasks import (
+        aload_snapshot,
+        asave_snapshot,
+        load_snapshot,
+        save_snapshot,
+    )
     from prefect_snapshots.repository import Repository, use_repository
     from prefect_snapshots.retention import RetentionPolicy
-    from prefect_snapshots.saving import wait_for_snapshots
     from prefect_snapshots.snapshots import (
         ByContent,
         ByLeaf,
@@ -97,24 +117,6 @@ if TYPE_CHECKING:
         PyTreeSnapshotManager,
         Snapshot,
         SnapshotManager,
-    )
-    from prefect_snapshots.tasks import (
-        acreate_release,
-        aload_artifact,
-        aload_snapshot,
-        alog_artifact,
-        alog_files,
-        apromote_artifact,
-        apromote_snapshot,
-        asave_snapshot,
-        create_release,
-        load_artifact,
-        load_snapshot,
-        log_artifact,
-        log_files,
-        promote_artifact,
-        promote_snapshot,
-        save_snapshot,
     )
 else:  # hidden from type checkers, to which a module with `__getattr__` has every name, misspelt ones too
     _MODULE_OF = {
@@ -127,8 +129,8 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "ByMetadata": "snapshots",
         "ByTag": "snapshots",
         "ByTimeRange": "snapshots",
-        "CheckpointedFuture": "batching",
-        "CheckpointedTask": "batching",
+        "CheckpointedFuture": "integration.checkpoints.task",
+        "CheckpointedTask": "integration.checkpoints.task",
         "Directory": "backups",
         "DuckDBDatabase": "database_blocks",
         "EtcdDatabase": "database_blocks",
@@ -141,35 +143,35 @@ else:  # hidden from type checkers, to which a module with `__getattr__` has eve
         "Repository": "repository",
         "RetentionPolicy": "retention",
         "SQLiteDatabase": "database_blocks",
-        "STABLE_INPUTS": "cache_policies",
+        "STABLE_INPUTS": "integration.cache_policies",
         "Snapper": "checkpoints",
         "Snapshot": "snapshots",
         "SnapshotManager": "snapshots",
-        "SnapshotRepository": "blocks",
-        "StableInputs": "cache_policies",
+        "SnapshotRepository": "integration.blocks",
+        "StableInputs": "integration.cache_policies",
         "WandbArtifactRegistry": "artifacts",
-        "acreate_release": "tasks",
-        "aload_artifact": "tasks",
-        "aload_snapshot": "tasks",
-        "alog_artifact": "tasks",
-        "alog_files": "tasks",
-        "apromote_artifact": "tasks",
-        "apromote_snapshot": "tasks",
-        "asave_snapshot": "tasks",
-        "checkpointed": "batching",
-        "create_release": "tasks",
-        "load_artifact": "tasks",
-        "load_latest": "decorators",
-        "load_snapshot": "tasks",
-        "log_artifact": "tasks",
-        "log_files": "tasks",
-        "promote_artifact": "tasks",
-        "promote_snapshot": "tasks",
+        "acreate_release": "integration.artifacts",
+        "aload_artifact": "integration.artifacts",
+        "aload_snapshot": "integration.snapshots.tasks",
+        "alog_artifact": "integration.artifacts",
+        "alog_files": "integration.artifacts",
+        "apromote_artifact": "integration.artifacts",
+        "apromote_snapshot": "integration.artifacts",
+        "asave_snapshot": "integration.snapshots.tasks",
+        "checkpointed": "integration.checkpoints.task",
+        "create_release": "integration.artifacts",
+        "load_artifact": "integration.artifacts",
+        "load_latest": "integration.snapshots.decorator",
+        "load_snapshot": "integration.snapshots.tasks",
+        "log_artifact": "integration.artifacts",
+        "log_files": "integration.artifacts",
+        "promote_artifact": "integration.artifacts",
+        "promote_snapshot": "integration.artifacts",
         "safe_experiment": "backups",
-        "save_snapshot": "tasks",
-        "snapshot": "decorators",
+        "save_snapshot": "integration.snapshots.tasks",
+        "snapshot": "integration.snapshots.decorator",
         "use_repository": "repository",
-        "wait_for_snapshots": "saving",
+        "wait_for_snapshots": "integration.snapshots.saving",
     }
 
     def __getattr__(name: str) -> object:

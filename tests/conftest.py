@@ -109,7 +109,7 @@ def prefect_server() -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    from prefect_snapshots import live
+    from prefect_snapshots.integration import live
 
     with (
         prefect_test_harness(server_startup_timeout=120),

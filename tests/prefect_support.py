@@ -11,8 +11,8 @@ from prefect.client.schemas.objects import Artifact
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventResourceFilter
 
-from prefect_snapshots import live
-from prefect_snapshots.live import artifact_key
+from prefect_snapshots.integration import live
+from prefect_snapshots.integration.live import artifact_key
 
 
 def flush() -> None:

@@ -18,20 +18,21 @@ from prefect_snapshots import (
     ArtifactRegistry,
     Repository,
     SnapshotManager,
+    aload_artifact,
     alog_artifact,
     apromote_artifact,
     create_release,
-    live,
     load_artifact,
     log_artifact,
     log_files,
     promote_artifact,
     promote_snapshot,
-    tasks,
     use_repository,
 )
 from prefect_snapshots.errors import ArtifactNotFound, CommitConflict, ReleaseExists, SnapshotNotFound
-from prefect_snapshots.live import artifact_key
+from prefect_snapshots.integration import artifacts, live
+from prefect_snapshots.integration.live import artifact_key
+from prefect_snapshots.integration.snapshots import tasks
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -184,10 +185,10 @@ def test_their_asynchronous_twins(collection: str) -> None:
     async def pipeline() -> Any:
         logged = await alog_artifact("model", [1, 2, 3], collection=collection)
         promoted = await apromote_artifact("model", to="production", collection=collection)
-        return logged == promoted, await tasks.aload_artifact("model", "production", collection=collection)
+        return logged == promoted, await aload_artifact("model", "production", collection=collection)
 
     assert asyncio.run(pipeline()) == (True, [1, 2, 3])
-    both = {name: task for name, task in vars(tasks).items() if isinstance(task, Task)}
+    both = {name: task for name, task in (vars(artifacts) | vars(tasks)).items() if isinstance(task, Task)}
     synchronous = {name for name in both if f"a{name}" in both}
     assert set(both) == synchronous | {f"a{name}" for name in synchronous}
     for name in synchronous:

@@ -31,8 +31,8 @@ from prefect_snapshots import (
     SQLiteDatabase,
     use_repository,
 )
-from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.errors import EphemeralRepositoryError, RepositoryError, WrongPassword
+from prefect_snapshots.integration.blocks import current_repository
 
 pytestmark = pytest.mark.xdist_group("prefect")
 

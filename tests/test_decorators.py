@@ -32,8 +32,8 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import atransaction, transaction
 
 from prefect_snapshots import Repository, SnapshotManager, load_latest, snapshot, use_repository, wait_for_snapshots
-from prefect_snapshots.blocks import current_repository
 from prefect_snapshots.errors import InvalidArgument, SnapshotExists, SnapshotNotFound, UnserialisableLeaf
+from prefect_snapshots.integration.blocks import current_repository
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prefect_snapshots.settings import SnapshotsSettings
+from prefect_snapshots.integration.settings import SnapshotsSettings
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "deployments" / "Dockerfile").read_text()

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import Artifact
 
 from prefect_snapshots import ArtifactRegistry, BackupManager
 from prefect_snapshots.checkpoints import list_checkpoints
-from prefect_snapshots.live import artifact_key
+from prefect_snapshots.integration.live import artifact_key
 
 # One site for all of them. They follow one another as a person would, and the runs go on meanwhile.
 pytestmark = [pytest.mark.xdist_group("end-to-end"), pytest.mark.timeout(400)]

@@ -66,7 +66,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 def test_prefect_finds_the_block_type_without_an_import_of_ours() -> None:
     find = "from prefect.blocks.core import Block; print(Block.get_block_class_from_key('snapshot-repository'))"
-    assert "prefect_snapshots.blocks.SnapshotRepository" in run_python(find)
+    assert "prefect_snapshots.integration.blocks.SnapshotRepository" in run_python(find)
 
 
 def test_console_script_resolves() -> None:

@@ -35,7 +35,6 @@ from prefect_snapshots import (
     SnapshotManager,
     aload_snapshot,
     asave_snapshot,
-    live,
     load_latest,
     load_snapshot,
     save_snapshot,
@@ -43,7 +42,8 @@ from prefect_snapshots import (
     use_repository,
 )
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
-from prefect_snapshots.live import artifact_key
+from prefect_snapshots.integration import live
+from prefect_snapshots.integration.live import artifact_key
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 

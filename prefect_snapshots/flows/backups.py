@@ -18,7 +18,12 @@ from prefect.input import RunInput
 from prefect.settings import get_current_settings
 from pydantic import Field
 
-from ..backup_reports import (
+from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
+from ..backups.databases import open_database
+from ..backups.sources import Database
+from ..database_blocks import load_database
+from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument
+from ..integration.backups import (
     progress_bar,
     report_cleaned,
     report_created,
@@ -26,14 +31,9 @@ from ..backup_reports import (
     report_failed,
     report_restored,
 )
-from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
-from ..backups.databases import open_database
-from ..backups.sources import Database
-from ..blocks import current_repository
-from ..database_blocks import load_database
-from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument
+from ..integration.blocks import current_repository
+from ..integration.run_context import run_ids, run_logger
 from ..retention import RetentionPolicy
-from ..runs import run_ids, run_logger
 
 PATIENCE = 3600
 """Seconds that a person has to confirm a restore."""

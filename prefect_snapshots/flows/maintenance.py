@@ -21,13 +21,14 @@ import humanize
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from ..blocks import current_repository
 from ..errors import IntegrityError
-from ..live import artifact_key
+from ..integration.blocks import current_repository
+from ..integration.live import artifact_key
+from ..integration.reporter import emit, only_warn
+from ..integration.run_context import run_logger
 from ..repository.maintenance import CheckReport, PruneReport
 from ..repository.repository import Repository
 from ..results import Result, ResultLog
-from ..runs import emit, only_warn, run_logger
 
 CHECK = "snapshots-check"
 PRUNE = "snapshots-prune"

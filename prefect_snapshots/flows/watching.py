@@ -25,11 +25,12 @@ from prefect.artifacts import create_table_artifact
 from pydantic import TypeAdapter, ValidationError
 
 from ..backups import Backup, BackupManager
-from ..blocks import current_repository
 from ..errors import InvalidArgument
+from ..integration.blocks import current_repository
+from ..integration.reporter import emit, only_warn
+from ..integration.run_context import run_logger
 from ..repository.maintenance import written_since
 from ..repository.repository import Repository
-from ..runs import emit, only_warn, run_logger
 
 WATCH = "snapshots-watch"
 """Key of the report in the Prefect UI."""

@@ -12,7 +12,7 @@ from typing import Any
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
-from .checkpoints import fingerprint, stable_hash
+from ..checkpoints import fingerprint, stable_hash
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -11,12 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.events import emit_event
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.transactions import BaseTransaction, get_transaction
-
-from .repository import Repository
 
 OUTSIDE = "local"
 """What stands for the flow, or the run, where there is none."""
@@ -32,34 +28,6 @@ def run_logger() -> Logger:
         return get_run_logger()
     except MissingContextError:
         return logger
-
-
-def emit(event: str, repository: Repository, facts: dict[str, Any], resource: str = "", name: str = "") -> None:
-    """Tell the event feed, and automations, of something that concerns a repository.
-
-    Arguments:
-        event: what happened, without the name of this package.
-        facts: the payload, beside the repository.
-        resource, name: what it happened to; default: the repository.
-    """
-    emit_event(
-        f"prefect-snapshots.{event}",
-        resource={
-            "prefect.resource.id": f"prefect-snapshots.{resource or f'repositories.{repository.url}'}",
-            "prefect.resource.name": name or repository.url,
-            "prefect-snapshots.repository": repository.url,
-        },
-        payload={"repository": repository.url, **facts},
-    )
-
-
-@contextlib.contextmanager
-def only_warn(what: str) -> Iterator[None]:
-    """Have an error inside be a warning in the log of the run: reporting never fails one."""
-    try:
-        yield
-    except Exception as error:
-        run_logger().warning("%s: %r", what, error)
 
 
 def run_ids() -> tuple[UUID | None, UUID | None]:

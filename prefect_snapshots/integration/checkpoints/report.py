@@ -16,10 +16,11 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from .checkpoints import Job, Outcome, Plan, describe_checkpoints
-from .documents import markdown
-from .live import LiveArtifact, artifact_key, artifact_url
-from .runs import emit, run_logger
+from ...checkpoints import Job, Outcome, Plan, describe_checkpoints
+from ...documents import markdown
+from ..live import LiveArtifact, artifact_key, artifact_url
+from ..reporter import emit
+from ..run_context import run_logger
 
 
 class Processing:

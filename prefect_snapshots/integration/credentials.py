@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import JsonValue
 
-from .errors import InvalidArgument, MissingDependency
+from ..errors import InvalidArgument, MissingDependency
 
 if TYPE_CHECKING:
     from prefect_aws import AwsCredentials, MinIOCredentials

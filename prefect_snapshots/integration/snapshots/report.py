@@ -21,13 +21,14 @@ from uuid import UUID
 
 import humanize
 
-from .documents import Document, markdown
-from .live import LiveArtifact, artifact_key, artifact_url, plain
-from .reports.snapshots import about_snapshots, count_leaves
-from .runs import emit, only_warn, run_ids, run_logger
-from .snapshots.changes import evicted_by
-from .snapshots.manager import SnapshotManager
-from .snapshots.records import Record
+from ...documents import Document, markdown
+from ...reports.snapshots import about_snapshots, count_leaves
+from ...snapshots.changes import evicted_by
+from ...snapshots.manager import SnapshotManager
+from ...snapshots.records import Record
+from ..live import LiveArtifact, artifact_key, artifact_url, plain
+from ..reporter import emit, only_warn
+from ..run_context import run_ids, run_logger
 
 LISTED = 10
 """Snapshots in an artifact: the latest."""

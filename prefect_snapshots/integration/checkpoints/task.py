@@ -28,8 +28,7 @@ from prefect.utilities.annotations import unmapped
 from prefect.utilities.collections import isiterable
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_inputs_sync
 
-from .blocks import current_repository
-from .checkpoints import (
+from ...checkpoints import (
     Failure,
     ItemBatch,
     Job,
@@ -44,11 +43,12 @@ from .checkpoints import (
     run_batch,
     stable_hash,
 )
-from .checkpoints.engine import RAISE
-from .errors import InvalidArgument
-from .processing import Processing
-from .repository.repository import RepositoryLike, WithSecrets
-from .runs import run_logger
+from ...checkpoints.engine import RAISE
+from ...errors import InvalidArgument
+from ...repository.repository import RepositoryLike, WithSecrets
+from ..blocks import current_repository
+from ..run_context import run_logger
+from .report import Processing
 
 P = ParamSpec("P")
 R = TypeVar("R")

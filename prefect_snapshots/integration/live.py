@@ -28,7 +28,7 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, Settings, get_current_settings
 
-from .runs import logger, run_ids
+from .run_context import logger, run_ids
 
 _INTERVAL = 1.0
 """Least seconds between two updates of an artifact."""

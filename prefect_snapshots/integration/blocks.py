@@ -22,11 +22,11 @@ from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 
+from ..errors import EphemeralRepositoryError, RepositoryError
+from ..repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, password_from, selected_repository
+from ..repository.sealing import Compression
+from ..results import ResultLog
 from .credentials import FORMS, Credentials, credentials_for, storage_options
-from .errors import EphemeralRepositoryError, RepositoryError
-from .repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, password_from, selected_repository
-from .repository.sealing import Compression
-from .results import ResultLog
 from .settings import SnapshotsSettings
 
 DEFAULT_BLOCK = "default"

@@ -23,11 +23,12 @@ from typing import Any
 
 import humanize
 
-from .backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
-from .documents import Block, Document, Heading, markdown
+from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
+from ..documents import Block, Document, Heading, markdown
+from ..reports.backups import PERMANENT, about_backup, about_backups, about_cleanup, about_drill, about_restore
 from .live import LiveArtifact, artifact_key, artifact_url
-from .reports.backups import PERMANENT, about_backup, about_backups, about_cleanup, about_drill, about_restore
-from .runs import emit, only_warn, run_ids, run_logger
+from .reporter import emit, only_warn
+from .run_context import run_ids, run_logger
 
 LISTED = 20
 """Backups on a page: the newest."""

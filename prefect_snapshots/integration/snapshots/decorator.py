@@ -26,12 +26,12 @@ from typing import Any, Literal, TypeVar, cast, overload
 from prefect import Flow, Task
 from prefect.client.schemas.objects import State
 
-from .blocks import current_repository
-from .errors import InvalidArgument, SnapshotNotFound
-from .repository.repository import RepositoryLike
-from .runs import own_run_id, placeholders, run_ids, run_logger
+from ...errors import InvalidArgument, SnapshotNotFound
+from ...repository.repository import RepositoryLike
+from ...snapshots.records import Ranking, finder
+from ..blocks import current_repository
+from ..run_context import own_run_id, placeholders, run_ids, run_logger
 from .saving import load, manager_of, save, save_in_background
-from .snapshots.records import Ranking, finder
 
 F = TypeVar("F", bound=Callable[..., Any])
 

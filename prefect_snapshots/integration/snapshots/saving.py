@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 from prefect.transactions import BaseTransaction
 
-from .errors import SnapshotNotFound
-from .reporting import report_rolled_back, report_saved
-from .repository.catalog import Event
-from .repository.repository import Repository
-from .runs import run_logger, user_transaction
-from .snapshots.changes import saved_with, undo
-from .snapshots.manager import SnapshotManager
+from ...errors import SnapshotNotFound
+from ...repository.catalog import Event
+from ...repository.repository import Repository
+from ...snapshots.changes import saved_with, undo
+from ...snapshots.manager import SnapshotManager
+from ..run_context import run_logger, user_transaction
+from .report import report_rolled_back, report_saved
 
 
 @functools.lru_cache(maxsize=64)

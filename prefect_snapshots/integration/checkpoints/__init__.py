@@ -1,0 +1,1 @@
+"""Checkpoints in Prefect: the task of `@checkpointed`, and what its runs report."""

@@ -1,0 +1,1 @@
+"""Snapshots in Prefect: the decorator, the tasks, how runs save, what they report."""
