@@ -1,9 +1,11 @@
-"""What to keep: a pure function of what there is and a policy. Every room has a `cleanup` that asks it.
+"""Decide which items to keep: a pure function of a retention policy and of what exists.
+
+Every kind has a `cleanup` that asks this module. It deletes nothing itself.
 
 The rules, and the words of the reasons, are those of `restic forget` (0.14). A *bucket* is an hour, a day, an ISO week,
-a month or a year of the policy's time zone. A count such as `keep_daily=7` keeps the newest of each of the last 7
-buckets that have any. A duration such as `keep_weekly_within="3m"` keeps the newest of every bucket, as far back from
-the newest of all. What several rules keep is kept for several reasons.
+a month or a year in the time zone of the policy. A count such as `keep_daily=7` keeps the newest item of each of the
+last 7 buckets that hold any. A duration such as `keep_weekly_within="3m"` keeps the newest item of every bucket, as far
+back from the newest item of all. An item that several rules keep has several reasons.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ _BUCKETS: dict[str, Callable[[datetime], Bucket]] = {
     "yearly": lambda local: (local.year,),
 }
 
+PINNED = "pinned"
+"""The reason for an item that a user exempted from retention."""
+
 _DURATION = re.compile(r"(?=.)(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?")
 _DAY = timedelta(days=1)
 
 
 class Item(Protocol):
-    """What a policy looks at."""
+    """What a policy reads of an item."""
 
     @property
     def name(self) -> str: ...
@@ -44,63 +49,95 @@ class Item(Protocol):
     def tags(self) -> Sequence[str]: ...
 
     @property
-    def permanent(self) -> bool: ...
+    def exempt(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionItem:
-    """One thing to keep or not, for a room that has no such object at hand."""
+    """One item that a policy decides on.
+
+    Attributes:
+        name: The name that its row gets.
+        created_at: When it was made, with a time zone.
+        tags: What `keep_tags` looks at.
+        exempt: Reasons to keep it whatever the policy says, such as "pinned", "released" or "alias production".
+    """
 
     name: str
     created_at: datetime
     tags: Sequence[str] = ()
-    permanent: bool = False
+    exempt: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionRow:
-    """What a policy says of one item: whether to keep it, and for which reasons (none when it may go)."""
+    """What a policy decides about one item.
+
+    Attributes:
+        name: The name of the item.
+        keep: Whether the item stays.
+        reasons: Why it stays, such as "last", "daily", "weekly within 3m" or "pinned". Empty if it does not.
+    """
 
     name: str
     keep: bool
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CleanupReport:
+    """What `cleanup` deleted, or with `dry_run=True` would delete.
+
+    Attributes:
+        rows: One row for each item, newest first.
+        deleted: The names of the items that were, or would be, deleted.
+        dry_run: Whether nothing was really deleted.
+        freed: Bytes that the storage got back at once. 0 if nothing was pruned.
+        freed_later: Bytes that a later prune frees, after its grace time.
+    """
+
+    rows: tuple[RetentionRow, ...]
+    deleted: tuple[str, ...]
+    dry_run: bool
+    freed: int = 0
+    freed_later: int = 0
+
+
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which backups, snapshots or versions to keep.
+    """Choose which backups, snapshots, checkpoints or versions to keep.
 
-    Arguments:
-        keep_last: how many of the newest to keep; -1 keeps all. So too for the other counts.
-        keep_weekly_within: keep the newest of each week, as far back from the newest of all as this duration, such as
-            `"3m"` or `"2y5m7d3h"` (years, months, days, hours). None: off. So too for the other durations.
-        keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly: how many hours, days, ISO weeks, months and
-            years to keep the newest of. Those in which nothing happened do not count.
-        keep_within: keep everything within this duration.
-        keep_hourly_within, keep_daily_within, keep_monthly_within, keep_yearly_within: as `keep_weekly_within`.
-        keep_tags: keep what has any of these tags; `"a,b"` is what has both.
-        timezone: in whose hours, days, weeks, months and years to count, such as `"Europe/Berlin"`.
+    Args:
+        keep_last: How many of the newest to keep; -1 keeps all, here and in the other counts.
+        keep_weekly_within: Keep the newest of each week, as far back from the newest of all as this duration, such as
+            `"3m"` or `"2y5m7d3h"` (years, months, days, hours). None turns the rule off, here and in the others.
+        keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly: For how many hours, days, ISO weeks, months
+            or years to keep the newest. Those that hold nothing do not count.
+        keep_within: Keep everything within this duration.
+        keep_hourly_within, keep_daily_within, keep_monthly_within, keep_yearly_within: As `keep_weekly_within`.
+        keep_tags: Keep everything with any of these tags. `"a,b"` means both tags at once.
+        timezone: The time zone of hours, days, weeks, months and years, such as `"Europe/Berlin"`.
 
     Raises:
-        InvalidArgument: a policy that keeps nothing, a count below -1, a text that is no duration, an unknown zone.
+        InvalidArgument: The policy keeps nothing, a count is below -1, a duration cannot be read, or the time zone is
+            unknown.
 
     Example:
         >>> from datetime import UTC, datetime
-        >>> from types import SimpleNamespace
         >>> from prefect_snapshots import RetentionPolicy
-        >>> def backup(day):
-        ...     return SimpleNamespace(
-        ...         name=str(day), created_at=datetime(2026, 1, day, tzinfo=UTC), tags=(), permanent=day == 2
-        ...     )
-        >>> days = [backup(day) for day in range(1, 8)]
+        >>> from prefect_snapshots.retention import RetentionItem
+        >>> days = [
+        ...     RetentionItem(str(day), datetime(2026, 1, day, tzinfo=UTC), exempt=["pinned"] if day == 2 else [])
+        ...     for day in range(1, 8)
+        ... ]
         >>> for row in RetentionPolicy(keep_last=2, keep_weekly_within="1m").plan(days):
         ...     print(row.name, *row.reasons, sep=", ")
-        7, last snapshot, weekly within 1m
-        6, last snapshot
+        7, last, weekly within 1m
+        6, last
         5
         4, weekly within 1m
         3
-        2, permanent
+        2, pinned
         1
     """
 
@@ -122,33 +159,34 @@ class RetentionPolicy:
     def __post_init__(self) -> None:
         for name, count in self._counts():
             if type(count) is not int or count < -1:
-                raise InvalidArgument(f"{name} is a count, or -1 for all, not {count!r}")
+                raise InvalidArgument(f"{name} must be a count from 0 on, or -1 to keep all, not {count!r}.")
         for _, text in self._durations():
             _parse_duration(text)
         if isinstance(self.keep_tags, str) or not all(tag and all(tag.split(",")) for tag in self.keep_tags):
-            raise InvalidArgument(f"keep_tags is a sequence of tags, not {self.keep_tags!r}")
+            raise InvalidArgument(f"keep_tags must be a sequence of tags, not {self.keep_tags!r}.")
         object.__setattr__(self, "keep_tags", tuple(self.keep_tags))
         _zone(self.timezone)
         if not (self.keep_tags or any(count for _, count in self._counts()) or any(self._windows())):
-            raise InvalidArgument("this policy keeps nothing: set one of its keep_ arguments")
+            raise InvalidArgument("This retention policy keeps nothing. Set at least one of its keep_ arguments.")
 
     def plan(self, items: Iterable[Item], now: datetime | None = None) -> list[RetentionRow]:
-        """What to keep and what may go.
+        """Return which items to keep, and why. Deletes nothing.
 
-        Arguments:
-            items: anything with `name, created_at, tags, permanent`. Of equal times, the one given later is newer.
-            now: the time; default: this machine's. What lies a day or more ahead of it comes from a clock that is
-                wrong: it is kept, and counts for nothing.
+        Args:
+            items: `RetentionItem`s, or any objects with the same attributes. If two have the same time, the one given
+                later counts as newer.
+            now: The current time. Default: the clock of this machine. An item whose time is a day or more ahead of it
+                was made by a machine with a wrong clock: it is kept, and takes no other item's place.
 
         Returns:
             A row for each item, newest first.
 
         Raises:
-            InvalidArgument: nothing at all would be kept.
+            InvalidArgument: The policy would keep none of the items.
         """
         now = now or datetime.now(UTC)
         zone = _zone(self.timezone)
-        # Python compares times of one zone by the clock on the wall, which goes back in autumn: not so in UTC.
+        # Python compares two times of one zone by the wall clock, which goes back in autumn. UTC has no such hour.
         timed = [(item.created_at.astimezone(UTC), item) for item in items][::-1]
         newest_first = sorted(timed, key=lambda pair: pair[0], reverse=True)
         ahead = [(time, item) for time, item in newest_first if time - now >= _DAY]
@@ -163,12 +201,14 @@ class RetentionPolicy:
             reasons = [*self._fixed_reasons(item), *(rule.reason for rule in rules if rule.keeps(local))]
             rows.append(RetentionRow(item.name, bool(reasons), tuple(reasons)))
         if rows and not any(row.keep for row in rows):
-            raise InvalidArgument("this policy would keep nothing of what there is, so nothing is removed")
+            raise InvalidArgument(
+                "This retention policy would keep none of the existing items, so nothing was deleted. "
+                "Raise one of its keep_ arguments, or pin what you need."
+            )
         return rows
 
     def _fixed_reasons(self, item: Item) -> Iterator[str]:
-        if item.permanent:
-            yield "permanent"
+        yield from item.exempt
         for wanted in self.keep_tags:
             if set(wanted.split(",")) <= set(item.tags):
                 yield f"has tags [{', '.join(wanted.split(','))}]"
@@ -177,7 +217,7 @@ class RetentionPolicy:
         for name, count in self._counts():
             if count:
                 kind = name.removeprefix("keep_")
-                yield _Rule(f"{kind} snapshot", _BUCKETS.get(kind), count)
+                yield _Rule(kind, _BUCKETS.get(kind), count)
 
     def _window_rules(self, latest: datetime) -> Iterator[_Rule]:
         for name, text in self._durations():
@@ -201,11 +241,11 @@ class RetentionPolicy:
 
 @dataclass(slots=True)
 class _Rule:
-    """One rule on its way from the newest item to the oldest."""
+    """One rule, applied to the items from the newest to the oldest."""
 
     reason: str
     bucket_of: Callable[[datetime], Bucket] | None
-    """None: every item is a bucket of its own."""
+    """None if every item is a bucket of its own."""
     left: int
     after: datetime | None = None
     last: Bucket | None = None
@@ -222,10 +262,13 @@ class _Rule:
 
 
 def _parse_duration(text: str) -> tuple[int, ...]:
-    """Years, months, days, hours."""
+    """Return years, months, days and hours."""
     found = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise InvalidArgument(f'{text!r} is no duration: it is years, months, days and hours, such as "2y5m7d3h"')
+        raise InvalidArgument(
+            f"{text!r} is not a duration. Write years, months, days and hours in this order, "
+            'such as "2y5m7d3h" or "12h".'
+        )
     return tuple(int(number or 0) for number in found.groups())
 
 
@@ -234,7 +277,7 @@ def _shown(duration: tuple[int, ...]) -> str:
 
 
 def _before(local: datetime, duration: tuple[int, ...]) -> datetime:
-    """A time so much before another: years, months and days by the calendar and the clock on the wall, then hours.
+    """Return the time that lies `duration` before `local`: first by the calendar and the wall clock, then by hours.
 
     The 31st of a month that has 30 days is the 1st of the next one. A time that the clocks skip or repeat is found from
     the offset that holds when the wall time is read as UTC.
@@ -260,4 +303,4 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidArgument(f"{name!r} is no time zone, such as UTC or Europe/Berlin") from None
+        raise InvalidArgument(f"{name!r} is not a known time zone. Use a name such as UTC or Europe/Berlin.") from None

@@ -97,7 +97,7 @@ def test_clean_up_says_what_goes_and_why_the_rest_stays(place: Path, name: str) 
     manager = BackupManager(place / "repository", name=name)
     assert len(manager.list_backups()) == 4
     report = cleanup_backups(name, policy, repository=str(place / "repository"))
-    assert set(report.removed) == set(planned.removed) == {backup.name for backup in backups[:2]}
+    assert set(report.deleted) == set(planned.deleted) == {backup.name for backup in backups[:2]}
     assert [backup.name for backup in manager.list_backups()] == [backups[3].name, backups[2].name]
     flush()
     pages = [str(page.data) for page in artifacts_of(f"backups/{name}")]

@@ -197,11 +197,11 @@ def test_daily_development(world: World) -> None:
         world.manager.create_backup(f"Daily backup {day}")
     keep_two = BackupManager(world.url, name="metis", retention=RetentionPolicy(keep_last=2, keep_weekly_within=None))
     dry = keep_two.cleanup(dry_run=True)
-    assert [(row.keep, row.reasons) for row in dry.rows] == [(True, ("last snapshot",))] * 2 + [(False, ())] * 2
-    assert list(dry.removed) == world.names()[2:]
+    assert [(row.keep, row.reasons) for row in dry.rows] == [(True, ("last",))] * 2 + [(False, ())] * 2
+    assert list(dry.deleted) == world.names()[2:]
     assert len(world.names()) == 4
     done = keep_two.cleanup()
-    assert (done.rows, done.removed) == (dry.rows, dry.removed)
+    assert (done.rows, done.deleted) == (dry.rows, dry.deleted)
     assert len(world.names()) == 2
     world.manager.restore_backup(world.names()[-1], confirm=True)
 
@@ -231,7 +231,7 @@ def test_programmatic_usage(world: World) -> None:
     ]
     assert world.manager.get_backup(backup.name) == backup
     world.manager.restore_backup(backup.name, confirm=True, include_directories=True)
-    assert world.manager.cleanup(dry_run=False).removed == ()
+    assert world.manager.cleanup(dry_run=False).deleted == ()
     assert json.dumps(backup.to_dict())
 
 
@@ -698,7 +698,7 @@ def test_the_last_backup_stays_whatever_the_policy_says(world: World) -> None:
     gold = manager.create_backup("gold", tags=["gold"]).name
     plain = manager.create_backup("plain").name
     assert world.names() == [plain, gold]
-    assert [row.reasons for row in manager.cleanup().rows] == [("made last",), ("has tags [gold]",)]
+    assert [row.reasons for row in manager.cleanup().rows] == [("latest",), ("has tags [gold]",)]
 
 
 def test_a_clock_that_is_behind_costs_no_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

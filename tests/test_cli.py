@@ -964,7 +964,7 @@ def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     planned = shop.json("backup", "cleanup", "--keep-last", "1", "--dry-run")
     assert [(row["name"], row["keep"]) for row in planned["rows"]] == [(names[3], True), (names[2], False)]
     shop.run("backup", "permanent", names[2])
-    assert shop.json("backup", "cleanup", "--keep-last", "1")["removed"] == []
+    assert shop.json("backup", "cleanup", "--keep-last", "1")["deleted"] == []
     assert "permanent" in shop.complaint("backup", "delete", names[2], "--yes", status=1)
     shop.run("backup", "delete", names[2], "--force", "--yes")
     shop.complaint("backup", "delete", names[3], status=2)  # there is no terminal to ask on

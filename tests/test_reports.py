@@ -56,7 +56,7 @@ EVERYTHING = Document(
         Table(EVIL, (Column(EVIL), Column("n", "name")), ((EVIL, EVIL), ("plain", "a|b"))),
         Chart(EVIL, "line", "number", (1.0, math.nan, None, math.inf, 5.0, 2.0), (EVIL,) * 6, marked=4),
         Chart(EVIL, "bars", "bytes", (3.0, 0.0, 2000.0), (EVIL,) * 3, failed=(1.0, 0.0, 100.0)),
-        Calendar(EVIL, {date(2026, 1, 1): "kept", date(2026, 6, 30): "permanent", date(2025, 1, 1): "going"}),
+        Calendar(EVIL, {date(2026, 1, 1): "kept", date(2026, 6, 30): "pinned", date(2025, 1, 1): "going"}),
         Timeline(EVIL, (Step(datetime(2026, 1, 1, tzinfo=UTC), EVIL, EVIL),), 7),
     ),
     "odd",
@@ -125,21 +125,21 @@ def test_backups_show_their_growth_and_what_retention_keeps(repository: Reposito
     rows = found(document, Table, "Backups, the newest first").rows
     assert [row[0] for row in rows] == [each.name for each in backups]
     assert [row[-1] for row in rows] == [
-        "last snapshot",
+        "last",
         *["not kept: goes with the next clean-up"] * 2,
-        "📌 permanent",
+        "📌 pinned",
     ]
-    assert set(found(document, Calendar).days.values()) == {"permanent"}
+    assert set(found(document, Calendar).days.values()) == {"pinned"}
     assert values_of(document)["backups"] == 4
 
 
 def test_a_calendar_tells_apart_what_is_kept_and_what_goes() -> None:
     assert describe(EVERYTHING.blocks[6]).endswith(  # type: ignore[arg-type]
-        ": 1 day kept, 1 day permanent, 1 day will be removed, from 2025-01-01 to 2026-06-30"
+        ": 1 day kept, 1 day pinned, 1 day will be deleted, from 2025-01-01 to 2026-06-30"
     )
-    drawn = image(Calendar("", {date(2026, 6, 1): "kept", date(2026, 6, 3): "permanent", date(2026, 6, 4): "going"}))
+    drawn = image(Calendar("", {date(2026, 6, 1): "kept", date(2026, 6, 3): "pinned", date(2026, 6, 4): "going"}))
     days = {title.text for title in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}title")}
-    assert days == {"2026-06-01: kept", "2026-06-03: permanent", "2026-06-04: will be removed"}
+    assert days == {"2026-06-01: kept", "2026-06-03: pinned", "2026-06-04: will be deleted"}
 
 
 def test_one_backup_shows_its_parts(repository: Repository) -> None:

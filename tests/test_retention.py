@@ -45,7 +45,7 @@ class Item:
     name: str
     created_at: datetime
     tags: tuple[str, ...] = ()
-    permanent: bool = False
+    exempt: tuple[str, ...] = ()
 
 
 # --- against restic -----------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class Restic:
 
 def _in_order(rows: Iterable[Row]) -> list[Row]:
     """Newest first. restic reads snapshots side by side, so that of equal times now one comes first, now the other."""
-    plain = {"has tags [permanent]": "permanent"}
+    plain = {"has tags [permanent]": "pinned", **{f"{unit} snapshot": unit for unit in UNITS}}
     told = ((time.astimezone(UTC), tuple(sorted(plain.get(one, one) for one in why))) for time, why in rows)
     return sorted(told, reverse=True)
 
@@ -139,7 +139,8 @@ def _history(number: int) -> list[Item]:
     # Of equal times restic takes any for the newer one: with equal tags that makes no difference.
     drawn = {time: rng.choice(kinds) for time in times}
     return [
-        Item(str(at), time.astimezone(zone), drawn[time], "permanent" in drawn[time]) for at, time in enumerate(times)
+        Item(str(at), time.astimezone(zone), drawn[time], ("pinned",) if "permanent" in drawn[time] else ())
+        for at, time in enumerate(times)
     ]
 
 
@@ -262,7 +263,7 @@ def test_a_clock_that_is_ahead_costs_nobody_a_place() -> None:
 def test_nothing_at_all_would_be_kept() -> None:
     policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_tags=("gold",))
     assert policy.plan([]) == []
-    with pytest.raises(InvalidArgument, match="nothing is removed"):
+    with pytest.raises(InvalidArgument, match="nothing was deleted"):
         policy.plan(_days("2025-01-01", "2025-01-02"))
     assert _kept(policy, _days("2025-01-01", "2025-01-02") + _days("2024-01-01", tags=("gold",))) == ["2024-01-01"]
 
@@ -381,15 +382,17 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 @given(
     hours=st.lists(st.integers(0, 40_000), min_size=1, max_size=40),
     last=st.integers(1, 5),
-    permanent=st.sets(st.integers(0, 39)),
+    pinned=st.sets(st.integers(0, 39)),
     duration=st.sampled_from(["1h", "9999y", "400m", "3000d", "0d", "1y1m1d1h"]),
 )
-def test_any_history(hours: list[int], last: int, permanent: set[int], duration: str) -> None:
+def test_any_history(hours: list[int], last: int, pinned: set[int], duration: str) -> None:
     start = datetime(2020, 1, 1, tzinfo=UTC)
-    items = [Item(str(at), start + timedelta(hours=h), (), at in permanent) for at, h in enumerate(hours)]
+    items = [
+        Item(str(at), start + timedelta(hours=h), (), ("pinned",) if at in pinned else ()) for at, h in enumerate(hours)
+    ]
     rows = RetentionPolicy(keep_last=last, keep_weekly_within=None, keep_within=duration).plan(items)
     assert sorted(row.name for row in rows) == sorted(item.name for item in items)
     assert all(row.keep for row in rows[:last])
-    assert all(row.keep for row in rows if int(row.name) in permanent)
+    assert all(row.keep for row in rows if int(row.name) in pinned)
     times = {item.name: item.created_at for item in items}
     assert [times[row.name] for row in rows] == sorted(times.values(), reverse=True)

@@ -117,11 +117,16 @@ class History:
         stack = self.aliases.get(alias)
         return f"v{stack[-1]}" if stack else None
 
-    def spared(self) -> set[int]:
-        """What no clean-up removes: the newest, what is pinned, where aliases point, and where a rollback leads."""
-        stacks = list(self.aliases.values())
-        newest = set() if self._newest is None else {self._newest.number}
-        return newest.union(self.pinned, *(stack[-2:] for stack in stacks))
+    def exempt(self, number: int) -> list[str]:
+        """Return the reasons why retention never deletes a version; none if it may."""
+        reasons = ["latest"] if self._newest is not None and self._newest.number == number else []
+        reasons += ["released"] if number in self.pinned else []
+        for alias, stack in sorted(self.aliases.items()):
+            if stack[-1] == number:
+                reasons.append(f"alias {alias}")
+            elif number in stack[-2:]:
+                reasons.append(f"rollback of alias {alias}")  # a rollback moves the alias back to it
+        return reasons
 
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that point to a version, sorted."""

@@ -712,9 +712,8 @@ class ArtifactRegistry:
 
         def draft() -> Draft | None:
             history = artifact.history
-            spared = history.spared()
             rows[:] = policy.plan(
-                RetentionItem(version.label, from_nanoseconds(version.time), permanent=number in spared)
+                RetentionItem(version.label, from_nanoseconds(version.time), exempt=history.exempt(number))
                 for number, version in history.versions.items()
             )
             gone = {row.name for row in rows if not row.keep}

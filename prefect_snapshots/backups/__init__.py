@@ -2,13 +2,12 @@
 
 from ..trees.scanning import Directory
 from .drills import DrillReport
-from .manager import BackupManager, CleanupReport, RestoreReport, list_names, safe_experiment
+from .manager import BackupManager, RestoreReport, list_names, safe_experiment
 from .records import Backup
 
 __all__ = [
     "Backup",
     "BackupManager",
-    "CleanupReport",
     "Directory",
     "DrillReport",
     "RestoreReport",

@@ -41,7 +41,7 @@ from ..repository.maintenance.scanning import scan_stream
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.tracking import TrackedStream, damage_of
-from ..retention import RetentionPolicy, RetentionRow
+from ..retention import CleanupReport, RetentionPolicy, RetentionRow
 from ..trees.restoring import recover, restore_directory
 from ..trees.scanning import Directory
 from . import archive
@@ -73,24 +73,6 @@ Source = Database | Directory
 DEFAULT_RETENTION = RetentionPolicy()
 
 logger = logging.getLogger("prefect_snapshots")
-
-
-@dataclass(frozen=True, slots=True)
-class CleanupReport:
-    """What `cleanup` did, or with `dry_run` would do.
-
-    Attributes:
-        rows: what is said of each backup, newest first: its name, whether it stays, and for which reasons.
-        removed: the names of those that go.
-        freed: bytes that are free now.
-        freed_later: bytes that a later prune frees, when their grace time is over.
-    """
-
-    rows: tuple[RetentionRow, ...]
-    removed: tuple[str, ...]
-    dry_run: bool
-    freed: int = 0
-    freed_later: int = 0
 
 
 class BackupManager:
@@ -494,12 +476,12 @@ class BackupManager:
             What is said of each backup, and the bytes freed.
         """
         rows, doomed = self._expire(dry_run)
-        removed = tuple(row.name for row in rows if not row.keep)
+        deleted = tuple(row.name for row in rows if not row.keep)
         if not prune or not self.repository.exists():
-            return CleanupReport(rows, removed, dry_run)
+            return CleanupReport(rows, deleted, dry_run)
         gone = [(KIND, self.name, sequence) for sequence in doomed]
         report = prune_repository(self.repository, dry_run, progress=progress, without=gone)
-        return CleanupReport(rows, removed, dry_run, report.bytes_freed, report.bytes_waiting)
+        return CleanupReport(rows, deleted, dry_run, report.bytes_freed, report.bytes_waiting)
 
     def _expire(self, dry_run: bool) -> tuple[tuple[RetentionRow, ...], list[int]]:
         """Remove what the policy does not keep. Returns its rows, and the events of what goes."""
@@ -524,10 +506,7 @@ class BackupManager:
         rows = self.retention.plan([backup for _, backup in committed if backup.name not in spared], now)
         last = committed[-1][1].name if committed else None
         return (
-            *(
-                RetentionRow(row.name, True, ("made last",)) if row.name == last and not row.keep else row
-                for row in rows
-            ),
+            *(RetentionRow(row.name, True, ("latest",)) if row.name == last and not row.keep else row for row in rows),
             *(RetentionRow(name, True, (reason,)) for name, reason in spared.items()),
         )
 

@@ -24,6 +24,7 @@ from ..errors import BackupNotFound
 from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..repository.tracking import hint
+from ..retention import PINNED
 from ..trees.reading import Summary
 
 SLUG_LIMIT = 60
@@ -112,6 +113,11 @@ class Backup:
     run: Mapping[str, Any] | None = None
     versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     broken: str | None = None
+
+    @property
+    def exempt(self) -> tuple[str, ...]:
+        """The reasons why retention never deletes it."""
+        return (PINNED,) if self.permanent else ()
 
     @property
     def size(self) -> int:

@@ -119,7 +119,8 @@ def cleanup(
     chosen = as_repository(repository)
     versions = list_checkpoints(chosen, name) if name else []
     rows = policy.plan(
-        RetentionItem(version.fingerprint, version.started, permanent=version is versions[-1]) for version in versions
+        RetentionItem(version.fingerprint, version.started, exempt=["latest"] if version is versions[-1] else [])
+        for version in versions
     )
     if not dry_run:
         _clear(name, chosen, {row.name for row in rows if not row.keep}.__contains__)

@@ -28,8 +28,9 @@ from .output import Answer, Column, count_text, fields, size_text, table, time_t
 from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
-    from ..backups import Backup, BackupManager, CleanupReport
+    from ..backups import Backup, BackupManager
     from ..repository import Repository
+    from ..retention import CleanupReport
 
 app = App(name="backup", help="Make, find, verify, restore and export backups of databases and directories.")
 
@@ -453,7 +454,7 @@ def _view_cleanup(document: dict[str, Any]) -> Iterator[str]:
 def _cleaned(report: CleanupReport) -> str:
     would = "would be " if report.dry_run else ""
     freed, later = size_text(report.freed), size_text(report.freed_later)
-    return f"{count_text(len(report.removed), 'backup')} {would}removed; {freed} {would}freed now, {later} later."
+    return f"{count_text(len(report.deleted), 'backup')} {would}removed; {freed} {would}freed now, {later} later."
 
 
 def _moment(text: str, *, seconds: bool = True) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from .texts import Kind, Value
 
-Day = Literal["kept", "permanent", "going"]
+Day = Literal["kept", "pinned", "going"]
 """What a calendar says of a day: the best of what happened on it."""
 
 

@@ -18,7 +18,7 @@ from prefect.input import RunInput
 from prefect.settings import get_current_settings
 from pydantic import Field
 
-from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
 from ..database_blocks import load_database
@@ -33,7 +33,7 @@ from ..integration.backups import (
 )
 from ..integration.blocks import current_repository
 from ..integration.run_context import run_ids, run_logger
-from ..retention import RetentionPolicy
+from ..retention import CleanupReport, RetentionPolicy
 
 PATIENCE = 3600
 """Seconds that a person has to confirm a restore."""

@@ -23,9 +23,10 @@ from typing import Any
 
 import humanize
 
-from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..documents import Block, Document, Heading, markdown
 from ..reports.backups import PERMANENT, about_backup, about_backups, about_cleanup, about_drill, about_restore
+from ..retention import CleanupReport
 from .live import LiveArtifact, artifact_key, artifact_url
 from .reporter import emit, only_warn
 from .run_context import run_ids, run_logger
@@ -89,12 +90,12 @@ def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
     with only_warn(f"The backups of {manager.name!r} are cleaned up, but the report is not complete"):
         freed, later = humanize.naturalsize(report.freed), humanize.naturalsize(report.freed_later)
         would = "would be " if report.dry_run else ""
-        told = f"{len(report.removed)} {would}removed", f"{freed} {would}freed now, {later} later"
+        told = f"{len(report.deleted)} {would}removed", f"{freed} {would}freed now, {later} later"
         run_logger().info("Backups of %r: %s; %s.", manager.name, *told)
         kept = sum(row.keep for row in report.rows)
         if not report.dry_run:
             sizes = {"freed": report.freed, "freed_later": report.freed_later}
-            _emit("cleaned", manager, {"removed": list(report.removed), "kept": kept, **sizes})
+            _emit("cleaned", manager, {"removed": list(report.deleted), "kept": kept, **sizes})
         title = f"Clean-up of {manager.name}{' (dry run)' if report.dry_run else ''}"
         _leave_page(manager, title, about_cleanup(report))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date
 
-from ..backups import Backup, BackupManager, CleanupReport, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
-from ..retention import RetentionRow
+from ..retention import CleanupReport, RetentionRow
 
 PERMANENT = "📌"
 
 _DRAWN = 60
 """Backups in a chart: the newest."""
-_BETTER: tuple[Day, ...] = ("going", "kept", "permanent")
+_BETTER: tuple[Day, ...] = ("going", "kept", "pinned")
 
 
 def about_backup(backup: Backup) -> Iterator[Block]:
@@ -48,7 +48,7 @@ def about_cleanup(report: CleanupReport) -> Iterator[Block]:
     would = "would be " if report.dry_run else ""
     yield Facts(
         {
-            f"{would}removed": (len(report.removed), "number"),
+            f"{would}removed": (len(report.deleted), "number"),
             "kept": (sum(row.keep for row in report.rows), "number"),
             f"{would}freed now": (report.freed, "bytes"),
             f"{would}freed later": (report.freed_later, "bytes"),
@@ -118,7 +118,7 @@ def _days(backups: Sequence[Backup], rows: dict[str, RetentionRow]) -> dict[date
     days: dict[date, Day] = {}
     for each in backups:
         row = rows.get(each.name)
-        found: Day = "permanent" if each.permanent else "kept" if row is None or row.keep else "going"
+        found: Day = "pinned" if each.permanent else "kept" if row is None or row.keep else "going"
         day = each.created_at.date()
         days[day] = max(found, days.get(day, found), key=_BETTER.index)
     return days

@@ -23,7 +23,7 @@ from ..repository.contents import ContentReader
 from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.times import to_nanoseconds
-from ..retention import RetentionItem, RetentionPolicy, RetentionRow
+from ..retention import PINNED, RetentionItem, RetentionPolicy, RetentionRow
 from ..values import map_leaves, map_leaves_with_path, validate
 from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.paths import matcher
@@ -386,7 +386,7 @@ class SnapshotManager(Generic[T]):
 
         def draft() -> Draft | None:
             items = [
-                RetentionItem(record.id, record.timestamp, tuple(record.tags), record.pinned)
+                RetentionItem(record.id, record.timestamp, tuple(record.tags), (PINNED,) if record.pinned else ())
                 for record in self.records.by_id.values()
             ]
             rows[:] = policy.plan(items)
