@@ -60,7 +60,7 @@ def test_public_name_resolves(name: str) -> None:
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'Snapshoot'"):
+    with pytest.raises(AttributeError, match="No prefect_snapshots attribute Snapshoot"):
         prefect_snapshots.Snapshoot  # type: ignore[attr-defined]  # noqa: B018
 
 
@@ -135,7 +135,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
 def test_wheel_holds_every_module_and_the_type_marker(wheel: Path) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "prefect_snapshots").rglob("*.py")}
     shipped = {name for name in contents(wheel) if ".dist-info/" not in name}
-    assert shipped == modules | {"prefect_snapshots/py.typed"}
+    assert shipped == modules | {"prefect_snapshots/py.typed", "prefect_snapshots/__init__.pyi"}
 
 
 def test_wheel_carries_the_license(wheel: Path) -> None:

@@ -1,0 +1,57 @@
+"""The public names: the one list of them. Type checkers read it, and `__init__.py` imports from it on first use."""
+
+from . import errors as errors
+from .artifacts import ArtifactRegistry as ArtifactRegistry
+from .artifacts import ModelLogger as ModelLogger
+from .artifacts import WandbArtifactRegistry as WandbArtifactRegistry
+from .backups import Backup as Backup
+from .backups import BackupManager as BackupManager
+from .backups import Directory as Directory
+from .backups import safe_experiment as safe_experiment
+from .checkpoints import Snapper as Snapper
+from .database_blocks import ArangoDBDatabase as ArangoDBDatabase
+from .database_blocks import DuckDBDatabase as DuckDBDatabase
+from .database_blocks import EtcdDatabase as EtcdDatabase
+from .database_blocks import MariaDBDatabase as MariaDBDatabase
+from .database_blocks import MongoDBDatabase as MongoDBDatabase
+from .database_blocks import PostgreSQLDatabase as PostgreSQLDatabase
+from .database_blocks import RedisDatabase as RedisDatabase
+from .database_blocks import SQLiteDatabase as SQLiteDatabase
+from .integration.artifacts import acreate_release as acreate_release
+from .integration.artifacts import aload_artifact as aload_artifact
+from .integration.artifacts import alog_artifact as alog_artifact
+from .integration.artifacts import alog_files as alog_files
+from .integration.artifacts import apromote_artifact as apromote_artifact
+from .integration.artifacts import apromote_snapshot as apromote_snapshot
+from .integration.artifacts import create_release as create_release
+from .integration.artifacts import load_artifact as load_artifact
+from .integration.artifacts import log_artifact as log_artifact
+from .integration.artifacts import log_files as log_files
+from .integration.artifacts import promote_artifact as promote_artifact
+from .integration.artifacts import promote_snapshot as promote_snapshot
+from .integration.blocks import SnapshotRepository as SnapshotRepository
+from .integration.cache_policies import STABLE_INPUTS as STABLE_INPUTS
+from .integration.cache_policies import StableInputs as StableInputs
+from .integration.checkpoints.task import CheckpointedFuture as CheckpointedFuture
+from .integration.checkpoints.task import CheckpointedTask as CheckpointedTask
+from .integration.checkpoints.task import checkpointed as checkpointed
+from .integration.snapshots.decorator import load_latest as load_latest
+from .integration.snapshots.decorator import snapshot as snapshot
+from .integration.snapshots.saving import wait_for_snapshots as wait_for_snapshots
+from .integration.snapshots.tasks import aload_snapshot as aload_snapshot
+from .integration.snapshots.tasks import asave_snapshot as asave_snapshot
+from .integration.snapshots.tasks import load_snapshot as load_snapshot
+from .integration.snapshots.tasks import save_snapshot as save_snapshot
+from .repository import Repository as Repository
+from .repository import use_repository as use_repository
+from .retention import RetentionPolicy as RetentionPolicy
+from .snapshots import ByContent as ByContent
+from .snapshots import ByLeaf as ByLeaf
+from .snapshots import ByMetadata as ByMetadata
+from .snapshots import ByTag as ByTag
+from .snapshots import ByTimeRange as ByTimeRange
+from .snapshots import PyTreeSnapshotManager as PyTreeSnapshotManager
+from .snapshots import Snapshot as Snapshot
+from .snapshots import SnapshotManager as SnapshotManager
+
+__all__: list[str]
