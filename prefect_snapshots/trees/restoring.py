@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,59 +72,161 @@ def restore_directory(
     part: StoredTree,
     target: str | os.PathLike[str],
     *,
-    only: str | None = None,
+    only: str | Sequence[str] | None = None,
     delete: bool = True,
     in_place: bool = False,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Restored:
-    """Make a directory what a part of a backup holds, or one file or folder in it.
+    """Make a directory what a part of a backup holds, or some files and folders in it.
 
-    Everything is written and verified beside the target before anything of the target changes.
-
-    Arguments:
-        part: of the backup.
-        target: the directory; it need not exist. A link is followed.
-        only: a path within the part: nothing else is touched.
-        delete: whether what the backup does not hold is removed. What its patterns exclude stays in any case.
-        in_place: swap what is in the target one by one, when it cannot be swapped as a whole, because it is a mount
-            point or the directory that it lies in cannot be written. A kill then leaves some old and some new.
-        passed: called with bytes that were written.
+    Args and errors are those of `stage_directory`.
 
     Returns:
         What was done.
+    """
+    with stage_directory(part, target, only=only, delete=delete, in_place=in_place, passed=passed) as switch:
+        return switch()
+
+
+@contextmanager
+def stage_directory(
+    part: StoredTree,
+    target: str | os.PathLike[str],
+    *,
+    only: str | Sequence[str] | None = None,
+    delete: bool = True,
+    in_place: bool = False,
+    passed: Callable[[int], None] = lambda _: None,
+) -> Iterator[Callable[[], Restored]]:
+    """Write what a part of a backup holds beside a directory, and give the function that puts it in its place.
+
+    Everything is written and verified beside the target before anything of the target changes. Leaving the block
+    without calling the function deletes what was written, and leaves the target as it was.
+
+    Args:
+        part: The part of the backup.
+        target: The directory; it need not exist. A link is followed.
+        only: Paths within the part: nothing else is touched. All of them are looked at, and written, before the first
+            one is put in its place. None: everything.
+        delete: Whether to delete what the backup does not hold. What its patterns exclude stays in any case.
+        in_place: Swap what is in the target one by one, if it cannot be swapped as a whole because it is a mount
+            point, or because the directory that it lies in cannot be written. A kill then leaves some old and some new.
+        passed: Called with bytes that were written.
 
     Raises:
-        DamagedVersion: naming the first file that cannot be verified. The target is untouched.
-        InvalidArgument: there is no `only`, or the target cannot be swapped.
-        StorageFull: there is no room for the new beside the old. The target is untouched.
+        DamagedVersion: A file cannot be verified. The message names it, and the target is untouched.
+        InvalidArgument: There is no `only`, or the target cannot be swapped. The target is untouched.
+        StorageFull: There is no space for the new beside the old. The target is untouched.
     """
     root = Path(os.path.realpath(target))
     recover(root)
     if os.path.lexists(root) and not root.is_dir():
         raise InvalidArgument(f"{root} is not a directory: remove it, or restore to another place")
-    base, entries = (b"", part.entries) if only is None else _choose(part, root, only)
+    paths = None if only is None else [only] if isinstance(only, str) else only
+    chosen = {b"": list(part.entries)} if paths is None else _choose_all(part, root, paths)
+    places = {base: root / os.fsdecode(base) if base else root for base in chosen}
+    for place in places.values():
+        recover(place)
+        if (inside := _cannot_swap(place)) and not (in_place and place.is_dir()):
+            raise InvalidArgument(
+                f"{inside}. Restore to another place, or in place: then not as a whole, but one by one"
+            )
+    with ExitStack() as stack:
+        staged = []
+        for base, entries in chosen.items():
+            stack.enter_context(_errors(places[base]))
+            staged.append(stack.enter_context(_staged(part, root, base, entries, delete, passed)))
+
+        def switch() -> Restored:
+            done: list[_Staged] = []
+            try:
+                for each in staged:
+                    done.append(each)
+                    each.swap()
+            except BaseException:
+                # Some paths old and some new would be neither the one nor the other.
+                for each in reversed(done):
+                    each.swap_back()
+                raise
+            for each in staged:
+                each.tidy()
+            files = [entry for entries in chosen.values() for entry in entries if entry.is_file]
+            return Restored(
+                staged[0].place if len(staged) == 1 else root,
+                len(files),
+                sum(entry.size for entry in files),
+                [path for each in staged for path in each.carried],
+                [name for each in staged for name in each.not_set],
+            )
+
+        yield switch
+
+
+@dataclass(slots=True)
+class _Staged:
+    """One path that is written beside the place where it goes."""
+
+    new: Path
+    place: Path
+    workspace: Path
+    inside: bool
+    """Whether what is in the place is swapped one by one."""
+    carried: list[str]
+    not_set: list[str]
+    tidy: Callable[[], None]
+    """To be called when it is in its place."""
+    swapped: bool = False
+
+    def swap(self) -> None:
+        if self.inside:
+            _swap_each(self.new, self.place, self.workspace)
+        else:
+            _swap(self.new, self.place, self.workspace)
+        self.swapped = True
+
+    def swap_back(self) -> None:
+        """Put back what was there, as far as it was swapped as a whole."""
+        if not self.swapped or self.inside:
+            return
+        aside = self.workspace / _ASIDE / self.place.name
+        if os.path.lexists(self.new):
+            _exchange(self.new, self.place)
+        else:
+            os.rename(self.place, self.new)
+            if os.path.lexists(aside):
+                os.rename(aside, self.place)
+        _sync(self.place.parent)
+
+
+@contextmanager
+def _staged(
+    part: StoredTree,
+    root: Path,
+    base: bytes,
+    entries: Sequence[Entry],
+    delete: bool,
+    passed: Callable[[int], None],
+) -> Iterator[_Staged]:
     place = root / os.fsdecode(base) if base else root
-    recover(place)
-    inside = _cannot_swap(place)
-    if inside and not (in_place and place.is_dir()):
-        raise InvalidArgument(f"{inside}. Restore to another place, or in place: then not as a whole, but one by one")
-    with _errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _workspace(place if inside else place.parent) as workspace:
-            new = workspace / "new" / (place.name or "root")
-            new.parent.mkdir()
-            not_set = _write(part, new, entries, base, passed)
-            carried = list(_carry(part, root, new, base, delete)) if new.is_dir() and place.is_dir() else []
-            not_set += _set_directories(part, new, entries, base)
-            _sync_all(workspace)
+    inside = bool(_cannot_swap(place))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _workspace(place if inside else place.parent) as workspace:
+        new = workspace / "new" / (place.name or "root")
+        new.parent.mkdir()
+        not_set = _write(part, new, entries, base, passed)
+        carried = list(_carry(part, root, new, base, delete)) if new.is_dir() and place.is_dir() else []
+        not_set += _set_directories(part, new, entries, base)
+        _sync_all(workspace)
+        tops = [entry for entry in entries if entry.raw == base]
+
+        def tidy() -> None:
             if inside:
-                _swap_each(new, place, workspace)
-            else:
-                _swap(new, place, workspace)
-        # Once more: making and removing what lay beside has changed them, where they were restored in place.
-        _set_directories(part, place, [entry for entry in entries if entry.raw == base], base)
-    files = [entry for entry in entries if entry.is_file]
-    return Restored(place, len(files), sum(entry.size for entry in files), carried, not_set)
+                with suppress(OSError):  # the next restore tries again
+                    _remove(workspace)
+            # Once more: making and removing what lay beside has changed them, where they were restored in place.
+            _set_directories(part, place, tops, base)
+
+        yield _Staged(new, place, workspace, inside, carried, not_set, tidy)
 
 
 def recover(target: str | os.PathLike[str]) -> None:
@@ -332,6 +434,23 @@ def _set(entry: Entry, where: bytes | int) -> list[str]:
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def _choose_all(part: StoredTree, root: Path, only: Iterable[str]) -> dict[bytes, list[Entry]]:
+    """What has to be swapped so that all these paths are there, as `_choose` says for each; nothing twice."""
+    chosen: dict[bytes, dict[bytes, Entry]] = {}
+    for path in only:
+        base, entries = _choose(part, root, path)
+        chosen.setdefault(base, {}).update({entry.raw: entry for entry in entries})
+    for base in list(chosen):
+        above = next(
+            (other for other in chosen if other != base and base.startswith(other + b"/" if other else b"")), None
+        )
+        if above is not None:
+            chosen[above].update(chosen.pop(base))
+    return {
+        base: [entry for entry in part.entries if entry.raw in entries] for base, entries in chosen.items() if entries
+    }
 
 
 def _choose(part: StoredTree, root: Path, only: str) -> tuple[bytes, list[Entry]]:
