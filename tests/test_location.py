@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
 import os
 import pickle
 import resource
 import secrets
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +30,9 @@ from hypothesis import strategies as st
 from servers import BUCKET, Proxy, Storage
 
 from prefect_snapshots import errors
-from prefect_snapshots.repository.location import (
-    LocalLocation,
-    Location,
-    ObjectInfo,
-    object_store,
-    open_location,
-    publishing,
-)
-from prefect_snapshots.repository.location.paths import checked
-
-HOSTILE = [
-    "",
-    ".",
-    "..",
-    "../x",
-    "a/../../x",
-    "a/..",
-    "/etc/passwd",
-    "a//b",
-    "a/",
-    "./a",
-    ".tmp-x",
-    "a\0b",
-    "a\nb",
-    "a\n",
-]
-
+from prefect_snapshots.repository.location import LocalLocation, Location, files, object_store, open_location
+from prefect_snapshots.repository.location.interface import checked
+from prefect_snapshots.testing import LocationContract, Place
 
 EVERY_USE: list[Callable[[Location], object]] = [
     lambda location: location.read("a"),
@@ -79,11 +52,6 @@ def opened(storage: Storage) -> Location:
 
 
 @pytest.fixture
-def location(storage: Storage) -> Location:
-    return opened(storage)
-
-
-@pytest.fixture
 def local(local_storage: Storage) -> LocalLocation:
     found = opened(local_storage)
     assert isinstance(found, LocalLocation)
@@ -94,273 +62,20 @@ def paths(location: Location, prefix: str = "") -> list[str]:
     return [info.path for info in location.list(prefix)]
 
 
-class TestEveryLocation:
-    def test_reads_what_was_created(self, location: Location) -> None:
-        data = secrets.token_bytes(1000)
-        assert location.create("catalog/ab/0001", data)
-        assert location.read("catalog/ab/0001") == data
-        assert location.size("catalog/ab/0001") == 1000
-        assert opened(Storage(*_reopening(location))).read("catalog/ab/0001") == data
+class TestEveryLocation(LocationContract):
+    @pytest.fixture
+    def place(self, storage: Storage, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+        monkeypatch.setattr(self, "is_shared", "memory" not in request.node.name)
+        return storage.url, storage.storage_options
 
-    @pytest.mark.parametrize(
-        ("start", "length", "expected"),
-        [(0, 4, b"0123"), (3, 4, b"3456"), (8, 10, b"89"), (10, 5, b""), (50, 5, b""), (3, 0, b"")],
-    )
-    def test_reads_a_range_and_less_where_the_object_ends(
-        self, location: Location, start: int, length: int, expected: bytes
-    ) -> None:
-        location.create("object", b"0123456789")
-        assert location.read_range("object", start, length) == expected
-        target = bytearray(length)
-        assert location.read_into("object", start, memoryview(target)) == len(expected)
-        assert target[: len(expected)] == expected
-
-    def test_reads_into_a_part_of_a_buffer(self, location: Location) -> None:
-        location.create("object", b"0123456789")
-        target = bytearray(8)
-        assert location.read_into("object", 2, memoryview(target)[3:6]) == 3
-        assert target == b"\0\0\0" + b"234" + b"\0\0"
-
-    def test_a_missing_object_has_a_name_of_its_own(self, location: Location) -> None:
-        location.create("folder/object", b"x")
-        for path in ("nothing", "folder", "folder/nothing", "folder/object/below"):
-            with pytest.raises(errors.ObjectMissing, match=path):
-                location.read(path)
-            with pytest.raises(errors.ObjectMissing, match=path):
-                location.read_range(path, 0, 1)
-            with pytest.raises(errors.ObjectMissing, match=path):
-                location.read_into(path, 0, memoryview(bytearray(1)))
-            assert location.size(path) is None
-
-    def test_reads_many_in_the_order_asked_for(self, location: Location) -> None:
-        for number in range(40):
-            location.create(f"many/{number:02}", f"object {number}".encode())
-        wanted = [f"many/{number:02}" for number in (7, 39, 3, 99, 7, *range(40))]
-        expected = [f"object {number}".encode() if number < 40 else None for number in (7, 39, 3, 99, 7, *range(40))]
-        assert location.read_many(wanted) == expected
-        assert location.read_many([]) == []
-
-    def test_creates_only_what_is_not_there(self, location: Location) -> None:
-        assert location.create("slot", b"first")
-        assert not location.create("slot", b"second")
-        assert location.create("slot", b"first"), "our own bytes mean that we have won"
-        assert location.read("slot") == b"first"
-
-    def test_of_many_contenders_exactly_one_wins(self, storage: Storage, request: pytest.FixtureRequest) -> None:
+    @pytest.fixture
+    def contenders(self, request: pytest.FixtureRequest) -> int:
         # SeaweedFS makes contending creates wait for each other, a second each.
-        contenders = 4 if "seaweedfs" in request.node.name else 16
-        claims = [secrets.token_bytes(16) for _ in range(contenders)]
-        locations = [opened(storage) for _ in range(4)] * (contenders // 4)
-        start = threading.Barrier(contenders)
+        return 4 if "seaweedfs" in request.node.name else 16
 
-        def contend(location: Location, claim: bytes) -> bool:
-            start.wait()
-            return location.create("slot/0001", claim)
-
-        with ThreadPoolExecutor(contenders) as threads:
-            won = list(threads.map(contend, locations, claims))
-        assert won.count(True) == 1
-        assert locations[0].read("slot/0001") == claims[won.index(True)]
-
-    def test_proves_that_creating_is_exclusive(self, location: Location) -> None:
-        assert location.is_empty()
-        location.prove_exclusive()
-        assert location.is_empty()
-        assert location.list("") == []
-
-    def test_refuses_to_create_an_empty_object(self, location: Location) -> None:
-        with pytest.raises(errors.InvalidArgument, match="token"):
-            location.create("slot", b"")
-
-    def test_replaces(self, location: Location) -> None:
-        location.replace("head", b"the first one, longer")
-        location.replace("head", b"second")
-        assert location.read("head") == b"second"
-        assert paths(location) == ["head"]
-
-    def test_a_reader_sees_the_old_object_or_the_new_one(self, storage: Storage) -> None:
-        old, new = b"a" * 300_000, b"b" * 400_000
-        writer, reader = opened(storage), opened(storage)
-        writer.replace("head", old)
-        seen = set()
-        done = threading.Event()
-
-        def read() -> None:
-            while not done.is_set():
-                seen.add(reader.read("head"))
-
-        with ThreadPoolExecutor(1) as threads:
-            reading = threads.submit(read)
-            for _ in range(5):
-                writer.replace("head", new)
-                writer.replace("head", old)
-            done.set()
-            reading.result()
-        assert seen <= {old, new}
-
-    def test_writes_piece_by_piece(self, location: Location) -> None:
-        pieces = [secrets.token_bytes(1 + number % 7) for number in range(3000)]
-        writer = location.writer("packs/ab/0001")
-        writer.write(pieces)
-        writer.write([])
-        writer.write(b"")
-        buffer = bytearray(b"one buffer")
-        writer.write(buffer)
-        buffer[:] = b"reused now"
-        writer.write([memoryview(b"-view-")[1:5], bytearray(b"last")])
-        assert location.list("") == [], "nothing is visible before it is closed"
-        thread = threading.Thread(target=writer.close)
-        thread.start()
-        thread.join()
-        assert location.read("packs/ab/0001") == b"".join(pieces) + b"one buffer" + b"view" + b"last"
-        assert location.leftovers() == []
-
-    def test_an_aborted_writer_leaves_nothing(self, location: Location) -> None:
-        writer = location.writer("packs/ab/0001")
-        writer.write(b"x" * 100_000)
-        writer.abort()
-        assert location.list("") == []
-        assert location.leftovers() == []
-        with pytest.raises(errors.InvalidArgument, match="closed"):
-            writer.write(b"more")
-        writer.close()
-        assert location.list("") == []
-
-    def test_aborting_after_closing_does_nothing(self, location: Location) -> None:
-        writer = location.writer("packs/ab/0001")
-        writer.write(b"data")
-        writer.close()
-        writer.abort()
-        writer.close()
-        assert location.read("packs/ab/0001") == b"data"
-
-    def test_lists_exactly_what_is_there(self, storage: Storage) -> None:
-        location, another = opened(storage), opened(storage)
-        assert location.list("") == []
-        assert location.list("catalog") == []
-        before = time.time()
-        location.create("catalog/ab/0001", b"1")
-        location.create("catalog/ab/0002", b"22")
-        another.create("catalog/cd/0001", b"333")
-        another.create("catalog-2/0001", b"4444")
-        location.create("top", b"55555")
-        assert [(info.path, info.size) for info in location.list("")] == [
-            ("catalog-2/0001", 4),
-            ("catalog/ab/0001", 1),
-            ("catalog/ab/0002", 2),
-            ("catalog/cd/0001", 3),
-            ("top", 5),
-        ]
-        assert paths(location, "catalog") == ["catalog/ab/0001", "catalog/ab/0002", "catalog/cd/0001"]
-        assert paths(location, "catalog/ab") == ["catalog/ab/0001", "catalog/ab/0002"]
-        assert location.list("catalog/a") == []
-        assert location.list("top") == []
-        another.delete(["catalog/ab/0001"])
-        another.replace("catalog/ab/0002", b"replaced")
-        (info,) = location.list("catalog/ab")
-        assert info == ObjectInfo("catalog/ab/0002", 8, info.modified)
-        assert before - 2 <= info.modified <= time.time() + 2
-
-    def test_lists_more_than_fits_into_one_page(self, location: Location, request: pytest.FixtureRequest) -> None:
-        count = 1100 if "gcs" in request.node.name else 50
-        wanted = [f"many/{number:04}" for number in range(count)]
-        with ThreadPoolExecutor(8) as threads:
-            assert all(threads.map(lambda path: location.create(path, b"x"), wanted))
-        assert paths(location) == wanted
-        # More than one request takes.
-        location.delete(wanted + [f"missing/{number:04}" for number in range(1100)])
-        assert location.list("") == []
-
-    def test_deleting_what_is_missing_is_fine(self, location: Location) -> None:
-        for path in ("a/1", "a/2", "b/1"):
-            location.create(path, b"x")
-        location.delete(["a/1", "nothing/here", "b/1", "a"])
-        location.delete(path for path in ["a/1"])
-        location.delete([])
-        assert paths(location) == ["a/2"]
-        assert location.create("a/1", b"again")
-
-    def test_is_empty_until_there_is_an_object(self, location: Location) -> None:
-        assert location.is_empty()
-        location.create("deep/below/object", b"x")
-        assert not location.is_empty()
-        location.delete(["deep/below/object"])
-        assert location.is_empty()
-
-    def test_refuses_paths_that_are_none(self, location: Location) -> None:
-        uses: list[Callable[[str], object]] = [
-            location.read,
-            lambda path: location.read_range(path, 0, 1),
-            lambda path: location.read_into(path, 0, memoryview(bytearray(1))),
-            lambda path: location.read_many(["a", path]),
-            lambda path: location.create(path, b"x"),
-            lambda path: location.replace(path, b"x"),
-            location.writer,
-            location.size,
-            lambda path: location.delete([path]),
-            lambda path: location.list(path or ".."),
-        ]
-        for path in HOSTILE:
-            for use in uses:
-                with pytest.raises(errors.InvalidName):
-                    use(path)
-        assert location.is_empty()
-
-    def test_survives_pickling(self, location: Location) -> None:
-        location.create("object", b"here")
-        copy = pickle.loads(pickle.dumps(location))
-        assert (copy.url, copy.storage_options) == (location.url, location.storage_options)
-        assert copy.read("object") == b"here"
-        assert copy.requests["GET"] == 1
-
-    @pytest.mark.parametrize("method", ["fork", "spawn"])
-    def test_works_in_another_process(self, location: Location, method: str, request: pytest.FixtureRequest) -> None:
-        if "memory" in request.node.name and method == "spawn":
-            # Memory is not shared: the other process starts with nothing, and what it does stays there.
-            expected, left = [b"from the child"], [b"from the parent"]
-        elif "memory" in request.node.name:
-            expected, left = [b"from the child", b"from the parent"], [b"from the parent"]
-        else:
-            expected = left = [b"from the child", b"from the parent"]
-        location.create("from-parent", b"from the parent")
-        context: Any = multiprocessing.get_context(method)
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_create_and_read_all, args=(location, sender))
-        process.start()
-        sender.close()
-        assert receiver.recv() == expected
-        process.join(30)
-        # What other libraries of this process do at exit may fail in a forked child.
-        assert process.exitcode == 0 or method == "fork"
-        assert [location.read(path) for path in paths(location)] == left
-
-    def test_counts_its_requests(self, location: Location) -> None:
-        location.create("a", b"1")
-        location.read("a")
-        location.read_many(["a", "a"])
-        location.size("a")
-        location.list("")
-        location.delete(["a"])
-        assert dict(location.requests) == {"PUT": 1, "GET": 3, "HEAD": 1, "LIST": 1, "DELETE": 1}
-
-    def test_is_used_by_many_threads_at_once(self, location: Location) -> None:
-        def work(number: int) -> bool:
-            path = f"thread/{number}"
-            return location.create(path, b"%d" % number) and location.read(path) == b"%d" % number
-
-        with ThreadPoolExecutor(8) as threads:
-            assert all(threads.map(work, range(40)))
-        assert (location.requests["PUT"], location.requests["GET"]) == (40, 40)
-
-
-def _reopening(location: Location) -> tuple[str, dict[str, Any]]:
-    return location.url, dict(location.storage_options)
-
-
-def _create_and_read_all(location: Location, sender: Any) -> None:
-    location.create("from-child", b"from the child")
-    sender.send([location.read(path) for path in paths(location)])
-    sender.close()
+    @pytest.fixture
+    def more_than_a_page(self, request: pytest.FixtureRequest) -> int:
+        return 1100 if "gcs" in request.node.name else 50
 
 
 class TestObjectStores:
@@ -578,7 +293,7 @@ def write_past_the_cache(local: LocalLocation, path: str, data: bytes) -> None:
 
 
 class TestDirectories:
-    @pytest.mark.parametrize("publish", publishing.WAYS)
+    @pytest.mark.parametrize("publish", files.WAYS)
     def test_every_way_to_publish_is_exclusive(self, local: LocalLocation, publish: Any) -> None:
         local._ways[:] = [publish]
         local.prove_exclusive()
@@ -589,12 +304,12 @@ class TestDirectories:
         assert local._ways == [publish]
 
     def test_what_a_file_system_lacks_is_tried_once(self, local: LocalLocation) -> None:
-        def lacking(directory: int, name: str, data: bytes) -> bool:
-            raise publishing.WayUnknown
+        def lacking(directory: int, name: str, data: bytes, mode: int) -> bool:
+            raise files.WayUnknown
 
-        local._ways[:] = [lacking, *publishing.WAYS]
+        local._ways[:] = [lacking, *files.WAYS]
         assert local.create("object", b"x")
-        assert local._ways == list(publishing.WAYS)
+        assert local._ways == list(files.WAYS)
 
     def test_a_file_system_without_any_exclusive_call_is_refused(self, local: LocalLocation) -> None:
         local._ways.clear()
@@ -698,7 +413,7 @@ class TestDirectories:
     def test_a_directory_of_somebody_else_is_denied(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o755)
-            local = open_location(directory)
+            local = open_location(directory, {"umask": "022"})
             local.create("folder/object", b"data")
             os.chmod(f"{directory}/folder", 0o555)
             uses: list[Callable[[], object]] = [
@@ -739,15 +454,54 @@ class TestDirectories:
         (tmp_path / "repository/packs").rmdir()
         assert local.create("packs/ab/0001", b"again")
 
-    def test_files_get_the_mode_that_the_user_asks_for(self, local: LocalLocation, tmp_path: Path) -> None:
-        before = os.umask(0o027)
+    @pytest.mark.parametrize(
+        ("options", "process", "file", "folder"),
+        [
+            ({}, 0o022, 0o600, 0o700),
+            ({}, 0o000, 0o600, 0o700),
+            ({"umask": "027"}, 0o022, 0o640, 0o750),
+            ({"umask": "027"}, 0o077, 0o600, 0o700),
+            ({"umask": "0002"}, 0o000, 0o664, 0o775),
+        ],
+    )
+    def test_nobody_else_can_read_a_repository_unless_the_user_says_so(
+        self, tmp_path: Path, options: dict[str, Any], process: int, file: int, folder: int
+    ) -> None:
+        local = open_location(tmp_path / "above" / "repository", options)
+        before = os.umask(process)
         try:
-            local.create("created", b"x")
-            local.replace("replaced", b"x")
+            local.create("packs/created", b"x")
+            local.replace("packs/replaced", b"x")
+            for read_soon in (True, False):
+                writer = local.writer(f"packs/written-{read_soon}", read_soon=read_soon)
+                writer.write(b"x")
+                writer.close()
+            appender, locks = local.appender("logs/appended"), local.locks("logs/locks")
+            assert appender is not None
+            assert locks is not None
+            appender.close()
+            locks.close()
         finally:
             os.umask(before)
-        for name in ("created", "replaced"):
-            assert stat.S_IMODE((tmp_path / "repository" / name).stat().st_mode) == 0o640
+        found = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+        assert len(found) == 10
+        for path, mode in found.items():
+            assert mode == (folder if path.is_dir() else file), path
+
+    @pytest.mark.parametrize("way", files.WAYS)
+    def test_every_way_to_publish_hides_the_file(self, local: LocalLocation, tmp_path: Path, way: Any) -> None:
+        local._ways[:] = [way]
+        before = os.umask(0)
+        try:
+            local.create("object", b"x")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "repository/object").stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize("umask", [22, 0o22, "8", "", "01234", None, "0x1"])
+    def test_an_umask_is_octal_digits(self, tmp_path: Path, umask: object) -> None:
+        with pytest.raises(errors.InvalidArgument, match="octal"):
+            open_location(tmp_path, {"umask": umask})
 
     def test_a_folder_may_lie_on_another_disk(self, local: LocalLocation, tmp_path: Path) -> None:
         (tmp_path / "elsewhere").mkdir()
@@ -756,6 +510,72 @@ class TestDirectories:
         local.create("packs/ab/0001", b"x")
         assert (tmp_path / "elsewhere/ab/0001").exists()
         assert paths(local) == ["packs/ab/0001"]
+
+    @pytest.mark.parametrize("depth", ["packs/ab", "packs/ab/cd"])
+    def test_links_within_a_folder_are_not_followed(self, local: LocalLocation, tmp_path: Path, depth: str) -> None:
+        """Whoever may write to a repository could make somebody else write and delete elsewhere."""
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "0001").write_bytes(b"precious")
+        link = tmp_path / "repository" / depth
+        link.parent.mkdir(parents=True)
+        link.symlink_to(elsewhere)
+        uses: list[Callable[[], object]] = [
+            lambda: local.delete([f"{depth}/0001"]),
+            lambda: local.create(f"{depth}/0002", b"x"),
+            lambda: local.replace(f"{depth}/0001", b"x"),
+            lambda: local.writer(f"{depth}/0002"),
+            lambda: local.appender(f"{depth}/0002"),
+            lambda: local.locks(f"{depth}/0002"),
+        ]
+        for use in uses:
+            with pytest.raises(errors.PermissionDenied, match="symbolic link"):
+                use()
+        assert paths(local) == [depth], "the link itself is found"
+        local.delete([depth])
+        assert [path.name for path in elsewhere.iterdir()] == ["0001"]
+        assert (elsewhere / "0001").read_bytes() == b"precious"
+        assert not link.is_symlink()
+
+    def test_a_link_of_somebody_else_is_not_followed(self, local: LocalLocation, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/0001").write_bytes(b"precious")
+        (tmp_path / "repository").mkdir()
+        (tmp_path / "repository/packs").symlink_to(tmp_path / "elsewhere")
+        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        subprocess.run([*root, "chown", "-h", "65534:65534", tmp_path / "repository/packs"], check=True)
+        uses: list[Callable[[], object]] = [
+            lambda: local.list(""),
+            lambda: local.delete(["packs/0001"]),
+            lambda: local.create("packs/0002", b"x"),
+        ]
+        for use in uses:
+            with pytest.raises(errors.PermissionDenied, match="belongs to you"):
+                use()
+        assert (tmp_path / "elsewhere/0001").read_bytes() == b"precious"
+
+    @pytest.mark.parametrize("what", ["pipe", "socket"])
+    def test_what_is_no_file_is_damage_and_never_waited_for(
+        self, local: LocalLocation, tmp_path: Path, what: str
+    ) -> None:
+        local.create("folder/object", b"x")
+        place = tmp_path / "repository/folder/special"
+        if what == "pipe":
+            os.mkfifo(place)
+        else:
+            with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(place.parent):
+                listening.bind(place.name)
+        uses: list[Callable[[], object]] = [
+            lambda: local.read("folder/special"),
+            lambda: local.read_range("folder/special", 0, 1),
+            lambda: local.read_into("folder/special", 0, memoryview(bytearray(1))),
+            lambda: local.read_many(["folder/special"]),
+        ]
+        for use in uses:
+            with pytest.raises((errors.DamagedObject, errors.StorageError), match="special"):
+                use()
+        assert local.size("folder/special") is None
+        assert paths(local) == ["folder/object", "folder/special"]
 
     @given(st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "/", "\0", "~"])).map("/".join))
     def test_no_path_leads_out(self, path: str) -> None:

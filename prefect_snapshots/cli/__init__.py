@@ -18,9 +18,10 @@ from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
+from ..redaction import hider
 from . import artifacts, backups, checkpoints, maintenance, report, snapshots
 from .output import Answer, as_json, printable
-from .session import Session, hider, parse_options
+from .session import Session, parse_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 

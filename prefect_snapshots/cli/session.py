@@ -8,13 +8,11 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -23,9 +21,6 @@ from .output import printable
 
 if TYPE_CHECKING:
     from ..repository import Repository
-
-_SECRET = re.compile(r"key|secret|token|pass|credential", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"://[^/@]*?:([^/@]+)@")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -180,27 +175,6 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise InvalidArgument(f"the storage option {key!r} is given twice")
         place[last] = parse_value(value)
     return options
-
-
-def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
-    """A function that hides, in any text, the secrets that were given: file systems put them into their messages.
-
-    Example:
-        >>> hider(None, {"token": "a/b"})("401: GET /?access_token=a%2Fb")
-        '401: GET /?access_token=***'
-    """
-    secrets = {*_secrets(options), *_PASSWORD_IN_URL.findall(url or "")} - {""}
-    forms = sorted({form for secret in secrets for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
-    hidden = re.compile("|".join(map(re.escape, forms)))
-    return lambda text: hidden.sub("***", text) if forms else text
-
-
-def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _secrets(value)
-        elif _SECRET.search(key):
-            yield str(value)
 
 
 def parse_value(text: str) -> Any:

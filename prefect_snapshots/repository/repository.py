@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import json
 import os
-import re
 import subprocess
 import threading
 import unicodedata
@@ -34,6 +33,7 @@ from ..errors import (
     UnsupportedFormat,
     WrongPassword,
 )
+from ..redaction import harmless_options
 from . import chunking
 from .catalog import Catalog, Event, Stream, new_token
 from .contents import ChunkReader, ContentReader, Store, Stored, Writer, inline
@@ -458,7 +458,7 @@ class Repository:
             "read_only": self.read_only,
             "single_writer": self._single_writer,
         }
-        return _restore, (self._token, self.location.url, _without_secrets(self.location.storage_options), options)
+        return _restore, (self._token, self.location.url, harmless_options(self.location.storage_options), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -596,17 +596,6 @@ def parse_config(path: str, data: bytes) -> dict[str, Any]:
     if data != config_bytes(config):
         raise DamagedObject(path, "it is not as it was written")
     return config
-
-
-_SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
-
-
-def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_secrets(value) if isinstance(value, Mapping) else value
-        for key, value in options.items()
-        if not _SECRET.search(key)
-    }
 
 
 def _restore(token: str, url: str, storage_options: dict[str, Any], options: dict[str, Any]) -> Repository:

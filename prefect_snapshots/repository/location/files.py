@@ -1,17 +1,52 @@
-"""Reading, writing and syncing with file descriptors."""
+"""Files and directories below a location: write them durably, create them exclusively, walk them, name their errors."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import socket
+import stat
+from collections.abc import Callable, Iterator, Sequence
 
-from ...errors import StorageUnavailable
-from .writing import Buffer
+from ...errors import (
+    InvalidArgument,
+    ObjectMissing,
+    PermissionDenied,
+    SnapshotsError,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
+from .interface import Buffer, temporary_name
 
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_BUFFERS = 1024  # IOV_MAX of Linux
+_RENAME_NOREPLACE = 1
+
+# How file systems say that they lack hard links, unnamed files or exclusive renames.
+_UNKNOWN_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EISDIR}
+
+
+class Modes:
+    """The permissions of new files and directories.
+
+    Args:
+        umask: Octal digits of the permissions to take away, such as `"027"`. Default: `"077"`, so that nobody but the
+            owner can read a repository, as restic and borg have it. The umask of the process is applied, too.
+
+    Raises:
+        InvalidArgument: The umask is no string of octal digits. A number is refused because `22` could mean two things.
+    """
+
+    def __init__(self, umask: object = "077") -> None:
+        if not (isinstance(umask, str) and umask and len(umask) <= 4 and set(umask) <= set("01234567")):
+            raise InvalidArgument('umask must be a string of octal digits, such as "027".')
+        bits = int(umask, 8)
+        self.file = 0o666 & ~bits
+        self.directory = 0o777 & ~bits
 
 
 def write_all(file: int, buffers: Sequence[Buffer]) -> None:
@@ -29,7 +64,7 @@ def write_all(file: int, buffers: Sequence[Buffer]) -> None:
 
 
 def pieces(file: int, start: int, length: int) -> Iterator[bytes]:
-    """Up to `length` bytes from `start` on; more than one piece only beyond what one call returns (2 GiB)."""
+    """Yield up to `length` bytes from `start` on; more than one piece only beyond what one call returns (2 GiB)."""
     while length and (piece := os.pread(file, length, start)):
         yield piece
         start += len(piece)
@@ -47,10 +82,14 @@ def sync_directory(directory: int) -> None:
 
 
 def sync_entry(directory: int, where: str) -> None:
-    """Make the entry of an object in its directory durable. `where` names it.
+    """Make the entry of an object in its directory durable.
+
+    Args:
+        directory: The descriptor of the directory.
+        where: What messages call the object.
 
     Raises:
-        StorageUnavailable: it is not known whether it is.
+        StorageUnavailable: It is not known whether the entry is durable.
     """
     try:
         sync_directory(directory)
@@ -61,17 +100,265 @@ def sync_entry(directory: int, where: str) -> None:
         ) from error
 
 
-def walk(top: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """Every file below a directory. What vanishes meanwhile is left out."""
+# --- directories --------------------------------------------------------------------------------------------------
+
+
+class Directories:
+    """The directories of a location, created durably when they are missing.
+
+    Links inside the location are not followed: whoever may write to it could otherwise make you, or root, write and
+    delete elsewhere. A folder directly below the root may be a link, to have it on another disk, if the link belongs
+    to you or to root.
+
+    Args:
+        root: The absolute path of the location.
+        mode: The permissions of new directories.
+    """
+
+    def __init__(self, root: str, mode: int) -> None:
+        self._root = root
+        self._mode = mode
+        # Those whose entry in their parent is known to be durable.
+        self._durable: set[str] = set()
+
+    @contextlib.contextmanager
+    def opened(self, folder: str, *, create: bool = True) -> Iterator[int]:
+        """Open a directory of the location.
+
+        Args:
+            folder: Its path within the location; `""` is the root.
+            create: Whether to create it if it is missing. Default: True.
+        """
+        directory = f"{self._root}/{folder}" if folder else self._root
+        if create and directory not in self._durable:
+            self._make_durable(directory)
+        try:
+            descriptor = self._enter(folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+            # Somebody removed it since.
+            self._durable.clear()
+            self._make_durable(directory)
+            descriptor = self._enter(folder)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _enter(self, folder: str) -> int:
+        descriptor = os.open(self._root, _DIRECTORY)
+        for depth, name in enumerate(folder.split("/") if folder else ()):
+            above = descriptor
+            try:
+                descriptor = self._enter_one(above, name, depth)
+            finally:
+                os.close(above)
+        return descriptor
+
+    def _enter_one(self, above: int, name: str, depth: int) -> int:
+        try:
+            return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        except OSError as error:
+            # Systems disagree about which of the two a link is.
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            status = os.stat(name, dir_fd=above, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                raise
+            if depth or not _is_trusted(status):
+                raise PermissionDenied(_LINK.format(name=name)) from None
+            return os.open(name, _DIRECTORY, dir_fd=above)
+
+    def _make_durable(self, directory: str) -> None:
+        """Create a directory and those above it, and make their entries durable.
+
+        One that exists already is synced as well: whoever created it may have died, or not have come to that yet.
+        Above the location only what is missing is touched.
+        """
+        above = os.path.dirname(directory)
+        inside = directory.startswith(self._root + "/")
+        if above not in self._durable if inside else not os.path.isdir(above):
+            self._make_durable(above)
+        created = False
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, self._mode)
+            created = True
+        # The directory that holds the location may be one that we cannot open, as /home is for some.
+        with contextlib.nullcontext() if created or inside else contextlib.suppress(PermissionError):
+            descriptor = os.open(above, _DIRECTORY)
+            try:
+                sync_directory(descriptor)
+            finally:
+                os.close(descriptor)
+        self._durable.add(directory)
+
+
+_LINK = (
+    "{name} is a symbolic link, which is followed only directly below the repository, and only if it belongs to you or "
+    "to root. Replace it with what it points to."
+)
+
+
+def _is_trusted(link: os.stat_result) -> bool:
+    return link.st_uid in (0, os.geteuid())
+
+
+def walk(top: str, depth: int = 0) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    """Yield every entry below a directory that is no directory itself, with its status.
+
+    What vanishes meanwhile is left out. A link, a pipe or a device is yielded as it is, and never followed; but see
+    `Directories` for links to folders directly below the location.
+
+    Args:
+        top: The directory.
+        depth: How far below the location it is. Default: 0, the location itself.
+    """
     try:
         entries = os.scandir(top)
     except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
         for entry in entries:
-            # Links are followed: somebody may have moved the packs to another disk.
-            if entry.is_dir():
-                yield from walk(entry.path)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    yield entry, entry.stat()
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from walk(entry.path, depth + 1)
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                if entry.is_symlink() and depth == 0 and entry.is_dir():
+                    if not _is_trusted(status):
+                        raise PermissionDenied(_LINK.format(name=entry.path))
+                    yield from walk(entry.path, depth + 1)
+                    continue
+                yield entry, status
+
+
+# --- creating a file exclusively ----------------------------------------------------------------------------------
+
+
+class WayUnknown(Exception):
+    """This file system does not know this way to publish a file."""
+
+
+def _anonymous(directory: int, name: str, data: bytes, mode: int) -> bool:
+    """Give a file its name when it is complete, so that nothing is left to clean up after a kill."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        raise WayUnknown
+    try:
+        file = os.open(".", flag | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=directory)
+        try:
+            write_all(file, [data])
+            os.fsync(file)
+            # Without a directory descriptor Python would not call linkat(AT_SYMLINK_FOLLOW), which this needs.
+            os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory, follow_symlinks=True)
+        finally:
+            os.close(file)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _UNKNOWN_CALL or error.errno == errno.ENOENT:
+            raise WayUnknown from error
+        raise
+    return True
+
+
+def _linked(directory: int, name: str, data: bytes, mode: int) -> bool:
+    def link(temporary: str) -> None:
+        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+    return _named(directory, data, mode, link)
+
+
+def _renamed(directory: int, name: str, data: bytes, mode: int) -> bool:
+    def rename(temporary: str) -> None:
+        _rename_exclusively(directory, temporary, name)
+
+    return _named(directory, data, mode, rename)
+
+
+WAYS: tuple[Callable[[int, str, bytes, int], bool], ...] = (_anonymous, _linked, _renamed)
+"""The ways to put a durable file under a new name, exclusively, the best first.
+
+Each takes the descriptor of a directory, a name, the bytes and the permissions, and returns False if the name is taken.
+"""
+
+
+def _named(directory: int, data: bytes, mode: int, publish: Callable[[str], None]) -> bool:
+    temporary = temporary_name()
+    file = os.open(temporary, NEW_FILE, mode, dir_fd=directory)
+    try:
+        write_all(file, [data])
+        os.fsync(file)
+        publish(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _UNKNOWN_CALL:
+            raise WayUnknown from error
+        raise
+    finally:
+        os.close(file)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
+    return True
+
+
+def _rename_exclusively(directory: int, old: str, new: str) -> None:
+    """Call renameat2(RENAME_NOREPLACE), which Python does not offer."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    if renameat2(directory, os.fsencode(old), directory, os.fsencode(new), _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), new)
+
+
+# --- errors of the operating system -------------------------------------------------------------------------------
+
+_Meaning = tuple[type[StorageError], str]
+
+_NETWORK: _Meaning = (StorageUnavailable, "Check the network and the host.")
+_NUMBERS: dict[int | None, _Meaning] = {
+    errno.ENOSPC: (StorageFull, "Free some space, or run `prefect-snapshots prune`."),
+    errno.EDQUOT: (StorageFull, "Free some of the quota, or run `prefect-snapshots prune`."),
+    errno.EFBIG: (StorageFull, "Raise the limit on file sizes (ulimit -f)."),
+    errno.EACCES: (PermissionDenied, "Check the owner and mode of the directory."),
+    errno.EPERM: (PermissionDenied, "Check the owner and attributes of the directory."),
+    errno.EROFS: (PermissionDenied, "Open the repository with read_only=True, or mount it writable."),
+    errno.ENOENT: (ObjectMissing, "It may have been pruned since: open it again."),
+    errno.ENOTDIR: (ObjectMissing, "A part of its path is a file."),
+    errno.EISDIR: (ObjectMissing, "It is a directory."),
+    errno.EMFILE: (StorageError, "Raise the limit on open files (ulimit -n)."),
+    errno.ETIMEDOUT: (StorageUnavailable, "Check the network file system."),
+    errno.ESTALE: (StorageUnavailable, "Check the network file system."),
+    errno.ENETUNREACH: _NETWORK,
+    errno.EHOSTUNREACH: _NETWORK,
+}
+# File systems that are written in Python raise these without a number, or with one of their own.
+_TYPES: dict[type[OSError], _Meaning] = {
+    FileNotFoundError: _NUMBERS[errno.ENOENT],
+    PermissionError: (PermissionDenied, "Check the credentials, and what they are allowed to do."),
+    ConnectionError: _NETWORK,
+    TimeoutError: _NETWORK,
+    socket.gaierror: _NETWORK,
+}
+
+
+def os_error(error: OSError, where: str) -> StorageError:
+    """Return one of our errors for one of the operating system; `where` names what it happened to."""
+    by_type = (found for kind, found in _TYPES.items() if isinstance(error, kind))
+    kind, advice = _NUMBERS.get(error.errno) or next(by_type, (StorageError, "Check the disk."))
+    return kind(f"{where}: {error.strerror or error}. {advice}")
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn errors of the operating system into ours."""
+    try:
+        yield
+    except SnapshotsError:
+        raise
+    except OSError as error:
+        raise os_error(error, where) from error

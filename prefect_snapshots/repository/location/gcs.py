@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ...errors import SnapshotsError
-from .answers import meaning, unreachable
-from .clients import NO_CACHES
+from .clients import NO_CACHES, answer_error, unreachable
 from .interface import ObjectInfo
 from .object_store import PARALLEL, ObjectStoreLocation
 
@@ -83,22 +82,22 @@ class GCSLocation(ObjectStoreLocation):
 
         await asyncio.gather(*map(delete, keys))
 
-    def _translated(self, error: Exception, where: str) -> SnapshotsError:
+    def _meaning(self, error: Exception, where: str) -> SnapshotsError:
         from aiohttp import ClientError as HTTPError
         from google.auth.exceptions import GoogleAuthError, TransportError
 
         code = getattr(error, "code", None)
         if code is not None:
-            return meaning(int(code), "", error, where)
+            return answer_error(int(code), "", error, where)
         if isinstance(error, FileExistsError):
-            return meaning(412, "", error, where)
+            return answer_error(412, "", error, where)
         if isinstance(error, FileNotFoundError):
             # It holds the path of what was asked for: of an object, or of all objects in the bucket.
-            return meaning(404, "NoSuchBucket" if str(error).endswith("/o") else "", error, where)
+            return answer_error(404, "NoSuchBucket" if str(error).endswith("/o") else "", error, where)
         if isinstance(error, TransportError):
             return unreachable(error, where)
         if isinstance(error, GoogleAuthError) or str(error).startswith("Forbidden"):
-            return meaning(403, "", error, where)
+            return answer_error(403, "", error, where)
         if isinstance(error, HTTPError | OSError):  # those of requests, which fetches tokens, are OSErrors
             return unreachable(error, where)
-        return meaning(None, type(error).__name__, error, where)
+        return answer_error(None, type(error).__name__, error, where)

@@ -1,4 +1,4 @@
-"""Every file system of fsspec that no other module here knows."""
+"""Objects in any other file system of fsspec, for a single writer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from ...errors import (
     UnsupportedStorage,
 )
 from .clients import NO_CACHES, PerProcess, blaming_options
-from .interface import Location, ObjectInfo
-from .os_errors import meaning
-from .paths import checked
+from .files import os_error
+from .interface import Location, ObjectInfo, checked
 
 
 class GenericLocation(Location):
@@ -29,8 +28,6 @@ class GenericLocation(Location):
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         super().__init__(protocol, place.rstrip("/"), storage_options)
-        # A query may hold a token.
-        self.url = self.url.partition("?")[0]
         import fsspec
 
         try:
@@ -100,7 +97,7 @@ class GenericLocation(Location):
 
     @contextlib.contextmanager
     def _named(self, path: str) -> Iterator[tuple[Any, str]]:
-        """The file system, and what it calls an object, or with an empty path the location itself."""
+        """Give the file system, and what it calls an object, or with an empty path the location itself."""
         where = self._where(checked(path) if path else "")
         try:
             files, root = self._files()
@@ -108,17 +105,19 @@ class GenericLocation(Location):
         except SnapshotsError:
             raise
         except OSError as error:
-            raise meaning(error, where) from error
+            meant: StorageError = os_error(error, where)
+            raise self._without_secrets(meant) from self._harmless(error)
         except Exception as error:
-            # Nobody knows which errors a file system has of its own, as FTP does.
+            # A file system may have errors of its own, as FTP does.
             reason = f"{type(error).__name__}: {error}".rstrip(".: ")
-            raise StorageError(f"{where}: {reason}. Check the URL and storage_options.") from error
+            meant = StorageError(f"{where}: {reason}. Check the URL and storage_options.")
+            raise self._without_secrets(meant) from self._harmless(error)
 
     def _connect(self) -> tuple[Any, str]:
-        """The file system, and what it calls this location."""
+        """Return the file system, and what it calls this location."""
         import fsspec
 
         target = f"{self._protocol}://{self._place}"
-        with blaming_options(self.url):
+        with blaming_options(self.url, self._hide):
             files, root = fsspec.core.url_to_fs(target, **{**self.storage_options, **NO_CACHES})
         return files, root.rstrip("/")

@@ -1,9 +1,9 @@
-"""Writing large files past the page cache.
+"""Write large files past the page cache.
 
-The system copies what is written into its cache page by page, which takes a good part of the time of a backup, and
-displaces there what other programs read. Here it goes through a small buffer from which the disk takes it
-itself (`O_DIRECT`). Disks take whole blocks only: what comes in small pieces, and the last block, go the usual way. So
-does everything where a file system does not offer the other one.
+The operating system copies what is written into its cache page by page. That takes a good part of the time of a backup,
+and evicts what other programs read. Here the data goes through a small buffer from which the disk takes it itself
+(`O_DIRECT`). Disks take whole blocks only: small pieces and the last block go the usual way, and so does everything on
+a file system without `O_DIRECT`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 
 from .files import write_all
-from .writing import Buffer
+from .interface import Buffer
 
 try:
     import fcntl
@@ -23,19 +23,20 @@ except ImportError:  # as on Windows
 else:
     _DIRECT = getattr(os, "O_DIRECT", 0)  # which macOS does not have
 
+# Larger buffers write no faster, and each open file has one.
 _BUFFER = 1024 * 1024
+# Bytes of a block, or a multiple of them: some disks have 512.
 _BLOCK = 4096
-"""Bytes of a block, or a multiple of them: some disks have 512."""
+# Smaller writes do not gain from it. A file that begins with them switches at the first larger one.
 _LARGE = 256 * 1024
-"""Bytes from which on it pays; fewer at once go the usual way, until there were more."""
 
 
 class LargeFile:
-    """Appends to an open file; call `finish` before anything else is done with it.
+    """Append to an open file. Call `finish` before you do anything else with it.
 
-    Arguments:
-        file: its descriptor.
-        size: where in the file it begins.
+    Args:
+        file: The descriptor of the file.
+        size: Where in the file to begin, in bytes. Default: 0.
     """
 
     def __init__(self, file: int, size: int = 0) -> None:
@@ -46,19 +47,19 @@ class LargeFile:
         self._usual = not _DIRECT
 
     def write(self, buffers: Sequence[Buffer]) -> None:
-        """Append them in order."""
+        """Append buffers in order."""
         if self._buffer is None:
             size = sum(memoryview(buffer).nbytes for buffer in buffers)
             if self._usual or size < _LARGE:
                 write_all(self._file, buffers)
                 self._size += size
                 return
-            # It begins where a page does, as disks want it.
+            # Aligned to a page, as disks need it.
             self._buffer = mmap.mmap(-1, _BUFFER, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for buffer in buffers:
             rest = memoryview(buffer).cast("B")
             while rest:
-                end = _BUFFER - self._size % _BLOCK  # so that it is whole blocks from there on
+                end = _BUFFER - self._size % _BLOCK  # whole blocks from there on
                 taken = min(len(rest), end - self._filled)
                 self._buffer[self._filled : self._filled + taken] = rest[:taken]
                 self._filled += taken
@@ -67,7 +68,7 @@ class LargeFile:
                     self._write_out(direct=self._size % _BLOCK == 0)
 
     def finish(self) -> None:
-        """Hand the rest to the file, which then takes anything again: also when there is no rest."""
+        """Write the rest. Afterwards the file takes anything again."""
         if self._buffer is not None:
             self._write_out(direct=False)
 

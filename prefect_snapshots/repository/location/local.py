@@ -1,30 +1,54 @@
-"""Objects as files in a directory."""
+"""Objects as files in a directory, and what this location hands out: writers, appenders, locks."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import os
 import stat
+import struct
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from ...errors import ObjectMissing, UnsupportedStorage
-from . import locking, publishing
-from .appending import FileAppender
-from .counting import Requests
-from .directories import Directories
-from .files import NEW_FILE, pieces, sync_entry, walk, write_all
-from .interface import Appender, ByteLocks, Location, ObjectInfo
+from ...errors import DamagedObject, ObjectMissing, StorageError, UnsupportedStorage
+from . import files
+from .files import NEW_FILE, Directories, Modes, pieces, sync_entry, translated, walk, write_all
+from .interface import (
+    Appender,
+    Buffer,
+    ByteLocks,
+    Location,
+    ObjectInfo,
+    ObjectWriter,
+    Requests,
+    checked,
+    closed,
+    is_temporary,
+    several,
+    temporary_name,
+)
 from .large_files import LargeFile
-from .os_errors import translated
-from .paths import checked, is_temporary, temporary_name
-from .writing import Buffer, ObjectWriter, closed, several
+
+# How much a loss of power may cost an appender. Syncing more often would let each small result wait for the disk.
+_SYNC_INTERVAL = 1.0
+
+# Whether this operating system knows locks of an open file description.
+_LOCKS_AVAILABLE = hasattr(fcntl, "F_OFD_SETLK")
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock where off_t has 64 bits
+
+# A pipe in the place of an object would let `open` wait for a writer forever.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class LocalLocation(Location):
-    """A directory."""
+    """A directory.
+
+    The option `umask`, a string of octal digits, opens the files to others: by default only their owner can read them.
+    """
 
     is_local = True
     appends = True
@@ -32,8 +56,9 @@ class LocalLocation(Location):
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         self._root = os.path.abspath(os.path.expanduser(place))
         super().__init__("file", self._root, storage_options)
-        self._directories = Directories(self._root)
-        self._ways = list(publishing.WAYS)
+        self._modes = Modes(storage_options.get("umask", "077"))
+        self._directories = Directories(self._root, self._modes.directory)
+        self._ways = list(files.WAYS)
 
     def read(self, path: str) -> bytes:
         with self._errors(path), self._open(path) as file:
@@ -52,7 +77,7 @@ class LocalLocation(Location):
 
     def _create(self, path: str, data: bytes) -> bool:
         self.requests.add("PUT")
-        with self._errors(path), self._directory(path) as directory:
+        with self._errors(path), self._folder(path) as directory:
             if not self._publish(directory, _name(path), data) and self._read_or_none(path) != data:
                 return False
             sync_entry(directory, self._where(path))
@@ -67,26 +92,28 @@ class LocalLocation(Location):
             writer.abort()
 
     def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
-        with self._errors(path), self._directory(checked(path)) as directory:
-            return _FileWriter(self._where(path), _name(path), os.dup(directory), self.requests, read_soon)
+        with self._errors(path), self._folder(checked(path)) as directory:
+            return _FileWriter(
+                self._where(path), _name(path), os.dup(directory), self._modes.file, self.requests, read_soon
+            )
 
     def appender(self, path: str) -> Appender:
         self.requests.add("PUT")
-        with self._errors(path), self._directory(checked(path)) as directory:
-            file = os.open(_name(path), NEW_FILE | os.O_APPEND, 0o666, dir_fd=directory)
+        with self._errors(path), self._folder(checked(path)) as directory:
+            file = os.open(_name(path), NEW_FILE | os.O_APPEND, self._modes.file, dir_fd=directory)
             try:
                 sync_entry(directory, self._where(path))
             except BaseException:
                 os.close(file)
                 raise
-        return FileAppender(self._where(path), file)
+        return _FileAppender(self._where(path), file)
 
     def locks(self, path: str) -> ByteLocks | None:
-        if not locking.AVAILABLE:
+        if not _LOCKS_AVAILABLE:
             return None
-        with self._errors(path), self._directory(checked(path)) as directory:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            locks = locking.FileLocks(os.open(_name(path), flags, 0o666, dir_fd=directory))
+        with self._errors(path), self._folder(checked(path)) as directory:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            locks = _FileLocks(os.open(_name(path), flags, self._modes.file, dir_fd=directory))
         try:
             locks.is_held(0)
         except OSError:  # as on a network file system without them
@@ -99,8 +126,9 @@ class LocalLocation(Location):
 
     def _objects(self, folder: str) -> Iterator[ObjectInfo]:
         self.requests.add("LIST")
+        depth = len(folder.split("/")) if folder else 0
         with self._errors(folder):
-            for entry, status in walk(self._full(folder) if folder else self._root):
+            for entry, status in walk(self._full(folder) if folder else self._root, depth):
                 yield ObjectInfo(os.path.relpath(entry.path, self._root), status.st_size, status.st_mtime)
 
     def size(self, path: str) -> int | None:
@@ -115,26 +143,36 @@ class LocalLocation(Location):
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
             self.requests.add("DELETE")
-            with contextlib.suppress(ObjectMissing), self._errors(path):
-                os.unlink(self._full(checked(path, temporary=True)))
+            folder = os.path.dirname(checked(path, temporary=True))
+            with (
+                contextlib.suppress(ObjectMissing),
+                self._errors(path),
+                self._directories.opened(folder, create=False) as directory,
+            ):
+                os.unlink(_name(path), dir_fd=directory)
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}"
 
     def _open(self, path: str) -> io.FileIO:
         self.requests.add("GET")
-        return io.FileIO(self._full(checked(path)))
+        file = io.FileIO(os.open(self._full(checked(path)), _READ))
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            file.close()
+            raise DamagedObject(path, "it is a device, a pipe or a socket, and not a file")
+        return file
 
-    def _directory(self, path: str) -> contextlib.AbstractContextManager[int]:
-        """The open directory of an object."""
-        return self._directories.opened(os.path.dirname(self._full(path)))
+    def _folder(self, path: str) -> contextlib.AbstractContextManager[int]:
+        """Open the directory of an object."""
+        return self._directories.opened(os.path.dirname(path))
 
     def _publish(self, directory: int, name: str, data: bytes) -> bool:
         """Put a durable file under a new name in an open directory, in the first way that this file system knows."""
         for publish in list(self._ways):
             try:
-                return publish(directory, name, data)
-            except publishing.WayUnknown:
+                return publish(directory, name, data, self._modes.file)
+            except files.WayUnknown:
                 # Another thread may have dropped it already.
                 with contextlib.suppress(ValueError):
                     self._ways.remove(publish)
@@ -149,16 +187,16 @@ class LocalLocation(Location):
 
 
 class _FileWriter(ObjectWriter):
-    """Streams into a temporary file in the directory of its final name."""
+    """Stream into a temporary file in the directory of its final name."""
 
-    def __init__(self, where: str, name: str, directory: int, requests: Requests, read_soon: bool) -> None:
+    def __init__(self, where: str, name: str, directory: int, mode: int, requests: Requests, read_soon: bool) -> None:
         self._where = where
         self._name = name
         self._directory = directory
         self._requests = requests
         self._temporary = temporary_name()
         try:
-            self._file = os.open(self._temporary, NEW_FILE, 0o666, dir_fd=directory)
+            self._file = os.open(self._temporary, NEW_FILE, mode, dir_fd=directory)
         except BaseException:
             os.close(directory)
             raise
@@ -182,6 +220,7 @@ class _FileWriter(ObjectWriter):
             with translated(self._where):
                 if self._large is not None:
                     self._large.finish()
+                # The data before the name: a name without data would be a damaged object after a loss of power.
                 os.fsync(self._file)
                 os.rename(self._temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 sync_entry(self._directory, self._where)
@@ -198,6 +237,114 @@ class _FileWriter(ObjectWriter):
         finally:
             os.close(self._file)
             os.close(self._directory)
+
+
+class _FileAppender(Appender):
+    """Append to an open file, which a thread of its own syncs at most once a second.
+
+    Args:
+        where: What messages call the file.
+        file: Its descriptor.
+    """
+
+    def __init__(self, where: str, file: int) -> None:
+        self._where = where
+        self._file = file
+        self._lock = threading.Lock()
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def append(self, buffers: Buffer | Sequence[Buffer]) -> None:
+        with self._lock:
+            self._check()
+            if self._closing.is_set():
+                raise closed(self._where)
+            try:
+                with translated(self._where):
+                    write_all(self._file, several(buffers))
+            except BaseException as error:
+                # A part of a record may be in the file: what is appended after it could not be told from it.
+                self._failure = error
+                raise
+        if not self._dirty.is_set():
+            self._dirty.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep_synced, name="prefect-snapshots-sync", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._dirty.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self._check()
+            with translated(self._where):
+                os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
+    def abort(self) -> None:
+        with contextlib.suppress(StorageError):
+            self.close()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise StorageError(
+                f"{self._where}: an earlier write failed, so nothing can be appended any more. Start a new run."
+            ) from self._failure
+
+    def _keep_synced(self) -> None:
+        while not self._closing.is_set():
+            self._dirty.wait()
+            if self._closing.wait(_SYNC_INTERVAL):
+                return
+            self._dirty.clear()
+            try:
+                with translated(self._where):
+                    os.fsync(self._file)
+            except StorageError as error:  # the next call raises it
+                self._failure = error
+                return
+
+
+class _FileLocks(ByteLocks):
+    """Locks of the open file description, so that two of these in one process exclude each other as well.
+
+    The kernel releases them when their holder ends, however it ends.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def take(self, number: int) -> bool:
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, number))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def release(self, number: int) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _lock(fcntl.F_UNLCK, number))
+
+    def is_held(self, number: int) -> bool:
+        found: int = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, number)))[0]
+        return found != fcntl.F_UNLCK
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _lock(kind: int, number: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, number, 1, 0)
 
 
 def _name(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Objects in the memory of this process."""
+"""Objects in the memory of this process, for tests and examples."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import ObjectMissing
-from .interface import Location, ObjectInfo
-from .paths import checked
+from .interface import Location, ObjectInfo, checked
 
 
 class MemoryLocation(Location):

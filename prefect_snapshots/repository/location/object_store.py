@@ -1,7 +1,7 @@
-"""What object stores have in common: a bucket, keys below a prefix, and an asynchronous client from fsspec.
+"""The base of locations in object stores: a bucket, keys below a prefix, and an asynchronous client from fsspec.
 
-Only the client's own calls are used, one request each, because fsspec's file operations look things up before they
-act: that costs requests, and looks into caches.
+It uses the client's own calls only, one request each. The file operations of fsspec look things up before they act,
+which costs requests, and looks into caches.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from datetime import datetime
 from typing import Any, TypeVar
 
-from ...errors import MissingDependency, ObjectMissing, SnapshotsError, StorageUnavailable
-from .answers import BeyondEnd, Contended, Exists
-from .clients import PerProcess, blaming_options
-from .interface import Location, ObjectInfo
-from .paths import checked
+from ...errors import InvalidArgument, MissingDependency, ObjectMissing, SnapshotsError, StorageUnavailable
+from .clients import BeyondEnd, Contended, Exists, PerProcess, blaming_options
+from .interface import Location, ObjectInfo, checked
 
 T = TypeVar("T")
 
 PARALLEL = 16
+"""Requests under way at once: more of them do not read small objects faster."""
 ATTEMPTS = 8
+"""Tries of a request that is worth repeating, with pauses of up to 2 s: about 8 s in all."""
 _BATCH = 1000  # the most that S3 deletes in one request
 
 
 class ObjectStoreLocation(Location):
-    """A prefix in a bucket. What follows is asked of each kind of store."""
+    """A prefix in a bucket. Each kind of store implements the abstract methods."""
 
     _scheme: str
     _package: str
@@ -38,18 +38,18 @@ class ObjectStoreLocation(Location):
 
     @abstractmethod
     def _connect(self) -> Any:
-        """A new client."""
+        """Return a new client."""
 
     @abstractmethod
     async def _get(self, client: Any, key: str, span: str | None) -> bytes:
-        """The bytes of an object, or of a span `first-last` (both included)."""
+        """Return the bytes of an object, or of a span `first-last` (both included)."""
 
     @abstractmethod
     async def _put(self, client: Any, key: str, data: bytes, exclusive: bool) -> None: ...
 
     @abstractmethod
     async def _page(self, client: Any, prefix: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
-        """Some of the objects whose keys start with `prefix`, and a token to go on with."""
+        """Return some of the objects whose keys start with `prefix`, and a token to go on with."""
 
     @abstractmethod
     async def _size(self, client: Any, key: str) -> int: ...
@@ -58,14 +58,18 @@ class ObjectStoreLocation(Location):
     async def _delete(self, client: Any, keys: list[str]) -> None: ...
 
     @abstractmethod
-    def _translated(self, error: Exception, where: str) -> SnapshotsError:
-        """What an error of the client means."""
+    def _meaning(self, error: Exception, where: str) -> SnapshotsError:
+        """Return one of our errors for one of the client."""
 
-    # --- the rest is common to all of them
+    # --- common to all of them
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         place = place.strip("/")
         super().__init__(self._scheme, place, storage_options)
+        if "?" in place or "#" in place:
+            raise InvalidArgument(
+                f"{self.url}: a URL of a bucket takes no options after '?' or '#'. Pass them as storage_options."
+            )
         self._bucket, _, folder = place.partition("/")
         self._root = f"{folder}/" if folder else ""
         try:
@@ -113,7 +117,7 @@ class ObjectStoreLocation(Location):
                 self._run(path, self._put, key, data, True)
                 return True
             except Exists:
-                # Perhaps by us: a retry of a request whose reply was lost looks like a lost race.
+                # Perhaps it is ours: a retry of a request whose reply was lost looks like a lost race.
                 found = self._read_or_none(path)
             except Contended:
                 found = None
@@ -161,17 +165,18 @@ class ObjectStoreLocation(Location):
         from fsspec.asyn import sync
 
         with self._errors(path):
-            with blaming_options(self.url):
+            with blaming_options(self.url, self._hide):
                 client = self._client()
             result: T = sync(client.loop, operation, client, *arguments)
         return result
 
     @contextlib.contextmanager
     def _errors(self, path: str) -> Iterator[None]:
-        """Turn what the client says into one of our errors."""
+        """Turn errors of the client into ours, without the secrets that clients put into their messages."""
         try:
             yield
         except SnapshotsError:
             raise
         except Exception as error:
-            raise self._translated(error, self._where(path)) from error
+            meant = self._meaning(error, self._where(path))
+            raise self._without_secrets(meant) from self._harmless(error)

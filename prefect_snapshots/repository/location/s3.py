@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import PermissionDenied, SnapshotsError
-from .answers import meaning, unreachable
-from .clients import NO_CACHES, blaming_options
+from .clients import NO_CACHES, answer_error, blaming_options, unreachable
 from .interface import ObjectInfo
 from .object_store import ATTEMPTS, PARALLEL, ObjectStoreLocation
 
@@ -28,7 +27,7 @@ class S3Location(ObjectStoreLocation):
         return S3FileSystem(**{**options, **NO_CACHES})
 
     async def _call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
-        with blaming_options(self.url):
+        with blaming_options(self.url, self._hide):
             await client.set_session()
         connection = await client.get_s3(self._bucket)
         # Once only, thanks to the id, and for every attempt that goes over the wire.
@@ -73,9 +72,9 @@ class S3Location(ObjectStoreLocation):
         answer = await self._call(client, "delete_objects", Delete=wanted)
         for refused in answer.get("Errors", []):
             where = self._where(refused["Key"].removeprefix(self._root))
-            raise meaning(None, refused.get("Code", ""), refused.get("Message"), where)
+            raise answer_error(None, refused.get("Code", ""), refused.get("Message"), where)
 
-    def _translated(self, error: Exception, where: str) -> SnapshotsError:
+    def _meaning(self, error: Exception, where: str) -> SnapshotsError:
         from aiohttp import ClientError as HTTPError
         from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
@@ -84,9 +83,9 @@ class S3Location(ObjectStoreLocation):
         if response:
             said = response.get("Error", {})
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return meaning(status, said.get("Code", ""), said.get("Message"), where)
+            return answer_error(status, said.get("Code", ""), said.get("Message"), where)
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            return PermissionDenied(f"{self.url}: {error}. Give key and secret in storage_options, or a profile.")
+            return PermissionDenied(f"{self.url}: {error}. Pass key and secret, or a profile, in storage_options.")
         if isinstance(error, ConnectionError | HTTPClientError | HTTPError | OSError):
             return unreachable(error, where)
-        return meaning(None, type(error).__name__, error, where)
+        return answer_error(None, type(error).__name__, error, where)

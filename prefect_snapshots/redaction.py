@@ -1,0 +1,154 @@
+"""Remove secrets from what is shown, logged or pickled: the one place that decides what is harmless.
+
+Everything here works by allow-lists. A part of a URL, or an option of a file system, is kept only if it is known to
+hold no secret: what is not known is dropped, whatever its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+MASK = "***"
+
+# A user name as people choose them. Access tokens go into the same place of a URL, and look random.
+_USER = re.compile(r"[A-Za-z][a-z._-]{0,23}[0-9]{0,4}")
+_PORT = re.compile(r":[0-9]+")
+
+# Shorter values are words such as "s3v4" or "main", which messages need; as secrets they would be worthless anyway.
+_SHORTEST_SECRET = 4
+
+_PLAIN = frozenset(
+    {
+        # a directory
+        *("auto_mkdir", "umask"),
+        # s3fs, and what it hands to botocore
+        *("anon", "endpoint_url", "use_ssl", "verify", "region_name", "api_version", "profile", "requester_pays"),
+        *("version_aware", "default_block_size", "max_concurrency", "connect_timeout", "read_timeout"),
+        *("max_pool_connections", "signature_version", "tcp_keepalive", "total_max_attempts", "max_attempts", "mode"),
+        *("addressing_style", "payload_signing_enabled", "use_accelerate_endpoint", "use_dualstack_endpoint"),
+        # gcsfs
+        *("project", "access", "consistency", "timeout", "default_location"),
+        # other file systems
+        *("host", "port", "account_name"),
+    }
+)
+"""Options that hold no secret."""
+
+_GROUPS = frozenset({"client_kwargs", "config_kwargs", "retries", "s3"})
+"""Options that are dictionaries of such options."""
+
+_HARMLESS_VALUES = {"token": frozenset({"anon", "cloud", "google_default"})}
+"""Options that hold a secret or the name of a way to get one."""
+
+
+def safe_url(url: str) -> str:
+    """Return a URL without passwords, tokens and options, so that it can be shown and logged.
+
+    A user name is kept if it looks like one; a token in its place is dropped. The query and the fragment are dropped,
+    too, because options of databases and file systems stand there. What is no URL, such as a path, stays as it is.
+
+    Example:
+        >>> safe_url("sftp://backup:p@ss@host/folder")
+        'sftp://backup@host/folder'
+        >>> safe_url("https://ghp_16C7e42F292c6912E7710c838347Ae178B4a@host/folder?sig=abc")
+        'https://host/folder'
+    """
+    return "::".join(map(_safe_part, url.split("::")))
+
+
+def harmless_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options of a file system that are known to hold no secret.
+
+    Example:
+        >>> harmless_options({"anon": False, "key": "AKIA", "client_kwargs": {"region_name": "eu-west-1"}})
+        {'anon': False, 'client_kwargs': {'region_name': 'eu-west-1'}}
+    """
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _GROUPS and isinstance(value, Mapping):
+            kept[name] = harmless_options(value)
+        elif _is_harmless(name, value):
+            kept[name] = safe_url(value) if isinstance(value, str) else value
+    return kept
+
+
+def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return a function that masks the secrets of a URL and its options in any string.
+
+    The libraries below put what they were given into their messages, sometimes quoted.
+
+    Example:
+        >>> hider(None, {"token": "ab/cdef"})("401: GET /?access_token=ab%2Fcdef")
+        '401: GET /?access_token=***'
+    """
+    secrets = {secret for secret in _secrets(options) if len(secret) >= _SHORTEST_SECRET}
+    for part in (url or "").split("::"):
+        secrets.update(_secrets_of(part))
+    written = {form for secret in secrets - {""} for form in (secret, quote(secret, safe=""), unquote(secret))}
+    if not written:
+        return str
+    hidden = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+    return lambda text: hidden.sub(MASK, text)
+
+
+def _safe_part(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme in ("file", "local"):
+        return url
+    info, place = _split(rest)
+    user = info.partition(":")[0]
+    place = re.split(r"[?#]", place, maxsplit=1)[0]
+    return f"{scheme}://{user}@{place}" if _USER.fullmatch(user) else f"{scheme}://{place}"
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """Split what follows `://` into user info and the rest. A password may hold any character, `@` and `/` too."""
+    authority = rest.partition("/")[0]
+    before, at, _ = authority.rpartition("@")
+    if at:
+        return before, rest[len(before) + 1 :]
+    _, colon, port = authority.partition(":")
+    # With a slash in the password the authority seems to end there: a port that is no number gives it away.
+    if colon and "@" in rest and not _PORT.fullmatch(colon + port):
+        before, _, place = rest.rpartition("@")
+        return before, place
+    return "", rest
+
+
+def _secrets_of(url: str) -> Iterator[str]:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme in ("file", "local"):
+        return
+    info, place = _split(rest)
+    user, _, password = info.partition(":")
+    yield password
+    if not _USER.fullmatch(user):
+        yield user
+    for option in re.split(r"[?&#]", place)[1:]:
+        yield option.partition("=")[2]
+
+
+def _is_harmless(name: str, value: object) -> bool:
+    if name in _PLAIN:
+        return value is None or isinstance(value, str | bool | int | float)
+    return isinstance(value, str) and value in _HARMLESS_VALUES.get(name, ())
+
+
+def _secrets(options: object) -> Iterator[str]:
+    """Yield everything in options that is not known to be harmless."""
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            if not _is_harmless(name, value):
+                yield from _secrets(value)
+            elif isinstance(value, str):
+                yield from _secrets_of(value)
+    elif isinstance(options, list | tuple | set | frozenset):
+        for value in options:
+            yield from _secrets(value)
+    elif isinstance(options, bytes):
+        yield options.decode(errors="replace")
+    elif options is not None and not isinstance(options, bool):
+        yield str(options)

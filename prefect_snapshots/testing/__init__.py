@@ -1,0 +1,10 @@
+"""Contracts for plug-ins: tests that you inherit to find out whether a backend of yours does what it has to.
+
+They need pytest. The tests of this project inherit them, too.
+"""
+
+from __future__ import annotations
+
+from .locations import LocationContract, Place
+
+__all__ = ["LocationContract", "Place"]
