@@ -114,6 +114,13 @@ def test_result_storage(tmp_path: Path) -> None:
     assert contenders(report, "arrays: hit") == everybody
 
 
+def test_another_commit(tmp_path: Path) -> None:
+    options = ["--commit", "HEAD", "--script", "catalog.py", "--count", "100", "--repeat", "1"]
+    report = measure(tmp_path, "commits.py", *options)
+    assert {figure["contender"] for figure in report["figures"]} == {"HEAD", "this checkout"}
+    assert len(report["limits"]) == len(report["figures"]) // 2 > 3
+
+
 def test_page_without_the_section_is_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Benchmarks\n")
