@@ -18,7 +18,11 @@ segments together afterwards. A `Run` does the same within one process, for thos
 
 from __future__ import annotations
 
-from .engine import ItemBatch, Job, Outcome, Plan, Run, collect, make_job, open_log, plan, run_batch
+from .counts import RunCounts
+from .job import Job, make_job
+from .planning import ItemBatch, Plan, plan
+from .reading import RAISE, collect, open_log
+from .running import Run, counts_of, run_batch
 from .fingerprint import fingerprint
 from .keys import item_keys, stable_hash
 from .listing import (
@@ -30,8 +34,8 @@ from .listing import (
     list_names,
     report,
 )
-from .report import Metric, failures_of
-from .results import Failure
+from .metrics import Metric, failures_of
+from .batches import Failure
 from .snapper import FailedItem, Snapper
 
 __all__ = [
@@ -41,7 +45,9 @@ __all__ = [
     "ItemBatch",
     "Job",
     "Metric",
-    "Outcome",
+    "RAISE",
+    "RunCounts",
+    "counts_of",
     "Plan",
     "Run",
     "Snapper",

@@ -32,7 +32,7 @@ from typing import Any
 from blake3 import blake3
 
 from ..errors import InvalidArgument, UnfingerprintableFunction
-from .keys import Canon, Unhashable, canonical
+from .canonical import Canon, Unhashable, canonical
 
 
 def fingerprint(function: Callable[..., Any], version: object = None) -> str:
@@ -72,11 +72,6 @@ def label(function: Callable[..., Any]) -> str:
     module = getattr(named, "__module__", None)
     name: str = named.__qualname__
     return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
-
-
-def write_function(function: Any, canon: Canon) -> None:
-    """Append the form of a function that is part of a value."""
-    canon.data(b"Q", bytes.fromhex(fingerprint(function)))
 
 
 def _form(function: Callable[..., Any]) -> bytes:

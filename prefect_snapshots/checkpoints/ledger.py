@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .keys import Keys
-from .results import RAISED
+from .batches import RAISED
 
 Places = NDArray[np.uint64]
 
@@ -58,6 +58,11 @@ def outcomes_of(found: Places) -> NDArray[np.uint8]:
 def records_of(found: Places) -> NDArray[np.int64]:
     """Segment and record of each place, as one number."""
     return ((found >> np.uint64(_ROW_BITS)) & np.uint64((1 << (_RECORD_BITS + _SEGMENT_BITS)) - 1)).astype(np.int64)
+
+
+def segments_of(found: Places) -> NDArray[np.int64]:
+    """The segment of each place."""
+    return ((found >> np.uint64(_SEGMENT_AT)) & np.uint64(MOST_SEGMENTS)).astype(np.int64)
 
 
 def rows_of(found: Places) -> NDArray[np.int64]:

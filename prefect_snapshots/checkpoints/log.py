@@ -30,8 +30,8 @@ from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects
 from ..repository.repository import Draft, Repository
 from ..repository.threads import pool
 from .keys import Keys
-from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, split_record
-from .results import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
+from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, segments_of, split_record
+from .batches import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 
 KIND = "checkpoints"
 
@@ -89,6 +89,10 @@ class Share:
     def concerns(self, start: Start) -> bool:
         """Whether a segment may hold results for the batch."""
         return start.segment not in self.settled and (start.plan != self.plan or start.batch == self.batch)
+
+    def wrote(self, start: Start) -> bool:
+        """Whether a segment was written for this batch."""
+        return (start.plan, start.batch) == (self.plan, self.batch)
 
 
 class Registry:
@@ -188,6 +192,7 @@ class Log:
         self.ledger = Ledger()
         self._known: list[_Known] = []
         self._by_segment: dict[str, _Known] = {}
+        self._own_numbers: list[int] = []
         self._growing: list[_Known] = []
         self._changes = self.registry.changes
         self._looked = 0.0
@@ -232,6 +237,7 @@ class Log:
         ]
         self._known += fresh
         self._by_segment.update((known.start.segment, known) for known in fresh)
+        self._own_numbers += [known.number for known in fresh if known.own]
         if fresh:
             order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
             self.ledger.prefer(np.array([order[known.start.segment] for known in self._known], np.int64))
@@ -286,6 +292,11 @@ class Log:
         with self._lock:
             return self.ledger.find(keys)
 
+    def is_own(self, found: Places) -> NDArray[np.bool_]:
+        """Tell which places lie in segments that this process writes."""
+        with self._lock:
+            return np.isin(segments_of(found), self._own_numbers)
+
     def values(self, found: Places) -> list[Any]:
         """Results by place, in the order of `found`. A failure is a `Failure`.
 
@@ -334,9 +345,10 @@ class Log:
         for frames in known.reader.read(records):
             yield StoredBatch(frames[0], known.start.segment)
 
-    def batches(self) -> Iterator[tuple[StoredBatch, Places]]:
-        """Every batch in the log, with the places of its rows."""
-        for known in sorted(self._known, key=lambda one: (one.start.generation, one.start.rank)):
+    def batches(self, share: Share | None = None) -> Iterator[tuple[StoredBatch, Places]]:
+        """Read every batch in the log, or those that were written for one share, with the places of its rows."""
+        chosen = [known for known in self._known if share is None or share.wrote(known.start)]
+        for known in sorted(chosen, key=lambda one: (one.start.generation, one.start.rank)):
             self._catch_up(known)
             for record in range(0, known.reader.records, 256):
                 numbers = range(record, min(record + 256, known.reader.records))

@@ -11,22 +11,16 @@ import numpy as np
 
 from ..errors import InvalidArgument
 from ..repository.repository import RepositoryLike, as_repository
-from .engine import (
-    RAISE,
-    READ_WINDOW,
-    WINDOW,
-    Run,
-    check_complete,
-    collect,
-    make_job,
-    open_log,
-    windows,
-)
+from .batches import DONE
+from .counts import RunCounts
+from .job import make_job
 from .keys import Keys
 from .ledger import outcomes_of
 from .log import Log
-from .report import Metric, load_metrics, render
-from .results import DONE
+from .metrics import Metric, load_metrics, render
+from .reading import RAISE, READ_WINDOW, check_complete, collect, open_log
+from .running import Run
+from .selection import WINDOW, windows
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,7 +62,8 @@ class Snapper(Generic[T, R]):
         retry_failed_items: try items again that an earlier run has skipped.
 
     Attributes:
-        failed_items: the items that the last `start` has skipped.
+        counts: What became of the items in the last `start`, a `RunCounts`.
+        failed_items: The items that failed in the last `start`, if it was told to skip them.
 
     Raises:
         InvalidArgument, InvalidName: an argument makes no sense.
@@ -115,6 +110,7 @@ class Snapper(Generic[T, R]):
             skip_item_errors=skip_item_errors,
             retry_failed_items=retry_failed_items,
         )
+        self.counts = RunCounts()
         self.failed_items: list[FailedItem[T]] = []
         self._iterable = iterable
         # An iterator gives its items once only: their keys are kept, for `load`.
@@ -144,6 +140,7 @@ class Snapper(Generic[T, R]):
             SnapshotsError: results could not be written.
         """
         self.failed_items = []
+        self.counts = RunCounts()
         with Run(self.job) as run:
             try:
                 for window in windows(self._iterable, self.job.key, max(self.job.batch_size, WINDOW)):
@@ -152,6 +149,7 @@ class Snapper(Generic[T, R]):
                     run.work(window)
                 run.finish()
             finally:
+                self.counts = run.counts
                 self.failed_items = [FailedItem(item, error) for item, error in run.failures]
 
     def load(self, missing: Any = RAISE) -> list[R]:

@@ -17,8 +17,8 @@ from ..repository.tracking import TrackedStream
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from .ledger import outcomes_of
 from .log import KIND, Log, Registry
-from .report import Metrics, describe, load_metrics, render
-from .results import DONE
+from .metrics import Metrics, describe, load_metrics, render
+from .batches import DONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ..errors import InvalidArgument
 from .keys import Keys
 from .ledger import MISSING, outcomes_of
 from .log import Log
-from .results import DONE, Failure
+from .batches import DONE, Failure
 
 _SLOW = 3.0
 """Standard deviations above the mean from which an item counts as slow."""

@@ -1,0 +1,81 @@
+"""Counts: what became of the items of a run. The numbers add up to the items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """What became of each item that a run has seen.
+
+    Every item is in exactly one number: `total` is the sum of the others and `skipped`.
+
+    Attributes:
+        total: Items that the run has seen.
+        done: Items that the run computed.
+        done_before: Items that already had a result, from an earlier run or from one at the same time.
+        failed: Items that failed in this run.
+        failed_before: Items that failed in an earlier run, and were not tried again.
+        repeated: Items identical to an earlier item of the same run: computed once.
+
+    Example:
+        >>> counts = RunCounts(total=10, done=4, done_before=5, failed=1)
+        >>> counts.skipped, counts.missing
+        (0, 1)
+        >>> print(counts)
+        10 items: 4 done now, 5 done before, 1 failed now.
+    """
+
+    total: int = 0
+    done: int = 0
+    done_before: int = 0
+    failed: int = 0
+    failed_before: int = 0
+    repeated: int = 0
+
+    @property
+    def worked(self) -> int:
+        """Items that the function was called for."""
+        return self.done + self.failed
+
+    @property
+    def skipped(self) -> int:
+        """Items that the run did not reach, because it stopped before."""
+        return self.total - sum(getattr(self, name) for name in _PARTS)
+
+    @property
+    def missing(self) -> int:
+        """Different items without a result: failed now, failed before, or skipped."""
+        return self.failed + self.failed_before + self.skipped
+
+    def after(self, batch: RunCounts) -> RunCounts:
+        """Return these counts with what became of a batch of the items, which were skipped until now."""
+        return replace(self, **{name: getattr(self, name) + getattr(batch, name) for name in _PARTS})
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all numbers by name, `skipped` and `missing` included."""
+        stored = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**stored, "skipped": self.skipped, "missing": self.missing}
+
+    def __str__(self) -> str:
+        parts = ", ".join(self._parts())
+        return f"{self.total:,} item{'' if self.total == 1 else 's'}{f': {parts}' if parts else ''}."
+
+    def _parts(self) -> Iterator[str]:
+        for name, words in _WORDS.items():
+            number = getattr(self, name)
+            if number:
+                yield f"{number:,} {words}"
+
+
+_PARTS = ("done", "done_before", "failed", "failed_before", "repeated")
+_WORDS = {
+    "done": "done now",
+    "done_before": "done before",
+    "repeated": "identical to another one",
+    "failed": "failed now",
+    "failed_before": "failed before and not retried",
+    "skipped": "not reached",
+}

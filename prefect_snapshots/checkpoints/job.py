@@ -1,0 +1,96 @@
+"""Jobs: what to compute for each item of an iterable, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidArgument
+from ..repository.repository import Repository, check_name
+from .fingerprint import fingerprint, label
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compute for each item, and how. A job travels to other processes if its function does.
+
+    Attributes:
+        repository: Where the results are stored.
+        name: The name of the checkpoints.
+        function: Called with each item. Its return value is the result of the item.
+        fingerprint: The fingerprint of the function.
+        function_label: The name of the function in reports.
+        key: Called with an item. Returns a value that identifies it.
+        batch_size: Items between two writes.
+        max_wait_time: Most seconds between two writes. None: only `batch_size` counts.
+        max_retries: How often a failing item is tried again at once.
+        fatal_exceptions: Exceptions that stop the run at once.
+        max_consecutive_exceptions: How many failing items in a row stop the run. None: any number is accepted.
+        skip_item_errors: Whether the run continues after an item fails.
+        retry_failed_items: Whether items that failed in an earlier run are tried again.
+        refresh: Whether items are computed again although they have results.
+    """
+
+    repository: Repository
+    name: str
+    function: Callable[[Any], Any]
+    fingerprint: str
+    function_label: str
+    key: Callable[[Any], Any] | None = None
+    batch_size: int = 1
+    max_wait_time: float | None = None
+    max_retries: int = 3
+    fatal_exceptions: tuple[type[BaseException], ...] = ()
+    max_consecutive_exceptions: int | None = None
+    skip_item_errors: bool = False
+    retry_failed_items: bool = False
+    refresh: bool = False
+
+
+def make_job(
+    repository: Repository,
+    function: Callable[[Any], Any],
+    *,
+    name: str | None = None,
+    function_version: object = None,
+    batch_size: int = 1,
+    max_wait_time: float | None = None,
+    max_retries: int = 3,
+    fatal_exceptions: type[BaseException] | Iterable[type[BaseException]] = (),
+    max_consecutive_exceptions: int | None = None,
+    **options: Any,
+) -> Job:
+    """Check the arguments and return a job.
+
+    Raises:
+        InvalidArgument: An argument has an impossible value.
+        InvalidName: The name cannot be stored.
+        UnfingerprintableFunction: The function has no fingerprint. Pass `function_version`.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidArgument(f"batch_size must be at least 1, not {batch_size!r}.")
+    if max_wait_time is not None and not max_wait_time > 0:
+        raise InvalidArgument(f"max_wait_time must be a number of seconds above 0, or None, not {max_wait_time!r}.")
+    if max_retries < 0:
+        raise InvalidArgument(f"max_retries must be at least 0, not {max_retries!r}.")
+    if max_consecutive_exceptions is not None and max_consecutive_exceptions < 1:
+        raise InvalidArgument(
+            f"max_consecutive_exceptions must be at least 1, or None, not {max_consecutive_exceptions!r}."
+        )
+    if not callable(function):
+        raise InvalidArgument(f"fn must be a function or another callable, not {function!r}.")
+    fatal = (fatal_exceptions,) if isinstance(fatal_exceptions, type) else tuple(fatal_exceptions)
+    return Job(
+        repository,
+        check_name(label(function) if name is None else name),
+        function,
+        fingerprint(function, function_version),
+        label(function),
+        batch_size=batch_size,
+        max_wait_time=max_wait_time,
+        max_retries=max_retries,
+        fatal_exceptions=fatal,
+        max_consecutive_exceptions=max_consecutive_exceptions,
+        **options,
+    )

@@ -1,0 +1,166 @@
+"""Planning: which items still have to be computed, in batches that any process can work on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batches import DONE
+from .counts import RunCounts
+from .job import Job
+from .keys import Keys
+from .ledger import MISSING, Ledger, outcomes_of
+from .log import Log, Share
+from .reading import open_log
+from .selection import WINDOW, Selection, windows
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Which of some items have to be computed.
+
+    Attributes:
+        rows: Their indices, each key once.
+        counts: What is known of the other ones.
+    """
+
+    rows: NDArray[np.int64]
+    counts: RunCounts
+
+
+def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) -> Pending:
+    """Find the items that have to be computed.
+
+    Args:
+        job: The job.
+        log: Its log.
+        keys: The keys of the items, shape (n, 2).
+        fresh: What this run has computed already, if the results of earlier runs do not count.
+    """
+    found = (log if fresh is None else fresh).find(keys)
+    wanted = found == MISSING
+    done_before = failed_before = 0
+    if fresh is None and not wanted.all():
+        known = found[~wanted]
+        done = outcomes_of(known) == DONE
+        earlier = ~log.is_own(known)
+        done_before = int((done & earlier).sum())
+        if job.retry_failed_items:
+            wanted[~wanted] = ~done
+        else:
+            failed_before = int((~done & earlier).sum())
+    rows = np.flatnonzero(wanted)
+    if len(rows) > 1:
+        rows = rows[_firsts(keys[rows])]
+    repeated = len(keys) - len(rows) - done_before - failed_before
+    return Pending(rows, RunCounts(len(keys), 0, done_before, 0, failed_before, repeated))
+
+
+def _firsts(keys: Keys) -> NDArray[np.int64] | slice:
+    """Where each key occurs for the first time."""
+    heads = np.sort(keys[:, 0])
+    if (heads[1:] != heads[:-1]).all():
+        return slice(None)
+    return np.sort(np.unique(keys, axis=0, return_index=True)[1])
+
+
+@dataclass(frozen=True)
+class ItemBatch(Selection):
+    """Items to be computed together, by whichever process.
+
+    Attributes:
+        share: Which batch of a plan this is.
+    """
+
+    share: Share | None = None
+
+
+@dataclass
+class Plan:
+    """The items without a result, in batches. Iterate over it once; the counts are final afterwards.
+
+    When the items raise an exception, you get the items before it as a batch, and then the exception.
+
+    Attributes:
+        job: The job.
+        items: The items.
+        counts: What is known of the items seen so far. Those of the batches count as skipped; add what became of a
+            batch with `RunCounts.after`.
+    """
+
+    job: Job
+    items: Iterable[object]
+    counts: RunCounts = RunCounts()
+    _keys: list[Keys] = field(default_factory=list)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of all items seen so far, for `collect`."""
+        return np.concatenate(self._keys) if self._keys else np.zeros((0, 2), np.uint64)
+
+    def __iter__(self) -> Iterator[ItemBatch]:
+        log = open_log(self.job)
+        log.tidy()
+        size = self.job.batch_size
+        share = Share(secrets.token_hex(8), 0, log.settled_segments())
+        parts: list[Selection] = []
+        trouble: Exception | None = None
+        selections = self._select(log)
+        while True:
+            try:
+                selection = next(selections, None)
+            except Exception as error:  # the items before it are handed out first
+                trouble = error
+                selection = None
+            if selection is None:
+                break
+            parts.append(selection)
+            if sum(map(len, parts)) < size:
+                continue
+            whole = Selection.join(parts)
+            end = len(whole) - len(whole) % size
+            for first in range(0, end, size):
+                yield _batch(whole.part(first, first + size), share)
+                share = replace(share, batch=share.batch + 1)
+            parts = [whole.part(end, len(whole))] if end < len(whole) else []
+        if parts:
+            yield _batch(Selection.join(parts), share)
+        if trouble is not None:
+            raise trouble
+
+    def _select(self, log: Log) -> Iterator[Selection]:
+        """The items to be computed, window by window, each key once."""
+        job, planned = self.job, Ledger()
+        for window in windows(self.items, job.key, max(job.batch_size, WINDOW)):
+            pending = find_pending(job, log, window.keys, planned if job.refresh else None)
+            rows = pending.rows[planned.find(window.keys[pending.rows]) == MISSING]
+            planned.add(window.keys[rows], rows.astype(np.uint64))
+            self._keys.append(window.keys)
+            counts = replace(pending.counts, repeated=pending.counts.repeated + len(pending.rows) - len(rows))
+            self.counts = replace(self.counts, total=self.counts.total + len(window)).after(counts)
+            if len(rows):
+                yield window.take(rows)
+
+
+def _batch(selection: Selection, share: Share) -> ItemBatch:
+    return ItemBatch(selection.items, selection.keys, selection.positions, share)
+
+
+def plan(job: Job, items: Iterable[object]) -> Plan:
+    """Plan the items without a result in batches of the job's size, lazily and with a bounded look-ahead.
+
+    Example:
+        >>> from prefect_snapshots import Repository
+        >>> from prefect_snapshots.checkpoints import make_job
+        >>> job = make_job(Repository("memory://example-plan"), str.upper, batch_size=2)
+        >>> planned = plan(job, ["a", "b", "c", "a"])
+        >>> [batch.items for batch in planned]
+        [['a', 'b'], ['c']]
+        >>> print(planned.counts)
+        4 items: 1 identical to another one, 3 not reached.
+    """
+    return Plan(job, items)

@@ -1,0 +1,100 @@
+"""Items with their keys, and reading them from an iterable with a bounded look-ahead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UnhashableItem
+from .keys import Keys, item_keys
+
+WINDOW = 1024
+"""Items that are read together, unless a batch is larger: enough to look up their keys with NumPy at little cost, and
+few enough that their keys and results fit in a processor's cache."""
+
+_QUICK, _SLOW = 0.01, 0.05
+"""Seconds for one window. A quicker one lets the next one grow, a slower one lets it shrink, so that nobody waits long
+for the first item of a slow generator, and a quick one costs few look-ups."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some items of an iterable.
+
+    Attributes:
+        items: The items.
+        keys: Their keys, shape (n, 2).
+        positions: Their positions in the iterable, shape (n,).
+    """
+
+    items: Sequence[Any]
+    keys: Keys
+    positions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, rows: NDArray[np.int64]) -> Selection:
+        """Return the items at these indices."""
+        return Selection([self.items[row] for row in rows.tolist()], self.keys[rows], self.positions[rows])
+
+    def part(self, first: int, end: int) -> Selection:
+        """Return the items from one index to another."""
+        rows = slice(first, end)
+        return Selection(self.items[rows], self.keys[rows], self.positions[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence[Selection]) -> Self:
+        """Return several selections as one."""
+        return cls(
+            [item for part in parts for item in part.items],
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.positions for part in parts]),
+        )
+
+
+def windows(items: Iterable[Any], key: Callable[[Any], Any] | None, most: int) -> Iterator[Selection]:
+    """Read the items in windows: one item at first, then more as long as they come quickly.
+
+    When the iterable raises, or an item has no key, you get the items before it, and then the exception.
+
+    Args:
+        items: Any iterable. A generator is read at most `most` items ahead.
+        key: Called with an item. Returns a value that identifies it.
+        most: Most items of one window.
+    """
+    iterator = iter(items)
+    first, count = 0, 1
+    while True:
+        started = time.perf_counter()
+        found: list[Any] = []
+        trouble: Exception | None = None
+        try:
+            found.extend(islice(iterator, count))
+        except Exception as error:
+            trouble = error
+        ended = len(found) < count
+        try:
+            keys = item_keys(found, key=key, first=first)
+        except UnhashableItem as error:
+            trouble = error
+            del found[error.index - first :]
+            keys = item_keys(found, key=key, first=first)
+        took = time.perf_counter() - started
+        if found:
+            yield Selection(found, keys, np.arange(first, first + len(found)))
+        if trouble is not None:
+            raise trouble
+        if ended:
+            return
+        first += len(found)
+        if took < _QUICK:
+            count = min(4 * count, most)
+        elif took > _SLOW:
+            count = max(count // 4, 1)
