@@ -27,7 +27,7 @@ from servers import Storage
 
 from prefect_snapshots.checkpoints import (
     Job,
-    Outcome,
+    RunCounts,
     Snapper,
     clear,
     collect,
@@ -40,8 +40,8 @@ from prefect_snapshots.checkpoints import (
     report,
     run_batch,
 )
+from prefect_snapshots.checkpoints.batches import Batch
 from prefect_snapshots.checkpoints.ledger import MISSING, Ledger, outcomes_of, places
-from prefect_snapshots.checkpoints.results import Batch
 from prefect_snapshots.errors import (
     DamagedObject,
     IncompleteResults,
@@ -654,7 +654,7 @@ def test_senseless_arguments_are_refused_at_once(options: dict[str, Any], error:
 def test_what_is_no_iterable_or_function_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="int cannot be iterated over"):
         Snapper(3, double)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="3 cannot be called"):
+    with pytest.raises(InvalidArgument, match="must be a function or another callable, not 3"):
         Snapper([3], 3)  # type: ignore[arg-type]
 
 
@@ -868,13 +868,14 @@ def test_a_plan_is_done_elsewhere_batch_by_batch_and_collected(storage: Storage)
     job = snapper([], double, repository, batch_size=7).job
     planned = plan(job, iter(range(40)))
     batches = list(planned)
-    assert (planned.total, planned.done, planned.failed) == (40, 20, 0)
+    assert planned.counts == RunCounts(total=40, done_before=20)
+    assert planned.counts.skipped == 20
     assert [item for batch in batches for item in batch.items] == list(range(1, 40, 2))
     assert [len(batch) for batch in batches] == [7, 7, 6]
     assert batches[0].positions.tolist() == list(range(1, 14, 2))
     for batch in reversed(batches):
         assert run_batch(job, batch).worked == len(batch)
-    assert run_batch(job, batches[0]) == Outcome(0, 0, 7)
+    assert run_batch(job, batches[0]) == RunCounts(total=7, done_before=7)
     assert list(collect(job, planned.keys)) == [2 * x for x in range(40)]
 
 

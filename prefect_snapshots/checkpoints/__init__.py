@@ -18,14 +18,12 @@ segments together afterwards. A `Run` does the same within one process, for thos
 
 from __future__ import annotations
 
+from .batches import Failure
 from .counts import RunCounts
-from .job import Job, make_job
-from .planning import ItemBatch, Plan, plan
-from .reading import RAISE, collect, open_log
-from .running import Run, counts_of, run_batch
 from .fingerprint import fingerprint
+from .job import Job, make_job
 from .keys import item_keys, stable_hash
-from .listing import (
+from .manager import (
     Checkpoint,
     cleanup,
     clear,
@@ -35,25 +33,27 @@ from .listing import (
     report,
 )
 from .metrics import Metric, failures_of
-from .batches import Failure
+from .planning import ItemBatch, Plan, plan
+from .reading import RAISE, collect, open_log
+from .running import Run, counts_of, run_batch
 from .snapper import FailedItem, Snapper
 
 __all__ = [
+    "RAISE",
     "Checkpoint",
     "FailedItem",
     "Failure",
     "ItemBatch",
     "Job",
     "Metric",
-    "RAISE",
-    "RunCounts",
-    "counts_of",
     "Plan",
     "Run",
+    "RunCounts",
     "Snapper",
     "cleanup",
     "clear",
     "collect",
+    "counts_of",
     "describe_checkpoints",
     "failures_of",
     "fingerprint",

@@ -43,7 +43,7 @@ class RunCounts:
     @property
     def skipped(self) -> int:
         """Items that the run did not reach, because it stopped before."""
-        return self.total - sum(getattr(self, name) for name in _PARTS)
+        return self.total - self.done - self.done_before - self.failed - self.failed_before - self.repeated
 
     @property
     def missing(self) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import UnserialisableResult
 from .batches import Batch, Frozen, Unserialisable, freeze
@@ -197,8 +196,11 @@ class Flusher:
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
-    columns: list[NDArray[Any]] = [
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("keys", "positions", "starts", "ends", "outcomes")
-    ]
-    return Batch(*columns, [value for part in parts for value in part.values])
+    return Batch(
+        np.concatenate([part.keys for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.starts for part in parts]),
+        np.concatenate([part.ends for part in parts]),
+        np.concatenate([part.outcomes for part in parts]),
+        [value for part in parts for value in part.values],
+    )

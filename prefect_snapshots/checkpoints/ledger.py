@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .keys import Keys
 from .batches import RAISED
+from .keys import Keys
 
 Places = NDArray[np.uint64]
 

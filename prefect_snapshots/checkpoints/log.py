@@ -29,9 +29,9 @@ from ..repository.location import Buffer
 from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
 from ..repository.repository import Draft, Repository
 from ..repository.threads import pool
+from .batches import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 from .keys import Keys
 from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, segments_of, split_record
-from .batches import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 
 KIND = "checkpoints"
 

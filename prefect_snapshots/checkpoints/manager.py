@@ -15,10 +15,10 @@ from ..repository.repository import Draft, Repository, RepositoryLike, as_reposi
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
+from .batches import DONE
 from .ledger import outcomes_of
 from .log import KIND, Log, Registry
 from .metrics import Metrics, describe, load_metrics, render
-from .batches import DONE
 
 
 @dataclass(frozen=True, slots=True)

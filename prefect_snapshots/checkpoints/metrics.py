@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ..documents import Chart, Column, Document, Facts, Note, Table, markdown
 from ..errors import InvalidArgument
+from .batches import DONE, Failure
 from .keys import Keys
 from .ledger import MISSING, outcomes_of
 from .log import Log
-from .batches import DONE, Failure
 
 _SLOW = 3.0
 """Standard deviations above the mean from which an item counts as slow."""

@@ -94,7 +94,7 @@ class Plan:
 
     job: Job
     items: Iterable[object]
-    counts: RunCounts = RunCounts()
+    counts: RunCounts = field(default_factory=RunCounts)
     _keys: list[Keys] = field(default_factory=list)
 
     @property

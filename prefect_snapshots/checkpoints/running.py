@@ -165,6 +165,7 @@ class Run:
         """Call the function for each item."""
         call, now, flusher, retries = self._call, time.perf_counter, self._flusher, self._retries
         begun = flusher.begin(work)
+        stops: Exception | None
         values, ends = begun.values, begun.ends
         try:
             for item in work.items:
@@ -172,10 +173,10 @@ class Run:
                 try:
                     value = call(item)
                 except Exception as error:
-                    value = retries.again(call, item, error, begun.position)
-                    if type(value) is GivenUp:
-                        begun.outcomes[len(ends)] = value.outcome
-                        value, stops = value.stored, value.stops
+                    value = given_up = retries.again(call, item, error, begun.position)
+                    if type(given_up) is GivenUp:
+                        begun.outcomes[len(ends)] = given_up.outcome
+                        value, stops = given_up.stored, given_up.stops
                 else:
                     retries.in_a_row = 0
                 if type(value) not in SCALARS:
@@ -247,7 +248,7 @@ def _warn_of_requests(job: Job) -> None:
     if job.batch_size > 1 or location.appends or location.url.startswith("memory://"):
         return
     warnings.warn(
-        f"{job.name}: batch_size=1 makes a request to {location.url} for each item, which takes 20 to 100 ms. Pass "
+        f"{job.name}: batch_size=1 makes a request to {location.url} for every item, which takes 20 to 100 ms. Pass "
         "batch_size=100 or more, and max_wait_time= with the seconds of work that you would do again.",
         stacklevel=2,
     )

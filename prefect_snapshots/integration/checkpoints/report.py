@@ -16,7 +16,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from ...checkpoints import Job, Outcome, Plan, describe_checkpoints
+from ...checkpoints import Job, Plan, RunCounts, describe_checkpoints
 from ...documents import markdown
 from ..live import LiveArtifact, artifact_key, artifact_url
 from ..reporter import emit
@@ -73,7 +73,7 @@ class Processing:
         """No more batches come."""
         with self._lock:
             self._plan = plan
-            self._before = plan.done
+            self._before = plan.counts.done_before
             last = not self._running
         if last:
             self.finish()
@@ -122,8 +122,8 @@ class Processing:
             "name": job.name,
             "function": job.function_label,
             "fingerprint": job.fingerprint,
-            "items": plan.total,
-            "done_before": plan.done,
+            "items": plan.counts.total,
+            "done_before": plan.counts.done_before,
             "done": self._done,
             "failed": self._failed,
             "batches": self._batches,
@@ -137,10 +137,10 @@ class Processing:
         emit(what, job.repository, facts, f"checkpoints.{job.name}", job.name)
 
 
-def _outcome_of(future: PrefectFuture[Any]) -> Outcome | None:
+def _outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:
     """None when the batch failed: who asks for the results is told why."""
     try:
         outcome = future.result(raise_on_failure=False)
     except (CancelledError, Exception):
         return None
-    return outcome if isinstance(outcome, Outcome) else None
+    return outcome if isinstance(outcome, RunCounts) else None

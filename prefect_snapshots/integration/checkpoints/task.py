@@ -29,11 +29,12 @@ from prefect.utilities.collections import isiterable
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_inputs_sync
 
 from ...checkpoints import (
+    RAISE,
     Failure,
     ItemBatch,
     Job,
-    Outcome,
     Plan,
+    RunCounts,
     collect,
     failures_of,
     item_keys,
@@ -43,7 +44,6 @@ from ...checkpoints import (
     run_batch,
     stable_hash,
 )
-from ...checkpoints.engine import RAISE
 from ...errors import InvalidArgument
 from ...repository.repository import RepositoryLike, WithSecrets
 from ..blocks import current_repository
@@ -283,8 +283,8 @@ class CheckpointedTask(Task[P, R]):
         job = replace(job, skip_item_errors=False, retry_failed_items=True)
         item = _item(self._function, arguments)
         keys = item_keys([item], key=job.key)
-        outcome = run_batch(job, ItemBatch([item], keys, np.zeros(1, np.int64)))
-        if not outcome.worked:
+        counts = run_batch(job, ItemBatch([item], keys, np.zeros(1, np.int64)))
+        if not counts.worked:
             run_logger().info("%s was done before, and kept in %s.", self.name, job.repository.url)
         return next(collect(job, keys))
 
@@ -473,7 +473,7 @@ class _Mapping(Generic[R]):
         try:
             if self._total is not None:
                 batches = list(batches)
-                self._processing.begin(self._plan.done, sum(map(len, batches)), len(batches))
+                self._processing.begin(self._plan.counts.done_before, sum(map(len, batches)), len(batches))
             for batch in batches:
                 self._add(batch)
                 if self._total is None and not self._keep_up():
@@ -481,7 +481,9 @@ class _Mapping(Generic[R]):
         except BaseException:
             wait(list(self._futures))  # what came before is kept
             raise
-        run_id = self._stand_in() if self._plan.done or not self._futures else self._futures[-1].task_run_id
+        run_id = (
+            self._stand_in() if self._plan.counts.done_before or not self._futures else self._futures[-1].task_run_id
+        )
         future: CheckpointedFuture[R] = CheckpointedFuture(self._job, self._plan, self._futures, self._ends, run_id)
         future._processing = self._processing
         self._processing.all_submitted(self._plan)
@@ -506,9 +508,10 @@ class _Mapping(Generic[R]):
 
     def _stand_in(self) -> Any:
         """The task run that stands for what was done before. Returns its id."""
-        label = f"{self._task.name}[done: {self._plan.done:,}]"
+        done = self._plan.counts.done_before
+        label = f"{self._task.name}[done: {done:,}]"
         task = _task_for(self._task, _say_done)
-        state: Any = task(label=label, done=self._plan.done, url=self._job.repository.url, return_state=True)
+        state: Any = task(label=label, done=done, url=self._job.repository.url, return_state=True)
         return state.state_details.task_run_id
 
 
@@ -528,7 +531,7 @@ class _Work:
         self.access = WithSecrets(job.repository)
 
 
-def _do_batch(label: str, work: _Work) -> Outcome:
+def _do_batch(label: str, work: _Work) -> RunCounts:
     """The body of a batch's task run."""
     return run_batch(replace(work.job, repository=work.access.repository), work.batch)
 
