@@ -11,7 +11,7 @@ For faces
 `make_job` checks the arguments and gives a `Job`, which travels to other processes as far as its function does (with
 cloudpickle). `plan(job, items)` is iterated over once and yields `ItemBatch`es of what is not done; its counts say what
 is done already. Each batch goes to `run_batch(job, batch)`, in any process: it writes its own segment straight to the
-repository and returns an `Outcome`, three numbers. It leaves out what was done meanwhile, so it may be repeated.
+repository and returns `RunCounts`. It leaves out what was done meanwhile, so it may be repeated.
 `collect(job, plan.keys)` streams the results in the order of the items. `open_log(job).merge()` puts the many small
 segments together afterwards. A `Run` does the same within one process, for those who want to see the flushes.
 """
