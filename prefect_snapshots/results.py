@@ -161,6 +161,11 @@ class _Latest:
     def __init__(self) -> None:
         self.results: dict[str, Event] = {}
 
+    def copy(self) -> _Latest:
+        other = _Latest()
+        other.results = dict(self.results)
+        return other
+
     def apply(self, event: Event) -> None:
         if event.kind == "put":
             self.results[event.body["key"]] = event

@@ -86,6 +86,18 @@ class History:
     _times: list[tuple[int, int]] = field(default_factory=list)
     """When which version was committed, sorted: clocks of several writers need not agree with the order of versions."""
 
+    def copy(self) -> History:
+        """Return a copy that later events do not change."""
+        return History(
+            dict(self.versions),
+            {alias: list(stack) for alias, stack in self.aliases.items()},
+            list(self.moves),
+            set(self.pinned),
+            self.next_number,
+            self._newest,
+            list(self._times),
+        )
+
     def apply(self, event: Event) -> None:
         """Take one event into account."""
         body = event.body
@@ -100,8 +112,15 @@ class History:
         elif event.kind == "alias":
             self._move(event)
         elif event.kind == "annotate" and (found := self.versions.get(int(body["version"][1:]))) is not None:
-            found.metadata = {**found.metadata, **body.get("metadata", {})}
-            found.expiry = body.get("expiry", found.expiry)
+            self._replace(
+                found,
+                Version(
+                    found.number,
+                    found.event,
+                    {**found.metadata, **body.get("metadata", {})},
+                    body.get("expiry", found.expiry),
+                ),
+            )
         elif event.kind == "pin":
             self.pinned.add(int(body["version"][1:]))
         elif event.kind == "lost":
@@ -166,6 +185,11 @@ class History:
         if number is None or number not in self.versions:
             raise ArtifactNotFound(f"{label} has no version {version!r} ({self._offer(str(version))})")
         return self.versions[number]
+
+    def _replace(self, old: Version, new: Version) -> None:
+        self.versions[new.number] = new
+        if self._newest is old:
+            self._newest = new
 
     def _drop(self, sequences: set[int]) -> None:
         gone = {number for number, version in self.versions.items() if version.event.sequence in sequences}

@@ -676,11 +676,11 @@ class ArtifactRegistry:
         number: int | None = None,
     ) -> ArtifactVersion:
         """Commit a version with a content that is stored already, under the next number or a given one."""
-        history = artifact.history
         there: Version | None = None
 
         def draft() -> Draft | None:
             nonlocal there
+            history = artifact.history
             there = history.newest if number is None else history.versions.get(number)
             if there is not None and _is_from(there, body.get("source")):
                 return None
@@ -697,9 +697,9 @@ class ArtifactRegistry:
     def _pin(self, name: str, version: VersionLike, collection: str) -> str:
         """Have a version stay whatever a clean-up is told, because a release is about to name it."""
         artifact, found = self._artifacts.find(name, version, "exact", collection)
-        history = artifact.history
 
         def draft() -> Draft | None:
+            history = artifact.history
             history.resolve(found.number, "exact", artifact.label)  # it may have been cleaned up just now
             return None if found.number in history.pinned else Draft("pin", {"version": found.label})
 
@@ -729,7 +729,8 @@ class ArtifactRegistry:
         artifact, found = self._artifacts.find(name, version, match, self._in(collection))
 
         def draft() -> Draft:
-            clean_metadata({**found.metadata, **changes.get("metadata", {})})  # together they may be too large
+            now = artifact.history.versions.get(found.number, found)
+            clean_metadata({**now.metadata, **changes.get("metadata", {})})  # together they may be too large
             return Draft("annotate", {"version": found.label, **changes})
 
         artifact.tracked.change(draft)
@@ -743,13 +744,13 @@ class ArtifactRegistry:
         by: str | None,
         rollback: bool = False,
     ) -> ArtifactVersion:
-        history = artifact.history
         moved_by = by or _who()
-        wanted = (
-            None if expected is None or expected is ... else history.resolve(expected, "exact", artifact.label).label
-        )
+        wanted = None
+        if expected is not None and expected is not ...:
+            wanted = artifact.history.resolve(expected, "exact", artifact.label).label
 
         def draft() -> Draft | None:
+            history = artifact.history
             now, chosen = history.alias_target(alias), choose()
             if expected is not ... and now != wanted:
                 raise CommitConflict(

@@ -18,14 +18,32 @@ from .interface import Release
 KIND = "releases"
 
 
+class Tagged:
+    """What the events of a collection's releases say."""
+
+    def __init__(self, history: History, by_tag: dict[str, Version]) -> None:
+        self.history = history
+        self.by_tag = by_tag
+
+    def copy(self) -> Tagged:
+        """Return a copy that later events do not change."""
+        return Tagged(self.history.copy(), dict(self.by_tag))
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
+        self.history.apply(event)
+        if event.kind == "version":
+            found = self.history.newest
+            assert found is not None
+            self.by_tag[event.body["tag"]] = found
+
+
 class Releases:
     """The releases of one collection. They are found by time as versions are."""
 
     def __init__(self, repository: Repository, collection: str) -> None:
         self._collection = collection
-        self._history = History()
-        self._by_tag: dict[str, Version] = {}
-        self._tracked = TrackedStream(repository, KIND, collection, self)
+        self._tracked = TrackedStream(repository, KIND, collection, Tagged(History(), {}))
 
     def create(
         self,
@@ -39,39 +57,31 @@ class Releases:
         body = {"tag": check_name(tag, "tag"), "artifacts": dict(artifacts), "metadata": clean_metadata(metadata)}
 
         def draft() -> Draft | None:
-            there = self._by_tag.get(tag)
+            now = self._tracked.state
+            there = now.by_tag.get(tag)
             if there is None:
-                return Draft("version", {"id": f"v{self._history.next_number}", **body})
+                return Draft("version", {"id": f"v{now.history.next_number}", **body})
             if adopt and there.event.body["artifacts"] == body["artifacts"]:
                 return None
             raise ReleaseExists(f"the collection {self._collection!r} has a release {tag!r}: choose another tag")
 
         self._tracked.change(draft)
-        return self._release(self._by_tag[tag])
+        return self._release(self._tracked.view.by_tag[tag])
 
     def all(self) -> list[Release]:
         """All of them, the oldest first."""
-        self._tracked.refresh()
-        return [self._release(version) for version in self._history.versions.values()]
+        return [self._release(version) for version in self._tracked.refresh().history.versions.values()]
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
         """By tag or time."""
-        self._tracked.refresh()
-        if isinstance(tag, str) and tag in self._by_tag:
-            return self._release(self._by_tag[tag])
+        now = self._tracked.refresh()
+        if isinstance(tag, str) and tag in now.by_tag:
+            return self._release(now.by_tag[tag])
         if isinstance(tag, str) and not is_time(tag):
             raise ArtifactNotFound(
-                f"the collection {self._collection!r} has no release {tag!r} {hint(tag, self._by_tag)}"
+                f"the collection {self._collection!r} has no release {tag!r} {hint(tag, now.by_tag)}"
             )
-        return self._release(self._history.resolve(tag, match, f"the release of {self._collection!r}"))
-
-    def apply(self, event: Event) -> None:
-        """Take one event into account."""
-        self._history.apply(event)
-        if event.kind == "version":
-            found = self._history.newest
-            assert found is not None
-            self._by_tag[event.body["tag"]] = found
+        return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
 
     def _release(self, version: Version) -> Release:
         body = version.event.body

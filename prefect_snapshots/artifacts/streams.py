@@ -33,8 +33,8 @@ class Artifact:
 
     @property
     def history(self) -> History:
-        """What its events say, as of the last look."""
-        return self.tracked.state
+        """What its events say, as of the last look. It never changes: ask again inside a draft."""
+        return self.tracked.view
 
     @property
     def label(self) -> str:

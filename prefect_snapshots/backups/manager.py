@@ -194,10 +194,9 @@ class BackupManager:
         body = body_of(made)
         # A stream of its own, so that nobody who only looks waits for the backup.
         tracked = self._open()
-        records = tracked.state
 
         def draft() -> Draft:
-            body["id"] = records.free_name(backup_name(self.name, made.created_at, description))
+            body["id"] = tracked.state.free_name(backup_name(self.name, made.created_at, description))
             return Draft("backup", body)
 
         passed = _counting(progress, "backing up", 0)
@@ -564,7 +563,7 @@ class BackupManager:
         """The last backup of each source, the newest first, as far as they can be read."""
         wanted = {source.name for source in sources}
         found = []
-        for event, backup in reversed(tracked.state.by_name.values()):
+        for event, backup in reversed(tracked.view.by_name.values()):
             there = wanted & set(backup.part_names)
             if there:
                 wanted -= there

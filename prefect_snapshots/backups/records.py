@@ -168,6 +168,12 @@ class Records:
         self._names: dict[int, str] = {}
         self._given: set[str] = set()
 
+    def copy(self) -> Records:
+        """Return a copy that later events do not change."""
+        other = Records()
+        other.by_name, other._names, other._given = dict(self.by_name), dict(self._names), set(self._given)
+        return other
+
     def apply(self, event: Event) -> None:
         """Take one event into account."""
         for sequence in event.deletes:

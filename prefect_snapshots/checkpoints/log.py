@@ -105,6 +105,12 @@ class Registry:
         self.changes = 0
         """How often something was dropped."""
 
+    def copy(self) -> Registry:
+        """Return a copy that later events do not change."""
+        other = Registry()
+        other.segments, other.merging, other.changes = dict(self.segments), dict(self.merging), self.changes
+        return other
+
     def apply(self, event: Event) -> None:
         body = event.body
         first = min((self.segments[old].rank for old in body.get("drops", ()) if old in self.segments), default=0)

@@ -132,10 +132,10 @@ def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -
     if not name:
         raise InvalidArgument("an empty name clears nothing: say which one")
     tracked = TrackedStream(repository, KIND, name, Registry())
-    registry = tracked.state
     dropped: list[str] = []
 
     def draft() -> Draft | None:
+        registry = tracked.state
         dropped[:] = [start.segment for start in registry.of(None) if unwanted(start.fingerprint)]
         dropped.extend(one for one, owner in registry.merging.items() if unwanted(owner))
         return Draft("clear", {"drops": list(dropped)}) if dropped else None

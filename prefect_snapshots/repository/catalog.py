@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -37,6 +36,7 @@ from ..errors import (
 from .contents import Content
 from .location import Buffer, Location
 from .sealing import Sealer
+from .threads import Lock
 
 CATALOG = "catalog"
 COMPACTED = "compacted"
@@ -136,17 +136,24 @@ class Stream:
         open: the catalog that the stream is in, or None while its repository does not exist yet: it is empty then.
         kind, name: what the stream is for. The root stream has neither.
         apply: called with every event, in order, once: the state that a room builds from them.
+        forget: called when every event is going to be applied once more: the state is empty again.
     """
 
     def __init__(
-        self, open: Callable[[], Catalog | None], kind: str, name: str, apply: Callable[[Event], None]
+        self,
+        open: Callable[[], Catalog | None],
+        kind: str,
+        name: str,
+        apply: Callable[[Event], None],
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         self.kind = kind
         self.name = name
         self.events: list[Event] = []
-        self.lock = threading.RLock()
+        self.lock = Lock(self._start_over)
         self._open = open
         self._apply = apply
+        self._forget = forget
         self._hash = _GENESIS
         self._loaded = False
         self._pause = 0.001
@@ -251,6 +258,13 @@ class Stream:
         return next((event for event in self.events[since:] if event.token == token), None)
 
     # --- reading -------------------------------------------------------------------------------------------
+
+    def _start_over(self) -> None:
+        """Know no event, in a child that was forked while another thread took some."""
+        self.events = []
+        self._hash = _GENESIS
+        self._loaded = False
+        self._forget()
 
     def _load(self) -> None:
         hint = self._read_hint()
@@ -451,7 +465,13 @@ class Catalog:
         self.sealer = sealer
         self.read_only = read_only
         self.state = Root()
-        self.root = Stream(lambda: self, "", "", self.state.apply)
+        self.root = Stream(lambda: self, "", "", self._apply, self._forget)
+
+    def _apply(self, event: Event) -> None:
+        self.state.apply(event)
+
+    def _forget(self) -> None:
+        self.state = Root()
 
     def register(self, stream: Stream) -> None:
         """Read root, and enter the stream there unless it is there already."""

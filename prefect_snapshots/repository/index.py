@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import wraps
 from itertools import chain
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from ..errors import DamagedObject, StorageError
 from .location import Buffer, Location
 from .sealing import DELTA, ID_SIZE, Sealer
+from .threads import Lock
 
 PREFIX = "index"
 
@@ -106,13 +106,17 @@ class Index:
         self._location = location
         self._sealer = sealer
         self._read_only = read_only
+        self._lock = Lock(self._forget)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing, as before the first load."""
         self._packs: list[bytes] = []
         self._pack_numbers: dict[bytes, int] = {}
         # Heads and rows are replaced together, so that other threads may look up while one sorts.
         self._table: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), np.empty(0, ROW))
         self._bases: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), _no_bases())
         """Places of the deltas in the table, sorted, and their bases. It is there before the table that needs it."""
-        self._lock = threading.RLock()
         self._recent: dict[bytes, list[Entry]] = {}
         self._unsorted: list[tuple[NDArray[np.uint64], Array, Array]] = []
         self._known: set[str] = set()

@@ -11,7 +11,6 @@ import contextvars
 import json
 import os
 import subprocess
-import threading
 import unicodedata
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from .contents import ChunkReader, ContentReader, Store, Stored, Writer, inline
 from .index import Index
 from .location import Buffer, Location, open_location
 from .sealing import Compression, Sealer, make_envelope, open_envelope
+from .threads import Lock
 
 if TYPE_CHECKING:
     from .maintenance import CheckReport, PruneReport, RepairReport, Statistics
@@ -122,7 +122,7 @@ class Repository:
         self._password = password
         self._compression: Compression = compression
         self._single_writer = single_writer
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._opened: Opened | None = None
         self._complete = False
         self._token = os.urandom(16).hex()
@@ -153,8 +153,12 @@ class Repository:
 
     # --- streams and contents: for the rooms ----------------------------------------------------------------
 
-    def stream(self, kind: str, name: str, apply: Callable[[Event], None]) -> Stream:
+    def stream(
+        self, kind: str, name: str, apply: Callable[[Event], None], forget: Callable[[], None] = lambda: None
+    ) -> Stream:
         """The stream of a kind and name, read to its head. `apply` sees every event, now and later.
+
+        `forget` is called before every event is applied once more, which a fork can make necessary.
 
         A repository that does not exist yet has only empty streams, unless it was opened read-only.
         """
@@ -168,7 +172,7 @@ class Repository:
                     raise
                 return None
 
-        stream = Stream(catalog, kind, name, apply)
+        stream = Stream(catalog, kind, name, apply, forget)
         stream.refresh()
         return stream
 
@@ -217,12 +221,12 @@ class Repository:
                 if landed is not None:
                     return landed
                 seen = stream.head
-                if stream.head == 0 or not opened.catalog.knows(stream):
-                    opened.catalog.register(stream)
-                required = stream.epoch if stream.head else opened.catalog.state.epoch
                 plan = draft()
                 if plan is None:
                     return None
+                if stream.head == 0 or not opened.catalog.knows(stream):
+                    opened.catalog.register(stream)
+                required = stream.epoch if stream.head else opened.catalog.state.epoch
                 if store is None or (stored is not None and epoch >= required):
                     event = stream.append(
                         plan.kind,

@@ -1,31 +1,130 @@
-"""Threads shared by every repository of a process: reading, hashing, compressing and sending release the GIL."""
+"""Threads and locks that every repository of a process shares, and that survive a fork.
+
+Reading, hashing, compressing and sending release the interpreter's lock, so that threads pay off. A fork copies only
+the thread that calls it: locks that others held would stay locked in the child for ever. Every lock of the storage
+layer is therefore one of this module.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Literal, ParamSpec, TypeVar
 
-# One thread syncs: several that do so at once wait for each other's journal commits, and take twice as long.
-_SIZES = {"compute": max(2, os.cpu_count() or 2), "network": 16, "send": 4, "sync": 1}
-
-_lock = threading.Lock()
-_pools: dict[tuple[int, str], ThreadPoolExecutor] = {}
-
+_SIZES = {
+    "compute": max(2, os.cpu_count() or 2),
+    "network": 16,  # requests wait for the network, not for a core; 16 in flight hide its latency
+    "send": 4,  # each holds a whole pack in memory
+    "sync": 1,  # threads that sync at once wait for each other's journal commits, and take twice as long
+}
 
 Use = Literal["compute", "network", "send", "sync"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
+# --- forks -------------------------------------------------------------------------------------------------------
+
+_renewed: set[weakref.WeakMethod[Callable[[], None]]] = set()
+
+
+def after_fork(renew: Callable[[], None]) -> None:
+    """Call a bound method in every child that this process forks, before anything else runs there.
+
+    The object of the method is not kept alive.
+    """
+    _renewed.add(weakref.WeakMethod(renew, _renewed.discard))
+
+
+def _renew_all() -> None:
+    for reference in list(_renewed):
+        renew = reference()
+        if renew is not None:
+            renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
+
+
+class Lock:
+    """Exclude other threads. Reentrant, and free in a forked child unless the forking thread itself holds it.
+
+    Args:
+        forget: A bound method that drops what the lock protects, so that it is read anew. It is called in a child that
+            was forked while another thread held the lock: that thread may have been in the middle of a change.
+    """
+
+    def __init__(self, forget: Callable[[], None] | None = None) -> None:
+        self._inner = threading.RLock()
+        self._forget = None if forget is None else weakref.WeakMethod(forget)
+        after_fork(self._renew)
+
+    def __enter__(self) -> None:
+        self._inner.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._inner.release()
+
+    def _renew(self) -> None:
+        if self._inner.acquire(blocking=False):
+            self._inner.release()
+            return
+        self._inner = threading.RLock()
+        forget = self._forget and self._forget()
+        if forget:
+            forget()
+
+
+class Turns:
+    """Admit one thread at a time, in the order in which they ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        after_fork(self._renew)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for your turn; the next thread's begins when the block ends."""
+        mine = threading.Lock()
+        with self._lock:
+            if self._waiting:
+                mine.acquire()
+            self._waiting.append(mine)
+        try:
+            mine.acquire()
+            yield
+        finally:
+            with self._lock:
+                first = bool(self._waiting) and self._waiting[0] is mine
+                with contextlib.suppress(ValueError):  # a child that was forked in here has a queue of its own
+                    self._waiting.remove(mine)
+                if first and self._waiting:
+                    self._waiting[0].release()
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = deque()
+
+
+# --- pools -------------------------------------------------------------------------------------------------------
+
+_pools_lock = Lock()
+_pools: dict[tuple[int, str], ThreadPoolExecutor] = {}
+
+
 def submit(use: Use, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Have a thread of a pool do something."""
+    """Run a call in a thread of a pool."""
     try:
         return pool(use).submit(call, *args, **kwargs)
     except RuntimeError:
-        # Python is about to exit and starts no threads any more; a save in the background still ends, by itself.
+        # Python is about to exit and starts no threads any more: a save in the background still ends, in this thread.
         done: Future[T] = Future()
         try:
             done.set_result(call(*args, **kwargs))
@@ -35,20 +134,12 @@ def submit(use: Use, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 def pool(use: Use) -> ThreadPoolExecutor:
-    """The pool for one use. A forked child gets its own, because threads do not survive a fork."""
+    """Return the pool for one use. A forked child gets its own, because threads do not survive a fork."""
     key = os.getpid(), use
     found = _pools.get(key)
     if found is None:
-        with _lock:
+        with _pools_lock:
             found = _pools.get(key)
             if found is None:
                 found = _pools[key] = ThreadPoolExecutor(_SIZES[use], f"prefect-snapshots-{use}")
     return found
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)

@@ -1,8 +1,9 @@
 """Follow one stream and change it: the one way in which every kind reads and writes its state.
 
 A kind says what its events mean: its *state* takes them one by one. `TrackedStream` does everything that is the same
-for all kinds: it reads before it decides, creates nothing when there is nothing to change, attributes damage to a
-version, and suggests similar names when something is not found.
+for all kinds: it reads before it decides, creates nothing when there is nothing to change, lets writers land in the
+order of their calls, never makes a reader wait for an upload, attributes damage to a version, and suggests similar
+names when something is not found.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from ..errors import DamagedVersion, IntegrityError
 from .catalog import Event, Stream
 from .contents import ContentReader, Stored, Writer, inline
 from .location import Buffer
 from .repository import Draft, Repository
+from .threads import Turns
 
 
 class State(Protocol):
@@ -25,9 +27,11 @@ class State(Protocol):
     def apply(self, event: Event) -> None:
         """Take one event into account."""
 
+    def copy(self) -> Self:
+        """Return a copy that later events do not change, without copying what never changes."""
+
 
 S = TypeVar("S", bound=State)
-T = TypeVar("T")
 MakeDraft = Callable[[], Draft | None]
 
 
@@ -38,14 +42,20 @@ class TrackedStream(Generic[S]):
         repository: The repository that holds the stream. It need not exist yet.
         kind: The kind of the stream, such as "snapshots".
         name: Which stream of this kind.
-        state: An empty state. It sees every event, past and future, in order.
+        state: An empty state.
+
+    Attributes:
+        state: The state as of the last refresh. Use it inside drafts only: elsewhere other threads change it.
     """
 
     def __init__(self, repository: Repository, kind: str, name: str, state: S) -> None:
         self.repository = repository
         self.name = name
         self.state = state
-        self.stream: Stream = repository.stream(kind, name, state.apply)
+        self._empty = state.copy()
+        self._shared = False
+        self._turns = Turns()
+        self.stream: Stream = repository.stream(kind, name, self._apply, self._forget)
 
     @property
     def events(self) -> Sequence[Event]:
@@ -53,19 +63,20 @@ class TrackedStream(Generic[S]):
         return self.stream.events
 
     def refresh(self) -> S:
-        """Read new events, those of other writers included, and return the state."""
-        self.stream.refresh()
-        return self.state
+        """Read new events, those of other writers included, and return the state.
 
-    def read(self, view: Callable[[S], T]) -> T:
-        """Read new events, and return what `view` makes of the state.
-
-        The state does not change while `view` runs. Return copies or immutable values from it, never a dictionary or
-        list of the state itself: other threads change those. `view` must be quick and must not use storage.
+        What you get never changes: the next event is applied to a copy.
         """
         with self.stream.lock:
             self.stream.refresh()
-            return view(self.state)
+            return self.view
+
+    @property
+    def view(self) -> S:
+        """The state as of the last refresh. It never changes, as that of `refresh`."""
+        with self.stream.lock:
+            self._shared = True
+            return self.state
 
     def change(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         """Commit an event without content. Creates no repository.
@@ -75,10 +86,11 @@ class TrackedStream(Generic[S]):
                 another writer was faster.
             dry_run: Call `draft` once and commit nothing.
         """
-        self.stream.refresh()
-        if dry_run or not self.repository.exists():
-            draft()
-            return None
+        with self.stream.lock:
+            self.stream.refresh()
+            if dry_run or not self.repository.exists():
+                draft()
+                return None
         return self.repository.commit(self.stream, draft)
 
     def put(
@@ -90,23 +102,38 @@ class TrackedStream(Generic[S]):
     def store(
         self, draft: MakeDraft, content: Stored | None, store: Callable[[Writer], Stored], *, token: bytes | None = None
     ) -> Event | None:
-        """Commit an event with the given content, or with the content that `store` stores if there is none yet."""
-        return self.repository.commit(
-            self.stream, draft, store=None if content else store, content=content, token=token
-        )
+        """Commit an event with the given content, or with the content that `store` stores if there is none yet.
+
+        Several calls land in the order in which they were made: the second does not overtake a longer first one.
+        """
+        with self._turns.turn():
+            return self.repository.commit(
+                self.stream, draft, store=None if content else store, content=content, token=token
+            )
 
     def adopt(
         self, draft: MakeDraft, source: ContentReader, passed: Callable[[int], None] = lambda _: None
     ) -> Event | None:
         """Commit an event whose content is stored already, in this or another repository."""
-        self.stream.refresh()
-        return self.repository.adopt(self.stream, draft, source, passed=passed)
+        with self._turns.turn():
+            self.stream.refresh()
+            return self.repository.adopt(self.stream, draft, source, passed=passed)
 
     @contextlib.contextmanager
     def reading(self, event: Event, label: str) -> Iterator[ContentReader]:
         """Open the content of an event. Damage is raised as `DamagedVersion` of `label`."""
         with damage_of(label):
             yield self.repository.read(self.stream, event)
+
+    def _apply(self, event: Event) -> None:
+        if self._shared:
+            self.state = self.state.copy()
+            self._shared = False
+        self.state.apply(event)
+
+    def _forget(self) -> None:
+        self.state = self._empty.copy()
+        self._shared = False
 
 
 @contextlib.contextmanager

@@ -25,10 +25,12 @@ KIND = "snapshots"
 class Backend(Protocol):
     """What a manager asks of the place where it keeps snapshots."""
 
-    records: Records
+    @property
+    def records(self) -> Records:
+        """The records as of the last refresh. Use them inside drafts only: elsewhere other threads change them."""
 
-    def refresh(self) -> None:
-        """Learn what other writers did."""
+    def refresh(self) -> Records:
+        """Learn what other writers did, and return the records. These never change."""
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
         """A value in the form that `put` takes. `detach`: it may change, or its memory vanish, before that."""
@@ -66,10 +68,14 @@ class Memory:
         self._values: dict[int, Any] = {}
         self._tokens: dict[bytes, Event] = {}
         self._next = 1
+        self._shared = False
         self._lock = threading.RLock()
 
-    def refresh(self) -> None:
+    def refresh(self) -> Records:
         """There are no other writers."""
+        with self._lock:
+            self._shared = True
+            return self.records
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
         return _copied(value) if detach or (self._on_save if deepcopy is None else deepcopy) else value
@@ -127,6 +133,8 @@ class Memory:
             return None
         event = Event(self._next, b"", 0, token, time.time_ns(), plan.kind, plan.body, None, tuple(plan.deletes))
         self._next += 1
+        if self._shared:
+            self.records, self._shared = self.records.copy(), False
         self.records.apply(event)
         if token:
             self._tokens[token] = event
@@ -140,16 +148,19 @@ class Durable:
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
-        self.records = Records()
-        self._tracked = TrackedStream(repository, KIND, name, self.records)
+        self._tracked = TrackedStream(repository, KIND, name, Records())
 
     @property
     def events(self) -> Sequence[Event]:
         """Everything that ever happened under this name, as of the last look."""
         return self._tracked.events
 
-    def refresh(self) -> None:
-        self._tracked.refresh()
+    @property
+    def records(self) -> Records:
+        return self._tracked.state
+
+    def refresh(self) -> Records:
+        return self._tracked.refresh()
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
         _refuse_references(deepcopy)

@@ -454,8 +454,7 @@ class SnapshotManager(Generic[T]):
 
     def current_records(self) -> Records:
         """What is known of the snapshots, other writers' included."""
-        self._backend.refresh()
-        return self._backend.records
+        return self._backend.refresh()
 
     def snapshot_of(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, cast
 
@@ -99,6 +99,14 @@ class Records:
         self.by_tag: dict[str, dict[str, None]] = {}
         self._ids: dict[int, str] = {}
 
+    def copy(self) -> Records:
+        """Return a copy that later events do not change."""
+        other = Records()
+        other.by_id = dict(self.by_id)
+        other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
+        other._ids = dict(self._ids)
+        return other
+
     def apply(self, event: Event) -> None:
         """Take one event into account."""
         for sequence in event.deletes:
@@ -138,14 +146,16 @@ class Records:
         return self.by_tag.get(tag, ())
 
     def _annotate(self, record: Record, body: dict[str, Any]) -> None:
-        record.metadata = {**record.metadata, **body.get("metadata", {})}
+        tags = dict(record.tags)
         for tag in body.get("add_tags", ()):
-            record.tags[tag] = None
+            tags[tag] = None
             self.by_tag.setdefault(tag, {})[record.id] = None
         for tag in body.get("remove_tags", ()):
-            record.tags.pop(tag, None)
+            tags.pop(tag, None)
             self.by_tag.get(tag, {}).pop(record.id, None)
-        record.pinned = body.get("pinned", record.pinned)
+        metadata = {**record.metadata, **body.get("metadata", {})}
+        pinned = body.get("pinned", record.pinned)
+        self.by_id[record.id] = replace(record, metadata=metadata, tags=tags, pinned=pinned)
 
     def _drop(self, sequence: int) -> None:
         snapshot_id = self._ids.pop(sequence, None)
