@@ -36,7 +36,8 @@ def main(
     name
         Keeps backups apart that share a repository.
     database
-        The URL of a database, the path of a file of SQLite or DuckDB, or a block such as postgresql-database/shop.
+        The URL of a database, the path of a file of SQLite or DuckDB, or a block such as
+            prefect-snapshots-backup-database/shop.
     directory
         A directory.
     repository

@@ -9,14 +9,6 @@ from .backups import BackupManager as BackupManager
 from .backups import Directory as Directory
 from .backups import safe_experiment as safe_experiment
 from .checkpoints import Snapper as Snapper
-from .database_blocks import ArangoDBDatabase as ArangoDBDatabase
-from .database_blocks import DuckDBDatabase as DuckDBDatabase
-from .database_blocks import EtcdDatabase as EtcdDatabase
-from .database_blocks import MariaDBDatabase as MariaDBDatabase
-from .database_blocks import MongoDBDatabase as MongoDBDatabase
-from .database_blocks import PostgreSQLDatabase as PostgreSQLDatabase
-from .database_blocks import RedisDatabase as RedisDatabase
-from .database_blocks import SQLiteDatabase as SQLiteDatabase
 from .integration.artifacts import acreate_release as acreate_release
 from .integration.artifacts import aload_artifact as aload_artifact
 from .integration.artifacts import alog_artifact as alog_artifact
@@ -35,6 +27,7 @@ from .integration.cache_policies import StableInputs as StableInputs
 from .integration.checkpoints.task import CheckpointedFuture as CheckpointedFuture
 from .integration.checkpoints.task import CheckpointedTask as CheckpointedTask
 from .integration.checkpoints.task import checkpointed as checkpointed
+from .integration.database_blocks import BackupDatabase as BackupDatabase
 from .integration.snapshots.decorator import load_latest as load_latest
 from .integration.snapshots.decorator import snapshot as snapshot
 from .integration.snapshots.saving import wait_for_snapshots as wait_for_snapshots

@@ -14,8 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -41,47 +40,15 @@ from prefect_snapshots.backups.databases import (
 from prefect_snapshots.backups.databases.mariadb import RowCounter
 from prefect_snapshots.backups.sources import Database
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
+from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
 HOSTILE = "-my; \"d'b`\\x\ny"
 _T = TypeVar("_T")
 
 
-@dataclass
-class Kept:
-    """A dump that was taken, as a backup gives it back."""
-
-    files: dict[str, bytes]
-    counts: Mapping[str, int]
-
-    @property
-    def paths(self) -> Sequence[str]:
-        return list(self.files)
-
-    def open(self, path: str) -> Iterator[memoryview]:
-        data = memoryview(self.files[path])
-        for start in range(0, len(data), 1 << 16):
-            yield data[start : start + (1 << 16)]
-
-    def extract(self, folder: Path) -> None:
-        for path, data in self.files.items():
-            (folder / path).write_bytes(data)
-
-
-class Damaged(Kept):
-    """A dump whose files break off with an error."""
-
-    def open(self, path: str) -> Iterator[memoryview]:
-        if not path.endswith(".json"):
-            yield memoryview(self.files[path])[: len(self.files[path]) // 2]
-            raise BackupFailed("a chunk is missing")
-        yield from super().open(path)
-
-
-def take(database: Database) -> Kept:
-    with database.dump() as dump:
-        files = {file.path: b"".join(file.pieces) for file in dump.files}
-        return Kept(files, dict(dump.counts))
+def take(database: Database) -> StoredDump:
+    return StoredDump.of(database)
 
 
 def checksums(database: Database) -> dict[str, str]:
@@ -294,8 +261,8 @@ def test_a_postgresql_restore_that_fails_changes_nothing(
     database_servers.psql(postgres, HOSTILE)("INSERT INTO accounts VALUES (9999, 1);")
     before = postgres_state(postgres)
     with pytest.raises(RestoreFailed, match="is as it was: a chunk is missing"):
-        shop.restore(Damaged(kept.files, kept.counts), tables)
-    broken = Kept({**kept.files, "database.pgdump": kept.files["database.pgdump"][:-3000]}, kept.counts)
+        shop.restore(StoredDump(kept.files, kept.counts, torn=".pgdump"), tables)
+    broken = StoredDump({**kept.files, "database.pgdump": kept.files["database.pgdump"][:-3000]}, kept.counts)
     with pytest.raises(RestoreFailed, match="is as it was"):
         shop.restore(broken, [*tables, "public.orders"] if tables else ())
     assert postgres_state(postgres) == before
@@ -309,9 +276,9 @@ def test_a_postgresql_restore_that_is_killed_changes_nothing(
     (tmp_path / "shop").write_bytes(pickle.dumps((shop, kept.files, dict(kept.counts))))
     program = """if True:
         import pickle, sys, time
-        from test_backup_databases import Kept
+        from prefect_snapshots.testing import StoredDump
 
-        class Endless(Kept):
+        class Endless(StoredDump):
             def open(self, path):
                 for number, piece in enumerate(super().open(path)):
                     yield piece
@@ -606,7 +573,10 @@ def test_a_sqlite_restore_that_fails_changes_nothing(notes: SQLite) -> None:
     kept, before = take(notes), sqlite_state(notes)
     data = bytearray(kept.files["database.sqlite"])
     data[4096:6144] = bytes(2048)
-    for broken in (Kept({"database.sqlite": bytes(data)}, kept.counts), Damaged(kept.files, kept.counts)):
+    for broken in (
+        StoredDump({"database.sqlite": bytes(data)}, kept.counts),
+        StoredDump(kept.files, kept.counts, torn=".pgdump"),
+    ):
         with pytest.raises(RestoreFailed, match="is as it was"):
             notes.restore(broken)
         with pytest.raises(RestoreFailed, match="is as it was"):
@@ -754,8 +724,8 @@ def test_some_tables_of_duckdb_come_back_alone(warehouse: DuckDB) -> None:
 def test_a_duckdb_restore_that_fails_changes_nothing(warehouse: DuckDB) -> None:
     kept = take(warehouse)
     before = duckdb_state(warehouse)
-    broken = Kept({**kept.files, "orders.csv": b"account,note\nnot a number,x\n"}, kept.counts)
-    fewer = Kept({**kept.files, "orders.csv": b"account,note\n"}, kept.counts)
+    broken = StoredDump({**kept.files, "orders.csv": b"account,note\nnot a number,x\n"}, kept.counts)
+    fewer = StoredDump({**kept.files, "orders.csv": b"account,note\n"}, kept.counts)
     for dump in (broken, fewer):
         with pytest.raises(RestoreFailed, match="is as it was"):
             warehouse.restore(dump)
@@ -828,7 +798,7 @@ def test_a_redis_restore_that_fails_changes_nothing_and_leaves_nothing(redis_ser
     kept = take(database)
     data = kept.files["dump.rdb"]
     with pytest.raises(RestoreFailed, match=r"is as it was: .*edis"):
-        database.restore(Kept({"dump.rdb": data[: len(data) // 2]}, kept.counts))
+        database.restore(StoredDump({"dump.rdb": data[: len(data) // 2]}, kept.counts))
     client("".join(f"SELECT {number}\nSET full 1\n" for number in range(16) if number not in (0, 3, 9)))
     full = database.counts()
     with pytest.raises(RestoreFailed, match="needs 2 empty databases to restore into, and has 1"):

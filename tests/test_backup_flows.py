@@ -20,7 +20,6 @@ from prefect_support import artifacts_of, events_about, flush
 from pydantic import SecretStr
 
 from prefect_snapshots import BackupManager, RetentionPolicy
-from prefect_snapshots.database_blocks import PostgreSQLDatabase, SQLiteDatabase, load_database
 from prefect_snapshots.errors import BackupFailed, ConfirmationRequired, IntegrityError, InvalidArgument
 from prefect_snapshots.flows import (
     backup_prefect_server,
@@ -29,6 +28,7 @@ from prefect_snapshots.flows import (
     restore_backup,
     restore_drill,
 )
+from prefect_snapshots.integration.database_blocks import BackupDatabase, load_database
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -186,20 +186,20 @@ def test_the_database_of_the_server_is_backed_up_while_it_goes_on(tmp_path: Path
 def saved(place: Path) -> Iterator[str]:
     """The slug of a saved block."""
     name = f"block-{uuid.uuid4().hex}"
-    SQLiteDatabase(path=str(place / "app.db")).save(name)
-    yield f"sqlite-database/{name}"
-    SQLiteDatabase.delete(name)
+    BackupDatabase(url=str(place / "app.db")).save(name)
+    yield f"prefect-snapshots-backup-database/{name}"
+    BackupDatabase.delete(name)
 
 
 def test_a_block_stands_for_its_database(place: Path, name: str, saved: str) -> None:
     backup = create_backup("", name, [saved], repository=str(place / "repository"))
     assert backup.counts == {f"sqlite:///{place / 'app.db'}": {"users": 10}}
-    with pytest.raises(InvalidArgument, match="there is no block"):
-        load_database("sqlite-database/nobody-saved-this")
+    with pytest.raises(InvalidArgument, match="There is no block"):
+        load_database("prefect-snapshots-backup-database/nobody-saved-this")
 
 
 def test_a_password_stays_in_its_block() -> None:
-    block = PostgreSQLDatabase(url="postgresql://backup@localhost/shop", password=SecretStr("quite secret"))
+    block = BackupDatabase(url="postgresql://backup@localhost/shop", password=SecretStr("quite secret"))
     database: Any = block.get_database()
     assert database.secret() == "quite secret"
     assert "quite secret" not in repr(database) + repr(block) + database.name

@@ -18,17 +18,10 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from prefect_snapshots import (
-    ArangoDBDatabase,
-    DuckDBDatabase,
-    EtcdDatabase,
-    MariaDBDatabase,
-    MongoDBDatabase,
-    PostgreSQLDatabase,
-    RedisDatabase,
+    BackupDatabase,
     Repository,
     SnapshotManager,
     SnapshotRepository,
-    SQLiteDatabase,
     use_repository,
 )
 from prefect_snapshots.errors import EphemeralRepositoryError, RepositoryError, WrongPassword
@@ -41,14 +34,7 @@ PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
 
 BLOCKS: list[type[Block]] = [
     SnapshotRepository,
-    ArangoDBDatabase,
-    DuckDBDatabase,
-    EtcdDatabase,
-    MariaDBDatabase,
-    MongoDBDatabase,
-    PostgreSQLDatabase,
-    RedisDatabase,
-    SQLiteDatabase,
+    BackupDatabase,
 ]
 
 

@@ -22,7 +22,7 @@ from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector, SyncDr
 from pydantic import ValidationError
 from servers import BUCKET
 
-from prefect_snapshots import PostgreSQLDatabase, SnapshotManager, SnapshotRepository
+from prefect_snapshots import BackupDatabase, SnapshotManager, SnapshotRepository
 from prefect_snapshots.errors import InvalidArgument, MissingDependency
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -236,7 +236,7 @@ def test_a_connector_of_sqlalchemy_becomes_a_database() -> None:
         query={"sslmode": "require"},
     )
     for info in (components, "postgresql+psycopg2://backup:hidden%20p%40ss@db:5433/shop?sslmode=require"):
-        block = PostgreSQLDatabase.from_block(SqlAlchemyConnector(connection_info=info))
+        block = BackupDatabase.from_block(SqlAlchemyConnector(connection_info=info))
         assert block.url == "postgresql://backup@db:5433/shop?sslmode=require"
         assert block.password is not None
         assert block.password.get_secret_value() == "hidden p@ss"

@@ -110,9 +110,9 @@ def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID],
 
 def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot: Shoot) -> None:
     page.goto("/v2/blocks/catalog")
-    for kind in ("Snapshot Repository", "PostgreSQL Database"):
+    for kind in ("Snapshot Repository", "Snapshots: Backup Database"):
         expect(page.get_by_text(kind, exact=True).first).to_be_visible()
-    page.goto("/v2/blocks/catalog/postgresql-database/create")
+    page.goto("/v2/blocks/catalog/prefect-snapshots-backup-database/create")
     expect(page.get_by_text("Where the database is.")).to_be_visible()
     page.goto("/v2/blocks/catalog/snapshot-repository/create")
     page.get_by_label("Name").fill("team")

@@ -192,7 +192,7 @@ def test_prefect_registers_every_block_without_any_extra(bare: Path, prefect_ser
         PREFECT_API_URL=prefect_server,
         NO_COLOR="1",
     )
-    assert "Successfully registered 9 blocks" in registered
+    assert "Successfully registered 2 blocks" in registered
     with get_client(sync_client=True) as client:
         assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
 
@@ -249,10 +249,10 @@ TORCH = """
     print(type(state["model"]["weight"]).__name__)
 """
 DUCKDB = """
-    print(prefect_snapshots.DuckDBDatabase(path="app.duckdb").get_database().counts())
+    print(prefect_snapshots.BackupDatabase(url="app.duckdb").get_database().counts())
 """
 MONGODB = """
-    print(prefect_snapshots.MongoDBDatabase(url=f"mongodb://{address}/shop").get_database().counts())
+    print(prefect_snapshots.BackupDatabase(url=f"mongodb://{address}/shop").get_database().counts())
 """
 WANDB = """
     print(prefect_snapshots.WandbArtifactRegistry(project="project").project)

@@ -22,7 +22,7 @@ from prefect_support import events_about
 from pydantic import SecretStr
 from servers import BUCKET
 
-from prefect_snapshots import RedisDatabase, SnapshotRepository
+from prefect_snapshots import BackupDatabase, SnapshotRepository
 from prefect_snapshots.repository.location import open_location
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -30,24 +30,24 @@ pytestmark = pytest.mark.xdist_group("prefect")
 RUN = """
 import sys
 from prefect import flow, get_run_logger
-from prefect_snapshots import BackupManager, RedisDatabase, SnapshotManager, SnapshotRepository, save_snapshot
+from prefect_snapshots import BackupDatabase, BackupManager, SnapshotManager, SnapshotRepository, save_snapshot
 from prefect_snapshots import use_repository
 from prefect_snapshots.flows import create_backup
 
 mark, place = sys.argv[1:]
 
 @flow
-def everything(repository: SnapshotRepository, database: RedisDatabase, mark: str):
+def everything(repository: SnapshotRepository, database: BackupDatabase, mark: str):
     get_run_logger().info("%s %r %s", mark, repository, database)
     with use_repository(repository):
         save_snapshot({"value": 1}, "one", name=mark)
     backup = BackupManager(repository, name=mark, databases=[database.get_database()]).create_backup("nightly")
     get_run_logger().info("%s %r", backup, database.get_database())
-    create_backup("nightly", mark, ["redis-database/" + mark], repository=place)
+    create_backup("nightly", mark, ["prefect-snapshots-backup-database/" + mark], repository=place)
     same = {"storage_options": repository.storage_options, "credentials": repository.credentials}
     closed = SnapshotRepository(url=repository.url, **same, password="not it")
     nowhere = SnapshotRepository(url="s3://no-such-bucket", **same, password=repository.password)
-    unreachable = RedisDatabase(url="redis://127.0.0.1:9", password=database.password)
+    unreachable = BackupDatabase(url="redis://127.0.0.1:9", password=database.password)
     for wrong in (
         lambda: SnapshotManager(closed)["one"],
         lambda: SnapshotManager(nowhere)["one"],
@@ -63,7 +63,7 @@ def everything(repository: SnapshotRepository, database: RedisDatabase, mark: st
             raise AssertionError
     raise RuntimeError(mark)
 
-everything(SnapshotRepository.load(mark), RedisDatabase.load(mark), mark)
+everything(SnapshotRepository.load(mark), BackupDatabase.load(mark), mark)
 """
 
 
@@ -79,7 +79,7 @@ def test_no_secret_shows_in_anything_that_a_run_leaves(prefect_server: str, moto
     credentials.save(mark)
     url = f"s3://{BUCKET}/{mark}"
     with database_servers.redis() as redis:
-        RedisDatabase(url=f"redis://127.0.0.1:{redis.port}", password=SecretStr(database_servers.PASSWORD)).save(mark)
+        BackupDatabase(url=f"redis://127.0.0.1:{redis.port}", password=SecretStr(database_servers.PASSWORD)).save(mark)
         SnapshotRepository(
             url=url,
             credentials=credentials,
@@ -134,7 +134,7 @@ def shown_by_the_server(mark: str) -> bytes:
     """The blocks as the forms of the UI get them."""
     slugs = {
         "aws-credentials": [mark],
-        "redis-database": [mark],
+        "prefect-snapshots-backup-database": [mark],
         "snapshot-repository": [mark, f"{mark}-inline"],
     }
     with get_client(sync_client=True) as client:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+
+Password: TypeAlias = str | Callable[[], str] | None
+"""A password, or a function that returns it when it is needed. None leaves it to the URL and the database's tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,5 +139,46 @@ class RestoreChecks(Protocol):
 
         Returns:
             A full sentence for each object: its kind and name, why it cannot be restored, and the remedy.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseDescription:
+    """What documentation says about a kind of database: its row of the table in docs/databases.md."""
+
+    title: str
+    """The product, and from which version on: "PostgreSQL 13+"."""
+    urls: str
+    """What its URLs look like."""
+    needs: str
+    """The packages that have to be installed."""
+    dump: str
+    """Of which moment a dump is, by which tool, and how its rows are counted."""
+    restored: str
+    """How a restore goes, and what a failed one leaves."""
+    not_kept: str
+    """What a backup does not hold."""
+
+
+class DatabaseDriver(Database, Protocol):
+    """A kind of database that `open_database` finds: a `Database` that says by which URLs it is named."""
+
+    schemes: ClassVar[tuple[str, ...]]
+    """The schemes of its URLs, without `://`."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """How the names of its files end, if it lives in one: `(".sqlite",)`. Else empty."""
+    description: ClassVar[DatabaseDescription]
+
+    @classmethod
+    def from_url(cls, url: str, password: Password = None) -> Self:
+        """Return the database that a URL names. Nothing is connected to.
+
+        Args:
+            url: begins with one of `schemes`, or is a path that ends in one of `suffixes`.
+            password: instead of the one in the URL.
+
+        Raises:
+            InvalidArgument: why the URL names no such database, without repeating a password.
         """
         ...

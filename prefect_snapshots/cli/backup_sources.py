@@ -44,7 +44,8 @@ class SourceOptions:
         database: The URL of a database, or the path of one of SQLite or DuckDB. Repeat it for several. Leave the
             password to the environment or the database's password file: other users can read a command line.
         directory: A directory. Repeat it for several.
-        block: A block of Prefect with a database, such as postgresql-database/shop. Repeat it for several.
+        block: A block of Prefect with a database, such as
+            prefect-snapshots-backup-database/shop. Repeat it for several.
     """
 
     name: str | None = None
@@ -153,7 +154,7 @@ def _policy(options: RetentionOptions | None, configured: Mapping[str, Any]) -> 
 
 
 def _database_of_block(slug: str) -> Any:
-    from ..database_blocks import load_database
+    from ..integration.database_blocks import load_database
 
     return load_database(slug)
 

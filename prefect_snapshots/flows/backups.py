@@ -1,8 +1,8 @@
 """Making backups, letting old ones go, restoring, and proving that a restore works, with reports in the Prefect UI.
 
-What is backed up is said in texts, so that a deployment can: a database by its URL, by the path of its file, or by the
-block that knows it and its password, such as `postgresql-database/shop`; a directory by its path. Never write a
-password into a parameter: the server keeps parameters, and shows them.
+Parameters name what to back up by strings, so that a deployment can hold them: a database by its URL, by the path of
+its file, or by the block that has it and its password, such as `prefect-snapshots-backup-database/shop`; a directory by
+its path. Never write a password into a parameter: the server keeps parameters and shows them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pydantic import Field
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
-from ..database_blocks import load_database
 from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument
 from ..integration.backups import (
     progress_bar,
@@ -32,6 +31,7 @@ from ..integration.backups import (
     report_restored,
 )
 from ..integration.blocks import current_repository
+from ..integration.database_blocks import load_database
 from ..integration.run_context import run_ids, run_logger
 from ..retention import CleanupReport, RetentionPolicy
 
@@ -40,7 +40,7 @@ PATIENCE = 3600
 
 DEFAULT_RETENTION = RetentionPolicy()
 
-_BLOCK = re.compile(r"[a-z0-9-]+-database/[^/]+")
+_BLOCK = re.compile(r"prefect-snapshots-backup-database/[^/]+")
 
 
 class RestoreConfirmation(RunInput):
@@ -67,7 +67,7 @@ def create_backup(
     Arguments:
         description: why; becomes part of the backup's name.
         name: keeps backups apart that share a repository.
-        databases: URLs, paths of files, or blocks such as `postgresql-database/shop`.
+        databases: URLs, paths of files, or blocks such as `prefect-snapshots-backup-database/shop`.
         directories: paths.
         permanent: never let it go by itself.
         tags: for a retention that keeps tags.

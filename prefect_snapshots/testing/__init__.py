@@ -5,6 +5,7 @@ They need pytest. The tests of this project inherit them, too.
 
 from __future__ import annotations
 
+from .databases import DatabaseContract, StoredDump
 from .locations import LocationContract, Place
 
-__all__ = ["LocationContract", "Place"]
+__all__ = ["DatabaseContract", "LocationContract", "Place", "StoredDump"]

@@ -1,17 +1,21 @@
-"""Databases as sources of backups: one small class each, all with the interface `Database` of sources.py.
+"""Databases that can be backed up: one module each, found by the scheme of a URL or the suffix of a file.
 
-To add another one, write a class with `kind`, `swaps`, `name`, `check`, `dump`, `counts`, `restore` and `scratch`;
-nothing has to be registered to pass it to a `BackupManager`.
+To add a database, write one module with a class that follows `DatabaseDriver`, and register the class under the entry
+point group `prefect_snapshots.databases`. From then on its URLs work everywhere: in Python, on the command line, in
+pyproject.toml, in flows and in the block `BackupDatabase`. Another package can do the same. Test the class with
+`prefect_snapshots.testing.DatabaseContract`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from urllib.parse import urlencode
 
-from ...errors import InvalidArgument
-from ..sources import Database
+from ...errors import InvalidArgument, MissingDependency
+from ..sources import Database, DatabaseDriver, Password
 from .arangodb import ArangoDB
-from .base import Address
 from .duckdb import DuckDB
 from .etcd import Etcd
 from .mariadb import MariaDB
@@ -20,58 +24,90 @@ from .postgresql import PostgreSQL
 from .redis import Redis
 from .sqlite import SQLite
 
-__all__ = ["ArangoDB", "DuckDB", "Etcd", "MariaDB", "MongoDB", "PostgreSQL", "Redis", "SQLite", "open_database"]
+__all__ = [
+    "ArangoDB",
+    "DuckDB",
+    "Etcd",
+    "MariaDB",
+    "MongoDB",
+    "PostgreSQL",
+    "Redis",
+    "SQLite",
+    "drivers",
+    "open_database",
+]
 
-_SERVERS: dict[str, Callable[[str], Database]] = {
-    "postgresql": PostgreSQL,
-    "postgres": PostgreSQL,
-    "mysql": MariaDB,
-    "mariadb": MariaDB,
-    "redis": Redis,
-    "rediss": Redis,
-    "etcd": Etcd,
-    "mongodb": MongoDB,
-    "arangodb": ArangoDB,
-}
-_FILES: dict[str, Callable[[str], Database]] = {"sqlite": SQLite, "duckdb": DuckDB}
-_SUFFIXES: dict[str, Callable[[str], Database]] = {
-    ".db": SQLite,
-    ".sqlite": SQLite,
-    ".sqlite3": SQLite,
-    ".duckdb": DuckDB,
-}
+GROUP = "prefect_snapshots.databases"
+"""The entry point group under which packages register their databases."""
 
 
-def open_database(url: str) -> Database:
-    """The database that a URL names; nothing is connected to.
+def open_database(url: str, password: Password = None, options: Mapping[str, str] | None = None) -> Database:
+    """Return the database that a URL names. Nothing is connected to.
 
     Args:
-        url: as SQLAlchemy writes them, whose drivers (`postgresql+asyncpg://`) are ignored: `postgresql://`, `mysql://`,
-            `mariadb://`, `redis://`, `etcd://`, `mongodb://`, `arangodb://`, `arangodb+unix://`; for files
-            `sqlite:///relative/path`, `sqlite:////absolute/path` and `duckdb:///...`, or a path that ends in `.db`,
-            `.sqlite`, `.sqlite3` or `.duckdb`.
+        url: a URL as SQLAlchemy writes it, such as `postgresql://user@host/name`; the driver in
+            `postgresql+asyncpg://` is ignored. The path of a file with a known suffix works, too: `app.db`.
+        password: the password, instead of the one in the URL, or a function that returns it. Default: the URL's, and
+            without one what the database's own tools find in their environment and files.
+        options: what stands behind the `?` of the URL, such as `{"sslmode": "require"}`. They are added to it.
+
+    Returns:
+        The database, for a `BackupManager`.
 
     Raises:
-        InvalidArgument: it is none of these.
+        InvalidArgument: the URL names no known database, or misses a part. The message never repeats the URL, which
+            may hold a password.
+        MissingDependency: the package that registered this kind of database cannot be imported.
 
     Example:
+        >>> from prefect_snapshots.backups.databases import open_database
         >>> open_database("postgresql://backup@db.example.com/shop")
         PostgreSQL('postgresql://backup@db.example.com/shop')
         >>> open_database("sqlite:////var/lib/app.db")
         SQLite(path='/var/lib/app.db')
     """
     scheme, separator, _ = url.partition("://")
-    if not separator:
-        for suffix, file in _SUFFIXES.items():
-            if url.endswith(suffix):
-                return file(url)
     scheme = scheme.partition("+")[0]
-    if scheme in _SERVERS:
-        return _SERVERS[scheme](url)
-    if scheme in _FILES:
-        return _FILES[scheme](Address.of(url).database)
+    for driver in drivers():
+        if scheme in driver.schemes if separator else url.endswith(driver.suffixes):
+            return driver.from_url(_with_options(url, options), password)
+    if separator and (broken := _found()[1].get(scheme)):
+        raise MissingDependency(f"The package that registers databases of {scheme}:// cannot be imported: {broken}")
+    known = [f"{name}://" for driver in drivers() for name in driver.schemes]
+    suffixes = [suffix for driver in drivers() for suffix in driver.suffixes]
     raise InvalidArgument(
-        f"no database is known by a URL that begins with {scheme[:20]!r}: write one of "
-        f"{', '.join(f'{known}://' for known in [*_SERVERS, *_FILES])}, or the path of a file that ends in "
-        f"{', '.join(_SUFFIXES)}"
+        f"No database is known by a URL that begins with {scheme[:20]!r}. Write one of {', '.join(known)}, or the path "
+        f"of a file that ends in {', '.join(suffixes)}."
     )
+
+
+def drivers() -> tuple[type[DatabaseDriver], ...]:
+    """Return the class of each kind of database that is installed: those of this package, then those of others."""
+    return _found()[0]
+
+
+@functools.cache
+def _found() -> tuple[tuple[type[DatabaseDriver], ...], dict[str, str]]:
+    """The classes of all entry points, and what is wrong with those that cannot be imported."""
+    found: list[type[DatabaseDriver]] = []
+    broken: dict[str, str] = {}
+    for entry in sorted(entry_points(group=GROUP), key=_rank):
+        try:
+            driver = entry.load()
+        except Exception as error:  # a package that cannot be imported must not take the other databases along
+            broken[entry.name] = f"{type(error).__name__}: {error}"
+        else:
+            if driver not in found:  # a package may be on the path twice
+                found.append(driver)
+    return tuple(found), broken
+
+
+def _rank(entry: EntryPoint) -> tuple[bool, str]:
+    """Ours come first: no other package can take one of their schemes over."""
+    return not entry.value.startswith(f"{__name__}."), entry.name
+
+
+def _with_options(url: str, options: Mapping[str, str] | None) -> str:
+    if not options:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"

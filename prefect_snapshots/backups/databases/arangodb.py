@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import (
     Address,
     LocalHTTP,
@@ -49,9 +49,6 @@ _LINE_FEED = re.compile(r"[\r\n]")
 class ArangoDB(ServerDatabase):
     """A database of an ArangoDB server or cluster.
 
-    Attributes:
-        threads: how many collections are dumped or restored at a time.
-
     Example:
         >>> from prefect_snapshots.backups.databases import ArangoDB
         >>> ArangoDB("arangodb://root:secret@127.0.0.1:8529/shop").name
@@ -59,20 +56,30 @@ class ArangoDB(ServerDatabase):
         >>> ArangoDB("arangodb+unix:///run/arangodb3/arangodb.sock?database=shop").name
         'arangodb+unix:///run/arangodb3/arangodb.sock?database=shop'
 
-    `arangodb+ssl://` is with TLS. A user is "root" and a password empty where there is none.
+    `arangodb+ssl://` connects with TLS. Without a user, the user is "root". After a `?` the URL may say `threads=`: how
+    many collections are dumped or restored at a time (default: 4).
     """
 
-    threads: int = 4
-
+    schemes: ClassVar[tuple[str, ...]] = ("arangodb",)
     kind: ClassVar[str] = "arangodb"
     swaps: ClassVar[bool] = False
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="ArangoDB",
+        urls="`arangodb://user@host/name`, `arangodb+unix:///socket?database=name`",
+        needs="ArangoDB's client tools",
+        dump="per server one moment; in a cluster one per shard (`arangodump`)",
+        restored="in place: each collection is overwritten, other collections and views are dropped",
+        not_kept="users, Foxx services and queues; of the system collections only `_graphs` and `_analyzers` are kept",
+    )
     default_port: ClassVar[int] = 8529
 
     def check_url(self, address: Address) -> None:
         if address.driver not in ("", "ssl", "unix"):
             raise InvalidArgument("write arangodb://, arangodb+ssl:// or arangodb+unix:// for an ArangoDB database")
-        if unknown := sorted(set(address.options) - ({"database"} if self._socket else set())):
+        if unknown := sorted(set(address.options) - {"threads", *(["database"] if self._socket else [])}):
             raise InvalidArgument(f"unknown in the URL of an ArangoDB database: {', '.join(unknown)}")
+        if not re.fullmatch(r"[0-9]{1,3}", address.options.get("threads", "4")):
+            raise InvalidArgument("threads= in the URL of an ArangoDB database is a number up to 999.")
         if not self._database:
             raise InvalidArgument(
                 "the URL of an ArangoDB database ends with its name: arangodb://host/name or "
@@ -168,7 +175,7 @@ class ArangoDB(ServerDatabase):
         password = f"@{_VARIABLE}@" if self.secret() else ""
         lines = [
             *options,
-            *("overwrite = true", f"threads = {self.threads}", "progress = false"),
+            *("overwrite = true", f"threads = {address.options.get('threads', '4')}", "progress = false"),
             *(f"collection = {_value(collection)}" for collection in collections),
             "[server]",
             f"endpoint = {endpoint}",

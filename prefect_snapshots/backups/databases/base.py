@@ -17,20 +17,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, ClassVar, TypeAlias
+from typing import IO, ClassVar, Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
-from ..sources import DumpFile
+from ..sources import DumpFile, Password
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once."""
-
-Password: TypeAlias = str | Callable[[], str] | None
-"""A password, or what gives it when it is needed; None leaves it to the URL, and then to the tool's own ways."""
 
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
@@ -89,11 +86,18 @@ class ServerDatabase:
     url: str
     password: Password = None
 
+    schemes: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str]
     default_port: ClassVar[int]
 
     def __post_init__(self) -> None:
         self.check_url(Address.of(self.url))
+
+    @classmethod
+    def from_url(cls, url: str, password: Password = None) -> Self:
+        """See `DatabaseDriver.from_url`."""
+        return cls(url, password)
 
     def check_url(self, address: Address) -> None:
         """Refuse a URL that is not for this kind of database.
@@ -132,6 +136,43 @@ class ServerDatabase:
         head, question, options = self.url.partition("?")
         scheme, _, rest = head.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}/{quote(database, safe='')}{question}{options}"
+
+
+@dataclass(frozen=True)
+class FileDatabase:
+    """A database that lives in one file.
+
+    Attributes:
+        path: of its file; a relative one is made absolute.
+    """
+
+    path: str
+
+    suffixes: ClassVar[tuple[str, ...]]
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not os.fspath(self.path) or ":memory:" in os.fspath(self.path):
+            raise InvalidArgument(
+                f"A {type(self).__name__} database that is backed up is a file. Pass its path, such as "
+                f"app{self.suffixes[0]}."
+            )
+        object.__setattr__(self, "path", os.path.abspath(self.path))
+
+    @classmethod
+    def from_url(cls, url: str, password: Password = None) -> Self:
+        """See `DatabaseDriver.from_url`."""
+        if "://" not in url:
+            return cls(url)
+        address = Address.of(url)
+        if password is not None or address.password is not None:
+            raise InvalidArgument(f"A {cls.__name__} database has no password. Leave it out.")
+        return cls(address.database)
+
+    @property
+    def name(self) -> str:
+        """The URL of the file."""
+        return f"{self.kind}:///{quote(self.path)}"
 
 
 @dataclass(frozen=True)

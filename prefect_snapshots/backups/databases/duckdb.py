@@ -16,11 +16,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import quote
 
-from ...errors import BackupFailed, InvalidArgument, MissingDependency
-from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import Checksums, check_counts, check_only, file_pieces, lines, restoring, temporary_folder
+from ...errors import BackupFailed, MissingDependency
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from .base import (
+    Checksums,
+    FileDatabase,
+    check_counts,
+    check_only,
+    file_pieces,
+    lines,
+    restoring,
+    temporary_folder,
+)
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,7 +38,7 @@ _TABLE = ".csv"
 
 
 @dataclass(frozen=True)
-class DuckDB:
+class DuckDB(FileDatabase):
     """A DuckDB database.
 
     Attributes:
@@ -42,19 +50,21 @@ class DuckDB:
         'duckdb:////data/warehouse.duckdb'
     """
 
-    path: str
-
+    schemes: ClassVar[tuple[str, ...]] = ("duckdb",)
+    suffixes: ClassVar[tuple[str, ...]] = (".duckdb",)
     kind: ClassVar[str] = "duckdb"
     swaps: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not os.fspath(self.path) or ":memory:" in os.fspath(self.path):
-            raise InvalidArgument("a DuckDB database that is backed up is a file: pass its path")
-        object.__setattr__(self, "path", os.path.abspath(self.path))
-
-    @property
-    def name(self) -> str:
-        return f"duckdb:///{quote(self.path)}"
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="DuckDB",
+        urls="`duckdb:////absolute.duckdb`",
+        needs="`prefect-snapshots[duckdb]`",
+        dump="one transaction (`EXPORT DATABASE`, CSV)",
+        restored="imported into a file beside and counted, which then replaces the old one",
+        not_kept=(
+            "secrets and settings; another process must not have the file open, and for a restore no connection of this"
+            " one either"
+        ),
+    )
 
     def check(self) -> list[str]:
         with _connected(self.path) as connection:

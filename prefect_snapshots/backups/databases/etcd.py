@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import Address, LocalHTTP, ServerDatabase, Tool, file_pieces, restoring, temporary_folder, write
 
 _FILE = "snapshot.db"
@@ -49,8 +49,19 @@ class Etcd(ServerDatabase):
     After a `?` the URL may say `cacert=`, `cert=` and `key=`, which means TLS.
     """
 
+    schemes: ClassVar[tuple[str, ...]] = ("etcd",)
     kind: ClassVar[str] = "etcd"
     swaps: ClassVar[bool] = False
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="etcd",
+        urls="`etcd://host:2379`",
+        needs="`etcd-client`; to restore `etcd-server`",
+        dump="one revision (`etcdctl snapshot save`), keys counted at that revision",
+        restored="in place: keys that differ are written, those the backup lacks are deleted",
+        not_kept=(
+            "leases, revisions and versions of keys; users and roles are in the snapshot, and left alone by a restore"
+        ),
+    )
     default_port: ClassVar[int] = 2379
 
     def check_url(self, address: Address) -> None:

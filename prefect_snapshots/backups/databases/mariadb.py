@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import Address, Checksums, ServerDatabase, Tool, check_only, lines, private_file, restoring
 
 _DUMP = "database.sql"
@@ -50,8 +50,24 @@ class MariaDB(ServerDatabase):
     `ssl_key=`.
     """
 
+    schemes: ClassVar[tuple[str, ...]] = ("mariadb", "mysql")
     kind: ClassVar[str] = "mariadb"
     swaps: ClassVar[bool] = False
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="MariaDB, MySQL",
+        urls="`mariadb://user@host/name`, `mysql://`",
+        needs="`mariadb-client`",
+        dump=(
+            "one snapshot of all InnoDB tables (`mariadb-dump --single-transaction`), rows counted from the dump itself"
+        ),
+        restored="in place: the database is dropped and made anew",
+        not_kept=(
+            "users and rights, tables of engines without transactions as of one moment, the history of system-versioned"
+            " tables. A row whose SQL is longer than the server's `max_allowed_packet` cannot be restored (blobs are "
+            "twice their size). `mariadb-dump` cannot dump events of a database whose *name* has quotes, backslashes or"
+            " control characters"
+        ),
+    )
     default_port: ClassVar[int] = 3306
 
     def check_url(self, address: Address) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
-from ..sources import Database, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import Address, ServerDatabase, Tool, check_only, private_file, restoring
 
 if TYPE_CHECKING:
@@ -43,8 +43,17 @@ class MongoDB(ServerDatabase):
     The URL is one of MongoDB's own, `mongodb+srv://` too, and names the database. Counting needs the package pymongo.
     """
 
+    schemes: ClassVar[tuple[str, ...]] = ("mongodb",)
     kind: ClassVar[str] = "mongodb"
     swaps: ClassVar[bool] = False
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="MongoDB",
+        urls="`mongodb://user@host/name?authSource=admin`",
+        needs="MongoDB's Database Tools, `prefect-snapshots[mongodb]`",
+        dump="one collection after the other (`mongodump`): **not** one moment while others write",
+        restored="in place: each collection is dropped and restored, others are dropped",
+        not_kept="users and roles, the oplog",
+    )
     default_port: ClassVar[int] = 27017
 
     def check_url(self, address: Address) -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import Address, Checksums, ServerDatabase, Tool, check_counts, check_only, missing, restoring
 
 _DUMP = "database.pgdump"
@@ -128,8 +128,20 @@ class PostgreSQL(ServerDatabase):
     may say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows.
     """
 
+    schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
     kind: ClassVar[str] = "postgresql"
     swaps: ClassVar[bool] = True
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="PostgreSQL 13+",
+        urls="`postgresql://user@host/name`",
+        needs="`postgresql-client` of the server's version or newer",
+        dump="one snapshot (`pg_dump -Fc -Z0`), rows counted in the same snapshot",
+        restored="into a new database, counted, then both renamed in one transaction; others' connections are ended",
+        not_kept=(
+            "roles (have them first: `pg_dumpall --roles-only`), tablespaces, replication slots, statistics (`ANALYZE` "
+            "is run)"
+        ),
+    )
     default_port: ClassVar[int] = 5432
 
     def check_url(self, address: Address) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, temporary_folder, write
 
 _FILE = "dump.rdb"
@@ -40,8 +40,20 @@ class Redis(ServerDatabase):
     `rediss://` is with TLS. After a `?` the URL may say `unix_socket=`.
     """
 
+    schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss")
     kind: ClassVar[str] = "redis"
     swaps: ClassVar[bool] = True
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="Redis",
+        urls="`redis://:password@host`",
+        needs="`redis-tools`; to restore `redis-server`",
+        dump="one moment, all databases of the server (`redis-cli --rdb`), counted in the file",
+        restored="into empty databases of the server, then all swapped in one transaction",
+        not_kept=(
+            "access lists and configuration; the time keys have left goes over within milliseconds; clusters are not "
+            "supported. As many databases have to be empty as are restored, and memory is needed twice"
+        ),
+    )
     default_port: ClassVar[int] = 6379
 
     def check_url(self, address: Address) -> None:

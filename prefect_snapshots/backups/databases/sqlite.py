@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, Dump, DumpFile, DumpReader
-from .base import Checksums, check_only, file_pieces, restoring, temporary_folder, write
+from ...errors import BackupFailed
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, temporary_folder, write
 
 _FILE = "database.sqlite"
 _PATIENCE = 60.0  # seconds for other connections to let us in
@@ -29,7 +29,7 @@ _SIDECARS = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True)
-class SQLite:
+class SQLite(FileDatabase):
     """A SQLite database.
 
     Attributes:
@@ -41,19 +41,21 @@ class SQLite:
         'sqlite:////var/lib/app.db'
     """
 
-    path: str
-
+    schemes: ClassVar[tuple[str, ...]] = ("sqlite",)
+    suffixes: ClassVar[tuple[str, ...]] = (".db", ".sqlite", ".sqlite3")
     kind: ClassVar[str] = "sqlite"
     swaps: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not os.fspath(self.path) or ":memory:" in os.fspath(self.path):
-            raise InvalidArgument("a SQLite database that is backed up is a file: pass its path")
-        object.__setattr__(self, "path", os.path.abspath(self.path))
-
-    @property
-    def name(self) -> str:
-        return f"sqlite:///{quote(self.path)}"
+    description: ClassVar[DatabaseDescription] = DatabaseDescription(
+        title="SQLite",
+        urls="`sqlite:///relative.db`, `sqlite:////absolute.db`, a path",
+        needs="nothing",
+        dump="one moment (online backup), counted in the copy",
+        restored="checked beside, then copied in one transaction, which programs that have it open see as one change",
+        not_kept=(
+            "nothing; a database that exists keeps its journal mode. While a rollback journal is used, writers wait for"
+            " the copy"
+        ),
+    )
 
     def check(self) -> list[str]:
         with _connected(self.path, "rw") as connection:

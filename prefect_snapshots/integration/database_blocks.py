@@ -1,0 +1,85 @@
+"""The Prefect block for a database that you back up: its URL, and its password kept as a secret beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from prefect.blocks.core import Block
+from pydantic import Field, HttpUrl, SecretStr
+
+from ..backups.databases import open_database
+from ..backups.sources import Database
+from ..errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from prefect_sqlalchemy import SqlAlchemyConnector
+
+
+class BackupDatabase(Block):
+    """
+    A database that you back up, such as `postgresql://backup@host/shop` or `sqlite:////var/lib/app.db`.
+
+    Example:
+        Back it up:
+        ```python
+        from prefect_snapshots import BackupDatabase
+        from prefect_snapshots import BackupManager
+
+        database = BackupDatabase.load("BLOCK_NAME").get_database()
+        BackupManager("s3://bucket/backups", databases=[database]).create_backup("nightly")
+        ```
+    """
+
+    _block_type_name = "Snapshots: Backup Database"
+    _block_type_slug = "prefect-snapshots-backup-database"
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/database.png"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
+
+    url: str = Field(title="URL", description="Where the database is. Leave the password to the field below.")
+    password: SecretStr | None = Field(
+        default=None,
+        description="The password. Default: the one that the database's own tools find in their own files.",
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="What stands behind the ? of a URL, such as sslmode or ssl_ca. No secrets: options are shown.",
+    )
+
+    def get_database(self) -> Database:
+        """Return the database, for a `BackupManager`. Nothing is connected to."""
+        return open_database(self.url, self.password.get_secret_value() if self.password else None, self.options)
+
+    @classmethod
+    def from_block(cls, connector: SqlAlchemyConnector) -> Self:
+        """Return the database that a block of prefect-sqlalchemy connects to, whatever its driver.
+
+        Args:
+            connector: a block of prefect-sqlalchemy. It is not connected.
+        """
+        from sqlalchemy import make_url
+
+        info = connector.connection_info
+        url = make_url(info) if isinstance(info, str) else info.create_url()
+        password = SecretStr(url.password) if url.password else None
+        scheme = url.drivername.partition("+")[0]
+        return cls(url=url._replace(drivername=scheme, password=None).render_as_string(), password=password)
+
+
+def load_database(slug: str) -> Database:
+    """Return the database of a saved block.
+
+    Args:
+        slug: the type and the name of the block, such as `prefect-snapshots-backup-database/shop`.
+
+    Raises:
+        InvalidArgument: there is no such block, or it holds no database.
+    """
+    try:
+        block = Block.load(slug, _sync=True)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise InvalidArgument(f"There is no block {slug!r}: {error}") from error
+    if not isinstance(block, BackupDatabase):
+        raise InvalidArgument(f"The block {slug!r} is a {type(block).__name__}, not a database.")
+    return block.get_database()
