@@ -780,7 +780,7 @@ def test_registered_nodes_come_back_with_like_only() -> None:
 
 def test_static_fields_come_from_like_and_need_no_pickle() -> None:
     encoded = encode(Model(jnp.ones(2), lambda x: x))
-    with pytest.raises(PickleRefused, match=r"leaf activation: was stored with pickle"):
+    with pytest.raises(PickleRefused, match=r"leaf activation: It was stored with pickle"):
         decode(encoded.manifest, body_of(encoded), allow_pickle=False)
     like = Model(jax.eval_shape(lambda: jnp.ones(2)), jnp.tanh)
     again = decode(encoded.manifest, body_of(encoded), like=like, allow_pickle=False)
@@ -852,7 +852,7 @@ def test_local_classes_are_stored_by_field_with_the_class_beside() -> None:
     assert [leaf.path for leaf in describe(encoded.manifest)] == ["0/x", "1/x"]
     again = decode(encoded.manifest, body_of(encoded))
     assert again[1].double() == 6
-    with pytest.raises(PickleRefused, match=r"leaf 0: its class .*Local' was stored with pickle"):
+    with pytest.raises(PickleRefused, match=r"leaf 0: Its class .*Local' was stored with pickle"):
         decode(encoded.manifest, body_of(encoded), allow_pickle=False)
     with pytest.raises(UnserialisableLeaf, match=r"leaf 0: only pickle could store"):
         encode(value, allow_pickle=False)
@@ -944,7 +944,7 @@ def test_large_buffers_of_pickled_objects_stay_out_of_the_stream() -> None:
 
 def test_pickled_leaves_are_refused_and_others_still_load() -> None:
     encoded = encode({"f": [Opaque(1)], "a": np.ones(3)})
-    with pytest.raises(PickleRefused, match=r"leaf f/0: was stored with pickle, and allow_pickle is False"):
+    with pytest.raises(PickleRefused, match=r"leaf f/0: It was stored with pickle, and allow_pickle is False"):
         decode(encoded.manifest, body_of(encoded), allow_pickle=False)
     part = decode(encoded.manifest, body_of(encoded), leaves="a", allow_pickle=False)
     assert same(part, {"a": np.ones(3)})
@@ -961,13 +961,121 @@ def test_what_cannot_be_stored_is_named() -> None:
 
 
 class Ungrateful:
+    """Can be pickled; whether it can be unpickled is a matter of the world."""
+
+    works = True
+
     def __reduce__(self) -> Any:
-        return int, ("no number",)
+        return Ungrateful.make, ()
+
+    @staticmethod
+    def make() -> Ungrateful:
+        if not Ungrateful.works:
+            raise ValueError("no")
+        return Ungrateful()
 
 
-def test_what_cannot_be_unpickled_is_named() -> None:
+def test_what_cannot_be_unpickled_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = encode({"a": [Ungrateful()]})
+    monkeypatch.setattr(Ungrateful, "works", False)
     with pytest.raises(LeafError, match=r"leaf a/0: cannot be unpickled \(ValueError"):
-        restored({"a": [Ungrateful()]}, allow_pickle=True)
+        decode(encoded.manifest, body_of(encoded), allow_pickle=True)
+
+
+class WithoutArguments(Exception):
+    """Exceptions are made again of their `args`, which are not those of the constructor here."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+class Slots:
+    """Its state names a slot that it does not have."""
+
+    __slots__ = ("x",)
+
+    def __reduce__(self) -> Any:
+        return Slots, (), (None, {"y": 1})
+
+
+@pytest.mark.parametrize("make", [WithoutArguments(1, "x").with_traceback, lambda _: Slots(), lambda _: Ungrateful()])
+def test_what_could_never_be_read_again_is_refused_when_it_is_saved(
+    make: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ungrateful, "works", False)
+    with pytest.raises(UnserialisableLeaf, match=r"leaf layers/0: it can be pickled, but not unpickled"):
+        encode({"layers": [make(None)]})
+
+
+def test_a_worker_of_multiprocessing_stores_classes_of_the_script_by_value(tmp_path: pathlib.Path) -> None:
+    """What it calls `__mp_main__` exists in no other program."""
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+        import multiprocessing, pathlib, sys
+        from dataclasses import dataclass
+        from prefect_snapshots.values import encode
+
+        class Plain:
+            def __init__(self, x): self.x = x
+            def double(self): return 2 * self.x
+
+        @dataclass
+        class Fields:
+            x: int
+            def double(self): return 2 * self.x
+
+        def triple(x): return 3 * x
+
+        def work(folder):
+            encoded = encode([Plain(3), Fields(4), triple])
+            (pathlib.Path(folder) / "manifest").write_bytes(encoded.manifest)
+            (pathlib.Path(folder) / "body").write_bytes(b"".join(encoded.buffers))
+
+        if __name__ == "__main__":
+            process = multiprocessing.get_context("spawn").Process(target=work, args=(sys.argv[1],))
+            process.start()
+            process.join()
+            sys.exit(process.exitcode)
+        """)
+    )
+    subprocess.run([sys.executable, str(tmp_path / "script.py"), str(tmp_path)], check=True, timeout=120)
+    manifest, body = (tmp_path / "manifest").read_bytes(), (tmp_path / "body").read_bytes()
+    plain, fields, triple = decode(manifest, Body(body), allow_pickle=True)
+    assert (plain.double(), fields.double(), triple(5)) == (6, 8, 15)
+
+
+def test_loading_an_old_value_leaves_the_class_of_the_program_alone() -> None:
+    """As dataclasses do: the class that is there is used, with the methods that it has now."""
+    script = """
+        from enum import Enum
+        from prefect_snapshots.values import MemoryBody, decode, encode
+
+        class Plain:
+            scale = 2
+            def scaled(self): return self.scale * self.x
+
+        class Child(Plain):
+            def scaled(self): return -super().scaled()
+
+        class Colour(Enum):
+            RED = 1
+
+        plain, child = Plain(), Child()
+        plain.x = child.x = 5
+        encoded = encode([plain, child, Plain, Colour.RED])
+        body = b"".join(encoded.buffers)
+        Plain.scaled = lambda self: "patched"
+        Plain.scale = 3
+        again, other, kind, red = decode(encoded.manifest, MemoryBody(body), allow_pickle=True)
+        assert type(again) is Plain and type(other) is Child and kind is Plain, type(again)
+        assert again.scaled() == "patched" and Plain.scale == 3 and red is Colour.RED
+        old = Plain
+        class Plain:
+            def scaled(self): return "new"
+        again = decode(encoded.manifest, MemoryBody(body), allow_pickle=True)[0]
+        assert type(again) is old or again.scaled() == "new"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 
 
 # --- cycles and depth -------------------------------------------------------------------------------------------------

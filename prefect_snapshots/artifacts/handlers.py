@@ -11,7 +11,6 @@ import functools
 import importlib
 import io
 import json
-import pickle
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +22,17 @@ from ..errors import (
     EnvironmentMismatch,
     HandlerNotFound,
     MissingDependency,
-    PickleRefused,
     SnapshotsError,
     UnserialisableValue,
 )
 from ..repository.location import Buffer
 from ..repository.tracking import hint
+from ..values.pickling import dump, dump_joblib, load, load_joblib, load_numpy, require_pickle
 from .differences import Body, Difference, diff_files, read_body
 
 GROUP = "prefect_snapshots.handlers"
+
+_WHAT = "The value of this artifact is"
 
 Written = tuple[bytes, Sequence[Buffer]]
 """The manifest of a value (empty where the body says it all), and its body."""
@@ -197,11 +198,6 @@ def _require(module: str, handler: str) -> ModuleType:
         raise MissingDependency(f"the handler {handler!r} needs {package}: pip install {package}") from error
 
 
-def _refuse_pickle(allow_pickle: bool) -> None:
-    if not allow_pickle:
-        raise PickleRefused("", "this handler uses pickle, and the repository was opened with allow_pickle=False")
-
-
 # --- the handlers of this package -------------------------------------------------------------------------------------
 
 
@@ -224,27 +220,21 @@ def _load_text(data: memoryview, allow_pickle: bool) -> str:
 
 
 def _dump_pickle(value: Any, allow_pickle: bool) -> list[Buffer]:
-    import cloudpickle
-
-    _refuse_pickle(allow_pickle)
-    return [cloudpickle.dumps(value, protocol=5)]
+    require_pickle(allow_pickle, _WHAT)
+    return dump(value, out_of_band=False)
 
 
 def _load_pickle(data: memoryview, allow_pickle: bool) -> Any:
-    _refuse_pickle(allow_pickle)
-    return pickle.loads(data)
+    return load(data, allow_pickle=allow_pickle, what=_WHAT)
 
 
 def _dump_joblib(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:
-    _refuse_pickle(allow_pickle)
-    file = io.BytesIO()
-    _require("joblib", "joblib").dump(value, file, **options)
-    return [file.getvalue()]
+    require_pickle(allow_pickle, _WHAT)
+    return [dump_joblib(value, **options)]
 
 
 def _load_joblib(data: memoryview, allow_pickle: bool) -> Any:
-    _refuse_pickle(allow_pickle)
-    return _require("joblib", "joblib").load(io.BytesIO(data))
+    return load_joblib(data, allow_pickle=allow_pickle)
 
 
 def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
@@ -257,7 +247,7 @@ def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
     head = io.BytesIO()
     if array.dtype.hasobject or array.dtype.names:
         if array.dtype.hasobject:
-            _refuse_pickle(allow_pickle)
+            require_pickle(allow_pickle, _WHAT)
         np.save(head, array)
         return [head.getvalue()]
     np.lib.format.write_array_header_1_0(head, described)
@@ -266,13 +256,7 @@ def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
 
 
 def _load_numpy(data: memoryview, allow_pickle: bool) -> Any:
-    import numpy as np
-
-    try:
-        return np.load(io.BytesIO(data))
-    except ValueError:  # it holds objects
-        _refuse_pickle(allow_pickle)
-        return np.load(io.BytesIO(data), allow_pickle=True)
+    return load_numpy(data, allow_pickle=allow_pickle)
 
 
 def _dump_parquet(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:

@@ -87,6 +87,10 @@ class ArtifactManager(Protocol):
     def active_collection(self) -> str:
         """The collection that is meant where none is given."""
 
+    @property
+    def allow_pickle(self) -> bool:
+        """Whether values stored with pickle may be loaded."""
+
     def list_collection_names(self) -> list[str]:
         """The collections that have artifacts, sorted."""
 

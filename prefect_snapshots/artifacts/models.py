@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgument, MissingDependency
+from ..values.pickling import load_torch
 from .history import VersionLike
 from .interface import ArtifactManager, ArtifactVersion
 
@@ -129,7 +130,9 @@ class ModelLogger:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         with self.artifact_manager.download_artifact(name, collection, found.version) as folder:
-            return dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=weights_only))
+            allowed = self.artifact_manager.allow_pickle
+            path = folder / STATE_FILE
+            return dict(load_torch(path, device=device, weights_only=weights_only, allow_pickle=allowed))
 
 
 def _is_torch(model: Any) -> bool:

@@ -58,6 +58,7 @@ class ArtifactRegistry:
 
     def __init__(self, repository: RepositoryLike | None = None, collection: str = "default") -> None:
         self.repository: Repository = as_repository(repository)
+        self.allow_pickle = self.repository.allow_pickle
         self.active_collection = check_name(collection, "collection")
         self._artifacts = Artifacts(self.repository)
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import msgspec
 from blake3 import blake3
 
-from ..errors import DamagedObject, PickleRefused, UnsupportedFormat
+from ..errors import DamagedObject, UnsupportedFormat
+from ..values.pickling import dump, load
 from .backends import Held
 from .records import Ranking, Record
 
@@ -50,7 +50,7 @@ def write_file(
     snapshots = [
         _Saved(_body(r), len(manifest), len(data)) for r, (manifest, data) in zip(records, contents, strict=True)
     ]
-    cmp = cloudpickle.dumps(ranking.cmp) if ranking.cmp is not None else None
+    cmp = b"".join(dump(ranking.cmp)) if ranking.cmp is not None else None
     header = msgspec.msgpack.encode(_Header(name, max_snapshots, ranking.rank_by, ranking.mode, cmp, snapshots))
     parts = [_MAGIC, _LENGTH.pack(len(header)), header, *(part for content in contents for part in content)]
     hasher = blake3()
@@ -84,11 +84,9 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking,
     start = len(_MAGIC) + _LENGTH.size
     (length,) = _LENGTH.unpack(data[len(_MAGIC) : start])
     header = msgspec.msgpack.decode(data[start : start + length], type=_Header)
-    if header.cmp is not None and not allow_pickle:
-        raise PickleRefused(
-            "cmp", f"{path} holds a comparison function, which takes pickle: allow_pickle=True loads it"
-        )
-    ranking = Ranking(header.rank_by, header.mode, cloudpickle.loads(header.cmp) if header.cmp else None)  # type: ignore[arg-type]
+    what = f"The comparison function of {path} was"
+    cmp = load(header.cmp, allow_pickle=allow_pickle, what=what, path="cmp") if header.cmp else None
+    ranking = Ranking(header.rank_by, header.mode, cmp)  # type: ignore[arg-type]
     return header.name, header.max_snapshots, ranking, _values(data, start + length, header.snapshots, allow_pickle)
 
 

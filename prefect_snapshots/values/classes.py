@@ -10,19 +10,24 @@ import importlib
 import sys
 from typing import Any
 
+SCRIPT_MODULES = ("__main__", "__mp_main__")
+"""The names of the running script. A worker of `multiprocessing` calls the script that started it by the second one."""
+
 
 class Unavailable(Exception):
     """What a manifest names (a class, a member, a time zone, a dtype) does not exist here; the text says so."""
 
 
-def reference(cls: type) -> str | None:
+def reference(cls: Any) -> str | None:
     """`module:qualname`, or None for a class that another process would not find by it.
 
     That is a class of the running script or notebook (`__main__`), one defined inside a function, and one whose name
     was given to something else since.
     """
-    name = f"{cls.__module__}:{cls.__qualname__}"
-    return name if cls.__module__ != "__main__" and _look_up(name) is cls else None
+    module, name = getattr(cls, "__module__", None), getattr(cls, "__qualname__", None)
+    if type(module) is not str or type(name) is not str or module in SCRIPT_MODULES:
+        return None
+    return f"{module}:{name}" if look_up(f"{module}:{name}") is cls else None
 
 
 def find_class(name: str, *, importing: bool) -> type:
@@ -43,7 +48,7 @@ def find_class(name: str, *, importing: bool) -> type:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:
             raise Unavailable(f"its module {module!r} cannot be imported ({error})") from error
-    found = _look_up(name)
+    found = look_up(name)
     if isinstance(found, type):
         return found
     if module not in sys.modules:
@@ -51,7 +56,7 @@ def find_class(name: str, *, importing: bool) -> type:
     raise Unavailable(f"its class {name!r} does not exist in this process")
 
 
-def _look_up(name: str) -> Any:
+def look_up(name: str) -> Any:
     """What a reference names among imported modules, or None. Runs no code: module `__getattr__` is not asked."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +28,7 @@ from .manifest import (
     leaf_info,
     parse,
 )
+from .pickling import load, require_pickle
 from .scalars import integer_of, no_class, plain_value, text_of
 from .structure import (
     DATACLASS,
@@ -252,14 +252,16 @@ class _Decoder:
 
     def _open_pickle(self, leaf: StoredLeaf) -> _Reading:
         if not self._allow_pickle:
-            raise PickleRefused(path_of(self._root, leaf), "was stored with pickle, and allow_pickle is False")
+            require_pickle(False, "It was", path_of(self._root, leaf))
         stream, *buffers = (np.empty(size, np.uint8) for size in leaf.sizes)
         views = [stream.data, *(buffer.data for buffer in buffers)]
         return _Reading(views, partial(self._unpickle, leaf, stream, buffers))
 
     def _unpickle(self, item: StoredLeaf | Branch, stream: Any, buffers: Sequence[Any] = ()) -> Any:
         try:
-            return pickle.loads(stream, buffers=buffers)
+            return load(stream, buffers, allow_pickle=self._allow_pickle)
+        except PickleRefused:
+            raise
         except Exception as error:  # any object's own code runs here
             raise LeafError(path_of(self._root, item), f"cannot be unpickled ({error!r})") from error
 
@@ -312,8 +314,7 @@ class _Decoder:
 
     def _find_by_value(self, branch: Branch, name: str, pickled: Any) -> type:
         if not self._allow_pickle:
-            reason = f"its class {name!r} was stored with pickle, and allow_pickle is False"
-            raise PickleRefused(path_of(self._root, branch), reason)
+            require_pickle(False, f"Its class {name!r} was", path_of(self._root, branch))
         found = self._unpickle(branch, pickled)
         if not isinstance(found, type):
             raise ValueError(f"what was stored for {name!r} is no class")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from ..errors import UnserialisableLeaf
@@ -23,6 +22,7 @@ from .manifest import (
     LONG_TEXT,
     PICKLE,
 )
+from .pickling import NotReadable, dump
 from .scalars import WRITERS, Node, NotPlain, encode_node, integer_bytes, plain_node, text_bytes
 from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch, Kind, outline, path_of
 
@@ -149,10 +149,12 @@ class _Encoder:
         if not self._allow_pickle:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
             raise _Refused(item, f"only pickle could store this {name}, and allow_pickle is False")
-        buffers: list[Any] = []
         try:
-            stream = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-            return [stream, *(buffer.raw() for buffer in buffers)]
+            return dump(value)
+        except MemoryError:
+            raise
+        except NotReadable as error:
+            raise _Refused(item, str(error)) from error
         except Exception as error:  # any object's own code runs here
             raise _Refused(item, f"cannot be pickled ({error})") from error
 

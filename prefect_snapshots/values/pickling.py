@@ -1,0 +1,179 @@
+"""Pickle and unpickle values: the only module that calls pickle, cloudpickle, joblib or `torch.load`.
+
+Unpickling runs code that the writer of the bytes chose. Every function here that reads therefore takes `allow_pickle`
+and raises `PickleRefused` before it looks at the bytes if you did not permit it. No other module of the package may
+import these libraries; a test searches for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+import cloudpickle.cloudpickle as _by_value
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MissingDependency, PickleRefused
+from .arrays import Buffer
+from .classes import SCRIPT_MODULES, look_up, reference
+
+_PROTOCOL = 5
+"""The first protocol that hands out large buffers without a copy. Every supported Python reads it."""
+
+
+class NotReadable(Exception):
+    """A value can be pickled, but what was pickled cannot be unpickled."""
+
+
+def require_pickle(allow_pickle: bool, what: str, path: str = "") -> None:
+    """Raise unless unpickling is permitted.
+
+    Args:
+        allow_pickle: Whether the user permits it.
+        what: What needs pickle, as the beginning of the message.
+        path: The leaf that needs it. Default: the value itself.
+
+    Raises:
+        PickleRefused: `allow_pickle` is False.
+    """
+    if not allow_pickle:
+        raise PickleRefused(
+            path,
+            f"{what} stored with pickle, and allow_pickle is False. Unpickling runs code of whoever wrote the data. "
+            "If you trust them, pass allow_pickle=True.",
+        )
+
+
+def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
+    """Return a value as a pickle stream, followed by its large buffers. Find out that it can be read again.
+
+    Classes and functions of the running script go by value, so that other programs can read them. Everything that
+    another process can import goes by name.
+
+    Args:
+        value: Any object.
+        out_of_band: Whether large buffers may follow the stream, without a copy. If not, the stream holds everything.
+
+    Raises:
+        Exception: The value cannot be pickled, or what was pickled cannot be unpickled. Any object's own code runs.
+    """
+    if (worker := sys.modules.get("__mp_main__")) is not None:
+        # The script of a multiprocessing worker goes by this name, which exists in no other program.
+        cloudpickle.register_pickle_by_value(worker)
+    buffers: list[pickle.PickleBuffer] = []
+    stream = io.BytesIO()
+    _Pickler(stream, _PROTOCOL, buffer_callback=buffers.append if out_of_band else None).dump(value)
+    parts: list[Buffer] = [stream.getvalue(), *(buffer.raw() for buffer in buffers)]
+    try:
+        load(parts[0], parts[1:], allow_pickle=True)
+    except Exception as error:
+        raise NotReadable(f"it can be pickled, but not unpickled: {error!r}") from error
+    return parts
+
+
+def load(stream: Any, buffers: Sequence[Any] = (), *, allow_pickle: bool, what: str = "It was", path: str = "") -> Any:
+    """Return the value that `dump` pickled. A class of the running script that still exists is used as it is now.
+
+    Args:
+        stream: The pickle stream.
+        buffers: Its large buffers. Arrays of the value use this memory.
+        allow_pickle: Whether the user permits unpickling.
+        what: What needs pickle, as the beginning of the message of a refusal.
+        path: The leaf that needs it.
+
+    Raises:
+        PickleRefused: `allow_pickle` is False.
+        Exception: The value cannot be unpickled here. Any object's own code runs.
+    """
+    require_pickle(allow_pickle, what, path)
+    return _Unpickler(io.BytesIO(stream), buffers=buffers).load()
+
+
+def dump_joblib(value: Any, **options: Any) -> bytes:
+    """Return a value as a file of joblib. Options are those of `joblib.dump`."""
+    file = io.BytesIO()
+    _import("joblib", "joblib").dump(value, file, **options)
+    return file.getvalue()
+
+
+def load_joblib(data: Buffer, *, allow_pickle: bool) -> Any:
+    """Return the value of a file of joblib, which is a pickle."""
+    require_pickle(allow_pickle, "This file of joblib was")
+    return _import("joblib", "joblib").load(io.BytesIO(data))
+
+
+def load_numpy(data: Buffer, *, allow_pickle: bool) -> NDArray[Any]:
+    """Return the array of a file of NumPy. Only arrays of objects need pickle."""
+    try:
+        found: NDArray[Any] = np.load(io.BytesIO(data))
+    except ValueError:  # its elements are objects
+        require_pickle(allow_pickle, "The elements of this array were")
+        found = np.load(io.BytesIO(data), allow_pickle=True)
+    return found
+
+
+def load_torch(path: Any, *, device: Any, weights_only: bool, allow_pickle: bool) -> Any:
+    """Return the content of a state file of torch, which is a pickle.
+
+    Args:
+        path: The file.
+        device: Where tensors go.
+        weights_only: Whether torch loads nothing but tensors and plain values.
+        allow_pickle: Whether the user permits unpickling.
+    """
+    require_pickle(allow_pickle, "This file of torch was")
+    return _import("torch", "prefect-snapshots[torch]").load(path, map_location=device, weights_only=weights_only)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        # Callables of libraries that are no plain functions, such as jitted ones, would go by value: as other objects.
+        if not isinstance(obj, type) and callable(obj) and (name := reference(obj)) is not None:
+            return name.partition(":")[2]
+        return super().reducer_override(obj)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Leaves the classes of the running program alone.
+
+    cloudpickle would write the stored methods into a class that it finds under the same identity: loading an old value
+    would take the program's own class back to what it was when the value was saved.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._live: set[type] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if found is _by_value._make_skeleton_class:
+            return self._skeleton
+        return self._set_state if found is _by_value._class_setstate else found
+
+    def _skeleton(self, kind: Any, name: str, bases: Any, options: dict[str, Any], tracked: str, extra: Any) -> type:
+        live = _by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracked)
+        if live is None and options.get("__module__") in SCRIPT_MODULES:
+            live = look_up(f"__main__:{name}")
+        if isinstance(live, type):
+            self._live.add(live)
+            return live
+        made: type = _by_value._make_skeleton_class(kind, name, bases, options, tracked, extra)
+        return made
+
+    def _set_state(self, cls: type, state: Any) -> type:
+        return cls if cls in self._live else _by_value._class_setstate(cls, state)
+
+
+def _import(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(
+            f'This value needs {module}, which is not installed. Run `pip install "{package}"`.', name=module
+        ) from error
