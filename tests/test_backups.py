@@ -32,6 +32,7 @@ from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
 from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
+from prefect_snapshots.backups.directories import Summary
 from prefect_snapshots.backups.records import Records, backup_name, git_state, part_record, slug
 from prefect_snapshots.backups.sources import Database, Dump, DumpFile, DumpReader
 from prefect_snapshots.errors import (
@@ -47,7 +48,6 @@ from prefect_snapshots.errors import (
     SnapshotsError,
 )
 from prefect_snapshots.repository.catalog import Event
-from prefect_snapshots.trees.reading import Summary
 
 WRITER = Path(__file__).parent / "backup_writer.py"
 

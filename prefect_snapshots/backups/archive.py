@@ -16,10 +16,11 @@ from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgume
 from ..repository import deltas
 from ..repository.contents import Batch, ContentReader, Item, Stored, Writer
 from ..trees.entries import Entry, check_path
-from ..trees.reading import Previous, Summary, Tree
-from ..trees.restoring import write
+from ..trees.reading import Previous
+from ..trees.restoring import write_tree
 from ..trees.scanning import Directory
 from ..trees.stored import StoredTree
+from .directories import DirectoryReader, Summary
 from .manifest import DIRECTORY, Part, decode_manifest, encode_manifest
 from .sources import Database
 
@@ -59,9 +60,9 @@ def store(
         for source in sources:
             if isinstance(source, Directory):
                 before = (archive._of_directory(source.name, writer) for archive in previous)
-                tree = Tree(source, next(filter(None, before), None))
-                finishing.append(partial(_finish_directory, source, tree))
-                yield from tree.chunks(writer, passed)
+                reader = DirectoryReader(source, next(filter(None, before), None))
+                finishing.append(reader.finish)
+                yield from reader.chunks(writer, passed)
             else:
                 part = Part(source.name, source.kind, [])
                 sketches: list[deltas.Sketch] = []
@@ -109,13 +110,6 @@ def _dumped(
     part.counts = dict(dump.counts)
     if not part.entries:
         raise BackupFailed(f"{source.kind} {source.name}: the dump is empty")
-
-
-def _finish_directory(source: Directory, tree: Tree) -> tuple[Part, Summary]:
-    read = tree.finish()
-    excludes, ignore_files = list(source.excludes), list(source.ignore_files)
-    part = Part(source.name, DIRECTORY, read.entries, {}, read.root, read.looked, excludes, ignore_files)
-    return part, read.summary
 
 
 def _finish(part: Part, sketches: Iterable[deltas.Sketch]) -> tuple[Part, Summary]:
@@ -192,7 +186,7 @@ class Archive:
     def _of_directory(self, name: str, writer: Writer) -> Previous | None:
         for part in self.parts:
             if part.name == name and part.kind == DIRECTORY and self._content.inline is None:
-                return Previous(part, part.part.looked, writer)
+                return Previous(part, self._content.table, part.part.looked, writer)
         return None
 
     def _of_database(self, wanted: Part) -> deltas.Previous | None:
@@ -213,10 +207,11 @@ class PartReader(StoredTree):
             label,
             part.name,
             root=part.root,
-            excludes=part.excludes,
-            ignore_files=part.ignore_files,
+            selection=part.selection,
+            left_out=part.left_out,
         )
         self.part = part
+        self._reader = content
 
     @property
     def kind(self) -> str:
@@ -235,9 +230,9 @@ class PartReader(StoredTree):
     def previous_chunks(self) -> deltas.Previous | None:
         """The chunks of a dump, for the next one to be compared with."""
         sketches = np.frombuffer(self.part.sketches, "<u8").reshape(-1, deltas.FEATURES)
-        ends = np.cumsum(self.content.table["size"], dtype=np.int64)
+        ends = np.cumsum(self._reader.table["size"], dtype=np.int64)
         first, last = ends.searchsorted([self.offset, self.offset + self.stored], "right")
-        chunks = self.content.table["chunk"][first:last]
+        chunks = self._reader.table["chunk"][first:last]
         return deltas.Previous(chunks, sketches) if len(chunks) == len(sketches) else None
 
     def extract(self, folder: Path) -> None:
@@ -246,4 +241,4 @@ class PartReader(StoredTree):
         Raises:
             DamagedVersion: naming the first file that cannot be verified.
         """
-        write(self, folder)
+        write_tree(self, folder)

@@ -105,7 +105,7 @@ def _info(folder: str, path: str, entry: Entry) -> tarfile.TarInfo:
     info.mode = stat.S_IMODE(entry.mode)
     info.uid, info.gid = entry.uid, entry.gid
     info.mtime = entry.mtime // 10**9
-    headers = {f"SCHILY.xattr.{name}": _text(value) for name, value in (entry.xattrs or {}).items()}
+    headers = {f"SCHILY.xattr.{_text(name)}": _text(value) for name, value in (entry.xattrs or {}).items()}
     if entry.mtime % 10**9:
         headers["mtime"] = f"{entry.mtime // 10**9}.{entry.mtime % 10**9:09d}"
     info.pax_headers = headers

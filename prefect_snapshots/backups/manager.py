@@ -42,8 +42,9 @@ from ..repository.metadata import clean_metadata
 from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
 from ..repository.tracking import TrackedStream, damage_of
 from ..retention import CleanupReport, RetentionPolicy, RetentionRow
-from ..trees.restoring import recover, restore_directory
+from ..trees.restoring import restore_directory
 from ..trees.scanning import Directory
+from ..trees.workspaces import recover
 from . import archive
 from .archive import Archive
 from .databases import open_database
@@ -625,8 +626,7 @@ class _Job:
         if not isinstance(self.target, Directory):
             self.target.restore(part, self.only)
             return
-        for path in self.only or (None,):
-            restore_directory(part, self.target.path, only=path, in_place=in_place)
+        restore_directory(part, self.target.path, only=self.only, in_place=in_place)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ import msgspec
 
 from ..errors import IntegrityError, UnsupportedFormat
 from ..repository.contents import ContentReader
-from ..trees.entries import Entry, check_entries
+from ..trees.entries import Entry, check_entries, check_entry
+from ..trees.scanning import Selection
 
 FORMAT = 1
 
@@ -35,8 +36,10 @@ class Part(msgspec.Struct, array_like=True):
     """Mode, times and owner of a directory itself."""
     looked: int = 0
     """When the scan began, in nanoseconds: files that changed within 2 s of it are read again next time."""
-    excludes: list[str] = []
-    ignore_files: list[str] = []
+    selection: Selection = Selection()
+    """What of a directory belongs to the backup."""
+    left_out: list[bytes] = []
+    """Paths in a directory of what belongs to the backup, but could not be read or stored."""
     sketches: bytes = b""
     """Of a database: what each chunk of the dump is made of, in the order of the body, for the next backup of it."""
 
@@ -69,6 +72,8 @@ def decode_manifest(content: ContentReader) -> list[Part]:
         )
     for part in manifest.parts:
         check_entries(part.entries)
+        if part.root is not None:
+            check_entry(part.root)
     if sum(entry.stored for part in manifest.parts for entry in part.entries) != content.body_size:
         raise IntegrityError("the files of this backup do not add up to its size")
     return manifest.parts

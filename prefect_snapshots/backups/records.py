@@ -25,7 +25,7 @@ from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..repository.tracking import hint
 from ..retention import PINNED
-from ..trees.reading import Summary
+from .directories import Summary
 
 SLUG_LIMIT = 60
 """Most characters of a description in a name."""

@@ -1,58 +1,73 @@
 """The entries of a tree: what is kept of each file, directory, link and fifo.
 
-Paths are data. A list of entries that names anything outside of its own tree is refused before anything is done with
-it.
+A list of entries comes from storage, and may have been written by somebody hostile. `check_entries` refuses it before
+anything is done with it, if it names anything outside of its own tree or holds a number that no file system takes.
 """
 
 from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ..errors import InvalidName
+from ..errors import IntegrityError, InvalidName
 
-_REFUSED = re.compile(rb"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
+_LEADS_OUT = re.compile(rb"\0|(?:^|/)\.{0,2}(?:/|$)")
+_NAME_LIMIT = 255
+"""Bytes of a name that Linux and macOS take at most."""
+_LINK_LIMIT = 4095
+"""Bytes of what a symbolic link names that Linux takes at most."""
+_SIGNED = 2**63
+_KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO)
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One file, directory, link or fifo."""
+    """One file, directory, link or fifo.
+
+    Attributes:
+        raw: The path relative to the tree, with `/`. Bytes, because not every name on a disk is valid UTF-8.
+        mode: Type and permissions, as in `stat`.
+        size: Bytes of a file, its holes included.
+        link: What a symbolic link names. For a file: the path of the entry that it is another name (hard link) of.
+        mtime: Time of the last change, in nanoseconds since 1970.
+        uid: Owner.
+        gid: Group.
+        state: What else changes when the file does: ctime in nanoseconds, inode, device. Zeros: do not rely on it.
+        extents: For a sparse file: where its data is, as (offset, length). The rest is holes.
+        xattrs: Extended attributes.
+    """
 
     raw: bytes
-    """The path relative to the part, with `/`: bytes, because not every name on a disk is text."""
     mode: int
-    """Type and permissions, as in `stat`."""
     size: int = 0
-    """Bytes of a file, its holes included."""
     link: bytes = b""
-    """What a symbolic link names. Of a file: the path of the entry that it is another name of."""
     mtime: int = 0
-    """In nanoseconds."""
     uid: int = 0
     gid: int = 0
     state: tuple[int, int, int] = (0, 0, 0)
-    """What else changes when the file does: ctime in nanoseconds, inode, device. Zeros: not to be relied on."""
     extents: tuple[tuple[int, int], ...] | None = None
-    """Of a sparse file: where its data lies, as (offset, length). The rest is holes."""
-    xattrs: dict[str, bytes] | None = None
+    xattrs: dict[bytes, bytes] | None = None
 
     @property
     def path(self) -> str:
-        """The path as text; bytes that are none come out as `os.fsdecode` has them."""
+        """The path as a string; bytes that are no UTF-8 look as `os.fsdecode` has them."""
         return self.raw.decode("utf-8", "surrogateescape")
 
     @property
     def is_file(self) -> bool:
+        """Whether it is a regular file, or another name of one."""
         return stat.S_ISREG(self.mode)
 
     @property
     def is_directory(self) -> bool:
+        """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
 
     @property
     def is_symlink(self) -> bool:
+        """Whether it is a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
     @property
@@ -62,49 +77,81 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
             return 0
         return self.size if self.extents is None else sum(length for _, length in self.extents)
 
+    @property
+    def spans(self) -> Sequence[tuple[int, int]]:
+        """Where the data of the file is, as (offset, length): all of it, unless the file is sparse."""
+        return ((0, self.size),) if self.extents is None else self.extents
+
 
 def check_path(raw: bytes) -> bytes:
-    """Refuse a path that leads out of its part, or has control characters. Returns the path.
+    """Refuse a path that leads out of its tree, or that no file system takes.
+
+    Returns:
+        The path.
 
     Raises:
-        InvalidName: why.
+        InvalidName: The path is absolute, has an empty part, `.` or `..`, a NUL byte, or a name of over 255 bytes.
     """
-    if found := _REFUSED.search(raw):
-        path = raw.decode("utf-8", "surrogateescape")
-        if found[0].strip(b"./"):
-            raise InvalidName(f"the path {path!r} has control characters: rename the file, or exclude it")
-        raise InvalidName(f"the path {path!r} leads out of its folder, or has an empty part: refused")
+    path = raw.decode("utf-8", "surrogateescape")
+    if _LEADS_OUT.search(raw):
+        raise InvalidName(f"The path {path!r} leads out of its folder, or has an empty part. Nothing is done with it.")
+    if len(raw) > _NAME_LIMIT and max(map(len, raw.split(b"/"))) > _NAME_LIMIT:
+        raise InvalidName(f"The path {path[:80]!r}... has a name of over {_NAME_LIMIT} bytes. Nothing is done with it.")
     return raw
 
 
-def check_entries(entries: Iterable[Entry]) -> None:
+def check_entries(entries: Iterable[Entry], size: int | None = None) -> None:
+    """Refuse the entries of a tree if one of them leads anywhere else, or is none of a file system.
+
+    Args:
+        entries: The entries. Directories must come before what is in them.
+        size: Bytes that all files must have together in the body. Default: any.
+
+    Raises:
+        InvalidName: An entry leads out of the tree, or contradicts another one.
+        IntegrityError: The files do not add up to `size`.
+    """
     seen: dict[bytes, Entry] = {}
+    stored = 0
     for entry in entries:
         raw = check_path(entry.raw)
         if raw in seen:
-            raise InvalidName(f"two entries of this backup claim the path {entry.path!r}: refused")
+            raise InvalidName(f"Two entries claim the path {entry.path!r}. Nothing is done with them.")
         seen[raw] = entry
-        # Parents sort before what is in them.
         parent = seen.get(raw.rpartition(b"/")[0])
         if not (parent.is_directory if parent else b"/" not in raw):
-            raise InvalidName(f"{entry.path!r} lies below something that is no directory of this backup: refused")
-        _check_entry(entry, seen)
+            raise InvalidName(f"{entry.path!r} is below something that is no directory of this tree.")
+        check_entry(entry)
+        if entry.is_file and entry.link:
+            first = seen.get(entry.link)
+            if first is None or not first.is_file or first.link:
+                raise InvalidName(f"{entry.path!r} is another name of something that is no file of this tree.")
+        stored += entry.stored
+    if size is not None and stored != size:
+        raise IntegrityError("The files do not add up to the size of their content: its manifest is damaged.")
 
 
-def _check_entry(entry: Entry, seen: dict[bytes, Entry]) -> None:
+def check_entry(entry: Entry) -> None:
+    """Refuse an entry whose values no file system takes.
+
+    Raises:
+        InvalidName: Naming the entry and what is wrong.
+    """
     kind = stat.S_IFMT(entry.mode)
-    if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO) or entry.mode >> 16 or entry.size < 0:
-        raise InvalidName(f"{entry.path!r} is neither a file nor a directory, link or fifo: refused")
-    if kind == stat.S_IFREG and entry.link:
-        first = seen.get(entry.link)
-        if first is None or not first.is_file or first.link:
-            raise InvalidName(f"{entry.path!r} is another name of {entry.link!r}, which is no file here: refused")
-    if kind == stat.S_IFLNK and (not entry.link or b"\0" in entry.link):
-        raise InvalidName(f"the link {entry.path!r} names nothing: refused")
+    if kind not in _KINDS or entry.mode >> 16:
+        raise InvalidName(f"{entry.path!r} is neither a file, a directory, a link nor a fifo.")
+    if not (0 <= entry.size < _SIGNED and -_SIGNED <= entry.mtime < _SIGNED):
+        raise InvalidName(f"{entry.path!r} has an impossible size or time.")
+    if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):  # the last number means "leave it" to chown
+        raise InvalidName(f"{entry.path!r} has an impossible owner.")
+    if kind == stat.S_IFLNK and not (0 < len(entry.link) <= _LINK_LIMIT and b"\0" not in entry.link):
+        raise InvalidName(f"The link {entry.path!r} names nothing that a link can name.")
+    if any(not name or b"\0" in name for name in entry.xattrs or ()):
+        raise InvalidName(f"{entry.path!r} has an attribute with an impossible name.")
     end = 0
     for offset, length in entry.extents or ():
         if offset < end or length <= 0:
-            raise InvalidName(f"the parts of {entry.path!r} overlap: refused")
+            raise InvalidName(f"The parts of {entry.path!r} overlap.")
         end = offset + length
     if end > entry.size:
-        raise InvalidName(f"the parts of {entry.path!r} lie beyond its end: refused")
+        raise InvalidName(f"The parts of {entry.path!r} are beyond its end.")

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The patterns of one place."""
+    """The patterns of one place, compiled."""
 
     names: frozenset[str]
-    """Patterns that are names only, when all of them are."""
+    """All patterns, if each is a plain name: looked up, which is much faster than matching."""
     patterns: Sequence[_Pattern]
-    """Otherwise all of them, the last one first."""
+    """Otherwise all of them, the last one first, because the last one that matches decides."""
     start: int
-    """Characters of a path before what the patterns see of it."""
+    """Characters of a path that the patterns do not see."""
 
     def verdict(self, path: str, name: str, is_directory: bool) -> bool | None:
-        """Whether they leave a path out; None when they say nothing."""
+        """Return whether they leave a path out; None if no pattern matches."""
         if name in self.names:
             return True
         for pattern in self.patterns:
@@ -40,6 +40,14 @@ class _Pattern:
 
 
 def left_out(rules: Iterable[Rules], path: str, name: str, is_directory: bool) -> bool:
+    """Return whether patterns leave a path out.
+
+    Args:
+        rules: The patterns, those of the deepest directory first.
+        path: The path relative to the directory that is scanned.
+        name: Its last part.
+        is_directory: Whether it is a directory.
+    """
     for each in rules:
         verdict = each.verdict(path, name, is_directory)
         if verdict is not None:
@@ -48,6 +56,12 @@ def left_out(rules: Iterable[Rules], path: str, name: str, is_directory: bool) -
 
 
 def rules_of(patterns: Sequence[str], start: int) -> tuple[Rules, ...]:
+    """Compile the patterns of one place; an empty tuple if there are none.
+
+    Args:
+        patterns: Lines as in `.gitignore`.
+        start: Characters of a path before the place: patterns see what comes after them.
+    """
     patterns = [pattern for pattern in map(_stripped, patterns) if pattern and not pattern.startswith("#")]
     if not patterns:
         return ()
@@ -57,14 +71,14 @@ def rules_of(patterns: Sequence[str], start: int) -> tuple[Rules, ...]:
 
 
 def _stripped(pattern: str) -> str:
-    """Without the spaces at its end, unless a backslash keeps one."""
+    """Return a line without the spaces at its end, unless a backslash keeps one."""
     pattern = pattern.removesuffix("\r")
     bare = pattern.rstrip(" ")
     return bare + " " if bare.endswith("\\") and bare != pattern else bare
 
 
 def _pattern(text: str) -> _Pattern:
-    """A line of an ignore file, as gitignore(5) explains it."""
+    """Compile a line of an ignore file, as gitignore(5) explains it."""
     leaves_out = not text.startswith("!")
     text = text if leaves_out else text[1:]
     only_directories = text.endswith("/")
@@ -83,7 +97,7 @@ _TOKEN = re.compile(r"\\(.)|(\*+)|(\?)|\[([!^]?)(\]?(?:\\.|[^\]\\])*)\]|(.)", re
 
 
 def _step(step: str) -> str:
-    """What stands between two slashes, as a regular expression. A bracket that is not closed matches nothing."""
+    """Translate what is between two slashes. As for Git, a bracket that is not closed matches nothing."""
     found = []
     for token in _TOKEN.finditer(step):
         escaped, stars, question, negated, several, one = token.groups()
@@ -97,7 +111,7 @@ def _step(step: str) -> str:
 
 
 def _members(several: str, negated: str) -> str:
-    """What stands in brackets. A range whose end comes before its start matches nothing, and so does a slash."""
+    """Translate what is in brackets. A range whose end is before its start matches nothing, and so does a slash."""
     members = re.sub(r"(^\]|[\[&~|^])", r"\\\1", several)
     try:
         re.compile(f"[{members}]")

@@ -1,31 +1,30 @@
-"""A directory on the disk -> entries, and what a writer stores of them.
+"""The files of a directory -> what a writer stores of them.
 
-A *scan* looks at everything and reads no file. A file is *kept* when the previous backup saw it with the same size,
-mtime, ctime, inode and device, and long enough after its last change: its chunks go on from there, unread. All others
-are read by several threads, many small ones at once; each is cut into chunks on its own, so that no neighbour moves
-its cuts.
+A file is *kept* if an earlier tree has it with the same size, mtime, ctime, inode and device, and was scanned long
+enough after its last change: its chunks are used again, unread. All others are read by several threads, many small ones
+at once.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
-from typing import TypeVar, cast
+from itertools import groupby, islice
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
 
-from ..errors import BackupFailed, InvalidName
+from ..errors import InvalidArgument
 from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_read, content_defined_stream
 from ..repository.contents import TABLE, Batch, Kept, Writer
 from ..repository.repository import Buffer
-from .entries import Entry, check_path
-from .scanning import Directory, entry_of, extents_of, state_of, walk, xattrs_of
+from .descriptors import Parents, open_directory
+from .entries import Entry
+from .scanning import Scan, entry_of, extents_of, state_of, xattrs_of
 from .stored import StoredTree
 
 _LARGE = 4 * 1024 * 1024
@@ -39,72 +38,23 @@ _EACH = 4096
 _SETTLED = 2_000_000_000
 """Nanoseconds between a file's last change and a look at it, below which the next change might go unseen."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_SHOWN = 3
+_SHARED = AVERAGE_SIZE // 4
+"""Bytes of a file below which it may share chunks with its neighbours: one chunk each would cost more than it holds."""
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Summary:
-    """What a backup did with one source."""
-
-    name: str
-    kind: str
-    files: int = 0
-    directories: int = 0
-    links: int = 0
-    """Symbolic links, and further names of files."""
-    size: int = 0
-    """Bytes of all files."""
-    read: int = 0
-    """Bytes that were read; the rest is as it was in the previous backup."""
-    kept: int = 0
-    """Files that were not read."""
-    unreadable: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    """Files that changed while they were read, twice; stored as they were read the second time."""
-    vanished: list[str] = field(default_factory=list)
-    """Files that were gone when they should have been read."""
-    skipped: list[str] = field(default_factory=list)
-    """Sockets and devices."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows or documents per table or collection, of a database."""
-
-    def count(self, entries: Sequence[Entry]) -> None:
-        """Fill in what the entries say."""
-        for entry in entries:
-            if entry.is_directory:
-                self.directories += 1
-            elif entry.link:
-                self.links += 1
-            elif entry.is_file:
-                self.files += 1
-                self.size += entry.size
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A directory as it was read."""
-
-    entries: list[Entry]
-    root: Entry
-    """The directory itself."""
-    looked: int
-    """When the scan began, in nanoseconds."""
-    summary: Summary
-
-
 class Previous:
-    """What the previous backup says about a directory: which of its files are stored still, and in which chunks.
+    """An earlier tree of a directory: which of its files are stored still, and in which chunks.
 
-    Arguments:
-        tree: of the previous backup.
-        looked: when its scan began, in nanoseconds.
-        writer: says which chunks can be used again.
+    Args:
+        tree: The earlier tree.
+        table: The chunks of its content.
+        looked: When its scan began, in nanoseconds since 1970.
+        writer: Knows which chunks can be used again.
     """
 
-    def __init__(self, tree: StoredTree, looked: int, writer: Writer) -> None:
-        table = tree.content.table
+    def __init__(self, tree: StoredTree, table: Any, looked: int, writer: Writer) -> None:
         ends = np.cumsum(table["size"], dtype=np.int64)
         usable = np.concatenate([[0], np.cumsum(writer.has(table))])
         sizes = np.array([entry.stored for entry in tree.entries], np.int64)
@@ -120,7 +70,7 @@ class Previous:
         self._settled = looked - _SETTLED
 
     def unchanged(self, raw: bytes, found: os.stat_result) -> int:
-        """The number of the entry of a file that did not change; -1 when it has to be read."""
+        """Return the number of the entry of a file that did not change; -1 if it has to be read."""
         number = self._numbers.get(raw, -1)
         if number < 0:
             return -1
@@ -138,115 +88,66 @@ class Previous:
 
 
 class Tree:
-    """One directory on its way into a backup: `chunks`, and when those are stored, `finish`.
+    """A scanned directory on its way into a content: `chunks`, and when those are stored, `entries`.
 
-    Arguments:
-        source: the directory.
-        previous: what the previous backup says about it, if there is one.
+    Args:
+        root: The directory, without a link in its path.
+        scan: What was found in it.
+        previous: An earlier tree of it, whose chunks are used again.
+        exact: True keeps attributes and holes. A file that changes while it is read is read again, and then stored as
+            it is; one that cannot be read is noted. False stores what the scan found, or fails; small files that follow
+            each other share chunks.
 
     Raises:
-        BackupFailed: it cannot be read, or something in it cannot and the source is strict.
+        OSError: The directory cannot be opened.
     """
 
-    def __init__(self, source: Directory, previous: Previous | None = None) -> None:
-        self.summary = Summary(source.name, "directory")
-        self._source = source
+    def __init__(self, root: str, scan: Scan, previous: Previous | None = None, *, exact: bool = True) -> None:
+        self.scan = scan
+        self.kept = 0
+        self.unread = 0
+        self.changed: list[str] = []
+        self._label = root
         self._previous = previous
-        self._looked = time.time_ns()
-        self._root = os.path.realpath(source.path)
-        self._entries: list[Entry | None] = []
-        self._kept: list[int] = []
-        """For each entry the number of the previous one whose chunks it keeps, or -1."""
-        self._unread = 0
-        self._scan()
+        self._exact = exact
+        self._entries: list[Entry | None] = list(scan.entries)
+        self._root = open_directory(root)
+        weakref.finalize(self, os.close, self._root)
 
-    # --- looking ---------------------------------------------------------------------------------------------
-
-    def _scan(self) -> None:
-        try:
-            status = os.stat(self._root)
-        except OSError as error:
-            raise BackupFailed(f"the directory {self._source.path} cannot be read: {error.strerror}") from None
-        if not stat.S_ISDIR(status.st_mode):
-            raise BackupFailed(f"{self._source.path} is not a directory: back up the one it lies in")
-        self._status = entry_of(b"", status, xattrs=xattrs_of(self._root))
-        previous = self._previous
-        found: list[tuple[bytes, Entry, int, tuple[int, int] | None]] = []
-        for path, item, left_out in walk(self._root, self._source.excludes, self._source.ignore_files, self._failed):
-            if left_out:
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries as they were read. What could not be read is missing, and so are its other names."""
+        found: dict[bytes, Entry] = {}
+        for scanned, entry in zip(self.scan.entries, self._entries, strict=True):
+            if entry is None:
                 continue
-            try:
-                raw = check_path(os.fsencode(path))
-                status = item.stat(follow_symlinks=False)
-                inode = None
-                number = -1
-                if stat.S_ISREG(status.st_mode):
-                    inode = (status.st_ino, status.st_dev) if status.st_nlink > 1 else None
-                    if previous is not None:
-                        number = previous.unchanged(raw, status)
-                    entry = previous.entries[number] if previous is not None and number >= 0 else entry_of(raw, status)
-                elif stat.S_ISLNK(status.st_mode):
-                    entry = entry_of(raw, status, os.fsencode(os.readlink(item.path)), xattrs_of(item.path))
-                elif stat.S_ISDIR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
-                    entry = entry_of(raw, status, xattrs=xattrs_of(item.path))
-                else:
-                    self.summary.skipped.append(path)
-                    continue
-            except InvalidName as error:
-                self.summary.unreadable.append(str(error))
+            if entry.is_file and entry.link and entry.link not in found:
+                self.scan.left_out.append(scanned.raw)
                 continue
-            except OSError as error:
-                self._failed(path, error)
-                continue
-            found.append((raw, entry, number, inode))
-        found.sort(key=_raw)
-        names: dict[tuple[int, int], bytes] = {}
-        for raw, entry, number, inode in found:
-            if inode is not None:
-                first = names.setdefault(inode, raw)
-                if first != raw:
-                    entry, number = msgspec.structs.replace(entry, link=first, extents=None), -1
-                elif entry.link:  # its first name is gone, so that now it is the one with the bytes
-                    entry, number = msgspec.structs.replace(entry, link=b""), -1
-            self._entries.append(entry)
-            self._kept.append(number)
-        self._refuse_unreadable()
-
-    def _failed(self, path: str, error: OSError) -> None:
-        if isinstance(error, FileNotFoundError) and path:
-            self.summary.vanished.append(path)
-        else:
-            self.summary.unreadable.append(f"{path or self._source.path}: {error.strerror}")
-
-    def _refuse_unreadable(self) -> None:
-        found = self.summary.unreadable
-        if found and self._source.strict:
-            more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            raise BackupFailed(
-                f"{len(found)} of the files in {self._source.path} cannot be read ({'; '.join(found[:_SHOWN])}{more}): "
-                "nothing was committed. Grant access, exclude them, or pass strict=False to leave them out"
-            )
-
-    # --- reading ---------------------------------------------------------------------------------------------
+            found[entry.raw] = entry
+        return list(found.values())
 
     def chunks(self, writer: Writer, passed: Callable[[int], None]) -> Iterator[Kept | Batch]:
-        """The bytes of the files in order, as a writer takes them.
+        """Read the files in order, as a writer takes them.
 
-        Arguments:
-            writer: stores large files before it is clear whether they changed meanwhile.
-            passed: called with bytes that are dealt with, or about to be.
+        Args:
+            writer: Stores large files before it is clear whether they changed meanwhile.
+            passed: Called with bytes that are dealt with, or about to be.
+
+        Raises:
+            InvalidArgument: A file is not what the scan found, and the tree is not exact.
         """
         previous = self._previous
         batch: list[int] = []
         size = 0
         first = last = 0
-        for at, (entry, number) in enumerate(zip(self._entries, self._kept, strict=True)):
+        for at, (entry, number) in enumerate(zip(self._entries, self.scan.known, strict=True)):
             if entry is None or entry.link or not entry.is_file:
                 continue
             passed(entry.size)
             if previous is not None and number >= 0:
-                self.summary.kept += 1
-                self._unread += entry.size
+                self.kept += 1
+                self.unread += entry.size
                 if batch:
                     yield partial(self._read_all, batch)
                     batch, size = [], 0
@@ -272,72 +173,90 @@ class Tree:
         if last > first and previous is not None:
             yield Kept(previous.table[first:last])
 
-    def finish(self) -> Read:
-        """What was read of the directory, once its chunks are stored.
-
-        Raises:
-            BackupFailed: a file could not be read, and the source is strict.
-        """
-        self._refuse_unreadable()
-        there = {entry.raw for entry in self._entries if entry is not None}
-        entries = [
-            entry
-            for entry in self._entries
-            if entry is not None and (entry.is_symlink or not entry.link or entry.link in there)
-        ]
-        self.summary.count(entries)
-        self.summary.read = self.summary.size - self._unread
-        return Read(entries, self._status, self._looked, self.summary)
+    def travelling(self) -> list[Buffer]:
+        """Read all files at once, of a tree that is small enough to travel inside an event."""
+        return self._read_all([at for at, entry in enumerate(self.scan.entries) if entry.stored])
 
     def _read_all(self, batch: list[int]) -> list[Buffer]:
-        return [chunk for at in batch for chunk in self._read_twice(at, _read_small)]
+        with Parents(self._root) as parents:
+            if self._exact:
+                return [chunk for at in batch for chunk in self._read(at, _read_small, parents)]
+            chunks: list[Buffer] = []
+            for small, group in groupby(batch, lambda at: self.scan.entries[at].size < _SHARED):
+                if small:
+                    pieces = [piece for at in group for piece in self._read(at, _read_small, parents)]
+                    chunks += content_defined(b"".join(pieces), _SHARED)
+                else:
+                    chunks += [chunk for at in group for chunk in self._read(at, _read_small, parents)]
+            return chunks
 
     def _read_large(self, at: int, writer: Writer) -> Kept:
+        average = _LARGE_AVERAGE if self._exact else AVERAGE_SIZE
+
         def read(file: int, entry: Entry) -> tuple[list[Kept], int]:
             if entry.extents is None:
-                chunks = content_defined_read(partial(os.pread, file), entry.size, _LARGE_AVERAGE)
+                chunks = content_defined_read(partial(os.pread, file), entry.size, average)
             else:
-                chunks = content_defined_stream(_pieces(file, entry), _LARGE_AVERAGE)
+                chunks = content_defined_stream(_pieces(file, entry), average)
             kept = writer.put(chunks)
             return [kept], int(kept.rows["size"].sum(dtype=np.int64))
 
-        return next(iter(self._read_twice(at, read)), Kept(np.empty(0, TABLE)))
+        with Parents(self._root) as parents:
+            return next(iter(self._read(at, read, parents)), Kept(np.empty(0, TABLE)))
 
-    def _read_twice(self, at: int, read: Callable[[int, Entry], tuple[list[T], int]]) -> list[T]:
-        """Read a file, and once more when it changed meanwhile. Enters what was found; empty when there is no file.
+    def _read(self, at: int, read: Callable[[int, Entry], tuple[list[T], int]], parents: Parents) -> list[T]:
+        """Read a file, and once more if it changed meanwhile. Enters what was found; empty if there is no file.
 
-        Arguments:
-            at: its number.
-            read: returns what it made of an open file, and how many bytes that are.
+        Args:
+            at: Its number.
+            read: Returns what it made of an open file, and how many bytes that are.
+            parents: Finds its directory.
         """
         scanned = cast(Entry, self._entries[at])
         try:
             for _ in range(2):
-                file = os.open(f"{self._root}/{os.fsdecode(scanned.raw)}", _OPEN)
+                parent, name = parents.find(scanned.raw)
+                file = os.open(name, _OPEN, dir_fd=parent)
                 try:
                     before = os.fstat(file)
                     if not stat.S_ISREG(before.st_mode):
                         raise FileNotFoundError
-                    entry = entry_of(scanned.raw, before, xattrs=xattrs_of(file), extents=extents_of(file, before))
+                    entry = self._look(file, scanned, before)
                     result, size = read(file, entry)
                     settled = size == entry.stored and state_of(os.fstat(file)) == state_of(before)
                 finally:
                     os.close(file)
                 if settled:
                     break
+                self._refuse_change(scanned)
             else:
-                self.summary.changed.append(scanned.path)
+                self.changed.append(scanned.path)
                 entry = _shortened(msgspec.structs.replace(entry, state=(0, 0, 0)), size)
         except OSError as error:
-            self._failed(scanned.path, error)
+            if not self._exact:
+                raise
+            self.scan.failed(scanned.path, error)
             self._entries[at] = None
             return []
         self._entries[at] = entry
         return result
 
+    def _look(self, file: int, scanned: Entry, found: os.stat_result) -> Entry:
+        if self._exact:
+            return entry_of(scanned.raw, found, xattrs=xattrs_of(file), extents=extents_of(file, found))
+        if state_of(found) != (scanned.size, scanned.mtime, *scanned.state[:2]):
+            self._refuse_change(scanned)
+        return scanned
+
+    def _refuse_change(self, scanned: Entry) -> None:
+        if not self._exact:
+            raise InvalidArgument(
+                f"{self._label}/{scanned.path} changed while it was logged. Nothing was saved. Log it when it is done."
+            )
+
 
 def _read_small(file: int, entry: Entry) -> tuple[list[Buffer], int]:
-    # What has outgrown this since the scan ends here: both looks find it changed.
+    # A file that has outgrown this since the scan ends here: the looks before and after find that it changed.
     data = b"".join(islice(_pieces(file, entry), 2))
     if len(data) <= AVERAGE_SIZE:
         return [data] if data else [], len(data)
@@ -345,7 +264,7 @@ def _read_small(file: int, entry: Entry) -> tuple[list[Buffer], int]:
 
 
 def _pieces(file: int, entry: Entry) -> Iterator[bytes]:
-    for offset, length in ((0, entry.size),) if entry.extents is None else entry.extents:
+    for offset, length in entry.spans:
         end = offset + length
         while offset < end and (piece := os.pread(file, min(end - offset, _PIECE), offset)):
             offset += len(piece)
@@ -353,7 +272,7 @@ def _pieces(file: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _shortened(entry: Entry, stored: int) -> Entry:
-    """An entry that has no more than so many bytes in the body."""
+    """Return an entry with at most so many bytes in the body."""
     if entry.extents is None:
         return msgspec.structs.replace(entry, size=stored)
     extents = []
@@ -362,7 +281,3 @@ def _shortened(entry: Entry, stored: int) -> Entry:
             extents.append((offset, min(length, stored)))
             stored -= extents[-1][1]
     return msgspec.structs.replace(entry, extents=tuple(extents))
-
-
-def _raw(found: tuple[bytes, Entry, int, object]) -> bytes:
-    return found[0]

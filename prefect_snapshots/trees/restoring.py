@@ -1,75 +1,61 @@
-"""Entries -> a directory on the disk: written beside it, and then swapped.
+"""A stored tree -> a directory on the disk: built beside it, and then switched to.
 
-What a restore writes goes into a *workspace*, a new folder of a recognisable name in the same directory as the target,
-so that nothing is ever written through a link, and a rename puts it in place. Who is killed leaves the target as it was
-or as it should be, and perhaps a workspace; the next restore or backup removes it, for no lock is held on it any more.
+`stage_directory` writes and verifies everything in a workspace, and gives the function that takes it. The directory and
+the workspace are held open, and nothing below them is reached through a link. See `planning` for what is done with each
+path, and `descriptors` for why.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
-import re
-import shutil
 import stat
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from ..errors import (
-    DamagedVersion,
-    IntegrityError,
-    InvalidArgument,
-    InvalidName,
-    PermissionDenied,
-    StorageError,
-    StorageFull,
-)
-from ..repository.location import LargeFile
-from .entries import Entry, check_path
-from .scanning import RESTORING, walk
+from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageError, StorageFull
+from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others
+from .entries import Entry
+from .planning import Options, Plan, above, make_plan
 from .stored import StoredTree
-
-_SPAN = 4 * 1024 * 1024
-"""Bytes of the body that a thread reads at once."""
-_FILES = 512
-"""Files that a thread writes at once."""
-_WORKERS = min(8, max(2, os.cpu_count() or 2))
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_ASIDE = "old"
-"""Where in a workspace the old waits while the new takes its place, where both cannot be swapped at once."""
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_AT_CWD = -100
-_thread = threading.local()
-_EXCHANGE = 2
+from .workspaces import Workspace, recover, swap, sync_all, workspace
+from .writing import Placed, set_directories, set_open, write_entries
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did."""
+    """What a restore of a directory did.
+
+    Attributes:
+        target: The directory. A link that was given is resolved.
+        files: How many files were written.
+        size: Bytes of all of them.
+        carried: Paths that are not in the tree, and are there still: they were left out, or `delete` was False.
+        not_set: Extended attributes that could not be set, as "path: name".
+        owner: If this is root: who else can rename or replace what was restored; empty if nobody.
+    """
 
     target: Path
-    """Where: a link that was given is resolved."""
     files: int
     size: int
     carried: list[str]
-    """What was not in the backup, and is there still: it was excluded, or `delete` was false."""
-    not_set: list[str] = field(default_factory=list)
-    """Extended attributes that this file system does not take."""
+    not_set: list[str]
+    owner: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the caller should know, as full sentences."""
+        found = [f"The extended attribute {each!r} could not be set." for each in self.not_set]
+        if self.owner:
+            found.append(f"{self.owner}, who can rename or replace what was restored to {self.target}.")
+        return found
 
 
 def restore_directory(
-    part: StoredTree,
+    tree: StoredTree,
     target: str | os.PathLike[str],
     *,
     only: str | Sequence[str] | None = None,
@@ -77,575 +63,375 @@ def restore_directory(
     in_place: bool = False,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Restored:
-    """Make a directory what a part of a backup holds, or some files and folders in it.
-
-    Args and errors are those of `stage_directory`.
-
-    Returns:
-        What was done.
-    """
-    with stage_directory(part, target, only=only, delete=delete, in_place=in_place, passed=passed) as switch:
+    """Restore a directory to the state in a tree, or some files and folders of it. See `stage_directory`."""
+    with stage_directory(tree, target, only=only, delete=delete, in_place=in_place, passed=passed) as switch:
         return switch()
 
 
 @contextmanager
 def stage_directory(
-    part: StoredTree,
+    tree: StoredTree,
     target: str | os.PathLike[str],
     *,
     only: str | Sequence[str] | None = None,
     delete: bool = True,
     in_place: bool = False,
+    merge: bool = False,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Callable[[], Restored]]:
-    """Write what a part of a backup holds beside a directory, and give the function that puts it in its place.
+    """Build the new state of a directory beside the old one, verified and durable. Nothing of the old one changes.
 
-    Everything is written and verified beside the target before anything of the target changes. Leaving the block
-    without calling the function deletes what was written, and leaves the target as it was.
+    Leaving the block deletes what was not taken, and what was replaced.
 
     Args:
-        part: The part of the backup.
-        target: The directory; it need not exist. A link is followed.
-        only: Paths within the part: nothing else is touched. All of them are looked at, and written, before the first
-            one is put in its place. None: everything.
-        delete: Whether to delete what the backup does not hold. What its patterns exclude stays in any case.
-        in_place: Swap what is in the target one by one, if it cannot be swapped as a whole because it is a mount
-            point, or because the directory that it lies in cannot be written. A kill then leaves some old and some new.
+        tree: What the directory is to hold.
+        target: The directory. It need not exist. A link is followed.
+        only: Paths in the tree: nothing else is touched. Default: everything.
+        delete: Whether what the tree does not hold is deleted. What it left out stays in any case.
+        in_place: Whether the directory itself stays, and what is in it is swapped one by one. A kill during the switch
+            then leaves some old and some new. A mount point, and a directory in one that you cannot write to, can be
+            restored in no other way.
+        merge: Whether all directories that exist stay, and what the tree does not hold is not even looked at.
         passed: Called with bytes that were written.
 
+    Returns:
+        A context manager that gives a function, which puts the new state in place when it is called. See
+        `StagedDirectory.switch` for what it raises.
+
     Raises:
-        DamagedVersion: A file cannot be verified. The message names it, and the target is untouched.
-        InvalidArgument: There is no `only`, or the target cannot be swapped. The target is untouched.
-        StorageFull: There is no space for the new beside the old. The target is untouched.
+        DamagedVersion: Naming the first file that cannot be verified.
+        InvalidArgument: A path in `only` is not in the tree, or something cannot be swapped.
+        StorageFull: There is not enough space for the new state beside the old one.
     """
     root = Path(os.path.realpath(target))
-    recover(root)
-    if os.path.lexists(root) and not root.is_dir():
-        raise InvalidArgument(f"{root} is not a directory: remove it, or restore to another place")
-    paths = None if only is None else [only] if isinstance(only, str) else only
-    chosen = {b"": list(part.entries)} if paths is None else _choose_all(part, root, paths)
-    places = {base: root / os.fsdecode(base) if base else root for base in chosen}
-    for place in places.values():
-        recover(place)
-        if (inside := _cannot_swap(place)) and not (in_place and place.is_dir()):
+    with ExitStack() as closing:
+        with _errors(root):
+            recover(root)
+            paths = (only,) if isinstance(only, str) else only or ()
+            plan = make_plan(tree, root, paths, Options(delete, in_place, merge))
+            staged = StagedDirectory(tree, root, plan, closing)
+            staged.build(passed)
+        yield staged.switch
+
+
+@dataclass(frozen=True, slots=True)
+class _Swap:
+    """Something whose contents are replaced as a whole."""
+
+    place: bytes
+    """Its path relative to the directory that the target is in."""
+    space: Workspace
+    """Where the new is built."""
+    new: bytes
+    """Its name there."""
+    where: bytes
+    """The path of the place relative to the folder that the workspace is in."""
+
+
+class StagedDirectory:
+    """A directory whose new state is built, and not in place yet.
+
+    Args:
+        tree: What the directory is to hold.
+        root: The directory.
+        plan: What is done.
+        closing: Deletes the workspaces when it is closed.
+    """
+
+    def __init__(self, tree: StoredTree, root: Path, plan: Plan, closing: ExitStack) -> None:
+        self._tree, self._root, self._plan = tree, root, plan
+        self._swaps: dict[bytes, _Swap] = {}
+        self._spaces: dict[bytes, Workspace] = {}
+        self._carried: list[str] = []
+        self._not_set: list[str] = []
+        self._undo: list[Callable[[], None]] = []
+        self._switched = False
+        self._above = closing.enter_context(opened(root.parent, create=True))
+        # When the block ends: delete the workspaces, which changes the directories that they are in; make those as
+        # writable as they were; and give the ones that stay their new attributes.
+        closing.callback(self._set_kept)
+        self._writable = closing.enter_context(ExitStack())
+        self._open = closing.enter_context(ExitStack())
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def build(self, passed: Callable[[int], None]) -> None:
+        """Write everything that the switch takes."""
+        for number, base in enumerate(self._plan.swaps):
+            place = self._place(base)
+            folder = self._folder_of(base, place)
+            where = place[len(folder) + 1 :] if folder else place
+            self._swaps[base] = _Swap(place, self._space(folder), b"%d" % number, where)
+        placed: dict[Workspace, list[Placed]] = defaultdict(list)
+        if (top := self._swaps.get(b"")) is not None:
+            placed[top.space].append((self._root_entry, top.new))
+        for entry in self._plan.entries:
+            if (found := self._in_workspace(entry.raw)) is not None:
+                placed[found[0].space].append((entry, found[1]))
+        for space, entries in placed.items():
+            self._not_set += write_entries(self._tree, space.file, entries, passed)
+        self._carry()
+        for space, entries in placed.items():
+            below = [each for each in entries if b"/" in each[1]]
+            self._not_set += set_directories(self._tree, space.file, below)
+            # Renaming a directory takes the right to write it. `_finish` gives it its own permissions.
+            tops = [each for each in entries if b"/" not in each[1]]
+            self._not_set += set_directories(self._tree, space.file, tops, also=0o300 if os.geteuid() else 0)
+        # Without this, a loss of power after the switch could leave new files without their bytes.
+        for space in self._spaces.values():
+            sync_all(space.file)
+
+    @property
+    def _root_entry(self) -> Entry:
+        return self._tree.root or Entry(b"", stat.S_IFDIR | 0o755)
+
+    def _place(self, base: bytes) -> bytes:
+        return b"/".join(filter(None, (os.fsencode(self._root.name), base)))
+
+    def _space(self, folder: bytes) -> Workspace:
+        """The workspace in a folder, made if need be."""
+        if folder not in self._spaces:
+            file = self._open.enter_context(opened_below(self._above, folder))
+            _make_writable(file, self._writable)
+            self._spaces[folder] = self._open.enter_context(workspace(file))
+        return self._spaces[folder]
+
+    def _folder_of(self, base: bytes, place: bytes) -> bytes:
+        """Choose the folder for a workspace: on the file system of a place, and beside the target if possible."""
+        beside = self._root.parent
+        parent = beside / os.fsdecode(place.rpartition(b"/")[0])
+        mounts = [mount for mount in self._plan.mounts if parent.is_relative_to(mount)]
+        if mounts:
+            return os.fsencode(max(mounts, key=lambda mount: len(mount.parts)).relative_to(beside))
+        if base and not os.access(beside, os.W_OK | os.X_OK):
+            return os.fsencode(self._root.name)
+        if not base and self._root.exists() and not os.access(beside, os.W_OK | os.X_OK):
             raise InvalidArgument(
-                f"{inside}. Restore to another place, or in place: then not as a whole, but one by one"
+                f"{beside} cannot be written, so that {self._root} cannot be swapped as a whole. Nothing was changed. "
+                "Restore to another place, or pass in_place=True to replace what is in it one by one."
             )
-    with ExitStack() as stack:
-        staged = []
-        for base, entries in chosen.items():
-            stack.enter_context(_errors(places[base]))
-            staged.append(stack.enter_context(_staged(part, root, base, entries, delete, passed)))
+        return b""
 
-        def switch() -> Restored:
-            done: list[_Staged] = []
+    def _in_workspace(self, raw: bytes) -> tuple[_Swap, bytes] | None:
+        """Find the swap that a path is part of, and its path in the workspace; None if it is in a kept directory."""
+        for base in (raw, *reversed(above(raw))):
+            if (swapped := self._swaps.get(base)) is not None:
+                rest = raw[len(base) + 1 :] if base else raw
+                return swapped, swapped.new + b"/" + rest if rest else swapped.new
+        return None
+
+    def _carry(self) -> None:
+        """Give what stays a second name in the new directories."""
+        kept = set(self._plan.kept)
+        made: list[tuple[int, bytes, bytes]] = []
+        for raw in [raw for raw, whole in self._plan.alone.items() if whole]:
+            found = self._in_workspace(raw)
+            if found is None:
+                if kept.intersection(above(raw)):
+                    self._carried.append(os.fsdecode(raw))
+            elif self._carry_one(raw, found[0].space.file, found[1], made):
+                self._carried.append(os.fsdecode(raw))
+        for space, new, old in reversed(made):
+            with opened_below(space, new) as file, opened_below(self._above, self._place(old)) as like:
+                _copy_attributes(like, file)
+
+    def _carry_one(self, raw: bytes, space: int, where: bytes, made: list[tuple[int, bytes, bytes]]) -> bool:
+        with _unless_in_the_way(), Parents(self._above) as old, Parents(space) as new:
+            # Directories that are not in the tree, but above what stays.
+            for depth, directory in enumerate(above(where)[1:]):
+                parent, name = new.find(directory)
+                if not exists(parent, name):
+                    os.mkdir(name, 0o700, dir_fd=parent)
+                    steps = raw.split(b"/")
+                    made.append((space, directory, b"/".join(steps[: len(steps) - where.count(b"/") + depth])))
+            (source, name), (target, new_name) = old.find(self._place(raw)), new.find(where)
+            if exists(target, new_name):
+                return False
             try:
-                for each in staged:
-                    done.append(each)
-                    each.swap()
-            except BaseException:
-                # Some paths old and some new would be neither the one nor the other.
-                for each in reversed(done):
-                    each.swap_back()
+                _link(source, name, target, new_name)
+            except PermissionError:
+                raise InvalidArgument(
+                    f"{os.fsdecode(raw)!r} in {self._root} is not in the backup, and you may not give it a second name "
+                    "in the new directory. Nothing was changed. Restore as its owner, or to another place."
+                ) from None
+            return True
+        return False
+
+    # --- switching ---------------------------------------------------------------------------------------------------
+
+    def switch(self) -> Restored:
+        """Take the new state.
+
+        Raises:
+            RestoreFailed: A swap failed, and those before it could not be taken back.
+            StorageError: A swap failed. Everything is as it was.
+        """
+        with _errors(self._root):
+            try:
+                for swapped in self._swaps.values():
+                    self._take(swapped)
+                for raw in self._plan.extras:
+                    self._remove(raw)
+                self._finish()
+            except BaseException as error:
+                self._take_back(error)
                 raise
-            for each in staged:
-                each.tidy()
-            files = [entry for entries in chosen.values() for entry in entries if entry.is_file]
-            return Restored(
-                staged[0].place if len(staged) == 1 else root,
-                len(files),
-                sum(entry.size for entry in files),
-                [path for each in staged for path in each.carried],
-                [name for each in staged for name in each.not_set],
-            )
+        self._switched = True
+        files = [entry for entry in self._plan.entries if entry.is_file]
+        owner = owned_by_others(self._root.parent) if os.geteuid() == 0 else ""
+        size = sum(entry.size for entry in files)
+        return Restored(self._root, len(files), size, self._carried, self._not_set, owner)
 
-        yield switch
+    def _parent(self, place: bytes) -> tuple[int, bytes]:
+        """Open the directory of a place, and make it writable."""
+        directory, _, name = place.rpartition(b"/")
+        parent = open_below(self._above, directory)
+        self._open.callback(os.close, parent)
+        _make_writable(parent, self._writable)
+        return parent, name
 
+    def _take(self, swapped: _Swap) -> None:
+        parent, name = self._parent(swapped.place)
+        space, new, where = swapped.space, swapped.new, swapped.where
+        with suppress(OSError):  # it is no directory, or does not exist
+            # A directory that its owner may not write cannot be renamed.
+            old = os.open(name, DIRECTORY, dir_fd=parent)
+            self._open.callback(os.close, old)
+            _make_writable(old, self._writable)
+        existed = exists(parent, name)
+        swap(space, new, parent, name, where)
 
-@dataclass(slots=True)
-class _Staged:
-    """One path that is written beside the place where it goes."""
+        def undo() -> None:
+            if existed:
+                swap(space, new, parent, name, where)
+            else:
+                os.rename(name, new, src_dir_fd=parent, dst_dir_fd=space.file)
 
-    new: Path
-    place: Path
-    workspace: Path
-    inside: bool
-    """Whether what is in the place is swapped one by one."""
-    carried: list[str]
-    not_set: list[str]
-    tidy: Callable[[], None]
-    """To be called when it is in its place."""
-    swapped: bool = False
+        self._undo.append(undo)
+        os.fsync(parent)
 
-    def swap(self) -> None:
-        if self.inside:
-            _swap_each(self.new, self.place, self.workspace)
-        else:
-            _swap(self.new, self.place, self.workspace)
-        self.swapped = True
+    def _remove(self, raw: bytes) -> None:
+        place = self._place(raw)
+        space = self._space(self._folder_of(raw, place)).file
+        parent, name = self._parent(place)
+        gone = b"gone-%d" % len(self._undo)
+        with suppress(OSError):
+            old = os.open(name, DIRECTORY, dir_fd=parent)
+            self._open.callback(os.close, old)
+            _make_writable(old, self._writable)
+        os.rename(name, gone, src_dir_fd=parent, dst_dir_fd=space)
+        self._undo.append(lambda: os.rename(gone, name, src_dir_fd=space, dst_dir_fd=parent))
+        os.fsync(parent)
 
-    def swap_back(self) -> None:
-        """Put back what was there, as far as it was swapped as a whole."""
-        if not self.swapped or self.inside:
-            return
-        aside = self.workspace / _ASIDE / self.place.name
-        if os.path.lexists(self.new):
-            _exchange(self.new, self.place)
-        else:
-            os.rename(self.place, self.new)
-            if os.path.lexists(aside):
-                os.rename(aside, self.place)
-        _sync(self.place.parent)
+    def _take_back(self, error: BaseException) -> None:
+        for undo in reversed(self._undo):
+            try:
+                undo()
+            except OSError as failed:
+                raise RestoreFailed(
+                    f"{self._root} is only partly restored: a swap failed ({error}), and those before it could not be "
+                    f"taken back ({failed}). Restore it again to finish."
+                ) from error
+        self._undo.clear()
 
+    def _finish(self) -> None:
+        """Give directories that were moved the permissions that would have prevented it."""
+        for base, swapped in self._swaps.items():
+            entry = self._entry(base)
+            if entry is not None and os.geteuid() and entry.mode & 0o300 != 0o300:
+                with opened_below(self._above, swapped.place) as file:
+                    set_open(self._tree, entry, file)
 
-@contextmanager
-def _staged(
-    part: StoredTree,
-    root: Path,
-    base: bytes,
-    entries: Sequence[Entry],
-    delete: bool,
-    passed: Callable[[int], None],
-) -> Iterator[_Staged]:
-    place = root / os.fsdecode(base) if base else root
-    inside = bool(_cannot_swap(place))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _workspace(place if inside else place.parent) as workspace:
-        new = workspace / "new" / (place.name or "root")
-        new.parent.mkdir()
-        not_set = _write(part, new, entries, base, passed)
-        carried = list(_carry(part, root, new, base, delete)) if new.is_dir() and place.is_dir() else []
-        not_set += _set_directories(part, new, entries, base)
-        _sync_all(workspace)
-        tops = [entry for entry in entries if entry.raw == base]
+    def _set_kept(self) -> None:
+        for base in reversed(self._plan.kept) if self._switched else ():
+            if (entry := self._entry(base)) is not None:
+                with opened_below(self._above, self._place(base)) as file:
+                    self._not_set += set_open(self._tree, entry, file)
 
-        def tidy() -> None:
-            if inside:
-                with suppress(OSError):  # the next restore tries again
-                    _remove(workspace)
-            # Once more: making and removing what lay beside has changed them, where they were restored in place.
-            _set_directories(part, place, tops, base)
-
-        yield _Staged(new, place, workspace, inside, carried, not_set, tidy)
+    def _entry(self, base: bytes) -> Entry | None:
+        if not base:
+            return self._tree.root
+        entry = self._tree.by_path[os.fsdecode(base)][0] if os.fsdecode(base) in self._tree.by_path else None
+        return entry if entry is not None and entry.is_directory else None
 
 
-def recover(target: str | os.PathLike[str]) -> None:
-    """Remove what a killed restore has left beside a target, or in it, and put back what it had set aside."""
-    place = Path(target)
-    for folder in (place.parent, place):
-        try:
-            names = [name for name in os.listdir(folder) if name.startswith(RESTORING)]
-        except OSError:
-            continue
-        for name in names:
-            with suppress(OSError), _locked(folder / name):
-                _put_back(folder / name, folder)
-                _remove(folder / name)
+# --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def write(part: StoredTree, folder: Path) -> None:
-    """Write a part into a new or empty folder, every byte verified.
+def write_tree(tree: StoredTree, folder: Path, passed: Callable[[int], None] = lambda _: None) -> None:
+    """Write a tree into a new or empty folder that only this user can open, every byte verified.
 
     Raises:
-        DamagedVersion: naming the first file that cannot be verified.
+        DamagedVersion: Naming the first file that cannot be verified.
     """
     with _errors(folder):
-        _write(part, folder, part.entries, b"", lambda _: None)
-        _set_directories(part, folder, part.entries, b"")
-
-
-def _write(
-    part: StoredTree, folder: Path, entries: Sequence[Entry], base: bytes, passed: Callable[[int], None]
-) -> list[str]:
-    """Write entries below `base` into a folder that stands for it. Returns the attributes that could not be set."""
-    exact = part.root is not None
-    place = partial(_place, os.fsencode(folder), base)
-    not_set: list[str] = []
-    if not base:
         folder.mkdir(exist_ok=True, mode=0o700)
-    files: list[tuple[Entry, int]] = []
-    written: dict[bytes, bytes] = {}
-    others: list[tuple[bytes, bytes]] = []
-    for entry in entries:
-        try:
-            if entry.is_directory:
-                os.mkdir(place(entry.raw), 0o700)
-            elif entry.is_symlink:
-                os.symlink(entry.link, place(entry.raw))
-                not_set += _set(entry, place(entry.raw))
-            elif not entry.is_file:
-                os.mkfifo(place(entry.raw), 0o600)
-                not_set += _set(entry, place(entry.raw))
-            elif entry.link in written:
-                others.append((written[entry.link], entry.raw))
-            else:
-                first, offset = part.by_path[_text(entry.link or entry.raw)]
-                written[first.raw] = entry.raw
-                files.append((msgspec.structs.replace(first, raw=entry.raw) if entry.link else first, offset))
-        except FileExistsError:
-            raise _two_names(entry) from None
-
-    def job(span: list[tuple[Entry, int]]) -> tuple[int, list[str]]:
-        try:
-            return _write_span(part, span, place, exact)
-        except IntegrityError as error:
-            raise DamagedVersion(part.label, _damaged(part, span), str(error)) from error
-
-    with ThreadPoolExecutor(_WORKERS, "prefect-snapshots-files") as workers:
-        try:
-            for size, failed in workers.map(job, _spans(files)):
-                passed(size)
-                not_set += failed
-        except BaseException:
-            workers.shutdown(cancel_futures=True)
-            raise
-    for first_name, name in others:
-        os.link(place(first_name), place(name), follow_symlinks=False)
-    return not_set
+        placed = [(entry, entry.raw) for entry in tree.entries]
+        with opened(os.path.realpath(folder)) as file:
+            write_entries(tree, file, placed, passed)
+            set_directories(tree, file, placed)
+            if tree.root is not None:
+                set_open(tree, tree.root, file)
 
 
-def _place(folder: bytes, base: bytes, raw: bytes) -> bytes:
-    return folder + raw[len(base) :] if base else folder + b"/" + raw
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def _two_names(entry: Entry) -> InvalidName:
-    return InvalidName(f"{entry.path!r}: this file system takes two names of the backup for one")
-
-
-def _spans(files: Iterable[tuple[Entry, int]]) -> Iterator[list[tuple[Entry, int]]]:
-    """Files whose bytes follow each other; one that is larger than a span is alone."""
-    span: list[tuple[Entry, int]] = []
-    start = end = 0
-    for entry, offset in files:
-        if span and (offset != end or offset + entry.stored - start > _SPAN or len(span) >= _FILES):
-            yield span
-            span = []
-        if not span:
-            start = offset
-        span.append((entry, offset))
-        end = offset + entry.stored
-    if span:
-        yield span
-
-
-def _write_span(
-    part: StoredTree, span: list[tuple[Entry, int]], place: Callable[[bytes], bytes], exact: bool
-) -> tuple[int, list[str]]:
-    start = span[0][1]
-    end = span[-1][1] + span[-1][0].stored
-    together = end - start <= _SPAN
-    buffer = _buffer()
-    data = buffer[: end - start]
-    if together:
-        part.content.read_into([(start, data)])
-    not_set = []
-    for entry, offset in span:
-        try:
-            file = os.open(place(entry.raw), _NEW, 0o600)
-        except FileExistsError:
-            raise _two_names(entry) from None
-        try:
-            for at, length in ((0, entry.size),) if entry.extents is None else entry.extents:
-                if together:
-                    _write_at(file, data[offset - start : offset - start + length], at)
-                else:
-                    os.lseek(file, at, os.SEEK_SET)
-                    large = LargeFile(file, at)
-                    for done in range(0, length, _SPAN):
-                        piece = buffer[: min(_SPAN, length - done)]
-                        part.content.read_into([(offset + done, piece)])
-                        large.write([piece])
-                    large.finish()
-                offset += length
-            if entry.extents is not None:
-                os.ftruncate(file, entry.size)
-            if exact:
-                not_set += _set(entry, file)
-        finally:
-            os.close(file)
-    return end - start, not_set
-
-
-def _buffer() -> memoryview:
-    """A span of memory of this thread: new memory for each span would cost as much as the writing."""
-    found: memoryview | None = getattr(_thread, "buffer", None)
-    if found is None:
-        found = _thread.buffer = memoryview(bytearray(_SPAN))
-    return found
-
-
-def _write_at(file: int, data: memoryview, at: int) -> None:
-    while data:
-        count = os.pwrite(file, data, at)
-        data = data[count:]
-        at += count
-
-
-def _damaged(part: StoredTree, span: Iterable[tuple[Entry, int]]) -> str:
-    for entry, offset in span:
-        if not part.is_sound(entry, offset):
-            return f"{part.name}: file {entry.path!r}"
-    return part.name
-
-
-# --- modes, owners, times --------------------------------------------------------------------------------------------
-
-
-def _set_directories(part: StoredTree, folder: Path, entries: Sequence[Entry], base: bytes) -> list[str]:
-    """Modes and times of directories: after all that is in them, and what is in a directory before itself."""
-    if part.root is None:
-        return []
-    place = partial(_place, os.fsencode(folder), base)
-    not_set: list[str] = []
-    for entry in reversed(entries):
-        if entry.is_directory:
-            not_set += _set(entry, place(entry.raw))
-    if not base:
-        not_set += _set(part.root, os.fsencode(folder))
-    return not_set
-
-
-def _set(entry: Entry, where: bytes | int) -> list[str]:
-    """Owner, permissions, attributes and times. Returns the attributes that could not be set."""
-    follow = isinstance(where, int)
-    if os.geteuid() == 0:
-        os.chown(where, entry.uid, entry.gid, follow_symlinks=follow)
-    elif entry.gid != os.getegid() and entry.gid in os.getgroups():
-        os.chown(where, -1, entry.gid, follow_symlinks=follow)
-    if not entry.is_symlink:
-        os.chmod(where, stat.S_IMODE(entry.mode))  # after the owner: changing that takes setuid away
-    not_set = []
-    for name, value in (entry.xattrs or {}).items():
-        try:
-            os.setxattr(where, name, value, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
-                raise
-            not_set.append(f"{entry.path}: {name}")
-    os.utime(where, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
-    return not_set
-
-
-# --- what is there ---------------------------------------------------------------------------------------------------
-
-
-def _choose_all(part: StoredTree, root: Path, only: Iterable[str]) -> dict[bytes, list[Entry]]:
-    """What has to be swapped so that all these paths are there, as `_choose` says for each; nothing twice."""
-    chosen: dict[bytes, dict[bytes, Entry]] = {}
-    for path in only:
-        base, entries = _choose(part, root, path)
-        chosen.setdefault(base, {}).update({entry.raw: entry for entry in entries})
-    for base in list(chosen):
-        above = next(
-            (other for other in chosen if other != base and base.startswith(other + b"/" if other else b"")), None
-        )
-        if above is not None:
-            chosen[above].update(chosen.pop(base))
-    return {
-        base: [entry for entry in part.entries if entry.raw in entries] for base, entries in chosen.items() if entries
-    }
-
-
-def _choose(part: StoredTree, root: Path, only: str) -> tuple[bytes, list[Entry]]:
-    """What has to be swapped so that `only` is there: it, or the first directory above it that is missing.
-
-    Returns:
-        Its path within the part, and the entries in it that are written.
-    """
-    base = check_path(os.fsencode(only.rstrip("/")))
-    chosen = [entry for entry in part.entries if entry.raw == base or entry.raw.startswith(base + b"/")]
-    if not chosen:
-        raise InvalidArgument(f"{part.label}, {part.name}: there is no {only!r}")
-    steps = base.split(b"/")
-    above = [b"/".join(steps[:depth]) for depth in range(1, len(steps))]
-    if not os.path.lexists(root):
-        return b"", [entry for entry in part.entries if entry.raw in above] + chosen
-    for depth, raw in enumerate(above):
-        place = root / os.fsdecode(raw)
-        if not os.path.lexists(place):
-            return raw, [entry for entry in part.entries if entry.raw in above[depth:]] + chosen
-        if place.is_symlink() or not place.is_dir():
-            raise InvalidArgument(f"{place} is no directory: nothing is written through it. Restore to another place")
-    return base, chosen
-
-
-def _cannot_swap(place: Path) -> str:
-    """Why a place cannot be swapped as a whole; empty when it can."""
-    below = [mount for mount in _mounts() if mount.is_relative_to(place) and mount != place]
-    if below:
-        raise InvalidArgument(f"{below[0]} is a mount point in {place}: unmount it, or restore to another place")
-    if os.path.ismount(place):
-        return f"{place} is a mount point"
-    if place.exists() and not os.access(place.parent, os.W_OK | os.X_OK):
-        return f"{place.parent} cannot be written, so that nothing can be built beside {place}"
-    return ""
-
-
-def _mounts() -> list[Path]:
+@contextmanager
+def _unless_in_the_way() -> Iterator[None]:
+    """Leave the block if there is a file or a link where a directory is needed: what the tree holds goes first."""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return []
-    return [Path(os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), line.split()[4]))) for line in lines]
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR, errno.ENOENT):
+            raise
 
 
-def _carry(part: StoredTree, root: Path, new: Path, base: bytes, delete: bool) -> Iterator[str]:
-    """Give what the backup does not hold, and a restore leaves alone, a second name in the new folder."""
-    below = f"{os.fsdecode(base)}/" if base else ""
-
-    def failed(path: str, error: OSError) -> None:
-        raise error
-
-    for path, item, left_out in walk(str(root), part.excludes, part.ignore_files, failed):
-        if not path.startswith(below) or (delete and not left_out) or item.name.startswith(RESTORING):
-            continue
-        place = new / path[len(below) :]
-        if os.path.lexists(place):
-            continue
-        with suppress(FileExistsError, NotADirectoryError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        # What the backup holds goes first, and nothing is written through a link of it.
-        if os.path.realpath(place.parent) == str(place.parent) and place.parent.is_dir():
-            _link(Path(item.path), place)
-            yield path
+def _make_writable(file: int, back: ExitStack) -> None:
+    """Let the owner of a directory write it, until `back` is closed. Root needs no permission."""
+    status = os.fstat(file)
+    if os.geteuid() and status.st_uid == os.geteuid() and status.st_mode & 0o300 != 0o300:
+        copy = os.dup(file)
+        back.callback(os.close, copy)
+        back.callback(os.fchmod, copy, stat.S_IMODE(status.st_mode))
+        os.fchmod(file, stat.S_IMODE(status.st_mode) | 0o300)
 
 
-def _link(old: Path, new: Path) -> None:
-    if not old.is_dir() or old.is_symlink():
-        os.link(old, new, follow_symlinks=False)
+def _link(source: int, name: bytes, target: int, new: bytes) -> None:
+    """Give a file, or everything in a directory, a second name."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+        os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         return
-    new.mkdir(mode=0o700)
-    for name in os.listdir(old):
-        _link(old / name, new / name)
-    status = old.stat()
+    os.mkdir(new, 0o700, dir_fd=target)
+    with opened_below(source, name) as old_file, opened_below(target, new) as new_file:
+        for each in os.listdir(old_file):
+            _link(old_file, os.fsencode(each), new_file, os.fsencode(each))
+        _copy_attributes(old_file, new_file)
+
+
+def _copy_attributes(old: int, new: int) -> None:
+    """Give an open directory the attributes of another one."""
+    status = os.fstat(old)
     if os.geteuid() == 0:
         os.chown(new, status.st_uid, status.st_gid)
-    shutil.copystat(old, new)
-
-
-# --- swapping --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _workspace(folder: Path) -> Iterator[Path]:
-    while True:
-        workspace = Path(tempfile.mkdtemp(prefix=RESTORING, dir=folder))
-        with _locked(workspace):
-            if not workspace.exists():  # somebody took it for a leftover before it was locked
-                continue
-            try:
-                yield workspace
-            finally:
-                with suppress(OSError):  # the next restore tries again
-                    _remove(workspace)
-            return
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a workspace. Raises `BlockingIOError` when another process does."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(file)
-
-
-def _swap(new: Path, place: Path, workspace: Path) -> None:
-    """Put the new where the old is. What was there is in the workspace then."""
-    if not os.path.lexists(place):
-        os.rename(new, place)
-    elif not _exchange(new, place):
-        aside = workspace / _ASIDE
-        aside.mkdir(exist_ok=True)
-        os.rename(place, aside / place.name)
-        os.rename(new, place)
-    _sync(place.parent)
-
-
-def _swap_each(new: Path, place: Path, workspace: Path) -> None:
-    names = os.listdir(new)
-    for name in names:
-        _swap(new / name, place / name, workspace)
-    gone = workspace / "gone"
-    gone.mkdir()
-    for name in set(os.listdir(place)) - set(names):
-        if not name.startswith(RESTORING):
-            os.rename(place / name, gone / name)
-    _sync(place)
-
-
-def _put_back(workspace: Path, folder: Path) -> None:
-    """What was set aside, and nothing came in its place."""
-    aside = workspace / _ASIDE
-    for name in os.listdir(aside) if aside.is_dir() else ():
-        if not os.path.lexists(folder / name):
-            os.rename(aside / name, folder / name)
-            _sync(folder)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names at once, where the system can."""
-    call = getattr(_LIBC, "renameat2", None)
-    if call is None:
-        return False
-    if call(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(other))
-
-
-def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except PermissionError:
-        for at, _, _ in os.walk(folder):
-            os.chmod(at, 0o700)
-        shutil.rmtree(folder)
-
-
-def _sync(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _sync_all(folder: Path) -> None:
-    """Make everything on a file system durable: 20,000 files one by one would take ten times as long."""
-    call = getattr(_LIBC, "syncfs", None)
-    if call is None:
-        os.sync()
-        return
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if call(file) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
-    finally:
-        os.close(file)
+    if hasattr(os, "listxattr"):
+        with suppress(OSError):
+            for name in os.listxattr(old):
+                os.setxattr(new, name, os.getxattr(old, name))
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @contextmanager
 def _errors(place: Path) -> Iterator[None]:
+    """Raise errors of the system as errors of ours, which say what cannot be restored."""
     try:
         yield
     except StorageError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageFull(f"there is no room for what is restored beside {place}: {error.strerror}") from error
+            raise StorageFull(
+                f"There is no room beside {place} for what is restored: {error.strerror}. It is as it was. Free some "
+                "space, or restore to another place."
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise PermissionDenied(f"{place} cannot be restored: {error}") from error
+            raise PermissionDenied(f"{place} cannot be restored: {error}. It is as it was.") from error
         raise

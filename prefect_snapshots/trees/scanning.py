@@ -5,31 +5,62 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from ..errors import InvalidArgument
-from .entries import Entry
+import msgspec
+
+from ..errors import InvalidArgument, InvalidName
+from .entries import Entry, check_path
 from .patterns import Rules, left_out, rules_of
 
 RESTORING = ".prefect-snapshots-restoring-"
-"""How the name of a folder begins in which a restore builds what it swaps in; never part of a backup."""
+"""How the name of a workspace begins, in which a restore builds what it swaps in. It is never part of a tree."""
+_TAG = "CACHEDIR.TAG"
+_TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55"
+"""How a tag begins, by https://bford.info/cachedir/: other files of this name mean nothing."""
+
+
+class Selection(msgspec.Struct, array_like=True, frozen=True):
+    """What of a directory belongs to its tree. Everything else is left alone by backups and restores.
+
+    Attributes:
+        excludes: Patterns of what is left out, as in `.gitignore`.
+        ignore_files: Names of files that hold such patterns, for the directory that they are in.
+        exclude_caches: Leave out the contents of directories with a valid `CACHEDIR.TAG`, but for the tag.
+        one_file_system: Leave out the contents of mount points.
+        larger_than: Leave out files of more bytes. None: no limit.
+    """
+
+    excludes: tuple[str, ...] = ()
+    ignore_files: tuple[str, ...] = ()
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    larger_than: int | None = None
 
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory to back up, with all that `rsync -aHSX` keeps of it.
+    """A directory to back up, with everything that `rsync -aHSX` keeps of it.
 
-    Arguments:
-        path: where it is. A link is followed; links in it are kept as they are.
-        name: what the backup calls it. Default: the last part of the path.
-        excludes: patterns of what is left out, as in `.gitignore`.
-        ignore_files: names of files in the tree that hold such patterns, for the directory they lie in.
-        strict: whether a file that cannot be read makes the backup fail. Otherwise it is reported and left out.
+    Args:
+        path: Where it is. A link is followed; links in it are kept as they are.
+        name: What the backup calls it. Default: the last part of the path.
+        excludes: Patterns of what to leave out, as in `.gitignore`.
+        ignore_files: Names of files in the tree that hold such patterns, for the directory that they are in.
+        exclude_caches: Whether to leave out the contents of directories that are marked as caches by a valid
+            `CACHEDIR.TAG`.
+        one_file_system: Whether to leave out what is mounted in the directory. The mount points are kept, empty.
+        larger_than: Leave out files of more bytes than this. Default: no limit.
+        strict: Whether a file that cannot be read makes the backup fail. If False, it is reported and left out.
+
+    A restore leaves alone what was left out.
 
     Example:
-        >>> from prefect_snapshots.trees.scanning import Directory
+        >>> from prefect_snapshots import Directory
         >>> Directory("/srv/app/uploads", ignore_files=(".backupignore",)).name
         'uploads'
     """
@@ -38,55 +69,76 @@ class Directory:
     name: str = ""
     excludes: Sequence[str] = (".tmp", "__pycache__", ".git")
     ignore_files: Sequence[str] = ()
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    larger_than: int | None = None
     strict: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
         object.__setattr__(self, "name", self.name or Path(self.path).name)
         if not self.name:
-            raise InvalidArgument(f"give the directory {self.path} a name")
+            raise InvalidArgument(f"The directory {self.path} has no name of its own: pass name=...")
         for what in ("excludes", "ignore_files"):
             if isinstance(getattr(self, what), str):
-                raise InvalidArgument(f"{what} is several texts, not one: write ({getattr(self, what)!r},)")
+                raise InvalidArgument(f"{what} takes several strings, not one: write ({getattr(self, what)!r},).")
+        if self.larger_than is not None and self.larger_than < 0:
+            raise InvalidArgument(f"larger_than is a number of bytes, not {self.larger_than}.")
+
+    @property
+    def selection(self) -> Selection:
+        """What of it belongs to the backup."""
+        return Selection(
+            tuple(self.excludes), tuple(self.ignore_files), self.exclude_caches, self.one_file_system, self.larger_than
+        )
 
 
-def walk(
-    folder: str,
-    excludes: Sequence[str],
-    ignore_files: Sequence[str],
-    failed: Callable[[str, OSError], None],
-) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
-    """Everything in a folder, directories before what is in them.
+Failed = Callable[[str, OSError], None]
+"""Called with the path of what cannot be looked at, relative to the directory, and why."""
 
-    Arguments:
-        folder: where.
-        excludes: patterns.
-        ignore_files: names of files with patterns for the directory they lie in.
-        failed: called with the path of a directory, or an ignore file, that cannot be read.
+
+def walk(folder: str, selection: Selection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
+    """Find everything in a folder, directories before what is in them.
+
+    Nothing is found below what is left out.
+
+    Args:
+        folder: The folder.
+        selection: What belongs to its tree.
+        failed: Called for a directory, or an ignore file, that cannot be read.
 
     Yields:
         The path relative to the folder, what `os.scandir` says of it, and whether it is left out.
     """
-    waiting: list[tuple[str, str, tuple[Rules, ...]]] = [("", folder, rules_of(excludes, 0))]
+    device = os.stat(folder).st_dev if selection.one_file_system else 0
+    waiting: list[tuple[str, str, tuple[Rules, ...]]] = [("", folder, rules_of(selection.excludes, 0))]
     while waiting:
         prefix, at, rules = waiting.pop()
         try:
+            if device and os.lstat(at).st_dev != device:
+                continue
             with os.scandir(at) as found:
                 entries = list(found)
         except OSError as error:
             failed(prefix.rstrip("/"), error)
             continue
-        for entry in entries if ignore_files else ():
-            if entry.name in ignore_files and entry.is_file(follow_symlinks=False):
+        for entry in entries if selection.ignore_files else ():
+            if entry.name in selection.ignore_files and entry.is_file(follow_symlinks=False):
                 try:
                     with open(entry.path, encoding="utf-8-sig", errors="surrogateescape") as file:
                         rules = (*rules_of(file.read().split("\n"), len(prefix)), *rules)
                 except OSError as error:
                     failed(prefix + entry.name, error)
+        is_cache = selection.exclude_caches and any(_is_tag(entry) for entry in entries)
         for entry in entries:
             path = prefix + entry.name
             is_directory = entry.is_dir(follow_symlinks=False)
-            if entry.name.startswith(RESTORING) or (rules and left_out(rules, path, entry.name, is_directory)):
+            if (
+                entry.name.startswith(RESTORING)
+                or (is_cache and entry.name != _TAG)
+                or (rules and left_out(rules, path, entry.name, is_directory))
+                or (selection.larger_than is not None and _is_larger(entry, selection.larger_than))
+            ):
                 yield path, entry, True
                 continue
             yield path, entry, False
@@ -94,13 +146,143 @@ def walk(
                 waiting.append((f"{path}/", entry.path, rules))
 
 
+def _is_tag(entry: os.DirEntry[str]) -> bool:
+    if entry.name != _TAG or not entry.is_file(follow_symlinks=False):
+        return False
+    try:
+        with open(entry.path, "rb") as file:
+            return file.read(len(_TAG_CONTENT)) == _TAG_CONTENT
+    except OSError:
+        return False
+
+
+def _is_larger(entry: os.DirEntry[str], limit: int) -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size > limit
+    except OSError:  # gone meanwhile, as the caller finds out next
+        return False
+
+
+class Known(Protocol):
+    """Which files are stored already, from an earlier scan."""
+
+    entries: Sequence[Entry]
+
+    def unchanged(self, raw: bytes, found: os.stat_result) -> int:
+        """Return the number of the entry of a file that did not change; -1 if it has to be read."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """What was found in a directory.
+
+    Attributes:
+        root: The entry of the directory itself.
+        entries: What is in it, sorted by path.
+        known: For each entry the number of the earlier one that still describes it, or -1.
+        looked: When the scan began, in nanoseconds since 1970.
+        unreadable: What could not be looked at: its path, and why.
+        vanished: Paths of what was gone when it was looked at.
+        skipped: Paths of what a tree cannot hold: sockets and devices.
+        left_out: Paths of everything that is unreadable or skipped. A restore must not take it for deleted.
+    """
+
+    root: Entry
+    looked: int
+    entries: list[Entry] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    left_out: list[bytes] = field(default_factory=list)
+
+    def failed(self, path: str, error: OSError) -> None:
+        """Note what cannot be looked at or read."""
+        if isinstance(error, FileNotFoundError) and path:
+            self.vanished.append(path)
+            return
+        self.unreadable.append(f"{path or '.'}: {error.strerror}")
+        self.left_out.append(os.fsencode(path))
+
+
+def scan(root: str, selection: Selection, known: Known | None = None, *, hard_links: bool = True) -> Scan:
+    """Look at everything in a directory, and read no file.
+
+    Args:
+        root: The directory, without a link in its path.
+        selection: What belongs to its tree.
+        known: An earlier scan, whose unchanged entries are taken over.
+        hard_links: Whether further names of a file become links to the first one. If False, each is a file.
+
+    Raises:
+        OSError: The directory itself cannot be looked at.
+        NotADirectoryError: It is none.
+    """
+    looked = time.time_ns()
+    status = os.stat(root)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
+    done = Scan(entry_of(b"", status, xattrs=xattrs_of(root)), looked)
+    found: list[tuple[bytes, Entry, int, tuple[int, int] | None]] = []
+    for path, item, is_left_out in walk(root, selection, done.failed):
+        if is_left_out:
+            continue
+        try:
+            raw = check_path(os.fsencode(path))
+            status = item.stat(follow_symlinks=False)
+            number, inode = -1, None
+            if stat.S_ISREG(status.st_mode):
+                inode = (status.st_ino, status.st_dev) if status.st_nlink > 1 and hard_links else None
+                number = -1 if known is None else known.unchanged(raw, status)
+                entry = entry_of(raw, status) if known is None or number < 0 else known.entries[number]
+            elif stat.S_ISLNK(status.st_mode):
+                entry = entry_of(raw, status, os.fsencode(os.readlink(item.path)), xattrs_of(item.path))
+            elif stat.S_ISDIR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+                entry = entry_of(raw, status, xattrs=xattrs_of(item.path))
+            else:
+                done.skipped.append(path)
+                done.left_out.append(raw)
+                continue
+        except InvalidName as error:
+            done.unreadable.append(str(error))
+            done.left_out.append(os.fsencode(path))
+            continue
+        except OSError as error:
+            done.failed(path, error)
+            continue
+        found.append((raw, entry, number, inode))
+    found.sort(key=_path)
+    _enter(done, found)
+    return done
+
+
+def _enter(done: Scan, found: Sequence[tuple[bytes, Entry, int, tuple[int, int] | None]]) -> None:
+    """Enter what was found, with all names of a file but the first as links to that."""
+    names: dict[tuple[int, int], bytes] = {}
+    for raw, entry, number, inode in found:
+        if inode is not None and (first := names.setdefault(inode, raw)) != raw:
+            entry, number = msgspec.structs.replace(entry, link=first, extents=None), -1
+        elif entry.link and entry.is_file:  # its first name is gone, so that now it is the one with the bytes
+            entry, number = msgspec.structs.replace(entry, link=b""), -1
+        done.entries.append(entry)
+        done.known.append(number)
+
+
+def _path(found: tuple[bytes, Entry, int, object]) -> bytes:
+    return found[0]
+
+
+# --- what the system says ----------------------------------------------------------------------------------------
+
+
 def entry_of(
     raw: bytes,
     status: os.stat_result,
     link: bytes = b"",
-    xattrs: dict[str, bytes] | None = None,
+    xattrs: dict[bytes, bytes] | None = None,
     extents: tuple[tuple[int, int], ...] | None = None,
 ) -> Entry:
+    """Make the entry of something that was looked at."""
     return Entry(
         raw,
         status.st_mode,
@@ -116,11 +298,12 @@ def entry_of(
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what differs after a file was changed."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def extents_of(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:
-    """Where the data of a sparse file lies; None when it has no holes."""
+    """Find where the data of a sparse file is; None if it has no holes."""
     size = status.st_size
     if status.st_blocks * 512 >= size or not hasattr(os, "SEEK_DATA"):
         return None
@@ -138,14 +321,14 @@ def extents_of(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...]
     return None if extents == [(0, size)] else tuple(extents)
 
 
-def xattrs_of(where: str | int) -> dict[str, bytes] | None:
-    """Extended attributes, of a link itself; None where there are none."""
+def xattrs_of(where: str | int) -> dict[bytes, bytes] | None:
+    """Read the extended attributes of a file, or of a link itself; None if it has none."""
     if not hasattr(os, "listxattr"):
         return None
     follow = isinstance(where, int)
     try:
         names = os.listxattr(where, follow_symlinks=follow)
-        return {name: os.getxattr(where, name, follow_symlinks=follow) for name in names} or None
+        return {os.fsencode(name): os.getxattr(where, name, follow_symlinks=follow) for name in names} or None
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return None

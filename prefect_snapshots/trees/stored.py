@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Protocol
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument
-from ..repository.contents import ContentReader
+from ..repository.location import Buffer
 from .entries import Entry
+from .scanning import Selection
 
 _READ = 4 * 1024 * 1024
-"""Bytes that a reader is given at once."""
+"""Bytes that a reader is given at once: large enough for few calls, small enough for the caches of a processor."""
+
+
+class Content(Protocol):
+    """Bytes that are verified when they are read."""
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Return so many bytes from an offset on."""
+
+    def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each writable buffer with the bytes from its offset on."""
 
 
 class StoredTree:
@@ -21,22 +33,23 @@ class StoredTree:
         entries: The entries in the order of their bytes, checked.
         offset: Where the first byte is in the content.
         label: What errors call the version or backup.
-        name: What errors call this tree; empty if the version is nothing else.
-        root: The directory itself. None: owners, times and permissions are not restored.
-        excludes, ignore_files: What was left out when it was read, as in `Directory`.
+        name: What errors call this tree within it; empty if it is all of it.
+        root: The directory itself. None: owners, times and attributes are not kept, only permissions.
+        selection: What belongs to the tree.
+        left_out: Paths of what belongs to it, but could not be stored.
     """
 
     def __init__(
         self,
-        content: ContentReader,
+        content: Content,
         entries: Sequence[Entry],
         offset: int = 0,
         label: str = "",
         name: str = "",
         *,
         root: Entry | None = None,
-        excludes: Sequence[str] = (),
-        ignore_files: Sequence[str] = (),
+        selection: Selection = Selection(),  # noqa: B008  it cannot change
+        left_out: Iterable[bytes] = (),
     ) -> None:
         self.content = content
         self.entries = entries
@@ -44,8 +57,8 @@ class StoredTree:
         self.label = label
         self.name = name
         self.root = root
-        self.excludes = excludes
-        self.ignore_files = ignore_files
+        self.selection = selection
+        self.left_out = frozenset(left_out)
 
     @cached_property
     def stored(self) -> int:
@@ -54,7 +67,7 @@ class StoredTree:
 
     @cached_property
     def by_path(self) -> Mapping[str, tuple[Entry, int]]:
-        """Every entry, and where in the body its bytes begin."""
+        """Every entry, and where in the content its bytes begin."""
         found = {}
         offset = self.offset
         for entry in self.entries:
@@ -62,22 +75,57 @@ class StoredTree:
             offset += entry.stored
         return found
 
+    @property
+    def files(self) -> Iterator[tuple[Entry, int]]:
+        """All files, and where in the content their bytes begin."""
+        return (found for found in self.by_path.values() if found[0].is_file)
+
     def open(self, path: str) -> Iterator[memoryview]:
-        """The bytes of one file, in pieces of up to some MB, each of them verified.
+        """Read one file, in pieces of up to 4 MB, each of them verified.
 
         Raises:
-            InvalidArgument: there is no such file.
-            DamagedVersion: it cannot be verified from there on.
+            InvalidArgument: There is no such file.
+            DamagedVersion: It cannot be verified from there on.
         """
         found = self.by_path.get(path)
         if found is None or not found[0].is_file:
-            raise InvalidArgument(f"{self.label}, {self.name}: there is no file {path!r}")
+            raise InvalidArgument(f"There is no file {path!r} in {self.title}.")
         entry, offset = self.by_path[found[0].link.decode("utf-8", "surrogateescape")] if found[0].link else found
         return self._pieces(entry, offset)
 
+    def damaged(self, files: Iterable[tuple[Entry, int]] | None = None) -> str:
+        """Name the first file that cannot be verified; empty if all can.
+
+        Args:
+            files: The files in question. Default: all.
+        """
+        for entry, offset in self.files if files is None else files:
+            if not self.is_sound(entry, offset):
+                return f"file {entry.path!r}"
+        return ""
+
+    def damage(self, files: Iterable[tuple[Entry, int]], error: IntegrityError) -> DamagedVersion:
+        """Make the error that names the first of these files that is damaged."""
+        where = ": ".join(filter(None, (self.name, self.damaged(files))))
+        return DamagedVersion(self.label, where, str(error))
+
+    def is_sound(self, entry: Entry, offset: int) -> bool:
+        """Return whether all bytes of a file, which begin there in the content, can be verified."""
+        try:
+            for at in range(0, entry.stored, _READ):
+                self.content.read(offset + at, min(_READ, entry.stored - at))
+        except IntegrityError:
+            return False
+        return True
+
+    @property
+    def title(self) -> str:
+        """What errors call it: the version or backup, and its name within that."""
+        return f"{self.label}, {self.name}" if self.name else self.label
+
     def _pieces(self, entry: Entry, offset: int) -> Iterator[memoryview]:
         at = 0
-        for begin, length in (*(((0, entry.size),) if entry.extents is None else entry.extents), (entry.size, 0)):
+        for begin, length in (*entry.spans, (entry.size, 0)):
             while at < begin:
                 hole = min(begin - at, _READ)
                 yield memoryview(bytes(hole))
@@ -87,21 +135,7 @@ class StoredTree:
                 try:
                     piece = memoryview(self.content.read(offset, min(end - at, _READ)))
                 except IntegrityError as error:
-                    raise DamagedVersion(self.label, f"{self.name}: file {entry.path!r}", str(error)) from error
+                    raise self.damage([(entry, offset)], error) from error
                 yield piece
                 at += len(piece)
                 offset += len(piece)
-
-    def damaged(self) -> str:
-        """The first file that cannot be verified; empty when all can."""
-        files = (found for found in self.by_path.values() if not self.is_sound(*found))
-        return next((f"file {entry.path!r}" for entry, _ in files), "")
-
-    def is_sound(self, entry: Entry, offset: int) -> bool:
-        """Whether all bytes of a file, which begin there in the body, can be verified."""
-        try:
-            for at in range(0, entry.stored, _READ):
-                self.content.read(offset + at, min(_READ, entry.stored - at))
-        except IntegrityError:
-            return False
-        return True

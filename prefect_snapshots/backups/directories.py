@@ -1,0 +1,117 @@
+"""Directories as sources of a backup: what is read of them, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import BackupFailed
+from ..repository.contents import Batch, Kept, Writer
+from ..trees.entries import Entry
+from ..trees.reading import Previous, Tree
+from ..trees.scanning import Directory, scan
+from .manifest import DIRECTORY, Part
+
+_SHOWN = 3
+"""Files that an error names: the report has all of them."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a backup did with one source."""
+
+    name: str
+    kind: str
+    files: int = 0
+    directories: int = 0
+    links: int = 0
+    """Symbolic links, and further names of files."""
+    size: int = 0
+    """Bytes of all files."""
+    read: int = 0
+    """Bytes that were read; the rest is as it was in the previous backup."""
+    kept: int = 0
+    """Files that were not read."""
+    unreadable: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    """Files that changed while they were read, twice; stored as they were read the second time."""
+    vanished: list[str] = field(default_factory=list)
+    """Files that were gone when they should have been read."""
+    skipped: list[str] = field(default_factory=list)
+    """Sockets and devices."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Rows or documents per table or collection, of a database."""
+
+    def count(self, entries: Sequence[Entry]) -> None:
+        """Fill in what the entries say."""
+        for entry in entries:
+            if entry.is_directory:
+                self.directories += 1
+            elif entry.link:
+                self.links += 1
+            elif entry.is_file:
+                self.files += 1
+                self.size += entry.size
+
+
+class DirectoryReader:
+    """Reads a directory into a backup: `chunks`, and when those are stored, `finish`.
+
+    Args:
+        source: The directory.
+        previous: What the previous backup holds of it. None: everything is read.
+
+    Raises:
+        BackupFailed: The directory cannot be read, or something in it cannot and the source is strict.
+    """
+
+    def __init__(self, source: Directory, previous: Previous | None = None) -> None:
+        self._source = source
+        root = os.path.realpath(source.path)
+        try:
+            self._scan = scan(root, source.selection, previous)
+            self._refuse_unreadable()
+            self._tree = Tree(root, self._scan, previous)
+        except NotADirectoryError:
+            raise BackupFailed(f"{source.path} is not a directory. Back up the directory that it is in.") from None
+        except OSError as error:
+            raise BackupFailed(f"The directory {source.path} cannot be read: {error.strerror}.") from None
+
+    def chunks(self, writer: Writer, passed: Callable[[int], None]) -> Iterator[Kept | Batch]:
+        """Read the files in order. See `Tree.chunks`."""
+        return self._tree.chunks(writer, passed)
+
+    def finish(self) -> tuple[Part, Summary]:
+        """Return what the manifest says of the directory, and what was done, once its chunks are stored.
+
+        Raises:
+            BackupFailed: A file could not be read, and the source is strict.
+        """
+        self._refuse_unreadable()
+        source, tree, scanned = self._source, self._tree, self._scan
+        entries = tree.entries
+        summary = Summary(source.name, DIRECTORY)
+        summary.count(entries)
+        summary.read = summary.size - tree.unread
+        summary.kept, summary.changed = tree.kept, tree.changed
+        summary.unreadable, summary.vanished, summary.skipped = scanned.unreadable, scanned.vanished, scanned.skipped
+        part = Part(
+            source.name,
+            DIRECTORY,
+            entries,
+            root=scanned.root,
+            looked=scanned.looked,
+            selection=source.selection,
+            left_out=scanned.left_out,
+        )
+        return part, summary
+
+    def _refuse_unreadable(self) -> None:
+        found = self._scan.unreadable
+        if found and self._source.strict:
+            more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            raise BackupFailed(
+                f"{len(found)} of the files in {self._source.path} cannot be read ({'; '.join(found[:_SHOWN])}{more}). "
+                "Nothing was saved. Grant access, exclude them, or pass strict=False to leave them out."
+            )

@@ -1,0 +1,157 @@
+"""Directories that are held open, so that nothing below them is ever reached through a link.
+
+Whoever may write to a directory can rename what is in it, and put a link in its place, between any two system calls. A
+path that is resolved anew for each call then leads wherever this person wants: for root, anywhere. Everything here is
+relative to a descriptor instead, and follows no link on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a directory is opened that may not be a link."""
+
+
+def open_directory(path: str | os.PathLike[str], *, create: bool = False) -> int:
+    """Open a directory step by step from the root, following no link.
+
+    Args:
+        path: An absolute path without a link in it, as from `os.path.realpath`.
+        create: Whether directories that are missing are created.
+
+    Raises:
+        OSError: Something on the way is a link by now, or no directory.
+    """
+    top = os.open("/", DIRECTORY)
+    try:
+        return open_below(top, os.fsencode(path).strip(b"/"), create=create)
+    finally:
+        os.close(top)
+
+
+def open_below(folder: int, raw: bytes, *, create: bool = False) -> int:
+    """Open a directory below another one, following no link.
+
+    Args:
+        folder: The descriptor of the other one.
+        raw: The path relative to it; empty: itself.
+        create: Whether directories that are missing are created.
+    """
+    current = os.open(".", DIRECTORY, dir_fd=folder)
+    for step in raw.split(b"/") if raw else ():
+        try:
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(step, dir_fd=current)
+            following = os.open(step, DIRECTORY, dir_fd=current)
+        finally:
+            os.close(current)
+        current = following
+    return current
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], *, create: bool = False) -> Iterator[int]:
+    """Hold a directory open. See `open_directory`."""
+    file = open_directory(path, create=create)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def opened_below(folder: int, raw: bytes) -> Iterator[int]:
+    """Hold a directory below another one open. See `open_below`."""
+    file = open_below(folder, raw)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+class Parents:
+    """Finds the directory of each of many paths below a folder, and keeps the last one open.
+
+    Paths that follow each other are mostly in the same directory, so that it is opened once. Not for several threads.
+
+    Args:
+        folder: The descriptor of the folder, which has to stay open.
+    """
+
+    def __init__(self, folder: int) -> None:
+        self._folder = folder
+        self._raw = b""
+        self._file = -1
+
+    def find(self, raw: bytes) -> tuple[int, bytes]:
+        """Return the descriptor of the directory of a path, and the last part of the path.
+
+        The descriptor is valid until the next call.
+
+        Raises:
+            OSError: Something on the way is a link, or no directory.
+        """
+        directory, _, name = raw.rpartition(b"/")
+        if not directory:
+            return self._folder, name
+        if directory != self._raw:
+            deeper = self._raw and directory.startswith(self._raw + b"/")
+            file = (
+                open_below(self._file, directory[len(self._raw) + 1 :])
+                if deeper
+                else open_below(self._folder, directory)
+            )
+            self.close()
+            self._raw, self._file = directory, file
+        return self._file, name
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._raw, self._file = b"", -1
+
+    def __enter__(self) -> Parents:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def path_of(folder: int, raw: bytes = b"") -> bytes:
+    """Return a path through a descriptor, for the calls of the system that take no descriptor of a directory.
+
+    The last part of the path is all that is resolved anew: tell the call to follow no link.
+    """
+    return b"/proc/self/fd/%d/%s" % (folder, raw)
+
+
+def exists(folder: int, raw: bytes) -> bool:
+    """Return whether there is something of a name, a broken link included."""
+    try:
+        os.stat(raw, dir_fd=folder, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def owned_by_others(path: Path) -> str:
+    """Say whose a directory is if its owner, or others, can rename what is in it; empty if only this user or root can.
+
+    The directories above it are looked at, too.
+    """
+    for each in (path, *path.parents):
+        status = os.stat(each)
+        if status.st_uid not in (0, os.geteuid()):
+            return f"{each} belongs to the user {status.st_uid}"
+        if status.st_mode & 0o022 and not status.st_mode & 0o1000:
+            return f"{each} can be written by other users"
+    return ""

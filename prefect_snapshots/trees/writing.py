@@ -1,0 +1,270 @@
+"""Entries -> files in a folder that is held open, every byte verified."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ..errors import IntegrityError, InvalidName
+from ..repository.location import LargeFile
+from .descriptors import DIRECTORY, Parents, path_of
+from .entries import Entry
+from .stored import StoredTree
+
+_SPAN = 4 * 1024 * 1024
+"""Bytes of the body that a thread reads at once: larger spans save few calls, and take as much memory per thread."""
+_FILES = 512
+"""Files that a thread writes at once, so that empty files keep several threads busy."""
+_WORKERS = min(8, max(2, os.cpu_count() or 2))
+"""Threads that write files. More wait for the same disk."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_thread = threading.local()
+
+Placed = tuple[Entry, bytes]
+"""An entry, and its path in the folder that it is written to."""
+
+
+def write_entries(
+    tree: StoredTree,
+    folder: int,
+    placed: Sequence[Placed],
+    passed: Callable[[int], None] = lambda _: None,
+) -> list[str]:
+    """Write entries below a folder. Directories are made private; `set_directories` gives them their attributes.
+
+    Nobody else may be able to write below the folder.
+
+    Args:
+        tree: Has the bytes.
+        folder: The descriptor of the folder.
+        placed: The entries, directories before what is in them.
+        passed: Called with bytes that were written.
+
+    Returns:
+        The extended attributes that could not be set, as "path: name".
+
+    Raises:
+        DamagedVersion: Naming the first file that cannot be verified.
+        InvalidName: The file system takes two names of the tree for one.
+    """
+    not_set: list[str] = []
+    files: list[tuple[Entry, bytes, int]] = []
+    written: dict[bytes, bytes] = {}
+    others: list[tuple[bytes, bytes]] = []
+    with Parents(folder) as parents:
+        for entry, place in placed:
+            if entry.is_file:
+                first, offset = tree.by_path[_text(entry.link or entry.raw)]
+                if first.raw in written:
+                    others.append((written[first.raw], place))
+                else:
+                    written[first.raw] = place
+                    files.append((first, place, offset))
+                continue
+            parent, name = parents.find(place)
+            try:
+                if entry.is_directory:
+                    os.mkdir(name, 0o700, dir_fd=parent)
+                    continue
+                if entry.is_symlink:
+                    os.symlink(entry.link, name, dir_fd=parent)
+                else:
+                    os.mkfifo(name, 0o600, dir_fd=parent)
+            except FileExistsError:
+                raise _two_names(entry) from None
+            if tree.root is not None:
+                not_set += _set_named(entry, parent, name)
+
+    def job(span: list[tuple[Entry, bytes, int]]) -> tuple[int, list[str]]:
+        try:
+            return _write_span(tree, span, folder)
+        except IntegrityError as error:
+            raise tree.damage([(entry, offset) for entry, _, offset in span], error) from error
+
+    with ThreadPoolExecutor(_WORKERS, "prefect-snapshots-files") as workers:
+        try:
+            for size, failed in workers.map(job, _spans(files)):
+                passed(size)
+                not_set += failed
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
+    with Parents(folder) as from_parents, Parents(folder) as to_parents:
+        for first_place, place in others:
+            (source, old), (target, new) = from_parents.find(first_place), to_parents.find(place)
+            os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    return not_set
+
+
+def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], also: int = 0) -> list[str]:
+    """Give directories their attributes: after all that is in them, and what is in a directory before itself.
+
+    Args:
+        tree: Says whether these are all attributes, or permissions only.
+        folder: The descriptor of the folder that they are below.
+        placed: The entries, directories before what is in them.
+        also: Permissions that directories get beyond their own.
+
+    Returns:
+        The extended attributes that could not be set, as "path: name".
+    """
+    not_set: list[str] = []
+    with Parents(folder) as parents:
+        for entry, place in reversed(placed):
+            if entry.is_directory:
+                parent, name = parents.find(place)
+                file = os.open(name, DIRECTORY, dir_fd=parent)
+                try:
+                    not_set += set_open(tree, entry, file, also)
+                finally:
+                    os.close(file)
+    return not_set
+
+
+def set_open(tree: StoredTree, entry: Entry, file: int, also: int = 0) -> list[str]:
+    """Give an open file or directory its attributes, or its permissions only if the tree keeps no more.
+
+    Args:
+        tree: The tree.
+        entry: Has the attributes.
+        file: The descriptor.
+        also: Permissions beyond those of the entry.
+
+    Returns:
+        The extended attributes that could not be set, as "path: name".
+    """
+    not_set: list[str] = []
+    if tree.root is not None:
+        _chown(entry, file)
+        # Before the permissions: an attribute of a file that its owner may not write cannot be set, even by the owner.
+        # After the owner: changing that takes capabilities away, which are an attribute, too.
+        for name, value in (entry.xattrs or {}).items():
+            not_set += _set_attribute(entry, file, name, value, follow=True)
+    os.fchmod(file, stat.S_IMODE(entry.mode) | also)  # after the owner: changing that takes setuid away
+    if tree.root is not None:
+        os.utime(file, ns=(entry.mtime, entry.mtime))
+    return not_set
+
+
+def _set_named(entry: Entry, parent: int, name: bytes) -> list[str]:
+    """Give a link or a fifo its attributes, never following a link."""
+    not_set: list[str] = []
+    _chown(entry, name, parent)
+    for key, value in (entry.xattrs or {}).items():
+        not_set += _set_attribute(entry, path_of(parent, name), key, value, follow=False)
+    if not entry.is_symlink:
+        # No call of Linux does this without following a link. It is a fifo, made just now where nobody else writes.
+        os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
+    os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+    return not_set
+
+
+def _chown(entry: Entry, where: int | bytes, parent: int | None = None) -> None:
+    if os.geteuid() == 0:
+        uid = entry.uid
+    elif entry.gid != os.getegid() and entry.gid in os.getgroups():
+        uid = -1
+    else:
+        return
+    if isinstance(where, int):
+        os.chown(where, uid, entry.gid)
+    else:
+        os.chown(where, uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+
+
+def _set_attribute(entry: Entry, where: int | bytes, name: bytes, value: bytes, follow: bool) -> list[str]:
+    try:
+        os.setxattr(where, name, value, follow_symlinks=follow)
+    except (OSError, AttributeError) as error:  # macOS has no such call
+        if isinstance(error, OSError) and error.errno not in _NOT_TAKEN:
+            raise
+        return [f"{entry.path}: {os.fsdecode(name)}"]
+    return []
+
+
+_NOT_TAKEN = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOENT, errno.EINVAL, errno.ERANGE, errno.E2BIG)
+"""An attribute that this file system, or this user, cannot set. It is reported; the file itself is restored."""
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _two_names(entry: Entry) -> InvalidName:
+    return InvalidName(f"This file system takes {entry.path!r} and another name of the tree for the same name.")
+
+
+def _spans(files: Iterable[tuple[Entry, bytes, int]]) -> Iterator[list[tuple[Entry, bytes, int]]]:
+    """Group files whose bytes follow each other; one that is larger than a span is alone."""
+    span: list[tuple[Entry, bytes, int]] = []
+    start = end = 0
+    for entry, place, offset in files:
+        if span and (offset != end or offset + entry.stored - start > _SPAN or len(span) >= _FILES):
+            yield span
+            span = []
+        if not span:
+            start = offset
+        span.append((entry, place, offset))
+        end = offset + entry.stored
+    if span:
+        yield span
+
+
+def _write_span(tree: StoredTree, span: list[tuple[Entry, bytes, int]], folder: int) -> tuple[int, list[str]]:
+    start = span[0][2]
+    end = span[-1][2] + span[-1][0].stored
+    together = end - start <= _SPAN
+    buffer = _buffer()
+    data = buffer[: end - start]
+    if together:
+        tree.content.read_into([(start, data)])
+    not_set = []
+    with Parents(folder) as parents:
+        for entry, place, offset in span:
+            parent, name = parents.find(place)
+            try:
+                file = os.open(name, _NEW, 0o600, dir_fd=parent)
+            except FileExistsError:
+                raise _two_names(entry) from None
+            try:
+                for at, length in entry.spans:
+                    if together:
+                        _write_at(file, data[offset - start : offset - start + length], at)
+                    else:
+                        _write_large(tree, file, at, length, offset, buffer)
+                    offset += length
+                if entry.extents is not None:
+                    os.ftruncate(file, entry.size)
+                not_set += set_open(tree, entry, file)
+            finally:
+                os.close(file)
+    return end - start, not_set
+
+
+def _write_large(tree: StoredTree, file: int, at: int, length: int, offset: int, buffer: memoryview) -> None:
+    os.lseek(file, at, os.SEEK_SET)
+    large = LargeFile(file, at)
+    for done in range(0, length, _SPAN):
+        piece = buffer[: min(_SPAN, length - done)]
+        tree.content.read_into([(offset + done, piece)])
+        large.write([piece])
+    large.finish()
+
+
+def _buffer() -> memoryview:
+    """Return a span of memory of this thread: new memory for each span would cost as much as the writing."""
+    found: memoryview | None = getattr(_thread, "buffer", None)
+    if found is None:
+        found = _thread.buffer = memoryview(bytearray(_SPAN))
+    return found
+
+
+def _write_at(file: int, data: memoryview, at: int) -> None:
+    while data:
+        count = os.pwrite(file, data, at)
+        data = data[count:]
+        at += count
