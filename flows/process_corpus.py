@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_snapshots import checkpointed, save_snapshot, use_repository
-from prefect_snapshots.checkpoints import list_checkpoints
+from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.integration.blocks import current_repository
 from prefect_snapshots.integration.live import artifact_key
 
@@ -232,7 +232,7 @@ def process_until_killed(kill_after: int, folder: str | None, pattern: str, name
     ]
     process = subprocess.Popen([sys.executable, __file__, *options], env=environment, stdout=subprocess.DEVNULL)
     try:
-        while (done := sum(row.done for row in list_checkpoints(repository, name))) < kill_after:
+        while (done := sum(row.done for row in CheckpointManager(repository).list_checkpoints(name))) < kill_after:
             if process.poll() is not None:
                 sys.exit(f"The run ended (exit {process.returncode}) before {kill_after} documents were done.")
             time.sleep(0.05)

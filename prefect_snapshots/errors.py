@@ -311,6 +311,17 @@ class ItemFailed(ItemError, RuntimeError):
     """The function failed for an item, and this was recorded."""
 
 
+class CheckpointNotFound(UsageError, KeyError):
+    """No checkpoints have this name, or none of them this fingerprint. The message names those that there are."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class Pinned(UsageError):
+    """What you want to delete is pinned. Nothing was deleted. Unpin it, or pass `force=True`."""
+
+
 class IncompleteResults(RetryableError, LookupError):
     """Some items have no result yet. `missing` says how many, `failed` how many of them failed."""
 

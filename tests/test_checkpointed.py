@@ -37,7 +37,7 @@ from prefect_support import events_about, flush
 from servers import Storage
 
 from prefect_snapshots import Repository, Snapper, checkpointed, use_repository
-from prefect_snapshots.checkpoints import list_checkpoints
+from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.errors import IncompleteResults, InvalidArgument, SnapshotsError, TooManyFailures, UnhashableItem
 
 pytestmark = [pytest.mark.xdist_group("checkpointed"), pytest.mark.usefixtures("prefect_server")]
@@ -214,7 +214,7 @@ def test_a_constant_is_part_of_the_key() -> None:
         return [scale.map([1, 2], unmapped(by)).result() for by in ([1, 2], [1, 2, 3], (1, 2))]
 
     assert scaled() == [[2, 4], [3, 6], [2, 4]]
-    assert sum(row.done for row in list_checkpoints(name="scaled")) == 6
+    assert sum(row.done for row in CheckpointManager().list_checkpoints("scaled")) == 6
 
 
 def test_a_key_stands_for_the_arguments() -> None:
@@ -304,7 +304,7 @@ def test_calls_that_make_no_sense(call: Callable[[Any], Any], error: type[Except
 
     with pytest.raises(error):
         flow(lambda: call(either))()
-    assert not list_checkpoints(Repository("memory://nothing"), "either")
+    assert not CheckpointManager(Repository("memory://nothing")).list_checkpoints("either")
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_result_that_cannot_be_kept_fails_the_task(result: Callable[[], Any]) 
 
     with pytest.raises(SnapshotsError, match="item 2"):
         mapped(unkept, range(4))
-    assert sum(row.done for row in list_checkpoints(name="unkept")) == 2
+    assert sum(row.done for row in CheckpointManager().list_checkpoints("unkept")) == 2
 
 
 def test_a_repository_that_is_gone_fails_the_run(tmp_path: Path) -> None:
@@ -619,7 +619,7 @@ def test_the_corpus_on_s3_with_dask(s3_storage: Storage, monkeypatch: pytest.Mon
     assert len(pairs) == 5
     assert all(0.2 < pair.cosine < 1 for pair in pairs)
     assert {pair.one.partition("/")[0] for pair in more} <= {"json", "email", "ensurepip"}
-    [row] = list_checkpoints(repository, "corpus")
+    [row] = CheckpointManager(repository).list_checkpoints("corpus")
     assert row.done == len(list(corpus.documents(os.path.dirname(os.__file__), "[je][sm]*/*.py")))
     assert repository.check(read_data=True).ok
 

@@ -748,8 +748,8 @@ def worked(own: Program) -> Program:
 
 def test_checkpoints_are_listed_reported_and_cleared(worked: Program) -> None:
     name = "inverse\u00a0|"
-    first, second = worked.json("checkpoints", "list", name)["checkpoints"]
-    assert worked.json("checkpoints", "list")["checkpoints"] == [first, second]
+    second, first = worked.json("checkpoints", "list", name)["checkpoints"]
+    assert worked.json("checkpoints", "list")["checkpoints"] == [second, first]
     assert [(row["name"], row["done"], row["failed"]) for row in (first, second)] == [(name, 11, 1), (name, 5, 0)]
     assert worked.json("checkpoints", "report", name)["successful_items"] == 5
     report = worked.json("checkpoints", "report", name, "--fingerprint", first["fingerprint"])

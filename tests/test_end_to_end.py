@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 
 from prefect_snapshots import ArtifactRegistry, BackupManager
-from prefect_snapshots.checkpoints import list_checkpoints
+from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.integration.live import artifact_key
 
 # One site for all of them. They follow one another as a person would, and the runs go on meanwhile.
@@ -102,7 +102,7 @@ def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID],
         assert len(seen) > 1 or seen != {"Progress: 100%"}, "it was full at once"
     site.reached(runs["corpus"], "Completed")
     page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('checkpoints/corpus'))[0].id}")
-    [row] = list_checkpoints(site.repository, "corpus")
+    [row] = CheckpointManager(site.repository).list_checkpoints("corpus")
     expect(page.get_by_role("heading", name="Checkpoints of corpus")).to_be_visible()
     expect(page.locator("main")).to_contain_text(f"{row.done:,}")
     shoot("checkpoints", LONG)

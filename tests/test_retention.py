@@ -15,7 +15,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_snapshots import ArtifactRegistry, Repository, RetentionPolicy, Snapper, SnapshotManager
-from prefect_snapshots.checkpoints import cleanup, list_checkpoints
+from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.errors import ArtifactNotFound, InvalidArgument
 
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC", "Asia/Kolkata"]
@@ -343,13 +343,15 @@ def test_no_stage_is_a_version_that_was_cleaned_up_meanwhile(tmp_path: Path, mon
 def test_checkpoints_too(tmp_path: Path) -> None:
     for version in range(3):
         Snapper(range(2 + version), abs, repository=tmp_path, name="work", function_version=version).start()
-    rows = cleanup("work", LAST_ONE, tmp_path, dry_run=True)
-    assert [row.keep for row in rows] == [True, False, False]
-    assert len(list_checkpoints(tmp_path)) == 3
-    assert cleanup("work", LAST_ONE, tmp_path) == rows
-    assert [row.done for row in list_checkpoints(tmp_path)] == [4]
-    with pytest.raises(InvalidArgument, match="an empty name"):
-        cleanup("", LAST_ONE, tmp_path)
+    manager = CheckpointManager(tmp_path)
+    planned = manager.cleanup(LAST_ONE, name="work", dry_run=True)
+    assert [row.keep for row in planned.rows] == [True, False, False]
+    assert len(manager.list_checkpoints()) == 3
+    assert planned.rows[0].reasons == ("latest", "last")
+    assert manager.cleanup(LAST_ONE) == replace(planned, dry_run=False)
+    assert [row.done for row in manager.list_checkpoints()] == [4]
+    with pytest.raises(InvalidArgument, match="is empty"):
+        manager.cleanup(LAST_ONE, name="")
 
 
 @pytest.mark.parametrize(

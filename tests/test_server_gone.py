@@ -14,7 +14,7 @@ from pathlib import Path
 import servers
 
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
-from prefect_snapshots.checkpoints import list_checkpoints
+from prefect_snapshots.checkpoints import CheckpointManager
 
 PROGRAM = """
 import sys
@@ -79,7 +79,7 @@ def test_what_a_run_does_without_its_server_is_kept(tmp_path: Path) -> None:
     took = time.monotonic() - gone
     print(took, run.returncode, log.read_text())
     assert said == f"sum {sum(x * x for x in range(400))}\n"
-    assert [row.done for row in list_checkpoints(repository)] == [400]
+    assert [row.done for row in CheckpointManager(repository).list_checkpoints()] == [400]
     states = SnapshotManager[dict[str, int]](repository, name="states")
     assert [states[snapshot_id].data["number"] for snapshot_id in states] == list(range(40))
     registry = ArtifactRegistry(repository)

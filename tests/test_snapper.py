@@ -26,23 +26,21 @@ from hypothesis import strategies as st
 from servers import Storage
 
 from prefect_snapshots.checkpoints import (
+    CheckpointManager,
     Job,
     RunCounts,
     Snapper,
-    clear,
     collect,
     item_keys,
-    list_checkpoints,
-    list_names,
     make_job,
     open_log,
     plan,
-    report,
     run_batch,
 )
 from prefect_snapshots.checkpoints.batches import Batch
 from prefect_snapshots.checkpoints.ledger import MISSING, Ledger, outcomes_of, places
 from prefect_snapshots.errors import (
+    CheckpointNotFound,
     DamagedObject,
     IncompleteResults,
     InvalidArgument,
@@ -50,7 +48,6 @@ from prefect_snapshots.errors import (
     PermissionDenied,
     PickleRefused,
     ReadOnlyRepository,
-    SnapshotNotFound,
     StorageError,
     StorageFull,
     TooManyFailures,
@@ -156,7 +153,7 @@ def test_names_are_apart(repository: Repository) -> None:
     snapper([1], one, repository, name="one").start()
     snapper([1], other, repository, name="One").start()
     assert (one.calls, other.calls) == ([1], [1])
-    assert list_names(repository) == ["One", "one"]
+    assert CheckpointManager(repository).list_names() == ["One", "one"]
 
 
 def test_the_name_is_that_of_the_function() -> None:
@@ -698,7 +695,7 @@ def test_metrics_tell_of_each_item(repository: Repository) -> None:
     assert r"| 2 | 2 | ValueError: no \| way |" in text
     data = json.loads(one.generate_report("json"))
     assert (data["total_items"], data["successful_items"], data["failed_count"]) == (4, 3, 1)
-    assert report("items", repository) == text
+    assert CheckpointManager(repository).report("items") == text
     with pytest.raises(InvalidArgument, match="Unsupported report format 'csv'"):
         one.generate_report("csv")  # type: ignore[arg-type]
 
@@ -731,8 +728,8 @@ def test_slow_items_stand_out(repository: Repository) -> None:
 def test_a_report_of_nothing_says_so(repository: Repository) -> None:
     assert "No items were processed." in snapper([], double, repository).generate_report()
     snapper([1], double, repository).start()
-    with pytest.raises(SnapshotNotFound, match="has no checkpoints of 'other'"):
-        report("other", repository)
+    with pytest.raises(CheckpointNotFound, match="has no checkpoints of 'other'"):
+        CheckpointManager(repository).report("other")
 
 
 # --- listing, clearing, merging ------------------------------------------------------------------------------------
@@ -742,29 +739,30 @@ def test_what_there_is_can_be_listed_and_cleared(repository: Repository) -> None
     snapper(range(5), double, repository, name="a").start()
     snapper(range(3), double, repository, name="a", function_version=2).start()
     snapper(range(2), double, repository, name="b").start()
-    rows = list_checkpoints(repository)
+    manager = CheckpointManager(repository)
+    rows = manager.list_checkpoints()
     assert [(row.name, row.done, row.failed, row.segments) for row in rows] == [
-        ("a", 5, 0, 1),
-        ("a", 3, 0, 1),
         ("b", 2, 0, 1),
+        ("a", 3, 0, 1),
+        ("a", 5, 0, 1),
     ]
-    assert clear("a", repository, fingerprint=rows[0].fingerprint) == 1
-    assert [row.done for row in list_checkpoints(repository, "a")] == [3]
+    assert manager.delete_checkpoint("a", rows[2].fingerprint) == 1
+    assert [row.done for row in manager.list_checkpoints("a")] == [3]
     assert snapper([1], double, repository, name="a").load(missing=None) == [None]
-    assert clear("a", repository) == 1
-    assert clear("a", repository) == 0
-    assert clear("never", repository) == 0
-    assert [row.name for row in list_checkpoints(repository)] == ["b"]
+    assert manager.delete_checkpoint("a") == 1
+    assert manager.delete_checkpoint("a") == 0
+    assert manager.delete_checkpoint("never") == 0
+    assert [row.name for row in manager.list_checkpoints()] == ["b"]
     assert repository.prune().log_objects_deleted == 2
     assert snapper(range(2), double, repository, name="b").load() == [0, 2]
-    with pytest.raises(InvalidArgument, match="an empty name clears nothing"):
-        clear("", repository)
+    with pytest.raises(InvalidArgument, match="The name of the checkpoints is empty"):
+        manager.delete_checkpoint("")
 
 
 def test_a_name_can_be_used_again_after_clearing(repository: Repository) -> None:
     function = counted()
     snapper([1], function, repository).start()
-    clear("items", repository)
+    CheckpointManager(repository).delete_checkpoint("items")
     repository.prune()
     one = snapper([1], function, repository)
     one.start()
@@ -775,7 +773,7 @@ def test_a_name_can_be_used_again_after_clearing(repository: Repository) -> None
 def test_clearing_beside_a_run_makes_it_go_on_in_a_new_segment(repository: Repository) -> None:
     def process(x: int) -> int:
         if x == 5:
-            clear("items", Repository(repository.url))
+            CheckpointManager(repository.url).delete_checkpoint("items")
             Repository(repository.url).prune()
         return x
 
@@ -793,7 +791,7 @@ def test_small_segments_are_merged_and_the_old_ones_pruned(storage: Storage) -> 
     assert log.merge() == 10
     assert log.merge() == 0
     assert one.load() == [2 * x for x in range(50)]
-    assert [row.segments for row in list_checkpoints(repository)] == [1]
+    assert [row.segments for row in CheckpointManager(repository).list_checkpoints()] == [1]
     late = open_log(one.job)
     assert repository.prune().log_objects_deleted >= 10
     assert one.load() == [2 * x for x in range(50)]

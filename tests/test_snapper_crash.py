@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from servers import Storage
 
-from prefect_snapshots.checkpoints import Snapper, list_checkpoints
+from prefect_snapshots.checkpoints import CheckpointManager, Snapper
 from prefect_snapshots.repository import Repository
 
 SCRIPT = """
@@ -183,7 +183,7 @@ def test_two_processes_share_the_work(place: Storage, tmp_path: Path) -> None:
     twice = len(runs.calls) - 2000
     # Where files can be locked nothing is done twice; elsewhere a process claims nothing before it knows of the other.
     assert twice <= (0 if runs.repository.location.is_local else 2 * 20)
-    [row] = list_checkpoints(runs.repository)
+    [row] = CheckpointManager(runs.repository).list_checkpoints()
     assert row.segments == 2, "one of the two did everything"
 
 

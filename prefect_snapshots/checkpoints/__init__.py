@@ -20,18 +20,11 @@ from __future__ import annotations
 
 from .batches import Failure
 from .counts import RunCounts
+from .differences import CheckpointDiff
 from .fingerprint import fingerprint
 from .job import Job, make_job
 from .keys import item_keys, stable_hash
-from .manager import (
-    Checkpoint,
-    cleanup,
-    clear,
-    describe_checkpoints,
-    list_checkpoints,
-    list_names,
-    report,
-)
+from .manager import CheckpointInfo, CheckpointManager
 from .metrics import Metric, failures_of
 from .planning import ItemBatch, Plan, plan
 from .reading import RAISE, collect, open_log
@@ -40,7 +33,9 @@ from .snapper import FailedItem, Snapper
 
 __all__ = [
     "RAISE",
-    "Checkpoint",
+    "CheckpointDiff",
+    "CheckpointInfo",
+    "CheckpointManager",
     "FailedItem",
     "Failure",
     "ItemBatch",
@@ -50,20 +45,14 @@ __all__ = [
     "Run",
     "RunCounts",
     "Snapper",
-    "cleanup",
-    "clear",
     "collect",
     "counts_of",
-    "describe_checkpoints",
     "failures_of",
     "fingerprint",
     "item_keys",
-    "list_checkpoints",
-    "list_names",
     "make_job",
     "open_log",
     "plan",
-    "report",
     "run_batch",
     "stable_hash",
 ]

@@ -220,6 +220,11 @@ class Results:
         plain = self._plain
         return [plain[row] for row in rows] if plain is not None else [self[row] for row in rows]
 
+    def stored(self, rows: Sequence[int]) -> list[bytes]:
+        """Return several results as bytes."""
+        plain = self._plain
+        return [_one(plain[row]) if plain is not None else bytes(self._blob(row)) for row in rows]
+
     def _blob(self, row: int) -> memoryview:
         return self._body[self._ends[row - 1] if row else 0 : self._ends[row]]
 

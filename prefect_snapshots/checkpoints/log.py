@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,15 +104,19 @@ class Registry:
         """Segments of mergers that have not finished, each with its fingerprint."""
         self.changes = 0
         """How often something was dropped."""
+        self.pinned = False
+        """Whether the name is exempt from retention."""
 
     def copy(self) -> Registry:
         """Return a copy that later events do not change."""
         other = Registry()
-        other.segments, other.merging, other.changes = dict(self.segments), dict(self.merging), self.changes
+        other.segments, other.merging = dict(self.segments), dict(self.merging)
+        other.changes, other.pinned = self.changes, self.pinned
         return other
 
     def apply(self, event: Event) -> None:
         body = event.body
+        self.pinned = bool(body.get("pinned", self.pinned))
         first = min((self.segments[old].rank for old in body.get("drops", ()) if old in self.segments), default=0)
         generation = max(
             (self.segments[old].generation for old in body.get("drops", ()) if old in self.segments), default=0
@@ -309,6 +313,13 @@ class Log:
         Raises:
             ObjectMissing: somebody merged or cleared the segments meanwhile: `refresh`, and look them up again.
         """
+        return self._taken(found, Results.take)
+
+    def stored(self, found: Places) -> list[bytes]:
+        """Return results by place as they are stored: two are identical if and only if their bytes are."""
+        return self._taken(found, Results.stored)
+
+    def _taken(self, found: Places, take: Callable[[Results, Sequence[int]], list[Any]]) -> list[Any]:
         result: list[Any] = [None] * len(found)
         numbers, rows = records_of(found), rows_of(found)
         order = np.argsort(numbers, kind="stable")
@@ -316,7 +327,7 @@ class Log:
         groups = np.split(order, starts[1:]) if len(order) else []
         wanted = [int(numbers[group[0]]) for group in groups]
         for group, batch in zip(groups, self._results(wanted), strict=True):
-            for at, value in zip(group.tolist(), batch.take(rows[group].tolist()), strict=True):
+            for at, value in zip(group.tolist(), take(batch, rows[group].tolist()), strict=True):
                 result[at] = value
         return result
 

@@ -1,29 +1,42 @@
-"""The checkpoints in a repository: which there are, what they hold, and clearing them."""
+"""Manage the checkpoints in a repository: list, load, report, compare, pin and delete them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..documents import Document
-from ..errors import InvalidArgument, SnapshotNotFound
-from ..repository.repository import Draft, Repository, RepositoryLike, as_repository
+from ..errors import CheckpointNotFound, InvalidArgument, Pinned
+from ..repository.repository import Draft, RepositoryLike, as_repository
 from ..repository.times import from_nanoseconds
-from ..repository.tracking import TrackedStream
-from ..retention import RetentionItem, RetentionPolicy, RetentionRow
+from ..repository.tracking import TrackedStream, hint
+from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .batches import DONE
+from .differences import CheckpointDiff, compare
 from .ledger import outcomes_of
 from .log import KIND, Log, Registry
 from .metrics import Metrics, describe, load_metrics, render
+from .reading import read_recorded
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The results of one function under one name."""
+class CheckpointInfo:
+    """What is known of the results of one version of a function, without loading them.
+
+    Attributes:
+        name: The name of the checkpoints.
+        fingerprint: The fingerprint of the function.
+        function: The name of the function.
+        done: Items with a result.
+        failed: Items that failed and have no result.
+        segments: Objects that hold the results.
+        started_at: When this version was last started, in UTC.
+        pinned: Whether the name is exempt from retention.
+    """
 
     name: str
     fingerprint: str
@@ -31,124 +44,277 @@ class Checkpoint:
     done: int
     failed: int
     segments: int
-    started: datetime
-    """When it was started last, in UTC."""
+    started_at: datetime
+    pinned: bool
 
 
-def list_names(repository: RepositoryLike | None = None) -> list[str]:
-    """The names that have checkpoints."""
-    return as_repository(repository).names(KIND)
+class CheckpointManager:
+    """Manage the checkpoints that `Snapper` and `@checkpointed` keep in a repository.
 
+    A name holds the results of one or more versions of a function. Each version is known by its fingerprint.
+    Wherever a method takes a `fingerprint`, the beginning of one is enough, and None means the version that was started
+    last.
 
-def list_checkpoints(repository: RepositoryLike | None = None, name: str | None = None) -> list[Checkpoint]:
-    """All checkpoints, or those of one name: a row for each version of the function, the latest started last."""
-    chosen = as_repository(repository)
-    found: list[Checkpoint] = []
-    for one in chosen.names(KIND) if name is None else [name]:
-        registry = Registry()
-        chosen.stream(KIND, one, registry.apply)
-        starts: dict[str, list[int]] = {}
-        for start in registry.of(None):
-            starts.setdefault(start.fingerprint, []).append(start.time)
-        rows = []
-        for fingerprint, times in starts.items():
-            outcomes = outcomes_of(Log(chosen, one, fingerprint).ledger.contents()[1])
-            function = registry.of(fingerprint)[0].function
+    Args:
+        repository: A `Repository`, a URL, a path or a block; see `Repository` for the default.
+
+    Example:
+        >>> from prefect_snapshots.checkpoints import CheckpointManager, Snapper
+        >>> Snapper([1, 2, 3], abs, repository="memory://example-manager", name="numbers").start()
+        >>> manager = CheckpointManager("memory://example-manager")
+        >>> [(info.name, info.done, info.failed) for info in manager.list_checkpoints()]
+        [('numbers', 3, 0)]
+        >>> manager.load_checkpoint("numbers")
+        [1, 2, 3]
+        >>> manager.delete_checkpoint("numbers")
+        1
+    """
+
+    def __init__(self, repository: RepositoryLike | None = None) -> None:
+        self.repository = as_repository(repository)
+
+    def list_names(self) -> list[str]:
+        """Return the names that have had checkpoints, sorted."""
+        return self.repository.names(KIND)
+
+    def list_checkpoints(self, name: str | None = None) -> list[CheckpointInfo]:
+        """Return one row for each version of each function, the one that was started last first.
+
+        Args:
+            name: Only the checkpoints of this name. Default: all names.
+        """
+        names = self.list_names() if name is None else [name]
+        found = [info for each in names for info in self._infos(each, self._registry(each))]
+        return sorted(found, key=lambda info: info.started_at, reverse=True)
+
+    def get_checkpoint(self, name: str, fingerprint: str | None = None) -> CheckpointInfo:
+        """Return what is known of one version of a function, without loading its results.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name and fingerprint.
+        """
+        registry = self._registry(name)
+        chosen = self._choose(name, registry, fingerprint)
+        return next(info for info in self._infos(name, registry) if info.fingerprint == chosen)
+
+    def load_checkpoint(self, name: str, fingerprint: str | None = None) -> list[Any]:
+        """Load every result of one version of a function, in the order of the items when they were computed.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name and fingerprint.
+            PickleRefused: A result was stored with pickle, and the repository was opened with `allow_pickle=False`.
+            DamagedObject: Stored results are damaged or lost.
+        """
+        return list(read_recorded(self._log(name, fingerprint)))
+
+    def delete_checkpoint(self, name: str, fingerprint: str | None = None, *, force: bool = False) -> int:
+        """Delete the results of a name, so that its items are computed again. The next prune frees their space.
+
+        Args:
+            name: The name of the checkpoints.
+            fingerprint: Delete only the results of this version of the function. Default: those of all versions.
+            force: Delete them although the name is pinned.
+
+        Returns:
+            The number of segments that were deleted. 0: there were none.
+
+        Raises:
+            InvalidArgument: The name is empty.
+            CheckpointNotFound: The name has no results of this fingerprint.
+            Pinned: The name is pinned.
+        """
+        tracked = self._tracked(name)
+        chosen = None if fingerprint is None else self._choose(name, tracked.refresh(), fingerprint)
+
+        def refuse_pinned() -> None:
+            registry = tracked.state
+            if registry.pinned and not force and registry.of(chosen):
+                raise Pinned(
+                    f"{name!r} is pinned. Nothing was deleted. Unpin it with `prefect-snapshots checkpoints unpin`, or "
+                    "pass force=True."
+                )
+
+        return len(_drop(tracked, lambda one: chosen in (None, one), check=refuse_pinned, all_of_it=chosen is None))
+
+    def pin(self, name: str) -> None:
+        """Exempt all results of a name from retention, and refuse to delete them. Pinning again changes nothing.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name.
+        """
+        self._set_pinned(name, True)
+
+    def unpin(self, name: str) -> None:
+        """Let retention delete results of a name again. Unpinning again changes nothing.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name.
+        """
+        self._set_pinned(name, False)
+
+    def cleanup(
+        self, policy: RetentionPolicy | None = None, dry_run: bool = False, *, name: str | None = None
+    ) -> CleanupReport:
+        """Delete the results of versions of functions that a retention policy does not keep.
+
+        The policy decides for each name by itself. The version that was started last always stays, and so does
+        everything of a pinned name. The next prune frees the space.
+
+        Args:
+            policy: Which versions to keep, each as old as its last start.
+            dry_run: Only report what would be deleted.
+            name: Clean up only this name. Default: all names.
+
+        Returns:
+            A report whose rows are called `NAME@FINGERPRINT`.
+
+        Raises:
+            InvalidArgument: No policy was given, or the name is empty.
+        """
+        if policy is None:
+            raise InvalidArgument("cleanup() of checkpoints needs a policy, such as RetentionPolicy(keep_last=2).")
+        rows: list[RetentionRow] = []
+        for each in self.list_names() if name is None else [name]:
+            tracked = self._tracked(each)
+            decided = policy.plan(_retention_items(each, self._infos(each, tracked.refresh())))
+            doomed = {row.name.rpartition("@")[2] for row in decided if not row.keep}
+            if doomed and not dry_run:
+                _drop(tracked, doomed.__contains__)
+            rows += decided
+        return CleanupReport(tuple(rows), tuple(row.name for row in rows if not row.keep), dry_run)
+
+    def diff(self, name: str, old: str, new: str | None = None) -> CheckpointDiff:
+        """Compare the results of two versions of a function, item by item.
+
+        Args:
+            name: The name of the checkpoints.
+            old: The fingerprint of one version.
+            new: The fingerprint of the other one. Default: the version that was started last.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name and fingerprint.
+        """
+        return compare(self._log(name, old), self._log(name, new))
+
+    def report(
+        self, name: str, fingerprint: str | None = None, *, format: Literal["markdown", "json"] = "markdown"
+    ) -> str:
+        """Report throughput, slow items and failures.
+
+        Args:
+            name: The name of the checkpoints.
+            fingerprint: Which version of the function. Default: the one that was started last.
+            format: `"markdown"`, for people, or `"json"`, for programs.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name and fingerprint.
+            InvalidArgument: There is no such format.
+        """
+        return render(name, self._metrics(name, fingerprint), format)
+
+    def describe(self, name: str, fingerprint: str | None = None) -> Document:
+        """Return the report as a document, which can be shown as Markdown, HTML or in a terminal.
+
+        Raises:
+            CheckpointNotFound: Nothing has this name and fingerprint.
+        """
+        return describe(name, self._metrics(name, fingerprint))
+
+    def _metrics(self, name: str, fingerprint: str | None) -> Metrics:
+        return load_metrics(self._log(name, fingerprint))
+
+    def _log(self, name: str, fingerprint: str | None) -> Log:
+        return Log(self.repository, name, self._choose(name, self._registry(name), fingerprint))
+
+    def _tracked(self, name: str) -> TrackedStream[Registry]:
+        if not name:
+            raise InvalidArgument("The name of the checkpoints is empty. Say which one you mean.")
+        return TrackedStream(self.repository, KIND, name, Registry())
+
+    def _registry(self, name: str) -> Registry:
+        return self._tracked(name).refresh()
+
+    def _choose(self, name: str, registry: Registry, wanted: str | None) -> str:
+        """The fingerprint that somebody means: the latest, or one that begins like that."""
+        starts = registry.of(None)
+        if not starts:
+            known = hint(name, self.list_names())
+            raise CheckpointNotFound(f"{self.repository.url} has no checkpoints of {name!r} {known}.")
+        if wanted is None:
+            return max(starts, key=lambda start: start.time).fingerprint
+        known_fingerprints = dict.fromkeys(start.fingerprint for start in starts)
+        found = [one for one in known_fingerprints if one.startswith(wanted)] if wanted else []
+        if len(found) != 1:
+            number = "several" if found else "no"
+            raise CheckpointNotFound(
+                f"{self.repository.url} has {number} checkpoints of {name!r} with the fingerprint {wanted!r}. "
+                f"There are: {', '.join(found or known_fingerprints)}."
+            )
+        return found[0]
+
+    def _infos(self, name: str, registry: Registry) -> list[CheckpointInfo]:
+        """The versions of one name, the one that was started last first."""
+        infos = []
+        for fingerprint in dict.fromkeys(start.fingerprint for start in registry.of(None)):
+            starts = registry.of(fingerprint)
+            outcomes = outcomes_of(Log(self.repository, name, fingerprint).ledger.contents()[1])
             done = int(np.count_nonzero(outcomes == DONE))
-            rows.append(
-                Checkpoint(
-                    one, fingerprint, function, done, len(outcomes) - done, len(times), from_nanoseconds(max(times))
+            infos.append(
+                CheckpointInfo(
+                    name,
+                    fingerprint,
+                    starts[0].function,
+                    done,
+                    len(outcomes) - done,
+                    len(starts),
+                    from_nanoseconds(max(start.time for start in starts)),
+                    registry.pinned,
                 )
             )
-        found += sorted(rows, key=lambda row: row.started)
-    return found
+        return sorted(infos, key=lambda info: info.started_at, reverse=True)
+
+    def _set_pinned(self, name: str, pinned: bool) -> None:
+        tracked = self._tracked(name)
+
+        def draft() -> Draft | None:
+            self._choose(name, tracked.state, None)
+            return None if tracked.state.pinned == pinned else Draft("pin" if pinned else "unpin", {"pinned": pinned})
+
+        tracked.change(draft)
 
 
-def report(
-    name: str,
-    repository: RepositoryLike | None = None,
+def _retention_items(name: str, infos: list[CheckpointInfo]) -> list[RetentionItem]:
+    return [
+        RetentionItem(
+            f"{name}@{info.fingerprint}",
+            info.started_at,
+            exempt=[PINNED] * info.pinned + ["latest"] * (info is infos[0]),
+        )
+        for info in infos
+    ]
+
+
+def _drop(
+    tracked: TrackedStream[Registry],
+    unwanted: Callable[[str], bool],
     *,
-    fingerprint: str | None = None,
-    format: Literal["markdown", "json"] = "markdown",
-) -> str:
-    """How processing went under a name, for the version of the function that was started last, or a given one.
+    check: Callable[[], None] = lambda: None,
+    all_of_it: bool = False,
+) -> list[str]:
+    """Delete the segments of some fingerprints. Returns them.
 
-    Raises:
-        SnapshotNotFound: there are no checkpoints of that name, or not of that fingerprint.
+    Whatever merge is under way is dropped, too: it would bring back what it has read before.
     """
-    return render(name, _metrics(name, repository, fingerprint), format)
-
-
-def describe_checkpoints(
-    name: str, repository: RepositoryLike | None = None, *, fingerprint: str | None = None
-) -> Document:
-    """The same as a document."""
-    return describe(name, _metrics(name, repository, fingerprint))
-
-
-def clear(name: str, repository: RepositoryLike | None = None, *, fingerprint: str | None = None) -> int:
-    """Forget all results under a name, or those of one version of the function. `prune` frees the space.
-
-    Returns:
-        How many segments were dropped. 0: there was nothing.
-
-    Raises:
-        InvalidArgument: the name is empty.
-    """
-    return _clear(name, as_repository(repository), lambda one: fingerprint in (None, one))
-
-
-def cleanup(
-    name: str, policy: RetentionPolicy, repository: RepositoryLike | None = None, *, dry_run: bool = False
-) -> list[RetentionRow]:
-    """Forget the results of versions of a function that a retention policy does not keep. `prune` frees the space.
-
-    The version that was started last stays in any case.
-
-    Arguments:
-        name: of the checkpoints.
-        policy: asked about versions of the function, each as old as its last start.
-        dry_run: only say what would go.
-
-    Returns:
-        The policy's rows: the name of each is a fingerprint.
-
-    Raises:
-        InvalidArgument: the name is empty.
-    """
-    chosen = as_repository(repository)
-    versions = list_checkpoints(chosen, name) if name else []
-    rows = policy.plan(
-        RetentionItem(version.fingerprint, version.started, exempt=["latest"] if version is versions[-1] else [])
-        for version in versions
-    )
-    if not dry_run:
-        _clear(name, chosen, {row.name for row in rows if not row.keep}.__contains__)
-    return rows
-
-
-def _clear(name: str, repository: Repository, unwanted: Callable[[str], bool]) -> int:
-    """Drop the segments of some fingerprints. Returns how many."""
-    if not name:
-        raise InvalidArgument("an empty name clears nothing: say which one")
-    tracked = TrackedStream(repository, KIND, name, Registry())
     dropped: list[str] = []
 
     def draft() -> Draft | None:
+        check()
         registry = tracked.state
         dropped[:] = [start.segment for start in registry.of(None) if unwanted(start.fingerprint)]
         dropped.extend(one for one, owner in registry.merging.items() if unwanted(owner))
-        return Draft("clear", {"drops": list(dropped)}) if dropped else None
+        # A name that is used again afterwards starts without the pin of what it was used for before.
+        body = {"drops": list(dropped), **({"pinned": False} if all_of_it else {})}
+        return Draft("clear", body) if dropped else None
 
     tracked.change(draft)
-    return len(dropped)
-
-
-def _metrics(name: str, repository: RepositoryLike | None, fingerprint: str | None) -> Metrics:
-    chosen = as_repository(repository)
-    registry = Registry()
-    chosen.stream(KIND, name, registry.apply)
-    latest = max(registry.of(fingerprint), key=lambda start: start.time, default=None)
-    if latest is None:
-        raise SnapshotNotFound(f"{chosen.url} has no checkpoints of {name!r}")
-    return load_metrics(Log(chosen, name, latest.fingerprint))
+    return dropped

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import IncompleteResults, ObjectMissing
 from .batches import DONE
@@ -42,13 +43,33 @@ def collect(job: Job, keys: Keys | Iterable[Keys], *, missing: Any = RAISE, log:
     Raises:
         IncompleteResults: An item has no result, and `missing` was not given.
     """
-    log = log or open_log(job)
+    return read(log or open_log(job), keys, missing)
+
+
+def read(log: Log, keys: Keys | Iterable[Keys], missing: Any = RAISE) -> Iterator[Any]:
+    """Stream results from an opened log: see `collect`."""
     first = 0
     for some in [keys] if isinstance(keys, np.ndarray) else keys:
         for at in range(0, len(some), READ_WINDOW):
             part = some[at : at + READ_WINDOW]
             yield from _results(log, part, missing, first)
             first += len(part)
+
+
+def read_recorded(log: Log) -> Iterator[Any]:
+    """Stream every result of a log, in the order of the positions that the items had."""
+    return read(log, recorded_keys(log))
+
+
+def recorded_keys(log: Log) -> Keys:
+    """Return the keys of all results, in the order of the positions that the items had."""
+    keys: list[Keys] = [np.zeros((0, 2), np.uint64)]
+    positions: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for batch, places in log.batches():
+        counts = (log.find(batch.keys) == places) & (outcomes_of(places) == DONE)
+        keys.append(batch.keys[counts])
+        positions.append(batch.positions[counts])
+    return np.asarray(np.concatenate(keys)[np.argsort(np.concatenate(positions), kind="stable")])
 
 
 def check_complete(log: Log, parts: Iterable[Keys]) -> None:

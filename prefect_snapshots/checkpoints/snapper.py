@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-import numpy as np
-
 from ..errors import InvalidArgument
 from ..repository.repository import RepositoryLike, as_repository
-from .batches import DONE
 from .counts import RunCounts
 from .job import make_job
 from .keys import Keys
-from .ledger import outcomes_of
 from .log import Log
 from .metrics import Metric, load_metrics, render
-from .reading import RAISE, READ_WINDOW, check_complete, collect, open_log
+from .reading import RAISE, READ_WINDOW, check_complete, open_log, read, read_recorded, recorded_keys
 from .running import Run
 from .selection import WINDOW, windows
 
@@ -169,7 +165,7 @@ class Snapper(Generic[T, R]):
         keys = list(self._keys(log))
         if missing is RAISE:
             check_complete(log, keys)
-        return list(collect(self.job, keys, missing=missing, log=log))
+        return list(read(log, keys, missing))
 
     def iter_results(self, missing: Any = RAISE) -> Iterator[R]:
         """The same one by one, in flat memory.
@@ -178,7 +174,7 @@ class Snapper(Generic[T, R]):
             IncompleteResults: when it comes to an item without a result.
         """
         log = open_log(self.job)
-        return collect(self.job, self._keys(log), missing=missing, log=log)
+        return read(log, self._keys(log), missing)
 
     def load_all(self, fingerprint: str | None = None) -> list[R]:
         """Every result that is stored, whatever the iterable is now, in the order of the iterables of then.
@@ -187,7 +183,7 @@ class Snapper(Generic[T, R]):
             fingerprint: of another version of the function. `list_checkpoints` tells which there are.
         """
         log = open_log(self.job) if fingerprint is None else Log(self.job.repository, self.job.name, fingerprint)
-        return list(collect(self.job, _recorded(log), log=log))
+        return list(read_recorded(log))
 
     def load_metrics(self) -> list[Metric]:
         """One metric for each item that was worked on, whatever the iterable is now."""
@@ -216,18 +212,4 @@ class Snapper(Generic[T, R]):
         if not self._once:
             return rest
         self._seen += rest
-        return self._seen or [_recorded(log)]
-
-
-_NONE = np.zeros((0, 2), np.uint64)
-
-
-def _recorded(log: Log) -> Keys:
-    """The keys of all results, in the order of the positions that they had."""
-    keys = [_NONE]
-    positions: list[Any] = [np.zeros(0, np.int64)]
-    for batch, places in log.batches():
-        counts = (log.find(batch.keys) == places) & (outcomes_of(places) == DONE)
-        keys.append(batch.keys[counts])
-        positions.append(batch.positions[counts])
-    return np.asarray(np.concatenate(keys)[np.argsort(np.concatenate(positions), kind="stable")])
+        return self._seen or [recorded_keys(log)]

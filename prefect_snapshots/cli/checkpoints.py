@@ -9,7 +9,7 @@ from typing import Any
 
 from cyclopts import App
 
-from ..errors import SnapshotNotFound
+from ..errors import CheckpointNotFound
 from .output import Answer, Column, count_text, table, time_text
 from .session import SessionArgument
 
@@ -23,12 +23,12 @@ def list_all(name: str | None = None, /, *, session: SessionArgument) -> Answer:
     Arguments:
         name: Only those of this name.
     """
-    from ..checkpoints import list_checkpoints
+    from ..checkpoints import CheckpointManager
 
     repository = session.open()
-    rows = list_checkpoints(repository, name)
+    rows = CheckpointManager(repository).list_checkpoints(name)
     if name is not None and not rows:
-        raise SnapshotNotFound(f"{repository.url} has no checkpoints of {name!r}")
+        raise CheckpointNotFound(f"{repository.url} has no checkpoints of {name!r}")
     document = {"repository": repository.url, "checkpoints": [asdict(row) for row in rows]}
     return Answer(document, _view, "" if rows else "There are no checkpoints.")
 
@@ -41,12 +41,13 @@ def report(name: str, /, *, fingerprint: str | None = None, session: SessionArgu
         name: Of the checkpoints.
         fingerprint: Of a version of the function, as in the list. Default: the one that was started last.
     """
-    from ..checkpoints import describe_checkpoints, report
+    from ..checkpoints import CheckpointManager
     from .documents import document_lines
 
     repository = session.open()
-    document = json.loads(report(name, repository, fingerprint=fingerprint, format="json"))
-    described = describe_checkpoints(name, repository, fingerprint=fingerprint)
+    manager = CheckpointManager(repository)
+    document = json.loads(manager.report(name, fingerprint, format="json"))
+    described = manager.describe(name, fingerprint)
     return Answer({"repository": repository.url, **document}, lambda _: document_lines(described))
 
 
@@ -58,16 +59,17 @@ def clear(name: str, /, *, fingerprint: str | None = None, session: SessionArgum
         name: Of the checkpoints.
         fingerprint: Only the results of this version of the function, as in the list.
     """
-    from ..checkpoints import clear, list_checkpoints
+    from ..checkpoints import CheckpointManager
 
     repository = session.open(writing=True)
-    rows = [row for row in list_checkpoints(repository, name) if fingerprint in (None, row.fingerprint)]
+    manager = CheckpointManager(repository)
+    rows = [row for row in manager.list_checkpoints(name) if fingerprint in (None, row.fingerprint)]
     if not rows:
         which = f" with the fingerprint {fingerprint}" if fingerprint else ""
-        raise SnapshotNotFound(f"{repository.url} has no checkpoints of {name!r}{which}")
+        raise CheckpointNotFound(f"{repository.url} has no checkpoints of {name!r}{which}")
     results = count_text(sum(row.done for row in rows), "result")
     session.confirm(f"Forget {results} of {name}?")
-    segments = clear(name, repository, fingerprint=fingerprint)
+    segments = manager.delete_checkpoint(name, fingerprint)
     document = {"name": name, "segments": segments, "cleared": [asdict(row) for row in rows]}
     return Answer(document, remark=f"Forgot {results}. `prefect-snapshots prune` frees the space.")
 
@@ -79,7 +81,7 @@ _COLUMNS = (
     Column("done", right=True),
     Column("failed", right=True),
     Column("segments", right=True),
-    Column("started"),
+    Column("started_at"),
 )
 
 
@@ -96,7 +98,7 @@ def _view(document: dict[str, Any]) -> Iterator[str]:
                     f"{row['done']:,}",
                     f"{row['failed']:,}",
                     f"{row['segments']:,}",
-                    time_text(row["started"]),
+                    time_text(row["started_at"]),
                 )
                 for row in rows
             ],

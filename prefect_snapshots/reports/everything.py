@@ -9,8 +9,7 @@ from typing import Any, Literal
 from ..artifacts import ArtifactRegistry
 from ..backups import BackupManager
 from ..backups.manager import list_names as list_backup_names
-from ..checkpoints import describe_checkpoints
-from ..checkpoints import list_names as list_checkpoint_names
+from ..checkpoints import CheckpointManager
 from ..documents import Block, Document, Facts, Note
 from ..errors import SnapshotNotFound, SnapshotsError
 from ..repository import Repository
@@ -66,12 +65,12 @@ def describe_repository(
         return about_snapshots(manager, listed)
 
     def checkpoints(name: str) -> Iterable[Block]:
-        return describe_checkpoints(name, repository).blocks
+        return CheckpointManager(repository).describe(name).blocks
 
     parts: list[_Part] = [
         *(("backups", name, partial(backups, name)) for name in list_backup_names(repository)),
         *(("snapshots", name, partial(snapshots, name)) for name in list_snapshot_names(repository)),
-        *(("checkpoints", name, partial(checkpoints, name)) for name in list_checkpoint_names(repository)),
+        *(("checkpoints", name, partial(checkpoints, name)) for name in CheckpointManager(repository).list_names()),
         *(
             ("artifacts", f"{collection}/{name}", partial(about_artifact, registry, name, collection, listed))
             for collection in registry.list_collection_names()

@@ -16,7 +16,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from ...checkpoints import Job, Plan, RunCounts, describe_checkpoints
+from ...checkpoints import CheckpointManager, Job, Plan, RunCounts
 from ...documents import markdown
 from ..live import LiveArtifact, artifact_key, artifact_url
 from ..reporter import emit
@@ -114,7 +114,7 @@ class Processing:
 
     def _markdown(self) -> str:
         job = self._job
-        return markdown(describe_checkpoints(job.name, job.repository, fingerprint=job.fingerprint))
+        return markdown(CheckpointManager(job.repository).describe(job.name, job.fingerprint))
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         job = self._job

@@ -30,6 +30,7 @@ from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_input
 
 from ...checkpoints import (
     RAISE,
+    CheckpointManager,
     Failure,
     ItemBatch,
     Job,
@@ -40,7 +41,6 @@ from ...checkpoints import (
     item_keys,
     make_job,
     open_log,
-    report,
     run_batch,
     stable_hash,
 )
@@ -410,7 +410,8 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
     def report(self, format: str = "markdown") -> str:
         """How it went, in Markdown or, with `"json"`, in JSON. Waits for all batches."""
         self.wait()
-        return report(self._job.name, self._job.repository, fingerprint=self._job.fingerprint, format=format)  # type: ignore[arg-type]
+        job = self._job
+        return CheckpointManager(job.repository).report(job.name, job.fingerprint, format=format)  # type: ignore[arg-type]
 
     @property
     def state(self) -> State[list[R]]:
