@@ -99,6 +99,10 @@ class WrongPassword(RepositoryError):
     """The password does not open this repository, or it needs one, or it is not encrypted at all."""
 
 
+class RepositoryChanged(RepositoryError):
+    """Another repository is at this URL than the one that you opened there before, or that you named by its id."""
+
+
 class ReadOnlyRepository(RepositoryError, PermissionError):
     """Something was to be written to a repository opened with `read_only=True`."""
 

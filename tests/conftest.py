@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,10 @@ import servers
 from servers import BUCKET, Storage
 
 from prefect_snapshots.repository.location import open_location
+
+# Which repositories were opened before is remembered in the state folder of the user, which is not the tester's own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="prefect-snapshots-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 # What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

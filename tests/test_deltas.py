@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shelf import Shelf
 
-from prefect_snapshots.repository import Repository, sealing
+from prefect_snapshots.repository import Repository, envelopes
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.contents import Content, Stored, Writer
 from prefect_snapshots.repository.deltas import FEATURES, Previous, similar_stream, sketch
@@ -47,7 +47,7 @@ def entry_of(repository: Repository, chunk: bytes) -> Entry:
 @pytest.fixture(autouse=True, scope="module")
 def cheap_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealing, "_SCRYPT_COST", 2)
+        patch.setattr(envelopes, "COST", 2)
         yield
 
 

@@ -42,7 +42,7 @@ from prefect_snapshots.errors import (
     UnsupportedStorage,
     WrongPassword,
 )
-from prefect_snapshots.repository import Repository, catalog, chunking, index, sealing
+from prefect_snapshots.repository import Repository, catalog, chunking, envelopes, index, sealing
 from prefect_snapshots.repository.contents import Kept, Stored, Writer, inline
 from prefect_snapshots.repository.location import MemoryLocation, open_location
 from prefect_snapshots.repository.repository import Draft
@@ -84,7 +84,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "FAN_OUT", 2)
     monkeypatch.setattr(catalog, "_HINT_EVERY", {True: 5, False: 5})
     monkeypatch.setattr(index, "_MERGE", 4)
-    monkeypatch.setattr(sealing, "_SCRYPT_COST", 2)
+    monkeypatch.setattr(envelopes, "COST", 2)
 
 
 class TestEveryStorage:

@@ -19,7 +19,7 @@ from cyclopts.exceptions import CycloptsError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
 from ..redaction import hider
-from . import artifacts, backups, checkpoints, maintenance, report, snapshots
+from . import artifacts, backups, checkpoints, maintenance, passwords, report, snapshots
 from .output import Answer, as_json, printable
 from .session import Session, parse_options
 
@@ -60,7 +60,7 @@ _app.command(maintenance.check)
 _app.command(maintenance.prune)
 _app.command(maintenance.repair)
 _app.command(maintenance.stats)
-_app.command(maintenance.password)
+_app.command(passwords.app)
 _app.meta.suppress_keyboard_interrupt = False
 _app.meta.group_parameters = Group("Global options", sort_key=99)
 
@@ -71,6 +71,8 @@ def _launch(
     repository: Annotated[str | None, Parameter(alias="-r")] = None,
     storage_option: list[str] | None = None,
     password_command: str | None = None,
+    password_file: str | None = None,
+    no_password: bool = False,
     json: bool = False,
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
     yes: Annotated[bool, Parameter(alias="-y")] = False,
@@ -83,8 +85,12 @@ def _launch(
         storage_option: KEY=VALUE for the file system, such as anon=true or client_kwargs.region_name=eu-west-1. Repeat
             it for more. Other users of this machine can read a command line: leave credentials in the environment.
         password_command: A shell command that prints the password of the repository. Default:
-            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD, else the output of
-            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND, else it is asked for.
+            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD, else the content of the file in
+            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_FILE, else the output of
+            $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND, else you are asked for it.
+        password_file: A file that holds the password of the repository.
+        no_password: The repository is not encrypted, whatever the environment says. Otherwise a configured password
+            means that it is, and one without encryption is refused.
         json: Print one JSON document instead of text.
         quiet: Show no progress, and do not say what was done.
         yes: Do not ask before something is removed, repaired or replaced.
@@ -94,7 +100,7 @@ def _launch(
     options: dict[str, Any] = {}
     try:
         options = parse_options(storage_option or ())
-        session = Session(repository, options, password_command, quiet, yes)
+        session = Session(repository, options, password_command, password_file, no_password, quiet, yes)
         answer: Answer | None = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, session))
         if answer is None:  # help was asked for, and shown
             return 0

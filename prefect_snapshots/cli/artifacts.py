@@ -237,8 +237,7 @@ def promote(
     if to_repository is None:
         target = type(registry)(registry.repository, to_collection or collection)
     else:
-        options = parse_options(to_storage_option or ())
-        other = Session(to_repository, options, session.password_command, session.quiet, session.yes)
+        other = session.at(to_repository, parse_options(to_storage_option or ()))
         target = _registry(other, to_collection or collection, create=True)
     with session.progress() as progress:
         promoted = registry.promote_artifact(name, version, to=target, progress=progress)
@@ -314,7 +313,7 @@ def copy_release(
         to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
     """
     registry = _registry(session, collection)
-    other = Session(to, parse_options(to_storage_option or ()), session.password_command, session.quiet, session.yes)
+    other = session.at(to, parse_options(to_storage_option or ()))
     with session.progress() as progress:
         copy = registry.copy_release(tag, other.open(create=True), progress=progress)
     copied = copy.find_release(tag)

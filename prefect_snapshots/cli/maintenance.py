@@ -1,4 +1,4 @@
-"""`prefect-snapshots check`, `prune`, `repair`, `stats` and `password`: looking after a whole repository."""
+"""`prefect-snapshots check`, `prune`, `repair` and `stats`: looking after a whole repository."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter, Token, convert
+from cyclopts import Parameter, Token, convert
 
-from ..errors import WrongPassword
 from .output import Answer, Column, count_text, fields, printable, size_text, table
-from .session import SessionArgument, new_password
+from .session import SessionArgument
 
 Document = dict[str, Any]
 
@@ -30,8 +29,6 @@ def _parse_grace(_: object, tokens: Sequence[Token]) -> timedelta:
 
 
 Grace = Annotated[timedelta, Parameter(converter=_parse_grace)]
-
-password = App(name="password", help="The password of an encrypted repository.")
 
 
 def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
@@ -98,22 +95,6 @@ def stats(*, session: SessionArgument) -> Answer:
         "saved_bytes": found.saved_bytes,
     }
     return Answer(document, _view_statistics)
-
-
-@password.command
-def change(*, new_password_command: str | None = None, session: SessionArgument) -> Answer:
-    """Set another password. The data keeps its keys, so that nothing is written anew.
-
-    Whoever knew the old password may have kept the keys: after a leak, copy the data into a new repository.
-
-    Arguments:
-        new_password_command: A shell command that prints the new password. Default: it is typed, twice.
-    """
-    repository = session.open(writing=True)
-    if not repository.encrypted:
-        raise WrongPassword(f"{repository.url} is not encrypted: a repository gets its password when it is created")
-    repository.change_password(new_password(new_password_command))
-    return Answer({"repository": repository.url, "changed": True}, remark=f"{repository.url} has a new password.")
 
 
 # --- for people --------------------------------------------------------------------------------------------------

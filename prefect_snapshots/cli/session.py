@@ -1,6 +1,7 @@
-"""What holds for every command: which repository, what may be asked of the user, and how progress is shown.
+"""The options of every command: which repository to open and with which password, confirmation, and progress.
 
-A password is read from the environment, from a command, or typed; it is never an argument.
+A password comes from the environment, a file or a command, or is typed. It is never an argument, because other users of
+the machine can read command lines.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +22,7 @@ from .output import printable
 
 if TYPE_CHECKING:
     from ..repository import Repository
+    from ..repository.location import Location
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -28,49 +30,77 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The global options.
+    """The global options of a command.
 
-    Arguments:
-        url: of the repository; None: what the environment says, else `./snapshots`.
-        storage_options: for the file system.
-        password_command: a shell command that prints the password.
-        quiet: show no progress.
-        yes: everything is confirmed already.
+    Args:
+        url: The URL of the repository. Default: what the environment says, else `./snapshots`.
+        storage_options: Options for the file system.
+        password_command: A shell command that prints the password.
+        password_file: A file that holds the password.
+        no_password: The repository is not encrypted, whatever the environment says.
+        quiet: Show no progress.
+        yes: Do not ask for confirmation.
     """
 
     url: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     password_command: str | None = None
+    password_file: str | None = None
+    no_password: bool = False
     quiet: bool = False
     yes: bool = False
 
     def open(self, *, writing: bool = False, create: bool = False) -> Repository:
-        """The repository, opened; read-only unless something is to be written.
+        """Return the opened repository, read-only unless something is to be written.
 
-        Arguments:
-            writing: something is to be written.
-            create: something is to be written, and there need be no repository yet.
+        Args:
+            writing: Whether to write. Default: False.
+            create: Whether to write, and to create the repository if there is none. Default: False.
 
         Raises:
-            RepositoryNotFound: there is none.
-            WrongPassword: the password does not fit, or there is none and no terminal to type one on.
+            RepositoryNotFound: There is none.
+            WrongPassword: The password does not fit, or there is none and no terminal to type one on.
         """
-        from ..repository.repository import PASSWORD_COMMAND_SETTING, PASSWORD_SETTING, password_from
+        from ..repository.passwords import configured_password
 
-        given = password_from(self.password_command) if self.password_command else None
+        given = self._password()
+        if given is None:
+            given = configured_password()
         try:
             return self._open(given, writing or create, create)
         except WrongPassword:
-            if given or os.environ.get(PASSWORD_SETTING) or os.environ.get(PASSWORD_COMMAND_SETTING):
+            if given is not None:
                 raise
         if not _at_terminal():
             raise WrongPassword(
-                "the repository is encrypted, and there is no terminal to type its password on: "
-                f"set {PASSWORD_SETTING}, or give --password-command"
+                "The repository is encrypted, and there is no terminal to type its password on. "
+                f"Set {_setting()}, or pass --password-file or --password-command."
             )
         return self._open(getpass.getpass("Password of the repository: "), writing or create, create)
 
-    def _open(self, password: str | None, writing: bool, create: bool) -> Repository:
+    def at(self, url: str, storage_options: Mapping[str, Any]) -> Session:
+        """Return a session of the same options, for another repository."""
+        return replace(self, url=url, storage_options=storage_options)
+
+    def location(self) -> Location:
+        """Return the location of the repository, without opening it."""
+        from ..repository.location import open_location
+        from ..repository.repository import DEFAULT_URL, SETTING
+
+        return open_location(self.url or os.environ.get(SETTING) or DEFAULT_URL, self.storage_options)
+
+    def _password(self) -> str | Literal[False] | None:
+        from ..repository.passwords import password_from_command, password_from_file
+
+        if sum(map(bool, (self.password_command, self.password_file, self.no_password))) > 1:
+            raise InvalidArgument("Pass only one of --password-command, --password-file and --no-password.")
+        if self.no_password:
+            return False
+        if self.password_file:
+            return password_from_file(self.password_file)
+        return password_from_command(self.password_command) if self.password_command else None
+
+    def _open(self, password: str | Literal[False] | None, writing: bool, create: bool) -> Repository:
         from ..repository.repository import SETTING, Repository
 
         repository = Repository(
@@ -86,21 +116,21 @@ class Session:
             if create:
                 return repository
             raise RepositoryNotFound(
-                f"there is no repository at {repository.url}: the first thing that is saved there creates it. "
-                f"Name another place with --repository, or in {SETTING}."
+                f"There is no repository at {repository.url}. The first save creates one; check the URL if you "
+                f"expected data here, or name another place with --repository or in {SETTING}."
             ) from None
         return repository
 
     def confirm(self, question: str, about: Iterable[str] = ()) -> None:
-        """Go on only when the user says so.
+        """Return only if the user confirms.
 
-        Arguments:
-            question: asks for a yes.
-            about: lines that are shown before it.
+        Args:
+            question: The question, to be answered with yes or no.
+            about: Lines to show before it.
 
         Raises:
-            InvalidArgument: there is no terminal to ask on.
-            SnapshotsError: the answer was no.
+            InvalidArgument: There is no terminal to ask on.
+            SnapshotsError: The answer was no.
         """
         if self.yes:
             return
@@ -110,11 +140,11 @@ class Session:
             print(printable(line), file=sys.stderr)
         print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise SnapshotsError("not confirmed: nothing was changed")
+            raise SnapshotsError("Not confirmed: nothing was changed.")
 
     @contextmanager
     def progress(self) -> Iterator[Progress | None]:
-        """A progress bar on a terminal, on standard error; elsewhere, and when it shall be quiet, None."""
+        """Show a progress bar on standard error if that is a terminal. Gives None elsewhere, and with `--quiet`."""
         if self.quiet or not sys.stderr.isatty():
             yield None
             return
@@ -129,32 +159,38 @@ class Session:
 
 
 SessionArgument = Annotated[Session, Parameter(parse=False)]
-"""How a command declares that it wants the session."""
+"""How a command declares that it takes the session."""
 
 
-def new_password(command: str | None) -> str:
-    """A password that is not in use yet: what a command prints, else typed twice.
+def new_password(command: str | None, file: str | None) -> str:
+    """Return a password that is not in use yet: what a command prints or a file holds, else what is typed twice.
 
     Raises:
-        InvalidArgument: there is no terminal, or what was typed is empty or not twice the same.
+        InvalidArgument: There is no terminal, or what was typed is empty or not twice the same.
     """
-    if command:
-        from ..repository.repository import password_from
+    from ..repository.passwords import password_from_command, password_from_file
 
-        return password_from(command)
+    if command and file:
+        raise InvalidArgument("Pass only one of --new-password-command and --new-password-file.")
+    if command:
+        return password_from_command(command)
+    if file:
+        return password_from_file(file)
     if not _at_terminal():
-        raise InvalidArgument("there is no terminal to type the new password on: give --new-password-command")
+        raise InvalidArgument(
+            "There is no terminal to type the new password on. Pass --new-password-file or --new-password-command."
+        )
     typed = getpass.getpass("New password: ")
     if not typed or typed != getpass.getpass("The same again: "):
-        raise InvalidArgument("the new password is empty, or was not twice the same: nothing was changed")
+        raise InvalidArgument("The new password is empty, or was not twice the same. Nothing was changed.")
     return typed
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Storage options from `KEY=VALUE`. Dots in a key nest; a value is JSON where it can be, else text.
+    """Return storage options from `KEY=VALUE`. Dots in a key nest. A value is JSON if it can be, else a string.
 
     Raises:
-        InvalidArgument: without showing a value, which may be a secret.
+        InvalidArgument: A pair makes no sense. The message shows no value, which may be a secret.
 
     Example:
         >>> parse_options(["anon=true", "client_kwargs.region_name=eu-west-1"])
@@ -165,20 +201,20 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         *groups, last = key.split(".")
         if not separator or not all((*groups, last)):
-            raise InvalidArgument("a storage option is KEY=VALUE, such as client_kwargs.region_name=eu-west-1")
+            raise InvalidArgument("A storage option must be KEY=VALUE, such as client_kwargs.region_name=eu-west-1.")
         place = options
         for group in groups:
             place = place.setdefault(group, {})
             if not isinstance(place, dict):
-                raise InvalidArgument(f"the storage option {key!r} is within {group!r}, which has a value itself")
+                raise InvalidArgument(f"The storage option {key!r} is within {group!r}, which has a value itself.")
         if last in place:
-            raise InvalidArgument(f"the storage option {key!r} is given twice")
+            raise InvalidArgument(f"The storage option {key!r} is given twice.")
         place[last] = parse_value(value)
     return options
 
 
 def parse_value(text: str) -> Any:
-    """What a text means as JSON; the text itself where it is none."""
+    """Return what a string means as JSON, or the string itself if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -187,3 +223,9 @@ def parse_value(text: str) -> Any:
 
 def _at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _setting() -> str:
+    from ..repository.passwords import PASSWORD_SETTING
+
+    return PASSWORD_SETTING

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import json
 import os
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import httpx
 from prefect import runtime
@@ -20,10 +20,11 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.filesystems import WritableFileSystem
 from prefect.settings import get_current_settings
 from prefect.types import SecretDict
-from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator, model_validator
 
 from ..errors import EphemeralRepositoryError, RepositoryError
-from ..repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, password_from, selected_repository
+from ..repository.passwords import password_from_command, password_from_file
+from ..repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, selected_repository
 from ..repository.sealing import Compression
 from ..results import ResultLog
 from .credentials import FORMS, Credentials, credentials_for, storage_options
@@ -84,8 +85,18 @@ class SnapshotRepository(WritableFileSystem):
         default=None,
         description=(
             "Encrypts a new repository, or opens an encrypted one. Default: the setting "
-            "`PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`. Whoever loses it loses the data."
+            "`PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`. If you lose it, you lose the data."
         ),
+    )
+    no_password: bool = Field(
+        default=False,
+        title="No Password",
+        description="Open or create a repository without encryption, even if a password is set elsewhere.",
+    )
+    repository_id: str | None = Field(
+        default=None,
+        title="Repository ID",
+        description="The id that the repository must have, as `prefect-snapshots stats` shows it.",
     )
     compression: Literal["auto", "high", "none"] = Field(
         default="auto", description="How what this writes is compressed: `auto` compresses with zstd where it pays."
@@ -109,7 +120,16 @@ class SnapshotRepository(WritableFileSystem):
         said = storage_options(self.credentials) if self.credentials else {}
         options = json.dumps(said | self.storage_options.get_secret_value(), sort_keys=True)
         password = self.password.get_secret_value() if self.password else None
-        return _open(os.getcwd(), self.url, options, password, self.compression, self.allow_pickle, self.read_only)
+        return _open(
+            os.getcwd(),
+            self.url,
+            options,
+            False if self.no_password else password,
+            self.repository_id,
+            self.compression,
+            self.allow_pickle,
+            self.read_only,
+        )
 
     async def aread_path(self, path: str) -> bytes:
         """The result with this key, every byte verified.
@@ -136,6 +156,12 @@ class SnapshotRepository(WritableFileSystem):
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         """Store a result durably under this key, instead of an older one."""
         self._log.write(path, content)
+
+    @model_validator(mode="after")
+    def _check_password(self) -> Self:
+        if self.no_password and self.password is not None:
+            raise ValueError("a password and no_password exclude each other: leave one of them out")
+        return self
 
     @field_validator("credentials", mode="before")
     @classmethod
@@ -228,7 +254,9 @@ def _default_password() -> str | None:
     settings = SnapshotsSettings()
     if settings.password is not None:
         return settings.password.get_secret_value()
-    return password_from(settings.password_command) if settings.password_command else None
+    if settings.password_file:
+        return password_from_file(settings.password_file)
+    return password_from_command(settings.password_command) if settings.password_command else None
 
 
 def _opened(url: str) -> Repository:
@@ -240,7 +268,8 @@ def _open(
     directory: str,  # elsewhere, a relative path is another repository
     url: str,
     storage_options: str = "{}",
-    password: str | None = None,
+    password: str | Literal[False] | None = None,
+    repository_id: str | None = None,
     compression: Compression = "auto",
     allow_pickle: bool = True,
     read_only: bool = False,
@@ -248,7 +277,8 @@ def _open(
     return Repository(
         url,
         storage_options=json.loads(storage_options),
-        password=password or _default_password,
+        password=_default_password if password is None else password,
+        id=repository_id,
         compression=compression,
         allow_pickle=allow_pickle,
         read_only=read_only,

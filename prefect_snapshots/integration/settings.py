@@ -18,6 +18,9 @@ class SnapshotsSettings(PrefectBaseSettings):
 
     repository: str | None = Field(default=None, description="The URL of the default repository.")
     password: SecretStr | None = Field(default=None, description="The password of the repositories in use.")
+    password_file: str | None = Field(
+        default=None, description="A file that holds the password, read if no password is set."
+    )
     password_command: str | None = Field(
-        default=None, description="A command that prints the password, asked when no password is set."
+        default=None, description="A command that prints the password, run if no password and no file is set."
     )

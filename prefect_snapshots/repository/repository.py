@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import json
 import os
-import subprocess
 import unicodedata
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,18 +26,21 @@ from ..errors import (
     NotARepository,
     ObjectMissing,
     ReadOnlyRepository,
+    RepositoryChanged,
     RepositoryNotFound,
     StorageUnavailable,
     UnsupportedFormat,
     WrongPassword,
 )
 from ..redaction import harmless_options
-from . import chunking
+from . import chunking, known
 from .catalog import Catalog, Event, Stream, new_token
 from .contents import ChunkReader, ContentReader, Store, Stored, Writer, inline
+from .envelopes import MOST_ENVELOPES, Envelope, opened_by, parse_envelopes
 from .index import Index
 from .location import Buffer, Location, open_location
-from .sealing import Compression, Sealer, make_envelope, open_envelope
+from .passwords import PASSWORD_SETTING, Password, PasswordSource
+from .sealing import Compression, Sealer
 from .threads import Lock
 
 if TYPE_CHECKING:
@@ -50,10 +52,11 @@ FORMAT = 1
 
 DEFAULT_URL = "./snapshots"
 SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"
-PASSWORD_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
-PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
 
 _STORE_ATTEMPTS = 3
+
+# A configuration has a few KB. Whoever can write to the bucket could put gigabytes there.
+_MOST_CONFIG = 64 * 1024
 
 NAME_LIMIT = 512
 """Most characters in a name, an id or a tag."""
@@ -62,6 +65,19 @@ _selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar(
     "prefect_snapshots_repository", default=None
 )
 _open: weakref.WeakValueDictionary[str, Repository] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordInfo:
+    """A password of a repository.
+
+    Attributes:
+        name: Its name.
+        created: When it was added or last changed, in UTC.
+    """
+
+    name: str
+    created: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +99,13 @@ class Repository:
         url: any fsspec URL or path. Default: the repository of the enclosing `use_repository`, else the environment
             variable `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, else `./snapshots`.
         storage_options: passed to the fsspec filesystem (credentials, endpoint).
-        password: encrypts a new repository, or opens an encrypted one. A function is asked for it if the repository is
-            new or encrypted. Default: the environment variable
-            `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`, else the output of the command in
-            `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND`.
+        password: The password that opens the repository, or encrypts a new one: a string, or a function that returns
+            it. With a password, a repository without encryption is refused; pass False to open one. Default: the
+            environment variable `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`, else the content of the file in
+            `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_FILE`, else the output of the command in
+            `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND`, else none.
+        id: The id that the repository must have, as `prefect-snapshots stats` shows it. Another one is refused, and
+            none is created. Default: the id that it had when you last opened it encrypted, if that is known.
         compression: "auto" (zstd where it pays), "high" or "none". Each writer decides for itself.
         allow_pickle: whether objects stored with pickle may be loaded. Say False for a repository that others write.
         read_only: write nothing at all, not even summaries.
@@ -106,7 +125,8 @@ class Repository:
         url: str | os.PathLike[str] | None = None,
         *,
         storage_options: Mapping[str, Any] | None = None,
-        password: str | Callable[[], str | None] | None = None,
+        password: Password = None,
+        id: str | None = None,
         compression: Compression = "auto",
         allow_pickle: bool = True,
         read_only: bool = False,
@@ -119,7 +139,8 @@ class Repository:
         self.location: Location = open_location(url, storage_options)
         self.allow_pickle = allow_pickle
         self.read_only = read_only
-        self._password = password
+        self._password = PasswordSource(password)
+        self._expected_id = id
         self._compression: Compression = compression
         self._single_writer = single_writer
         self._lock = Lock()
@@ -308,18 +329,116 @@ class Repository:
 
         return statistics(self)
 
-    def change_password(self, new: str) -> None:
-        """Set another password. The data keeps its keys, so that nothing is written anew.
+    # --- passwords ------------------------------------------------------------------------------------------
 
-        Who knew the old password may have kept the keys: after a leak, copy the data into a new repository.
+    def list_passwords(self) -> list[PasswordInfo]:
+        """Return the passwords that open the repository, newest first. Empty if it is not encrypted."""
+        self._reading()
+        config = read_config(self.location) or {"passwords": []}
+        infos = [PasswordInfo(found.name, found.created) for found in parse_envelopes(config["passwords"])]
+        return sorted(infos, key=lambda info: (info.created, info.name), reverse=True)
+
+    def add_password(self, name: str, password: str) -> None:
+        """Add a password that opens the repository, beside those that it has.
+
+        Args:
+            name: What to call it, such as `"ci"` or `"laptop of Ada"`. Everybody who can read the bucket sees it.
+            password: The password.
+
+        Raises:
+            WrongPassword: The repository is not encrypted.
+            InvalidName: A password has this name already, or it is no proper name.
+            InvalidArgument: The password is empty, or there are 16 passwords already.
         """
+
+        def add(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
+            if any(envelope.name == name for envelope in envelopes):
+                raise InvalidName(f"{self.url} has a password named {name!r} already. Choose another name.")
+            if len(envelopes) >= MOST_ENVELOPES:
+                raise InvalidArgument(
+                    f"{self.url} has {MOST_ENVELOPES} passwords already. Remove one before you add another."
+                )
+            return [*envelopes, self._envelope(name, password, secret)]
+
+        self._edit_passwords(add)
+
+    def change_password(self, new: str, name: str | None = None) -> None:
+        """Replace a password. The data keeps its keys, so that nothing is written anew.
+
+        Whoever knew the old password may have kept the secret, and can go on reading: after a leak, copy the data into
+        a new repository.
+
+        Args:
+            new: The new password.
+            name: The name of the password to replace. Default: the one that you opened the repository with.
+
+        Raises:
+            WrongPassword: The repository is not encrypted.
+            InvalidName: No password has this name.
+            InvalidArgument: The new password is empty.
+        """
+        own = self._writing().password_name
+        chosen = own if name is None else name
+
+        def change(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
+            self._check_password_name(envelopes, chosen)
+            new_one = self._envelope(chosen, new, secret)
+            return [new_one if envelope.name == chosen else envelope for envelope in envelopes]
+
+        self._edit_passwords(change)
+        if chosen == own:
+            self._password.use(new)
+
+    def remove_password(self, name: str) -> None:
+        """Remove a password: it opens the repository no more.
+
+        Whoever knew it may have kept the secret, or a copy of `repository.json` from before, and can go on reading.
+
+        Args:
+            name: The name of the password.
+
+        Raises:
+            WrongPassword: The repository is not encrypted.
+            InvalidName: No password has this name.
+            InvalidArgument: You opened the repository with this password, so that the last one stays.
+        """
+        own = self._writing().password_name
+
+        def remove(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
+            self._check_password_name(envelopes, name)
+            if name == own:
+                raise InvalidArgument(
+                    f"{self.url} was opened with the password {name!r}. Open it with another one to remove this one."
+                )
+            return [envelope for envelope in envelopes if envelope.name != name]
+
+        self._edit_passwords(remove)
+
+    def _envelope(self, name: str, password: str, secret: bytes) -> Envelope:
+        if not password:
+            raise InvalidArgument("A password must not be empty.")
+        return Envelope.seal(name, password, secret, self.id)
+
+    def _check_password_name(self, envelopes: Sequence[Envelope], name: str) -> None:
+        names = sorted(envelope.name for envelope in envelopes)
+        if name not in names:
+            raise InvalidName(f"{self.url} has no password named {name!r}. It has: {', '.join(names)}.")
+
+    def _edit_passwords(self, edit: Callable[[list[Envelope], bytes], list[Envelope]]) -> None:
         opened = self._writing()
         if opened.secret is None:
-            raise WrongPassword(f"{self.url} is not encrypted: create a new repository with a password")
-        config = {**opened.config, "key": make_envelope(new, opened.secret)}
+            raise WrongPassword(
+                f"{self.url} is not encrypted, and never will be. Create a new repository with a password, and copy."
+            )
+        # As it is now: somebody may have added a password since this repository was opened.
+        current = read_config(self.location)
+        if current is None or current["id"] != opened.id:
+            raise RepositoryChanged(f"{self.url} is no more the repository that you opened. Nothing was changed.")
+        envelopes = edit(parse_envelopes(current["passwords"]), opened.secret)
+        data = config_bytes({**current, "passwords": [envelope.record() for envelope in envelopes]})
+        # The copy first: if the second write fails, the repository still opens, with the old passwords.
         for path in (CONFIG_COPY, CONFIG):
-            self.location.replace(path, config_bytes(config))
-        self._password = new
+            self.location.replace(path, data)
 
     # --- opening --------------------------------------------------------------------------------------------
 
@@ -331,10 +450,10 @@ class Repository:
         if self._opened is None:
             with self._lock:
                 if self._opened is None:
-                    config = self._read_config()
+                    config = read_config(self.location)
                     if config is None and not self.location.is_empty():
                         # Somebody may have created the repository between these two looks.
-                        config = self._read_config()
+                        config = read_config(self.location)
                         if config is None:
                             raise NotARepository(
                                 f"{self.url} is not empty and is no repository: choose an empty or a new place"
@@ -361,31 +480,28 @@ class Repository:
                 self._complete = True
         return self._reading()
 
-    def _read_config(self) -> dict[str, Any] | None:
-        """`repository.json`, or its copy when it is damaged; None when there is none."""
-        damage: Exception | None = None
-        for path in (CONFIG, CONFIG_COPY):
-            try:
-                return parse_config(path, self.location.read(path))
-            except ObjectMissing:
-                continue
-            except DamagedObject as error:
-                damage = damage or error
-        if damage is not None:
-            raise damage
-        return None
-
     def _create_config(self) -> dict[str, Any]:
         """Claim the URL. Who loses the race adopts the winner's configuration."""
+        password = self._password()
+        if self._expected_id is not None:
+            raise RepositoryNotFound(
+                f"There is no repository at {self.url}, and none is created, because id={self._expected_id!r} was "
+                "given. Check the URL, or leave out id to create a new one."
+            )
+        if password is None and not self._password.is_refused and known.known_id(self.location) is not None:
+            raise WrongPassword(
+                f"There was an encrypted repository at {self.url} when you last looked, and now there is none. It is "
+                "not replaced by one without encryption: pass a password, or password=False (--no-password)."
+            )
         if not self._single_writer:
             self.location.prove_exclusive()
-        password = self._find_password()
+        repository_id, secret = os.urandom(16).hex(), os.urandom(32)
         config = {
             "format": FORMAT,
-            "id": os.urandom(16).hex(),
+            "id": repository_id,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "chunking": chunking.parameters(),
-            "key": make_envelope(password, os.urandom(32)) if password else None,
+            "passwords": [Envelope.seal("default", password, secret, repository_id).record()] if password else [],
         }
         data = config_bytes(config)
         try:
@@ -393,13 +509,31 @@ class Repository:
         except StorageUnavailable:
             claimed = False
         if claimed:
+            # What was here before is gone, and this one is ours.
+            known.forget(self.location)
             return config
-        found = self._read_config()
+        found = read_config(self.location)
         if found is None:
             raise StorageUnavailable(f"{self.url} did not confirm that the repository was created: try again")
-        if password and found["key"] is None:
-            raise WrongPassword(f"somebody else created {self.url} at the same moment, and without a password")
         return found
+
+    def _check_id(self, config: dict[str, Any]) -> None:
+        """Refuse a repository that is not the one that is expected here."""
+        if self._expected_id is not None:
+            if config["id"] != self._expected_id:
+                raise RepositoryChanged(
+                    f"{self.url} holds the repository {config['id']}, but id={self._expected_id!r} was given. "
+                    "Somebody may have replaced it. Nothing was read from it."
+                )
+            return
+        before = known.known_id(self.location)
+        if before is not None and (before != config["id"] or not config["passwords"]):
+            now = config["id"] if config["passwords"] else f"{config['id']}, which is not encrypted"
+            raise RepositoryChanged(
+                f"{self.url} held the encrypted repository {before} when you last opened it, and now holds {now}. "
+                "Somebody may have replaced it. Nothing was read from it. If you know why it changed, run "
+                f"`prefect-snapshots --repository {self.url} password trust`, or pass id={config['id']!r}."
+            )
 
     def _open(self, config: dict[str, Any]) -> Opened:
         if config["format"] > FORMAT:
@@ -411,27 +545,33 @@ class Repository:
             raise UnsupportedFormat(
                 f"{self.url} cuts its chunks in another way ({config['chunking']}); open it with read_only=True"
             )
-        secret = self._unlock(config)
+        self._check_id(config)
+        name, secret = self._unlock(config)
+        if secret is not None:
+            known.remember(self.location, config["id"])
         sealer = Sealer(bytes.fromhex(config["id"]), secret, self._compression)
-        return _assemble(self.location, config, secret, sealer, self.read_only)
+        return _assemble(self.location, config, secret, name, sealer, self.read_only)
 
-    def _unlock(self, config: dict[str, Any]) -> bytes | None:
-        if config["key"] is None:
-            if isinstance(self._password, str):
-                raise WrongPassword(f"{self.url} is not encrypted: open it without a password")
-            return None
-        password = self._find_password()
+    def _unlock(self, config: dict[str, Any]) -> tuple[str, bytes | None]:
+        """Return the name of the password that opened the repository, and the secret. Both are nothing in a plain one.
+
+        A configured password means that the repository is encrypted. Otherwise whoever can write to the bucket could
+        put a plain one there, have you unpickle what is in it, and read what you save next.
+        """
+        password = self._password()
+        if not config["passwords"]:
+            if password is not None:
+                raise WrongPassword(
+                    f"{self.url} is not encrypted, but a password is configured for it. Somebody may have replaced the "
+                    "repository. If it is meant to be open, pass password=False (--no-password on the command line)."
+                )
+            return "", None
         if password is None:
-            raise WrongPassword(f"{self.url} is encrypted: give a password, or set {PASSWORD_SETTING}")
-        try:
-            return open_envelope(password, config["key"])
-        except WrongPassword:
-            raise WrongPassword(f"the password does not open {self.url}") from None
-
-    def _find_password(self) -> str | None:
-        if not isinstance(self._password, str):
-            self._password = (self._password or _environment_password)()
-        return self._password
+            raise WrongPassword(f"{self.url} is encrypted. Pass a password, or set {PASSWORD_SETTING}.")
+        found = opened_by(parse_envelopes(config["passwords"]), password, config["id"])
+        if found is None:
+            raise WrongPassword(f"The password does not open {self.url}. Check it, and the URL.")
+        return found
 
     def _store(self, opened: Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
         for attempt in range(_STORE_ATTEMPTS):
@@ -461,6 +601,9 @@ class Repository:
             "allow_pickle": self.allow_pickle,
             "read_only": self.read_only,
             "single_writer": self._single_writer,
+            "id": self._expected_id,
+            # That no encryption is wanted is no secret, and has to hold in the other process, too.
+            **({"password": False} if self._password.is_refused else {}),
         }
         return _restore, (self._token, self.location.url, harmless_options(self.location.storage_options), options)
 
@@ -472,6 +615,7 @@ class Opened:
     id: str
     config: dict[str, Any]
     secret: bytes | None
+    password_name: str
     sealer: Sealer
     catalog: Catalog
     index: Index
@@ -480,16 +624,21 @@ class Opened:
 
     def apart(self, *, writing: bool) -> Opened:
         """The same repository, with a catalog and an index of its own: no other thread moves them on meanwhile."""
-        return _assemble(self.store.location, self.config, self.secret, self.sealer, not writing)
+        return _assemble(self.store.location, self.config, self.secret, self.password_name, self.sealer, not writing)
 
 
 def _assemble(
-    location: Location, config: dict[str, Any], secret: bytes | None, sealer: Sealer, read_only: bool
+    location: Location,
+    config: dict[str, Any],
+    secret: bytes | None,
+    password_name: str,
+    sealer: Sealer,
+    read_only: bool,
 ) -> Opened:
     catalog = Catalog(location, sealer, read_only=read_only)
     index = Index(location, sealer, read_only=read_only)
     store = Store(location, sealer, index, lambda: catalog.state.condemned)
-    return Opened(config["id"], config, secret, sealer, catalog, index, store, ChunkReader(store))
+    return Opened(config["id"], config, secret, password_name, sealer, catalog, index, store, ChunkReader(store))
 
 
 class RepositorySource(Protocol):
@@ -533,25 +682,6 @@ def as_repository(repository: RepositoryLike | None) -> Repository:
     return repository if isinstance(repository, Repository) else repository.get_repository()
 
 
-def _environment_password() -> str | None:
-    if os.environ.get(PASSWORD_SETTING):
-        return os.environ[PASSWORD_SETTING]
-    command = os.environ.get(PASSWORD_COMMAND_SETTING)
-    return password_from(command) if command else None
-
-
-def password_from(command: str) -> str:
-    """The password that a command prints.
-
-    Raises:
-        WrongPassword: it failed, or printed nothing.
-    """
-    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode or not done.stdout.strip("\r\n"):
-        raise WrongPassword(f"the password command gave no password (exit {done.returncode})")
-    return done.stdout.rstrip("\r\n")
-
-
 def check_name(name: str, what: str = "name") -> str:
     """Refuse names that cannot be kept apart or shown safely. Returns the name.
 
@@ -574,6 +704,21 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
+def read_config(location: Location) -> dict[str, Any] | None:
+    """Return `repository.json`, or its copy if it is damaged; None if there is none."""
+    damage: Exception | None = None
+    for path in (CONFIG, CONFIG_COPY):
+        try:
+            return parse_config(path, location.read_range(path, 0, _MOST_CONFIG))
+        except ObjectMissing:
+            continue
+        except DamagedObject as error:
+            damage = damage or error
+    if damage is not None:
+        raise damage
+    return None
+
+
 def config_bytes(config: dict[str, Any]) -> bytes:
     """A configuration as it is stored."""
     return (json.dumps({**config, "checksum": _checksum(config)}, indent=1) + "\n").encode()
@@ -590,12 +735,14 @@ def parse_config(path: str, data: bytes) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(data)
         version = config["format"]
         if isinstance(version, int) and version > FORMAT:
-            return {**config, "chunking": chunking.parameters(), "key": None}
+            return {**config, "chunking": chunking.parameters(), "passwords": []}
         if config["checksum"] != _checksum(config):
             raise DamagedObject(path, "it does not match its checksum")
-        bytes.fromhex(config["id"])
+        if len(bytes.fromhex(config["id"])) != 16:
+            raise ValueError("an id has 16 bytes")
+        parse_envelopes(config["passwords"])
         del config["checksum"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedObject(path, f"it cannot be read ({error})") from None
     if data != config_bytes(config):
         raise DamagedObject(path, "it is not as it was written")
@@ -621,7 +768,8 @@ class WithSecrets:
         one = self.repository
         options = {
             "storage_options": one.location.storage_options,
-            "password": one._password,
+            "password": False if one._password.is_refused else one._password(),
+            "id": one._expected_id,
             "compression": one._compression,
             "allow_pickle": one.allow_pickle,
             "read_only": one.read_only,

@@ -11,21 +11,19 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from ..errors import DamagedObject, UnsupportedFormat, WrongPassword
+from ..errors import DamagedObject
 from .location import Buffer
 
 Compression = Literal["auto", "high", "none"]
@@ -54,9 +52,6 @@ _LEVEL = {"auto": 3, "high": 12}
 
 _DELTA_LEVEL = 8
 """Lower ones overlook much of what a long chunk has in common with its bases; there is little to compress besides."""
-
-_SCRYPT_COST = 2**16
-"""scrypt N, with r=8 and p=1: 64 MB and about 0.15 s for each guess at a password (RFC 7914)."""
 
 _thread = threading.local()
 
@@ -269,43 +264,6 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     if found is None:
         found = _thread.decompressor = zstandard.ZstdDecompressor()
     return found
-
-
-# --- the envelope: what a password opens ---------------------------------------------------------------------------
-
-
-def make_envelope(password: str, secret: bytes) -> dict[str, Any]:
-    """Wrap the repository's secret with a password, for `repository.json`."""
-    salt = os.urandom(SALT_SIZE)
-    nonce = os.urandom(12)
-    wrapped = AESGCM(_stretch(password, salt, _SCRYPT_COST)).encrypt(nonce, secret, b"prefect-snapshots envelope")
-    return {
-        "kdf": "scrypt",
-        "cost": _SCRYPT_COST,
-        "salt": base64.b64encode(salt).decode(),
-        "nonce": base64.b64encode(nonce).decode(),
-        "wrapped": base64.b64encode(wrapped).decode(),
-    }
-
-
-def open_envelope(password: str, envelope: dict[str, Any]) -> bytes:
-    """The secret inside an envelope.
-
-    Raises:
-        WrongPassword: when the password does not open it.
-    """
-    cost = envelope["cost"]
-    if envelope["kdf"] != "scrypt" or not isinstance(cost, int) or not 2 <= cost <= 2**22:
-        raise UnsupportedFormat(f"the key of this repository is derived in an unknown way ({envelope['kdf']}, {cost})")
-    salt, nonce, wrapped = (base64.b64decode(envelope[part]) for part in ("salt", "nonce", "wrapped"))
-    try:
-        return AESGCM(_stretch(password, salt, cost)).decrypt(nonce, wrapped, b"prefect-snapshots envelope")
-    except InvalidTag:
-        raise WrongPassword("the password does not open this repository") from None
-
-
-def _stretch(password: str, salt: bytes, cost: int) -> bytes:
-    return Scrypt(salt=salt, length=32, n=cost, r=8, p=1).derive(password.encode())
 
 
 # --- small pieces ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ A **temporary** file is an object that is still being written; one whose writer 
 
 This package does not know what the bytes mean.
 
-- `interface`: what a location does, and what it hands out. `opening`: which location a URL means.
+- `interface`: what a location does, and what it hands out. `schemes`: which location a URL means.
 - `local`, `memory`, `s3`, `gcs`, `generic`: one backend each. Other packages bring more through the entry-point group
   `prefect_snapshots.locations`.
 - `files`, `large_files`: durable files, for `local`. `object_store`, `clients`: the base of `s3` and `gcs`.
@@ -21,7 +21,7 @@ from .interface import Appender, Buffer, ByteLocks, Location, ObjectInfo, Object
 from .large_files import LargeFile
 from .local import LocalLocation
 from .memory import MemoryLocation
-from .opening import open_location
+from .schemes import open_location
 
 __all__ = [
     "Appender",

@@ -1,0 +1,128 @@
+"""Where the password of a repository comes from: an argument, a function, or the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from ..errors import InvalidArgument, WrongPassword
+
+PASSWORD_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
+PASSWORD_FILE_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_FILE"
+PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
+
+Password: TypeAlias = str | Callable[[], str | None] | Literal[False] | None
+"""A password, a function that returns it, False for a repository without encryption, or None for the environment."""
+
+# A key file holds a line; whoever names a disk image by mistake is told so.
+_MOST_BYTES = 64 * 1024
+
+
+class PasswordSource:
+    """The password that was configured for a repository. It is asked for once, when it is first needed.
+
+    Args:
+        given: What the user passed.
+
+    Raises:
+        InvalidArgument: The password is empty, or True.
+    """
+
+    def __init__(self, given: Password) -> None:
+        if given == "" or (isinstance(given, bool) and given):
+            raise InvalidArgument(
+                "password must be a non-empty string, a function, False or None. "
+                "Pass password=False for a repository without encryption."
+            )
+        self._given = given
+        self._found: str | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the user wants no encryption, in so many words: `password=False`."""
+        return self._given is False
+
+    def __call__(self) -> str | None:
+        """Return the password, or None if none is configured or wanted.
+
+        Raises:
+            WrongPassword: A password is configured, and it is empty or cannot be had.
+        """
+        if self._found is None and self._given is not False:
+            if isinstance(self._given, str):
+                self._found = self._given
+            else:
+                self._found = (self._given or configured_password)()
+                if self._found == "":
+                    raise WrongPassword(
+                        "The configured password is empty. Configure one, or pass password=False for a repository "
+                        "without encryption."
+                    )
+        return self._found
+
+    def use(self, password: str) -> None:
+        """Use another password from now on."""
+        self._given = self._found = password
+
+
+def configured_password() -> str | None:
+    """Return the password that the environment configures, or None.
+
+    Raises:
+        WrongPassword: It configures one that is empty or cannot be had. A secret that went missing is no reason to
+            go on without encryption.
+    """
+    found = os.environ.get(PASSWORD_SETTING)
+    if found is not None:
+        if not found:
+            raise WrongPassword(
+                f"{PASSWORD_SETTING} is set, but empty. Set it to the password, or unset it; pass password=False or "
+                "--no-password for a repository without encryption."
+            )
+        return found
+    file, command = os.environ.get(PASSWORD_FILE_SETTING), os.environ.get(PASSWORD_COMMAND_SETTING)
+    if file:
+        return password_from_file(file)
+    return password_from_command(command) if command else None
+
+
+def password_from_command(command: str) -> str:
+    """Return what a shell command prints, without the line break at its end.
+
+    Raises:
+        WrongPassword: The command failed, or printed nothing.
+    """
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise WrongPassword(f"The password command failed (exit {done.returncode}). Run it yourself to see why.")
+    return _line(done.stdout, "The password command")
+
+
+def password_from_file(path: str | os.PathLike[str]) -> str:
+    """Return the content of a key file, without the line break at its end.
+
+    Raises:
+        WrongPassword: The file cannot be read, is empty, or is no key file.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise WrongPassword(f"The key file {os.fspath(path)} cannot be read ({error.strerror}).") from None
+    return _line(data, f"The key file {os.fspath(path)}")
+
+
+def _line(data: bytes, source: str) -> str:
+    if len(data) > _MOST_BYTES:
+        raise WrongPassword(f"{source} gave more than {_MOST_BYTES // 1024} KiB, which is no password.")
+    try:
+        password = data.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise WrongPassword(
+            f"{source} gave bytes that are not UTF-8. Encode a binary key, for example in base64."
+        ) from None
+    if not password:
+        raise WrongPassword(f"{source} gave an empty password.")
+    return password
