@@ -13,6 +13,8 @@ ordinary code catches them. All of them survive pickling, because task runners c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SnapshotsError(Exception):
     """Base of every error raised by prefect-snapshots."""
@@ -362,16 +364,30 @@ class ConfirmationRequired(UsageError):
     """What was asked for replaces data, and nobody confirmed it. Nothing was touched."""
 
 
-class PermanentBackup(UsageError):
-    """A backup is marked as permanent, so that only `force=True` deletes it."""
-
-
 class BackupFailed(SetupError):
     """A source could not be read whole: nothing was committed."""
 
 
 class RestoreFailed(SetupError):
     """A target could not be made what a backup holds; the message says what state it is in."""
+
+
+class NotProven(IntegrityError):
+    """A backup is made, and a restore into a scratch place shows that it does not come back identical.
+
+    `backup` names it, and `problems` says what differs. It is kept, and not marked as proven.
+    """
+
+    def __init__(self, backup: str, problems: Sequence[str]) -> None:
+        super().__init__(backup, tuple(problems))
+        self.backup = backup
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return (
+            f"Backup {self.backup} is made, but it did not come back identical: {'; '.join(self.problems)}. Mend the "
+            f"cause, and make another backup; or look closer with `prefect-snapshots backups drill {self.backup}`."
+        )
 
 
 class ToolMissing(SetupError, FileNotFoundError):

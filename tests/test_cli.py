@@ -924,7 +924,7 @@ def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> N
     assert [(part["kind"], part["counts"]) for part in made["parts"]] == [("sqlite", {"users": 100}), ("directory", {})]
     assert f"Backup created: shop_{datetime.now(tz=UTC):%Y%m%d}_" in shop.run("backup", "create", "x").stdout
     other = shop.json("backup", "create", "--name", "app", "--database", "app.db", "--permanent", "--no-directories")
-    assert (other["permanent"], len(other["parts"])) == (True, 1)
+    assert (other["pinned"], len(other["parts"])) == (True, 1)
     listed = shop.json("backup", "list")["backups"]
     assert [backup["description"] for backup in listed] == ["x", "Before: the migration!"]
     assert "📌" in shop.run("backup", "list", "--name", "app").stdout
@@ -965,7 +965,7 @@ def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     assert [(row["name"], row["keep"]) for row in planned["rows"]] == [(names[3], True), (names[2], False)]
     shop.run("backup", "permanent", names[2])
     assert shop.json("backup", "cleanup", "--keep-last", "1")["deleted"] == []
-    assert "permanent" in shop.complaint("backup", "delete", names[2], "--yes", status=1)
+    assert "pinned" in shop.complaint("backup", "delete", names[2], "--yes", status=1)
     shop.run("backup", "delete", names[2], "--force", "--yes")
     shop.complaint("backup", "delete", names[3], status=2)  # there is no terminal to ask on
     for wrong in ("", "..", "/", "shop", "shop\n", "*", "$(touch x)", names[3][:-1]):

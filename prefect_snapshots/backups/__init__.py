@@ -1,15 +1,28 @@
 """Backups of databases and directories: each one a version that can be listed, verified and restored as a whole."""
 
 from ..trees.scanning import Directory
-from .drills import DrillReport
-from .manager import BackupManager, RestoreReport, list_names, safe_experiment
-from .records import Backup
+from .browsing import BackupDiff, CountChange, FileChange, FileInfo
+from .drills import DrillReport, DrillRow
+from .experiments import safe_experiment
+from .journal import PartState, RestorePart, RestoreRecord
+from .manager import BackupManager, list_names
+from .records import Backup, PartRecord
+from .restores import RestoreReport
 
 __all__ = [
     "Backup",
+    "BackupDiff",
     "BackupManager",
+    "CountChange",
     "Directory",
     "DrillReport",
+    "DrillRow",
+    "FileChange",
+    "FileInfo",
+    "PartRecord",
+    "PartState",
+    "RestorePart",
+    "RestoreRecord",
     "RestoreReport",
     "list_names",
     "safe_experiment",

@@ -211,7 +211,7 @@ class PartReader(StoredTree):
             left_out=part.left_out,
         )
         self.part = part
-        self._reader = content
+        self.reader = content
 
     @property
     def kind(self) -> str:
@@ -230,9 +230,9 @@ class PartReader(StoredTree):
     def previous_chunks(self) -> deltas.Previous | None:
         """The chunks of a dump, for the next one to be compared with."""
         sketches = np.frombuffer(self.part.sketches, "<u8").reshape(-1, deltas.FEATURES)
-        ends = np.cumsum(self._reader.table["size"], dtype=np.int64)
+        ends = np.cumsum(self.reader.table["size"], dtype=np.int64)
         first, last = ends.searchsorted([self.offset, self.offset + self.stored], "right")
-        chunks = self._reader.table["chunk"][first:last]
+        chunks = self.reader.table["chunk"][first:last]
         return deltas.Previous(chunks, sketches) if len(chunks) == len(sketches) else None
 
     def extract(self, folder: Path) -> None:

@@ -1,38 +1,43 @@
-"""A drill: restore a backup where it harms nobody, and compare what came back with what was backed up.
+"""A drill: restore a backup into a scratch place, and compare what came back with what was backed up.
 
 Files are compared byte by byte. A database is dumped again where it came back, and both dumps are compared by the
-number of rows of each table and, where its kind has them, by checksums of the rows: their bytes may differ.
+number of rows of each table and, where its kind has them, by checksums of the rows: their bytes may differ. A backup
+that passes is *proven*, and says so from then on.
 """
 
 from __future__ import annotations
 
-import tempfile
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import StorageFull
 from ..repository.maintenance import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
+from .interruption import terminable
 from .manifest import DIRECTORY
+from .origin import host
 from .records import Backup
 from .sources import Database, DumpFile
+from .working import working_folder
 
 _SHOWN = 10
-"""Differences of one part that are told."""
+"""Differences of one part that a report names: more would not help to find the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrillRow:
-    """What was found of one part.
+    """What a drill found about one part.
 
     Attributes:
-        part: its name.
-        kind: "directory", or what the database is.
-        files: how many files were compared byte by byte.
-        counts: rows or documents that came back, per table or collection.
-        problems: what differs, or why the part could not be restored; empty when all is well.
+        part: The name of the part.
+        kind: "directory", or the kind of database.
+        files: How many files were compared byte by byte.
+        counts: Rows or documents that came back, per table or collection.
+        problems: What differs, or why the part could not be restored. Empty if it came back identical.
     """
 
     part: str
@@ -43,13 +48,19 @@ class DrillRow:
 
     @property
     def ok(self) -> bool:
-        """Whether it came back as it was."""
+        """Whether the part came back identical."""
         return not self.problems
 
 
 @dataclass(frozen=True, slots=True)
 class DrillReport:
-    """What a drill found: of which backup, a row for each part, and the seconds that it took."""
+    """What a drill found.
+
+    Attributes:
+        name: The name of the backup.
+        rows: A row for each part.
+        duration: Seconds that the drill took.
+    """
 
     name: str
     rows: tuple[DrillRow, ...]
@@ -57,21 +68,33 @@ class DrillReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything came back as it was."""
+        """Whether everything came back identical."""
         return all(row.ok for row in self.rows)
+
+    @property
+    def problems(self) -> list[str]:
+        """All problems, each with the name of its part."""
+        return [f"{row.part}: {problem}" for row in self.rows for problem in row.problems]
 
 
 def drill(
     backup: Backup, content: Archive, sources: Mapping[str, Database | Directory], progress: Progress
 ) -> DrillReport:
-    """See `BackupManager.drill`. The databases of `sources`, by name, give the empty ones beside them."""
+    """See `BackupManager.drill`. The databases in `sources`, by name, make the scratch ones beside themselves."""
     started = time.monotonic()
     rows = []
-    for number, part in enumerate(backup.parts):
-        progress("restoring", number, len(backup.parts))
-        rows.append(_try(content.part(part.name), sources.get(part.name)))
-    progress("restoring", len(backup.parts), len(backup.parts))
+    with terminable():
+        for number, part in enumerate(backup.parts):
+            progress("drilling", number, len(backup.parts))
+            rows.append(_try(content.part(part.name), sources.get(part.name)))
+    progress("drilling", len(backup.parts), len(backup.parts))
     return DrillReport(backup.name, tuple(rows), round(time.monotonic() - started, 3))
+
+
+def prover(run: Mapping[str, object] | None) -> str:
+    """Return who proves a backup: the flow run, or else the machine."""
+    named = " / ".join(str(run[key]) for key in ("flow", "flow_run") if run and run.get(key))
+    return named or host()
 
 
 def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
@@ -81,7 +104,7 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)
         elif source is None or isinstance(source, Directory):
-            problems = ["the manager has no database of this name, beside which it could be restored"]
+            problems = ["the manager has no database of this name, beside which a scratch one could be made"]
         else:
             counts, problems = _try_database(part, source)
     except Exception as error:  # whatever stops a restore is what a drill is there to find
@@ -90,11 +113,23 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
 
 
 def _try_directory(part: PartReader) -> tuple[int, list[str]]:
-    with tempfile.TemporaryDirectory(prefix="prefect-snapshots-drill-") as folder:
-        part.extract(Path(folder))
-        different = [path for path in part.paths if not _equal(part.open(path), Path(folder, path))]
+    with working_folder("drill") as folder:
+        _check_space(part, folder)
+        part.extract(folder)
+        different = [path for path in part.paths if not _equal(part.open(path), folder / path)]
     more = [f"and {len(different) - _SHOWN} more files"] if len(different) > _SHOWN else []
     return len(part.paths), [f"{path} came back different" for path in different[:_SHOWN]] + more
+
+
+def _check_space(part: PartReader, folder: Path) -> None:
+    """Refuse before anything is written: a drill that fills the temporary folder harms whatever else needs it."""
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if part.stored > free:
+        raise StorageFull(
+            f"A drill of {part.name} needs {part.stored:,} bytes in {folder.parent}, where {free:,} are free. Set "
+            "TMPDIR to a folder with more space."
+        )
 
 
 def _equal(stored: Iterator[memoryview], path: Path) -> bool:

@@ -1,21 +1,18 @@
 """What is known of each backup without reading it: its name, what it holds, where it was made, and from which code.
 
 A *backup* is one version. A *part* of it is what came from one source: a directory or a database. A record that cannot
-be read is listed as *broken*, with the reason, and never hides the others.
+be read is listed as *broken*, with the reason, and never hides the others. `Records` is the state of one stream of
+backups: it also knows which of them are proven, and which restores have not ended.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import socket
-import subprocess
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,42 +23,37 @@ from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..repository.tracking import hint
 from ..retention import PINNED
 from .directories import Summary
+from .journal import RestoreRecord, apply_restore_event
+from .origin import Git
+
+LATEST = "latest"
+"""Stands for the newest backup wherever one is read. No backup is called so: names have the time in them."""
 
 SLUG_LIMIT = 60
-"""Most characters of a description in a name."""
+"""Most characters of a description in a name: with the manager's name and the time it still fits one line."""
 
 _SHOWN = 10
-"""Files of a part that are named when something is noted of them."""
-_GIT_SECONDS = 10.0
+"""Files of a part that a note names: more would make the record large, and nobody reads them."""
 _DAY = timedelta(days=1)
 
 
 class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one part."""
+    """What is known of one part of a backup."""
 
     name: str
+    """The name of its source."""
     kind: str
-    """"directory", or what the database is: "postgresql", "sqlite", ..."""
+    """"directory", or the kind of database: "postgresql", "sqlite", ..."""
     size: int
     """Bytes of its files."""
     files: int
+    """How many files it has."""
     counts: dict[str, int] = {}
     """Of a database: rows or documents per table or collection."""
     notes: list[str] = []
-    """What a person should know: files that changed while they were read, or could not be read."""
-
-
-class Git(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the code when a backup was made."""
-
-    commit: str | None
-    branch: str | None
-    """None when no branch was checked out."""
-    dirty: bool
-    """Whether tracked files were changed and not committed."""
-
-    def __str__(self) -> str:
-        return f"{self.branch or 'no branch'}@{(self.commit or 'no commit')[:7]}{' (changed)' if self.dirty else ''}"
+    """What you should know: files that changed while they were read, or that could not be read."""
+    incomplete: bool = False
+    """Whether something was left out because it could not be read."""
 
 
 class _Body(msgspec.Struct, kw_only=True):
@@ -70,7 +62,7 @@ class _Body(msgspec.Struct, kw_only=True):
     id: str
     description: str
     time: int
-    permanent: bool
+    pinned: bool
     tags: list[str]
     parts: list[PartRecord]
     duration: float
@@ -80,30 +72,42 @@ class _Body(msgspec.Struct, kw_only=True):
     versions: dict[str, list[str]] = {}
 
 
+class _Changes(msgspec.Struct, kw_only=True):
+    """The body of the event that changes what is said of a backup. None: as it was."""
+
+    id: str
+    pinned: bool | None = None
+    description: str | None = None
+    tags: list[str] | None = None
+    proven_by: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Backup:
     """One backup.
 
     Attributes:
-        name: unique under its manager's name, as in `default_20260131_120000_before_the_migration`.
-        description: what its maker said.
-        created_at: when it was begun, in UTC.
-        permanent: whether retention leaves it alone, and deleting it has to be forced.
-        tags: what `keep_tags` of a retention policy looks at.
-        parts: what it holds, one part for each source.
-        written: bytes that storing it took; the rest was in the repository already, or compressed away.
-        duration: seconds.
-        host: the machine on which it was made.
-        git: the state of the code that was backed up, or of the working directory; None when neither is in git.
-        run: the Prefect run that made it.
-        versions: tools and servers, by the name of the part.
-        broken: why its record cannot be read; None when it can.
+        name: Unique under its manager's name, as in `default_20260131_120000_before_the_migration`.
+        description: Why it was made.
+        created_at: When it was begun, in UTC.
+        pinned: Whether it is exempt from retention, and deleting it takes `force=True`.
+        tags: What `keep_tags` of a retention policy looks at.
+        parts: What it holds, one part for each source.
+        written: Bytes that storing it took. The rest was in the repository already, or compressed away.
+        duration: Seconds that making it took.
+        host: The machine on which it was made.
+        git: The state of the code that was backed up, or of the working directory. None when neither is in git.
+        run: The Prefect run that made it.
+        versions: Versions of programs and servers, by the name of the part.
+        proven_at: When it was last restored into a scratch place and found identical, in UTC. None: never.
+        proven_by: The machine, or the Prefect run, that proved it.
+        broken: Why its record cannot be read. None when it can.
     """
 
     name: str
     description: str
     created_at: datetime
-    permanent: bool = False
+    pinned: bool = False
     tags: tuple[str, ...] = ()
     parts: tuple[PartRecord, ...] = ()
     written: int = 0
@@ -112,12 +116,14 @@ class Backup:
     git: Git | None = None
     run: Mapping[str, Any] | None = None
     versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    proven_at: datetime | None = None
+    proven_by: str = ""
     broken: str | None = None
 
     @property
     def exempt(self) -> tuple[str, ...]:
         """The reasons why retention never deletes it."""
-        return (PINNED,) if self.permanent else ()
+        return (PINNED,) if self.pinned else ()
 
     @property
     def size(self) -> int:
@@ -134,19 +140,27 @@ class Backup:
         """Rows or documents per table or collection, of every database."""
         return {part.name: part.counts for part in self.parts if part.counts}
 
-    def part(self, name: str) -> PartRecord:
-        """The part that came from one source.
+    @property
+    def incomplete(self) -> bool:
+        """Whether something was left out because it could not be read. The notes of the parts say what."""
+        return any(part.incomplete for part in self.parts)
 
-        Arguments:
-            name: of the source, or its end behind a slash, where that is clear: `"app.db"`.
+    def part(self, name: str) -> PartRecord:
+        """Return the part that came from one source.
+
+        Args:
+            name: The name of the source, or its last component if only one part ends with it, such as `"app.db"`.
 
         Raises:
-            BackupNotFound: it has no such part, or several.
+            BackupNotFound: There is no such part, or several.
         """
         found = [part for part in self.parts if part.name == name]
         found = found or [part for part in self.parts if part.name.endswith(f"/{name}")]
         if len(found) != 1:
-            raise BackupNotFound(f"backup {self.name!r} has not one part {name!r}: it has {', '.join(self.part_names)}")
+            no = "several parts" if found else "no part"
+            raise BackupNotFound(
+                f"Backup {self.name!r} has {no} named {name!r}. Its parts are: {', '.join(self.part_names) or 'none'}."
+            )
         return found[0]
 
     @property
@@ -155,23 +169,25 @@ class Backup:
         return [part.name for part in self.parts]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in plain types, for JSON."""
+        """Return all of it in plain types, for JSON."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        return {**plain, "size": self.size, "files": self.files}
+        return {**plain, "size": self.size, "files": self.files, "incomplete": self.incomplete}
 
 
 class Records:
-    """All backups of one stream, in the order in which they were committed."""
+    """All backups of one stream in the order in which they were committed, and the restores that have not ended."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[Event, Backup]] = {}
+        self.restores: dict[str, RestoreRecord] = {}
         self._names: dict[int, str] = {}
         self._given: set[str] = set()
 
     def copy(self) -> Records:
         """Return a copy that later events do not change."""
         other = Records()
-        other.by_name, other._names, other._given = dict(self.by_name), dict(self._names), set(self._given)
+        other.by_name, other.restores = dict(self.by_name), dict(self.restores)
+        other._names, other._given = dict(self._names), set(self._given)
         return other
 
     def apply(self, event: Event) -> None:
@@ -185,24 +201,51 @@ class Records:
             self.by_name[backup.name] = event, backup
             self._names[event.sequence] = backup.name
             self._given.add(backup.name)
-        elif event.kind == "annotate" and event.body.get("id") in self.by_name:
-            committed, backup = self.by_name[event.body["id"]]
-            changed = dataclasses.replace(backup, permanent=bool(event.body["permanent"]))
-            self.by_name[backup.name] = committed, changed
+        elif event.kind == "annotate":
+            self._annotate(event)
+        else:
+            apply_restore_event(self.restores, event)
+
+    def _annotate(self, event: Event) -> None:
+        try:
+            said = msgspec.convert(event.body, _Changes)
+        except msgspec.ValidationError:
+            return  # what somebody said of a backup is worth less than the backup
+        if said.id not in self.by_name:
+            return
+        committed, backup = self.by_name[said.id]
+        changes: dict[str, Any] = {
+            "pinned": said.pinned,
+            "description": said.description,
+            "tags": None if said.tags is None else tuple(said.tags),
+            "proven_by": said.proven_by,
+            "proven_at": None if said.proven_by is None else from_nanoseconds(event.time),
+        }
+        known = {name: value for name, value in changes.items() if value is not None}
+        self.by_name[said.id] = committed, dataclasses.replace(backup, **known)
 
     def get(self, name: str) -> tuple[Event, Backup]:
-        """The event and the backup of a name.
+        """Return the event and the backup of a name.
 
         Raises:
-            BackupNotFound: naming those that come near.
+            BackupNotFound: There is none. The message names similar ones.
         """
         found = self.by_name.get(name) if isinstance(name, str) else None
         if found is None:
-            raise BackupNotFound(f"no backup {name!r} {hint(name, self.by_name)}")
+            raise BackupNotFound(f"No backup is named {name!r} {hint(name, self.by_name)}.")
         return found
 
+    def find(self, name: str) -> tuple[Event, Backup]:
+        """Return what `get` returns, and take "latest" for the backup that was committed last and can be read."""
+        if name != LATEST:
+            return self.get(name)
+        for event, backup in reversed(self.by_name.values()):
+            if backup.broken is None:
+                return event, backup
+        raise BackupNotFound("There is no backup yet. Make one with `prefect-snapshots backups create`.")
+
     def free_name(self, name: str) -> str:
-        """The name, or if it is taken the first of `name_2`, `name_3`, ... that is free. None is given twice."""
+        """Return the name, or if it is taken the first free one of `name_2`, `name_3`, ... None is given twice."""
         number, free = 1, name
         while free in self._given:
             number += 1
@@ -211,7 +254,7 @@ class Records:
 
 
 def read_record(event: Event) -> Backup:
-    """The backup that an event committed; a broken one when its record is not what it should be."""
+    """Return the backup that an event committed. It is a broken one if its record cannot be read."""
     try:
         body = msgspec.convert(event.body, _Body)
     except msgspec.ValidationError as error:
@@ -221,7 +264,7 @@ def read_record(event: Event) -> Backup:
         name=body.id,
         description=body.description,
         created_at=from_nanoseconds(body.time),
-        permanent=body.permanent,
+        pinned=body.pinned,
         tags=tuple(body.tags),
         parts=tuple(body.parts),
         written=event.content.written if event.content else 0,
@@ -234,24 +277,24 @@ def read_record(event: Event) -> Backup:
 
 
 def broken_record(name: str | int, reason: str, time: int = 0) -> Backup:
-    """What is listed where a record cannot be read: it stays until somebody deletes it by force.
+    """Return what stands for a backup whose record cannot be read. It stays until it is deleted with `force=True`.
 
-    Arguments:
-        name: of the backup, or the number of the event that would tell.
-        reason: why it cannot be read.
-        time: of the event, in nanoseconds since 1970, if that is known.
+    Args:
+        name: The name of the backup, or the number of its event.
+        reason: Why it cannot be read.
+        time: When the event was committed, in nanoseconds since 1970, if that is known.
     """
     known = name if isinstance(name, str) else f"event-{name}"
-    return Backup(name=known, description="", created_at=from_nanoseconds(time), permanent=True, broken=reason)
+    return Backup(name=known, description="", created_at=from_nanoseconds(time), pinned=True, broken=reason)
 
 
 def body_of(backup: Backup) -> dict[str, Any]:
-    """The body of the event that commits a backup."""
+    """Return the body of the event that commits a backup."""
     body = _Body(
         id=backup.name,
         description=backup.description,
         time=to_nanoseconds(backup.created_at),
-        permanent=backup.permanent,
+        pinned=backup.pinned,
         tags=list(backup.tags),
         parts=list(backup.parts),
         duration=backup.duration,
@@ -264,8 +307,19 @@ def body_of(backup: Backup) -> dict[str, Any]:
     return plain
 
 
+def changes_body(name: str, **changes: Any) -> dict[str, Any]:
+    """Return the body of the event that changes what is said of a backup.
+
+    Args:
+        name: The name of the backup.
+        changes: Any of `pinned`, `description`, `tags` (a list) and `proven_by`.
+    """
+    body = msgspec.convert({"id": name, **changes}, _Changes)
+    return {key: value for key, value in msgspec.to_builtins(body).items() if value is not None}
+
+
 def part_record(done: Summary) -> PartRecord:
-    """What is noted of a part, given what was done with its source."""
+    """Return what is recorded of a part, given what was done with its source."""
     kinds = {
         "changed while they were read": done.changed,
         "could not be read": done.unreadable,
@@ -278,19 +332,25 @@ def part_record(done: Summary) -> PartRecord:
         if paths
     ]
     return PartRecord(
-        name=done.name, kind=done.kind, size=done.size, files=done.files, counts=dict(done.counts), notes=notes
+        name=done.name,
+        kind=done.kind,
+        size=done.size,
+        files=done.files,
+        counts=dict(done.counts),
+        notes=notes,
+        incomplete=bool(done.unreadable),
     )
 
 
 def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
-    """The events whose machine's clock was a day or more behind that of an earlier one, and why that is thought.
+    """Return the events of machines whose clock was a day or more behind that of an earlier event, and why.
 
-    Arguments:
-        events: of one stream, in order.
-        now: what lies a day ahead of it does not count as an earlier time.
+    Args:
+        events: All events of one stream, oldest first.
+        now: A time that is a day or more ahead of this does not count as an earlier one.
 
     Returns:
-        Reasons by the number of the event.
+        Reasons, by the number of the event.
     """
     found: dict[int, str] = {}
     latest = datetime.min.replace(tzinfo=UTC)
@@ -307,7 +367,7 @@ def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
 
 
 def backup_name(name: str, created_at: datetime, description: str) -> str:
-    """What a backup is called: the name of its manager, the time in UTC, and the slug of its description, if any.
+    """Return the name of a backup: the name of its manager, the time in UTC, and the slug of its description, if any.
 
     Example:
         >>> backup_name("metis", datetime(2025, 10, 7, 14, 30, 22, tzinfo=UTC), "Before CF validation Phase 4")
@@ -317,63 +377,34 @@ def backup_name(name: str, created_at: datetime, description: str) -> str:
 
 
 def slug(description: str) -> str:
-    """A description as it goes into a name.
+    """Return a description in the form that it has in names.
 
-    In lower case, letters without their accents; runs of anything but letters and digits become `_`, none at the ends;
-    at most 60 characters.
+    Lower case. Latin letters lose their accents; the letters of all other scripts stay as they are. Everything but
+    letters, their marks and digits becomes `_`, with none at the ends. At most 60 characters.
 
     Example:
         >>> slug("Before CF validation, Phase 4 - clean baseline!")
         'before_cf_validation_phase_4_clean_baseline'
         >>> slug("Größe: naïve Übersicht"), slug("../../etc/passwd"), slug(" \\n")
         ('grosse_naive_ubersicht', 'etc_passwd', '')
+        >>> slug("バックアップ"), slug("Чистый файл"), slug("हिन्दी")
+        ('バックアップ', 'чистый_файл', 'हिन्दी')
     """
-    bare = (char for char in unicodedata.normalize("NFKD", description.casefold()) if not unicodedata.combining(char))
-    folded = unicodedata.normalize("NFC", "".join(bare))
-    words = "".join(char if char.isalnum() else "_" for char in folded)
-    return re.sub("_+", "_", words).strip("_")[:SLUG_LIMIT].rstrip("_")
+    bare: list[str] = []
+    base = ""
+    for char in unicodedata.normalize("NFKD", description.casefold()):
+        if _is_mark(char):
+            # An accent of Latin is decoration; the marks of other scripts are vowels, voicing, or other letters.
+            bare += [char] if base and not unicodedata.name(base, "").startswith("LATIN") else []
+        else:
+            base = char if char.isalnum() else ""
+            bare.append(base or "_")
+    words = re.sub("_+", "_", unicodedata.normalize("NFC", "".join(bare))).strip("_")
+    end = SLUG_LIMIT
+    while _is_mark(words[end : end + 1]):  # no letter without its marks: it would be another one
+        end -= 1
+    return words[:end].rstrip("_")
 
 
-# --- where a backup is made ----------------------------------------------------------------------------------------
-
-
-def host() -> str:
-    """The name of this machine."""
-    return socket.gethostname()
-
-
-def git_state(folders: Iterable[Path]) -> Git | None:
-    """The state of the code: of the first folder that is in a work tree of git, else of the working directory.
-
-    Nothing is changed by looking, and no program that a repository configures is run. Without git, or when it does not
-    answer in time, there is no state.
-    """
-    return next((state for folder in (*folders, Path.cwd()) if (state := _git(folder)) is not None), None)
-
-
-def _git(folder: Path) -> Git | None:
-    command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false"]
-    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all"]
-    # Variables such as GIT_DIR, which git sets for its hooks, would lead to another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            text=True,
-            errors="replace",
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = done.stdout.splitlines()
-    facts = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# ") and " " in line[2:])
-    commit, branch = facts.get("branch.oid"), facts.get("branch.head")
-    return Git(
-        commit=None if commit == "(initial)" else commit,
-        branch=None if branch == "(detached)" else branch,
-        dirty=any(not line.startswith("#") for line in lines),
-    )
+def _is_mark(char: str) -> bool:
+    return bool(char) and unicodedata.category(char).startswith("M")

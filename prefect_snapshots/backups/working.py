@@ -16,8 +16,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import PermissionDenied
+
 _LIMIT = 1000
 """Folders that one call cleans at most: a backup must not wait for the leftovers of years."""
+_NAMES = 100
+"""Names that are tried for the folder of a user, before it is clear that somebody keeps us from having one."""
 
 
 @contextlib.contextmanager
@@ -66,17 +70,24 @@ def working_path(name: str) -> Path:
 
 
 def _parent() -> Path:
-    """The folder that has all working folders of this user."""
-    folder = Path(tempfile.gettempdir(), f"prefect-snapshots-{os.geteuid()}")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        # Everybody may make names in the temporary folder. Nothing of ours goes into a folder of somebody else.
-        return Path(tempfile.mkdtemp(prefix=f"prefect-snapshots-{os.geteuid()}-"))
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        folder.chmod(0o700)
-    return folder
+    """The folder that has all working folders of this user.
+
+    Everybody may make names in the temporary folder: one that somebody else has taken is passed over.
+    """
+    name = f"prefect-snapshots-{os.geteuid()}"
+    for taken in ("", *(f"-{number}" for number in range(2, _NAMES))):
+        folder = Path(tempfile.gettempdir(), name + taken)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                folder.chmod(0o700)
+            return folder
+    raise PermissionDenied(
+        f"Somebody else has made {name} and all names like it in {tempfile.gettempdir()}. Set TMPDIR to a folder that "
+        "only you can write."
+    )
 
 
 def _clean(parent: Path) -> None:

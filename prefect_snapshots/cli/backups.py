@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 app = App(name="backup", help="Make, find, verify, restore and export backups of databases and directories.")
 
-PERMANENT = "📌"
+PINNED = "📌"
 _PROBLEM = 1
 
 
@@ -226,7 +226,7 @@ def drill(backup: str | None = None, /, *, sources: Sources = AS_CONFIGURED, ses
     """
     manager = manager_of(_opened(session), sources)
     with session.progress() as progress:
-        report = manager.drill(backup, progress)
+        report = manager.drill(backup or "latest", progress)
     document = {**dataclasses.asdict(report), "ok": report.ok}
     remark = f"{report.name} came back as it was." if report.ok else f"{report.name} did NOT come back as it was."
     return Answer(document, _view_drill, remark, status=0 if report.ok else _PROBLEM)
@@ -258,8 +258,8 @@ def permanent(backup: str, /, *, off: bool = False, session: SessionArgument) ->
         off: Let it go as others do.
     """
     manager, _ = _find(_opened(session, writing=True), backup)
-    marked = manager.mark_permanent(backup, not off)
-    return Answer(_described(marked), remark=f"{backup} is {'permanent' if marked.permanent else 'not permanent'} now.")
+    marked = manager.unpin(backup) if off else manager.pin(backup)
+    return Answer(_described(marked), remark=f"{backup} is {'pinned' if marked.pinned else 'not pinned'} now.")
 
 
 @app.command
@@ -283,7 +283,7 @@ def cleanup(
     repository = _opened(session, writing=not dry_run)
     manager = manager_of(repository, SourceOptions(name=name), retention)
     with session.progress() as progress:
-        report = manager.cleanup(dry_run, prune=not no_prune, progress=progress)
+        report = manager.cleanup(dry_run=dry_run, prune=not no_prune, progress=progress)
     return Answer(dataclasses.asdict(report), _view_cleanup, _cleaned(report))
 
 
@@ -377,7 +377,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
     )
     rows = [
         (
-            "!" if each["broken"] else PERMANENT if each["permanent"] else "",
+            "!" if each["broken"] else PINNED if each["pinned"] else "",
             each["name"],
             _moment(each["created_at"], seconds=False),
             size_text(each["size"]),
@@ -392,7 +392,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
 
 def _view_verbosely(document: dict[str, Any]) -> Iterator[str]:
     for each in document["backups"]:
-        yield f"{PERMANENT + ' ' if each['permanent'] and not each['broken'] else ''}{each['name']}"
+        yield f"{PINNED + ' ' if each['pinned'] and not each['broken'] else ''}{each['name']}"
         yield from (f"   {line}" for line in _view_brief(each))
         yield ""
 
@@ -421,7 +421,7 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_backup(backup: dict[str, Any]) -> Iterator[str]:
-    yield f"{PERMANENT + ' ' if backup['permanent'] and not backup['broken'] else ''}{backup['name']}"
+    yield f"{PINNED + ' ' if backup['pinned'] and not backup['broken'] else ''}{backup['name']}"
     yield from _view_brief(backup)
 
 

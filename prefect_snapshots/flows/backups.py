@@ -106,7 +106,7 @@ def cleanup_backups(
     """
     manager = _manager(name, (), (), repository, retention)
     with progress_bar(manager, "Clean-up") as progress:
-        report = manager.cleanup(dry_run, prune, progress)
+        report = manager.cleanup(None, dry_run, prune, progress)
     report_cleaned(manager, report)
     return report
 
@@ -172,7 +172,7 @@ def restore_drill(
     """
     manager = _manager(name, databases, (), repository)
     with progress_bar(manager, "Drill") as progress:
-        report = manager.drill(backup, progress)
+        report = manager.drill(backup or "latest", progress)
     report_drilled(manager, report)
     if not report.ok:
         raise IntegrityError(f"{report.name} did not come back as it was: see the report of the drill")

@@ -6,7 +6,7 @@ run: a backup is safe before anything is said about it, and what goes wrong here
 Events, for automations; the resource is `prefect-snapshots.backups.<name>`, related to the run. All have `repository`
 (URL) and `name`:
 
-- `prefect-snapshots.backup.created`: `backup`, `description`, `permanent`, `size` and `written` (bytes), `files`,
+- `prefect-snapshots.backup.created`: `backup`, `description`, `pinned`, `size` and `written` (bytes), `files`,
   `rows` (rows or documents of all databases), `seconds`;
 - `prefect-snapshots.backup.failed`: `error`;
 - `prefect-snapshots.backup.cleaned`: `removed` (names), `kept` (a number), `freed` and `freed_later` (bytes);
@@ -25,7 +25,7 @@ import humanize
 
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..documents import Block, Document, Heading, markdown
-from ..reports.backups import PERMANENT, about_backup, about_backups, about_cleanup, about_drill, about_restore
+from ..reports.backups import PINNED, about_backup, about_backups, about_cleanup, about_drill, about_restore
 from ..retention import CleanupReport
 from .live import LiveArtifact, artifact_key, artifact_url
 from .reporter import emit, only_warn
@@ -72,10 +72,10 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
             for note in part.notes:
                 run_logger().warning("%s: %s", part.name, note)
         rows = sum(sum(counts.values()) for counts in backup.counts.values())
-        facts = {"description": backup.description, "permanent": backup.permanent, "seconds": backup.duration}
+        facts = {"description": backup.description, "pinned": backup.pinned, "seconds": backup.duration}
         sizes = {"size": backup.size, "written": backup.written, "files": backup.files, "rows": rows}
         _emit("created", manager, {"backup": backup.name, **facts, **sizes})
-        pin = f"{PERMANENT} " if backup.permanent else ""
+        pin = f"{PINNED} " if backup.pinned else ""
         _leave_page(manager, f"{pin}{backup.name}", about_backup(backup))
 
 

@@ -9,7 +9,7 @@ from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
 from ..retention import CleanupReport, RetentionRow
 
-PERMANENT = "📌"
+PINNED = "📌"
 
 _DRAWN = 60
 """Backups in a chart: the newest."""
@@ -118,7 +118,7 @@ def _days(backups: Sequence[Backup], rows: dict[str, RetentionRow]) -> dict[date
     days: dict[date, Day] = {}
     for each in backups:
         row = rows.get(each.name)
-        found: Day = "pinned" if each.permanent else "kept" if row is None or row.keep else "going"
+        found: Day = "pinned" if each.pinned else "kept" if row is None or row.keep else "going"
         day = each.created_at.date()
         days[day] = max(found, days.get(day, found), key=_BETTER.index)
     return days
@@ -127,7 +127,7 @@ def _days(backups: Sequence[Backup], rows: dict[str, RetentionRow]) -> dict[date
 def _why(backup: Backup, rows: dict[str, RetentionRow]) -> str:
     if backup.broken is not None:
         return f"broken: {backup.broken}"
-    pin = f"{PERMANENT} " if backup.permanent else ""
+    pin = f"{PINNED} " if backup.pinned else ""
     return pin + (_reasons(rows[backup.name], "not kept: goes with the next clean-up") if backup.name in rows else "")
 
 

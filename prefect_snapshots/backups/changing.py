@@ -1,0 +1,124 @@
+"""Change what is said of backups, and delete them: pins, descriptions, tags, and what retention does not keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import InvalidArgument, Pinned
+from ..repository.maintenance import Progress
+from ..repository.maintenance import prune as prune_repository
+from ..repository.repository import Draft
+from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
+from .history import KIND, History
+from .making import checked_string, checked_tags
+from .records import Backup, Records, changes_body, clocks_behind
+
+LAST_PROVEN = "last proven"
+"""Why retention keeps the last backup of which a drill has shown that it can be restored."""
+
+
+def annotate(history: History, name: str, **changes: Any) -> Backup:
+    """Change what is said of a backup. What it holds never changes.
+
+    Args:
+        history: The backups of one name.
+        name: The name of the backup.
+        changes: Any of `pinned`, `description`, `tags` and `proven_by`.
+
+    Raises:
+        BackupNotFound: There is none. Nothing was changed.
+    """
+    body = changes_body(name, **changes)
+
+    def draft(records: Records) -> Draft:
+        records.get(name)
+        return Draft("annotate", body)
+
+    history.change_backup(draft)
+    return history.find(name)[1]
+
+
+def edit(history: History, name: str, description: str | None, tags: Sequence[str] | None) -> Backup:
+    """See `BackupManager.edit_backup`."""
+    changes: dict[str, Any] = {}
+    if description is not None:
+        changes["description"] = checked_string(description, "description")
+    if tags is not None:
+        changes["tags"] = list(checked_tags(tags))
+    if not changes:
+        raise InvalidArgument("There is nothing to change. Pass description= or tags=.")
+    return annotate(history, name, **changes)
+
+
+def delete(history: History, name: str, force: bool) -> None:
+    """See `BackupManager.delete_backup`."""
+
+    def draft(records: Records) -> Draft:
+        event, backup = records.get(name)
+        if backup.pinned and not force:
+            why = "is pinned" if backup.broken is None else "has a record that cannot be read"
+            raise Pinned(f"Backup {name!r} {why}. It was not deleted. To delete it all the same, pass force=True.")
+        return Draft("remove", {"id": name}, [event.sequence])
+
+    history.change_backup(draft)
+
+
+def clean_up(
+    history: History, policy: RetentionPolicy, *, dry_run: bool, prune: bool, progress: Progress | None = None
+) -> CleanupReport:
+    """See `BackupManager.cleanup`."""
+    rows, sequences = expire(history, policy, dry_run=dry_run)
+    deleted = tuple(row.name for row in rows if not row.keep)
+    if not prune or not history.repository.exists():
+        return CleanupReport(rows, deleted, dry_run)
+    without = [(KIND, history.name, sequence) for sequence in sequences]
+    report = prune_repository(history.repository, dry_run, progress=progress, without=without)
+    return CleanupReport(rows, deleted, dry_run, report.bytes_freed, report.bytes_waiting)
+
+
+def expire(
+    history: History, policy: RetentionPolicy, *, dry_run: bool = False
+) -> tuple[tuple[RetentionRow, ...], list[int]]:
+    """Delete what a policy does not keep. Space is freed by a prune.
+
+    Returns:
+        A row for each backup, newest first, and the numbers of the events that are deleted.
+    """
+    rows: tuple[RetentionRow, ...] = ()
+    doomed: list[int] = []
+
+    def draft(records: Records) -> Draft | None:
+        nonlocal rows
+        rows = _plan(history, policy, records)
+        doomed[:] = [records.get(row.name)[0].sequence for row in rows if not row.keep]
+        return Draft("cleanup", {}, doomed) if doomed else None
+
+    history.change_backup(draft, dry_run=dry_run)
+    return rows, doomed
+
+
+def _plan(history: History, policy: RetentionPolicy, records: Records) -> tuple[RetentionRow, ...]:
+    now = datetime.now(UTC)
+    behind = clocks_behind(history.tracked.events, now)
+    committed = list(records.by_name.values())
+    # These count for nothing: a wrong time would push sound backups out of the policy's days and weeks.
+    spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
+    spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
+    counted = [backup for _, backup in committed if backup.name not in spared]
+    proven = max((each for each in counted if each.proven_at), key=lambda each: each.created_at, default=None)
+    # Backups that nobody has restored may all turn out to be worthless: the last good one stays until there is another.
+    last_proven = (LAST_PROVEN,) if proven else ()
+    items = [
+        RetentionItem(each.name, each.created_at, each.tags, (*each.exempt, *(last_proven if each is proven else ())))
+        for each in counted
+    ]
+    last = committed[-1][1].name if committed else None
+    return (
+        *(
+            RetentionRow(row.name, True, ("latest",)) if row.name == last and not row.keep else row
+            for row in policy.plan(items, now)
+        ),
+        *(RetentionRow(name, True, (reason,)) for name, reason in spared.items()),
+    )

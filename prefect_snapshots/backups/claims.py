@@ -1,0 +1,113 @@
+"""Which source claims which file: no file is in two parts of a backup, and the repository is in none.
+
+A database file that lies in a backed-up directory belongs to the database: the raw copy that the directory would make
+is torn, and a restore would put it over the consistent one. So it is left out of the directory, as if excluded, with
+the files that its database keeps beside it. A directory within another one is a part of its own, and a backup that held
+its own repository would never end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from ..errors import InvalidArgument
+from ..repository.repository import Repository
+from ..trees.scanning import Directory
+from .sources import Database
+
+Source: TypeAlias = Database | Directory
+
+_BESIDE = ("", "-wal", "-shm", "-journal", ".wal", ".tmp")
+"""What databases in one file append to its name for the files that they keep beside it."""
+
+T = TypeVar("T")
+
+
+def without_claimed(
+    directories: Sequence[Directory], databases: Iterable[Database], repository: Repository
+) -> list[Directory]:
+    """Return the directories without what belongs to a database, to another directory, or to the repository.
+
+    Args:
+        directories: The directories to back up.
+        databases: The databases that are backed up beside them.
+        repository: Where backups go.
+
+    Raises:
+        InvalidArgument: Two sources are the same directory, or have the same name.
+    """
+    files = [place for database in databases for place in files_of(database)]
+    folders = [Path(os.path.realpath(directory.path)) for directory in directories]
+    claimed = [*files, *folders, *repository_place(repository)]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise InvalidArgument(f"Two directories of this backup are {folder}. Remove one of them.")
+    return [_without(directory, claimed) for directory in directories]
+
+
+def files_of(database: Database) -> list[Path]:
+    """Return the files of a database that lives in one, whether they exist or not; of a server none."""
+    path = getattr(database, "path", None)
+    if not isinstance(path, str | os.PathLike):
+        return []
+    place = os.path.realpath(path)
+    return [Path(place + suffix) for suffix in _BESIDE]
+
+
+def repository_place(repository: Repository) -> Iterator[Path]:
+    """Yield where the repository lies, if that is on this machine."""
+    if repository.location.is_local:
+        yield Path(os.path.realpath(repository.url.removeprefix("file://")))
+
+
+def refuse_own_repository(directory: Directory, repository: Repository) -> None:
+    """Refuse to switch a directory as a whole in which the repository lies: it would be read and moved at once.
+
+    Raises:
+        InvalidArgument: It lies there.
+    """
+    if holds_repository(directory, repository):
+        raise InvalidArgument(
+            f"The repository {repository.url} lies in {directory.path}, which therefore cannot be switched as a whole. "
+            "Restore to another place, restore only some paths, or pass in_place=True."
+        )
+
+
+def holds_repository(directory: Directory, repository: Repository) -> bool:
+    """Return whether the repository lies in a directory."""
+    root = Path(os.path.realpath(directory.path))
+    return any(is_within(place, root) for place in repository_place(repository))
+
+
+def is_within(place: Path, folder: Path) -> bool:
+    """Return whether a place lies below a folder, and is not the folder itself."""
+    return place.is_relative_to(folder) and place != folder
+
+
+def outer_first(items: Sequence[T], place_of: dict[int, Path | None]) -> list[list[T]]:
+    """Sort what is restored into rounds: what lies in a directory comes in a later round than the directory.
+
+    Args:
+        items: What is restored, in order.
+        place_of: Where each of them lies on this machine, by its number; None: nowhere.
+    """
+    depths: list[int] = []
+    for number in range(len(items)):
+        place = place_of[number]
+        above = [other for other, folder in place_of.items() if folder and place and is_within(place, folder)]
+        depths.append(len(above))
+    return [[item for item, at in zip(items, depths, strict=True) if at == depth] for depth in sorted(set(depths))]
+
+
+def _without(directory: Directory, claimed: Iterable[Path]) -> Directory:
+    root = Path(os.path.realpath(directory.path))
+    inside = sorted({place.relative_to(root).as_posix() for place in claimed if is_within(place, root)})
+    if not inside:
+        return directory
+    patterns = ["/" + re.sub(r"([\\*?\[!#\s])", r"\\\1", path) for path in inside]
+    return dataclasses.replace(directory, excludes=(*directory.excludes, *patterns))

@@ -1,0 +1,123 @@
+"""The backups of one name in a repository: read them, find one, and open what it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from ..errors import DamagedObject, DamagedVersion, IntegrityError
+from ..repository.catalog import Event
+from ..repository.maintenance.scanning import scan_stream
+from ..repository.repository import Draft, Repository
+from ..repository.tracking import TrackedStream, damage_of
+from .archive import Archive
+from .journal import Change, RestoreRecord
+from .records import Backup, Records, broken_record
+
+KIND = "backups"
+"""The kind of the streams of backups."""
+
+logger = logging.getLogger("prefect_snapshots")
+
+
+class History:
+    """The backups of one name in a repository.
+
+    Args:
+        repository: The repository. It need not exist yet.
+        name: The name of the manager.
+    """
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self.repository = repository
+        self.name = name
+        self._lock = threading.Lock()
+        self._tracked: TrackedStream[Records] | None = None
+
+    @property
+    def tracked(self) -> TrackedStream[Records]:
+        """The stream of these backups. It is opened with the first use: a manager that is only made reads nothing."""
+        with self._lock:
+            if self._tracked is None:
+                self._tracked = TrackedStream(self.repository, KIND, self.name, Records())
+            return self._tracked
+
+    def backups(self) -> list[Backup]:
+        """Return all backups, the one that was committed last first. One with a damaged record is `broken`."""
+        try:
+            found = [backup for _, backup in self.tracked.refresh().by_name.values()]
+        except DamagedObject:
+            found = self._salvaged()
+        return found[::-1]
+
+    def find(self, name: str) -> tuple[Event, Backup]:
+        """Return the event and the record of a backup. "latest" is the one that was committed last.
+
+        Raises:
+            BackupNotFound: There is none. The message names similar ones.
+        """
+        return self.tracked.refresh().find(name)
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[tuple[Backup, Archive]]:
+        """Open a backup. What turns out to be damaged within the block is said of this backup.
+
+        Raises:
+            BackupNotFound: There is none of this name.
+            DamagedVersion: Its record, or its manifest, cannot be read.
+        """
+        event, backup = self.find(name)
+        if backup.broken is not None:
+            raise DamagedVersion(self._label(backup), "", backup.broken)
+        with damage_of(self._label(backup)):
+            yield backup, self._archive(event, backup)
+
+    def previous(self, sources: Iterable[str]) -> list[Archive]:
+        """Return the last backup of each source, the newest first, as far as they can be read."""
+        wanted = set(sources)
+        found = []
+        for event, backup in reversed(self.tracked.view.by_name.values()):
+            there = wanted & set(backup.part_names)
+            if there:
+                wanted -= there
+                try:
+                    found.append(self._archive(event, backup))
+                except IntegrityError as error:
+                    logger.warning("All files are read, because %s cannot be: %s", self._label(backup), error)
+            if not wanted:
+                break
+        return found
+
+    def open_restores(self) -> list[RestoreRecord]:
+        """Return the restores that have begun and not ended, oldest first."""
+        return list(self.tracked.refresh().restores.values())
+
+    @property
+    def change(self) -> Change | None:
+        """What commits an event without content. None if the repository may not be written."""
+        return None if self.repository.read_only else self.tracked.change
+
+    def change_backup(self, draft: Callable[[Records], Draft | None], *, dry_run: bool = False) -> None:
+        """Commit what `draft` makes of the records. It is asked again when another writer was faster."""
+        self.tracked.change(lambda: draft(self.tracked.state), dry_run=dry_run)
+
+    def _archive(self, event: Event, backup: Backup) -> Archive:
+        with self.tracked.reading(event, self._label(backup)) as content:
+            return Archive(content, self._label(backup))
+
+    def _label(self, backup: Backup) -> str:
+        return f"backup {backup.name!r} of {self.name!r}"
+
+    def _salvaged(self) -> list[Backup]:
+        """The backups of a stream with damaged events, oldest first; a broken one for each of those events."""
+        slots = scan_stream(self.repository.parts(), KIND, self.name)
+        records, broken = Records(), []
+        for sequence in range(1, slots.head + 1):
+            event = slots.rescued.get(sequence) or slots.events.get(sequence)
+            if event is None or (sequence in slots.damaged and sequence not in slots.rescued):
+                broken.append(broken_record(sequence, slots.damaged[sequence]))
+            else:
+                records.apply(event)
+        return [*broken, *(backup for _, backup in records.by_name.values())]

@@ -1,0 +1,184 @@
+"""Make a backup: read all sources, store what they hold, and commit it as one version."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import BackupFailed, InvalidArgument
+from ..repository.catalog import token_from
+from ..repository.contents import Stored, Writer
+from ..repository.metadata import clean_metadata
+from ..repository.repository import Draft, check_name
+from ..trees.scanning import Directory
+from ..trees.workspaces import recover
+from . import archive
+from .claims import Source
+from .directories import DirectoryReader
+from .history import History
+from .interruption import terminable
+from .journal import RestoreRecord
+from .origin import git_state, host
+from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
+from .sources import RestoreChecks
+
+logger = logging.getLogger("prefect_snapshots")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackupRequest:
+    """What to back up, and what to say of it.
+
+    Attributes:
+        sources: Databases and directories, none of which claims a file of another.
+        description: Why; it becomes a part of the name.
+        pinned: Whether the backup is exempt from retention.
+        tags: What `keep_tags` of a retention policy looks at.
+        run: What is known of the run that makes it, in plain values.
+        token: Of an earlier backup that raised `CommitUnknown`.
+    """
+
+    sources: Sequence[Source]
+    description: str = ""
+    pinned: bool = False
+    tags: Sequence[str] = ()
+    run: Mapping[str, Any] | None = None
+    token: str | None = None
+
+
+def make(history: History, request: BackupRequest, passed: Callable[[int], None]) -> Backup:
+    """Make a backup of all sources, or of none.
+
+    Args:
+        history: Where it is committed.
+        request: What to back up.
+        passed: Called with bytes that are dealt with.
+
+    Raises:
+        BackupFailed: A source cannot be read whole, or could not be restored. The message names it.
+        CommitUnknown: The storage did not say whether the backup was committed.
+    """
+    started = time.monotonic()
+    known = token_from(request.token)
+    described = _described(request)
+    with terminable():
+        made = _looked_at(described, request.sources)
+        notes = _interrupted_notes(history.open_restores(), request.sources)
+        for source in request.sources:
+            if isinstance(source, Directory):
+                recover(source.path)  # what a restore that was killed has set aside belongs into the backup
+        body = body_of(made)
+
+        def draft() -> Draft:
+            records = history.tracked.state
+            body["id"] = records.free_name(backup_name(history.name, made.created_at, request.description))
+            return Draft("backup", body)
+
+        def store(writer: Writer) -> Stored:
+            previous = history.previous(source.name for source in request.sources)
+            stored, summaries = archive.store(writer, request.sources, previous, passed)
+            parts = [_with_note(part_record(summary), notes.get(summary.name)) for summary in summaries]
+            body["parts"] = msgspec.to_builtins(parts)
+            body["duration"] = round(time.monotonic() - started, 3)
+            return stored
+
+        event = history.tracked.store(draft, None, store, token=known)
+    assert event is not None
+    return read_record(event)
+
+
+def preview(history: History, request: BackupRequest) -> Backup:
+    """Return what `make` would record, and store nothing. Directories are scanned, databases are only looked at.
+
+    Returns:
+        The backup under the name that it would get now. The parts of databases have no sizes and no counts.
+    """
+    made = _looked_at(_described(request), request.sources)
+    parts = [
+        part_record(DirectoryReader(source).finish()[1])
+        if isinstance(source, Directory)
+        else PartRecord(name=source.name, kind=source.kind, size=0, files=0)
+        for source in request.sources
+    ]
+    return dataclasses.replace(
+        made, name=backup_name(history.name, made.created_at, request.description), parts=tuple(parts)
+    )
+
+
+def checked_string(value: str, what: str) -> str:
+    """Return a string that can be stored.
+
+    Raises:
+        InvalidArgument: It is none, or cannot be stored.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(f"The {what} must be a string, not {type(value).__name__}.")
+    clean_metadata({what: value})
+    return value
+
+
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Return tags without repetitions.
+
+    Raises:
+        InvalidName: One of them cannot be stored.
+    """
+    if isinstance(tags, str):
+        raise InvalidArgument(f"tags must be a sequence of strings, not one string. Write [{tags!r}].")
+    return tuple(check_name(tag, "tag") for tag in dict.fromkeys(tags))
+
+
+def _described(request: BackupRequest) -> Backup:
+    """The record as far as the request says it. Whatever is wrong about the request is found here."""
+    return Backup(
+        name="",
+        description=checked_string(request.description, "description"),
+        created_at=datetime.now(UTC),
+        pinned=bool(request.pinned),
+        tags=checked_tags(request.tags),
+        host=host(),
+        run=None if request.run is None else clean_metadata(request.run),
+    )
+
+
+def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
+    """The record with what a look at the sources says, before anything of them is read."""
+    databases = [source for source in sources if not isinstance(source, Directory)]
+    versions = {database.name: database.check() for database in databases}
+    for database in databases:
+        # What no restore could bring back is told now, and not on the day when the backup is needed.
+        if isinstance(database, RestoreChecks) and (found := database.check_restorable()):
+            raise BackupFailed(
+                f"{database.name} has what could not be restored, so it was not backed up: {' '.join(found)} "
+                "Nothing was committed."
+            )
+    folders = (Path(source.path) for source in sources if isinstance(source, Directory))
+    return dataclasses.replace(described, versions=versions, git=git_state(folders))
+
+
+def _interrupted_notes(restores: Sequence[RestoreRecord], sources: Sequence[Source]) -> dict[str, str]:
+    """What to say of a part whose source a restore has left old, new or mixed: it is backed up as it is."""
+    notes = {}
+    for source in sources:
+        target = str(source.path) if isinstance(source, Directory) else source.name
+        for record in restores:
+            if record.changed and any(part.target == target for part in record.parts):
+                notes[source.name] = (
+                    f"It was backed up while a restore of {record.backup} had not ended: {record.described()}"
+                )
+    return notes
+
+
+def _with_note(part: PartRecord, note: str | None) -> PartRecord:
+    if note is None:
+        return part
+    logger.warning("%s: %s", part.name, note)
+    return msgspec.structs.replace(part, notes=[*part.notes, note])

@@ -1,0 +1,69 @@
+"""Where a backup is made: on which machine, and from which state of the code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+_GIT_SECONDS = 10.0
+"""How long git may take: a work tree on a slow network must not keep a backup from being made."""
+
+
+class Git(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the code when a backup was made."""
+
+    commit: str | None
+    branch: str | None
+    """None when no branch was checked out."""
+    dirty: bool
+    """Whether tracked files were changed and not committed."""
+
+    def __str__(self) -> str:
+        return f"{self.branch or 'no branch'}@{(self.commit or 'no commit')[:7]}{' (changed)' if self.dirty else ''}"
+
+
+def host() -> str:
+    """Return the name of this machine."""
+    return socket.gethostname()
+
+
+def git_state(folders: Iterable[Path]) -> Git | None:
+    """Return the state of the code: of the first folder that is in a work tree of git, else of the working directory.
+
+    Looking changes nothing, and runs no program that a repository configures. None without git, or if it does not
+    answer in time.
+    """
+    return next((state for folder in (*folders, Path.cwd()) if (state := _git(folder)) is not None), None)
+
+
+def _git(folder: Path) -> Git | None:
+    command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false"]
+    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all"]
+    # Variables such as GIT_DIR, which git sets for its hooks, would lead to another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            text=True,
+            errors="replace",
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.splitlines()
+    facts = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# ") and " " in line[2:])
+    commit, branch = facts.get("branch.oid"), facts.get("branch.head")
+    return Git(
+        commit=None if commit == "(initial)" else commit,
+        branch=None if branch == "(detached)" else branch,
+        dirty=any(not line.startswith("#") for line in lines),
+    )

@@ -1,0 +1,542 @@
+"""Restore a backup: nothing is destroyed before its replacement stands, and whatever ends a restore, it can be mended.
+
+A restore goes through these steps:
+
+1. *Plan*: which part goes where. Whatever is wrong with the request is found here.
+2. *Verify*: every byte of these parts is read. Targets that are changed in place get a safety backup.
+3. *Begin* the journal (`journal.py`). From here on, a process that is killed leaves a record of what it did.
+4. *Stage*: the new state of each part is built and verified beside its target, which stays in place and in use.
+5. *Switch*: one part after the other is put in its place, and the journal says so before and after.
+
+A failure up to step 4 changes nothing. One in step 5 leaves each part new or old, except for databases that can only be
+changed in place: these are put back from the safety backup. Databases and directories within a directory that is
+restored, too, are staged when that one has been switched: otherwise they would be built in the place that it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed
+from ..repository.maintenance import Progress
+from ..trees.restoring import stage_directory
+from ..trees.scanning import Directory
+from .archive import Archive
+from .browsing import BackupDiff, restore_changes
+from .claims import Source, files_of, holds_repository, is_within, outer_first
+from .databases import open_database
+from .history import History
+from .interruption import deferred, terminable
+from .journal import Journal, PartState, RestorePart, RestoreRecord, begun
+from .making import BackupRequest, make
+from .manifest import DIRECTORY
+from .records import Backup, PartRecord
+from .sources import Database, StagedRestores
+
+FINISH = "`prefect-snapshots backups resume-restore`"
+"""The command that finishes an interrupted restore."""
+UNDO = "`prefect-snapshots backups resume-restore --undo`"
+"""The command that takes one back."""
+
+logger = logging.getLogger("prefect_snapshots")
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restore did, or with `dry_run` would do.
+
+    Attributes:
+        name: The name of the backup.
+        restored: The names of the parts that are restored; of a dry run none.
+        safety_backup: The backup that was made before, of what can only be changed in place. None: there was none.
+        warnings: What could not be set or tidied up, as full sentences. The data is restored all the same.
+        dry_run: Whether nothing was changed.
+        changes: Of a dry run: what would change in each target.
+    """
+
+    name: str
+    restored: tuple[str, ...]
+    safety_backup: str | None = None
+    warnings: tuple[str, ...] = ()
+    dry_run: bool = False
+    changes: tuple[BackupDiff, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreRequest:
+    """What to restore, and how.
+
+    Attributes:
+        include_directories, include_databases: Whether to restore them.
+        to: Other targets, by source.
+        only: These sources alone, and of each these tables, collections or paths; empty: all of it.
+        safety: Whether to make a safety backup of what can only be changed in place.
+        in_place: Whether a directory that cannot be switched as a whole may be restored file by file.
+        keep_extra: Whether files stay that the backup does not hold.
+    """
+
+    include_directories: bool = True
+    include_databases: bool = True
+    to: Mapping[Any, Any]
+    only: Mapping[Any, Sequence[str]]
+    safety: bool = True
+    in_place: bool = False
+    keep_extra: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One part, and where it goes."""
+
+    part: PartRecord
+    target: Source
+    only: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """What the journal and messages call the target."""
+        return str(self.target.path) if isinstance(self.target, Directory) else self.target.name
+
+    @property
+    def folder(self) -> Path | None:
+        """Where on this machine the target is; None if it is a server."""
+        if isinstance(self.target, Directory):
+            return Path(self.target.path).resolve()
+        return next(iter(files_of(self.target)), None)
+
+    def by_steps(self, request: RestoreRequest) -> bool:
+        """Whether the switch takes several steps, so that a kill between two of them leaves the target mixed."""
+        return self.in_place or (isinstance(self.target, Directory) and (request.in_place or len(self.only) > 1))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the target can only be changed in place."""
+        return not isinstance(self.target, Directory) and not self.target.swaps
+
+
+# --- planning --------------------------------------------------------------------------------------------------------
+
+
+def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source]) -> list[Job]:
+    """Return what goes where.
+
+    Args:
+        backup: The backup.
+        request: What to restore.
+        sources: The sources of the manager, by name.
+
+    Raises:
+        InvalidArgument: The request cannot be carried out. Nothing was changed.
+    """
+    targets = {_part_name(backup, source): target for source, target in request.to.items()}
+    if any(isinstance(paths, str) for paths in request.only.values()):
+        raise InvalidArgument("only= takes a list of tables, collections or paths for each part, not one string.")
+    chosen = {_part_name(backup, source): paths for source, paths in request.only.items()}
+    jobs = []
+    for part in backup.parts:
+        wanted = request.include_directories if part.kind == DIRECTORY else request.include_databases
+        if wanted and (not chosen or part.name in chosen):
+            target = _target(backup, part, targets.get(part.name, sources.get(part.name)))
+            jobs.append(Job(part, target, tuple(chosen.get(part.name, ()))))
+    if not jobs:
+        raise InvalidArgument(
+            f"There is nothing to restore with these options. The parts of backup {backup.name!r} are: "
+            f"{_listed(backup.part_names)}."
+        )
+    places = [job.place for job in jobs]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise InvalidArgument(f"Two parts cannot be restored to {twice}. Give one of them another target with to=.")
+    return jobs
+
+
+def changes(content: Archive, jobs: Sequence[Job], keep_extra: bool) -> tuple[BackupDiff, ...]:
+    """Return what a restore would change in each target."""
+    return tuple(restore_changes(content.part(job.part.name), job.target, job.only, keep_extra) for job in jobs)
+
+
+def _target(backup: Backup, part: PartRecord, target: Any) -> Source:
+    if target is None:
+        raise InvalidArgument(
+            f"No target for part {part.name!r} of backup {backup.name!r}. Add a source with this name to the manager, "
+            f"or pass to={{{part.name!r}: TARGET}}."
+        )
+    if part.kind == DIRECTORY:
+        if isinstance(target, Directory):
+            return target
+        try:
+            return Directory(target)
+        except TypeError:
+            raise InvalidArgument(
+                f"Part {part.name!r} is a directory, and cannot be restored to {type(target).__name__}. Pass a path."
+            ) from None
+    database: Database = open_database(target) if isinstance(target, str) else target
+    if getattr(database, "kind", None) != part.kind:
+        kind = getattr(database, "kind", type(target).__name__)
+        raise InvalidArgument(f"Part {part.name!r} is of kind {part.kind}, and cannot be restored to {kind}.")
+    return database
+
+
+def _part_name(backup: Backup, source: Any) -> str:
+    return backup.part(source if isinstance(source, str) else source.name).name
+
+
+# --- restoring -------------------------------------------------------------------------------------------------------
+
+
+def restore(
+    history: History,
+    backup: Backup,
+    content: Archive,
+    jobs: Sequence[Job],
+    request: RestoreRequest,
+    say: Progress,
+    again: RestoreRecord | None = None,
+) -> RestoreReport:
+    """Restore the parts of a backup. The steps are those of this module's description.
+
+    Args:
+        history: The stream of the backups, which has the journal.
+        backup: The backup.
+        content: What it holds.
+        jobs: What goes where.
+        request: How.
+        say: Called with what is done, how much of it, and how much there is.
+        again: An interrupted restore that this one finishes.
+
+    Raises:
+        DamagedVersion: Stored bytes are damaged. Nothing was changed.
+        RestoreFailed: A part could not be restored. The message says which targets are new, old or mixed.
+    """
+    with terminable():
+        verify(content, [job.part.name for job in jobs], counting(say, f"verifying {backup.name}", backup.size))
+        databases = [job.target for job in jobs if not isinstance(job.target, Directory)]
+        for database in databases:
+            # A database that is gone is no reason to stop: restoring makes it. A program that is missing is one.
+            with contextlib.suppress(BackupFailed):
+                database.check()
+        safety = again.safety_backup if again else None
+        in_place = [job.target for job in jobs if job.in_place and not isinstance(job.target, Directory)]
+        # A backup of what an interrupted restore has left would be one of a mixture: it is no way back.
+        if in_place and request.safety and again is None:
+            safety = _safety_backup(history, backup.name, in_place, say)
+        parts = [RestorePart(job.part.name, job.place, job.only, job.by_steps(request), PartState.OLD) for job in jobs]
+        # A journal in a directory that is switched would be cut off by the switch that it tells of.
+        folders = [job.target for job in jobs if isinstance(job.target, Directory) and not request.in_place]
+        inside = any(holds_repository(folder, history.repository) for folder in folders)
+        with begun(
+            None if inside else history.change,
+            backup.name,
+            parts,
+            keep_extra=request.keep_extra,
+            safety_backup=safety,
+            again=again,
+        ) as journal:
+            run = _Restore(history, backup, content, jobs, request, say, journal, safety)
+            with _standing_still(jobs):
+                warnings = run.all()
+    _supersede(history, jobs)
+    return RestoreReport(backup.name, tuple(job.part.name for job in jobs), safety, tuple(warnings))
+
+
+def verify(content: Archive, names: Sequence[str], passed: Callable[[int], None]) -> None:
+    """Read and verify these parts of a backup.
+
+    Raises:
+        DamagedVersion: The message names the first file that is damaged.
+    """
+    if len(names) == len(content.parts):
+        content.verify(passed)
+        return
+    for part in map(content.part, names):
+        if damaged := part.damaged():
+            raise DamagedVersion(content.label, f"{part.name}: {damaged}", "it cannot be verified")
+        passed(part.stored)
+
+
+@dataclass(slots=True)
+class _Restore:
+    """One restore on its way: staging and switching, and what is true when that fails."""
+
+    history: History
+    backup: Backup
+    content: Archive
+    jobs: Sequence[Job]
+    request: RestoreRequest
+    say: Progress
+    journal: Journal
+    safety: str | None
+    done: int = 0
+
+    def all(self) -> list[str]:
+        """Restore all parts. Returns warnings."""
+        warnings: list[str] = []
+        folders = {number: job.folder for number, job in enumerate(self.jobs)}
+        for jobs in outer_first(self.jobs, folders):
+            warnings += self._round(jobs)
+        self.say("restoring", len(self.jobs), len(self.jobs))
+        self.journal.close()
+        return warnings
+
+    def _round(self, jobs: Sequence[Job]) -> list[str]:
+        """Stage all of these, then switch one after the other."""
+        warnings: list[str] = []
+        with contextlib.ExitStack() as beside:
+            switches = []
+            for job in jobs:
+                self.say("restoring", self.done, len(self.jobs))
+                with self._telling(job, staging=True):
+                    switches.append(beside.enter_context(self._staged(job)))
+            for job, switch in zip(jobs, switches, strict=True):
+                with self._telling(job, staging=False):
+                    # Before the switch: a process that is killed during it must not be taken for one that was not.
+                    self.journal.step(job.part.name, PartState.SWITCHING)
+                    warnings += switch()
+                # Deferred work may not be lost between the switch and this line: what is told later is still true.
+                self.journal.note(job.part.name, PartState.NEW)
+                self.done += 1
+                self.say("restoring", self.done, len(self.jobs))
+        return warnings
+
+    @contextlib.contextmanager
+    def _staged(self, job: Job) -> Iterator[Callable[[], Sequence[str]]]:
+        """The function that puts a part in its place. Leaving the block deletes what stands beside the target."""
+        part, target = self.content.part(job.part.name), job.target
+        if isinstance(target, Directory):
+            with stage_directory(
+                part,
+                target.path,
+                only=job.only or None,
+                delete=not self.request.keep_extra,
+                in_place=self.request.in_place,
+            ) as switch:
+
+                def whole() -> Sequence[str]:
+                    with deferred():
+                        restored = switch()
+                    return restored.warnings
+
+                yield whole
+        elif isinstance(target, StagedRestores):
+            with target.stage(part, job.only) as take:
+
+                def taken() -> Sequence[str]:
+                    with deferred():
+                        return take()
+
+                yield taken
+        else:
+            # It builds and switches at once, or changes the target in place: that is its turn's work.
+            yield partial(_restored, target, part, job.only)
+
+    @contextlib.contextmanager
+    def _telling(self, job: Job, *, staging: bool) -> Iterator[None]:
+        """What fails within the block is told with the state that all targets are in."""
+        try:
+            yield
+        except BaseException as error:
+            told = self._after_failure(job, error, staging)
+            if not isinstance(error, Exception):
+                # Whoever asked for the end gets it, and still learns what there is.
+                logger.critical("%s", told)
+                error.add_note(told)
+                raise
+            raise RestoreFailed(told) from error
+
+    def _after_failure(self, job: Job, error: BaseException, staging: bool) -> str:
+        """Bring the target of a part that failed into a known state. Returns what is true of all of them then."""
+        sentence, state = ("", PartState.OLD) if staging else self._settle(job, error)
+        if not staging:
+            self.journal.note(job.part.name, state)
+        states = self.journal.states
+        if not any(state is not PartState.OLD for state in states.values()):
+            self.journal.close()
+        by_state = {
+            wanted: [each.part.name for each in self.jobs if states[each.part.name] is wanted] for wanted in PartState
+        }
+        others = [name for name in by_state[PartState.OLD] if name != job.part.name]
+        why = str(error) or type(error).__name__
+        told = [f"{job.part.name} of backup {self.backup.name} could not be restored ({why})."]
+        told += [sentence or f"{job.place} is as it was."]
+        told += [f"Restored: {_listed(by_state[PartState.NEW])}.", f"As they were: {_listed(others)}."]
+        if mixed := [name for name in by_state[PartState.MIXED] if name != job.part.name]:
+            told += [f"Only partly restored: {_listed(mixed)}."]
+        told += [self._remedy(by_state)]
+        return " ".join(told)
+
+    def _settle(self, job: Job, error: BaseException) -> tuple[str, PartState]:
+        """What became of a target whose switch failed: it is put back if it may be mixed."""
+        if isinstance(job.target, Directory) and isinstance(error, RestoreFailed):
+            return f"{job.place} is only partly restored.", PartState.MIXED
+        if not job.in_place:
+            if isinstance(error, Exception):
+                return f"{job.place} is as it was.", PartState.OLD
+            return f"{job.place} is either restored or as it was.", PartState.SWITCHING
+        if self.safety is None:
+            return (
+                f"{job.place} is only partly restored, and there is no safety backup of what it was.",
+                PartState.MIXED,
+            )
+        try:
+            with self.history.opened(self.safety) as (_, content):
+                _restored(job.target, content.part(job.place), ())
+        except Exception as again:  # the failure that is told is the first one, and this is a part of it
+            return (
+                f"{job.place} is only partly restored, and could not be put back ({again}). Its previous contents are "
+                f"in backup {self.safety}.",
+                PartState.MIXED,
+            )
+        return f"{job.place} was put back from backup {self.safety}.", PartState.OLD
+
+    def _remedy(self, by_state: Mapping[PartState, Sequence[str]]) -> str:
+        if by_state[PartState.MIXED] and self.safety:
+            return f"Run {UNDO} to put back the safety backup, or {FINISH} to finish the restore."
+        if len(by_state[PartState.OLD]) < len(self.jobs):
+            return f"Run {FINISH} to finish the restore when the cause is mended."
+        return "Nothing was changed. Restore again when the cause is mended."
+
+
+def _restored(target: Any, part: Any, only: Sequence[str]) -> Sequence[str]:
+    target.restore(part, only)
+    return ()
+
+
+def _safety_backup(history: History, name: str, databases: Sequence[Database], say: Progress) -> str:
+    """The name of a backup of what a restore is about to change in place."""
+    request = BackupRequest(sources=databases, description=f"before restoring {name}")
+    try:
+        return make(history, request, counting(say, "backing up", 0)).name
+    except BackupFailed as error:
+        raise RestoreFailed(
+            f"Nothing was changed, because what is there now could not be backed up first ({error}). If nothing is "
+            "left to lose, say safety=False (--no-safety-backup)."
+        ) from error
+
+
+# --- interrupted restores --------------------------------------------------------------------------------------------
+
+
+def interrupted(history: History) -> list[RestoreRecord]:
+    """Return the restores whose process is dead, or on another machine, and that may have changed a target."""
+    return [record for record in history.open_restores() if record.changed and not record.runs]
+
+
+def finish(
+    history: History, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
+) -> RestoreReport:
+    """Finish an interrupted restore: restore again every part that is not new.
+
+    Raises:
+        RestoreFailed: A part could not be restored.
+    """
+    with history.opened(record.backup) as (backup, content):
+        jobs = [
+            Job(backup.part(part.name), find_target(backup.part(part.name), part, sources, to), part.only)
+            for part in record.parts
+            if part.state is not PartState.NEW
+        ]
+        if not jobs:  # it was killed between its last step and its end
+            end(history, record)
+            return RestoreReport(record.backup, ())
+        request = RestoreRequest(to={}, only={}, in_place=True, keep_extra=record.keep_extra)
+        return restore(history, backup, content, jobs, request, say, again=record)
+
+
+def undo(
+    history: History, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
+) -> RestoreReport:
+    """Take an interrupted restore back: put the safety backup in the place of what was changed.
+
+    Raises:
+        RestoreFailed: There is no backup of what a target was. Nothing was changed.
+    """
+    touched = [part for part in record.parts if part.found is not PartState.OLD]
+    safe = history.find(record.safety_backup)[1].part_names if record.safety_backup else []
+    if lost := [part.target for part in touched if part.target not in safe]:
+        raise RestoreFailed(
+            f"The restore of {record.backup} cannot be taken back: what {_listed(lost)} held before was not backed up. "
+            f"{record.described()} Nothing was changed. Run {FINISH} to finish it."
+        )
+    assert record.safety_backup is not None
+    with history.opened(record.safety_backup) as (backup, content):
+        targets = {part.target: find_target(backup.part(part.target), part, sources, to) for part in touched}
+        jobs = [Job(backup.part(name), target) for name, target in targets.items()]
+        report = restore(history, backup, content, jobs, RestoreRequest(to={}, only={}, safety=False), say)
+    end(history, record)
+    return report
+
+
+def find_target(part: PartRecord, touched: RestorePart, sources: Mapping[str, Source], to: Mapping[str, Any]) -> Source:
+    """Return the target that an interrupted restore had: from `to`, else a source of its name, else what it names."""
+    own = sources.get(touched.target)
+    named = own if own is not None and not isinstance(own, Directory) else None
+    chosen = to.get(touched.name, named)
+    if chosen is None:
+        chosen = Path(touched.target) if part.kind == DIRECTORY else touched.target
+    if part.kind == DIRECTORY:
+        return chosen if isinstance(chosen, Directory) else Directory(chosen)
+    database: Database = open_database(chosen) if isinstance(chosen, str) else chosen
+    return database
+
+
+def end(history: History, record: RestoreRecord) -> None:
+    """End the journal of a restore: nothing is left to finish or to take back."""
+    Journal(history.change, record.id, {}).close()
+
+
+def _supersede(history: History, jobs: Sequence[Job]) -> None:
+    """End the journals of interrupted restores whose targets have all been restored as a whole now."""
+    whole = {job.place for job in jobs if not job.only}
+    try:
+        records = [record for record in history.open_restores() if not record.runs]
+    except Exception:  # the restore is done; that old journals stay open is told by whoever lists them
+        logger.warning("The journals of earlier restores could not be read.", exc_info=True)
+        return
+    for record in records:
+        if all(part.target in whole for part in record.parts if part.state is not PartState.OLD):
+            end(history, record)
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _standing_still(jobs: Sequence[Job]) -> Iterator[None]:
+    """Enter the working directory anew after the block, if it was in a directory that the block has switched.
+
+    Otherwise this process would go on in the directory that was there before, which is deleted: relative paths would
+    lead nowhere.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        yield
+        return
+    folders = [Path(os.path.realpath(job.target.path)) for job in jobs if isinstance(job.target, Directory)]
+    try:
+        yield
+    finally:
+        if any(here == folder or is_within(here, folder) for folder in folders) and here.is_dir():
+            os.chdir(here)
+
+
+def counting(say: Progress, what: str, total: int) -> Callable[[int], None]:
+    """Return a function that is told of bytes as they pass, and tells how many there were."""
+    done = 0
+
+    def passed(size: int) -> None:
+        nonlocal done
+        done += size
+        say(what, done, total)
+
+    return passed
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
