@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from prefect_snapshots.backups.archive import Archive, store
 from prefect_snapshots.backups.sources import Database, Dump, DumpFile
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Stored, Writer
-from prefect_snapshots.repository.repository import Draft, Repository
+from prefect_snapshots.repository.repository import Repository
 from prefect_snapshots.trees.restoring import restore_directory
 from prefect_snapshots.trees.scanning import Directory
 

@@ -183,6 +183,10 @@ class CommitUnknown(CommitError):
             "if it landed, you get that version, else it is made now."
         )
 
+    def unavailable(self, what: str) -> StorageUnavailable:
+        """Return the error for a commit of ours that may be repeated, of which the caller needs no token."""
+        return StorageUnavailable(f"{what}: {self.reason or 'the storage did not answer'}. Try again.")
+
 
 class CommitConflict(CommitError):
     """Somebody else changed what this commit was conditional on, or kept winning the race for its slot."""

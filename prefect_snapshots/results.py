@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from .errors import ObjectMissing
 from .repository.catalog import Event
-from .repository.repository import Draft, Repository
+from .repository.commits import Draft
+from .repository.repository import Repository
 from .repository.times import from_nanoseconds, parse_time, to_nanoseconds
 from .repository.tracking import TrackedStream
 

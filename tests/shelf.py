@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Similar, Stored, Writer, inline
 from prefect_snapshots.repository.location import Buffer
-from prefect_snapshots.repository.repository import Draft, Repository
+from prefect_snapshots.repository.repository import Repository
 
 KIND = "shelf"
 

@@ -23,7 +23,7 @@ from prefect_snapshots.artifacts.folders import Entry, encode_manifest, scan
 from prefect_snapshots.errors import CommitConflict, InvalidArgument, InvalidName
 from prefect_snapshots.repository import chunking
 from prefect_snapshots.repository.chunking import content_defined, content_defined_read, content_defined_stream
-from prefect_snapshots.repository.repository import Draft
+from prefect_snapshots.repository.commits import Draft
 
 WRITERS = str(Path(__file__).parent / "artifact_writers.py")
 

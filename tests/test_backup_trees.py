@@ -35,8 +35,9 @@ from prefect_snapshots.errors import (
     StorageFull,
 )
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Stored, Writer
-from prefect_snapshots.repository.repository import Draft, Repository
+from prefect_snapshots.repository.repository import Repository
 from prefect_snapshots.trees import reading
 from prefect_snapshots.trees.descriptors import exists, opened
 from prefect_snapshots.trees.entries import Entry

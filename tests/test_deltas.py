@@ -15,10 +15,10 @@ from shelf import Shelf
 
 from prefect_snapshots.repository import Repository, envelopes
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Content, Stored, Writer
 from prefect_snapshots.repository.deltas import FEATURES, Previous, similar_stream, sketch
 from prefect_snapshots.repository.index import Entry
-from prefect_snapshots.repository.repository import Draft
 from prefect_snapshots.repository.sealing import DELTA, expand_delta, shrink_delta
 
 KEYS = {"plain": None, "encrypted": "correct horse battery staple"}

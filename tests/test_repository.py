@@ -43,9 +43,9 @@ from prefect_snapshots.errors import (
     WrongPassword,
 )
 from prefect_snapshots.repository import Repository, catalog, chunking, envelopes, index, sealing
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Kept, Stored, Writer, inline
 from prefect_snapshots.repository.location import MemoryLocation, open_location
-from prefect_snapshots.repository.repository import Draft
 
 NOISE = random.Random(1).randbytes(6_000_000)
 CONTENTS: dict[str, list[bytes | memoryview]] = {

@@ -1343,9 +1343,9 @@ def test_names_in_any_script_are_fine(home: str | None) -> None:
 
 def test_names_that_are_no_text_are_refused(home: str | None) -> None:
     manager = SnapshotManager(home)
-    with pytest.raises(InvalidName, match="is a text, not int"):
+    with pytest.raises(InvalidName, match="must be a string, not int"):
         manager.save_snapshot(1, 7)  # type: ignore[arg-type]
-    with pytest.raises(InvalidName, match="is a text, not int"):
+    with pytest.raises(InvalidName, match="must be a string, not int"):
         manager.save_snapshot(1, tags=[7])  # type: ignore[list-item]
 
 

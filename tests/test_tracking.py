@@ -21,9 +21,9 @@ from prefect_snapshots import (
 )
 from prefect_snapshots.errors import RepositoryNotFound, UsageError
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.index import Index
 from prefect_snapshots.repository.location import LocalLocation
-from prefect_snapshots.repository.repository import Draft
 from prefect_snapshots.repository.threads import Lock, Turns, pool
 from prefect_snapshots.repository.tracking import TrackedStream
 from prefect_snapshots.results import ResultLog

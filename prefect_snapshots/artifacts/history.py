@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
 from ..repository.catalog import Event
-from ..repository.repository import check_name
+from ..repository.names import check_name
 from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
 from ..repository.tracking import close_names
 

@@ -20,9 +20,12 @@ from ..errors import (
     InvalidArgument,
 )
 from ..repository.catalog import token_from
+from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.commits import Draft
 from ..repository.contents import ContentReader, Stored, Writer, inline
 from ..repository.metadata import clean_metadata
-from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
+from ..repository.names import check_name
+from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds
 from ..retention import RetentionItem, RetentionPolicy, RetentionRow
 from . import folders

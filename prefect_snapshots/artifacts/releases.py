@@ -8,8 +8,10 @@ from typing import Any
 
 from ..errors import ArtifactNotFound, ReleaseExists
 from ..repository.catalog import Event
+from ..repository.commits import Draft
 from ..repository.metadata import clean_metadata
-from ..repository.repository import Draft, Repository, check_name
+from ..repository.names import check_name
+from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream, hint
 from .history import History, Match, Version, is_time

@@ -12,7 +12,8 @@ from urllib.parse import unquote
 from ..errors import ArtifactNotFound
 from ..repository.catalog import Event
 from ..repository.contents import ContentReader
-from ..repository.repository import Repository, check_name
+from ..repository.names import check_name
+from ..repository.repository import Repository
 from ..repository.threads import pool
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream, hint

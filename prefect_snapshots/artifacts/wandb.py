@@ -31,7 +31,7 @@ from ..errors import (
     StorageError,
 )
 from ..repository.contents import ContentReader
-from ..repository.repository import check_name
+from ..repository.names import check_name
 from ..repository.times import parse_time, to_nanoseconds
 from ..repository.tracking import close_names
 from . import folders

@@ -33,9 +33,10 @@ from ..errors import (
     StorageError,
     StorageUnavailable,
 )
+from ..repository.commits import Draft
 from ..repository.contents import ContentReader, Stored, Writer
 from ..repository.metadata import METADATA_LIMIT, clean_metadata
-from ..repository.repository import Draft, Repository
+from ..repository.repository import Repository
 from ..repository.times import parse_time
 from . import folders
 from .differences import pieces

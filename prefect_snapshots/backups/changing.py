@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import InvalidArgument, Pinned
+from ..repository.commits import Draft
 from ..repository.maintenance import Progress
 from ..repository.maintenance import prune as prune_repository
-from ..repository.repository import Draft
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .history import KIND, History
 from .making import checked_string, checked_tags

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import DamagedObject, DamagedVersion, IntegrityError
 from ..repository.catalog import Event
+from ..repository.commits import Draft
 from ..repository.maintenance.scanning import scan_stream
-from ..repository.repository import Draft, Repository
+from ..repository.repository import Repository
 from ..repository.tracking import TrackedStream, damage_of
 from .archive import Archive
 from .journal import Change, RestoreRecord

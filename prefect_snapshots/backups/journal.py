@@ -29,7 +29,7 @@ import msgspec
 
 from ..errors import SnapshotsError
 from ..repository.catalog import Event
-from ..repository.repository import Draft
+from ..repository.commits import Draft
 from ..repository.times import from_nanoseconds
 from .origin import host
 from .working import is_held, working_folder, working_path

@@ -15,9 +15,10 @@ import msgspec
 
 from ..errors import BackupFailed, InvalidArgument
 from ..repository.catalog import token_from
+from ..repository.commits import Draft
 from ..repository.contents import Stored, Writer
 from ..repository.metadata import clean_metadata
-from ..repository.repository import Draft, check_name
+from ..repository.names import check_name
 from ..trees.scanning import Directory
 from ..trees.workspaces import recover
 from . import archive

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfirmationRequired, InvalidArgument, NotProven
+from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.maintenance import Progress
 from ..repository.maintenance.progress import silent
-from ..repository.repository import Repository, RepositoryLike, as_repository, check_name
+from ..repository.names import check_name
+from ..repository.repository import Repository
 from ..retention import CleanupReport, RetentionPolicy
 from ..trees.scanning import Directory
 from . import browsing, changing, restores

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidArgument
-from ..repository.repository import Repository, check_name
+from ..repository.names import check_name
+from ..repository.repository import Repository
 from .fingerprint import fingerprint, label
 
 

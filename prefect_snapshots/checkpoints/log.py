@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from ..errors import IntegrityError, InvalidArgument, StorageError
 from ..repository.catalog import Event, slot_path
+from ..repository.commits import Draft
 from ..repository.location import Buffer
 from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
-from ..repository.repository import Draft, Repository
+from ..repository.repository import Repository
 from ..repository.threads import pool
 from .batches import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 from .keys import Keys

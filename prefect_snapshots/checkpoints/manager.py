@@ -11,7 +11,8 @@ import numpy as np
 
 from ..documents import Document
 from ..errors import CheckpointNotFound, InvalidArgument, Pinned
-from ..repository.repository import Draft, RepositoryLike, as_repository
+from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.commits import Draft
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream, hint
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from ..errors import InvalidArgument
-from ..repository.repository import RepositoryLike, as_repository
+from ..repository.choosing import RepositoryLike, as_repository
 from .counts import RunCounts
 from .job import make_job
 from .keys import Keys

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound
 from ..repository import Repository
-from ..repository.repository import check_name
+from ..repository.names import check_name
 from ..snapshots import SnapshotManager, list_names
 from ..snapshots.backends import Durable
 from ..snapshots.records import Record, finder

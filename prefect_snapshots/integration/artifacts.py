@@ -36,7 +36,8 @@ from ..artifacts import ArtifactInfo, ArtifactManager, ArtifactRegistry, Artifac
 from ..documents import Document, Facts, Heading, markdown
 from ..documents.texts import Kind, Value
 from ..reports.artifacts import about_artifact, about_release, about_version
-from ..repository.repository import Repository, RepositoryLike
+from ..repository.choosing import RepositoryLike
+from ..repository.repository import Repository
 from .blocks import current_repository
 from .live import LiveArtifact, artifact_key, artifact_url, plain
 from .reporter import emit, only_warn

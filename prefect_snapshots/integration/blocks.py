@@ -23,8 +23,9 @@ from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator, model_validator
 
 from ..errors import EphemeralRepositoryError, RepositoryError
+from ..repository.choosing import RepositoryLike, selected_repository
 from ..repository.passwords import password_from_command, password_from_file
-from ..repository.repository import DEFAULT_URL, SETTING, Repository, RepositoryLike, selected_repository
+from ..repository.repository import DEFAULT_URL, SETTING, Repository
 from ..repository.sealing import Compression
 from ..results import ResultLog
 from .credentials import FORMS, Credentials, credentials_for, storage_options

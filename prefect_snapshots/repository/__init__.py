@@ -1,8 +1,9 @@
-"""The ground floor: storage that deduplicates, verifies and never loses what was committed.
+"""Storage that deduplicates, verifies what it reads, and never loses what was committed.
 
-It knows no Prefect, no JAX and no databases. Rooms above use `Repository`.
+It knows no Prefect, no JAX and no databases. The kinds are built on `Repository` and `tracking.TrackedStream`.
 """
 
-from .repository import Repository, use_repository
+from .choosing import use_repository
+from .repository import Repository
 
 __all__ = ["Repository", "use_repository"]

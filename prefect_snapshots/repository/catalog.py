@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -29,9 +30,10 @@ from ..errors import (
     DamagedObject,
     InvalidArgument,
     ObjectMissing,
+    PermissionDenied,
     RepositoryNotFound,
     StorageError,
-    StorageUnavailable,
+    StorageFull,
 )
 from .contents import Content
 from .location import Buffer, Location
@@ -54,6 +56,9 @@ _LOOK_AHEAD = 8
 _WINDOW = 64
 _ATTEMPTS = 4
 """How often a create of unknown outcome is repeated, with the same bytes on the same slot."""
+
+_REFUSED = (StorageFull, PermissionDenied)
+"""Errors after which it is certain that this very request created nothing."""
 
 _GENESIS = bytes(32)
 
@@ -395,14 +400,30 @@ class Stream:
     # --- writing --------------------------------------------------------------------------------------------
 
     def _create(self, path: str, data: bytes, token: bytes) -> bool:
+        """Create a slot, whatever happens to requests and replies.
+
+        Raises:
+            StorageError: Nothing was created, and nothing will be.
+            CommitUnknown: A request may have been carried out, or may still be.
+        """
+        unknown: StorageError | None = None
         for attempt in range(_ATTEMPTS):
             try:
+                # Of an object with these very bytes, `create` says that it is ours: that settles earlier attempts.
                 return self._location.create(path, data)
-            except StorageUnavailable as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise CommitUnknown(token.hex(), str(error)) from error
-                time.sleep(random.uniform(0, 0.1 * 2**attempt))
-        raise AssertionError("unreachable")
+            except _REFUSED as error:
+                if unknown is None:
+                    raise
+                # This request did nothing, but an earlier one may have been carried out. Whoever is in the slot
+                # stays there; if nobody is, the earlier one may still arrive.
+                with contextlib.suppress(StorageError):
+                    return self._location.read(path) == data
+                raise CommitUnknown(token.hex(), str(error)) from error
+            except StorageError as error:
+                unknown = error  # also an error of a disk, which may come after the name was given
+                if attempt < _ATTEMPTS - 1:
+                    time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        raise CommitUnknown(token.hex(), str(unknown)) from unknown
 
     def _compact(self) -> None:
         """After a commit that completes a range: write the range, and a hint now and then.

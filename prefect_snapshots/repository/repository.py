@@ -6,16 +6,13 @@ keeps one *stream* for each of its names and commits *events* to it, some of the
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import json
 import os
-import unicodedata
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
@@ -34,11 +31,13 @@ from ..errors import (
 )
 from ..redaction import harmless_options
 from . import chunking, known
-from .catalog import Catalog, Event, Stream, new_token
-from .contents import ChunkReader, ContentReader, Store, Stored, Writer, inline
+from .catalog import Catalog, Event, Stream
+from .commits import MakeDraft, commit
+from .contents import ChunkReader, ContentReader, Store, Stored, Writer
 from .envelopes import MOST_ENVELOPES, Envelope, opened_by, parse_envelopes
 from .index import Index
-from .location import Buffer, Location, open_location
+from .location import Location, open_location
+from .names import check_name
 from .passwords import PASSWORD_SETTING, Password, PasswordSource
 from .sealing import Compression, Sealer
 from .threads import Lock
@@ -53,17 +52,9 @@ FORMAT = 1
 DEFAULT_URL = "./snapshots"
 SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"
 
-_STORE_ATTEMPTS = 3
-
 # A configuration has a few KB. Whoever can write to the bucket could put gigabytes there.
 _MOST_CONFIG = 64 * 1024
 
-NAME_LIMIT = 512
-"""Most characters in a name, an id or a tag."""
-
-_selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar(
-    "prefect_snapshots_repository", default=None
-)
 _open: weakref.WeakValueDictionary[str, Repository] = weakref.WeakValueDictionary()
 
 
@@ -78,15 +69,6 @@ class PasswordInfo:
 
     name: str
     created: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An event that a room wants to commit, given what the stream says right now."""
-
-    kind: str
-    body: dict[str, Any] = field(default_factory=dict)
-    deletes: Sequence[int] = ()
 
 
 class Repository:
@@ -204,7 +186,7 @@ class Repository:
     def commit(
         self,
         stream: Stream,
-        draft: Callable[[], Draft | None],
+        draft: MakeDraft,
         *,
         store: Callable[[Writer], Stored] | None = None,
         content: Stored | None = None,
@@ -227,51 +209,12 @@ class Repository:
             CommitUnknown: the storage did not say whether the commit landed.
         """
         opened = self._writing()
-        with stream.lock:
-            if token is not None or not stream.loaded:
-                stream.refresh()
-        epoch = -1
-        stored = content
-        attempt = 0
-        own_token = token or new_token()
-        seen = 0 if token is not None else stream.head
-        while True:
-            with stream.lock:
-                # A request that was given up earlier may land as late as now.
-                landed = stream.find(own_token, seen)
-                if landed is not None:
-                    return landed
-                seen = stream.head
-                plan = draft()
-                if plan is None:
-                    return None
-                if stream.head == 0 or not opened.catalog.knows(stream):
-                    opened.catalog.register(stream)
-                required = stream.epoch if stream.head else opened.catalog.state.epoch
-                if store is None or (stored is not None and epoch >= required):
-                    event = stream.append(
-                        plan.kind,
-                        plan.body,
-                        epoch=max(epoch, required),
-                        token=own_token,
-                        content=stored.content if stored else None,
-                        inline=stored.inline if stored else b"",
-                        deletes=plan.deletes,
-                    )
-                    if event is not None:
-                        return event
-                    attempt += 1
-                    stream.back_off(attempt)
-                    stream.refresh()
-                    continue
-            # Without the lock: nobody who only looks waits for an upload. Afterwards the draft is asked again.
-            assert store is not None
-            stored, epoch = self._store(opened, store)
+        return commit(opened.catalog, opened.store, stream, draft, store=store, content=content, token=token)
 
     def adopt(
         self,
         stream: Stream,
-        draft: Callable[[], Draft | None],
+        draft: MakeDraft,
         source: ContentReader,
         *,
         token: bytes | None = None,
@@ -573,23 +516,6 @@ class Repository:
             raise WrongPassword(f"The password does not open {self.url}. Check it, and the URL.")
         return found
 
-    def _store(self, opened: Opened, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
-        for attempt in range(_STORE_ATTEMPTS):
-            opened.catalog.root.refresh()
-            if not opened.index.loaded:
-                opened.index.load()
-            state = opened.catalog.state
-            try:
-                with Writer(opened.store, state.epoch, frozenset(state.condemned)) as writer:
-                    stored = store(writer)
-                    writer.flush()
-                    return stored, writer.epoch
-            except ObjectMissing:
-                # A prune took the unfinished pack of a writer that slept. Nothing was published: begin again.
-                if attempt == _STORE_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
-
     # --- elsewhere --------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -639,69 +565,6 @@ def _assemble(
     index = Index(location, sealer, read_only=read_only)
     store = Store(location, sealer, index, lambda: catalog.state.condemned)
     return Opened(config["id"], config, secret, password_name, sealer, catalog, index, store, ChunkReader(store))
-
-
-class RepositorySource(Protocol):
-    """Anything that configures a repository, such as the Prefect block."""
-
-    def get_repository(self) -> Repository: ...
-
-
-RepositoryLike = Repository | RepositorySource | str | os.PathLike[str]
-
-
-@contextlib.contextmanager
-def use_repository(repository: RepositoryLike) -> Iterator[Repository]:
-    """Make a repository the default within a block, also for tasks called inside it.
-
-    Example:
-        >>> from prefect_snapshots import use_repository
-        >>> with use_repository("memory://example") as repository:
-        ...     repository.url
-        'memory://example'
-    """
-    chosen = as_repository(repository)
-    token = _selected.set(chosen)
-    try:
-        yield chosen
-    finally:
-        _selected.reset(token)
-
-
-def selected_repository() -> Repository | None:
-    """The repository of the enclosing `use_repository`, if any."""
-    return _selected.get()
-
-
-def as_repository(repository: RepositoryLike | None) -> Repository:
-    """A repository from whatever a user may hand in; None means the default one."""
-    if repository is None:
-        return selected_repository() or Repository()
-    if isinstance(repository, str | os.PathLike):
-        return Repository(repository)
-    return repository if isinstance(repository, Repository) else repository.get_repository()
-
-
-def check_name(name: str, what: str = "name") -> str:
-    """Refuse names that cannot be kept apart or shown safely. Returns the name.
-
-    Raises:
-        InvalidName: for anything but a plain text of 1 to 512 characters in normal form.
-    """
-    if not isinstance(name, str):
-        raise InvalidName(f"a {what} is a text, not {type(name).__name__}")
-    if not name or len(name) > NAME_LIMIT:
-        raise InvalidName(f"a {what} has 1 to {NAME_LIMIT} characters, not {len(name)}")
-    shown = name if len(name) <= 40 else name[:40] + "..."
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn") for char in name):
-        raise InvalidName(f"the {what} {shown!r} has control or invisible characters")
-    if unicodedata.normalize("NFC", name) != name:
-        raise InvalidName(f"the {what} {shown!r} is not in Unicode normal form C, so that a twin of it looks the same")
-    if name != name.strip() or any(part in ("", ".", "..") for part in name.split("/")):
-        raise InvalidName(f"the {what} {shown!r} has an empty, '.' or '..' part, or spaces around it")
-    if "\\" in name:
-        raise InvalidName(f"the {what} {shown!r} has a backslash: use '/'")
-    return name
 
 
 def read_config(location: Location) -> dict[str, Any] | None:
@@ -786,6 +649,3 @@ def _restore_with_secrets(token: str, url: str, options: dict[str, Any]) -> With
     if token not in _restored:
         _restored[token] = WithSecrets(_open.get(token) or Repository(url, **options))
     return _restored[token]
-
-
-__all__ = ["Buffer", "Draft", "Event", "Repository", "Stored", "Stream", "WithSecrets", "inline", "use_repository"]

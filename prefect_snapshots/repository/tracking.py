@@ -15,9 +15,10 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from ..errors import DamagedVersion, IntegrityError
 from .catalog import Event, Stream
+from .commits import MakeDraft
 from .contents import ContentReader, Stored, Writer, inline
 from .location import Buffer
-from .repository import Draft, Repository
+from .repository import Repository
 from .threads import Turns
 
 
@@ -32,7 +33,6 @@ class State(Protocol):
 
 
 S = TypeVar("S", bound=State)
-MakeDraft = Callable[[], Draft | None]
 
 
 class TrackedStream(Generic[S]):

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound, UnserialisableLeaf
 from ..repository.catalog import Event
+from ..repository.commits import MakeDraft
 from ..repository.contents import ContentReader
 from ..repository.location import Buffer
 from ..repository.repository import Repository
-from ..repository.tracking import MakeDraft, TrackedStream
+from ..repository.tracking import TrackedStream
 from ..values import Encoded, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, Records
 

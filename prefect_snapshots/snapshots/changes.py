@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from ..repository.catalog import Event
 from ..repository.chunking import SHARED_SIZE
+from ..repository.commits import Draft
 from ..repository.contents import ContentReader
-from ..repository.repository import Draft
 from ..values.manifest import StoredLeaf, parse
 from ..values.scalars import encode_node
 from ..values.structure import leaf_paths

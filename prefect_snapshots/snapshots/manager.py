@@ -19,9 +19,12 @@ from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotExists
 from ..repository.catalog import Event, token_from
+from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.commits import Draft
 from ..repository.contents import ContentReader
 from ..repository.metadata import clean_metadata
-from ..repository.repository import Draft, Repository, RepositoryLike, as_repository, check_name
+from ..repository.names import check_name
+from ..repository.repository import Repository
 from ..repository.times import to_nanoseconds
 from ..retention import PINNED, RetentionItem, RetentionPolicy, RetentionRow
 from ..values import map_leaves, map_leaves_with_path, validate

@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..repository.catalog import Event
-from ..repository.repository import check_name
+from ..repository.names import check_name
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import hint
 

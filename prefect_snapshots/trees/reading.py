@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_read, content_defined_stream
 from ..repository.contents import TABLE, Batch, Kept, Writer
-from ..repository.repository import Buffer
+from ..repository.location import Buffer
 from .descriptors import Parents, open_directory
 from .entries import Entry
 from .scanning import Scan, entry_of, extents_of, state_of, xattrs_of

@@ -45,7 +45,8 @@ from ...checkpoints import (
     stable_hash,
 )
 from ...errors import InvalidArgument
-from ...repository.repository import RepositoryLike, WithSecrets
+from ...repository.choosing import RepositoryLike
+from ...repository.repository import WithSecrets
 from ..blocks import current_repository
 from ..run_context import run_logger
 from .report import Processing

@@ -27,7 +27,7 @@ from prefect import Flow, Task
 from prefect.client.schemas.objects import State
 
 from ...errors import InvalidArgument, SnapshotNotFound
-from ...repository.repository import RepositoryLike
+from ...repository.choosing import RepositoryLike
 from ...snapshots.records import Ranking, finder
 from ..blocks import current_repository
 from ..run_context import own_run_id, placeholders, run_ids, run_logger

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ...repository.repository import RepositoryLike
+from ...repository.choosing import RepositoryLike
 from ..blocks import current_repository
 from ..twins import asynchronous, returns_anything
 from .saving import load, manager_of, save

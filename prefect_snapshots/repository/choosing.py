@@ -1,0 +1,61 @@
+"""Which repository a call uses: the one that you pass, else the one that a block selected, else the default."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from .repository import Repository
+
+_selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar(
+    "prefect_snapshots_repository", default=None
+)
+
+
+class RepositorySource(Protocol):
+    """Anything that configures a repository, such as the Prefect block."""
+
+    def get_repository(self) -> Repository:
+        """Return the repository."""
+
+
+RepositoryLike = Repository | RepositorySource | str | os.PathLike[str]
+"""A repository, something that configures one, or a URL or path."""
+
+
+@contextlib.contextmanager
+def use_repository(repository: RepositoryLike) -> Iterator[Repository]:
+    """Make a repository the default inside a block, also for the tasks that you call there.
+
+    Args:
+        repository: A repository, a block, or a URL or path.
+
+    Example:
+        >>> from prefect_snapshots import use_repository
+        >>> with use_repository("memory://example") as repository:
+        ...     repository.url
+        'memory://example'
+    """
+    chosen = as_repository(repository)
+    token = _selected.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _selected.reset(token)
+
+
+def selected_repository() -> Repository | None:
+    """Return the repository of the enclosing `use_repository`, if any."""
+    return _selected.get()
+
+
+def as_repository(repository: RepositoryLike | None) -> Repository:
+    """Return the repository that is meant; None means the default one."""
+    if repository is None:
+        return selected_repository() or Repository()
+    if isinstance(repository, str | os.PathLike):
+        return Repository(repository)
+    return repository if isinstance(repository, Repository) else repository.get_repository()

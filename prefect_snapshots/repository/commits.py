@@ -1,0 +1,147 @@
+"""Commit one event: data first, then its name.
+
+A commit ends in one of three ways: the event is there, or it is not, or `CommitUnknown` with a token, with which you
+can ask again. No error leaves open what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import CommitUnknown, DamagedObject, ObjectMissing, StorageError
+from .catalog import Catalog, Event, Stream, new_token, slot_path
+from .contents import Store, Stored, Writer
+
+_STORE_ATTEMPTS = 3
+"""How often content is stored before its pack is reported missing. A prune takes the unfinished pack of a writer only
+after a day; that this happens twice to one commit means that something else deletes packs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event that you want to commit, given what the stream says now.
+
+    Attributes:
+        kind: What kind of event it is, in the words of the stream's kind.
+        body: What it says, in plain types.
+        deletes: The sequences of earlier events whose content is no longer wanted.
+    """
+
+    kind: str
+    body: dict[str, Any] = field(default_factory=dict)
+    deletes: Sequence[int] = ()
+
+
+MakeDraft = Callable[[], Draft | None]
+"""Returns what to commit, given what the stream says now; None commits nothing."""
+
+
+def commit(
+    catalog: Catalog,
+    chunks: Store,
+    stream: Stream,
+    draft: MakeDraft,
+    *,
+    store: Callable[[Writer], Stored] | None = None,
+    content: Stored | None = None,
+    token: bytes | None = None,
+) -> Event | None:
+    """Commit one event. See `Repository.commit`."""
+    try:
+        return _commit(catalog, chunks, stream, draft, store, content, token)
+    except CommitUnknown:
+        raise
+    except StorageError as error:
+        if token is None:
+            raise
+        # The request of the earlier attempt may land as late as now, whatever stopped this attempt.
+        raise CommitUnknown(token.hex(), str(error)) from error
+
+
+def _commit(
+    catalog: Catalog,
+    chunks: Store,
+    stream: Stream,
+    draft: MakeDraft,
+    store: Callable[[Writer], Stored] | None,
+    content: Stored | None,
+    token: bytes | None,
+) -> Event | None:
+    with stream.lock:
+        if token is not None or not stream.loaded:
+            stream.refresh()
+    epoch = -1
+    stored = content
+    attempt = 0
+    own_token = token or new_token()
+    seen = 0 if token is not None else stream.head
+    while True:
+        with stream.lock:
+            # A request that was given up earlier may land as late as now: without this look, it would land twice.
+            landed = stream.find(own_token, seen)
+            if landed is not None:
+                return landed
+            seen = stream.head
+            plan = draft()
+            if plan is None:
+                return None
+            if stream.head == 0 or not catalog.knows(stream):
+                _register(catalog, stream)
+            # A prune that condemned packs since the content was stored has put a fence of a newer epoch into the
+            # stream. Committing past it without storing again would refer to packs that are about to be deleted.
+            required = stream.epoch if stream.head else catalog.state.epoch
+            if store is None or (stored is not None and epoch >= required):
+                event = stream.append(
+                    plan.kind,
+                    plan.body,
+                    epoch=max(epoch, required),
+                    token=own_token,
+                    content=stored.content if stored else None,
+                    inline=stored.inline if stored else b"",
+                    deletes=plan.deletes,
+                )
+                if event is not None:
+                    return event
+                attempt += 1
+                stream.back_off(attempt)
+                stream.refresh()
+                continue
+        # Without the lock: whoever only looks must not wait for an upload. Afterwards the draft is made again.
+        assert store is not None
+        stored, epoch = _store(catalog, chunks, store)
+        if epoch < required and catalog.state.epoch < required:
+            raise DamagedObject(
+                slot_path(stream.id, stream.head), f"it has epoch {required}, and the root stream none beyond {epoch}"
+            )
+
+
+def _register(catalog: Catalog, stream: Stream) -> None:
+    """Enter the stream in root before its first event: prune must find every stream that has content."""
+    try:
+        catalog.register(stream)
+    except CommitUnknown as error:
+        # Registering twice is harmless, and its token is of no use to the caller: nothing of theirs was committed.
+        raise error.unavailable(f"{stream.label} could not be registered, and nothing was committed") from error
+
+
+def _store(catalog: Catalog, chunks: Store, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
+    """Store content. Returns where it is, and the epoch by which it was decided what to reuse."""
+    for attempt in range(_STORE_ATTEMPTS):
+        catalog.root.refresh()
+        if not chunks.index.loaded:
+            chunks.index.load()
+        # The epoch before the packs: of a condemnation in between, the packs are avoided and the epoch is not claimed.
+        epoch = catalog.state.epoch
+        try:
+            with Writer(chunks, epoch, frozenset(catalog.state.condemned)) as writer:
+                stored = store(writer)
+                # Packs before the index, and both before the event: an event never names what is not durable.
+                writer.flush()
+                return stored, writer.epoch
+        except ObjectMissing:
+            # A prune took the unfinished pack of a writer that slept. Nothing was published: begin again.
+            if attempt == _STORE_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
