@@ -1,0 +1,44 @@
+"""The page about the design shows the source tree as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "prefect_snapshots"
+PAGE = (ROOT / "docs" / "design.md").read_text()
+
+
+def drawn() -> set[str]:
+    """The modules and packages of the tree on the page, relative to the package."""
+    tree = re.search(r"```text\nprefect_snapshots/\n(.*?)```", PAGE, re.DOTALL)
+    assert tree, "docs/design.md has no tree"
+    found, folder = set(), ""
+    for indent, name in re.findall(r"^( {4}| {8})([\w.]+/?)(?: .*)?$", tree[1], re.MULTILINE):
+        path = name if len(indent) == 4 else folder + name
+        folder = path if len(indent) == 4 and name.endswith("/") else folder
+        found.add(path)
+    return found
+
+
+def modules(folder: Path) -> set[str]:
+    """The modules and packages that lie directly in a folder."""
+    return {
+        f"{path.relative_to(PACKAGE)}{'/' if path.is_dir() else ''}"
+        for path in folder.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+
+def test_the_tree_shows_every_module_of_the_package_and_of_two_layers() -> None:
+    expected = modules(PACKAGE)
+    for layer in ("repository", "integration"):
+        expected |= modules(PACKAGE / layer) - {f"{layer}/__init__.py"}
+    assert drawn() == expected
+
+
+def test_every_test_file_that_holds_a_promise_exists() -> None:
+    named = set(re.findall(r"`((?:tests|benchmarks)/\w+\.py)`", PAGE))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
