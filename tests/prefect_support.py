@@ -22,10 +22,12 @@ def flush() -> None:
         assert time.monotonic() < deadline, "the server did not take the artifacts for two minutes"
 
 
-def artifacts_of(name: str) -> list[Artifact]:
-    """The artifacts for a name of snapshots: one for each flow run that saved some."""
+def artifacts_of(name: str, kind: str = "snapshots") -> list[Artifact]:
+    """The artifacts for a name of a kind. Of snapshots: one for each flow run that saved some."""
     with get_client(sync_client=True) as client:
-        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(name)])))
+        return client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(kind, name)]))
+        )
 
 
 def artifact_text(name: str) -> str:

@@ -70,7 +70,7 @@ def test_a_version_is_logged_promoted_and_loaded(repository: Repository, collect
     assert pipeline() == [f"{collection}/model:v1", [0.5] * 3, [0.9] * 3, {"model": "v1"}]
     flush()
     label = f"{collection}/model"
-    pages = sorted(artifacts_of(label), key=lambda page: str(page.created))
+    pages = sorted(artifacts_of(label, "artifacts"), key=lambda page: str(page.created))
     texts = [str(page.data) for page in pages]
     assert [text.splitlines()[0] for text in texts] == [
         f"## {label}:v0",
@@ -82,7 +82,7 @@ def test_a_version_is_logged_promoted_and_loaded(repository: Repository, collect
     assert "| `v1` | production |" in texts[3]
     assert "| production is now v1, was v0 | by " in texts[3]
     assert f"`{repository.url}`" in str(pages[0].description)
-    [release_page] = artifacts_of(f"releases/{collection}")
+    [release_page] = artifacts_of(collection, "releases")
     assert "| `model` | `v1` |" in str(release_page.data)
 
     events = events_about(f"prefect-snapshots.artifacts.{label}", 4)
@@ -108,7 +108,7 @@ def test_assets_are_made_of_assets(repository: Repository, collection: str) -> N
 
     pipeline()
     key = f"snapshots://{repository.id}/"
-    model, features = (f"{key}{artifact_key(f'{collection}/{name}')}" for name in ("model", "features"))
+    model, features = (f"{key}{artifact_key('artifacts', f'{collection}/{name}')}" for name in ("model", "features"))
     [materialized] = events_about(model, 1)
     assert materialized.event == "prefect.asset.materialization.succeeded"
     assert materialized.payload["version"] == "v0"
@@ -140,9 +140,9 @@ def test_files_and_snapshots_become_versions(repository: Repository, collection:
     assert (info.metadata, info.source and info.source["snapshot"]) == ({"loss": 0.25}, "best")
     assert info.written < 2000
     flush()
-    [page] = artifacts_of(f"{collection}/model")
+    [page] = artifacts_of(f"{collection}/model", "artifacts")
     assert "| from | `best of training in " in str(page.data)
-    [copied] = artifacts_of(f"{collection}-prod/model")
+    [copied] = artifacts_of(f"{collection}-prod/model", "artifacts")
     assert f"`v0 of model in {repository.url}`" in str(copied.data)
     with pytest.raises(SnapshotNotFound, match="none"):
         promote_snapshot("none", "model", name="training", collection=collection)
@@ -159,8 +159,8 @@ def test_what_fails_reports_nothing(collection: str) -> None:
     with pytest.raises(ReleaseExists):
         create_release("1", collection=collection)
     flush()
-    assert len(artifacts_of(f"{collection}/model")) == 2
-    assert len(artifacts_of(f"releases/{collection}")) == 1
+    assert len(artifacts_of(f"{collection}/model", "artifacts")) == 2
+    assert len(artifacts_of(collection, "releases")) == 1
 
 
 def test_a_server_that_is_gone_is_a_warning(

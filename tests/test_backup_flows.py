@@ -69,7 +69,7 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     assert (backup.description, backup.tags, backup.run["flow"]) == ("Before it", ("weekly",), "create-backup")
     permanent = made(place, name, permanent=True)
     flush()
-    first, second = sorted((str(page.data) for page in artifacts_of(f"backups/{name}")), key=len)
+    first, second = sorted((str(page.data) for page in artifacts_of(name, "backups")), key=len)
     assert first.startswith("## " + backup.name.replace("_", "\\_"))
     assert "| `uploads` | directory | 100.0\N{NO-BREAK SPACE}kB |" in first
     assert second.startswith("## 📌 " + permanent.name.replace("_", "\\_"))
@@ -100,8 +100,8 @@ def test_clean_up_says_what_goes_and_why_the_rest_stays(place: Path, name: str) 
     assert set(report.deleted) == set(planned.deleted) == {backup.name for backup in backups[:2]}
     assert [backup.name for backup in manager.list_backups()] == [backups[3].name, backups[2].name]
     flush()
-    pages = [str(page.data) for page in artifacts_of(f"backups/{name}")]
-    assert any(f"| `{backups[0].name}` | not kept: removed |" in page for page in pages)
+    pages = [str(page.data) for page in artifacts_of(name, "backups")]
+    assert any(f"| `{backups[0].name}` | not kept: deleted |" in page for page in pages)
     events = events_about(f"prefect-snapshots.backups.{name}", 5)
     assert [event.payload.get("kept") for event in events if event.event.endswith("cleaned")] == [2]
 

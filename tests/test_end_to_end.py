@@ -91,7 +91,7 @@ def artifacts(site: Site, name: str) -> list[Artifact]:
 
 
 def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
-    key = f"{artifact_key('checkpoints/corpus')}-progress"
+    key = f"{artifact_key('checkpoints', 'corpus')}-progress"
     [bar, *_] = until(lambda: artifacts(site, key) or None, "the progress bar")
     seen: set[str] = set()
     while len(seen) < 2:
@@ -101,7 +101,7 @@ def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID],
         seen.add(shown.inner_text())
         assert len(seen) > 1 or seen != {"Progress: 100%"}, "it was full at once"
     site.reached(runs["corpus"], "Completed")
-    page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('checkpoints/corpus'))[0].id}")
+    page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('checkpoints', 'corpus'))[0].id}")
     [row] = CheckpointManager(site.repository).list_checkpoints("corpus")
     expect(page.get_by_role("heading", name="Checkpoints of corpus")).to_be_visible()
     expect(page.locator("main")).to_contain_text(f"{row.done:,}")
@@ -133,7 +133,7 @@ def test_a_scheduled_backup_is_in_the_tab_of_its_run(
     backup, *_ = BackupManager(site.repository, name="project").list_backups()
     assert backup.run is not None
     assert (backup.run["deployment"], backup.run["flow_run_id"]) == ("nightly", str(run.id))
-    key = artifact_key("backups/project")
+    key = artifact_key("backups", "project")
     page.goto(f"/v2/runs/flow-run/{run.id}?tab=Artifacts")
     for what in (key, f"{key}-progress"):
         expect(page.get_by_role("heading", name=what, exact=True)).to_be_visible()
@@ -147,7 +147,7 @@ def test_a_model_has_a_timeline(site: Site, later_runs: dict[str, UUID], page: P
     site.reached(later_runs["promotion"], "Completed")
     registry = ArtifactRegistry(site.repository)
     assert registry.get_artifact("digits-model", "production").version == "v0"
-    key = artifact_key("default/digits-model")
+    key = artifact_key("artifacts", "default/digits-model")
     steps = artifacts(site, key)
     assert len(steps) == 2
     page.goto(f"/v2/artifacts/key/{key}")
@@ -190,7 +190,7 @@ def test_a_restore_is_confirmed_in_the_browser(
     expect(form).to_have_count(0)
     site.reached(later_runs["restore"], "Completed")
     assert {path: path.read_bytes() for path in whole} == whole
-    page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('backups/project'))[0].id}")
+    page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('backups', 'project'))[0].id}")
     expect(page.get_by_role("heading", name=f"Restored {backup.name}")).to_be_visible()
 
 

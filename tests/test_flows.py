@@ -47,7 +47,7 @@ def report_on(repository: Path, key: str) -> Artifact:
 def test_a_sound_repository_passes(repository: Path) -> None:
     report = check_repository(str(repository), read_data=True)
     assert (report.versions, report.problems) == (1, [])
-    assert "0 problems, 1 versions in 1 streams" in str(report_on(repository, maintenance.CHECK).description)
+    assert "0 problems, 1 version in 1 stream" in str(report_on(repository, maintenance.CHECK).description)
 
 
 def test_a_damaged_one_fails_the_run_and_is_reported(repository: Path) -> None:

@@ -76,7 +76,10 @@ def test_only_a_better_model_is_promoted(flows: Any, repository: str) -> None:
     assert info.source is not None
     assert info.source["snapshot"] == best
     flush()
-    assert any("production is now v1, and was v0" in str(page.data) for page in artifacts_of("default/digits-model"))
+    assert any(
+        "production is now v1, and was v0" in str(page.data)
+        for page in artifacts_of("default/digits-model", "artifacts")
+    )
 
 
 def test_a_person_is_asked(flows: Any, repository: str) -> None:

@@ -153,7 +153,7 @@ def test_a_line_in_the_log(caplog: pytest.LogCaptureFixture, name: str) -> None:
     assert f"Saved snapshot 'first' of '{name}': 1.6 MB, " in first
     assert "leaves: 10." in first
     assert "changed leaves: 2 of 11 since 'first'." in second
-    assert second.endswith(f"/v2/artifacts/key/{artifact_key(name)}")
+    assert second.endswith(f"/v2/artifacts/key/{artifact_key('snapshots', name)}")
 
 
 def test_one_artifact_lists_the_latest_and_marks_the_best(name: str) -> None:
@@ -304,6 +304,6 @@ def test_a_server_that_is_gone_costs_a_warning(
 
 def test_keys_of_artifacts_keep_names_apart() -> None:
     names = ["a/b", "a-b", "A-b", "a_b", "é", "/".join("x" * 100), "y" * 500]
-    keys = [artifact_key(name) for name in names]
+    keys = [artifact_key("snapshots", name) for name in names]
     assert len(set(keys)) == len(names)
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(key) < 255 for key in keys)

@@ -9,7 +9,7 @@ Knows nothing but values.
 
 from __future__ import annotations
 
-from .markdown import markdown
+from .markdown import code, escape, markdown
 from .model import Block, Calendar, Chart, Column, Day, Document, Facts, Heading, Note, Step, Table, Timeline
 from .page import html_page
 
@@ -26,6 +26,8 @@ __all__ = [
     "Step",
     "Table",
     "Timeline",
+    "code",
+    "escape",
     "html_page",
     "markdown",
 ]

@@ -33,20 +33,20 @@ def markdown(document: Document, *, images: bool = True) -> str:
         | rows | 1,797 |
         <BLANKLINE>
     """
-    parts = [[f"## {_escaped(document.title)}"], *(list(_lines(block, images)) for block in document.blocks)]
+    parts = [[f"## {escape(document.title)}"], *(list(_lines(block, images)) for block in document.blocks)]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
 def _lines(block: Block, images: bool) -> Iterator[str]:
     match block:
         case Heading(text):
-            yield f"### {_escaped(text)}"
+            yield f"### {escape(text)}"
         case Note(text):
-            yield f"**Note:** {_escaped(text)}"
+            yield f"**Note:** {escape(text)}"
         case Facts(facts):
             shown = [(word, _cell(value, kind)) for word, (value, kind) in facts.items() if value not in (None, "")]
             if shown:
-                yield from _table([("", "---"), ("", "---")], ([_escaped(word), text] for word, text in shown))
+                yield from _table([("", "---"), ("", "---")], ([escape(word), text] for word, text in shown))
         case Table(title, columns, rows, of) if rows:
             yield from _title(title, len(rows), of)
             used = [at for at, _ in enumerate(columns) if any(row[at] not in (None, "") for row in rows)]
@@ -56,23 +56,23 @@ def _lines(block: Block, images: bool) -> Iterator[str]:
             yield from _title(title, len(steps), of)
             heads = [_head(Column(word)) for word in ("when (UTC)", "what", "")]
             yield from _table(
-                heads, ([_cell(step.when, "time"), _escaped(step.what), _escaped(step.about)] for step in steps)
+                heads, ([_cell(step.when, "time"), escape(step.what), escape(step.about)] for step in steps)
             )
         case Chart(title, values=values) if not images:
-            yield f"{_escaped(title)} `{sparkline(values)}`"
+            yield f"{escape(title)} `{sparkline(values)}`"
         case Chart() | Calendar() if images:
             encoded = base64.b64encode(image(block).encode()).decode()
-            yield f"![{_escaped(describe(block))}](data:image/svg+xml;base64,{encoded})"
+            yield f"![{escape(describe(block))}](data:image/svg+xml;base64,{encoded})"
 
 
 def _title(title: str, shown: int, of: int) -> Iterator[str]:
     part = shown_text(shown, of)
-    yield f"#### {_escaped(title)}{f' ({part})' if part else ''}"
+    yield f"#### {escape(title)}{f' ({part})' if part else ''}"
     yield ""
 
 
 def _head(column: Column) -> tuple[str, str]:
-    return _escaped(column.title), "---:" if is_numeric(column.kind) else "---"
+    return escape(column.title), "---:" if is_numeric(column.kind) else "---"
 
 
 def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -85,9 +85,26 @@ def _cell(value: Value, kind: Kind) -> str:
     text = text_of(value, kind)
     if is_numeric(kind):
         return text.replace(" ", "\N{NO-BREAK SPACE}")
-    # In a code span of a table, these cannot be written so that every reader of Markdown takes them alike.
-    return f"`{text}`" if kind == "name" and text and not set("`|\\") & set(text) else _escaped(text)
+    return code(text) if kind == "name" and text else escape(text)
 
 
-def _escaped(text: str) -> str:
+def code(text: str) -> str:
+    """Return a name as a code span; if no code span can hold it, as escaped text.
+
+    Example:
+        >>> code("train/epoch"), code("a`b")
+        ('`train/epoch`', 'a\\\\`b')
+    """
+    shown = text_of(text, "text")
+    # Readers of Markdown disagree on how a code span, above all one in a table, has to write these.
+    return f"`{shown}`" if shown and not set("`|\\") & set(shown) else escape(shown)
+
+
+def escape(text: str) -> str:
+    """Return a text as Markdown that shows it unchanged: no markup, no HTML, no image.
+
+    Example:
+        >>> escape("![x](https://host/x.png)")
+        '!\\\\[x\\\\](https://host/x.png)'
+    """
     return _SPECIAL.sub(r"\\\1", text_of(text, "text"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import humanize
 from prefect import flow
@@ -32,7 +31,8 @@ from ..integration.backups import (
 )
 from ..integration.blocks import current_repository
 from ..integration.database_blocks import load_database
-from ..integration.run_context import run_ids, run_logger
+from ..integration.reporter import this_run
+from ..integration.run_context import run_logger
 from ..retention import CleanupReport, RetentionPolicy
 
 PATIENCE = 3600
@@ -81,7 +81,7 @@ def create_backup(
     last = next((backup.size for backup in manager.list_backups() if not backup.broken), 0)
     try:
         with progress_bar(manager, "Backup", last) as progress:
-            backup = manager.create_backup(description, permanent, tags=tags, run=_this_run(), progress=progress)
+            backup = manager.create_backup(description, permanent, tags=tags, run=this_run(), progress=progress)
     except Exception as error:
         report_failed(manager, error)
         raise
@@ -198,7 +198,7 @@ def backup_prefect_server(
     )
     try:
         with progress_bar(manager, "Backup") as progress:
-            backup = manager.create_backup("prefect server", run=_this_run(), progress=progress)
+            backup = manager.create_backup("prefect server", run=this_run(), progress=progress)
     except Exception as error:
         report_failed(manager, error)
         raise
@@ -224,20 +224,6 @@ def _manager(
 
 def _newest(manager: BackupManager) -> Backup:
     return manager.get_backup(next((each.name for each in manager.list_backups() if not each.broken), ""))
-
-
-def _this_run() -> dict[str, Any] | None:
-    from prefect import runtime
-
-    flow_run_id, _ = run_ids()
-    if flow_run_id is None:
-        return None
-    return {
-        "flow": runtime.flow_run.flow_name,
-        "flow_run": runtime.flow_run.name,
-        "flow_run_id": str(flow_run_id),
-        "deployment": runtime.deployment.name,
-    }
 
 
 def _question(backup: Backup) -> str:

@@ -17,21 +17,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import humanize
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
+from ..documents import code
+from ..documents.texts import count_text, size_text
 from ..errors import IntegrityError
 from ..integration.blocks import current_repository
-from ..integration.live import artifact_key
-from ..integration.reporter import emit, only_warn
+from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
 from ..repository.maintenance import CheckReport, PruneReport
 from ..repository.repository import Repository
 from ..results import Result, ResultLog
 
-CHECK = "snapshots-check"
-PRUNE = "snapshots-prune"
+CHECK = "prefect-snapshots-check"
+PRUNE = "prefect-snapshots-prune"
 """Keys of the reports in the Prefect UI."""
 
 LISTED = 20
@@ -51,13 +50,13 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
     """
     checked = current_repository(repository)
     report = checked.check(read_data)
-    with only_warn(f"{checked.url} is checked, but the report is not complete"):
+    with only_warn(f"{checked.url} is checked"):
         _emit_checked(checked, report, read_data)
-        create_table_artifact(
-            key=CHECK,
-            table=[{"where": one.path, "what": one.what, "hits": ", ".join(one.versions)} for one in report.problems],
-            description=f"`{checked.url}`: {len(report.problems)} problems, {report.versions} versions in "
-            f"{report.streams} streams, {humanize.naturalsize(report.bytes_read)} read.",
+        _reporter(checked).leave_table(
+            [{"where": one.path, "what": one.what, "hits": ", ".join(one.versions)} for one in report.problems],
+            f"{count_text(len(report.problems), 'problem')}, {count_text(report.versions, 'version')} in "
+            f"{count_text(report.streams, 'stream')}, {size_text(report.bytes_read)} read.",
+            CHECK,
         )
     for note in report.notes:
         run_logger().warning("%s", note)
@@ -83,25 +82,22 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     """
     pruned = current_repository(repository)
     report = pruned.prune(dry_run)
-    freed, waiting = humanize.naturalsize(report.bytes_freed), humanize.naturalsize(report.bytes_waiting)
+    freed, waiting = size_text(report.bytes_freed), size_text(report.bytes_waiting)
     would = "would be " if dry_run else ""
     run_logger().info("%s of %s %sfreed, %s waiting.", freed, pruned.url, would, waiting)
-    with only_warn(f"{pruned.url} is pruned, but the report is not complete"):
+    with only_warn(f"{pruned.url} is pruned"):
         if not dry_run:
             sizes = {"freed": report.bytes_freed, "freed_later": report.bytes_waiting}
-            emit("repository.pruned", pruned, {**sizes, "packs_deleted": report.packs_deleted})
-        create_table_artifact(
-            key=PRUNE,
-            table=[
+            _reporter(pruned).emit("repository.pruned", {**sizes, "packs_deleted": report.packs_deleted})
+        copied = size_text(report.bytes_copied)
+        _reporter(pruned).leave_table(
+            [
                 {"what": "packs deleted", "number": report.packs_deleted, "bytes": freed},
-                {
-                    "what": "packs copied",
-                    "number": report.packs_rewritten,
-                    "bytes": humanize.naturalsize(report.bytes_copied),
-                },
+                {"what": "packs copied", "number": report.packs_rewritten, "bytes": copied},
                 {"what": "packs too young to delete", "number": report.packs_waiting, "bytes": waiting},
             ],
-            description=f"`{pruned.url}`: {freed} {would}freed.",
+            f"{freed} {would}freed.",
+            PRUNE,
         )
     return report
 
@@ -161,7 +157,7 @@ def expire_results(
     kept = len(log.keys()) - len(found) * dry_run
     pruned = place.prune() if prune and not dry_run and place.exists() else None
     report = ExpiryReport(tuple(found), kept, dry_run, pruned)
-    with only_warn(f"Results of {place.url} have expired, but the report is not complete"):
+    with only_warn(f"The results of {place.url} are deleted"):
         _report_expired(place, name, report)
     return report
 
@@ -180,30 +176,29 @@ def _emit_checked(checked: Repository, report: CheckReport, read_data: bool) -> 
         "problems": [f"{problem.path}: {problem.what}" for problem in first],
         "hits": list(hits)[:LISTED],
     }
-    emit("repository.checked" if report.ok else "repository.damaged", checked, facts)
+    _reporter(checked).emit("repository.checked" if report.ok else "repository.damaged", facts)
 
 
 def _report_expired(place: Repository, name: str, report: ExpiryReport) -> None:
-    pruned = report.pruned
-    would = "would go" if report.dry_run else "expired"
-    told = f"{len(report.expired):,} {would}, {humanize.naturalsize(report.size)}; {report.kept:,} stay"
+    pruned, reporter = report.pruned, Reporter(place, "results", name)
+    would = "would be deleted" if report.dry_run else "deleted"
+    told = f"{len(report.expired):,} {would}, {size_text(report.size)}; {report.kept:,} kept"
     run_logger().info("Results %r of %s: %s.", name, place.url, told)
     if not report.dry_run:
         counts = {"name": name, "expired": len(report.expired), "kept": report.kept, "size": report.size}
         freed = {"freed": pruned and pruned.bytes_freed, "freed_later": pruned and pruned.bytes_waiting}
-        emit("results.expired", place, {**counts, **freed}, f"results.{name}", name)
+        reporter.emit("results.expired", {**counts, **freed})
     largest = sorted(report.expired, key=lambda result: result.size, reverse=True)[:LISTED]
-    create_table_artifact(
-        key=artifact_key(f"results/{name}"),
-        table=[
-            {
-                "key": result.key,
-                "written (UTC)": f"{result.written_at:%F %T}",
-                "size": humanize.naturalsize(result.size),
-            }
+    reporter.leave_table(
+        [
+            {"key": result.key, "written (UTC)": f"{result.written_at:%F %T}", "size": size_text(result.size)}
             for result in largest
         ],
-        description=f"Results `{name}` of `{place.url}`: {told}."
-        + (f" {humanize.naturalsize(pruned.bytes_freed)} freed." if pruned else "")
+        f"results {code(name)}: {told}."
+        + (f" {size_text(pruned.bytes_freed)} freed." if pruned else "")
         + (f" The {LISTED} largest:" if len(report.expired) > LISTED else ""),
     )
+
+
+def _reporter(repository: Repository) -> Reporter:
+    return Reporter(repository, "repositories", repository.url)

@@ -18,21 +18,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import humanize
 from cronsim import CronSim, CronSimError
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from pydantic import TypeAdapter, ValidationError
 
 from ..backups import Backup, BackupManager
+from ..documents.texts import size_text
 from ..errors import InvalidArgument
 from ..integration.blocks import current_repository
-from ..integration.reporter import emit, only_warn
+from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
 from ..repository.maintenance import written_since
 from ..repository.repository import Repository
 
-WATCH = "snapshots-watch"
+WATCH = "prefect-snapshots-watch"
 """Key of the report in the Prefect UI."""
 
 _HOUR = timedelta(hours=1)
@@ -127,7 +126,7 @@ def watch_repository(
         written=written_since(watched, now - within),
         limit=limit,
     )
-    with only_warn(f"{watched.url} is watched, but the report is not complete"):
+    with only_warn(f"{watched.url} is watched"):
         _report(watched, report)
     return report
 
@@ -159,7 +158,7 @@ def _newest(repository: Repository, name: str, end: datetime) -> Backup | None:
 
 
 def _report(watched: Repository, report: WatchReport) -> None:
-    rows = []
+    rows, reporter = [], Reporter(watched, "repositories", watched.url)
     for each in report.backups:
         newest, since = each.newest, f"{each.since:%F %T} UTC"
         found = f"{newest.name}, {newest.created_at:%F %T} UTC" if newest else "none"
@@ -172,19 +171,19 @@ def _report(watched: Repository, report: WatchReport) -> None:
                 "backup": newest and newest.name,
                 "created_at": newest and newest.created_at.isoformat(),
             }
-            emit("backup.overdue", watched, facts, f"backups.{each.name}", each.name)
+            Reporter(watched, "backups", each.name).emit("backup.overdue", facts)
     written = sum(report.written.values())
-    kinds = ", ".join(f"{kind} {humanize.naturalsize(size)}" for kind, size in report.written.items())
-    found = humanize.naturalsize(written) + (f" ({kinds})" if kinds else "")
-    expected = f"at most {humanize.naturalsize(report.limit)}" if report.limit is not None else "any"
+    kinds = ", ".join(f"{kind} {size_text(size)}" for kind, size in report.written.items())
+    found = size_text(written) + (f" ({kinds})" if kinds else "")
+    expected = f"at most {size_text(report.limit)}" if report.limit is not None else "any"
     since = f"{report.since:%F %T} UTC"
     rows.append(_row(f"written since {since}", found, expected, not report.growing))
     if report.growing:
         run_logger().warning("%s grows too fast: %s since %s, not %s.", watched.url, found, since, expected)
         sizes = {"written": written, "limit": report.limit, "by_kind": dict(report.written)}
-        emit("repository.growing", watched, {"since": report.since.isoformat(), **sizes})
+        reporter.emit("repository.growing", {"since": report.since.isoformat(), **sizes})
     verdict = "all is as it should be" if report.ok else "something is **not** as it should be"
-    create_table_artifact(key=WATCH, table=rows, description=f"`{watched.url}`: {verdict}.")
+    reporter.leave_table(rows, f"{verdict}.", WATCH)
 
 
 def _row(what: str, found: str, expected: str, ok: bool) -> dict[str, str]:

@@ -1,12 +1,12 @@
-"""The tasks over artifacts, and what they report: a page for each version and stage, an asset, an event.
+"""The tasks over artifacts, and what they report: a page for each version and move of a stage, an asset, an event.
 
-The pages of an artifact have one key: what `/v2/artifacts/key/<key>` shows is its timeline. Reporting never fails a
-run: a version is safe before anything is said about it, and what goes wrong here is a warning.
+The pages of an artifact have one key: what `/v2/artifacts/key/<key>` shows is its timeline.
 
-Events, for automations; the resource is `prefect-snapshots.artifacts.<collection>/<name>`, related to the run:
+Events for automations; the resource is `prefect-snapshots.artifacts.<collection>/<name>`, related to the run:
 
 - `prefect-snapshots.artifact.logged`: `repository` (URL), `collection`, `name`, `version`, `handler`, `size` and
-  `written` (bytes of the version, and those newly stored), `metadata`, `source` (where it was promoted from, or null);
+  `written` (bytes of the version, and of those the newly stored), `metadata`, `source` (where it was promoted from, or
+  null);
 - `prefect-snapshots.artifact.promoted`: `repository`, `collection`, `name`, `version`, `stage`, `previous` (the version
   that the stage was before; null if it is new), `moved_by`, `rollback`.
 
@@ -14,7 +14,7 @@ And of a release, with the resource `prefect-snapshots.releases.<collection>`:
 
 - `prefect-snapshots.release.created`: `repository`, `collection`, `tag`, `artifacts` (versions by name), `metadata`.
 
-The asset of an artifact has the key `snapshots://<id of the repository>/<key of the artifact>`.
+The asset of an artifact has the key `snapshots://<id of the repository>/<key of the pages>`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal
 
-import humanize
 from prefect import task
 from prefect.assets import Asset, AssetProperties
 from prefect.cache_policies import NO_CACHE
 from prefect.context import AssetContext
 
 from ..artifacts import ArtifactInfo, ArtifactManager, ArtifactRegistry, ArtifactVersion, Release, VersionLike
-from ..documents import Document, Facts, Heading, markdown
-from ..documents.texts import Kind, Value
+from ..documents import Document, Facts, Heading, code
+from ..documents.texts import Kind, Value, size_text
 from ..reports.artifacts import about_artifact, about_release, about_version
 from ..repository.choosing import RepositoryLike
 from ..repository.repository import Repository
 from .blocks import current_repository
-from .live import LiveArtifact, artifact_key, artifact_url, plain
-from .reporter import emit, only_warn
-from .run_context import run_ids, run_logger
+from .live import artifact_key, artifact_url, plain
+from .reporter import Reporter, only_warn
+from .run_context import in_run, run_logger
 from .snapshots.saving import manager_of
 from .twins import asynchronous, returns_anything
 
@@ -268,12 +267,12 @@ acreate_release = task(cache_policy=NO_CACHE)(asynchronous(create_release.fn))
 
 
 def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
-    """Say that a version was logged, or came here by a promotion."""
-    with only_warn(f"{version} is logged, but its report is not complete"):
+    """Report that a version was logged, or came from another registry by a promotion."""
+    with only_warn(f"{version} is logged"):
         info = registry.get_artifact(version.name, version.version, collection=version.collection)
-        size, written = humanize.naturalsize(info.size), humanize.naturalsize(info.written)
-        run_logger().info("Logged %s: %s, %s written.%s", version, size, written, _link(version))
-        if any(run_ids()):
+        reporter, size, written = _reporter(registry, version), size_text(info.size), size_text(info.written)
+        run_logger().info("Logged %s: %s, %s written.%s", version, size, written, reporter.link)
+        if in_run():
             facts = {"handler": info.handler, "size": info.size, "written": info.written, "source": info.source}
             _emit("artifact.logged", registry, version, {**facts, "metadata": plain(info.metadata)})
             _materialize(registry, info)
@@ -281,16 +280,17 @@ def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
 
 
 def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage: str) -> None:
-    """Say that a stage is another version now."""
-    with only_warn(f"{version} is {stage} now, but the report is not complete"):
+    """Report that a stage was moved to a version."""
+    with only_warn(f"{version} is {stage} now"):
         history = registry.get_alias_history(version.name, stage, version.collection)
         move = next((move for move in reversed(history) if move.version == version.version), None)
         if move is None or move is not history[-1]:
-            return  # somebody moved it on meanwhile, and says so
+            return  # another process moved it on meanwhile, and reports that itself
         back = "went back to" if move.rollback else "is now"
         was = f", and was {move.previous}" if move.previous else ""
-        run_logger().info("%s of %s %s %s%s.%s", stage, _label(version), back, version.version, was, _link(version))
-        if any(run_ids()):
+        reporter = _reporter(registry, version)
+        run_logger().info("%s of %s %s %s%s.%s", stage, reporter.name, back, version.version, was, reporter.link)
+        if in_run():
             facts = {"previous": move.previous, "moved_by": move.moved_by, "rollback": move.rollback}
             _emit("artifact.promoted", registry, version, {"stage": stage, **facts})
             title = f"{stage} {back} {version.version}{was}"
@@ -299,49 +299,45 @@ def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage:
 
 
 def report_released(registry: ArtifactRegistry, release: Release) -> None:
-    """Say that there is a release."""
-    with only_warn(f"Release {release.tag!r} is there, but its report is not complete"):
-        label = f"{release.collection}:{release.tag}"
-        pinned = ", ".join(f"{name} {version}" for name, version in release.artifacts.items())
-        run_logger().info("Released %s: %s.", label, pinned)
-        if any(run_ids()):
-            facts = {"tag": release.tag, "artifacts": release.artifacts, "metadata": plain(release.metadata)}
-            said = {"collection": release.collection, **facts}
-            emit("release.created", registry.repository, said, f"releases.{release.collection}", release.collection)
-            text = markdown(Document(f"Release {release.tag}", tuple(about_release(release))))
-            key = artifact_key(f"releases/{release.collection}")
-            LiveArtifact(key, "markdown", f"Releases of `{release.collection}`", lambda: text, shared=False).update()
+    """Report that a release was created."""
+    with only_warn(f"Release {release.tag!r} is created"):
+        versions = ", ".join(f"{name} {version}" for name, version in release.artifacts.items())
+        run_logger().info("Released %s:%s: %s.", release.collection, release.tag, versions)
+        facts = {"tag": release.tag, "artifacts": release.artifacts, "metadata": plain(release.metadata)}
+        reporter = Reporter(registry.repository, "releases", release.collection)
+        reporter.emit("release.created", {"collection": release.collection, **facts})
+        reporter.leave_page(Document(f"Release {release.tag}", tuple(about_release(release))))
 
 
 def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
-    """Have Prefect know that the run depends on an artifact."""
-    with only_warn(f"{collection}/{name} is read, but that is not reported"):
+    """Tell Prefect that the run depends on an artifact."""
+    with only_warn(f"{collection}/{name} is read"):
         context = AssetContext.get()
         if context is not None:
             context.direct_asset_dependencies.add(_asset(registry, name, collection))
             context.update_tracked_assets()
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
-
-
 def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> None:
-    """One more step of the timeline: what happened, then the versions as they are now."""
-    label = _label(version)
+    """Add a page to the timeline: what happened, then the versions as they are now."""
+    reporter = _reporter(registry, version)
     versions = about_artifact(registry, version.name, version.collection, LISTED)
-    text = markdown(Document(title, (Facts(facts), Heading(f"All versions of {label}"), *versions)))
-    key, about = artifact_key(label), f"Artifact `{label}`: {version.version}, in `{registry.repository.url}`"
-    LiveArtifact(key, "markdown", about, lambda: text, shared=False).update()
+    about = f"Artifact {code(reporter.name)}: {version.version}, in {code(registry.repository.url)}"
+    blocks = Facts(facts), Heading(f"All versions of {reporter.name}"), *versions
+    reporter.leave_page(Document(title, blocks), about)
 
 
 def _emit(what: str, registry: ArtifactRegistry, version: ArtifactVersion, facts: dict[str, Any]) -> None:
-    label = _label(version)
     said = {"collection": version.collection, "name": version.name, "version": version.version, **facts}
-    emit(what, registry.repository, said, f"artifacts.{label}", label)
+    _reporter(registry, version).emit(what, said)
+
+
+def _reporter(registry: ArtifactRegistry, version: ArtifactVersion) -> Reporter:
+    return Reporter(registry.repository, "artifacts", f"{version.collection}/{version.name}")
 
 
 def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:
-    """Have Prefect say, when the task ends well, that it made the asset, and of which other ones."""
+    """Have Prefect record, when the task ends well, that it made the asset, and from which other assets."""
     context = AssetContext.get()
     if context is None:
         return
@@ -353,14 +349,6 @@ def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:
 
 def _asset(registry: ArtifactRegistry, name: str, collection: str) -> Asset:
     label = f"{collection}/{name}"
-    key = artifact_key(label)
-    about = AssetProperties(name=label, url=artifact_url(key), description=f"In {registry.repository.url}")
+    key = artifact_key("artifacts", label)
+    about = AssetProperties(name=label, url=artifact_url(key), description=f"In {code(registry.repository.url)}")
     return Asset(key=f"snapshots://{registry.repository.id}/{key}", properties=about)
-
-
-def _label(version: ArtifactVersion) -> str:
-    return f"{version.collection}/{version.name}"
-
-
-def _link(version: ArtifactVersion) -> str:
-    return f" {artifact_url(artifact_key(_label(version)))}" if any(run_ids()) else ""

@@ -1,72 +1,53 @@
-"""What a run leaves in the Prefect UI about backups: a progress bar, a page for each backup, events.
+"""What a run reports of backups: a progress bar, a page for each backup, restore, drill and cleanup, events.
 
-The pages of a name of backups have one key, so that `/v2/artifacts/key/<key>` is their history. Reporting never fails a
-run: a backup is safe before anything is said about it, and what goes wrong here is a warning.
+The pages of a name have one key: `/v2/artifacts/key/<key>` is their history.
 
-Events, for automations; the resource is `prefect-snapshots.backups.<name>`, related to the run. All have `repository`
+Events for automations; the resource is `prefect-snapshots.backups.<name>`, related to the run. All have `repository`
 (URL) and `name`:
 
-- `prefect-snapshots.backup.created`: `backup`, `description`, `pinned`, `size` and `written` (bytes), `files`,
-  `rows` (rows or documents of all databases), `seconds`;
+- `prefect-snapshots.backup.created`: `backup`, `description`, `pinned`, `size` and `written` (bytes), `files`, `rows`
+  (rows or documents of all databases), `seconds`;
 - `prefect-snapshots.backup.failed`: `error`;
-- `prefect-snapshots.backup.cleaned`: `removed` (names), `kept` (a number), `freed` and `freed_later` (bytes);
+- `prefect-snapshots.backup.cleaned`: `deleted` (names), `kept` (a number), `freed` and `freed_later` (bytes);
 - `prefect-snapshots.backup.restored`: `backup`, `restored` (parts), `safety_backup` (or null);
-- `prefect-snapshots.backup.drilled` and `prefect-snapshots.backup.drill-failed`: `backup`, `problems` (texts).
+- `prefect-snapshots.backup.drilled` and `prefect-snapshots.backup.drill-failed`: `backup`, `problems` (strings).
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
-import humanize
-
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport
-from ..documents import Block, Document, Heading, markdown
+from ..documents import Block, Document, Heading
+from ..documents.texts import count_text, size_text
 from ..reports.backups import PINNED, about_backup, about_backups, about_cleanup, about_drill, about_restore
 from ..retention import CleanupReport
-from .live import LiveArtifact, artifact_key, artifact_url
-from .reporter import emit, only_warn
-from .run_context import run_ids, run_logger
+from .reporter import Progress, Reporter, only_warn
+from .run_context import in_run, run_logger
 
 LISTED = 20
 """Backups on a page: the newest."""
 
-Progress = Callable[[str, int, int], None]
 
+def progress_bar(manager: BackupManager, what: str, expected: int = 0) -> AbstractContextManager[Progress]:
+    """Show a progress bar in the UI; yields a callback for `progress=` of the manager.
 
-@contextlib.contextmanager
-def progress_bar(manager: BackupManager, what: str, expected: int = 0) -> Iterator[Progress]:
-    """A progress bar in the UI, for `progress=` of a manager.
-
-    Arguments:
-        what: is in progress.
-        expected: how much there may be, where nobody knows: what the last backup held.
+    Args:
+        what: What is in progress, such as `"Backup"`.
+        expected: Bytes that there may be if nobody knows: the size of the last backup.
     """
-    share, ended, context = 0.0, False, contextvars.copy_context()
-    about = f"{what} of `{manager.name}`"
-    bar = LiveArtifact(f"{_key(manager)}-progress", "progress", about, lambda: 100.0 if ended else share)
-
-    def progress(_: str, done: int, total: int) -> None:
-        nonlocal share
-        share = min(99.0, 100 * done / max(total or expected or done, 1))
-        bar.update(context, patience=0)
-
-    yield progress
-    ended = True
-    if any(run_ids()):
-        bar.update()
+    return _reporter(manager).progress_bar(what, expected)
 
 
 def report_created(manager: BackupManager, backup: Backup) -> None:
-    """Say that a backup was made, and what it holds."""
-    with only_warn(f"Backup {backup.name} is made, but its report is not complete"):
-        size, written = humanize.naturalsize(backup.size), humanize.naturalsize(backup.written)
+    """Report that a backup was made, and what it holds."""
+    with only_warn(f"Backup {backup.name} is made"):
         run_logger().info(
-            "Made backup %s: %s in %s files, %s written, in %.1f s.%s",
-            *(backup.name, size, f"{backup.files:,}", written, backup.duration, _link(manager)),
+            "Made backup %s: %s in %s, %s written, in %.1f s.%s",
+            *(backup.name, size_text(backup.size), count_text(backup.files, "file"), size_text(backup.written)),
+            *(backup.duration, _reporter(manager).link),
         )
         for part in backup.parts:
             for note in part.notes:
@@ -80,30 +61,30 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
 
 
 def report_failed(manager: BackupManager, error: Exception) -> None:
-    """Say that no backup was made. The error itself goes on."""
-    with only_warn(f"No backup of {manager.name!r} was made, and that is not reported"):
+    """Report that no backup was made. The error itself goes on."""
+    with only_warn(f"No backup of {manager.name!r} was made"):
         _emit("failed", manager, {"error": str(error)})
 
 
 def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
-    """Say what went, and why the rest stays."""
-    with only_warn(f"The backups of {manager.name!r} are cleaned up, but the report is not complete"):
-        freed, later = humanize.naturalsize(report.freed), humanize.naturalsize(report.freed_later)
+    """Report what was deleted, and why the rest is kept."""
+    with only_warn(f"The backups of {manager.name!r} are cleaned up"):
         would = "would be " if report.dry_run else ""
-        told = f"{len(report.deleted)} {would}removed", f"{freed} {would}freed now, {later} later"
-        run_logger().info("Backups of %r: %s; %s.", manager.name, *told)
-        kept = sum(row.keep for row in report.rows)
+        told = f"{len(report.deleted)} {would}deleted", f"{size_text(report.freed)} {would}freed now"
+        later = size_text(report.freed_later)
+        run_logger().info("Backups of %r: %s; %s, %s later.", manager.name, *told, later)
         if not report.dry_run:
+            kept = sum(row.keep for row in report.rows)
             sizes = {"freed": report.freed, "freed_later": report.freed_later}
-            _emit("cleaned", manager, {"removed": list(report.deleted), "kept": kept, **sizes})
-        title = f"Clean-up of {manager.name}{' (dry run)' if report.dry_run else ''}"
+            _emit("cleaned", manager, {"deleted": list(report.deleted), "kept": kept, **sizes})
+        title = f"Cleanup of {manager.name}{' (dry run)' if report.dry_run else ''}"
         _leave_page(manager, title, about_cleanup(report))
 
 
 def report_restored(manager: BackupManager, report: RestoreReport) -> None:
-    """Say what is restored, and where that is which was there before."""
-    with only_warn(f"{report.name} is restored, but the report is not complete"):
-        safe = f" What was there before is in {report.safety_backup}." if report.safety_backup else ""
+    """Report what was restored, and which backup holds the previous contents."""
+    with only_warn(f"{report.name} is restored"):
+        safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
         run_logger().info("Restored %s from %s.%s", ", ".join(report.restored), report.name, safe)
         parts = {"restored": list(report.restored), "safety_backup": report.safety_backup}
         _emit("restored", manager, {"backup": report.name, **parts})
@@ -111,45 +92,31 @@ def report_restored(manager: BackupManager, report: RestoreReport) -> None:
 
 
 def report_drilled(manager: BackupManager, report: DrillReport) -> None:
-    """Say whether a backup came back as it was."""
-    with only_warn(f"{report.name} was drilled, but the report is not complete"):
+    """Report whether a backup came back identical."""
+    with only_warn(f"{report.name} was drilled"):
         problems = [f"{row.part}: {problem}" for row in report.rows for problem in row.problems]
         if report.ok:
-            run_logger().info("%s came back as it was, in %.1f s.", report.name, report.duration)
+            run_logger().info("Backup %s came back identical, in %.1f s.", report.name, report.duration)
         else:
-            run_logger().error("%s did NOT come back as it was: %s.", report.name, "; ".join(problems))
+            run_logger().error("Backup %s did NOT come back identical: %s.", report.name, "; ".join(problems))
         _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
-        came = "came back as it was" if report.ok else "did NOT come back as it was"
+        came = "came back identical" if report.ok else "did NOT come back identical"
         _leave_page(manager, f"Drill: {report.name} {came}", about_drill(report))
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> None:
-    """What happened, then the backups as they are now."""
-    if not any(run_ids()):
-        return
-    backups = Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)
-    text = markdown(Document(title, (*blocks, *backups)))
-    LiveArtifact(
-        _key(manager),
-        "markdown",
-        f"Backups of `{manager.name}` in `{manager.repository.url}`",
-        lambda: text,
-        shared=False,
-    ).update()
+    """Leave a page that says what happened, then lists the backups as they are now."""
+    if in_run():
+        backups = Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)
+        _reporter(manager).leave_page(Document(title, (*blocks, *backups)))
 
 
 def _emit(what: str, manager: BackupManager, facts: dict[str, Any]) -> None:
-    if any(run_ids()):
-        said = {"name": manager.name, **facts}
-        emit(f"backup.{what}", manager.repository, said, f"backups.{manager.name}", manager.name)
+    _reporter(manager).emit(f"backup.{what}", {"name": manager.name, **facts})
 
 
-def _key(manager: BackupManager) -> str:
-    return artifact_key(f"backups/{manager.name}")
-
-
-def _link(manager: BackupManager) -> str:
-    return f" {artifact_url(_key(manager))}" if any(run_ids()) else ""
+def _reporter(manager: BackupManager) -> Reporter:
+    return Reporter(manager.repository, "backups", manager.name)

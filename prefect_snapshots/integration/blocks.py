@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 
 import httpx
 from prefect import runtime
-from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.core import schema_extra
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
@@ -29,6 +28,7 @@ from ..repository.repository import DEFAULT_URL, SETTING, Repository
 from ..repository.sealing import Compression
 from ..results import ResultLog
 from .credentials import FORMS, Credentials, credentials_for, storage_options
+from .private_apis import async_dispatch, load_block
 from .settings import SnapshotsSettings
 
 DEFAULT_BLOCK = "default"
@@ -237,7 +237,7 @@ def _default_block() -> SnapshotRepository | None:
     if not inside and not api_url:
         return None
     try:
-        found = SnapshotRepository.load(DEFAULT_BLOCK, _sync=True)  # type: ignore[call-arg]
+        return load_block(SnapshotRepository, DEFAULT_BLOCK)
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None
@@ -247,8 +247,6 @@ def _default_block() -> SnapshotRepository | None:
             f"the Prefect server did not say whether there is a block snapshot-repository/{DEFAULT_BLOCK} ({error!r}): "
             f"set {SETTING}, or name a repository"
         ) from error
-    assert isinstance(found, SnapshotRepository)
-    return found
 
 
 def _default_password() -> str | None:

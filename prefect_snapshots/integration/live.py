@@ -28,6 +28,8 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, Settings, get_current_settings
 
+from ..repository.threads import before_threads_end
+from .private_apis import stop_retrying_events
 from .run_context import logger, run_ids
 
 _INTERVAL = 1.0
@@ -165,19 +167,21 @@ class LiveArtifact:
         self._id = created.id
 
 
-def artifact_key(name: str) -> str:
-    """The key of the artifact for a name: readable, and different for every name.
+def artifact_key(kind: str, name: str) -> str:
+    """Return the key of the pages about a name of a kind: readable, and different for every kind and name.
 
     Example:
-        >>> artifact_key("train/epoch")
-        'train-epoch-1975'
+        >>> artifact_key("snapshots", "train/epoch")
+        'prefect-snapshots-snapshots-train-epoch-1975'
     """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{slug[:200] or 'snapshots'}-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
+    return "-".join(
+        filter(None, ("prefect-snapshots", kind, slug[:200], hashlib.sha256(name.encode()).hexdigest()[:4]))
+    )
 
 
 def artifact_url(key: str) -> str:
-    """Where an artifact is in the Prefect UI, with its history."""
+    """Return where an artifact is in the Prefect UI, with its history."""
     return f"{get_current_settings().ui_url or ''}/v2/artifacts/key/{key}"
 
 
@@ -238,19 +242,19 @@ def _client(api_url: str | None) -> SyncPrefectClient:
 
 @functools.cache
 def _flush_at_exit() -> None:
-    """Registered in a run, not on import: the last one comes first, and the run's own server ends at exit too."""
+    """Register the last update in a run, not on import: what is registered last is called first at exit.
+
+    So it comes before the end of a server that the run itself has started.
+    """
     EventsWorker.instance()  # it registers, too, and is waited for after what is registered after it
-    # While Prefect still sends the event that goes with an update; and for what background saves add after that.
-    with contextlib.suppress(RuntimeError):
-        threading._register_atexit(_flush_and_hurry)  # type: ignore[attr-defined]
+    # Once while Prefect still sends the event that goes with an update; and once for what background saves add later.
+    before_threads_end(_flush_and_hurry)
     atexit.register(flush)
 
 
 def _flush_and_hurry() -> None:
-    """Prefect tries to send an event for 7 s, one after another: without a server, hundreds of them take an hour."""
+    """Send what waits; if the server cannot be reached, keep the process from trying for an hour."""
     flush()
     if any(retry_at > time.monotonic() for retry_at in _retry_at.values()):
         _all.clear()  # they had their last chance
-        workers: dict[int, Any] = EventsWorker._instances  # type: ignore[misc]
-        for worker in list(workers.values()):
-            worker._client._reconnection_attempts = 0
+        stop_retrying_events()

@@ -1,40 +1,160 @@
-"""How every kind reports: an event for automations, and warnings instead of errors."""
+"""How every kind reports to Prefect: events for automations, pages in the UI, links to them, and only warnings.
+
+A report never fails a run: whatever it tells of is stored safely before, and what goes wrong with the report itself is
+a warning in the log of the run. Names, ids, tags and metadata go to the Prefect server in plain, also those of an
+encrypted repository.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import contextvars
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
+from ..documents import Document, code, markdown
 from ..repository import Repository
-from .run_context import run_logger
+from .live import LiveArtifact, artifact_key, artifact_url
+from .run_context import in_run, run_ids, run_logger
+
+Progress = Callable[[str, int, int], None]
 
 
-def emit(event: str, repository: Repository, facts: dict[str, Any], resource: str = "", name: str = "") -> None:
-    """Tell the event feed, and automations, of something that concerns a repository.
+@dataclass(frozen=True)
+class Reporter:
+    """Report about one name of one kind. Nothing is sent outside of a run.
 
-    Arguments:
-        event: what happened, without the name of this package.
-        facts: the payload, beside the repository.
-        resource, name: what it happened to; default: the repository.
+    Args:
+        repository: The repository that holds it.
+        kind: The kind, such as `"backups"`: part of the event's resource and of the key of the pages.
+        name: The name, such as `"nightly"` or, of an artifact, `"default/model"`.
     """
-    emit_event(
-        f"prefect-snapshots.{event}",
-        resource={
-            "prefect.resource.id": f"prefect-snapshots.{resource or f'repositories.{repository.url}'}",
-            "prefect.resource.name": name or repository.url,
-            "prefect-snapshots.repository": repository.url,
-        },
-        payload={"repository": repository.url, **facts},
-    )
+
+    repository: Repository
+    kind: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The key of the pages in the Prefect UI."""
+        return artifact_key(self.kind, self.name)
+
+    @property
+    def link(self) -> str:
+        """A space and the URL of the page, to end a log line with; empty outside of a run."""
+        return f" {artifact_url(self.key)}" if in_run() else ""
+
+    @property
+    def about(self) -> str:
+        """What the UI shows above the pages, in Markdown."""
+        return f"{self.kind.capitalize()} of {code(self.name)} in {code(self.repository.url)}"
+
+    def emit(self, event: str, facts: dict[str, Any]) -> None:
+        """Send an event to the feed, where automations see it.
+
+        Args:
+            event: What happened, such as `"backup.created"`. The prefix of this package is added.
+            facts: The payload. The URL of the repository is added.
+        """
+        if not in_run():
+            return
+        emit_event(
+            f"prefect-snapshots.{event}",
+            resource={
+                "prefect.resource.id": f"prefect-snapshots.{self.kind}.{self.name}",
+                "prefect.resource.name": self.name,
+                "prefect-snapshots.repository": self.repository.url,
+            },
+            payload={"repository": self.repository.url, **facts},
+        )
+
+    def leave_page(self, document: Document, about: str = "") -> None:
+        """Add a page to those with the same key: `/v2/artifacts/key/<key>` shows them all, as a history.
+
+        Args:
+            document: What the page says.
+            about: What the UI shows above it, in Markdown. Default: `about`.
+        """
+        if in_run():
+            text = markdown(document)
+            LiveArtifact(self.key, "markdown", about or self.about, lambda: text, shared=False).update()
+
+    def live_page(self, document: Callable[[], Document]) -> LiveArtifact:
+        """Return the one page of this flow run, which you update as often as you like.
+
+        Args:
+            document: Returns what the page says now.
+        """
+        return LiveArtifact(self.key, "markdown", self.about, lambda: markdown(document()))
+
+    def live_progress(self, about: str, percentage: Callable[[], float]) -> LiveArtifact:
+        """Return the one progress bar of this flow run.
+
+        Args:
+            about: What the UI shows above it, in Markdown.
+            percentage: Returns how much is done, from 0 to 100.
+        """
+        return LiveArtifact(f"{self.key}-progress", "progress", about, percentage)
+
+    @contextlib.contextmanager
+    def progress_bar(self, what: str, expected: int = 0) -> Iterator[Progress]:
+        """Show a progress bar in the UI; yields a callback for `progress=` of a manager.
+
+        Args:
+            what: What is in progress, such as `"Backup"`.
+            expected: Bytes that there may be if nobody knows: the size of the last backup, say.
+        """
+        share, ended, context = 0.0, False, contextvars.copy_context()
+        bar = self.live_progress(f"{what} of {code(self.name)}", lambda: 100.0 if ended else share)
+
+        def progress(_: str, done: int, total: int) -> None:
+            nonlocal share
+            share = min(99.0, 100 * done / max(total or expected or done, 1))
+            bar.update(context, patience=0)
+
+        yield progress
+        ended = True
+        if in_run():
+            bar.update()
+
+    def leave_table(self, rows: list[dict[str, Any]], summary: str, key: str = "") -> None:
+        """Leave a table in the UI.
+
+        Args:
+            rows: The rows, by the titles of their columns.
+            summary: What the UI shows above it, in Markdown, after the URL of the repository.
+            key: The key in the Prefect UI. Default: `key`.
+        """
+        create_table_artifact(key=key or self.key, table=rows, description=f"{code(self.repository.url)}: {summary}")
 
 
 @contextlib.contextmanager
 def only_warn(what: str) -> Iterator[None]:
-    """Have an error inside be a warning in the log of the run: reporting never fails one."""
+    """Turn an error inside into a warning in the log of the run.
+
+    Args:
+        what: What is safe although the report is not complete.
+    """
     try:
         yield
     except Exception as error:
-        run_logger().warning("%s: %r", what, error)
+        run_logger().warning("%s, but the report about it is not complete: %r", what, error)
+
+
+def this_run() -> dict[str, Any] | None:
+    """Return the names of the current flow run and of its flow and deployment, as a backup records them."""
+    from prefect import runtime
+
+    flow_run_id, _ = run_ids()
+    if flow_run_id is None:
+        return None
+    return {
+        "flow": runtime.flow_run.flow_name,
+        "flow_run": runtime.flow_run.name,
+        "flow_run_id": str(flow_run_id),
+        "deployment": runtime.deployment.name,
+    }

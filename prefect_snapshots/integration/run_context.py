@@ -1,11 +1,10 @@
-"""The run around a call: what it is called, who logs for it, and the transaction that it is part of."""
+"""The run around a call: its names and ids, its logger, and the transaction that it is part of."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from contextvars import Token
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -14,8 +13,10 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.transactions import BaseTransaction, get_transaction
 
+from .private_apis import task_runs_outwards, transactions_outwards
+
 OUTSIDE = "local"
-"""What stands for the flow, or the run, where there is none."""
+"""Stands for the names and ids of the flow run when there is none."""
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -23,7 +24,7 @@ logger = logging.getLogger("prefect_snapshots")
 
 
 def run_logger() -> Logger:
-    """The logger of the current run; outside of one, that of this package."""
+    """Return the logger of the current run; outside of a run, the logger of this package."""
     try:
         return get_run_logger()
     except MissingContextError:
@@ -31,13 +32,21 @@ def run_logger() -> Logger:
 
 
 def run_ids() -> tuple[UUID | None, UUID | None]:
-    """The ids of the current flow run and task run."""
+    """Return the ids of the current flow run and of the current task run."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     return flow.flow_run.id if flow and flow.flow_run else None, task.task_run.id if task else None
 
 
+def in_run() -> bool:
+    """Tell whether a flow run or a task run is around the caller."""
+    return any(run_ids())
+
+
 def placeholders(fn: Callable[..., Any]) -> dict[str, str]:
-    """What a template may name of the run around a call of `fn`. `task_name` is the function's where it is no task."""
+    """Return what a template can name of the run around a call of `fn`.
+
+    `task_name` is the name of the function when the function is not the one of the current task.
+    """
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     flow_run = flow.flow_run if flow else None
     return {
@@ -50,7 +59,7 @@ def placeholders(fn: Callable[..., Any]) -> dict[str, str]:
 
 
 def own_run_id(fn: Callable[..., Any]) -> UUID | None:
-    """The id of the current task run or flow run when `fn` is the function of that task or flow, in every attempt."""
+    """Return the id of the current task run or flow run if `fn` is its function. Retries have the same id."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     if task is not None:
         return task.task_run.id if _is_of(fn, task.task) else None
@@ -58,30 +67,16 @@ def own_run_id(fn: Callable[..., Any]) -> UUID | None:
 
 
 def user_transaction() -> BaseTransaction | None:
-    """The innermost transaction that was opened by the user.
+    """Return the innermost transaction that the user opened.
 
-    Prefect itself opens one around every task run, which does not count: what a failed attempt has saved stays.
+    Prefect itself opens one around every task run. It does not count: what a failed attempt has saved stays.
     """
-    transactions: list[BaseTransaction] = list(_outwards(get_transaction(), lambda inner: inner.get_parent()))
-    # The user's own transactions within a task may use the task's store too: Prefect's is the outermost of them.
+    transactions = list(transactions_outwards(get_transaction()))
+    # Transactions that the user opens within a task may use the task's store too: Prefect's is the outermost of them.
     outermost = {id(transaction.store): transaction for transaction in transactions}
-    prefects = [outermost.get(id(context.result_store)) for context in _outwards(TaskRunContext.get(), _around)]
+    prefects = [outermost.get(id(context.result_store)) for context in task_runs_outwards(TaskRunContext.get())]
     return next((mine for mine in transactions if all(mine is not other for other in prefects)), None)
 
 
 def _is_of(fn: Callable[..., Any], decorated: Any) -> bool:
     return inspect.unwrap(decorated.fn) is inspect.unwrap(fn)
-
-
-def _around(context: TaskRunContext) -> TaskRunContext | None:
-    token = context._token
-    return None if token is None or token.old_value is Token.MISSING else token.old_value
-
-
-def _outwards(innermost: Any, outer: Callable[[Any], Any]) -> Iterator[Any]:
-    seen: set[int] = set()
-    # Generator tasks that take turns leave transactions behind that have ended, and call themselves their parent.
-    while innermost is not None and id(innermost) not in seen:
-        seen.add(id(innermost))
-        yield innermost
-        innermost = outer(innermost)

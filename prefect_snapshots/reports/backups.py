@@ -48,7 +48,7 @@ def about_cleanup(report: CleanupReport) -> Iterator[Block]:
     would = "would be " if report.dry_run else ""
     yield Facts(
         {
-            f"{would}removed": (len(report.deleted), "number"),
+            f"{would}deleted": (len(report.deleted), "number"),
             "kept": (sum(row.keep for row in report.rows), "number"),
             f"{would}freed now": (report.freed, "bytes"),
             f"{would}freed later": (report.freed_later, "bytes"),
@@ -57,7 +57,7 @@ def about_cleanup(report: CleanupReport) -> Iterator[Block]:
     yield Table(
         "What is kept, and why",
         (Column("backup", "name"), Column("kept for")),
-        tuple((row.name, _reasons(row, f"not kept: {would}removed")) for row in report.rows),
+        tuple((row.name, _reasons(row, f"not kept: {would}deleted")) for row in report.rows),
     )
 
 

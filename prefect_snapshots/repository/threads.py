@@ -143,3 +143,12 @@ def pool(use: Use) -> ThreadPoolExecutor:
             if found is None:
                 found = _pools[key] = ThreadPoolExecutor(_SIZES[use], f"prefect-snapshots-{use}")
     return found
+
+
+def before_threads_end(call: Callable[[], object]) -> None:
+    """Have Python call something at exit, before it stops the threads of all pools: `atexit` comes too late for that.
+
+    What is registered last is called first. While Python exits already, nothing is registered.
+    """
+    with contextlib.suppress(RuntimeError):
+        threading._register_atexit(call)  # type: ignore[attr-defined]

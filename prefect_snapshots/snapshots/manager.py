@@ -25,6 +25,7 @@ from ..repository.contents import ContentReader
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.repository import Repository
+from ..repository.threads import before_threads_end
 from ..repository.times import to_nanoseconds
 from ..retention import PINNED, RetentionItem, RetentionPolicy, RetentionRow
 from ..values import map_leaves, map_leaves_with_path, validate
@@ -667,7 +668,7 @@ def _new_id() -> str:
 
 _unfinished: set[Future[str | None]] = set()
 # Python waits for the saves themselves, but first it stops the thread pools that they need.
-threading._register_atexit(lambda: concurrent.futures.wait(_unfinished))  # type: ignore[attr-defined]
+before_threads_end(lambda: concurrent.futures.wait(_unfinished))
 
 
 def _failed(future: Future[str | None]) -> bool:

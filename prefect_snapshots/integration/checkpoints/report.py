@@ -17,9 +17,8 @@ from typing import Any
 from prefect.futures import PrefectFuture
 
 from ...checkpoints import CheckpointManager, Job, Plan, RunCounts
-from ...documents import markdown
-from ..live import LiveArtifact, artifact_key, artifact_url
-from ..reporter import emit
+from ...documents import Document, code
+from ..reporter import Reporter
 from ..run_context import run_logger
 
 
@@ -46,12 +45,9 @@ class Processing:
         self._failed = 0
         self._batches = self._running = self._failed_batches = 0
         self._finished = False
-        key = artifact_key(f"checkpoints/{job.name}")
-        self._bar = LiveArtifact(f"{key}-progress", "progress", f"Progress of {label}", self._percentage)
-        self._report = LiveArtifact(
-            key, "markdown", f"Checkpoints of `{job.name}` in `{job.repository.url}`", self._markdown
-        )
-        self._url = artifact_url(key)
+        self._reporter = Reporter(job.repository, "checkpoints", job.name)
+        self._bar = self._reporter.live_progress(f"Progress of {code(label)}", self._percentage)
+        self._page = self._reporter.live_page(self._document)
 
     def begin(self, before: int, planned: int, batches: int) -> None:
         """Say what is done, and what is to be done."""
@@ -87,11 +83,18 @@ class Processing:
             self._known = self._done + self._failed if not self._failed_batches else self._known
         facts = self._facts(self._plan)
         self._logger.info(
-            "%s: %s items done in %.1f s, %s were done before, %s failed. %s",
-            *(self._label, f"{self._done:,}", facts["seconds"], f"{self._before:,}", f"{self._failed:,}", self._url),
+            "%s: %s items done in %.1f s, %s were done before, %s failed.%s",
+            *(
+                self._label,
+                f"{self._done:,}",
+                facts["seconds"],
+                f"{self._before:,}",
+                f"{self._failed:,}",
+                self._reporter.link,
+            ),
         )
         self._bar.update(self._context, patience=0)
-        self._report.update(self._context)
+        self._page.update(self._context)
         self._bar.flush()
         self._context.copy().run(self._emit, facts)
 
@@ -112,9 +115,9 @@ class Processing:
         whole = self._before + (self._known or 0)
         return 100.0 * (self._before + self._done + self._failed) / whole if whole else 100.0
 
-    def _markdown(self) -> str:
+    def _document(self) -> Document:
         job = self._job
-        return markdown(CheckpointManager(job.repository).describe(job.name, job.fingerprint))
+        return CheckpointManager(job.repository).describe(job.name, job.fingerprint)
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         job = self._job
@@ -132,9 +135,7 @@ class Processing:
         }
 
     def _emit(self, facts: dict[str, Any]) -> None:
-        job = self._job
-        what = f"checkpoints.{'failed' if self._failed_batches else 'completed'}"
-        emit(what, job.repository, facts, f"checkpoints.{job.name}", job.name)
+        self._reporter.emit(f"checkpoints.{'failed' if self._failed_batches else 'completed'}", facts)
 
 
 def _outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:

@@ -1,16 +1,12 @@
-"""What a run leaves in the Prefect UI: a line in its log, an event, and one artifact for each name.
+"""What a run reports of its snapshots: a line in its log, an event, and one page for each name.
 
-Reporting never fails a run: a snapshot is safe before anything is said about it, and what goes wrong here is a warning.
-
-Events, for automations; the resource is `prefect-snapshots.snapshots.<name>`, related to the run:
+Events for automations; the resource is `prefect-snapshots.snapshots.<name>`, related to the run:
 
 - `prefect-snapshots.snapshot.saved`: `repository` (URL), `name`, `snapshot_id`, `saved_at` (ISO 8601, UTC), `metadata`,
-  `tags`, `size` and `written` (bytes of the value, and those newly stored), `leaves`, `changed_leaves` (since the one
-  before; null for the first, and both are null where there are very many);
+  `tags`, `size` and `written` (bytes of the value, and of those the newly stored), `leaves`, `changed_leaves` (since
+  the previous snapshot; null for the first one, and both are null if there are very many);
 - `prefect-snapshots.snapshot.evicted`: `repository`, `name`, `snapshot_id`, `evicted_by`;
 - `prefect-snapshots.snapshot.rolled-back`: `repository`, `name`, `snapshot_id`, `restored` (ids that it had evicted).
-
-Names, ids, tags and metadata go to the Prefect server as they are, also those of an encrypted repository.
 """
 
 from __future__ import annotations
@@ -19,43 +15,42 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import humanize
-
-from ...documents import Document, markdown
+from ...documents import Document
+from ...documents.texts import size_text
 from ...reports.snapshots import about_snapshots, count_leaves
 from ...snapshots.changes import evicted_by
 from ...snapshots.manager import SnapshotManager
 from ...snapshots.records import Record
-from ..live import LiveArtifact, artifact_key, artifact_url, plain
-from ..reporter import emit, only_warn
-from ..run_context import run_ids, run_logger
+from ..live import LiveArtifact, plain
+from ..reporter import Reporter, only_warn
+from ..run_context import in_run, run_ids, run_logger
 
 LISTED = 10
-"""Snapshots in an artifact: the latest."""
+"""Snapshots on a page: the latest."""
 
 Manager = SnapshotManager[Any]
 
 
 def report_saved(manager: Manager, record: Record) -> None:
-    """Say that a snapshot was saved: to the log of the run, and to the server."""
-    with only_warn(f"Snapshot {record.id!r} of {manager.name!r} is saved, but its report is not complete"):
+    """Report that a snapshot was saved: in the log of the run, as an event, and on the page."""
+    with only_warn(f"Snapshot {record.id!r} of {manager.name!r} is saved"):
         previous = _previous(manager, record)
         run_logger().info("%s", _sentence(manager, record, previous))
-        if any(run_ids()):
+        if in_run():
             _emit("saved", manager, record.id, _facts(manager, record, previous))
             for evicted in evicted_by(manager, record.event):
                 _emit("evicted", manager, evicted, {"evicted_by": record.id})
-            _update_artifact(manager)
+            _update_page(manager)
 
 
 def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[str]) -> None:
-    """Say that a snapshot went with its transaction, and which ones came back."""
-    with only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} is rolled back, but its report is not complete"):
+    """Report that a snapshot was rolled back with its transaction, and which snapshots are back."""
+    with only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} is rolled back"):
         back = f", and brought back {', '.join(restored)}" if restored else ""
         run_logger().info("Rolled back snapshot %r of %r%s.", snapshot_id, manager.name, back)
-        if any(run_ids()):
+        if in_run():
             _emit("rolled-back", manager, snapshot_id, {"restored": list(restored)})
-            _update_artifact(manager)
+            _update_page(manager)
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
@@ -63,13 +58,12 @@ def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[st
 
 def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
     leaves, changed = count_leaves(manager, previous, record)
-    parts = [humanize.naturalsize(record.size), f"{humanize.naturalsize(record.written)} written"]
+    parts = [size_text(record.size), f"{size_text(record.written)} written"]
     if previous is not None and changed is not None:
         parts.append(f"changed leaves: {changed} of {leaves} since {previous.id!r}")
     elif leaves is not None:
         parts.append(f"leaves: {leaves}")
-    where = f" {artifact_url(artifact_key(manager.name))}" if any(run_ids()) else ""
-    return f"Saved snapshot {record.id!r} of {manager.name!r}: {', '.join(parts)}.{where}"
+    return f"Saved snapshot {record.id!r} of {manager.name!r}: {', '.join(parts)}.{_reporter(manager).link}"
 
 
 def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[str, Any]:
@@ -86,14 +80,16 @@ def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[st
 
 
 def _emit(what: str, manager: Manager, snapshot_id: str, facts: dict[str, Any]) -> None:
-    repository = manager.repository
-    assert repository is not None
-    said = {"name": manager.name, "snapshot_id": snapshot_id, **facts}
-    emit(f"snapshot.{what}", repository, said, f"snapshots.{manager.name}", manager.name)
+    _reporter(manager).emit(f"snapshot.{what}", {"name": manager.name, "snapshot_id": snapshot_id, **facts})
 
 
-def _markdown(manager: Manager, until: int) -> str:
-    return markdown(Document(f"Snapshots of {manager.name}", tuple(about_snapshots(manager, LISTED, until))))
+def _reporter(manager: Manager) -> Reporter:
+    assert manager.repository is not None
+    return Reporter(manager.repository, "snapshots", manager.name)
+
+
+def _page(manager: Manager, until: int) -> Document:
+    return Document(f"Snapshots of {manager.name}", tuple(about_snapshots(manager, LISTED, until)))
 
 
 def _previous(manager: Manager, record: Record) -> Record | None:
@@ -101,19 +97,16 @@ def _previous(manager: Manager, record: Record) -> Record | None:
     return next(older, None)
 
 
-# --- the artifact ----------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------------------------
 
-_artifacts: dict[tuple[UUID | None, Manager], LiveArtifact] = {}
+_pages: dict[tuple[UUID | None, Manager], LiveArtifact] = {}
 _newest: dict[tuple[UUID | None, Manager], int] = {}
-"""The order of the last snapshot that a run knows of: its artifact may be sent when another one saves already."""
+"""The order of the last snapshot that a run knows of: its page may be sent while another run is saving already."""
 
 
-def _update_artifact(manager: Manager) -> None:
+def _update_page(manager: Manager) -> None:
     key = run_ids()[0], manager
     _newest[key] = next((record.order for record in reversed(manager.records.by_id.values())), -1)
-    if key not in _artifacts:
-        assert manager.repository is not None
-        about = f"Snapshots of `{manager.name}` in `{manager.repository.url}`"
-        name = artifact_key(manager.name)
-        _artifacts[key] = LiveArtifact(name, "markdown", about, lambda: _markdown(manager, _newest[key]))
-    _artifacts[key].update()
+    if key not in _pages:
+        _pages[key] = _reporter(manager).live_page(lambda: _page(manager, _newest[key]))
+    _pages[key].update()

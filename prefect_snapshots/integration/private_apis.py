@@ -1,0 +1,70 @@
+"""Everything this package uses that Prefect does not document as public.
+
+One function for each, so that a new version of Prefect that changes one of them is adapted to in one place. Each has a
+test of its own, which fails first. What is private in Python itself is in `repository.threads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import Token
+from typing import Any, TypeVar, cast
+
+from prefect._internal.compatibility.async_dispatch import async_dispatch
+from prefect.blocks.core import Block
+from prefect.context import TaskRunContext
+from prefect.events.worker import EventsWorker
+from prefect.transactions import BaseTransaction
+
+__all__ = ["async_dispatch", "load_block", "stop_retrying_events", "task_runs_outwards", "transactions_outwards"]
+
+B = TypeVar("B", bound=Block)
+
+
+def load_block(block_type: type[B], name: str) -> B:
+    """Load a saved block, also inside a running event loop, where `Block.load` would return a coroutine.
+
+    Args:
+        block_type: The class of the block; `Block` if `name` says which.
+        name: The name of the block, or its slug and name, such as `"aws-credentials/team"`.
+
+    Raises:
+        ValueError: There is no such block; the cause is Prefect's `ObjectNotFound`.
+    """
+    return cast(B, block_type.load(name, _sync=True))  # type: ignore[call-arg]
+
+
+def stop_retrying_events() -> None:
+    """Let the events that still wait fail at once.
+
+    Prefect tries to send each event for 7 seconds, one after another. Without a server, hundreds of them keep a
+    process alive for an hour.
+    """
+    workers: dict[int, Any] = EventsWorker._instances  # type: ignore[misc]
+    for worker in list(workers.values()):
+        client = getattr(worker, "_client", None)  # a worker that has not begun yet has none
+        if client is not None:
+            client._reconnection_attempts = 0
+
+
+def task_runs_outwards(innermost: TaskRunContext | None) -> Iterator[TaskRunContext]:
+    """Yield the contexts of a task run and of the task runs around it, the innermost first."""
+    context = innermost
+    while context is not None:
+        yield context
+        token = context._token
+        context = None if token is None or token.old_value is Token.MISSING else token.old_value
+
+
+def transactions_outwards(innermost: BaseTransaction | None) -> Iterator[BaseTransaction]:
+    """Yield a transaction and those around it, the innermost first.
+
+    Generator tasks that take turns leave transactions behind that have ended and name themselves as their parent: each
+    transaction is yielded once.
+    """
+    seen: set[int] = set()
+    transaction = innermost
+    while transaction is not None and id(transaction) not in seen:
+        seen.add(id(transaction))
+        yield transaction
+        transaction = transaction.get_parent()
