@@ -77,7 +77,11 @@ def mariadb() -> Iterator[Server]:
     with _folder() as folder:
         start = folder / "start.sql"
         escaped = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
-        statements = ["SET NAMES utf8mb4", f"CREATE USER admin IDENTIFIED BY '{escaped}'", "GRANT ALL ON *.* TO admin"]
+        statements = [
+            "SET NAMES utf8mb4",
+            f"CREATE USER admin IDENTIFIED BY '{escaped}'",
+            "GRANT ALL ON *.* TO admin WITH GRANT OPTION",
+        ]
         start.write_text(";\n".join([*statements, ""]))
         _give(start)
         data = f"--datadir={folder}/data"

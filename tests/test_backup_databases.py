@@ -37,7 +37,7 @@ from prefect_snapshots.backups.databases import (
     open_database,
     postgresql,
 )
-from prefect_snapshots.backups.databases.mariadb import RowCounter
+from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter
 from prefect_snapshots.backups.sources import Database
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
 from prefect_snapshots.testing import StoredDump

@@ -183,8 +183,9 @@ class ArangoDB(ServerDatabase):
             f"username = {_value(address.user or 'root')}",
             f"password = {password}",
         ]
-        with private_file("\n".join([*lines, ""])) as path:
-            self._tool(name).run("--configuration", path)
+        with private_file("\n".join([*lines, ""])) as (path, descriptor):
+            tool = dataclasses.replace(self._tool(name), descriptors=(descriptor,))
+            tool.run("--configuration", path)
 
     @contextlib.contextmanager
     def _server(self) -> Iterator[_Server]:

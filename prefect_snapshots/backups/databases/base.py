@@ -183,11 +183,17 @@ class Tool:
         path: of the program.
         environment: variables beside our own ones.
         secrets: what may not be repeated.
+        arguments: stand in front of all others.
+        descriptors: files that the program inherits.
+        hidden: what of its complaints is data, and is not repeated. The pattern's group `kept`, if any, stays.
     """
 
     path: str
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Collection[str] = field(default=(), repr=False)
+    arguments: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    hidden: re.Pattern[str] | None = None
 
     @classmethod
     def find(cls, names: str, package: str, environment: Mapping[str, str] | None = None, *secrets: str | None) -> Tool:
@@ -258,7 +264,13 @@ class Tool:
         with contextlib.nullcontext(stderr) if stderr else tempfile.TemporaryFile() as complaints:
             environment = {**os.environ, **self.environment}
             process = subprocess.Popen(
-                [self.path, *arguments], stdin=stdin, stdout=stdout, stderr=complaints, env=environment, cwd=cwd
+                [self.path, *self.arguments, *arguments],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=complaints,
+                env=environment,
+                cwd=cwd,
+                pass_fds=self.descriptors,
             )
             try:
                 yield process
@@ -282,10 +294,10 @@ class Tool:
         return f"{self.name} {how}: {self.masked(words)[-_SHOWN:] or 'it did not say why'}"
 
     def masked(self, text: str) -> str:
-        """The text without secrets."""
+        """Return the text without secrets and without data."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
-        return text
+        return self.hidden.sub(lambda found: found.groupdict().get("kept") or "", text).strip() if self.hidden else text
 
 
 class Checksums:
@@ -344,12 +356,25 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def private_file(text: str) -> Iterator[str]:
-    """The path of a file with this text that only we may read, gone after the block."""
-    with tempfile.NamedTemporaryFile("w", prefix="prefect-snapshots-", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        yield file.name
+def private_file(text: str) -> Iterator[tuple[str, int]]:
+    """Hand a program a file that has no name in any folder, so that nothing is left of it, whatever kills us.
+
+    Returns:
+        The path by which a child opens it, and the descriptor that it has to inherit.
+    """
+    data = text.encode()
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("prefect-snapshots")
+        os.fchmod(descriptor, 0o600)  # clients ignore a file of options that everybody may write
+        os.write(descriptor, data)
+    else:  # a pipe takes 16 KB before anybody reads, on every system
+        descriptor, end = os.pipe()
+        os.write(end, data)
+        os.close(end)
+    try:
+        yield f"/dev/fd/{descriptor}", descriptor
+    finally:
+        os.close(descriptor)
 
 
 def pieces(file: IO[bytes]) -> Iterator[bytes]:

@@ -1,8 +1,11 @@
 """MariaDB and MySQL: `mariadb-dump` of one database, as SQL.
 
 The dump is one transaction with a snapshot of all transactional tables, rows in the order of their keys, one row a
-line: equal rows are equal lines, and the number of rows is counted from the very lines that are backed up. A restore
-drops the database and makes it anew: renaming tables into place would not take triggers, views and routines along.
+line: equal rows are equal lines, and the number of rows is counted from the very lines that are backed up.
+
+A restore builds the whole backup in a database beside this one and counts it there. Only then do the tables change
+places, in one statement that the server does whole or not at all; triggers, routines, events and views, which cannot be
+moved between databases, are dropped and created again. Whatever fails on the way is taken back.
 """
 
 from __future__ import annotations
@@ -12,29 +15,70 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import logging
 import re
 import secrets
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, ClassVar
+from urllib.parse import quote
+
+import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
-from .base import Address, Checksums, ServerDatabase, Tool, check_only, lines, private_file, restoring
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from .base import (
+    Address,
+    Checksums,
+    ServerDatabase,
+    Tool,
+    check_counts,
+    check_only,
+    pieces,
+    private_file,
+    restoring,
+)
+from .mariadb_dumps import Part, RowCounter, disabled, of_this_database, rows, statements, without_definer
 
 _DUMP = "database.sql"
 _SETTINGS = "database.json"
 _PACKAGE = "mariadb-client"
 _OPTIONS = {"unix_socket": "socket", "ssl_ca": "ssl-ca", "ssl_cert": "ssl-cert", "ssl_key": "ssl-key"}
 """What a URL may say after its `?`, and the clients' option of the same meaning."""
+_BROKEN_VIEWS = "broken_views"
+"""An option of a URL: with `leave_out`, views that refer to nothing are left out of the backup."""
 
+# Without LOCK TABLES, because a locked session cannot read the sequences that defaults refer to.
 _DUMPED = (
     *("--single-transaction", "--quick", "--order-by-primary", "--no-autocommit", "--hex-blob", "--skip-comments"),
     *("--routines", "--triggers", "--events", "--default-character-set=utf8mb4", "--max-allowed-packet=1G"),
+    "--skip-add-locks",
 )
 _ONE_ROW_A_LINE = (10, 11)
 """The version of mariadb-dump from which statements of many rows have one row a line; others get statements of one."""
+
+_DATA = re.compile(
+    r"(?ms)^-{10,}\n.*?\n-{10,}\n|(?P<kept>(?:Duplicate entry|value:?)) '.*?'(?= for )|(?m:^-{10,}\n(?s:.*)\Z)"
+)
+"""What a client repeats of the statement that failed: the rows of somebody's tables."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """What belongs to a database itself; names of character sets and collations are words."""
+
+    database: str
+    charset: str
+    collation: str
+    left_out: list[str] = []
+
+    def __post_init__(self) -> None:
+        for word in (self.charset, self.collation):
+            if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", word):
+                raise ValueError("a character set or a collation is no word")
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,8 +90,8 @@ class MariaDB(ServerDatabase):
         >>> MariaDB("mysql://backup:secret@db.example.com/shop").name
         'mariadb://db.example.com:3306/shop'
 
-    What the URL leaves out is as in `~/.my.cnf`. After a `?` it may say `unix_socket=`, `ssl_ca=`, `ssl_cert=` and
-    `ssl_key=`.
+    What the URL leaves out comes from `~/.my.cnf`. After a `?` the URL may say `unix_socket=`, `ssl_ca=`, `ssl_cert=`,
+    `ssl_key=`, and `broken_views=leave_out` to leave out views that refer to tables which are not there.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("mariadb", "mysql")
@@ -60,7 +104,10 @@ class MariaDB(ServerDatabase):
         dump=(
             "one snapshot of all InnoDB tables (`mariadb-dump --single-transaction`), rows counted from the dump itself"
         ),
-        restored="in place: the database is dropped and made anew",
+        restored=(
+            "into a database beside, counted; then all tables change places in one statement, and triggers, routines, "
+            "events and views are created again. A failure is taken back"
+        ),
         not_kept=(
             "users and rights, tables of engines without transactions as of one moment, the history of system-versioned"
             " tables. A row whose SQL is longer than the server's `max_allowed_packet` cannot be restored (blobs are "
@@ -72,118 +119,270 @@ class MariaDB(ServerDatabase):
 
     def check_url(self, address: Address) -> None:
         if not address.database:
-            raise InvalidArgument("the URL of a MariaDB database ends with its name: mariadb://host/name")
-        if unknown := sorted(set(address.options) - set(_OPTIONS)):
-            raise InvalidArgument(f"unknown in the URL of a MariaDB database: {', '.join(unknown)}")
+            raise InvalidArgument("The URL of a MariaDB database ends with its name: mariadb://host/name.")
+        if unknown := sorted(set(address.options) - {*_OPTIONS, _BROKEN_VIEWS}):
+            raise InvalidArgument(f"Unknown in the URL of a MariaDB database: {', '.join(unknown)}.")
+        if address.options.get(_BROKEN_VIEWS, "leave_out") != "leave_out":
+            raise InvalidArgument("The only value of broken_views= is leave_out.")
 
     def check(self) -> list[str]:
-        dump = self._find("mariadb-dump mysqldump").run("--version").decode().strip()
+        with self._client("mariadb-dump mysqldump") as tool:
+            dump = tool.run("--version").decode().strip()
         ((server,),) = self._ask("SELECT JSON_ARRAY(version())")
         return [(dump.partition("/")[2] and dump.rpartition("/")[2]) or dump, f"server {server}"]
 
+    def check_restorable(self) -> list[str]:
+        """See `RestoreChecks`."""
+        found = []
+        if _BROKEN_VIEWS not in self.address.options:
+            remedy = f"Drop the view, or add ?{_BROKEN_VIEWS}=leave_out to the URL."
+            found += [f"View {name!r} refers to a table that is not there. {remedy}" for name in self._broken_views()]
+        mine, others = self._definers()
+        if others and not self._may_define():
+            remedy = f"{mine} may not create it again. Grant SET USER to {mine}, or restore as an administrator."
+            found += [f"{what} {name!r} belongs to {definer}, and {remedy}" for what, name, definer in others]
+        return found
+
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
-        settings = self._ask(
+        found = self._ask(
             "SELECT JSON_ARRAY(default_character_set_name, default_collation_name) FROM information_schema.schemata "
             f"WHERE schema_name = {_literal(self._database)}"
         )
-        if not settings:
-            raise BackupFailed(f"{self.name}: there is no such database")
-        tool = self._find("mariadb-dump mysqldump")
-        found = re.search(rb"(\d+)\.(\d+)\.\d+-MariaDB", tool.run("--version"))
-        many = found is not None and (int(found[1]), int(found[2])) >= _ONE_ROW_A_LINE
-        with self._options() as options:
-            arguments = [options, *_DUMPED, *([] if many else ["--skip-extended-insert"]), "--", self._database]
-            with contextlib.closing(tool.stream(*arguments)) as pieces:
+        if not found:
+            raise BackupFailed(f"{self.name}: There is no such database.")
+        broken = self._broken_views()
+        if broken and _BROKEN_VIEWS not in self.address.options:
+            raise BackupFailed(
+                f"{self.name}: View {', '.join(map(repr, broken))} refers to a table that is not there, and cannot be "
+                f"dumped. Drop it, or add ?{_BROKEN_VIEWS}=leave_out to the URL."
+            )
+        ((charset, collation),) = found
+        settings = _Settings(self._database, charset, collation, [f"view {name}" for name in broken])
+        ignored = [f"--ignore-table={self._database}.{name}" for name in broken]
+        with self._client("mariadb-dump mysqldump") as tool:
+            version = re.search(rb"(\d+)\.(\d+)\.\d+-MariaDB", tool.run("--version"))
+            many = version is not None and (int(version[1]), int(version[2])) >= _ONE_ROW_A_LINE
+            arguments = [*_DUMPED, *ignored, *([] if many else ["--skip-extended-insert"]), "--", self._database]
+            with contextlib.closing(tool.stream(*arguments)) as stream:
                 counter = RowCounter()
-                files = [
-                    DumpFile(_SETTINGS, iter([json.dumps(settings[0]).encode()])),
-                    DumpFile(_DUMP, counter.passed(pieces)),
-                ]
-                yield Dump(files, counter.counts)
+                yield Dump(
+                    [
+                        DumpFile(_SETTINGS, iter([msgspec.json.encode(settings)])),
+                        DumpFile(_DUMP, counter.passed(stream)),
+                    ],
+                    counter.counts,
+                )
 
     def counts(self) -> dict[str, int]:
         tables = self._tables()
         # By number, because quoting a name as a string depends on the server's mode.
         counted = [f"SELECT JSON_ARRAY({i}, count(*)) FROM {_quoted(table)}" for i, table in enumerate(tables)]
-        query = f"START TRANSACTION WITH CONSISTENT SNAPSHOT; {' UNION ALL '.join(counted)}"
+        query = "; ".join(["START TRANSACTION WITH CONSISTENT SNAPSHOT", *counted])
         return {tables[i]: n for i, n in self._ask(query)} if tables else {}
 
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         found = Checksums()
         for file in dump:
-            table, head, within = "", b"", False
-            for line in lines(file.pieces) if file.path == _DUMP else ():
-                row = line
-                if line in (b"DELIMITER ;;\n", b"DELIMITER ;\n"):
-                    within = line == b"DELIMITER ;;\n"
-                elif not table and not within and (head or line.startswith(b"INSERT INTO ")):
-                    head += line  # over several lines where a name has line feeds
-                    if filled := _FILLED.match(head):
-                        table, row, head = _name(filled["filled"]), head[filled.end() :], b""
-                # What follows a row is a comma, or the end of the statement.
-                if table and row:
-                    found.add(table, row[:-2])
-                    table = "" if row.endswith(b";\n") else table
+            if file.path == _DUMP:
+                for table, row in rows(file.pieces):
+                    found.add(table, row)
         return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            for warning in switch():
+                _log.warning("%s", warning)
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`."""
         check_only(only, dump.counts)
-        if only:
+        with contextlib.ExitStack() as stack:
             with restoring(self.name, "and is as it was"):
-                self._restore_tables(dump, only)
-        else:
-            with restoring(self.name, "and holds a part of the backup or nothing"):
-                self._restore_whole(dump)
+                staged = stack.enter_context(self._staged_tables(dump, only) if only else self._staged(dump))
+
+            def switch() -> Sequence[str]:
+                with restoring(self.name, "and is as it was"):
+                    return staged()
+
+            yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
         with self._beside("drill", secrets.token_hex(4)) as other:
             other._ask(f"CREATE DATABASE {_quoted(other._database)}", database="")
-            yield other
+            with self._confined(other) as (address, password, notes):
+                yield _Scratch(address, password, notes)
 
     # --- restoring ---
 
-    def _restore_whole(self, dump: DumpReader) -> None:
-        charset, collation = json.loads(b"".join(dump.open(_SETTINGS)))
-        self._ask(
-            f"DROP DATABASE IF EXISTS {_quoted(self._database)}; CREATE DATABASE {_quoted(self._database)} "
-            f"CHARACTER SET {_quoted(charset)} COLLATE {_quoted(collation)}",
-            database="",
+    @contextlib.contextmanager
+    def _staged(self, dump: DumpReader) -> Iterator[Switch]:
+        """Build the backup in a database beside this one; the switch lets the tables change places."""
+        settings, there = _settings(dump), self._is_there()
+        referring = self._ask(
+            "SELECT DISTINCT JSON_ARRAY(table_schema, table_name) FROM information_schema.key_column_usage "
+            "WHERE referenced_table_schema = database() AND table_schema <> database()",
+            database=self._database if there else "",
         )
-        with self._options() as options:
-            arguments = [options, "--batch", "--binary-mode", "--max-allowed-packet=1G", *_in(self._database)]
-            self._find("mariadb mysql").run(*arguments, stdin=dump.open(_DUMP))
+        if referring:
+            tables = ", ".join(".".join(row) for row in referring)
+            raise BackupFailed(f"Tables of other databases refer to tables of this one: {tables}.")
+        mine, others = self._definers() if there else ("", [])
+        if others and not self._may_define():
+            named = ", ".join(f"{what.lower()} {name!r} of {definer}" for what, name, definer in others)
+            raise BackupFailed(
+                f"The restore would drop {named}, which {mine} could not create again if it failed. Grant SET USER to "
+                f"{mine}, or restore as an administrator."
+            )
+        copy = settings.database != self._database
+        with self._beside("being_restored", _mark(self._database)) as other, tempfile.TemporaryFile() as code:
+            other._drop_database()  # what an earlier restore left that was killed
+            other._create(settings)
+            other._load(dump, settings, code, copy)
+            check_counts(other.counts(), dump.counts)
+            # This proves that we may create it. Events would begin to run, and so they are created disabled.
+            code.seek(0)
+            other._run(disabled(text) if event else text for text, event in _kept(code))
+            yield lambda: self._switch(other, settings, code)
 
-    def _restore_tables(self, dump: DumpReader, only: Sequence[str]) -> None:
+    def _load(self, dump: DumpReader, settings: _Settings, code: IO[bytes], copy: bool) -> None:
+        """Create and fill the tables of a dump, and write what else it creates to `code`."""
+
+        def tables() -> Iterator[bytes]:
+            for part, text in statements(dump.open(_DUMP)):
+                if part in (Part.TABLES, Part.BOTH):
+                    yield text if text.startswith(b"(") else of_this_database(text, settings.database)
+                if part is not Part.TABLES:
+                    kept = of_this_database(text, settings.database)
+                    _keep(code, disabled(kept) if part is Part.EVENT and copy else kept, part is Part.EVENT)
+
+        self._run(tables())
+
+    def _switch(self, other: MariaDB, settings: _Settings, code: IO[bytes]) -> Sequence[str]:
+        """Let the tables change places, and create anew what cannot be moved.
+
+        Until the end, the old tables stand in a third database, and `before` has what else there was.
+        """
+        with self._beside("replaced", _mark(self._database)) as replaced, tempfile.TemporaryFile() as before:
+            replaced._drop_database()
+            replaced._create(settings)
+            there = self._is_there()
+            if there:
+                self._dump_code(before)
+            else:
+                self._create(settings)
+            old, new = self._tables(sequences=True), other._tables(sequences=True)
+            try:
+                # A table with triggers cannot be moved, and a view would keep its name from a table.
+                self._drop_code()
+                other._drop_code()
+                _exchange(self, (self, replaced, old), (other, self, new))
+                self._qualify_sequences(other._database)
+                code.seek(0)
+                self._run(line for line, _ in _kept(code))
+                self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}")
+            except BaseException:
+                self._take_back(other, replaced, there, new, before)
+                raise
+        return []
+
+    def _take_back(self, other: MariaDB, replaced: MariaDB, there: bool, new: Sequence[str], before: IO[bytes]) -> None:
+        """Make the database what it was before `_switch`, wherever that failed."""
+        if not there:
+            self._drop_database()
+            return
+        self._drop_code()
+        if old := replaced._tables(sequences=True):
+            # The old tables have left, and so the new ones are here: the exchange was one statement.
+            _exchange(self, (self, other, new), (replaced, self, old))
+            self._qualify_sequences(replaced._database)
+        before.seek(0)
+        self._run(pieces(before))
+
+    def _drop_code(self) -> None:
+        """Drop triggers, routines, events and views."""
+        found = self._ask(
+            "SELECT JSON_ARRAY('TRIGGER', trigger_name) FROM information_schema.triggers "
+            "WHERE trigger_schema = database() UNION ALL SELECT JSON_ARRAY('EVENT', event_name) "
+            "FROM information_schema.events WHERE event_schema = database() UNION ALL "
+            "SELECT JSON_ARRAY(routine_type, routine_name) FROM information_schema.routines "
+            "WHERE routine_schema = database() AND routine_type <> 'PACKAGE BODY' UNION ALL "
+            "SELECT JSON_ARRAY('VIEW', table_name) FROM information_schema.views WHERE table_schema = database()"
+        )
+        if found:
+            self._ask("; ".join(f"DROP {what} IF EXISTS {_quoted(name)}" for what, name in found))
+
+    def _dump_code(self, to: IO[bytes]) -> None:
+        """Write the statements that create triggers, routines, events and views anew."""
+        views = [
+            name
+            for (name,) in self._ask(
+                "SELECT JSON_ARRAY(table_name) FROM information_schema.views WHERE table_schema = database()"
+            )
+        ]
+        broken = set(self._broken_views())
+        views = [name for name in views if name not in broken]
+        with self._client("mariadb-dump mysqldump") as tool:
+            if views:
+                without = ["--no-data", "--skip-triggers", "--skip-routines", "--skip-events"]
+                to.write(tool.run(*_DUMPED, *without, "--", self._database, *views))
+            ignored = [f"--ignore-table={self._database}.{name}" for name in broken]
+            to.write(tool.run(*_DUMPED, "--no-data", "--no-create-info", *ignored, "--", self._database))
+
+    def _qualify_sequences(self, source: str) -> None:
+        """Let defaults draw from the sequences of this database, and not from those of where their table stood."""
+        found = self._ask(
+            "SELECT JSON_ARRAY(table_name, column_name, column_default) FROM information_schema.columns "
+            "WHERE table_schema = database() AND column_default LIKE '%nextval(%'"
+        )
+        old, new = f"{_quoted(source)}.", f"{_quoted(self._database)}."
+        changed = [
+            f"ALTER TABLE {_quoted(table)} ALTER COLUMN {_quoted(column)} SET DEFAULT ({default.replace(old, new)})"
+            for table, column, default in found
+            if old in default
+        ]
+        if changed:
+            self._ask("; ".join(changed))
+
+    @contextlib.contextmanager
+    def _staged_tables(self, dump: DumpReader, only: Sequence[str]) -> Iterator[Switch]:
+        """Replace the rows of some tables in a transaction; the switch commits it."""
         if absent := sorted(set(only) - set(self._tables())):
             raise BackupFailed(
-                f"{', '.join(absent)} is not in the database: restore the whole backup to another database, and copy "
-                "the table from there"
+                f"{', '.join(absent)} is not in the database. Restore the whole backup to another database, and copy "
+                "the table from there."
             )
         triggers = self._ask(
             "SELECT JSON_ARRAY(event_object_table) FROM information_schema.triggers WHERE trigger_schema = database()"
         )
         if hit := sorted({table for (table,) in triggers} & set(only)):
             raise BackupFailed(
-                f"{', '.join(hit)} has triggers, which would react to every row: restore the whole backup, maybe to "
-                "another database"
+                f"{', '.join(hit)} has triggers, which would react to every row. Restore the whole backup, maybe to "
+                "another database."
             )
-        with self._beside(
-            "being_restored", hashlib.blake2b(self._database.encode(), digest_size=4).hexdigest()
-        ) as other:
-            other._restore_whole(dump)
-            statements = ["SET foreign_key_checks = 0", "START TRANSACTION"]
+        settings = _settings(dump)
+        with self._beside("being_restored", _mark(self._database)) as other, tempfile.TemporaryFile() as code:
+            other._drop_database()
+            other._create(settings)
+            other._load(dump, settings, code, copy=True)
+            todo = ["SET foreign_key_checks = 0", "START TRANSACTION"]
             for table in only:
                 to, source = _quoted(table), f"{_quoted(other._database)}.{_quoted(table)}"
                 columns = ", ".join(_quoted(column) for column in other._columns(table))
-                statements += [f"DELETE FROM {to}", f"INSERT INTO {to} ({columns}) SELECT {columns} FROM {source}"]
+                todo += [f"DELETE FROM {to}", f"INSERT INTO {to} ({columns}) SELECT {columns} FROM {source}"]
             orphans = [f"SELECT JSON_ARRAY(count(*)) FROM {clause}" for clause in self._orphans(only)]
             with self._transaction() as ask:
-                ask("; ".join(statements))
+                ask("; ".join(todo))
                 if orphans and any(n for (n,) in ask(" UNION ALL ".join(orphans))):
-                    raise BackupFailed("rows would refer to rows that are not there: restore the tables together")
-                ask("COMMIT")
+                    raise BackupFailed("Rows would refer to rows that are not there. Restore the tables together.")
+
+                def commit() -> Sequence[str]:
+                    ask("COMMIT")
+                    return []
+
+                yield commit
 
     def _columns(self, table: str) -> list[str]:
         """Those that are not generated."""
@@ -227,55 +426,132 @@ class MariaDB(ServerDatabase):
         try:
             yield other
         finally:
-            self._ask(f"DROP DATABASE IF EXISTS {_quoted(other._database)}", database="")
+            # By then it is decided whether a restore has succeeded, and the next one drops what is left.
+            try:
+                other._drop_database()
+            except BackupFailed as error:
+                _log.warning("The database %s could not be dropped: %s", other._database, error)
 
-    def _tables(self) -> list[str]:
+    @contextlib.contextmanager
+    def _confined(self, other: MariaDB) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+        """The URL and the password of a user who may touch that database alone, and what a drill has to say of it.
+
+        The statements of a dump run with the rights of whoever restores it.
+        """
+        user, password = f"snapshots_drill_{secrets.token_hex(4)}", secrets.token_hex(16)
+        pattern = re.sub(r"([\\_%])", r"\\\1", other._database)
+        account = f"'{user}'@'%'"
+        made = f"CREATE USER {account} IDENTIFIED BY '{password}'; GRANT ALL ON {_quoted(pattern)}.* TO {account}"
+        try:
+            self._ask(made, database="")
+        except BackupFailed:
+            note = (
+                "The drill ran with the rights of the backup's user, who may not create others. A backup that somebody "
+                "made to do harm could have done it. Grant CREATE USER to confine drills."
+            )
+            with contextlib.suppress(BackupFailed):
+                self._ask(f"DROP USER IF EXISTS {account}", database="")
+            yield other.url, other.password, (note,)
+            return
+        try:
+            scheme, _, rest = other.url.partition("://")
+            yield f"{scheme}://{quote(user)}@{rest.rpartition('@')[2]}", password, ()
+        finally:
+            self._ask(f"DROP USER IF EXISTS {account}", database="")
+
+    def _is_there(self) -> bool:
+        name = _literal(self._database)
+        found = f"SELECT JSON_ARRAY(count(*)) FROM information_schema.schemata WHERE schema_name = {name}"
+        return self._ask(found, database="") != [[0]]
+
+    def _create(self, settings: _Settings) -> None:
+        self._ask(f"CREATE DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
+
+    def _drop_database(self) -> None:
+        self._ask(f"DROP DATABASE IF EXISTS {_quoted(self._database)}", database="")
+
+    def _tables(self, sequences: bool = False) -> list[str]:
+        kinds = "'BASE TABLE', 'SYSTEM VERSIONED'" + (", 'SEQUENCE'" if sequences else "")
         return [
             name
             for (name,) in self._ask(
                 "SELECT JSON_ARRAY(table_name) FROM information_schema.tables WHERE table_schema = database() "
-                "AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name"
+                f"AND table_type IN ({kinds}) ORDER BY table_name"
             )
         ]
 
-    def _find(self, names: str) -> Tool:
-        return Tool.find(names, _PACKAGE, {}, self.secret())
+    def _broken_views(self) -> list[str]:
+        """Views that refer to what is not there: the server cannot name their columns."""
+        found = self._ask(
+            "SELECT JSON_ARRAY(table_name) FROM information_schema.views WHERE table_schema = database() "
+            "AND table_name NOT IN (SELECT table_name FROM information_schema.columns WHERE table_schema = database()) "
+            "ORDER BY table_name"
+        )
+        return [name for (name,) in found]
+
+    def _definers(self) -> tuple[str, list[tuple[str, str, str]]]:
+        """Who we are, and what belongs to somebody else: kind, name, definer."""
+        ((mine,),) = self._ask("SELECT JSON_ARRAY(current_user())")
+        found = self._ask(
+            "SELECT JSON_ARRAY('Trigger', trigger_name, definer) FROM information_schema.triggers "
+            "WHERE trigger_schema = database() UNION ALL SELECT JSON_ARRAY('Event', event_name, definer) "
+            "FROM information_schema.events WHERE event_schema = database() UNION ALL "
+            "SELECT JSON_ARRAY('Routine', routine_name, definer) FROM information_schema.routines "
+            "WHERE routine_schema = database() UNION ALL SELECT JSON_ARRAY('View', table_name, definer) "
+            "FROM information_schema.views WHERE table_schema = database() ORDER BY 1"
+        )
+        return mine, [(what, name, definer) for what, name, definer in found if definer != mine]
+
+    def _may_define(self) -> bool:
+        """Whether we may create what belongs to somebody else."""
+        found = self._ask(
+            "SELECT JSON_ARRAY(count(*)) FROM information_schema.user_privileges "
+            "WHERE privilege_type IN ('SUPER', 'SET USER', 'SET_USER_ID', 'SET_ANY_DEFINER')"
+        )
+        return bool(found != [[0]])
 
     @contextlib.contextmanager
-    def _options(self) -> Iterator[str]:
-        """The first argument of a client: a file that says where the server is, and the password.
+    def _client(self, names: str) -> Iterator[Tool]:
+        """A client that knows where the server is, and the password.
 
         In the environment the password would be overruled by one in `~/.my.cnf`.
         """
-        address = self.address
+        address, secret = self.address, self.secret()
         told = {
             "host": address.host,
             "port": str(address.port or ""),
             "user": address.user,
-            "password": self.secret() or "",
+            "password": secret or "",
         }
-        told |= {_OPTIONS[option]: value for option, value in address.options.items()}
+        told |= {_OPTIONS[option]: value for option, value in address.options.items() if option in _OPTIONS}
         lines = [f"{option}={_option(value)}" for option, value in told.items() if value]
         if address.host and "unix_socket" not in address.options:
             # Otherwise "localhost" would mean a socket.
             lines.append("protocol=tcp")
-        with private_file("\n".join(["[client]", *lines, ""])) as path:
-            yield f"--defaults-extra-file={path}"
+        tool = Tool.find(names, _PACKAGE, {}, secret)
+        with private_file("\n".join(["[client]", *lines, ""])) as (path, descriptor):
+            first = (f"--defaults-extra-file={path}",)
+            yield dataclasses.replace(tool, arguments=first, descriptors=(descriptor,), hidden=_DATA)
+
+    def _run(self, script: Iterable[bytes]) -> None:
+        """Run the statements of a script; the client's own commands are off."""
+        with self._client("mariadb mysql") as tool:
+            tool.run("--batch", "--binary-mode", "--max-allowed-packet=1G", *_in(self._database), stdin=script)
 
     def _ask(self, query: str, database: str | None = None) -> list[Any]:
         """The rows of a query, each of them one JSON value."""
         chosen = self._database if database is None else database
-        with self._options() as options:
-            written = self._find("mariadb mysql").run(options, *_SESSION, *_in(chosen), stdin=[query.encode()])
+        with self._client("mariadb mysql") as tool:
+            written = tool.run(*_SESSION, *_in(chosen), stdin=[query.encode()])
         return [json.loads(line) for line in written.splitlines()]
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Any]:
+    def _transaction(self) -> Iterator[Callable[[str], list[Any]]]:
         """A function like `_ask`, whose calls share one session."""
         with (
-            self._options() as options,
-            self._find("mariadb mysql").started(
-                options, *_SESSION, "--unbuffered", *_in(self._database), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._client("mariadb mysql") as tool,
+            tool.started(
+                *_SESSION, "--unbuffered", *_in(self._database), stdin=subprocess.PIPE, stdout=subprocess.PIPE
             ) as process,
         ):
             assert process.stdin is not None
@@ -291,67 +567,62 @@ class MariaDB(ServerDatabase):
             yield ask
 
 
-@dataclass
-class RowCounter:
-    """Counts the rows of a dump that passes by.
+@dataclass(frozen=True, repr=False)
+class _Scratch(MariaDB):
+    """An empty database for a drill: what a dump creates runs nothing, and belongs to whoever drills.
 
     Attributes:
-        counts: rows per table.
+        notes: what the report of the drill has to say.
     """
 
-    counts: dict[str, int] = field(default_factory=dict)
-    _rest: bytes = b"\n"
-    _table: str | None = None
+    notes: tuple[str, ...] = ()
 
-    def passed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces, which are counted on the way."""
-        for piece in pieces:
-            self._take(piece)
-            yield piece
-
-    def _take(self, piece: bytes) -> None:
-        data, at = self._rest + piece, 0
-        while True:
-            if self._table is not None:
-                # A line is a row, and line feeds within values are written as \n.
-                end = data.find(b";\n", at)
-                self.counts[self._table] += data.count(b"\n", at, end + 2 if end >= 0 else len(data))
-                if end < 0:
-                    self._rest = data[-1:] if data[-1:] == b";" else b""
-                    return
-                self._table, at = None, end + 1
-            found = _HEAD.search(data, at)
-            body = data.find(b"\nDELIMITER ;;\n", at)
-            # What looks like a table within a body whose end is not there yet is none.
-            if found is None or 0 <= body < found.start():
-                self._rest = data[_unfinished(data, at) :]
-                return
-            at = found.end()
-            if found["created"]:
-                self.counts[_name(found["created"])] = 0
-            elif found["filled"]:
-                self._table = _name(found["filled"])
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        check_only(only, dump.counts)
+        with restoring(self.name, "and holds a part of the backup"), tempfile.TemporaryFile() as code:
+            settings = _settings(dump)
+            self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
+            self._load(dump, settings, code, copy=True)
+            code.seek(0)
+            self._run(without_definer(line) for line, event in _kept(code) if not event)
+            check_counts(self.counts(), dump.counts)
 
 
-_NAME = rb"`(?:[^`]|``)+`"
-_INSERT = rb"INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME}
-_FILLED = re.compile(_INSERT)
-_HEAD = re.compile(
-    rb"\n(?:CREATE TABLE (?P<created>%(name)s) \(|%(insert)s|DELIMITER ;;\n.*?\nDELIMITER ;(?=\n))"
-    % {b"name": _NAME, b"insert": _INSERT},
-    re.DOTALL,
-)
-"""Where a table is made or filled; the bodies of triggers and routines are passed over whole."""
+def _exchange(server: MariaDB, *moves: tuple[MariaDB, MariaDB, Sequence[str]]) -> None:
+    """Move tables between databases, all in one statement."""
+    renamed = ", ".join(
+        f"{_quoted(source._database)}.{_quoted(table)} TO {_quoted(target._database)}.{_quoted(table)}"
+        for source, target, tables in moves
+        for table in tables
+    )
+    if renamed:
+        server._ask(f"SET foreign_key_checks = 0; RENAME TABLE {renamed}", database="")
 
 
-def _unfinished(data: bytes, at: int) -> int:
-    """Where something may begin whose end is not there yet."""
-    starts = [data.find(start, at) for start in (b"\nCREATE TABLE `", b"\nINSERT INTO `", b"\nDELIMITER ;;\n")]
-    return min([start for start in starts if start >= 0], default=max(at, len(data) - 20))
+def _settings(dump: DumpReader) -> _Settings:
+    try:
+        return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_Settings)
+    except msgspec.MsgspecError as error:
+        raise BackupFailed("The settings of the database in this backup are damaged. Nothing was changed.") from error
 
 
-def _name(quoted: bytes) -> str:
-    return quoted[1:-1].replace(b"``", b"`").decode()
+def _keep(to: IO[bytes], text: bytes, event: bool) -> None:
+    """Write a statement to a file of statements."""
+    to.write(b"%d %d\n%b" % (len(text), event, text))
+
+
+def _kept(file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The statements of a file, each with whether it makes an event."""
+    while head := file.readline().split():
+        yield file.read(int(head[0])), head[1] == b"1"
+
+
+def _mark(database: str) -> str:
+    return hashlib.blake2b(database.encode(), digest_size=4).hexdigest()
+
+
+def _charset(settings: _Settings) -> str:
+    return f"CHARACTER SET {_quoted(settings.charset)} COLLATE {_quoted(settings.collation)}"
 
 
 _SESSION = ("--batch", "--raw", "--skip-column-names", "--binary-mode", "--default-character-set=utf8mb4")
@@ -364,7 +635,7 @@ def _in(database: str) -> list[str]:
 def _option(value: str) -> str:
     """A value for an option file."""
     if "\n" in value or "\0" in value:
-        raise InvalidArgument("host, user and password of a MariaDB server have no line feeds")
+        raise InvalidArgument("Host, user and password of a MariaDB server have no line feeds.")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

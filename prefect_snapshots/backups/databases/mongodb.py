@@ -73,8 +73,8 @@ class MongoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
-        with self._config(self.url) as config, tempfile.TemporaryFile() as said:
-            stream = self._tool("mongodump").stream(f"--config={config}", "--archive", stderr=said)
+        with self._tool_at("mongodump", self.url) as tool, tempfile.TemporaryFile() as said:
+            stream = tool.stream("--archive", stderr=said)
             with contextlib.closing(stream) as pieces:
                 settings = json.dumps({"database": self.address.database}).encode()
                 dump = Dump([])
@@ -102,16 +102,8 @@ class MongoDB(ServerDatabase):
         moved = [f"--nsFrom={_escaped(source)}.*", f"--nsTo={_escaped(target)}.*"]
         with restoring(self.name, "and holds a part of the backup"):
             # A URL with a database would take only what was dumped from one of this name.
-            with self._config(self._of("")) as config:
-                self._tool("mongorestore").run(
-                    f"--config={config}",
-                    "--archive",
-                    "--drop",
-                    "--stopOnError",
-                    *chosen,
-                    *moved,
-                    stdin=dump.open(_ARCHIVE),
-                )
+            with self._tool_at("mongorestore", self._of("")) as tool:
+                tool.run("--archive", "--drop", "--stopOnError", *chosen, *moved, stdin=dump.open(_ARCHIVE))
             if not only:
                 with self._connected() as database:
                     for name in set(_collections(database)) - set(dump.counts):
@@ -145,11 +137,11 @@ class MongoDB(ServerDatabase):
         return f"{scheme}://{quote(self.address.user, safe='')}:{quote(secret, safe='')}@{rest.rpartition('@')[2]}"
 
     @contextlib.contextmanager
-    def _config(self, url: str) -> Iterator[str]:
-        """A file that says where the server is, and the password."""
+    def _tool_at(self, name: str, url: str) -> Iterator[Tool]:
+        """A tool with a file that says where the server is, and the password."""
         # JSON is YAML.
-        with private_file(f"uri: {json.dumps(self._with_password(url))}\n") as path:
-            yield path
+        with private_file(f"uri: {json.dumps(self._with_password(url))}\n") as (path, descriptor):
+            yield dataclasses.replace(self._tool(name), arguments=(f"--config={path}",), descriptors=(descriptor,))
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Connected[dict[str, Any]]]:

@@ -1,0 +1,272 @@
+"""The SQL that `mariadb-dump` writes: its rows are counted, and its statements are checked before any is run.
+
+A dump comes out of a repository, and so it is data: a statement that `mariadb-dump` never writes is refused. Statements
+are sorted by `Part`, because tables are built first, beside the old ones, and code (triggers, routines, events, views)
+is created when the tables are in place.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ...errors import BackupFailed
+from .base import lines
+
+_LONGEST = 64 << 20
+"""Bytes of a statement that is no row: more than any definition that a server takes (its `max_allowed_packet` is 16 MB
+by default), and little enough to hold in memory."""
+
+_NAME = rb"`(?:[^`]|``)+`"
+_INSERT = rb"INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME}
+_STRING = rb"'(?:[^'\\]++|\\.|'')*+'|\"(?:[^\"\\]++|\\.|\"\")*+\"|`[^`]*+`"
+# Comments of bodies may hold quotes; comments that begin with ! or M! are statements.
+_COMMENT = rb"--(?=[ \t\n])[^\n]*+|\#[^\n]*+|/\*(?!M?!)(?:[^*]++|\*(?!/))*+\*/"
+_TOKEN = rb"(?>%s|%s|[^'\"`;\#/\n-]++|[;\#/\n-])" % (_STRING, _COMMENT)
+
+_FILLED = re.compile(_INSERT)
+_HEAD = re.compile(
+    rb"\n(?:CREATE TABLE (?P<created>%(name)s) \(|%(insert)s|DELIMITER ;;(?:%(token)s)*?\nDELIMITER ;(?=\n))"
+    % {b"name": _NAME, b"insert": _INSERT, b"token": _TOKEN},
+    re.DOTALL,
+)
+"""Where a table is made or filled; the bodies of triggers and routines are passed over whole."""
+
+_STATEMENT = re.compile(rb"(?:(?>%s|%s|[^'\"`;\#/-]++|[\#/-]))*+;\s*" % (_STRING, _COMMENT), re.DOTALL)
+_BLOCK = re.compile(rb"DELIMITER ;;(?P<body>(?:%s)*?)\nDELIMITER ;\n" % _TOKEN, re.DOTALL)
+_IN_BLOCK = re.compile(rb"(?P<one>(?:(?!;;)%s)+?);;\s*" % _TOKEN, re.DOTALL)
+_ROW = re.compile(rb"\((?:[^'\"`;()\\]++|'(?:[^'\\]++|\\.|'')*+')*+\)[,;]\n")
+_SANDBOX = re.compile(rb"/\*M?!999999\\?-[^\n]*\*/\s*\n")
+_EXECUTABLE = re.compile(rb"/\*M?!\d{5,6}\s?|\s?\*/")
+
+_VALUE = rb"(?:@*\w+|'[^'\\]*'|-?\d+)"
+_SET = rb"SET\s+(?:NAMES \w+|(?:(?!(?:PASSWORD|ROLE)\b)@*\w+\s*=\s*%s(?:,\s*)?)+)\s*" % _VALUE
+_DEFINER = rb"(?:DEFINER=(?:%(n)s@%(n)s|%(n)s)\s*)?" % {b"n": _NAME}
+_TABLES = re.compile(
+    rb"(?:CREATE TABLE (?:IF NOT EXISTS )?%(n)s \(|CREATE SEQUENCE %(n)s |"
+    rb"(?:DO|SELECT) SETVAL\(%(n)s, -?\d+, [01](?:, \d+)?\)\s*;|"
+    rb"DROP (?:TABLE|SEQUENCE) IF EXISTS %(n)s\s*;|ALTER TABLE %(n)s (?:DISABLE|ENABLE) KEYS|"
+    rb"LOCK TABLES %(n)s WRITE\s*;|UNLOCK TABLES\s*;)" % {b"n": _NAME}
+)
+_CODE = re.compile(
+    rb"(?:CREATE VIEW %(n)s AS SELECT|CREATE ALGORITHM=\w+\s+%(d)s(?:SQL SECURITY \w+\s+)?VIEW %(n)s (?:\(|AS )|"
+    rb"DROP (?:VIEW|EVENT|PROCEDURE|FUNCTION|PACKAGE|PACKAGE BODY|TRIGGER) IF EXISTS %(n)s|"
+    rb"ALTER DATABASE %(n)s CHARACTER SET \w+ COLLATE \w+)" % {b"n": _NAME, b"d": _DEFINER}
+)
+_BOTH = re.compile(rb"(?:%s|(?i:commit)\s*);" % _SET)
+_SET_IN_BLOCK = re.compile(_SET)
+_CREATED_CODE = re.compile(
+    rb"CREATE\s+(?:OR REPLACE\s+)?%s(?:AGGREGATE\s+)?(?P<kind>TRIGGER|PROCEDURE|FUNCTION|EVENT|PACKAGE)\b" % _DEFINER
+)
+_ODD = re.compile(rb"(?i)NO_BACKSLASH_ESCAPES|\b(?:gbk|gb18030|sjis|cp932|big5)\b")
+"""Modes and character sets in which a quote ends somewhere else than where this module sees it end."""
+_ASSIGNED = re.compile(
+    rb"(?:SET\s+|,\s*)(?P<variable>@*\w+)\s*=\s*(?P<value>%s)|SET (?P<names>NAMES) (?P<charset>\w+)" % _VALUE
+)
+_ALTER_DATABASE = re.compile(rb"ALTER DATABASE %s " % _NAME)
+_STATUS = re.compile(
+    rb"(?P<head>EVENT %s ON SCHEDULE (?:[^'\"`]|'[^'\\]*')*? ON COMPLETION (?:NOT )?PRESERVE) (?:ENABLE|DISABLE)\b"
+    % _NAME
+)
+
+
+class Part(enum.Enum):
+    """Where a statement of a dump belongs."""
+
+    TABLES = "tables"
+    """It makes or fills a table or sequence."""
+    CODE = "code"
+    """It makes a trigger, a routine or a view."""
+    EVENT = "event"
+    """It makes an event, which the server would begin to run at once."""
+    BOTH = "both"
+    """It sets a variable of the session."""
+
+
+@dataclass
+class RowCounter:
+    """Counts the rows of a dump that passes by.
+
+    Attributes:
+        counts: rows per table.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    _rest: bytes = b"\n"
+    _table: str | None = None
+
+    def passed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces, and count them on the way."""
+        for piece in pieces:
+            self._take(piece)
+            yield piece
+
+    def _take(self, piece: bytes) -> None:
+        data, at = self._rest + piece, 0
+        while True:
+            if self._table is not None:
+                # A line is a row, and line feeds within values are written as \n.
+                end = data.find(b";\n", at)
+                self.counts[self._table] += data.count(b"\n", at, end + 2 if end >= 0 else len(data))
+                if end < 0:
+                    self._rest = data[-1:] if data[-1:] == b";" else b""
+                    return
+                self._table, at = None, end + 1
+            found = _HEAD.search(data, at)
+            body = data.find(b"\nDELIMITER ;;\n", at)
+            # What looks like a table within a body whose end is not there yet is none.
+            if found is None or 0 <= body < found.start():
+                self._rest = data[_unfinished(data, at) :]
+                return
+            at = found.end()
+            if found["created"]:
+                self.counts[name_of(found["created"])] = 0
+            elif found["filled"]:
+                self._table = name_of(found["filled"])
+
+
+def _unfinished(data: bytes, at: int) -> int:
+    """Where something may begin whose end is not there yet."""
+    starts = [data.find(start, at) for start in (b"\nCREATE TABLE `", b"\nINSERT INTO `", b"\nDELIMITER ;;\n")]
+    return min([start for start in starts if start >= 0], default=max(at, len(data) - 20))
+
+
+def name_of(quoted: bytes) -> str:
+    """Return the name that is written in backticks."""
+    return quoted[1:-1].replace(b"``", b"`").decode()
+
+
+def rows(content: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield each row of a dump with the name of its table."""
+    table = ""
+    for part, text in statements(content):
+        if part is not Part.TABLES:
+            continue
+        row = text
+        if filled := _FILLED.match(text):
+            table, row = name_of(filled["filled"]), text[filled.end() :]
+        elif not text.startswith(b"("):
+            continue
+        if row:  # without the comma, or the end of the statement, behind it
+            yield table, row[:-2]
+
+
+def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, bytes]]:
+    """Split a dump into statements, each with what it is for. A statement of many rows comes row by row.
+
+    Raises:
+        BackupFailed: `mariadb-dump` never writes such a statement: the dump is damaged, or somebody made it.
+    """
+    begun, filling = b"", False
+    odd: set[bytes] = set()
+    for number, line in enumerate(lines(map(bytes, content)), 1):
+        if filling:
+            if not _ROW.fullmatch(line):
+                raise _refused(number)
+            filling = line.endswith(b",\n")
+            yield Part.TABLES, line
+            continue
+        begun += line
+        if len(begun) > _LONGEST:
+            raise _refused(number)
+        if begun.isspace() or _SANDBOX.fullmatch(begun):
+            begun = b""
+        elif begun.startswith(b"DELIMITER ;;\n"):
+            # Between two events stands the beginning of a block alone.
+            ending = line in (b"DELIMITER ;\n", b"DELIMITER ;;\n") and begun != line
+            if ending and (block := _BLOCK.fullmatch(begun[: -len(line)] + b"DELIMITER ;\n")):
+                yield _part_of_block(block["body"] + b"\n", number), block[0]
+                begun = line if line == b"DELIMITER ;;\n" else b""
+        elif begun.startswith(b"INSERT INTO "):
+            if odd:
+                raise _refused(number)
+            if filled := _FILLED.match(begun):
+                if begun[filled.end() :] and not _ROW.fullmatch(begun, filled.end()):
+                    raise _refused(number)
+                # The rows follow, one a line, unless this line had the only one.
+                filling = not begun.endswith(b";\n")
+                yield Part.TABLES, begun
+                begun = b""
+        elif line.rstrip().endswith(b";") and _STATEMENT.fullmatch(begun):
+            part = _part(begun, number)
+            if part is Part.BOTH:
+                _follow(begun, odd, number)
+            elif part is Part.TABLES and odd:
+                raise _refused(number)
+            yield part, begun
+            begun = b""
+    if begun.strip() or filling:
+        raise BackupFailed("The dump of this backup breaks off in the middle of a statement.")
+
+
+def without_definer(code: bytes) -> bytes:
+    """Return a statement that makes its object the property of whoever runs it."""
+    return re.sub(rb"DEFINER=(?:%(n)s@%(n)s|%(n)s)" % {b"n": _NAME}, b"", code)
+
+
+def disabled(event: bytes) -> bytes:
+    """Return the statements that make an event which does not run.
+
+    Raises:
+        BackupFailed: they do not look as `mariadb-dump` writes them.
+    """
+    changed, number = _STATUS.subn(rb"\g<head> DISABLE", event)
+    if number != 1:
+        raise BackupFailed("The dump of this backup holds an event that mariadb-dump does not write: it was refused.")
+    return changed
+
+
+def of_this_database(statement: bytes, source: str) -> bytes:
+    """Return a statement that does not name the database it came from: it would reach into that one."""
+    quoted = b"`" + source.replace("`", "``").encode() + b"`."
+    plain = re.sub(rb"\b((?i:nextval|lastval|setval))\(" + re.escape(quoted), rb"\1(", statement)
+    return _ALTER_DATABASE.sub(b"ALTER DATABASE ", plain)
+
+
+def _part(statement: bytes, number: int) -> Part:
+    plain = _EXECUTABLE.sub(b"", statement).lstrip()
+    if _BOTH.match(plain):
+        return Part.BOTH
+    if _TABLES.match(plain):
+        return Part.TABLES
+    if _CODE.match(plain):
+        return Part.CODE
+    raise _refused(number)
+
+
+def _follow(statement: bytes, odd: set[bytes], number: int) -> None:
+    """Keep the variables of the session in `odd` that make quotes end somewhere else.
+
+    `mariadb-dump` sets them around a trigger or routine that was made so, and never around a table.
+    """
+    for found in _ASSIGNED.finditer(_EXECUTABLE.sub(b"", statement)):
+        variable = (found["variable"] or found["names"]).lower().removeprefix(b"@@")
+        value = found["value"] or found["charset"]
+        if variable.startswith(b"@"):
+            if _ODD.search(value) or value.lower().removeprefix(b"@@") in odd:
+                raise _refused(number)  # it would come back by a name that we do not follow
+        elif _ODD.search(value):
+            odd.add(variable)
+        else:
+            odd.discard(variable)
+
+
+def _part_of_block(body: bytes, number: int) -> Part:
+    at, part = 1, Part.BOTH
+    while at < len(body):
+        found = _IN_BLOCK.match(body, at)
+        if found is None:
+            raise _refused(number)
+        plain = _EXECUTABLE.sub(b"", found["one"]).strip()
+        if made := _CREATED_CODE.match(plain):
+            part = Part.EVENT if made["kind"] == b"EVENT" else Part.CODE
+        elif not _SET_IN_BLOCK.fullmatch(plain) and not _CODE.match(plain):
+            raise _refused(number)
+        at = found.end()
+    return part
+
+
+def _refused(number: int) -> BackupFailed:
+    return BackupFailed(f"Line {number} of the dump is no statement that mariadb-dump writes: it was refused.")

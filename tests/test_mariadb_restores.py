@@ -1,0 +1,421 @@
+"""What people met who restored MariaDB: nothing is destroyed before its replacement stands, and no dump does harm."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import database_servers
+import pytest
+from database_servers import PASSWORD, Client, Server
+
+from prefect_snapshots.backups.databases import MariaDB
+from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
+from prefect_snapshots.errors import BackupFailed, RestoreFailed
+from prefect_snapshots.testing import StoredDump
+
+QUOTED = quote(PASSWORD, safe="")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with database_servers.mariadb() as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[Client]:
+    client = database_servers.mariadb_client(server)
+    client("CREATE OR REPLACE DATABASE nc CHARACTER SET latin2; CREATE OR REPLACE DATABASE prod; USE prod;")
+    client("CREATE TABLE prod.ticks (at datetime(6), who text); INSERT INTO prod.ticks VALUES (now(), 'me');")
+    yield client
+    client(
+        "SET GLOBAL event_scheduler = OFF; DROP DATABASE prod; DROP DATABASE IF EXISTS nc; DROP USER IF EXISTS weak;"
+    )
+
+
+def of(server: Server, user: str = "admin", database: str = "nc", options: str = "") -> MariaDB:
+    return MariaDB(f"mariadb://{user}@127.0.0.1:{server.port}/{database}{options}", PASSWORD)
+
+
+def weak(admin: Client, server: Server, rights: str, on: str = "nc.*") -> MariaDB:
+    escaped = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
+    admin(f"CREATE OR REPLACE USER weak IDENTIFIED BY '{escaped}'; GRANT {rights} ON {on} TO weak;")
+    return of(server, "weak")
+
+
+def state(server: Server, database: str = "nc") -> list[str]:
+    """Everything, by the server's own tool."""
+    options = ["--host=127.0.0.1", f"--port={server.port}", "--user=admin", "--skip-comments", "--hex-blob"]
+    more = ["--routines", "--triggers", "--events", "--skip-extended-insert", database]
+    return Client(["mariadb-dump", "--no-defaults", *options, *more], {"MYSQL_PWD": PASSWORD})("")
+
+
+def leftovers(admin: Client) -> list[str]:
+    return [
+        name
+        for name in admin("SHOW DATABASES; SELECT user FROM mysql.user;")
+        if any(mark in name for mark in ("being_restored", "replaced", "drill"))
+    ]
+
+
+EVERYTHING = r"""
+CREATE SEQUENCE sq START WITH 5; SELECT nextval(sq);
+CREATE TABLE parents (id int PRIMARY KEY DEFAULT nextval(sq), name varchar(20) CHARACTER SET utf8mb4, KEY (name));
+INSERT INTO parents VALUES (1, 'ü☃'), (2, 'it''s; a "test" \\'), (3, NULL);
+CREATE TABLE children (id int PRIMARY KEY AUTO_INCREMENT, parent int, twice int GENERATED ALWAYS AS (parent * 2) STORED,
+  CONSTRAINT of_parent FOREIGN KEY (parent) REFERENCES parents (id) ON DELETE CASCADE, CHECK (parent > 0));
+INSERT INTO children (parent) VALUES (1), (2), (NULL);
+CREATE TABLE versions (x int) WITH SYSTEM VERSIONING; INSERT INTO versions VALUES (1);
+CREATE TABLE parts (i int, b blob, d date) PARTITION BY RANGE (i) (PARTITION p VALUES LESS THAN (10),
+  PARTITION q VALUES LESS THAN MAXVALUE);
+INSERT INTO parts VALUES (1, x'00ff', '2026-01-01'), (100, NULL, NULL);
+CREATE TABLE log (what text) ENGINE=Aria; CREATE TABLE docs (j json, g point, e enum('a','b'), f bit(9), FULLTEXT (j));
+INSERT INTO docs VALUES ('{"a": 1}', ST_GeomFromText('POINT(1 2)'), 'b', b'101');
+CREATE VIEW named AS SELECT id, name FROM parents WHERE name IS NOT NULL; CREATE VIEW fewer AS SELECT id FROM named;
+delimiter $$
+CREATE FUNCTION twice(i int) RETURNS int DETERMINISTIC RETURN i * 2$$
+CREATE PROCEDURE notes() BEGIN
+  -- it's a comment with a quote
+  INSERT INTO log VALUES ('
+DELIMITER ;
+INSERT INTO `log` VALUES
+(1),
+(2);
+'); END$$
+CREATE TRIGGER noted AFTER DELETE ON children FOR EACH ROW BEGIN
+  INSERT INTO log VALUES (concat('DELETE;', OLD.id)); END$$
+CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY COMMENT 'it''s ENABLE' DO BEGIN DELETE FROM log; END$$
+CREATE EVENT off ON SCHEDULE EVERY 1 DAY DISABLE DO DELETE FROM log$$
+delimiter ;
+"""
+
+
+@pytest.fixture
+def full(admin: Client, server: Server) -> MariaDB:
+    database_servers.mariadb_client(server, "nc")(EVERYTHING)
+    return of(server)
+
+
+def test_every_object_comes_back_as_the_servers_own_dump_has_it(full: MariaDB, admin: Client, server: Server) -> None:
+    before, kept = state(server), StoredDump.of(full)
+    assert kept.counts["log"] == 0
+    assert full.check_restorable() == []
+    database_servers.mariadb_client(server, "nc")("DROP TABLE children; DROP VIEW named; CREATE TABLE later (i int);")
+    full.restore(kept)
+    assert state(server) == before
+    admin("DROP DATABASE nc;")
+    full.restore(kept)
+    assert state(server) == before
+    assert leftovers(admin) == []
+
+
+def test_a_copy_elsewhere_draws_from_its_own_sequences_and_runs_no_events(
+    full: MariaDB, admin: Client, server: Server
+) -> None:
+    kept, before = StoredDump.of(full), state(server)
+    of(server, database="nc_copy").restore(kept)
+    copy = state(server, "nc_copy")
+    assert "`nc`" not in "\n".join(copy)
+    assert [line.replace(" DISABLE ", " ENABLE ").replace("`nc_copy`", "`nc`") for line in copy] == [
+        line.replace(" DISABLE ", " ENABLE ") for line in before
+    ]
+    assert admin("SELECT status FROM information_schema.events WHERE event_schema = 'nc_copy';") == ["DISABLED"] * 2
+    admin("DROP DATABASE nc_copy;")
+
+
+@pytest.mark.parametrize(
+    ("rights", "sql"),
+    [
+        # The user cannot make what was dropped.
+        ("SELECT, INSERT, DELETE, DROP, ALTER, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT, REFERENCES, INDEX", ""),
+        ("ALL", ""),
+        # What belongs to somebody else, who is not there either.
+        ("ALL", "CREATE DEFINER=root@localhost TRIGGER t BEFORE INSERT ON log FOR EACH ROW SET NEW.what = 'x';"),
+        ("ALL", "CREATE DEFINER=root@localhost VIEW v AS SELECT * FROM log;"),
+        ("ALL", "CREATE DEFINER=root@localhost PROCEDURE p() DELETE FROM log;"),
+        ("ALL", "CREATE DEFINER=root@localhost EVENT v ON SCHEDULE EVERY 1 DAY DO DELETE FROM log;"),
+    ],
+)
+@pytest.mark.parametrize("more", ["", "everywhere"])
+def test_a_user_with_few_rights_destroys_nothing(
+    admin: Client, server: Server, rights: str, sql: str, more: str
+) -> None:
+    admin(f"CREATE TABLE nc.log (what text); INSERT INTO nc.log VALUES ('1'); USE nc; {sql}")
+    kept, before = StoredDump.of(of(server)), state(server)
+    database = weak(admin, server, rights)
+    if more:
+        admin("GRANT ALL ON `nc\\_%`.* TO weak;")
+    assert bool(database.check_restorable()) == bool(sql)
+    if more and not sql and rights == "ALL":
+        database.restore(kept)
+        assert state(server) == before
+        return
+    with pytest.raises(RestoreFailed, match="is as it was") as raised:
+        database.restore(kept)
+    assert PASSWORD not in str(raised.value)
+    assert state(server) == before
+    assert leftovers(admin) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, BackupFailed, MemoryError])
+@pytest.mark.parametrize("step", range(12))
+def test_a_restore_that_is_interrupted_anywhere_is_taken_back(
+    full: MariaDB, admin: Client, server: Server, step: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = StoredDump.of(full)
+    database_servers.mariadb_client(server, "nc")("INSERT INTO log VALUES ('later'); DROP VIEW fewer;")
+    before, calls = state(server), 0
+
+    class Interrupted(MariaDB):
+        def _ask(self, query, database=None):  # type: ignore[no-untyped-def]
+            nonlocal calls
+            if armed:
+                calls += 1
+                if calls == step + 1:
+                    raise error("stop")
+            return super()._ask(query, database)
+
+    armed = False
+    with Interrupted(full.url, full.password).stage(kept) as switch:
+        armed = True
+        try:
+            switch()
+        except (error, RestoreFailed):
+            armed = False
+            assert state(server) == before
+        else:
+            armed = False
+            assert "fewer" in "\n".join(state(server))
+    assert leftovers(admin) == []
+
+
+def test_a_drill_runs_no_events(full: MariaDB, admin: Client, server: Server) -> None:
+    admin(
+        "SET GLOBAL event_scheduler = ON; USE nc; CREATE EVENT e ON SCHEDULE EVERY 1 SECOND "
+        "DO INSERT INTO prod.ticks VALUES (now(6), database());"
+    )
+    kept = StoredDump.of(full)
+    with full.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+        name = scratch.name.rpartition("/")[2]
+        assert admin(f"SELECT count(*) FROM information_schema.events WHERE event_schema = '{name}'") == ["0"]
+        # As many seconds later as the event needs to run in the database that it belongs to.
+        ticks = "SELECT count(*) FROM prod.ticks WHERE who = 'nc'"
+        begun = int(admin(ticks)[0])
+        deadline = time.monotonic() + 60
+        while int(admin(ticks)[0]) < begun + 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    admin("DROP EVENT nc.e;")
+    assert set(admin("SELECT DISTINCT who FROM prod.ticks")) == {"me", "nc"}
+    assert leftovers(admin) == []
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "DROP DATABASE prod;",
+        "/*!50003 DROP DATABASE prod */;",
+        "SET GLOBAL event_scheduler = ON;",
+        "SET PASSWORD = 'x';",
+        "CREATE USER evil;",
+        "INSERT INTO `log` VALUES\n('a'); DROP DATABASE prod; -- '),\n('b');",
+        "INSERT INTO `log` VALUES ('a'); DROP DATABASE prod;",
+        "SET NAMES gbk;\nINSERT INTO `log` VALUES\n('\u0157\\'); DROP DATABASE prod; -- ');",
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES';\nINSERT INTO `log` VALUES\n('\\',1); DROP DATABASE prod; -- ');",
+        "SET @a = 'NO_BACKSLASH_ESCAPES';\nSET sql_mode = @a;",
+        "DELIMITER ;;\nDROP DATABASE prod;;\nDELIMITER ;",
+        "DELIMITER ;;\nCREATE TRIGGER t BEFORE INSERT ON log FOR EACH ROW SET @a = 1;;\n"
+        "DROP DATABASE prod;;\nDELIMITER ;",
+        "USE prod;",
+        "\\! touch {file}",
+        "system touch {file}",
+        "source {file}",
+        "CREATE TABLE `prod`.`x` (i int);",
+        "RENAME TABLE prod.ticks TO nc.ticks;",
+        "SELECT 1 INTO OUTFILE '{file}';",
+        "LOAD DATA INFILE '/etc/passwd' INTO TABLE log;",
+        "ALTER DATABASE `prod` CHARACTER SET latin1 COLLATE latin1_bin; DROP DATABASE prod;",
+    ],
+)
+def test_a_hostile_dump_touches_nothing_else(
+    full: MariaDB, admin: Client, server: Server, hostile: str, tmp_path: Path
+) -> None:
+    kept, before, prod = StoredDump.of(full), state(server), state(server, "prod")
+    file = tmp_path / "evil"
+    sql = kept.files["database.sql"].replace(b"DROP TABLE", f"{hostile.format(file=file)}\nDROP TABLE".encode(), 1)
+    for part in (sql, kept.files["database.sql"] + hostile.format(file=file).encode() + b"\n"):
+        made = StoredDump({**kept.files, "database.sql": part}, kept.counts)
+        with pytest.raises(RestoreFailed, match=r"refused|breaks off"):
+            full.restore(made)
+        with full.scratch() as scratch, pytest.raises(RestoreFailed, match=r"refused|breaks off"):
+            scratch.restore(made)
+    assert state(server, "prod") == prod
+    assert state(server) == before
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "SET NEW.what = 'x'; END; DROP DATABASE prod;",
+        "DELETE FROM prod.ticks; END;",
+        "SET NEW.what = load_file('/etc/passwd'); END;",
+    ],
+)
+def test_the_code_of_a_hostile_backup_can_touch_nothing_else_in_a_drill(
+    full: MariaDB, admin: Client, server: Server, body: str
+) -> None:
+    kept, prod = StoredDump.of(full), state(server, "prod")
+    trigger = f"CREATE DEFINER=`admin`@`%` TRIGGER evil BEFORE INSERT ON log FOR EACH ROW BEGIN {body}"
+    code = f"DELIMITER ;;\n{trigger}\n;;\nDELIMITER ;\n"
+    made = StoredDump({**kept.files, "database.sql": kept.files["database.sql"] + code.encode()}, kept.counts)
+    with full.scratch() as scratch:
+        assert isinstance(scratch, MariaDB)
+        try:
+            scratch.restore(made)
+            scratch._ask("INSERT INTO log VALUES ('y')")
+        except BackupFailed as error:
+            assert "denied" in str(error)  # noqa: PT017
+        except RestoreFailed as error:
+            assert "denied" in str(error)  # noqa: PT017
+    assert state(server, "prod") == prod
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'["latin1", "latin1_bin"]',
+        *(
+            json.dumps({"database": "nc", "charset": "utf8mb4", "collation": "utf8mb4_bin", **bad}).encode()
+            for bad in (
+                {"charset": "latin1; DROP DATABASE prod"},
+                {"charset": "`; DROP DATABASE prod; -- "},
+                {"collation": "x\n\\! touch /tmp/x"},
+                {"collation": None},
+                {"collation": 3},
+                {"database": ["nc"]},
+                {"more": "DROP DATABASE prod"},
+                {"left_out": "x"},
+            )
+        ),
+    ],
+)
+def test_hostile_settings_are_refused(full: MariaDB, admin: Client, server: Server, settings: bytes) -> None:
+    kept, before, prod = StoredDump.of(full), state(server), state(server, "prod")
+    made = StoredDump({**kept.files, "database.json": settings}, kept.counts)
+    with pytest.raises(RestoreFailed, match="is as it was"):
+        full.restore(made)
+    assert (state(server), state(server, "prod")) == (before, prod)
+
+
+@pytest.mark.parametrize("name", ["nc`; DROP DATABASE prod; -- ", "\\! touch x", "a\nDROP DATABASE prod;", "ü" * 60])
+def test_the_database_of_a_backup_may_have_any_name(full: MariaDB, admin: Client, server: Server, name: str) -> None:
+    kept, before, prod = StoredDump.of(full), state(server), state(server, "prod")
+    settings = {**json.loads(kept.files["database.json"]), "database": name}
+    full.restore(StoredDump({**kept.files, "database.json": json.dumps(settings).encode()}, kept.counts))
+    assert [line.replace(" DISABLE ", " ENABLE ") for line in state(server)] == [
+        line.replace(" DISABLE ", " ENABLE ") for line in before
+    ]
+    assert state(server, "prod") == prod
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"(1,'\xc3\xbc", b"(2,'\xc3\xbc"),
+        (b"(1,'\xc3\xbc", b"('not a number','\xc3\xbc"),
+        (b"(1,'\xc3\xbc", b"(1,2,'secret','\xc3\xbc"),
+        (b"'2026-01-01'", b"'secret'"),
+    ],
+)
+def test_an_error_holds_no_data(full: MariaDB, admin: Client, old: bytes, new: bytes) -> None:
+    kept = StoredDump.of(full)
+    assert old in kept.files["database.sql"]
+    sql = kept.files["database.sql"].replace(old, new)
+    sql = sql.replace(b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO'", b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES'")
+    with pytest.raises(RestoreFailed, match="ERROR ") as raised:
+        full.restore(StoredDump({**kept.files, "database.sql": sql}, kept.counts))
+    for data in ("secret", "it''s", "ü☃", "not a number"):
+        assert data not in str(raised.value)
+
+
+def test_views_that_refer_to_nothing_are_named_or_left_out(full: MariaDB, admin: Client, server: Server) -> None:
+    admin("USE nc; CREATE TABLE gone (i int); CREATE VIEW broken AS SELECT * FROM gone; DROP TABLE gone;")
+    assert any("'broken'" in said for said in full.check_restorable())
+    with pytest.raises(BackupFailed, match=r"'broken' refers to a table that is not there.*leave_out"):
+        StoredDump.of(full)
+    database = of(server, options="?broken_views=leave_out")
+    assert database.check_restorable() == []
+    kept = StoredDump.of(database)
+    assert json.loads(kept.files["database.json"])["left_out"] == ["view broken"]
+    database.restore(kept)
+    assert database.counts() == kept.counts
+
+
+def test_a_table_that_others_refer_to_is_not_moved(full: MariaDB, admin: Client, server: Server) -> None:
+    admin("CREATE TABLE prod.of_nc (i int, FOREIGN KEY (i) REFERENCES nc.parents (id))")
+    kept, before = StoredDump.of(full), state(server)
+    with pytest.raises(RestoreFailed, match=r"Tables of other databases refer to tables of this one: prod\.of_nc"):
+        full.restore(kept)
+    assert state(server) == before
+
+
+KILLED = """
+import pickle, sys
+database, kept = pickle.load(open(sys.argv[1], "rb"))
+class Waiting(type(kept)):
+    def open(self, path):
+        for piece in super().open(path):
+            yield piece
+            if path == "database.sql":
+                print("half", flush=True)
+                sys.stdin.read()
+kept.__class__ = Waiting
+database.restore(kept)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_restore_that_is_killed_leaves_the_old_state_and_no_password(
+    full: MariaDB, admin: Client, server: Server, number: int, tmp_path: Path
+) -> None:
+    import os
+    import pickle
+
+    kept, before = StoredDump.of(full), state(server)
+    (tmp_path / "kept").write_bytes(pickle.dumps((full, kept)))
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "kept")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        process.send_signal(number)
+        process.wait()
+    assert state(server) == before
+    assert list((tmp_path / "temporary").iterdir()) == []
+    full.restore(kept)
+    assert state(server) == before
+    assert leftovers(admin) == []
+
+
+def test_text_that_looks_like_rows_is_not_counted() -> None:
+    rows = b"\nDELIMITER ;\nINSERT INTO `t` VALUES\n(1),\n(2);\n"
+    body = b"CREATE PROCEDURE p() BEGIN\n-- it's\n# don't\n/* ' */ SELECT '%b'; END" % rows
+    sql = b"CREATE TABLE `t` (\n  `i` int\n);\nDELIMITER ;;\n%b\n;;\nDELIMITER ;\nINSERT INTO `t` VALUES\n(1);\n" % body
+    for size in (1, 7, 50, len(sql)):
+        counter = RowCounter()
+        assert b"".join(counter.passed(sql[at : at + size] for at in range(0, len(sql), size))) == sql
+        assert counter.counts == {"t": 1}
+    assert b"".join(text for _, text in statements([sql])) == sql
