@@ -28,8 +28,8 @@ from prefect_snapshots.errors import (
     WrongPassword,
 )
 from prefect_snapshots.repository import envelopes
+from prefect_snapshots.repository.configuration import config_bytes
 from prefect_snapshots.repository.passwords import password_from_command, password_from_file
-from prefect_snapshots.repository.repository import config_bytes
 
 PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
 

@@ -109,7 +109,7 @@ class TestEveryStorage:
         assert not repository.exists()
         assert Shelf(repository).items == {}
         for look in (repository.check, repository.stats, lambda: repository.names(KIND), lambda: repository.id):
-            with pytest.raises(RepositoryNotFound, match="reading never creates"):
+            with pytest.raises(RepositoryNotFound, match="There is no repository at"):
                 look()
         with pytest.raises(RepositoryNotFound):
             Shelf(opened(storage, read_only=True))
@@ -125,7 +125,7 @@ class TestEveryStorage:
             lambda: Shelf(repository).put("item", [b"1"]),
             lambda: repository.prune(grace=0),
         ):
-            with pytest.raises(NotARepository, match="is not empty and is no repository"):
+            with pytest.raises(NotARepository, match="is not empty, and it holds no repository"):
                 use()
         assert listing(storage) == {"thesis/chapter-1": 8}
 

@@ -318,7 +318,7 @@ def locks_of(tracked: TrackedStream[Words]) -> dict[str, Lock]:
         "Stream": tracked.stream.lock,
         "Catalog": opened.catalog.root.lock,
         "Index": opened.index._lock,
-        "Repository": tracked.repository._lock,
+        "Repository": tracked.repository._opener.lock,
     }
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from ..errors import InvalidArgument, Pinned
 from ..repository.commits import Draft
-from ..repository.maintenance import Progress
-from ..repository.maintenance import prune as prune_repository
+from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .history import KIND, History
 from .making import checked_string, checked_tags
@@ -74,7 +73,7 @@ def clean_up(
     if not prune or not history.repository.exists():
         return CleanupReport(rows, deleted, dry_run)
     without = [(KIND, history.name, sequence) for sequence in sequences]
-    report = prune_repository(history.repository, dry_run, progress=progress, without=without)
+    report = history.repository.prune(dry_run, progress=progress, without=without)
     return CleanupReport(rows, deleted, dry_run, report.bytes_freed, report.bytes_waiting)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageFull
-from ..repository.maintenance import Progress
+from ..repository.progress import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
 from .interruption import terminable

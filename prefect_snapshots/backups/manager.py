@@ -15,9 +15,8 @@ from typing import Any
 
 from ..errors import ConfirmationRequired, InvalidArgument, NotProven
 from ..repository.choosing import RepositoryLike, as_repository
-from ..repository.maintenance import Progress
-from ..repository.maintenance.progress import silent
 from ..repository.names import check_name
+from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
 from ..retention import CleanupReport, RetentionPolicy
 from ..trees.scanning import Directory

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed
-from ..repository.maintenance import Progress
+from ..repository.progress import Progress
 from ..trees.restoring import stage_directory
 from ..trees.scanning import Directory
 from .archive import Archive

@@ -37,11 +37,9 @@ def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
     Arguments:
         read_data: Read and verify every byte, too.
     """
-    from ..repository import maintenance
-
     repository = session.open()
     with session.progress() as progress:
-        report = maintenance.check(repository, read_data, progress)
+        report = repository.check(read_data, progress=progress)
     document = {"repository": repository.url, "ok": report.ok, "read_data": read_data, **asdict(report)}
     return Answer(document, _view_problems, _summary(document), status=0 if report.ok else DAMAGED)
 
@@ -54,11 +52,9 @@ def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: S
         grace: Leave what nothing refers to alone for this long, such as 90s or 7d: it may belong to an upload that is
             still running. Safety does not depend on it. Default: 24h.
     """
-    from ..repository import maintenance
-
     repository = session.open(writing=not dry_run)
     with session.progress() as progress:
-        report = maintenance.prune(repository, dry_run, grace.total_seconds(), progress)
+        report = repository.prune(dry_run, grace=grace.total_seconds(), progress=progress)
     document = {"repository": repository.url, "grace_seconds": grace.total_seconds(), **asdict(report)}
     return Answer(document, _view_freed, told=not dry_run)
 
@@ -71,13 +67,11 @@ def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
     Arguments:
         dry_run: Only say what would be done.
     """
-    from ..repository import maintenance
-
     repository = session.open(writing=not dry_run)
     if not dry_run:
         session.confirm(f"Repair {repository.url}? Nobody else may write to it meanwhile.")
     with session.progress() as progress:
-        report = maintenance.repair(repository, dry_run, progress)
+        report = repository.repair(dry_run, progress=progress)
     document = {"repository": repository.url, **asdict(report)}
     return Answer(document, _view_repaired, status=DAMAGED if report.lost else 0)
 

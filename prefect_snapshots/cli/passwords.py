@@ -98,7 +98,7 @@ def trust(*, session: SessionArgument) -> Answer:
     Run this only if you know why it changed.
     """
     from ..repository import known
-    from ..repository.repository import read_config
+    from ..repository.configuration import read_config
 
     location = session.location()
     config = read_config(location)

@@ -28,7 +28,6 @@ from ..errors import InvalidArgument
 from ..integration.blocks import current_repository
 from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
-from ..repository.maintenance import written_since
 from ..repository.repository import Repository
 
 WATCH = "prefect-snapshots-watch"
@@ -123,7 +122,7 @@ def watch_repository(
     report = WatchReport(
         backups=tuple(BackupWatch(name, since, _newest(watched, name, now + margin)) for name, since in due.items()),
         since=now - within,
-        written=written_since(watched, now - within),
+        written=watched.written_since(now - within),
         limit=limit,
     )
     with only_warn(f"{watched.url} is watched"):

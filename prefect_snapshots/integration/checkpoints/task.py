@@ -46,7 +46,7 @@ from ...checkpoints import (
 )
 from ...errors import InvalidArgument
 from ...repository.choosing import RepositoryLike
-from ...repository.repository import WithSecrets
+from ...repository.handing_over import WithSecrets
 from ..blocks import current_repository
 from ..run_context import run_logger
 from .report import Processing

@@ -7,7 +7,6 @@ This module is the face. `liveness` knows what is needed, `scanning` reads strea
 from __future__ import annotations
 
 from .checking import CheckReport, Problem, check
-from .progress import Progress
 from .pruning import PruneReport, prune
 from .repairing import RepairReport, repair
 from .totals import Statistics, statistics, written_since
@@ -15,7 +14,6 @@ from .totals import Statistics, statistics, written_since
 __all__ = [
     "CheckReport",
     "Problem",
-    "Progress",
     "PruneReport",
     "RepairReport",
     "Statistics",

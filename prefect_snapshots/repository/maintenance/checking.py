@@ -16,14 +16,15 @@ from .. import index as index_module
 from .. import logs
 from .. import packs as packs_module
 from ..catalog import CATALOG, COMPACTED, ROOT, Root, slot_path
+from ..configuration import CONFIG, CONFIG_COPY, parse_config
 from ..contents import ContentReader
 from ..index import Entry, Index, find_rows
-from ..location import ObjectInfo
+from ..location import Location, ObjectInfo
+from ..opened import Opened
 from ..packs import open_chunk, open_pack, pack_path
-from ..repository import CONFIG, CONFIG_COPY, Opened, Repository, parse_config
+from ..progress import Progress, silent
 from ..sealing import ID_SIZE
 from .liveness import list_packs, live_contents, paths, unregistered, version_label
-from .progress import Progress, silent
 from .rows import entries_of, groups, named_packs
 from .scanning import Slots, root_of, scan_streams
 
@@ -62,23 +63,23 @@ Damage = dict[tuple[bytes, bytes | None], str]
 """Pack and chunk (None: the pack's own header or table) -> what is wrong with them."""
 
 
-def check(repository: Repository, read_data: bool, progress: Progress | None = None) -> CheckReport:
+def check(opened: Opened, read_data: bool, progress: Progress | None = None) -> CheckReport:
     """See `Repository.check`."""
-    location = repository.parts().store.location
+    location = opened.store.location
     while True:
         packs, root = paths(location, packs_module.PREFIX), paths(location, f"{CATALOG}/{ROOT}")
-        report = look(repository, read_data, {}, progress or silent)
+        report = look(opened, read_data, {}, progress or silent)
         still = packs <= paths(location, packs_module.PREFIX) and root == paths(location, f"{CATALOG}/{ROOT}")
         if report.ok or still:
             return report
         # A prune ran beside it, and took what had been seen before.
 
 
-def look(repository: Repository, read_data: bool, damage: Damage, say: Progress) -> CheckReport:
+def look(opened: Opened, read_data: bool, damage: Damage, say: Progress) -> CheckReport:
     """Look at everything once. `damage` in packs may be known already."""
-    opened = repository.parts().apart(writing=False)
+    opened = opened.apart(writing=False)
     report = CheckReport()
-    check_config(repository, report)
+    check_config(opened.store.location, report)
     scanned = list(scan_streams(opened))
     root = root_of(scanned[0])
     report.streams = len(scanned) - 1
@@ -107,11 +108,11 @@ def look(repository: Repository, read_data: bool, damage: Damage, say: Progress)
     return report
 
 
-def check_config(repository: Repository, report: CheckReport) -> None:
+def check_config(location: Location, report: CheckReport) -> None:
     configs = []
     for path in (CONFIG, CONFIG_COPY):
         try:
-            configs.append(parse_config(path, repository.location.read(path)))
+            configs.append(parse_config(path, location.read(path)))
         except ObjectMissing:
             report.problems.append(Problem(path, "it is missing"))
         except DamagedObject as error:

@@ -13,8 +13,8 @@ from ..catalog import CATALOG, ROOT, Event, Root, Stream
 from ..contents import Content, ContentReader
 from ..index import find_rows, join_ids
 from ..location import Location, ObjectInfo
+from ..opened import Opened
 from ..packs import PREFIX, pack_of
-from ..repository import Opened
 
 
 def stream_of(opened: Opened, kind: str, name: str) -> Stream:

@@ -27,10 +27,10 @@ from ..catalog import CATALOG, new_token
 from ..contents import Piece, Writer
 from ..index import is_whole
 from ..location import ObjectInfo
+from ..opened import Opened
 from ..packs import LOCAL_LIMIT, REMOTE_LIMIT, pack_path
-from ..repository import Opened, Repository
+from ..progress import Progress, silent
 from .liveness import every_stream, list_packs, live_rows, paths, stream_of, unregistered
-from .progress import Progress, silent
 from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
 MAX_UNUSED = 0.1
@@ -65,14 +65,14 @@ class PruneReport:
 
 
 def prune(
-    repository: Repository,
+    opened: Opened,
     dry_run: bool,
     grace: float = GRACE,
     progress: Progress | None = None,
     without: Collection[tuple[str, str, int]] = (),
 ) -> PruneReport:
     """See `Repository.prune`. A dry run can ask what it would be without some versions, as `live_rows` takes them."""
-    opened = repository.parts(writing=not dry_run).apart(writing=not dry_run)
+    opened = opened.apart(writing=not dry_run)
     say = progress or silent
     report = PruneReport(dry_run)
     attempt = 0

@@ -13,12 +13,13 @@ from typing import Any
 
 from ...errors import DamagedObject, IntegrityError, ObjectMissing
 from ..catalog import Event, Root, event_hash, new_token, slot_path
+from ..configuration import config_bytes
 from ..contents import Writer
+from ..opened import Opened
 from ..packs import pack_path, read_table
-from ..repository import Opened, Repository, config_bytes
+from ..progress import Progress, silent
 from .checking import CheckReport, Problem, check_config, look, read_packs
 from .liveness import list_packs
-from .progress import Progress, silent
 from .rows import entries_of, named_packs
 from .scanning import Slots, root_of, scan_streams
 
@@ -36,9 +37,9 @@ class RepairReport:
     """What nobody can bring back, and the versions that it hits."""
 
 
-def repair(repository: Repository, dry_run: bool, progress: Progress | None = None) -> RepairReport:
+def repair(opened: Opened, dry_run: bool, progress: Progress | None = None) -> RepairReport:
     """See `Repository.repair`. Stop other writers first: it puts back damaged objects in place."""
-    opened = repository.parts(writing=not dry_run).apart(writing=not dry_run)
+    opened = opened.apart(writing=not dry_run)
     say = progress or silent
     report = RepairReport(dry_run)
 
@@ -47,7 +48,7 @@ def repair(repository: Repository, dry_run: bool, progress: Progress | None = No
         if not dry_run:
             do()
 
-    _repair_config(repository, opened, act)
+    _repair_config(opened, act)
     root = Root()
     for slots in scan_streams(opened):
         _repair_stream(opened, slots, root.epoch, report, act)
@@ -57,16 +58,16 @@ def repair(repository: Repository, dry_run: bool, progress: Progress | None = No
     damage = dict(read_packs(opened, list_packs(opened), CheckReport(), say))
     _repair_packs(opened, {pack for pack, _ in damage}, root, act)
     if not dry_run:
-        report.lost += [problem for problem in look(repository, False, damage, say).problems if problem.versions]
+        report.lost += [problem for problem in look(opened, False, damage, say).problems if problem.versions]
     return report
 
 
-def _repair_config(repository: Repository, opened: Opened, act: Act) -> None:
+def _repair_config(opened: Opened, act: Act) -> None:
     found = CheckReport()
-    check_config(repository, found)
+    check_config(opened.store.location, found)
     for problem in found.problems:
         path = problem.path
-        act(f"write {path} anew", partial(repository.location.replace, path, config_bytes(opened.config)))
+        act(f"write {path} anew", partial(opened.store.location.replace, path, config_bytes(opened.config)))
 
 
 def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairReport, act: Act) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ...errors import DamagedObject, ObjectMissing
 from ..catalog import CATALOG, COMPACTED, Event, Root, Stream, event_hash, slot_path
-from ..repository import Opened
+from ..opened import Opened
 from .liveness import paths, stream_of
 
 _BATCH = 64

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from .. import logs
-from ..repository import Repository
+from ..opened import Opened
 from ..times import to_nanoseconds
 from .liveness import every_stream, live_contents
 
@@ -36,9 +36,8 @@ class Statistics:
         return max(self.logical_bytes - self.stored_bytes, 0)
 
 
-def statistics(repository: Repository) -> Statistics:
+def statistics(opened: Opened) -> Statistics:
     """See `Repository.stats`."""
-    opened = repository.parts()
     objects: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for info in opened.store.location.list(""):
@@ -55,7 +54,7 @@ def statistics(repository: Repository) -> Statistics:
     return found
 
 
-def written_since(repository: Repository, moment: datetime) -> dict[str, int]:
+def written_since(opened: Opened, moment: datetime) -> dict[str, int]:
     """Bytes that came into a repository since a point in time, by the kind of what they were stored for.
 
     What was deleted since counts, too. Copies that `prune` made, events and indexes do not. The results of
@@ -64,7 +63,6 @@ def written_since(repository: Repository, moment: datetime) -> dict[str, int]:
     Arguments:
         moment: with a zone.
     """
-    opened = repository.parts()
     since = to_nanoseconds(moment)
     written: Counter[str] = Counter()
     for stream in every_stream(opened):

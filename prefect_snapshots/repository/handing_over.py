@@ -1,0 +1,42 @@
+"""Hand an open repository to another process of yours, secrets included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .repository import Repository, opened_here
+
+
+class WithSecrets:
+    """A repository that keeps its secrets when it is pickled: for what works for this process, and never to be stored.
+
+    Arguments:
+        repository: which.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+
+    def __reduce__(self) -> tuple[Callable[..., WithSecrets], tuple[Any, ...]]:
+        one = self.repository
+        options = {
+            "storage_options": one.location.storage_options,
+            "password": False if one._password.is_refused else one._password(),
+            "id": one._expected_id,
+            "compression": one._compression,
+            "allow_pickle": one.allow_pickle,
+            "read_only": one.read_only,
+            "single_writer": one._single_writer,
+        }
+        return _restore_with_secrets, (one._token, one.location.url, options)
+
+
+_restored: dict[str, WithSecrets] = {}
+"""By token: what a process was handed once is opened once."""
+
+
+def _restore_with_secrets(token: str, url: str, options: dict[str, Any]) -> WithSecrets:
+    if token not in _restored:
+        _restored[token] = WithSecrets(opened_here(token) or Repository(url, **options))
+    return _restored[token]

@@ -1,0 +1,102 @@
+"""The passwords of an open repository: list, add, change and remove them. The data keeps its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..errors import InvalidArgument, InvalidName, RepositoryChanged, WrongPassword
+from .configuration import CONFIG, CONFIG_COPY, config_bytes, read_config
+from .envelopes import MOST_ENVELOPES, Envelope, parse_envelopes
+from .location import Location
+from .opened import Opened
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordInfo:
+    """A password of a repository.
+
+    Attributes:
+        name: Its name.
+        created: When it was added or last changed, in UTC.
+    """
+
+    name: str
+    created: datetime
+
+
+def list_passwords(location: Location) -> list[PasswordInfo]:
+    """Return the passwords that open the repository, newest first."""
+    config = read_config(location) or {"passwords": []}
+    infos = [PasswordInfo(found.name, found.created) for found in parse_envelopes(config["passwords"])]
+    return sorted(infos, key=lambda info: (info.created, info.name), reverse=True)
+
+
+def add_password(opened: Opened, name: str, password: str) -> None:
+    """See `Repository.add_password`."""
+    url = opened.store.location.url
+
+    def add(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
+        if any(envelope.name == name for envelope in envelopes):
+            raise InvalidName(f"{url} has a password named {name!r} already. Choose another name.")
+        if len(envelopes) >= MOST_ENVELOPES:
+            raise InvalidArgument(f"{url} has {MOST_ENVELOPES} passwords already. Remove one before you add another.")
+        return [*envelopes, _envelope(opened, name, password, secret)]
+
+    _edit(opened, add)
+
+
+def change_password(opened: Opened, new: str, name: str) -> None:
+    """See `Repository.change_password`."""
+
+    def change(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
+        _check_name(opened, envelopes, name)
+        new_one = _envelope(opened, name, new, secret)
+        return [new_one if envelope.name == name else envelope for envelope in envelopes]
+
+    _edit(opened, change)
+
+
+def remove_password(opened: Opened, name: str) -> None:
+    """See `Repository.remove_password`."""
+
+    def remove(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
+        _check_name(opened, envelopes, name)
+        if name == opened.password_name:
+            raise InvalidArgument(
+                f"{opened.store.location.url} was opened with the password {name!r}. Open it with another one to "
+                "remove this one."
+            )
+        return [envelope for envelope in envelopes if envelope.name != name]
+
+    _edit(opened, remove)
+
+
+def _envelope(opened: Opened, name: str, password: str, secret: bytes) -> Envelope:
+    if not password:
+        raise InvalidArgument("A password must not be empty.")
+    return Envelope.seal(name, password, secret, opened.id)
+
+
+def _check_name(opened: Opened, envelopes: Sequence[Envelope], name: str) -> None:
+    names = sorted(envelope.name for envelope in envelopes)
+    if name not in names:
+        raise InvalidName(f"{opened.store.location.url} has no password named {name!r}. It has: {', '.join(names)}.")
+
+
+def _edit(opened: Opened, edit: Callable[[list[Envelope], bytes], list[Envelope]]) -> None:
+    location = opened.store.location
+    if opened.secret is None:
+        raise WrongPassword(
+            f"{location.url} is not encrypted, and never will be. Create a new repository with a password, and copy."
+        )
+    # As it is now: somebody may have added a password since this repository was opened.
+    current = read_config(location)
+    if current is None or current["id"] != opened.id:
+        raise RepositoryChanged(f"{location.url} is no more the repository that you opened. Nothing was changed.")
+    envelopes = edit(parse_envelopes(current["passwords"]), opened.secret)
+    data = config_bytes({**current, "passwords": [envelope.record() for envelope in envelopes]})
+    # The copy first: if the second write fails, the repository still opens, with the old passwords.
+    for path in (CONFIG_COPY, CONFIG):
+        location.replace(path, data)

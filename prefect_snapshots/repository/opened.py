@@ -1,0 +1,46 @@
+"""The parts of an open repository, as commits, readers and maintenance use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .catalog import Catalog
+from .contents import ChunkReader, Store
+from .index import Index
+from .location import Location
+from .sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The parts of an open repository."""
+
+    id: str
+    config: dict[str, Any]
+    secret: bytes | None
+    password_name: str
+    sealer: Sealer
+    catalog: Catalog
+    index: Index
+    store: Store
+    reader: ChunkReader
+
+    def apart(self, *, writing: bool) -> Opened:
+        """Return the same repository with a catalog and an index of its own, which no other thread moves on."""
+        return assemble(self.store.location, self.config, self.secret, self.password_name, self.sealer, not writing)
+
+
+def assemble(
+    location: Location,
+    config: dict[str, Any],
+    secret: bytes | None,
+    password_name: str,
+    sealer: Sealer,
+    read_only: bool,
+) -> Opened:
+    """Put the parts together. They know nothing yet, and read when they are first used."""
+    catalog = Catalog(location, sealer, read_only=read_only)
+    index = Index(location, sealer, read_only=read_only)
+    store = Store(location, sealer, index, lambda: catalog.state.condemned)
+    return Opened(config["id"], config, secret, password_name, sealer, catalog, index, store, ChunkReader(store))
