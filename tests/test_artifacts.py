@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import stat
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from servers import Storage
 
-from prefect_snapshots import ArtifactRegistry, Repository, use_repository
+from prefect_snapshots import ArtifactRegistry, Repository, RetentionPolicy, use_repository
 from prefect_snapshots.artifacts import ArtifactInfo, ArtifactManager, ArtifactVersion, Download
 from prefect_snapshots.errors import (
     ArtifactExpired,
@@ -185,7 +186,7 @@ def test_a_bad_name_is_refused_before_the_work(registry: ArtifactRegistry) -> No
 
 
 def test_a_file_that_is_not_there(registry: ArtifactRegistry, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+    with pytest.raises(FileNotFoundError, match="There is no file or folder"):
         registry.log_files("x", tmp_path / "missing")
     assert issubclass(ObjectMissing, FileNotFoundError)
 
@@ -247,7 +248,7 @@ def test_versions_by_number_and_date(features: tuple[ArtifactRegistry, list[date
     assert registry.load_artifact("features", version=0) == []
     assert registry.load_artifact("features", version="v1") == [0]
     assert registry.load_artifact("features", version="1") == [0]
-    infos = registry.list_versions("features")
+    infos = registry.list_versions("features")[::-1]
     assert [info.version for info in infos] == ["v0", "v1", "v2"]
     for number, info in enumerate(infos):
         assert info.created_at.tzinfo is UTC
@@ -274,7 +275,7 @@ def test_a_second_stands_for_all_of_it(registry: ArtifactRegistry) -> None:
 def test_two_versions_of_one_second_are_told_apart(registry: ArtifactRegistry) -> None:
     while True:
         registry.log_artifact("x", 1)
-        *_, a, b = [None, *registry.list_versions("x")]
+        b, a, *_ = [*registry.list_versions("x"), None]
         assert b is not None
         if a is not None and a.created_at.replace(microsecond=0) == b.created_at.replace(microsecond=0):
             break
@@ -306,7 +307,8 @@ def test_what_is_not_there_is_told_with_what_is(features: tuple[ArtifactRegistry
 
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
     registry = ArtifactRegistry(tmp_path / "none")
-    assert registry.list_artifacts() == registry.list_collection_names() == []
+    assert registry.list_names() == registry.list_collection_names() == []
+    assert registry.list_artifacts() == []
     assert registry.list_releases() == []
     assert not registry.exists("x")
     with pytest.raises(ArtifactNotFound, match="there is none at all"):
@@ -333,7 +335,7 @@ def test_collections_are_apart(registry: ArtifactRegistry) -> None:
     other.log_artifact("same", "there")
     assert (registry.load_artifact("same"), other.load_artifact("same")) == ("here", "there")
     assert registry.list_collection_names() == ["default", "odd: 100%/of it"]
-    assert registry.list_artifacts("odd: 100%/of it") == ["same"]
+    assert registry.list_names("odd: 100%/of it") == ["same"]
     assert registry.load_artifact("same", collection="odd: 100%/of it") == "there"
 
 
@@ -400,7 +402,7 @@ def test_differences_of_folders(registry: ArtifactRegistry, folder: Path) -> Non
     (folder / "empty").rmdir()
     (folder / "added").write_text("1")
     registry.log_files("x", folder)
-    found = {difference.path: difference for difference in registry.get_version_diff("x", 0)}
+    found = {difference.path: difference for difference in registry.diff("x", 0)}
     assert {path: (one.kind, one.old, one.new) for path, one in found.items()} == {
         "added": ("added", None, "1 byte"),
         "deep/er/weights.bin": ("changed", "3000000 bytes", "3000000 bytes"),
@@ -409,16 +411,16 @@ def test_differences_of_folders(registry: ArtifactRegistry, folder: Path) -> Non
         "tool.sh": ("changed", "21 bytes", "23 bytes"),
     }
     assert "-echo hello\n+echo goodbye" in found["tool.sh"].text  # type: ignore[attr-defined]
-    assert list(registry.get_version_diff("x", 1, 1)) == []
+    assert list(registry.diff("x", 1, 1)) == []
 
 
 def test_differences_of_values(registry: ArtifactRegistry) -> None:
     for value in ([0, 1, 2], [0, 1, 3]):
         registry.log_artifact("json", value, indent=1)
         registry.log_artifact("tree", {"w": {"a": value, "b": 1}}, handler="pytree")
-    [text] = registry.get_version_diff("json", 0)
+    [text] = registry.diff("json", 0)
     assert "- 2\n+ 3" in text.text  # type: ignore[attr-defined]
-    [leaf] = registry.get_version_diff("tree", 0, 1)
+    [leaf] = registry.diff("tree", 0, 1)
     assert (leaf.path, leaf.kind, leaf.old, leaf.new) == ("w/a/2", "changed", "2", "3")
 
 
@@ -463,10 +465,10 @@ def test_aliases_are_compared_and_set(features: tuple[ArtifactRegistry, list[dat
     before = len(registry.get_alias_history("features"))
     registry.set_alias("features", 2, "production")
     assert len(registry.get_alias_history("features")) == before, "it points there already"
-    registry.remove_alias("features", "production")
+    registry.delete_alias("features", "production")
     assert registry.get_aliases("features") == {}
     with pytest.raises(ArtifactNotFound, match="no alias 'production'"):
-        registry.remove_alias("features", "production")
+        registry.delete_alias("features", "production")
 
 
 @pytest.mark.parametrize("stage", ["v3", "3", "latest", "2026-01-01", "V3", "-1", "", "a/../b", "x\n"])
@@ -493,7 +495,7 @@ def test_releases_pin_versions(registry: ArtifactRegistry, tmp_path: Path) -> No
     assert first.artifacts == {"model": "v1", "features": "v0"}
     assert second.artifacts == {"model": "v2", "features": "v1", "left out": "v0"}
     fresh = ArtifactRegistry(registry.repository.url)
-    assert fresh.list_releases() == [first, second]
+    assert fresh.list_releases() == [second, first]
     assert fresh.find_release("v1.0") == first
     assert fresh.find_release() == second
     assert fresh.find_release(between, match="asof") == first
@@ -501,15 +503,15 @@ def test_releases_pin_versions(registry: ArtifactRegistry, tmp_path: Path) -> No
         fresh.find_release("v1.2")
     with pytest.raises(ArtifactNotFound, match="no version as of"):
         fresh.find_release(before, match="asof")
-    with pytest.raises(ValueError, match=r"has a release 'v1\.0': choose another tag"):
+    with pytest.raises(ValueError, match=r"has a release 'v1\.0'. Choose another tag"):
         fresh.create_release("v1.0")
     copy = registry.copy_release("v1.0", tmp_path / "copy")
-    assert copy.list_artifacts() == ["features", "model"]
+    assert copy.list_names() == ["features", "model"]
     assert [info.version for info in copy.list_versions("model")] == ["v1"]
     assert copy.load_artifact("model", copy.find_release("v1.0").artifacts["model"]) == {"w": [1]}
     assert registry.copy_release("v1.0", tmp_path / "copy").find_release().artifacts == first.artifacts
     assert copy.log_artifact("model", 3).version == "v2"
-    with pytest.raises(CommitConflict, match="v2 cannot come"):
+    with pytest.raises(CommitConflict, match="v2 cannot be added"):
         registry.copy_release("v1.1", tmp_path / "copy")
 
 
@@ -529,7 +531,7 @@ def test_a_flipped_bit_is_named_and_nothing_arrives(registry: ArtifactRegistry, 
     largest.chmod(0o644)
     largest.write_bytes(data)
     fresh = ArtifactRegistry(registry.repository.url)
-    with pytest.raises(DamagedVersion, match=r"default/x:v0, file deep/er/weights.bin: "):
+    with pytest.raises(DamagedVersion, match=r"default/x:v0, file 'deep/er/weights.bin': "):
         fresh.download_artifact("x", to=tmp_path / "to")
     assert not (tmp_path / "to").exists()
     assert not list(tmp_path.glob(".to*"))
@@ -542,3 +544,137 @@ def test_json_is_what_it_says(registry: ArtifactRegistry) -> None:
     registry.log_artifact("team/features", {"a": [1, 2]}, indent=4)
     with registry.download_artifact("team/features") as directory:
         assert json.loads((directory / "features.json").read_text()) == {"a": [1, 2]}
+
+
+# --- the handle, pins, and what is deleted ---------------------------------------------------------------------------
+
+
+def test_the_handle_has_the_methods_without_the_name(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    model = registry.artifact("model")
+    assert not model.exists()
+    with pytest.raises(ArtifactNotFound):
+        model.get()
+    assert [model.log(value).version for value in (1, 2)] == ["v0", "v1"]
+    assert (model.load(), model.load(0), model.get(0)) == (2, 1, registry.get_artifact("model", 0))
+    assert model.list_versions() == registry.list_versions("model")
+    model.update_metadata({"loss": 1}, 0)
+    model.set_expiry("2199-01-01", 0)
+    with pytest.raises(InvalidArgument, match="too far away"):
+        model.set_expiry("2999-01-01")
+    assert model.get(0).metadata == {"loss": 1}
+    assert model.set_stage("production", 0).version == "v0"
+    assert model.set_alias("best", 1).version == "v1"
+    assert model.get_aliases() == {"best": "v1", "production": "v0"}
+    model.set_stage("production", 1)
+    assert model.rollback("production").version == "v0"
+    model.delete_alias("best")
+    assert [move.version for move in model.get_alias_history("best")] == ["v1", None]
+    assert model.list_files() == [("model.json", 1)]
+    with model.download(0) as folder:
+        assert (folder / "model.json").read_text() == "1"
+    with model.log_folder() as folder:
+        (folder / "file").write_text("text")
+    model.log_files(tmp_path / "repository" / "repository.json")
+    assert [difference.path for difference in model.diff(2, 3)] == ["file", "repository.json"]
+    assert model.copy_to(ArtifactRegistry(tmp_path / "other"), 0).version == "v0"
+    assert "default/model" in repr(model)
+
+
+def test_the_latest_of_each_artifact_is_listed_newest_first(registry: ArtifactRegistry) -> None:
+    for name in ("b", "a", "b", "c"):
+        registry.log_artifact(name, name)
+    assert [(info.name, info.version) for info in registry.list_artifacts()] == [("c", "v0"), ("b", "v1"), ("a", "v0")]
+    assert registry.list_artifacts("none") == []
+
+
+def protect(registry: ArtifactRegistry, how: str) -> None:
+    if how == "pinned":
+        registry.pin("x", 0)
+        registry.pin("x", "v0")
+    elif how == "alias production":
+        registry.set_alias("x", 0, "production")
+    else:
+        registry.create_release("r", {"x": 0})
+
+
+@pytest.mark.parametrize("how", ["pinned", "alias production", "released"])
+def test_what_is_protected_is_deleted_by_force_only(registry: ArtifactRegistry, how: str) -> None:
+    for value in range(3):
+        registry.log_artifact("x", value)
+    protect(registry, how)
+    with pytest.raises(InvalidArgument, match=rf"x:v0 was not deleted: {how}\. Nothing was changed"):
+        registry.delete_version("x", 0)
+    with pytest.raises(InvalidArgument, match=rf"x:v0 was not deleted: {how}\. Nothing was changed"):
+        registry.delete_artifact("x")
+    assert len(registry.list_versions("x")) == 3
+    policy = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+    report = registry.cleanup(policy, dry_run=True, name="x")
+    assert (report.dry_run, report.deleted) == (True, ("x:v1",))
+    assert {row.name: row.reasons for row in report.rows}["x:v0"] == (how,)
+    registry.delete_version("x", 0, force=True)
+    for each in (registry, ArtifactRegistry(registry.repository.url)):
+        assert [info.version for info in each.list_versions("x")] == ["v2", "v1"]
+        assert each.get_aliases("x") == {}
+        with pytest.raises(ArtifactNotFound):
+            each.load_artifact("x", 0)
+
+
+def test_an_alias_does_not_fall_back_when_its_version_is_deleted(registry: ArtifactRegistry) -> None:
+    for value in range(2):
+        registry.log_artifact("x", value)
+        registry.promote_artifact("x", to="production")
+    registry.delete_version("x", 1, force=True)
+    assert registry.get_aliases("x") == {}
+    with pytest.raises(ArtifactNotFound, match="no version 'production'"):
+        registry.load_artifact("x", "production")
+    assert registry.load_artifact("x") == 0
+
+
+def test_numbers_are_never_given_twice(registry: ArtifactRegistry) -> None:
+    for value in range(3):
+        registry.log_artifact("x", value)
+    registry.delete_version("x", 2)
+    assert registry.get_artifact("x").version == "v1"
+    assert registry.log_artifact("x", 3).version == "v3"
+    registry.delete_artifact("x")
+    assert not registry.exists("x")
+    assert registry.list_artifacts() == []
+    with pytest.raises(ArtifactNotFound):
+        registry.delete_artifact("x")
+    assert registry.log_artifact("x", 4).version == "v4"
+    assert registry.repository.check(read_data=True).ok
+
+
+def test_a_pin_can_be_taken_away(registry: ArtifactRegistry) -> None:
+    for value in range(3):
+        registry.log_artifact("x", value)
+    registry.pin("x", 0)
+    assert [info.pinned for info in registry.list_versions("x")] == [False, False, True]
+    registry.unpin("x", 0)
+    registry.unpin("x", 0)
+    policy = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+    assert registry.cleanup(policy).deleted == ("x:v1", "x:v0")
+    with pytest.raises(InvalidArgument, match="pass a RetentionPolicy"):
+        registry.cleanup()
+
+
+def test_looking_does_not_wait_for_an_upload(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    registry.log_artifact("x", 0)
+    (tmp_path / "large").write_bytes(random.Random(1).randbytes(1_000_000))
+    looked = threading.Event()
+    found: list[str] = []
+
+    def look() -> None:
+        found.extend(info.version for info in registry.list_versions("x"))
+        found.append(registry.get_artifact("x").version)
+        found.append(registry.list_artifacts()[0].version)
+        looked.set()
+
+    def progress(*_: object) -> None:
+        if not found:
+            threading.Thread(target=look).start()
+            assert looked.wait(30)
+
+    registry.log_files("x", tmp_path / "large", progress=progress)
+    assert found == ["v0", "v0", "v0"]
+    assert registry.get_artifact("x").version == "v1"

@@ -168,7 +168,7 @@ def test_pickle_needs_permission(registry: ArtifactRegistry) -> None:
 def test_folders_are_not_loaded_and_values_are(registry: ArtifactRegistry) -> None:
     with registry.log_folder("folder") as folder:
         (folder / "a").write_text("a")
-    with pytest.raises(InvalidArgument, match="is a folder of files: use download_artifact"):
+    with pytest.raises(InvalidArgument, match=r"is a folder of files\. Use download_artifact"):
         registry.load_artifact("folder")
 
 

@@ -290,12 +290,12 @@ def test_artifacts_too(tmp_path: Path) -> None:
     registry.create_release("2026.1", {"model": 5})
     before = registry.cleanup(LAST_ONE, dry_run=True)
     assert len(registry.list_versions("model")) == 9
-    assert registry.cleanup(LAST_ONE) == before
-    assert [row.name for row in before["model"] if row.keep] == ["v8", "v5", "v3", "v2"]
+    assert registry.cleanup(LAST_ONE).rows == before.rows
+    assert [row.name for row in before.rows if row.keep] == ["model:v8", "model:v5", "model:v3", "model:v2"]
     assert registry.repository.prune(grace=0).bytes_freed > 5 * 200_000
     again = ArtifactRegistry(Repository(tmp_path / "repository"))
     for each in (registry, again):
-        assert [info.version for info in each.list_versions("model")] == ["v2", "v3", "v5", "v8"]
+        assert [info.version for info in each.list_versions("model")] == ["v8", "v5", "v3", "v2"]
         assert each.load_artifact("model", 5) == random.Random(5).randbytes(200_000)
         with pytest.raises(ArtifactNotFound, match="v4"):
             each.load_artifact("model", "v4")
@@ -314,8 +314,8 @@ def test_a_version_that_is_released_meanwhile_stays(tmp_path: Path) -> None:
     assert rival.list_versions("model")
     stale = rival._artifacts.artifact("model", "default")
     registry.create_release("first", {"model": 0})
-    assert not stale.history.pinned  # it has not looked since
-    assert [row.name for row in rival.cleanup(LAST_ONE)["model"] if row.keep] == ["v2", "v0"]
+    assert not stale._tracked.view.released  # it has not looked since
+    assert [row.name for row in rival.cleanup(LAST_ONE).rows if row.keep] == ["model:v2", "model:v0"]
     with pytest.raises(ArtifactNotFound, match="version 1"):
         registry.create_release("second", {"model": 1})
     assert [release.tag for release in registry.list_releases()] == ["first"]
@@ -326,14 +326,15 @@ def test_no_stage_is_a_version_that_was_cleaned_up_meanwhile(tmp_path: Path, mon
     registry, rival = (ArtifactRegistry(Repository(tmp_path / "repository")) for _ in range(2))
     for value in range(3):
         registry.log_artifact("model", value)
-    find = registry._artifacts.find
+    model = registry.artifact("model")
+    find = model._find
 
     def then_clean_up(*arguments: Any) -> Any:
         found = find(*arguments)
         rival.cleanup(LAST_ONE)
         return found
 
-    monkeypatch.setattr(registry._artifacts, "find", then_clean_up)
+    monkeypatch.setattr(model, "_find", then_clean_up)
     with pytest.raises(ArtifactNotFound, match="version 0"):
         registry.set_alias("model", 0, "production")
     assert rival.get_aliases("model") == {}

@@ -269,8 +269,8 @@ def test_lists(registry: WandbArtifactRegistry, name: str) -> None:
     for at in range(3):
         registry.log_artifact(f"{name}-{at}", at)
     assert registry.active_collection in registry.list_collection_names()
-    assert registry.list_artifacts() == [name, *(f"{name}-{at}" for at in range(3))]
-    assert registry.list_artifacts("none") == []
+    assert registry.list_names() == [name, *(f"{name}-{at}" for at in range(3))]
+    assert registry.list_names("none") == []
     infos = registry.list_versions(name)
     assert [(info.version, info.metadata, info.aliases) for info in infos] == [
         (f"v{at}", {"at": at}, ["latest"] if at == 4 else []) for at in range(5)
@@ -288,7 +288,7 @@ def test_lists(registry: WandbArtifactRegistry, name: str) -> None:
 def test_a_project_that_is_not_there_is_empty(run: None) -> None:
     registry = WandbArtifactRegistry("nowhere", entity=ENTITY)
     assert registry.list_collection_names() == []
-    assert registry.list_artifacts() == []
+    assert registry.list_names() == []
     with pytest.raises(ArtifactNotFound, match="team/nowhere has no artifact 'x'"):
         registry.load_artifact("x")
 
@@ -411,10 +411,10 @@ def test_stages_are_aliases(registry: WandbArtifactRegistry, name: str) -> None:
     with pytest.raises(CommitConflict, match="is v1, not unset as expected"):
         registry.promote_artifact(name, 0, to="production", expected=None)
     registry.set_alias(name, 0, "staging", expected=None)
-    registry.remove_alias(name, "production")
+    registry.delete_alias(name, "production")
     assert registry.get_aliases(name) == {"latest": "v1", "staging": "v0"}
     with pytest.raises(ArtifactNotFound, match="no version 'production'"):
-        registry.remove_alias(name, "production")
+        registry.delete_alias(name, "production")
     with pytest.raises(NotSupported, match="no history of aliases"):
         registry.get_alias_history(name)
 
@@ -535,7 +535,7 @@ def test_differences(server: WandbServer, registry: WandbArtifactRegistry, name:
         (tmp_path / f"only-{at}").touch()
         registry.log_files(name, tmp_path)
         (tmp_path / f"only-{at}").unlink()
-    assert registry.get_version_diff(name, 0) == [
+    assert registry.diff(name, 0) == [
         FileDifference("only-0", "removed", "0 bytes", None),
         FileDifference("only-1", "added", None, "0 bytes"),
         FileDifference(
@@ -544,10 +544,10 @@ def test_differences(server: WandbServer, registry: WandbArtifactRegistry, name:
     ]
     for version in (0, 1):
         server.storage.pop(stored(server, name, version).file("text.txt")["id"])
-        assert registry.get_version_diff(name, version, version) == []
+        assert registry.diff(name, version, version) == []
     registry.log_artifact(f"{name}-tree", {"a": 1, "b": np.zeros(5000)}, "pytree")
     registry.log_artifact(f"{name}-tree", {"a": 2, "b": np.zeros(5000)}, "pytree")
-    [difference] = registry.get_version_diff(f"{name}-tree", 0, 1)
+    [difference] = registry.diff(f"{name}-tree", 0, 1)
     assert (difference.path, difference.old, difference.new) == ("a", "1", "2")
 
 

@@ -1,19 +1,21 @@
 """Artifacts: files, folders and values in immutable versions, promoted from stage to stage, released together.
 
-This room knows the repository, and neither Prefect nor any other room. Handlers for values are found through the
+This layer knows the repository, and neither Prefect nor the other kinds. Handlers for values are found through the
 entry-point group `prefect_snapshots.handlers`; what they need is imported when they are used.
 """
 
+from .artifact import Artifact
 from .differences import Difference, FileDifference
-from .downloads import Download
+from .downloads import Download, LoggedFolder
 from .handlers import FileHandler, Handler, list_handlers
 from .history import Move, VersionLike
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Release
 from .models import ModelLogger
-from .registry import ArtifactRegistry, LoggedFolder
+from .registry import ArtifactRegistry
 from .wandb import WandbArtifactRegistry
 
 __all__ = [
+    "Artifact",
     "ArtifactInfo",
     "ArtifactManager",
     "ArtifactRegistry",

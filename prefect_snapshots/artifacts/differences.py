@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from .folders import Entry, offsets
+from ..repository.location import Buffer
+from ..trees.entries import Entry
+from ..trees.stored import StoredTree
 
 _PIECE = 8 * 1024 * 1024
 _TEXT_LIMIT = 1024 * 1024
@@ -28,6 +31,9 @@ class Body(Protocol):
 
 class Bodies(Body, Protocol):
     """The bytes of a folder: its files, end to end."""
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Return so many verified bytes from an offset on."""
 
     def identity(self, offset: int, length: int) -> object:
         """Something that is equal for equal bytes of a file, found without reading them."""
@@ -97,8 +103,8 @@ def diff_folders(
     """
     before = {entry.path: entry for entry in old_entries}
     after = {entry.path: entry for entry in new_entries}
-    old_files = {entry.path: _Part(old, offset, entry.size) for entry, offset in offsets(old_entries)}
-    new_files = {entry.path: _Part(new, offset, entry.size) for entry, offset in offsets(new_entries)}
+    old_files = {entry.path: _Part(old, offset, entry.size) for entry, offset in StoredTree(old, old_entries).files}
+    new_files = {entry.path: _Part(new, offset, entry.size) for entry, offset in StoredTree(new, new_entries).files}
     found: list[FileDifference] = []
     for path in sorted(before.keys() | after.keys()):
         a, b = before.get(path), after.get(path)
@@ -148,7 +154,7 @@ def _mode(path: str, old: Entry, new: Entry) -> list[FileDifference]:
 def _describe(entry: Entry) -> str:
     if stat.S_ISDIR(entry.mode):
         return "directory"
-    return f"link to {entry.link}" if entry.link else _bytes(entry.size)
+    return f"link to {os.fsdecode(entry.link)}" if entry.link else _bytes(entry.size)
 
 
 def _size(body: Body) -> str:

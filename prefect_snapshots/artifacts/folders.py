@@ -1,11 +1,8 @@
-"""Folders <-> contents: files with their modes, directories and links.
+"""Folders as artifacts: which trees are fit to be one, and how they are logged and listed.
 
-The *manifest* of a folder lists its *entries* in the order of their paths; the *body* is the bytes of its files, end to
-end in this order. Every file of some size is cut into chunks on its own, so that no neighbour's change moves its cuts;
-smaller ones that follow each other share chunks.
-
-Paths are data: one that is absolute, has `..` or control characters, or a link that leads out of the folder is refused,
-when it is logged and again when it comes back.
+A folder has files with their permissions, directories, and links that stay inside: what means the same on every machine
+and for every user. Owners, times, attributes and holes are not kept, so that the same folder is the same content
+wherever it comes from. What is not fit is refused when it is logged, and again when it comes back.
 """
 
 from __future__ import annotations
@@ -13,47 +10,24 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 
-from ..errors import DamagedVersion, IntegrityError, InvalidArgument, InvalidName, ObjectMissing, UnsupportedFormat
-from ..repository.chunking import AVERAGE_SIZE, content_defined_stream
+from ..errors import IntegrityError, InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedFormat
 from ..repository.contents import INLINE_LIMIT, ContentReader, Stored, Writer, inline
+from ..trees.entries import Entry, check_entries, check_path
+from ..trees.reading import Tree
+from ..trees.scanning import Scan, Selection, entry_of, scan, state_of
 
 FORMAT = 1
 
-_OWN = AVERAGE_SIZE // 4
-"""Bytes of a file from which on it shares no chunk with its neighbours; the average of chunks that are shared."""
-_PIECE = 8 * 1024 * 1024
-"""Bytes of a file, or of small files together, that are read and written at once."""
 _SMALL = 2 * 1024 * 1024
 """Bytes of a folder below which handing work to threads costs more than it saves."""
-_WORKERS = 4
-"""Threads that write files; each of them has a piece in memory."""
 _STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """One file, directory or link of a folder."""
-
-    path: str
-    """Relative to the folder, with `/`."""
-    mode: int
-    """Its type and its permissions, as in `stat`."""
-    size: int = 0
-    """Bytes of a file."""
-    link: str = ""
-    """What a link names, relative to its own place."""
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it has bytes."""
-        return stat.S_ISREG(self.mode)
 
 
 class _Manifest(msgspec.Struct, array_like=True):
@@ -62,341 +36,174 @@ class _Manifest(msgspec.Struct, array_like=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """An entry, and where it is read from."""
+class Folder:
+    """A file or folder on the disk that is about to be logged.
 
-    entry: Entry
-    local: Path
-    state: tuple[int, ...]
-    """What changes when the file does."""
+    Attributes:
+        root: The folder, or the one that the file is in, without a link in its path.
+        scan: What was found in it.
+        entries: What is stored: parents first, under the paths that they have in the artifact.
+        files: For each file its path in the artifact, and the entry that was found.
+    """
+
+    root: str
+    scan: Scan
+    entries: Sequence[Entry]
+    files: Sequence[tuple[str, Entry]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def manifest(self) -> bytes:
+        """What is stored beside the bytes of the files."""
+        return encode_manifest(self.entries)
+
+    def travelling(self) -> Stored | None:
+        """Return the folder as it travels inside an event; None if it is too large for that."""
+        if self.size > INLINE_LIMIT:
+            return None
+        return inline(self.manifest, self._tree.travelling())
+
+    def store(self, writer: Writer, passed: Callable[[int], None] = lambda _: None) -> Stored:
+        """Store the folder.
+
+        Args:
+            writer: Of the commit.
+            passed: Called with bytes that are about to be read.
+
+        Raises:
+            InvalidArgument: A file is not what the scan found.
+        """
+        chunks = self._tree.chunks(writer, passed)
+        return writer.store_cut(self.manifest, chunks, small=self.size < _SMALL)
+
+    def path_of(self, entry: Entry) -> str:
+        """Return where a file is on the disk."""
+        return f"{self.root}/{entry.path}"
+
+    def check_unchanged(self, entry: Entry) -> None:
+        """Raise `InvalidArgument` if a file is not what the scan found."""
+        if state_of(os.stat(self.path_of(entry))) != (entry.size, entry.mtime, *entry.state[:2]):
+            raise InvalidArgument(f"{self.path_of(entry)} changed while it was logged. Log it again when it is done.")
+
+    @property
+    def _tree(self) -> Tree:
+        return Tree(self.root, self.scan, exact=False)
 
 
-# --- from the disk ---------------------------------------------------------------------------------------------------
+def scan_folder(local: Path, below: str | None = None) -> Folder:
+    """Look at a file or folder that is to be logged. No file is read.
 
-
-def scan(local: Path, below: str | None = None) -> list[Source]:
-    """What a file or folder consists of, in the order of the paths. No file is read.
-
-    Arguments:
-        local: a file, which keeps its name, or a folder, whose entries keep theirs.
-        below: the folder within the artifact that takes them.
+    Args:
+        local: A file, which keeps its name, or a folder, whose entries keep theirs.
+        below: The folder in the artifact that takes them. Default: its top.
 
     Raises:
-        ObjectMissing: there is nothing at `local`.
-        InvalidName: a path that has no safe equal elsewhere, or a link that leads out of the folder.
-        InvalidArgument: something that is neither file, directory nor link.
+        ObjectMissing: There is nothing at `local`.
+        InvalidName: A path or a link is not fit for an artifact.
+        InvalidArgument: Something is neither a file, a directory nor a link.
     """
     try:
-        found = os.stat(local)
+        status = os.stat(local)
     except FileNotFoundError:
-        raise ObjectMissing(f"there is no file or folder {local}") from None
-    prefix = "" if below is None else f"{check_path(below.rstrip('/'))}/"
-    if stat.S_ISDIR(found.st_mode):
-        sources = list(_scan_folder(local, prefix))
+        raise ObjectMissing(f"There is no file or folder {local}.") from None
+    prefix = b"" if below is None else check_path(os.fsencode(below.rstrip("/"))) + b"/"
+    root = os.path.realpath(local)
+    if stat.S_ISDIR(status.st_mode):
+        found = _scan(root)
+        names = [prefix + entry.raw for entry in found.entries]
     else:
-        sources = [_source(f"{prefix}{local.name}", local, found)]
-    return sorted(sources, key=lambda source: source.entry.path)
+        root, _, name = root.rpartition("/")
+        found = Scan(Entry(b"", stat.S_IFDIR), time.time_ns(), [entry_of(os.fsencode(name), status)], [-1])
+        names = [prefix + os.fsencode(local.name)]
+    steps = prefix.split(b"/")
+    above = [Entry(b"/".join(steps[:depth]), stat.S_IFDIR | 0o755) for depth in range(1, len(steps))]
+    stored = [_plain(entry, name, root) for entry, name in zip(found.entries, names, strict=True)]
+    check_portable(above)
+    check_portable(stored)
+    files = [(kept.path, entry) for kept, entry in zip(stored, found.entries, strict=True) if entry.is_file]
+    return Folder(root or "/", found, above + stored, files)
 
 
-def encode_manifest(sources: Iterable[Source]) -> bytes:
-    """The manifest of a folder."""
-    return msgspec.msgpack.encode(_Manifest(FORMAT, [source.entry for source in sources]))
+def _scan(root: str) -> Scan:
+    found = scan(root, Selection(), hard_links=False)
+    if found.skipped:
+        raise _unfit(f"{root}/{found.skipped[0]}")
+    if found.unreadable:
+        raise PermissionDenied(f"{root} cannot be logged, and nothing was saved: {found.unreadable[0]}.")
+    if found.vanished:
+        raise InvalidArgument(f"{root}/{found.vanished[0]} was deleted while {root} was logged. Nothing was saved.")
+    return found
 
 
-def size_of(sources: Iterable[Source]) -> int:
-    """Bytes of all files."""
-    return sum(source.entry.size for source in sources)
+def _plain(entry: Entry, raw: bytes, root: str) -> Entry:
+    """Return what an artifact keeps of an entry."""
+    if not (entry.is_file or entry.is_directory or entry.is_symlink):
+        raise _unfit(f"{root}/{entry.path}")
+    mode = stat.S_IFLNK | 0o777 if entry.is_symlink else stat.S_IFMT(entry.mode) | entry.mode & 0o777
+    return Entry(raw, mode, entry.size, entry.link)
 
 
-def travelling(manifest: bytes, sources: Sequence[Source]) -> Stored | None:
-    """A folder as it travels inside an event; None when it is too large for that."""
-    if size_of(sources) > INLINE_LIMIT:
-        return None
-    return inline(manifest, [piece for source in sources for piece in _pieces(source)])
-
-
-def store(
-    writer: Writer, manifest: bytes, sources: Sequence[Source], passed: Callable[[int], None] = lambda _: None
-) -> Stored:
-    """Store a folder. `passed` is called with bytes that were read.
-
-    Raises:
-        InvalidArgument: a file changed since it was scanned, or while it was read.
-    """
-
-    def pieces(source: Source) -> Iterator[bytes]:
-        for piece in _pieces(source):
-            yield piece
-            passed(len(piece))
-
-    return writer.store_cut(manifest, _chunks(sources, pieces), small=size_of(sources) < _SMALL)
-
-
-def _chunks(sources: Iterable[Source], pieces: Callable[[Source], Iterator[bytes]]) -> Iterator[memoryview]:
-    for small, group in groupby(sources, lambda source: source.entry.size < _OWN):
-        if small:
-            yield from content_defined_stream(chain.from_iterable(map(pieces, group)), _OWN)
-        else:
-            for source in group:
-                yield from content_defined_stream(pieces(source))
-
-
-def _pieces(source: Source) -> Iterator[bytes]:
-    if not stat.S_ISREG(source.entry.mode):
-        return
-    left = source.entry.size
-    with source.local.open("rb", buffering=0) as file:
-        while left and _state(os.fstat(file.fileno())) == source.state and (piece := file.read(min(left, _PIECE))):
-            left -= len(piece)
-            yield piece
-        if left or _state(os.fstat(file.fileno())) != source.state:
-            raise _changed(source)
-
-
-def check_unchanged(source: Source) -> None:
-    """Raise `InvalidArgument` if a file is not what it was when it was scanned."""
-    if _state(os.stat(source.local)) != source.state:
-        raise _changed(source)
-
-
-def _changed(source: Source) -> InvalidArgument:
-    return InvalidArgument(f"{source.local} changed while it was logged: nothing was. Log it when it is done")
-
-
-def _scan_folder(folder: Path, prefix: str) -> Iterator[Source]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = f"{prefix}{entry.name}"
-            local = Path(entry.path)
-            yield _source(path, local, entry.stat(follow_symlinks=False))
-            if entry.is_dir(follow_symlinks=False):
-                yield from _scan_folder(local, f"{path}/")
-
-
-def _source(path: str, local: Path, found: os.stat_result) -> Source:
-    mode = stat.S_IFMT(found.st_mode) | found.st_mode & 0o777
-    is_file, is_link = stat.S_ISREG(mode), stat.S_ISLNK(mode)
-    if not (is_file or is_link or stat.S_ISDIR(mode)):
-        raise InvalidArgument(f"{local} is neither a file nor a directory nor a link: an artifact cannot hold it")
-    entry = Entry(
-        check_path(path),
-        stat.S_IFLNK | 0o777 if is_link else mode,
-        found.st_size if is_file else 0,
-        os.readlink(local) if is_link else "",
+def _unfit(path: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{path!r} is neither a file nor a directory nor a link, and an artifact cannot hold it. Nothing was saved."
     )
-    if is_link:
-        _check_link(entry)
-    return Source(entry, local, _state(found))
 
 
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-# --- onto the disk ---------------------------------------------------------------------------------------------------
+def encode_manifest(entries: Sequence[Entry]) -> bytes:
+    """Encode the manifest of a folder."""
+    return msgspec.msgpack.encode(_Manifest(FORMAT, list(entries)))
 
 
 def decode_manifest(content: ContentReader) -> list[Entry]:
-    """The entries of a folder, checked: nothing of them leads anywhere else.
+    """Decode the entries of a folder, checked: nothing of them leads anywhere else.
 
     Raises:
-        IntegrityError: the manifest is damaged.
-        UnsupportedFormat: a newer version wrote it.
-        InvalidName: it leads out of the folder.
+        IntegrityError: The manifest is damaged.
+        UnsupportedFormat: A newer version wrote it.
+        InvalidName: It is not fit for an artifact.
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
     except msgspec.MsgspecError as error:
-        raise IntegrityError(f"the manifest of this folder is damaged: {error}") from None
+        raise IntegrityError(f"The manifest of this folder is damaged: {error}") from None
     if manifest.format > FORMAT:
         raise UnsupportedFormat(
-            f"this folder has format {manifest.format}, and this prefect-snapshots reads up to {FORMAT}: upgrade it"
+            f"This folder has format {manifest.format}, and this version of prefect-snapshots reads up to {FORMAT}. "
+            "Upgrade prefect-snapshots."
         )
-    entries = manifest.entries
-    if sum(entry.size for entry in entries) != content.body_size or any(entry.size < 0 for entry in entries):
-        raise IntegrityError("the files of this folder do not add up to its size")
-    check_entries(entries)
-    return entries
+    check_entries(manifest.entries, content.body_size)
+    check_portable(manifest.entries)
+    return manifest.entries
 
 
-def check_entries(entries: Sequence[Entry]) -> None:
-    """Refuse entries of which one leads anywhere else, is no file, directory or link, or is in the way of another.
+def check_portable(entries: Iterable[Entry]) -> None:
+    """Refuse entries that do not mean the same on every machine.
 
     Raises:
-        InvalidName: naming it.
+        InvalidName: A path has control characters or is no UTF-8, a link could lead out, or something is neither a
+            file, a directory nor a link.
     """
-    directories: set[str] = set()
-    others: set[str] = set()
     for entry in entries:
-        check_path(entry.path)
-        (directories if stat.S_ISDIR(entry.mode) else others).add(entry.path)
-        directories.update(map(str, PurePosixPath(entry.path).parents))
-        if stat.S_ISLNK(entry.mode):
+        path = entry.path
+        check_path(entry.raw)
+        if _STRANGE.search(path):
+            raise InvalidName(f"The path {path!r} has control characters, or is no valid UTF-8. Rename the file.")
+        if entry.is_symlink:
             _check_link(entry)
-        elif not (stat.S_ISREG(entry.mode) or stat.S_ISDIR(entry.mode)) or entry.mode & 0o7000:
-            raise InvalidName(f"{entry.path!r} is neither a file nor a directory nor a link: refused")
-    if directories & others or len({entry.path for entry in entries}) < len(entries):
-        raise InvalidName("two entries of this folder claim the same path: refused")
-
-
-def write(
-    content: ContentReader,
-    entries: Sequence[Entry],
-    folder: Path,
-    label: str,
-    *,
-    durable: bool,
-    passed: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write a folder to the disk, every byte verified, files in parallel.
-
-    Arguments:
-        content: the content.
-        entries: from `decode_manifest`.
-        folder: an empty directory.
-        label: what errors call the version.
-        durable: whether it has survived a loss of power when this returns.
-        passed: called with bytes that were written.
-
-    Raises:
-        DamagedVersion: naming the first file that cannot be verified.
-    """
-    place_links(entries, folder)
-
-    def job(files: list[tuple[Entry, int]]) -> int:
-        try:
-            return _write_files(content, files, folder, durable)
-        except IntegrityError as error:
-            raise DamagedVersion(label, _damaged_file(content, files), str(error)) from error
-
-    with ThreadPoolExecutor(_WORKERS, "prefect-snapshots-files") as workers:
-        try:
-            for written in workers.map(job, _jobs(entries)):
-                passed(written)
-        except BaseException:
-            workers.shutdown(cancel_futures=True)
-            raise
-    finish(entries, folder, durable)
-
-
-def place_links(entries: Iterable[Entry], folder: Path) -> None:
-    """Make the directories and links of a folder."""
-    for entry in entries:
-        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
-        if stat.S_ISDIR(entry.mode):
-            (folder / entry.path).mkdir(exist_ok=True)
-        elif stat.S_ISLNK(entry.mode):
-            (folder / entry.path).symlink_to(entry.link)
-
-
-def finish(entries: Sequence[Entry], folder: Path, durable: bool) -> None:
-    """Give directories their modes, and make all names durable if they shall be."""
-    set_directory_modes(entries, folder)
-    if durable:
-        for at, _, _ in os.walk(folder):
-            sync(at)
-
-
-def set_directory_modes(entries: Sequence[Entry], folder: Path) -> None:
-    """Give directories their modes: last, and the deepest first, because one of them may forbid writing."""
-    for entry in reversed(entries):
-        if stat.S_ISDIR(entry.mode):
-            os.chmod(folder / entry.path, stat.S_IMODE(entry.mode))
-
-
-def sync(directory: str | Path) -> None:
-    """Make the names in a directory durable."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def offsets(entries: Iterable[Entry]) -> Iterator[tuple[Entry, int]]:
-    """The files, and where in the body each of them begins."""
-    offset = 0
-    for entry in entries:
-        if stat.S_ISREG(entry.mode):
-            yield entry, offset
-        offset += entry.size
-
-
-def _jobs(entries: Iterable[Entry]) -> Iterator[list[tuple[Entry, int]]]:
-    """Files that follow each other, up to a piece together; a larger one is alone."""
-    job: list[tuple[Entry, int]] = []
-    size = 0
-    for entry, offset in offsets(entries):
-        if job and size + entry.size > _PIECE:
-            yield job
-            job, size = [], 0
-        job.append((entry, offset))
-        size += entry.size
-    if job:
-        yield job
-
-
-def _write_files(content: ContentReader, files: list[tuple[Entry, int]], folder: Path, durable: bool) -> int:
-    start = files[0][1]
-    end = files[-1][1] + files[-1][0].size
-    if end - start > _PIECE:
-        [(entry, _)] = files
-        spans: Iterable[tuple[int, int]] = ((at, min(_PIECE, end - at)) for at in range(start, end, _PIECE))
-        _write_file(folder, entry, (_read(content, at, length) for at, length in spans), durable)
-    else:
-        data = _read(content, start, end - start)
-        for entry, offset in files:
-            _write_file(folder, entry, [data[offset - start : offset - start + entry.size]], durable)
-    return end - start
-
-
-def _write_file(folder: Path, entry: Entry, pieces: Iterable[memoryview], durable: bool) -> None:
-    try:
-        file = os.open(folder / entry.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        raise InvalidName(f"{entry.path!r}: this file system takes two names of the artifact for one") from None
-    with open(file, "wb", buffering=0) as stream:
-        for piece in pieces:
-            while piece:
-                piece = piece[stream.write(piece) :]
-        os.fchmod(file, stat.S_IMODE(entry.mode))
-        if durable:
-            os.fsync(file)
-
-
-def _read(content: ContentReader, offset: int, length: int) -> memoryview:
-    view = memoryview(bytearray(length))
-    content.read_into([(offset, view)])
-    return view
-
-
-def _damaged_file(content: ContentReader, files: Iterable[tuple[Entry, int]]) -> str:
-    for entry, offset in files:
-        try:
-            for at in range(0, entry.size, _PIECE):
-                _read(content, offset + at, min(_PIECE, entry.size - at))
-        except IntegrityError:
-            return f"file {entry.path}"
-    return ""
-
-
-# --- paths -----------------------------------------------------------------------------------------------------------
-
-
-def check_path(path: str) -> str:
-    """Refuse a path that leads out of its folder, or cannot be shown or stored as text. Returns the path."""
-    if _STRANGE.search(path):
-        raise InvalidName(f"the path {path!r} has control characters, or bytes that are no text: rename the file")
-    if any(part in ("", ".", "..") for part in path.split("/")):
-        raise InvalidName(f"the path {path!r} leads out of its folder, or has an empty part: refused")
-    return path
+        elif not (entry.is_file or entry.is_directory) or entry.mode & 0o7000 or entry.link:
+            raise InvalidName(f"{path!r} is neither a file, a directory nor a link that an artifact can hold.")
+        if entry.extents is not None or entry.xattrs is not None:
+            raise InvalidName(f"{path!r} has holes or attributes, which an artifact cannot hold.")
 
 
 def _check_link(entry: Entry) -> None:
     """Refuse a link that could lead out. Its `..` come first, where they leave a real directory and not a link."""
-    parts = entry.link.split("/")
+    link = entry.link.decode("utf-8", "surrogateescape")
+    parts = link.split("/")
     ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
-    if not parts[0] or _STRANGE.search(entry.link) or ".." in parts[ups:] or ups > entry.path.count("/"):
-        raise InvalidName(
-            f"the link {entry.path!r} leads to {entry.link!r}, out of its folder: put the file itself there"
-        )
+    if not parts[0] or _STRANGE.search(link) or ".." in parts[ups:] or ups > entry.path.count("/"):
+        raise InvalidName(f"The link {entry.path!r} leads to {link!r}, out of its folder. Put the file itself there.")

@@ -2,7 +2,7 @@
 
 A *version* is `v0`, `v1`, ... in the order of the events that committed them; its number is in the event, so that
 a lost event changes no other number. An *alias* (a stage such as `production`) names one version; every *move* of it is
-kept. A version that a release names is *pinned*, which its own artifact knows, so that a clean-up cannot miss it.
+kept. A version that a release names is *released*, which its own artifact knows, so that a cleanup cannot miss it.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class History:
     """Where each alias points (the last one), and where a rollback leads."""
     moves: list[Move] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
+    """Versions that a user exempted from retention."""
+    released: set[int] = field(default_factory=set)
     """Versions that a release names, or was about to name."""
     next_number: int = 0
     _newest: Version | None = None
@@ -93,6 +95,7 @@ class History:
             {alias: list(stack) for alias, stack in self.aliases.items()},
             list(self.moves),
             set(self.pinned),
+            set(self.released),
             self.next_number,
             self._newest,
             list(self._times),
@@ -123,6 +126,10 @@ class History:
             )
         elif event.kind == "pin":
             self.pinned.add(int(body["version"][1:]))
+        elif event.kind == "unpin":
+            self.pinned.discard(int(body["version"][1:]))
+        elif event.kind == "release":
+            self.released.add(int(body["version"][1:]))
         elif event.kind == "lost":
             self.next_number += 1  # it may have been a version, and no number is given twice
 
@@ -139,13 +146,14 @@ class History:
     def exempt(self, number: int) -> list[str]:
         """Return the reasons why retention never deletes a version; none if it may."""
         reasons = ["latest"] if self._newest is not None and self._newest.number == number else []
-        reasons += ["released"] if number in self.pinned else []
-        for alias, stack in sorted(self.aliases.items()):
-            if stack[-1] == number:
-                reasons.append(f"alias {alias}")
-            elif number in stack[-2:]:
-                reasons.append(f"rollback of alias {alias}")  # a rollback moves the alias back to it
-        return reasons
+        rollbacks = [alias for alias, stack in sorted(self.aliases.items()) if number in stack[-2:-1]]
+        return reasons + self.protection(number) + [f"rollback of alias {alias}" for alias in rollbacks]
+
+    def protection(self, number: int) -> list[str]:
+        """Return the reasons why a version is only deleted by force; none if it is deleted without."""
+        reasons = ["pinned"] if number in self.pinned else []
+        reasons += ["released"] if number in self.released else []
+        return reasons + [f"alias {alias}" for alias in self.aliases_of(number)]
 
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that point to a version, sorted."""
@@ -195,9 +203,13 @@ class History:
         gone = {number for number, version in self.versions.items() if version.event.sequence in sequences}
         self.versions = {number: version for number, version in self.versions.items() if number not in gone}
         self._times = [(time, number) for time, number in self._times if number not in gone]
-        # A rollback leads to what is there still. Where an alias points, nothing was removed.
+        self._newest = next(reversed(self.versions.values()), None)
+        # A rollback leads to what still exists. An alias of what was deleted by force goes: if it fell back to its
+        # previous version instead, production would change unasked.
         self.aliases = {
-            alias: [number for number in stack if number not in gone] for alias, stack in self.aliases.items()
+            alias: [number for number in stack if number not in gone]
+            for alias, stack in self.aliases.items()
+            if stack[-1] not in gone
         }
 
     def _move(self, event: Event) -> None:
@@ -280,8 +292,17 @@ def is_time(text: str) -> bool:
 
 
 def expiry_of(moment: datetime | str | None) -> int | None:
-    """An expiry as it is stored."""
-    return None if moment is None else to_nanoseconds(parse_time(moment))
+    """Return an expiry as it is stored.
+
+    Raises:
+        InvalidArgument: It is no time, or is after the year 2262, which nanoseconds in 64 bits cannot express.
+    """
+    if moment is None:
+        return None
+    expiry = to_nanoseconds(parse_time(moment))
+    if not -(2**63) <= expiry < 2**63:
+        raise InvalidArgument(f"{moment} is too far away for an expiry. Pass None for a version that never expires.")
+    return expiry
 
 
 def is_expired(version: Version, now: datetime | None = None) -> bool:

@@ -1,13 +1,13 @@
 """What every store of artifacts offers, and the plain results that it gives.
 
-An *artifact* has a name within a *collection*. Every time something is logged under it, it gets a new *version*, which
-never changes. An *alias*, such as the *stage* `production`, names one version and can be moved.
+An *artifact* has a name in a *collection*. Every time you log something under it, it gets a new *version*, which never
+changes. An *alias*, such as the *stage* `production`, names one version and can be moved.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,14 +16,13 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..repository.contents import ContentReader
+from ..repository.maintenance.progress import Progress
+from ..retention import CleanupReport, RetentionPolicy
 from .differences import Difference
 from .history import Match, Move, VersionLike
 
 if TYPE_CHECKING:
     from .downloads import Download
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes of it are done, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +40,30 @@ class ArtifactVersion:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactInfo:
-    """What is known of a version without reading it."""
+    """The metadata of a version."""
 
     name: str
     collection: str
     version: str
     created_at: datetime
-    """In UTC, by the clock of who logged it."""
+    """In UTC, by the clock of the machine that logged it."""
     expiry: datetime | None
-    """In UTC: from then on it is only read with `validate=False`."""
+    """In UTC. From then on, it is only loaded with `validate=False`. None: never."""
     handler: str | None
-    """What reads its value; None of a folder."""
+    """What reads its value; None for a folder of files."""
     size: int
     """Bytes, uncompressed."""
     written: int
-    """Bytes that storing it took: what was there already, or was compressed away, does not count."""
+    """Bytes that storing it took: identical data is stored once, and compressed."""
     metadata: dict[str, Any]
     aliases: list[str]
-    """Those that point here now."""
+    """The aliases that point to it now, sorted."""
     environment: dict[str, str]
-    """What has to be the same where it is read, with versions."""
+    """Packages, and `python`, that must have the same version where it is loaded."""
     source: dict[str, str] | None
-    """Where it was promoted from; None when it was logged here."""
+    """Where it was promoted from; None if it was logged here."""
+    pinned: bool = False
+    """Whether it is exempt from retention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +86,36 @@ class ArtifactManager(Protocol):
 
     @property
     def active_collection(self) -> str:
-        """The collection that is meant where none is given."""
+        """The collection that is meant if none is given."""
 
     @property
     def allow_pickle(self) -> bool:
         """Whether values stored with pickle may be loaded."""
 
     def list_collection_names(self) -> list[str]:
-        """The collections that have artifacts, sorted."""
+        """List the collections that have artifacts, sorted."""
 
-    def list_artifacts(self, collection: str | None = None) -> list[str]:
-        """The names of the artifacts of a collection, sorted."""
+    def list_names(self, collection: str | None = None) -> list[str]:
+        """List the names of the artifacts of a collection, sorted."""
+
+    def list_artifacts(self, collection: str | None = None) -> list[ArtifactInfo]:
+        """List the latest version of each artifact, newest first."""
 
     def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
-        """All versions of an artifact, the oldest first."""
+        """List all versions of an artifact, newest first."""
 
     def exists(self, name: str, collection: str | None = None, version: VersionLike = None) -> bool:
-        """Whether there is such an artifact, or such a version of it."""
+        """Return whether there is such an artifact, or such a version of it."""
 
     def get_artifact(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> ArtifactInfo:
-        """What is known of a version."""
+        """Return the metadata of a version without reading it."""
 
     def get_artifact_metadata(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> dict[str, Any]:
-        """The metadata of a version."""
+        """Return what the user noted of a version."""
 
     def log_files(
         self,
@@ -123,7 +127,7 @@ class ArtifactManager(Protocol):
         """Log a file or a folder as a new version."""
 
     def log_folder(self, name: str, collection: str | None = None) -> AbstractContextManager[Path]:
-        """An empty folder to write into: what it holds at the end is logged, unless there is an exception."""
+        """Give an empty folder: what it holds when the block ends is logged, unless there is an exception."""
 
     def download_artifact(
         self,
@@ -149,7 +153,7 @@ class ArtifactManager(Protocol):
         collection: str | None = None,
         **reader_options: Any,
     ) -> Any:
-        """The value of a version."""
+        """Return the value of a version."""
 
     def adopt(
         self,
@@ -167,7 +171,7 @@ class ArtifactManager(Protocol):
     ) -> ArtifactVersion:
         """Make a version of a content that is stored in some repository."""
 
-    def get_version_diff(
+    def diff(
         self,
         name: str,
         old: VersionLike,
@@ -176,7 +180,31 @@ class ArtifactManager(Protocol):
         *,
         collection: str | None = None,
     ) -> Sequence[Difference]:
-        """What differs between two versions."""
+        """Compare two versions."""
+
+    def delete_version(
+        self, name: str, version: VersionLike, *, force: bool = False, collection: str | None = None
+    ) -> None:
+        """Delete one version. Refuses one that is pinned, released or has an alias, unless `force` is True."""
+
+    def delete_artifact(self, name: str, *, force: bool = False, collection: str | None = None) -> None:
+        """Delete all versions of an artifact. Refuses as `delete_version` does."""
+
+    def pin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
+        """Exempt a version from retention."""
+
+    def unpin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
+        """Let retention delete a version again."""
+
+    def cleanup(
+        self,
+        policy: RetentionPolicy | None = None,
+        dry_run: bool = False,
+        *,
+        name: str | None = None,
+        collection: str | None = None,
+    ) -> CleanupReport:
+        """Delete versions that a retention policy does not keep."""
 
     def set_alias(
         self,
@@ -187,10 +215,26 @@ class ArtifactManager(Protocol):
         *,
         collection: str | None = None,
     ) -> ArtifactVersion:
-        """Have an alias point to a version."""
+        """Point an alias to a version."""
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Every move of an alias, or of all, the oldest first."""
+        """Return every move of an alias, or of all, the oldest first."""
+
+    def set_stage(
+        self,
+        name: str,
+        version: VersionLike,
+        stage: str,
+        *,
+        expected: VersionLike | EllipsisType = ...,
+        collection: str | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage."""
+
+    def copy_to(
+        self, name: str, version: VersionLike, to: ArtifactManager, *, collection: str | None = None
+    ) -> ArtifactVersion:
+        """Copy a version into another registry."""
 
     def promote_artifact(
         self,

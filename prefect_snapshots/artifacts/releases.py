@@ -21,7 +21,7 @@ KIND = "releases"
 
 
 class Tagged:
-    """What the events of a collection's releases say."""
+    """The state of the releases of a collection."""
 
     def __init__(self, history: History, by_tag: dict[str, Version]) -> None:
         self.history = history
@@ -41,7 +41,7 @@ class Tagged:
 
 
 class Releases:
-    """The releases of one collection. They are found by time as versions are."""
+    """The releases of one collection. They are found by time, as versions are."""
 
     def __init__(self, repository: Repository, collection: str) -> None:
         self._collection = collection
@@ -55,7 +55,7 @@ class Releases:
         *,
         adopt: bool = False,
     ) -> Release:
-        """Commit a release. With `adopt` one that is there and says the same will do."""
+        """Commit a release. With `adopt`, an identical one that exists is returned."""
         body = {"tag": check_name(tag, "tag"), "artifacts": dict(artifacts), "metadata": clean_metadata(metadata)}
 
         def draft() -> Draft | None:
@@ -65,23 +65,23 @@ class Releases:
                 return Draft("version", {"id": f"v{now.history.next_number}", **body})
             if adopt and there.event.body["artifacts"] == body["artifacts"]:
                 return None
-            raise ReleaseExists(f"the collection {self._collection!r} has a release {tag!r}: choose another tag")
+            raise ReleaseExists(f"The collection {self._collection!r} has a release {tag!r}. Choose another tag.")
 
         self._tracked.change(draft)
         return self._release(self._tracked.view.by_tag[tag])
 
     def all(self) -> list[Release]:
-        """All of them, the oldest first."""
-        return [self._release(version) for version in self._tracked.refresh().history.versions.values()]
+        """Return all of them, newest first."""
+        return [self._release(version) for version in reversed(self._tracked.refresh().history.versions.values())]
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
-        """By tag or time."""
+        """Return one by its tag or time."""
         now = self._tracked.refresh()
         if isinstance(tag, str) and tag in now.by_tag:
             return self._release(now.by_tag[tag])
         if isinstance(tag, str) and not is_time(tag):
             raise ArtifactNotFound(
-                f"the collection {self._collection!r} has no release {tag!r} {hint(tag, now.by_tag)}"
+                f"The collection {self._collection!r} has no release {tag!r} {hint(tag, now.by_tag)}"
             )
         return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,16 +30,18 @@ from ..errors import (
     StorageError,
 )
 from ..repository.contents import ContentReader
+from ..repository.maintenance.progress import Progress
 from ..repository.names import check_name
 from ..repository.times import parse_time, to_nanoseconds
 from ..repository.tracking import close_names
-from . import folders
+from ..retention import CleanupReport, RetentionPolicy
+from ..trees.restoring import write_tree
 from .differences import Difference, diff_files, diff_folders
-from .downloads import Download, check_target, download, entries_of
+from .downloads import Download, LoggedFolder, download, tree_of
+from .folders import Folder, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Progress
-from .registry import LoggedFolder
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion
 from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ class WandbArtifactRegistry:
         with asking(f"the collections of {self._place}"):
             return sorted(name for name, kind in self._types().items() if any(True for _ in kind.collections()))
 
-    def list_artifacts(self, collection: str | None = None) -> list[str]:
-        """The names of the artifacts of a collection, sorted. Empty where there is no such collection or project.
+    def list_names(self, collection: str | None = None) -> list[str]:
+        """List the names of the artifacts of a collection, sorted. Empty if there is no such collection or project.
 
         W&B lists one whose versions were all deleted, or whose first one is on its way, too.
         """
@@ -99,13 +100,20 @@ class WandbArtifactRegistry:
             found = self._types().get(kind)
             return [] if found is None else sorted(one.name for one in found.collections())
 
+    def list_artifacts(self, collection: str | None = None) -> list[ArtifactInfo]:
+        """List the latest version of each artifact of a collection, newest first."""
+        kind = self._in(collection)
+        found = [self._get(name, LATEST, kind) for name in self.list_names(kind)]
+        infos = [version.info for version in found if version is not None]
+        return sorted(infos, key=lambda info: info.created_at, reverse=True)
+
     def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
-        """All versions of an artifact, the oldest first.
+        """List all versions of an artifact, newest first.
 
         Raises:
-            ArtifactNotFound: there is no such artifact.
+            ArtifactNotFound: There is no such artifact.
         """
-        return [version.info for version in self._every(name, self._in(collection))]
+        return [version.info for version in reversed(self._every(name, self._in(collection)))]
 
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
@@ -165,9 +173,8 @@ class WandbArtifactRegistry:
             CommitConflict: only modes, links or the handler differ from the latest version, which W&B cannot tell.
             StorageError: the server did not confirm it.
         """
-        sources = folders.scan(Path(local_path), artifact_path)
-        note = Note().with_entries([source.entry for source in sources])
-        return self._log(name, collection, sources, note, metadata, expiry)
+        folder = scan_folder(Path(local_path), artifact_path)
+        return self._log(name, collection, folder, Note().with_entries(folder.entries), metadata, expiry)
 
     def log_folder(
         self,
@@ -204,7 +211,7 @@ class WandbArtifactRegistry:
                 file.writelines(buffers)
             if manifest:
                 path.with_name(f"{path.name}.manifest").write_bytes(manifest)
-            return self._log(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+            return self._log(name, collection, scan_folder(Path(folder)), note, metadata, expiry)
 
     def adopt(
         self,
@@ -233,10 +240,10 @@ class WandbArtifactRegistry:
         if there is not None and origin and there.note.source == origin:
             return there.label
         with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
-            entries = entries_of(name, suffix, content)
-            folders.write(content, entries, Path(folder), name, durable=False)
-            note = note if handler is not None else note.with_entries(entries)
-            version = self._log(name, collection, folders.scan(Path(folder)), note, metadata, expiry)
+            tree = tree_of(content, name, suffix, f"{self._in(collection)}/{name}")
+            write_tree(tree, Path(folder))
+            note = note if handler is not None else note.with_entries(tree.entries)
+            version = self._log(name, collection, scan_folder(Path(folder)), note, metadata, expiry)
         if progress is not None:
             progress("copy", content.size, content.size)
         return version
@@ -262,9 +269,8 @@ class WandbArtifactRegistry:
         """
         found = self._find(name, version, match, collection)
         _refuse_expired(found, validate)
-        target = check_target(to)
         with Files(found) as files:
-            return download(files.write, files.entries, target, found.label)
+            return download(files.fetch(), to, found.label)
 
     def load_artifact(
         self,
@@ -287,7 +293,7 @@ class WandbArtifactRegistry:
         with Files(found) as files:
             return handler.read(files.manifest, files, allow_pickle=self.allow_pickle, **reader_options)
 
-    def get_version_diff(
+    def diff(
         self,
         name: str,
         old: VersionLike,
@@ -336,6 +342,43 @@ class WandbArtifactRegistry:
         """Merge into the metadata of a version. W&B replaces all of it: of two updates at once, one may be lost."""
         self._change(self._find(name, version, match, collection), plain_metadata(metadata), ...)
 
+    def delete_version(
+        self, name: str, version: VersionLike, *, force: bool = False, collection: str | None = None
+    ) -> None:
+        """Delete one version.
+
+        Args:
+            name, version, collection: As for `get_artifact`.
+            force: Whether to delete a version that has an alias other than `latest`, and its aliases with it.
+
+        Raises:
+            InvalidArgument: It has an alias, and `force` is False.
+        """
+        self._delete([self._find(name, version, "exact", collection)], force)
+
+    def delete_artifact(self, name: str, *, force: bool = False, collection: str | None = None) -> None:
+        """Delete all versions of an artifact. See `delete_version`."""
+        self._delete(self._every(name, self._in(collection)), force)
+
+    def pin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
+        """Raise `NotSupported`: W&B has no pins. Use `set_artifact_expiry(name, None, version)`, or an alias."""
+        raise NotSupported("W&B has no pins. Call set_artifact_expiry(name, None, version), so that it never expires.")
+
+    def unpin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
+        """Raise `NotSupported`: see `pin`."""
+        raise NotSupported("W&B has no pins. Call set_artifact_expiry to say when a version expires.")
+
+    def cleanup(
+        self,
+        policy: RetentionPolicy | None = None,
+        dry_run: bool = False,
+        *,
+        name: str | None = None,
+        collection: str | None = None,
+    ) -> CleanupReport:
+        """Raise `NotSupported`: W&B deletes versions by their TTL. Use `set_artifact_expiry`."""
+        raise NotSupported("W&B deletes versions by their TTL. Call set_artifact_expiry, or delete_version.")
+
     # --- stages -----------------------------------------------------------------------------------------------------
 
     def set_alias(
@@ -377,7 +420,7 @@ class WandbArtifactRegistry:
                 found.artifact.save()
         return found.label
 
-    def remove_alias(self, name: str, alias: str, *, collection: str | None = None) -> None:
+    def delete_alias(self, name: str, alias: str, *, collection: str | None = None) -> None:
         """Remove an alias.
 
         Raises:
@@ -426,10 +469,42 @@ class WandbArtifactRegistry:
             ArtifactExpired: the version is past its expiry.
             InvalidArgument: a link would be of another type than the target's collection.
         """
+        if isinstance(to, str):
+            return self.set_stage(name, version, to, match, expected=expected, collection=collection)
+        return self.copy_to(name, version, to, match, collection=collection, progress=progress)
+
+    def set_stage(
+        self,
+        name: str,
+        version: VersionLike,
+        stage: str,
+        match: Match = "exact",
+        *,
+        expected: VersionLike | EllipsisType = ...,
+        collection: str | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage. See `set_alias`.
+
+        Raises:
+            ArtifactExpired: The version is past its expiry.
+        """
         found = self._find(name, version, match, collection)
         _refuse_expired(found, True)
-        if isinstance(to, str):
-            return self.set_alias(name, found.label.version, to, expected, collection=collection)
+        return self.set_alias(name, found.label.version, stage, expected, collection=collection)
+
+    def copy_to(
+        self,
+        name: str,
+        version: VersionLike,
+        to: ArtifactManager,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Copy a version into another store of artifacts, or link it into a registry of W&B. See `promote_artifact`."""
+        found = self._find(name, version, match, collection)
+        _refuse_expired(found, True)
         if isinstance(to, WandbArtifactRegistry) and to.project.startswith(_REGISTRY):
             return to._link(name, found)
         with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder, Files(found) as files:
@@ -472,7 +547,7 @@ class WandbArtifactRegistry:
     def _every(self, name: str, collection: str) -> list[Version]:
         """All versions of an artifact that exists, the oldest first."""
         label = f"{collection}/{_check(name)}"
-        names = self.list_artifacts(collection)
+        names = self.list_names(collection)
         if name not in names:
             hint = f"there is: {', '.join(close_names(name, names))}" if names else "it has none, or you may not see it"
             raise ArtifactNotFound(
@@ -552,17 +627,16 @@ class WandbArtifactRegistry:
         self,
         name: str,
         collection: str | None,
-        sources: Sequence[folders.Source],
+        folder: Folder,
         note: Note,
         metadata: _Metadata,
         expiry: _Expiry,
     ) -> ArtifactVersion:
         run, artifact = self._draft(name, collection, note, metadata, expiry)
         label = ArtifactVersion(name, artifact.type, OFFLINE)
-        for source in sources:
-            if stat.S_ISREG(source.entry.mode):
-                artifact.add_file(str(source.local), name=_check_path(source.entry.path), skip_cache=True)
-                folders.check_unchanged(source)
+        for path, entry in folder.files:
+            artifact.add_file(folder.path_of(entry), name=_check_path(path), skip_cache=True)
+            folder.check_unchanged(entry)
         wanted = artifact.metadata
         with asking(f"logging {label.collection}/{name}"):
             try:
@@ -598,6 +672,17 @@ class WandbArtifactRegistry:
             raise InvalidArgument(f"W&B does not take this change of {found.label}: {error}") from None
         with asking(f"changing {found.label}"):
             artifact.save()
+
+    def _delete(self, versions: Sequence[Version], force: bool) -> None:
+        for version in () if force else versions:
+            if aliases := [alias for alias in version.artifact.aliases if alias != LATEST]:
+                raise InvalidArgument(
+                    f"{version.label} was not deleted: it is {', '.join(aliases)}. Nothing was changed. Pass "
+                    "force=True to delete it with its aliases."
+                )
+        for version in versions:
+            with asking(f"deleting {version.label}"):
+                version.artifact.delete(delete_aliases=True)
 
     def _link(self, name: str, found: Version) -> ArtifactVersion:
         kind = found.artifact.type

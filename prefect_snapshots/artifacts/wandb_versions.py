@@ -38,9 +38,11 @@ from ..repository.contents import ContentReader, Stored, Writer
 from ..repository.metadata import METADATA_LIMIT, clean_metadata
 from ..repository.repository import Repository
 from ..repository.times import parse_time
-from . import folders
+from ..trees.entries import Entry, check_entries
+from ..trees.restoring import write_tree
+from ..trees.stored import StoredTree
 from .differences import pieces
-from .folders import Entry
+from .folders import check_portable, scan_folder
 from .interface import ArtifactInfo, ArtifactVersion
 
 if TYPE_CHECKING:
@@ -74,7 +76,11 @@ class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
         [(mode, _)] = Counter(stat.S_IMODE(entry.mode) for entry in files).most_common(1) or [(0o644, 0)]
         kept = {(str(parent), stat.S_IFDIR | 0o755) for entry in files for parent in PurePosixPath(entry.path).parents}
         kept |= {(entry.path, stat.S_IFREG | mode) for entry in files}
-        others = [(entry.path, entry.mode, entry.link) for entry in entries if (entry.path, entry.mode) not in kept]
+        others = [
+            (entry.path, entry.mode, os.fsdecode(entry.link))
+            for entry in entries
+            if (entry.path, entry.mode) not in kept
+        ]
         return msgspec.structs.replace(self, mode=mode, entries=others)
 
     def within(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,8 +163,9 @@ class Files:
         with asking(f"the manifest of {version.label}"):
             self._manifest = version.artifact.manifest.entries
         self.entries = _entries(version, self._manifest)
-        self._files = [(entry, offset) for entry, offset in folders.offsets(self.entries) if entry.size]
-        self.size = sum(entry.size for entry in self.entries)
+        self.tree = StoredTree(self, self.entries, label=str(version.label))
+        self._files = [(entry, offset) for entry, offset in self.tree.files if entry.size]
+        self.size = self.tree.stored
         self.is_value = version.note.handler is not None
         self.body_size = self.entries[0].size if self.is_value else self.size
 
@@ -183,16 +190,20 @@ class Files:
                     count = file.readinto(view[: start + entry.size - offset])
                 offset, view = offset + count, view[count:]
 
-    def write(self, folder: Path, durable: bool) -> None:
-        """Write everything into an empty directory, verified: see `downloads.download`."""
-        self._fetch(folder)
-        folders.place_links(self.entries, folder)
-        for entry, _ in folders.offsets(self.entries):
-            with (folder / entry.path).open("rb") as file:
-                os.fchmod(file.fileno(), stat.S_IMODE(entry.mode))
-                if durable:
-                    os.fsync(file.fileno())
-        folders.finish(self.entries, folder, durable)
+    def read(self, offset: int, length: int) -> bytes:
+        """Return so many verified bytes from an offset on."""
+        data = bytearray(length)
+        self.read_into([(offset, memoryview(data))])
+        return bytes(data)
+
+    def fetch(self) -> StoredTree:
+        """Download everything, and return the files.
+
+        Raises:
+            DamagedVersion: Naming the file that is not what was logged.
+        """
+        assert self._folder
+        return self.tree
 
     def content(self, folder: Path) -> ContentReader:
         """All of it in a repository of its own, for as long as the folder is there."""
@@ -203,12 +214,8 @@ class Files:
                 return writer.store(manifest, pieces(self))
         else:
             local = folder / "files"
-            local.mkdir()
-            self.write(local, False)
-            sources = folders.scan(local)
-
-            def store(writer: Writer) -> Stored:
-                return folders.store(writer, folders.encode_manifest(sources), sources)
+            write_tree(self.fetch(), local)
+            store = scan_folder(local).store
 
         repository = Repository(folder / "repository")
         stream = repository.stream("artifacts", self._version.label.name, lambda _: None)
@@ -308,15 +315,16 @@ def _entries(version: Version, manifest: Mapping[str, Any]) -> list[Entry]:
         if file.ref is not None:
             raise NotSupported(f"{label} only refers to {file.ref}: download it with wandb's own Artifact.download")
         for parent in list(PurePosixPath(path).parents)[:-1]:
-            entries.setdefault(str(parent), Entry(str(parent), stat.S_IFDIR | 0o755))
-        entries[path] = Entry(path, stat.S_IFREG | note.mode, file.size or 0)
+            entries.setdefault(str(parent), Entry(str(parent).encode(), stat.S_IFDIR | 0o755))
+        entries[path] = Entry(path.encode("utf-8", "surrogateescape"), stat.S_IFREG | note.mode, file.size or 0)
     for path, mode, link in note.entries:
         if path in manifest:
-            entries[path] = Entry(path, mode, entries[path].size)
+            entries[path] = Entry(path.encode(), mode, entries[path].size)
         elif not stat.S_ISREG(mode):
-            entries[path] = Entry(path, mode, 0, link)
-    ordered = sorted(entries.values(), key=lambda entry: entry.path)
-    folders.check_entries(ordered)
+            entries[path] = Entry(path.encode(), mode, 0, link.encode())
+    ordered = sorted(entries.values(), key=lambda entry: entry.raw)
+    check_entries(ordered)
+    check_portable(ordered)
     paths = [entry.path for entry in ordered]
     if note.handler is not None and (not paths or paths[1:] not in ([], [f"{paths[0]}.manifest"])):
         raise IntegrityError(f"{label} is noted as a value, and holds {len(paths)} files: {', '.join(paths[:5])}")

@@ -51,13 +51,13 @@ def list_all(
             "collection": each,
             "name": artifact,
             "versions": len(versions),
-            "latest": versions[-1].version,
-            "logged": versions[-1].created_at,
+            "latest": versions[0].version,
+            "logged": versions[0].created_at,
             "aliases": registry.get_aliases(artifact, each),
             "written": sum(version.written for version in versions),
         }
         for each in names
-        for artifact in registry.list_artifacts(each)
+        for artifact in registry.list_names(each)
         if (versions := registry.list_versions(artifact, each))
     ]
     document = {"repository": registry.repository.url, "artifacts": rows}
@@ -99,7 +99,7 @@ def diff(
         old: A version.
         new: Another one.
     """
-    differences = _registry(session, collection).get_version_diff(name, old, new)
+    differences = _registry(session, collection).diff(name, old, new)
     document = {
         "name": name,
         "old": old,
@@ -291,7 +291,7 @@ def release(
 def releases(*, collection: Collection = "default", session: SessionArgument) -> Answer:
     """List the releases of a collection, newest first."""
     found = _registry(session, collection).list_releases()
-    document = {"collection": collection, "releases": [asdict(each) for each in reversed(found)]}
+    document = {"collection": collection, "releases": [asdict(each) for each in found]}
     return Answer(document, _view_releases, "" if found else "There are no releases.")
 
 
@@ -341,7 +341,7 @@ def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _list_versions(registry: ArtifactRegistry, name: str) -> Answer:
-    versions: list[ArtifactInfo] = registry.list_versions(name)[::-1]
+    versions: list[ArtifactInfo] = registry.list_versions(name)
     document = {
         "repository": registry.repository.url,
         "name": name,

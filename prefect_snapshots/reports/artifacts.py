@@ -42,7 +42,7 @@ def about_artifact(registry: ArtifactRegistry, name: str, collection: str, liste
         **{stage: (version, "name") for stage, version in sorted(stages.items())},
     }
     yield Facts(facts)
-    drawn = versions[-_DRAWN:]
+    drawn = versions[:_DRAWN][::-1]
     if len(drawn) > 1:
         labels = tuple(info.version for info in drawn)
         yield Chart("Size of each version", "line", "bytes", tuple(info.size for info in drawn), labels)
@@ -60,7 +60,7 @@ def about_artifact(registry: ArtifactRegistry, name: str, collection: str, liste
                 info.size,
                 info.written,
             )
-            for info in reversed(versions[-listed:])
+            for info in versions[:listed]
         ),
         len(versions),
     )

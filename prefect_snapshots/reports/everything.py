@@ -74,7 +74,7 @@ def describe_repository(
         *(
             ("artifacts", f"{collection}/{name}", partial(about_artifact, registry, name, collection, listed))
             for collection in registry.list_collection_names()
-            for name in registry.list_artifacts(collection)
+            for name in registry.list_names(collection)
         ),
     ]
     for name in names:

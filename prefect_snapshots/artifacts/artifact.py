@@ -1,0 +1,567 @@
+"""One artifact: its versions, and what can be done with them."""
+
+from __future__ import annotations
+
+import copy
+import getpass
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidArgument
+from ..repository.catalog import Event, token_from
+from ..repository.commits import Draft
+from ..repository.contents import ContentReader, Stored, Writer, inline
+from ..repository.maintenance.progress import Progress
+from ..repository.metadata import clean_metadata
+from ..repository.times import from_nanoseconds
+from ..repository.tracking import TrackedStream, hint
+from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
+from .differences import Difference, diff_files, diff_folders
+from .downloads import Download, LoggedFolder, download, tree_of
+from .folders import decode_manifest, scan_folder
+from .handlers import check_environment, find_handler, write_value
+from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
+from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion
+
+
+class Artifact:
+    """One artifact of a registry: the methods of `ArtifactRegistry`, without the name.
+
+    Get it from `ArtifactRegistry.artifact`. It need not exist yet: the first version creates it.
+
+    Args:
+        name: Its name.
+        collection: Its collection.
+        tracked: Its stream.
+        missing: Makes the error that says that there is no such artifact, and what there is.
+
+    Example:
+        >>> from prefect_snapshots import ArtifactRegistry
+        >>> model = ArtifactRegistry("memory://example-artifact").artifact("model")
+        >>> for weights in ([1.0], [2.0]):
+        ...     version = model.log(weights)
+        >>> model.set_stage("production", 0).version
+        'v0'
+        >>> model.load(), model.load("production")
+        ([2.0], [1.0])
+    """
+
+    def __init__(
+        self, name: str, collection: str, tracked: TrackedStream[History], missing: Callable[[Artifact], Exception]
+    ) -> None:
+        self.name = name
+        self.collection = collection
+        self.repository = tracked.repository
+        self._tracked = tracked
+        self._missing = missing
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def list_versions(self) -> list[ArtifactInfo]:
+        """List all versions, newest first. See `ArtifactRegistry.list_versions`."""
+        history = self._look()
+        return [self._info(version, history) for version in reversed(history.versions.values())]
+
+    def get(self, version: VersionLike = None, match: Match = "exact") -> ArtifactInfo:
+        """Return the metadata of a version without reading it. See `ArtifactRegistry.get_artifact`."""
+        history = self._look()
+        return self._info(history.resolve(version, match, self._label), history)
+
+    def exists(self, version: VersionLike = None, match: Match = "exact") -> bool:
+        """Return whether there is such a version, expired or not."""
+        try:
+            self._find(version, match)
+        except ArtifactNotFound:
+            return False
+        return True
+
+    def list_files(self, version: VersionLike = None, match: Match = "exact") -> list[tuple[str, int]]:
+        """List path and bytes of every file that a download gives. See `ArtifactRegistry.list_files`."""
+        found = self._find(version, match)
+        with self._content(found) as content:
+            return [(entry.path, entry.size) for entry, _ in tree_of(content, self.name, *self._files_of(found)).files]
+
+    # --- logging -----------------------------------------------------------------------------------------------------
+
+    def log_files(
+        self,
+        local_path: str | os.PathLike[str],
+        artifact_path: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Log a file or a folder as a new version. See `ArtifactRegistry.log_files`."""
+        body = notes_of(metadata, expiry)
+        folder = scan_folder(Path(local_path), artifact_path)
+        passed = _counter("upload", folder.size, progress)
+        return self._log(body, folder.travelling(), lambda writer: folder.store(writer, passed()), token)
+
+    def log_folder(
+        self,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        progress: Progress | None = None,
+    ) -> LoggedFolder:
+        """Give a folder that is logged when the block ends. See `ArtifactRegistry.log_folder`."""
+        notes_of(metadata, expiry)  # refused now, and not after hours of work
+        return LoggedFolder(lambda path: self.log_files(path, metadata=metadata, expiry=expiry, progress=progress))
+
+    def log(
+        self,
+        value: Any,
+        handler: str = "json",
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        token: str | None = None,
+        **writer_options: Any,
+    ) -> ArtifactVersion:
+        """Log a value as a new version. See `ArtifactRegistry.log_artifact`."""
+        allow_pickle = self.repository.allow_pickle
+        found, (manifest, buffers) = write_value(handler, value, allow_pickle=allow_pickle, options=writer_options)
+        body = {"handler": handler, "suffix": found.suffix, "environment": found.environment(value)}
+        return self._log(
+            {**body, **notes_of(metadata, expiry)},
+            inline(manifest, buffers),
+            lambda writer: writer.store(manifest, buffers),
+            token,
+        )
+
+    def adopt(
+        self, content: ContentReader, body: dict[str, Any], progress: Progress | None = None, number: int | None = None
+    ) -> ArtifactVersion:
+        """Make a version of a content that is stored already, in this or another repository.
+
+        Args:
+            content: The content.
+            body: What its event says beside its number.
+            progress: Called with "copy", bytes that are here and bytes in all.
+            number: The number of the version. Default: the next one.
+
+        Raises:
+            CommitConflict: The number is taken.
+        """
+        there: Version | None = None
+
+        def draft() -> Draft | None:
+            nonlocal there
+            history = self._tracked.view
+            there = history.newest if number is None else history.versions.get(number)
+            if there is not None and _is_from(there, body.get("source")):
+                return None
+            if number is not None and number < history.next_number:
+                raise CommitConflict(
+                    f"{self._label} of {self.repository.url} is at v{history.next_number - 1} already, so that "
+                    f"v{number} cannot be added. Copy the release into a repository of its own."
+                )
+            return Draft("version", {"id": f"v{history.next_number if number is None else number}", **body})
+
+        event = self._tracked.adopt(draft, content, _counter("copy", content.size, progress)())
+        return self._version_of(event or (None if there is None else there.event))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def download(
+        self,
+        version: VersionLike = None,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        match: Match = "exact",
+        validate: bool = True,
+        progress: Progress | None = None,
+    ) -> Download:
+        """Download a version, every byte verified. See `ArtifactRegistry.download_artifact`."""
+        found = self._find(version, match)
+        if validate:
+            self._refuse_expired(found)
+        with self._content(found) as content:
+            tree = tree_of(content, self.name, *self._files_of(found))
+            passed = _counter("download", tree.stored, progress)()
+            return download(tree, to, self._version_of(found.event), passed)
+
+    def load(
+        self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any
+    ) -> Any:
+        """Return the value of a version, every byte verified. See `ArtifactRegistry.load_artifact`."""
+        found = self._find(version, match)
+        if found.handler is None:
+            raise InvalidArgument(f"{self._label_of(found)} is a folder of files. Use download_artifact.")
+        if validate:
+            self._refuse_expired(found)
+            check_environment(found.event.body.get("environment", {}), self._label_of(found))
+        handler = find_handler(found.handler)
+        with self._content(found) as content:
+            return handler.read(content.manifest, content, allow_pickle=self.repository.allow_pickle, **reader_options)
+
+    def diff(self, old: VersionLike, new: VersionLike = None, match: Match = "exact") -> Sequence[Difference]:
+        """Compare two versions. See `ArtifactRegistry.diff`."""
+        history = self._look()
+        before, after = (history.resolve(version, match, self._label) for version in (old, new))
+        with self._content(before) as a, self._content(after) as b:
+            if before.handler is None and after.handler is None:
+                return diff_folders(a, decode_manifest(a), b, decode_manifest(b))
+            if before.handler == after.handler:
+                handler = find_handler(str(after.handler))
+                return handler.diff((a.manifest, a), (b.manifest, b), allow_pickle=self.repository.allow_pickle)
+            return diff_files(self.name, a, b)
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def set_expiry(self, expiry: datetime | str | None, version: VersionLike = None, match: Match = "exact") -> None:
+        """Set when a version expires; None: never. See `ArtifactRegistry.set_artifact_expiry`."""
+        self._annotate(version, match, {"expiry": expiry_of(expiry)})
+
+    def update_metadata(self, metadata: Mapping[str, Any], version: VersionLike = None, match: Match = "exact") -> None:
+        """Merge into the metadata of a version. See `ArtifactRegistry.update_artifact_metadata`."""
+        self._annotate(version, match, {"metadata": clean_metadata(metadata)})
+
+    def pin(self, version: VersionLike = None) -> None:
+        """Exempt a version from retention. See `ArtifactRegistry.pin`."""
+        self._pin(version, "pin", "pinned")
+
+    def unpin(self, version: VersionLike = None) -> None:
+        """Let retention delete a version again. See `ArtifactRegistry.unpin`."""
+        found = self._find(version)
+
+        def draft() -> Draft | None:
+            return Draft("unpin", {"version": found.label}) if found.number in self._tracked.view.pinned else None
+
+        self._tracked.change(draft)
+
+    def release(self, version: VersionLike) -> str:
+        """Keep a version because a release is about to name it, and return its label."""
+        return self._pin(version, "release", "released").label
+
+    def delete_version(self, version: VersionLike, *, force: bool = False) -> None:
+        """Delete one version. See `ArtifactRegistry.delete_version`."""
+        found = self._find(version)
+        self._delete(lambda history: [found] if found.number in history.versions else [], force)
+
+    def delete(self, *, force: bool = False) -> None:
+        """Delete all versions. See `ArtifactRegistry.delete_artifact`."""
+        self._look()
+        self._delete(lambda history: list(history.versions.values()), force)
+
+    def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
+        """Delete versions that a retention policy does not keep. See `ArtifactRegistry.cleanup`."""
+        if policy is None:
+            raise InvalidArgument("A registry has no retention policy of its own: pass a RetentionPolicy.")
+        self._look()
+        rows: list[RetentionRow] = []
+        gone: list[str] = []
+
+        def draft() -> Draft | None:
+            history = self._tracked.view
+            rows[:] = policy.plan(
+                RetentionItem(version.label, from_nanoseconds(version.time), exempt=history.exempt(number))
+                for number, version in history.versions.items()
+            )
+            gone[:] = [row.name for row in rows if not row.keep]
+            doomed = [version.event.sequence for version in history.versions.values() if version.label in gone]
+            return Draft("cleanup", {}, doomed) if doomed else None
+
+        self._tracked.change(draft, dry_run=dry_run)
+        return CleanupReport(tuple(rows), tuple(gone), dry_run)
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def set_alias(
+        self,
+        alias: str,
+        version: VersionLike,
+        expected: VersionLike | EllipsisType = ...,
+        *,
+        by: str | None = None,
+    ) -> ArtifactVersion:
+        """Point an alias to a version. See `ArtifactRegistry.set_alias`."""
+        found = self._find(version)
+        return self._move(check_alias(alias), lambda _: found, expected, by)
+
+    def set_stage(
+        self,
+        stage: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        expected: VersionLike | EllipsisType = ...,
+        by: str | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage. See `ArtifactRegistry.set_stage`."""
+        alias = check_alias(stage)
+        history = self._look()
+        found = history.resolve(version, match, self._label)
+        self._refuse_expired(found)
+        return self._move(alias, lambda _: found, history.alias_target(alias) if expected is ... else expected, by)
+
+    def delete_alias(self, alias: str, *, by: str | None = None) -> None:
+        """Delete an alias; its history stays. See `ArtifactRegistry.delete_alias`."""
+        self._look()
+
+        def draft() -> Draft:
+            self._stack_of(alias, self._tracked.view)
+            return Draft("alias", {"alias": alias, "version": None, "by": by or _who()})
+
+        self._tracked.change(draft)
+
+    def get_aliases(self) -> dict[str, str]:
+        """Return where each alias points, as in `{"production": "v3"}`."""
+        return {alias: f"v{stack[-1]}" for alias, stack in sorted(self._look().aliases.items())}
+
+    def get_alias_history(self, alias: str | None = None) -> list[Move]:
+        """Return every move of an alias, or of all: when, by whom, from where. The oldest first."""
+        return list(moves_of(self._look(), alias))
+
+    def rollback(self, alias: str, *, by: str | None = None) -> ArtifactVersion:
+        """Move an alias back to its previous version. See `ArtifactRegistry.rollback`."""
+
+        def previous(history: History) -> Version:
+            stack = self._stack_of(alias, history)
+            if len(stack) < 2:
+                raise ArtifactNotFound(
+                    f"{alias!r} of {self._label} has always been v{stack[0]}: there is nothing to go back to."
+                )
+            return history.versions[stack[-2]]
+
+        history = self._look()
+        previous(history)
+        return self._move(alias, previous, history.alias_target(alias), by, rollback=True)
+
+    def copy_to(
+        self,
+        to: ArtifactManager,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Copy a version into another registry. See `ArtifactRegistry.copy_to`."""
+        found = self._find(version, match)
+        self._refuse_expired(found)
+        body = found.event.body
+        with self._content(found) as content:
+            return to.adopt(
+                self.name,
+                content,
+                handler=found.handler,
+                suffix=body.get("suffix"),
+                metadata=found.metadata,
+                environment=body.get("environment"),
+                expiry=None if found.expiry is None else from_nanoseconds(found.expiry),
+                source=self._source(found),
+                progress=progress,
+            )
+
+    def copy_numbered(self, version: VersionLike, to: Artifact, progress: Progress | None) -> None:
+        """Copy a version under the same number: see `ArtifactRegistry.copy_release`."""
+        found = self._find(version)
+        body = {key: value for key, value in found.event.body.items() if key not in ("id", "source")}
+        body |= {"metadata": found.metadata, "expiry": found.expiry, "source": self._source(found)}
+        with self._content(found) as content:
+            to.adopt(content, body, progress, found.number)
+        to.release(found.label)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _label(self) -> str:
+        return f"{self.collection}/{self.name}"
+
+    def _label_of(self, version: Version) -> str:
+        return f"{self._label}:{version.label}"
+
+    def _version_of(self, event: Event | None) -> ArtifactVersion:
+        assert event is not None
+        return ArtifactVersion(self.name, self.collection, event.body["id"])
+
+    def _files_of(self, version: Version) -> tuple[str | None, str]:
+        return version.event.body.get("suffix"), self._label_of(version)
+
+    def _look(self) -> History:
+        """The state now; `ArtifactNotFound` if there is no version."""
+        history = self._tracked.refresh()
+        if history.newest is None:
+            raise self._missing(self)
+        return history
+
+    def _find(self, version: VersionLike, match: Match = "exact") -> Version:
+        return self._look().resolve(version, match, self._label)
+
+    def _content(self, version: Version) -> AbstractContextManager[ContentReader]:
+        return self._tracked.reading(version.event, self._label_of(version))
+
+    def _info(self, version: Version, history: History) -> ArtifactInfo:
+        body, content = version.event.body, version.event.content
+        assert content is not None
+        return ArtifactInfo(
+            self.name,
+            self.collection,
+            version.label,
+            from_nanoseconds(version.time),
+            None if version.expiry is None else from_nanoseconds(version.expiry),
+            version.handler,
+            content.size,
+            content.written,
+            copy.deepcopy(version.metadata),
+            history.aliases_of(version.number),
+            dict(body.get("environment", {})),
+            body.get("source") and dict(body["source"]),
+            version.number in history.pinned,
+        )
+
+    def _log(
+        self, body: dict[str, Any], content: Stored | None, store: Callable[[Writer], Stored], token: str | None
+    ) -> ArtifactVersion:
+        def draft() -> Draft:
+            return Draft("version", {"id": f"v{self._tracked.view.next_number}", **body})
+
+        return self._version_of(self._tracked.store(draft, content, store, token=token_from(token)))
+
+    def _annotate(self, version: VersionLike, match: Match, changes: dict[str, Any]) -> None:
+        found = self._find(version, match)
+
+        def draft() -> Draft:
+            now = self._tracked.view.versions.get(found.number, found)
+            clean_metadata({**now.metadata, **changes.get("metadata", {})})  # together they may be too large
+            return Draft("annotate", {"version": found.label, **changes})
+
+        self._tracked.change(draft)
+
+    def _pin(self, version: VersionLike, kind: str, what: str) -> Version:
+        found = self._find(version)
+
+        def draft() -> Draft | None:
+            history = self._tracked.view
+            # Another writer may have deleted it since: a pin of nothing would promise what is gone.
+            history.resolve(found.number, "exact", self._label)
+            return None if found.number in getattr(history, what) else Draft(kind, {"version": found.label})
+
+        self._tracked.change(draft)
+        return found
+
+    def _delete(self, choose: Callable[[History], list[Version]], force: bool) -> None:
+        def draft() -> Draft | None:
+            history = self._tracked.view
+            chosen = choose(history)
+            for version in () if force else chosen:
+                if reasons := history.protection(version.number):
+                    raise InvalidArgument(
+                        f"{self._label_of(version)} was not deleted: {', '.join(reasons)}. Nothing was changed. Pass "
+                        "force=True, or --force on the command line, to delete it all the same."
+                    )
+            return Draft("delete", {}, [version.event.sequence for version in chosen]) if chosen else None
+
+        self._tracked.change(draft)
+
+    def _stack_of(self, alias: str, history: History) -> list[int]:
+        stack = history.aliases.get(alias)
+        if not stack:
+            raise ArtifactNotFound(f"{self._label} has no alias {alias!r} {hint(alias, history.aliases)}")
+        return stack
+
+    def _move(
+        self,
+        alias: str,
+        choose: Callable[[History], Version],
+        expected: VersionLike | EllipsisType,
+        by: str | None,
+        rollback: bool = False,
+    ) -> ArtifactVersion:
+        moved_by = by or _who()
+        wanted = None
+        if expected is not None and expected is not ...:
+            wanted = self._tracked.view.resolve(expected, "exact", self._label).label
+
+        def draft() -> Draft | None:
+            history = self._tracked.view
+            now, chosen = history.alias_target(alias), choose(history)
+            if expected is not ... and now != wanted:
+                raise CommitConflict(
+                    f"{alias!r} of {self._label} is {now or 'not set'}, not {wanted or 'unset'} as expected. Nothing "
+                    "was changed. Look at it, and decide again."
+                )
+            if now == chosen.label:
+                return None
+            # Another writer may have deleted it since: an alias of nothing could not be loaded.
+            history.resolve(chosen.number, "exact", self._label)
+            body = {"alias": alias, "version": chosen.label, "by": moved_by}
+            return Draft("alias", {**body, "rollback": True} if rollback else body)
+
+        event = self._tracked.change(draft)
+        label = choose(self._tracked.view).label if event is None else event.body["version"]
+        return ArtifactVersion(self.name, self.collection, label)
+
+    def _refuse_expired(self, version: Version) -> None:
+        if is_expired(version):
+            assert version.expiry is not None
+            raise ArtifactExpired(
+                f"{self._label_of(version)} expired at {from_nanoseconds(version.expiry).isoformat()}. Choose another "
+                "version, or pass validate=False to read it all the same."
+            )
+
+    def _source(self, version: Version) -> dict[str, str]:
+        return {
+            "repository": self.repository.id,
+            "url": self.repository.url,
+            "collection": self.collection,
+            "name": self.name,
+            "version": version.label,
+        }
+
+    def __repr__(self) -> str:
+        return f"Artifact({self._label!r}, {self.repository.url!r})"
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def notes_of(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) -> dict[str, Any]:
+    """Return what the event of a version says of its metadata and expiry, checked."""
+    notes: dict[str, Any] = {}
+    if metadata:
+        notes["metadata"] = clean_metadata(metadata)
+    if expiry is not None:
+        notes["expiry"] = expiry_of(expiry)
+    return notes
+
+
+def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], Callable[[int], None]]:
+    """Starts counting anew whenever it is called: what is stored may have to be stored again."""
+
+    def start() -> Callable[[int], None]:
+        done = 0
+
+        def passed(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(what, done, total)
+
+        return passed
+
+    return start
+
+
+def _is_from(version: Version, source: Mapping[str, str] | None) -> bool:
+    """Whether a version was promoted from this very source, wherever that was found then."""
+    earlier = source_of(version)
+    if source is None or earlier is None:
+        return False
+    return {**earlier, "url": ""} == {**source, "url": ""}
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
