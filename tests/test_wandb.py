@@ -271,7 +271,7 @@ def test_lists(registry: WandbArtifactRegistry, name: str) -> None:
     assert registry.active_collection in registry.list_collection_names()
     assert registry.list_names() == [name, *(f"{name}-{at}" for at in range(3))]
     assert registry.list_names("none") == []
-    infos = registry.list_versions(name)
+    infos = registry.list_versions(name)[::-1]
     assert [(info.version, info.metadata, info.aliases) for info in infos] == [
         (f"v{at}", {"at": at}, ["latest"] if at == 4 else []) for at in range(5)
     ]

@@ -17,8 +17,8 @@ from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidA
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader, Stored, Writer, inline
-from ..repository.maintenance.progress import Progress
 from ..repository.metadata import clean_metadata
+from ..repository.progress import Progress
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream, hint
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow

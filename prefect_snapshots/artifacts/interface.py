@@ -16,7 +16,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..repository.contents import ContentReader
-from ..repository.maintenance.progress import Progress
+from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionPolicy
 from .differences import Difference
 from .history import Match, Move, VersionLike

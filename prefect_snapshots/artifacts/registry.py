@@ -12,8 +12,8 @@ from typing import Any
 from ..errors import ArtifactNotFound, InvalidArgument
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.contents import ContentReader
-from ..repository.maintenance.progress import Progress
 from ..repository.names import check_name
+from ..repository.progress import Progress
 from ..repository.repository import Repository
 from ..retention import CleanupReport, RetentionPolicy
 from .artifact import Artifact, notes_of

@@ -30,8 +30,8 @@ from ..errors import (
     StorageError,
 )
 from ..repository.contents import ContentReader
-from ..repository.maintenance.progress import Progress
 from ..repository.names import check_name
+from ..repository.progress import Progress
 from ..repository.times import parse_time, to_nanoseconds
 from ..repository.tracking import close_names
 from ..retention import CleanupReport, RetentionPolicy
