@@ -41,7 +41,7 @@ def main(
     directory
         A directory.
     repository
-        A URL or path; default: the setting, the block snapshot-repository/default, else ./snapshots.
+        A URL or path; default: the setting, the block prefect-snapshots-repository/default, else ./snapshots.
     """
     create_backup(description, name, database or [], [str(path) for path in directory or ()], repository=repository)
 

@@ -89,7 +89,8 @@ def process_corpus(
         folder: of the documents. Default: Python's standard library.
         pattern: of their paths.
         name: of the checkpoints, and of the snapshot of the embeddings.
-        repository: a URL or path; default: the setting, the block `snapshot-repository/default`, else `./snapshots`.
+        repository: a URL or path. Default: the setting, the block `prefect-snapshots-repository/default`, or
+            `./snapshots`.
     """
     root = folder or sysconfig.get_path("stdlib")
     with use_repository(current_repository(repository)):
@@ -167,7 +168,7 @@ def main(
     name
         Of the checkpoints, and of the snapshot of the embeddings.
     repository
-        A URL or path; default: the setting, the block snapshot-repository/default, else ./snapshots.
+        A URL or path; default: the setting, the block prefect-snapshots-repository/default, else ./snapshots.
     """
     show(process_corpus(folder, pattern, name, repository))
 

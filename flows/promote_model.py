@@ -82,7 +82,8 @@ def promote_model(
     Arguments:
         name: what the snapshots of the training are called.
         model: the artifact.
-        repository: a URL or path; default: the setting, the block `snapshot-repository/default`, else `./snapshots`.
+        repository: a URL or path. Default: the setting, the block `prefect-snapshots-repository/default`, or
+            `./snapshots`.
         ask: let a person decide: the run waits, and its page in the UI has a form.
         margin: by how much of the test set a candidate has to be better, from 0 to 1.
         poll_interval: seconds between two looks whether the person has answered.
@@ -163,7 +164,7 @@ def main(name: str = "digits", model: str = "digits-model", repository: str | No
     model
         The artifact.
     repository
-        A URL or path; default: the setting, the block snapshot-repository/default, else ./snapshots.
+        A URL or path; default: the setting, the block prefect-snapshots-repository/default, else ./snapshots.
     ask
         Let a person decide in the Prefect UI.
     """

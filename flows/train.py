@@ -102,7 +102,8 @@ def train(epochs: PositiveInt = 20, name: str = "digits", repository: str | None
     Arguments:
         epochs: the number of the last epoch.
         name: what the snapshots are called: another name trains another model.
-        repository: a URL or path; default: the setting, the block `snapshot-repository/default`, else `./snapshots`.
+        repository: a URL or path. Default: the setting, the block `prefect-snapshots-repository/default`, or
+            `./snapshots`.
         seed: of the weights and of the order of the samples.
     """
     with use_repository(current_repository(repository)) as opened:
@@ -250,7 +251,7 @@ def main(epochs: int = 20, name: str = "digits", repository: str | None = None, 
     name
         What the snapshots are called: another name trains another model.
     repository
-        A URL or path; default: the setting, the block snapshot-repository/default, else ./snapshots.
+        A URL or path; default: the setting, the block prefect-snapshots-repository/default, else ./snapshots.
     seed
         Of the weights and of the order of the samples.
     """

@@ -119,7 +119,7 @@ def test_what_the_form_of_the_ui_saves_is_loaded(
             )
 
         reference = {"$ref": {"block_document_id": str(create(slug, data).id)}}
-        document = create("snapshot-repository", {"url": url, "credentials": reference})
+        document = create("prefect-snapshots-repository", {"url": url, "credentials": reference})
     loaded = SnapshotRepository.load(document.name)
     assert isinstance(loaded, SnapshotRepository)
     assert loaded.credentials is not None

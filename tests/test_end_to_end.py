@@ -110,18 +110,18 @@ def test_the_progress_bar_of_the_corpus_moves(site: Site, runs: dict[str, UUID],
 
 def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot: Shoot) -> None:
     page.goto("/v2/blocks/catalog")
-    for kind in ("Snapshot Repository", "Snapshots: Backup Database"):
+    for kind in ("Snapshots: Repository", "Snapshots: Backup Database"):
         expect(page.get_by_text(kind, exact=True).first).to_be_visible()
     page.goto("/v2/blocks/catalog/prefect-snapshots-backup-database/create")
     expect(page.get_by_text("Where the database is.")).to_be_visible()
-    page.goto("/v2/blocks/catalog/snapshot-repository/create")
+    page.goto("/v2/blocks/catalog/prefect-snapshots-repository/create")
     page.get_by_label("Name").fill("team")
     page.get_by_label("URL").fill("s3://bucket/snapshots")
     expect(page.get_by_text("Encrypts a new repository, or opens an encrypted one.")).to_be_visible()
     shoot("block")
     page.get_by_role("button", name="Save").click()
     page.wait_for_url("**/blocks/block/*")
-    saved = site.client.read_block_document_by_name("team", "snapshot-repository")
+    saved = site.client.read_block_document_by_name("team", "prefect-snapshots-repository")
     assert saved.data["url"] == "s3://bucket/snapshots"
 
 

@@ -65,7 +65,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_prefect_finds_the_block_type_without_an_import_of_ours() -> None:
-    find = "from prefect.blocks.core import Block; print(Block.get_block_class_from_key('snapshot-repository'))"
+    find = (
+        "from prefect.blocks.core import Block; print(Block.get_block_class_from_key('prefect-snapshots-repository'))"
+    )
     assert "prefect_snapshots.integration.blocks.SnapshotRepository" in run_python(find)
 
 
@@ -194,7 +196,7 @@ def test_prefect_registers_every_block_without_any_extra(bare: Path, prefect_ser
     )
     assert "Successfully registered 2 blocks" in registered
     with get_client(sync_client=True) as client:
-        assert client.read_block_type_by_slug("snapshot-repository").name == "Snapshot Repository"
+        assert client.read_block_type_by_slug("prefect-snapshots-repository").name == "Snapshots: Repository"
 
 
 @pytest.mark.nightly  # mypy reads Prefect for half a minute

@@ -142,7 +142,7 @@ def in_processes(storage: str) -> list[Any]:
 
 
 def test_results_of_other_processes_are_read(block: SnapshotRepository) -> None:
-    storage = f"snapshot-repository/{block._block_document_name}"
+    storage = f"prefect-snapshots-repository/{block._block_document_name}"
     runner: Any = ProcessPoolTaskRunner(max_workers=2)
     run = in_processes.with_options(task_runner=runner)
     assert [state.result() for state in run(storage)] == [0, 2, 4]

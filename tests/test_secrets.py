@@ -135,7 +135,7 @@ def shown_by_the_server(mark: str) -> bytes:
     slugs = {
         "aws-credentials": [mark],
         "prefect-snapshots-backup-database": [mark],
-        "snapshot-repository": [mark, f"{mark}-inline"],
+        "prefect-snapshots-repository": [mark, f"{mark}-inline"],
     }
     with get_client(sync_client=True) as client:
         return "\n".join(

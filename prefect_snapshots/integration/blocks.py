@@ -32,6 +32,7 @@ from .private_apis import async_dispatch, load_block
 from .settings import SnapshotsSettings
 
 DEFAULT_BLOCK = "default"
+DEFAULT_SLUG = f"prefect-snapshots-repository/{DEFAULT_BLOCK}"
 
 
 def _with_secret_credentials(schema: dict[str, Any], model: type[SnapshotRepository]) -> None:
@@ -57,8 +58,8 @@ class SnapshotRepository(WritableFileSystem):
         ```
     """
 
-    _block_type_name = "Snapshot Repository"
-    _block_type_slug = "snapshot-repository"
+    _block_type_name = "Snapshots: Repository"
+    _block_type_slug = "prefect-snapshots-repository"
     _logo_url = HttpUrl(
         "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
     )
@@ -69,13 +70,13 @@ class SnapshotRepository(WritableFileSystem):
 
     url: str = Field(
         title="URL",
-        description="Where the repository lies: a directory, or any fsspec URL such as `s3://bucket/prefix`.",
+        description="Where the repository is: a directory, or any fsspec URL such as s3://bucket/prefix.",
         examples=["s3://bucket/snapshots", "gs://bucket/snapshots", "/mnt/shared/snapshots"],
     )
     credentials: Credentials | None = Field(
         default=None,
         json_schema_extra={"anyOf": FORMS},
-        description="`AwsCredentials` or `MinIOCredentials` for `s3://`, `GcpCredentials` for `gs://`.",
+        description="AwsCredentials or MinIOCredentials for s3://, GcpCredentials for gs://.",
     )
     storage_options: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
@@ -179,19 +180,24 @@ class SnapshotRepository(WritableFileSystem):
 
 
 def current_repository(explicit: RepositoryLike | None = None) -> Repository:
-    """The repository to use here.
+    """Return the repository to use here.
 
-    That is the argument; else the one of the enclosing `use_repository`; else the setting
-    `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`; else the block `snapshot-repository/default`; else `./snapshots`.
-    The last two are decided once for a flow run. The server is asked for the block inside a run, or where
-    `PREFECT_API_URL` is set.
+    The first of these that is given:
 
-    Arguments:
-        explicit: a repository, a URL or path, or a block.
+    1. the argument `explicit`;
+    2. the repository of the enclosing `use_repository`;
+    3. the setting `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`;
+    4. the block `prefect-snapshots-repository/default`, inside a run or if `PREFECT_API_URL` is set;
+    5. the directory `./snapshots`.
+
+    The last two are decided once for a flow run.
+
+    Args:
+        explicit: A repository, a URL or path, or a block. Default: one of the others.
 
     Raises:
-        EphemeralRepositoryError: nothing was said, and the run is a deployed one, whose directory vanishes with it.
-        RepositoryError: the server did not say whether there is a default block.
+        EphemeralRepositoryError: None is given, and the run is a deployed one, whose directory is deleted with it.
+        RepositoryError: The server did not answer whether there is a default block.
 
     Example:
         >>> current_repository("memory://example").url
@@ -220,8 +226,8 @@ def _unsaid() -> Repository:
         return block.get_repository()
     if runtime.deployment.id is not None:
         raise EphemeralRepositoryError(
-            f"this deployed run would keep its snapshots in {os.path.abspath(DEFAULT_URL)}, which vanishes with it: "
-            f"set {SETTING}, or save a block SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})"
+            f"This deployed run would write to {os.path.abspath(DEFAULT_URL)}, which is deleted with it. Nothing was "
+            f"written. Set {SETTING}, or save a block: SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})."
         )
     return _opened(DEFAULT_URL)
 
@@ -244,8 +250,8 @@ def _default_block() -> SnapshotRepository | None:
         raise
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise RepositoryError(
-            f"the Prefect server did not say whether there is a block snapshot-repository/{DEFAULT_BLOCK} ({error!r}): "
-            f"set {SETTING}, or name a repository"
+            f"The Prefect server did not answer whether there is a block {DEFAULT_SLUG} ({error!r}). Nothing was read "
+            f"or written. Set {SETTING}, or name a repository."
         ) from error
 
 
