@@ -137,18 +137,24 @@ def _is_harmless(name: str, value: object) -> bool:
     return isinstance(value, str) and value in _HARMLESS_VALUES.get(name, ())
 
 
-def _secrets(options: object) -> Iterator[str]:
+def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
     """Yield everything in options that is not known to be harmless."""
-    if isinstance(options, Mapping):
-        for name, value in options.items():
-            if not _is_harmless(name, value):
-                yield from _secrets(value)
-            elif isinstance(value, str):
-                yield from _secrets_of(value)
-    elif isinstance(options, list | tuple | set | frozenset):
-        for value in options:
+    for name, value in options.items():
+        if name in _GROUPS and isinstance(value, Mapping):
             yield from _secrets(value)
-    elif isinstance(options, bytes):
-        yield options.decode(errors="replace")
-    elif options is not None and not isinstance(options, bool):
-        yield str(options)
+        elif not _is_harmless(name, value):
+            yield from _strings(value)
+        elif isinstance(value, str):
+            yield from _secrets_of(value)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            yield from _strings(each)
+    elif isinstance(value, bytes):
+        yield value.decode(errors="replace")
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)

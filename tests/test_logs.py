@@ -254,7 +254,7 @@ def test_a_full_disk_is_an_error_and_ends_the_segment(small_disk: Path) -> None:
 
 @pytest.fixture
 def two(location: Location) -> Iterator[tuple[Claims, Claims]]:
-    first, second = Claims(location, STREAM), Claims(location, STREAM)
+    first, second = Claims(location, STREAM, SECRET), Claims(location, STREAM, SECRET)
     yield first, second
     first.close()
     second.close()
@@ -282,7 +282,7 @@ def test_a_claim_ends_with_its_process_where_files_can_be_locked(tmp_path: Path)
     code = f"""
         import os, signal
         from test_logs import *
-        claims = Claims(open_location({str(tmp_path)!r}), STREAM)
+        claims = Claims(open_location({str(tmp_path)!r}), STREAM, SECRET)
         claims.hold(ONE)
         assert claims.take(7, ONE, BOTH)
         print("held", flush=True)
@@ -293,7 +293,7 @@ def test_a_claim_ends_with_its_process_where_files_can_be_locked(tmp_path: Path)
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        claims = Claims(open_location(tmp_path), STREAM)
+        claims = Claims(open_location(tmp_path), STREAM, SECRET)
         assert claims.exact
         assert not claims.take(7, OTHER, BOTH)
         assert claims.is_live(ONE)
@@ -301,3 +301,22 @@ def test_a_claim_ends_with_its_process_where_files_can_be_locked(tmp_path: Path)
     assert claims.take(7, OTHER, BOTH)
     assert not claims.is_live(ONE)
     claims.close()
+
+
+def test_what_is_claimed_shows_in_no_name_of_an_encrypted_repository(memory_storage: Storage) -> None:
+    location = open_location(memory_storage.url)
+    numbers = [0, 7, 8, 2**40 + 1, 2**62 - 1]
+    names: dict[bytes, set[str]] = {}
+    for secret in (b"s" * 32, b"t" * 32):
+        claims = Claims(location, STREAM, Sealer(b"r" * 16, secret))
+        before = {info.path for info in location.list("")}
+        for number in numbers:
+            assert claims.take(number, ONE, BOTH)
+        names[secret] = {info.path.rpartition("/")[2] for info in location.list("") if info.path not in before}
+        assert len(names[secret]) == len(numbers)
+        assert not any(
+            f"{number:x}" == name.lstrip("0").partition("-")[0] for number in numbers for name in names[secret]
+        )
+    assert names[b"s" * 32].isdisjoint(names[b"t" * 32])
+    elsewhere = Sealer(b"r" * 16, b"s" * 32).hidden_number("another stream", 7)
+    assert elsewhere != Sealer(b"r" * 16, b"s" * 32).hidden_number(STREAM, 7)

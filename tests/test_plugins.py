@@ -1,4 +1,4 @@
-"""A package of somebody else brings a database: its URLs work everywhere, and it passes the contract."""
+"""A package of somebody else brings plug-ins: their URLs work everywhere, and they pass the contracts."""
 
 from __future__ import annotations
 
@@ -99,3 +99,43 @@ def test_a_package_that_cannot_be_imported_takes_no_other_database_along(tmp_pat
     entry = "[prefect_snapshots.databases]\nbroken = no_such_module:Broken\nsqlite = no_such_module:Broken\n"
     (metadata / "entry_points.txt").write_text(entry)
     run("-c", BROKEN, cwd=tmp_path)
+
+
+LOCATION_CONTRACT = """
+import pytest
+from prefect_snapshots.testing import LocationContract
+
+class TestToyLocation(LocationContract):
+    @pytest.fixture
+    def place(self, tmp_path):
+        return f"toys://{tmp_path}/place", {}
+"""
+
+
+def test_a_location_of_another_package_passes_the_contract(tmp_path: Path) -> None:
+    (tmp_path / "test_toy.py").write_text(LOCATION_CONTRACT)
+    said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_toy.py", cwd=tmp_path)
+    assert "29 passed" in said
+
+
+def test_a_repository_lives_in_a_location_of_another_package(tmp_path: Path) -> None:
+    code = """
+import sys
+from prefect_snapshots import Repository, SnapshotManager, errors
+from prefect_snapshots.repository.location import open_location
+
+repository = Repository(sys.argv[1], password="secret")
+SnapshotManager(repository, name="x").save_snapshot({"a": 1}, "one")
+assert SnapshotManager(Repository(sys.argv[1], password="secret"), name="x").get_snapshot("one").data == {"a": 1}
+assert repository.check(read_data=True).ok
+for url, why in (("broken://x", "toy-plugin, which does not load"), ("wrong://x", "not a subclass")):
+    try:
+        open_location(url)
+    except errors.MissingDependency as error:
+        assert why in str(error), error
+    else:
+        raise AssertionError(url)
+print(type(open_location("s3://bucket/x")).__name__)
+"""
+    said = run("-c", code, f"toys://{tmp_path}/place", cwd=tmp_path)
+    assert said == "S3Location\n", "no package takes the place of ours"

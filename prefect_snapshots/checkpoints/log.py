@@ -389,8 +389,8 @@ class Log:
     def claims(self) -> Claims:
         """Who works on what."""
         if self._claims is None:
-            self.repository.parts(writing=True)
-            self._claims = Claims(self._location, self._stream.id)
+            opened = self.repository.parts(writing=True)
+            self._claims = Claims(self._location, self._stream.id, opened.sealer)
         return self._claims
 
     def open_segments(self) -> frozenset[str]:

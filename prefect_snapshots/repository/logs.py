@@ -418,8 +418,10 @@ class Claims:
     the segment of its owner is open.
     """
 
-    def __init__(self, location: Location, stream: str) -> None:
+    def __init__(self, location: Location, stream: str, sealer: Sealer) -> None:
         self._location = location
+        self._stream = stream
+        self._sealer = sealer
         self._folder = f"{folder(stream)}/{CLAIMS}"
         self._locks: ByteLocks | None = location.locks(f"{self._folder}/{LOCKS}")
 
@@ -445,13 +447,13 @@ class Claims:
     def take(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
         """Claim a piece of work, in the name of the own segment. False when somebody else is at it."""
         if self._locks is not None:
-            return self._locks.take(cell)
+            return self._locks.take(self._hidden(cell))
         return not open_segments or self._create(cell, segment, open_segments)
 
     def release(self, cell: int) -> None:
         """Give a claim back."""
         if self._locks is not None:
-            self._locks.release(cell)
+            self._locks.release(self._hidden(cell))
 
     def close(self) -> None:
         """Release everything."""
@@ -461,13 +463,21 @@ class Claims:
     def _create(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
         turn = 0
         while True:
-            path = f"{self._folder}/{cell:016x}-{turn}"
+            path = f"{self._folder}/{self._hidden(cell):016x}-{turn}"
             if self._location.create(path, segment.encode()):
                 return True
             owner = self._location.read(path).decode("ascii", "replace")
             if owner in open_segments:
                 return False
             turn += 1  # its owner has closed its segment, or is cleared
+
+    def _hidden(self, cell: int) -> int:
+        """Return the number under which a piece of work is claimed where others can see it.
+
+        Names of objects and locks are visible. The number of a piece of work follows from its items, by a formula that
+        could be turned around: it is hashed with the secret of the repository.
+        """
+        return self._sealer.hidden_number(self._stream, cell)
 
 
 def _number(segment: str) -> int:

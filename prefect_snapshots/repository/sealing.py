@@ -105,6 +105,15 @@ class Sealer:
         text = f"{kind}\0{name}".encode()
         return (blake3(text, key=self._keys.name) if self._keys else blake3(text)).digest(16).hex()
 
+    def hidden_number(self, context: str, number: int) -> int:
+        """Return a number below 2**62 that stands for another one (below 2**64), and tells nothing about it.
+
+        In a repository without encryption anybody can calculate it.
+        """
+        said = f"{context}\0".encode() + number.to_bytes(8, "little")
+        digest = (blake3(said, key=self._keys.name) if self._keys else blake3(said)).digest(8)
+        return int.from_bytes(digest, "little") >> 2
+
     def shrink(self, data: Buffer) -> tuple[int, Buffer]:
         """Compress a chunk if that pays. Returns the codec and the bytes to store."""
         return shrink(data, self._compression)

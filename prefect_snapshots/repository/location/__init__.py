@@ -17,7 +17,7 @@ This package does not know what the bytes mean.
 
 from __future__ import annotations
 
-from .interface import Appender, Buffer, ByteLocks, Location, ObjectInfo, ObjectWriter, Requests
+from .interface import Appender, Buffer, ByteLocks, Location, ObjectInfo, ObjectWriter, Requests, checked
 from .large_files import LargeFile
 from .local import LocalLocation
 from .memory import MemoryLocation
@@ -34,5 +34,6 @@ __all__ = [
     "ObjectInfo",
     "ObjectWriter",
     "Requests",
+    "checked",
     "open_location",
 ]
