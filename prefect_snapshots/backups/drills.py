@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .interruption import terminable
 from .manifest import DIRECTORY
 from .origin import host
 from .records import Backup
-from .sources import Database, DumpFile
+from .sources import Database, DumpFile, Expires, Noted
 from .working import working_folder
 
 _SHOWN = 10
@@ -38,6 +38,7 @@ class DrillRow:
         files: How many files were compared byte by byte.
         counts: Rows or documents that came back, per table or collection.
         problems: What differs, or why the part could not be restored. Empty if it came back identical.
+        notes: What the drill left out, or how far it was confined. They do not make it fail.
     """
 
     part: str
@@ -45,6 +46,7 @@ class DrillRow:
     files: int
     counts: Mapping[str, int]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -100,16 +102,17 @@ def prover(run: Mapping[str, object] | None) -> str:
 def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
     files = 0
     counts: dict[str, int] = {}
+    notes: Sequence[str] = ()
     try:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)
         elif source is None or isinstance(source, Directory):
             problems = ["the manager has no database of this name, beside which a scratch one could be made"]
         else:
-            counts, problems = _try_database(part, source)
+            counts, problems, notes = _try_database(part, source)
     except Exception as error:  # whatever stops a restore is what a drill is there to find
         problems = [f"it could not be restored: {error}"]
-    return DrillRow(part.name, part.kind, files, counts, tuple(problems))
+    return DrillRow(part.name, part.kind, files, counts, tuple(problems), tuple(notes))
 
 
 def _try_directory(part: PartReader) -> tuple[int, list[str]]:
@@ -137,23 +140,29 @@ def _equal(stored: Iterator[memoryview], path: Path) -> bool:
         return all(restored.read(len(piece)) == piece for piece in stored) and not restored.read(1)
 
 
-def _try_database(part: PartReader, source: Database) -> tuple[dict[str, int], list[str]]:
+def _try_database(part: PartReader, source: Database) -> tuple[dict[str, int], list[str], Sequence[str]]:
     stored = source.checksums(DumpFile(path, map(bytes, part.open(path))) for path in part.paths)
     restored: dict[str, str] = {}
     with source.scratch() as scratch:
         scratch.restore(part)
         found = scratch.counts()
+        expected = scratch.still_expected(part.counts, found) if isinstance(scratch, Expires) else part.counts
+        notes = scratch.notes if isinstance(scratch, Noted) else ()
         if stored:
             with scratch.dump() as dump:
                 restored = scratch.checksums(dump.files)
-    fewer = {name for name in found.keys() | part.counts.keys() if found.get(name) != part.counts.get(name)}
+    fewer = {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)}
     other = {name for name in restored.keys() | stored.keys() if restored.get(name) != stored.get(name)}
-    return found, [
-        f"{name}: {_number(found, name)} came back, and {_number(part.counts, name)} were backed up"
-        if name in fewer
-        else f"{name}: what came back is as much as was backed up, but not the same"
-        for name in sorted(fewer | other)
-    ]
+    return (
+        found,
+        [
+            f"{name}: {_number(found, name)} came back, and {_number(expected, name)} were backed up"
+            if name in fewer
+            else f"{name}: what came back is as much as was backed up, but not the same"
+            for name in sorted(fewer | other)
+        ],
+        notes,
+    )
 
 
 def _number(counts: Mapping[str, int], name: str) -> str:

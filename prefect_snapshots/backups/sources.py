@@ -143,6 +143,30 @@ class RestoreChecks(Protocol):
         ...
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """A scratch database that has something to say in the report of a drill."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was left out, or how far the drill was confined: full sentences."""
+        ...
+
+
+@runtime_checkable
+class Expires(Protocol):
+    """A scratch database whose data may expire by itself."""
+
+    def still_expected(self, counts: Mapping[str, int], found: Mapping[str, int]) -> Mapping[str, int]:
+        """Return what of the counts of a backup can be expected now.
+
+        Args:
+            counts: what was backed up.
+            found: what is there now.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseDescription:
     """What documentation says about a kind of database: its row of the table in docs/databases.md."""

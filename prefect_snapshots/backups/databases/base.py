@@ -215,7 +215,13 @@ class Tool:
     def name(self) -> str:
         return os.path.basename(self.path)
 
-    def run(self, *arguments: str, stdin: Iterable[bytes | memoryview] = (), stdout: IO[bytes] | None = None) -> bytes:
+    def run(
+        self,
+        *arguments: str,
+        stdin: Iterable[bytes | memoryview] = (),
+        stdout: IO[bytes] | None = None,
+        stderr: IO[bytes] | None = None,
+    ) -> bytes:
         """Run it to its end, and give it `stdin` piece by piece.
 
         Returns:
@@ -225,7 +231,7 @@ class Tool:
             BackupFailed: it failed; the message has its last words.
         """
         with tempfile.TemporaryFile() as output:
-            with self.started(*arguments, stdin=subprocess.PIPE, stdout=stdout or output) as process:
+            with self.started(*arguments, stdin=subprocess.PIPE, stdout=stdout or output, stderr=stderr) as process:
                 assert process.stdin is not None
                 # A tool that has seen enough, or has failed, closes its end: its exit code says which.
                 with contextlib.suppress(BrokenPipeError), process.stdin as pipe:

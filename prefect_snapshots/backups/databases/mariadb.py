@@ -129,19 +129,19 @@ class MariaDB(ServerDatabase):
         with self._client("mariadb-dump mysqldump") as tool:
             dump = tool.run("--version").decode().strip()
         ((server,),) = self._ask("SELECT JSON_ARRAY(version())")
-        return [(dump.partition("/")[2] and dump.rpartition("/")[2]) or dump, f"server {server}"]
+        found = [(dump.partition("/")[2] and dump.rpartition("/")[2]) or dump, f"server {server}"]
+        mine, others = self._definers()
+        if others and not self._may_define():
+            named = ", ".join(f"{what.lower()} {name!r} of {definer}" for what, name, definer in others)
+            found.append(f"{mine} cannot restore this database: {named} would need the right SET USER")
+        return found
 
     def check_restorable(self) -> list[str]:
         """See `RestoreChecks`."""
-        found = []
-        if _BROKEN_VIEWS not in self.address.options:
-            remedy = f"Drop the view, or add ?{_BROKEN_VIEWS}=leave_out to the URL."
-            found += [f"View {name!r} refers to a table that is not there. {remedy}" for name in self._broken_views()]
-        mine, others = self._definers()
-        if others and not self._may_define():
-            remedy = f"{mine} may not create it again. Grant SET USER to {mine}, or restore as an administrator."
-            found += [f"{what} {name!r} belongs to {definer}, and {remedy}" for what, name, definer in others]
-        return found
+        if _BROKEN_VIEWS in self.address.options:
+            return []
+        remedy = f"Drop the view, or add ?{_BROKEN_VIEWS}=leave_out to the URL."
+        return [f"View {name!r} refers to a table that is not there. {remedy}" for name in self._broken_views()]
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:

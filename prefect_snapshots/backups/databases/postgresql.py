@@ -4,8 +4,11 @@ The dump is PostgreSQL's custom format without its own compression, so that rows
 the next backup. The rows are counted in the very snapshot that `pg_dump` reads. What belongs to the database itself and
 is in no dump (encoding, owner, settings, who may connect) is a small file beside the dump.
 
-A restore makes a new database, fills it, compares the counts, and only then renames both in one transaction: whenever
-it ends, the database is the old one or the new one. Needed are the rights to create databases and to own this one.
+A restore creates a new database, fills it, compares the counts, and only then renames both in one transaction: whenever
+it ends, the database is the old one or the new one. It needs the rights to create databases and to own this one.
+
+What comes out of a backup is data: the settings are checked before they reach SQL, and nothing of a dump goes through
+`psql`, whose own commands run programs, but rows that were recognised line by line.
 """
 
 from __future__ import annotations
@@ -16,19 +19,23 @@ import glob
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, Any, ClassVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, ClassVar, Literal
+from urllib.parse import quote
+
+import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
-from .base import Address, Checksums, ServerDatabase, Tool, check_counts, check_only, missing, restoring
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from .base import Address, Checksums, ServerDatabase, Tool, check_counts, check_only, missing, private_file, restoring
 
 _DUMP = "database.pgdump"
 _SETTINGS = "database.json"
@@ -64,8 +71,56 @@ _COPY = re.compile(rb'COPY ((?:"(?:[^"]|"")*"|[^" ])+) (?:\(.*\))? FROM stdin;\n
 _RANDOM = (b"\\restrict ", b"\\unrestrict ")
 """Lines of a script that differ every time."""
 
-_LISTS = ("search_path", "temp_tablespaces")
-"""Settings whose value is a list of quoted names, which cannot be quoted once more."""
+_SETVAL = re.compile(rb"SELECT pg_catalog\.setval\((E?'(?:[^'\\]|''|\\\\)*'), (-?\d+), (true|false)\);\n", re.DOTALL)
+"""What a data dump says of a sequence."""
+
+_NAME = rb'(?:"(?:[^"]|"")*"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
+_COPY_INTO = re.compile(rb"COPY (%b)\.(%b) (?:\(%b(?:, %b)*\))? FROM stdin;\n" % ((_NAME,) * 4))
+_ENCODING = re.compile(rb"SET client_encoding = '[A-Za-z0-9_-]+';\n")
+_LONGEST_HEAD = 1 << 20
+"""Bytes of a `COPY` with its columns: 1,600 columns with names of 63 bytes are a tenth of it."""
+
+_ENTRY = r"\d+; \d+ \d+ "
+"""How a line of `pg_restore --list` begins."""
+_REACHING = re.compile(_ENTRY + r"(?:EVENT TRIGGER|FOREIGN |SERVER|USER MAPPING|SUBSCRIPTION|PUBLICATION)")
+"""What a drill leaves out: it would run by itself, or reach others."""
+_CONFINED = (*("--no-comments", "--no-security-labels", "--no-publications", "--no-subscriptions", "--no-tablespaces"),)
+_FAILED = re.compile(
+    r"(?:^pg_restore: from TOC entry \d+; \d+ \d+ (.*)\n)?"
+    r"^pg_restore: error: could not execute query: (?:ERROR:\s*)?(.*)\n(?:(?!Command was: ).*\n)*?Command was: (.*)",
+    re.MULTILINE,
+)
+
+_SESSION = (
+    "SET search_path = pg_catalog; SET row_security = off; SET client_min_messages = error; "
+    "SET default_transaction_read_only = off; SET quote_all_identifiers = off; SET standard_conforming_strings = on; "
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', "
+    "'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')"
+)
+"""What a role or a database may have set for people, and what `pg_dump` switches off as well."""
+
+_LISTS = (
+    *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
+    *("temp_tablespaces", "unix_socket_directories"),
+)
+"""Settings whose value is a list of names: quoted as one value, it would become one long name."""
+_ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
+
+_OWNERS = "owners"
+"""An option of a URL: with `false`, a restore leaves owners and rights to whoever restores."""
+
+_AT_ONCE = 100
+"""Tables that are counted before their locks are given back: far fewer than a server has room for (6,400 by default,
+of which `pg_dump` needs one for each table)."""
+
+_DATA = re.compile(
+    r"(?m)^(?:[^\n:]*: )?(?:DETAIL|CONTEXT|STATEMENT|QUERY|HINT|Command was|LINE \d+):?.*"
+    r"(?:\n(?!pg_restore: |psql:|ERROR).*)*\n?"
+    r"|(?P<kept>invalid (?:input|byte|value|memory)[^\n\"]*?)(?:: |)\"[^\n]*"
+)
+"""What clients repeat of rows and statements."""
+
+_log = logging.getLogger(__name__)
 
 _TABLES = """
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -80,13 +135,26 @@ SELECT jsonb_build_object(
   'LC_COLLATE', datcollate, 'LC_CTYPE', datctype,
   'provider', CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
   'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
-  'comment', shobj_description(oid, 'pg_database'),
+  'comment', shobj_description(oid, 'pg_database'), 'template', datistemplate,
+  'roles', (SELECT coalesce(jsonb_agg(DISTINCT r.rolname), '[]') FROM pg_shdepend s
+    JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass WHERE s.dbid = d.oid),
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(r.rolname, c) ORDER BY r.rolname, i), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole, unnest(setconfig) WITH ORDINALITY AS u(c, i)
     WHERE setdatabase = d.oid),
   'grants', (SELECT jsonb_agg(jsonb_build_array(r.rolname, privilege_type, is_grantable) ORDER BY 1, 2)
     FROM aclexplode(datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE datacl IS NOT NULL))
 FROM pg_database d WHERE datname = current_database()
+"""
+
+# Functions whose body finds others by the search path: a dump is loaded with an empty one, and so generated columns,
+# checks, indexes and materialized views that call them could not be computed.
+_UNQUALIFIED = """
+SELECT coalesce(jsonb_agg(format('%s %s', CASE prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+  p.oid::regprocedure) ORDER BY p.oid), '[]')
+FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace JOIN pg_language l ON l.oid = prolang
+WHERE prokind IN ('f', 'w') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND lanname NOT IN ('c', 'internal') AND NOT EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search_path=%')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 """
 
 # What stands in the way of replacing the rows of a table, and comes back afterwards: keys, which are then checked
@@ -115,6 +183,43 @@ SELECT jsonb_build_object(
 """
 
 
+class _Settings(msgspec.Struct, forbid_unknown_fields=True, rename={"collate": "LC_COLLATE", "ctype": "LC_CTYPE"}):
+    """What belongs to a database itself. It comes out of a backup: every value has a type, and no line of its own."""
+
+    encoding: str
+    owner: str
+    connections: int
+    collate: str
+    ctype: str
+    provider: Literal["icu", "builtin", "libc"]
+    locale: str | None
+    comment: str | None
+    settings: list[tuple[str | None, str]]
+    grants: list[tuple[str | None, Literal["CREATE", "CONNECT", "TEMPORARY"], bool]] | None
+    template: bool = False
+    roles: list[str] = []
+
+    @property
+    def search_path(self) -> list[str]:
+        """Where names without a schema are looked for, if the database itself says so."""
+        paths = [
+            text.partition("=")[2] for role, text in self.settings if role is None and text.startswith("search_path=")
+        ]
+        return _elements(paths[0]) if paths else []
+
+    def __post_init__(self) -> None:
+        named = [self.encoding, self.owner, self.collate, self.ctype, self.locale or "C", *self.roles]
+        named += [setting[0] for setting in self.settings if setting[0] is not None]
+        named += [grant[0] for grant in self.grants or [] if grant[0] is not None]
+        if not all(named) or any("\0" in text for text in (*named, self.comment or "")):
+            raise ValueError("a name is empty, or has a zero byte")
+        if not re.fullmatch(r"[A-Z0-9_]+", self.encoding) or not -1 <= self.connections < 2**31:
+            raise ValueError("the encoding or the number of connections")
+        for _, setting in self.settings:
+            if not re.match(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)?=", setting) or "\0" in setting:
+                raise ValueError("a setting")
+
+
 @dataclass(frozen=True, repr=False)
 class PostgreSQL(ServerDatabase):
     """A database of a PostgreSQL server, version 13 or newer.
@@ -125,7 +230,8 @@ class PostgreSQL(ServerDatabase):
         PostgreSQL('postgresql://backup:***@db.example.com/shop')
 
     What the URL leaves out is as for `psql`: `PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass` and so on. After a `?` it
-    may say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows.
+    may say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows, and `owners=false`
+    to restore without owners and rights, for a server that does not have the same roles.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
@@ -146,9 +252,11 @@ class PostgreSQL(ServerDatabase):
 
     def check_url(self, address: Address) -> None:
         if not address.database:
-            raise InvalidArgument("the URL of a PostgreSQL database ends with its name: postgresql://host/name")
-        if unknown := sorted(set(address.options) - set(_OPTIONS)):
-            raise InvalidArgument(f"unknown in the URL of a PostgreSQL database: {', '.join(unknown)}")
+            raise InvalidArgument("The URL of a PostgreSQL database ends with its name: postgresql://host/name.")
+        if unknown := sorted(set(address.options) - {*_OPTIONS, _OWNERS}):
+            raise InvalidArgument(f"Unknown in the URL of a PostgreSQL database: {', '.join(unknown)}.")
+        if address.options.get(_OWNERS, "true") not in ("true", "false"):
+            raise InvalidArgument("owners= in the URL of a PostgreSQL database is true or false.")
 
     def check(self) -> list[str]:
         with self._session() as session:
@@ -163,12 +271,14 @@ class PostgreSQL(ServerDatabase):
             snapshot = session.ask("SELECT to_jsonb(pg_export_snapshot())")
             settings = json.dumps(session.ask(_DATABASE), indent=1, sort_keys=True).encode()
             arguments = ["--format=custom", "--compress=0", "--no-password", f"--snapshot={snapshot}"]
-            with contextlib.closing(self._tool("pg_dump").stream(*arguments)) as pieces:
+            tool = self._tool("pg_dump", server=_major(session))
+            with contextlib.closing(tool.stream(*arguments)) as pieces:
                 counts = _counts(session)
                 yield Dump([DumpFile(_SETTINGS, iter([settings])), DumpFile(_DUMP, pieces)], counts)
 
     def counts(self) -> dict[str, int]:
         with self._session() as session:
+            session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return _counts(session)
 
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
@@ -189,66 +299,144 @@ class PostgreSQL(ServerDatabase):
                 elif head or line.startswith(b"COPY "):  # over several lines where a name has line feeds
                     head += line
                     if copied := _COPY.fullmatch(head):
-                        table, head = copied[1].decode(), b""
+                        table, head = copied[1].decode(errors="replace"), b""
                 elif not line.startswith(_RANDOM):
                     found.add(_OTHER, line)
         return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        check_only(only, dump.counts)
-        with restoring(self.name, "and is as it was"):
-            if only:
-                self._restore_tables(dump, only)
-            else:
-                self._restore_whole(dump)
+        with self.stage(dump, only) as switch:
+            for warning in switch():
+                _log.warning("%s", warning)
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`."""
+        with contextlib.ExitStack() as stack:
+            with restoring(self.name, "and is as it was"):
+                staged = stack.enter_context(self._staged_tables(dump, only) if only else self._staged(dump))
+
+            def switch() -> Sequence[str]:
+                with restoring(self.name, "and is as it was"):
+                    return staged()
+
+            yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
         other = dataclasses.replace(self, url=self.renamed(f"{_stem(self._database)}_drill_{secrets.token_hex(4)}"))
         with self._maintenance() as session:
-            session.run(f"CREATE DATABASE {_quoted(other._database)}")
+            session.run(f"CREATE DATABASE {_quoted(other._database)} TEMPLATE template0")
         try:
-            yield other
+            yield _Scratch(other.url, other.password, self)
         finally:
-            with self._maintenance() as session:
-                for name in (other._database, other._beside, other._replaced):
-                    _drop(session, name)
+            for warning in self._drop_all(other._database, other._beside, other._replaced):
+                _log.warning("%s", warning)
 
     # --- restoring ---
 
-    def _restore_whole(self, dump: DumpReader) -> None:
-        settings = json.loads(b"".join(dump.open(_SETTINGS)))
+    @contextlib.contextmanager
+    def _staged(self, dump: DumpReader) -> Iterator[Switch]:
+        settings = _settings(dump)
         with self._maintenance() as session:
             lock = int.from_bytes(hashlib.blake2b(self._database.encode(), digest_size=4).digest())
             if not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
-                raise BackupFailed("another restore of this database is going on")
-            # What an earlier restore left that was killed.
-            _drop(session, self._beside)
-            _drop(session, self._replaced)
-            beside = dataclasses.replace(self, url=self.renamed(self._beside))
-            session.run(_create_statement(self._beside, settings))
+                raise BackupFailed("Another restore of this database is going on.")
+            self._check_roles(session, settings)
+            # What an earlier restore left that was killed, or that could not be dropped: it never stands in the way,
+            # because names are new each time.
+            self._drop_left(session)
+            token = secrets.token_hex(4)
+            beside = dataclasses.replace(self, url=self.renamed(f"{self._beside}_{token}"))
+            replaced = f"{self._replaced}_{token}"
+            session.run(_create_statement(beside._database, settings, self._with_owners))
             try:
-                beside._fill(dump)
+                warnings = beside._load(dump, settings)
+                beside._verify(dump)
+                with beside._session() as inside:
+                    inside.run("ANALYZE")
                 # Not before, because a database can be set to be read only.
-                for statement in _alter_statements(self._beside, settings):
+                for statement in _alter_statements(beside._database, settings, self._with_owners):
                     session.run(statement)
-                self._swap(session)
+
+                def switch() -> Sequence[str]:
+                    self._swap(session, beside._database, replaced)
+                    # From here on it is restored, whatever happens: what fails is a warning.
+                    return [*warnings, *self._drop_all(replaced)]
+
+                yield switch
             finally:
-                _drop(session, self._beside)
-            _drop(session, self._replaced)
+                self._drop_all(beside._database)
 
-    def _fill(self, dump: DumpReader) -> None:
-        conninfo = "dbname='" + self._database.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        pg_restore = self._tool("pg_restore")
-        pg_restore.run("--exit-on-error", "--no-password", f"--dbname={conninfo}", stdin=dump.open(_DUMP))
+    def _check_roles(self, session: _Session, settings: _Settings) -> None:
+        """Refuse before anything is made: `pg_restore` would stop at the first role that is not there."""
+        if not self._with_owners:
+            return
+        there = set(session.ask("SELECT jsonb_agg(rolname) FROM pg_roles"))
+        if absent := sorted({settings.owner, *settings.roles} - there):
+            raise BackupFailed(
+                f"The roles {', '.join(absent)} own something in the backup or have rights on it, and are not on this "
+                "server. Create them first, or add ?owners=false to the URL to restore without owners and rights."
+            )
+
+    def _load(
+        self, dump: DumpReader, settings: _Settings, *, drill: bool = False, there: Collection[str] = ()
+    ) -> list[str]:
+        """Load a dump into this database, which is empty.
+
+        Args:
+            drill: leave out what would reach others, and owners; what the role may not create is a warning.
+            there: schemas that need not be created.
+
+        Returns:
+            Warnings: what was left out, or is empty.
+        """
         with self._session() as session:
-            check_counts(_counts(session), dump.counts)
-            session.run("ANALYZE")
+            server = _major(session)
+        pg_restore = self._tool("pg_restore", server=server)
+        unowned = drill or not self._with_owners
+        arguments = ["--no-password", f"--dbname={self._conninfo}"]
+        arguments += ["--no-owner", "--no-privileges"] if unowned else []
+        arguments += _CONFINED if drill else []
+        listed = pg_restore.run("--list", stdin=dump.open(_DUMP)).decode(errors="replace").splitlines()
+        views = [line for line in listed if re.match(_ENTRY + "MATERIALIZED VIEW DATA ", line)]
+        left = [line for line in listed if drill and _REACHING.match(line)]
+        made = [f"SCHEMA - {schema} " for schema in there]
+        others = [line for line in listed if line not in {*views, *left} and not any(each in line for each in made)]
+        warnings = [f"The drill left out {re.sub(_ENTRY, '', line)}." for line in left]
 
-    def _swap(self, session: _Session) -> None:
+        def run(lines: Sequence[str], *more: str) -> None:
+            with private_file("\n".join(lines)) as (path, descriptor):
+                tool = dataclasses.replace(pg_restore, descriptors=(descriptor,))
+                chosen = [*arguments, f"--use-list={path}", *more]
+                warnings.extend(_restored(tool, chosen, dump, newer=_version(tool) > server, drill=drill))
+
+        run(others, "--section=pre-data")
+        with self._session() as session:
+            functions = session.ask(_UNQUALIFIED)
+            search_path = ", ".join(map(_literal, settings.search_path or ["$user", "public"]))
+            _in_batches(session, [f"ALTER {function} SET search_path TO {search_path}" for function in functions])
+        run(others, "--section=data")
+        run(others, "--section=post-data")
+        for line in views:  # in the order in which one may read another
+            try:
+                run([line])
+            except BackupFailed as error:
+                name = re.sub(_ENTRY + "MATERIALIZED VIEW DATA ", "", line)
+                warnings.append(f"The materialized view {name} could not be filled, and is empty: {error}")
+        with self._session() as session:
+            _in_batches(session, [f"ALTER {function} RESET search_path" for function in functions])
+        return warnings
+
+    def _verify(self, dump: DumpReader) -> None:
+        with self._session() as session:
+            session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            check_counts(_counts(session), dump.counts)
+
+    def _swap(self, session: _Session, beside: str, instead: str) -> None:
         """Give the new database the name; the old one keeps it until that has happened."""
-        old, new, replaced = map(_quoted, (self._database, self._beside, self._replaced))
-        names = f"{_literal(self._database)}, {_literal(self._beside)}"
+        old, new, replaced = map(_quoted, (self._database, beside, instead))
+        names = f"{_literal(self._database)}, {_literal(beside)}"
         # A connection that is made just then makes renaming fail.
         session.run(f"""
             DO $do$
@@ -270,8 +458,9 @@ class PostgreSQL(ServerDatabase):
               END LOOP;
             END $do$""")
 
-    def _restore_tables(self, dump: DumpReader, only: Sequence[str]) -> None:
-        pg_restore = self._tool("pg_restore")
+    @contextlib.contextmanager
+    def _staged_tables(self, dump: DumpReader, only: Sequence[str]) -> Iterator[Switch]:
+        """Replace the rows of some tables in a transaction; the switch commits it."""
         with self._session() as session:
             there = {
                 name: tuple(place)
@@ -280,27 +469,70 @@ class PostgreSQL(ServerDatabase):
                     f"jsonb_build_array(nspname, relname))), '[]') {_TABLES}"
                 )
             }
-            if absent := sorted(set(only) - set(there)):
+            wanted = self._with_partitions(session, only)
+            check_only(wanted, dump.counts)
+            if absent := sorted(set(wanted) - set(there)):
                 raise BackupFailed(
-                    f"{', '.join(absent)} is not in the database: restore the whole backup to another database, and "
-                    "copy the table from there"
+                    f"{', '.join(absent)} is not in the database. Restore the whole backup to another database, and "
+                    "copy the table from there."
                 )
-            places = sorted(there[name] for name in only)
+            places = sorted(there[name] for name in wanted)
             tables = ", ".join(f"{_quoted(schema)}.{_quoted(table)}" for schema, table in places)
             session.run("BEGIN")
             session.run(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             obstacles = session.ask(_OBSTACLES.format(tables=_literal(json.dumps(places))))
             for statement in [*obstacles["before"], f"TRUNCATE ONLY {tables}"]:
                 session.run(statement)
-            places = sorted([*places, *map(tuple, obstacles["sequences"])])
-            for schema, found in itertools.groupby(places, key=lambda place: place[0]):
-                chosen = [f"--table={table}" for _, table in found]
-                session.feed(pg_restore, ["--data-only", f"--schema={schema}", *chosen, "--file=-"], dump)
+            self._feed(session, dump, places, [(schema, name) for schema, name in obstacles["sequences"]])
             for statement in obstacles["after"]:
                 session.run(statement)
             counts = _counts(session)
-            check_counts({name: counts[name] for name in only}, {name: dump.counts[name] for name in only})
-            session.run("COMMIT")
+            check_counts({name: counts[name] for name in wanted}, {name: dump.counts[name] for name in wanted})
+
+            def commit() -> Sequence[str]:
+                session.run("COMMIT")
+                return []
+
+            yield commit
+
+    def _with_partitions(self, session: _Session, only: Sequence[str]) -> list[str]:
+        """The names of tables that have rows: of a partitioned table, those of all its partitions."""
+        wanted = "SELECT jsonb_array_elements_text(" + _literal(json.dumps(list(only))) + ") AS name"
+        partitions = dict(
+            session.ask(
+                "SELECT coalesce(jsonb_agg(jsonb_build_array(w.name, (SELECT jsonb_agg(format('%I.%I', pn.nspname, "
+                "pc.relname)) FROM pg_partition_tree(c.oid) t JOIN pg_class pc ON pc.oid = t.relid "
+                "JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE t.isleaf))), '[]') "
+                f"FROM ({wanted}) w JOIN pg_namespace n ON true "
+                "JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'p' "
+                "WHERE format('%I.%I', n.nspname, c.relname) = w.name"
+            )
+        )
+        return [name for each in only for name in partitions.get(each) or [each]]
+
+    def _feed(
+        self,
+        session: _Session,
+        dump: DumpReader,
+        places: Sequence[tuple[str, str]],
+        sequences: Sequence[tuple[str, str]],
+    ) -> None:
+        """Copy the rows of some tables, and the values of their sequences, from a dump.
+
+        `psql` runs what it reads: only rows between `COPY` and `\\.` of these tables, and calls of `setval` get there.
+        """
+        literals = session.ask(
+            "SELECT coalesce(jsonb_agg(quote_literal(format('%I.%I', e ->> 0, e ->> 1))), '[]') "
+            f"FROM jsonb_array_elements({_literal(json.dumps(sequences))}) e"
+        )
+        numbered = [literal.encode() for literal in literals]
+        for schema, found in itertools.groupby(sorted([*places, *sequences]), key=lambda place: place[0]):
+            chosen = [f"--table={table}" for _, table in found]
+            with tempfile.TemporaryFile() as script:
+                arguments = ["--data-only", f"--schema={schema}", *chosen, "--file=-"]
+                self._tool("pg_restore").run(*arguments, stdin=dump.open(_DUMP), stdout=script)
+                script.seek(0)
+                session.feed(_rows(script, set(places), numbered))
 
     # --- names, tools and sessions ---
 
@@ -316,23 +548,45 @@ class PostgreSQL(ServerDatabase):
     def _replaced(self) -> str:
         return f"{_stem(self._database)}_replaced_{_digest(self._database)}"
 
-    def _tool(self, name: str, database: str | None = None) -> Tool:
+    @property
+    def _conninfo(self) -> str:
+        return "dbname='" + self._database.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    @property
+    def _with_owners(self) -> bool:
+        return self.address.options.get(_OWNERS) != "false"
+
+    def _tool(self, name: str, database: str | None = None, server: int | None = None) -> Tool:
+        """A client of PostgreSQL.
+
+        Args:
+            server: the server's version. If the client on the PATH is newer, the one of that version is taken if it is
+                installed, because clients set what older servers do not know.
+        """
         address = self.address
         secret = self.secret()
         told = {"host": address.host, "port": str(address.port or ""), "user": address.user, "password": secret or ""}
-        environment = {_OPTIONS[option]: value for option, value in (told | dict(address.options)).items() if value}
+        options = {option: value for option, value in address.options.items() if option in _OPTIONS}
+        environment = {_OPTIONS[option]: value for option, value in (told | options).items() if value}
         environment = {"PGCONNECT_TIMEOUT": "15"} | environment | {"PGDATABASE": database or self._database}
-        environment["PGCLIENTENCODING"] = "UTF8"
-        return Tool(_program(name), environment, [secret] if secret else [])
+        # A dump is in the encoding of its database: not every byte in it is text of another one. Messages are in
+        # English, because some of them are read.
+        environment |= {"PGCLIENTENCODING": "UTF8" if name == "psql" else "", "LC_ALL": "C"}
+        tool = Tool(_program(name), environment, [secret] if secret else [], hidden=_DATA)
+        if server is not None and _version(tool) > server:
+            fitting = f"/usr/lib/postgresql/{server}/bin/{name}"
+            return dataclasses.replace(tool, path=fitting) if os.access(fitting, os.X_OK) else tool
+        return tool
 
     @contextlib.contextmanager
     def _session(self, database: str | None = None) -> Iterator[_Session]:
         tool = self._tool("psql", database)
         arguments = ["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"]
+        arguments.append("--set=VERBOSITY=terse")
         with tool.started(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             session = _Session(process)
             try:
-                session.run("SET search_path = pg_catalog; SET row_security = off; SET client_min_messages = error")
+                session.run(_SESSION)
                 yield session
             except BrokenPipeError:
                 # It has ended, and its own words say why.
@@ -343,14 +597,63 @@ class PostgreSQL(ServerDatabase):
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[_Session]:
         """A session in another database than this one, which cannot be renamed from within."""
-        with self._session("postgres" if self._database != "postgres" else "template1") as session:
-            yield session
+        with contextlib.ExitStack() as stack:
+            yield self._elsewhere(stack)
+
+    def _elsewhere(self, stack: contextlib.ExitStack) -> _Session:
+        failed: BackupFailed | None = None
+        for name in self._candidates():
+            try:
+                return stack.enter_context(self._session(name))
+            except BackupFailed as error:
+                failed = failed or error
+        raise failed or BackupFailed("The server has no other database.")
+
+    def _candidates(self) -> Iterator[str]:
+        """Databases to work from: those that servers usually have, and then whatever there is."""
+        usual = [name for name in ("postgres", "template1") if name != self._database]
+        yield from usual
+        with contextlib.suppress(BackupFailed), self._session() as session:
+            others = session.ask("SELECT jsonb_agg(datname) FROM pg_database WHERE datallowconn")
+            yield from [name for name in others if name not in (*usual, self._database)]
+
+    def _drop_left(self, session: _Session) -> None:
+        """Drop what earlier restores of this database left beside it."""
+        patterns = [f"{name}%" for name in map(_like, (self._beside, self._replaced))]
+        wanted = " OR ".join(f"datname LIKE {_literal(pattern)}" for pattern in patterns)
+        left = session.ask(f"SELECT coalesce(jsonb_agg(datname), '[]') FROM pg_database WHERE {wanted}")
+        self._drop_all(*left)
+
+    def _drop_all(self, *names: str) -> list[str]:
+        """Drop databases that are there. What cannot be dropped is a warning."""
+        warnings = []
+        for name in names:
+            try:
+                with self._maintenance() as session:
+                    if session.ask(f"SELECT to_jsonb(count(*)) FROM pg_database WHERE datname = {_literal(name)}"):
+                        self._drop(session, name)
+            except BackupFailed as error:
+                warnings.append(f"The database {name} could not be dropped. Drop it yourself: {error}")
+        return warnings
+
+    def _drop(self, session: _Session, name: str) -> None:
+        """Drop a database with its subscriptions, which would keep it."""
+        subscriptions = session.ask(
+            "SELECT coalesce(jsonb_agg(subname), '[]') FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid "
+            f"WHERE datname = {_literal(name)}"
+        )
+        if subscriptions:
+            with self._session(name) as inside:
+                for subscription in map(_quoted, subscriptions):
+                    # The slot belongs to the database that is in place now.
+                    inside.run(f"ALTER SUBSCRIPTION {subscription} DISABLE")
+                    inside.run(f"ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)")
+                    inside.run(f"DROP SUBSCRIPTION {subscription}")
+        session.run(f"ALTER DATABASE {_quoted(name)} IS_TEMPLATE false")
+        session.run(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
     def _dump_version(self) -> int:
-        found = re.search(rb"(\d+)\S*", self._tool("pg_dump").run("--version"))
-        if found is None:
-            raise BackupFailed("pg_dump does not say its version")
-        return int(found[1])
+        return _version(self._tool("pg_dump"))
 
     def _check_version(self, session: _Session) -> str:
         server = session.ask(
@@ -360,9 +663,80 @@ class PostgreSQL(ServerDatabase):
         if (dump := self._dump_version()) < server[1]:
             raise BackupFailed(
                 f"pg_dump {dump} cannot dump PostgreSQL {server[1]}, which is newer: install "
-                f"postgresql-client-{server[1]}"
+                f"postgresql-client-{server[1]}."
             )
         return str(server[0])
+
+
+@dataclass(frozen=True, repr=False)
+class _Scratch(PostgreSQL):
+    """An empty database for a drill.
+
+    What a backup creates runs nothing and reaches nobody: no event triggers, subscriptions, publications or foreign
+    servers. If this user may create roles, the dump is loaded by a role that owns this one database and nothing else.
+
+    Attributes:
+        drilled: the database beside it. What extensions that one has, an administrator has chosen.
+        notes: see `Noted`.
+    """
+
+    drilled: PostgreSQL | None = None
+    notes: list[str] = field(default_factory=list, compare=False)
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        check_only(only, dump.counts)
+        with restoring(self.name, "and holds a part of the backup"):
+            settings = _settings(dump)
+            with self._maintenance() as session:
+                session.run(f"DROP DATABASE IF EXISTS {_quoted(self._database)} WITH (FORCE)")
+                session.run(_create_statement(self._database, settings, owners=False))
+            schemas = self._extend()
+            with self._confined() as loader:
+                self.notes.extend(loader._load(dump, settings, drill=True, there=schemas))
+            self._verify(dump)
+
+    def _extend(self) -> set[str]:
+        """Create the extensions of the drilled database, and return the schemas that were created for them."""
+        assert self.drilled is not None
+        try:
+            with self.drilled._session() as session:
+                extensions = session.ask(
+                    "SELECT coalesce(jsonb_agg(jsonb_build_array(extname, nspname)), '[]') FROM pg_extension "
+                    "JOIN pg_namespace n ON n.oid = extnamespace WHERE extname <> 'plpgsql'"
+                )
+        except BackupFailed:  # it is not there: the drill is of a database that was lost
+            return set()
+        with self._session() as session:
+            for extension, schema in extensions:
+                session.run(f"CREATE SCHEMA IF NOT EXISTS {_quoted(schema)}")
+                session.run(f"CREATE EXTENSION IF NOT EXISTS {_quoted(extension)} SCHEMA {_quoted(schema)}")
+        return {schema for _, schema in extensions}
+
+    @contextlib.contextmanager
+    def _confined(self) -> Iterator[PostgreSQL]:
+        """This database as a role sees it that owns it, and nothing else."""
+        role, password = f"snapshots_drill_{secrets.token_hex(4)}", secrets.token_hex(16)
+        scheme, _, rest = self.url.partition("://")
+        loader = PostgreSQL(f"{scheme}://{quote(role)}@{rest.rpartition('@')[2]}", password)
+        try:
+            with self._session() as session:
+                session.run(f"CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {_literal(password)}")
+                session.run(f"GRANT {role} TO CURRENT_USER; ALTER DATABASE {_quoted(self._database)} OWNER TO {role}")
+                session.run(f"ALTER SCHEMA public OWNER TO {role}")
+            with loader._session():
+                pass  # not every server lets a new role in
+        except BackupFailed:
+            self.notes.append(
+                "The drill ran with the rights of the backup's user, because no other role could be created or log in. "
+                "A backup that somebody made to do harm could have done it. Grant CREATEROLE to confine drills."
+            )
+            loader = self
+        try:
+            yield loader
+        finally:
+            with contextlib.suppress(BackupFailed), self._session() as session:
+                if session.ask(f"SELECT to_jsonb(count(*)) FROM pg_roles WHERE rolname = '{role}'"):
+                    session.run(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 class _Session:
@@ -383,15 +757,10 @@ class _Session:
         """The one JSON value that a query returns."""
         return json.loads(self._answer(query))
 
-    def feed(self, pg_restore: Tool, arguments: Sequence[str], dump: DumpReader) -> None:
-        """Run the statements that pg_restore makes of a dump."""
-        try:
-            pg_restore.run(*arguments, stdin=dump.open(_DUMP), stdout=self._input)
-        except BackupFailed as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_A_MOMENT)
-                raise BrokenPipeError from error
-            raise
+    def feed(self, script: Iterable[bytes]) -> None:
+        """Run statements with rows between them."""
+        for line in script:
+            self._input.write(line)
 
     def _answer(self, statement: str) -> bytes:
         mark = secrets.token_hex(8)
@@ -406,53 +775,161 @@ class _Session:
 
 
 def _counts(session: _Session) -> dict[str, int]:
+    """Rows per table. The session is in a transaction."""
     names = session.ask(f"SELECT coalesce(jsonb_agg(format('%I.%I', nspname, relname) ORDER BY 1), '[]') {_TABLES}")
-    counted = [f"SELECT {_literal(name)}, count(*) FROM ONLY {name}" for name in names]
-    counted.append(f"SELECT {_literal(_LARGE_OBJECTS)}, count(*) FROM pg_largeobject_metadata HAVING count(*) > 0")
-    query = f"SELECT coalesce(jsonb_object_agg(name, n), '{{}}') FROM ({' UNION ALL '.join(counted)}) AS c(name, n)"
-    counts: dict[str, int] = session.ask(query)
+    counts: dict[str, int] = session.ask(
+        f"SELECT CASE count(*) WHEN 0 THEN '{{}}' ELSE jsonb_build_object({_literal(_LARGE_OBJECTS)}, count(*)) END "
+        "FROM pg_largeobject_metadata"
+    )
+    for start in range(0, len(names), _AT_ONCE):
+        counted = " UNION ALL ".join(
+            f"SELECT {_literal(name)}, count(*) FROM ONLY {name}" for name in names[start : start + _AT_ONCE]
+        )
+        # A transaction keeps the locks of all tables that it has read; going back to a savepoint gives them back.
+        session.run("SAVEPOINT counting")
+        counts |= session.ask(f"SELECT jsonb_object_agg(name, n) FROM ({counted}) AS c(name, n)")
+        session.run("ROLLBACK TO SAVEPOINT counting; RELEASE SAVEPOINT counting")
     return counts
 
 
-def _create_statement(name: str, settings: Mapping[str, Any]) -> str:
-    parts = [f"CREATE DATABASE {_quoted(name)} TEMPLATE template0 ENCODING {_literal(settings['encoding'])}"]
-    parts += [f"{option} {_literal(settings[option])}" for option in ("LC_COLLATE", "LC_CTYPE")]
-    if settings["provider"] != "libc":
-        option = {"icu": "ICU_LOCALE", "builtin": "BUILTIN_LOCALE"}[settings["provider"]]
-        parts += [f"LOCALE_PROVIDER {settings['provider']} {option} {_literal(settings['locale'])}"]
-    parts += [f"OWNER {_quoted(settings['owner'])}"]
+def _in_batches(session: _Session, statements: Sequence[str]) -> None:
+    for start in range(0, len(statements), _AT_ONCE):
+        session.run("; ".join(statements[start : start + _AT_ONCE]))
+
+
+def _rows(
+    script: Iterable[bytes], tables: Collection[tuple[str, str]], sequences: Collection[bytes]
+) -> Iterator[bytes]:
+    """Yield the rows of some tables, and the values of some sequences, of a script that holds data alone.
+
+    A script is made from a dump, which may hold anything; a line that is none of these is passed over.
+    """
+    head, within, wanted = b"", False, False
+    for line in script:
+        if within:
+            within = line != b"\\.\n"
+            if wanted:
+                yield line
+        elif encoding := _ENCODING.fullmatch(line):
+            yield encoding[0]
+        elif head or line.startswith((b"COPY ", b"SELECT pg_catalog.setval(")):  # over several lines, if a name is
+            head += line
+            if copied := _COPY_INTO.fullmatch(head):
+                wanted = (_unquoted(copied[1]), _unquoted(copied[2])) in tables
+                within = True
+                if wanted:
+                    yield head
+                head = b""
+            elif _SETVAL.fullmatch(head):
+                if any(head.startswith(b"SELECT pg_catalog.setval(" + each + b", ") for each in sequences):
+                    yield head
+                head = b""
+            elif len(head) > _LONGEST_HEAD:
+                raise BackupFailed("The dump of this backup is not what pg_dump writes: it was refused.")
+    if within:
+        raise BackupFailed("The dump of this backup breaks off within a table.")
+    yield b"SET client_encoding = 'UTF8';\n"
+
+
+def _restored(
+    pg_restore: Tool, arguments: Sequence[str], dump: DumpReader, *, newer: bool, drill: bool
+) -> Iterator[str]:
+    """Run pg_restore to its end, and yield warnings.
+
+    Raises:
+        BackupFailed: there was an error. Two kinds are none: that a server does not know a time-out which a newer
+            pg_restore switches off, and in a drill that a role may not create something.
+    """
+    if not newer and not drill:
+        pg_restore.run(*arguments, "--exit-on-error", stdin=dump.open(_DUMP))
+        return
+    with tempfile.TemporaryFile() as said:
+        try:
+            pg_restore.run(*arguments, stdin=dump.open(_DUMP), stderr=said)
+        except BackupFailed:
+            said.seek(0)
+            words = said.read().decode(errors="replace")
+            failed = _FAILED.findall(words)
+            ignored = re.search(r"errors ignored on restore: (\d+)", words)
+            if ignored is None or int(ignored[1]) != len(failed):
+                raise
+            for entry, error, command in failed:
+                if newer and re.match(r"SET \w+_timeout = 0;", command):
+                    continue
+                if not drill or not re.search(r"permission denied|must be (?:superuser|owner|able)", error):
+                    raise
+                yield f"The drill could not create {entry or 'an object'}: {error}."
+
+
+def _settings(dump: DumpReader) -> _Settings:
+    try:
+        return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_Settings)
+    except msgspec.MsgspecError as error:
+        raise BackupFailed("The settings of the database in this backup are damaged. Nothing was changed.") from error
+
+
+def _create_statement(name: str, settings: _Settings, owners: bool) -> str:
+    parts = [f"CREATE DATABASE {_quoted(name)} TEMPLATE template0 ENCODING {_literal(settings.encoding)}"]
+    parts += [f"LC_COLLATE {_literal(settings.collate)} LC_CTYPE {_literal(settings.ctype)}"]
+    if settings.provider != "libc" and settings.locale is not None:
+        option = {"icu": "ICU_LOCALE", "builtin": "BUILTIN_LOCALE"}[settings.provider]
+        parts += [f"LOCALE_PROVIDER {settings.provider} {option} {_literal(settings.locale)}"]
+    parts += [f"OWNER {_quoted(settings.owner)}"] if owners else []
     return " ".join(parts)
 
 
-def _alter_statements(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
+def _alter_statements(name: str, settings: _Settings, owners: bool) -> Iterator[str]:
     database = _quoted(name)
-    yield f"ALTER DATABASE {database} CONNECTION LIMIT {settings['connections']}"
-    if settings["comment"] is not None:
-        yield f"COMMENT ON DATABASE {database} IS {_literal(settings['comment'])}"
-    if settings["grants"] is not None:
+    yield f"ALTER DATABASE {database} CONNECTION LIMIT {settings.connections}"
+    if settings.comment is not None:
+        yield f"COMMENT ON DATABASE {database} IS {_literal(settings.comment)}"
+    if settings.grants is not None and owners:
         yield f"REVOKE ALL ON DATABASE {database} FROM PUBLIC"
-        for role, privilege, grantable in settings["grants"]:
-            option = " WITH GRANT OPTION" if grantable and role != settings["owner"] else ""
+        for role, privilege, grantable in settings.grants:
+            option = " WITH GRANT OPTION" if grantable and role != settings.owner else ""
             yield f"GRANT {privilege} ON DATABASE {database} TO {_quoted(role) if role else 'PUBLIC'}{option}"
-    for role, setting in settings["settings"]:
+    for role, setting in settings.settings:
         option, _, value = setting.partition("=")
-        # The names of extensions' settings are two, joined by a dot.
-        option = ".".join(map(_quoted, option.split(".")))
+        if role is not None and not owners:
+            continue
         target = f"ALTER ROLE {_quoted(role)} IN DATABASE {database}" if role else f"ALTER DATABASE {database}"
-        if option.strip('"') in _LISTS:
-            local = f"SELECT set_config({_literal(option.strip(chr(34)))}, {_literal(value)}, true)"
-            yield f"BEGIN; {local}; {target} SET {option} FROM CURRENT; COMMIT"
-        else:
-            yield f"{target} SET {option} TO {_literal(value)}"
+        values = _elements(value) if option in _LISTS else [value]
+        # The names of extensions' settings are two, joined by a dot.
+        named = ".".join(map(_quoted, option.split(".")))
+        yield f"{target} SET {named} TO {', '.join(map(_literal, values or ['']))}"
+    if settings.template:
+        yield f"ALTER DATABASE {database} IS_TEMPLATE true"
 
 
-def _drop(session: _Session, name: str) -> None:
-    session.run(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
+def _elements(value: str) -> list[str]:
+    """The names of a list, as the server keeps it: quoted where that is needed."""
+    return [plain or quoted.replace('""', '"') for quoted, plain in _ELEMENT.findall(value)]
+
+
+def _major(session: _Session) -> int:
+    return int(session.ask("SELECT to_jsonb(current_setting('server_version_num')::int / 10000)"))
+
+
+def _version(tool: Tool) -> int:
+    found = re.search(rb"(\d+)\S*", tool.run("--version"))
+    if found is None:
+        raise BackupFailed(f"{tool.name} does not say its version.")
+    return int(found[1])
+
+
+def _unquoted(name: bytes) -> str:
+    plain = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name
+    return plain.decode(errors="replace")
+
+
+def _like(text: str) -> str:
+    """A pattern that matches this text."""
+    return re.sub(r"([\\%_])", r"\\\1", text)
 
 
 def _stem(database: str) -> str:
     """The beginning of a name, with room for what is put behind it: names have at most 63 bytes."""
-    return database.encode()[:36].decode(errors="ignore")
+    return database.encode()[:28].decode(errors="ignore")
 
 
 def _digest(database: str) -> str:
