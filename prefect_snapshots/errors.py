@@ -144,6 +144,14 @@ class MissingChunk(IntegrityError):
         return f"chunk {self.chunk[:16]} is in no pack{of}. Run `prefect-snapshots check`, then `repair`."
 
 
+class MalformedContent(IntegrityError):
+    """What an event says of its content makes no sense, and no version of this package wrote it.
+
+    Somebody with write access did. Only the version that the event belongs to is lost: delete it, and check who may
+    write to the repository.
+    """
+
+
 class DamagedVersion(IntegrityError):
     """A version cannot be read whole. `version` names it, `part` the leaf or file that is hit."""
 

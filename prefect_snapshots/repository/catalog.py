@@ -60,6 +60,9 @@ _ATTEMPTS = 4
 _REFUSED = (StorageFull, PermissionDenied)
 """Errors after which it is certain that this very request created nothing."""
 
+_UNREADABLE = (ValueError, IndexError, RecursionError, msgspec.MsgspecError)
+"""What decoding raises for bytes that are authentic, and yet nothing that this package wrote."""
+
 _GENESIS = bytes(32)
 
 logger = logging.getLogger("prefect_snapshots")
@@ -128,9 +131,11 @@ def range_size(level: int) -> int:
 
 
 def event_hash(event: Event, encoded: Buffer | None = None) -> bytes:
-    """What the next event carries as `previous`."""
+    """Return what the next event carries as `previous`."""
     if event.kind == "lost":  # stands in for an event that repair could not save; see `maintenance.repair`
-        return bytes(event.body["hash"])
+        stated = event.body.get("hash")
+        if isinstance(stated, bytes) and len(stated) == len(_GENESIS):
+            return stated
     return blake3(_encode(event) if encoded is None else encoded).digest()
 
 
@@ -273,6 +278,17 @@ class Stream:
 
     def _load(self) -> None:
         hint = self._read_hint()
+        try:
+            self._load_as(hint)
+        except DamagedObject:
+            if hint is None or self._location.size(slot_path(self.id, hint.head)) is not None:
+                raise
+            # It claims events that never were: nothing depends on a hint, so go on without it.
+            self._start_over()
+            self._load_as(None)
+
+    def _load_as(self, hint: _Hint | None) -> None:
+        """Take the events from as few objects as there are, given where the head was lately."""
         covered = hint.head // FIRST_RANGE * FIRST_RANGE if hint else 0
         missing = [(level, number) for level, number in _cover(covered) if not self._load_range(level, number)]
         if hint:
@@ -322,7 +338,7 @@ class Stream:
         frame = self._sealer.open(path, data)[0]
         try:
             return _decode_hint(frame).tail if path.endswith("/hint") else _decode_events(frame)
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise DamagedObject(path, f"it cannot be read as events ({error})") from None
 
     def slot_bytes(self, event: Event) -> bytes:
@@ -335,7 +351,7 @@ class Stream:
             return _decode_hint(self._sealer.open(path, self._location.read(path))[0])
         except ObjectMissing:
             return None
-        except (DamagedObject, msgspec.MsgspecError) as error:
+        except (DamagedObject, *_UNREADABLE) as error:
             logger.warning("passed over: %s (%s)", path, error)
             return None
 
@@ -374,14 +390,23 @@ class Stream:
         try:
             encoded, inline = frames
             return _decode_event(encoded), encoded, inline
-        except (ValueError, msgspec.MsgspecError) as error:
+        except _UNREADABLE as error:
             raise DamagedObject(path, f"it cannot be read as an event ({error})") from None
 
     def _take(self, event: Event, encoded: Buffer | None = None) -> None:
         self._expect(event)
         self._hash = event_hash(event, encoded)
         self.events.append(event)
-        self._apply(event)
+        self._let_apply(event)
+
+    def _let_apply(self, event: Event) -> None:
+        """Have the kind take an event into account, whatever a hostile writer put into its body."""
+        try:
+            self._apply(event)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, msgspec.MsgspecError) as error:
+            self._start_over()  # the state may have taken a part of it: the next look begins anew, and ends here again
+            reason = f"what it says makes no sense to {self.label} ({type(error).__name__})"
+            raise DamagedObject(slot_path(self.id, event.sequence), reason) from error
 
     def _take_range(self, events: list[Event]) -> None:
         """The object that holds a range is verified as a whole: only its first link is new."""
@@ -389,7 +414,7 @@ class Stream:
         self._hash = event_hash(events[-1])
         self.events += events
         for event in events:
-            self._apply(event)
+            self._let_apply(event)
 
     def _expect(self, event: Event) -> None:
         if event.sequence != self.head + 1 or event.previous != self._hash:
@@ -469,11 +494,19 @@ class Root:
 
     def apply(self, event: Event) -> None:
         if event.kind == "stream":
-            self.streams[event.body["id"]] = event.body["kind"], event.body["name"]
+            match event.body:
+                case {"id": str(folder), "kind": str(kind), "name": str(name)}:
+                    self.streams[folder] = kind, name
+                case _:
+                    self.lost = True
         elif event.kind == "condemn":
-            packs = event.body["packs"]
-            self.condemned.update(packs[at : at + 16] for at in range(0, len(packs), 16))
-            self.epoch = event.sequence
+            match event.body:
+                case {"packs": bytes(packs)}:
+                    # Before the epoch: whoever reads both without the lock must not know the epoch and not the packs.
+                    self.condemned.update(packs[at : at + 16] for at in range(0, len(packs), 16))
+                    self.epoch = event.sequence
+                case _:
+                    self.lost = True
         elif event.kind == "lost":
             self.lost = True
 

@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedObject, IntegrityError, MissingChunk, ObjectMissing
+from ..errors import DamagedObject, IntegrityError, MalformedContent, MissingChunk, ObjectMissing
 from .chunking import cut
-from .index import BASES, Entry, Index, find_rows
+from .index import BASES, LARGEST_CHUNK, Entry, Index, find_rows
 from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path
 from .sealing import DELTA, ID_SIZE, Sealer, shrink_delta
@@ -38,6 +38,11 @@ TABLE = np.dtype([("chunk", f"V{ID_SIZE}"), ("size", "<u4")])
 """One row of a chunk table."""
 
 _TABLE_LIMIT = 8 * TABLE.itemsize
+"""Bytes of a table that lies in the event: more go into chunks, so that events stay small."""
+_DEEPEST = 8
+"""Most tables above each other. Each level has at least 400 times as many rows: five reach any size of a disk."""
+_TABLES_LIMIT = 2**31
+"""Most bytes in the tables of one content: they are read into memory. 60 million chunks, some TB at the least."""
 _AHEAD = 6
 """Batches hashed or compressed ahead of the one being written: bounds the memory of compressed ones."""
 _BATCH = 1024 * 1024
@@ -374,6 +379,16 @@ def _batches(items: Iterable[Item]) -> Iterator[Kept | Batch]:
         yield partial(list[Buffer | Similar], waiting)
 
 
+def _rows(table: Buffer) -> Any:
+    """A table of chunks from its bytes."""
+    if len(table) % TABLE.itemsize:
+        raise MalformedContent("its table of chunks ends within a row")
+    rows = np.frombuffer(table, TABLE)
+    if len(rows) and int(rows["size"].max()) > LARGEST_CHUNK:
+        raise MalformedContent("its table states a larger chunk than there are")
+    return rows
+
+
 def _done(part: Kept | Future[list[Prepared]]) -> Kept | list[Prepared]:
     return part if isinstance(part, Kept) else part.result()
 
@@ -396,6 +411,10 @@ class ContentReader:
         self._data = memoryview(data)
         self._table: Any = None
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
+        if not (0 <= content.depth <= _DEEPEST and 0 <= content.manifest_size <= content.size < 2**62):
+            raise MalformedContent("the event states sizes or levels that no content has")
+        if content.depth and len(content.table) > _TABLE_LIMIT:
+            raise MalformedContent("the event has a longer table of chunks than events have")
         if content.depth == 0 and len(data) != content.size:
             raise IntegrityError(f"the event holds {len(data)} bytes of content where {content.size} were committed")
 
@@ -422,21 +441,24 @@ class ContentReader:
     def table(self) -> Any:
         """All chunks in order: an array of `TABLE` rows."""
         if self._table is None:
-            table = np.frombuffer(self._content.table, TABLE)
-            for _ in range(self._content.depth - 1):
-                table = np.frombuffer(self._chunks.read_table(table), TABLE)
+            *_, table = self._levels()
             self._ends = np.cumsum(table["size"], dtype=np.int64)
             if (int(self._ends[-1]) if len(table) else 0) != self._content.size:
-                raise IntegrityError("the chunk table does not add up to the size of the content")
+                raise MalformedContent("the table of chunks does not add up to the size of the content")
             self._table = table
         return self._table
 
     def all_rows(self) -> Any:
         """Every chunk that the content needs: those of the tables, then those of the body and manifest."""
-        levels = [np.frombuffer(self._content.table, TABLE)]
+        return np.concatenate(list(self._levels()))
+
+    def _levels(self) -> Iterator[Any]:
+        """The tables from the one in the event to the one of the body, each read with the one before."""
+        table = _rows(self._content.table)
+        yield table
         for _ in range(self._content.depth - 1):
-            levels.append(np.frombuffer(self._chunks.read_table(levels[-1]), TABLE))
-        return np.concatenate(levels)
+            table = _rows(self._chunks.read_table(table))
+            yield table
 
     def names_like(self, sealer: Sealer) -> bool:
         """Whether equal chunks have the same names here as in the repository of another sealer."""
@@ -473,10 +495,21 @@ class ContentReader:
         return table["chunk"][first : last + 1].tobytes(), offset - start, length
 
     def read(self, offset: int, length: int) -> bytes:
-        """Some bytes of the content."""
+        """Return some bytes of the content."""
+        if self._content.depth:
+            self._locate(offset, length)  # before memory is allocated for what may not be there
         target = bytearray(length)
         self.read_into([(offset, memoryview(target))])
         return bytes(target)
+
+    def _locate(self, offset: int, length: int) -> None:
+        """Find the chunks of some bytes. Raises `IntegrityError` if the index does not know one, or another size."""
+        table = self.table
+        if offset < 0 or length < 0 or offset + length > self._content.size:
+            raise MalformedContent("the manifest points outside of the content")
+        first = int(self._ends.searchsorted(offset, "right"))
+        last = int(self._ends.searchsorted(offset + length, "left"))
+        self._chunks.locate(table[first : last + 1])
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
         """Fill each buffer with the bytes from its offset on, in parallel.
@@ -544,9 +577,18 @@ class ChunkReader:
         self.fetch([Piece(chunk, size, [(0, memoryview(target))])])
         return bytes(target)
 
+    def locate(self, rows: Any) -> None:
+        """Find the chunks in these table rows. Raises `IntegrityError` if one is missing, or has another size."""
+        for row in rows:
+            self._locate(Piece(row["chunk"].tobytes(), int(row["size"])))
+
     def read_table(self, rows: Any) -> bytes:
         """The chunks in these table rows, joined."""
-        target = bytearray(int(rows["size"].sum(dtype=np.int64)))
+        size = int(rows["size"].sum(dtype=np.int64))
+        if size > _TABLES_LIMIT:
+            raise MalformedContent(f"its tables of chunks would take {size} bytes")
+        self.locate(rows)
+        target = bytearray(size)
         view = memoryview(target)
         pieces = []
         start = 0

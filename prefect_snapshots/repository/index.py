@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import DamagedObject, StorageError
 from .location import Buffer, Location
-from .sealing import DELTA, ID_SIZE, Sealer
+from .sealing import DELTA, ID_SIZE, SALT_SIZE, Sealer
 from .threads import Lock
 
 PREFIX = "index"
@@ -43,6 +43,10 @@ BASES = 2
 
 BASES_SIZE = BASES * ID_SIZE
 """Bytes that the bases of one delta take in an index object; a single one is named twice."""
+
+LARGEST_CHUNK = 65 * 1024 * 1024
+"""Most bytes that a record may state of a chunk, stored or plain. Those that are written have up to 4 MB, and a little
+more encrypted. What states more is refused before memory is allocated for it."""
 
 _SIZE_BITS = 28
 _SIZE_MASK = (1 << _SIZE_BITS) - 1
@@ -321,7 +325,9 @@ class Index:
             records, bases = _parse_records(frames[1:])
             if len(records) and int(records["pack"].max()) >= len(head.packs):
                 raise DamagedObject(name, "it names packs that it does not list")
-        except (msgspec.MsgspecError, ValueError, IndexError) as error:
+            if any(len(pack) != SALT_SIZE for pack in head.packs):
+                raise DamagedObject(name, "it names a pack that is none")
+        except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
             raise DamagedObject(name, f"its records cannot be read ({error})") from None
         return head, records, bases
 
@@ -504,6 +510,8 @@ def _parse_records(frames: Sequence[Buffer]) -> tuple[Array, Array]:
     bases = np.frombuffer(frames[1], f"V{ID_SIZE}").reshape(-1, BASES) if len(frames) > 1 else _no_bases()
     if len(bases) != np.count_nonzero(~is_whole(records)):
         raise ValueError("bases are missing or too many")
+    if len(records) and max(int(records["stored"].max()), int((records["size"] & _SIZE_MASK).max())) > LARGEST_CHUNK:
+        raise ValueError("it states a larger chunk than there are")
     return records, bases
 
 

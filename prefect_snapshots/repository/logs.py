@@ -18,6 +18,7 @@ those that are not wanted any more, which `maintenance.prune` deletes. Nothing e
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -40,6 +41,8 @@ _TRAILER = struct.Struct("<Q8s")  # length of the footer with its head, marker
 _END_MARKER = b"\x89PSEND\r\n"
 _FOOTER = 2**32 - 1
 
+_TRIED = 1000
+"""Beginnings of records that are tried behind a broken one: each may cost reading all that follows."""
 _TAIL = 64 * 1024
 _READ = 8 * 1024 * 1024
 _GAP = 64 * 1024
@@ -56,9 +59,18 @@ def folder(stream: str) -> str:
     return f"{PREFIX}/{stream}"
 
 
+_SEGMENT = re.compile(r"[0-9a-f]{32}")
+
+
+def drops_of(event: Event) -> list[str]:
+    """Return the segments that an event says are not wanted any more. What is no name of a segment is passed over."""
+    drops = event.body.get("drops")
+    return [one for one in drops if isinstance(one, str)] if isinstance(drops, list | tuple) else []
+
+
 def dropped(events: Iterable[Event]) -> set[str]:
-    """The segments that a stream's events say are not wanted any more."""
-    return {segment for event in events for segment in event.body.get("drops", ())}
+    """Return the segments that a stream's events say are not wanted any more."""
+    return {segment for event in events for segment in drops_of(event)}
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -147,8 +159,9 @@ def list_objects(location: Location, stream: str) -> dict[str, dict[str, int]] |
         return None
     found: dict[str, dict[str, int]] = {}
     for info in location.list(folder(stream)):
-        _, _, segment, name = info.path.split("/", 3)
-        found.setdefault(segment, {})[name] = info.size
+        _, _, segment, *name = info.path.split("/", 3)
+        if name:
+            found.setdefault(segment, {})[name[0]] = info.size
     return found
 
 
@@ -203,7 +216,7 @@ class SegmentReader:
             number, frames = self._open(tail[-_TRAILER.size - length : -_TRAILER.size])
         except DamagedObject:
             return None  # reading it from the start tells what is wrong
-        if number != _FOOTER:
+        if number != _FOOTER or not frames:
             return None
         self._close(frames[0], start)
         return frames[1:]
@@ -273,7 +286,7 @@ class SegmentReader:
                 continue
             try:
                 number, frames = self._open(data[:length])
-                if number not in (self.records, _FOOTER):
+                if number not in (self.records, _FOOTER) or not frames:
                     raise DamagedObject(self._file, f"record {number} follows record {self.records - 1}")
             except DamagedObject as error:
                 self._refuse_damage(data, size, error.reason)
@@ -310,7 +323,11 @@ class SegmentReader:
         if rest.endswith(_END_MARKER):
             raise DamagedObject(self._file, f"{where}: {reason}")
         at = rest.find(_MARKER, 1)
+        tried = 0
         while at >= 0:
+            tried += 1
+            if tried > _TRIED:
+                raise DamagedObject(self._file, f"{where}: {reason}, and {_TRIED} beginnings of records follow")
             _, number, length = _HEAD.unpack_from(rest, at) if at + _HEAD.size <= len(rest) else (b"", 0, 0)
             if number > self.records:
                 try:
@@ -327,7 +344,10 @@ class SegmentReader:
             raise DamagedObject(self._file, "its end is not what was written")
 
     def _close(self, table: Buffer, end: int) -> None:
-        self._table = np.frombuffer(table, "<u8").copy()  # not a view, which would keep the summary alive
+        offsets = np.frombuffer(table, "<u8") if len(table) % 8 == 0 else None
+        if offsets is None or (len(offsets) and (int(offsets.max()) >= end or (offsets[1:] <= offsets[:-1]).any())):
+            raise DamagedObject(self._file, "its footer does not say where its records are")
+        self._table = offsets.copy()  # not a view, which would keep the summary alive
         self._offsets = []
         self._end = end
         self.records = len(self._table)
@@ -498,7 +518,10 @@ def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: fl
     wholes = {info.path.rpartition("/")[0] for info in infos if info.path.endswith(f"/{WHOLE}")}
     found = []
     for info in infos:
-        _, _, segment, *rest = info.path.split("/")
+        _, _, *inner = info.path.split("/")
+        if not inner:
+            continue  # a stray object, which is nobody's segment
+        segment, *rest = inner
         parent = info.path.rpartition("/")[0]
         if segment == CLAIMS:
             unneeded = rest != [LOCKS] and info.modified < before
@@ -513,10 +536,11 @@ def wanted(events: Iterable[Event]) -> list[str]:
     """The segments that count, by a stream's events."""
     segments: dict[str, None] = {}
     for event in events:
-        for segment in event.body.get("drops", ()):
+        for segment in drops_of(event):
             segments.pop(segment, None)
-        if "segment" in event.body:
-            segments[event.body["segment"]] = None
+        begun = event.body.get("segment")
+        if isinstance(begun, str) and _SEGMENT.fullmatch(begun):  # it becomes a part of a path
+            segments[begun] = None
     return list(segments)
 
 

@@ -21,6 +21,9 @@ _HEAD = struct.Struct("<4sBB2x16s")  # magic, format, flags, pack id
 _TAIL = struct.Struct("<I4s")  # bytes in the sealed table, magic
 _MAGIC = b"PSPK"
 
+LARGEST = 1024**3
+"""Most bytes in a pack that is read whole: those that are written have up to 128 MB, the last chunk and the table."""
+
 LOCAL_LIMIT = 128 * 1024 * 1024
 """Bytes after which a pack on a local disk is closed; its fsync then overlaps with writing the next."""
 
@@ -151,7 +154,7 @@ def _entries(sealer: Sealer, pack: bytes, table: Buffer, end: int) -> list[Entry
     path = pack_path(pack)
     try:
         entries = entries_from(sealer.open(f"{path}#table", table), [pack])
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise DamagedObject(path, f"its table cannot be read ({error})") from None
     if any(entry.offset + entry.stored > end for entry in entries):
         raise DamagedObject(path, "its table points outside of it")

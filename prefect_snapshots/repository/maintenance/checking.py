@@ -217,6 +217,9 @@ def read_packs(
     for pack, info in packs.items():
         say("reading", done, total)
         done += info.size
+        if info.size > packs_module.LARGEST:
+            yield (pack, None), f"it has {info.size} bytes, and no pack has that many"
+            continue
         try:
             data = memoryview(opened.store.location.read(info.path))
         except ObjectMissing:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import IntegrityError, MissingChunk
+from ...errors import IntegrityError, MalformedContent, MissingChunk
 from ..catalog import CATALOG, ROOT, Event, Root, Stream
 from ..contents import Content, ContentReader
 from ..index import find_rows, join_ids
@@ -70,6 +70,8 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
                 continue
             try:
                 absent = mark(ContentReader(opened.reader, content).all_rows()["chunk"])
+            except MalformedContent:
+                continue  # nobody can ever read it, whatever is kept: it must not keep the garbage of all others
             except IntegrityError:
                 if _is_deleted(stream, event):
                     continue

@@ -6,6 +6,7 @@ damaged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from ..opened import Opened
 from .liveness import paths, stream_of
 
 _BATCH = 64
+_SLOT = re.compile(r"[0-9]{12,15}")
+_FARTHEST = 1_000_000
+"""Most slots that may be missing in a row. A listing overlooks a few; more are not the work of a writer of ours."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,13 @@ def root_of(slots: Slots) -> Root:
 def _scan(opened: Opened, stream: Stream) -> Slots:
     location = opened.store.location
     names = (path.rpartition("/")[2] for path in paths(location, f"{CATALOG}/{stream.id}"))
-    slots = Slots(stream, max((int(name) for name in names if name.isdigit()), default=0))
+    slots = Slots(stream)
+    for number in sorted(int(name) for name in names if _SLOT.fullmatch(name)):
+        if number - slots.head > _FARTHEST:
+            # Somebody put it there: a list of all that is missing before it could fill the memory.
+            slots.damaged[number] = f"it lies {number - slots.head} places behind the event before it"
+        else:
+            slots.head = number
     _scan_slots(slots, opened, list(range(1, slots.head + 1)))
     # What the listing overlooked, or what came since.
     while location.size(slot_path(stream.id, slots.head + 1)) is not None:
@@ -115,6 +125,9 @@ def _scan_slot(slots: Slots, sequence: int, data: bytes) -> None:
 
 def _scan_summary(slots: Slots, path: str, events: list[Event]) -> None:
     for event in events:
+        if event.sequence - slots.head > _FARTHEST:
+            slots.bad_summaries[path] = "it has events that are far behind the last one"
+            return
         slots.head = max(slots.head, event.sequence)
         found = slots.events.get(event.sequence)
         if found is None or event.sequence in slots.damaged:
