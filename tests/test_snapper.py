@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import datetime as dt
+import decimal
+import enum
+import fractions
 import functools
 import json
 import math
 import os
+import pickle
+import struct
 import subprocess
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,7 +45,8 @@ from prefect_snapshots.checkpoints import (
     plan,
     run_batch,
 )
-from prefect_snapshots.checkpoints.batches import Batch
+from prefect_snapshots.checkpoints.batches import Batch, StoredBatch, encode_batch
+from prefect_snapshots.checkpoints.frozen import Frozen
 from prefect_snapshots.checkpoints.ledger import MISSING, Ledger, outcomes_of, places
 from prefect_snapshots.errors import (
     CheckpointNotFound,
@@ -342,14 +351,16 @@ def test_a_result_that_changes_later_is_kept_as_it_was(repository: Repository) -
 
 
 def test_without_pickle_containers_and_arrays_load_and_objects_do_not(local_storage: Storage) -> None:
-    values = [{"a": [(1, 2), {3}, 1j]}, np.arange(3), {"inside": np.arange(3)}, Point(1.0)]
-    snapper(range(4), values.__getitem__, Repository(local_storage.url)).start()
+    values = [{"a": [(1, 2), {3}, 1j]}, np.arange(3), {"inside": np.arange(3)}, Point(1.0), Counted(abs)]
+    snapper(range(5), values.__getitem__, Repository(local_storage.url)).start()
     careful = Repository(local_storage.url, allow_pickle=False)
     found = snapper(range(3), values.__getitem__, careful).load()
     assert found[0] == values[0]
     assert found[1].tolist() == found[2]["inside"].tolist() == [0, 1, 2]
-    with pytest.raises(PickleRefused, match=r"Point was stored with pickle"):
-        snapper([3], values.__getitem__, careful).load()
+    with pytest.raises(PickleRefused, match="was stored with pickle"):
+        snapper([4], values.__getitem__, careful).load()
+    with pytest.raises(UnserialisableResult, match="allow_pickle is False"):
+        snapper([5], lambda _: Counted(abs), careful, name="writing").start()
 
 
 @pytest.mark.parametrize(
@@ -934,3 +945,130 @@ def test_a_million_done_items_take_24_bytes_each() -> None:
         ledger.find(batch[:10])
     assert len(ledger) == 1_000_000
     assert ledger.nbytes == 24_000_000
+
+
+# --- results that others wrote -------------------------------------------------------------------------------------
+
+
+class Planted:
+    """What somebody who may write to a repository would have unpickled: it makes a directory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.path,)
+
+
+def value_blob(node: Any, size: int = 0, body: bytes = b"") -> bytes:
+    """A stored result of the general kind whose manifest says whatever it likes."""
+    manifest = msgspec.msgpack.encode([1, size, [], node])
+    return b"v" + len(manifest).to_bytes(4, "little") + manifest + body
+
+
+def write_blobs(repository: Repository, *blobs: bytes) -> Job:
+    """Store results as they are, for the items 0, 1, ..."""
+    job = snapper([], double, repository).job
+    writer = open_log(job).begin("test")
+    count = len(blobs)
+    times, outcomes = np.zeros(count), np.zeros(count, np.uint8)
+    writer.write(Batch(item_keys(range(count)), np.arange(count), times, times, outcomes, [*map(Frozen, blobs)]))
+    writer.close()
+    return job
+
+
+HOSTILE = {
+    "a pickle of before": b"p" + pickle.dumps(range(1 << 32), 5),
+    "a pickled pointer": b"p" + pickle.dumps([1], 5),
+    "an unknown tag": b"?",
+    "nothing": b"",
+    "a length beyond the end": b"v" + (2**32 - 1).to_bytes(4, "little"),
+    "a fraction that hangs": value_blob([27, "1e300000000", 1]),
+    "a range that fills the memory": value_blob([29, 1, 2]),
+    "an array larger than its bytes": value_blob([52, 1 << 40, "<f8", 0, 1 << 37], 1 << 40),
+    "a body that is not there": value_blob([49, 3 << 30], 3 << 30),
+    "an array of objects": value_blob([52, 8, "|O", 0, 1], 8),
+    "lists without end": value_blob([]),
+    "MessagePack that is cut": b"m\xdd\xff\xff\xff\xff",
+    "MessagePack that nests": b"m" + b"\x91" * 100_000,
+    "a failure that is none": b"f\x01",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_hostile_results_are_named_errors(local_storage: Storage, name: str, allow_pickle: bool) -> None:
+    repository = Repository(local_storage.url, allow_pickle=allow_pickle)
+    job = write_blobs(repository, HOSTILE[name], b"m\x0e")
+    with pytest.raises((DamagedObject, PickleRefused)):
+        list(collect(job, item_keys([0])))
+    assert list(collect(job, item_keys([1]))) == [14]
+
+
+@pytest.mark.parametrize("cut", range(0, 120, 7))
+def test_a_batch_that_is_cut_is_damage(cut: int) -> None:
+    for values in ([1, 2.0], [Frozen(b"m\x01"), Frozen(b"m\x02")]):
+        batch = Batch(item_keys([1, 7]), np.arange(2), np.zeros(2), np.zeros(2), np.zeros(2, np.uint8), values)
+        data = encode_batch(batch)
+        with pytest.raises(DamagedObject, match="here is damaged"):
+            StoredBatch(data[: min(cut, len(data) - 1)], "here").values(allow_pickle=False)
+
+
+def test_without_permission_nothing_is_unpickled(local_storage: Storage, tmp_path: Path) -> None:
+    pickled = pickle.dumps(Planted(str(tmp_path / "planted")))
+    blob = value_blob([55, [len(pickled)]], len(pickled), pickled)
+    job = write_blobs(Repository(local_storage.url, allow_pickle=False), blob)
+    with pytest.raises(PickleRefused, match="allow_pickle=True"):
+        list(collect(job, item_keys([0])))
+    assert not (tmp_path / "planted").exists()
+    trusting = snapper([0], double, Repository(local_storage.url)).job
+    assert list(collect(trusting, item_keys([0]))) == [None]
+    assert (tmp_path / "planted").exists()
+
+
+class Tagged(NamedTuple):
+    name: str
+    at: tuple[int, ...]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+def nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+EXACT = [
+    *[[], {}, (), [[]], [{}], {"a": [1, {"b": None}]}, ["x", 1.5, None, True], [b"bytes"], {"": ""}],
+    *[(1, 2), [(1,)], {"a": (1,)}, {1: "x"}, {True: 1}, {"a": {2: 3}}, {1.5: 2}, {None: 0}, {(1, 2): 3}],
+    *[1 << 64, -(1 << 70), [1 << 64], "\ud800", ["\ud800"], {"\ud800": 1}, "x" * 5000, b"y" * 5000, -0.0],
+    *[{1, 2}, frozenset({1}), 1j, bytearray(b"x"), range(3), slice(1, 2), ..., dt.date(2020, 1, 2), dt.timedelta(1)],
+    *[fractions.Fraction(1, 3), decimal.Decimal("1.50"), uuid.UUID(int=7), collections.OrderedDict(b=1, a=2)],
+    *[collections.deque([1], 3), Tagged("a", (1, 2)), [Tagged("b", ())], Colour.RED, {"c": Colour.RED}, Point(2.5)],
+    *[np.float32(1.5), np.int64(3), [np.bool_(True)], np.str_("text"), Path("a/b"), dt.datetime(2020, 1, 1, fold=1)],
+    *[nested(40, lambda inner: [inner]), nested(40, lambda inner: {"a": inner})],
+]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_plain_values_come_back_with_their_types_and_without_pickle(local_storage: Storage, together: bool) -> None:
+    repository = Repository(local_storage.url, allow_pickle=False)
+    values = EXACT if together else EXACT[::-1]
+    one = snapper(range(len(values)), values.__getitem__, repository, batch_size=100 if together else 1)
+    one.start()
+    for expected, found in zip(values, one.load(), strict=True):
+        assert (type(found), repr(found)) == (type(expected), repr(expected))
+        assert found == expected
+
+
+def test_dictionaries_keep_their_order_and_nan_its_bits(repository: Repository) -> None:
+    nan = struct.unpack("<d", b"\x01\x00\x00\x00\x00\x00\xf8\x7f")[0]
+    one = snapper([0, 1], [{"b": 1, "a": 2}, [nan]].__getitem__, repository)
+    one.start()
+    ordered, [found] = one.load()
+    assert list(ordered) == ["b", "a"]
+    assert struct.pack("<d", found) == b"\x01\x00\x00\x00\x00\x00\xf8\x7f"

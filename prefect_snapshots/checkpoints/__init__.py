@@ -18,10 +18,10 @@ segments together afterwards. A `Run` does the same within one process, for thos
 
 from __future__ import annotations
 
-from .batches import Failure
 from .counts import RunCounts
 from .differences import CheckpointDiff
 from .fingerprint import fingerprint
+from .frozen import Failure
 from .job import Job, make_job
 from .keys import item_keys, stable_hash
 from .manager import CheckpointInfo, CheckpointManager

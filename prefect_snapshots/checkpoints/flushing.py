@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnserialisableResult
-from .batches import Batch, Frozen, Unserialisable, freeze
+from .batches import Batch
+from .frozen import Frozen, Unserialisable, freeze
 from .interrupts import Interrupts
 from .job import Job
 from .keys import Keys
@@ -145,7 +146,7 @@ class Flusher:
         """
         if type(value) is not Frozen:
             try:
-                value = freeze(value, self._log.result_limit)
+                value = freeze(value, self._log.result_limit, allow_pickle=self._job.repository.allow_pickle)
             except Unserialisable as error:
                 raise UnserialisableResult(position, str(error)) from error.__cause__
         if type(value) is Frozen:

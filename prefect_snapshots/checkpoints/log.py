@@ -30,7 +30,8 @@ from ..repository.location import Buffer
 from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
 from ..repository.repository import Repository
 from ..repository.threads import pool
-from .batches import LIMIT, RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
+from .batches import RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
+from .frozen import LIMIT
 from .keys import Keys
 from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, segments_of, split_record
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..documents import Chart, Column, Document, Facts, Note, Table, markdown
 from ..errors import InvalidArgument
-from .batches import DONE, Failure
+from .batches import DONE
+from .frozen import Failure
 from .keys import Keys
 from .ledger import MISSING, outcomes_of
 from .log import Log

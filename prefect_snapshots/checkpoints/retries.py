@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TooManyFailures
-from .batches import RAISED, SKIPPED, Frozen, failure
+from .batches import RAISED, SKIPPED
+from .frozen import Frozen, failure
 from .job import Job
 
 

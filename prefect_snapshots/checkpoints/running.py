@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UnserialisableResult
-from .batches import DONE, SCALARS
+from .batches import DONE
 from .counts import RunCounts
 from .flushing import Flusher
+from .frozen import SCALARS
 from .interrupts import Interrupts
 from .job import Job
 from .keys import Keys

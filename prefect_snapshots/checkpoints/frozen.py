@@ -1,0 +1,197 @@
+"""One result as bytes: what a function returned, or why it has failed.
+
+A *frozen* result cannot change any more. Small plain values are frozen as they are. Everything else is converted to
+bytes at once, because a function may well return the same list again and again. Strings, numbers, and lists and dicts
+of them are MessagePack, which is several times faster than the general way; everything else is encoded as values of
+snapshots are. Pickle is used only for objects that nothing else can hold, and only if the repository allows it.
+"""
+
+from __future__ import annotations
+
+import struct
+import traceback
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..errors import UnserialisableLeaf
+from ..values import MemoryBody, decode, encode
+
+LIMIT = 1 << 30
+"""Most bytes of one result. A record is sealed and read as a whole, so that larger ones would cost that much memory."""
+
+_LONG = 4096
+"""Strings and bytes from this length on are converted to bytes, so that their size counts towards the next flush."""
+
+SCALARS = frozenset({type(None), bool, int, float})
+"""Results of these types are frozen as they are, without a call."""
+
+_PLAIN = SCALARS | {str, bytes}
+_DEEP = 16
+"""Levels of lists and dicts up to which a result is looked through for plain values."""
+
+_MSGPACK, _VALUE, _FAILURE = b"m", b"v", b"f"
+_LENGTH = struct.Struct("<I")
+
+encode_plain = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class Unserialisable(Exception):
+    """A result cannot be written. The message says why."""
+
+
+class Frozen(bytes):
+    """A result as bytes, beginning with its tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an item has no result.
+
+    Attributes:
+        item: The beginning of the `repr` of the item.
+        kind: The class of the exception.
+        message: The message of the exception.
+        traceback: The end of its traceback, as text.
+    """
+
+    item: str
+    kind: str
+    message: str
+    traceback: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
+
+
+_decode_failure = msgspec.msgpack.Decoder(Failure).decode
+
+
+def freeze(value: Any, limit: int = LIMIT, *, allow_pickle: bool = True) -> Any:
+    """Return a result in a form that cannot change any more: itself, if it is small and plain, else a `Frozen`.
+
+    Args:
+        value: What the function returned.
+        limit: Most bytes that it may take.
+        allow_pickle: Whether objects that nothing else can hold are pickled.
+
+    Raises:
+        Unserialisable: It cannot be written, or takes more than `limit` bytes.
+    """
+    cls = type(value)
+    if cls in _PLAIN and (cls not in (str, bytes) or len(value) < _LONG):
+        return value
+    return _one(value, limit, allow_pickle)
+
+
+def failure(item: Any, error: BaseException) -> Frozen:
+    """Return a failure in the form of a result."""
+    lines = traceback.format_exception(error)
+    message = _text(error)
+    found = Failure(_cut(_repr(item), 200), type(error).__qualname__, _cut(message, 2000), _cut("".join(lines), 8000))
+    return Frozen(_FAILURE + encode_plain(found))
+
+
+def to_bytes(value: Any) -> bytes:
+    """Return a frozen result as bytes."""
+    return value if type(value) is Frozen else _one(value, LIMIT, True)
+
+
+def thaw(data: memoryview, allow_pickle: bool) -> Any:
+    """Return the result that was frozen as these bytes.
+
+    Raises:
+        PickleRefused: It was pickled, and `allow_pickle` is False.
+        IntegrityError, ValueError: The bytes are not what was written.
+    """
+    tag, content = bytes(data[:1]), data[1:]
+    if tag == _MSGPACK:
+        return _decode(content)
+    if tag == _FAILURE:
+        return _decode_failure(content)
+    if tag != _VALUE or len(content) < _LENGTH.size:
+        raise ValueError(f"{tag!r} is no kind of result")
+    [size] = _LENGTH.unpack_from(content)
+    end = _LENGTH.size + int(size)
+    if end > len(content):
+        raise ValueError("a result is cut")
+    return decode(bytes(content[_LENGTH.size : end]), MemoryBody(content[end:]), allow_pickle=allow_pickle)
+
+
+def _one(value: Any, limit: int, allow_pickle: bool) -> Frozen:
+    try:
+        if _is_plain(value, _DEEP):
+            try:
+                data = encode_plain(value)
+            except (OverflowError, UnicodeEncodeError):  # integers beyond 64 bits, lone surrogates
+                pass
+            else:
+                _check_size(len(data), limit)
+                return Frozen(_MSGPACK + data)
+        if isinstance(value, types.GeneratorType | types.AsyncGeneratorType | types.CoroutineType):
+            kind = "a coroutine" if type(value) is types.CoroutineType else "a generator"
+            raise Unserialisable(f"the function returned {kind}, which can be used only once. Let it return a list.")
+        encoded = encode(value, allow_pickle=allow_pickle)
+        size = _LENGTH.size + len(encoded.manifest) + sum(map(len, encoded.buffers))
+        _check_size(size, limit)
+        return Frozen(b"".join((_VALUE, _LENGTH.pack(len(encoded.manifest)), encoded.manifest, *encoded.buffers)))
+    except (Unserialisable, MemoryError):
+        raise
+    except UnserialisableLeaf as error:
+        where = f", at {error.path}" if error.path else ""
+        raise Unserialisable(
+            f"its result, a {type(value).__qualname__}, cannot be kept{where} (it {error.reason})"
+        ) from error
+    except Exception as error:  # the code of any object runs here
+        raise Unserialisable(f"its result, a {type(value).__qualname__}, cannot be kept ({error})") from error
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size >= limit:
+        raise Unserialisable(
+            f"its result takes {size + 1:,} bytes, and at most {limit:,} are kept. Let the function store it, for "
+            "example as a snapshot, and return where it is."
+        )
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether MessagePack brings a value back with every type as it is. Looks at types only, at the speed of C."""
+    cls = type(value)
+    if cls in _PLAIN:
+        return True
+    if not depth:
+        return False
+    if cls is dict:
+        if not set(map(type, value)) <= {str}:
+            return False
+        inner: Any = value.values()
+    elif cls is list:
+        inner = value
+    else:
+        return False
+    others = set(map(type, inner)) - _PLAIN
+    if not others:
+        return True
+    return others <= {list, dict} and all(_is_plain(one, depth - 1) for one in inner if type(one) in others)
+
+
+def _repr(item: Any) -> str:
+    try:
+        return repr(item)
+    except Exception as error:
+        return f"<{type(item).__qualname__} whose repr failed: {type(error).__name__}>"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _cut(text: str, limit: int) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else text[: limit - 3] + "..."
