@@ -68,7 +68,7 @@ def _firsts(keys: Keys) -> NDArray[np.int64] | slice:
     return np.sort(np.unique(keys, axis=0, return_index=True)[1])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ItemBatch(Selection):
     """Items to be computed together, by whichever process.
 

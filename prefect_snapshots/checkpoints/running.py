@@ -166,11 +166,10 @@ class Run:
         """Call the function for each item."""
         call, now, flusher, retries = self._call, time.perf_counter, self._flusher, self._retries
         begun = flusher.begin(work)
-        stops: Exception | None
+        stops: Exception | None = None
         values, ends = begun.values, begun.ends
         try:
             for item in work.items:
-                stops = None
                 try:
                     value = call(item)
                 except Exception as error:
@@ -180,14 +179,13 @@ class Run:
                         value, stops = given_up.stored, given_up.stops
                 else:
                     retries.in_a_row = 0
-                if type(value) not in SCALARS:
-                    value = flusher.freeze(value, begun.position)
-                values.append(value)
+                plain = type(value) in SCALARS
+                values.append(value if plain else flusher.freeze(value, begun.position))
                 ends.append(now())
+                if not plain and flusher.is_large:
+                    flusher.flush()
                 if stops is not None:
                     raise stops
-                if flusher.is_large:
-                    flusher.flush()
         except UnserialisableResult:
             # Nothing is recorded for it, but it was worked on, and has no result.
             self._worked += 1

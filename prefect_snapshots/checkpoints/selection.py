@@ -23,9 +23,9 @@ _QUICK, _SLOW = 0.01, 0.05
 for the first item of a slow generator, and a quick one costs few look-ups."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Selection:
-    """Some items of an iterable.
+    """Some items of an iterable. Never changed, but not frozen: one is made for every item of a batch of one.
 
     Attributes:
         items: The items.

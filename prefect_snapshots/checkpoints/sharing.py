@@ -20,7 +20,7 @@ RETRY_EVERY = 0.5
 _PRIME, _OTHER_PRIME = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkUnit:
     """The items that one claim covers: those at the positions n * batch_size to (n + 1) * batch_size.
 
