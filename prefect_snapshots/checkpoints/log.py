@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IntegrityError, InvalidArgument, StorageError
+from ..errors import CommitError, DamagedObject, IntegrityError, InvalidArgument, StorageError
 from ..repository.catalog import Event, slot_path
 from ..repository.commits import Draft
 from ..repository.location import Buffer
-from ..repository.logs import Claims, SegmentReader, SegmentWriter, list_objects, new_segment
+from ..repository.logs import Claims, Extent, SegmentReader, SegmentWriter, list_objects, new_segment, note_extents
 from ..repository.repository import Repository
 from ..repository.threads import pool
 from .batches import RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
@@ -55,6 +55,8 @@ _FEW = 8
 _MANY = 64
 """So many small segments are merged by whoever comes by."""
 _MOST_MERGED = 256
+_MOST_SEEN = 64
+"""Open segments of others that a start vouches for: 50 bytes each, in an event of at most 16 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +110,20 @@ class Registry:
         """How often something was dropped."""
         self.pinned = False
         """Whether the name is exempt from retention."""
+        self.extents: dict[str, Extent] = {}
+        """How much of each segment there has to be."""
 
     def copy(self) -> Registry:
         """Return a copy that later events do not change."""
         other = Registry()
         other.segments, other.merging = dict(self.segments), dict(self.merging)
-        other.changes, other.pinned = self.changes, self.pinned
+        other.changes, other.pinned, other.extents = self.changes, self.pinned, dict(self.extents)
         return other
 
     def apply(self, event: Event) -> None:
         body = event.body
         self.pinned = bool(body.get("pinned", self.pinned))
+        note_extents(body, self.extents)
         first = min((self.segments[old].rank for old in body.get("drops", ()) if old in self.segments), default=0)
         generation = max(
             (self.segments[old].generation for old in body.get("drops", ()) if old in self.segments), default=0
@@ -231,10 +236,32 @@ class Log:
             elif self._growing and (
                 thorough or self._location.appends or time.monotonic() > self._looked + _LOOK_EVERY
             ):
-                self._follow()
+                self._unless_dropped(self._follow)
 
     def _take_in(self) -> None:
-        """Take in the segments that the stream names."""
+        """Take in the segments that the stream names.
+
+        Raises:
+            DamagedObject: A segment is missing, short or damaged.
+        """
+        self._unless_dropped(self._take_in_segments)
+
+    def _unless_dropped(self, look: Callable[[], None]) -> None:
+        """Look at segments. Damage counts only if nothing was dropped since the stream was read.
+
+        Otherwise a segment may be missing because it was merged or deleted, and pruned.
+        """
+        try:
+            look()
+        except DamagedObject:
+            changes = self.registry.changes
+            self._stream.refresh()
+            if changes == self.registry.changes:
+                raise
+            self._forget()
+            self._take_in_segments()
+
+    def _take_in_segments(self) -> None:
         if self._changes != self.registry.changes:
             dropped = any(known.start.segment not in self.registry.segments for known in self._known)
             self._changes = self.registry.changes
@@ -279,6 +306,7 @@ class Log:
             listed = list_objects(self._location, self._stream.id)
         self._looked = time.monotonic()
         for known in list(self._growing):
+            known.reader.extent = self.registry.extents.get(known.start.segment)
             # Asked before reading: what comes after the last look at a dead writer does not exist.
             live = self._claims is None or self._claims.is_live(known.start.segment)
             self._read_on(known, _of(listed, known))
@@ -418,12 +446,40 @@ class Log:
             "host": socket.gethostname(),
             "process": os.getpid(),
         }
+        seen = self._seen()
+        if seen:
+            body["seen"] = seen
         if self._share is not None:
             body |= {"plan": self._share.plan, "batch": self._share.batch}
         with self._lock:
             self._own.add(segment)
             self.repository.commit(self._stream, lambda: Draft("start", body))
             self._take_in()
+
+    def _seen(self) -> dict[str, list[int]]:
+        """What this process has read of segments whose writers have not vouched for them: maybe they were killed."""
+        found = {}
+        for known in self._known:
+            segment, reader = known.start.segment, known.reader
+            vouched = self.registry.extents.get(segment)
+            if not known.own and reader.records and (vouched is None or not vouched.digest):
+                if vouched is None or vouched.records < reader.records:
+                    found[segment] = [reader.records, reader.nbytes]
+                if len(found) == _MOST_SEEN:
+                    break
+        return found
+
+    def closed(self, segment: str, extent: Extent) -> None:
+        """Vouch for a segment of our own that was closed."""
+
+        def draft() -> Draft | None:
+            return Draft("closed", {"closes": segment, **extent.body()}) if self.is_wanted(segment) else None
+
+        try:
+            self.repository.commit(self._stream, draft)
+        except (StorageError, CommitError) as error:
+            # The results are written and durable. Without this event a later loss of the segment may go unnoticed.
+            logger.warning("Could not record that a segment of %s is complete: %s", self._stream.label, error)
 
     def wrote(self, segment: str, record: int, keys: Keys, outcomes: NDArray[np.uint8]) -> None:
         """Take in what was just written by ourselves."""
@@ -492,8 +548,10 @@ class Log:
         def finish() -> Draft | None:
             if segment not in self.registry.merging or any(one not in self.registry.segments for one in sources):
                 return None
-            return Draft("merged", {**body, "segment": segment, "drops": sources})
+            vouched = {} if extent is None else extent.body()
+            return Draft("merged", {**body, **vouched, "segment": segment, "drops": sources})
 
+        extent: Extent | None = None
         if self.repository.commit(self._stream, announce) is None:
             return 0
         writer = self.writer_of(segment)
@@ -503,7 +561,7 @@ class Log:
                 batch = StoredBatch(frames[0], known.start.segment)
                 writer.append(frames)
                 summary.add(batch.keys, batch.outcomes)
-        writer.close(summary.frames())
+        extent = writer.close(summary.frames())
         if self.repository.commit(self._stream, finish) is None:
             return 0
         self._take_in()
@@ -525,7 +583,10 @@ class Log:
         return segment in self.registry.segments
 
     def _reader(self, segment: str) -> SegmentReader:
-        return SegmentReader(self._location, self.repository.parts().sealer, self._stream.id, segment)
+        sealer = self.repository.parts().sealer
+        # Our own segments grow while we read the events: what we write, we know.
+        extent = None if segment in self._own else self.registry.extents.get(segment)
+        return SegmentReader(self._location, sealer, self._stream.id, segment, extent)
 
 
 @dataclass(slots=True)
@@ -578,7 +639,9 @@ class LogWriter:
         """Close the segment with a footer."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            writer.close(self._summary.frames())
+            extent = writer.close(self._summary.frames())
+            if extent is not None:
+                self._log.closed(self.segment, extent)
             self._log.claims.let_go(self.segment)
 
     def abandon(self) -> None:

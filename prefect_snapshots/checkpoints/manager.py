@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..documents import Document
-from ..errors import CheckpointNotFound, InvalidArgument, Pinned
+from ..errors import CheckpointNotFound, IntegrityError, InvalidArgument, Pinned
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
 from ..repository.times import from_nanoseconds
@@ -37,6 +37,7 @@ class CheckpointInfo:
         segments: Objects that hold the results.
         started_at: When this version was last started, in UTC.
         pinned: Whether the name is exempt from retention.
+        damage: Why the results cannot be read, in which case `done` and `failed` are 0. None: they can.
     """
 
     name: str
@@ -47,6 +48,7 @@ class CheckpointInfo:
     segments: int
     started_at: datetime
     pinned: bool
+    damage: str | None = None
 
 
 class CheckpointManager:
@@ -258,7 +260,12 @@ class CheckpointManager:
         infos = []
         for fingerprint in dict.fromkeys(start.fingerprint for start in registry.of(None)):
             starts = registry.of(fingerprint)
-            outcomes = outcomes_of(Log(self.repository, name, fingerprint).ledger.contents()[1])
+            damage = None
+            try:
+                outcomes = outcomes_of(Log(self.repository, name, fingerprint).ledger.contents()[1])
+            except IntegrityError as error:
+                # One damaged version must not hide the others.
+                outcomes, damage = np.zeros(0, np.uint8), str(error)
             done = int(np.count_nonzero(outcomes == DONE))
             infos.append(
                 CheckpointInfo(
@@ -270,6 +277,7 @@ class CheckpointManager:
                     len(starts),
                     from_nanoseconds(max(start.time for start in starts)),
                     registry.pinned,
+                    damage,
                 )
             )
         return sorted(infos, key=lambda info: info.started_at, reverse=True)

@@ -8,11 +8,16 @@
 - Where a store cannot append, a record of an *open* segment is an object of its own, `<segment>/<number>`, and closing
   puts the whole segment into one, `<segment>/whole`.
 
+An event that comes later vouches for an *extent*: how many records, how many bytes, and of a closed segment the hash of
+all of it. So a segment that is missing, emptied, cut or swapped is damage. A start vouches for what it has read of open
+segments, too, because a killed writer cannot.
+
 An open segment may end in a *torn* record, which a kill or a full disk left half-written. A record that cannot be read
 is taken for torn only where no footer and no sound record follows it; else it is damage.
 
 Which segments are wanted is said by the events of their stream: a body with `segment` registers one, and `drops` lists
-those that are not wanted any more, which `maintenance.prune` deletes. Nothing else is known here of what they mean.
+those that are not wanted any more, which `maintenance.prune` deletes. `closes`, `records`, `size` and `hash` are the
+extent of a closed one, `seen` those of open ones. Nothing else is known here of what the bodies mean.
 """
 
 from __future__ import annotations
@@ -21,10 +26,13 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
-from ..errors import DamagedObject, ObjectMissing, StorageUnavailable, UnsupportedFormat
+from ..errors import DamagedObject, IntegrityError, ObjectMissing, StorageUnavailable, UnsupportedFormat
 from .catalog import Event
 from .location import Appender, Buffer, ByteLocks, Location, ObjectInfo
 from .sealing import Sealer
@@ -73,6 +81,65 @@ def dropped(events: Iterable[Event]) -> set[str]:
     return {segment for event in events for segment in drops_of(event)}
 
 
+# --- what events vouch for -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a segment there is, as an event vouches for it.
+
+    Attributes:
+        records: Records, the footer not counted.
+        size: Bytes.
+        digest: The BLAKE3 hash of a closed segment. Empty: the segment was open, and may have grown since.
+    """
+
+    records: int
+    size: int
+    digest: bytes = b""
+
+    def body(self) -> dict[str, Any]:
+        """Return the extent as part of the body of an event."""
+        return {"records": self.records, "size": self.size, "hash": self.digest}
+
+
+def note_extents(body: Mapping[str, Any], known: dict[str, Extent]) -> None:
+    """Take the extents in the body of an event into account.
+
+    Args:
+        body: The body of an event of the stream.
+        known: The extents of the events before, by segment. It is changed.
+
+    Raises:
+        IntegrityError: The body makes no sense.
+    """
+    for segment in body.get("drops", ()):
+        known.pop(segment, None)
+    try:
+        if "records" in body:
+            known[str(body.get("closes", body.get("segment")))] = _extent(body["records"], body["size"], body["hash"])
+        for segment, (records, size) in dict(body.get("seen", {})).items():
+            old = known.get(segment)
+            if old is None or (not old.digest and old.records < records):
+                known[segment] = _extent(records, size, b"")
+    except (TypeError, ValueError, KeyError) as error:
+        raise IntegrityError(f"An event describes a log segment that cannot exist ({error}).") from error
+
+
+def _extent(records: int, size: int, digest: bytes) -> Extent:
+    if not (type(records) is type(size) is int and 0 <= records <= size and type(digest) is bytes):
+        raise ValueError(f"{records!r} records in {size!r} bytes")
+    return Extent(records, size, digest)
+
+
+def extents(events: Iterable[Event]) -> dict[str, Extent]:
+    """Return the extents that a stream's events vouch for, by segment."""
+    known: dict[str, Extent] = {}
+    for event in events:
+        note_extents(event.body, known)
+    return known
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +166,7 @@ class SegmentWriter:
         self._appender: Appender | None = None
         self._held: list[bytes] | None = None
         self._begun = False
+        self._hash = blake3()
 
     @property
     def records(self) -> int:
@@ -129,12 +197,17 @@ class SegmentWriter:
             self._held.append(record)
         self._offsets.append(self.size)
         self.size += len(record)
+        self._hash.update(record)
         return number
 
-    def close(self, summary: Sequence[Buffer]) -> None:
-        """Append the footer, and make everything durable."""
+    def close(self, summary: Sequence[Buffer]) -> Extent | None:
+        """Append the footer, and make everything durable.
+
+        Returns:
+            What an event should vouch for from now on. None if there is no record, and so no segment.
+        """
         if not self._begun:
-            return
+            return None
         table = np.array(self._offsets, "<u8").tobytes()
         footer = _seal(self._sealer, self._path, _FOOTER, [table, *summary])
         end = [footer, _TRAILER.pack(len(footer), _END_MARKER)]
@@ -145,6 +218,9 @@ class SegmentWriter:
             assert self._held is not None
             self._location.replace(f"{self._path}/{WHOLE}", b"".join([*self._held, *end]))
         self._begun = False
+        for part in end:
+            self._hash.update(part)
+        return Extent(self.records, self.size + sum(map(len, end)), self._hash.digest())
 
     def abandon(self) -> None:
         """Let go of the segment without a footer. What was appended stays."""
@@ -174,12 +250,16 @@ class SegmentReader:
     Attributes:
         closed: whether its footer was seen.
         records: how many records are known.
+        extent: What an event vouches for. Read the event before you read the segment.
     """
 
-    def __init__(self, location: Location, sealer: Sealer, stream: str, segment: str) -> None:
+    def __init__(
+        self, location: Location, sealer: Sealer, stream: str, segment: str, extent: Extent | None = None
+    ) -> None:
         self.segment = segment
         self.closed = False
         self.records = 0
+        self.extent = extent
         self._location = location
         self._sealer = sealer
         self._path = f"{folder(stream)}/{segment}"
@@ -203,6 +283,7 @@ class SegmentReader:
             listed: what `list_objects` said of the segment, where a store cannot append: spares a request.
         """
         size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
+        self._check_size(size)
         if size is None or size < _TRAILER.size:
             return None
         tail = self._read_range(max(size - _TAIL, 0), size)
@@ -219,6 +300,7 @@ class SegmentReader:
         if number != _FOOTER or not frames:
             return None
         self._close(frames[0], start)
+        self._check_extent()
         return frames[1:]
 
     def follow(self, listed: Mapping[str, int] | None = None) -> Iterator[tuple[int, list[Buffer]]]:
@@ -228,10 +310,13 @@ class SegmentReader:
             listed: as for `summary`.
 
         Raises:
-            DamagedObject: a record cannot be read, and it is no torn one.
+            DamagedObject: a record cannot be read, and it is no torn one; or there is less than an event vouches for.
         """
-        if self.closed:
-            return
+        if not self.closed:
+            yield from self._follow(listed)
+            self._check_extent()
+
+    def _follow(self, listed: Mapping[str, int] | None) -> Iterator[tuple[int, list[Buffer]]]:
         if not self._appends and listed is None:
             names = ((info.path.rpartition("/")[2], info.size) for info in self._location.list(self._path))
             listed = dict(names)
@@ -239,6 +324,8 @@ class SegmentReader:
         if size is None:
             if listed:
                 yield from self._follow_objects(listed)
+            else:
+                self._check_size(None)
         elif size != self._seen:
             known = self.records
             if not self._appends:
@@ -266,6 +353,84 @@ class SegmentReader:
             for number in span:
                 start, end = self._bounds(number)
                 yield self._verified(data[start - first : end - first], number)
+
+    def check_size(self, listed: Mapping[str, int] | None = None) -> None:
+        """Raise if the segment is missing or shorter than an event vouches for. Reads nothing of it.
+
+        Args:
+            listed: As for `summary`.
+
+        Raises:
+            DamagedObject: It is.
+        """
+        size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
+        self._check_size(size)
+        extent = self.extent
+        if extent is not None and listed is not None and size is None:
+            there = sum(name.isdigit() for name in listed)
+            if there < extent.records and self._location.size(self._file) is None:
+                raise DamagedObject(self._path, f"it has {there:,} of {extent.records:,} records")
+
+    def digest(self, size: int) -> bytes:
+        """Return the hash of the first bytes of a closed segment."""
+        hasher = blake3()
+        for start in range(0, size, _READ):
+            hasher.update(self._read_range(start, min(start + _READ, size)))
+        return hasher.digest()
+
+    def salvage(self) -> Iterator[list[Buffer]]:
+        """Read every sound record that is left, whatever is between them."""
+        size = self._location.size(self._file)
+        if size is None:
+            yield from self._salvage_objects()
+            return
+        at, known = 0, -1
+        while at + _HEAD.size <= size:
+            window = self._read_range(at, min(at + _READ, size))
+            found = window.find(_MARKER)
+            if found:
+                at += found if found > 0 else max(len(window) - len(_MARKER) + 1, 1)
+                continue
+            _, number, length = _HEAD.unpack_from(window)
+            end = at + _HEAD.size + int(length)
+            record = window[: end - at] if end - at <= len(window) else self._read_range(at, min(end, size))
+            try:
+                number, frames = self._open(record)
+            except DamagedObject:
+                at += 1
+                continue
+            if known < number < _FOOTER:  # whoever repeats an old record adds nothing
+                known = number
+                yield frames
+            at = end
+
+    def _salvage_objects(self) -> Iterator[list[Buffer]]:
+        paths = sorted(info.path for info in self._location.list(self._path))
+        for path, data in zip(paths, self._location.read_many(paths), strict=True):
+            try:
+                if data is not None:
+                    yield self._verified(data, int(path.rpartition("/")[2]))
+            except (DamagedObject, ValueError):
+                continue
+
+    def _check_size(self, size: int | None) -> None:
+        """Raise if there is not what an event vouches for. Open segments in objects are counted, not measured."""
+        extent = self.extent
+        if extent is None or not extent.records or not (extent.digest or self._appends):
+            return
+        if size is None:
+            size = self._location.size(self._file)  # a listing may have missed it
+        if size is None:
+            raise DamagedObject(self._file, f"it is missing, and held {extent.records:,} records")
+        if size < extent.size or (extent.digest and size != extent.size):
+            raise DamagedObject(self._file, f"it has {size:,} bytes, and {extent.size:,} were written")
+
+    def _check_extent(self) -> None:
+        extent = self.extent
+        if extent is None:
+            return
+        if self.records < extent.records or (extent.digest and (not self.closed or self.records != extent.records)):
+            raise DamagedObject(self._file, f"it has {self.records:,} of {extent.records:,} records")
 
     # --- as one file -----------------------------------------------------------------------------------------------
 
@@ -544,13 +709,20 @@ def wanted(events: Iterable[Event]) -> list[str]:
     return list(segments)
 
 
-def verify(location: Location, sealer: Sealer, stream: str, segment: str) -> int:
+def verify(location: Location, sealer: Sealer, stream: str, segment: str, extent: Extent | None = None) -> int:
     """Read a segment from start to end. Returns its size in bytes.
 
     Raises:
-        DamagedObject: something in it is not what was written.
+        DamagedObject: something in it is not what was written, or not all of it is there.
     """
-    reader = SegmentReader(location, sealer, stream, segment)
+    reader = SegmentReader(location, sealer, stream, segment, extent)
     for _ in reader.follow():
         pass
+    if extent is not None and extent.digest and reader.digest(extent.size) != extent.digest:
+        raise DamagedObject(f"{folder(stream)}/{segment}", "its hash is not that of what was written")
     return reader.nbytes
+
+
+def salvage(location: Location, sealer: Sealer, stream: str, segment: str) -> Iterator[list[Buffer]]:
+    """Read the sound records of a damaged segment, in order."""
+    return SegmentReader(location, sealer, stream, segment).salvage()

@@ -26,7 +26,7 @@ from ..progress import Progress, silent
 from ..sealing import ID_SIZE
 from .liveness import list_packs, live_contents, paths, unregistered, version_label
 from .rows import entries_of, groups, named_packs
-from .scanning import Slots, root_of, scan_streams
+from .scanning import Slots, root_of, scan_stream, scan_streams
 
 _DAY = 24 * 3600
 
@@ -99,8 +99,7 @@ def look(opened: Opened, read_data: bool, damage: Damage, say: Progress) -> Chec
     if read_data:
         damage = dict(read_packs(opened, packs, report, say))
     hurt = _check_contents(opened, scanned, packs, damage, report)
-    if read_data:
-        _check_logs(opened, scanned, report)
+    _check_logs(opened, scanned, read_data, report)
     for (pack, chunk), reason in damage.items():
         if chunk not in hurt and pack not in root.condemned:
             report.problems.append(Problem(pack_path(pack), reason))
@@ -197,15 +196,33 @@ def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[Entry], bool]) -> 
     return lost or [chunk]
 
 
-def _check_logs(opened: Opened, scanned: list[Slots], report: CheckReport) -> None:
-    """Read every log segment that counts."""
+def _check_logs(opened: Opened, scanned: list[Slots], read_data: bool, report: CheckReport) -> None:
+    """Look at every log segment that counts: at its size, or at all of it."""
     for slots in scanned:
-        stream = slots.stream
-        for segment in logs.wanted(slots.in_order()):
-            try:
-                report.bytes_read += logs.verify(opened.store.location, opened.sealer, stream.id, segment)
-            except DamagedObject as error:
-                report.problems.append(Problem(error.path, error.reason, (stream.label,)))
+        for segment, error in damaged_segments(opened, slots, read_data, report):
+            # A segment that was merged and pruned since the stream was scanned is not missed.
+            now = scan_stream(opened, slots.stream.kind, slots.stream.name)
+            if segment in logs.wanted(now.in_order()):
+                report.problems.append(Problem(error.path, error.reason, (slots.stream.label,)))
+
+
+def damaged_segments(
+    opened: Opened, slots: Slots, read_data: bool, report: CheckReport
+) -> Iterator[tuple[str, DamagedObject]]:
+    """Find the log segments of a stream that are not what its events vouch for."""
+    location, stream = opened.store.location, slots.stream.id
+    events = slots.in_order()
+    known = logs.extents(events)
+    listed = logs.list_objects(location, stream) if known and not read_data else None
+    for segment in logs.wanted(events):
+        try:
+            if read_data:
+                report.bytes_read += logs.verify(location, opened.sealer, stream, segment, known.get(segment))
+            elif segment in known:
+                reader = logs.SegmentReader(location, opened.sealer, stream, segment, known[segment])
+                reader.check_size(None if listed is None else listed.get(segment, {}))
+        except DamagedObject as error:
+            yield segment, error
 
 
 def read_packs(

@@ -12,14 +12,16 @@ from functools import partial
 from typing import Any
 
 from ...errors import DamagedObject, IntegrityError, ObjectMissing
+from .. import logs
 from ..catalog import Event, Root, event_hash, new_token, slot_path
+from ..commits import Draft, commit
 from ..configuration import config_bytes
 from ..contents import Writer
 from ..opened import Opened
 from ..packs import pack_path, read_table
 from ..progress import Progress, silent
-from .checking import CheckReport, Problem, check_config, look, read_packs
-from .liveness import list_packs
+from .checking import CheckReport, Problem, check_config, damaged_segments, look, read_packs
+from .liveness import list_packs, stream_of
 from .rows import entries_of, named_packs
 from .scanning import Slots, root_of, scan_streams
 
@@ -52,6 +54,7 @@ def repair(opened: Opened, dry_run: bool, progress: Progress | None = None) -> R
     root = Root()
     for slots in scan_streams(opened):
         _repair_stream(opened, slots, root.epoch, report, act)
+        _repair_logs(opened, slots, report, act)
         if not slots.stream.kind:
             root = root_of(slots)
     _repair_index(opened, root.condemned, act)
@@ -86,6 +89,38 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
             hit = (f"{stream.label}#{sequence}",)
             report.lost.append(Problem(path, "the event is gone, and with it what it said", hit))
         slots.events[sequence] = event
+
+
+def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -> None:
+    """Copy what is sound out of damaged log segments, and drop these: their lost items are then computed again."""
+    location, stream = opened.store.location, slots.stream
+    bodies = {event.body["segment"]: event.body for event in slots.in_order() if "segment" in event.body}
+    for segment, error in list(damaged_segments(opened, slots, True, CheckReport())):
+        report.lost.append(Problem(error.path, error.reason, (stream.label,)))
+
+        def replace(segment: str = segment) -> None:
+            writer = logs.SegmentWriter(location, opened.sealer, stream.id, logs.new_segment())
+            for frames in logs.salvage(location, opened.sealer, stream.id, segment):
+                writer.append(frames)
+            extent = logs.Extent(writer.records, writer.size)
+            # Without a footer, which only the kind could write: whoever reads it next reads record by record.
+            writer.abandon()
+            body = {
+                **{name: value for name, value in bodies[segment].items() if name not in _OF_THE_OLD},
+                **extent.body(),
+                "segment": writer.segment,
+                "drops": [segment],
+            }
+            # The old segment is dropped by the event that registers the new one: there is never neither, nor both.
+            current = stream_of(opened, stream.kind, stream.name)
+            current.refresh()
+            commit(opened.catalog, opened.store, current, lambda: Draft("merged", body))
+
+        act(f"copy what is sound out of {error.path} and drop it", replace)
+
+
+_OF_THE_OLD = frozenset({"seen", "drops", "records", "size", "hash", "plan", "batch"})
+"""What an event says of the segment that it registered, and of no other one."""
 
 
 def _stand_in(sequence: int, before: Event | None, after: Event | None, epoch: int) -> Event:
