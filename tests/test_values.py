@@ -1202,12 +1202,29 @@ def test_well_formed_nonsense_is_a_named_error(root: Any, classes: list[Any]) ->
         [1, None, ["a"], 1],
         [27, 1, 0],
         [26, "1e" + "9" * 30],
+        [27, "1e300000000"],
+        [27, "1e300000000", 1],
+        [27, [26, "1e300000000"], 1],
+        [27, 1.5, 1],
+        [27, [17, b"\x03" * 5000], [17, b"\x05" * 5000]],
+        [29, 0, [26, "1e300000000"], 1],
+        [29, 0, "9", 1],
+        [29, 0, [27, 1, 3], 1],
+        [17, b"\x01" * 5000],
+        [6, None, [[17, b"\x01" * 5000]], 1],
         {"a": 1},
     ],
 )
 def test_lies_of_a_manifest_are_found_before_memory_is_taken(root: Any) -> None:
     with pytest.raises(IntegrityError, match="manifest of this value is damaged"):
         decode(msgspec.msgpack.encode([1, 0, [], root]), Body(b""))
+
+
+@pytest.mark.parametrize(
+    "value", [2**9000, {2**9000: 1}, Fraction(2**9000, 3**9000), range(2**9000), (2**9000,), {2**9000}]
+)
+def test_long_integers_come_back_wherever_they_are(value: Any) -> None:
+    assert same(restored(value, allow_pickle=True), value)
 
 
 def test_nesting_bombs_are_refused() -> None:

@@ -39,6 +39,9 @@ encode_node = msgspec.msgpack.Encoder().encode
 
 _NESTING = 32
 """How deep tuples may nest in a key."""
+_LONGEST_INTEGER = 1024
+"""Most bytes of an integer in a key or a fraction. Python refuses to write longer ones as decimal text, and reducing a
+fraction takes time that grows with the square of its length: a few bytes on disk must not cost minutes."""
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
@@ -147,6 +150,12 @@ def integer_of(data: bytes | bytearray) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
+def _short_integer_of(data: bytes) -> int:
+    if len(data) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(data)} bytes is too long to be plain")
+    return integer_of(data)
+
+
 def no_class(name: str) -> type:
     """Finds no class, for those who want values of other types only."""
     raise Unavailable(f"its class {name!r} is not looked up here")
@@ -169,7 +178,12 @@ def _text_node(value: str) -> Node:
 
 
 def _integer_node(value: int) -> Node:
-    return value if -(2**63) <= value < 2**64 else [INTEGER, integer_bytes(value)]
+    if -(2**63) <= value < 2**64:
+        return value
+    data = integer_bytes(value)
+    if len(data) > _LONGEST_INTEGER:
+        raise NotPlain
+    return [INTEGER, data]
 
 
 def _numpy_node(value: np.generic) -> Node:
@@ -242,6 +256,13 @@ def _value(node: Node) -> Any:
     return plain_value(node, no_class)
 
 
+def _integer(node: Node) -> int:
+    """Read an integer, and nothing else that `Fraction` takes: the string "1e300000000" would run for hours."""
+    if type(node) is not int and not (type(node) is list and node[0] == INTEGER):
+        raise ValueError("a fraction or range is made of integers")
+    return int(_value(node))
+
+
 def _enum_member(name: str, member: str, find: Callable[[str], type]) -> Enum:
     cls = find(name)
     found = cls.__members__.get(member) if issubclass(cls, Enum) else None
@@ -272,7 +293,7 @@ FORMS: dict[int, Form] = {
     TUPLE: Form("tuple", (), tuple),
     FROZENSET: Form("frozenset", (), frozenset),
     TEXT: Form("str", (bytes,), text_of),
-    INTEGER: Form("int", (bytes,), integer_of),
+    INTEGER: Form("int", (bytes,), _short_integer_of),
     NUMPY_SCALAR: Form(
         "numpy-scalar",
         (bytes, object),
@@ -294,9 +315,9 @@ FORMS: dict[int, Form] = {
     ),
     TIMEDELTA: Form("timedelta", (int, int, int), dt.timedelta),
     DECIMAL: Form("decimal", (str,), Decimal),
-    FRACTION: Form("fraction", (object, object), lambda *parts: Fraction(*map(_value, parts))),
+    FRACTION: Form("fraction", (object, object), lambda *parts: Fraction(*map(_integer, parts))),
     UNIQUE_ID: Form("uuid", (bytes,), lambda data: UUID(bytes=data)),
-    RANGE: Form("range", (object, object, object), lambda *numbers: range(*map(_value, numbers))),
+    RANGE: Form("range", (object, object, object), lambda *numbers: range(*map(_integer, numbers))),
     SLICE: Form("slice", (object, object, object), lambda *part: slice(*map(_value, part))),
     PATH: Form("path", (bool, bool, object), _path),
 }
