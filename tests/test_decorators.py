@@ -751,8 +751,8 @@ def test_a_rollback_brings_back_what_was_evicted_or_replaced() -> None:
     with undone():
         best("c", 0.2)
         best("d", 0.1)
-        assert manager.list_snapshots() == ["c", "d"]
-    assert manager.list_snapshots() == ["a", "b"]
+        assert list(manager) == ["c", "d"]
+    assert list(manager) == ["a", "b"]
     assert [(each.id, each.timestamp, each.tags, each.metadata) for each in map(manager.get_snapshot, manager)] == [
         (each.id, each.timestamp, each.tags, each.metadata) for each in before
     ]

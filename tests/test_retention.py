@@ -274,7 +274,7 @@ def test_snapshots_too(tmp_path: Path) -> None:
         manager.save_snapshot(number, f"{number}")
     manager.pin("0")
     rows = manager.cleanup(RetentionPolicy(keep_last=2, keep_weekly_within=None))
-    assert [(row.name, row.keep) for row in rows] == [("3", True), ("2", True), ("1", False), ("0", True)]
+    assert [(row.name, row.keep) for row in rows.rows] == [("3", True), ("2", True), ("1", False), ("0", True)]
     assert list(manager) == ["0", "2", "3"]
 
 

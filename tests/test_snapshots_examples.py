@@ -8,6 +8,7 @@ cannot be stored, named or compared is a clear error, and leaves nothing half-do
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import os
 import pickle
@@ -54,6 +55,7 @@ from prefect_snapshots.errors import (
     InvalidName,
     LeafError,
     PickleRefused,
+    Pinned,
     SnapshotExists,
     SnapshotNotFound,
     SnapshotsError,
@@ -305,7 +307,7 @@ def test_like_names_the_leaf_that_differs(home: str | None) -> None:
     manager = SnapshotManager(home)
     manager.save_snapshot({"encoder": {"w": np.zeros(4)}}, "one")
     with pytest.raises(StructureMismatch, match=r"encoder/w.*float64\[5\].*float64\[4\]"):
-        manager.get_snapshot("one", like={"encoder": {"w": np.zeros(5)}})
+        manager.load_snapshot("one", like={"encoder": {"w": np.zeros(5)}})
 
 
 def test_partial_restore(home: str | None) -> None:
@@ -316,7 +318,7 @@ def test_partial_restore(home: str | None) -> None:
     assert sorted(found["encoder"]) == ["b", "w"]
     assert list(manager.get_snapshot("one", leaves=["*/b"]).data) == ["encoder"]
     with pytest.raises(LeafError, match="did you mean 'encoder/"):
-        manager.get_snapshot("one", leaves="encodr/*")
+        manager.load_snapshot("one", leaves="encodr/*")
 
 
 def test_a_partial_restore_reads_only_its_leaves(tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_a_partial_restore_reads_only_its_leaves(tmp_path: Path) -> None:
         file.write(b"damage" * 3_000_000)
     assert fresh.get_snapshot("one", leaves="a").data["a"].shape == (500_000,)
     with pytest.raises(DamagedVersion, match=r"'one'.*leaf c"):
-        fresh.get_snapshot("one")
+        fresh.load_snapshot("one")
 
 
 def test_a_file_of_a_damaged_snapshot_is_not_written(tmp_path: Path) -> None:
@@ -346,9 +348,9 @@ def test_a_file_of_a_damaged_snapshot_is_not_written(tmp_path: Path) -> None:
 
 
 def test_live_references_need_a_manager_in_memory(durable: str) -> None:
-    with pytest.raises(ValueError, match="live references need a manager in memory"):
+    with pytest.raises(ValueError, match=r"(?i)live references need a manager in memory"):
         SnapshotManager(durable, deepcopy_on_save=False)
-    with pytest.raises(ValueError, match="live references need a manager in memory"):
+    with pytest.raises(ValueError, match=r"(?i)live references need a manager in memory"):
         SnapshotManager(durable, deepcopy_on_retrieve=False)
     manager = SnapshotManager(durable)
     with pytest.raises(ValueError, match="always a copy"):
@@ -387,7 +389,7 @@ def test_ids_are_made_or_given(home: str | None) -> None:
     made = [manager.save_snapshot(number) for number in range(5)]
     assert len(set(made)) == 5
     assert manager.save_snapshot("given", "experiments/one") == "experiments/one"
-    assert manager.list_snapshots() == [*made, "experiments/one"]
+    assert list(manager) == [*made, "experiments/one"]
 
 
 def test_a_manager_is_a_collection_of_ids(home: str | None) -> None:
@@ -415,12 +417,12 @@ def test_a_taken_id_needs_overwrite(home: str | None) -> None:
     manager = SnapshotManager(home)
     manager.save_snapshot("old", "one", {"a": 1}, "tag")
     manager.save_snapshot("other", "two")
-    with pytest.raises(SnapshotExists, match="'one' exists already"):
+    with pytest.raises(SnapshotExists, match="'one' of 'default' exists already"):
         manager.save_snapshot("new", "one")
     assert manager["one"].data == "old"
     manager.save_snapshot("new", "one", overwrite=True)
     assert (manager["one"].data, manager["one"].metadata, manager["one"].tags) == ("new", {}, [])
-    assert manager.list_snapshots() == ["two", "one"]
+    assert list(manager) == ["two", "one"]
     assert manager.query.by_tags("tag") == []
 
 
@@ -495,8 +497,8 @@ def test_names_keep_managers_apart(durable: str) -> None:
     b.save_snapshot("b", "one")
     assert (a["one"].data, b["one"].data) == ("a", "b")
     b.save_snapshot("c", "two")
-    assert a.list_snapshots() == ["one"]
-    assert b.list_snapshots() == ["two"]
+    assert list(a) == ["one"]
+    assert list(b) == ["two"]
 
 
 def test_what_is_saved_is_there_for_others(durable: str) -> None:
@@ -753,7 +755,7 @@ def test_the_catalog_answers_without_the_data(tmp_path: Path) -> None:
     assert fresh.query.evaluate(ByTag("tag") & ByMetadata("loss", 1) & ByTimeRange(end="2999-01-01")) == ["s1"]
     assert fresh.get_ids_by_rank() == ["s0", "s1", "s2"]
     with pytest.raises(DamagedVersion, match="snapshot 's1' of 'default'"):
-        fresh["s1"]
+        fresh.load_snapshot("s1")
 
 
 # --- ranking ----------------------------------------------------------------------------------------------------------
@@ -775,7 +777,7 @@ def test_without_a_ranking_the_newest_stay(home: str | None) -> None:
     manager = SnapshotManager(home, max_snapshots=2)
     for name in "abcd":
         manager.save_snapshot(name, name)
-    assert manager.list_snapshots() == ["c", "d"]
+    assert list(manager) == ["c", "d"]
     assert manager.get_ids_by_rank() == ["d", "c"]
 
 
@@ -808,7 +810,7 @@ def test_nan_inf_and_missing_rank_worst(home: str | None, mode: Any) -> None:
     limited.save_snapshot(1, "diverged", {"score": math.nan})
     limited.save_snapshot(2, "sound", {"score": 7.0})
     assert limited.save_snapshot(3, "diverged again", {"score": math.inf}) is None
-    assert limited.list_snapshots() == ["sound"]
+    assert list(limited) == ["sound"]
 
 
 def test_pinned_snapshots_are_never_evicted(home: str | None) -> None:
@@ -818,7 +820,7 @@ def test_pinned_snapshots_are_never_evicted(home: str | None) -> None:
     for score in range(5):
         manager.save_snapshot(score, f"s{score}", {"score": score})
     assert sorted(manager) == ["pinned", "s4"]
-    manager.pin("pinned", False)
+    manager.unpin("pinned")
     manager.save_snapshot(5, "s5", {"score": 5})
     assert manager.get_ids_by_rank() == ["s5", "s4"]
 
@@ -889,11 +891,11 @@ def test_after_any_history_the_best_remain(
             del expected[chosen]
             pinned.discard(chosen)
         elif chosen is not None:
-            manager.pin(chosen, action == "pin")
+            (manager.pin if action == "pin" else manager.unpin)(chosen)
             (pinned.add if action == "pin" else pinned.discard)(chosen)
         assert pinned <= set(manager)
         assert manager.get_ids_by_rank() == sorted(expected, key=lambda one: expected[one], reverse=True)
-        assert manager.list_snapshots() == list(expected)
+        assert list(manager) == list(expected)
 
 
 # --- saving in the background -----------------------------------------------------------------------------------------
@@ -907,7 +909,7 @@ def test_save_async_keeps_the_value_of_the_call(home: str | None) -> None:
         manager.save_async({"array": array, "step": step}, f"step-{step}")
     array[:] = -1
     manager.wait()
-    assert manager.list_snapshots() == [f"step-{step}" for step in range(5)]
+    assert list(manager) == [f"step-{step}" for step in range(5)]
     assert [float(manager[f"step-{step}"].data["array"].mean()) for step in range(5)] == [0, 1, 2, 3, 4]
 
 
@@ -934,7 +936,7 @@ def test_wait_raises_what_went_wrong_after_everything_is_done(home: str | None) 
     manager.save_snapshot(0, "taken")
     failed = [manager.save_async(1, "taken"), manager.save_async(2, "taken")]
     fine = manager.save_async(3, "free")
-    with pytest.raises(SnapshotExists, match="'taken' exists"):
+    with pytest.raises(SnapshotExists, match="'taken' of 'default' exists"):
         manager.wait()
     assert fine.done()
     assert manager["free"].data == 3
@@ -1005,7 +1007,7 @@ def fill(home: str | None, clock: Callable[[datetime], None]) -> SnapshotManager
 
 def assert_filled(manager: SnapshotManager[Any]) -> None:
     assert manager.name == "kept"
-    assert manager.list_snapshots() == ["a", "b", "c"]
+    assert list(manager) == ["a", "b", "c"]
     assert manager.get_ids_by_rank() == ["a", "b", "c"]
     for day, name in ((1, "a"), (2, "b"), (3, "c")):
         found = manager[name]
@@ -1061,7 +1063,7 @@ def test_custom_nodes_survive_a_file(tmp_path: Path) -> None:
     manager.save_to_file(tmp_path / "file")
     again = PyTreeSnapshotManager.load_from_file(tmp_path / "file")
     with pytest.raises(LeafError, match=r"leaf pair.*like="):
-        again.get_snapshot("one")
+        again.load_snapshot("one")
     assert again.get_snapshot("one", leaves="w").data == {"w": 2}
     assert type(again.get_snapshot("one", like={"pair": Pair(np.ones(2), 0), "w": 0}).data["pair"]) is Pair
     again.save_to_file(tmp_path / "file")
@@ -1140,7 +1142,7 @@ def test_a_file_from_elsewhere_loads_without_pickle(tmp_path: Path) -> None:
     assert distrustful["one"].data["array"].tolist() == [0, 1, 2]
     assert distrustful.get_snapshot("two", leaves="b").data == {"b": 2}
     with pytest.raises(PickleRefused, match="leaf array"):
-        distrustful.get_snapshot("two")
+        distrustful.load_snapshot("two")
     compared = SnapshotManager(cmp=lambda a, b: 0)
     compared.save_to_file(path)
     with pytest.raises(PickleRefused, match="comparison"):
@@ -1157,13 +1159,14 @@ def test_cleanup_removes_what_a_policy_does_not_keep_but_nothing_pinned(home: st
     manager.pin("c")
     policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_tags=("keep",))
     planned = manager.cleanup(policy, dry_run=True)
-    assert manager.list_snapshots() == ["a", "b", "c", "d"]
+    assert list(manager) == ["a", "b", "c", "d"]
     done = manager.cleanup(policy)
-    assert done == planned
-    assert [(row.name, row.keep) for row in done] == [("d", True), ("c", True), ("b", False), ("a", True)]
-    assert manager.list_snapshots() == ["a", "c", "d"]
+    assert (done.rows, done.deleted) == (planned.rows, planned.deleted)
+    assert done.deleted == ("b",)
+    assert [(row.name, row.keep) for row in done.rows] == [("d", True), ("c", True), ("b", False), ("a", True)]
+    assert list(manager) == ["a", "c", "d"]
     manager.cleanup(policy)
-    assert manager.list_snapshots() == ["a", "c", "d"]
+    assert list(manager) == ["a", "c", "d"]
 
 
 # --- pickled managers -------------------------------------------------------------------------------------------------
@@ -1248,7 +1251,7 @@ def test_tree_replace(home: str | None) -> None:
         "decoder": [{"bias": 0.0, "w": 2.0}, {"bias": 0.0, "w": 4.0}],
         "head": {"bias": -1.0},
     }
-    with pytest.raises(InvalidArgument, match=r"no leaf of snapshot 'one' matches encoder/\*"):
+    with pytest.raises(InvalidArgument, match=r"No leaf of snapshot 'one' matches encoder/\*"):
         manager.tree_replace({"head/bias": 0.0, "encoder/*": 0.0}, "one")
     assert list(manager) == ["one", "two"]
 
@@ -1323,7 +1326,7 @@ def test_bad_names_ids_and_tags_are_refused(home: str | None, bad: str) -> None:
         with pytest.raises(InvalidName) as caught:
             call()
         assert len(str(caught.value)) < 300
-    assert manager.list_snapshots() == ["one"]
+    assert list(manager) == ["one"]
     assert manager.get_tags("one") == []
 
 
@@ -1359,7 +1362,7 @@ def test_without_pickle_plain_values_are_saved_and_others_refused(durable: str) 
         manager.save_snapshot({"layers": [Opaque(1)]}, "object")
     SnapshotManager(durable).save_snapshot({"layers": [Opaque(1)], "w": 1}, "object")
     with pytest.raises(PickleRefused, match="leaf layers/0"):
-        manager["object"]
+        manager.load_snapshot("object")
     assert manager.get_snapshot("object", leaves="w").data == {"w": 1}
 
 
@@ -1377,7 +1380,151 @@ def test_saving_again_with_a_token_saves_once(home: str | None) -> None:
     manager = SnapshotManager(home)
     token = uuid.uuid4().hex
     assert manager.save_snapshot(1, token=token) == manager.save_snapshot(1, token=token)
-    assert manager.save_async(1, token=token).result() == manager.list_snapshots()[0]
+    assert manager.save_async(1, token=token).result() == next(iter(manager))
     assert len(manager) == 1
     with pytest.raises(InvalidArgument, match="is not a token"):
         manager.save_async(1, token="no token")
+
+
+# --- the verbs --------------------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_listed_newest_first_without_their_data(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    manager.save_snapshot(Opaque(1), "old", {"loss": 0.5, "nested": {"list": [1]}}, ["a", "b"])
+    manager.save_snapshot(np.zeros(50_000), "new")
+    manager.pin("old")
+    new, old = manager.list_snapshots()
+    assert (new.id, old.id, old.tags, old.pinned, new.pinned) == ("new", "old", ("a", "b"), True, False)
+    assert old.metadata == {"loss": 0.5, "nested": {"list": [1]}}
+    assert old.created_at.tzinfo is not None
+    assert old.created_at <= new.created_at
+    assert [info.id for info in manager.list_snapshots()] == list(reversed(list(manager)))
+    assert (new.size > 400_000) == (new.written > 0) == (home is not None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        old.pinned = False  # type: ignore[misc]
+    old.metadata["nested"]["list"].append(2)
+    assert manager.list_snapshots()[1].metadata == {"loss": 0.5, "nested": {"list": [1]}}
+
+
+def test_a_snapshot_is_loaded_when_its_data_is_used(tmp_path: Path) -> None:
+    manager = SnapshotManager(tmp_path / "repository")
+    manager.save_snapshot(np.random.default_rng(0).random(50_000), "one", {"loss": 1})
+    found = SnapshotManager(tmp_path / "repository").get_snapshot("one")
+    latest = SnapshotManager(tmp_path / "repository").get_latest_snapshot()
+    shutil.rmtree(tmp_path / "repository" / "packs")
+    assert (found.id, found.metadata, latest and latest.id) == ("one", {"loss": 1}, "one")
+    with pytest.raises(DamagedVersion, match="snapshot 'one' of 'default'"):
+        _ = found.data
+
+
+def test_a_snapshot_that_was_got_outlives_its_deletion(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    manager.save_snapshot([1, 2], "one")
+    found = manager.get_snapshot("one")
+    manager.delete_snapshot("one")
+    assert found.data == [1, 2]
+    with pytest.raises(SnapshotNotFound):
+        manager.load_snapshot("one")
+
+
+def test_what_is_pinned_is_deleted_only_by_force(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    for name in ("one", "two", "three"):
+        manager.save_snapshot(name, name)
+        manager.pin(name)
+        manager.pin(name)
+    with pytest.raises(Pinned, match="'one' of 'default' is pinned, so it was not deleted"):
+        manager.delete_snapshot("one")
+    assert list(manager) == ["one", "two", "three"]
+    manager.delete_snapshot("one", force=True)
+    manager.unpin("two")
+    manager.unpin("two")
+    manager.delete_snapshot("two")
+    manager.remove_snapshot("three")
+    assert list(manager) == []
+    for verb in (manager.pin, manager.unpin, manager.delete_snapshot, manager.get_snapshot, manager.load_snapshot):
+        with pytest.raises(SnapshotNotFound):
+            verb("one")
+
+
+def test_a_difference_is_one_to_the_latest_unless_another_is_named(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    for step in range(3):
+        manager.save_snapshot({"step": step, "same": 0}, f"step-{step}")
+    assert [(leaf.path, leaf.old, leaf.new) for leaf in manager.diff("step-0")] == [("step", "0", "2")]
+    assert [(leaf.path, leaf.old, leaf.new) for leaf in manager.diff("step-0", "step-1")] == [("step", "0", "1")]
+    assert manager.diff("step-2") == []
+
+
+def test_a_cleanup_needs_a_policy_and_tells_what_it_deletes(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    for number in range(3):
+        manager.save_snapshot(number, str(number))
+    with pytest.raises(InvalidArgument, match="no retention policy of their own"):
+        manager.cleanup()
+    manager.pin("0")
+    policy = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+    report = manager.cleanup(policy, dry_run=True)
+    assert [(row.name, row.reasons) for row in report.rows] == [("2", ("last",)), ("1", ()), ("0", ("pinned",))]
+    assert (report.deleted, report.dry_run, list(manager)) == (("1",), True, ["0", "1", "2"])
+    assert (manager.cleanup(policy).deleted, list(manager)) == (("1",), ["0", "2"])
+
+
+def test_saves_land_in_the_order_of_the_calls(home: str | None) -> None:
+    """Whether they run in the background or not, and from within the callback of another one."""
+    manager = SnapshotManager(home)
+    large = np.random.default_rng(0).random(300_000)
+    expected: list[str] = []
+    for number in range(12):
+        name = f"{number}"
+        expected.append(name)
+        if number % 3 == 2:
+            manager.save_snapshot(number, name)
+        else:
+            manager.save_async(large if number % 3 == 0 else number, name)
+    manager.wait()
+    assert list(manager) == expected
+    done = threading.Event()
+
+    def save_another(_: Any) -> None:
+        manager.save_snapshot(1, "from a callback")
+        done.set()
+
+    manager.save_async(large, "slow").add_done_callback(save_another)
+    manager.save_async(2, "behind")
+    assert done.wait(60)
+    manager.wait()
+    assert set(manager) == {*expected, "slow", "behind", "from a callback"}
+
+
+def test_what_was_looked_at_never_changes(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    manager.save_snapshot(1, "one", tags=["a"])
+    records, listed, ids = manager.current_records(), manager.list_snapshots(), iter(manager)
+    manager.save_snapshot(2, "two", tags=["a"])
+    manager.add_tags("one", "b")
+    manager.delete_snapshot("one")
+    assert (list(records.by_id), list(records.tagged("a")), list(ids)) == (["one"], ["one"], ["one"])
+    assert (list(records.by_id["one"].tags), listed[0].tags) == (["a"], ("a",))
+    assert list(manager.records.by_id) == ["two"]
+
+
+def test_a_child_saves_in_the_background_after_a_fork(tmp_path: Path) -> None:
+    script = """
+        import os, sys
+        from prefect_snapshots import SnapshotManager
+        manager = SnapshotManager(sys.argv[1])
+        manager.save_async([0] * 100_000, "parent")
+        child = os.fork()
+        if child == 0:
+            manager.save_async(1, "child")
+            manager.wait()
+            sys.exit(0)  # which waits for saves in the background
+        assert os.waitpid(child, 0)[1] == 0
+        manager.wait()
+        assert set(manager) == {"parent", "child"}
+    """
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(tmp_path / "r")], check=True, timeout=60
+    )

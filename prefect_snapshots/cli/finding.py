@@ -110,16 +110,16 @@ def best_of(ranked: Sequence[Record], key: str) -> str:
 
 
 def _find(snapshot_id: str, backends: dict[str, Durable]) -> Found:
-    holders = [name for name, backend in backends.items() if snapshot_id in backend.records.by_id]
+    holders = [name for name, backend in backends.items() if snapshot_id in backend.view.by_id]
     if not holders:
-        known = [each for backend in backends.values() for each in backend.records.by_id]
+        known = [each for backend in backends.values() for each in backend.view.by_id]
         raise SnapshotNotFound(f"no snapshot {snapshot_id!r}{_near(snapshot_id, known)}")
     if len(holders) > 1:
         raise InvalidArgument(
             f"there is a snapshot {snapshot_id!r} under each of {', '.join(holders)}: say which with --name"
         )
     backend = backends[holders[0]]
-    return Found(holders[0], backend, backend.records.by_id[snapshot_id])
+    return Found(holders[0], backend, backend.view.by_id[snapshot_id])
 
 
 def _near(wanted: str, known: Sequence[str]) -> str:

@@ -209,7 +209,8 @@ def pin(*snapshot_ids: Ids, off: bool = False, name: Name = None, session: Sessi
     """
     chosen = _find_some(session.open(writing=True), snapshot_ids, name)
     for found in chosen:
-        found.manager().pin(found.record.id, not off)
+        manager = found.manager()
+        (manager.unpin if off else manager.pin)(found.record.id)
     document = {"pinned": not off, "snapshots": [found.reference for found in chosen]}
     return Answer(document, remark=f"{'Unpinned' if off else 'Pinned'} {count_text(len(chosen), 'snapshot')}.")
 
@@ -228,7 +229,7 @@ def rm(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answe
     count = count_text(len(chosen), "snapshot")
     session.confirm(f"Remove {count} ({', '.join(labels)})?")
     for found in chosen:
-        found.manager().remove_snapshot(found.record.id)
+        found.manager().delete_snapshot(found.record.id, force=True)
     document = {"removed": [found.reference for found in chosen]}
     return Answer(document, remark=f"Removed {count}. `prefect-snapshots prune` frees the space.")
 
@@ -289,7 +290,7 @@ def _list_names(repository: Repository) -> Answer:
     from ..snapshots import list_names
     from ..snapshots.backends import Durable
 
-    totals = [_totals(name, Durable(repository, name).records.by_id.values()) for name in list_names(repository)]
+    totals = [_totals(name, Durable(repository, name).refresh().by_id.values()) for name in list_names(repository)]
     return Answer({"repository": repository.url, "names": totals}, views.names)
 
 

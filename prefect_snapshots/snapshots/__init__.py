@@ -1,12 +1,13 @@
-"""Snapshots of Python objects and JAX pytrees: captured, annotated, found again, ranked, compared.
+"""Save Python objects and JAX pytrees, annotate them, and find, rank and compare them later.
 
-This room knows the repository and no Prefect. JAX is used when a value or a request needs it, and only then.
+This package knows the repository and no Prefect. JAX is imported only if a value or a request needs it.
 """
 
 from ..values.diff import LeafDifference
-from .manager import PyTreeSnapshotManager, SnapshotManager, list_names
+from .manager import SnapshotManager, list_names
+from .pytrees import PyTreeSnapshotManager
 from .query import ByContent, ByLeaf, ByMetadata, ByTag, ByTimeRange, Query
-from .records import Snapshot
+from .records import Snapshot, SnapshotInfo
 
 __all__ = [
     "ByContent",
@@ -18,6 +19,7 @@ __all__ = [
     "PyTreeSnapshotManager",
     "Query",
     "Snapshot",
+    "SnapshotInfo",
     "SnapshotManager",
     "list_names",
 ]

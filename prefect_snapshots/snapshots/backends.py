@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import threading
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound, UnserialisableLeaf
 from ..repository.catalog import Event
@@ -16,31 +16,46 @@ from ..repository.commits import MakeDraft
 from ..repository.contents import ContentReader
 from ..repository.location import Buffer
 from ..repository.repository import Repository
+from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream
 from ..values import Encoded, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, Records
 
 KIND = "snapshots"
 
+R = TypeVar("R")
+Leaves = str | Sequence[str] | None
+"""Patterns of leaf paths; None for all leaves."""
+
 
 class Backend(Protocol):
     """What a manager asks of the place where it keeps snapshots."""
 
     @property
-    def records(self) -> Records:
+    def state(self) -> Records:
         """The records as of the last refresh. Use them inside drafts only: elsewhere other threads change them."""
 
+    @property
+    def view(self) -> Records:
+        """The records as of the last refresh. These never change."""
+
     def refresh(self) -> Records:
-        """Learn what other writers did, and return the records. These never change."""
+        """Learn what other writers did, and return records that never change."""
+
+    def look(self, find: Callable[[Records], R]) -> R:
+        """Learn what other writers did, and return what `find` returns, without copying the records.
+
+        `find` must be quick, use no storage, and return nothing that later events change: single records do not.
+        """
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
-        """A value in the form that `put` takes. `detach`: it may change, or its memory vanish, before that."""
+        """Return a value in the form that `put` takes. `detach`: it may change, or its memory vanish, before that."""
 
     def value_of(self, prepared: Any) -> Any:
-        """The value that was prepared."""
+        """Return the value that was prepared."""
 
     def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
-        """Commit a snapshot; None when the draft is None."""
+        """Commit a snapshot. None if the draft is None."""
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         """Commit a change that carries no value."""
@@ -48,35 +63,42 @@ class Backend(Protocol):
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
         """Commit a snapshot with the value of another one."""
 
-    def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
-        """The value of a snapshot."""
+    def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
+        """Return what loads the value of a snapshot later, even if it is deleted meanwhile."""
 
     def leaves(self, record: Record) -> Iterable[Any]:
-        """The leaves of a snapshot in order. Its containers are not put together, so that their classes need not exist
+        """Load the leaves of a snapshot in order. Its containers are not put together, so their classes need not exist
         here."""
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
-        """Manifest and body of a snapshot, for a file."""
+        """Return the manifest and the body of a snapshot, for a file."""
 
 
 class Memory:
-    """Snapshots in this process, as live references or deep copies. Nothing outlives it."""
+    """Snapshots in this process, as live references or deep copies. Nothing outlives the process."""
 
     def __init__(self, deepcopy_on_save: bool, deepcopy_on_retrieve: bool) -> None:
-        self.records = Records()
+        self.state = Records()
         self._on_save = deepcopy_on_save
         self._on_retrieve = deepcopy_on_retrieve
-        self._values: dict[int, Any] = {}
+        self._values: dict[int, _Kept] = {}
         self._tokens: dict[bytes, Event] = {}
         self._next = 1
         self._shared = False
-        self._lock = threading.RLock()
+        self._lock = Lock()
 
-    def refresh(self) -> Records:
-        """There are no other writers."""
+    @property
+    def view(self) -> Records:
         with self._lock:
             self._shared = True
-            return self.records
+            return self.state
+
+    def refresh(self) -> Records:
+        return self.view  # there are no other writers
+
+    def look(self, find: Callable[[Records], R]) -> R:
+        with self._lock:
+            return find(self.state)
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
         return _copied(value) if detach or (self._on_save if deepcopy is None else deepcopy) else value
@@ -90,7 +112,7 @@ class Memory:
                 return self._tokens[token]
             event = self._commit(draft, token or b"")
             if event is not None:
-                self._values[event.sequence] = prepared
+                self._values[event.sequence] = _Kept(prepared)
             return event
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
@@ -101,32 +123,34 @@ class Memory:
             return self._commit(draft, b"")
 
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        return self.put(draft, _copied(self._value(source)), None)
+        return self.put(draft, _copied(self._kept(source).value), None)
 
-    def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
-        value = self._value(record)
-        if leaves is not None or like is not None:
-            return _held(value).value(leaves, like)
-        if isinstance(value, Held):
-            with self._lock:
-                value = self._values[record.sequence] = value.value()
-        return _copied(value) if (self._on_retrieve if deepcopy is None else deepcopy) else value
+    def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
+        return functools.partial(self._load, self._kept(record), deepcopy, leaves, like)
 
     def leaves(self, record: Record) -> Iterable[Any]:
-        value = self._value(record)
-        if isinstance(value, Held):
-            return value.leaves()
-        return (leaf for _, leaf in iter_leaves(self.load(record, None, None, None)))
+        kept = self._kept(record)
+        if isinstance(kept.value, Held):
+            return kept.value.leaves()
+        return (leaf for _, leaf in iter_leaves(self._load(kept, None, None, None)))
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
-        held = _held(self._value(record))
+        held = _held(self._kept(record).value)
         return held.manifest, bytes(held.body)
 
-    def _value(self, record: Record) -> Any:
+    def _load(self, kept: _Kept, deepcopy: bool | None, leaves: Leaves, like: Any) -> Any:
+        if leaves is not None or like is not None:
+            return _held(kept.value).value(leaves, like)
+        with self._lock:
+            if isinstance(kept.value, Held):
+                kept.value = kept.value.value()
+        return _copied(kept.value) if (self._on_retrieve if deepcopy is None else deepcopy) else kept.value
+
+    def _kept(self, record: Record) -> _Kept:
         try:
             return self._values[record.sequence]
         except KeyError:
-            raise SnapshotNotFound(f"snapshot {record.id!r} was removed meanwhile") from None
+            raise SnapshotNotFound(f"Snapshot {record.id!r} was deleted meanwhile.") from None
 
     def _commit(self, draft: MakeDraft, token: bytes) -> Event | None:
         plan = draft()
@@ -135,8 +159,8 @@ class Memory:
         event = Event(self._next, b"", 0, token, time.time_ns(), plan.kind, plan.body, None, tuple(plan.deletes))
         self._next += 1
         if self._shared:
-            self.records, self._shared = self.records.copy(), False
-        self.records.apply(event)
+            self.state, self._shared = self.state.copy(), False
+        self.state.apply(event)
         if token:
             self._tokens[token] = event
         for sequence in plan.deletes:
@@ -144,8 +168,15 @@ class Memory:
         return event
 
 
+@dataclass(slots=True)
+class _Kept:
+    """The value of a snapshot in memory; a `Held` until it is first used."""
+
+    value: Any
+
+
 class Durable:
-    """Snapshots in a repository. A save has survived a power loss when it returns."""
+    """Snapshots in a repository. When a save returns, it survives a power loss."""
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
@@ -153,15 +184,25 @@ class Durable:
 
     @property
     def events(self) -> Sequence[Event]:
-        """Everything that ever happened under this name, as of the last look."""
+        """Everything that ever happened under this name, as of the last refresh."""
         return self._tracked.events
 
     @property
-    def records(self) -> Records:
+    def state(self) -> Records:
         return self._tracked.state
+
+    @property
+    def view(self) -> Records:
+        return self._tracked.view
 
     def refresh(self) -> Records:
         return self._tracked.refresh()
+
+    def look(self, find: Callable[[Records], R]) -> R:
+        stream = self._tracked.stream
+        with stream.lock:
+            stream.refresh()
+            return find(self._tracked.state)
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
         _refuse_references(deepcopy)
@@ -169,7 +210,8 @@ class Durable:
         return Encoded(encoded.manifest, [_detached(part) for part in encoded.buffers]) if detach else encoded
 
     def value_of(self, prepared: Encoded) -> Any:
-        return Held(prepared.manifest, b"".join(prepared.buffers)).value()
+        body = b"".join(prepared.buffers)
+        return Held(prepared.manifest, body, self.repository.allow_pickle).value()
 
     def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
         return self._tracked.put(draft, prepared.manifest, prepared.buffers, token=token)
@@ -181,10 +223,9 @@ class Durable:
         with self._tracked.reading(source.event, self._label(source)) as content:
             return self._tracked.adopt(draft, content)
 
-    def load(self, record: Record, deepcopy: bool | None, leaves: str | Sequence[str] | None, like: Any) -> Any:
+    def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
         _refuse_references(deepcopy)
-        with self._reading(record) as (manifest, body):
-            return decode(manifest, body, leaves=leaves, like=like, allow_pickle=self.repository.allow_pickle)
+        return functools.partial(self._load, record, leaves, like)
 
     def leaves(self, record: Record) -> Iterable[Any]:
         with self._reading(record) as (manifest, body):
@@ -195,21 +236,22 @@ class Durable:
             return manifest, body.read(0, body.body_size)
 
     def content(self, record: Record) -> tuple[bytes, ContentReader]:
-        """Manifest and body of a snapshot, for a comparison that reads only what differs."""
-        return self._open(record)
+        """Return the manifest and the body of a snapshot, for a comparison that reads only what differs."""
+        with self._tracked.reading(record.event, self._label(record)) as body:
+            return body.manifest, body
+
+    def _load(self, record: Record, leaves: Leaves, like: Any) -> Any:
+        with self._reading(record) as (manifest, body):
+            return decode(manifest, body, leaves=leaves, like=like, allow_pickle=self.repository.allow_pickle)
 
     @contextlib.contextmanager
     def _reading(self, record: Record) -> Iterator[tuple[bytes, ContentReader]]:
-        """Manifest and body of a snapshot. What is damaged in them is said of the snapshot and the leaf."""
-        manifest, body = self._open(record)
+        """Open a snapshot. Damage is attributed to the snapshot and the leaf."""
+        manifest, body = self.content(record)
         try:
             yield manifest, body
         except IntegrityError as error:
             raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
-
-    def _open(self, record: Record) -> tuple[bytes, ContentReader]:
-        with self._tracked.reading(record.event, self._label(record)) as body:
-            return body.manifest, body
 
     def _label(self, record: Record) -> str:
         return f"snapshot {record.id!r} of {self._tracked.name!r}"
@@ -217,18 +259,18 @@ class Durable:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A value that was read from a file, and is put together when it is first asked for: that may take `like`."""
+    """A value read from a file. It is put together when it is first used: that may need `like`, or permission."""
 
     manifest: bytes
     body: Buffer
-    allow_pickle: bool = True
+    allow_pickle: bool
 
-    def value(self, leaves: str | Sequence[str] | None = None, like: Any = None) -> Any:
-        """The value, or a part of it."""
+    def value(self, leaves: Leaves = None, like: Any = None) -> Any:
+        """Return the value, or a part of it."""
         return decode(self.manifest, MemoryBody(self.body), leaves=leaves, like=like, allow_pickle=self.allow_pickle)
 
     def leaves(self) -> Iterable[Any]:
-        """Its leaves in order."""
+        """Return its leaves in order."""
         return decode_leaves(self.manifest, MemoryBody(self.body), allow_pickle=self.allow_pickle).values()
 
 
@@ -236,30 +278,31 @@ def _held(value: Any) -> Held:
     if isinstance(value, Held):
         return value
     encoded = encode(value)
-    return Held(encoded.manifest, b"".join(encoded.buffers))
+    # What this process has just pickled is its own.
+    return Held(encoded.manifest, b"".join(encoded.buffers), allow_pickle=True)
 
 
 def _copied(value: Any) -> Any:
     try:
         return copy.deepcopy(value)
-    except (TypeError, copy.Error) as error:
+    except Exception as error:  # any object's own code runs here
         raise UnserialisableLeaf(
-            "", f"it cannot be copied ({error}): keep a live reference with deepcopy=False"
+            "", f"It cannot be copied ({error}). Pass deepcopy=False to keep a live reference."
         ) from error
 
 
 def _detached(part: Buffer) -> memoryview | bytes:
-    """A copy of the same type, because the type says how the bytes are cut into chunks."""
+    """Return a copy of the same type: the type says how the bytes are cut into chunks."""
     return memoryview(bytes(part)) if isinstance(part, memoryview) else bytes(part)
 
 
 def _refuse_references(deepcopy: bool | None) -> None:
     if deepcopy is False:
-        raise InvalidArgument("a snapshot in a repository is always a copy: leave out deepcopy=False")
+        raise InvalidArgument("A snapshot in a repository is always a copy. Leave out deepcopy=False.")
 
 
 def _damaged_leaf(manifest: bytes, body: ContentReader) -> str:
-    """The first leaf that cannot be read."""
+    """Return the first leaf that cannot be read."""
     for leaf in describe(manifest):
         try:
             body.read(leaf.offset, leaf.nbytes)

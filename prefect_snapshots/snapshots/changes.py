@@ -1,4 +1,4 @@
-"""What one save did: the leaves it changed, the snapshots it evicted, and how to undo it. For durable managers only."""
+"""What one save changed, and how to undo it. For managers over a repository only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .records import Record, Records
 
 
 class Leaves:
-    """The leaves of one snapshot, so described that comparing two snapshots reads no large leaf.
+    """The leaves of one snapshot, described so that comparing two snapshots reads no large leaf.
 
-    A leaf whose bytes are a chunk of their own is the same where it names the same chunks. Small ones share a chunk
-    with their neighbours: those are read where that chunk is another one.
+    A leaf whose bytes are a chunk of their own is identical if it names the same chunk. Small leaves share a chunk with
+    their neighbours: those are read if the chunk differs.
     """
 
     def __init__(self, manifest: bytes, body: ContentReader) -> None:
@@ -36,14 +36,14 @@ class Leaves:
 
     @classmethod
     def of(cls, manager: SnapshotManager[Any], record: Record) -> Self:
-        """The leaves of a snapshot, by its manifest alone."""
+        """Return the leaves of a snapshot. Reads its manifest only."""
         return cls(*_durable(manager).content(record))
 
     def __len__(self) -> int:
         return len(self._forms)
 
     def changed_since(self, older: Leaves) -> int:
-        """How many leaves differ, were added or were removed."""
+        """Return how many leaves differ, were added or were removed."""
         same = {path for path, form in self._forms.items() if older._forms.get(path) == form}
         moved = [path for path in self._places if path in same and self._identity(path) != older._identity(path)]
         small = [path for path in moved if self._places[path][1] < SHARED_SIZE]
@@ -60,44 +60,42 @@ class Leaves:
         return found
 
 
-def saved_with(manager: SnapshotManager[Any], token: str) -> Event | None:
-    """The event of a save that was made with this token, if it landed; the snapshot itself may be gone since."""
-    wanted = bytes.fromhex(token)
+def saved_with(manager: SnapshotManager[Any], token: bytes) -> Event | None:
+    """Return the event of the save with this token, if there is one. The snapshot itself may be deleted since."""
     manager.current_records()
-    return next((event for event in reversed(_durable(manager).events) if event.token == wanted), None)
+    return next((event for event in reversed(_durable(manager).events) if event.token == token), None)
 
 
 def evicted_by(manager: SnapshotManager[Any], save: Event) -> list[str]:
-    """The ids of the snapshots that had to go when this one came, or that it replaced."""
+    """Return the ids of the snapshots that a save evicted or replaced."""
     events = _durable(manager).events
     return [events[sequence - 1].body["id"] for sequence in save.deletes]
 
 
 def undo(manager: SnapshotManager[Any], save: Event) -> list[str]:
-    """Remove what a save brought, and bring back what it evicted or replaced. Undo the last of several first.
+    """Delete what a save stored, and bring back what it evicted or replaced. Undo the latest of several saves first.
 
     Returns:
-        The ids of those that are back.
+        The ids of the snapshots that are back.
 
     Raises:
-        SnapshotNotFound: what it brought is gone already.
-        IntegrityError: a prune freed the data of one to bring back. If it is the first, nothing has changed.
+        SnapshotNotFound: What it stored is deleted already.
+        IntegrityError: A prune freed the data of one to bring back. If it is the first, nothing has changed.
     """
     backend = _durable(manager)
-    with manager._lock:
-        brought = manager.current_records().get(save.body["id"])
-        before = Records()
-        for event in backend.events[: save.sequence - 1] if save.deletes else ():
-            before.apply(event)
-        evicted = [old for old in before.by_id.values() if old.sequence in save.deletes]
-        gone = [brought.sequence]
-        for old in evicted:
-            # The first event also removes: at no moment are both there, or neither.
-            backend.clone(_returning(old, gone), old)
-            gone = []
-        if gone:
-            backend.note(lambda: Draft("remove", {"id": brought.id}, gone))
-        return [old.id for old in evicted]
+    brought = manager.current_records().get(save.body["id"])
+    before = Records()
+    for event in backend.events[: save.sequence - 1] if save.deletes else ():
+        before.apply(event)
+    evicted = [old for old in before.by_id.values() if old.sequence in save.deletes]
+    gone = [brought.sequence]
+    for old in evicted:
+        # The first event also deletes what the save stored: no reader sees both, or neither.
+        backend.clone(_returning(old, gone), old)
+        gone = []
+    if gone:
+        backend.note(lambda: Draft("remove", {"id": brought.id}, gone))
+    return [old.id for old in evicted]
 
 
 def _returning(old: Record, gone: Sequence[int]) -> Callable[[], Draft]:

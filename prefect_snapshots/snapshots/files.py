@@ -1,4 +1,4 @@
-"""All snapshots of a manager in one file: a header, the values end to end, and a hash over everything."""
+"""Write all snapshots of a manager into one file: a header, the values end to end, and a hash of it all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_file(
     records: Sequence[Record],
     encoded: Callable[[Record], tuple[bytes, bytes]],
 ) -> None:
-    """Write a file beside `path`, make it durable, and put it in place."""
+    """Write a file beside `path`, make it durable, and only then put it in place of an older one."""
     contents = [encoded(record) for record in records]
     snapshots = [
         _Saved(_body(r), len(manifest), len(data)) for r, (manifest, data) in zip(records, contents, strict=True)
@@ -75,10 +75,10 @@ def write_file(
 
 
 def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking, Iterator[tuple[dict[str, Any], Held]]]:
-    """Name, limit, ranking and the snapshots (event body and value, in order) of a file, verified first."""
+    """Verify a file, and return its name, limit, ranking and snapshots (event body and value, in order)."""
     data = memoryview(path.read_bytes())
     if data[: len(_MAGIC)] != _MAGIC:
-        raise UnsupportedFormat(f"{path} is not a snapshot file of this version")
+        raise UnsupportedFormat(f"{path} is not a snapshot file that this version can read.")
     if len(data) < len(_MAGIC) + _LENGTH.size + _HASH or blake3(data[:-_HASH]).digest() != data[-_HASH:]:
         raise DamagedObject(str(path), "it does not match its hash")
     start = len(_MAGIC) + _LENGTH.size

@@ -1,41 +1,37 @@
-"""SnapshotManager and PyTreeSnapshotManager: save values, find them again, keep the best."""
+"""SnapshotManager: save values, find them again, keep the best."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import copy
 import os
-import secrets
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, cast
 
 from typing_extensions import TypeVar
 
-from ..errors import InvalidArgument, SnapshotExists
-from ..repository.catalog import Event, token_from
+from ..errors import InvalidArgument, Pinned, SnapshotExists
+from ..repository.catalog import Event
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
+from ..repository.progress import Progress
 from ..repository.repository import Repository
-from ..repository.threads import before_threads_end
-from ..repository.times import to_nanoseconds
-from ..retention import PINNED, RetentionItem, RetentionPolicy, RetentionRow
-from ..values import map_leaves, map_leaves_with_path, validate
+from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from ..values.diff import LeafDifference, diff_contents, diff_values
-from ..values.paths import matcher
 from .backends import KIND, Backend, Durable, Memory
+from .background import BackgroundSaver
 from .files import read_file, write_file
 from .handler import NAME as HANDLER
-from .query import Query
-from .records import Compare, Ranking, Record, Records, Snapshot, clean_tags
+from .query import Query, Source
+from .records import Compare, Ranking, Record, Records, Snapshot, SnapshotInfo, clean_tags
+from .requests import SaveRequest
 
 T = TypeVar("T", default=Any)
 
@@ -55,23 +51,26 @@ class Registry(Protocol):
         metadata: Mapping[str, Any],
         source: Mapping[str, str],
     ) -> Any:
-        """Make a version of an artifact of what is stored already, to be read by a handler."""
+        """Make a version of an artifact from content that is stored already, to be read by a handler."""
 
 
 class SnapshotManager(Generic[T]):
-    """Captures Python objects, with metadata and tags, in memory or in a repository.
+    """Save Python objects with metadata and tags, in memory or in a repository, and find them again.
 
-    Arguments:
-        repository: where snapshots live: a `Repository`, a URL or a path. Without one they live in this process, and
-            may be live references.
-        name: keeps managers apart that share a repository: ids, ranking and eviction never cross a name.
-        deepcopy_on_save: in memory, whether to store a copy (default) or a live reference.
-        deepcopy_on_retrieve: in memory, whether to hand out a copy (default) or what is stored.
-        max_snapshots: keep at most this many: the best by the ranking, or the newest when there is none. Pinned ones
-            are never evicted.
-        rank_by: the metadata key that ranks snapshots; dots lead into nested dictionaries.
-        mode: "max" when large values of `rank_by` are good, "min" when small ones are.
-        cmp: ranks instead of `rank_by`: `cmp(a, b) > 0` means that snapshot a is better.
+    Args:
+        repository: Where snapshots live: a `Repository`, a URL or a path. Default: this process, where a snapshot may
+            be a live reference and nothing outlives the process.
+        name: Keeps managers apart that share a repository. Ids, ranking and eviction never cross a name.
+        deepcopy_on_save: In memory, whether to store a copy (default) or a live reference.
+        deepcopy_on_retrieve: In memory, whether to return a copy (default) or what is stored.
+        max_snapshots: Keep at most this many: the best by the ranking, or the newest if there is none. Pinned
+            snapshots are never evicted. Default: no limit.
+        rank_by: The metadata key that ranks snapshots. Dots lead into nested dictionaries.
+        mode: "max" (default) if large values of `rank_by` are good, "min" if small ones are.
+        cmp: Ranks instead of `rank_by`: `cmp(a, b) > 0` means that snapshot a is better.
+
+    Raises:
+        InvalidArgument: The arguments contradict each other.
 
     Example:
         >>> from prefect_snapshots import SnapshotManager
@@ -97,17 +96,14 @@ class SnapshotManager(Generic[T]):
         cmp: Compare | None = None,
     ) -> None:
         if max_snapshots is not None and max_snapshots < 1:
-            raise InvalidArgument(f"max_snapshots is at least 1, not {max_snapshots}")
+            raise InvalidArgument(f"max_snapshots must be at least 1, not {max_snapshots}.")
         if repository is not None and not (deepcopy_on_save and deepcopy_on_retrieve):
-            raise InvalidArgument("live references need a manager in memory: leave out the repository")
+            raise InvalidArgument("Live references need a manager in memory. Leave out the repository.")
         self.name = check_name(name)
         self.max_snapshots = max_snapshots
         self.ranking = Ranking(rank_by, mode, cmp)
         self.repository = None if repository is None else as_repository(repository)
-        self._lock = threading.RLock()
-        self._queue_lock = threading.Lock()
-        self._saver: ThreadPoolExecutor | None = None
-        self._saving: list[Future[str | None]] = []
+        self._background = BackgroundSaver()
         self._backend: Backend
         if self.repository is None:
             _warn_inside_a_run()
@@ -128,30 +124,27 @@ class SnapshotManager(Generic[T]):
         *,
         token: str | None = None,
     ) -> str | None:
-        """Save a value.
+        """Save a value, and return when it is safe.
 
-        Arguments:
-            data: any Python object or pytree. Arrays and plain containers are stored without pickle.
-            snapshot_id: its id; default: one made from the time and a random part.
-            metadata: plain values by text keys, up to 64 KB.
-            tags: one tag or several.
-            overwrite: replace the snapshot with this id instead of raising.
-            deepcopy: in memory, overrides `deepcopy_on_save`.
-            token: of an earlier save that raised `CommitUnknown`: if that one landed, its id is returned.
+        Args:
+            data: Any Python object or pytree. Arrays and plain containers are stored without pickle.
+            snapshot_id: The id. Default: one made from the time and a random part.
+            metadata: Plain values by string keys, up to 64 KB.
+            tags: One tag or several.
+            overwrite: Whether to replace a snapshot with this id. Default: raise.
+            deepcopy: In memory, overrides `deepcopy_on_save`.
+            token: The token of an earlier attempt that raised `CommitUnknown`. If that attempt was saved after all,
+                nothing is saved again and its id is returned.
 
         Returns:
-            The id; None when the ranking does not admit the snapshot among the best `max_snapshots`.
+            The id, or None if the ranking does not admit the snapshot among the best `max_snapshots`.
 
         Raises:
-            SnapshotExists: the id is taken.
-            UnserialisableLeaf: naming the path of the leaf.
-            CommitUnknown: the storage did not say whether the save landed.
+            SnapshotExists: The id is taken.
+            UnserialisableLeaf: A leaf cannot be stored, or could not be read again. The message names its path.
+            CommitUnknown: The storage did not say whether the snapshot was saved.
         """
-        self._check_value(data)
-        draft = self._put_draft(lambda: data, snapshot_id, metadata, tags, overwrite)
-        prepared = self._backend.prepare(data, deepcopy)
-        with self._lock:  # saves of one manager land in order; who only looks does not wait for it
-            return _id_of(self._backend.put(draft, prepared, token_from(token)))
+        return self.save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token), deepcopy)
 
     def save_async(
         self,
@@ -163,41 +156,34 @@ class SnapshotManager(Generic[T]):
         *,
         token: str | None = None,
     ) -> Future[str | None]:
-        """Copy a value, return at once, and save it in the background while training goes on.
+        """Copy a value, return at once, and save it in the background.
 
-        The value may be changed, donated or deleted as soon as this returns. Saves of one manager happen in order.
+        You may change, donate or delete the value as soon as this returns. Saves of one manager land in the order of
+        the calls. Reading never waits for them. The arguments are those of `save_snapshot`.
 
         Returns:
             A future of what `save_snapshot` returns. `wait` waits for all of them, and raises what went wrong.
         """
+        return self.start_save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token))
+
+    def save(self, data: T, request: SaveRequest, deepcopy: bool | None = None) -> str | None:
+        """Save a value as a request says: what `save_snapshot` does with checked arguments."""
         self._check_value(data)
-        known = token_from(token)
+        draft = self._put_draft(lambda: data, request)
+        prepared = self._backend.prepare(data, deepcopy)
+        self._background.settle()
+        return _id_of(self._backend.put(draft, prepared, request.token))
+
+    def start_save(self, data: T, request: SaveRequest) -> Future[str | None]:
+        """Save a value in the background as a request says: what `save_async` does with checked arguments."""
+        self._check_value(data)
         prepared = self._backend.prepare(data, None, detach=True)
-        draft = self._put_draft(lambda: self._backend.value_of(prepared), snapshot_id, metadata, tags, overwrite)
-
-        def save() -> str | None:
-            with self._lock:
-                return _id_of(self._backend.put(draft, prepared, known))
-
-        with self._queue_lock:
-            if self._saver is None:
-                self._saver = ThreadPoolExecutor(1, "prefect-snapshots-save")
-            future = self._saver.submit(save)
-            _unfinished.add(future)
-            future.add_done_callback(_unfinished.discard)
-            self._saving = [*(one for one in self._saving if not one.done() or _failed(one)), future]
-        return future
+        draft = self._put_draft(lambda: self._backend.value_of(prepared), request)
+        return self._background.submit(lambda: _id_of(self._backend.put(draft, prepared, request.token)))
 
     def wait(self) -> None:
-        """Wait for every `save_async`, and raise the first error among them; the next call raises the next one."""
-        with self._queue_lock:
-            saving, self._saving = self._saving, []
-        concurrent.futures.wait(saving)
-        failed = [future for future in saving if _failed(future)]
-        with self._queue_lock:
-            self._saving = failed[1:] + self._saving
-        if failed:
-            failed[0].result()
+        """Wait for every `save_async`, and raise the first error among them. The next call raises the next one."""
+        self._background.wait()
 
     def clone_snapshot(
         self,
@@ -208,32 +194,41 @@ class SnapshotManager(Generic[T]):
     ) -> str | None:
         """Save the value of a snapshot under another id, without storing its bytes again.
 
-        Arguments:
-            metadata: added to that of the original.
-            tags: instead of those of the original.
-        """
-        with self._lock:
-            source = self.current_records().get(snapshot_id)
-            draft = self._put_draft(
-                lambda: self.snapshot_of(source).data,
-                new_id,
-                {**source.metadata, **(metadata or {})},
-                list(source.tags) if tags is None else tags,
-            )
-            return _id_of(self._backend.clone(draft, source))
-
-    def promote(self, snapshot_id: str, registry: Registry, name: str) -> Any:
-        """Make a version of an artifact of a snapshot. Its metadata goes along.
-
-        Within one repository nothing is copied; into another one, only what is not there yet.
-
-        Arguments:
-            snapshot_id: of the snapshot.
-            registry: an `ArtifactRegistry`.
-            name: of the artifact.
+        Args:
+            snapshot_id: The id of the snapshot to clone.
+            new_id: The id of the clone. Default: a new one.
+            metadata: Added to the metadata of the original.
+            tags: Replace the tags of the original. Default: the same tags.
 
         Returns:
-            The version, as the registry gives it.
+            The id of the clone, or None if the ranking does not admit it.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot.
+            SnapshotExists: The new id is taken.
+        """
+        source = self._record(snapshot_id)
+        merged = {**source.metadata, **(metadata or {})}
+        request = SaveRequest.of(new_id, merged, list(source.tags) if tags is None else tags)
+        draft = self._put_draft(lambda: self.snapshot_of(source).data, request)
+        self._background.settle()
+        return _id_of(self._backend.clone(draft, source))
+
+    def promote(self, snapshot_id: str, registry: Registry, name: str) -> Any:
+        """Make a snapshot a version of an artifact, with its metadata.
+
+        Within one repository nothing is copied. Into another one, only data that it does not hold yet is.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+            registry: An `ArtifactRegistry`.
+            name: The name of the artifact.
+
+        Returns:
+            The version, as the registry returns it.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot.
 
         Example:
             >>> from prefect_snapshots import ArtifactRegistry, SnapshotManager
@@ -245,7 +240,7 @@ class SnapshotManager(Generic[T]):
             >>> registry.load_artifact("model"), registry.get_artifact_metadata("model")
             ({'weights': [0.5, 1.5]}, {'loss': 0.25})
         """
-        record = self.current_records().get(snapshot_id)
+        record = self._record(snapshot_id)
         if not isinstance(self._backend, Durable):
             return registry.log_artifact(name, self.snapshot_of(record).data, HANDLER, metadata=record.metadata)
         _, content = self._backend.content(record)
@@ -253,15 +248,21 @@ class SnapshotManager(Generic[T]):
         source = {"repository": repository.id, "url": repository.url, "name": self.name, "snapshot": snapshot_id}
         return registry.adopt(name, content, handler=HANDLER, metadata=record.metadata, source=source)
 
-    def remove_snapshot(self, snapshot_id: str) -> None:
-        """Remove a snapshot, also a pinned one. Its space is freed by the next prune."""
-
-        def draft() -> Draft:
-            return Draft("remove", {"id": snapshot_id}, [self.records.get(snapshot_id).sequence])
-
-        self._note(draft)
-
     # --- reading ----------------------------------------------------------------------------------------------
+
+    def list_snapshots(self) -> list[SnapshotInfo]:
+        """Return what is known of every snapshot, newest first. Loads no data.
+
+        "Newest" follows the order in which snapshots were saved, whatever the clocks of their writers said.
+
+        Example:
+            >>> from prefect_snapshots import SnapshotManager
+            >>> manager = SnapshotManager()
+            >>> _ = manager.save_snapshot([1], "first"), manager.save_snapshot([2], "second", tags=["best"])
+            >>> [(info.id, info.tags) for info in manager.list_snapshots()]
+            [('second', ('best',)), ('first', ())]
+        """
+        return [record.info for record in reversed(self.current_records().by_id.values())]
 
     def get_snapshot(
         self,
@@ -271,134 +272,208 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
     ) -> Snapshot[T]:
-        """Load a snapshot, every byte verified.
+        """Return a snapshot. Its `data` is loaded, and every byte verified, when you first use it.
 
-        Arguments:
-            snapshot_id: its id.
-            deepcopy: in memory, overrides `deepcopy_on_retrieve`.
-            leaves: patterns of leaf paths, such as `"encoder/**"`: only these are read.
-            like: a value that gives structure, custom node types, and sharding of the result.
+        Args:
+            snapshot_id: The id.
+            deepcopy: In memory, overrides `deepcopy_on_retrieve`.
+            leaves: Patterns of leaf paths, such as `"encoder/**"`. Only these are read.
+            like: A value that gives the structure, the custom node types and the sharding of the result.
 
         Raises:
-            SnapshotNotFound: there is no such id.
-            IntegrityError: stored bytes are damaged; the message names the leaf.
-            PickleRefused: a leaf needs pickle and the repository was opened with `allow_pickle=False`.
+            SnapshotNotFound: There is no such snapshot.
         """
-        record = self.current_records().get(snapshot_id)
-        snapshot = self.snapshot_of(record, deepcopy, leaves, like)
-        _ = snapshot.data
-        return snapshot
+        return self.snapshot_of(self._record(snapshot_id), deepcopy, leaves, like)
+
+    def load_snapshot(
+        self,
+        snapshot_id: str,
+        deepcopy: bool | None = None,
+        *,
+        leaves: str | Sequence[str] | None = None,
+        like: Any = None,
+    ) -> T:
+        """Load the value of a snapshot, every byte verified. The arguments are those of `get_snapshot`.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot.
+            IntegrityError: Stored bytes are damaged. The message names the leaf.
+            PickleRefused: A leaf needs pickle, and the repository was opened with `allow_pickle=False`.
+        """
+        return self.get_snapshot(snapshot_id, deepcopy, leaves=leaves, like=like).data
 
     def __getitem__(self, snapshot_id: str) -> Snapshot[T]:
         return self.get_snapshot(snapshot_id)
 
     def __contains__(self, snapshot_id: object) -> bool:
-        return snapshot_id in self.current_records().by_id
+        return self._backend.look(lambda records: snapshot_id in records.by_id)
 
     def __len__(self) -> int:
-        return len(self.current_records().by_id)
+        return self._backend.look(lambda records: len(records.by_id))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.list_snapshots())
+        return iter(self.get_ids_by_insertion_order())
 
     def get_latest_snapshot(self) -> Snapshot[T] | None:
-        """The snapshot that was saved last, whatever the clocks of its writers said; None when there is none."""
-        return self._first(reversed(self.current_records().by_id.values()))
+        """Return the snapshot that was saved last, or None if there is none. Clocks of writers do not matter."""
+        return self._maybe(self._backend.look(lambda records: next(reversed(records.by_id.values()), None)))
 
     def get_oldest_snapshot(self) -> Snapshot[T] | None:
-        """The snapshot that was saved first; None when there is none."""
-        return self._first(self.current_records().by_id.values())
+        """Return the snapshot that was saved first, or None if there is none."""
+        return self._maybe(self._backend.look(lambda records: next(iter(records.by_id.values()), None)))
 
     def get_best_snapshot(self) -> Snapshot[T] | None:
-        """The best snapshot by the ranking; None when there is none."""
-        return self._first(self._ranked())
-
-    def list_snapshots(self) -> list[str]:
-        """All ids, in the order in which they were saved."""
-        return list(self.current_records().by_id)
+        """Return the best snapshot by the ranking, or None if there is none."""
+        return self._maybe(next(iter(self._ranked()), None))
 
     def list_snapshots_by_age(self, ascending: bool = True) -> list[str]:
-        """All ids by the time of saving: oldest first, or with `ascending=False` newest first."""
+        """Return all ids by the time of saving: oldest first, or newest first with `ascending=False`."""
         records = self.current_records().by_id.values()
         ids = [record.id for record in sorted(records, key=lambda record: (record.time, record.sequence))]
         return ids if ascending else ids[::-1]
 
     def get_ids_by_insertion_order(self) -> list[str]:
-        """All ids, in the order in which they were saved."""
-        return self.list_snapshots()
+        """Return all ids in the order in which they were saved, oldest first."""
+        return self._backend.look(lambda records: list(records.by_id))
 
     def get_ids_by_rank(self) -> list[str]:
-        """All ids, best first."""
+        """Return all ids, best first."""
         return [record.id for record in self._ranked()]
 
     @property
     def query(self) -> Query:
         """Find snapshots by tag, metadata, time or content."""
-        return Query(self)
+        return Query(lambda: Source(self.current_records(), self.snapshot_of, self.leaves_of))
 
     def get_metadata(self, snapshot_id: str) -> dict[str, Any]:
-        """A copy of the metadata."""
-        return copy.deepcopy(self.current_records().get(snapshot_id).metadata)
+        """Return a copy of the metadata of a snapshot."""
+        return copy.deepcopy(self._record(snapshot_id).metadata)
 
     def get_tags(self, snapshot_id: str) -> list[str]:
-        """A copy of the tags."""
-        return list(self.current_records().get(snapshot_id).tags)
+        """Return a copy of the tags of a snapshot."""
+        return list(self._record(snapshot_id).tags)
 
-    def diff(self, a: str, b: str) -> list[LeafDifference]:
-        """What changed between two snapshots, leaf by leaf in path order; equal leaves are left out.
+    def diff(self, old: str, new: str | None = None) -> list[LeafDifference]:
+        """Return the leaves that changed between two snapshots, in path order.
 
-        In a repository only leaves that differ are read: what is equal shares its chunks.
+        In a repository only leaves that differ are read: identical ones share their stored bytes.
+
+        Args:
+            old: The id of the older snapshot.
+            new: The id of the newer one. Default: the latest snapshot.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot.
+            PickleRefused: A pickled leaf differs, and the repository was opened with `allow_pickle=False`.
+
+        Example:
+            >>> from prefect_snapshots import SnapshotManager
+            >>> manager = SnapshotManager()
+            >>> _ = manager.save_snapshot({"a": 1, "b": 2}, "old"), manager.save_snapshot({"a": 1, "b": 3}, "new")
+            >>> [(leaf.path, leaf.old, leaf.new) for leaf in manager.diff("old")]
+            [('b', '2', '3')]
         """
         records = self.current_records()
-        first, second = records.get(a), records.get(b)
+        first = records.get(old)
+        second = next(reversed(records.by_id.values())) if new is None else records.get(new)
         if isinstance(self._backend, Durable):
-            a_content, b_content = self._backend.content(first), self._backend.content(second)
-            return diff_contents(a_content, b_content, allow_pickle=self._backend.repository.allow_pickle)
+            contents = self._backend.content(first), self._backend.content(second)
+            return diff_contents(*contents, allow_pickle=self._backend.repository.allow_pickle)
         return diff_values(self.snapshot_of(first).data, self.snapshot_of(second).data)
 
-    # --- annotating ---------------------------------------------------------------------------------------------
+    # --- annotating, deleting -----------------------------------------------------------------------------------
 
     def update_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> None:
-        """Merge into the metadata: given keys are set, others stay."""
+        """Add to the metadata of a snapshot, or replace values. Other keys stay.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot.
+            InvalidArgument: The metadata cannot be stored, or becomes too large.
+        """
         added = clean_metadata(metadata)
 
         def draft() -> Draft:
-            clean_metadata({**self.records.get(snapshot_id).metadata, **added})  # together they may be too large
+            clean_metadata({**self._backend.state.get(snapshot_id).metadata, **added})  # together they may be too large
             return Draft("annotate", {"id": snapshot_id, "metadata": added})
 
         self._note(draft)
 
     def add_tags(self, snapshot_id: str, tags: str | Sequence[str]) -> None:
-        """Add tags; those it has already stay where they are."""
+        """Add tags to a snapshot. Tags that it has already keep their place."""
         self._annotate(snapshot_id, add_tags=clean_tags(tags))
 
     def remove_tags(self, snapshot_id: str, tags: str | Sequence[str]) -> None:
-        """Remove tags; those it does not have are ignored."""
+        """Remove tags from a snapshot. Tags that it does not have are ignored."""
         self._annotate(snapshot_id, remove_tags=clean_tags(tags))
 
-    def pin(self, snapshot_id: str, pinned: bool = True) -> None:
-        """Protect a snapshot from eviction and cleanup, or stop protecting it."""
-        self._annotate(snapshot_id, pinned=pinned)
+    def pin(self, snapshot_id: str) -> None:
+        """Exempt a snapshot from eviction, cleanup and deletion. Pinning twice changes nothing."""
+        self._annotate(snapshot_id, pinned=True)
 
-    def cleanup(self, policy: RetentionPolicy, dry_run: bool = False) -> list[RetentionRow]:
-        """Remove what a retention policy does not keep. Pinned snapshots stay, whatever the policy says.
+    def unpin(self, snapshot_id: str) -> None:
+        """Take back `pin`."""
+        self._annotate(snapshot_id, pinned=False)
+
+    def delete_snapshot(self, snapshot_id: str, force: bool = False) -> None:
+        """Delete a snapshot. The next prune frees its space.
+
+        Args:
+            snapshot_id: The id.
+            force: Whether to delete it even if it is pinned.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot.
+            Pinned: It is pinned, and `force` is False.
+        """
+
+        def draft() -> Draft:
+            record = self._backend.state.get(snapshot_id)
+            if record.pinned and not force:
+                raise Pinned(
+                    f"Snapshot {snapshot_id!r} of {self.name!r} is pinned, so it was not deleted. "
+                    "Unpin it first, or pass force=True."
+                )
+            return Draft("remove", {"id": snapshot_id}, [record.sequence])
+
+        self._note(draft)
+
+    def remove_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot, even if it is pinned: `delete_snapshot(snapshot_id, force=True)`."""
+        self.delete_snapshot(snapshot_id, force=True)
+
+    def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
+        """Delete snapshots that a retention policy does not keep. Pinned ones always stay.
+
+        The next prune frees their space.
+
+        Args:
+            policy: The retention policy. A manager of snapshots has none of its own.
+            dry_run: Whether to report only. Nothing is deleted then.
 
         Returns:
-            The policy's rows (name, keep, reasons), for all snapshots.
+            A row for each snapshot, with the reasons why it stays, and the ids of those that were deleted.
+
+        Raises:
+            InvalidArgument: There is no policy, or it would keep nothing at all.
         """
+        if policy is None:
+            raise InvalidArgument(
+                "Snapshots have no retention policy of their own. Pass one, such as RetentionPolicy(keep_last=10)."
+            )
         rows: list[RetentionRow] = []
 
         def draft() -> Draft | None:
+            records = self._backend.state
             items = [
                 RetentionItem(record.id, record.timestamp, tuple(record.tags), (PINNED,) if record.pinned else ())
-                for record in self.records.by_id.values()
+                for record in records.by_id.values()
             ]
             rows[:] = policy.plan(items)
-            doomed = [self.records.get(row.name).sequence for row in rows if not row.keep]
+            doomed = [records.get(row.name).sequence for row in rows if not row.keep]
             return Draft("cleanup", {}, doomed) if doomed else None
 
         self._note(draft, dry_run=dry_run)
-        return rows
+        return CleanupReport(tuple(rows), tuple(row.name for row in rows if not row.keep), dry_run)
 
     # --- moving -----------------------------------------------------------------------------------------------
 
@@ -409,10 +484,15 @@ class SnapshotManager(Generic[T]):
 
     @classmethod
     def load_from_file(cls, path: str | os.PathLike[str], *, allow_pickle: bool = True) -> SnapshotManager[T]:
-        """A manager in memory with what `save_to_file` wrote.
+        """Return a manager in memory with what `save_to_file` wrote.
 
-        Arguments:
-            allow_pickle: whether objects stored with pickle may be loaded. Say False for a file from elsewhere.
+        Args:
+            path: The file.
+            allow_pickle: Whether objects stored with pickle may be loaded. Pass False for a file from somebody else.
+
+        Raises:
+            IntegrityError: The file is damaged.
+            PickleRefused: The file holds a comparison function, and `allow_pickle` is False.
         """
         name, max_snapshots, ranking, saved = read_file(Path(path), allow_pickle)
         manager = cls(
@@ -422,11 +502,18 @@ class SnapshotManager(Generic[T]):
             manager._backend.put(lambda body=body: Draft("put", body), held, None)  # type: ignore[misc]
         return manager
 
-    def persist(self, repository: RepositoryLike) -> SnapshotManager[T]:
+    def persist(self, repository: RepositoryLike, progress: Progress | None = None) -> SnapshotManager[T]:
         """Save all snapshots into a repository under the same name. Times, tags, pins and order survive.
 
+        Args:
+            repository: A `Repository`, a URL or a path.
+            progress: Called with what is being done, how many snapshots are saved, and how many there are.
+
         Returns:
-            A manager over that repository. Ids that exist there already raise `SnapshotExists`.
+            A manager over that repository.
+
+        Raises:
+            SnapshotExists: An id exists there already. Those that were saved before it stay.
         """
         target = type(self)(
             as_repository(repository),
@@ -436,28 +523,22 @@ class SnapshotManager(Generic[T]):
             mode=self.ranking.mode,
             cmp=self.ranking.cmp,
         )
-        for record in list(self.current_records().by_id.values()):
-            data = self.snapshot_of(record).data
-            draft = target._put_draft(
-                lambda data=data: data,  # type: ignore[misc]
-                record.id,
-                record.metadata,
-                list(record.tags),
-                time=record.timestamp,
-                pinned=record.pinned,
-            )
-            target._backend.put(draft, target._backend.prepare(data, None), None)
+        records = list(self.current_records().by_id.values())
+        for done, record in enumerate(records, start=1):
+            target.save(self.snapshot_of(record).data, SaveRequest.again(record))
+            if progress is not None:
+                progress(f"saving snapshots of {self.name}", done, len(records))
         return target
 
-    # --- for query and reports ---------------------------------------------------------------------------------
+    # --- for queries and reports -------------------------------------------------------------------------------
 
     @property
     def records(self) -> Records:
-        """What is known of the snapshots, as of the last look."""
-        return self._backend.records
+        """What is known of the snapshots, as of the last call that looked. It never changes."""
+        return self._backend.view
 
     def current_records(self) -> Records:
-        """What is known of the snapshots, other writers' included."""
+        """Return what is known of the snapshots now, those of other writers included. It never changes."""
         return self._backend.refresh()
 
     def snapshot_of(
@@ -467,64 +548,50 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
     ) -> Snapshot[T]:
-        """The snapshot of a record; its data is loaded when it is first used."""
-
-        def load() -> T:
-            return cast(T, self._backend.load(record, deepcopy, leaves, like))
-
-        return Snapshot(record.id, record.timestamp, copy.deepcopy(record.metadata), list(record.tags), load)
+        """Return the snapshot of a record. Its data is loaded when it is first used."""
+        load = self._backend.loader(record, deepcopy, leaves, like)
+        metadata = copy.deepcopy(record.metadata)
+        return Snapshot(record.id, record.timestamp, metadata, list(record.tags), lambda: cast(T, load()))
 
     def leaves_of(self, record: Record) -> Iterable[Any]:
-        """The leaves of a record's snapshot, whatever containers they are in."""
+        """Load the leaves of a record's snapshot, whatever containers they are in."""
         return self._backend.leaves(record)
 
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _check_value(self, data: Any) -> None:
-        """Refuse a value before anything is written; any value will do here."""
+        """Refuse a value before anything is written. Here any value is accepted."""
 
-    def _put_draft(
-        self,
-        load: Callable[[], Any],
-        snapshot_id: str | None,
-        metadata: Mapping[str, Any] | None,
-        tags: str | Sequence[str] | None,
-        overwrite: bool = False,
-        time: datetime | None = None,
-        pinned: bool = False,
-    ) -> Callable[[], Draft | None]:
-        """What to commit, whenever it is asked; `load` gives the value to a comparison that wants it."""
-        body: dict[str, Any] = {
-            "id": check_name(snapshot_id, "snapshot id") if snapshot_id is not None else _new_id(),
-            "metadata": clean_metadata(metadata),
-            "tags": clean_tags(tags),
-        }
-        if time is not None:
-            body["time"] = to_nanoseconds(time)
-        if pinned:
-            body["pinned"] = True
+    def _put_draft(self, load: Callable[[], Any], request: SaveRequest) -> Callable[[], Draft | None]:
+        """Return what decides what to commit, each time it is asked. `load` gives the value to a comparison."""
+        body = request.body
 
         def draft() -> Draft | None:
-            existing = self.records.by_id.get(body["id"])
-            if existing is not None and not overwrite:
-                raise SnapshotExists(f"snapshot {body['id']!r} exists already: choose another id, or overwrite=True")
-            evicted = self._evicted(body, existing, load)
+            existing = self._backend.state.by_id.get(request.id)
+            if existing is not None and not request.overwrite:
+                raise SnapshotExists(
+                    f"Snapshot {request.id!r} of {self.name!r} exists already. "
+                    "Choose another id, or pass overwrite=True to replace it."
+                )
+            evicted = self._evicted(request, existing, load)
             if evicted is None:
                 return None
+            # One event saves the new snapshot and deletes what it replaces: no reader sees both, or neither.
             return Draft("put", body, [record.sequence for record in (existing, *evicted) if record is not None])
 
         return draft
 
-    def _evicted(self, body: dict[str, Any], existing: Record | None, load: Callable[[], Any]) -> list[Record] | None:
-        """What has to go when a snapshot comes; None when the snapshot itself is not good enough to come."""
+    def _evicted(self, request: SaveRequest, existing: Record | None, load: Callable[[], Any]) -> list[Record] | None:
+        """Return what has to be deleted when a snapshot is saved. None if the snapshot itself is not good enough."""
         if self.max_snapshots is None:
             return []
-        others = [record for record in self.records.by_id.values() if record is not existing]
+        others = [record for record in self._backend.state.by_id.values() if record is not existing]
         excess = len(others) + 1 - self.max_snapshots
         if excess <= 0:
             return []
-        event = Event(sys.maxsize, b"", 0, b"", 0, "put", body)
-        new = Record(body["id"], event, 0, body["metadata"], dict.fromkeys(body["tags"]), body.get("pinned", False))
+        # It gets the highest number, as the newest one will.
+        event = Event(sys.maxsize, b"", 0, b"", 0, "put", request.body)
+        new = Record(request.id, event, 0, dict(request.metadata), dict.fromkeys(request.tags), request.pinned)
 
         def snapshot(record: Record) -> Snapshot[Any]:
             if record is not new:
@@ -534,29 +601,27 @@ class SnapshotManager(Generic[T]):
         evictable = [record for record in (*others, new) if not record.pinned]
         worst = self.ranking.best_first(evictable, snapshot)[-excess:] if evictable else []
         if new in worst:
-            # Without a ranking the newest is the best: it comes even when all others are pinned.
+            # Without a ranking the newest is the best: it is saved even if all others are pinned.
             return None if self.ranking else [record for record in worst if record is not new]
         return worst
 
     def _annotate(self, snapshot_id: str, **changes: Any) -> None:
         def draft() -> Draft:
-            return Draft("annotate", {"id": self.records.get(snapshot_id).id, **changes})
+            return Draft("annotate", {"id": self._backend.state.get(snapshot_id).id, **changes})
 
         self._note(draft)
 
     def _note(self, draft: Callable[[], Draft | None], *, dry_run: bool = False) -> None:
         self._backend.note(draft, dry_run=dry_run)
 
+    def _record(self, snapshot_id: str) -> Record:
+        return self._backend.look(lambda records: records.get(snapshot_id))
+
     def _ranked(self) -> list[Record]:
         return self.ranking.best_first(self.current_records().by_id.values(), self.snapshot_of)
 
-    def _first(self, records: Iterable[Record]) -> Snapshot[T] | None:
-        record = next(iter(records), None)
-        if record is None:
-            return None
-        snapshot = self.snapshot_of(record)
-        _ = snapshot.data
-        return snapshot
+    def _maybe(self, record: Record | None) -> Snapshot[T] | None:
+        return None if record is None else self.snapshot_of(record)
 
     def __repr__(self) -> str:
         where = "in memory" if self.repository is None else self.repository.url
@@ -564,7 +629,9 @@ class SnapshotManager(Generic[T]):
 
     def __reduce__(self) -> tuple[Callable[..., SnapshotManager[Any]], tuple[Any, ...]]:
         if self.repository is None:
-            raise InvalidArgument("a manager in memory cannot be pickled: give it a repository, or use save_to_file")
+            raise InvalidArgument(
+                "A manager in memory cannot be pickled. Give it a repository, or write a file with save_to_file."
+            )
         options = {
             "name": self.name,
             "max_snapshots": self.max_snapshots,
@@ -575,104 +642,9 @@ class SnapshotManager(Generic[T]):
         return _restore, (type(self), self.repository, options)
 
 
-class PyTreeSnapshotManager(SnapshotManager[T]):
-    """A `SnapshotManager` for pytrees: it validates what it saves, and works on leaves.
-
-    Example:
-        >>> from prefect_snapshots import PyTreeSnapshotManager
-        >>> manager = PyTreeSnapshotManager()
-        >>> sid = manager.save_snapshot({"txt": "hello pytorch", "x": 42})
-        >>> nsid = manager.tree_map(lambda x: x.replace("pytorch", "jax") if isinstance(x, str) else x, sid)
-        >>> manager.get_snapshot(nsid).data
-        {'txt': 'hello jax', 'x': 42}
-    """
-
-    def _check_value(self, data: Any) -> None:
-        validate(data)
-
-    def tree_map(
-        self, fn: Callable[[Any], Any], snapshot_id: str | None = None, new_id: str | None = None
-    ) -> str | None:
-        """Apply a function to every leaf of a snapshot (default: the latest), and save the result as a new one.
-
-        The metadata and tags go along; the metadata says from which snapshot the new one came (`derived_from`).
-        """
-        source = self._source(snapshot_id)
-        return self._derive(cast(T, map_leaves(fn, source.data)), [source], new_id)
-
-    def tree_replace(
-        self, replacements: Mapping[str, Any], snapshot_id: str | None = None, new_id: str | None = None
-    ) -> str | None:
-        """Replace leaves of a snapshot (default: the latest), and save the result as a new one.
-
-        Arguments:
-            replacements: new leaves by path pattern, as in `{"decoder/**/bias": 0.0}`.
-
-        Raises:
-            InvalidArgument: a pattern that matches no leaf.
-        """
-        source = self._source(snapshot_id)
-        tests = {pattern: matcher(pattern) for pattern in replacements}
-        unused = set(replacements)
-
-        def replace(path: str, leaf: Any) -> Any:
-            for pattern, new in replacements.items():
-                if tests[pattern](path):
-                    unused.discard(pattern)
-                    return new
-            return leaf
-
-        data = map_leaves_with_path(replace, source.data)
-        if unused:
-            raise InvalidArgument(f"no leaf of snapshot {source.id!r} matches {', '.join(sorted(unused))}")
-        return self._derive(cast(T, data), [source], new_id)
-
-    def tree_combine(
-        self, snapshot_ids: Sequence[str], fn: Callable[..., Any], new_id: str | None = None
-    ) -> str | None:
-        """Combine snapshots leaf by leaf, for example to average weights, and save the result as a new one.
-
-        Arguments:
-            snapshot_ids: at least one id; all of the same structure.
-            fn: called with the leaves at one path, one of each snapshot.
-
-        Raises:
-            StructureMismatch: naming the first path at which the structures differ.
-        """
-        if not snapshot_ids:
-            raise InvalidArgument("tree_combine needs at least one snapshot id")
-        sources = [self.get_snapshot(snapshot_id) for snapshot_id in snapshot_ids]
-        combined = map_leaves(fn, *(source.data for source in sources))
-        return self._derive(cast(T, combined), sources, new_id)
-
-    def _source(self, snapshot_id: str | None) -> Snapshot[T]:
-        source = self.get_latest_snapshot() if snapshot_id is None else self.get_snapshot(snapshot_id)
-        if source is None:
-            raise InvalidArgument(f"there is no snapshot yet under {self.name!r}")
-        return source
-
-    def _derive(self, data: T, sources: Sequence[Snapshot[T]], new_id: str | None) -> str | None:
-        first = sources[0]
-        metadata = {**first.metadata, "derived_from": [source.id for source in sources]}
-        return self.save_snapshot(data, new_id, metadata, first.tags)
-
-
 def list_names(repository: RepositoryLike) -> list[str]:
-    """The names under which a repository keeps snapshots, sorted."""
+    """Return the names under which a repository keeps snapshots, sorted."""
     return as_repository(repository).names(KIND)
-
-
-def _new_id() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-
-
-_unfinished: set[Future[str | None]] = set()
-# Python waits for the saves themselves, but first it stops the thread pools that they need.
-before_threads_end(lambda: concurrent.futures.wait(_unfinished))
-
-
-def _failed(future: Future[str | None]) -> bool:
-    return not future.cancelled() and future.exception() is not None
 
 
 def _id_of(event: Event | None) -> str | None:
@@ -680,11 +652,12 @@ def _id_of(event: Event | None) -> str | None:
 
 
 def _warn_inside_a_run() -> None:
-    """Say so when a manager in memory is made inside a flow run, if Prefect is there at all."""
+    """Warn if a manager in memory is made inside a flow run, where it is likely a mistake."""
     context = sys.modules.get("prefect.context")
     if context is not None and context.FlowRunContext.get() is not None:
         warnings.warn(
-            "this SnapshotManager keeps its snapshots in memory: nothing outlives the run. Give it a repository.",
+            "This SnapshotManager keeps its snapshots in memory, and they are lost when the run ends. "
+            "Pass a repository to keep them.",
             stacklevel=3,
         )
 

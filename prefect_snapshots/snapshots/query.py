@@ -1,25 +1,37 @@
-"""Finding snapshots: by tag, metadata, time, content or leaf, alone or joined with `&`, `|` and `~`.
+"""Find snapshots by tag, metadata, time, content or leaf. Join conditions with `&`, `|` and `~`.
 
-Expressions on tags, metadata and time are answered from the catalog; the others load data, and are asked last.
+Conditions on tags, metadata and time are answered without storage. The others load data, so they are evaluated last,
+on the snapshots that the cheap ones leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..repository.metadata import clean_value
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, finder
-
-if TYPE_CHECKING:
-    from .manager import SnapshotManager
-    from .records import Snapshot
+from .records import Record, Records, Snapshot, finder
 
 _ANY = object()
 """Stands for "whatever the value is": the key only has to exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The snapshots that a condition is evaluated on.
+
+    Attributes:
+        records: All of them. They do not change during the evaluation.
+        snapshot_of: Returns the snapshot of a record, which loads its data when that is used.
+        leaves_of: Loads the leaves of a record.
+    """
+
+    records: Records
+    snapshot_of: Callable[[Record], Snapshot[Any]]
+    leaves_of: Callable[[Record], Iterable[Any]]
 
 
 class Expression:
@@ -28,8 +40,8 @@ class Expression:
     loads = False
     """Whether the condition needs the data."""
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        """Those of the given snapshots that meet the condition, in their order."""
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        """Return those of the given snapshots that meet the condition, in the same order."""
         raise NotImplementedError
 
     def __and__(self, other: Expression) -> Expression:
@@ -43,19 +55,19 @@ class Expression:
 
 
 class ByTag(Expression):
-    """Has the tags.
+    """Match snapshots with these tags.
 
-    Arguments:
-        tags: one tag or several.
-        require_all: whether all of them are needed, or one is enough.
+    Args:
+        tags: One tag or several.
+        require_all: Whether a snapshot needs all of them (default), or at least one.
     """
 
     def __init__(self, tags: str | Sequence[str], require_all: bool = True) -> None:
         self.tags = [tags] if isinstance(tags, str) else list(tags)
         self.require_all = require_all
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        tagged = [set(manager.records.tagged(tag)) for tag in self.tags]
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        tagged = [set(source.records.tagged(tag)) for tag in self.tags]
         if not tagged:
             return among if self.require_all else {}
         wanted = set.intersection(*tagged) if self.require_all else set.union(*tagged)
@@ -63,18 +75,18 @@ class ByTag(Expression):
 
 
 class ByMetadata(Expression):
-    """Has the metadata key, with this value when one is given.
+    """Match snapshots whose metadata has a key, with a certain value if you give one.
 
-    Arguments:
-        key: a metadata key; dots lead into nested dictionaries.
-        value: what it must be equal to. Without it, the key only has to exist.
+    Args:
+        key: A metadata key. Dots lead into nested dictionaries, as in `"optimizer.lr"`.
+        value: The value that it must equal. Default: any value.
     """
 
     def __init__(self, key: str, value: Any = _ANY) -> None:
         self.key = key
         self.value = value if value is _ANY else clean_value(value, key)
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
         find, value = finder(self.key, _ANY), self.value
         if value is _ANY:
             return {name: record for name, record in among.items() if find(record.metadata) is not _ANY}
@@ -82,18 +94,19 @@ class ByMetadata(Expression):
 
 
 class ByTimeRange(Expression):
-    """Was saved between two points in time, both included; either may be left open.
+    """Match snapshots that were saved between two points in time, both included.
 
-    Arguments:
-        start, end: a datetime with a zone, or an ISO 8601 text (UTC when it names no zone).
+    Args:
+        start: A datetime with a time zone, or an ISO 8601 string (UTC if it names no zone). Default: no limit.
+        end: Likewise.
     """
 
     def __init__(self, start: datetime | str | None = None, end: datetime | str | None = None) -> None:
         self.start = None if start is None else to_nanoseconds(parse_time(start))
-        # Times are shown to the microsecond, so that the end includes all of its last one.
+        # Times are shown to the microsecond, so the end includes all of its last one.
         self.end = None if end is None else to_nanoseconds(parse_time(end)) + 999
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
         start = self.start if self.start is not None else -(2**63)
         end = self.end if self.end is not None else 2**63
         return {name: record for name, record in among.items() if start <= record.time <= end}
@@ -101,24 +114,32 @@ class ByTimeRange(Expression):
 
 @dataclass(frozen=True)
 class ByContent(Expression):
-    """The data meets a condition: `fn(data)` is true. Loads every snapshot that is still in question."""
+    """Match snapshots whose data meets a condition. Loads every snapshot that the other conditions leave.
+
+    Args:
+        fn: Takes the data, and returns whether the snapshot matches.
+    """
 
     fn: Callable[[Any], bool]
     loads = True
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        return {name: record for name, record in among.items() if self.fn(manager.snapshot_of(record).data)}
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        return {name: record for name, record in among.items() if self.fn(source.snapshot_of(record).data)}
 
 
 @dataclass(frozen=True)
 class ByLeaf(Expression):
-    """At least one leaf of the data meets a condition: `fn(leaf)` is true. The classes of containers are not needed."""
+    """Match snapshots with at least one leaf that meets a condition. The classes of containers need not exist here.
+
+    Args:
+        fn: Takes one leaf, and returns whether it matches.
+    """
 
     fn: Callable[[Any], bool]
     loads = True
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        return {name: record for name, record in among.items() if any(map(self.fn, manager.leaves_of(record)))}
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        return {name: record for name, record in among.items() if any(map(self.fn, source.leaves_of(record)))}
 
 
 @dataclass(frozen=True)
@@ -126,19 +147,19 @@ class _BySnapshot(Expression):
     fn: Callable[[Snapshot[Any]], bool]
     loads = True
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        return {name: record for name, record in among.items() if self.fn(manager.snapshot_of(record))}
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        return {name: record for name, record in among.items() if self.fn(source.snapshot_of(record))}
 
 
 class _And(Expression):
     def __init__(self, *parts: Expression) -> None:
-        # What loads data is asked last, about what the others left.
+        # Conditions that load data come last, and see only what the others leave.
         self.parts = sorted(parts, key=lambda part: part.loads)
         self.loads = any(part.loads for part in parts)
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
         for part in self.parts:
-            among = part.select(manager, among)
+            among = part.select(source, among)
         return among
 
 
@@ -147,11 +168,11 @@ class _Or(Expression):
         self.parts = sorted(parts, key=lambda part: part.loads)
         self.loads = any(part.loads for part in parts)
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
         found: set[str] = set()
         for part in self.parts:
-            # What one part found already is not loaded again for the next.
-            found.update(part.select(manager, {name: record for name, record in among.items() if name not in found}))
+            # What one part found is not loaded again for the next.
+            found.update(part.select(source, {name: record for name, record in among.items() if name not in found}))
         return _in_order(among, found)
 
 
@@ -160,8 +181,8 @@ class _Not(Expression):
         self.part = part
         self.loads = part.loads
 
-    def select(self, manager: SnapshotManager[Any], among: dict[str, Record]) -> dict[str, Record]:
-        found = self.part.select(manager, among)
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        found = self.part.select(source, among)
         return {name: record for name, record in among.items() if name not in found}
 
 
@@ -170,13 +191,16 @@ def _in_order(among: dict[str, Record], wanted: set[str]) -> dict[str, Record]:
 
 
 class Query:
-    """`manager.query`: every method returns ids, in the order in which the snapshots were saved."""
+    """Find snapshots of one manager: `manager.query`.
 
-    def __init__(self, manager: SnapshotManager[Any]) -> None:
-        self._manager = manager
+    Every method returns ids, in the order in which the snapshots were saved.
+    """
+
+    def __init__(self, source: Callable[[], Source]) -> None:
+        self._source = source
 
     def evaluate(self, expression: Expression) -> list[str]:
-        """The ids that meet an expression.
+        """Return the ids of the snapshots that match an expression.
 
         Example:
             >>> from prefect_snapshots import SnapshotManager, ByMetadata, ByTag
@@ -186,29 +210,29 @@ class Query:
             >>> manager.query.evaluate(ByTag("best") & ~ByMetadata("lr", 0.2))
             ['a']
         """
-        # A copy, because other threads may save meanwhile.
-        return list(expression.select(self._manager, dict(self._manager.current_records().by_id)))
+        source = self._source()
+        return list(expression.select(source, source.records.by_id))
 
     def by_tags(self, tags: str | Sequence[str], require_all: bool = True) -> list[str]:
-        """The ids with these tags, all of them or any."""
+        """Return the ids with these tags: all of them (default), or any."""
         return self.evaluate(ByTag(tags, require_all))
 
     def by_metadata(self, key: str, value: Any = _ANY) -> list[str]:
-        """The ids with this metadata key (dots lead into nested ones), and this value when one is given."""
+        """Return the ids with this metadata key (dots lead into nested ones), and with this value if you give one."""
         return self.evaluate(ByMetadata(key, value))
 
     def by_time_range(self, start: datetime | str | None = None, end: datetime | str | None = None) -> list[str]:
-        """The ids saved between two points in time, both included."""
+        """Return the ids that were saved between two points in time, both included."""
         return self.evaluate(ByTimeRange(start, end))
 
     def by_content(self, fn: Callable[[Any], bool]) -> list[str]:
-        """The ids whose data meets a condition. Loads the data of each."""
+        """Return the ids whose data meets a condition. Loads the data of every snapshot."""
         return self.evaluate(ByContent(fn))
 
     def by_cmp(self, fn: Callable[[Snapshot[Any]], bool]) -> list[str]:
-        """The ids whose snapshot (id, timestamp, data, metadata, tags) meets a condition; data is loaded when used."""
+        """Return the ids whose snapshot meets a condition. Its data is loaded only if the condition uses it."""
         return self.evaluate(_BySnapshot(fn))
 
     def by_leaf_value(self, fn: Callable[[Any], bool]) -> list[str]:
-        """The ids with at least one leaf that meets a condition. Loads the data of each."""
+        """Return the ids with at least one leaf that meets a condition. Loads the data of every snapshot."""
         return self.evaluate(ByLeaf(fn))

@@ -1,7 +1,8 @@
-"""What is known of each snapshot without loading it: built from the events of one stream, and ranked."""
+"""What is known of each snapshot without loading it: computed from the events of one stream, and ranked."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +22,15 @@ T = TypeVar("T", default=Any)
 
 
 class Snapshot(Generic[T]):
-    """One captured value. `metadata` and `tags` are copies, and so is `data` unless a live reference was asked for.
+    """One captured value, loaded when you first use `data`.
+
+    `metadata` and `tags` are copies. So is `data`, unless you asked for a live reference.
 
     Attributes:
-        id: the snapshot's id, unique under its manager's name.
-        timestamp: when it was saved, in UTC.
-        metadata: what was stored with it.
-        tags: its tags, in the order in which they were added.
+        id: The id of the snapshot, unique under the name of its manager.
+        timestamp: When it was saved, in UTC.
+        metadata: What was stored with it.
+        tags: Its tags, in the order in which they were added.
     """
 
     __slots__ = ("_data", "_load", "id", "metadata", "tags", "timestamp")
@@ -44,7 +47,12 @@ class Snapshot(Generic[T]):
 
     @property
     def data(self) -> T:
-        """The value."""
+        """The value. The first use loads it and verifies every byte.
+
+        Raises:
+            IntegrityError: Stored bytes are damaged. The message names the leaf.
+            PickleRefused: A leaf needs pickle, and the repository was opened with `allow_pickle=False`.
+        """
         if self._load is not None:
             self._data, self._load = self._load(), None
         return cast(T, self._data)
@@ -53,9 +61,32 @@ class Snapshot(Generic[T]):
         return f"Snapshot({self.id!r}, {self.timestamp.isoformat()}, metadata={self.metadata!r}, tags={self.tags!r})"
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """What is known of one snapshot without loading it.
+
+    Attributes:
+        id: The id of the snapshot, unique under the name of its manager.
+        created_at: When it was saved, in UTC.
+        metadata: What was stored with it. A copy.
+        tags: Its tags, in the order in which they were added.
+        pinned: Whether it is exempt from eviction and retention.
+        size: Bytes of the value, uncompressed. 0 in memory.
+        written: Bytes that storing it took. Data that the repository held already does not count. 0 in memory.
+    """
+
+    id: str
+    created_at: datetime
+    metadata: dict[str, Any]
+    tags: tuple[str, ...]
+    pinned: bool
+    size: int
+    written: int
+
+
 @dataclass(slots=True, eq=False)
 class Record:
-    """What the catalog knows of a snapshot."""
+    """What the catalog knows of a snapshot. It never changes: an annotation makes a new one."""
 
     id: str
     event: Event
@@ -67,12 +98,12 @@ class Record:
 
     @property
     def sequence(self) -> int:
-        """Place among all events of the stream."""
+        """The place among all events of the stream."""
         return self.event.sequence
 
     @property
     def order(self) -> int:
-        """Place in the order of saving. A snapshot that came back with a rollback has its old one."""
+        """The place in the order of saving. A snapshot that a rollback brought back has its old one."""
         return int(self.event.body.get("order", self.sequence))
 
     @property
@@ -87,12 +118,18 @@ class Record:
 
     @property
     def written(self) -> int:
-        """Bytes that storing it really took: what was there already, or compressed away, does not count."""
+        """Bytes that storing it took, after compression. Data that the repository held already does not count."""
         return self.event.content.written if self.event.content else 0
+
+    @property
+    def info(self) -> SnapshotInfo:
+        """What users get to see."""
+        metadata = copy.deepcopy(self.metadata)
+        return SnapshotInfo(self.id, self.timestamp, metadata, tuple(self.tags), self.pinned, self.size, self.written)
 
 
 class Records:
-    """All snapshots of one stream, in the order in which they were saved."""
+    """All snapshots of one name, in the order in which they were saved."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Record] = {}
@@ -131,18 +168,18 @@ class Records:
             self._annotate(found, body)
 
     def get(self, snapshot_id: str) -> Record:
-        """The record of an id.
+        """Return the record of an id.
 
         Raises:
-            SnapshotNotFound: naming the ids that come near.
+            SnapshotNotFound: There is none. The message names similar ids.
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            raise SnapshotNotFound(f"no snapshot {snapshot_id!r} {hint(snapshot_id, self.by_id)}")
+            raise SnapshotNotFound(f"There is no snapshot {snapshot_id!r} {hint(snapshot_id, self.by_id)}.")
         return record
 
     def tagged(self, tag: str) -> Iterable[str]:
-        """The ids with a tag."""
+        """Return the ids with a tag."""
         return self.by_tag.get(tag, ())
 
     def _annotate(self, record: Record, body: dict[str, Any]) -> None:
@@ -173,12 +210,16 @@ Compare = Callable[["Snapshot[Any]", "Snapshot[Any]"], float]
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What makes one snapshot better than another. Ties: the newer is better.
+    """What makes one snapshot better than another. Of two equal ones, the newer is better.
 
-    Arguments:
-        rank_by: a metadata key, with dots for nested ones. What is missing, no number, NaN or infinite ranks worst.
-        mode: whether the largest ("max") or the smallest ("min") value is best.
-        cmp: compares two snapshots instead.
+    Args:
+        rank_by: A metadata key. Dots lead into nested dictionaries. A value that is missing, is not a number, or is
+            NaN or infinite ranks worst.
+        mode: Whether the largest ("max", default) or the smallest ("min") value is best.
+        cmp: Compares two snapshots instead: `cmp(a, b) > 0` means that a is better.
+
+    Raises:
+        InvalidArgument: The mode is unknown, or both `rank_by` and `cmp` are given.
     """
 
     rank_by: str | None = None
@@ -187,15 +228,15 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
-            raise InvalidArgument(f'mode is "max" or "min", not {self.mode!r}')
+            raise InvalidArgument(f'mode must be "max" or "min", not {self.mode!r}.')
         if self.cmp is not None and self.rank_by is not None:
-            raise InvalidArgument("give rank_by or cmp, not both")
+            raise InvalidArgument("Pass rank_by or cmp, not both.")
 
     def __bool__(self) -> bool:
         return self.rank_by is not None or self.cmp is not None
 
     def best_first(self, records: Iterable[Record], snapshot: Callable[[Record], Snapshot[Any]]) -> list[Record]:
-        """Sort, best first. Without `rank_by` or `cmp` the newest is best."""
+        """Sort records, best first. Without `rank_by` or `cmp` the newest is best."""
         newest_first = sorted(records, key=lambda record: record.order, reverse=True)
         if self.cmp is not None:
             compare = self.cmp
@@ -226,7 +267,7 @@ def _sign(value: float) -> int:
 
 
 def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
-    """A function from metadata to the value at a dotted key. A key that itself has dots is found first."""
+    """Return a function from metadata to the value at a dotted key. A key that itself has dots is found first."""
     if "." not in key:
         return lambda metadata: metadata.get(key, default)
     parts = key.split(".")
@@ -245,7 +286,7 @@ def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
-    """Tags without repetition, in order. A single text is one tag."""
+    """Return tags in order, without duplicates. A single string is one tag."""
     if tags is None:
         return []
     return [check_name(tag, "tag") for tag in dict.fromkeys([tags] if isinstance(tags, str) else tags)]

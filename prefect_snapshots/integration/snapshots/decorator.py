@@ -29,6 +29,7 @@ from prefect.client.schemas.objects import State
 from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
 from ...snapshots.records import Ranking, finder
+from ...snapshots.requests import SaveRequest
 from ..blocks import current_repository
 from ..run_context import own_run_id, placeholders, run_ids, run_logger
 from .saving import load, manager_of, save, save_in_background
@@ -303,14 +304,13 @@ class _Call:
         manager = manager_of(repository, name, capture.rank_by, capture.mode, capture.max_snapshots)
         run_id = own_run_id(self._fn)
         save_it = save_in_background if capture.background else save
-        save_it(
-            manager,
-            value,
+        request = SaveRequest.of(
             self._resolve(capture.snapshot_id, value),
             self._metadata(value),
             self._resolve(capture.tags, value),
             token=uuid.uuid5(run_id, str(number or 0)).hex if run_id is not None else None,
         )
+        save_it(manager, value, request)
 
     def _is_due(self, number: int | None) -> bool:
         if number is None and self._capture.every > 1:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from ...repository.catalog import Event
 from ...repository.repository import Repository
 from ...snapshots.changes import saved_with, undo
 from ...snapshots.manager import SnapshotManager
+from ...snapshots.requests import SaveRequest
 from ..run_context import run_logger, user_transaction
 from .report import report_rolled_back, report_saved
 
@@ -37,25 +39,15 @@ def manager_of(
     return SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots)
 
 
-def save(
-    manager: SnapshotManager[Any],
-    data: Any,
-    snapshot_id: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tags: str | Sequence[str] | None = None,
-    overwrite: bool = False,
-    *,
-    token: str | None = None,
-) -> str | None:
-    """Save, report, and let the user's transaction undo it.
+def save(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> str | None:
+    """Save a value, report it, and let the transaction of the user undo it.
 
-    Arguments:
-        token: 32 hexadecimal digits. What was saved with them before is not saved again, unless it was removed since.
+    What was saved with the token of the request before is not saved again, unless it was deleted since.
     """
-    token, known = _known(manager, token)
+    request, known = _known(manager, request)
     if known is not None:
         return known
-    saved = manager.save_snapshot(data, snapshot_id, metadata, tags, overwrite, token=token)
+    saved = manager.save(data, request)
     if saved is None:
         _say_not_admitted(manager)
         return None
@@ -66,26 +58,18 @@ def save(
     return saved
 
 
-def save_in_background(
-    manager: SnapshotManager[Any],
-    data: Any,
-    snapshot_id: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tags: str | Sequence[str] | None = None,
-    *,
-    token: str | None = None,
-) -> None:
+def save_in_background(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> None:
     """Copy a value and return; save it while the run goes on.
 
     The next save of this name waits for this one, so that there is one copy at most, and raises what went wrong with
     it; so does every load of this name, and `wait_for_snapshots`. An error is logged at once. Python exits after it.
     """
     wait_for_snapshots(manager.repository, manager.name)
-    token, known = _known(manager, token)
+    request, known = _known(manager, request)
     if known is not None:
         return
-    token = token or secrets.token_hex(16)
-    future = manager.save_async(data, snapshot_id, metadata, tags, token=token)
+    token = request.token or secrets.token_bytes(16)
+    future = manager.start_save(data, dataclasses.replace(request, token=token))
     reported = _in_background[manager] = Future[None]()
     context = contextvars.copy_context()
 
@@ -143,14 +127,15 @@ _in_background: dict[SnapshotManager[Any], Future[None]] = {}
 """Managers with a save in the background, each with what is done when that one is reported too."""
 
 
-def _known(manager: SnapshotManager[Any], token: str | None) -> tuple[str | None, str | None]:
-    """What an earlier attempt saved: the token to save with now, and the id if there is nothing left to do."""
-    earlier = saved_with(manager, token) if token is not None else None
+def _known(manager: SnapshotManager[Any], request: SaveRequest) -> tuple[SaveRequest, str | None]:
+    """Return what to save now, and the id of what an earlier attempt saved if there is nothing left to do."""
+    earlier = saved_with(manager, request.token) if request.token is not None else None
     if earlier is None:
-        return token, None
+        return request, None
     record = manager.records.by_id.get(earlier.body["id"])
-    # Rolled back, evicted or removed: the token stands for that save, and the next one needs another.
-    return None, record.id if record is not None and record.event is earlier else None
+    # Rolled back, evicted or deleted: the token stands for that save, and the next one needs another.
+    again = dataclasses.replace(request, token=None)
+    return again, record.id if record is not None and record.event is earlier else None
 
 
 def _undo_with_transaction(manager: SnapshotManager[Any], saved: Callable[[], Event | None]) -> None:

@@ -17,6 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ...repository.choosing import RepositoryLike
+from ...snapshots.requests import SaveRequest
 from ..blocks import current_repository
 from ..twins import asynchronous, returns_anything
 from .saving import load, manager_of, save
@@ -64,7 +65,7 @@ def save_snapshot(
         {'step': 7}
     """
     manager = manager_of(current_repository(repository), name, rank_by, mode, max_snapshots)
-    return save(manager, data, snapshot_id, metadata, tags, overwrite)
+    return save(manager, data, SaveRequest.of(snapshot_id, metadata, tags, overwrite))
 
 
 @returns_anything

@@ -1,0 +1,107 @@
+"""PyTreeSnapshotManager: work on the leaves of snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from ..errors import InvalidArgument
+from ..values import map_leaves, map_leaves_with_path, validate
+from ..values.paths import matcher
+from .manager import SnapshotManager, T
+from .records import Snapshot
+
+
+class PyTreeSnapshotManager(SnapshotManager[T]):
+    """A `SnapshotManager` for pytrees: checks a value before it saves it, and works on leaves.
+
+    The arguments are those of `SnapshotManager`.
+
+    Example:
+        >>> from prefect_snapshots import PyTreeSnapshotManager
+        >>> manager = PyTreeSnapshotManager()
+        >>> sid = manager.save_snapshot({"txt": "hello pytorch", "x": 42})
+        >>> nsid = manager.tree_map(lambda x: x.replace("pytorch", "jax") if isinstance(x, str) else x, sid)
+        >>> manager.get_snapshot(nsid).data
+        {'txt': 'hello jax', 'x': 42}
+    """
+
+    def _check_value(self, data: Any) -> None:
+        validate(data)
+
+    def tree_map(
+        self, fn: Callable[[Any], Any], snapshot_id: str | None = None, new_id: str | None = None
+    ) -> str | None:
+        """Apply a function to every leaf of a snapshot, and save the result as a new one.
+
+        The new snapshot gets the metadata and tags of the old one. Its metadata names the old one (`derived_from`).
+
+        Args:
+            fn: Takes a leaf, and returns the new one.
+            snapshot_id: The id of the snapshot. Default: the latest.
+            new_id: The id of the result. Default: a new one.
+
+        Returns:
+            The id of the result, or None if the ranking does not admit it.
+        """
+        source = self._source(snapshot_id)
+        return self._derive(cast(T, map_leaves(fn, source.data)), [source], new_id)
+
+    def tree_replace(
+        self, replacements: Mapping[str, Any], snapshot_id: str | None = None, new_id: str | None = None
+    ) -> str | None:
+        """Replace leaves of a snapshot, and save the result as a new one.
+
+        Args:
+            replacements: New leaves by path pattern, as in `{"decoder/**/bias": 0.0}`.
+            snapshot_id: The id of the snapshot. Default: the latest.
+            new_id: The id of the result. Default: a new one.
+
+        Raises:
+            InvalidArgument: A pattern matches no leaf.
+        """
+        source = self._source(snapshot_id)
+        tests = {pattern: matcher(pattern) for pattern in replacements}
+        unused = set(replacements)
+
+        def replace(path: str, leaf: Any) -> Any:
+            for pattern, new in replacements.items():
+                if tests[pattern](path):
+                    unused.discard(pattern)
+                    return new
+            return leaf
+
+        data = map_leaves_with_path(replace, source.data)
+        if unused:
+            raise InvalidArgument(f"No leaf of snapshot {source.id!r} matches {', '.join(sorted(unused))}.")
+        return self._derive(cast(T, data), [source], new_id)
+
+    def tree_combine(
+        self, snapshot_ids: Sequence[str], fn: Callable[..., Any], new_id: str | None = None
+    ) -> str | None:
+        """Combine snapshots leaf by leaf, for example to average weights, and save the result as a new one.
+
+        Args:
+            snapshot_ids: At least one id. All snapshots must have the same structure.
+            fn: Takes the leaves at one path, one of each snapshot, and returns the new leaf.
+            new_id: The id of the result. Default: a new one.
+
+        Raises:
+            StructureMismatch: The structures differ. The message names the first path at which they do.
+        """
+        if not snapshot_ids:
+            raise InvalidArgument("tree_combine needs at least one snapshot id.")
+        sources = [self.get_snapshot(snapshot_id) for snapshot_id in snapshot_ids]
+        combined = map_leaves(fn, *(source.data for source in sources))
+        return self._derive(cast(T, combined), sources, new_id)
+
+    def _source(self, snapshot_id: str | None) -> Snapshot[T]:
+        source = self.get_latest_snapshot() if snapshot_id is None else self.get_snapshot(snapshot_id)
+        if source is None:
+            raise InvalidArgument(f"There is no snapshot yet under {self.name!r}. Save one first.")
+        return source
+
+    def _derive(self, data: T, sources: Sequence[Snapshot[T]], new_id: str | None) -> str | None:
+        first = sources[0]
+        metadata = {**first.metadata, "derived_from": [source.id for source in sources]}
+        return self.save_snapshot(data, new_id, metadata, first.tags)

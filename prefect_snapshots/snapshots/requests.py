@@ -1,0 +1,82 @@
+"""What to save a value as: one request, whoever makes it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..repository.catalog import token_from
+from ..repository.metadata import clean_metadata
+from ..repository.names import check_name
+from .records import Record, clean_tags
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """How to save one value. `SaveRequest.of` checks what a user passes.
+
+    Attributes:
+        id: The id of the snapshot.
+        metadata: Plain values by string keys.
+        tags: Its tags, in order.
+        overwrite: Whether to replace a snapshot with this id.
+        token: Identifies the save, so that saving again after `CommitUnknown` cannot store it twice.
+        time: When it was saved, in nanoseconds since 1970, if that is not now.
+        pinned: Whether it is pinned from the beginning.
+    """
+
+    id: str
+    metadata: Mapping[str, Any]
+    tags: Sequence[str]
+    overwrite: bool = False
+    token: bytes | None = None
+    time: int | None = None
+    pinned: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        snapshot_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: str | Sequence[str] | None = None,
+        overwrite: bool = False,
+        *,
+        token: str | None = None,
+    ) -> SaveRequest:
+        """Check the arguments of a save.
+
+        Args:
+            snapshot_id: The id. Default: one made from the time and a random part.
+            metadata: Plain values by string keys. Default: none.
+            tags: One tag or several. Default: none.
+            overwrite: Whether to replace a snapshot with this id.
+            token: The token of an earlier attempt, in hexadecimal digits.
+
+        Raises:
+            InvalidName: The id or a tag cannot be stored.
+            InvalidArgument: The metadata cannot be stored, or the token is malformed.
+        """
+        known = _new_id() if snapshot_id is None else check_name(snapshot_id, "snapshot id")
+        return cls(known, clean_metadata(metadata), clean_tags(tags), overwrite, token_from(token))
+
+    @classmethod
+    def again(cls, record: Record) -> SaveRequest:
+        """Request to save a snapshot elsewhere as it is, with its time, its tags and its pin."""
+        return cls(record.id, record.metadata, list(record.tags), time=record.time, pinned=record.pinned)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body of the event that says it."""
+        body: dict[str, Any] = {"id": self.id, "metadata": dict(self.metadata), "tags": list(self.tags)}
+        if self.time is not None:
+            body["time"] = self.time
+        if self.pinned:
+            body["pinned"] = True
+        return body
+
+
+def _new_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
