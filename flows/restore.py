@@ -2,7 +2,7 @@
 
     prefect deployment run restore-backup/restore --param backup=default_20260131_120000_before_the_migration
 
-The flow lives in `prefect_snapshots.flows`. Without Prefect: `prefect-snapshots backup restore NAME`.
+The flow lives in `prefect_snapshots.flows`. Without Prefect: `prefect-snapshots backups restore NAME`.
 """
 
 from __future__ import annotations

@@ -721,7 +721,7 @@ def test_manual_covers_every_command_and_option(program: Program) -> None:
         own, _, common = program.run(*command.split(), "--help").stdout.partition("Global options")
         assert set(re.findall(r"--[a-z][a-z-]+", own)) <= set(re.findall(r"--[a-z][a-z-]+", section)), command
         assert set(re.findall(r"--[a-z][a-z-]+", common)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
-    for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("backup",), ("password",)):
+    for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("backups",), ("password",)):
         listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
         for name in re.findall(r"^│ ([a-z][a-z-]*) ", listed, re.MULTILINE):
             assert re.search(rf"^## {' '.join((*group, name))}\b", manual, re.MULTILINE), name
@@ -919,70 +919,70 @@ def users(program: Program) -> int:
 
 
 def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> None:
-    made = shop.json("backup", "create", "Before: the migration!", "--tag", "weekly")
+    made = shop.json("backups", "create", "Before: the migration!", "--tag", "weekly")
     assert re.fullmatch(r"shop_\d{8}_\d{6}_before_the_migration", made["name"])
     assert [(part["kind"], part["counts"]) for part in made["parts"]] == [("sqlite", {"users": 100}), ("directory", {})]
-    assert f"Backup created: shop_{datetime.now(tz=UTC):%Y%m%d}_" in shop.run("backup", "create", "x").stdout
-    other = shop.json("backup", "create", "--name", "app", "--database", "app.db", "--permanent", "--no-directories")
+    assert f"Backup created: shop_{datetime.now(tz=UTC):%Y%m%d}_" in shop.run("backups", "create", "x").stdout
+    other = shop.json("backups", "create", "--name", "app", "--database", "app.db", "--permanent", "--no-directories")
     assert (other["pinned"], len(other["parts"])) == (True, 1)
-    listed = shop.json("backup", "list")["backups"]
+    listed = shop.json("backups", "list")["backups"]
     assert [backup["description"] for backup in listed] == ["x", "Before: the migration!"]
-    assert "📌" in shop.run("backup", "list", "--name", "app").stdout
-    assert "users  100" in shop.run("backup", "list", "--verbose").stdout
-    assert shop.json("backup", "show", made["name"]) == {key: listed[1][key] for key in made}
-    assert "is sound" in shop.run("backup", "verify", made["name"]).stdout
-    shop.run("backup", "export", made["name"], "out.tar")
+    assert "📌" in shop.run("backups", "list", "--name", "app").stdout
+    assert "users  100" in shop.run("backups", "list", "--verbose").stdout
+    assert shop.json("backups", "show", made["name"]) == {key: listed[1][key] for key in made}
+    assert "is sound" in shop.run("backups", "verify", made["name"]).stdout
+    shop.run("backups", "export", made["name"], "out.tar")
     with tarfile.open(shop.directory / "out.tar") as archive:
         assert {"metadata.json", "uploads/photo"} <= set(archive.getnames())
-    shop.complaint("backup", "export", made["name"], "out.tar", status=2)
+    shop.complaint("backups", "export", made["name"], "out.tar", status=2)
 
 
 def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
-    name = shop.json("backup", "create", "all of it")["name"]
+    name = shop.json("backups", "create", "all of it")["name"]
     with sqlite3.connect(shop.directory / "app.db") as database:
         database.execute("DELETE FROM users")
     database.close()
     (shop.directory / "uploads" / "photo").unlink()
-    assert "no terminal" in shop.complaint("backup", "restore", name, status=2)
-    _, shown = shop.typing("backup", "restore", name, answers=[("Restore it?", "no")], status=1)
-    assert "not confirmed: nothing was changed" in shown
+    assert "no terminal" in shop.complaint("backups", "restore", name, status=2)
+    _, shown = shop.typing("backups", "restore", name, answers=[("Restore it?", "no")], status=1)
+    assert "not confirmed: nothing was changed" in shown.lower()
     assert users(shop) == 0
-    _, shown = shop.typing("backup", "restore", name, "--no-directories", answers=[("Restore it?", "yes")])
+    _, shown = shop.typing("backups", "restore", name, "--no-directories", answers=[("Restore it?", "yes")])
     assert all(word in shown for word in ("all of it", "100 in 1 table", "REPLACES", "uploads"))
     assert (users(shop), (shop.directory / "uploads" / "photo").exists()) == (100, False)
-    shop.run("backup", "restore", name, "--only", "uploads", "--to", "uploads=elsewhere", "--yes")
+    shop.run("backups", "restore", name, "--only", "uploads", "--to", "uploads=elsewhere", "--yes")
     assert (shop.directory / "elsewhere" / "photo").stat().st_size == 10_000
     assert not (shop.directory / "uploads" / "photo").exists()
-    shop.run("backup", "restore", name, "--only", "uploads::photo", "--yes")
+    shop.run("backups", "restore", name, "--only", "uploads::photo", "--yes")
     assert (shop.directory / "uploads" / "photo").stat().st_size == 10_000
-    assert "came back as it was" in shop.run("backup", "drill").stdout
+    assert "came back as it was" in shop.run("backups", "drill").stdout
 
 
 def test_backups_go_when_they_are_told_to(shop: Program) -> None:
-    names = [shop.json("backup", "create", str(number))["name"] for number in range(4)]
-    assert [backup["name"] for backup in shop.json("backup", "list")["backups"]] == [names[3], names[2]]
-    planned = shop.json("backup", "cleanup", "--keep-last", "1", "--dry-run")
+    names = [shop.json("backups", "create", str(number))["name"] for number in range(4)]
+    assert [backup["name"] for backup in shop.json("backups", "list")["backups"]] == [names[3], names[2]]
+    planned = shop.json("backups", "cleanup", "--keep-last", "1", "--dry-run")
     assert [(row["name"], row["keep"]) for row in planned["rows"]] == [(names[3], True), (names[2], False)]
-    shop.run("backup", "permanent", names[2])
-    assert shop.json("backup", "cleanup", "--keep-last", "1")["deleted"] == []
-    assert "pinned" in shop.complaint("backup", "delete", names[2], "--yes", status=1)
-    shop.run("backup", "delete", names[2], "--force", "--yes")
-    shop.complaint("backup", "delete", names[3], status=2)  # there is no terminal to ask on
+    shop.run("backups", "pin", names[2])
+    assert shop.json("backups", "cleanup", "--keep-last", "1")["deleted"] == []
+    assert "pinned" in shop.complaint("backups", "delete", names[2], "--yes", status=1)
+    shop.run("backups", "delete", names[2], "--force", "--yes")
+    shop.complaint("backups", "delete", names[3], status=2)  # there is no terminal to ask on
     for wrong in ("", "..", "/", "shop", "shop\n", "*", "$(touch x)", names[3][:-1]):
-        assert "no backup" in shop.complaint("backup", "delete", wrong, "--yes", status=1)
-    assert [backup["name"] for backup in shop.json("backup", "list")["backups"]] == [names[3]]
-    assert "keeps nothing" in shop.complaint("backup", "cleanup", "--keep-last", "0", "--timezone", "UTC", status=2)
+        assert "no backup" in shop.complaint("backups", "delete", wrong, "--yes", status=1)
+    assert [backup["name"] for backup in shop.json("backups", "list")["backups"]] == [names[3]]
+    assert "keeps nothing" in shop.complaint("backups", "cleanup", "--keep-last", "0", "--timezone", "UTC", status=2)
 
 
 def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
     before = contents(shop.directory)
-    assert "A backup can be made." in shop.run("backup", "doctor").stdout
-    found = shop.json("backup", "doctor", "--database", "app.db", "--directory", "nowhere", status=1)["findings"]
+    assert "A backup can be made." in shop.run("backups", "doctor").stdout
+    found = shop.json("backups", "doctor", "--database", "app.db", "--directory", "nowhere", status=1)["findings"]
     assert [finding["ok"] for finding in found] == [True, True, False]
     assert contents(shop.directory) == before
     (shop.directory / "pyproject.toml").unlink()
-    assert "nothing to back up" in shop.run("backup", "doctor", "-r", "backups", status=1).stdout
-    assert "nothing to back up" in shop.complaint("backup", "create", status=2)
+    assert "nothing to back up" in shop.run("backups", "doctor", "-r", "backups", status=1).stdout
+    assert "nothing to back up" in shop.complaint("backups", "create", status=2)
 
 
 @pytest.mark.parametrize(
@@ -997,7 +997,7 @@ def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
 )
 def test_a_pyproject_that_makes_no_sense(shop: Program, text: str, complaint: str) -> None:
     (shop.directory / "pyproject.toml").write_text(f"[tool.prefect-snapshots]\n{text}\n")
-    assert complaint in shop.complaint("backup", "create", "--directory", "uploads", status=2)
+    assert complaint in shop.complaint("backups", "create", "--directory", "uploads", status=2)
 
 
 # --- whatever else -----------------------------------------------------------------------------------------------

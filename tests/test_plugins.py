@@ -54,7 +54,7 @@ def test_a_database_of_another_package_works_by_its_url_on_the_command_line(tmp_
     (tmp_path / "pyproject.toml").write_text(
         f'[tool.prefect-snapshots]\nrepository = "repository"\ndatabases = ["toy:///{file}"]\n'
     )
-    backups = ["-c", "from prefect_snapshots.cli import main; main()", "backup"]
+    backups = ["-c", "from prefect_snapshots.cli import main; main()", "backups"]
     made = json.loads(run(*backups, "create", "nightly", "--json", cwd=tmp_path))
     file.write_text("{}")
     run(*backups, "restore", made["name"], "--yes", cwd=tmp_path)

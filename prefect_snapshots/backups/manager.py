@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfirmationRequired, InvalidArgument, NotProven
+from ..errors import ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
@@ -396,7 +396,10 @@ class BackupManager:
         with self._history.opened(name) as (backup, content):
             report = drill(backup, content, self._by_name(), progress or silent)
         if report.ok and not self.repository.read_only:
-            changing.annotate(self._history, backup.name, proven_by=prover(run))
+            try:
+                changing.annotate(self._history, backup.name, proven_by=prover(run))
+            except SnapshotsError:  # credentials that may only read are enough for a drill
+                logger.warning("%s came back identical, but cannot be marked as proven.", backup.name, exc_info=True)
         return report
 
     # --- changing and deleting --------------------------------------------------------------------------------

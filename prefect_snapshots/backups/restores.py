@@ -287,7 +287,7 @@ class _Restore:
     def _round(self, jobs: Sequence[Job]) -> list[str]:
         """Stage all of these, then switch one after the other."""
         warnings: list[str] = []
-        with contextlib.ExitStack() as beside:
+        with _closed_undisturbed() as beside:
             switches = []
             for job in jobs:
                 self.say("restoring", self.done, len(self.jobs))
@@ -400,6 +400,17 @@ class _Restore:
         if len(by_state[PartState.OLD]) < len(self.jobs):
             return f"Run {FINISH} to finish the restore when the cause is mended."
         return "Nothing was changed. Restore again when the cause is mended."
+
+
+@contextlib.contextmanager
+def _closed_undisturbed() -> Iterator[contextlib.ExitStack]:
+    """A stack that a signal does not keep from being closed: what stands beside targets is deleted first."""
+    stack = contextlib.ExitStack()
+    try:
+        yield stack
+    finally:
+        with deferred():
+            stack.close()
 
 
 def _restored(target: Any, part: Any, only: Sequence[str]) -> Sequence[str]:

@@ -17,9 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import PermissionDenied
+from .interruption import deferred
 
 _LIMIT = 1000
 """Folders that one call cleans at most: a backup must not wait for the leftovers of years."""
+_NAME = 50
+"""Characters of a file's name in that of a folder beside it: names have at most 255 bytes, and a letter up to 4."""
 _NAMES = 100
 """Names that are tried for the folder of a user, before it is clear that somebody keeps us from having one."""
 
@@ -31,21 +34,26 @@ def working_folder(purpose: str) -> Iterator[Path]:
     A process that is killed leaves the folder behind. The next working folder of the same user deletes it.
 
     Args:
-        purpose: what it is for, such as "dump": the beginning of its name.
+        purpose: What it is for, such as "dump": the beginning of its name.
     """
     parent = _parent()
     _clean(parent)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), _locked(folder) as file:
-            # Without this look, somebody who cleans between `mkdtemp` and the lock would delete it under us.
-            if not _is_at(file, folder):
-                continue
-            try:
-                yield folder
-            finally:
-                _delete(folder)
-            return
+    with _held(parent, f"{purpose}-") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def folder_beside(place: Path) -> Iterator[Path]:
+    """Make such a folder on the file system of a file that is to be replaced, and delete it when the block ends.
+
+    Args:
+        place: The file. What killed processes left beside it is deleted first.
+    """
+    prefix = f".{place.name[:_NAME]}.restoring-"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _clean(place.parent, prefix)
+    with _held(place.parent, prefix) as folder:
+        yield folder
 
 
 def clean_working_folders() -> None:
@@ -90,9 +98,10 @@ def _parent() -> Path:
     )
 
 
-def _clean(parent: Path) -> None:
+def _clean(parent: Path, prefix: str = "") -> None:
     with os.scandir(parent) as entries:
-        folders = [Path(entry.path) for entry, _ in zip(entries, range(_LIMIT), strict=False)]
+        ours = (entry for entry in entries if entry.name.startswith(prefix))
+        folders = [Path(entry.path) for entry, _ in zip(ours, range(_LIMIT), strict=False)]
     for folder in folders:
         # A lock that cannot be taken is held by its living owner; a name that is no folder is none of ours.
         with contextlib.suppress(OSError), _locked(folder):
@@ -108,6 +117,29 @@ def _delete(folder: Path) -> None:
             for at, _, _ in os.walk(folder):
                 os.chmod(at, 0o700)
             shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _held(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder whose lock this process holds, and delete it when the block ends."""
+    with contextlib.ExitStack() as stack:
+        # A signal between two of these steps would leave a folder that nobody deletes.
+        with deferred():
+            while True:
+                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+                with contextlib.suppress(FileNotFoundError, BlockingIOError), contextlib.ExitStack() as trying:
+                    file = trying.enter_context(_locked(folder))
+                    # Without this look, somebody who cleans between `mkdtemp` and the lock would delete it under us.
+                    if _is_at(file, folder):
+                        stack.push(trying.pop_all())
+                        stack.callback(_delete_undisturbed, folder)
+                        break
+        yield folder
+
+
+def _delete_undisturbed(folder: Path) -> None:
+    with deferred():
+        _delete(folder)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,12 @@ repository = "s3://bucket/backups"
 name = "shop"
 databases = ["postgresql://backup@db.example.com/shop", "app.db"]
 directories = ["uploads"]
+excludes = ["*.log", "/cache/"]
 retention = { keep_last = 10, keep_weekly_within = "3m" }
 ```
+
+`excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `one_file_system`, `larger_than` and
+`strict` are those of `Directory`, and hold for all directories.
 
 The file is looked for in the working directory and those above it; paths in it are relative to where it lies.
 """
@@ -32,7 +36,20 @@ if TYPE_CHECKING:
     from ..retention import RetentionPolicy
 
 TABLE = "prefect-snapshots"
-_TYPES: Mapping[str, type] = {"repository": str, "name": str, "databases": list, "directories": list, "retention": dict}
+_TYPES: Mapping[str, type] = {
+    "repository": str,
+    "name": str,
+    "databases": list,
+    "directories": list,
+    "retention": dict,
+    "excludes": list,
+    "ignore_files": list,
+    "exclude_caches": bool,
+    "one_file_system": bool,
+    "larger_than": int,
+    "strict": bool,
+}
+_OF_DIRECTORIES = ("ignore_files", "exclude_caches", "one_file_system", "larger_than", "strict")
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,46 @@ class SourceOptions:
     database: list[str] = field(default_factory=list)
     directory: list[Path] = field(default_factory=list)
     block: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DirectoryOptions:
+    """What to leave out of all directories.
+
+    Args:
+        exclude: A pattern of what to leave out, as in .gitignore. Repeat it for several.
+        ignore_file: The name of files in the tree that hold such patterns. Repeat it for several.
+        exclude_caches: Leave out the contents of directories with a CACHEDIR.TAG.
+        one_file_system: Leave out what is mounted in a directory.
+        larger_than: Leave out files of more bytes than this.
+        skip_unreadable: Leave out files that cannot be read, and exit with code 3. Otherwise the backup fails.
+    """
+
+    exclude: list[str] = field(default_factory=list)
+    ignore_file: list[str] = field(default_factory=list)
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    larger_than: int | None = None
+    skip_unreadable: bool = False
+
+    def over(self, configured: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a `Directory`: these, and what pyproject.toml says where they say nothing."""
+        from ..backups import Directory
+
+        found = {key: configured[key] for key in _OF_DIRECTORIES if key in configured}
+        given = {
+            "ignore_files": tuple(self.ignore_file),
+            "exclude_caches": self.exclude_caches,
+            "one_file_system": self.one_file_system,
+            "larger_than": self.larger_than,
+        }
+        found |= {key: value for key, value in given.items() if value}
+        excludes = (*configured.get("excludes", ()), *self.exclude)
+        return {
+            **found,
+            **({"strict": False} if self.skip_unreadable else {}),
+            **({"excludes": (*Directory.excludes, *excludes)} if excludes else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -92,9 +149,11 @@ class RetentionOptions:
 
 
 AS_CONFIGURED = SourceOptions()
+NOTHING_LEFT_OUT = DirectoryOptions()
 CONFIGURED_RETENTION = RetentionOptions()
 
 Sources = Annotated[SourceOptions, Parameter(name="*")]
+LeftOut = Annotated[DirectoryOptions, Parameter(name="*")]
 Retention = Annotated[RetentionOptions, Parameter(name="*")]
 
 
@@ -118,10 +177,13 @@ def configuration() -> dict[str, Any]:
 
 
 def manager_of(
-    repository: Repository, sources: SourceOptions, retention: RetentionOptions | None = None
+    repository: Repository,
+    sources: SourceOptions,
+    retention: RetentionOptions | None = None,
+    left_out: DirectoryOptions = NOTHING_LEFT_OUT,
 ) -> BackupManager:
     """The manager that the options ask for; what they leave open, pyproject.toml says."""
-    from ..backups import BackupManager
+    from ..backups import BackupManager, Directory
 
     configured = configuration()
     databases: list[Any] = [*sources.database, *map(_database_of_block, sources.block)]
@@ -132,7 +194,7 @@ def manager_of(
         repository,
         name=sources.name or configured.get("name", "default"),
         databases=databases,
-        directories=directories,
+        directories=[Directory(path, **left_out.over(configured)) for path in directories],
         retention=_policy(retention, configured.get("retention", {})),
     )
 

@@ -1,4 +1,4 @@
-"""`prefect-snapshots backup ...`: make, find, verify, restore and export backups, and let old ones go."""
+"""`prefect-snapshots backups ...`: make, browse, verify, restore, drill, export and delete backups."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..errors import BackupNotFound, InvalidArgument, SnapshotsError
 from .backup_sources import (
     AS_CONFIGURED,
     CONFIGURED_RETENTION,
+    NOTHING_LEFT_OUT,
+    LeftOut,
     Retention,
     SourceOptions,
     Sources,
@@ -28,14 +31,17 @@ from .output import Answer, Column, count_text, fields, size_text, table, time_t
 from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
-    from ..backups import Backup, BackupManager
+    from ..backups import Backup, BackupManager, FileInfo, RestoreReport
     from ..repository import Repository
     from ..retention import CleanupReport
 
-app = App(name="backup", help="Make, find, verify, restore and export backups of databases and directories.")
+app = App(name="backups", help="Make, browse, verify, restore and export backups of databases and directories.")
 
 PINNED = "📌"
+PROVEN = "✓"
 _PROBLEM = 1
+_INCOMPLETE = 3
+"""The exit code of a backup that is made, but left something out because it could not be read: that of restic."""
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -47,26 +53,43 @@ def create(
     /,
     *,
     permanent: bool = False,
+    prove: bool = False,
     no_directories: bool = False,
     tag: list[str] | None = None,
+    dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
+    left_out: LeftOut = NOTHING_LEFT_OUT,
     session: SessionArgument,
 ) -> Answer:
-    """Back up all databases and directories, all of them or nothing. Then old backups go, as the retention says.
+    """Back up all databases and directories, or nothing. Then apply the retention.
 
-    What to back up is said by options, else by [tool.prefect-snapshots] in pyproject.toml. The repository is created if
-    there is none.
+    What to back up comes from options, or else from [tool.prefect-snapshots] in pyproject.toml. The repository is
+    created if there is none. The exit code is 3 if files were left out because they could not be read.
 
-    Arguments:
-        description: Why; becomes part of the name.
-        permanent: Never let it go by itself.
-        no_directories: Only the databases.
+    Args:
+        description: Why you make it. It becomes a part of the name.
+        permanent: Pin the backup: retention never deletes it.
+        prove: Restore it into a scratch place at once, and compare. The exit code is 1 if something differs.
+        no_directories: Back up only the databases.
         tag: A tag, for the retention to keep. Repeat it for several.
+        dry_run: Store nothing. Only show what the backup would be.
     """
-    manager = manager_of(_opened(session, create=True), sources)
+    manager = manager_of(_opened(session, create=not dry_run), sources, left_out=left_out)
     with session.progress() as progress:
-        backup = manager.create_backup(description, permanent, not no_directories, tuple(tag or ()), progress=progress)
-    return Answer(_described(backup), _view_backup, f"Backup created: {backup.name}", told=True)
+        backup = manager.create_backup(
+            description,
+            permanent,
+            not no_directories,
+            tuple(tag or ()),
+            progress=progress,
+            prove=prove,
+            dry_run=dry_run,
+        )
+    remark = f"{'Backup would be created' if dry_run else 'Backup created'}: {backup.name}"
+    if backup.incomplete:
+        remark += ". Something was left out: see the notes."
+    status = _INCOMPLETE if backup.incomplete else 0
+    return Answer(_described(backup), _view_backup, remark, told=not dry_run, status=status)
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -74,11 +97,11 @@ def create(
 
 @app.command(name="list")
 def list_all(*, name: str | None = None, verbose: bool = False, session: SessionArgument) -> Answer:
-    """List the backups, newest first. 📌 marks those that never go by themselves.
+    """List the backups, newest first. 📌 marks pinned ones, and ✓ proven ones.
 
-    Arguments:
-        name: Of the manager. Default: what pyproject.toml says, else all.
-        verbose: Also the parts of each, with their rows or documents per table or collection.
+    Args:
+        name: The name of the manager. Default: that in pyproject.toml, or else all.
+        verbose: Also show the parts of each, with their rows or documents per table or collection.
     """
     repository = _opened(session)
     names = _names(repository, name)
@@ -94,31 +117,94 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
 
 @app.command
 def show(backup: str, /, *, session: SessionArgument) -> Answer:
-    """Show what is known of a backup: parts, counts, sizes, and where it was made.
+    """Show the parts, counts and sizes of a backup, and where it was made.
 
-    Arguments:
-        backup: Its name.
+    Args:
+        backup: Its name, or latest.
     """
     _, found = _find(_opened(session), backup)
     return Answer(_described(found), _view_backup)
+
+
+@app.command(name="ls")
+def list_files(
+    backup: str = "latest",
+    part: str | None = None,
+    path: str = "",
+    /,
+    *,
+    session: SessionArgument,
+) -> Answer:
+    """List the files in a backup, without reading them.
+
+    Args:
+        backup: Its name, or latest.
+        part: Only this part, named as `show` has it, or by the end of that.
+        path: Only this file or directory of the part, and what is below it.
+    """
+    manager, found = _find(_opened(session), backup)
+    files = manager.list_files(found.name, part, path)
+    return _files_answer(found, files)
+
+
+@app.command
+def find(pattern: str, backup: str = "latest", /, *, part: str | None = None, session: SessionArgument) -> Answer:
+    """Find files in a backup by their names.
+
+    Args:
+        pattern: As in '*.csv'. With a slash it is compared with the whole path.
+        backup: Its name, or latest.
+        part: Only in this part.
+    """
+    manager, found = _find(_opened(session), backup)
+    return _files_answer(found, manager.list_files(found.name, part, pattern=pattern))
+
+
+@app.command
+def cat(backup: str, part: str, path: str, /, *, session: SessionArgument) -> None:
+    """Write one file of a backup to standard output. Every byte is verified.
+
+    Args:
+        backup: Its name, or latest.
+        part: The part that the file is in, named as `show` has it, or by the end of that.
+        path: Its path within the part.
+    """
+    manager, found = _find(_opened(session), backup)
+    for piece in manager.open_file(found.name, part, path):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+@app.command
+def diff(old: str, new: str = "latest", /, *, session: SessionArgument) -> Answer:
+    """Show what differs between two backups: files, and rows or documents per table or collection.
+
+    Args:
+        old: The name of a backup.
+        new: The name of another one of the same manager. Default: the latest.
+    """
+    manager, found = _find(_opened(session), old)
+    difference = manager.diff(found.name, new)
+    remark = "They are identical." if difference.identical else ""
+    return Answer({**dataclasses.asdict(difference), "identical": difference.identical}, _view_diff, remark)
 
 
 @app.command
 def verify(backup: str, /, *, session: SessionArgument) -> Answer:
     """Read a whole backup, and verify every byte.
 
-    Arguments:
-        backup: Its name.
+    Args:
+        backup: Its name, or latest.
     """
     manager, found = _find(_opened(session), backup)
     with session.progress() as progress:
-        manager.verify_backup(backup, progress)
-    return Answer(_described(found), remark=f"{backup} is sound: {size_text(found.size)} verified.")
+        manager.verify_backup(found.name, progress)
+    return Answer(_described(found), remark=f"{found.name} is sound: {size_text(found.size)} verified.")
 
 
 @app.command
 def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
-    """Say whether a backup could be made: tools, credentials, directories, the repository and its space.
+    """Check whether a backup could be made: programs, credentials, directories, the repository and its space.
 
     The exit code is 1 if it could not.
     """
@@ -157,109 +243,198 @@ def restore(
     no_databases: bool = False,
     to: list[str] | None = None,
     only: list[str] | None = None,
+    keep_extra: bool = False,
     no_safety_backup: bool = False,
     in_place: bool = False,
+    dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
     session: SessionArgument,
 ) -> Answer:
-    """Make databases and directories what they were; what the backup does not hold is removed from them. Asks first.
+    """Restore databases and directories to the state in a backup. Anything not in the backup is deleted. Asks first.
 
-    Everything is verified before anything is touched. Each part is restored beside its target and swapped in, where the
-    target can do that; for the others a safety backup is made first.
+    Everything is verified, and built beside its target, before the first target changes. Databases that can only be
+    changed in place are backed up first.
 
-    Arguments:
-        backup: Its name.
+    Args:
+        backup: Its name, or latest.
         no_directories: Leave directories alone.
         no_databases: Leave databases alone.
-        to: PART=TARGET: another target for a part, which is named as `show` has it, or by the end of that. A database's
-            URL or a path. Repeat it for several.
-        only: PART, or PART::TABLE, or PART::PATH: nothing but that. Repeat it for several.
-        no_safety_backup: Make none.
-        in_place: A directory that cannot be swapped as a whole, such as a mount point, is restored file by file.
+        to: PART=TARGET: another target for a part, which is named as `show` has it, or by the end of that. A target is
+            a database's URL or a path. Repeat it for several.
+        only: PART, or PART::TABLE, or PART::PATH: restore nothing but that. Repeat it for several.
+        keep_extra: Keep files that the backup does not have.
+        no_safety_backup: Make no safety backup.
+        in_place: Restore a directory that cannot be switched as a whole, such as a mount point, file by file.
+        dry_run: Change nothing. Only show what would change.
     """
-    repository = _opened(session, create=True)
+    repository = _opened(session, create=not dry_run)
     targets = dict(map(_pair, to or ()))
-    parts = _only(only)
     owner, found = _find(repository, backup)
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name))
-    lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
-    session.confirm("This REPLACES what is there now. Restore it?", lines)
+    if not dry_run:
+        lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
+        session.confirm("This REPLACES what is there now. Restore it?", lines)
     with session.progress() as progress:
         report = manager.restore_backup(
-            backup,
-            confirm=True,
+            found.name,
+            confirm=not dry_run,
             include_directories=not no_directories,
             include_databases=not no_databases,
             to={name: _target(found, name, target) for name, target in targets.items()},
-            only=parts,
+            only=_only(only),
             safety=not no_safety_backup,
             in_place=in_place,
             progress=progress,
+            keep_extra=keep_extra,
+            dry_run=dry_run,
         )
-    safe = f" What was there before is in {report.safety_backup}." if report.safety_backup else ""
-    remark = f"Restored {', '.join(report.restored)} from {backup}.{safe}"
-    return Answer(dataclasses.asdict(report), remark=remark)
+    return _restored_answer([report])
+
+
+@app.command
+def resume_restore(
+    *,
+    undo: bool = False,
+    dismiss: bool = False,
+    to: list[str] | None = None,
+    dry_run: bool = False,
+    sources: Sources = AS_CONFIGURED,
+    session: SessionArgument,
+) -> Answer:
+    """Finish restores that were interrupted, by a kill or by a failure, or take them back. Asks first.
+
+    Args:
+        undo: Take them back instead: put back their safety backups.
+        dismiss: Leave everything as it is, and forget that they did not end.
+        to: PART=TARGET: where a part goes. Needed for a database on a server that is none of the sources.
+        dry_run: Change nothing. Only show which restores were interrupted, and what is new, old or mixed.
+    """
+    repository = _opened(session, writing=not dry_run)
+    names = _names(repository, sources.name)
+    managers = [manager_of(repository, dataclasses.replace(sources, name=each)) for each in names]
+    found = [(manager, record) for manager in managers for record in manager.list_interrupted_restores()]
+    document = {
+        "interrupted": [
+            {
+                "backup": record.backup,
+                "host": record.host,
+                "started_at": record.started_at,
+                "safety_backup": record.safety_backup,
+                "parts": [{"name": p.name, "target": p.target, "state": p.found.value} for p in record.parts],
+            }
+            for _, record in found
+        ]
+    }
+    if dry_run or not found:
+        remark = f"{count_text(len(found), 'interrupted restore')}." if found else "No restore was interrupted."
+        return Answer(document, _view_interrupted, remark)
+    verb = "Take them back" if undo else "Forget them" if dismiss else "Finish them"
+    session.confirm(f"{verb}?", list(_view_interrupted(document)))
+    targets: dict[str, Any] = dict(map(_pair, to or ()))
+    reports = []
+    with session.progress() as progress:
+        for manager in dict.fromkeys(manager for manager, _ in found):
+            reports += manager.resume_restore(undo, dismiss, targets, progress)
+    if dismiss:
+        return Answer(document, remark=f"Dismissed {count_text(len(found), 'interrupted restore')}.")
+    return _restored_answer(reports)
 
 
 @app.command
 def export(backup: str, path: Path, /, *, session: SessionArgument) -> Answer:
-    """Write a backup into a plain tar file, which needs nothing of ours to be read.
+    """Write a backup to a tar file, which any other program can read.
 
-    Arguments:
-        backup: Its name.
+    Args:
+        backup: Its name, or latest.
         path: A file that does not exist. With the suffix .zst it is compressed.
     """
     manager, found = _find(_opened(session), backup)
     with session.progress() as progress:
-        written = manager.export(backup, path, progress)
+        written = manager.export(found.name, path, progress)
     size = written.stat().st_size
     document = {"backup": found.name, "path": str(written), "size": size}
-    return Answer(document, remark=f"Exported {backup} to {written}: {size_text(size)}.")
+    return Answer(document, remark=f"Exported {found.name} to {written}: {size_text(size)}.")
 
 
 @app.command
-def drill(backup: str | None = None, /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
-    """Restore a backup where it harms nobody, and compare counts and bytes. The exit code is 1 if something differs.
+def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
+    """Restore a backup into a scratch place, and compare. The exit code is 1 if something differs.
 
-    Arguments:
-        backup: Its name. Default: the newest.
+    A backup that comes back identical is marked as proven.
+
+    Args:
+        backup: Its name. Default: the latest.
     """
-    manager = manager_of(_opened(session), sources)
+    manager = manager_of(_opened(session, writing=True), sources)
     with session.progress() as progress:
-        report = manager.drill(backup or "latest", progress)
+        report = manager.drill(backup, progress)
     document = {**dataclasses.asdict(report), "ok": report.ok}
     remark = f"{report.name} came back as it was." if report.ok else f"{report.name} did NOT come back as it was."
     return Answer(document, _view_drill, remark, status=0 if report.ok else _PROBLEM)
 
 
-# --- letting go -------------------------------------------------------------------------------------------------------
+# --- changing and deleting --------------------------------------------------------------------------------------------
 
 
 @app.command
 def delete(backup: str, /, *, force: bool = False, session: SessionArgument) -> Answer:
-    """Delete a backup. Asks first. `cleanup` or `prune` frees the space.
+    """Delete a backup. Asks first. `cleanup` or `prune` reclaims the space.
 
-    Arguments:
+    Args:
         backup: Its whole name.
-        force: Also one that is permanent, or whose record is broken.
+        force: Delete it even if it is pinned, or if its record cannot be read.
     """
+    if backup == "latest":
+        raise InvalidArgument("Give the whole name of the backup to delete it, not latest.")
     manager, found = _find(_opened(session, writing=True), backup)
     session.confirm(f"Delete {backup} ({found.description or 'no description'}, {size_text(found.size)})?")
     manager.delete_backup(backup, force)
-    return Answer({"deleted": backup}, remark=f"Deleted {backup}. `prefect-snapshots prune` frees the space.")
+    return Answer({"deleted": backup}, remark=f"Deleted {backup}. `prefect-snapshots prune` reclaims the space.")
 
 
 @app.command
-def permanent(backup: str, /, *, off: bool = False, session: SessionArgument) -> Answer:
-    """Have a backup never go by itself.
+def pin(backup: str, /, *, session: SessionArgument) -> Answer:
+    """Exempt a backup from retention.
 
-    Arguments:
-        backup: Its name.
-        off: Let it go as others do.
+    Args:
+        backup: Its name, or latest.
     """
-    manager, _ = _find(_opened(session, writing=True), backup)
-    marked = manager.unpin(backup) if off else manager.pin(backup)
-    return Answer(_described(marked), remark=f"{backup} is {'pinned' if marked.pinned else 'not pinned'} now.")
+    manager, found = _find(_opened(session, writing=True), backup)
+    return Answer(_described(manager.pin(found.name)), remark=f"{found.name} is pinned.")
+
+
+@app.command
+def unpin(backup: str, /, *, session: SessionArgument) -> Answer:
+    """Let retention delete a backup again.
+
+    Args:
+        backup: Its name, or latest.
+    """
+    manager, found = _find(_opened(session, writing=True), backup)
+    return Answer(_described(manager.unpin(found.name)), remark=f"{found.name} is not pinned.")
+
+
+@app.command
+def edit(
+    backup: str,
+    /,
+    *,
+    description: str | None = None,
+    tag: list[str] | None = None,
+    no_tags: bool = False,
+    session: SessionArgument,
+) -> Answer:
+    """Change the description or the tags of a backup. Its name and its contents stay.
+
+    Args:
+        backup: Its name, or latest.
+        description: The new description.
+        tag: A tag that it has from now on, instead of all others. Repeat it for several.
+        no_tags: Remove all tags.
+    """
+    manager, found = _find(_opened(session, writing=True), backup)
+    changed = manager.edit_backup(found.name, description, [] if no_tags else tag)
+    return Answer(_described(changed), _view_backup, f"{found.name} is changed.", told=True)
 
 
 @app.command
@@ -271,14 +446,15 @@ def cleanup(
     retention: Retention = CONFIGURED_RETENTION,
     session: SessionArgument,
 ) -> Answer:
-    """Let go what the retention does not keep, and free the space.
+    """Delete backups that the retention policy does not keep, and reclaim their space.
 
-    The retention is said by options, else by pyproject.toml; by default the last 10 stay, and one a week for 3 months.
+    The policy comes from options, or else from pyproject.toml. By default it keeps the last 10, and one a week for
+    3 months.
 
-    Arguments:
-        name: Of the manager. Default: what pyproject.toml says, else default.
-        dry_run: Only say what would go, and why the rest stays.
-        no_prune: Free no space.
+    Args:
+        name: The name of the manager. Default: that in pyproject.toml, or else default.
+        dry_run: Delete nothing. Only show what would be deleted, and why the rest stays.
+        no_prune: Reclaim no space.
     """
     repository = _opened(session, writing=not dry_run)
     manager = manager_of(repository, SourceOptions(name=name), retention)
@@ -317,6 +493,19 @@ def _find(repository: Repository, backup: str) -> tuple[BackupManager, Backup]:
     from ..backups import list_names
 
     managers = [_manager(repository, name) for name in list_names(repository)]
+    if backup == "latest":
+        name = configuration().get("name")
+        newest = [
+            (found.created_at, manager, found)
+            for manager in managers
+            if name is None or manager.name == name
+            for found in [next((each for each in manager.list_backups() if each.broken is None), None)]
+            if found is not None
+        ]
+        if not newest:
+            raise BackupNotFound("There is no backup yet. Make one with `prefect-snapshots backups create`.")
+        _, manager, found = max(newest, key=lambda each: each[0])
+        return manager, found
     for manager in managers:
         with contextlib.suppress(BackupNotFound):
             return manager, manager.get_backup(backup)
@@ -342,6 +531,27 @@ def _only(texts: Sequence[str] | None) -> dict[str, list[str]]:
 
 def _target(backup: Backup, part: str, target: str) -> Any:
     return Path(target) if backup.part(part).kind == "directory" else target
+
+
+def _files_answer(backup: Backup, files: Sequence[FileInfo]) -> Answer:
+    document = {"backup": backup.name, "files": [dataclasses.asdict(file) for file in files]}
+    return Answer(document, _view_files, f"{count_text(len(files), 'entry', 'entries')}.")
+
+
+def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
+    """What was restored, or would be."""
+    documents = [dataclasses.asdict(report) for report in reports]
+    lines = []
+    for report in reports:
+        if report.dry_run:
+            same = all(change.identical for change in report.changes)
+            lines.append("Nothing would change." if same else f"This is what restoring {report.name} would change.")
+            continue
+        safe = f" What was there before is in {report.safety_backup}." if report.safety_backup else ""
+        lines.append(f"Restored {', '.join(report.restored) or 'nothing'} from {report.name}.{safe}")
+        lines += report.warnings
+    document = documents[0] if len(documents) == 1 else {"restores": documents}
+    return Answer(document, _view_changes if reports and reports[0].dry_run else None, " ".join(lines))
 
 
 def _look_at_repository(repository: Repository) -> Iterator[str]:
@@ -377,7 +587,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
     )
     rows = [
         (
-            "!" if each["broken"] else PINNED if each["pinned"] else "",
+            "!" if each["broken"] else PINNED * each["pinned"] + PROVEN * bool(each["proven_at"]),
             each["name"],
             _moment(each["created_at"], seconds=False),
             size_text(each["size"]),
@@ -412,6 +622,7 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
         "git": state,
         "tags": ", ".join(backup["tags"]),
         "host": backup["host"],
+        "proven": f"{_moment(backup['proven_at'])} (local), by {backup['proven_by']}" if backup["proven_at"] else "",
     }
     yield from fields(facts)
     for part in backup["parts"]:
@@ -423,6 +634,62 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
 def _view_backup(backup: dict[str, Any]) -> Iterator[str]:
     yield f"{PINNED + ' ' if backup['pinned'] and not backup['broken'] else ''}{backup['name']}"
     yield from _view_brief(backup)
+
+
+def _view_files(document: dict[str, Any]) -> Iterator[str]:
+    columns = Column("mode"), Column("size", right=True), Column("modified (local)"), Column("part"), Column("path")
+    kinds = {"file": "-", "directory": "d", "link": "l", "fifo": "p"}
+    rows = [
+        (
+            f"{kinds[file['type']]}{file['mode']:04o}",
+            size_text(file["size"]) if file["type"] == "file" else "",
+            time_text(file["modified_at"], seconds=False),
+            file["part"],
+            file["path"] + (f" -> {file['target']}" if file["target"] else ""),
+        )
+        for file in document["files"]
+    ]
+    if rows:
+        yield from table(columns, rows)
+
+
+def _view_diff(document: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        ("+" if part in document["parts_added"] else "-", part, "", "")
+        for part in [*document["parts_added"], *document["parts_deleted"]]
+    ]
+    signs = {"added": "+", "deleted": "-", "changed": "M"}
+    for file in document["files"]:
+        sizes = f"{size_text(file['old_size'])} -> {size_text(file['new_size'])}" if file["change"] == "changed" else ""
+        rows.append((signs[file["change"]], file["part"], file["path"], sizes))
+    for count in document["counts"]:
+        old, new = ("none" if number is None else f"{number:,}" for number in (count["old"], count["new"]))
+        rows.append(("M", count["part"], count["table"], f"{old} -> {new}"))
+    told = {row[1] for row in rows}
+    rows += [("M", part, "", "as many rows, other data") for part in document["databases_changed"] if part not in told]
+    if rows:
+        yield from table((Column(""), Column("part"), Column("what"), Column("")), rows)
+
+
+def _view_changes(document: dict[str, Any]) -> Iterator[str]:
+    for change in document["changes"]:
+        yield from _view_diff(change)
+
+
+_STATES = {"new": "restored", "old": "as it was", "mixed": "partly restored", "switching": "restored or as it was"}
+
+
+def _view_interrupted(document: dict[str, Any]) -> Iterator[str]:
+    for each in document["interrupted"]:
+        yield f"Restore of {each['backup']} on {each['host']}, {time_text(each['started_at'])}:"
+        words = {
+            "new": "restored",
+            "old": "as it was",
+            "mixed": "partly restored",
+            "switching": "restored or as it was",
+        }
+        for part in each["parts"]:
+            yield f"  {part['target']}: {words[part['state']]}"
 
 
 def _view_findings(document: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from ...errors import BackupFailed
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..working import folder_beside
 from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, temporary_folder, write
 
 _FILE = "database.sqlite"
@@ -91,23 +91,28 @@ class SQLite(FileDatabase):
         return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            switch()
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
         check_only(only, dump.counts)
         target = Path(os.path.realpath(self.path))
-        with restoring(self.name, "and is as it was"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.restoring-", dir=target.parent)) / _FILE
-            try:
-                write(beside, dump.open(_FILE))
-                _check_integrity(beside)
-                if only:
-                    with _connected(str(target), "rw") as connection:
-                        _replace_tables(connection, beside, only)
-                else:
-                    _replace(target, beside)
-            finally:
-                for path in [beside, *(Path(f"{beside}{suffix}") for suffix in _SIDECARS)]:
-                    path.unlink(missing_ok=True)
-                beside.parent.rmdir()
+        with restoring(self.name, "and is as it was"), folder_beside(target) as folder:
+            beside = folder / _FILE
+            write(beside, dump.open(_FILE))
+            _check_integrity(beside)
+
+            def switch() -> Sequence[str]:
+                with restoring(self.name, "and is as it was"):
+                    if only:
+                        with _connected(str(target), "rw") as connection:
+                            _replace_tables(connection, beside, only)
+                    else:
+                        _replace(target, beside)
+                return ()
+
+            yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
