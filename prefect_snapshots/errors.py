@@ -7,6 +7,8 @@ Four base classes say what you can do about an error:
 - `SetupError`: fix the surroundings: storage, credentials, packages or programs.
 - `IntegrityError`: stored data is damaged or lost. Run `prefect-snapshots check`, then `repair`.
 
+The first line of a docstring says what happened, the rest says what to do. `docs/reference/errors.md` is made of them.
+
 Errors that replace a well-known built-in one (`KeyError`, `ValueError`, `OSError`, ...) also inherit from it, so that
 ordinary code catches them. All of them survive pickling, because task runners carry exceptions between processes.
 """
@@ -17,110 +19,181 @@ from collections.abc import Sequence
 
 
 class SnapshotsError(Exception):
-    """Base of every error raised by prefect-snapshots."""
+    """Base of every error raised by prefect-snapshots.
+
+    Catch it to catch all of them. The group below it says what you can do.
+    """
 
     @classmethod
     def docs_anchor(cls) -> str:
-        """Return where the documentation describes this error, such as `reference/errors/#commitunknown`."""
-        return f"reference/errors/#{cls.__name__.lower()}"
+        """Return where the documentation describes this error, such as `reference/errors.md#commitunknown`."""
+        # Some modules raise subclasses of their own.
+        kind = next(kind for kind in cls.__mro__ if kind.__module__ == __name__)
+        return f"reference/errors.md#{kind.__name__.lower()}"
 
 
 class UsageError(SnapshotsError):
-    """The call asked for something that is not possible. Nothing was changed: fix the call."""
+    """The call asked for something that is not possible. Nothing was changed.
+
+    Fix the call: the message says what it should be.
+    """
 
 
 class RetryableError(SnapshotsError):
-    """The operation may succeed when you try it again. The message says how."""
+    """The operation did not succeed this time.
+
+    Try again, as the message says.
+    """
 
 
 class SetupError(SnapshotsError):
-    """Something around this package needs fixing: storage, credentials, packages, programs or sources."""
+    """Something around this package needs fixing: storage, credentials, packages, programs or sources.
+
+    Fix it, and try again.
+    """
 
 
 class IntegrityError(SnapshotsError):
-    """Stored bytes are not what was written: flipped, cut, swapped or gone."""
+    """Stored bytes are not what was written: flipped, cut, swapped or gone.
+
+    Run `prefect-snapshots check` to see all that is affected, then `prefect-snapshots repair`. Undamaged versions
+    stay readable.
+    """
 
 
 # --- the place where a repository lives ------------------------------------------------------------------
 
 
 class StorageError(SetupError, OSError):
-    """The storage below a repository failed: network, disk, credentials."""
+    """The storage below a repository failed: network, disk or credentials.
+
+    The message quotes the storage. Check the URL, `storage_options` and the disk, and try again.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class ObjectMissing(StorageError, FileNotFoundError):
-    """An object that was asked for is not there."""
+    """An object is not in the storage.
+
+    Open the snapshot or artifact again: it may have been deleted and pruned since. If that does not help, run
+    `prefect-snapshots check`.
+    """
 
 
 class StorageFull(StorageError):
-    """No space, or a quota is used up. Nothing was published."""
+    """The storage has no space left, or a quota is used up. Nothing was published.
+
+    Free some space, raise the quota, or run `prefect-snapshots prune`.
+    """
 
 
 class PermissionDenied(StorageError, PermissionError):
-    """The credentials, or the file permissions, do not allow this call."""
+    """The credentials, or the file permissions, do not allow this call.
+
+    Check who you are for the storage and what you may do: see [least privilege](../storage.md#least-privilege).
+    """
 
 
 class StorageUnavailable(StorageError, RetryableError, ConnectionError):
-    """The storage did not answer, or answered with a passing error, after all retries."""
+    """The storage did not answer, or answered with a passing error, after all retries.
+
+    Check the network and the endpoint, and try again later.
+    """
 
 
 class UnsupportedStorage(SetupError):
-    """The storage cannot create an object exclusively, so that two writers could overwrite each other."""
+    """The storage cannot create an object exclusively, so two writers could overwrite each other.
+
+    Use a directory, S3, Google Cloud Storage, or another store with conditional writes. Pass `single_writer=True`
+    if never more than one process writes at a time.
+    """
 
 
 class MissingDependency(SetupError, ImportError):
-    """A URL or a value needs a package that is not installed; the message names the extra to install."""
+    """A URL or a value needs a package that is not installed or does not load.
+
+    Install the extra that the message names.
+    """
 
 
 # --- opening a repository --------------------------------------------------------------------------------
 
 
 class RepositoryError(SetupError):
-    """A repository cannot be opened or used as asked."""
+    """A repository cannot be opened or used as asked.
+
+    The subclasses say why.
+    """
 
 
 class RepositoryNotFound(RepositoryError, FileNotFoundError):
-    """There is no repository at this URL, and reading never creates one."""
+    """There is no repository at this URL. Reading never creates one.
+
+    Check the URL. The first save creates a repository.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class NotARepository(RepositoryError):
-    """The directory is not empty and holds no repository: it is left alone."""
+    """The place is not empty and holds no repository. It is left alone.
+
+    Choose an empty place, or correct the URL.
+    """
 
 
 class UnsupportedFormat(RepositoryError):
-    """The repository was written in a newer format than this version understands."""
+    """The repository was written in a newer format than this version understands, or with other parameters.
+
+    Upgrade prefect-snapshots, or open it with `read_only=True` if the message says so.
+    """
 
 
 class WrongPassword(RepositoryError):
-    """The password does not open this repository, or it needs one, or it is not encrypted at all."""
+    """The password does not open this repository; or none is given and it is encrypted; or one is configured and it
+    is not encrypted.
+
+    Check the password and the URL. To open a repository without encryption while a password is configured, pass
+    `password=False` (`--no-password`).
+    """
 
 
 class RepositoryChanged(RepositoryError):
-    """Another repository is at this URL than the one that you opened there before, or that you named by its id."""
+    """Another repository is at this URL than the one that you opened before, or that you named by its id.
+
+    Find out who replaced it. If you know why it changed, run `prefect-snapshots password trust`, or pass its new
+    `id`.
+    """
 
 
 class ReadOnlyRepository(RepositoryError, PermissionError):
-    """Something was to be written to a repository opened with `read_only=True`."""
+    """Something was to be written to a repository that was opened with `read_only=True`.
+
+    Open it without `read_only=True`.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class EphemeralRepositoryError(RepositoryError):
-    """A deployed run would keep its state in a directory that vanishes with the run."""
+    """A deployed run would keep its state in a directory that vanishes with the run.
+
+    Set `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, or save a block `SnapshotRepository` as `default`.
+    """
 
 
 # --- damage ----------------------------------------------------------------------------------------------
 
 
 class DamagedObject(IntegrityError):
-    """One stored object fails verification. `path` names it."""
+    """One stored object fails verification. `path` names it.
+
+    Run `prefect-snapshots check`, then `prefect-snapshots repair`.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -132,7 +205,10 @@ class DamagedObject(IntegrityError):
 
 
 class MissingChunk(IntegrityError):
-    """A chunk that a version refers to is in no pack. `chunk` is its id in hexadecimal."""
+    """A chunk that a version refers to is in no pack. `chunk` is its id in hexadecimal.
+
+    Run `prefect-snapshots check`, then `prefect-snapshots repair`. Saving the same data again restores the chunk.
+    """
 
     def __init__(self, chunk: str, where: str = "") -> None:
         super().__init__(chunk, where)
@@ -141,7 +217,7 @@ class MissingChunk(IntegrityError):
 
     def __str__(self) -> str:
         of = f" (needed by {self.where})" if self.where else ""
-        return f"chunk {self.chunk[:16]} is in no pack{of}. Run `prefect-snapshots check`, then `repair`."
+        return f"Chunk {self.chunk[:16]} is in no pack{of}. Run `prefect-snapshots check`, then `repair`."
 
 
 class MalformedContent(IntegrityError):
@@ -153,7 +229,10 @@ class MalformedContent(IntegrityError):
 
 
 class DamagedVersion(IntegrityError):
-    """A version cannot be read whole. `version` names it, `part` the leaf or file that is hit."""
+    """A version cannot be read whole. `version` names it, `part` the leaf or file that is damaged.
+
+    Load another version or the other parts, and run `prefect-snapshots check` and `repair`.
+    """
 
     def __init__(self, version: str, part: str, reason: str) -> None:
         super().__init__(version, part, reason)
@@ -170,13 +249,17 @@ class DamagedVersion(IntegrityError):
 
 
 class CommitError(RetryableError):
-    """A commit did not happen."""
+    """A commit did not happen.
+
+    Try again.
+    """
 
 
 class CommitUnknown(CommitError):
-    """The storage did not say whether a commit landed.
+    """The storage did not say whether a commit succeeded.
 
-    Saving again with `token` returns the version that did land, or makes it now: never two of them.
+    Save again with `token=` set to the `token` of this error: you get the version that was saved, or it is saved
+    now. There are never two of them.
     """
 
     def __init__(self, token: str, reason: str = "") -> None:
@@ -187,8 +270,8 @@ class CommitUnknown(CommitError):
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return (
-            f"the storage did not confirm the commit{why}. Save again with token={self.token!r}: "
-            "if it landed, you get that version, else it is made now."
+            f"The storage did not confirm the commit{why}. Save again with token={self.token!r}: if it was saved, you "
+            "get that version, else it is saved now."
         )
 
     def unavailable(self, what: str) -> StorageUnavailable:
@@ -197,33 +280,51 @@ class CommitUnknown(CommitError):
 
 
 class CommitConflict(CommitError):
-    """Somebody else changed what this commit was conditional on, or kept winning the race for its slot."""
+    """Somebody else changed what this commit depended on, or kept winning the race for its place.
+
+    Read the state again, decide anew, and save again.
+    """
 
 
 # --- what callers hand in ----------------------------------------------------------------------------------
 
 
 class InvalidName(UsageError, ValueError):
-    """A name, id, tag or alias that cannot be stored safely."""
+    """A name, id, tag or alias cannot be stored safely.
+
+    Use 1 to 512 visible characters, without a backslash and without empty, `.` or `..` parts.
+    """
 
 
 class InvalidArgument(UsageError, ValueError):
-    """An argument, or a combination of arguments, that makes no sense."""
+    """An argument, or a combination of arguments, makes no sense.
+
+    The message says which, and what is expected.
+    """
 
 
 class SnapshotNotFound(UsageError, KeyError):
-    """No snapshot has this id under this name."""
+    """No snapshot has this id under this name.
+
+    List the ids with `prefect-snapshots snapshots list NAME`. The message names similar ones.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class SnapshotExists(UsageError, ValueError):
-    """A snapshot with this id exists already, and `overwrite=True` was not given."""
+    """A snapshot with this id exists already.
+
+    Choose another id, or pass `overwrite=True`.
+    """
 
 
 class LeafError(UsageError):
-    """One leaf of a value cannot be stored or restored. `path` names it, as in `encoder/layers/0/kernel`."""
+    """One leaf of a value cannot be stored or restored. `path` names it, as in `encoder/layers/0/kernel`.
+
+    The subclasses say why.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -235,60 +336,97 @@ class LeafError(UsageError):
 
 
 class UnserialisableLeaf(LeafError, TypeError):
-    """A leaf that cannot be written, not even with cloudpickle."""
+    """A leaf cannot be written, not even with cloudpickle.
+
+    Remove it from the value, or convert it to arrays, numbers and strings.
+    """
 
 
 class PickleRefused(LeafError):
-    """A leaf was stored with pickle, and this repository was opened with `allow_pickle=False`."""
+    """A leaf was stored with pickle, and this repository was opened with `allow_pickle=False`.
+
+    Load it with `allow_pickle=True` only if you trust everybody who can write to the repository: unpickling runs
+    code.
+    """
 
 
 class StructureMismatch(LeafError, ValueError):
-    """What is stored does not have the structure, shape or type that was asked for with `like=`."""
+    """The stored value does not have the structure, shape or type that `like=` asks for.
+
+    Pass a matching `like=`, or load without it.
+    """
 
 
 # --- artifacts ---------------------------------------------------------------------------------------------
 
 
 class ArtifactNotFound(UsageError, KeyError):
-    """There is no such artifact, version, alias, collection or release."""
+    """There is no such artifact, version, alias, collection or release.
+
+    List what there is with `prefect-snapshots artifacts list`. The message names similar ones.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class ArtifactExpired(UsageError):
-    """A version of an artifact is past its expiry."""
+    """A version of an artifact is past its expiry.
+
+    Use a newer version, or extend the expiry.
+    """
 
 
 class ReleaseExists(UsageError, ValueError):
-    """A release with this tag exists already, and releases never change."""
+    """A release with this tag exists already, and releases never change.
+
+    Choose another tag.
+    """
 
 
 class HandlerNotFound(UsageError, LookupError):
-    """No installed package has a handler of this name, by which values become bytes and come back."""
+    """No installed package has a handler of this name, which turns values into bytes and back.
+
+    Install the package that brings it, or choose one of those that the message names.
+    """
 
 
 class UnserialisableValue(UsageError, TypeError):
-    """A handler cannot write a value. Nothing was logged."""
+    """A handler cannot write a value. Nothing was logged.
+
+    Convert the value, or pass another `handler=`.
+    """
 
 
 class EnvironmentMismatch(SetupError, RuntimeError):
-    """A version was written in an environment that differs from this one where it matters."""
+    """A version was written in an environment that differs from this one where it matters.
+
+    Install the versions that the message names.
+    """
 
 
 class NoActiveRun(SetupError, RuntimeError):
-    """Logging to Weights & Biases takes a run of wandb, and none is active."""
+    """Logging to Weights & Biases needs an active run of wandb, and there is none.
+
+    Call `wandb.init()` first.
+    """
 
 
 class NotSupported(UsageError, NotImplementedError):
-    """This store of artifacts does not offer what was asked for; the message says what it does offer."""
+    """This store of artifacts does not offer what was asked for.
+
+    The message says what it offers instead.
+    """
 
 
 # --- checkpoints of long iterables -------------------------------------------------------------------------
 
 
 class UnfingerprintableFunction(UsageError, TypeError):
-    """Nobody can tell whether a function has changed. `function` names it."""
+    """It cannot be found out whether a function has changed. `function` names it.
+
+    Pass `function_version=`, and change it whenever the function changes.
+    """
 
     def __init__(self, function: str, reason: str) -> None:
         super().__init__(function, reason)
@@ -297,13 +435,16 @@ class UnfingerprintableFunction(UsageError, TypeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.function} has no fingerprint: {self.reason}. Pass function_version=, and say another one whenever "
-            "what the function does has changed."
+            f"{self.function} has no fingerprint: {self.reason}. Pass function_version=, and change it whenever the "
+            "function changes."
         )
 
 
 class ItemError(UsageError):
-    """One item of an iterable cannot be handled. `index` is its position."""
+    """One item of an iterable cannot be handled. `index` is its position, counted from 0.
+
+    The subclasses say why.
+    """
 
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(index, reason)
@@ -315,33 +456,51 @@ class ItemError(UsageError):
 
 
 class UnhashableItem(ItemError, TypeError):
-    """An item has no content by which it could be recognised in another process."""
+    """An item has no content by which another process could recognise it.
+
+    Pass `key=`, a function that returns what identifies an item.
+    """
 
     def __str__(self) -> str:
-        return f"item {self.index}: {self.reason}. Pass key=, a function that says what stands for an item."
+        return f"item {self.index}: {self.reason}. Pass key=, a function that returns what identifies an item."
 
 
 class UnserialisableResult(ItemError, TypeError):
-    """What the function returned for an item cannot be kept."""
+    """The result of an item cannot be stored.
+
+    Return plain values, or arrays. The message says what is in the way.
+    """
 
 
 class ItemFailed(ItemError, RuntimeError):
-    """The function failed for an item, and this was recorded."""
+    """The function failed for an item, and the failure was recorded.
+
+    Fix the cause, and run again: items that succeeded are not computed again.
+    """
 
 
 class CheckpointNotFound(UsageError, KeyError):
-    """No checkpoints have this name, or none of them this fingerprint. The message names those that there are."""
+    """No checkpoints have this name, or none of them this fingerprint.
+
+    Choose one of those that the message names.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class Pinned(UsageError):
-    """What you want to delete is pinned. Nothing was deleted. Unpin it, or pass `force=True`."""
+    """What you want to delete is pinned. Nothing was deleted.
+
+    Unpin it, or pass `force=True`.
+    """
 
 
 class IncompleteResults(RetryableError, LookupError):
-    """Some items have no result yet. `missing` says how many, `failed` how many of them failed."""
+    """Some items have no result yet. `missing` says how many, `failed` how many of them failed.
+
+    Run again, or pass `missing=` to get that value for them.
+    """
 
     def __init__(self, missing: int, failed: int, total: int, first: int) -> None:
         super().__init__(missing, failed, total, first)
@@ -359,35 +518,53 @@ class IncompleteResults(RetryableError, LookupError):
 
 
 class TooManyFailures(SetupError, RuntimeError):
-    """So many items failed one after the other that the cause is hardly in the items. The last failure is its cause."""
+    """So many items failed one after the other that the cause is hardly in the items.
+
+    Look at the last failure, which is the cause of this error. Fix it, and run again: nothing that succeeded is
+    lost.
+    """
 
 
 # --- backups -----------------------------------------------------------------------------------------------
 
 
 class BackupNotFound(UsageError, KeyError):
-    """There is no backup, or no part of one, of this name."""
+    """There is no backup of this name, or it has no such part.
+
+    List the backups with `prefect-snapshots backups list`. The message names the parts.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)
 
 
 class ConfirmationRequired(UsageError):
-    """What was asked for replaces data, and nobody confirmed it. Nothing was touched."""
+    """The call replaces data, and nobody confirmed that. Nothing was changed.
+
+    Pass `confirm=True`, or `--yes` on the command line.
+    """
 
 
 class BackupFailed(SetupError):
-    """A source could not be read whole: nothing was committed."""
+    """A source could not be read completely. No backup was made.
+
+    The message quotes the database or the file system. Fix the cause, and try again.
+    """
 
 
 class RestoreFailed(SetupError):
-    """A target could not be made what a backup holds; the message says what state it is in."""
+    """A restore did not complete. The message says which state each target is in.
+
+    Fix the cause, and do what the message says.
+    """
 
 
 class NotProven(IntegrityError):
-    """A backup is made, and a restore into a scratch place shows that it does not come back identical.
+    """A backup is made, and a restore into a scratch place shows that it does not come back identical. `backup`
+    names it, and `problems` says what differs.
 
-    `backup` names it, and `problems` says what differs. It is kept, and not marked as proven.
+    The backup is kept, and not marked as proven. Fix the cause, and make another one; or look closer with `prefect-
+    snapshots backups drill`.
     """
 
     def __init__(self, backup: str, problems: Sequence[str]) -> None:
@@ -403,7 +580,10 @@ class NotProven(IntegrityError):
 
 
 class ToolMissing(SetupError, FileNotFoundError):
-    """A program that a database needs is not installed; the message names the package that has it."""
+    """A program that a database needs is not installed.
+
+    Install the package that the message names.
+    """
 
     def __str__(self) -> str:
         return Exception.__str__(self)

@@ -114,7 +114,9 @@ def _launch(
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, SnapshotsError | OSError):
+    if isinstance(error, SnapshotsError):
+        return f"{error} [{error.docs_anchor()}]" if type(error) is not SnapshotsError else str(error)
+    if isinstance(error, OSError):
         return str(error) or repr(error)
     return f"{error!r}. This is unexpected: --debug shows where it comes from."
 

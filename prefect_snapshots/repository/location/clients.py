@@ -111,7 +111,7 @@ def answer_error(status: int | None, code: str, detail: object, where: str) -> S
         where: What messages call the object.
     """
     kind, advice = _CODES.get(code) or _STATUSES.get(status) or _OTHER
-    said = str(detail or kind.__doc__).rstrip(".")
+    said = str(detail or (kind.__doc__ or "").partition("\n")[0]).rstrip(".")
     return kind(f"{where}: {said} ({code or status}). {advice}")
 
 
