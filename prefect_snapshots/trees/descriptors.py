@@ -8,13 +8,52 @@ relative to a descriptor instead, and follows no link on the way.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from ..errors import PermissionDenied
+
+_STEPS = 10_000
+"""Parts of a path that are looked at before it is taken for one that leads in a circle."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a directory is opened that may not be a link."""
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path without a link in it, as `os.path.realpath`.
+
+    Raises:
+        PermissionDenied: This is root, and a link on the way belongs to another user: it could lead anywhere.
+    """
+    if os.geteuid():
+        return Path(os.path.realpath(path))
+    current = Path("/")
+    steps = [*reversed(Path(os.path.abspath(path)).parts[1:])]
+    for _ in range(_STEPS):
+        if not steps:
+            return current
+        step = steps.pop()
+        place = current / step if step != ".." else current.parent
+        try:
+            status = os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        if status is None or not stat.S_ISLNK(status.st_mode):
+            current = place
+            continue
+        if status.st_uid:
+            raise PermissionDenied(
+                f"{place} is a link that belongs to the user {status.st_uid}, and root does not follow it: it could "
+                "lead anywhere. Name the directory that it leads to."
+            )
+        target = Path(os.readlink(place))
+        current = Path("/") if target.is_absolute() else current
+        steps += [part for part in reversed(target.parts) if part != "/"]
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
 def open_directory(path: str | os.PathLike[str], *, create: bool = False) -> int:

@@ -135,7 +135,9 @@ def _find_alone(plan: Plan, tree: StoredTree, root: Path, options: Options) -> N
         raw = os.fsencode(path)
         if item.name.startswith(RESTORING) or plan.alone.get(raw.rpartition(b"/")[0]):
             continue
-        if is_left_out or raw in tree.left_out or (not options.delete and raw not in held):
+        # A directory whose contents could not be read is in the tree, but what is in it is not.
+        unread = tree.left_out.intersection(held, (raw.rpartition(b"/")[0],))
+        if is_left_out or unread or (raw not in held and (raw in tree.left_out or not options.delete)):
             stay(raw)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageError, StorageFull
-from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others
+from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others, resolve
 from .entries import Entry
 from .planning import Options, Plan, above, make_plan
 from .stored import StoredTree
@@ -85,7 +85,7 @@ def stage_directory(
 
     Args:
         tree: What the directory is to hold.
-        target: The directory. It need not exist. A link is followed.
+        target: The directory. It need not exist. A link is followed; for root only one of its own.
         only: Paths in the tree: nothing else is touched. Default: everything.
         delete: Whether what the tree does not hold is deleted. What it left out stays in any case.
         in_place: Whether the directory itself stays, and what is in it is swapped one by one. A kill during the switch
@@ -103,8 +103,8 @@ def stage_directory(
         InvalidArgument: A path in `only` is not in the tree, or something cannot be swapped.
         StorageFull: There is not enough space for the new state beside the old one.
     """
-    root = Path(os.path.realpath(target))
     with ExitStack() as closing:
+        root = resolve(target)
         with _errors(root):
             recover(root)
             paths = (only,) if isinstance(only, str) else only or ()
@@ -176,7 +176,7 @@ class StagedDirectory:
             self._not_set += set_directories(self._tree, space.file, below)
             # Renaming a directory takes the right to write it. `_finish` gives it its own permissions.
             tops = [each for each in entries if b"/" not in each[1]]
-            self._not_set += set_directories(self._tree, space.file, tops, also=0o300 if os.geteuid() else 0)
+            self._not_set += set_directories(self._tree, space.file, tops, also=0o700 if os.geteuid() else 0)
         # Without this, a loss of power after the switch could leave new files without their bytes.
         for space in self._spaces.values():
             sync_all(space.file)
@@ -338,7 +338,7 @@ class StagedDirectory:
         """Give directories that were moved the permissions that would have prevented it."""
         for base, swapped in self._swaps.items():
             entry = self._entry(base)
-            if entry is not None and os.geteuid() and entry.mode & 0o300 != 0o300:
+            if entry is not None and os.geteuid() and entry.mode & 0o700 != 0o700:
                 with opened_below(self._above, swapped.place) as file:
                     set_open(self._tree, entry, file)
 

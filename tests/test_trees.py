@@ -1,0 +1,546 @@
+"""Directories that are not like the backup: in somebody's folder, with mounts, odd modes, and things left out.
+
+Restores never reach anything outside of their directory, and what was left out of a backup is still there afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_backup_trees import Shelf, described, leftovers
+
+from prefect_snapshots import ArtifactRegistry, Directory
+from prefect_snapshots.errors import InvalidArgument, InvalidName, PermissionDenied, SnapshotsError
+from prefect_snapshots.trees.entries import Entry, check_entries
+from prefect_snapshots.trees.restoring import restore_directory, stage_directory
+from prefect_snapshots.trees.scanning import RESTORING
+
+SPAWN = multiprocessing.get_context("spawn")
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that every user can reach. Other sessions of pytest make the usual one private at any time."""
+    folder = Path(tempfile.mkdtemp(prefix="prefect-snapshots-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "repository")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "source"
+    (root / "a" / "deep").mkdir(parents=True)
+    for number in range(40):
+        (root / "a" / "deep" / f"{number}").write_text(f"new {number}")
+    (root / "a" / "file").write_text("new")
+    (root / "b").mkdir()
+    (root / "top").write_text("new")
+    (root / "link").symlink_to("a/file")
+    return root
+
+
+def _become_nobody(call: Callable[..., object], arguments: tuple[Any, ...], answers: Any) -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    try:
+        answers.put(("", call(*arguments)))
+    except BaseException:
+        answers.put((traceback.format_exc(), None))
+
+
+def as_nobody(call: Callable[..., object], *arguments: Any) -> Any:
+    """Call a function of this module as a user who is not root."""
+    answers = SPAWN.Queue()
+    process = SPAWN.Process(target=_become_nobody, args=(call, arguments, answers))
+    process.start()
+    error, answer = answers.get(timeout=120)
+    process.join()
+    assert not error, error
+    return answer
+
+
+def give(path: Path) -> Path:
+    """Make a directory, and what is in it, that of nobody."""
+    path.mkdir(exist_ok=True)
+    for each in (path, *path.rglob("*")):
+        os.chown(each, NOBODY, NOBODY, follow_symlinks=False)
+    return path
+
+
+# --- somebody else's folder ------------------------------------------------------------------------------------------
+
+
+def _race(folder: str, elsewhere: str, started: Any, ended: Any) -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    generator = random.Random(1)
+    started.set()
+    while not ended.is_set():
+        with contextlib.suppress(OSError, IndexError):
+            name = generator.choice(os.listdir(folder))
+            aside = f"{folder}/moved-{generator.random()}"
+            os.rename(f"{folder}/{name}", aside)
+            os.symlink(elsewhere, f"{folder}/{name}")
+            if generator.random() < 0.5:
+                os.unlink(f"{folder}/{name}")
+                os.rename(aside, f"{folder}/{name}")
+
+
+@contextlib.contextmanager
+def racing(folder: Path, elsewhere: Path) -> Iterator[None]:
+    """Another user puts links where the directories of a folder of theirs are, as fast as they can."""
+    started, ended = SPAWN.Event(), SPAWN.Event()
+    process = SPAWN.Process(target=_race, args=(str(folder), str(elsewhere), started, ended))
+    process.start()
+    assert started.wait(60)
+    try:
+        yield
+    finally:
+        ended.set()
+        process.join()
+
+
+def state_of(elsewhere: Path) -> dict[str, tuple[Any, ...]]:
+    found = [elsewhere, *elsewhere.rglob("*")]
+    return {str(path): (path.stat().st_mode, path.stat().st_uid, path.stat().st_mtime_ns) for path in found}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """What a writer in the folder cannot reach, with the names that a restore uses."""
+    place = tmp_path / "elsewhere"
+    for name in ("a/deep", "new", "0", "target/a"):
+        (place / name).mkdir(parents=True)
+    (place / "a" / "file").write_text("old")
+    return place
+
+
+@needs_root
+@pytest.mark.parametrize("options", [{}, {"in_place": True}, {"delete": False}, {"only": ["a/deep", "b", "top"]}])
+def test_nobody_leads_a_restore_out_of_its_folder(
+    tmp_path: Path, shelf: Shelf, source: Path, elsewhere: Path, options: dict[str, Any]
+) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    folder = tmp_path / "folder"
+    shutil.copytree(source, folder / "target", symlinks=True)
+    give(folder)
+    before = state_of(elsewhere)
+    with racing(folder, elsewhere):
+        for _ in range(12):
+            with contextlib.suppress(OSError, SnapshotsError):
+                restore_directory(part, folder / "target", **options)
+    assert state_of(elsewhere) == before
+
+
+@needs_root
+def test_nobody_leads_a_restore_out_of_its_directory(
+    tmp_path: Path, shelf: Shelf, source: Path, elsewhere: Path
+) -> None:
+    """The same within the target, where files that stay are carried over."""
+    part = shelf.backup(Directory(source, excludes=["kept"])).part("source")
+    target = tmp_path / "target"
+    shutil.copytree(source, target, symlinks=True)
+    (target / "a" / "kept").mkdir()
+    give(target)
+    before = state_of(elsewhere)
+    with racing(target, elsewhere):
+        for _ in range(12):
+            with contextlib.suppress(OSError, SnapshotsError):
+                restore_directory(part, target, in_place=True)
+    assert state_of(elsewhere) == before
+
+
+@needs_root
+def test_nobody_leads_a_download_out_of_its_folder(tmp_path: Path, source: Path, elsewhere: Path) -> None:
+    registry = ArtifactRegistry(tmp_path / "repository")
+    registry.log_files("x", source)
+    folder = tmp_path / "folder"
+    shutil.copytree(source, folder / "target", symlinks=True)
+    give(folder)
+    before = state_of(elsewhere)
+    with racing(folder, elsewhere), racing(folder / "target", elsewhere):
+        for _ in range(12):
+            with contextlib.suppress(OSError, SnapshotsError):
+                registry.download_artifact("x", to=folder / "target")
+    assert state_of(elsewhere) == before
+
+
+@needs_root
+def test_root_follows_no_link_of_somebody_else(tmp_path: Path, shelf: Shelf, source: Path, elsewhere: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(elsewhere)
+    give(folder)
+    before = state_of(elsewhere)
+    for target in (folder / "link", folder / "link" / "a", folder / "link" / "a" / "missing"):
+        with pytest.raises(PermissionDenied, match=f"belongs to the user {NOBODY}, and root does not follow it"):
+            restore_directory(part, target)
+    assert state_of(elsewhere) == before
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="symbolic links"):
+        restore_directory(part, tmp_path / "circle")
+
+
+@needs_root
+def test_a_workspace_of_somebody_else_is_left_alone(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    """What its notes say would be done with the rights of root."""
+    part = shelf.backup(Directory(source)).part("source")
+    folder = give(tmp_path / "folder")
+    victim = tmp_path / "victim"
+    fake = folder / f"{RESTORING}fake"
+    (fake / "old-0").mkdir(parents=True)
+    (fake / "where-0").write_text("../victim")
+    give(fake)
+    fake.chmod(0o700)
+    restore_directory(part, folder / "target")
+    assert not victim.exists()
+    assert (fake / "old-0").exists()
+
+
+@needs_root
+def test_root_is_told_whose_folder_it_restores_into(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    folder = give(tmp_path / "folder")
+    [warning] = restore_directory(part, folder / "target").warnings
+    assert f"{folder} belongs to the user {NOBODY}, who can rename or replace" in warning
+    assert restore_directory(part, tmp_path / "own" / "target").owner in ("", warning)
+
+
+def _restore(repository: str, target: str, options: dict[str, Any]) -> list[str]:
+    return restore_directory(Shelf(Path(repository)).open().part("source"), target, **options).warnings
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o555, 0o500, 0o111, 0o000])
+@pytest.mark.parametrize("only", ["", "a", "a/deep", "a/file"])
+def test_directories_that_their_owner_may_not_write(tmp_path: Path, source: Path, mode: int, only: str) -> None:
+    """Renaming a directory takes the right to write it, which its owner can take back at any time."""
+    shelf = Shelf(tmp_path / "repository")
+    give(source)
+    for name in ("a/deep", "a", "."):
+        (source / name).chmod(mode)
+    shelf.backup(Directory(source))
+    subprocess.run(["chmod", "-R", "a+rX", tmp_path / "repository"], check=True)
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    options = {"only": only} if only else {}
+    assert as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), options) == []
+    if mode & 0o400:  # it is there, and cannot be written
+        assert as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), options) == []
+    place = folder / "target" / only
+    expected, found = described(source / only), described(place)
+    assert found[b"."] == expected[b"."]
+    if not only:
+        assert found == expected
+    assert not leftovers(folder)
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o444, 0o400, 0o000, 0o555])
+def test_attributes_of_files_that_their_owner_may_not_write(tmp_path: Path, mode: int) -> None:
+    source = tmp_path / "source"
+    (source / "folder").mkdir(parents=True)
+    (source / "file").write_text("text")
+    for path in (source / "file", source / "folder"):
+        os.setxattr(path, "user.comment", b"mine")
+        path.chmod(mode)
+    give(source)
+    Shelf(tmp_path / "repository").backup(Directory(source))
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    assert as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {}) == []
+    assert described(folder / "target") == described(source)
+
+
+@needs_root
+def test_attributes_that_cannot_be_set_are_said(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("text")
+    os.setxattr(source / "file", "trusted.secret", b"of root")
+    give(source)
+    Shelf(tmp_path / "repository").backup(Directory(source))
+    give(tmp_path / "repository")
+    folder = give(tmp_path / "folder")
+    [warning] = as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {})
+    assert warning == "The extended attribute 'file: trusted.secret' could not be set."
+
+
+# --- what was left out -----------------------------------------------------------------------------------------------
+
+
+def _backup(repository: str, source: str) -> list[str]:
+    shelf = Shelf(Path(repository))
+    shelf.backup(Directory(source, strict=False))
+    return [*shelf.summary.unreadable, *shelf.summary.skipped]
+
+
+@needs_root
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_could_not_be_stored_stays(tmp_path: Path, source: Path, in_place: bool) -> None:
+    """Files and directories that could not be read, all names of such a file, sockets and devices."""
+    (source / "a" / "secret").write_text("secret")
+    os.link(source / "a" / "secret", source / "second name")
+    (source / "closed" / "deep").mkdir(parents=True)
+    (source / "closed" / "deep" / "file").write_text("in it")
+    os.mknod(source / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(source / "socket"))
+        give(source)
+        for path in (source / "a" / "secret", source / "closed"):
+            os.chown(path, 0, 0)
+            path.chmod(0o600)
+        give(tmp_path / "repository")
+        assert len(as_nobody(_backup, str(tmp_path / "repository"), str(source))) >= 4
+        (source / "top").write_text("changed")
+        (source / "extra").write_text("extra")
+        restored = restore_directory(Shelf(tmp_path / "repository").open().part("source"), source, in_place=in_place)
+        assert (source / "a" / "secret").read_text() == (source / "second name").read_text() == "secret"
+        assert (source / "closed" / "deep" / "file").read_text() == "in it"
+        assert stat.S_ISCHR((source / "device").stat().st_mode)
+        assert stat.S_ISSOCK((source / "socket").stat().st_mode)
+        assert (source / "top").read_text() == "new"
+        assert not (source / "extra").exists()
+        assert sorted(restored.carried) == ["a/secret", "closed/deep", "device", "second name", "socket"]
+
+
+@pytest.fixture
+def cluttered(source: Path) -> Path:
+    cache = source / "cache"
+    cache.mkdir()
+    (cache / "CACHEDIR.TAG").write_bytes(b"Signature: 8a477f597d28d172789f06886806bc55\n# a cache\n")
+    (cache / "huge").write_text("cached")
+    (source / "b" / "CACHEDIR.TAG").write_text("no signature")
+    (source / "b" / "kept").write_text("kept")
+    (source / "large").write_bytes(bytes(5000))
+    return source
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_caches_and_large_files_can_be_left_out(shelf: Shelf, cluttered: Path, in_place: bool) -> None:
+    directory = Directory(cluttered, exclude_caches=True, larger_than=4999)
+    part = shelf.backup(directory).part("source")
+    assert {"cache/CACHEDIR.TAG", "b/kept", "b/CACHEDIR.TAG", "top"} < set(part.paths)
+    assert not {"cache/huge", "large"} & set(part.paths)
+    (cluttered / "extra").write_text("extra")
+    (cluttered / "cache" / "more").write_text("cached later")
+    restored = restore_directory(part, cluttered, in_place=in_place)
+    assert sorted(restored.carried) == ["cache/huge", "cache/more", "large"]
+    assert (cluttered / "cache" / "more").read_text() == "cached later"
+    assert not (cluttered / "extra").exists()
+    with pytest.raises(InvalidArgument, match="number of bytes"):
+        Directory(cluttered, larger_than=-1)
+
+
+def test_what_stays_keeps_the_directories_above_it(shelf: Shelf, source: Path) -> None:
+    """They are not in the backup, but above something that was excluded."""
+    part = shelf.backup(Directory(source, excludes=["*.log"])).part("source")
+    (source / "b" / "logs" / "old").mkdir(parents=True)
+    (source / "b" / "logs" / "old" / "x.log").write_text("log")
+    (source / "b" / "logs" / "other").write_text("extra")
+    (source / "b" / "logs").chmod(0o750)
+    os.utime(source / "b" / "logs" / "old", ns=(1, 1_000_000_000))
+    restored = restore_directory(part, source)
+    assert restored.carried == ["b/logs/old/x.log"]
+    assert stat.S_IMODE((source / "b" / "logs").stat().st_mode) == 0o750
+    assert (source / "b" / "logs" / "old").stat().st_mtime_ns == 1_000_000_000
+    assert not (source / "b" / "logs" / "other").exists()
+
+
+# --- in place --------------------------------------------------------------------------------------------------------
+
+
+def test_in_place_keeps_the_directory_itself(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    expected = described(source)
+    (source / "top").write_text("changed")
+    (source / "extra").mkdir()
+    shutil.rmtree(source / "a")
+    inode = source.stat().st_ino
+    standing = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        restore_directory(part, source, in_place=True)
+        assert sorted(os.listdir(standing)) == ["a", "b", "link", "top"]
+    finally:
+        os.close(standing)
+    assert source.stat().st_ino == inode
+    assert described(source) == expected
+    assert not leftovers(tmp_path)
+    assert not leftovers(source)
+
+
+@pytest.fixture
+def mounted(source: Path) -> Iterator[Path]:
+    """A file system that is mounted deep in the source."""
+    place = source / "b" / "mounted"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("this user cannot mount")
+    (place / "inside").write_text("new")
+    (place / "folder").mkdir()
+    (place / "folder" / "file").write_text("new")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_mount_points_are_restored_in_place(shelf: Shelf, source: Path, mounted: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    expected = described(source)
+    for path in (mounted / "inside", mounted / "folder" / "file", source / "top", source / "a" / "file"):
+        path.write_text("changed")
+    for path in (mounted / "extra", source / "extra"):
+        path.write_text("extra")
+    with pytest.raises(InvalidArgument, match=r"is a mount point in .*Nothing was changed.*in_place=True"):
+        restore_directory(part, source)
+    restore_directory(part, source, in_place=True)
+    assert os.path.ismount(mounted)
+    found = described(source)
+    assert found.keys() == expected.keys()
+    # The inodes of two file systems may be equal by chance: `described` then takes one file for a name of the other.
+    assert all(found[name][:5] == expected[name][:5] for name in expected)
+    assert not leftovers(mounted)
+    (mounted / "inside").write_text("changed")
+    restore_directory(part, source, only="b/mounted/inside")
+    assert (mounted / "inside").read_text() == "new"
+
+
+def test_a_mount_point_that_the_backup_does_not_hold(tmp_path: Path, shelf: Shelf, source: Path, mounted: Path) -> None:
+    other = tmp_path / "other" / "source"
+    (other / "a").mkdir(parents=True)
+    part = shelf.backup(Directory(other)).part("source")
+    with pytest.raises(InvalidArgument, match=r"is a mount point that .* does not hold\. Nothing was changed"):
+        restore_directory(part, source, in_place=True)
+    assert (mounted / "inside").read_text() == (source / "top").read_text() == "new"
+
+
+def test_one_file_system_leaves_out_what_is_mounted(shelf: Shelf, source: Path, mounted: Path) -> None:
+    part = shelf.backup(Directory(source, one_file_system=True)).part("source")
+    assert not any(path.startswith("b/mounted/") for path in part.paths)
+    assert any(entry.path == "b/mounted" for entry in part.entries)
+    (mounted / "later").write_text("later")
+    (source / "top").write_text("changed")
+    restore_directory(part, source, in_place=True)
+    assert ((source / "top").read_text(), (mounted / "later").read_text()) == ("new", "later")
+    whole = shelf.backup(Directory(source)).part("source")
+    assert "b/mounted/later" in whole.paths
+
+
+# --- several paths at once -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["nope", "top/below", "a/file/x", "../up"])
+def test_all_paths_are_looked_at_before_the_first_is_touched(shelf: Shelf, source: Path, wrong: str) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    (source / "a" / "file").write_text("changed")
+    before = described(source)
+    with pytest.raises((InvalidArgument, InvalidName)):
+        restore_directory(part, source, only=["a", wrong])
+    assert described(source) == before
+
+
+def test_several_paths_are_switched_together(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    expected = described(source)
+    shutil.rmtree(source / "a" / "deep")
+    (source / "top").write_text("changed")
+    (source / "a" / "file").unlink()
+    changed = described(source)
+    with stage_directory(part, source, only=["a/deep/3", "a/deep/4", "a/file", "a", "top"]) as switch:
+        assert described(source) == changed, "nothing changes before the switch"
+        switch()
+    assert {name: state[4] for name, state in described(source).items()} == {
+        name: state[4] for name, state in expected.items()
+    }
+    assert not leftovers(tmp_path)
+
+
+def test_a_switch_that_fails_is_taken_back(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    for name in ("a/file", "top"):
+        (source / name).write_text("changed")
+    before = described(source)
+    with stage_directory(part, source, only=["a", "b", "top"]) as switch:
+        shutil.move(source / "b", tmp_path / "moved")
+        (source / "b").write_text("")
+        (source / "b").unlink()
+        os.rename(source, tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError):
+            switch()
+        os.rename(tmp_path / "elsewhere", source)
+        shutil.move(tmp_path / "moved", source / "b")
+    assert described(source).keys() == before.keys()
+    assert (source / "top").read_text() == (source / "a" / "file").read_text() == "changed"
+
+
+def test_what_is_not_taken_is_deleted(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    with pytest.raises(KeyboardInterrupt), stage_directory(part, tmp_path / "target"):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "target").exists()
+    assert not leftovers(tmp_path)
+
+
+# --- hostile entries -------------------------------------------------------------------------------------------------
+
+FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [Entry(b"a" * 256, FILE)],
+        [Entry(b"a", FOLDER), Entry(b"a/" + b"b" * 300, FILE)],
+        [Entry(b"l", LINK, link=b"x" * 5000)],
+        [Entry(b"l", LINK, link=b"a\0b")],
+        [Entry(b"x", FILE, size=-1)],
+        [Entry(b"x", FILE, size=2**63)],
+        [Entry(b"x", FILE, mtime=2**63)],
+        [Entry(b"x", FILE, mtime=-(2**63) - 1)],
+        [Entry(b"x", FILE, uid=2**32 - 1)],
+        [Entry(b"x", FILE, gid=-1)],
+        [Entry(b"x", FILE, xattrs={b"": b""})],
+        [Entry(b"x", FILE, xattrs={b"user.a\0b": b""})],
+        [Entry(b"x", FILE | 1 << 20)],
+        [Entry(b"s", 0o140644)],
+        [Entry(b"s", FILE, size=10, extents=((0, 0),))],
+        [Entry(b"s", FILE, size=10, extents=((-1, 5),))],
+        [Entry(b"a", FOLDER), Entry(b"a/.", FOLDER)],
+        [Entry(b"a/", FOLDER)],
+        [Entry(b"later/x", FILE), Entry(b"later", FOLDER)],
+    ],
+    ids=lambda entries: repr(entries[-1])[:60],
+)
+def test_entries_that_no_file_system_takes_are_refused(entries: list[Entry]) -> None:
+    with pytest.raises(InvalidName):
+        check_entries(entries)
+
+
+def test_a_directory_in_a_place_that_cannot_be_written_is_said(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+    part = shelf.backup(Directory(source)).part("source")
+    with pytest.raises((PermissionDenied, InvalidArgument, OSError)):
+        restore_directory(part, Path("/proc/self/target"))
