@@ -335,8 +335,9 @@ class Stream:
 
     def parse_compacted(self, path: str, data: Buffer) -> list[Event]:
         """The events in a compacted range or a hint; or `DamagedObject`."""
-        frame = self._sealer.open(path, data)[0]
+        frames = self._sealer.open(path, data)
         try:
+            frame = frames[0]
             return _decode_hint(frame).tail if path.endswith("/hint") else _decode_events(frame)
         except _UNREADABLE as error:
             raise DamagedObject(path, f"it cannot be read as events ({error})") from None

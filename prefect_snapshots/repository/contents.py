@@ -443,8 +443,6 @@ class ContentReader:
         if self._table is None:
             *_, table = self._levels()
             self._ends = np.cumsum(table["size"], dtype=np.int64)
-            if (int(self._ends[-1]) if len(table) else 0) != self._content.size:
-                raise MalformedContent("the table of chunks does not add up to the size of the content")
             self._table = table
         return self._table
 
@@ -459,6 +457,8 @@ class ContentReader:
         for _ in range(self._content.depth - 1):
             table = _rows(self._chunks.read_table(table))
             yield table
+        if int(table["size"].sum(dtype=np.int64)) != self._content.size:
+            raise MalformedContent("the table of chunks does not add up to the size of the content")
 
     def names_like(self, sealer: Sealer) -> bool:
         """Whether equal chunks have the same names here as in the repository of another sealer."""
@@ -665,9 +665,10 @@ class ChunkReader:
             length = last.offset + last.stored - first.offset
             try:
                 data = memoryview(self._store.location.read_range(path, first.offset, length))
-            except ObjectMissing:
+            except (ObjectMissing, DamagedObject) as error:
+                lost = error if isinstance(error, DamagedObject) else DamagedObject(path, "the pack is missing")
                 for piece, entry in run:
-                    piece.give(self._elsewhere(piece, entry, DamagedObject(path, "the pack is missing")))
+                    piece.give(self._elsewhere(piece, entry, lost))
                 return
             for piece, entry in run:
                 start = entry.offset - first.offset
@@ -691,6 +692,8 @@ class ChunkReader:
                     return
             except ObjectMissing:
                 reason = "the pack is missing"
+            except DamagedObject as error:
+                reason = error.reason
             piece.give(self._elsewhere(piece, entry, DamagedObject(path, reason)))
 
         return job

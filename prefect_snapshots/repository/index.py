@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import DamagedObject, StorageError
 from .location import Buffer, Location
+from .objects import read_each
 from .sealing import DELTA, ID_SIZE, SALT_SIZE, Sealer
 from .threads import Lock
 
@@ -226,9 +227,13 @@ class Index:
                 batch = [name for name in unread if _level(name) == level and name not in self._superseded]
                 for start in range(0, len(batch), 256):
                     part = batch[start : start + 256]
-                    for name, data in zip(part, self._location.read_many(part), strict=True):
-                        vanished |= data is None
-                        if data is not None:
+                    for name, data in zip(part, read_each(self._location, part), strict=True):
+                        if data is None:
+                            vanished = True
+                        elif isinstance(data, DamagedObject):
+                            self._known.add(name)
+                            self.damaged[name] = data
+                        else:
                             self._take(name, data)
                             added = True
             if not vanished:

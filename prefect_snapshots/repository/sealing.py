@@ -45,6 +45,10 @@ _ENCRYPTED = 1
 
 HEADER_SIZE = _HEADER.size
 
+# A few bytes can state any size once they are unpacked. Larger frames are stored as they are, so that the object itself
+# bounds what is read of them.
+_LARGEST_COMPRESSED = 2**30
+
 _PROBE = 16 * 1024
 _PAYS = {"auto": 0.88, "high": 0.98}
 """Largest compressed/plain ratio worth keeping. Random floats reach 0.92 and cost more time than they save."""
@@ -152,7 +156,7 @@ class Sealer:
         cipher = self.cipher(salt)
         parts: list[Buffer] = [_HEADER.pack(_MAGIC, _VERSION, _ENCRYPTED if cipher else 0, len(frames), salt)]
         for number, frame in enumerate(frames):
-            codec, data = shrink(frame, "auto") if len(frame) > 512 else (RAW, frame)
+            codec, data = shrink(frame, "auto") if 512 < len(frame) <= _LARGEST_COMPRESSED else (RAW, frame)
             head = _FRAME.pack(len(data), len(frame), codec)
             bound = self._binding(path, parts[0], number, head)
             sealed = cipher.encrypt(_nonce(number), data, bound) if cipher else _tagged(data, bound)
@@ -185,6 +189,8 @@ class Sealer:
             if len(head) < _FRAME.size:
                 raise DamagedObject(path, f"it ends before frame {number}")
             stored, size, codec = _FRAME.unpack(head)
+            if size > _LARGEST_COMPRESSED and codec != RAW:
+                raise DamagedObject(path, f"frame {number} states a larger size than any that is compressed")
             position += _FRAME.size
             body = view[position : position + stored + TAG_SIZE]
             if len(body) < stored + TAG_SIZE:

@@ -241,6 +241,9 @@ def read_packs(
             data = memoryview(opened.store.location.read(info.path))
         except ObjectMissing:
             continue  # pruned meanwhile
+        except DamagedObject as error:
+            yield (pack, None), error.reason
+            continue
         try:
             entries = open_pack(opened.sealer, pack, data)
         except DamagedObject as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ...errors import DamagedObject, ObjectMissing
 from ..catalog import CATALOG, COMPACTED, Event, Root, Stream, event_hash, slot_path
+from ..objects import read_each
 from ..opened import Opened
 from .liveness import paths, stream_of
 
@@ -103,9 +104,11 @@ def _scan_slots(slots: Slots, opened: Opened, sequences: list[int]) -> None:
     """Read some slots, and take note of what is in those that are there."""
     for start in range(0, len(sequences), _BATCH):
         part = sequences[start : start + _BATCH]
-        found = opened.store.location.read_many([slot_path(slots.stream.id, sequence) for sequence in part])
+        found = read_each(opened.store.location, [slot_path(slots.stream.id, sequence) for sequence in part])
         for sequence, data in zip(part, found, strict=True):
-            if data is not None:
+            if isinstance(data, DamagedObject):
+                slots.damaged[sequence] = data.reason
+            elif data is not None:
                 _scan_slot(slots, sequence, data)
 
 
