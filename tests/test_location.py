@@ -29,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import BUCKET, Proxy, Storage
 
-from prefect_snapshots import errors
+from prefect_snapshots import SnapshotManager, errors, private_files
 from prefect_snapshots.repository.location import LocalLocation, Location, files, object_store, open_location
 from prefect_snapshots.repository.location.interface import checked
 from prefect_snapshots.testing import LocationContract, Place
@@ -498,7 +498,25 @@ class TestDirectories:
             os.umask(before)
         assert stat.S_IMODE((tmp_path / "repository/object").stat().st_mode) == 0o600
 
-    @pytest.mark.parametrize("umask", [22, 0o22, "8", "", "01234", None, "0x1"])
+    def test_one_setting_is_for_everything(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK", "027")
+        before = os.umask(0)
+        try:
+            open_location(tmp_path / "r").create("object", b"x")
+            with private_files.create_file(tmp_path / "export") as file:
+                file.write(b"x")
+            (tmp_path / "other").touch()
+            private_files.as_private(tmp_path / "other")
+            monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK")
+            SnapshotManager().save_to_file(tmp_path / "saved")
+        finally:
+            os.umask(before)
+        modes = {
+            name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("r/object", "export", "other", "saved")
+        }
+        assert modes == {"r/object": 0o640, "export": 0o640, "other": 0o640, "saved": 0o600}
+
+    @pytest.mark.parametrize("umask", [22, 0o22, "8", "", "01234", "0x1", ["077"]])
     def test_an_umask_is_octal_digits(self, tmp_path: Path, umask: object) -> None:
         with pytest.raises(errors.InvalidArgument, match="octal"):
             open_location(tmp_path, {"umask": umask})

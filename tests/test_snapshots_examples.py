@@ -1082,8 +1082,11 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
     assert SnapshotManager.load_from_file(path)["one"].data == "sound"
 
 
-def test_a_file_is_readable_by_whom_the_umask_lets(tmp_path: Path) -> None:
+def test_a_file_is_readable_by_whom_the_umask_lets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = SnapshotManager()
+    manager.save_to_file(tmp_path / "private")
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK", "000")  # so that the umask of the process decides
     manager.save_to_file(tmp_path / "file")
     (tmp_path / "plain").touch()
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -16,6 +16,7 @@ from typing import IO
 import zstandard
 
 from ..errors import InvalidArgument
+from ..private_files import create_file
 from ..trees.entries import Entry
 from .archive import Archive, PartReader
 from .records import Backup
@@ -38,7 +39,7 @@ def write_tar(path: Path, backup: Backup, content: Archive, passed: Callable[[in
     folders = folder_names(backup)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with beside.open("xb") as file:
+        with create_file(beside) as file:
             with _compressed(file) if path.suffix == ".zst" else contextlib.nullcontext(file) as out:
                 _write_metadata(out, backup, folders)
                 for part in content.parts:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LeafError
+from ..private_files import create_file
 from ..values.decoding import BodyReader, decode_leaves
 from ..values.manifest import LeafInfo
 
@@ -39,7 +40,7 @@ def write_npz(path: Path, leaves: Sequence[LeafInfo], manifest: bytes, body: Bod
     arrays = {leaf.path or "arr_0": _array(leaf.path, values[leaf.path]) for leaf in leaves}
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
+        with create_file(temporary) as file:
             with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidArgument
+from ..private_files import as_private
 from .backup_sources import AS_CONFIGURED, manager_of
 from .output import Answer
 from .session import SessionArgument
@@ -79,7 +80,7 @@ def _write(path: Path, text: str) -> None:
         try:
             file.write(text)
             file.close()
-            os.chmod(file.name, 0o644)
+            as_private(Path(file.name))
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)

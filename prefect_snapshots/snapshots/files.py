@@ -13,6 +13,7 @@ import msgspec
 from blake3 import blake3
 
 from ..errors import DamagedObject, UnsupportedFormat
+from ..private_files import create_file
 from ..values.pickling import dump, load
 from .backends import Held
 from .records import Ranking, Record
@@ -56,7 +57,7 @@ def write_file(
     hasher = blake3()
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as stream:
+        with create_file(temporary) as stream:
             for part in parts:
                 hasher.update(part)
                 stream.write(part)

@@ -24,6 +24,7 @@ from typing import IO, ClassVar, Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+from ...private_files import create_file
 from ..sources import DumpFile, Password
 
 PIECE = 1 << 20
@@ -410,7 +411,7 @@ def lines(content: Iterable[bytes]) -> Iterator[bytes]:
 
 def write(path: Path, content: Iterable[bytes | memoryview]) -> None:
     """Write a new file, durably."""
-    with path.open("xb") as file:
+    with create_file(path) as file:
         for piece in content:
             file.write(piece)
         file.flush()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import BackupFailed, MissingDependency
+from ...private_files import as_private
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import (
     Checksums,
@@ -108,6 +109,7 @@ class DuckDB(FileDatabase):
                 with _connected(str(beside), create=True) as connection:
                     connection.execute(f"IMPORT DATABASE {_literal(str(folder / 'dump'))}")
                     check_counts(_counts(connection), dump.counts)
+                as_private(beside)
                 if only:
                     _replace_tables(target, beside, only)
                 else:

@@ -11,7 +11,6 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from ...errors import (
-    InvalidArgument,
     ObjectMissing,
     PermissionDenied,
     SnapshotsError,
@@ -28,25 +27,6 @@ _RENAME_NOREPLACE = 1
 
 # How file systems say that they lack hard links, unnamed files or exclusive renames.
 _UNKNOWN_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EISDIR}
-
-
-class Modes:
-    """The permissions of new files and directories.
-
-    Args:
-        umask: Octal digits of the permissions to take away, such as `"027"`. Default: `"077"`, so that nobody but the
-            owner can read a repository, as restic and borg have it. The umask of the process is applied, too.
-
-    Raises:
-        InvalidArgument: The umask is no string of octal digits. A number is refused because `22` could mean two things.
-    """
-
-    def __init__(self, umask: object = "077") -> None:
-        if not (isinstance(umask, str) and umask and len(umask) <= 4 and set(umask) <= set("01234567")):
-            raise InvalidArgument('umask must be a string of octal digits, such as "027".')
-        bits = int(umask, 8)
-        self.file = 0o666 & ~bits
-        self.directory = 0o777 & ~bits
 
 
 def write_all(file: int, buffers: Sequence[Buffer]) -> None:

@@ -15,8 +15,9 @@ from operator import attrgetter
 from typing import Any
 
 from ...errors import DamagedObject, ObjectMissing, StorageError, UnsupportedStorage
+from ...private_files import Modes
 from . import files
-from .files import NEW_FILE, Directories, Modes, pieces, sync_entry, translated, walk, write_all
+from .files import NEW_FILE, Directories, pieces, sync_entry, translated, walk, write_all
 from .interface import (
     Appender,
     Buffer,
@@ -56,7 +57,7 @@ class LocalLocation(Location):
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         self._root = os.path.abspath(os.path.expanduser(place))
         super().__init__("file", self._root, storage_options)
-        self._modes = Modes(storage_options.get("umask", "077"))
+        self._modes = Modes(storage_options.get("umask"))
         self._directories = Directories(self._root, self._modes.directory)
         self._ways = list(files.WAYS)
 

@@ -1,0 +1,59 @@
+"""Files that nobody else can read: of repositories, exports, reports and restored databases.
+
+By default only their owner can read and write them, as restic and borg have it. A wider umask is an option, of one
+repository (`storage_options={"umask": "027"}`) or of everything (`PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK=027`). The umask
+of the process is applied, too.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import InvalidArgument
+
+UMASK_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK"
+
+_PRIVATE = "077"
+
+
+class Modes:
+    """The permissions of new files and directories.
+
+    Args:
+        umask: Octal digits of the permissions to take away, such as `"027"`. Default: the environment variable
+            `PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK`, else `"077"`.
+
+    Attributes:
+        file: The mode of new files.
+        directory: The mode of new directories.
+
+    Raises:
+        InvalidArgument: The umask is no string of octal digits. A number is refused because `22` could mean two things.
+    """
+
+    def __init__(self, umask: object = None) -> None:
+        if umask is None:
+            umask = os.environ.get(UMASK_SETTING) or _PRIVATE
+        if not (isinstance(umask, str) and umask and len(umask) <= 4 and set(umask) <= set("01234567")):
+            raise InvalidArgument('umask must be a string of octal digits, such as "027".')
+        bits = int(umask, 8)
+        self.file = 0o666 & ~bits
+        self.directory = 0o777 & ~bits
+
+
+def create_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Create a file that nobody else can read, and return it open for writing bytes.
+
+    Raises:
+        FileExistsError: There is something at the path already.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, Modes().file), "wb")
+
+
+def as_private(path: Path) -> None:
+    """Give a file that another library created the permissions that a new one has."""
+    before = os.umask(0)
+    os.umask(before)
+    os.chmod(path, Modes().file & ~before)
