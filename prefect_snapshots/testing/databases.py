@@ -98,8 +98,9 @@ class DatabaseContract:
         """Add a row to a table."""
 
     @pytest.fixture(autouse=True)
-    def temporary(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    def temporary(self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         """The folder for temporary files; its path is short enough for sockets."""
+        tmp_path_factory.getbasetemp()  # pytest's own folders stay where they are
         folder = Path(tempfile.mkdtemp(prefix="contract-"))
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         yield folder

@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...private_files import create_file
 from ..sources import DumpFile, Password
+from ..working import working_folder
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once."""
@@ -357,9 +358,9 @@ def restoring(name: str, state: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that only we may read, gone after the block."""
-    with tempfile.TemporaryDirectory(prefix="prefect-snapshots-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """A folder that only we may read, gone after the block; if we are killed, the next run of this user deletes it."""
+    with working_folder("dump") as folder:
+        yield folder
 
 
 @contextlib.contextmanager

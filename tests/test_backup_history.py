@@ -1,0 +1,354 @@
+"""What is known of backups is true, and can be looked into: files, differences, proof, pins, descriptions."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flat_database import Flat
+
+from prefect_snapshots import BackupManager, RetentionPolicy
+from prefect_snapshots.backups.databases import SQLite
+from prefect_snapshots.backups.directories import Summary
+from prefect_snapshots.backups.records import part_record, slug
+from prefect_snapshots.backups.sources import Database, DumpReader
+from prefect_snapshots.backups.working import clean_working_folders, folder_beside, is_held, working_folder
+from prefect_snapshots.errors import BackupFailed, BackupNotFound, InvalidArgument, InvalidName, NotProven, Pinned
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "one.csv").write_text("1")
+    (folder / "sub" / "two.csv").write_text("22")
+    (folder / "sub" / "big").write_bytes(bytes(range(256)) * 20_000)
+    (folder / "link").symlink_to("one.csv")
+    return folder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "app.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (v TEXT)")
+        connection.execute("INSERT INTO t VALUES ('a'), ('b')")
+    return path
+
+
+@pytest.fixture
+def manager(tmp_path: Path, folder: Path, path: Path) -> BackupManager:
+    return BackupManager(tmp_path / "repository", databases=[SQLite(str(path))], directories=[folder])
+
+
+# --- files and differences --------------------------------------------------------------------------------------------
+
+
+def test_files_are_listed_found_and_read(manager: BackupManager, folder: Path) -> None:
+    backup = manager.create_backup()
+    listed = {file.path: file for file in manager.list_files("latest", "data")}
+    assert sorted(listed) == ["link", "one.csv", "sub", "sub/big", "sub/two.csv"]
+    assert {name: file.type for name, file in listed.items()} == {
+        "link": "link",
+        "one.csv": "file",
+        "sub": "directory",
+        "sub/big": "file",
+        "sub/two.csv": "file",
+    }
+    assert (listed["link"].target, listed["sub/two.csv"].size) == ("one.csv", 2)
+    assert [file.path for file in manager.list_files(backup.name, "data", "sub")] == ["sub", "sub/big", "sub/two.csv"]
+    assert [file.path for file in manager.list_files(backup.name, pattern="*.csv")] == ["one.csv", "sub/two.csv"]
+    assert [file.path for file in manager.list_files(backup.name, pattern="sub/*.csv")] == ["sub/two.csv"]
+    assert b"".join(manager.open_file("latest", "data", "sub/big")) == (folder / "sub" / "big").read_bytes()
+    assert b"".join(manager.open_file("latest", "data", "one.csv")) == b"1"
+    for wrong in ("nope", "sub", "../app.db", "link"):
+        with pytest.raises(InvalidArgument):
+            b"".join(manager.open_file("latest", "data", wrong))
+    with pytest.raises(InvalidArgument, match="no 'nope'"):
+        manager.list_files("latest", path="nope")
+    with pytest.raises(BackupNotFound, match="no part named"):
+        manager.list_files("latest", "nope")
+
+
+def test_two_backups_are_compared(manager: BackupManager, folder: Path, path: Path) -> None:
+    first = manager.create_backup("first")
+    assert manager.diff(first.name).identical
+    same = manager.create_backup("same")
+    assert manager.diff(first.name, same.name).identical
+    (folder / "one.csv").write_text("7")
+    (folder / "sub" / "two.csv").chmod(0o600)
+    (folder / "new").write_text("new")
+    (folder / "link").unlink()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO t VALUES ('c')")
+        connection.execute("CREATE TABLE u (v TEXT)")
+    manager.create_backup("second")
+    found = manager.diff(first.name)
+    assert {(file.path, file.change) for file in found.files} == {
+        ("link", "deleted"),
+        ("new", "added"),
+        ("one.csv", "changed"),
+        ("sub/two.csv", "changed"),
+    }
+    assert [(count.table, count.old, count.new) for count in found.counts] == [("t", 2, 3), ("u", None, 0)]
+    assert found.databases_changed == (f"sqlite:///{path}",)
+    only = manager.create_backup("databases", include_directories=False)
+    assert manager.diff(first.name, only.name).parts_deleted == ("data",)
+    assert manager.diff(only.name, first.name).parts_added == ("data",)
+
+
+def test_large_files_that_were_cut_anew_are_compared_by_their_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data = bytearray(b"".join(number.to_bytes(4) for number in range(2_000_000)))
+    (folder / "large").write_bytes(data)
+    manager = BackupManager(tmp_path / "repository", directories=[folder])
+    first = manager.create_backup("first")
+    data[5_000_000] ^= 1
+    (folder / "large").write_bytes(data)
+    manager.create_backup("second")
+    assert [file.change for file in manager.diff(first.name).files] == ["changed"]
+
+
+# --- proof ------------------------------------------------------------------------------------------------------------
+
+
+class Lossy(Flat):
+    """A database whose restore loses all but the first line."""
+
+    lossy = True
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        super().restore(dump, only)
+        if self.lossy:
+            self.path.write_bytes(self.path.read_bytes().splitlines(keepends=True)[0])
+
+    @contextmanager
+    def scratch(self) -> Iterator[Database]:
+        scratch = Lossy(self.path.with_name("scratch"))
+        scratch.lossy = self.lossy
+        scratch.path.write_bytes(b"")
+        yield scratch
+
+
+def test_a_backup_is_proven_by_a_restore_that_was_compared(manager: BackupManager) -> None:
+    made = manager.create_backup("proven", prove=True, run={"flow": "nightly", "flow_run": "fast-owl"})
+    assert made.proven_at is not None
+    assert abs(made.proven_at - made.created_at) < timedelta(minutes=5)
+    assert made.proven_by == "nightly / fast-owl"
+    other = manager.create_backup("other")
+    assert (other.proven_at, other.proven_by) == (None, "")
+    assert manager.drill().ok
+    assert manager.get_backup(other.name).proven_by == other.host
+    assert manager.list_backups()[1] == made
+
+
+def test_a_backup_that_does_not_come_back_is_made_and_not_proven(tmp_path: Path) -> None:
+    flat = Lossy(tmp_path / "flat")
+    flat.path.write_text("a\nb\n")
+    manager = BackupManager(tmp_path / "repository", databases=[flat])
+    with pytest.raises(NotProven, match="lines: 1 came back, and 2 were backed up") as failure:
+        manager.create_backup(prove=True)
+    [backup] = manager.list_backups()
+    assert (failure.value.backup, backup.proven_at) == (backup.name, None)
+    assert not manager.drill().ok
+    assert manager.get_backup("latest").proven_at is None
+
+
+def test_the_last_proven_backup_stays(tmp_path: Path) -> None:
+    flat = Lossy(tmp_path / "flat")
+    flat.lossy = False
+    flat.path.write_text("a\nb\n")
+    keep_one = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+    manager = BackupManager(tmp_path / "repository", databases=[flat], retention=keep_one)
+    good = manager.create_backup("good", prove=True)
+    flat.lossy = True
+    for number in range(3):
+        manager.create_backup(str(number))
+    rows = {row.name: row.reasons for row in manager.cleanup(dry_run=True).rows}
+    assert rows[good.name] == ("last proven",)
+    assert len(rows) == 2
+    flat.lossy = False
+    manager.drill()
+    assert [backup.name for backup in manager.list_backups()][-1] == good.name
+    assert manager.cleanup().deleted == (good.name,)
+
+
+def test_what_could_not_be_restored_is_told_when_the_backup_is_made(tmp_path: Path) -> None:
+    class Odd(Flat):
+        def check_restorable(self) -> Sequence[str]:
+            return ["View v uses table t, which does not exist. Drop the view."]
+
+    flat = Odd(tmp_path / "flat")
+    flat.path.write_text("a\n")
+    manager = BackupManager(tmp_path / "repository", databases=[flat])
+    with pytest.raises(BackupFailed, match=r"Drop the view\. Nothing was committed"):
+        manager.create_backup()
+    assert manager.list_backups() == []
+
+
+# --- what is said of a backup -----------------------------------------------------------------------------------------
+
+
+def test_pins_and_descriptions_change_later(manager: BackupManager) -> None:
+    backup = manager.create_backup("typo", tags=["a"])
+    assert manager.pin("latest").pinned
+    events = len(manager._history.tracked.events)
+    assert manager.pin(backup.name).pinned
+    assert len(manager._history.tracked.events) == events
+    with pytest.raises(Pinned, match="force=True"):
+        manager.delete_backup(backup.name)
+    changed = manager.edit_backup(backup.name, "Before it", ["b", "c", "b"])
+    assert (changed.name, changed.description, changed.tags) == (backup.name, "Before it", ("b", "c"))
+    assert manager.edit_backup(backup.name, tags=[]).tags == ()
+    assert manager.edit_backup(backup.name, description="").description == ""
+    assert not manager.unpin(backup.name).pinned
+    wrong: list[dict[str, Any]] = [{}, {"description": 7}, {"tags": "b"}]
+    for changes in wrong:
+        with pytest.raises(InvalidArgument):
+            manager.edit_backup(backup.name, **changes)
+    with pytest.raises(InvalidName):
+        manager.edit_backup(backup.name, tags=["../x"])
+    for act in (manager.pin, manager.unpin, lambda name: manager.edit_backup(name, "x")):
+        with pytest.raises(BackupNotFound):
+            act("nothing")
+
+
+def test_nothing_is_created_by_looking_at_a_repository_that_does_not_exist(tmp_path: Path, folder: Path) -> None:
+    manager = BackupManager(tmp_path / "none", directories=[folder])
+    assert [*manager.list_backups(), *manager.list_interrupted_restores(), *manager.resume_restore()] == []
+    for act in (manager.pin, manager.delete_backup, manager.diff, manager.list_files, manager.drill):
+        with pytest.raises(BackupNotFound):
+            act("latest" if act != manager.delete_backup else "x")
+    planned = manager.create_backup("x", dry_run=True)
+    assert (planned.files, planned.size, planned.name.endswith("_x")) == (3, 3 + 256 * 20_000, True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_could_not_be_read_makes_a_backup_incomplete(manager: BackupManager) -> None:
+    assert not manager.create_backup().incomplete
+    part = part_record(Summary("data", "directory", unreadable=["closed: Permission denied"]))
+    backup = dataclasses.replace(manager.get_backup("latest"), parts=(part,))
+    assert backup.incomplete
+    assert backup.to_dict()["incomplete"]
+    assert part_record(Summary("data", "directory", skipped=["socket"])).incomplete is False
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("バックアップ", "バックアップ"),
+        ("ガギグゲゴ が ぱ", "ガギグゲゴ_が_ぱ"),
+        ("Чистый файл, ёлка", "чистый_файл_ёлка"),
+        ("हिन्दी बैकअप", "हिन्दी_बैकअप"),
+        ("தமிழ்", "தமிழ்"),
+        ("ไทย นี้", "ไทย_นี้"),
+        ("नि" * 40, ("नि" * 30)),
+        ("العَرَبِيَّة", "العَرَبِيَّة"),
+        ("Ελληνικά", "ελληνικά"),
+        ("한국어 백업", "한국어_백업"),
+        ("Ĥ ṩ é ž", "h_s_e_z"),
+    ],
+)
+def test_descriptions_of_any_script_keep_their_letters(description: str, expected: str) -> None:
+    assert slug(description) == expected
+
+
+# --- beside writers ---------------------------------------------------------------------------------------------------
+
+
+def test_listing_never_fails_and_never_waits_beside_a_backup(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Flat):
+        @contextmanager
+        def dump(self) -> Iterator[Any]:
+            with super().dump() as dump:
+                begun.set()
+                assert go_on.wait(60)
+                yield dump
+
+    flat = Slow(tmp_path / "flat")
+    flat.path.write_text("a\n")
+    manager = BackupManager(tmp_path / "repository", databases=[flat])
+    for number in range(3):
+        go_on.set()
+        manager.create_backup(str(number))
+    go_on.clear()
+    begun.clear()
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def listing() -> None:
+        try:
+            while not ended.is_set():
+                assert len(manager.list_backups()) >= 3
+        except BaseException as error:
+            errors.append(error)
+
+    making = threading.Thread(target=lambda: manager.create_backup("slow"))
+    making.start()
+    assert begun.wait(60)
+    lookers = [threading.Thread(target=listing) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    assert len(manager.list_backups()) == 3  # while the backup waits
+    go_on.set()
+    making.join()
+    for number in range(20):
+        manager.pin("latest") if number % 2 else manager.unpin("latest")
+    ended.set()
+    for looker in lookers:
+        looker.join()
+    assert errors == []
+    assert len(manager.list_backups()) == 4
+
+
+# --- working folders --------------------------------------------------------------------------------------------------
+
+
+def test_working_folders_are_private_and_those_of_the_dead_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with working_folder("dump") as living:
+        assert (living.stat().st_mode & 0o777, living.parent.stat().st_mode & 0o777) == (0o700, 0o700)
+        assert is_held(living)
+        dead = living.parent / "dump-dead"
+        (dead / "closed").mkdir(parents=True)
+        (dead / "closed" / "plain").write_text("secret")
+        (dead / "closed").chmod(0o500)
+        stranger = living.parent / "a file"
+        stranger.write_text("x")
+        clean_working_folders()
+        assert not dead.exists()
+        assert living.exists()
+        assert stranger.exists()
+    assert not living.exists()
+    beside = tmp_path / "app.db"
+    leftover = tmp_path / ".app.db.restoring-1"
+    leftover.mkdir()
+    other = tmp_path / ".other.db.restoring-1"
+    other.mkdir()
+    with folder_beside(beside) as folder:
+        assert not leftover.exists()
+        assert other.exists()
+        assert folder.parent == tmp_path
+    if os.geteuid() == 0:
+        taken = tmp_path / f"prefect-snapshots-{os.geteuid()}"
+        taken.rename(tmp_path / "moved")
+        taken.mkdir()
+        os.chown(taken, 65534, 65534)
+        with working_folder("dump") as elsewhere:
+            assert elsewhere.parent != taken
+        assert list(taken.iterdir()) == []
