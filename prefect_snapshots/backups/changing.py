@@ -48,7 +48,7 @@ def edit(history: History, name: str, description: str | None, tags: Sequence[st
         changes["tags"] = list(checked_tags(tags))
     if not changes:
         raise InvalidArgument("There is nothing to change. Pass description= or tags=.")
-    return annotate(history, name, **changes)
+    return annotate(history, history.find(name)[1].name, **changes)
 
 
 def delete(history: History, name: str, force: bool) -> None:
