@@ -6,6 +6,7 @@ with is a named error: it never runs code, hangs, or takes memory that its body 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import datetime as dt
@@ -36,6 +37,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import prefect_snapshots
 from prefect_snapshots.errors import (
     IntegrityError,
     LeafError,
@@ -1269,3 +1271,37 @@ def test_describe_says_what_each_leaf_is() -> None:
         ("numpy-scalar", "float32", (), True),
         ("none", None, None, True),
     ]
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+PICKLING = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "pickletools"}
+LOADING = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("jnp", "load")}
+
+
+def _pickles(path: pathlib.Path) -> Iterator[str]:
+    """Every place of a module at which something could be unpickled. Contract classes for tests pickle their own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            if (owner, node.func.attr) in LOADING or node.func.attr in ("read_pickle", "to_pickle", "Unpickler"):
+                yield f"{path.name}:{node.lineno} calls {owner}.{node.func.attr}"
+        elif isinstance(node, ast.Constant) and node.value in PICKLING - {"pickle", "joblib"}:
+            yield f"{path.name}:{node.lineno} names {node.value}"
+        for name in names:
+            if name.partition(".")[0] in PICKLING:
+                yield f"{path.name}:{node.lineno} imports {name}"
+
+
+def test_nothing_is_unpickled_but_by_the_gate() -> None:
+    package = pathlib.Path(prefect_snapshots.__file__).parent
+    gate = package / "values" / "pickling.py"
+    assert list(_pickles(gate))
+    ours = [path for path in package.rglob("*.py") if path != gate and path.parent.name != "testing"]
+    assert [found for path in ours for found in _pickles(path)] == []
+    assert [found for path in (package.parent / "flows").glob("*.py") for found in _pickles(path)] == []
