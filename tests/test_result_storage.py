@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import pickle
 import random
 import time
 import uuid
@@ -16,11 +19,12 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS, CachePolicy
 from prefect.client.schemas.objects import State
 from prefect.results import ResultStore
+from prefect.serializers import JSONSerializer
 from prefect.task_runners import ProcessPoolTaskRunner
 from pydantic import SecretStr
 
 from prefect_snapshots import SnapshotRepository
-from prefect_snapshots.errors import ObjectMissing, ReadOnlyRepository, RepositoryNotFound
+from prefect_snapshots.errors import ObjectMissing, PickleRefused, ReadOnlyRepository, RepositoryNotFound
 from prefect_snapshots.flows import expire_results
 from prefect_snapshots.results import ResultLog
 
@@ -198,3 +202,66 @@ def test_expired_results_are_computed_again(
     assert planned.pruned is None
     assert use(3, 1, 2) == ["Cached", "Completed", "Completed"]
     assert computed == [1, 2, 3, 1, 2]
+
+
+# --- results that others write ------------------------------------------------------------------------------------
+
+
+class Planted:
+    """Leaves a trace if it is unpickled, or made by Prefect's decoder."""
+
+    def __reduce__(self) -> Any:
+        return setattr, (Planted, "ran", True)
+
+    ran = False
+
+
+def _records() -> Iterator[tuple[str, bytes]]:
+    """Records that run code when Prefect reads them, or would with another reader's serializer."""
+    planted = base64.b64encode(pickle.dumps(Planted())).decode()
+    plain: dict[str, Any] = {"metadata": {"serializer": {"type": "json"}}, "result": "1"}
+    decoder = {"type": "json", "object_decoder": "builtins.setattr"}
+    yield "a pickle", json.dumps({**plain, "metadata": {"serializer": {"type": "pickle"}}, "result": planted}).encode()
+    compressed = {"type": "compressed/pickle"}
+    yield "a compressed pickle", json.dumps({**plain, "metadata": {"serializer": compressed}}).encode()
+    yield "a decoder by name", json.dumps({**plain, "metadata": {"serializer": decoder}}).encode()
+    library = {"type": "json", "jsonlib": "pickle"}
+    yield "a library by name", json.dumps({**plain, "metadata": {"serializer": library}}).encode()
+    yield "a class by name", json.dumps({**plain, "result": '[{"__class__": "builtins.dict", "data": 1}]'}).encode()
+    raised = '{"__exc_type__": "builtins.SystemExit", "message": "x"}'
+    yield "an exception by name", json.dumps({**plain, "result": raised}).encode()
+    yield "a raw pickle", planted.encode()
+    yield "a pickle in JSON that is no record", json.dumps(planted).encode()
+    yield "a pickle in a record that Prefect refuses", json.dumps({planted: 0, **plain, "metadata": 1}).encode()
+    old = {"data": planted, "serializer": {"type": "pickle"}, "prefect_version": "2.0"}
+    yield "an old record", json.dumps(old).encode()
+    yield "metadata of a pickle", json.dumps({"serializer": {"type": "pickle"}}).encode()
+
+
+@pytest.mark.parametrize("record", [data for _, data in _records()], ids=[name for name, _ in _records()])
+def test_no_result_runs_code_without_permission(tmp_path: Path, record: bytes) -> None:
+    url = str(tmp_path / "repository")
+    trusting = SnapshotRepository(url=url, no_password=True)
+    trusting.write_path("key", record)
+    careful = SnapshotRepository(url=url, no_password=True, allow_pickle=False)
+    with pytest.raises(PickleRefused, match="'key' of Prefect is not plain JSON"):
+        careful.read_path("key")
+    with pytest.raises(PickleRefused):
+        asyncio.run(careful.aread_path("key"))
+    with pytest.raises(PickleRefused):
+        careful.write_path("other", record)
+    with pytest.raises(PickleRefused):
+        ResultStore(result_storage=careful, serializer=JSONSerializer()).read("key")
+    assert not Planted.ran
+    assert trusting.read_path("key") == record
+
+
+def test_plain_json_needs_no_permission(tmp_path: Path) -> None:
+    block = SnapshotRepository(url=str(tmp_path / "repository"), no_password=True, allow_pickle=False)
+    store = ResultStore(result_storage=block, serializer=JSONSerializer())
+    store.write(key="plain", obj={"a": [1, 2.5, None, "x"]})
+    assert ResultStore(result_storage=block, serializer=JSONSerializer()).read("plain").result == {
+        "a": [1, 2.5, None, "x"]
+    }
+    with pytest.raises(PickleRefused, match="result_serializer"):
+        ResultStore(result_storage=block).write(key="pickled", obj=1)

@@ -1293,9 +1293,7 @@ def _pickles(path: pathlib.Path) -> Iterator[str]:
                 yield f"{path.name}:{node.lineno} calls {owner}.{node.func.attr}"
         elif isinstance(node, ast.Constant) and node.value in PICKLING - {"pickle", "joblib"}:
             yield f"{path.name}:{node.lineno} names {node.value}"
-        for name in names:
-            if name.partition(".")[0] in PICKLING:
-                yield f"{path.name}:{node.lineno} imports {name}"
+        yield from (f"{path.name} imports {name}" for name in names if name.partition(".")[0] in PICKLING)
 
 
 def test_nothing_is_unpickled_but_by_the_gate() -> None:

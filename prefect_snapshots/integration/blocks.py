@@ -29,6 +29,7 @@ from ..repository.sealing import Compression
 from ..results import ResultLog
 from .credentials import FORMS, Credentials, credentials_for, storage_options
 from .private_apis import async_dispatch, load_block
+from .result_gate import check_result
 from .settings import SnapshotsSettings
 
 DEFAULT_BLOCK = "default"
@@ -138,8 +139,10 @@ class SnapshotRepository(WritableFileSystem):
 
         Raises:
             ObjectMissing: a `FileNotFoundError`; there is none.
+            PickleRefused: Reading it could run code, and the block does not allow pickle.
         """
-        return await asyncio.to_thread(self._log.read, path)
+        data = await asyncio.to_thread(self._log.read, path)
+        return check_result(path, data, allow_pickle=self.allow_pickle)
 
     @async_dispatch(aread_path)
     def read_path(self, path: str) -> bytes:  # type: ignore[override]  # sync or async, by where it is called
@@ -147,17 +150,19 @@ class SnapshotRepository(WritableFileSystem):
 
         Raises:
             ObjectMissing: a `FileNotFoundError`; there is none.
+            PickleRefused: Reading it could run code, and the block does not allow pickle.
         """
-        return self._log.read(path)
+        return check_result(path, self._log.read(path), allow_pickle=self.allow_pickle)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         """Store a result durably under this key, instead of an older one."""
+        check_result(path, content, allow_pickle=self.allow_pickle)
         await asyncio.to_thread(self._log.write, path, content)
 
     @async_dispatch(awrite_path)
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
         """Store a result durably under this key, instead of an older one."""
-        self._log.write(path, content)
+        self._log.write(path, check_result(path, content, allow_pickle=self.allow_pickle))
 
     @model_validator(mode="after")
     def _check_password(self) -> Self:

@@ -1,0 +1,72 @@
+"""Refuse results of Prefect that could run code when Prefect reads them.
+
+Prefect chooses how to read a stored result by what is stored beside it: `pickle` by default, or JSON whose decoder
+looks classes up by name. Whoever can write to the repository could therefore run code wherever a result is read. With
+`allow_pickle=False`, only plain JSON passes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
+from prefect.serializers import JSONSerializer, Serializer
+from pydantic import ValidationError
+
+from ..errors import PickleRefused
+
+_CLASSES = frozenset({"__class__", "__exc_type__"})
+"""Keys by which Prefect's decoder looks up a class to call."""
+
+
+def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
+    """Return the bytes of a result if Prefect may read them.
+
+    Args:
+        key: The key of the result.
+        data: What is stored, or about to be.
+        allow_pickle: Whether the user permits unpickling. If so, everything passes.
+
+    Raises:
+        PickleRefused: Reading it could run code, and `allow_pickle` is False.
+    """
+    if not allow_pickle and not (_is_plain_record(data) or _is_plain_metadata(data)):
+        raise PickleRefused(
+            "",
+            f"The result {key!r} of Prefect is not plain JSON, and allow_pickle is False. Reading it could run code of "
+            'whoever wrote it. Set result_serializer="json" on the task or flow and return plain values, or allow '
+            "pickle on the block if you trust everyone who writes to the repository.",
+        )
+    return data
+
+
+def _is_plain_record(data: bytes) -> bool:
+    try:
+        # What Prefect itself cannot validate, it would hand to the serializer of the reader: pickle by default.
+        record: ResultRecord[Any] = ResultRecord.model_validate_json(data)
+        if not _is_plain(record.metadata.serializer):
+            return False
+        json.loads(record.result, object_hook=_refuse_classes)
+    except (ValidationError, ValueError, TypeError, RecursionError):
+        return False
+    return True
+
+
+def _is_plain_metadata(data: bytes) -> bool:
+    """Whether it is the metadata of a result that is stored by itself, which is checked when it is read."""
+    try:
+        return "result" not in json.loads(data) and _is_plain(ResultRecordMetadata.load_bytes(data).serializer)
+    except (ValidationError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _is_plain(serializer: Serializer[Any]) -> bool:
+    """Whether a serializer is Prefect's JSON with nothing looked up by a name that is stored."""
+    return serializer == JSONSerializer(dumps_kwargs=getattr(serializer, "dumps_kwargs", {}))
+
+
+def _refuse_classes(found: dict[str, Any]) -> dict[str, Any]:
+    if _CLASSES & found.keys():
+        raise ValueError("an object of a class")
+    return found
