@@ -36,6 +36,7 @@ from prefect_snapshots.errors import (
     UnserialisableValue,
 )
 from prefect_snapshots.snapshots.handler import PYTREE
+from prefect_snapshots.testing import HandlerContract
 
 
 @pytest.fixture
@@ -231,7 +232,68 @@ def test_our_handlers_are_handlers() -> None:
     assert all(isinstance(handler.suffix, str) for handler in handlers)
 
 
-def test_importing_the_room_imports_none_of_what_handlers_need() -> None:
+class TestJson(HandlerContract):
+    name = "json"
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [{"a": [1, 2.5, None]}, "text", []]
+
+    @pytest.fixture
+    def refused(self) -> list[Any]:
+        return [object(), {1, 2}]
+
+
+class TestText(HandlerContract):
+    name = "text"
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return ["one\ntwo", "größer", "x" * 50_000]
+
+    @pytest.fixture
+    def refused(self) -> list[Any]:
+        return [b"bytes", 5]
+
+
+class TestPickle(HandlerContract):
+    name = "pickle"
+    needs_pickle = True
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [{"a": {1, 2}}, 1j]
+
+
+class TestJoblib(HandlerContract):
+    name = "joblib"
+    needs_pickle = True
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [{"a": [1, 2]}, "b"]
+
+
+class TestNumpy(HandlerContract):
+    name = "numpy"
+
+    def same(self, one: Any, other: Any) -> bool:
+        return bool(one.dtype == other.dtype and np.array_equal(one, other))
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [np.arange(12.0).reshape(3, 4), np.zeros((0, 3), np.int8)]
+
+
+class TestPytree(HandlerContract):
+    name = "pytree"
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [{"a": [1, 2.5, (3, "x")]}, [True, None]]
+
+
+def test_importing_artifacts_imports_none_of_what_handlers_need() -> None:
     code = (
         "import prefect_snapshots.artifacts, sys; from prefect_snapshots.artifacts.handlers import find_handler; "
         "[find_handler(name) for name in ('json', 'pytree', 'joblib', 'parquet')]; print(*sys.modules)"

@@ -61,6 +61,29 @@ def test_a_database_of_another_package_works_by_its_url_on_the_command_line(tmp_
     assert json.loads(file.read_bytes()) == {"users": [1, 2, 3]}
 
 
+HANDLER = """
+import pytest
+from prefect_snapshots.testing import HandlerContract
+
+class TestRows(HandlerContract):
+    name = "toy-rows"
+
+    @pytest.fixture
+    def values(self):
+        return [[["a", "b"], ["c", "d"]], [["e"]]]
+
+    @pytest.fixture
+    def refused(self):
+        return [5, [["a", 5]]]
+"""
+
+
+def test_a_handler_of_another_package_passes_the_contract(tmp_path: Path) -> None:
+    (tmp_path / "test_toy_handler.py").write_text(HANDLER)
+    said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_toy_handler.py", cwd=tmp_path)
+    assert "8 passed" in said
+
+
 BLOCK = """
 import sys
 from prefect_snapshots import BackupDatabase, BackupManager
