@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import CommitUnknown, DamagedObject, ObjectMissing, StorageError
+from ..errors import CommitUnknown, DamagedObject, ObjectMissing, StorageError, StorageFull
 from .catalog import Catalog, Event, Stream, new_token, slot_path
 from .contents import Store, Stored, Writer
+from .reserve import with_reserve
 
 _STORE_ATTEMPTS = 3
 """How often content is stored before its pack is reported missing. A prune takes the unfinished pack of a writer only
@@ -49,11 +50,22 @@ def commit(
     token: bytes | None = None,
 ) -> Event | None:
     """Commit one event. See `Repository.commit`."""
-    try:
+
+    def act() -> Event | None:
         return _commit(catalog, chunks, stream, draft, store, content, token)
+
+    frees = store is None and content is None
+    try:
+        # An event without content deletes or annotates: on a full disk it is the first step to free space.
+        return with_reserve(chunks.location, act) if frees else act()
     except CommitUnknown:
         raise
     except StorageError as error:
+        if token is None and isinstance(error, StorageFull):
+            raise StorageFull(
+                f"{str(error).rstrip('. ')}. Nothing was committed. Delete what you do not need, then run "
+                "`prefect-snapshots prune` to free its space."
+            ) from error
         if token is None:
             raise
         # The request of the earlier attempt may land as late as now, whatever stopped this attempt.

@@ -11,6 +11,7 @@ verifies every byte.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -23,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedObject, IntegrityError, MalformedContent, MissingChunk, ObjectMissing
+from ..errors import DamagedObject, IntegrityError, MalformedContent, MissingChunk, ObjectMissing, StorageError
 from .chunking import cut
 from .index import BASES, LARGEST_CHUNK, Entry, Index, find_rows
 from .location import Buffer, Location
@@ -163,6 +164,7 @@ class Writer:
         self._entries: list[Entry] = []
         self._new: set[bytes] = set()
         self._written = 0
+        self._publishing = False
 
     def store(self, manifest: bytes, buffers: Iterable[Buffer]) -> Stored:
         """Store a body and its manifest. The buffers must not change until this returns."""
@@ -250,7 +252,9 @@ class Writer:
         while self._closing:
             self._entries += self._closing.popleft().result()
         if self._entries:
+            self._publishing = True
             self._store.index.publish(self._entries)
+            self._publishing = False
             self._entries = []
 
     def __enter__(self) -> Self:
@@ -261,8 +265,13 @@ class Writer:
             self._pack.abort()
             self._pack = None
         while self._closing:
-            # Packs that were closed but never indexed are what prune collects; their errors are not the first one.
-            self._closing.popleft().exception()
+            with contextlib.suppress(Exception):  # it is not the first error
+                self._entries += self._closing.popleft().result()
+        if self._entries and not self._publishing:
+            # Nobody knows these packs, and on a full disk their space is needed. Once an index object may name them,
+            # others may use their chunks: then only prune may delete them.
+            with contextlib.suppress(StorageError):
+                self._store.location.delete({pack_path(entry.pack) for entry in self._entries})
 
     def _stored(self, size: int, manifest_size: int, table: bytes, written: int) -> Stored:
         """What is committed of a content, once its table is short enough."""

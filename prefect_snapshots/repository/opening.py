@@ -21,6 +21,7 @@ from .envelopes import Envelope, opened_by, parse_envelopes
 from .location import Location
 from .opened import Opened, assemble
 from .passwords import PASSWORD_SETTING, PasswordSource
+from .reserve import keep_reserve
 from .sealing import Compression, Sealer
 from .threads import Lock
 
@@ -104,6 +105,7 @@ class Opener:
                 # Whoever created the repository may have been killed before there was a copy.
                 if self.location.size(CONFIG_COPY) is None:
                     self.location.create(CONFIG_COPY, config_bytes(opened.config))
+                keep_reserve(self.location)
                 self._complete = True
         return self.reading()
 

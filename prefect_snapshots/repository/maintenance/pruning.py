@@ -1,35 +1,42 @@
-"""Prune: free the space of what nobody needs, beside any number of writers, however long they are paused.
+"""Prune: free the space of what no version needs, beside any number of writers, however long they are paused.
 
-1. It copies what lives out of the packs that are mostly garbage, then *condemns* these in the root stream. The number
-   of that event is the new *epoch*.
-2. It puts a *fence*, an event of that epoch, at the head of every registered stream. From then on no writer that
+1. It deletes what is superseded or left over: on a full disk, this makes place for the events that follow.
+2. It copies live chunks out of the packs that are mostly garbage, then *condemns* these in the root stream. The number
+   of that event is the new *epoch*. Without the copies, step 5 could not delete those packs; without the event, a
+   writer could not know that it must not reuse their chunks.
+3. It puts a *fence*, an event of that epoch, at the head of every registered stream. From then on no writer that
    decided by an older epoch can commit there: it has to read root, and store again what lies in condemned packs.
-3. It works out from all streams what lives now. What was committed before the fence is seen here.
-4. It deletes the condemned packs in which every live chunk, and every base of one, has a copy outside condemned packs.
+   Without fences, a writer that slept could commit a reference to a pack that step 5 deletes.
+4. It works out from all streams what lives now. What was committed before the fence is seen here.
+5. It deletes the condemned packs in which every live chunk, and every base of one, has a copy outside condemned packs.
 
-Every step can be repeated by anyone after a kill. Rival prunes are ordered by the root stream.
+If the disk is too full for the copies of step 2, packs without any live chunk go first, in a round of their own. Anyone
+can repeat every step after a kill. The root stream puts rival prunes in an order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
-from ...errors import IntegrityError
+from ...errors import CommitUnknown, IntegrityError, StorageFull
 from .. import index as index_module
 from .. import logs
-from ..catalog import CATALOG, new_token
+from ..catalog import CATALOG, Event, Stream, new_token
 from ..contents import Piece, Writer
 from ..index import is_whole
 from ..location import ObjectInfo
 from ..opened import Opened
 from ..packs import LOCAL_LIMIT, REMOTE_LIMIT, pack_path
 from ..progress import Progress, silent
+from ..reserve import keep_reserve, with_reserve
 from .liveness import every_stream, list_packs, live_rows, paths, stream_of, unregistered
 from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
@@ -72,41 +79,97 @@ def prune(
     without: Collection[tuple[str, str, int]] = (),
 ) -> PruneReport:
     """See `Repository.prune`. A dry run can ask what it would be without some versions, as `live_rows` takes them."""
-    opened = opened.apart(writing=not dry_run)
-    say = progress or silent
+    location = opened.store.location
     report = PruneReport(dry_run)
+    say = progress or silent
+    deleted: list[ObjectInfo] = []
+    while not _round(opened.apart(writing=not dry_run), grace, report, deleted, say, without):
+        pass
+    if not dry_run:
+        report.packs_deleted = len(deleted)
+        report.bytes_freed = max(sum(info.size for info in deleted) - report.bytes_copied, 0)
+        keep_reserve(location)
+    return report
+
+
+def _round(
+    opened: Opened,
+    grace: float,
+    report: PruneReport,
+    deleted: list[ObjectInfo],
+    say: Progress,
+    without: Collection[tuple[str, str, int]],
+) -> bool:
+    """Prune once. Returns False if the disk was too full to copy anything, so that another round may free more."""
+    location = opened.store.location
     attempt = 0
-    superseded: set[str] = set()
+    complete = True
+    tidied = False
     while True:
         say("reading", 0, 3)
         opened.catalog.root.refresh()
         opened.index.load()
         _refuse_damage(opened)
-        superseded = superseded or set(opened.index.objects()[1])
-        candidates = _choose(opened, grace, report, without if dry_run else ())
-        if dry_run:
-            return report
+        if not (report.dry_run or tidied):
+            # First what can go without a word to anybody: on a full disk it makes place for the events.
+            _tidy(opened, set(opened.index.objects()[1]), grace, report)
+            tidied = True
+        candidates = _choose(opened, grace, report, without if report.dry_run else ())
+        if report.dry_run:
+            return True
         say("copying", 1, 3)
-        _copy_out(opened, candidates, report)
+        try:
+            _copy_out(opened, candidates, report)
+        except StorageFull:
+            # Nothing can be copied before something is freed: packs without any live chunk need no copy.
+            candidates = _dead(opened, candidates)
+            if not candidates and not _condemned_packs(opened):
+                raise
+            complete = False
         if not candidates:
             break
-        condemned = b"".join(sorted(candidates))
-        event = opened.catalog.root.append(
-            "condemn", {"packs": condemned}, epoch=opened.catalog.state.epoch, token=new_token()
-        )
-        if event is not None:
+        body = {"packs": b"".join(sorted(candidates))}
+        if _note(opened, opened.catalog.root, "condemn", body, opened.catalog.state.epoch):
             break
         attempt += 1
         opened.catalog.root.back_off(attempt)
     report.epoch = opened.catalog.state.epoch
     say("deleting", 2, 3)
-    doomed = {pack: info for pack, info in list_packs(opened).items() if pack in opened.catalog.state.condemned}
+    doomed = _condemned_packs(opened)
+    before = len(deleted)
     if doomed:
         _fence(opened, report.epoch)
-        _delete(opened, doomed, report)
-    _tidy(opened, superseded, grace, report)
+        _delete(opened, doomed, report, deleted)
     say("done", 3, 3)
-    return report
+    if not complete and len(deleted) == before:
+        raise StorageFull(
+            f"{location.url} is full, and no pack can be deleted before others are copied. Nothing was lost. Free some "
+            "space on the disk, or delete versions that you do not need, and run `prefect-snapshots prune` again."
+        )
+    return complete
+
+
+def _note(opened: Opened, stream: Stream, kind: str, body: dict[str, Any], epoch: int) -> bool:
+    """Append an event of prune's own. Returns False if somebody else took the slot."""
+
+    def append() -> Event | None:
+        return stream.append(kind, body, epoch=epoch, token=new_token())
+
+    try:
+        return with_reserve(opened.store.location, append) is not None
+    except CommitUnknown as error:
+        # Whether it landed or not, another prune goes on from there: its token is of no use to anybody.
+        raise error.unavailable("prune could not finish") from error
+
+
+def _condemned_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
+    return {pack: info for pack, info in list_packs(opened).items() if pack in opened.catalog.state.condemned}
+
+
+def _dead(opened: Opened, candidates: set[bytes]) -> set[bytes]:
+    """The candidates without any live chunk."""
+    index = opened.index
+    return candidates - packs_at(index, live_rows(opened))
 
 
 def _choose(opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]) -> set[bytes]:
@@ -206,30 +269,33 @@ def _fence(opened: Opened, epoch: int) -> None:
     for stream in every_stream(opened):
         attempt = 0
         while stream.epoch < epoch:
-            if stream.append("fence", {}, epoch=epoch, token=new_token()) is None:
+            if not _note(opened, stream, "fence", {}, epoch):
                 attempt += 1
                 stream.back_off(attempt)
                 stream.refresh()
 
 
-def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport) -> None:
-    """Delete the condemned packs that no live chunk depends on any more."""
+def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport, deleted: list[ObjectInfo]) -> None:
+    """Delete the condemned packs that no live chunk depends on any more, and note them in `deleted`."""
     opened.index.load()
-    # What was committed between the copying and the fence, and lives in condemned packs only.
-    _copy_out(opened, set(), report)
+    # What was committed between the copying and the fence, and lives in condemned packs only. On a full disk it is
+    # not copied: the packs that it needs stay, below, and wait for the next prune.
+    with contextlib.suppress(StorageFull):
+        _copy_out(opened, set(), report)
     live = live_rows(opened)
     index, location = opened.index, opened.store.location
     packs = list_packs(opened)
     condemned = opened.catalog.state.condemned
     there = in_packs(index, packs.__contains__)
     needed = packs_at(index, stranded(index, live, there, lambda pack: pack in packs and pack not in condemned))
-    deleted = {pack: info for pack, info in doomed.items() if pack not in needed}
-    location.delete(pack_path(pack) for pack in deleted)
-    report.packs_deleted = len(deleted)
-    report.bytes_freed = max(sum(info.size for info in deleted.values()) - report.bytes_copied, 0)
+    unneeded = {pack: info for pack, info in doomed.items() if pack not in needed}
+    location.delete(pack_path(pack) for pack in unneeded)
+    deleted += unneeded.values()
     # A listing may overlook a pack: an entry goes only when its pack was condemned and is really gone.
     _, _, known = index.table()
-    gone = {pack for pack in known if pack in deleted or (pack in condemned and location.size(pack_path(pack)) is None)}
+    gone = {
+        pack for pack in known if pack in unneeded or (pack in condemned and location.size(pack_path(pack)) is None)
+    }
     if gone:
         index.rewrite(lambda pack: pack not in gone)
 
@@ -241,13 +307,13 @@ def _tidy(opened: Opened, superseded: set[str], grace: float, report: PruneRepor
     location.delete(present)
     for name in present:
         opened.index.forget(name)
-    report.index_objects_deleted = len(present)
+    report.index_objects_deleted += len(present)
     now = time.time()
     # A writer that still writes to one of them would have to begin again.
     oldest = now - max(grace, _DAY)
     leftovers = [info.path for info in location.leftovers() if info.modified <= oldest]
     location.delete(leftovers)
-    report.leftovers_deleted = len(leftovers)
+    report.leftovers_deleted += len(leftovers)
     _tidy_logs(opened, now - grace, report)
 
 

@@ -1,0 +1,117 @@
+"""A disk that is full to the last byte has a way out: prune and deletes still work, and errors name what helps."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+from shelf import Shelf
+
+from prefect_snapshots import Repository
+from prefect_snapshots.errors import StorageFull
+from prefect_snapshots.repository.reserve import RESERVE
+
+NOISE = random.Random(0).randbytes(2_000_000)
+SIZE = 120_000
+
+
+def part(number: int) -> bytes:
+    """Bytes that deduplicate with nothing else."""
+    return NOISE[number * SIZE : (number + 1) * SIZE]
+
+
+def fill(disk: Path, *, leave: int = 0) -> None:
+    """Fill the disk to the last byte, or leave some."""
+    with contextlib.suppress(OSError), (disk / "filling").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    with (disk / "filling").open("rb+") as file:
+        file.truncate(max((disk / "filling").stat().st_size - leave, 0))
+
+
+def with_garbage(disk: Path) -> Shelf:
+    """A repository with one item that lives and three packs that are dead."""
+    shelf = Shelf(Repository(disk / "repository"))
+    shelf.put("kept", [part(0)])
+    for number in (1, 2, 3):
+        shelf.put(f"dead-{number}", [part(number)])
+        shelf.remove(f"dead-{number}")
+    return shelf
+
+
+def test_prune_frees_a_disk_without_a_free_byte(small_disk: Path) -> None:
+    with_garbage(small_disk)
+    fill(small_disk)
+    with pytest.raises(StorageFull, match="prefect-snapshots prune"):
+        Shelf(Repository(small_disk / "repository")).put("new", [part(4)])
+    report = Repository(small_disk / "repository").prune(grace=0)
+    assert report.packs_deleted == 3
+    assert report.bytes_freed >= 3 * SIZE
+    shelf = Shelf(Repository(small_disk / "repository"))
+    shelf.put("new", [part(4)])
+    assert (shelf.get("kept"), shelf.get("new")) == (part(0), part(4))
+    assert shelf.repository.check(read_data=True).ok
+
+
+def test_a_delete_and_a_prune_on_a_full_disk(small_disk: Path) -> None:
+    """Nothing is dead yet: the delete is what makes it so."""
+    shelf = Shelf(Repository(small_disk / "repository"))
+    shelf.put("kept", [part(0)])
+    shelf.put("unwanted", [part(1)])
+    fill(small_disk)
+    shelf.remove("unwanted")
+    assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 1
+    assert Shelf(Repository(small_disk / "repository")).get("kept") == part(0)
+
+
+def test_what_is_dead_goes_before_what_has_to_be_copied(small_disk: Path) -> None:
+    """One pack is half garbage, and there is no space for a copy of the rest until the dead ones are gone."""
+    shelf = Shelf(Repository(small_disk / "repository"))
+    shelf.put("base", [part(0)])
+    shelf.put("both", [part(1), part(2)])
+    shelf.remove("both")
+    shelf.put("half", [part(1)])
+    for number in (4, 5):
+        shelf.put(f"dead-{number}", [part(number)])
+        shelf.remove(f"dead-{number}")
+    fill(small_disk)
+    report = Repository(small_disk / "repository").prune(grace=0)
+    assert report.packs_deleted >= 2
+    shelf = Shelf(Repository(small_disk / "repository"))
+    assert (shelf.get("base"), shelf.get("half")) == (part(0), part(1))
+    assert shelf.repository.check(read_data=True).ok
+
+
+@pytest.mark.parametrize("leave", [0, 4096, 8192, 16384, 32768, 65536, 131072, 262144])
+def test_a_disk_that_is_full_at_any_stage(small_disk: Path, leave: int) -> None:
+    """However little is left when prune begins, it ends well or says what helps, and nothing is lost."""
+    with_garbage(small_disk)
+    (small_disk / "repository" / RESERVE).unlink()
+    fill(small_disk, leave=leave)
+    try:
+        Repository(small_disk / "repository").prune(grace=0)
+    except StorageFull:
+        assert leave < 131072
+    assert Shelf(Repository(small_disk / "repository", read_only=True)).get("kept") == part(0)
+    (small_disk / "filling").unlink()
+    Repository(small_disk / "repository").prune(grace=0)
+    assert Repository(small_disk / "repository").check(read_data=True).ok
+    assert (small_disk / "repository" / RESERVE).exists()
+
+
+def test_a_save_that_fails_leaves_no_pack_behind(small_disk: Path) -> None:
+    shelf = Shelf(Repository(small_disk / "repository"))
+    shelf.put("kept", [part(0)])
+    before = sorted((small_disk / "repository" / "packs").rglob("*"))
+    with pytest.raises(StorageFull):
+        shelf.put("too large", [NOISE])
+    packs = [path for path in (small_disk / "repository" / "packs").rglob("*") if path.is_file()]
+    assert packs == [path for path in before if path.is_file()]
+
+
+def test_object_stores_keep_no_reserve() -> None:
+    repository = Repository("memory://no-reserve")
+    Shelf(repository).put("one", [b"1"])
+    assert not repository.location.size(RESERVE)
