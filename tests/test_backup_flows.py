@@ -171,6 +171,17 @@ def test_a_drill_passes_and_a_damaged_backup_fails_it(place: Path, name: str) ->
     assert [event.event.rpartition(".")[2] for event in events] == ["created", "drilled", "drill-failed"]
 
 
+def test_a_backup_is_proven_at_once_and_old_proof_is_told(place: Path, name: str) -> None:
+    unproven = made(place, name, proven_within_days=30)
+    assert unproven.proven_at is None
+    proven = made(place, name, prove=True, proven_within_days=30)
+    assert proven.proven_at is not None
+    assert proven.proven_by.startswith("create-backup / ")
+    events = events_about(f"prefect-snapshots.backups.{name}", 4)
+    told = [event.event.rpartition(".")[2] for event in events]
+    assert sorted(told) == ["created", "created", "drilled", "proof-overdue"]
+
+
 def test_the_database_of_the_server_is_backed_up_while_it_goes_on(tmp_path: Path, name: str) -> None:
     url = get_current_settings().server.database.connection_url
     assert url is not None

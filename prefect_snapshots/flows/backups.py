@@ -1,4 +1,4 @@
-"""Making backups, letting old ones go, restoring, and proving that a restore works, with reports in the Prefect UI.
+"""Make backups, delete old ones, restore them, and prove that they can be restored, with reports in the Prefect UI.
 
 Parameters name what to back up by strings, so that a deployment can hold them: a database by its URL, by the path of
 its file, or by the block that has it and its password, such as `prefect-snapshots-backup-database/shop`; a directory by
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 import humanize
 from prefect import flow
@@ -20,13 +21,14 @@ from pydantic import Field
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
-from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument
+from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
 from ..integration.backups import (
     progress_bar,
     report_cleaned,
     report_created,
     report_drilled,
     report_failed,
+    report_proof_overdue,
     report_restored,
 )
 from ..integration.blocks import current_repository
@@ -61,21 +63,26 @@ def create_backup(
     tags: Sequence[str] = (),
     retention: RetentionPolicy = DEFAULT_RETENTION,
     repository: str | None = None,
+    prove: bool = False,
+    proven_within_days: float | None = None,
 ) -> Backup:
-    """Back up databases and directories, all of them or nothing; then let go what the retention does not keep.
+    """Back up databases and directories, or nothing. Then delete what the retention policy does not keep.
 
-    Arguments:
-        description: why; becomes part of the backup's name.
-        name: keeps backups apart that share a repository.
+    Args:
+        description: Why you make it. It becomes a part of the backup's name.
+        name: Separates backups that share a repository.
         databases: URLs, paths of files, or blocks such as `prefect-snapshots-backup-database/shop`.
-        directories: paths.
-        permanent: never let it go by itself.
-        tags: for a retention that keeps tags.
-        retention: which backups stay.
-        repository: a URL or path; see `blocks.current_repository` for the default.
+        directories: Paths.
+        permanent: Whether to pin the backup, so that retention never deletes it.
+        tags: For a retention policy that keeps tags.
+        retention: Which backups to keep.
+        repository: A URL or path; see `blocks.current_repository` for the default.
+        prove: Whether to restore the backup into a scratch place at once, and compare. The run fails if it differs.
+        proven_within_days: Emit the event `backup.proof-overdue` if the last proven backup is older than this.
 
     Raises:
-        BackupFailed: naming the source that could not be read whole. Nothing was committed.
+        BackupFailed: A source could not be read whole. The message names it. Nothing was committed.
+        NotProven: The backup is made, but did not come back identical.
     """
     manager = _manager(name, databases, directories, repository, retention)
     last = next((backup.size for backup in manager.list_backups() if not backup.broken), 0)
@@ -86,6 +93,13 @@ def create_backup(
         report_failed(manager, error)
         raise
     report_created(manager, backup)
+    if prove:
+        report = _drilled(manager, backup.name)
+        if not report.ok:
+            raise NotProven(backup.name, report.problems)
+        backup = manager.get_backup(backup.name)
+    if proven_within_days is not None:
+        report_proof_overdue(manager, timedelta(days=proven_within_days))
     return backup
 
 
@@ -97,12 +111,12 @@ def cleanup_backups(
     prune: bool = True,
     repository: str | None = None,
 ) -> CleanupReport:
-    """Let go what the retention does not keep, and free the space. Takes credentials that may delete.
+    """Delete backups that the retention policy does not keep, and reclaim their space. Needs the right to delete.
 
-    Arguments:
-        name, retention, repository: as for `create_backup`.
-        dry_run: only report what would go.
-        prune: whether to free the space, too.
+    Args:
+        name, retention, repository: As for `create_backup`.
+        dry_run: Whether to delete nothing, and only report what would be deleted.
+        prune: Whether to reclaim the space.
     """
     manager = _manager(name, (), (), repository, retention)
     with progress_bar(manager, "Clean-up") as progress:
@@ -123,22 +137,22 @@ def restore_backup(
     patience: int = PATIENCE,
     poll_interval: int = 10,
 ) -> RestoreReport:
-    """Make databases and directories what they were, after a person has typed the name of the backup on the run's page.
+    """Restore databases and directories, after a person has typed the name of the backup on the page of the run.
 
-    Everything is verified before anything is touched. What the backup does not hold is removed from the targets.
+    Everything is verified and built before anything changes. Anything that is not in the backup is deleted.
 
-    Arguments:
-        backup: its name; default: the newest.
-        name, databases, directories, repository: as for `create_backup`.
-        to: other targets, by the names of the parts.
-        only: of each of these parts only these tables, collections or paths; none: all of it.
-        patience: seconds that the person has.
-        poll_interval: seconds between two looks whether something was typed.
+    Args:
+        backup: The name of the backup. Default: the latest.
+        name, databases, directories, repository: As for `create_backup`.
+        to: Other targets, by the names of the parts.
+        only: Restore these parts alone, and of each these tables, collections or paths; an empty list: all of it.
+        patience: Seconds that the person has.
+        poll_interval: Seconds between two looks whether something was typed.
 
     Raises:
-        ConfirmationRequired: something else was typed. Nothing was touched.
-        DamagedVersion: stored bytes are damaged. Nothing was touched.
-        RestoreFailed: naming what is new and what is as it was.
+        ConfirmationRequired: Something else was typed. Nothing was changed.
+        DamagedVersion: Stored bytes are damaged. Nothing was changed.
+        RestoreFailed: The message says what is new, old or mixed, and which command mends it.
     """
     manager = _manager(name, databases, directories, repository)
     found = manager.get_backup(backup) if backup else _newest(manager)
@@ -161,21 +175,21 @@ def restore_drill(
     backup: str | None = None,
     repository: str | None = None,
 ) -> DrillReport:
-    """Restore a backup where it harms nobody, and compare. The run fails when something differs.
+    """Restore a backup into a scratch place, and compare. The run fails if something differs.
 
-    Arguments:
-        name, databases, repository: as for `create_backup`. Scratch databases are made beside these, and dropped.
-        backup: its name; default: the newest.
+    A backup that comes back identical is marked as proven.
+
+    Args:
+        name, databases, repository: As for `create_backup`. Scratch databases are made beside these, and deleted.
+        backup: The name of the backup. Default: the latest.
 
     Raises:
-        IntegrityError: it did not come back as it was; the report says what differs.
+        IntegrityError: It did not come back identical. The report says what differs.
     """
     manager = _manager(name, databases, (), repository)
-    with progress_bar(manager, "Drill") as progress:
-        report = manager.drill(backup or "latest", progress)
-    report_drilled(manager, report)
+    report = _drilled(manager, backup or "latest")
     if not report.ok:
-        raise IntegrityError(f"{report.name} did not come back as it was: see the report of the drill")
+        raise IntegrityError(f"{report.name} did not come back identical: see the report of the drill.")
     return report
 
 
@@ -207,6 +221,13 @@ def backup_prefect_server(
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _drilled(manager: BackupManager, name: str) -> DrillReport:
+    with progress_bar(manager, "Drill") as progress:
+        report = manager.drill(name, progress, run=this_run())
+    report_drilled(manager, report)
+    return report
 
 
 def _manager(

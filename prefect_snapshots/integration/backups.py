@@ -10,13 +10,15 @@ Events for automations; the resource is `prefect-snapshots.backups.<name>`, rela
 - `prefect-snapshots.backup.failed`: `error`;
 - `prefect-snapshots.backup.cleaned`: `deleted` (names), `kept` (a number), `freed` and `freed_later` (bytes);
 - `prefect-snapshots.backup.restored`: `backup`, `restored` (parts), `safety_backup` (or null);
-- `prefect-snapshots.backup.drilled` and `prefect-snapshots.backup.drill-failed`: `backup`, `problems` (strings).
+- `prefect-snapshots.backup.drilled` and `prefect-snapshots.backup.drill-failed`: `backup`, `problems` (strings);
+- `prefect-snapshots.backup.proof-overdue`: `backup` (the last proven one, or null) and `proven_at` (ISO 8601, or null).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport
@@ -102,6 +104,18 @@ def report_drilled(manager: BackupManager, report: DrillReport) -> None:
         _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
         came = "came back identical" if report.ok else "did NOT come back identical"
         _leave_page(manager, f"Drill: {report.name} {came}", about_drill(report))
+
+
+def report_proof_overdue(manager: BackupManager, limit: timedelta) -> None:
+    """Report if the last proven backup was made longer ago than a limit, or if there is none."""
+    with only_warn(f"The backups of {manager.name} are made"):
+        proven = next((each for each in manager.list_backups() if each.proven_at is not None), None)
+        if proven is not None and datetime.now(UTC) - proven.created_at <= limit:
+            return
+        known = f"the last one that was proven is {proven.name}" if proven else "none was ever proven"
+        run_logger().warning("No backup of %s in the last %s is proven: %s. Run a drill.", manager.name, limit, known)
+        proven_at = proven.proven_at.isoformat() if proven and proven.proven_at else None
+        _emit("proof-overdue", manager, {"backup": proven.name if proven else None, "proven_at": proven_at})
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

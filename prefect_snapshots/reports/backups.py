@@ -10,6 +10,7 @@ from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
 from ..retention import CleanupReport, RetentionRow
 
 PINNED = "📌"
+PROVEN = "✓"
 
 _DRAWN = 60
 """Backups in a chart: the newest."""
@@ -30,6 +31,8 @@ def about_backup(backup: Backup) -> Iterator[Block]:
             "made on": (backup.host, "name"),
             "made by": (" / ".join(str(run[key]) for key in ("flow", "flow_run") if run.get(key)), "text"),
             "code": (str(backup.git) if backup.git else None, "name"),
+            "proven (UTC)": (backup.proven_at, "time"),
+            "proven by": (backup.proven_by, "text"),
         }
     )
     yield Table(
@@ -128,6 +131,7 @@ def _why(backup: Backup, rows: dict[str, RetentionRow]) -> str:
     if backup.broken is not None:
         return f"broken: {backup.broken}"
     pin = f"{PINNED} " if backup.pinned else ""
+    pin += f"{PROVEN} " if backup.proven_at else ""
     return pin + (_reasons(rows[backup.name], "not kept: goes with the next clean-up") if backup.name in rows else "")
 
 
