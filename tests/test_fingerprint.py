@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -319,3 +319,162 @@ def test_labels_are_the_names_of_functions() -> None:
     assert label(Adder(1)) == "test_fingerprint.Adder"
     assert label(Adder(1).subtract) == "test_fingerprint.Adder.subtract"
     assert label(len) == "len"
+
+
+# --- what use changes, and what it reaches -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Writes a package `reached` whose `helpers` and `deep.inner` have given sources; returns its `process`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "reached"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+    def write(process: str, helpers: str = "", inner: str = "") -> Any:
+        forget()
+        root = tmp_path / f"version{next(_modules)}"
+        (root / "reached" / "deep").mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(root))
+        files = {"__init__": "", "helpers": helpers, "deep/__init__": "", "deep/inner": inner, "main": process}
+        for name, source in files.items():
+            (root / "reached" / f"{name}.py").write_text(textwrap.dedent(source))
+        return importlib.import_module("reached.main").process
+
+    yield write
+    forget()
+
+
+REACHING = {
+    "a dotted import": "import reached.helpers\ndef process(x):\n    return reached.helpers.clean(x)",
+    "two levels": "import reached.deep.inner\ndef process(x):\n    return reached.deep.inner.clean(x)",
+    "a name": "import reached.helpers as h\ndef process(x):\n    return h.clean(x)",
+    "a local import": "def process(x):\n    import reached.helpers\n    return reached.helpers.clean(x)",
+    "a local import by another name": "def process(x):\n    import reached.helpers as h\n    return h.clean(x)",
+    "a local import of a function": "def process(x):\n    from reached.helpers import clean\n    return clean(x)",
+    "a local relative import": "def process(x):\n    from .helpers import clean as c\n    return c(x)",
+    "a local import of a module": "def process(x):\n    from . import helpers\n    return helpers.clean(x)",
+    "a constant": "import reached.helpers\ndef process(x):\n    return x + reached.helpers.OFFSET",
+    "a class": "import reached.helpers\ndef process(x):\n    return reached.helpers.Cleaner().clean(x)",
+    "an inner function": "import reached.helpers\ndef process(x):\n    return [reached.helpers.clean(y) for y in x]",
+}
+HELPERS = """
+    OFFSET = {0}
+    UNUSED = {1}
+    def clean(x):
+        return x + {0}
+    class Cleaner:
+        def clean(self, x):
+            return x + {0}
+"""
+
+
+@pytest.mark.parametrize("way", REACHING)
+def test_what_a_function_reaches_counts(package: Callable[..., Any], way: str) -> None:
+    def made(matters: int, other: int) -> str:
+        source = HELPERS.format(matters, other)
+        return fingerprint(package(REACHING[way], source, source))
+
+    assert made(1, 1) == made(1, 1)
+    assert made(1, 1) != made(2, 1)
+    if way != "a local import of a module":
+        assert made(1, 1) == made(1, 2)
+
+
+STATEFUL = """
+    import functools, itertools, random
+    import numpy as np
+    import pydantic
+
+    class Model(pydantic.BaseModel):
+        v: int = 1
+
+    class Stats:
+        def __init__(self):
+            self.hits, self.limit, self._model = 0, 10, None
+        def hit(self):
+            self._note()
+            return self.limit
+        def _note(self):
+            self.hits += 1
+            self._model = object()
+        @functools.cached_property
+        def table(self):
+            return list(range(self.limit))
+
+    class Point:
+        def __init__(self, x):
+            self.x = x
+
+    generator, old, plain = np.random.default_rng(), np.random.RandomState(), random.Random()
+    numbers, items = itertools.count(), iter([1, 2, 3])
+    stats, origin = Stats(), Point(1)
+
+    def models(x):
+        return Model(v=x).v
+    def rolls(x):
+        return x + generator.normal() + old.normal() + plain.random()
+    def counts(x):
+        return next(numbers) + next(items, 0)
+    def hits(x):
+        return stats.hit() + len(stats.table)
+    def pickles(x):
+        import copy
+        return copy.copy(origin).x + x  # as pickling does, it leaves `__slotnames__` in the class
+"""
+
+
+@pytest.mark.parametrize("name", ["models", "rolls", "counts", "hits", "pickles"])
+def test_what_use_changes_does_not_count(load: Callable[..., Any], name: str) -> None:
+    function = load(STATEFUL, name)
+    before = fingerprint(function)
+    for item in range(3):
+        function(item)
+    assert fingerprint(function) == before
+    assert fingerprint(load(STATEFUL, name)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("models", "v: int = 1", "v: int = 2"),
+        ("models", "v: int = 1", "v: int = 1; w: int = 3"),
+        ("hits", "0, 10, None", "0, 11, None"),
+        ("hits", "return self.limit", "return self.limit + 1"),
+        ("pickles", "Point(1)", "Point(2)"),
+        ("rolls", "plain.random()", "2 * plain.random()"),
+    ],
+)
+def test_what_matters_beside_it_counts(load: Callable[..., Any], name: str, old: str, new: str) -> None:
+    assert fingerprint(load(STATEFUL, name)) != fingerprint(load(STATEFUL.replace(old, new), name))
+
+
+def test_a_model_that_was_fitted_counts(load: Callable[..., Any]) -> None:
+    source = """
+        class Model:
+            def fit(self, weight):
+                self.weight = weight
+                return self
+            def predict(self, x):
+                return x * self.weight
+        model = Model().fit({})
+        def process(x):
+            return model.predict(x)
+    """
+    assert fingerprint(load(source.format(1))) == fingerprint(load(source.format(1)))
+    assert fingerprint(load(source.format(1))) != fingerprint(load(source.format(2)))
+
+
+def test_functions_of_installed_packages_count_by_name_and_version() -> None:
+    import jax.numpy as jnp
+    import pandas as pd
+    from sklearn.linear_model import LinearRegression
+
+    model = LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0])
+    other = LinearRegression().fit([[0.0], [1.0]], [0.0, 3.0])
+    functions: list[Callable[..., Any]] = [pd.read_csv, pd.read_json, jnp.sum, jnp.prod, model.predict, other.predict]
+    assert [fingerprint(function) for function in functions] == [fingerprint(function) for function in functions]
+    assert len({fingerprint(function) for function in functions}) == len(functions)

@@ -1072,3 +1072,58 @@ def test_dictionaries_keep_their_order_and_nan_its_bits(repository: Repository) 
     ordered, [found] = one.load()
     assert list(ordered) == ["b", "a"]
     assert struct.pack("<d", found) == b"\x01\x00\x00\x00\x00\x00\xf8\x7f"
+
+
+# --- keys are taken when an item is met ----------------------------------------------------------------------------
+
+
+class Lazy:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @functools.cached_property
+    def twice(self) -> int:
+        return 2 * self.number
+
+
+def grown(item: list[int]) -> int:
+    item.append(0)
+    return len(item)
+
+
+def labelled(item: dict[str, int]) -> int:
+    item["seen"] = 1
+    return item["x"]
+
+
+CHANGED_BY_USE: dict[str, tuple[Callable[[], list[Any]], Callable[[Any], int], list[int]]] = {
+    "a cached property": (lambda: [Lazy(1), Lazy(2)], lambda item: item.twice, [2, 4]),
+    "a list that grows": (lambda: [[1], [1, 2]], grown, [2, 3]),
+    "a dict that gets a key": (lambda: [{"x": 5}, {"x": 6}], labelled, [5, 6]),
+    "an array that is filled": (lambda: [np.zeros(2), np.ones(2)], lambda item: int(item.fill(7) or item[0]), [7, 7]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_BY_USE)
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_what_the_function_does_to_an_item_does_not_change_its_key(
+    repository: Repository, name: str, kind: type[Any]
+) -> None:
+    make, function, expected = CHANGED_BY_USE[name]
+    one = snapper(kind(make()), function, repository, batch_size=10)
+    one.start()
+    assert one.load() == list(one.iter_results()) == expected
+    assert snapper(make(), function, repository).load() == expected
+
+
+@pytest.mark.parametrize("layout", ["sparse", "meta", "nested"])
+def test_tensors_without_content_of_their_own_are_named(repository: Repository, layout: str) -> None:
+    import torch
+
+    made = {
+        "sparse": lambda: torch.eye(2).to_sparse(),
+        "meta": lambda: torch.ones(2, device="meta"),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    }
+    with pytest.raises(UnhashableItem, match=r"item 1: a torch tensor .* Pass key="):
+        snapper([torch.ones(1), made[layout]()], double, repository).start()

@@ -216,6 +216,8 @@ def _torch_tensor(canon: Canon, value: Any) -> bool:
     torch = sys.modules["torch"]
     if not isinstance(value, torch.Tensor):
         return False
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        raise Unhashable(f"a torch tensor of the layout {value.layout} on {value.device} has no content to compare")
     canon.text(b"T", f"{_reference(type(value))}|{value.dtype}|{tuple(value.shape)}")
     flat = value.detach().cpu().contiguous().reshape(-1)
     canon.data(b"D", flat.view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -1,13 +1,14 @@
-"""Functions -> fingerprints: equal as long as a function means the same.
+"""Fingerprints of functions: equal as long as a function means the same.
 
 What counts: its code, constants, defaults, closure, the arguments of a partial, the state of a callable object, the
-globals that it names, and the functions and classes of its own package that it uses, and so on from there. What does
-not: comments, formatting, docstrings, names of files, lines. Code is compared as its syntax tree, not as byte code,
-which differs with line breaks and between versions of Python.
+globals that it names (`helpers.clean`, `package.helpers.clean`), what it imports, and the functions and classes of its
+own package that it uses, and so on from there. What does not: comments, formatting, docstrings, names of files, lines.
+Code is compared as its syntax tree, not as byte code, which differs with line breaks and between versions of Python.
 
-What has a *version* (the standard library, other installed packages) is known by it, and not looked into. What
-a function changes itself (`seen.append(x)`, `counts[x] += 1`, `global total`) is its state, not its meaning: only the
-type of that counts.
+What has a *version* (the standard library, packages installed from an index) counts by name and version. What changes
+by use is state, not meaning, and only its type counts: what the function changes itself (`seen.append(x)`,
+`counts[x] += 1`, `global total`), attributes that methods of a class of yours change, random generators, locks,
+iterators, and cached properties.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import builtins
 import dis
 import functools
 import importlib.metadata
+import importlib.util
 import inspect
+import itertools
 import linecache
 import os
 import platform
+import random
 import sys
 import sysconfig
 import threading
@@ -29,6 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from ..errors import InvalidArgument, UnfingerprintableFunction
@@ -76,6 +81,7 @@ def label(function: Callable[..., Any]) -> str:
 
 def _form(function: Callable[..., Any]) -> bytes:
     walk = _Walk(_package(function))
+    walk.called(function, ())
     return canonical(function, walk.special)
 
 
@@ -84,19 +90,27 @@ class _Walk:
 
     def __init__(self, package: str) -> None:
         self._package = package
+        self._called: dict[int, set[str]] = {}
+        """The methods that are called of an object, by its id."""
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
 
     def special(self, value: Any, canon: Canon) -> bool:
         """Write functions, classes, modules and what belongs to them."""
         writer = next((write for kinds, write in _WRITERS if isinstance(value, kinds)), None)
+        if writer is None and _is_state(value):
+            writer = _Walk.by_type
         if writer is None:
+            if callable(value) and not self._own(value) and _can_be_found(value):
+                canon.text(b"V", _versioned(value))  # such as a compiled function of a library: `jnp.sum`
+                return True
             wrapped = getattr(value, "__wrapped__", None)
             if wrapped is not None and callable(value) and not hasattr(type(value), "__wrapped__"):
                 canon.sequence(b"w", [type(value).__qualname__, wrapped])
                 return True
             if self._own(type(value)):
-                self._class_of(value, canon)
+                canon.write(type(value))
+                return self._without_state(value, canon)
             return False
         number = self._numbers.get(id(value))
         if number is not None:
@@ -106,6 +120,12 @@ class _Walk:
         self._alive.append(value)  # so that its id is not given to another one
         writer(self, value, canon)
         return True
+
+    def called(self, value: Any, methods: Iterable[str]) -> None:
+        """Note that methods of an object are called. Calling the object itself is one of them."""
+        if not isinstance(value, type | types.ModuleType | types.FunctionType):
+            self._called.setdefault(id(value), {"__call__"}).update(methods)
+            self._alive.append(value)
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -123,11 +143,14 @@ class _Walk:
         if not self._own(value):
             canon.text(b"V", _versioned(value))  # made inside an installed function: the rest of its code has a version
             return
-        for name, attributes in sorted(_global_names(code).items()):
-            self._global(value.__globals__, name, attributes, name in changed, canon)
+        chains = _chains(node)
+        for name in sorted(_global_names(code)):
+            self._global(value.__globals__, name, chains.get(name, ()), name in changed, canon)
+        self._imports(value, node, chains, canon)
 
     def method(self, value: types.MethodType, canon: Canon) -> None:
         canon.text(b"s", "method")
+        self.called(value.__self__, [value.__name__])
         canon.write(value.__func__)
         canon.write(value.__self__)
 
@@ -148,8 +171,9 @@ class _Walk:
             return
         canon.text(b"s", f"class {value.__qualname__}")
         canon.write(value.__bases__)
+        self._pydantic_fields(value, canon)
         for name, member in sorted(vars(value).items()):
-            if name in _CLASS_NOISE:
+            if name in _CLASS_NOISE or name.startswith("__pydantic_"):
                 continue
             for part in _parts(member):
                 if isinstance(part, types.FunctionType) and part.__module__ == value.__module__ and _has_source(part):
@@ -166,16 +190,85 @@ class _Walk:
 
     # --- what functions name ------------------------------------------------------------------------------------------
 
-    def _global(self, scope: dict[str, Any], name: str, attributes: Iterable[str], changed: bool, canon: Canon) -> None:
+    def _global(
+        self, scope: dict[str, Any], name: str, chains: Iterable[tuple[str, ...]], changed: bool, canon: Canon
+    ) -> None:
         if name in scope:
             found = scope[name]
-            if isinstance(found, types.ModuleType) and self._own(found):
-                for attribute in sorted(attributes):
-                    if attribute in vars(found):
-                        self._name(f"{name}.{attribute}", partial(getattr, found, attribute), changed, canon)
+            self.called(found, [chain[0] for chain in chains])
+            self._attributes(name, found, chains, changed, canon)
             self._name(name, lambda: found, changed, canon)
         elif not hasattr(builtins, name):
             canon.text(b"?", name)
+
+    def _attributes(
+        self, name: str, found: Any, chains: Iterable[tuple[str, ...]], changed: bool, canon: Canon
+    ) -> None:
+        """Write what a function reaches through a module: `helpers.clean`, or `package.helpers.clean`."""
+        reached: dict[str, Any] = {}
+        for chain in chains:
+            path, value = name, found
+            for attribute in chain:
+                if not isinstance(value, types.ModuleType) or not self._own(value) or attribute not in vars(value):
+                    break
+                path, value = f"{path}.{attribute}", vars(value)[attribute]
+                reached[path] = value
+        for path, value in sorted(reached.items()):
+            self._name(path, partial(_itself, value), changed, canon)
+
+    def _imports(
+        self, function: types.FunctionType, node: ast.AST, chains: dict[str, set[tuple[str, ...]]], canon: Canon
+    ) -> None:
+        """Write what a function imports itself."""
+        for part in ast.walk(node):
+            if isinstance(part, ast.Import):
+                for one in part.names:
+                    bound = one.asname or one.name.partition(".")[0]
+                    module = self._imported(one.name if one.asname else bound, function)
+                    self._imported(one.name, function)  # so that `package.helpers` is an attribute of the package
+                    self._name(one.name, partial(_itself, module), False, canon)
+                    self._attributes(bound, module, chains.get(bound, ()), False, canon)
+            elif isinstance(part, ast.ImportFrom):
+                source = "." * part.level + (part.module or "")
+                module = self._imported(source, function)
+                for one in part.names:
+                    found = getattr(module, one.name, None)
+                    if found is None:
+                        found = self._imported(f"{source}{'' if source.endswith('.') else '.'}{one.name}", function)
+                    self._name(f"{source}:{one.name}", partial(_itself, found), False, canon)
+                    bound = one.asname or one.name
+                    self._attributes(bound, found, chains.get(bound, ()), False, canon)
+
+    def _imported(self, name: str, function: types.FunctionType) -> Any:
+        """A module by name: imported if it has no version, so that its code can be looked at; else its name."""
+        try:
+            if name.startswith("."):
+                name = importlib.util.resolve_name(name, function.__globals__.get("__package__") or "")
+            if name not in sys.modules and _version_of(name) is not None:
+                return f"{name} {_version_of(name)}"
+            return importlib.import_module(name)
+        except Exception:  # the function will meet the same error, or never comes there
+            return f"{name}?"
+
+    def _without_state(self, value: Any, canon: Canon) -> bool:
+        """Write an instance of a class of one's own but for what its methods change. False: it has nothing such."""
+        cls: Any = type(value)
+        state = _state_of(cls, self._called.get(id(value), ()))
+        content = getattr(value, "__dict__", None)
+        if not state or type(content) is not dict:
+            return False
+        hooks = {"__reduce__", "__reduce_ex__", "__getstate__"}
+        if any(hooks & vars(base).keys() for base in cls.__mro__[:-1]):
+            return False
+        for name in sorted(content.keys() - state):
+            self._name(name, partial(_itself, content[name]), False, canon)
+        return True
+
+    def _pydantic_fields(self, cls: type, canon: Canon) -> None:
+        """Write the fields of a model: what else pydantic generates has addresses in it."""
+        for name, info in sorted((vars(cls).get("__pydantic_fields__") or {}).items()):
+            canon.text(b"s", f"{name}: {info.annotation!r}" if isinstance(info.annotation, type) else name)
+            self._name(name, partial(_itself, [info.default, info.default_factory, info.alias]), False, canon)
 
     def _name(self, name: str, get: Callable[[], Any], changed: bool, canon: Canon) -> None:
         canon.text(b"s", name)
@@ -192,14 +285,10 @@ class _Walk:
         except Unhashable as error:
             raise Unhashable(f"{name!r}, which it uses: {error}") from error.__cause__
 
-    def _class_of(self, value: Any, canon: Canon) -> None:
-        canon.write(type(value))
-
     def _own(self, value: Any) -> bool:
         """Whether to look into something, because no version stands for it."""
         package = _package(value)
-        mine = package == self._package and package not in sys.stdlib_module_names
-        return mine or _version_of(package) is None
+        return _version_of(package) is None or (package == self._package and _is_from_folder(package))
 
 
 _LOCKS = (
@@ -248,6 +337,13 @@ _CLASS_NOISE = frozenset(
         "__annotate_func__",
         "__classdictcell__",
         "__hash__",
+        # made by use: pickling, signatures, annotations that are resolved
+        "__slotnames__",
+        "__signature__",
+        "__class_vars__",
+        "__private_attributes__",
+        "model_computed_fields",
+        "model_fields",
     ]
 )
 
@@ -274,10 +370,64 @@ def _has_source(function: types.FunctionType) -> bool:
     return not inner.__code__.co_filename.startswith("<")
 
 
-def _can_be_found(function: types.FunctionType) -> bool:
-    """Whether a function is what its module has under its name, and so has the module's version."""
-    found: Any = sys.modules.get(function.__module__)
-    for part in function.__qualname__.split("."):
+def _is_state(value: Any) -> bool:
+    """Whether a value changes by use alone, so that only its type counts."""
+    if isinstance(value, _STATES):
+        return True
+    torch = sys.modules.get("torch")
+    generator = getattr(torch, "Generator", None)
+    return generator is not None and isinstance(value, generator)
+
+
+_STATES: tuple[type, ...] = (
+    random.Random,
+    np.random.Generator,
+    np.random.BitGenerator,
+    np.random.RandomState,
+    np.random.SeedSequence,
+    itertools.count,
+    itertools.cycle,
+    type(iter([])),
+    type(iter(())),
+    type(iter(range(0))),
+)
+
+
+def _state_of(cls: type, called: Iterable[str]) -> set[str]:
+    """The attributes of an object that use changes: cached properties, and what the methods that are called assign.
+
+    What other methods assign (`load`, `fit`) makes the object what it is.
+    """
+    methods: dict[str, types.FunctionType] = {}
+    found: set[str] = set()
+    for base in reversed(cls.__mro__[:-1]):
+        for name, member in vars(base).items():
+            if isinstance(member, functools.cached_property):
+                found.add(name)
+            methods.update((name, part) for part in _parts(member) if isinstance(part, types.FunctionType))
+    waiting, seen = list(called), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in methods or not _has_source(methods[name]):
+            continue
+        seen.add(name)
+        try:
+            node = _definition(methods[name])
+        except Unhashable:
+            continue
+        owner = next(iter(_arguments(node)), "")
+        found |= _changed_of(node, owner)
+        waiting += [chain[0] for chain in _chains(node).get(owner, ())]
+    return found
+
+
+def _can_be_found(function: Any) -> bool:
+    """Whether something is what its module has under its name, and so has the module's version."""
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str):
+        return False
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     return getattr(found, "__func__", found) is function
 
@@ -312,13 +462,35 @@ def _version_of(module: str) -> str | None:
     if not root or root == "builtins" or root in sys.stdlib_module_names:
         return ".".join(platform.python_version_tuple()[:2]) if root != "__main__" else None
     found = sys.modules.get(root)
-    file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "")
+    if found is None:
+        spec = _spec_of(root)
+        file = (spec.origin or next(iter(spec.submodule_search_locations or ()), "")) if spec else ""
+    else:
+        file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "")
     if not any(os.path.abspath(file).startswith(folder + os.sep) for folder in _INSTALLED):
         return None
     try:
         return importlib.metadata.version(root)
     except importlib.metadata.PackageNotFoundError:
         return str(getattr(found, "__version__", "installed"))
+
+
+def _spec_of(root: str) -> Any:
+    """Where a package would be imported from, without importing it."""
+    try:
+        return importlib.util.find_spec(root)
+    except (ImportError, ValueError):
+        return None
+
+
+@functools.cache
+def _is_from_folder(root: str) -> bool:
+    """Whether a package was installed from a folder (`pip install .`): its code changes without its version."""
+    try:
+        origin = importlib.metadata.distribution(root).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return origin is not None and "dir_info" in origin
 
 
 _INSTALLED = {os.path.abspath(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
@@ -422,23 +594,25 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body
 
 
-def _global_names(code: types.CodeType) -> dict[str, set[str]]:
-    """The globals that code names, inner functions included, each with the attributes asked of it right there."""
-    found: dict[str, set[str]] = {}
-    last: str | None = None
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            last = step.argval
-            found.setdefault(step.argval, set())
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and last is not None:
-            found[last].add(step.argval)
-            last = None
-        else:
-            last = None
+def _global_names(code: types.CodeType) -> set[str]:
+    """The globals that code names, inner functions included."""
+    found = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            for name, attributes in _global_names(inner).items():
-                found.setdefault(name, set()).update(attributes)
+            found |= _global_names(inner)
+    return found
+
+
+def _chains(node: ast.AST) -> dict[str, set[tuple[str, ...]]]:
+    """The attributes that code asks of each name: `a.b.c` is `("b", "c")` of `a`."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for part in ast.walk(node):
+        chain: list[str] = []
+        while isinstance(part, ast.Attribute):
+            chain.append(part.attr)
+            part = part.value
+        if chain and isinstance(part, ast.Name):
+            found.setdefault(part.id, set()).add(tuple(reversed(chain)))
     return found
 
 
@@ -483,6 +657,24 @@ def _changed_by(node: ast.AST) -> set[str]:
                 found.update(_base(part.args[0]))
         elif isinstance(part, ast.AugAssign):
             found.update(_base(part.target))
+    return found
+
+
+def _changed_of(node: ast.AST, owner: str) -> set[str]:
+    """The attributes of a variable that a function changes: `a` for `self.a += 1` and `self.a[0].append(1)`."""
+    found: set[str] = set()
+    for part in ast.walk(node):
+        targets: list[ast.AST] = []
+        if isinstance(part, ast.Subscript | ast.Attribute) and not isinstance(part.ctx, ast.Load):
+            targets.append(part)
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in _CHANGING:
+            targets.append(part.func.value)
+        for target in targets:
+            below: ast.AST = target
+            while isinstance(below, ast.Attribute | ast.Subscript):
+                if isinstance(below, ast.Attribute) and isinstance(below.value, ast.Name) and below.value.id == owner:
+                    found.add(below.attr)
+                below = below.value
     return found
 
 

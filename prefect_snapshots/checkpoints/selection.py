@@ -59,7 +59,43 @@ class Selection:
         )
 
 
-def windows(items: Iterable[Any], key: Callable[[Any], Any] | None, most: int) -> Iterator[Selection]:
+MakeKeys = Callable[..., Keys]
+
+
+class MetItems:
+    """The keys that objects had when a run met them, whatever the function has done to the objects since.
+
+    For lists and tuples only, which keep their items alive, so that an id stands for one object.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[int, bytes] = {}
+        self._alive: list[Any] = []
+
+    def add(self, window: Selection) -> None:
+        """Remember the keys of the items that can change."""
+        for item, key in zip(window.items, window.keys, strict=True):
+            if type(item) not in _UNCHANGING:
+                self._keys[id(item)] = key.tobytes()
+                self._alive.append(item)
+
+    def keys_of(self, items: Sequence[Any], *, key: Callable[[Any], Any] | None = None, first: int = 0) -> Keys:
+        """Return the keys of items, as `item_keys` does: those that they had when they were met, if they were."""
+        if not self._keys:
+            return item_keys(items, key=key, first=first)
+        found = [self._keys.get(id(item)) for item in items]
+        if any(one is None for one in found):
+            for at, item in enumerate(items):
+                found[at] = found[at] or item_keys([item], key=key, first=first + at).tobytes()
+        return np.frombuffer(b"".join(one or b"" for one in found), np.uint64).reshape(-1, 2)
+
+
+_UNCHANGING = frozenset({int, float, str, bytes, bool, type(None), complex})
+
+
+def windows(
+    items: Iterable[Any], key: Callable[[Any], Any] | None, most: int, make_keys: MakeKeys | None = None
+) -> Iterator[Selection]:
     """Read the items in windows: one item at first, then more as long as they come quickly.
 
     When the iterable raises, or an item has no key, you get the items before it, and then the exception.
@@ -68,7 +104,9 @@ def windows(items: Iterable[Any], key: Callable[[Any], Any] | None, most: int) -
         items: Any iterable. A generator is read at most `most` items ahead.
         key: Called with an item. Returns a value that identifies it.
         most: Most items of one window.
+        make_keys: Makes keys of items in place of `item_keys`.
     """
+    make_keys = make_keys or item_keys
     iterator = iter(items)
     first, count = 0, 1
     while True:
@@ -81,11 +119,11 @@ def windows(items: Iterable[Any], key: Callable[[Any], Any] | None, most: int) -
             trouble = error
         ended = len(found) < count
         try:
-            keys = item_keys(found, key=key, first=first)
+            keys = make_keys(found, key=key, first=first)
         except UnhashableItem as error:
             trouble = error
             del found[error.index - first :]
-            keys = item_keys(found, key=key, first=first)
+            keys = make_keys(found, key=key, first=first)
         took = time.perf_counter() - started
         if found:
             yield Selection(found, keys, np.arange(first, first + len(found)))

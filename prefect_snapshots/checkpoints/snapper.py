@@ -16,7 +16,7 @@ from .log import Log
 from .metrics import Metric, load_metrics, render
 from .reading import RAISE, READ_WINDOW, check_complete, open_log, read, read_recorded, recorded_keys
 from .running import Run
-from .selection import WINDOW, windows
+from .selection import WINDOW, MetItems, windows
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,6 +112,7 @@ class Snapper(Generic[T, R]):
         # An iterator gives its items once only: their keys are kept, for `load`.
         self._once = isinstance(iterable, Iterator)
         self._seen: list[Keys] = []
+        self._met = MetItems() if isinstance(iterable, list | tuple) else None
 
     @property
     def name(self) -> str:
@@ -142,6 +143,8 @@ class Snapper(Generic[T, R]):
                 for window in windows(self._iterable, self.job.key, max(self.job.batch_size, WINDOW)):
                     if self._once:
                         self._seen.append(window.keys)
+                    if self._met is not None:
+                        self._met.add(window)
                     run.work(window)
                 run.finish()
             finally:
@@ -208,7 +211,8 @@ class Snapper(Generic[T, R]):
 
     def _keys(self, log: Log) -> Iterable[Keys]:
         """The keys of the items, part by part."""
-        rest = (window.keys for window in windows(self._iterable, self.job.key, READ_WINDOW))
+        known = None if self._met is None else self._met.keys_of
+        rest = (window.keys for window in windows(self._iterable, self.job.key, READ_WINDOW, known))
         if not self._once:
             return rest
         self._seen += rest
