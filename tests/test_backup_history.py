@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -115,6 +117,17 @@ def test_large_files_that_were_cut_anew_are_compared_by_their_bytes(tmp_path: Pa
     (folder / "large").write_bytes(data)
     manager.create_backup("second")
     assert [file.change for file in manager.diff(first.name).files] == ["changed"]
+
+
+@pytest.mark.parametrize("mtime", [-500_000_000, -1_500_000_000, -1_000_000_000, -1, 500_000_000, 0])
+def test_an_export_keeps_times_before_1970(tmp_path: Path, folder: Path, mtime: int) -> None:
+    os.utime(folder / "one.csv", ns=(0, mtime))
+    manager = BackupManager(tmp_path / "repository", directories=[folder])
+    manager.create_backup()
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "-x", "-f", manager.export("latest", tmp_path / "x.tar"), "-C", out], check=True)
+    assert (out / "data" / "one.csv").stat().st_mtime_ns == mtime
 
 
 # --- proof ------------------------------------------------------------------------------------------------------------
@@ -317,7 +330,6 @@ def test_listing_never_fails_and_never_waits_beside_a_backup(tmp_path: Path) -> 
 def test_working_folders_are_private_and_those_of_the_dead_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

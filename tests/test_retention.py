@@ -25,7 +25,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.poly1305 import Poly1305
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefect_snapshots import ArtifactRegistry, Repository, RetentionPolicy, Snapper, SnapshotManager
@@ -382,6 +382,7 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         RetentionPolicy(**wrong)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
     hours=st.lists(st.integers(0, 40_000), min_size=1, max_size=40),
     last=st.integers(1, 5),

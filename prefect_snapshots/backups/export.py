@@ -108,7 +108,9 @@ def _info(folder: str, path: str, entry: Entry) -> tarfile.TarInfo:
     info.mtime = entry.mtime // 10**9
     headers = {f"SCHILY.xattr.{_text(name)}": _text(value) for name, value in (entry.xattrs or {}).items()}
     if entry.mtime % 10**9:
-        headers["mtime"] = f"{entry.mtime // 10**9}.{entry.mtime % 10**9:09d}"
+        # The sign is that of the whole number: half a second before 1970 is -0.5, and not -1.5.
+        seconds, rest = divmod(abs(entry.mtime), 10**9)
+        headers["mtime"] = f"{'-' * (entry.mtime < 0)}{seconds}.{rest:09d}"
     info.pax_headers = headers
     if entry.link:
         info.linkname = _text(entry.link)
