@@ -168,7 +168,7 @@ def test_the_password_comes_from_a_command_when_it_is_needed(directory: Path, mo
 def test_a_default_that_the_server_does_not_tell_is_not_guessed(directory: Path) -> None:
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
-        pytest.raises(RepositoryError, match="set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"),
+        pytest.raises(RepositoryError, match="Set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"),
     ):
         current_repository()
 
@@ -193,7 +193,7 @@ def run_deployed(**parameters: Any) -> Any:
 def test_a_deployed_run_keeps_nothing_in_its_own_directory(prefect_server: str, directory: Path) -> None:
     assert tell_repository() == f"file://{directory}/snapshots"
     with pytest.raises(
-        EphemeralRepositoryError, match=r"set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY, or save a block"
+        EphemeralRepositoryError, match=r"Set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY, or save a block"
     ):
         run_deployed()
     assert run_deployed(explicit="./snapshots") == f"file://{directory}/snapshots"
