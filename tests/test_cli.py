@@ -213,7 +213,7 @@ def test_repository_comes_from_the_environment(own: Program) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *(["snapshots", "list"], ["snapshots", "rm", "x"], ["check"], ["prune"], ["repair", "--yes"]),
+        *(["snapshots", "list"], ["snapshots", "delete", "x"], ["check"], ["prune"], ["repair", "--yes"]),
     ],
     ids=" ".join,
 )
@@ -221,7 +221,7 @@ def test_missing_repository_is_an_error_and_not_created(
     environment: dict[str, str], tmp_path: Path, command: list[str]
 ) -> None:
     complaint = Program(tmp_path, environment).complaint(*command, status=1)
-    assert "there is no repository at" in complaint
+    assert "There is no repository at" in complaint
     assert "the first thing that is saved there creates it" in complaint
     assert not list(tmp_path.iterdir())
 
@@ -261,7 +261,7 @@ def test_everything_works_on_s3(s3_storage: Storage, environment: dict[str, str]
     assert program.json("snapshots", "list", "train", *where)["snapshots"][0]["metadata"] == {"loss": 0.5}
     assert program.json("snapshots", "tag", "epoch-0", "--add", "kept", *where)["tags"] == ["kept"]
     assert program.json("check", "--read-data", *where)["ok"]
-    program.run("snapshots", "rm", "epoch-0", "--yes", *where)
+    program.run("snapshots", "delete", "epoch-0", "--yes", *where)
     assert program.json("prune", "--grace", "0s", *where)["bytes_freed"] > 0
 
 
@@ -276,7 +276,7 @@ def test_list_of_names(program: Program, filled: Path) -> None:
     records = SnapshotManager(filled / "snapshots", name="train").records.by_id
     assert by_name["train"]["size"] == sum(record.size for record in records.values())
     assert by_name["train"]["written"] < by_name["train"]["size"] / 2
-    assert by_name["train"]["latest"] == {"id": "best", "time": records["best"].timestamp.isoformat()}
+    assert by_name["train"]["latest"] == {"id": "best", "created_at": records["best"].timestamp.isoformat()}
 
 
 def test_list_of_snapshots_is_newest_first_and_complete(program: Program, filled: Path) -> None:
@@ -285,7 +285,8 @@ def test_list_of_snapshots_is_newest_first_and_complete(program: Program, filled
     record = SnapshotManager(filled / "snapshots", name="train").records.by_id["epoch-1"]
     assert document["snapshots"][3] == {
         "id": "epoch-1",
-        "time": record.timestamp.isoformat(),
+        "name": "train",
+        "created_at": record.timestamp.isoformat(),
         "tags": ["fit"],
         "metadata": {"epoch": 1, "loss": 0.25, "optimiser": {"name": "adam", "rate": "0.1"}},
         "size": record.size,
@@ -325,7 +326,7 @@ def test_best_is_marked(program: Program) -> None:
 
 
 def test_times_are_local_in_text_and_utc_in_json(program: Program) -> None:
-    saved = {each["id"]: each["time"] for each in program.json("snapshots", "list", "train")["snapshots"]}
+    saved = {each["id"]: each["created_at"] for each in program.json("snapshots", "list", "train")["snapshots"]}
     here = (datetime.fromisoformat(saved["epoch-2"]) - timedelta(hours=8)).replace(tzinfo=None)
     assert f"{here:%Y-%m-%d %H:%M:%S} (local)" in program.run("snapshots", "show", "epoch-2").stdout
     assert f"{here:%Y-%m-%d %H:%M} " in program.run("snapshots", "list", "train").stdout
@@ -391,12 +392,12 @@ def test_diff_tells_how_much_changed(program: Program) -> None:
     text = program.run("snapshots", "diff", "epoch-1", "epoch-3").stdout
     assert "1 → 3" in text
     assert text.endswith("2 leaves differ.\n")
-    assert program.run("snapshots", "diff", "epoch-1", "epoch-1").stdout == "They are equal.\n"
+    assert program.run("snapshots", "diff", "epoch-1", "epoch-1").stdout == "They are identical.\n"
 
 
 def test_ids_are_found_under_any_name_or_the_one_that_is_given(program: Program) -> None:
     assert program.json("snapshots", "show", "red")["name"] == "forged"
-    assert "under each of best/ever, train: say which with --name" in program.complaint(
+    assert "Several names have a snapshot 'best': best/ever, train. Say which one with --name" in program.complaint(
         "snapshots", "show", "best", status=2
     )
     assert program.json("snapshots", "show", "best", "--name", "best/ever")["name"] == "best/ever"
@@ -410,7 +411,7 @@ def test_ids_are_found_under_any_name_or_the_one_that_is_given(program: Program)
         (["diff", "epoch-1", "epok-2"], "epoch-2"),
         (["list", "trian"], "train"),
         (["show", "best", "--name", "best/eve"], "best/ever"),
-        (["rm", "epoch-1", "epoch-11", "--yes"], "epoch-1"),
+        (["delete", "epoch-1", "epoch-11", "--yes"], "epoch-1"),
         (["show", "epoch-1", "--leaves", "encoder/kernal"], "encoder/kernel"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -439,25 +440,52 @@ def test_bad_tag_changes_nothing(own: Program) -> None:
 def test_pin_and_unpin(own: Program) -> None:
     own.run("snapshots", "pin", "epoch-0", "red")
     assert own.json("snapshots", "show", "red")["pinned"]
-    own.run("snapshots", "pin", "epoch-0", "epoch-1", "--off")
+    own.run("snapshots", "unpin", "epoch-0", "epoch-1")
     pinned = {each["id"]: each["pinned"] for each in own.json("snapshots", "list", "train")["snapshots"]}
     assert not any(pinned.values())
 
 
-def test_rm_asks_first(own: Program) -> None:
+def test_delete_asks_first(own: Program) -> None:
     before = contents(own.directory)
-    complaint = own.complaint("snapshots", "rm", "epoch-0", "epoch-1", status=2)
+    complaint = own.complaint("snapshots", "delete", "epoch-0", "epoch-1", "--force", status=2)
     assert "epoch-0 of train, 📌 epoch-1 of train" in complaint
     assert "--yes" in complaint
-    _, shown = own.typing("snapshots", "rm", "epoch-0", answers=[("[y/N]", "n")], status=1)
+    _, shown = own.typing("snapshots", "delete", "epoch-0", answers=[("[y/N]", "n")], status=1)
     assert "nothing was changed" in shown
-    own.complaint("snapshots", "rm", "epoch-0", "epoch-9", "--yes", status=1)
+    own.complaint("snapshots", "delete", "epoch-0", "epoch-9", "--yes", status=1)
+    assert "Pinned: epoch-1 of train" in own.complaint("snapshots", "delete", "epoch-1", "--yes", status=1)
+    own.complaint("snapshots", "delete", "epoch-", "--yes", status=1)  # only a whole id is deleted
     assert contents(own.directory) == before
 
-    own.typing("snapshots", "rm", "epoch-0", "epoch-0", answers=[("[y/N]", "y")])
-    assert own.json("snapshots", "rm", "epoch-1", "--yes") == {"removed": [{"name": "train", "id": "epoch-1"}]}
+    own.typing("snapshots", "delete", "epoch-0", "epoch-0", answers=[("[y/N]", "y")])
+    assert [each["id"] for each in own.json("snapshots", "delete", "epoch-1", "--yes", "--force")["deleted"]] == [
+        "epoch-1"
+    ]
     left = [each["id"] for each in own.json("snapshots", "list", "train")["snapshots"]]
     assert left == ["best", "epoch-3", "epoch-2"]
+
+
+def test_cleanup_keeps_what_the_retention_and_pins_say(own: Program) -> None:
+    planned = own.json("snapshots", "cleanup", "train", "--keep-last", "1", "--dry-run")
+    assert {row["name"]: row["keep"] for row in planned["rows"]}["best"]
+    before = contents(own.directory)
+    assert planned["deleted"]
+    assert planned["dry_run"]
+    assert contents(own.directory) == before
+    assert "Say what to keep" in own.complaint("snapshots", "cleanup", "train", status=2)
+    done = own.json("snapshots", "cleanup", "train", "--keep-last", "1")
+    assert done["deleted"] == planned["deleted"]
+    left = {each["id"] for each in own.json("snapshots", "list", "train")["snapshots"]}
+    assert left == {row["name"] for row in done["rows"] if row["keep"]}
+
+
+def test_latest_and_beginnings_of_ids_are_enough(program: Program) -> None:
+    assert program.json("snapshots", "show", "latest", "--name", "train")["id"] == "best"
+    assert program.json("snapshots", "show", "bes", "--name", "best/ever")["id"] == "best"
+    assert "begin with 'epoch-'" in program.complaint("snapshots", "show", "epoch-", status=2)
+    assert "with --name" in program.complaint("snapshots", "show", "latest", status=2)
+    named = program.json("snapshots", "diff", "train", "epoch-1", "epoch-3")
+    assert named == program.json("snapshots", "diff", "epoch-1", "epoch-3", "--name", "train")
 
 
 # --- restoring ---------------------------------------------------------------------------------------------------
@@ -472,7 +500,7 @@ def test_restore_to_a_snapshot_file_keeps_everything(own: Program) -> None:
     np.testing.assert_array_equal(value["encoder"]["kernel"], weights(1)["encoder"]["kernel"])
     assert value["note"] == "same"
     assert restored.get_metadata("epoch-1")["loss"] == 0.25
-    assert restored["epoch-1"].timestamp.isoformat() == own.json("snapshots", "show", "epoch-1")["time"]
+    assert restored["epoch-1"].timestamp.isoformat() == own.json("snapshots", "show", "epoch-1")["created_at"]
 
 
 def test_restore_to_npz_holds_arrays_by_path(own: Program) -> None:
@@ -533,6 +561,7 @@ def test_nothing_is_unpickled_unless_asked_for(own: Program, tmp_path: Path) -> 
     manager: SnapshotManager[Any] = SnapshotManager(own.directory / "snapshots", name="evil")
     for name in ("one", "two"):
         manager.save_snapshot({"w": np.ones(2), "bad": Touch(tmp_path / name)}, name)
+        (tmp_path / name).unlink(missing_ok=True)  # a save reads back what it pickles
     own.run("snapshots", "show", "one")
     own.run("check", "--read-data")
     own.run("snapshots", "restore", "one", "--to", "one.snapshots")
@@ -592,7 +621,7 @@ def test_check_finds_a_flipped_bit_and_repair_says_what_is_lost(own: Program) ->
     assert "--yes" in own.complaint("repair", status=2)
     repaired = own.json("repair", "--yes", status=3)
     assert {version for problem in repaired["lost"] for version in problem["versions"]} == hit
-    own.run("snapshots", "rm", *(f"epoch-{epoch}" for epoch in range(4)), "--yes")
+    own.run("snapshots", "delete", *(f"epoch-{epoch}" for epoch in range(4)), "--yes", "--force")
     own.run("check", "--read-data")
 
 
@@ -600,7 +629,7 @@ def test_prune_tells_what_it_frees_now_and_later(own: Program) -> None:
     def stored() -> int:
         return sum(map(len, contents(own.directory).values()))
 
-    own.run("snapshots", "rm", *(f"epoch-{epoch}" for epoch in range(4)), "--yes")
+    own.run("snapshots", "delete", *(f"epoch-{epoch}" for epoch in range(4)), "--yes", "--force")
     later = own.json("prune", "--dry-run")
     assert later["bytes_freed"] == 0
     assert later["bytes_waiting"] > 90_000
@@ -746,34 +775,32 @@ def worked(own: Program) -> Program:
     return own
 
 
-def test_checkpoints_are_listed_reported_and_cleared(worked: Program) -> None:
+def test_checkpoints_are_listed_shown_and_deleted(worked: Program) -> None:
     name = "inverse\u00a0|"
     second, first = worked.json("checkpoints", "list", name)["checkpoints"]
     assert worked.json("checkpoints", "list")["checkpoints"] == [second, first]
     assert [(row["name"], row["done"], row["failed"]) for row in (first, second)] == [(name, 11, 1), (name, 5, 0)]
-    assert worked.json("checkpoints", "report", name)["successful_items"] == 5
-    report = worked.json("checkpoints", "report", name, "--fingerprint", first["fingerprint"])
+    assert worked.json("checkpoints", "show", name)["successful_items"] == 5
+    report = worked.json("checkpoints", "show", name, "--fingerprint", first["fingerprint"])
     assert (report["successful_items"], report["failed_count"]) == (11, 1)
-    text = worked.run("checkpoints", "report", name, "--fingerprint", first["fingerprint"]).stdout
+    text = worked.run("checkpoints", "show", name, "--fingerprint", first["fingerprint"]).stdout
     assert "ZeroDivisionError: division by zero" in text
     before = contents(worked.directory)
-    worked.complaint("checkpoints", "clear", name, status=2)  # there is no terminal to ask on
+    worked.complaint("checkpoints", "delete", name, status=2)  # there is no terminal to ask on
     assert contents(worked.directory) == before
-    cleared = worked.json("checkpoints", "clear", name, "--fingerprint", first["fingerprint"], "--yes")
-    assert [row["fingerprint"] for row in cleared["cleared"]] == [first["fingerprint"]]
+    cleared = worked.json("checkpoints", "delete", name, "--fingerprint", first["fingerprint"], "--yes")
+    assert [row["fingerprint"] for row in cleared["deleted"]] == [first["fingerprint"]]
     assert worked.json("checkpoints", "list", name)["checkpoints"] == [second]
-    _, shown = worked.typing("checkpoints", "clear", name, answers=[("Forget 5 results of", "yes")])
+    _, shown = worked.typing("checkpoints", "delete", name, answers=[("Delete 5 results of", "yes")])
     assert "[y/N]" in shown
     assert worked.json("checkpoints", "list")["checkpoints"] == []
 
 
 def test_checkpoints_that_are_not_there(worked: Program) -> None:
-    assert "no checkpoints of 'train'" in worked.complaint("checkpoints", "list", "train", status=1)
-    assert "no checkpoints of 'train'" in worked.complaint("checkpoints", "report", "train", status=1)
-    assert "fingerprint abc" in worked.complaint(
-        "checkpoints", "clear", "inverse\u00a0|", "--fingerprint", "abc", status=1
-    )
-    worked.complaint("checkpoints", "clear", "../up", status=2)
+    assert "no checkpoint 'train'" in worked.complaint("checkpoints", "list", "train", status=1)
+    assert "no checkpoint 'train'" in worked.complaint("checkpoints", "show", "train", status=1)
+    assert "abc" in worked.complaint("checkpoints", "delete", "inverse\u00a0|", "--fingerprint", "abc", status=1)
+    worked.complaint("checkpoints", "delete", "../up", status=2)
 
 
 # --- artifacts ---------------------------------------------------------------------------------------------------
@@ -860,10 +887,27 @@ def test_artifacts_are_promoted_rolled_back_and_released(shelf: Program) -> None
     assert (copied["name"], copied["versions"]) == ("notes", 1)
 
 
+def test_versions_are_pinned_cleaned_up_and_deleted(shelf: Program) -> None:
+    for _ in range(4):
+        shelf.run("artifacts", "log", "notes", "notes.txt")
+    assert shelf.json("artifacts", "pin", "not", "v0")["pinned"]
+    planned = shelf.json("artifacts", "cleanup", "notes", "--keep-last", "1", "--dry-run")
+    assert sorted(planned["deleted"]) == ["notes:v1", "notes:v2"]
+    assert len(shelf.json("artifacts", "list", "notes")["versions"]) == 4
+    assert shelf.json("artifacts", "cleanup", "--keep-last", "1")["deleted"] == planned["deleted"]
+    assert not shelf.json("artifacts", "unpin", "notes", "v0")["pinned"]
+    shelf.complaint("artifacts", "delete", "notes", "v0", status=2)  # there is no terminal to ask on
+    assert "no artifact" in shelf.complaint("artifacts", "delete", "note", "--yes", status=1)
+    gone = shelf.json("artifacts", "delete", "notes", "v0", "--yes")["deleted"]
+    assert [info["version"] for info in gone] == ["v0"]
+    shelf.run("artifacts", "delete", "notes", "--yes")
+    assert shelf.json("artifacts", "list")["artifacts"] == []
+
+
 def test_artifacts_that_are_not_there(shelf: Program) -> None:
     shelf.run("artifacts", "log", "notes", "notes.txt")
     for command, near in {
-        "artifacts list note": "there is: notes",
+        "artifacts list nites": "there is: notes",
         "artifacts show notes v7": "there is: v0",
         "artifacts show notes staging": "there is: v0",
         "artifacts list notes -c prod": "there is: default",
@@ -955,7 +999,7 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     assert not (shop.directory / "uploads" / "photo").exists()
     shop.run("backups", "restore", name, "--only", "uploads::photo", "--yes")
     assert (shop.directory / "uploads" / "photo").stat().st_size == 10_000
-    assert "came back as it was" in shop.run("backups", "drill").stdout
+    assert "came back identical" in shop.run("backups", "drill").stdout
 
 
 def test_backups_go_when_they_are_told_to(shop: Program) -> None:
@@ -1006,7 +1050,7 @@ def test_a_pyproject_that_makes_no_sense(shop: Program, text: str, complaint: st
 @pytest.mark.parametrize(
     "command",
     [
-        *("chek", "check --read-dat", "snapshots", "snapshots list a b", "snapshots list --tag x", "snapshots rm"),
+        *("chek", "check --read-dat", "snapshots", "snapshots list a b", "snapshots list --tag x", "snapshots delete"),
         *("snapshots list train --since yesterday", "snapshots list train --until 2026-13-01"),
         *("snapshots list train --since 0001-01-01", "snapshots list train --mode min", "snapshots list ../train"),
         *("snapshots list train --limit 0", "snapshots list train --limit -1", "snapshots list train --limit 1e9"),
@@ -1085,4 +1129,4 @@ def test_interrupt_exits_with_130(encrypted: Program) -> None:
         process.send_signal(signal.SIGINT)
         complained = process.communicate()[1]
     assert process.returncode == 130
-    assert complained == "prefect-snapshots: interrupted\n"
+    assert complained == "prefect-snapshots: Interrupted.\n"

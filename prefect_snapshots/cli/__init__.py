@@ -1,8 +1,8 @@
-"""The `prefect-snapshots` command: looks at a repository, and looks after it.
+"""The `prefect-snapshots` command: inspect and maintain a repository.
 
 Every command opens the repository that the global options name, and returns an *answer*: a document, and how to show it
-to people. This module reads the options, and prints the answer in either form. Exit codes: 0 fine, 1 an error, 2 a
-command line that makes no sense, 3 damage found or something lost, 130 interrupted.
+to people. This module reads the options, and prints the answer in either form. Exit codes: 0 success, 1 an error, 2 a
+command line that is not understood, 3 damage or loss found, 130 interrupted.
 
 Starting it loads neither Prefect nor the repository: commands import what they need.
 """
@@ -15,7 +15,7 @@ import traceback
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
 from ..redaction import hider
@@ -32,9 +32,9 @@ def main() -> None:
     try:
         status = _app.meta(print_error=False, exit_on_error=False, result_action="return_value")
     except CycloptsError as error:
-        status = _complain(f"{error} See --help.", MISUSED)
+        status = _complain(f"{_understandable(error)} See --help.", MISUSED)
     except KeyboardInterrupt:
-        status = _complain("interrupted", INTERRUPTED)
+        status = _complain("Interrupted.", INTERRUPTED)
     sys.exit(status)
 
 
@@ -46,7 +46,7 @@ def _version() -> str:
 
 _app = App(
     name="prefect-snapshots",
-    help="Look at what is in a repository, and look after it.",
+    help="Inspect and maintain a repository of snapshots, checkpoints, artifacts and backups.",
     help_format="plaintext",
     version=_version,
     default_parameter=Parameter(negative=(), show_default=False),
@@ -79,7 +79,7 @@ def _launch(
     debug: bool = False,
 ) -> int:
     """
-    Arguments:
+    Args:
         repository: The URL or path of the repository. Default: $PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY, else
             ./snapshots.
         storage_option: KEY=VALUE for the file system, such as anon=true or client_kwargs.region_name=eu-west-1. Repeat
@@ -91,10 +91,10 @@ def _launch(
         password_file: A file that holds the password of the repository.
         no_password: The repository is not encrypted, whatever the environment says. Otherwise a configured password
             means that it is, and one without encryption is refused.
-        json: Print one JSON document instead of text.
-        quiet: Show no progress, and do not say what was done.
-        yes: Do not ask before something is removed, repaired or replaced.
-        debug: Show where an error comes from.
+        json: Print one JSON document. Its keys are documented in reference/json.
+        quiet: Show no progress, and do not print what was done.
+        yes: Do not ask before something is deleted, repaired or replaced.
+        debug: Show the traceback of an error.
     """
     command, bound, ignored = _app.parse_args(tokens, print_error=False, exit_on_error=False)
     options: dict[str, Any] = {}
@@ -113,12 +113,23 @@ def _launch(
     return answer.status
 
 
+def _understandable(error: CycloptsError) -> str:
+    """Return what is wrong with a command line, in the words of whoever typed it."""
+    if isinstance(error, UnusedCliTokensError):
+        tokens = error.unused_tokens or []
+        return f"Unexpected {'argument' if len(tokens) == 1 else 'arguments'}: {' '.join(map(repr, tokens))}."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        return f"{'Option' if name.startswith('-') else 'Argument'} {name} is missing, or has no value."
+    return str(error)
+
+
 def _message(error: Exception) -> str:
     if isinstance(error, SnapshotsError):
         return f"{error} [{error.docs_anchor()}]" if type(error) is not SnapshotsError else str(error)
     if isinstance(error, OSError):
         return str(error) or repr(error)
-    return f"{error!r}. This is unexpected: --debug shows where it comes from."
+    return f"{error!r}. This is unexpected: run the command again with --debug, which shows the traceback."
 
 
 def _write(answer: Answer, *, as_document: bool, quiet: bool) -> None:

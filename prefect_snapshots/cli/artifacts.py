@@ -1,4 +1,4 @@
-"""`prefect-snapshots artifacts ...`: log files, find versions, download, compare, promote and release them.
+"""`prefect-snapshots artifacts ...`: log, list, download, compare, promote, release and delete versions.
 
 A version is a number (`3` or `v3`), `latest`, a stage such as `production`, or a time.
 """
@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from ..errors import InvalidArgument
-from .output import Answer, Column, count_text, fields, printable, size_text, table, time_text, value_text
+from ..errors import ArtifactNotFound, InvalidArgument
+from .choosing import choose
+from .output import PIN, Answer, Column, count_text, fields, printable, size_text, table, time_text, value_text
+from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_options, parse_value
 
 if TYPE_CHECKING:
     from ..artifacts import ArtifactInfo, ArtifactRegistry
 
-app = App(name="artifacts", help="Log files, find versions, download, compare, promote and release them.")
+app = App(name="artifacts", help="Log, list, download, compare, promote, release and delete versions of artifacts.")
 
-Collection = Annotated[str, Parameter(alias="-c", help="The collection that is meant.")]
-Asof = Annotated[bool, Parameter(help="Of a time, the newest version as of then, and not the one of exactly then.")]
+Collection = Annotated[str, Parameter(alias="-c", help="The collection of the artifact.")]
+Asof = Annotated[bool, Parameter(help="If the version is a time, take the latest version as of then.")]
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -38,12 +40,12 @@ def list_all(
 ) -> Answer:
     """List the artifacts, or the versions of one of them, newest first.
 
-    Arguments:
-        name: Of an artifact whose versions to list.
-        collection: Only this one. Default: all of them; of a NAME: default.
+    Args:
+        name: List the versions of this artifact. The beginning of a name is enough.
+        collection: Only this collection. Default: all of them; with a NAME: default.
     """
     if name is not None:
-        return _list_versions(_registry(session, collection or "default"), name)
+        return _list_versions(*_named(session, collection or "default", name))
     registry = _registry(session, "default")
     names = registry.list_collection_names() if collection is None else [collection]
     rows = [
@@ -74,13 +76,13 @@ def show(
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
-    """Show what is known of a version, and the files that a download of it gives.
+    """Show the metadata of a version, and the files that a download of it gives.
 
-    Arguments:
-        name: Of the artifact.
-        version: Of it.
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time.
     """
-    registry = _registry(session, collection)
+    registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
     files = [{"path": path, "size": size} for path, size in registry.list_files(name, info.version)]
     return Answer({"repository": registry.repository.url, **asdict(info), "files": files}, _view_version)
@@ -92,14 +94,15 @@ def diff(
 ) -> Answer:
     """Show what differs between two versions: files, lines of text, leaves of pytrees.
 
-    Nothing is unpickled for it.
+    Nothing is unpickled.
 
-    Arguments:
-        name: Of the artifact.
+    Args:
+        name: The artifact, or the beginning of its name.
         old: A version.
-        new: Another one.
+        new: Another version.
     """
-    differences = _registry(session, collection).diff(name, old, new)
+    registry, name = _named(session, collection, name)
+    differences = registry.diff(name, old, new)
     document = {
         "name": name,
         "old": old,
@@ -109,7 +112,8 @@ def diff(
             for each in differences
         ],
     }
-    remark = f"{count_text(len(differences), 'thing differs', 'things differ')}." if differences else "They are equal."
+    count = count_text(len(differences), "difference")
+    remark = f"{count}." if differences else "They are identical."
     return Answer(document, _view_differences, remark)
 
 
@@ -117,13 +121,14 @@ def diff(
 def history(
     name: str, stage: str | None = None, /, *, collection: Collection = "default", session: SessionArgument
 ) -> Answer:
-    """Show who moved which stage when, the latest first.
+    """Show who moved which stage and when, newest first.
 
-    Arguments:
-        name: Of the artifact.
-        stage: Only this one.
+    Args:
+        name: The artifact, or the beginning of its name.
+        stage: Only this stage.
     """
-    moves = _registry(session, collection).get_alias_history(name, stage)
+    registry, name = _named(session, collection, name)
+    moves = registry.get_alias_history(name, stage)
     document = {"name": name, "collection": collection, "moves": [asdict(move) for move in reversed(moves)]}
     return Answer(document, _view_moves, "" if moves else "No stage was ever set.")
 
@@ -144,11 +149,11 @@ def log(
 ) -> Answer:
     """Log a file or a folder as a new version. The repository is created if there is none.
 
-    Arguments:
-        name: Of the artifact.
+    Args:
+        name: The artifact.
         path: The file or folder.
-        metadata: KEY=VALUE to note with it; a value is JSON where it can be, else text. Repeat it for several.
-        expiry: When the version expires: an ISO 8601 time, UTC where it names no zone.
+        metadata: KEY=VALUE to store with it; a value is JSON if it can be, else a string. Repeat it for several.
+        expiry: When the version expires: an ISO 8601 time, in UTC if it names no zone.
     """
     registry = _registry(session, collection, create=True)
     with session.progress() as progress:
@@ -170,21 +175,21 @@ def download(
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
-    """Write the files of a version into a directory, every byte verified.
+    """Write the files of a version into a directory. Every byte is verified.
 
-    A directory that does not exist appears when everything is there. In one that exists files of the same names are
-    replaced, and others stay: it asks first.
+    A directory that does not exist appears only when it is complete. In one that exists, files of the same names are
+    replaced and others are kept: it asks first.
 
-    Arguments:
-        name: Of the artifact.
-        version: Of it.
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time.
         to: The directory.
-        expired: Also a version that has expired.
+        expired: Download the version even if it has expired.
     """
-    registry = _registry(session, collection)
+    registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
     if to.is_dir() and any(to.iterdir()):
-        session.confirm(f"Put {info.name} {info.version} into {to}, where files of the same names are replaced?")
+        session.confirm(f"Write {info.name} {info.version} into {to}, and replace files of the same names?")
     with session.progress() as progress:
         done = registry.download_artifact(name, None, info.version, to, validate=not expired, progress=progress)
     document = {"name": name, "collection": collection, "version": info.version, "to": str(done.path)}
@@ -210,25 +215,25 @@ def promote(
 ) -> Answer:
     """Promote a version to a stage, or into another collection or repository.
 
-    Between repositories only what the target lacks is copied; it shows nothing before all of it is there.
+    Between repositories, only data that the target lacks is copied. The version appears when it is complete.
 
-    Arguments:
-        name: Of the artifact.
-        version: Of it.
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time.
         stage: The stage, such as production.
-        expected: Only if the stage is this version now, or 'none' if it has to be new.
+        expected: Promote only if the stage is this version now, or 'none' if it must be new.
         to_collection: The collection of the target. Default: the same.
         to_repository: The URL or path of the target. It is created if there is none.
         to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
     """
     elsewhere = to_collection is not None or to_repository is not None
     if (stage is not None) == elsewhere:
-        raise InvalidArgument("say where to: either --stage, or --to-collection or --to-repository")
+        raise InvalidArgument("Say where to promote: pass --stage, or --to-collection or --to-repository.")
     if expected is not None and stage is None:
-        raise InvalidArgument("--expected needs --stage, which it is compared with")
+        raise InvalidArgument("--expected needs --stage: it says what the stage must be.")
     if to_storage_option and to_repository is None:
-        raise InvalidArgument("--to-storage-option needs --to-repository, whose it is")
-    registry = _registry(session, collection, writing=to_repository is None)
+        raise InvalidArgument("--to-storage-option needs --to-repository: it configures that repository.")
+    registry, name = _named(session, collection, name, writing=to_repository is None)
     if stage is not None:
         known = ... if expected is None else None if expected == "none" else expected
         promoted = registry.promote_artifact(name, version, to=stage, expected=known)
@@ -247,15 +252,15 @@ def promote(
 
 @app.command
 def rollback(name: str, stage: str, /, *, collection: Collection = "default", session: SessionArgument) -> Answer:
-    """Have a stage be what it was before its last move. Asks first.
+    """Move a stage back to its previous version. Asks first.
 
-    Arguments:
-        name: Of the artifact.
-        stage: Such as production.
+    Args:
+        name: The artifact, or the beginning of its name.
+        stage: The stage, such as production.
     """
-    registry = _registry(session, collection, writing=True)
+    registry, name = _named(session, collection, name, writing=True)
     now = registry.get_artifact(name, stage).version
-    session.confirm(f"Roll {stage} of {collection}/{name} back, which is {now} now?")
+    session.confirm(f"Move {stage} of {collection}/{name} back? It is {now} now.")
     version = registry.rollback(name, stage)
     document = {**asdict(version), "stage": stage, "previous": now}
     return Answer(document, remark=f"{stage} of {collection}/{name} is {version.version} again, and was {now}.")
@@ -271,12 +276,12 @@ def release(
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
-    """Put a tag over one version of each of many artifacts. It never changes.
+    """Create a release: a tag for one version of each of several artifacts. It never changes.
 
-    Arguments:
+    Args:
         tag: Any name that no release of the collection has.
-        artifact: NAME=VERSION to release; NAME alone means its latest. Repeat it for more. Default: the latest of all.
-        metadata: KEY=VALUE to note with it. Repeat it for several.
+        artifact: NAME=VERSION; NAME alone means its latest. Repeat it for more. Default: the latest of all artifacts.
+        metadata: KEY=VALUE to store with it. Repeat it for several.
     """
     chosen = None
     if artifact is not None:
@@ -307,8 +312,8 @@ def copy_release(
 ) -> Answer:
     """Copy a release into another repository: its versions under the same numbers, and nothing else.
 
-    Arguments:
-        tag: Of the release.
+    Args:
+        tag: The tag of the release.
         to: The URL or path of the target. It is created if there is none.
         to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
     """
@@ -321,6 +326,93 @@ def copy_release(
     return Answer(document, remark=f"Copied {count_text(len(copied.artifacts), 'artifact')} to {copy.repository.url}.")
 
 
+# --- keeping and deleting ---------------------------------------------------------------------------------------------
+
+
+@app.command
+def delete(
+    name: str,
+    version: str | None = None,
+    /,
+    *,
+    force: bool = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Delete a version, or an artifact with all its versions. Asks first.
+
+    Args:
+        name: The whole name of the artifact.
+        version: A number, latest, a stage or a time. Default: all versions.
+        force: Delete versions although they are pinned, released or have a stage.
+    """
+    registry, name = _named(session, collection, name, writing=True, whole=True)
+    infos = registry.list_versions(name) if version is None else [registry.get_artifact(name, version)]
+    size = size_text(sum(info.size for info in infos))
+    if version is None:
+        session.confirm(f"Delete all of {collection}/{name}: {count_text(len(infos), 'version')}, {size}?")
+    else:
+        session.confirm(f"Delete {collection}/{name} {infos[0].version} ({size})?")
+    if version is None:
+        registry.delete_artifact(name, force=force)
+    else:
+        registry.delete_version(name, infos[0].version, force=force)
+    document = {"name": name, "collection": collection, "deleted": [asdict(info) for info in infos]}
+    remark = f"Deleted {count_text(len(infos), 'version')} of {collection}/{name}."
+    return Answer(document, remark=f"{remark} Run `prefect-snapshots prune` to reclaim the space.")
+
+
+@app.command
+def pin(
+    name: str, version: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
+) -> Answer:
+    """Exempt a version from retention.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time.
+    """
+    return _set_pinned(session, collection, name, version, True)
+
+
+@app.command
+def unpin(
+    name: str, version: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
+) -> Answer:
+    """Let retention delete a version again.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time.
+    """
+    return _set_pinned(session, collection, name, version, False)
+
+
+@app.command
+def cleanup(
+    name: str | None = None,
+    /,
+    *,
+    dry_run: bool = False,
+    retention: Retention = NO_RETENTION,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Delete versions that the retention does not keep.
+
+    The latest version always stays, and so does a version that is pinned, released, or has a stage.
+    `prefect-snapshots prune` reclaims the space.
+
+    Args:
+        name: Clean up only this artifact. Default: every artifact of the collection.
+        dry_run: Only show what would be deleted, and why the rest is kept.
+    """
+    policy = required_policy(retention)
+    registry = _registry(session, collection, writing=not dry_run)
+    chosen = None if name is None else _choose(registry, name)
+    return cleaned(registry.cleanup(policy, dry_run, name=chosen), "version")
+
+
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
@@ -330,12 +422,39 @@ def _registry(session: Session, collection: str, *, writing: bool = False, creat
     return ArtifactRegistry(session.open(writing=writing, create=create), collection)
 
 
+def _named(
+    session: Session, collection: str, name: str, *, writing: bool = False, whole: bool = False
+) -> tuple[ArtifactRegistry, str]:
+    """Return the registry, and the whole name of the artifact that is meant."""
+    registry = _registry(session, collection, writing=writing)
+    return registry, _choose(registry, name, whole=whole)
+
+
+def _choose(registry: ArtifactRegistry, name: str, *, whole: bool = False) -> str:
+    from ..repository.names import check_name
+
+    known = registry.list_names()
+    if not known:  # the registry knows better what is not there: the collection, or the name
+        return name
+    if not any(each.startswith(name) for each in known):
+        check_name(name)
+    return choose(name, known, f"artifact in {registry.active_collection}", ArtifactNotFound, whole=whole)
+
+
+def _set_pinned(session: Session, collection: str, name: str, version: str, pinned: bool) -> Answer:
+    registry, name = _named(session, collection, name, writing=True)
+    exact = registry.get_artifact(name, version).version
+    (registry.pin if pinned else registry.unpin)(name, exact)
+    said = f"{'Pinned' if pinned else 'Unpinned'} {collection}/{name} {exact}."
+    return Answer(asdict(registry.get_artifact(name, exact)), remark=said)
+
+
 def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for pair in pairs or ():
         key, separator, value = pair.partition("=")
         if not key or not separator or key in found:
-            raise InvalidArgument(f"metadata is KEY=VALUE, each key once, not {pair!r}")
+            raise InvalidArgument(f"--metadata takes KEY=VALUE, each key once, not {pair!r}.")
         found[key] = parse_value(value)
     return found
 
@@ -381,6 +500,7 @@ def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
 
 def _view_versions(document: dict[str, Any]) -> Iterator[str]:
     columns = (
+        Column(""),
         Column("version"),
         Column("stages", cut=True),
         Column("logged (local)"),
@@ -391,6 +511,7 @@ def _view_versions(document: dict[str, Any]) -> Iterator[str]:
     )
     rows = [
         (
+            PIN if row["pinned"] else "",
             row["version"],
             ", ".join(row["aliases"]),
             time_text(row["created_at"], seconds=False),
@@ -410,7 +531,7 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
     yield from fields(
         {
             "artifact": f"{document['collection']}/{document['name']}",
-            "version": document["version"],
+            "version": f"{PIN + ' ' if document['pinned'] else ''}{document['version']}",
             "stages": ", ".join(document["aliases"]),
             "logged": f"{time_text(document['created_at'])} (local)",
             "expires": f"{time_text(document['expiry'])} (local)" if document["expiry"] else "",

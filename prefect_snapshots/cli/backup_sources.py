@@ -18,7 +18,6 @@ The file is looked for in the working directory and those above it; paths in it 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
@@ -29,11 +28,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument
+from .retention import RetentionOptions, policy_of
 
 if TYPE_CHECKING:
     from ..backups import BackupManager
     from ..repository import Repository
-    from ..retention import RetentionPolicy
 
 TABLE = "prefect-snapshots"
 _TYPES: Mapping[str, type] = {
@@ -56,7 +55,7 @@ _OF_DIRECTORIES = ("ignore_files", "exclude_caches", "one_file_system", "larger_
 class SourceOptions:
     """What to back up.
 
-    Arguments:
+    Args:
         name: Keeps backups apart that share a repository. Default: default.
         database: The URL of a database, or the path of one of SQLite or DuckDB. Repeat it for several. Leave the
             password to the environment or the database's password file: other users can read a command line.
@@ -111,50 +110,11 @@ class DirectoryOptions:
         }
 
 
-@dataclass(frozen=True)
-class RetentionOptions:
-    """What to keep. Where any of these is given, they are the whole policy.
-
-    Arguments:
-        keep_last: This many of the newest; -1: all. So too for the others.
-        keep_hourly: The newest of each of this many hours.
-        keep_daily: The newest of each of this many days.
-        keep_weekly: The newest of each of this many ISO weeks.
-        keep_monthly: The newest of each of this many months.
-        keep_yearly: The newest of each of this many years.
-        keep_within: Everything this far back from the newest, such as 2y5m7d3h.
-        keep_hourly_within: The newest of every hour that far back.
-        keep_daily_within: The newest of every day that far back.
-        keep_weekly_within: The newest of every week that far back.
-        keep_monthly_within: The newest of every month that far back.
-        keep_yearly_within: The newest of every year that far back.
-        keep_tag: What has this tag. Repeat it for several.
-        timezone: In whose hours, days, weeks, months and years to count. Default: UTC.
-    """
-
-    keep_last: int | None = None
-    keep_hourly: int | None = None
-    keep_daily: int | None = None
-    keep_weekly: int | None = None
-    keep_monthly: int | None = None
-    keep_yearly: int | None = None
-    keep_within: str | None = None
-    keep_hourly_within: str | None = None
-    keep_daily_within: str | None = None
-    keep_weekly_within: str | None = None
-    keep_monthly_within: str | None = None
-    keep_yearly_within: str | None = None
-    keep_tag: list[str] = field(default_factory=list)
-    timezone: str | None = None
-
-
 AS_CONFIGURED = SourceOptions()
 NOTHING_LEFT_OUT = DirectoryOptions()
-CONFIGURED_RETENTION = RetentionOptions()
 
 Sources = Annotated[SourceOptions, Parameter(name="*")]
 LeftOut = Annotated[DirectoryOptions, Parameter(name="*")]
-Retention = Annotated[RetentionOptions, Parameter(name="*")]
 
 
 def configuration() -> dict[str, Any]:
@@ -195,24 +155,8 @@ def manager_of(
         name=sources.name or configured.get("name", "default"),
         databases=databases,
         directories=[Directory(path, **left_out.over(configured)) for path in directories],
-        retention=_policy(retention, configured.get("retention", {})),
+        retention=policy_of(retention, configured.get("retention", {})),
     )
-
-
-def _policy(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:
-    from ..retention import RetentionPolicy
-
-    given = (
-        {key: value for key, value in dataclasses.asdict(options).items() if value not in (None, [])} if options else {}
-    )
-    if "keep_tag" in given:
-        given["keep_tags"] = given.pop("keep_tag")
-    if set(given) - {"timezone"}:
-        return RetentionPolicy(**{"keep_last": 0, "keep_weekly_within": None, **given})
-    try:
-        return RetentionPolicy(**{**configured, **given})
-    except TypeError as error:
-        raise InvalidArgument(f"retention in pyproject.toml is not understood: {error}") from None
 
 
 def _database_of_block(slug: str) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
 import os
 import shutil
 import sys
@@ -18,26 +16,24 @@ from cyclopts import App
 from ..errors import BackupNotFound, InvalidArgument, SnapshotsError
 from .backup_sources import (
     AS_CONFIGURED,
-    CONFIGURED_RETENTION,
     NOTHING_LEFT_OUT,
     LeftOut,
-    Retention,
     SourceOptions,
     Sources,
     configuration,
     manager_of,
 )
-from .output import Answer, Column, count_text, fields, size_text, table, time_text
+from .choosing import LATEST, choose
+from .output import PIN, Answer, Column, count_text, fields, size_text, table, time_text
+from .retention import NO_RETENTION, Retention, cleaned
 from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
     from ..backups import Backup, BackupManager, FileInfo, RestoreReport
     from ..repository import Repository
-    from ..retention import CleanupReport
 
 app = App(name="backups", help="Make, browse, verify, restore and export backups of databases and directories.")
 
-PINNED = "📌"
 PROVEN = "✓"
 _PROBLEM = 1
 _INCOMPLETE = 3
@@ -120,7 +116,7 @@ def show(backup: str, /, *, session: SessionArgument) -> Answer:
     """Show the parts, counts and sizes of a backup, and where it was made.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
     """
     _, found = _find(_opened(session), backup)
     return Answer(_described(found), _view_backup)
@@ -138,7 +134,7 @@ def list_files(
     """List the files in a backup, without reading them.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
         part: Only this part, named as `show` has it, or by the end of that.
         path: Only this file or directory of the part, and what is below it.
     """
@@ -153,7 +149,7 @@ def find(pattern: str, backup: str = "latest", /, *, part: str | None = None, se
 
     Args:
         pattern: As in '*.csv'. With a slash it is compared with the whole path.
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
         part: Only in this part.
     """
     manager, found = _find(_opened(session), backup)
@@ -165,7 +161,7 @@ def cat(backup: str, part: str, path: str, /, *, session: SessionArgument) -> No
     """Write one file of a backup to standard output. Every byte is verified.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
         part: The part that the file is in, named as `show` has it, or by the end of that.
         path: Its path within the part.
     """
@@ -194,7 +190,7 @@ def verify(backup: str, /, *, session: SessionArgument) -> Answer:
     """Read a whole backup, and verify every byte.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session), backup)
     with session.progress() as progress:
@@ -256,7 +252,7 @@ def restore(
     changed in place are backed up first.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
         no_directories: Leave directories alone.
         no_databases: Leave databases alone.
         to: PART=TARGET: another target for a part, which is named as `show` has it, or by the end of that. A target is
@@ -345,7 +341,7 @@ def export(backup: str, path: Path, /, *, session: SessionArgument) -> Answer:
     """Write a backup to a tar file, which any other program can read.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
         path: A file that does not exist. With the suffix .zst it is compressed.
     """
     manager, found = _find(_opened(session), backup)
@@ -369,7 +365,7 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
     with session.progress() as progress:
         report = manager.drill(backup, progress)
     document = {**dataclasses.asdict(report), "ok": report.ok}
-    remark = f"{report.name} came back as it was." if report.ok else f"{report.name} did NOT come back as it was."
+    remark = f"{report.name} came back identical." if report.ok else f"{report.name} did NOT come back identical."
     return Answer(document, _view_drill, remark, status=0 if report.ok else _PROBLEM)
 
 
@@ -384,9 +380,7 @@ def delete(backup: str, /, *, force: bool = False, session: SessionArgument) -> 
         backup: Its whole name.
         force: Delete it even if it is pinned, or if its record cannot be read.
     """
-    if backup == "latest":
-        raise InvalidArgument("Give the whole name of the backup to delete it, not latest.")
-    manager, found = _find(_opened(session, writing=True), backup)
+    manager, found = _find(_opened(session, writing=True), backup, whole=True)
     session.confirm(f"Delete {backup} ({found.description or 'no description'}, {size_text(found.size)})?")
     manager.delete_backup(backup, force)
     return Answer({"deleted": backup}, remark=f"Deleted {backup}. `prefect-snapshots prune` reclaims the space.")
@@ -397,7 +391,7 @@ def pin(backup: str, /, *, session: SessionArgument) -> Answer:
     """Exempt a backup from retention.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session, writing=True), backup)
     return Answer(_described(manager.pin(found.name)), remark=f"{found.name} is pinned.")
@@ -408,7 +402,7 @@ def unpin(backup: str, /, *, session: SessionArgument) -> Answer:
     """Let retention delete a backup again.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session, writing=True), backup)
     return Answer(_described(manager.unpin(found.name)), remark=f"{found.name} is not pinned.")
@@ -427,7 +421,7 @@ def edit(
     """Change the description or the tags of a backup. Its name and its contents stay.
 
     Args:
-        backup: Its name, or latest.
+        backup: Its name, the beginning of it, or latest.
         description: The new description.
         tag: A tag that it has from now on, instead of all others. Repeat it for several.
         no_tags: Remove all tags.
@@ -443,7 +437,7 @@ def cleanup(
     name: str | None = None,
     dry_run: bool = False,
     no_prune: bool = False,
-    retention: Retention = CONFIGURED_RETENTION,
+    retention: Retention = NO_RETENTION,
     session: SessionArgument,
 ) -> Answer:
     """Delete backups that the retention policy does not keep, and reclaim their space.
@@ -460,7 +454,7 @@ def cleanup(
     manager = manager_of(repository, SourceOptions(name=name), retention)
     with session.progress() as progress:
         report = manager.cleanup(dry_run=dry_run, prune=not no_prune, progress=progress)
-    return Answer(dataclasses.asdict(report), _view_cleanup, _cleaned(report))
+    return cleaned(report, "backup")
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -488,30 +482,22 @@ def _names(repository: Repository, name: str | None) -> Sequence[str]:
     return list_names(repository) if name is None else [name]
 
 
-def _find(repository: Repository, backup: str) -> tuple[BackupManager, Backup]:
-    """A backup under any name, and its manager."""
+def _find(repository: Repository, backup: str, *, whole: bool = False) -> tuple[BackupManager, Backup]:
+    """Return a backup under any name, and its manager. The latest is that of the name in pyproject.toml, if any.
+
+    Raises:
+        BackupNotFound: There is none. The message names similar ones.
+    """
     from ..backups import list_names
 
-    managers = [_manager(repository, name) for name in list_names(repository)]
-    if backup == "latest":
-        name = configuration().get("name")
-        newest = [
-            (found.created_at, manager, found)
-            for manager in managers
-            if name is None or manager.name == name
-            for found in [next((each for each in manager.list_backups() if each.broken is None), None)]
-            if found is not None
-        ]
-        if not newest:
-            raise BackupNotFound("There is no backup yet. Make one with `prefect-snapshots backups create`.")
-        _, manager, found = max(newest, key=lambda each: each[0])
-        return manager, found
-    for manager in managers:
-        with contextlib.suppress(BackupNotFound):
-            return manager, manager.get_backup(backup)
-    known = [each.name for manager in managers for each in manager.list_backups()]
-    near = difflib.get_close_matches(backup, known, 3, 0.5) or known[:3]
-    raise BackupNotFound(f"no backup {backup!r} (there is: {', '.join(near) or 'none at all'})")
+    latest = backup == LATEST and not whole
+    managers = [_manager(repository, name) for name in (_names(repository, None) if latest else list_names(repository))]
+    listed = [
+        (manager, each) for manager in managers for each in manager.list_backups() if not latest or each.broken is None
+    ]
+    listed.sort(key=lambda pair: pair[1].created_at, reverse=True)
+    chosen = choose(backup, [each.name for _, each in listed], "backup", BackupNotFound, whole=whole)
+    return next(pair for pair in listed if pair[1].name == chosen)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -587,7 +573,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
     )
     rows = [
         (
-            "!" if each["broken"] else PINNED * each["pinned"] + PROVEN * bool(each["proven_at"]),
+            "!" if each["broken"] else PIN * each["pinned"] + PROVEN * bool(each["proven_at"]),
             each["name"],
             _moment(each["created_at"], seconds=False),
             size_text(each["size"]),
@@ -602,7 +588,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
 
 def _view_verbosely(document: dict[str, Any]) -> Iterator[str]:
     for each in document["backups"]:
-        yield f"{PINNED + ' ' if each['pinned'] and not each['broken'] else ''}{each['name']}"
+        yield f"{PIN + ' ' if each['pinned'] and not each['broken'] else ''}{each['name']}"
         yield from (f"   {line}" for line in _view_brief(each))
         yield ""
 
@@ -632,7 +618,7 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_backup(backup: dict[str, Any]) -> Iterator[str]:
-    yield f"{PINNED + ' ' if backup['pinned'] and not backup['broken'] else ''}{backup['name']}"
+    yield f"{PIN + ' ' if backup['pinned'] and not backup['broken'] else ''}{backup['name']}"
     yield from _view_brief(backup)
 
 
@@ -710,18 +696,6 @@ def _view_drill(document: dict[str, Any]) -> Iterator[str]:
         for row in document["rows"]
     ]
     yield from table(columns, rows)
-
-
-def _view_cleanup(document: dict[str, Any]) -> Iterator[str]:
-    rows = [(row["name"], "keep" if row["keep"] else "remove", ", ".join(row["reasons"])) for row in document["rows"]]
-    if rows:
-        yield from table((Column("name"), Column(""), Column("reasons", cut=True)), rows)
-
-
-def _cleaned(report: CleanupReport) -> str:
-    would = "would be " if report.dry_run else ""
-    freed, later = size_text(report.freed), size_text(report.freed_later)
-    return f"{count_text(len(report.deleted), 'backup')} {would}removed; {freed} {would}freed now, {later} later."
 
 
 def _moment(text: str, *, seconds: bool = True) -> str:

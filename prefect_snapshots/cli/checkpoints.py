@@ -1,97 +1,197 @@
-"""`prefect-snapshots checkpoints ...`: what was done of long iterables, how it went, and forgetting it."""
+"""`prefect-snapshots checkpoints ...`: the results that Snapper and @checkpointed keep of long iterables."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from ..errors import CheckpointNotFound
-from .output import Answer, Column, count_text, table, time_text
-from .session import SessionArgument
+from ..errors import CheckpointNotFound, Pinned
+from .choosing import choose
+from .output import PIN, Answer, Column, count_text, table, time_text
+from .retention import NO_RETENTION, Retention, cleaned, required_policy
+from .session import Session, SessionArgument
 
-app = App(name="checkpoints", help="What was done of long iterables, how it went, and forgetting it.")
+if TYPE_CHECKING:
+    from ..checkpoints import CheckpointInfo, CheckpointManager
+
+app = App(name="checkpoints", help="List, inspect, compare and delete the results of resumable iterations.")
+
+Fingerprint = Annotated[
+    str | None,
+    Parameter(help="The version of the function, as in the list, or the beginning of it. Default: the latest."),
+]
 
 
 @app.command(name="list")
 def list_all(name: str | None = None, /, *, session: SessionArgument) -> Answer:
-    """List the checkpoints: a row for each version of a function.
+    """List the checkpoints: a row for each version of a function, newest first.
 
-    Arguments:
-        name: Only those of this name.
+    Args:
+        name: List only the checkpoints of this name.
     """
-    from ..checkpoints import CheckpointManager
-
-    repository = session.open()
-    rows = CheckpointManager(repository).list_checkpoints(name)
-    if name is not None and not rows:
-        raise CheckpointNotFound(f"{repository.url} has no checkpoints of {name!r}")
-    document = {"repository": repository.url, "checkpoints": [asdict(row) for row in rows]}
-    return Answer(document, _view, "" if rows else "There are no checkpoints.")
+    manager = _manager(session)
+    chosen = _name(manager, name) if name is not None else None
+    rows = manager.list_checkpoints(chosen)
+    document = {"repository": manager.repository.url, "checkpoints": [asdict(row) for row in rows]}
+    return Answer(document, _view_list, "" if rows else "There are no checkpoints.")
 
 
 @app.command
-def report(name: str, /, *, fingerprint: str | None = None, session: SessionArgument) -> Answer:
+def show(name: str, /, *, fingerprint: Fingerprint = None, session: SessionArgument) -> Answer:
     """Show how processing went: throughput, slow items, failures.
 
-    Arguments:
-        name: Of the checkpoints.
-        fingerprint: Of a version of the function, as in the list. Default: the one that was started last.
+    Args:
+        name: The name of the checkpoints, or the beginning of it.
     """
-    from ..checkpoints import CheckpointManager
     from .documents import document_lines
 
-    repository = session.open()
-    manager = CheckpointManager(repository)
+    manager = _manager(session)
+    name = _name(manager, name)
     document = json.loads(manager.report(name, fingerprint, format="json"))
     described = manager.describe(name, fingerprint)
-    return Answer({"repository": repository.url, **document}, lambda _: document_lines(described))
+    info = asdict(manager.get_checkpoint(name, fingerprint))
+    return Answer({"repository": manager.repository.url, **info, **document}, lambda _: document_lines(described))
 
 
 @app.command
-def clear(name: str, /, *, fingerprint: str | None = None, session: SessionArgument) -> Answer:
-    """Forget results, so that their items are done again. Asks first.
+def diff(name: str, old: str, new: str | None = None, /, *, session: SessionArgument) -> Answer:
+    """Compare the results of two versions of a function, item by item. Nothing is unpickled.
 
-    Arguments:
-        name: Of the checkpoints.
-        fingerprint: Only the results of this version of the function, as in the list.
+    Args:
+        name: The name of the checkpoints, or the beginning of it.
+        old: The fingerprint of one version, or the beginning of it.
+        new: The fingerprint of the other version. Default: the one that was started last.
     """
+    manager = _manager(session)
+    name = _name(manager, name)
+    found = manager.diff(name, old, new)
+    return Answer({"name": name, **asdict(found)}, _view_diff)
+
+
+@app.command
+def delete(name: str, /, *, fingerprint: Fingerprint = None, force: bool = False, session: SessionArgument) -> Answer:
+    """Delete the results of a name, so that its items are computed again. Asks first.
+
+    Args:
+        name: The whole name of the checkpoints.
+        fingerprint: Delete only the results of this version of the function. Default: those of all versions.
+        force: Delete them although the name is pinned.
+    """
+    manager = _manager(session, writing=True)
+    rows = manager.list_checkpoints(_name(manager, name, whole=True))
+    if fingerprint is not None:
+        chosen = manager.get_checkpoint(name, fingerprint).fingerprint
+        rows = [row for row in rows if row.fingerprint == chosen]
+    if any(row.pinned for row in rows) and not force:
+        raise Pinned(
+            f"{name} is pinned. Nothing was deleted. Run `prefect-snapshots checkpoints unpin {name}` first, or pass "
+            "--force."
+        )
+    results = count_text(sum(row.done for row in rows), "result")
+    session.confirm(f"Delete {results} of {name}?")
+    segments = manager.delete_checkpoint(name, fingerprint, force=force)
+    document = {"name": name, "segments": segments, "deleted": [asdict(row) for row in rows]}
+    return Answer(document, remark=f"Deleted {results}. Run `prefect-snapshots prune` to reclaim the space.")
+
+
+@app.command
+def pin(name: str, /, *, session: SessionArgument) -> Answer:
+    """Exempt the results of a name from retention.
+
+    Args:
+        name: The name of the checkpoints, or the beginning of it.
+    """
+    return _set_pinned(session, name, True)
+
+
+@app.command
+def unpin(name: str, /, *, session: SessionArgument) -> Answer:
+    """Let retention delete results of a name again.
+
+    Args:
+        name: The name of the checkpoints, or the beginning of it.
+    """
+    return _set_pinned(session, name, False)
+
+
+@app.command
+def cleanup(
+    name: str | None = None,
+    /,
+    *,
+    dry_run: bool = False,
+    retention: Retention = NO_RETENTION,
+    session: SessionArgument,
+) -> Answer:
+    """Delete the results of versions of functions that the retention does not keep.
+
+    The version that was started last always stays. `prefect-snapshots prune` reclaims the space.
+
+    Args:
+        name: Clean up only this name. Default: all names.
+        dry_run: Only show what would be deleted, and why the rest is kept.
+    """
+    policy = required_policy(retention)
+    manager = _manager(session, writing=not dry_run)
+    chosen = _name(manager, name) if name is not None else None
+    return cleaned(manager.cleanup(policy, dry_run, name=chosen), "checkpoint")
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _manager(session: Session, *, writing: bool = False) -> CheckpointManager:
     from ..checkpoints import CheckpointManager
 
-    repository = session.open(writing=True)
-    manager = CheckpointManager(repository)
-    rows = [row for row in manager.list_checkpoints(name) if fingerprint in (None, row.fingerprint)]
-    if not rows:
-        which = f" with the fingerprint {fingerprint}" if fingerprint else ""
-        raise CheckpointNotFound(f"{repository.url} has no checkpoints of {name!r}{which}")
-    results = count_text(sum(row.done for row in rows), "result")
-    session.confirm(f"Forget {results} of {name}?")
-    segments = manager.delete_checkpoint(name, fingerprint)
-    document = {"name": name, "segments": segments, "cleared": [asdict(row) for row in rows]}
-    return Answer(document, remark=f"Forgot {results}. `prefect-snapshots prune` frees the space.")
+    return CheckpointManager(session.open(writing=writing))
+
+
+def _name(manager: CheckpointManager, name: str, *, whole: bool = False) -> str:
+    from ..repository.names import check_name
+
+    infos: list[CheckpointInfo] = manager.list_checkpoints()
+    if not any(info.name.startswith(name) for info in infos):
+        check_name(name)
+    known = list(dict.fromkeys(info.name for info in infos))
+    return choose(name, known, "checkpoint", CheckpointNotFound, whole=whole)
+
+
+def _set_pinned(session: Session, name: str, pinned: bool) -> Answer:
+    manager = _manager(session, writing=True)
+    name = _name(manager, name)
+    (manager.pin if pinned else manager.unpin)(name)
+    rows = [asdict(row) for row in manager.list_checkpoints(name)]
+    return Answer({"name": name, "pinned": pinned, "checkpoints": rows}, remark=_said(name, pinned))
+
+
+def _said(name: str, pinned: bool) -> str:
+    return f"{'Pinned' if pinned else 'Unpinned'} {name}."
 
 
 _COLUMNS = (
+    Column(""),
     Column("name", cut=True),
     Column("function", cut=True),
     Column("fingerprint"),
     Column("done", right=True),
     Column("failed", right=True),
     Column("segments", right=True),
-    Column("started_at"),
+    Column("started (local)"),
 )
 
 
-def _view(document: dict[str, Any]) -> Iterator[str]:
+def _view_list(document: dict[str, Any]) -> Iterator[str]:
     rows = document["checkpoints"]
     if rows:
         yield from table(
             _COLUMNS,
             [
                 (
+                    PIN if row["pinned"] else "",
                     row["name"],
                     row["function"],
                     row["fingerprint"],
@@ -103,3 +203,9 @@ def _view(document: dict[str, Any]) -> Iterator[str]:
                 for row in rows
             ],
         )
+
+
+def _view_diff(document: dict[str, Any]) -> Iterator[str]:
+    yield f"{document['old']} -> {document['new']}"
+    counts = [(key.replace("_", " "), f"{document[key]:,}") for key in ("unchanged", "changed", "only_old", "only_new")]
+    yield from table((Column("results"), Column("items", right=True)), counts)

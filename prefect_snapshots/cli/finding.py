@@ -1,8 +1,7 @@
-"""Finding snapshots by what a user typed, and saying what comes near when there is none."""
+"""Find snapshots by what a user typed, and name what comes near if there is none."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,12 @@ from ..snapshots.backends import Durable
 from ..snapshots.records import Record, finder
 from ..values.manifest import LeafInfo, describe
 from ..values.paths import matcher
-
-_NEAR = 3
+from .choosing import LATEST, choose, near
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A snapshot: under which name, among which others, and its record."""
+    """A snapshot: its name, the storage of that name, and its record."""
 
     name: str
     backend: Durable
@@ -40,14 +38,14 @@ class Found:
         return {"name": self.name, "id": self.record.id}
 
     def manager(self) -> SnapshotManager[Any]:
-        """A manager of its name, which can change it."""
+        """Return a manager of its name, which can change it."""
         return SnapshotManager(self.backend.repository, name=self.name)
 
     def leaves(self, patterns: Sequence[str] | None = None) -> list[LeafInfo]:
-        """Its leaves, or those that match a pattern, described without loading them.
+        """Return its leaves, or those that match a pattern, without loading them.
 
         Raises:
-            InvalidArgument: patterns that match none; with paths that come near.
+            InvalidArgument: No leaf matches. The message has paths that come near.
         """
         with self.naming_damage():
             described = describe(self.backend.content(self.record)[0])
@@ -57,12 +55,12 @@ class Found:
         chosen = [leaf for leaf in described if matches(leaf.path)]
         if not chosen:
             paths = [leaf.path for leaf in described]
-            raise InvalidArgument(f"no leaf of {self.label} matches {patterns[0]!r}{_near(patterns[0], paths)}")
+            raise InvalidArgument(f"No leaf of {self.label} matches {patterns[0]!r}{near(patterns[0], paths)}.")
         return chosen
 
     @contextmanager
     def naming_damage(self) -> Iterator[None]:
-        """Whatever is found to be damaged inside names this snapshot."""
+        """Make any damage found inside name this snapshot."""
         try:
             yield
         except DamagedVersion:
@@ -71,57 +69,64 @@ class Found:
             raise DamagedVersion(f"snapshot {self.record.id!r} of {self.name!r}", "", str(error)) from error
 
 
-def find(repository: Repository, ids: Sequence[str], name: str | None) -> list[Found]:
-    """The snapshots with these ids, under one name or any.
+def find(repository: Repository, ids: Sequence[str], name: str | None, *, whole: bool = False) -> list[Found]:
+    """Return the snapshots with these ids, under one name or any.
+
+    Args:
+        repository: The repository to look in.
+        ids: Ids, beginnings of ids, or `latest`.
+        name: The name to look under. Default: any.
+        whole: Whether only whole ids count.
 
     Raises:
-        SnapshotNotFound: an id, or the name, is not known; with those that come near.
-        InvalidArgument: an id is known under several names.
+        SnapshotNotFound: An id, or the name, is not known. The message has those that come near.
+        InvalidArgument: Several names have the id, or several ids begin like it.
     """
     if name is not None:
         check_known(repository, name)
     names = list_names(repository) if name is None else [name]
     backends = {each: Durable(repository, each) for each in names}
-    return [_find(snapshot_id, backends) for snapshot_id in ids]
+    return [_find(snapshot_id, backends, whole) for snapshot_id in ids]
 
 
 def check_known(repository: Repository, name: str) -> None:
-    """
+    """Return only if snapshots were saved under a name.
+
     Raises:
-        InvalidName: it is no name.
-        SnapshotNotFound: nothing was ever saved under it; with names that come near.
+        InvalidName: It is not a valid name.
+        SnapshotNotFound: Nothing was ever saved under it. The message has names that come near.
     """
     known = list_names(repository)
     if name not in known:
         check_name(name)
-        raise SnapshotNotFound(f"no snapshots under the name {name!r}{_near(name, known)}")
+        raise SnapshotNotFound(f"There are no snapshots under the name {name!r}{near(name, known)}.")
 
 
 def best_of(ranked: Sequence[Record], key: str) -> str:
-    """The id of the first, which is the best if it has a number to rank by.
+    """Return the id of the first, which is the best if it has a number to rank by.
 
     Raises:
-        InvalidArgument: it has none, and neither has any other.
+        InvalidArgument: None of them has one.
     """
     value = finder(key, None)(ranked[0].metadata)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidArgument(f"none of these snapshots has a number to rank by at {key!r} in its metadata")
+        raise InvalidArgument(f"None of these snapshots has a number at {key!r} in its metadata to rank by.")
     return ranked[0].id
 
 
-def _find(snapshot_id: str, backends: dict[str, Durable]) -> Found:
-    holders = [name for name, backend in backends.items() if snapshot_id in backend.view.by_id]
-    if not holders:
-        known = [each for backend in backends.values() for each in backend.view.by_id]
-        raise SnapshotNotFound(f"no snapshot {snapshot_id!r}{_near(snapshot_id, known)}")
+def _find(wanted: str, backends: dict[str, Durable], whole: bool) -> Found:
+    holders = [name for name, backend in backends.items() if wanted in backend.view.by_id]
     if len(holders) > 1:
         raise InvalidArgument(
-            f"there is a snapshot {snapshot_id!r} under each of {', '.join(holders)}: say which with --name"
+            f"Several names have a snapshot {wanted!r}: {', '.join(holders)}. Say which one with --name."
         )
-    backend = backends[holders[0]]
-    return Found(holders[0], backend, backend.view.by_id[snapshot_id])
-
-
-def _near(wanted: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(wanted, known, _NEAR, 0.5) or list(known)[-_NEAR:]
-    return f" (there is: {', '.join(near)})" if near else " (there is none at all)"
+    if holders:
+        backend = backends[holders[0]]
+        return Found(holders[0], backend, backend.view.by_id[wanted])
+    if wanted == LATEST and len(backends) > 1 and not whole:
+        raise InvalidArgument(f"Say of which name you mean the latest snapshot, with --name: {', '.join(backends)}.")
+    records = [(record, name) for name, backend in backends.items() for record in backend.view.by_id.values()]
+    records.sort(key=lambda pair: pair[0].order, reverse=True)
+    chosen = choose(wanted, [record.id for record, _ in records], "snapshot", SnapshotNotFound, whole=whole)
+    record, name = next(pair for pair in records if pair[0].id == chosen)
+    return Found(name, backends[name], record)

@@ -1,4 +1,4 @@
-"""`prefect-snapshots check`, `prune`, `repair` and `stats`: looking after a whole repository."""
+"""`prefect-snapshots check`, `prune`, `repair` and `stats`: maintain a whole repository."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Grace = Annotated[timedelta, Parameter(converter=_parse_grace)]
 
 
 def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
-    """Verify that everything committed is there. Exits with 3 when something is damaged.
+    """Verify that everything committed is there. Exits with 3 if something is damaged.
 
-    Arguments:
+    Args:
         read_data: Read and verify every byte, too.
     """
     repository = session.open()
@@ -45,12 +45,12 @@ def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
 
 
 def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: SessionArgument) -> Answer:
-    """Free the space of what no snapshot needs any more. Safe beside any number of writers.
+    """Reclaim the space of deleted data. Safe beside any number of writers.
 
-    Arguments:
-        dry_run: Only say what would be freed.
-        grace: Leave what nothing refers to alone for this long, such as 90s or 7d: it may belong to an upload that is
-            still running. Safety does not depend on it. Default: 24h.
+    Args:
+        dry_run: Only show what would be freed.
+        grace: Do not delete unreferenced data younger than this, such as 90s or 7d: it may belong to an upload that
+            is still running. Safety does not depend on it. Default: 24h.
     """
     repository = session.open(writing=not dry_run)
     with session.progress() as progress:
@@ -60,16 +60,16 @@ def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: S
 
 
 def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
-    """Save what can be saved, and say what is lost. Asks first; exits with 3 when something is lost.
+    """Recover what can be recovered, and list what is lost. Asks first; exits with 3 if something is lost.
 
-    Stop other writers before: it puts damaged objects back in place.
+    Stop all other writers first: repair replaces damaged objects.
 
-    Arguments:
-        dry_run: Only say what would be done.
+    Args:
+        dry_run: Only show what would be done.
     """
     repository = session.open(writing=not dry_run)
     if not dry_run:
-        session.confirm(f"Repair {repository.url}? Nobody else may write to it meanwhile.")
+        session.confirm(f"Repair {repository.url}? No other process may write to it meanwhile.")
     with session.progress() as progress:
         report = repository.repair(dry_run, progress=progress)
     document = {"repository": repository.url, **asdict(report)}
@@ -77,7 +77,7 @@ def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
 
 
 def stats(*, session: SessionArgument) -> Answer:
-    """Show what is in the repository, what it takes, and what deduplication and compression saved."""
+    """Show what the repository holds, its size, and what deduplication and compression saved."""
     repository = session.open()
     found = repository.stats()
     document = {
@@ -91,7 +91,7 @@ def stats(*, session: SessionArgument) -> Answer:
     return Answer(document, _view_statistics)
 
 
-# --- for people --------------------------------------------------------------------------------------------------
+# --- views -------------------------------------------------------------------------------------------------------
 
 
 def _summary(document: Document) -> str:

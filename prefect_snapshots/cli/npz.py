@@ -23,7 +23,7 @@ _KINDS = frozenset({"bool", "int", "float", "complex", "numpy", "numpy-scalar", 
 def write_npz(path: Path, leaves: Sequence[LeafInfo], manifest: bytes, body: BodyReader) -> None:
     """Write leaves beside `path`, make them durable, and put them in place.
 
-    Arguments:
+    Args:
         path: of the file.
         leaves: which ones. A value that is a single leaf has no path, and is called `arr_0`, as NumPy does.
         manifest, body: of the snapshot.

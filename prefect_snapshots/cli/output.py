@@ -19,6 +19,9 @@ from ..documents.texts import count_text as count_text
 from ..documents.texts import printable as printable
 from ..documents.texts import size_text as size_text
 
+PIN = "📌"
+"""Marks what is exempt from retention."""
+
 _GAP = "  "
 _SHORTEST = 8
 
@@ -27,12 +30,12 @@ _SHORTEST = 8
 class Answer:
     """What a command found or did.
 
-    Arguments:
-        document: everything, in plain values and datetimes.
-        view: the document in lines for people. It may take time, and is called only when it is needed.
-        remark: a last line.
-        told: whether the view only tells what was done; where quiet was asked for, it is left out, as the remark is.
-        status: the exit code.
+    Args:
+        document: Everything, in plain values and datetimes.
+        view: Returns the document in lines for people. It may take time, and is called only if it is needed.
+        remark: A last line.
+        told: Whether the view only tells what was done: `--quiet` leaves it out, as it does the remark.
+        status: The exit code.
     """
 
     document: dict[str, Any]
@@ -50,7 +53,7 @@ class Answer:
 
 
 def as_json(document: Any) -> str:
-    """One JSON document. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are texts.
+    """One JSON document. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are strings.
 
     Example:
         >>> print(as_json({"loss": float("nan")}))

@@ -1,4 +1,4 @@
-"""`prefect-snapshots report`: what is in a repository, to look at."""
+"""`prefect-snapshots report`: show what is in a repository, in the terminal or as an HTML file."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def report(
     mode: Literal["min", "max"] | None = None,
     session: SessionArgument,
 ) -> Answer:
-    """Show what is in a repository: backups, snapshots, checkpoints and artifacts, and how they went.
+    """Show what is in a repository: backups, snapshots, checkpoints and artifacts.
 
-    Everything comes from the repository, so that it is there without a Prefect server, too.
+    Everything comes from the repository: no Prefect server is needed.
 
-    Arguments:
-        html: Write it with charts into this file, which needs nothing else. A file that is there is replaced.
-        name: Only what has this name. Repeat it for several.
+    Args:
+        html: Write the report with charts into this self-contained file. An existing file is replaced.
+        name: Show only what has this name. Repeat it for several.
         rank_by: The metadata key by which the best snapshot is marked.
         mode: Whether the largest value of that key is best, or the smallest. Default: max.
     """
     if mode is not None and rank_by is None:
-        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks")
+        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks.")
     from ..documents import html_page
     from ..reports import describe_repository
     from .documents import document_lines
@@ -71,11 +71,11 @@ def _plain(document: Document) -> dict[str, Any]:
     import msgspec
 
     blocks = ({"block": type(block).__name__.lower(), **msgspec.to_builtins(block)} for block in document.blocks)
-    return {"room": document.room, "title": document.title, "blocks": list(blocks)}
+    return {"kind": document.room, "title": document.title, "blocks": list(blocks)}
 
 
 def _write(path: Path, text: str) -> None:
-    """Whoever reads the file meanwhile sees the old one or the new one."""
+    """Replace the file at once: a reader sees the old one or the new one."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
         try:
             file.write(text)

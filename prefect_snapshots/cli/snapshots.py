@@ -1,6 +1,6 @@
-"""`prefect-snapshots snapshots ...`: find snapshots, look into them, compare, annotate, remove and restore them.
+"""`prefect-snapshots snapshots ...`: list, show, compare, tag, pin, delete and restore snapshots.
 
-An id is looked for under every name, unless `--name` says under which. Nothing is unpickled unless that is asked for.
+An id is looked for under every name, unless `--name` says which. Nothing is unpickled unless you ask for it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, Token
 from cyclopts.validators import Number
 
-from ..errors import InvalidArgument, PickleRefused
+from ..errors import InvalidArgument, PickleRefused, Pinned
 from . import views
-from .output import Answer, count_text, size_text
-from .session import SessionArgument, parse_value
+from .output import PIN, Answer, count_text, size_text
+from .retention import NO_RETENTION, Retention, cleaned, required_policy
+from .session import Session, SessionArgument, parse_value
 
 if TYPE_CHECKING:
     from ..repository import Repository
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..values.manifest import LeafInfo
     from .finding import Found
 
-app = App(name="snapshots", help="Find snapshots, look into them, compare, annotate, remove and restore them.")
+app = App(name="snapshots", help="List, show, compare, tag, pin, delete and restore snapshots.")
 
 _LISTED = 10
 """Snapshots that a question names one by one."""
@@ -44,7 +45,7 @@ def _parse_moment(_: object, tokens: Sequence[Token]) -> datetime:
 
 
 Moment = Annotated[datetime | None, Parameter(converter=_parse_moment)]
-Name = Annotated[str | None, Parameter(help="Look only under this name.")]
+Name = Annotated[str | None, Parameter(help="Look only under this name. Default: any.")]
 Ids = Annotated[str, Parameter(name="snapshot-id")]
 
 
@@ -67,25 +68,25 @@ def list_snapshots(
 ) -> Answer:
     """List the snapshots under a name, newest first; without a name, list the names.
 
-    Arguments:
-        name: Under which the snapshots were saved.
-        tag: Only those with this tag. Repeat it for several tags, all of which are needed.
-        where: KEY=VALUE: only those with this metadata; or KEY: only those that have it. Dots lead into nested
-            metadata. Repeat it for several conditions, all of which have to hold.
-        since: Only those saved at this time or later. ISO 8601; without a zone it is local time, as it is shown.
-        until: Only those saved at this time or earlier. A date alone is its first moment.
+    Args:
+        name: The name under which the snapshots were saved.
+        tag: List only snapshots with this tag. Repeat it to require several tags.
+        where: KEY=VALUE: list only snapshots with this metadata; or KEY: only those that have it. Dots lead into
+            nested metadata. Repeat it to require several conditions.
+        since: List only snapshots saved at this time or later. ISO 8601; without a zone it is local time.
+        until: List only snapshots saved at this time or earlier. A date alone is its first moment.
         rank_by: The metadata key that ranks them: best first.
         mode: Whether the largest value of that key is best, or the smallest. Default: max.
-        limit: At most this many.
+        limit: List at most this many.
     """
     if name is None:
         filters = {"tag": tag, "where": where, "since": since, "until": until, "rank-by": rank_by, "limit": limit}
         for option, value in filters.items():
             if value is not None:
-                raise InvalidArgument(f"--{option} needs the NAME whose snapshots to list")
+                raise InvalidArgument(f"--{option} needs a NAME: the name of the snapshots to list.")
         return _list_names(session.open())
     if mode is not None and rank_by is None:
-        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks")
+        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks.")
 
     from ..snapshots import ByTag, ByTimeRange, SnapshotManager
     from .finding import best_of, check_known
@@ -107,7 +108,7 @@ def list_snapshots(
         "matching": len(records),
         "rank_by": rank_by,
         "best": best,
-        "snapshots": [_described(record) for record in records[:limit]],
+        "snapshots": [{"name": name, **asdict(record.info)} for record in records[:limit]],
     }
     return Answer(document, views.snapshots, views.summary(document))
 
@@ -116,35 +117,46 @@ def list_snapshots(
 def show(
     snapshot_id: str, /, *, name: Name = None, leaves: list[str] | None = None, session: SessionArgument
 ) -> Answer:
-    """Show what a snapshot is and holds, without loading its data.
+    """Show the metadata and the leaves of a snapshot, without loading its data.
 
-    Arguments:
-        snapshot_id: Its id.
+    Args:
+        snapshot_id: Its id, the beginning of it, or latest.
         leaves: A pattern of the leaf paths to list, such as 'encoder/**'. Repeat it for several.
     """
     from .finding import find
 
     [found] = find(session.open(), [snapshot_id], name)
     described = [_described_leaf(leaf) for leaf in found.leaves(leaves)]
-    return Answer({"name": found.name, **_described(found.record), "leaves": described}, views.snapshot)
+    return Answer({**_described(found), "leaves": described}, views.snapshot)
 
 
 @app.command
-def diff(old: str, new: str, /, *, name: Name = None, allow_pickle: bool = False, session: SessionArgument) -> Answer:
-    """Show which leaves differ between two snapshots, and by how much.
+def diff(
+    *snapshot_ids: Annotated[str, Parameter(name="[NAME] OLD NEW")],
+    name: Name = None,
+    allow_pickle: bool = False,
+    session: SessionArgument,
+) -> Answer:
+    """Show which leaves differ between two snapshots, and by how much: diff NAME OLD NEW.
 
-    Only leaves that differ are read: what is equal is stored once.
+    Only leaves that differ are read: identical data is stored once.
 
-    Arguments:
-        old: An id.
-        new: Another id.
-        allow_pickle: Compare leaves that were pickled, too. That runs code from the repository: say so only if you
+    Args:
+        snapshot_ids: The name, which you can leave out if no other name has these ids; then two ids, beginnings of
+            ids, or latest.
+        allow_pickle: Compare leaves that were pickled, too. That runs code from the repository: use it only if you
             trust everyone who writes to it.
     """
     from ..values.diff import diff_contents
     from .finding import find
 
-    before, after = find(session.open(), [old, new], name)
+    if len(snapshot_ids) == 3 and name is None:
+        name, *ids = snapshot_ids
+    elif len(snapshot_ids) == 2:
+        ids = list(snapshot_ids)
+    else:
+        raise InvalidArgument("Say which two snapshots to compare: diff NAME OLD NEW.")
+    before, after = find(session.open(), ids, name)
     with before.naming_damage(), after.naming_damage():
         contents = before.backend.content(before.record), after.backend.content(after.record)
         try:
@@ -157,8 +169,8 @@ def diff(old: str, new: str, /, *, name: Name = None, allow_pickle: bool = False
         "new": after.reference,
         "differences": [asdict(difference) for difference in differences],
     }
-    remark = f"{count_text(len(differences), 'leaf differs', 'leaves differ')}." if differences else "They are equal."
-    return Answer(document, views.differences, remark)
+    count = count_text(len(differences), "leaf differs", "leaves differ")
+    return Answer(document, views.differences, f"{count}." if differences else "They are identical.")
 
 
 # --- annotating --------------------------------------------------------------------------------------------------
@@ -176,8 +188,8 @@ def tag(
 ) -> Answer:
     """Add tags to a snapshot, or remove them.
 
-    Arguments:
-        snapshot_id: Its id.
+    Args:
+        snapshot_id: Its id, the beginning of it, or latest.
         add: A tag to add. Repeat it for several.
         remove: A tag to remove. Repeat it for several.
     """
@@ -186,9 +198,9 @@ def tag(
 
     added, removed = clean_tags(add), clean_tags(remove)
     if not added and not removed:
-        raise InvalidArgument("say which tags with --add or --remove")
+        raise InvalidArgument("Say which tags, with --add or --remove.")
     [found] = find(session.open(writing=True), [snapshot_id], name)
-    manager = found.manager()
+    manager, snapshot_id = found.manager(), found.record.id
     if added:
         manager.add_tags(snapshot_id, added)
     if removed:
@@ -200,38 +212,71 @@ def tag(
 
 
 @app.command
-def pin(*snapshot_ids: Ids, off: bool = False, name: Name = None, session: SessionArgument) -> Answer:
-    """Protect snapshots from eviction and cleanup.
+def pin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
+    """Exempt snapshots from eviction and retention.
 
-    Arguments:
-        snapshot_ids: Their ids.
-        off: Stop protecting them.
+    Args:
+        snapshot_ids: Their ids, the beginnings of them, or latest.
     """
-    chosen = _find_some(session.open(writing=True), snapshot_ids, name)
-    for found in chosen:
-        manager = found.manager()
-        (manager.unpin if off else manager.pin)(found.record.id)
-    document = {"pinned": not off, "snapshots": [found.reference for found in chosen]}
-    return Answer(document, remark=f"{'Unpinned' if off else 'Pinned'} {count_text(len(chosen), 'snapshot')}.")
+    return _set_pinned(session, snapshot_ids, name, True)
 
 
 @app.command
-def rm(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
-    """Remove snapshots, also pinned ones. Asks first.
+def unpin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
+    """Let eviction and retention delete snapshots again.
 
-    Arguments:
-        snapshot_ids: Their ids.
+    Args:
+        snapshot_ids: Their ids, the beginnings of them, or latest.
     """
-    chosen = _find_some(session.open(writing=True), snapshot_ids, name)
-    labels = [f"{views.PIN} {found.label}" if found.record.pinned else found.label for found in chosen[:_LISTED]]
+    return _set_pinned(session, snapshot_ids, name, False)
+
+
+@app.command
+def delete(*snapshot_ids: Ids, force: bool = False, name: Name = None, session: SessionArgument) -> Answer:
+    """Delete snapshots. Asks first.
+
+    Args:
+        snapshot_ids: Their whole ids.
+        force: Delete snapshots although they are pinned.
+    """
+    chosen = _find_some(session.open(writing=True), snapshot_ids, name, whole=True)
+    pinned = [found.label for found in chosen if found.record.pinned]
+    if pinned and not force:
+        raise Pinned(
+            f"Pinned: {', '.join(pinned[:_LISTED])}. Nothing was deleted. Run `prefect-snapshots snapshots unpin` "
+            "first, or pass --force."
+        )
+    labels = [f"{PIN} {found.label}" if found.record.pinned else found.label for found in chosen[:_LISTED]]
     if len(chosen) > _LISTED:
         labels.append(f"and {len(chosen) - _LISTED:,} more")
     count = count_text(len(chosen), "snapshot")
-    session.confirm(f"Remove {count} ({', '.join(labels)})?")
+    session.confirm(f"Delete {count} ({', '.join(labels)})?")
     for found in chosen:
-        found.manager().delete_snapshot(found.record.id, force=True)
-    document = {"removed": [found.reference for found in chosen]}
-    return Answer(document, remark=f"Removed {count}. `prefect-snapshots prune` frees the space.")
+        found.manager().delete_snapshot(found.record.id, force)
+    document = {"deleted": [_described(found) for found in chosen]}
+    return Answer(document, remark=f"Deleted {count}. Run `prefect-snapshots prune` to reclaim the space.")
+
+
+@app.command
+def cleanup(
+    name: str, /, *, dry_run: bool = False, retention: Retention = NO_RETENTION, session: SessionArgument
+) -> Answer:
+    """Delete snapshots that the retention does not keep. Pinned ones stay.
+
+    `prefect-snapshots prune` reclaims the space.
+
+    Args:
+        name: The name under which the snapshots were saved.
+        dry_run: Only show what would be deleted, and why the rest is kept.
+    """
+    from ..snapshots import SnapshotManager
+    from .finding import check_known
+
+    policy = required_policy(retention)
+    repository = session.open(writing=not dry_run)
+    check_known(repository, name)
+    manager: SnapshotManager[Any] = SnapshotManager(repository, name=name)
+    return cleaned(manager.cleanup(policy, dry_run), "snapshot")
 
 
 @app.command
@@ -244,23 +289,23 @@ def restore(
     name: Name = None,
     session: SessionArgument,
 ) -> Answer:
-    """Write a snapshot into a file, every byte verified. Asks before it replaces a file.
+    """Write a snapshot to a file. Every byte is verified. Asks before it replaces a file.
 
-    FILE.snapshots holds everything as it was stored, and SnapshotManager.load_from_file reads it.
-    FILE.npz holds arrays and numbers by the paths of their leaves, and numpy.load reads it. A leaf that it cannot hold
-    is an error, and nothing is written: choose others with --leaves.
+    FILE.snapshots holds everything as it was stored; read it with SnapshotManager.load_from_file.
+    FILE.npz holds arrays and numbers by the paths of their leaves; read it with numpy.load. If it cannot hold a leaf,
+    nothing is written: choose other leaves with --leaves.
 
-    Arguments:
-        snapshot_id: Its id.
+    Args:
+        snapshot_id: Its id, the beginning of it, or latest.
         to: The file to write: FILE.snapshots or FILE.npz.
         leaves: A pattern of the leaf paths to write into FILE.npz, such as 'encoder/**'. Repeat it for several.
     """
     if to.suffix not in (".snapshots", ".npz"):
-        raise InvalidArgument(f"{to} ends neither in .snapshots nor in .npz, which says what to write")
+        raise InvalidArgument(f"The suffix of {to} must be .snapshots or .npz: it says what to write.")
     if leaves and to.suffix != ".npz":
-        raise InvalidArgument("--leaves chooses what goes into an .npz file; a .snapshots file holds everything")
+        raise InvalidArgument("--leaves works only with an .npz file: a .snapshots file holds everything.")
     if not to.parent.is_dir():
-        raise InvalidArgument(f"there is no directory {to.parent} to write {to.name} in")
+        raise InvalidArgument(f"There is no directory {to.parent} to write {to.name} to.")
     from .finding import find
 
     [found] = find(session.open(), [snapshot_id], name)
@@ -301,20 +346,12 @@ def _totals(name: str, records: Collection[Record]) -> views.Document:
         "snapshots": len(records),
         "size": sum(record.size for record in records),
         "written": sum(record.written for record in records),
-        "latest": latest and {"id": latest.id, "time": latest.timestamp},
+        "latest": latest and {"id": latest.id, "created_at": latest.timestamp},
     }
 
 
-def _described(record: Record) -> views.Document:
-    return {
-        "id": record.id,
-        "time": record.timestamp,
-        "tags": list(record.tags),
-        "metadata": record.metadata,
-        "size": record.size,
-        "written": record.written,
-        "pinned": record.pinned,
-    }
+def _described(found: Found) -> views.Document:
+    return {"name": found.name, **asdict(found.record.info)}
 
 
 def _described_leaf(leaf: LeafInfo) -> views.Document:
@@ -328,16 +365,28 @@ def _described_leaf(leaf: LeafInfo) -> views.Document:
 
 
 def _condition(text: str) -> Expression:
-    """A condition on metadata: `KEY`, or `KEY=VALUE`, whether the value was saved as a text or not."""
+    """Return a condition on metadata: `KEY`, or `KEY=VALUE`, whether the value was saved as a string or not."""
     from ..snapshots import ByMetadata
 
     key, separator, value = text.partition("=")
     return ByMetadata(key, value) | ByMetadata(key, parse_value(value)) if separator else ByMetadata(key)
 
 
-def _find_some(repository: Repository, snapshot_ids: tuple[str, ...], name: str | None) -> list[Found]:
+def _find_some(
+    repository: Repository, snapshot_ids: tuple[str, ...], name: str | None, *, whole: bool = False
+) -> list[Found]:
     from .finding import find
 
     if not snapshot_ids:
-        raise InvalidArgument("say which snapshots: give at least one id")
-    return find(repository, list(dict.fromkeys(snapshot_ids)), name)
+        raise InvalidArgument("Say which snapshots: pass at least one id.")
+    return find(repository, list(dict.fromkeys(snapshot_ids)), name, whole=whole)
+
+
+def _set_pinned(session: Session, snapshot_ids: tuple[str, ...], name: str | None, pinned: bool) -> Answer:
+    repository = session.open(writing=True)
+    chosen = _find_some(repository, snapshot_ids, name)
+    for found in chosen:
+        manager = found.manager()
+        (manager.pin if pinned else manager.unpin)(found.record.id)
+    document = {"pinned": pinned, "snapshots": [found.reference for found in chosen]}
+    return Answer(document, remark=f"{'Pinned' if pinned else 'Unpinned'} {count_text(len(chosen), 'snapshot')}.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .output import (
+    PIN,
     Column,
     count_text,
     fields,
@@ -21,7 +22,7 @@ from .output import (
 
 Document = dict[str, Any]
 
-PIN, BEST = "📌", "★"
+BEST = "★"
 
 _METADATA_COLUMNS = 8
 _METADATA_WIDTH = 16
@@ -44,7 +45,7 @@ def names(document: Document) -> Iterator[str]:
         (Column("written", right=True), [size_text(each["written"]) for each in found]),
         (
             Column("latest (local)"),
-            [time_text(each["latest"]["time"]) if each["latest"] else "" for each in found],
+            [time_text(each["latest"]["created_at"]) if each["latest"] else "" for each in found],
         ),
     )
 
@@ -58,7 +59,7 @@ def snapshots(document: Document) -> Iterator[str]:
     tags = [", ".join(each["tags"]) for each in shown]
     first: list[Cells] = [
         (Column("id"), [each["id"] for each in shown]),
-        (Column("saved (local)"), [time_text(each["time"], seconds=False) for each in shown]),
+        (Column("saved (local)"), [time_text(each["created_at"], seconds=False) for each in shown]),
     ]
     if any(marks):
         first.insert(0, (Column(""), marks))
@@ -104,7 +105,7 @@ def snapshot(document: Document) -> Iterator[str]:
         {
             "id": f"{PIN} {document['id']} (pinned)" if document["pinned"] else document["id"],
             "name": document["name"],
-            "saved": f"{time_text(document['time'])} (local)",
+            "saved": f"{time_text(document['created_at'])} (local)",
             "tags": ", ".join(document["tags"]),
             "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
         }

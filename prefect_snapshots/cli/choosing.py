@@ -1,0 +1,54 @@
+"""What a user means by a name: all of it, the beginning of it, or `latest`; and what comes near if there is none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from ..errors import InvalidArgument, SnapshotsError
+
+LATEST = "latest"
+
+_NEAR = 3
+
+
+def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsError], *, whole: bool = False) -> str:
+    """Return the one name that is meant.
+
+    Args:
+        wanted: What was typed: a whole name, `latest`, or a beginning that only one name has.
+        known: All names, the newest first.
+        what: What they are names of, as in "backup".
+        error: The error to raise if there is none.
+        whole: Whether only a whole name counts. What deletes asks for that.
+
+    Raises:
+        InvalidArgument: Several names begin like this.
+
+    Example:
+        >>> from prefect_snapshots.errors import BackupNotFound
+        >>> names = ["shop_20260131", "shop_20260130"]
+        >>> choose("latest", names, "backup", BackupNotFound), choose("shop_20260130", names, "backup", BackupNotFound)
+        ('shop_20260131', 'shop_20260130')
+    """
+    if wanted in known:
+        return wanted
+    if not whole:
+        if wanted == LATEST and known:
+            return known[0]
+        meant = [name for name in known if wanted and name.startswith(wanted)]
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise InvalidArgument(f"Several names of a {what} begin with {wanted!r}: {_some(meant)}. Type more of it.")
+    raise error(f"There is no {what} {wanted!r}{near(wanted, known)}.")
+
+
+def near(wanted: str, known: Sequence[str]) -> str:
+    """Return, in parentheses, the names that come near; if none does, some that there are."""
+    found = difflib.get_close_matches(wanted, known, _NEAR, 0.5) or list(known)[:_NEAR]
+    return f" (there is: {', '.join(found)})" if found else " (there is none at all)"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NEAR]) + (f" and {len(names) - _NEAR:,} more" if len(names) > _NEAR else "")

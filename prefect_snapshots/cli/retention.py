@@ -1,0 +1,121 @@
+"""The options and answers of `cleanup`, alike for every kind: what to keep, what a dry run shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ..errors import InvalidArgument
+from .output import Answer, Column, count_text, size_text, table
+
+if TYPE_CHECKING:
+    from ..retention import CleanupReport, RetentionPolicy
+
+
+@dataclass(frozen=True)
+class RetentionOptions:
+    """What to keep. If you pass any of these, they are the whole policy.
+
+    Args:
+        keep_last: Keep this many of the newest. -1 keeps all, here and in the other counts.
+        keep_hourly: Keep the newest of each of this many hours.
+        keep_daily: Keep the newest of each of this many days.
+        keep_weekly: Keep the newest of each of this many ISO weeks.
+        keep_monthly: Keep the newest of each of this many months.
+        keep_yearly: Keep the newest of each of this many years.
+        keep_within: Keep everything this far back from the newest, such as 2y5m7d3h.
+        keep_hourly_within: Keep the newest of every hour that far back.
+        keep_daily_within: Keep the newest of every day that far back.
+        keep_weekly_within: Keep the newest of every week that far back.
+        keep_monthly_within: Keep the newest of every month that far back.
+        keep_yearly_within: Keep the newest of every year that far back.
+        keep_tag: Keep everything with this tag. Repeat it for several.
+        timezone: The time zone of the hours, days, weeks, months and years. Default: UTC.
+    """
+
+    keep_last: int | None = None
+    keep_hourly: int | None = None
+    keep_daily: int | None = None
+    keep_weekly: int | None = None
+    keep_monthly: int | None = None
+    keep_yearly: int | None = None
+    keep_within: str | None = None
+    keep_hourly_within: str | None = None
+    keep_daily_within: str | None = None
+    keep_weekly_within: str | None = None
+    keep_monthly_within: str | None = None
+    keep_yearly_within: str | None = None
+    keep_tag: list[str] = field(default_factory=list)
+    timezone: str | None = None
+
+
+NO_RETENTION = RetentionOptions()
+
+Retention = Annotated[RetentionOptions, Parameter(name="*")]
+
+
+def policy_of(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:
+    """Return the policy that the options ask for; without any, the configured one.
+
+    Args:
+        options: What was passed.
+        configured: What pyproject.toml says.
+
+    Raises:
+        InvalidArgument: pyproject.toml says something that a policy does not know.
+    """
+    from ..retention import RetentionPolicy
+
+    given = _given(options)
+    if set(given) - {"timezone"}:
+        return RetentionPolicy(**{"keep_last": 0, "keep_weekly_within": None, **given})
+    try:
+        return RetentionPolicy(**{**configured, **given})
+    except TypeError as error:
+        raise InvalidArgument(f"The retention in pyproject.toml has an unknown key: {error}.") from None
+
+
+def required_policy(options: RetentionOptions) -> RetentionPolicy:
+    """Return the policy that the options ask for.
+
+    Raises:
+        InvalidArgument: There are none, and this kind has no policy of its own.
+    """
+    if not set(_given(options)) - {"timezone"}:
+        raise InvalidArgument("Say what to keep, such as --keep-last 10 or --keep-daily 7. Nothing was deleted.")
+    return policy_of(options, {})
+
+
+def cleaned(report: CleanupReport, what: str) -> Answer:
+    """Return the answer of a cleanup.
+
+    Args:
+        report: What was deleted.
+        what: What the rows are, as in "backup".
+    """
+    would = "would be " if report.dry_run else ""
+    remark = f"{count_text(len(report.deleted), what)} {would}deleted"
+    if report.freed or report.freed_later:
+        freed, later = size_text(report.freed), size_text(report.freed_later)
+        remark += f"; {freed} {would}freed now, {later} later"
+    elif report.deleted and not report.dry_run:
+        remark += ". Run `prefect-snapshots prune` to reclaim their space"
+    return Answer(dataclasses.asdict(report), _view, f"{remark}.")
+
+
+def _given(options: RetentionOptions | None) -> dict[str, Any]:
+    given = dataclasses.asdict(options) if options else {}
+    given = {key: value for key, value in given.items() if value not in (None, [])}
+    if "keep_tag" in given:
+        given["keep_tags"] = given.pop("keep_tag")
+    return given
+
+
+def _view(document: dict[str, Any]) -> Iterator[str]:
+    rows = [(row["name"], "keep" if row["keep"] else "delete", ", ".join(row["reasons"])) for row in document["rows"]]
+    if rows:
+        yield from table((Column("name"), Column(""), Column("reasons", cut=True)), rows)
