@@ -113,15 +113,15 @@ def mariadb_client(server: Server, database: str = "") -> Client:
 
 
 @contextlib.contextmanager
-def redis() -> Iterator[Server]:
-    """A Redis server with a password."""
+def redis(*more: str) -> Iterator[Server]:
+    """A Redis server with a password, and with more options of redis-server."""
     with _folder() as folder:
         (port,) = servers.free_ports(1)
         config = folder / "redis.conf"
         quoted = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
         config.write_text(f'requirepass "{quoted}"\nrepl-diskless-sync-delay 0\n')
         _give(config)
-        options = ["--bind", _HOST, "--port", str(port), "--dir", str(folder), "--save", ""]
+        options = ["--bind", _HOST, "--port", str(port), "--dir", str(folder), "--save", "", *more]
         with _started(["redis-server", str(config), *options], port, folder) as server:
             _wait(server, lambda: _listens(port))
             yield server

@@ -575,7 +575,7 @@ def test_a_sqlite_restore_that_fails_changes_nothing(notes: SQLite) -> None:
     data[4096:6144] = bytes(2048)
     for broken in (
         StoredDump({"database.sqlite": bytes(data)}, kept.counts),
-        StoredDump(kept.files, kept.counts, torn=".pgdump"),
+        StoredDump(kept.files, kept.counts, torn=".sqlite"),
     ):
         with pytest.raises(RestoreFailed, match="is as it was"):
             notes.restore(broken)

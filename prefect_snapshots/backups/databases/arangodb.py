@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from ..working import working_folder
 from .base import (
     Address,
     LocalHTTP,
@@ -31,7 +32,6 @@ from .base import (
     file_pieces,
     private_file,
     restoring,
-    temporary_folder,
 )
 
 _PACKAGE = "arangodb3-client"
@@ -104,7 +104,7 @@ class ArangoDB(ServerDatabase):
     def dump(self) -> Iterator[Dump]:
         with self._server() as server:
             collections = server.collections()
-        with temporary_folder() as folder:
+        with working_folder("arangodb") as folder:
             output = folder / "dump"
             self._run("arangodump", [f"output-directory = {output}", "compress-output = false"], collections)
             paths = sorted(path for path in output.rglob("*") if path.is_file())
@@ -121,7 +121,7 @@ class ArangoDB(ServerDatabase):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts, "collection")
-        with restoring(self.name, "and holds a part of the backup"), temporary_folder() as folder:
+        with restoring(self.name, "and holds a part of the backup"), working_folder("arangodb") as folder:
             source = folder / "dump"
             source.mkdir()
             dump.extract(source)

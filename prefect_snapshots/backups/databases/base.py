@@ -26,7 +26,6 @@ from urllib.parse import parse_qsl, quote, unquote
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...private_files import create_file
 from ..sources import DumpFile, Password
-from ..working import working_folder
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once."""
@@ -354,13 +353,6 @@ def restoring(name: str, state: str) -> Iterator[None]:
         yield
     except BackupFailed as error:
         raise RestoreFailed(f"{name} was not restored, {state}: {error}") from error
-
-
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that only we may read, gone after the block; if we are killed, the next run of this user deletes it."""
-    with working_folder("dump") as folder:
-        yield folder
 
 
 @contextlib.contextmanager

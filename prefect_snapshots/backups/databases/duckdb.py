@@ -8,18 +8,20 @@ open a file for writing: writers of the same process go on during a dump, anothe
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import BackupFailed, MissingDependency
 from ...private_files import as_private
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..working import folder_beside, working_folder
 from .base import (
     Checksums,
     FileDatabase,
@@ -28,7 +30,7 @@ from .base import (
     file_pieces,
     lines,
     restoring,
-    temporary_folder,
+    write,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ if TYPE_CHECKING:
 
 _LOAD = "load.sql"
 _TABLE = ".csv"
+_WHOLE = "database.duckdb"
+"""The file itself, if its schema cannot be exported."""
+_AT_ONCE = 1000  # rows
+_PATIENCE = 60.0  # seconds for other connections to end their transactions
+_PAUSE = 0.01  # seconds between attempts
+_CONFINED = ("enable_external_access = false", "lock_configuration = true")
+"""The last one keeps the dump from changing the others; both hold for the connection's whole life."""
+_LOADED = re.compile(r'COPY (?:"(?:[^"]|"")*"|[^\s"()\'])+ ?(?:\([^\']*\) ?)?FROM \'')
+_LEFT_OUT = re.compile(r"CREATE (?:VIEW|MACRO)\b")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,15 +86,52 @@ class DuckDB(FileDatabase):
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
-        with temporary_folder() as folder:
+        with working_folder("duckdb") as folder:
             with _connected(self.path) as connection:
+                for view in _broken_views(connection):
+                    _log.warning(
+                        "%s: the view %s refers to what is not there, and cannot be restored.", self.path, view
+                    )
                 connection.execute("BEGIN")
-                connection.execute(f"EXPORT DATABASE {_literal(str(folder))} (FORMAT csv)")
-                counts = _counts(connection)
-            # The paths in it would differ with every backup; when it is imported, only the names count.
-            load = folder / _LOAD
-            load.write_text(load.read_text().replace(f"FROM {_literal(str(folder))[:-1]}/", "FROM '"))
+                try:
+                    connection.execute(f"EXPORT DATABASE {_literal(str(folder))} (FORMAT csv)")
+                    counts = _counts(connection)
+                except Exception as error:
+                    if "not supported for exporting" not in str(error):
+                        raise
+                    connection.execute("ROLLBACK")
+                    self._copy(connection, folder)
+            if (folder / _WHOLE).exists():
+                with _connected(str(folder / _WHOLE), read_only=True) as connection:
+                    counts = _counts(connection)
+            else:
+                # The paths in it would differ with every backup; when it is imported, only the names count.
+                load = folder / _LOAD
+                load.write_text(load.read_text().replace(f"FROM {_literal(str(folder))[:-1]}/", "FROM '"))
             yield Dump([DumpFile(path.name, file_pieces(path)) for path in sorted(folder.iterdir())], counts)
+
+    def _copy(self, connection: DuckDBPyConnection, folder: Path) -> None:
+        """Copy the file, because `EXPORT` cannot write every schema.
+
+        What others commit during the copy stays in the log beside the file until the next checkpoint.
+        """
+        for path in folder.iterdir():
+            path.unlink()
+        (threshold,) = connection.execute("SELECT current_setting('checkpoint_threshold')").fetchone() or ("16MB",)
+        connection.execute("SET checkpoint_threshold = '1TB'")
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    connection.execute("CHECKPOINT")
+                    break
+                except Exception as error:
+                    if "other" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_PAUSE)
+            shutil.copyfile(self.path, folder / _WHOLE)
+        finally:
+            connection.execute(f"SET checkpoint_threshold = {_literal(str(threshold))}")
 
     def counts(self) -> dict[str, int]:
         with _connected(self.path) as connection:
@@ -91,35 +140,51 @@ class DuckDB(FileDatabase):
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         found = Checksums()
         for file in dump:
-            if file.path.endswith(_TABLE):
+            if file.path == _WHOLE:
+                _add_rows(found, file)
+            elif file.path.endswith(_TABLE):
                 for line in lines(file.pieces):
                     found.add(file.path.removesuffix(_TABLE), line)
         return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            for warning in switch():
+                _log.warning("%s", warning)
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`."""
         check_only(only, dump.counts)
         target = Path(os.path.realpath(self.path))
-        with restoring(self.name, "and is as it was"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.restoring-", dir=target.parent))
-            try:
+        with contextlib.ExitStack() as stack:
+            with restoring(self.name, "and is as it was"):
+                folder = stack.enter_context(folder_beside(target))
                 beside = folder / "database"
-                (folder / "dump").mkdir()
-                dump.extract(folder / "dump")
-                with _connected(str(beside), create=True) as connection:
-                    connection.execute(f"IMPORT DATABASE {_literal(str(folder / 'dump'))}")
-                    check_counts(_counts(connection), dump.counts)
-                as_private(beside)
-                if only:
-                    _replace_tables(target, beside, only)
+                if _WHOLE in dump.paths:
+                    write(beside, dump.open(_WHOLE))
+                    with _connected(str(beside), read_only=True) as connection:
+                        check_counts(_counts(connection), dump.counts)
+                    warnings = []
                 else:
-                    _replace(target, beside)
-            finally:
-                shutil.rmtree(folder)
+                    (folder / "dump").mkdir()
+                    dump.extract(folder / "dump")
+                    warnings = _import(beside, folder / "dump", dump.counts)
+                as_private(beside)
+
+            def switch() -> Sequence[str]:
+                with restoring(self.name, "and is as it was"):
+                    if only:
+                        _replace_tables(target, beside, only)
+                    else:
+                        _replace(target, beside)
+                return warnings
+
+            yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with temporary_folder() as folder:
+        with working_folder("duckdb") as folder:
             database = DuckDB(str(folder / os.path.basename(self.path)))
             with _connected(database.path, create=True):
                 pass
@@ -137,10 +202,97 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
     if not create and not os.path.exists(path):
         raise BackupFailed(f"{path} does not exist")
     try:
-        with contextlib.closing(duckdb.connect(path, read_only=read_only)) as connection:
+        config: dict[str, str | bool | int | float | list[str]] = {"allow_persistent_secrets": False} if create else {}
+        with contextlib.closing(duckdb.connect(path, read_only=read_only, config=config)) as connection:
             yield connection
     except duckdb.Error as error:
         raise BackupFailed(f"{path}: DuckDB says: {error}") from error
+
+
+def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
+    """Create a database from the files of a dump.
+
+    The statements come out of a backup. They run where no file but those of the dump can be opened, no extension
+    loaded and no setting changed, and only statements that `EXPORT DATABASE` writes are run at all.
+
+    Returns:
+        Warnings: which views and macros could not be created.
+    """
+    with _connected(str(path), create=True) as connection:
+        for (extension,) in connection.execute(
+            "SELECT extension_name FROM duckdb_extensions() WHERE installed AND NOT loaded"
+        ).fetchall():
+            # What somebody installed here; the types of a table may need it.
+            connection.execute(f"LOAD {_quoted(extension)}")
+        connection.execute(f"SET allowed_directories = [{_literal(str(folder))}]")
+        for setting in _CONFINED:
+            connection.execute(f"SET {setting}")
+        left = _create(connection, _statements(connection, folder / "schema.sql", ("CREATE", "ALTER")))
+        if not all(map(_LOADED.match, _statements(connection, folder / _LOAD, ("COPY",)))):
+            raise BackupFailed(f"{_LOAD} of the dump holds a statement that DuckDB does not export: it was refused.")
+        (folder / "schema.sql").write_text("")  # it has run
+        connection.execute(f"IMPORT DATABASE {_literal(str(folder))}")
+        check_counts(_counts(connection), counts)
+    if not left:
+        return []
+    # Views of files beside the database, such as read_csv(...): creating one reads it, and writes nothing.
+    with _connected(str(path)) as connection:
+        left = _create(connection, left)
+    return [f"{statement.partition(' AS ')[0]} was left out: it refers to what is not there." for statement in left]
+
+
+def _statements(connection: DuckDBPyConnection, file: Path, kinds: Sequence[str]) -> list[str]:
+    found = connection.extract_statements(file.read_text()) if file.exists() else []
+    if any(statement.type.name not in kinds for statement in found):
+        raise BackupFailed(f"{file.name} of the dump holds a statement that DuckDB does not export: it was refused.")
+    return [statement.query.strip() for statement in found]
+
+
+def _create(connection: DuckDBPyConnection, statements: Sequence[str]) -> list[str]:
+    """Run statements in an order in which each finds what it needs, because `EXPORT` sorts views by name.
+
+    Returns:
+        Views and macros that cannot be created in any order.
+    """
+    left = list(statements)
+    while left:
+        failed: dict[str, Exception] = {}
+        for statement in left:
+            try:
+                connection.execute(statement)
+            except Exception as error:  # each of DuckDB's errors: which one an unknown name is differs by kind
+                failed[statement] = error
+        if len(failed) == len(left):
+            for statement, why in failed.items():
+                if not _LEFT_OUT.match(statement):
+                    raise why
+            return left
+        left = list(failed)
+    return []
+
+
+def _broken_views(connection: DuckDBPyConnection) -> list[str]:
+    """Views that refer to what is not there."""
+    broken = []
+    for schema, view in connection.execute(
+        "SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
+    ).fetchall():
+        try:
+            connection.execute(f"EXPLAIN SELECT * FROM {_quoted(schema)}.{_quoted(view)}")
+        except Exception:  # as in `_create`
+            broken.append(_named(schema, view))
+    return broken
+
+
+def _add_rows(found: Checksums, file: DumpFile) -> None:
+    with working_folder("duckdb") as folder:
+        write(folder / _WHOLE, file.pieces)
+        with _connected(str(folder / _WHOLE), read_only=True) as connection:
+            for schema, table in _tables(connection):
+                rows = connection.execute(f"SELECT * FROM {_quoted(schema)}.{_quoted(table)}")
+                while batch := rows.fetchmany(_AT_ONCE):
+                    for row in batch:
+                        found.add(_named(schema, table), repr(row).encode())
 
 
 def _replace(target: Path, beside: Path) -> None:

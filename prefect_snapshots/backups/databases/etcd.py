@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
-from .base import Address, LocalHTTP, ServerDatabase, Tool, file_pieces, restoring, temporary_folder, write
+from ..working import working_folder
+from .base import Address, LocalHTTP, ServerDatabase, Tool, file_pieces, restoring, write
 
 _FILE = "snapshot.db"
 _KEYS = "keys"
@@ -78,7 +79,7 @@ class Etcd(ServerDatabase):
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
-        with temporary_folder() as folder:
+        with working_folder("etcd") as folder:
             file = folder / _FILE
             with self._gateway() as gateway:
                 # etcdctl would wait for ever for a server that is not there.
@@ -97,7 +98,7 @@ class Etcd(ServerDatabase):
             raise InvalidArgument(
                 "etcd has no tables: restore all keys, or restore to another cluster and copy from there"
             )
-        with restoring(self.name, "and holds a part of the backup"), temporary_folder() as folder:
+        with restoring(self.name, "and holds a part of the backup"), working_folder("etcd") as folder:
             write(folder / _FILE, dump.open(_FILE))
             restored = [f"--data-dir={folder}/data", "--name=default", "--initial-cluster=default=unix://peer:1"]
             _snapshots().run(
@@ -108,7 +109,7 @@ class Etcd(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with temporary_folder() as folder, _member(folder):
+        with working_folder("etcd") as folder, _member(folder):
             # The user is needed to read a snapshot of a cluster that has users.
             yield Etcd(f"etcd://{quote(self.address.user)}@localhost?unix_socket={folder}/{_SOCKET}", self.secret())
 

@@ -42,6 +42,8 @@ _SETTINGS = "database.json"
 _LARGE_OBJECTS = "(large objects)"
 _OTHER = "(sequences and large objects)"
 _PACKAGE = "postgresql-client"
+_FITTING = "/usr/lib/postgresql/{server}/bin/{name}"
+"""Where packages of several versions lie side by side."""
 _ATTEMPTS = 10
 """To swap while others keep connecting to the old database."""
 
@@ -574,7 +576,7 @@ class PostgreSQL(ServerDatabase):
         environment |= {"PGCLIENTENCODING": "UTF8" if name == "psql" else "", "LC_ALL": "C"}
         tool = Tool(_program(name), environment, [secret] if secret else [], hidden=_DATA)
         if server is not None and _version(tool) > server:
-            fitting = f"/usr/lib/postgresql/{server}/bin/{name}"
+            fitting = _FITTING.format(server=server, name=name)
             return dataclasses.replace(tool, path=fitting) if os.access(fitting, os.X_OK) else tool
         return tool
 

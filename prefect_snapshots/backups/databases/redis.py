@@ -7,25 +7,28 @@ the target that are empty, and then swaps them with the real ones in one transac
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
-from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, temporary_folder, write
+from ..working import working_folder
+from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, write
 
 _FILE = "dump.rdb"
 _BATCH = 500  # keys in one round trip
 _MARK = "prefect-snapshots:restoring"
 """A key in a database that a restore is filling, by which the next restore knows what one left that was killed."""
 _TIMEOUT = 60.0  # seconds for an answer
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,10 +88,11 @@ class Redis(ServerDatabase):
         place += ["--user", address.user] if address.user else []
         place += ["--tls"] if address.scheme == "rediss" else []
         environment = {"REDISCLI_AUTH": secret} if secret else {}
-        with temporary_folder() as folder:
+        with working_folder("redis") as folder:
             file = folder / _FILE
             Tool.find("redis-cli", "redis-tools", environment, secret).run(*place, "--rdb", str(file))
-            yield Dump([DumpFile(_FILE, file_pieces(file))], _counts_in(file))
+            counts = {name: keys for name, (keys, _) in _counts_in(file).items()}
+            yield Dump([DumpFile(_FILE, file_pieces(file))], counts)
 
     def counts(self) -> dict[str, int]:
         with self._connected() as connection:
@@ -96,7 +100,7 @@ class Redis(ServerDatabase):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts, "database")
-        with restoring(self.name, "and is as it was"), temporary_folder() as folder:
+        with restoring(self.name, "and is as it was"), working_folder("redis") as folder:
             write(folder / _FILE, dump.open(_FILE))
             databases = max((_number(name) for name in dump.counts), default=0) + 1
             with _throwaway(folder, databases) as source, self._connected() as target:
@@ -104,8 +108,8 @@ class Redis(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with temporary_folder() as folder, _throwaway(folder, 2048):
-            yield Redis(f"redis://localhost?unix_socket={folder}/socket")
+        with working_folder("redis") as folder, _throwaway(folder, 2048):
+            yield _Scratch(f"redis://localhost?unix_socket={folder}/socket")
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[_Connection]:
@@ -126,6 +130,32 @@ class Redis(ServerDatabase):
                 yield connection
         except OSError as error:
             raise BackupFailed(f"{self.name} does not answer: {error}") from error
+
+
+@dataclass(frozen=True, repr=False)
+class _Scratch(Redis):
+    """A server for a drill.
+
+    Attributes:
+        expiring: keys per database that expire by themselves.
+    """
+
+    expiring: dict[str, int] = field(default_factory=dict, compare=False)
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        super().restore(dump, only)
+        with working_folder("redis") as folder:
+            write(folder / _FILE, dump.open(_FILE))
+            self.expiring.update((name, expiring) for name, (_, expiring) in _counts_in(folder / _FILE).items())
+
+    def still_expected(self, counts: Mapping[str, int], found: Mapping[str, int]) -> Mapping[str, int]:
+        """See `Expires`: keys that have expired since the backup are no difference."""
+        expected: dict[str, int] = {}
+        for name, keys in counts.items():
+            there = found.get(name, 0)
+            left = there if keys - self.expiring.get(name, 0) <= there <= keys else keys
+            expected |= {name: left} if left else {}
+        return expected
 
 
 Reply: TypeAlias = Any
@@ -198,13 +228,54 @@ def _copy(source: _Connection, target: _Connection, only: Sequence[int]) -> None
             "in redis.conf"
         )
     commands: list[tuple[str | bytes | int, ...]] = [("MULTI",)]
-    for number, free in zip(wanted, spare, strict=False):
-        target.run("SELECT", free)
-        target.run("SET", _MARK, 1)
-        source.run("SELECT", number)
-        _copy_keys(source, target)
-        # Afterwards `free` is what the database was.
-        commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
+    filled = list(zip(wanted, spare, strict=False))
+    try:
+        for number, free in filled:
+            target.run("SELECT", free)
+            target.run("SET", _MARK, 1)
+            source.run("SELECT", number)
+            _copy_keys(source, target)
+            # Afterwards `free` is what the database was.
+            commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
+        _swap(source, target, commands, there, wanted, only)
+    except BaseException:
+        # A server without memory refuses every write of everybody, until what was copied is gone again.
+        with contextlib.suppress(BackupFailed, OSError):
+            target.run("DISCARD")
+        for _, free in filled:
+            _empty(target, free)
+        raise
+
+
+def _empty(target: _Connection, number: int) -> None:
+    """Empty a database that a restore was filling, also where FLUSHDB is no command."""
+    try:
+        target.run("SELECT", number)
+        if not target.run("EXISTS", _MARK):
+            return
+        try:
+            target.run("FLUSHDB")
+        except BackupFailed:
+            cursor = b"0"
+            while True:
+                cursor, keys = target.run("SCAN", cursor, "COUNT", _BATCH)
+                if others := [key for key in keys if key != _MARK.encode()]:
+                    target.run("UNLINK", *others)
+                if cursor == b"0":
+                    break
+            target.run("UNLINK", _MARK)  # the last one: until then a database is known to be ours
+    except (BackupFailed, OSError) as error:
+        _log.warning("Database %d of the server could not be emptied. The next restore empties it: %s", number, error)
+
+
+def _swap(
+    source: _Connection,
+    target: _Connection,
+    commands: list[tuple[str | bytes | int, ...]],
+    there: Sequence[int],
+    wanted: Sequence[int],
+    only: Sequence[int],
+) -> None:
     for number in sorted({*there, *only} - set(wanted)):
         if not only or number in only:
             commands += [("SELECT", number), ("FLUSHDB",)]
@@ -219,7 +290,7 @@ def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[
     for number in map(_number, target.sizes()):
         target.run("SELECT", number)
         if target.run("EXISTS", _MARK):
-            target.run("FLUSHDB")
+            _empty(target, number)
         else:
             there.append(number)
     spare: list[int] = []
@@ -301,28 +372,33 @@ def _open_socket(path: str) -> Iterator[socket.socket]:
         yield opened
 
 
-def _counts_in(file: Path) -> dict[str, int]:
-    """Keys per database, as the file says in front of each; `redis-check-rdb` verifies it and knows where that is."""
+def _counts_in(file: Path) -> dict[str, tuple[int, int]]:
+    """Keys per database, and how many of them expire, as the file says in front of each.
+
+    `redis-check-rdb` verifies the file and knows where that is.
+    """
     said = _find("redis-check-rdb", "redis-tools").run(str(file))
     counts = {}
     with file.open("rb") as content:
         for at, number in re.findall(rb"\[offset (\d+)\] Selecting DB ID (\d+)", said):
             content.seek(int(at))
-            head = content.read(10)
+            head = content.read(19)
             if head[:1] != b"\xfb":
                 raise BackupFailed("the dump does not say how many keys it holds: Redis 3.2 or newer is needed")
-            counts[f"db{number.decode()}"] = _length(head[1:])
+            keys, size = _length(head[1:])
+            counts[f"db{number.decode()}"] = keys, _length(head[1 + size :])[0]
     return counts
 
 
-def _length(data: bytes) -> int:
-    """A length of the RDB format: its first two bits say how long it is."""
+def _length(data: bytes) -> tuple[int, int]:
+    """A length of the RDB format, and its size in bytes, which its first two bits tell."""
     first, low = data[0] >> 6, data[0] & 0x3F
     if first == 0:
-        return low
+        return low, 1
     if first == 1:
-        return low << 8 | data[1]
-    return int.from_bytes(data[1:9] if data[0] == 0x81 else data[1:5])
+        return low << 8 | data[1], 2
+    size = 9 if data[0] == 0x81 else 5
+    return int.from_bytes(data[1:size]), size
 
 
 def _number(name: str) -> int:

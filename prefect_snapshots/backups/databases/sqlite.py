@@ -8,24 +8,44 @@ database in one transaction, so that programs that have it open see either the o
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import quote
+
+import msgspec
 
 from ...errors import BackupFailed
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
-from ..working import folder_beside
-from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, temporary_folder, write
+from ..working import folder_beside, working_folder
+from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, write
 
 _FILE = "database.sqlite"
+_SETTINGS = "database.json"
+_SHOWN = 100  # problems that a check counts
+_RULES = re.compile(
+    r"^(?:NULL value in|CHECK constraint failed in|[\w-]+ value in|non-unique entry in index|row \d+ missing from)"
+)
+"""What a check finds of rows whose pages are sound."""
+_log = logging.getLogger(__name__)
 _PATIENCE = 60.0  # seconds for other connections to let us in
 _PAUSE = 0.002  # seconds between attempts: writers that never rest leave gaps no longer than that
 _SIDECARS = ("-wal", "-shm", "-journal")
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """Mode and owner of the file: a database that was lost gets them back."""
+
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)]
+    uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
+    gid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
 
 
 @dataclass(frozen=True)
@@ -64,14 +84,27 @@ class SQLite(FileDatabase):
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
-        with temporary_folder() as folder:
+        with working_folder("sqlite") as folder:
             copy = folder / _FILE
-            with _connected(self.path, "rw") as source, contextlib.closing(sqlite3.connect(copy)) as target:
-                # All pages at once: in steps it would begin anew with every write of others.
-                source.backup(target, pages=-1, progress=_impatient(self.path), sleep=_PAUSE)
+            try:
+                with _readable(self.path) as source, contextlib.closing(sqlite3.connect(copy)) as target:
+                    # All pages at once: in steps it would begin anew with every write of others.
+                    source.backup(target, pages=-1, progress=_impatient(self.path), sleep=_PAUSE)
+            except BackupFailed as error:
+                if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                    raise BackupFailed(
+                        f"The temporary folder {folder.parent} is full: a copy of {self.path} needs "
+                        f"{os.path.getsize(self.path):,} bytes. Set TMPDIR to a folder with more space."
+                    ) from error
+                raise
+            if doubts := _check_integrity(copy):
+                _log.warning("%s: %s", self.path, doubts)
+            status = os.stat(self.path)
+            kept = _File(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
             with _connected(str(copy), "ro&immutable=1") as connection:
                 counts = _counts(connection)
-            yield Dump([DumpFile(_FILE, file_pieces(copy))], counts)
+            files = [DumpFile(_SETTINGS, iter([msgspec.json.encode(kept)])), DumpFile(_FILE, file_pieces(copy))]
+            yield Dump(files, counts)
 
     def counts(self) -> dict[str, int]:
         with _connected(self.path, "rw") as connection:
@@ -79,29 +112,36 @@ class SQLite(FileDatabase):
 
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         found = Checksums()
-        with temporary_folder() as folder:
+        with working_folder("sqlite") as folder:
             for file in dump:
-                write(folder / _FILE, file.pieces)
+                if file.path == _FILE:
+                    write(folder / _FILE, file.pieces)
             with _connected(str(folder / _FILE), "ro&immutable=1") as connection:
                 tables = list(_counts(connection))
                 connection.text_factory = bytearray  # not to be taken for a blob, and maybe no text at all
                 for table in tables:
-                    for row in connection.execute(f"SELECT * FROM {_quoted(table)}"):
+                    query = f"SELECT * FROM {_quoted(table)}"
+                    _compile(connection, query)
+                    for row in connection.execute(query):
                         found.add(table, repr(row).encode())
         return found.of_tables()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         with self.stage(dump, only) as switch:
-            switch()
+            for warning in switch():
+                _log.warning("%s", warning)
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`."""
         check_only(only, dump.counts)
         target = Path(os.path.realpath(self.path))
-        with restoring(self.name, "and is as it was"), folder_beside(target) as folder:
-            beside = folder / _FILE
-            write(beside, dump.open(_FILE))
-            _check_integrity(beside)
+        with contextlib.ExitStack() as stack:
+            with restoring(self.name, "and is as it was"):
+                beside = stack.enter_context(folder_beside(target)) / _FILE
+                write(beside, dump.open(_FILE))
+                kept = _kept(dump)
+                doubts = _check_integrity(beside)
 
             def switch() -> Sequence[str]:
                 with restoring(self.name, "and is as it was"):
@@ -109,14 +149,14 @@ class SQLite(FileDatabase):
                         with _connected(str(target), "rw") as connection:
                             _replace_tables(connection, beside, only)
                     else:
-                        _replace(target, beside)
-                return ()
+                        _replace(target, beside, kept)
+                return [doubts] if doubts else []
 
             yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with temporary_folder() as folder:
+        with working_folder("sqlite") as folder:
             path = folder / os.path.basename(self.path)
             sqlite3.connect(path).close()
             yield SQLite(str(path))
@@ -129,6 +169,8 @@ def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(path)}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
         ) as connection:
+            # A schema comes out of a backup: it may call no function that has effects outside of the database.
+            connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
     except sqlite3.Error as error:
         raise BackupFailed(f"{path}: SQLite says: {error}") from error
@@ -145,14 +187,85 @@ def _impatient(path: str) -> Callable[[int, int, int], None]:
     return check
 
 
-def _check_integrity(path: Path) -> None:
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[sqlite3.Connection]:
+    """A connection to copy from.
+
+    A database in WAL mode cannot be opened by somebody who may only read it and its folder, unless a program has it
+    open. Without a log beside it, nobody has: the file alone is the database, as long as it does not change.
+    """
+    try:
+        with _connected(path, "rw") as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+            yield connection
+            return
+    except BackupFailed as error:
+        code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+        if code not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or not os.access(path, os.R_OK):
+            raise
+        before = os.stat(path)
+        if os.path.exists(f"{path}-wal"):
+            raise BackupFailed(
+                f"{path} is in WAL mode and has a log, which only somebody who may write to its folder can read. "
+                "Give the user of the backup that right, or run the backup while the application runs."
+            ) from error
+    with _connected(path, "ro&immutable=1") as connection:
+        yield connection
+    after = os.stat(path)
+    if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or os.path.exists(f"{path}-wal"):
+        raise BackupFailed(f"{path} was opened by another program while it was copied. Run the backup again.")
+
+
+def _compile(connection: sqlite3.Connection, query: str) -> None:
+    """Let a query that only reads pages run where the application's collations and functions are not."""
+    while True:
+        try:
+            connection.execute(f"EXPLAIN {query}").fetchall()
+            if query.startswith("PRAGMA"):
+                connection.execute(query).fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            if unknown := re.fullmatch(r"no such collation sequence: (.*)", str(error), re.DOTALL):
+                connection.create_collation(unknown[1], lambda one, other: (one > other) - (one < other))
+            elif unknown := re.fullmatch(
+                r"(?:unknown function|no such function): (.*?)(?:\(\))?", str(error), re.DOTALL
+            ):
+                connection.create_function(unknown[1], -1, lambda *values: None, deterministic=True)
+            else:
+                raise
+
+
+def _check_integrity(path: Path) -> str:
+    """Return what is odd in a database that can be copied all the same, such as rows that its own rules forbid.
+
+    Raises:
+        BackupFailed: it is damaged: nobody could read it.
+    """
     with _connected(str(path), "ro&immutable=1") as connection:
-        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if found != "ok":
-        raise BackupFailed(f"the database in the backup is damaged: {found}")
+        # A check of pages does not depend on the order that a collation defines.
+        query = f"PRAGMA quick_check({_SHOWN})"
+        _compile(connection, query)
+        found = [row[0] for row in connection.execute(query)]
+    if found == ["ok"]:
+        return ""
+    if any(not _RULES.search(text) for text in found):
+        raise BackupFailed("The database is damaged: `PRAGMA quick_check` finds broken pages.")
+    return (
+        f"{len(found)}{' or more' if len(found) == _SHOWN else ''} rows break rules of their tables (NOT NULL, CHECK, "
+        "or types). They are kept as they are; `PRAGMA quick_check` names the tables."
+    )
 
 
-def _replace(target: Path, beside: Path) -> None:
+def _kept(dump: DumpReader) -> _File | None:
+    if _SETTINGS not in dump.paths:
+        return None
+    try:
+        return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_File)
+    except msgspec.MsgspecError as error:
+        raise BackupFailed("What the backup says of the file's mode and owner is damaged.") from error
+
+
+def _replace(target: Path, beside: Path, kept: _File | None) -> None:
     """Make the target what the file beside it is, in one transaction."""
     try:
         with _connected(str(beside), "ro&immutable=1") as source, _connected(str(target), "rw") as connection:
@@ -165,9 +278,11 @@ def _replace(target: Path, beside: Path) -> None:
             if not _is_no_database(error):
                 raise
             old = target.stat()
-            os.chmod(beside, old.st_mode & 0o7777)
+            kept = _File(old.st_mode & 0o777, old.st_uid, old.st_gid)
+        if kept is not None:
             if os.geteuid() == 0:
-                os.chown(beside, old.st_uid, old.st_gid)
+                os.chown(beside, kept.uid, kept.gid)
+            os.chmod(beside, kept.mode)
         # What a lost or broken database left behind would be played back into the new one.
         for suffix in _SIDECARS:
             Path(f"{target}{suffix}").unlink(missing_ok=True)
@@ -228,7 +343,11 @@ def _counts(connection: sqlite3.Connection) -> dict[str, int]:
         "AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"
     ).fetchall()
     connection.execute("BEGIN")
-    counts = {name: int(connection.execute(f"SELECT count(*) FROM {_quoted(name)}").fetchone()[0]) for (name,) in names}
+    counts = {}
+    for (name,) in names:
+        query = f"SELECT count(*) FROM {_quoted(name)}"
+        _compile(connection, query)
+        counts[name] = int(connection.execute(query).fetchone()[0])
     connection.execute("COMMIT")
     return counts
 
