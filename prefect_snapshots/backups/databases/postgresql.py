@@ -101,6 +101,13 @@ _SESSION = (
 )
 """What a role or a database may have set for people, and what `pg_dump` switches off as well."""
 
+_IN_THE_WAY = """
+SELECT to_jsonb(coalesce(string_agg(format('-c %s=%s', name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END), ' '),
+  '')) FROM pg_settings
+WHERE name IN ('idle_session_timeout', 'default_transaction_read_only') AND reset_val NOT IN ('0', 'off')
+"""
+"""The same for `pg_restore`, which does not switch them off by itself."""
+
 _LISTS = (
     *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
     *("temp_tablespaces", "unix_socket_directories"),
@@ -139,7 +146,8 @@ SELECT jsonb_build_object(
   'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
   'comment', shobj_description(oid, 'pg_database'), 'template', datistemplate,
   'roles', (SELECT coalesce(jsonb_agg(DISTINCT r.rolname), '[]') FROM pg_shdepend s
-    JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass WHERE s.dbid = d.oid),
+    JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass
+    WHERE s.dbid = d.oid OR s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid = d.oid),
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(r.rolname, c) ORDER BY r.rolname, i), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole, unnest(setconfig) WITH ORDINALITY AS u(c, i)
     WHERE setdatabase = d.oid),
@@ -218,7 +226,7 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True, rename={"collate": "
         if not re.fullmatch(r"[A-Z0-9_]+", self.encoding) or not -1 <= self.connections < 2**31:
             raise ValueError("the encoding or the number of connections")
         for _, setting in self.settings:
-            if not re.match(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)?=", setting) or "\0" in setting:
+            if not re.match(r"[^\W\d][\w$]*(?:\.[^\W\d][\w$]*)*=", setting) or "\0" in setting:
                 raise ValueError("a setting")
 
 
@@ -355,8 +363,6 @@ class PostgreSQL(ServerDatabase):
             try:
                 warnings = beside._load(dump, settings)
                 beside._verify(dump)
-                with beside._session() as inside:
-                    inside.run("ANALYZE")
                 # Not before, because a database can be set to be read only.
                 for statement in _alter_statements(beside._database, settings, self._with_owners):
                     session.run(statement)
@@ -375,7 +381,8 @@ class PostgreSQL(ServerDatabase):
         if not self._with_owners:
             return
         there = set(session.ask("SELECT jsonb_agg(rolname) FROM pg_roles"))
-        if absent := sorted({settings.owner, *settings.roles} - there):
+        named = {settings.owner, *settings.roles} | {setting[0] for setting in settings.settings if setting[0]}
+        if absent := sorted((named | {grant[0] for grant in settings.grants or [] if grant[0]}) - there):
             raise BackupFailed(
                 f"The roles {', '.join(absent)} own something in the backup or have rights on it, and are not on this "
                 "server. Create them first, or add ?owners=false to the URL to restore without owners and rights."
@@ -394,8 +401,12 @@ class PostgreSQL(ServerDatabase):
             Warnings: what was left out, or is empty.
         """
         with self._session() as session:
-            server = _major(session)
+            server, options = _major(session), session.ask(_IN_THE_WAY)
         pg_restore = self._tool("pg_restore", server=server)
+        if options:
+            given = pg_restore.environment.get("PGOPTIONS", os.environ.get("PGOPTIONS", ""))
+            environment = {**pg_restore.environment, "PGOPTIONS": f"{given} {options}".strip()}
+            pg_restore = dataclasses.replace(pg_restore, environment=environment)
         unowned = drill or not self._with_owners
         arguments = ["--no-password", f"--dbname={self._conninfo}"]
         arguments += ["--no-owner", "--no-privileges"] if unowned else []
@@ -427,6 +438,8 @@ class PostgreSQL(ServerDatabase):
                 name = re.sub(_ENTRY + "MATERIALIZED VIEW DATA ", "", line)
                 warnings.append(f"The materialized view {name} could not be filled, and is empty: {error}")
         with self._session() as session:
+            if not drill:
+                session.run("ANALYZE")
             _in_batches(session, [f"ALTER {function} RESET search_path" for function in functions])
         return warnings
 
