@@ -206,7 +206,7 @@ def demo(
     ui = get_current_settings().ui_url or "http://127.0.0.1:4200"
     key = artifact_key("checkpoints", name)
     tell(f"\nThe report: {ui}/v2/artifacts/key/{key}, after [b]prefect server start[/b]")
-    tell(f"The same here: [b]prefect-snapshots checkpoints report {name} -r {repository}[/b]")
+    tell(f"The same here: [b]prefect-snapshots checkpoints show {name} -r {repository}[/b]")
 
 
 def show(pairs: list[Alike]) -> None:

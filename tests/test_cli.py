@@ -222,7 +222,7 @@ def test_missing_repository_is_an_error_and_not_created(
 ) -> None:
     complaint = Program(tmp_path, environment).complaint(*command, status=1)
     assert "There is no repository at" in complaint
-    assert "the first thing that is saved there creates it" in complaint
+    assert "The first save creates one" in complaint
     assert not list(tmp_path.iterdir())
 
 

@@ -54,7 +54,7 @@ def list_all(
             "name": artifact,
             "versions": len(versions),
             "latest": versions[0].version,
-            "logged": versions[0].created_at,
+            "created_at": versions[0].created_at,
             "aliases": registry.get_aliases(artifact, each),
             "written": sum(version.written for version in versions),
         }
@@ -489,7 +489,7 @@ def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
             f"{row['versions']:,}",
             row["latest"],
             ", ".join(f"{alias} {version}" for alias, version in row["aliases"].items()),
-            time_text(row["logged"], seconds=False),
+            time_text(row["created_at"], seconds=False),
             size_text(row["written"]),
         )
         for row in document["artifacts"]

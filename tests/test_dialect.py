@@ -1,0 +1,157 @@
+"""One dialect: the pages about verbs and JSON say what Python and the command line really have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_snapshots import ArtifactRegistry, BackupManager, RetentionPolicy, SnapshotManager
+from prefect_snapshots.checkpoints import CheckpointManager, Snapper
+from prefect_snapshots.cli.output import Answer
+from prefect_snapshots.cli.session import Session
+from prefect_snapshots.retention import CleanupReport
+
+DOCS = Path(__file__).parent.parent / "docs" / "reference"
+KINDS: dict[str, Any] = {
+    "snapshots": SnapshotManager,
+    "checkpoints": CheckpointManager,
+    "artifacts": ArtifactRegistry,
+    "backups": BackupManager,
+}
+
+
+def rows_of(page: str, first: str) -> Iterator[list[str]]:
+    """The cells of the rows of the table that has a row `first`."""
+    tables = re.findall(r"(?:^\|.*\n)+", (DOCS / page).read_text(), re.MULTILINE)
+    table = next(each for each in tables if f"| {first} |" in each)
+    return ([cell.strip() for cell in row.strip("|\n").split("|")] for row in table.splitlines()[2:])
+
+
+@pytest.mark.parametrize(
+    ("verb", "cells"), [(verb, cells) for verb, _, *cells in rows_of("verbs.md", "class") if verb != "class"]
+)
+def test_every_verb_is_a_method(verb: str, cells: list[str]) -> None:
+    for manager, cell in zip(KINDS.values(), cells, strict=True):
+        for method in re.findall(r"`(\w+)`", cell):
+            assert callable(getattr(manager, method)), (manager, verb)
+            assert (getattr(manager, method).__doc__ or "").strip(), method
+
+
+def test_every_verb_is_a_command_of_every_kind() -> None:
+    for verb, *cells in rows_of("verbs.md", "show"):
+        assert cells == [f"`{kind} {verb}`" for kind in KINDS]
+        for kind in KINDS:
+            assert verb in set(import_module(f"prefect_snapshots.cli.{kind}").app)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """With something of each kind."""
+    place = tmp_path / "repository"
+    snapshots: SnapshotManager[Any] = SnapshotManager(place, name="train")
+    for step in range(2):
+        snapshots.save_snapshot({"step": step}, f"step-{step}", {"loss": 1 - step}, tags=["kept"])
+    Snapper([1, 2], abs, repository=place, name="numbers").start()
+    for value in range(2):
+        ArtifactRegistry(place).log_artifact("model", value)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("content")
+    manager = BackupManager(place, name="files", directories=[tmp_path / "folder"])
+    manager.create_backup("first")
+    manager.create_backup("second")
+    return place
+
+
+def test_lists_are_newest_first_and_cleanup_reports_alike(repository: Path) -> None:
+    listed = {
+        "snapshots": [info.id for info in SnapshotManager(repository, name="train").list_snapshots()],
+        "artifacts": [info.version for info in ArtifactRegistry(repository).list_versions("model")],
+        "backups": [backup.description for backup in BackupManager(repository, name="files").list_backups()],
+    }
+    assert listed == {"snapshots": ["step-1", "step-0"], "artifacts": ["v1", "v0"], "backups": ["second", "first"]}
+    policy = RetentionPolicy(keep_last=1, keep_weekly_within=None)
+    for manager in (
+        SnapshotManager(repository, name="train"),
+        CheckpointManager(repository),
+        ArtifactRegistry(repository),
+        BackupManager(repository, name="files"),
+    ):
+        report = manager.cleanup(policy, dry_run=True)
+        assert isinstance(report, CleanupReport)
+        assert report.dry_run
+        assert {row.name for row in report.rows if not row.keep} == set(report.deleted)
+
+
+def document(repository: Path, kind: str, verb: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """What a command prints with --json, before it is printed."""
+    app = import_module(f"prefect_snapshots.cli.{kind}").app
+    answer: Answer = app[verb].default_command(*arguments, session=Session(str(repository)), **options)
+    return answer.document
+
+
+def said(section: str) -> set[str]:
+    """The keys that a section of the page names."""
+    text = (DOCS / "json.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"`([a-z_0-9]+)`", text))
+
+
+FREE = {"metadata", "environment", "counts", "run", "git"}
+"""Keys whose values have keys that users choose."""
+
+
+def keys_in(value: Any) -> set[str]:
+    """The keys of a document and of what is in it, but for those that users choose."""
+    if isinstance(value, dict):
+        return set(value).union(*(keys_in(item) for key, item in value.items() if key not in FREE))
+    return set().union(*map(keys_in, value)) if isinstance(value, list | tuple) else set()
+
+
+def test_the_page_has_every_key_of_snapshots(repository: Path) -> None:
+    documents = [
+        document(repository, "snapshots", "list"),
+        document(repository, "snapshots", "list", "train"),
+        document(repository, "snapshots", "show", "step-0"),
+        document(repository, "snapshots", "diff", "step-0", "step-1"),
+        document(repository, "snapshots", "pin", "step-0"),
+    ]
+    assert keys_in(documents) <= said("Snapshots")
+
+
+def test_the_page_has_every_key_of_checkpoints(repository: Path) -> None:
+    [fingerprint] = [each["fingerprint"] for each in document(repository, "checkpoints", "list")["checkpoints"]]
+    documents = [
+        document(repository, "checkpoints", "list", "numbers"),
+        document(repository, "checkpoints", "diff", "numbers", fingerprint),
+    ]
+    assert keys_in(documents) <= said("Checkpoints")
+
+
+def test_the_page_has_every_key_of_artifacts(repository: Path) -> None:
+    listed = document(repository, "artifacts", "list")
+    for row in listed["artifacts"]:
+        del row["aliases"]
+    documents = [
+        listed,
+        document(repository, "artifacts", "list", "model"),
+        document(repository, "artifacts", "show", "model"),
+    ]
+    assert keys_in(documents) <= said("Artifacts")
+
+
+def test_the_page_has_the_keys_of_cleanup(repository: Path) -> None:
+    from prefect_snapshots.cli.retention import RetentionOptions
+
+    found = document(repository, "snapshots", "cleanup", "train", dry_run=True, retention=RetentionOptions(keep_last=1))
+    assert keys_in(found) == said("Cleanup") - {"cleanup"}
+
+
+def test_the_page_has_the_keys_of_backups(repository: Path) -> None:
+    listed = document(repository, "backups", "list")["backups"][0]
+    assert said("Backups") & {"manager", "name", "description", "created_at", "pinned", "parts"} <= set(listed)
+    [second, first] = [each["name"] for each in document(repository, "backups", "list")["backups"]]
+    assert set(document(repository, "backups", "diff", first, second)) <= said("Backups")
