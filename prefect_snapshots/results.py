@@ -1,9 +1,9 @@
-"""Results of runs: bytes by key, written again and again, deduplicated like everything else.
+"""Results of task runs: bytes by key, overwritten at will, deduplicated like everything else.
 
-A *result* has a key and no stream of its own: the results of one log share `STREAMS` streams, chosen by a hash of the
-key, so that the catalog does not grow with every task run. Writing a key deletes its older result in the same event.
+A *result* has a key but no stream of its own: all results of a log share `STREAMS` streams, chosen by a hash of the
+key. Otherwise the catalog would grow with every task run. Writing a key deletes its older result in the same event.
 
-This room knows the repository and no Prefect: what the bytes mean is not its business.
+This module knows the repository and no Prefect. It does not interpret the bytes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ STREAMS = 64
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is known of a result without reading it."""
+    """What is known of a result without reading it.
+
+    Attributes:
+        key: The key of the result.
+        written_at: When it was written, in UTC by the clock of the writer.
+        size: Its size in bytes. Identical bytes are stored only once.
+    """
 
     key: str
     written_at: datetime
-    """In UTC, by the clock of whoever wrote it."""
     size: int
-    """Bytes; equal ones are stored once."""
 
 
 class ResultLog:
-    """The results of one name. Any number of processes may write at once: the last one to commit a key wins.
+    """Store and read results by key. Any number of processes may write: the last one to commit a key wins.
 
-    Arguments:
-        repository: where the results live.
-        name: keeps logs apart that share a repository: the same key in two of them is two results.
+    Args:
+        repository: Where the results are stored.
+        name: The name of the log. Logs of different names in one repository do not share keys.
 
     Example:
         >>> from prefect_snapshots import Repository
@@ -61,11 +65,11 @@ class ResultLog:
         self._lock = threading.Lock()
 
     def write(self, key: str, data: bytes) -> None:
-        """Store a result, durably. An older one with the same key is deleted; `prune` frees its space.
+        """Store a result durably. An older result of this key is deleted; the next prune frees its space.
 
-        Arguments:
-            key: any text.
-            data: cut into chunks where the content says, so that a change costs about its own size.
+        Args:
+            key: Any string.
+            data: The bytes. Only what differs from stored data takes space.
         """
         tracked = self._tracked(_number(key))
 
@@ -76,32 +80,32 @@ class ResultLog:
         tracked.put(draft, b"", [data])
 
     def read(self, key: str) -> bytes:
-        """The latest result of a key, every byte verified.
+        """Return the latest result of a key. Every byte is verified.
 
         Raises:
-            ObjectMissing: there is none.
-            IntegrityError: it is damaged.
+            ObjectMissing: The key has no result.
+            IntegrityError: The result is damaged.
         """
         tracked = self._tracked(_number(key))
         event = tracked.refresh().results.get(key)
         if event is None:
-            raise ObjectMissing(f"there is no result {key!r} in {self._repository.url}")
+            raise ObjectMissing(f"There is no result {key!r} in {self._repository.url}.")
         content = self._repository.read(tracked.stream, event)
         return content.read(0, content.body_size)
 
     def exists(self, key: str) -> bool:
-        """Whether there is a result of this key. Reads no data."""
+        """Return whether a key has a result. Reads no data."""
         return key in self._tracked(_number(key)).refresh().results
 
     def keys(self) -> list[str]:
-        """The keys of all results, sorted."""
+        """Return the keys of all results, sorted."""
         return sorted(key for tracked in self._every_stream() for key in tracked.refresh().results)
 
     def older_than(self, moment: datetime | str) -> list[Result]:
-        """The results that were written before a point in time, sorted by key.
+        """Return the results that were written before a point in time, sorted by key.
 
-        Arguments:
-            moment: a datetime with a zone, or an ISO 8601 text (UTC when it names no zone).
+        Args:
+            moment: A datetime with a time zone, or an ISO 8601 string (UTC if it names no zone).
         """
         end = to_nanoseconds(parse_time(moment))
         found = [
@@ -113,19 +117,19 @@ class ResultLog:
         return sorted(found, key=lambda result: result.key)
 
     def expire(self, older_than: datetime | str) -> list[str]:
-        """Delete every result that was written before a point in time; `prune` frees their space.
+        """Delete every result that was written before a point in time. The next prune frees their space.
 
-        Arguments:
-            older_than: a datetime with a zone, or an ISO 8601 text (UTC when it names no zone).
+        Args:
+            older_than: A datetime with a time zone, or an ISO 8601 string (UTC if it names no zone).
 
         Returns:
-            The keys of what was deleted, sorted.
+            The keys of the deleted results, sorted.
         """
         end = to_nanoseconds(parse_time(older_than))
         return self._delete(lambda _, event: event.time < end)
 
     def delete(self, keys: Iterable[str]) -> list[str]:
-        """Delete the results of these keys. Returns those that there were, sorted."""
+        """Delete the results of some keys. Return the keys that had a result, sorted."""
         doomed = set(keys)
         return self._delete(lambda key, _: key in doomed)
 

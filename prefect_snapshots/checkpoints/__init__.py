@@ -1,19 +1,23 @@
-"""Long iterables whose results survive anything: done once, kept at once, resumed where they stopped.
+"""Process long iterables, save each result, and continue where a run stopped.
 
-This room knows the repository and no Prefect.
+This package knows the repository and no Prefect.
 
-- A *job* is a function, by its *fingerprint*, a name, and how to go about it.
+- A *job* is a function with its *fingerprint*, a name, and how to run it.
 - An *item* is recognised by its *key*, a hash of its value.
-- Results are appended to *segments* of a log; each start writes one of its own.
+- Results are appended to *segments* of a log. Each start writes a segment of its own.
 
-For faces
----------
-`make_job` checks the arguments and gives a `Job`, which travels to other processes as far as its function does (with
-cloudpickle). `plan(job, items)` is iterated over once and yields `ItemBatch`es of what is not done; its counts say what
-is done already. Each batch goes to `run_batch(job, batch)`, in any process: it writes its own segment straight to the
-repository and returns `RunCounts`. It leaves out what was done meanwhile, so it may be repeated.
-`collect(job, plan.keys)` streams the results in the order of the items. `open_log(job).merge()` puts the many small
-segments together afterwards. A `Run` does the same within one process, for those who want to see the flushes.
+`Snapper` is what most callers need, and `CheckpointManager` looks after what is stored. To distribute the work, use
+four functions:
+
+1. `make_job` checks the arguments and returns a `Job`, which travels to other processes if its function does.
+2. `plan(job, items)` yields batches of the items without a result. Its `counts` tell what is done already.
+3. `run_batch(job, batch)` computes a batch in any process, writes the results to the repository, and returns
+   `RunCounts`. It leaves out items that are done by then, so you may repeat it. `counts_of` tells what a batch that
+   raised has left.
+4. `collect(job, plan.keys)` streams the results in the order of the items.
+
+`open_log(job).merge()` merges small segments afterwards. A `Run` does the same within one process and reports each
+write.
 """
 
 from __future__ import annotations

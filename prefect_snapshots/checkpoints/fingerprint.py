@@ -41,15 +41,17 @@ from .canonical import Canon, Unhashable, canonical
 
 
 def fingerprint(function: Callable[..., Any], version: object = None) -> str:
-    """The fingerprint of a function: 32 hexadecimal digits.
+    """Return the fingerprint of a function: 32 hexadecimal digits.
 
-    Arguments:
-        function: a function, lambda, method, partial, built-in or callable object.
-        version: stands for the code. Say another one whenever the meaning changes.
+    Args:
+        function: A function, lambda, method, partial, built-in or callable object.
+        version: Replaces the code. Pass another value whenever the results would be different. Default: None, the code
+            counts.
 
     Raises:
-        UnfingerprintableFunction: its source, or something that it uses, is not to be had; give a version.
-        InvalidArgument: it is a generator function.
+        UnfingerprintableFunction: The source of the function, or something that it uses, is not available. Pass a
+            version.
+        InvalidArgument: It is a generator function.
 
     Example:
         >>> fingerprint(len) == fingerprint(len)
@@ -59,8 +61,8 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
     """
     if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function)):
         raise InvalidArgument(
-            f"{label(function)} is a generator function: what it returns can be read only once, so that it cannot be "
-            "kept. Let it return a list."
+            f"{label(function)} is a generator function. What it returns can be read only once and cannot be stored. "
+            "Let it return a list."
         )
     try:
         form = canonical(["version", version]) if version is not None else _form(function)
@@ -70,7 +72,7 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
 
 
 def label(function: Callable[..., Any]) -> str:
-    """What messages call a function, and what its checkpoints are called unless they get a name: module and name."""
+    """Return module and name of a function: its name in messages, and the default name of its checkpoints."""
     while isinstance(function, partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -1,11 +1,11 @@
-"""Items -> keys: 16 bytes that are equal where the items are, in every process and for every hash seed.
+"""Keys of items: 16 bytes that are identical if and only if the items are, in every process and under every hash seed.
 
-Equal means: the same type and the same content. `1`, `True`, `1.0`, `"1"`, `[1]` and `(1,)` have different keys. The
-order of a dict or a set does not count, that of an `OrderedDict` does. Floats count bit by bit, so that `-0.0` is not
-`0.0`, and a NaN equals itself. Objects are what they would be pickled as.
+Identical means the same type and the same content. `1`, `True`, `1.0`, `"1"`, `[1]` and `(1,)` have different keys. The
+order of a dict or a set does not count, that of an `OrderedDict` does. Floats count bit by bit: `-0.0` is not `0.0`,
+and a NaN is identical to itself.
 
-An integer of 64 bits and a float are their own keys, next to a mark of their type. Everything else is written out in
-one canonical form, which is hashed. Keys lie in arrays of shape (n, 2), because there may be ten million of them.
+Integers of 64 bits and floats are their own keys, next to a mark of their type. Everything else is converted to
+`canonical` bytes, which are hashed. Keys lie in arrays of shape (n, 2), because there may be ten million of them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ KEY_SIZE = 16
 
 
 def item_keys(items: Sequence[Any], *, key: Callable[[Any], Any] | None = None, first: int = 0) -> Keys:
-    """The keys of items.
+    """Return the keys of items.
 
-    Arguments:
-        items: any values.
-        key: says what stands for an item, for items that have no content of their own or too much of it.
-        first: the position of the first one, for messages.
+    Args:
+        items: Any values.
+        key: Called with an item. Returns a value that identifies it.
+        first: The position of the first item, for messages. Default: 0.
 
     Returns:
         An array of shape (n, 2).
 
     Raises:
-        UnhashableItem: an item has no content that could be told in another process, or `key` failed.
+        UnhashableItem: An item has no content that another process could compare, or `key` failed.
 
     Example:
         >>> keys = item_keys([1, True, 1.0, "1", {"a": 1}])
@@ -59,10 +59,10 @@ def item_keys(items: Sequence[Any], *, key: Callable[[Any], Any] | None = None, 
 
 
 def stable_hash(value: Any) -> bytes:
-    """The key of one value: 16 bytes, equal in every process.
+    """Return the key of one value: 16 bytes, identical in every process.
 
     Raises:
-        UnhashableItem: it has no content that could be told in another process.
+        UnhashableItem: The value has no content that another process could compare.
     """
     return item_keys([value]).tobytes()
 

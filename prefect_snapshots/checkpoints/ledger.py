@@ -1,4 +1,4 @@
-"""Which items are done, and where their results lie: ten million of them in 24 bytes each.
+"""The ledger: which items are done, and where their results lie, in 24 bytes an item.
 
 A *place* is one 64-bit number: outcome, segment, record and row. Keys and places lie in sorted *runs*, the older the
 larger, so that adding a batch moves few rows, and looking one up asks few runs.
@@ -28,7 +28,7 @@ MOST_RECORDS = (1 << _RECORD_BITS) - 1
 MOST_SEGMENTS = (1 << _SEGMENT_BITS) - 1
 
 _GROWTH = 4
-"""A run is at least so many times as long as the next one."""
+"""How many times longer a run is than the next one: higher merges more often, lower makes look-ups ask more runs."""
 
 
 def place(segment: int, record: int) -> int:

@@ -1,11 +1,13 @@
-"""The result log of one name and one function: who wrote which segment, what is done, and where.
+"""The result log of one name and one function: who wrote which segment, which items are done, and where.
 
-Every start registers the segment that it writes in the stream of the name, with the fingerprint of the function. The
-order of these events decides which result of an item counts: that of the segment registered first. A *refresh* is a
-start whose results count before all earlier ones.
+Each start registers its segment in the stream of the name, with the fingerprint of the function. The order of these
+events decides which result of an item counts: that of the segment registered first. A *refresh* is a start whose
+results count before all earlier ones. When a segment is closed, another event vouches for it, so that its loss is
+noticed.
 
-Many small closed segments are *merged*: the new segment takes the place of the old ones. A merger registers its segment
-before it writes it; a later merger drops what an earlier one has not finished, and with that keeps it from finishing.
+Many small closed segments are *merged* into one that replaces them. A merger registers its segment before it writes it.
+A later merger drops what an earlier one has not finished, and so prevents it from finishing: otherwise both would
+replace the same segments.
 """
 
 from __future__ import annotations
@@ -40,20 +42,21 @@ KIND = "checkpoints"
 logger = logging.getLogger("prefect_snapshots")
 
 _FULL = {True: 1 << 30, False: 24 << 20}
-"""Bytes after which a segment is closed and another one begun, where files can grow and elsewhere."""
+"""Bytes after which a segment is closed and another one begun. Where files cannot grow, a closed segment is put in one
+request, which stores accept up to about 32 MB; elsewhere only the time to read it matters."""
 _FULL_ROWS = 1 << 20
 _FULL_RECORDS = 1 << 14
-"""A segment that was never closed is read record by record, which takes 10 to 20 µs each."""
+"""A segment that a kill leaves open is read record by record, 10 to 20 µs each: at most 0.3 s for this many."""
 _REMOTE_LIMIT = 24 << 20
 """Most bytes of one result where a segment is put in one request when it is closed."""
 _CACHE = 16 << 20
-"""Bytes of results that are kept decoded, because neighbours lie in the same record."""
+"""Bytes of decoded results in memory: neighbours often lie in the same record."""
 _LOOK_EVERY = 1.0
 _SMALL = 4 << 20
 """Bytes of a segment up to which it is merged with others."""
 _FEW = 8
 _MANY = 64
-"""So many small segments are merged by whoever comes by."""
+"""How many small segments a run merges on its way. Each costs a later reader one request."""
 _MOST_MERGED = 256
 _MOST_SEEN = 64
 """Open segments of others that a start vouches for: 50 bytes each, in an event of at most 16 KB."""
@@ -78,7 +81,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Share:
-    """The batch of a plan that a run does. What cannot hold results for it is not looked into.
+    """The batch of a plan that a run computes. Segments that cannot hold results for it are not read.
 
     Attributes:
         plan: id of the plan. Its batches have no item in common.
@@ -178,18 +181,22 @@ def _of(listed: _Listed, known: _Known) -> Mapping[str, int] | None:
 
 
 class Log:
-    """The results of one name and function, followed.
+    """Follow the results of one name and function.
 
-    Arguments:
-        repository: where they are.
-        name: the name of the checkpoints.
-        fingerprint: of the function.
-        share: what a run wants to know of, if that is not everything.
+    Args:
+        repository: Where they are.
+        name: The name of the checkpoints.
+        fingerprint: The fingerprint of the function.
+        share: The batch that you want to compute: segments that do not concern it are not read. Default: None, read all
+            segments.
 
     Attributes:
-        ledger: what is done, as far as it is known.
-        registry: what the events say.
-        news: grows whenever results of others come to be known.
+        ledger: Which items are done, as far as this log knows.
+        registry: What the events say.
+        news: Grows whenever this log learns of results of other writers.
+
+    Raises:
+        DamagedObject: A segment is missing, short or damaged.
     """
 
     def __init__(self, repository: Repository, name: str, fingerprint: str, share: Share | None = None) -> None:
@@ -219,16 +226,16 @@ class Log:
     # --- learning what there is ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Learn what others did."""
+        """Read what other writers have written since."""
         with self._lock:
             self._stream.refresh()
             self._take_in()
 
     def poll(self, *, thorough: bool = True) -> None:
-        """The same, at the cost of a look or two when nothing has happened.
+        """Read what other writers have written, at the cost of one or two requests if there is nothing.
 
-        Arguments:
-            thorough: False looks at segments that cannot be looked at cheaply once a second only.
+        Args:
+            thorough: False: look at most once a second at segments whose growth costs a listing.
         """
         with self._lock:
             if self._location.size(slot_path(self._stream.id, self._stream.head + 1)) is not None:
@@ -338,10 +345,10 @@ class Log:
             return np.isin(segments_of(found), self._own_numbers)
 
     def values(self, found: Places) -> list[Any]:
-        """Results by place, in the order of `found`. A failure is a `Failure`.
+        """Return results by place, in the order of `found`. A failed item gives a `Failure`.
 
         Raises:
-            ObjectMissing: somebody merged or cleared the segments meanwhile: `refresh`, and look them up again.
+            ObjectMissing: The segments were merged or deleted meanwhile. Call `refresh`, and look the keys up again.
         """
         return self._taken(found, Results.take)
 
@@ -495,25 +502,25 @@ class Log:
     # --- merging ---------------------------------------------------------------------------------------------------
 
     def merge(self, fewest: int = _FEW) -> int:
-        """Put small closed segments that follow one another into larger ones.
+        """Merge small closed segments that follow one another.
 
-        Arguments:
-            fewest: less than so many are left as they are.
+        Args:
+            fewest: Runs of fewer segments are left as they are.
 
         Returns:
-            How many were put together.
+            The number of segments that were merged.
         """
         with self._lock:
             return sum(map(self._merge, list(self._small_runs(fewest))))
 
     def tidy(self) -> None:
-        """Merge when there are many small segments. Who knows of a share only leaves that to others."""
+        """Merge if there are many small segments. A log of one share knows too few of them, and leaves it to others."""
         if len(self._known) < _MANY or self._share is not None:
             return
         try:
             self.merge(_MANY)
         except (StorageError, IntegrityError) as error:  # it only spares later readers some requests
-            logger.warning("could not merge the segments of %s: %s", self._stream.label, error)
+            logger.warning("Could not merge the segments of %s: %s", self._stream.label, error)
 
     def _small_runs(self, fewest: int) -> Iterator[list[_Known]]:
         order = {start.segment: at for at, start in enumerate(self.registry.of(self.fingerprint))}
@@ -609,7 +616,7 @@ class Summary:
 
 
 class LogWriter:
-    """Writes the results of one start. Used by one thread at a time."""
+    """Write the results of one start. One thread at a time may use it."""
 
     def __init__(self, log: Log, function: str, refresh: bool) -> None:
         self._log = log
@@ -631,7 +638,7 @@ class LogWriter:
             self._summary = Summary()
 
     def write(self, batch: Batch) -> None:
-        """Append results: they survive the death of this process at once."""
+        """Append results. They survive the death of this process at once."""
         for first in range(0, len(batch), RECORD_LIMIT):
             self._write(batch if len(batch) <= RECORD_LIMIT else batch.part(first, first + RECORD_LIMIT))
 
@@ -645,7 +652,7 @@ class LogWriter:
             self._log.claims.let_go(self.segment)
 
     def abandon(self) -> None:
-        """Let go of the segment after a failure to write."""
+        """Give the segment up after a failed write. What was written before stays."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.abandon()

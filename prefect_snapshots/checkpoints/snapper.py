@@ -1,4 +1,4 @@
-"""Snapper: process a long iterable, keep every result, and go on where it stopped."""
+"""Snapper: process a long iterable, save every result, and continue where it stopped."""
 
 from __future__ import annotations
 
@@ -24,45 +24,48 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class FailedItem(Generic[T]):
-    """An item that failed in the last run, and what its function raised."""
+    """An item that failed in the last run, and the exception that the function raised."""
 
     item: T
     exception: Exception
 
 
 class Snapper(Generic[T, R]):
-    """Calls a function for every item of an iterable, and keeps the results in a repository.
+    """Call a function for each item of an iterable, and save every result in a repository.
 
-    Items are recognised by their value: a grown, shrunk, reordered or repeated iterable only has done what is new. A
-    changed function does everything again; the earlier results stay for `load_all`.
+    Items are recognised by value: if the iterable grows, shrinks, repeats items or changes its order, only new items
+    are computed. If the function changes, everything is computed again; `load_all` still returns the earlier results.
 
-    Any number of processes may work on one name at once, and share the work.
+    Any number of processes may work on one name at once. They share the work.
 
-    Arguments:
-        iterable: the items. A generator is consumed as it goes.
-        fn: what makes a result of an item. An async function is awaited, one item at a time.
-        repository: a `Repository`, a URL, a path or a block; see `Repository` for the default.
-        name: what the checkpoints are called. Default: the function's module and name.
-        batch_size: how many results are written together. What is written survives the death of the process at once,
-            and a loss of power within a second.
-        max_wait_time: seconds after which results are written although there are fewer of them, also while one item
-            takes its time.
-        key: a function that says what stands for an item, where items have no content of their own (connections), or
-            too much of it.
-        function_version: stands for the code of the function, where that cannot be told (extension modules). Say
-            another one whenever what the function does has changed.
-        max_retries: how often an item that fails is tried again at once.
-        fatal_exceptions: exceptions that stop the run at once, without trying again.
-        max_consecutive_exceptions: how many items that fail in a row stop the run. None: any number goes.
-        skip_item_errors: go on after an item failed. Else its exception is raised, and the next start tries it again.
-        retry_failed_items: try items again that an earlier run has skipped.
+    Args:
+        iterable: The items. A generator is read only a little ahead.
+        fn: Called with each item. Its return value is the result. An async function is awaited, one item at a time.
+        repository: A `Repository`, a URL, a path or a block; see `Repository` for the default.
+        name: The name of the checkpoints. Default: module and name of the function.
+        batch_size: How many results are saved together. Default: 1. A saved result survives the death of the process at
+            once, and a loss of power after a second.
+        max_wait_time: Seconds after which results are saved although the batch is not full, also while a single item
+            takes a long time. Default: None, only `batch_size` counts.
+        key: Called with an item. Returns a value that identifies it, for items without content of their own
+            (connections) or with too much of it.
+        function_version: Replaces the fingerprint of the function, for functions without source. Pass another value
+            whenever the results would be different.
+        max_retries: How often a failing item is tried again at once. Default: 3.
+        fatal_exceptions: Exceptions that stop the run at once, without a retry.
+        max_consecutive_exceptions: How many failing items in a row stop the run. Default: None, any number is accepted.
+        skip_item_errors: Continue after an item fails. Default: False, its exception is raised, and the next start
+            tries the item again.
+        retry_failed_items: Try items again that failed in an earlier run. Default: False.
 
     Attributes:
         counts: What became of the items in the last `start`, a `RunCounts`.
         failed_items: The items that failed in the last `start`, if it was told to skip them.
 
     Raises:
-        InvalidArgument, InvalidName: an argument makes no sense.
+        InvalidArgument: An argument has an impossible value.
+        InvalidName: The name cannot be stored.
+        UnfingerprintableFunction: The function has no fingerprint. Pass `function_version`.
 
     Example:
         >>> def double(number):
@@ -91,7 +94,7 @@ class Snapper(Generic[T, R]):
         retry_failed_items: bool = False,
     ) -> None:
         if not isinstance(iterable, Iterable):
-            raise InvalidArgument(f"a {type(iterable).__name__} cannot be iterated over")
+            raise InvalidArgument(f"Snapper needs an iterable: {type(iterable).__name__} cannot be iterated over.")
         self.job = make_job(
             as_repository(repository),
             fn,
@@ -116,25 +119,25 @@ class Snapper(Generic[T, R]):
 
     @property
     def name(self) -> str:
-        """What the checkpoints are called."""
+        """The name of the checkpoints."""
         return self.job.name
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the function, for `load_all`."""
+        """The fingerprint of this version of the function, for `load_all`."""
         return self.job.fingerprint
 
     def start(self) -> None:
-        """Do all items that are not done. May be called again and again.
+        """Compute all items without a result. You may call it again and again.
 
-        An exception, Ctrl-C and SIGTERM write what is done before they go on.
+        On an exception, Ctrl-C or SIGTERM, finished results are saved first.
 
         Raises:
-            Exception: what the function raised, unless `skip_item_errors`; with a note that says for which item.
+            Exception: What the function raised, with a note that names the item, unless `skip_item_errors` is True.
             TooManyFailures: `max_consecutive_exceptions` items in a row failed.
-            UnhashableItem: an item has no content to recognise it by.
-            UnserialisableResult: a result cannot be kept.
-            SnapshotsError: results could not be written.
+            UnhashableItem: An item has no content to recognise it by.
+            UnserialisableResult: A result cannot be stored.
+            SnapshotsError: Results could not be written.
         """
         self.failed_items = []
         self.counts = RunCounts()
@@ -152,17 +155,18 @@ class Snapper(Generic[T, R]):
                 self.failed_items = [FailedItem(item, error) for item, error in run.failures]
 
     def load(self, missing: Any = RAISE) -> list[R]:
-        """The results of the items, in the order of the iterable.
+        """Return the results in the order of the iterable.
 
-        A generator that was consumed before this process saw it has no order of its own: its results come in the order
-        in which they were recorded.
+        If the iterable is a generator that was consumed elsewhere, you get all results in the order in which they were
+        recorded.
 
-        Arguments:
-            missing: stands for results that are not there.
+        Args:
+            missing: Returned for each item without a result. Default: an item without a result is an error.
 
         Raises:
-            IncompleteResults: results are not there, and `missing` was not given.
-            PickleRefused: a result was stored with pickle, and the repository was opened with `allow_pickle=False`.
+            IncompleteResults: An item has no result, and `missing` was not given.
+            PickleRefused: A result was stored with pickle, and the repository was opened with `allow_pickle=False`.
+            DamagedObject: Stored results are damaged or lost.
         """
         log = open_log(self.job)
         keys = list(self._keys(log))
@@ -171,33 +175,40 @@ class Snapper(Generic[T, R]):
         return list(read(log, keys, missing))
 
     def iter_results(self, missing: Any = RAISE) -> Iterator[R]:
-        """The same one by one, in flat memory.
+        """Stream the results in the order of the iterable, without holding all of them in memory.
+
+        Args:
+            missing: As for `load`.
 
         Raises:
-            IncompleteResults: when it comes to an item without a result.
+            IncompleteResults: The next item has no result, and `missing` was not given.
         """
         log = open_log(self.job)
         return read(log, self._keys(log), missing)
 
     def load_all(self, fingerprint: str | None = None) -> list[R]:
-        """Every result that is stored, whatever the iterable is now, in the order of the iterables of then.
+        """Return every stored result, whatever the iterable is now, in the order that the items had.
 
-        Arguments:
-            fingerprint: of another version of the function. `list_checkpoints` tells which there are.
+        Args:
+            fingerprint: Which version of the function. Default: this one. `CheckpointManager.list_checkpoints` lists
+                the others.
         """
         log = open_log(self.job) if fingerprint is None else Log(self.job.repository, self.job.name, fingerprint)
         return list(read_recorded(log))
 
     def load_metrics(self) -> list[Metric]:
-        """One metric for each item that was worked on, whatever the iterable is now."""
+        """Return how each stored item went, whatever the iterable is now."""
         metrics = load_metrics(open_log(self.job))
         return [metrics.row(at) for at in range(len(metrics))]
 
     def generate_report(self, format: Literal["markdown", "json"] = "markdown") -> str:
-        """How it went: throughput, slow items, failures.
+        """Report throughput, slow items and failures.
+
+        Args:
+            format: `"markdown"`, for people, or `"json"`, for programs.
 
         Raises:
-            InvalidArgument: there is no such format.
+            InvalidArgument: There is no such format.
         """
         return render(self.name, load_metrics(open_log(self.job)), format)
 
@@ -210,7 +221,7 @@ class Snapper(Generic[T, R]):
         """Nothing is open between two starts."""
 
     def _keys(self, log: Log) -> Iterable[Keys]:
-        """The keys of the items, part by part."""
+        """Return the keys of the items, part by part."""
         known = None if self._met is None else self._met.keys_of
         rest = (window.keys for window in windows(self._iterable, self.job.key, READ_WINDOW, known))
         if not self._once:
