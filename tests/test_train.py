@@ -125,7 +125,7 @@ def test_a_manager_in_memory_warns_inside_a_run(prefect_server: str) -> None:
     def forgetful() -> None:
         SnapshotManager()
 
-    with pytest.warns(UserWarning, match="nothing outlives the run"):
+    with pytest.warns(UserWarning, match="are lost when the run ends"):
         forgetful()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
