@@ -76,7 +76,7 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     assert f"| `{backup.name}` |" in second
     [event, _] = events_about(f"prefect-snapshots.backups.{name}", 2)
     assert event.event == "prefect-snapshots.backup.created"
-    assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 2)
+    assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 3)
 
 
 def test_a_backup_that_fails_commits_nothing_and_is_told(place: Path, name: str) -> None:

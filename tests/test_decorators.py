@@ -449,7 +449,7 @@ def test_callables() -> None:
         ({"metadata": {"config": '{"a": 1}'}}, "is no template|names"),
         ({"every": 0}, "every is at least 1"),
         ({"max_snapshots": 0}, "max_snapshots is at least 1"),
-        ({"rank_by": "loss", "mode": "best"}, "mode is"),
+        ({"rank_by": "loss", "mode": "best"}, "mode must be"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(options: dict[str, Any], message: str) -> None:

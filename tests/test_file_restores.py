@@ -51,6 +51,10 @@ def pages(database: SQLite) -> list[str]:
         "CREATE TABLE t (a INT); CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT double(NEW.a); END; "
         "INSERT INTO t VALUES (1);",
         "CREATE TABLE t (a INT); CREATE VIEW v AS SELECT nowhere FROM t; CREATE VIEW w AS SELECT * FROM gone;",
+        # A schema may call what SQLite does not count as innocuous.
+        "CREATE TABLE t (a); CREATE INDEX i ON t (json_extract(a, '$.b')); INSERT INTO t VALUES ('{}');",
+        "CREATE TABLE t (a, b GENERATED ALWAYS AS (json_extract(a, '$.b'))); INSERT INTO t VALUES ('{}');",
+        "CREATE TABLE t (a CHECK (json_valid(a))); INSERT INTO t VALUES ('{}');",
         # Rows that break rules which came later.
         "CREATE TABLE t (a INT, b INT); INSERT INTO t VALUES (NULL, 1); PRAGMA writable_schema = 1; "
         "UPDATE sqlite_master SET sql = 'CREATE TABLE t (a INT NOT NULL, b INT)' WHERE name = 't';",
