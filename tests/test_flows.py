@@ -108,7 +108,7 @@ def test_a_backup_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 return datetime.now(tz) - timedelta(days=days_ago)
 
         with monkeypatch.context() as patch:
-            patch.setattr("prefect_snapshots.backups.manager.datetime", Clock)
+            patch.setattr("prefect_snapshots.backups.making.datetime", Clock)
             return manager.create_backup()
 
     made(-40)  # by a clock that is ahead
