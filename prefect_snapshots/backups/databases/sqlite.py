@@ -169,9 +169,9 @@ def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(path)}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
         ) as connection:
-            # A schema may come out of a hostile backup, and still needs no `trusted_schema = OFF`: functions with effects
-            # outside of the database (`load_extension`, `fts3_tokenizer`) cannot be called by a schema in any case, and
-            # with it schemas that use `json_extract` in an index, as Prefect's own database does, could not be opened.
+            # A schema may come out of a hostile backup, and still needs no `trusted_schema = OFF`: a schema can call no
+            # function with effects outside of the database (`load_extension`, `fts3_tokenizer`) in any case. With it,
+            # schemas with `json_extract` in an index, as in Prefect's own database, could not be opened.
             yield connection
     except sqlite3.Error as error:
         raise BackupFailed(f"{path}: SQLite says: {error}") from error
