@@ -22,6 +22,7 @@ from prefect_snapshots.repository.contents import Writer
 from prefect_snapshots.repository.index import Entry
 from prefect_snapshots.repository.maintenance import Problem
 from prefect_snapshots.repository.packs import pack_path
+from prefect_snapshots.repository.reserve import RESERVE
 
 ITEMS = 16
 PASSWORDS = {"plain": None, "encrypted": "correct horse battery staple"}
@@ -70,8 +71,12 @@ def copied(template: Path) -> Iterator[Path]:
 
 
 def objects(place: Path) -> list[Path]:
-    """All objects, relative to the repository, so that each kind is hit as often as any other."""
-    return sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
+    """All objects that say something, relative to the repository, so that each kind is hit as often as any other.
+
+    The reserve for a full disk says nothing: only its size matters.
+    """
+    found = (path.relative_to(place) for path in place.rglob("*") if path.is_file())
+    return sorted(path for path in found if path.name != RESERVE)
 
 
 def item(number: int) -> str:
