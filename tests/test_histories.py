@@ -137,7 +137,7 @@ class History:
             elif what == "ok":
                 state.clear()
                 state.add(value)
-            elif what == "failed":
+            elif what == "failed" and kind != "checkpoints":  # of a run, some results may be there
                 state.clear()
                 state |= self.before
         return states
