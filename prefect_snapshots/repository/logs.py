@@ -113,8 +113,10 @@ def note_extents(body: Mapping[str, Any], known: dict[str, Extent]) -> None:
     Raises:
         IntegrityError: The body makes no sense.
     """
-    for segment in body.get("drops", ()):
-        known.pop(segment, None)
+    drops = body.get("drops")
+    for segment in drops if isinstance(drops, list | tuple) else ():
+        if isinstance(segment, str):  # what is no name of a segment is passed over, as in `drops_of`
+            known.pop(segment, None)
     try:
         if "records" in body:
             known[str(body.get("closes", body.get("segment")))] = _extent(body["records"], body["size"], body["hash"])
