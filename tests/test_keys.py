@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import datetime as dt
 import enum
@@ -284,3 +285,10 @@ def test_what_nests_too_deeply_is_refused() -> None:
         item_keys([deep])
     while deep:  # so that taking it apart does not nest either
         deep = deep[0]
+
+
+def test_a_pickler_of_exceptions_that_another_package_registers_changes_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("a")
+    before = stable_hash(error)
+    monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda value: (ValueError, (str(object()),)))
+    assert stable_hash(error) == before

@@ -165,7 +165,8 @@ class Canon:
     def _write_reduced(self, value: Any) -> None:
         """By what the object would be pickled as: how it is made, from what, and its state."""
         cls = type(value)
-        reducer = copyreg.dispatch_table.get(cls)
+        # Distributed and Ray register picklers of exceptions that carry the traceback, which is no part of the content.
+        reducer = None if issubclass(cls, BaseException) else copyreg.dispatch_table.get(cls)
         try:
             reduced = reducer(value) if reducer else value.__reduce_ex__(4)
         except Exception as error:
