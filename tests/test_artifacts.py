@@ -370,7 +370,7 @@ def test_metadata_can_be_noted_and_completed(registry: ArtifactRegistry) -> None
     assert abs(info.created_at - datetime.now(UTC)) < timedelta(minutes=1)
     info.metadata["loss"] = 0
     assert fresh.get_artifact_metadata("x")["loss"] == 0.5, "it was a copy"
-    with pytest.raises(InvalidArgument, match="store it as data"):
+    with pytest.raises(InvalidArgument, match="Store it as data"):
         registry.update_artifact_metadata("x", {"bad": object()})
 
 

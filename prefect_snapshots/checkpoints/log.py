@@ -649,7 +649,7 @@ class LogWriter:
             extent = writer.close(self._summary.frames())
             if extent is not None:
                 self._log.closed(self.segment, extent)
-            self._log.claims.let_go(self.segment)
+            self._log.claims.stop_holding(self.segment)
 
     def abandon(self) -> None:
         """Give the segment up after a failed write. What was written before stays."""

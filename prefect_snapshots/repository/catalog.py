@@ -1,7 +1,7 @@
 """The streams of events: what exists, under which name, since when.
 
 - A *stream* belongs to one kind and name. It is a chain of small immutable *events* in numbered *slots*, 1, 2, 3, ...
-  A slot is created exclusively, and that creation is the commit: who loses it reads on and decides again.
+  A slot is created exclusively, and this creation is the commit: a writer that loses reads on and decides again.
 - Every event carries the hash of its predecessor, so that a missing or altered one is damage, not an end. Slots are
   never deleted and never reused.
 - The *root* stream registers every other stream and holds the *condemnations* of packs. The number of the latest one
@@ -79,7 +79,7 @@ class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Nanoseconds since 1970 in UTC, by the writer's clock."""
     kind: str
     body: dict[str, Any]
-    """What the event means, in its room's words."""
+    """What the event means, in the words of its kind."""
     content: Content | None = None
     deletes: tuple[int, ...] = ()
     """Sequences of earlier events whose content is no longer wanted."""
@@ -97,31 +97,33 @@ _decode_hint = msgspec.msgpack.Decoder(_Hint).decode
 
 
 def new_token() -> bytes:
-    """A name for one intended commit: 16 random bytes."""
+    """Return a new name for one intended commit: 16 random bytes."""
     return os.urandom(16)
 
 
-def token_from(text: str | None) -> bytes | None:
-    """The token in a text, as `CommitUnknown.token` gives it; None for None.
+def token_from(token: str | None) -> bytes | None:
+    """Return the token that `CommitUnknown.token` gave you, in bytes; None for None.
 
     Raises:
-        InvalidArgument: it is no token.
+        InvalidArgument: It is no token.
     """
-    if text is None:
+    if token is None:
         return None
     try:
-        return bytes.fromhex(text)
+        return bytes.fromhex(token)
     except ValueError:
-        raise InvalidArgument(f"{text!r} is not a token: it comes from {CommitUnknown.__name__}.token") from None
+        raise InvalidArgument(
+            f"{token!r} is not a token. Pass the `token` of the CommitUnknown that you caught."
+        ) from None
 
 
 def slot_path(stream: str, sequence: int) -> str:
-    """Where an event lies."""
+    """Return where an event lies."""
     return f"{CATALOG}/{stream}/{sequence:012d}"
 
 
 def range_path(stream: str, level: int, number: int) -> str:
-    """Where the `number`-th compacted range of a level lies (counted from 0)."""
+    """Return where the `number`-th compacted range of a level lies (counted from 0)."""
     return f"{COMPACTED}/{stream}/{level}-{number}"
 
 
@@ -142,11 +144,11 @@ def event_hash(event: Event, encoded: Buffer | None = None) -> bytes:
 class Stream:
     """One stream, followed: it knows every event up to where it last looked.
 
-    Arguments:
-        open: the catalog that the stream is in, or None while its repository does not exist yet: it is empty then.
-        kind, name: what the stream is for. The root stream has neither.
-        apply: called with every event, in order, once: the state that a room builds from them.
-        forget: called when every event is going to be applied once more: the state is empty again.
+    Args:
+        open: The catalog that the stream is in, or None while its repository does not exist yet: it is empty then.
+        kind, name: What the stream is for. The root stream has neither.
+        apply: Called with every event, in order, once: the state that a room builds from them.
+        forget: Called when every event is going to be applied once more: the state is empty again.
     """
 
     def __init__(
@@ -235,7 +237,7 @@ class Stream:
             The event, or None when somebody else took the slot: `refresh`, and decide again.
 
         Raises:
-            CommitUnknown: the storage did not say whether it landed.
+            CommitUnknown: The storage did not say whether it landed.
         """
         with self.lock:
             event = Event(self.head + 1, self._hash, epoch, token, time.time_ns(), kind, body, content, tuple(deletes))
@@ -255,7 +257,7 @@ class Stream:
         time.sleep(random.uniform(0, min(self._pause * 2**attempt, 5.0)))
 
     def inline(self, sequence: int) -> Buffer:
-        """The bytes that travelled with an event."""
+        """Return the bytes that travelled with an event."""
         path = slot_path(self.id, sequence)
         event, encoded, data = self.parse(path, self._location.read(path))
         # By hash: a NaN in the body differs from itself.
@@ -264,7 +266,7 @@ class Stream:
         return data
 
     def find(self, token: bytes, since: int = 0) -> Event | None:
-        """The event after `since` that was committed with this token."""
+        """Return the event after `since` that was committed with this token."""
         return next((event for event in self.events[since:] if event.token == token), None)
 
     # --- reading -------------------------------------------------------------------------------------------
@@ -334,7 +336,7 @@ class Stream:
         return events if len(events) == range_size(level) else None
 
     def parse_compacted(self, path: str, data: Buffer) -> list[Event]:
-        """The events in a compacted range or a hint; or `DamagedObject`."""
+        """Return the events in a compacted range or a hint. Raises `DamagedObject`."""
         frames = self._sealer.open(path, data)
         try:
             frame = frames[0]
@@ -343,7 +345,7 @@ class Stream:
             raise DamagedObject(path, f"it cannot be read as events ({error})") from None
 
     def slot_bytes(self, event: Event) -> bytes:
-        """The object of an event that travels alone, for repair."""
+        """Return the object of an event that travels alone, for repair."""
         return self._sealer.seal(slot_path(self.id, event.sequence), [_encode(event), b""])
 
     def _read_hint(self) -> _Hint | None:
@@ -386,7 +388,7 @@ class Stream:
             return [None]
 
     def parse(self, path: str, data: Buffer) -> tuple[Event, Buffer, Buffer]:
-        """A slot's event, its encoded form, and the bytes that travelled with it; or `DamagedObject`."""
+        """Return a slot's event, its encoded form, and the bytes that travelled with it. Raises `DamagedObject`."""
         frames = self._sealer.open(path, data)
         try:
             encoded, inline = frames
@@ -410,7 +412,7 @@ class Stream:
             raise DamagedObject(slot_path(self.id, event.sequence), reason) from error
 
     def _take_range(self, events: list[Event]) -> None:
-        """The object that holds a range is verified as a whole: only its first link is new."""
+        """Take the events of one object, which was verified as a whole: only its first link is new."""
         self._expect(events[0])
         self._hash = event_hash(events[-1])
         self.events += events
@@ -541,17 +543,17 @@ class Catalog:
                 self.root.back_off(attempt)
 
     def knows(self, stream: Stream) -> bool:
-        """Whether a stream is registered, as far as root was read."""
+        """Return whether a stream is registered, as far as root was read."""
         return not self.root.loaded or stream.id in self.state.streams
 
     def streams(self) -> dict[str, tuple[str, str]]:
-        """Every registered stream: id -> kind and name."""
+        """Return the kind and name of every registered stream, by id."""
         self.root.refresh()
         return dict(self.state.streams)
 
 
 def _cover(end: int) -> Iterator[tuple[int, int]]:
-    """The fewest ranges, in order, that hold events 1 to `end` (a multiple of `FIRST_RANGE`)."""
+    """Return the fewest ranges, in order, that hold events 1 to `end` (a multiple of `FIRST_RANGE`)."""
     start = 0
     while start < end:
         level = max(
@@ -562,7 +564,7 @@ def _cover(end: int) -> Iterator[tuple[int, int]]:
 
 
 def _completed(head: int) -> Iterator[tuple[int, int]]:
-    """The ranges whose last event is `head`."""
+    """Return the ranges whose last event is `head`."""
     for level in range(LEVELS):
         if head % range_size(level):
             return

@@ -3,7 +3,7 @@
 Two ways to cut, both deterministic, so that equal bytes give equal chunks in every process:
 
 - *fixed*: slices of `FIXED_SIZE`, for arrays. A weight that changed in place changes the slices it lies in.
-- *content-defined* (FastCDC): cut points follow the bytes, for pickles, text and files. An insertion near the
+- *content-defined* (FastCDC): cut points follow the bytes, for pickles, strings and files. An insertion near the
   front moves the cut points with it, and the rest is found again.
 
 The parameters are recorded in `repository.json`: two writers that cut differently would never deduplicate.
@@ -37,9 +37,9 @@ SEED = 0
 def content_defined(data: Buffer, average: int = AVERAGE_SIZE) -> Iterator[memoryview]:
     """Cut one buffer at places that its content decides.
 
-    Arguments:
-        data: the bytes; they are not copied.
-        average: average size of a chunk in bytes; the smallest is a quarter, the largest four times that.
+    Args:
+        data: The bytes; they are not copied.
+        average: Average size of a chunk in bytes; the smallest is a quarter, the largest four times that.
     """
     view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
     if len(view) <= average // 4:
@@ -54,9 +54,9 @@ def content_defined(data: Buffer, average: int = AVERAGE_SIZE) -> Iterator[memor
 def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE) -> Iterator[memoryview]:
     """Cut bytes that arrive in pieces just as `content_defined` cuts them in one, wherever one piece ends.
 
-    Arguments:
-        pieces: in order, each of any size. They are joined to some MB, which are cut at once.
-        average: average size of a chunk in bytes, as for `content_defined`.
+    Args:
+        pieces: In order, each of any size. They are joined to some MB, which are cut at once.
+        average: Average size of a chunk in bytes, as for `content_defined`.
 
     Example:
         >>> data = bytes(range(256)) * 4096
@@ -81,10 +81,10 @@ def content_defined_read(
 ) -> Iterator[memoryview]:
     """Cut what can be read at any place just as `content_defined` cuts it in one, without joining any of it.
 
-    Arguments:
-        read: called with a number of bytes and where they begin; returns fewer only where the end is.
-        size: how many bytes there are. If there are fewer by now, it ends there.
-        average: average size of a chunk in bytes, as for `content_defined`.
+    Args:
+        read: Called with a number of bytes and where they begin; returns fewer only where the end is.
+        size: How many bytes there are. If there are fewer by now, it ends there.
+        average: Average size of a chunk in bytes, as for `content_defined`.
 
     Example:
         >>> data = bytes(range(256)) * 65536
@@ -111,7 +111,7 @@ def cut(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
     """Cut a body, given as consecutive buffers, into chunks.
 
     Small buffers are joined in order to about `SHARED_SIZE`; larger ones are cut on their own, a `memoryview` (an
-    array) by fixed slices and `bytes` (a pickle, a text) where the content says.
+    array) by fixed slices and `bytes` (a pickle, a string) where the content says.
     """
     shared: list[Buffer] = []
     pending = 0
@@ -134,5 +134,5 @@ def cut(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
 
 
 def parameters() -> dict[str, int]:
-    """What `repository.json` records, so that every writer cuts alike."""
+    """Return what `repository.json` records, so that every writer cuts alike."""
     return {"fixed": FIXED_SIZE, "shared": SHARED_SIZE, "average": AVERAGE_SIZE, "seed": SEED}

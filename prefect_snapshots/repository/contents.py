@@ -1,7 +1,7 @@
 """The content of a version <-> chunks.
 
 A *content* is a *body* (the bytes of leaves, files or rows, laid end to end) followed by a *manifest* (what lies
-where, in a room's own words). Up to `INLINE_LIMIT` bytes it travels inside the event. Larger, it is cut into chunks,
+where, in the words of its kind). Up to `INLINE_LIMIT` bytes it travels inside the event. Larger, it is cut into chunks,
 and the event holds a *table* of them; a long table is itself stored in chunks, and the event holds the table of those.
 
 `Writer` makes chunks: several threads hash and compress while one writes and others sync closed packs. It decides
@@ -128,7 +128,7 @@ Item: TypeAlias = Buffer | Similar | Kept | Batch
 
 
 def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
-    """The content as it travels inside an event, or None when it is too large for that."""
+    """Return the content as it travels inside an event, or None when it is too large for that."""
     size = sum(map(len, buffers)) + len(manifest)
     if size > INLINE_LIMIT:
         return None
@@ -142,13 +142,13 @@ def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
 class Writer:
     """Stores contents for one commit. Use as a context manager; `flush` before committing.
 
-    Arguments:
-        store: the repository's parts, its index loaded.
-        epoch: the epoch that was current when `avoid` was read.
-        avoid: condemned packs, whose chunks are stored again instead of reused.
+    Args:
+        store: The repository's parts, its index loaded.
+        epoch: The epoch that was current when `avoid` was read.
+        avoid: Condemned packs, whose chunks are stored again instead of reused.
 
     Attributes:
-        read_soon: whether what is stored from now on is likely to be read soon, as a snapshot is. Else it is written
+        read_soon: Whether what is stored from now on is likely to be read soon, as a snapshot is. Else it is written
             past the cache of the system, where that is possible.
     """
 
@@ -176,11 +176,11 @@ class Writer:
     ) -> Stored:
         """Store a body that is cut into chunks already, and its manifest.
 
-        Arguments:
-            manifest: is cut here. A function is called for it when the body is stored.
-            chunks: of the body in order. They must not change until this returns. Where a function stands, several
+        Args:
+            manifest: Is cut here. A function is called for it when the body is stored.
+            chunks: Of the body in order. They must not change until this returns. Where a function stands, several
                 threads call such functions at once.
-            small: whether threads would cost more than they save.
+            small: Whether threads would cost more than they save.
         """
         written = self._written
         body = self._ingest(chunks, small)
@@ -194,7 +194,7 @@ class Writer:
         return Kept(np.frombuffer(self._ingest(chunks, small=False), TABLE))
 
     def has(self, rows: Any) -> NDArray[np.bool_]:
-        """Which of these rows of a table name a chunk that can be read without the packs to avoid.
+        """Return which of these rows of a table name a chunk that can be read without the packs to avoid.
 
         Those can be `Kept`, for this commit.
         """
@@ -212,9 +212,9 @@ class Writer:
         Copied are chunks that are not here, and those in condemned packs. What was copied is entered in the index now
         and then, so that a second try, after a kill, goes on from there.
 
-        Arguments:
-            source: the content.
-            passed: called with bytes that are here now.
+        Args:
+            source: The content.
+            passed: Called with bytes that are here now.
         """
         if source.inline is not None:
             return source.inline
@@ -274,7 +274,7 @@ class Writer:
                 self._store.location.delete({pack_path(entry.pack) for entry in self._entries})
 
     def _stored(self, size: int, manifest_size: int, table: bytes, written: int) -> Stored:
-        """What is committed of a content, once its table is short enough."""
+        """Return what is committed of a content, once its table is short enough."""
         depth = 1
         while len(table) > _TABLE_LIMIT:
             table = self._ingest(cut([table]), small=True)
@@ -325,7 +325,7 @@ class Writer:
         return chunk, len(data), None if self._has(chunk) else self._pack_chunk(data, like)
 
     def _pack_chunk(self, data: Buffer, like: tuple[bytes, ...]) -> Packed:
-        """What to store of a chunk: a delta against those that it is like, if these are there and it pays."""
+        """Return what to store of a chunk: a delta against those that it is like, if these are there and it pays."""
         found = [entry for chunk in like if (entry := self._store.index.find(chunk, self._avoid))]
         names = dict.fromkeys(base for entry in found for base in entry.bases or (entry.chunk,))
         bases = [
@@ -369,7 +369,7 @@ class Writer:
 
 
 def _batches(items: Iterable[Item]) -> Iterator[Kept | Batch]:
-    """The same in order, chunks that follow each other together."""
+    """Return the same in order, chunks that follow each other together."""
     waiting: list[Buffer | Similar] = []
     size = 0
     for item in items:
@@ -389,7 +389,7 @@ def _batches(items: Iterable[Item]) -> Iterator[Kept | Batch]:
 
 
 def _rows(table: Buffer) -> Any:
-    """A table of chunks from its bytes."""
+    """Return a table of chunks from its bytes."""
     if len(table) % TABLE.itemsize:
         raise MalformedContent("its table of chunks ends within a row")
     rows = np.frombuffer(table, TABLE)
@@ -408,10 +408,10 @@ def _done(part: Kept | Future[list[Prepared]]) -> Kept | list[Prepared]:
 class ContentReader:
     """Reads one content; every byte is verified before it is handed out.
 
-    Arguments:
-        chunks: where to read from.
-        content: what the event says.
-        data: the bytes that travelled inside the event, for a content of depth 0.
+    Args:
+        chunks: Where to read from.
+        content: What the event says.
+        data: The bytes that travelled inside the event, for a content of depth 0.
     """
 
     def __init__(self, chunks: ChunkReader, content: Content, data: Buffer = b"") -> None:
@@ -456,11 +456,11 @@ class ContentReader:
         return self._table
 
     def all_rows(self) -> Any:
-        """Every chunk that the content needs: those of the tables, then those of the body and manifest."""
+        """Return every chunk that the content needs: those of the tables, then those of the body and manifest."""
         return np.concatenate(list(self._levels()))
 
     def _levels(self) -> Iterator[Any]:
-        """The tables from the one in the event to the one of the body, each read with the one before."""
+        """Return the tables from the one in the event to the one of the body, each read with the one before."""
         table = _rows(self._content.table)
         yield table
         for _ in range(self._content.depth - 1):
@@ -470,17 +470,17 @@ class ContentReader:
             raise MalformedContent("the table of chunks does not add up to the size of the content")
 
     def names_like(self, sealer: Sealer) -> bool:
-        """Whether equal chunks have the same names here as in the repository of another sealer."""
+        """Return whether equal chunks have the same names here as in the repository of another sealer."""
         return self._chunks.names_like(sealer)
 
     def batches(self, limit: int) -> Iterator[Any]:
-        """The rows of the table in order, about `limit` bytes of chunks at a time."""
+        """Return the rows of the table in order, about `limit` bytes of chunks at a time."""
         table = self.table
         starts = np.searchsorted(self._ends, np.arange(limit, self._content.size, limit))
         return (rows for rows in np.split(table, np.unique(starts)) if len(rows))
 
     def chunks(self, rows: Any) -> list[bytearray]:
-        """The chunks in these rows of the table."""
+        """Return the chunks in these rows of the table."""
         targets = [bytearray(int(row["size"])) for row in rows]
         self._chunks.fetch(
             [
@@ -491,7 +491,7 @@ class ContentReader:
         return targets
 
     def identity(self, offset: int, length: int) -> object:
-        """Something that is equal for equal stored bytes, found without reading them where they lie in chunks.
+        """Return something that is equal for equal stored bytes, found without reading them where they lie in chunks.
 
         Bytes that are equal but were cut elsewhere differ: then only reading them can tell.
         """
@@ -524,7 +524,7 @@ class ContentReader:
         """Fill each buffer with the bytes from its offset on, in parallel.
 
         Raises:
-            IntegrityError: when any of them cannot be verified; the buffers' contents are then undefined.
+            IntegrityError: When any of them cannot be verified; the buffers' contents are then undefined.
         """
         wanted = sorted(((offset, view) for offset, view in targets if len(view)), key=lambda target: target[0])
         if wanted and (wanted[0][0] < 0 or max(offset + len(view) for offset, view in wanted) > self._content.size):
@@ -577,11 +577,11 @@ class ChunkReader:
         self._store = store
 
     def names_like(self, sealer: Sealer) -> bool:
-        """Whether equal chunks have the same names here as in the repository of another sealer."""
+        """Return whether equal chunks have the same names here as in the repository of another sealer."""
         return self._store.sealer.names_like(sealer)
 
     def read(self, chunk: bytes, size: int) -> bytes:
-        """One chunk, verified."""
+        """Return one chunk, verified."""
         target = bytearray(size)
         self.fetch([Piece(chunk, size, [(0, memoryview(target))])])
         return bytes(target)
@@ -592,7 +592,7 @@ class ChunkReader:
             self._locate(Piece(row["chunk"].tobytes(), int(row["size"])))
 
     def read_table(self, rows: Any) -> bytes:
-        """The chunks in these table rows, joined."""
+        """Return the chunks in these table rows, joined."""
         size = int(rows["size"].sum(dtype=np.int64))
         if size > _TABLES_LIMIT:
             raise MalformedContent(f"its tables of chunks would take {size} bytes")
@@ -628,7 +628,7 @@ class ChunkReader:
                     future.exception()
 
     def read_bases(self, chunks: Iterable[bytes]) -> bytes:
-        """Some chunks, read from whole copies and verified, end to end. Runs in any thread."""
+        """Return some chunks, read from whole copies and verified, end to end. Runs in any thread."""
         located = [self._find(chunk, self._store.index.find_whole) for chunk in chunks]
         target = bytearray(sum(entry.size for entry in located))
         pieces = []
@@ -643,11 +643,11 @@ class ChunkReader:
         return bytes(target)
 
     def open(self, entry: Entry, data: Buffer) -> Buffer:
-        """The plaintext of one copy of a chunk, verified, from its stored bytes."""
+        """Return the plaintext of one copy of a chunk, verified, from its stored bytes."""
         return open_chunk(self._store.sealer, entry, data, self.read_bases(entry.bases))
 
     def _jobs(self, located: Iterable[tuple[Piece, Entry]]) -> list[Callable[[], None]]:
-        """The reads that hand out these pieces: adjacent ones together, up to a few MB, stored or in memory."""
+        """Return the reads that hand out these pieces: adjacent ones together, up to a few MB, stored or in memory."""
         jobs: list[Callable[[], None]] = []
         run: list[tuple[Piece, Entry]] = []
         length = 0
@@ -727,7 +727,7 @@ class ChunkReader:
         return entry
 
     def _elsewhere(self, piece: Piece, tried: Entry, error: IntegrityError) -> Buffer:
-        """Another copy of a chunk: the pack was pruned after the index was read, or this copy is damaged."""
+        """Return another copy of a chunk: the pack was pruned after the index was read, or this copy is damaged."""
         index = self._store.index
         gone = {tried}
         while True:

@@ -42,7 +42,7 @@ _UNKNOWN: Sketch = np.full(FEATURES, _NONE)
 
 
 def sketch(chunk: Buffer) -> Sketch:
-    """What a chunk is made of.
+    """Return what a chunk is made of.
 
     Example:
         >>> import random
@@ -59,9 +59,9 @@ def sketch(chunk: Buffer) -> Sketch:
 class Previous:
     """The chunks of the previous version of a stream, to be found by what they are made of.
 
-    Arguments:
-        chunks: their names in order: an array of 32-byte ids, as in the column `chunk` of a table of contents.
-        sketches: their sketches: an array of shape (chunks, `FEATURES`).
+    Args:
+        chunks: Their names in order: an array of 32-byte ids, as in the column `chunk` of a table of contents.
+        sketches: Their sketches: an array of shape (chunks, `FEATURES`).
     """
 
     def __init__(self, chunks: Any, sketches: NDArray[np.uint64]) -> None:
@@ -71,7 +71,7 @@ class Previous:
         self._features, self._rows = features[order], order // FEATURES
 
     def like(self, sketch: Sketch) -> tuple[bytes, ...]:
-        """The names of the chunks that together have most of the features in common with this one, the best first."""
+        """Return the names of the chunks that together share most features with this one, the best first."""
         return tuple(self._chunks[row].tobytes() for row in self.best(sketch))
 
     def best(self, sketch: Sketch) -> list[int]:
@@ -96,12 +96,12 @@ def similar_stream(
 ) -> Iterator[tuple[int, Batch]]:
     """Cut a stream into chunks, and have threads find out which chunks of its previous version each is like.
 
-    Arguments:
-        pieces: the stream in order, each piece of any size.
+    Args:
+        pieces: The stream in order, each piece of any size.
         previous: None when there is none.
-        sketches: grows by one for each chunk, and holds them once the chunks are stored. They belong into the manifest,
+        sketches: Grows by one for each chunk, and holds them once the chunks are stored. They belong into the manifest,
             for the next version.
-        average: average size of a chunk in bytes.
+        average: Average size of a chunk in bytes.
 
     Returns:
         The size in bytes of each chunk, and an item for `Writer.store_cut`.

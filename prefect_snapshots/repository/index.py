@@ -136,18 +136,18 @@ class Index:
     # --- looking up ---------------------------------------------------------------------------------------
 
     def find(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
-        """One copy of a chunk that can be read without the packs in `avoid`, or None."""
+        """Return one copy of a chunk that can be read without the packs in `avoid`, or None."""
         for entry in self._copies(chunk):
             if entry.pack not in avoid and all(self.find_whole(base, avoid) for base in entry.bases):
                 return entry
         return None
 
     def find_whole(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
-        """One copy of a chunk outside the packs in `avoid` that is no delta, or None."""
+        """Return one copy of a chunk outside the packs in `avoid` that is no delta, or None."""
         return next((entry for entry in self._copies(chunk) if entry.whole and entry.pack not in avoid), None)
 
     def find_all(self, chunk: bytes) -> list[Entry]:
-        """Every known copy of a chunk."""
+        """Return every known copy of a chunk."""
         return list(self._copies(chunk))
 
     def _copies(self, chunk: bytes) -> Iterable[Entry]:
@@ -181,22 +181,22 @@ class Index:
         return *self._table, self._packs
 
     def entry_at(self, row: int) -> Entry:
-        """The entry at one row of `table()`."""
+        """Return the entry at one row of `table()`."""
         heads, rows = self._table
         return self._entry(int(heads[row]).to_bytes(8, "big") + rows[row]["tail"].tobytes(), rows[row])
 
     def bases_at(self, rows: NDArray[np.int64]) -> Array:
-        """The bases of the deltas in some rows of `table()`: an array of shape (rows, 2) of ids."""
+        """Return the bases of the deltas in some rows of `table()`: an array of shape (rows, 2) of ids."""
         return _bases_of(self._bases, self._table[1][rows])
 
     def readable(
         self, rows: NDArray[np.int64], good: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
     ) -> NDArray[np.bool_]:
-        """Which of some rows of `table()` can be read: they are good, and each of their bases has a good whole copy.
+        """Return which rows of `table()` can be read: they are good, and each of their bases has a good whole copy.
 
-        Arguments:
-            rows: numbers of rows.
-            good: says it of any rows.
+        Args:
+            rows: Numbers of rows.
+            good: Says it of any rows.
         """
         heads, table = self._table
         found = good(rows)
@@ -293,7 +293,7 @@ class Index:
         return old
 
     def objects(self) -> tuple[set[str], set[str]]:
-        """The index objects read or written so far, and those of them that are superseded."""
+        """Return the index objects read or written so far, and those of them that are superseded."""
         return set(self._known), set(self._superseded)
 
     def forget(self, name: str) -> None:
@@ -439,7 +439,7 @@ class Index:
 
 
 def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All rows of an `Index.table()` that hold one of the given chunks (an array of 32-byte ids).
+    """Return all rows of an `Index.table()` that hold one of the given chunks (an array of 32-byte ids).
 
     Returns:
         Two arrays: for each pair, the position in `chunks` and the row in the table. A chunk without a row is in none.
@@ -454,7 +454,7 @@ def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[N
 
 
 def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[Buffer]:
-    """Entries as frames of an index object or of a pack's table. `numbers` are those of the packs."""
+    """Return entries as frames of an index object or of a pack's table. `numbers` are those of the packs."""
     records = np.array(
         [(e.chunk, numbers[e.pack], e.offset, e.stored, pack_size(e.size, e.codec)) for e in entries], RECORD
     )
@@ -462,7 +462,7 @@ def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[B
 
 
 def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[Entry]:
-    """Undo `records_of`. Raises `ValueError` when that is not what it is."""
+    """Undo `records_of`. Raises `ValueError` if these are no such frames."""
     records, bases = _parse_records(frames)
     found = iter(bases)
     return [
@@ -480,18 +480,18 @@ def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[Entry
 
 
 def pack_size(size: int, codec: int) -> int:
-    """Plain size and codec in one 32-bit number."""
+    """Return plain size and codec in one 32-bit number."""
     return size | codec << _SIZE_BITS
 
 
 def is_whole(rows: Array) -> NDArray[np.bool_]:
-    """Which rows of a table, or records, are of copies that are no deltas."""
+    """Return which rows of a table, or records, are of copies that are no deltas."""
     found: NDArray[np.bool_] = rows["size"] >> _SIZE_BITS != DELTA
     return found
 
 
 def split_ids(chunks: Array) -> tuple[NDArray[np.uint64], Array]:
-    """32-byte ids -> their first 8 bytes as integers, and the other 24."""
+    """Return the first 8 bytes of 32-byte ids as integers, and the other 24."""
     flat = np.ascontiguousarray(chunks).view(np.uint8).reshape(-1, ID_SIZE)
     heads = np.ascontiguousarray(flat[:, :8]).view(">u8").reshape(-1).astype("<u8")
     tails = np.ascontiguousarray(flat[:, 8:]).view("V24").reshape(-1)
@@ -525,7 +525,7 @@ def _no_bases() -> Array:
 
 
 def _pairs(entries: Iterable[Entry]) -> Array:
-    """The bases of the deltas among these entries, in order; a single one twice."""
+    """Return the bases of the deltas among these entries, in order; a single one twice."""
     pairs = [(entry.bases * BASES)[:BASES] for entry in entries if not entry.whole]
     return np.frombuffer(b"".join(chain.from_iterable(pairs)), f"V{ID_SIZE}").reshape(-1, BASES)
 
@@ -535,7 +535,7 @@ def _names(pair: Iterable[Any]) -> tuple[bytes, ...]:
 
 
 def _places(rows: Array) -> NDArray[np.uint64]:
-    """Pack and offset in one number, which only one copy has."""
+    """Return pack and offset in one number, which only one copy has."""
     places: NDArray[np.uint64] = rows["pack"].astype("<u8") << np.uint64(32) | rows["offset"]
     return places
 

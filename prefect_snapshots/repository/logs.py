@@ -58,12 +58,12 @@ _GAP = 64 * 1024
 
 
 def new_segment() -> str:
-    """A name for a new segment."""
+    """Return a name for a new segment."""
     return os.urandom(16).hex()
 
 
 def folder(stream: str) -> str:
-    """Where the segments of a stream lie."""
+    """Return where the segments of a stream lie."""
     return f"{PREFIX}/{stream}"
 
 
@@ -148,14 +148,14 @@ def extents(events: Iterable[Event]) -> dict[str, Extent]:
 class SegmentWriter:
     """Writes one segment. Nothing exists before the first record.
 
-    Arguments:
-        location, sealer: of the repository.
-        stream: the id of the stream that the segment is registered in.
-        segment: its name, from `new_segment`.
+    Args:
+        location, sealer: Of the repository.
+        stream: The id of the stream that the segment is registered in.
+        segment: Its name, from `new_segment`.
 
     Attributes:
-        size: bytes so far.
-        records: records so far.
+        size: Bytes so far.
+        records: Records so far.
     """
 
     def __init__(self, location: Location, sealer: Sealer, stream: str, segment: str) -> None:
@@ -182,7 +182,7 @@ class SegmentWriter:
             The number of the record.
 
         Raises:
-            StorageError: it could not be written; the segment cannot be continued.
+            StorageError: It could not be written; the segment cannot be continued.
         """
         if not self._begun:
             self._appender = self._location.appender(self._path)
@@ -225,14 +225,14 @@ class SegmentWriter:
         return Extent(self.records, self.size + sum(map(len, end)), self._hash.digest())
 
     def abandon(self) -> None:
-        """Let go of the segment without a footer. What was appended stays."""
+        """Stop writing without a footer. What was appended stays."""
         if self._appender is not None:
             self._appender.abort()
         self._begun = False
 
 
 def list_objects(location: Location, stream: str) -> dict[str, dict[str, int]] | None:
-    """Where a store cannot append: the objects of each segment of a stream, with their sizes. None where it can."""
+    """Return the objects of each segment of a stream with their sizes; None if segments are single files."""
     if location.appends:
         return None
     found: dict[str, dict[str, int]] = {}
@@ -250,8 +250,8 @@ class SegmentReader:
     """Reads one segment, which may be growing.
 
     Attributes:
-        closed: whether its footer was seen.
-        records: how many records are known.
+        closed: Whether its footer was seen.
+        records: How many records are known.
         extent: What an event vouches for. Read the event before you read the segment.
     """
 
@@ -279,10 +279,10 @@ class SegmentReader:
         return self._end
 
     def summary(self, listed: Mapping[str, int] | None = None) -> list[Buffer] | None:
-        """What the footer says, if the segment is closed; None to go on with `follow`.
+        """Return what the footer says, if the segment is closed; None to go on with `follow`.
 
-        Arguments:
-            listed: what `list_objects` said of the segment, where a store cannot append: spares a request.
+        Args:
+            listed: What `list_objects` said of the segment, where a store cannot append: spares a request.
         """
         size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
         self._check_size(size)
@@ -306,13 +306,13 @@ class SegmentReader:
         return frames[1:]
 
     def follow(self, listed: Mapping[str, int] | None = None) -> Iterator[tuple[int, list[Buffer]]]:
-        """The records that came since the last look, with their numbers.
+        """Return the records that came since the last look, with their numbers.
 
-        Arguments:
-            listed: as for `summary`.
+        Args:
+            listed: As for `summary`.
 
         Raises:
-            DamagedObject: a record cannot be read, and it is no torn one; or there is less than an event vouches for.
+            DamagedObject: A record cannot be read, and it is no torn one; or there is less than an event vouches for.
         """
         if not self.closed:
             yield from self._follow(listed)
@@ -341,8 +341,8 @@ class SegmentReader:
         """Records by number, in the order of `numbers`.
 
         Raises:
-            ObjectMissing: the segment is not there any more.
-            DamagedObject: a record is not what was written.
+            ObjectMissing: The segment is not there any more.
+            DamagedObject: A record is not what was written.
         """
         if not self._appends and not self.closed:
             yield from self._read_objects(numbers)
@@ -471,7 +471,7 @@ class SegmentReader:
             self._refuse_damage(data, size, "it is cut")
 
     def _complete(self, data: memoryview) -> int | None:
-        """The length of the record that `data` begins with, None if more of it has to be read first."""
+        """Return the length of the record that `data` begins with, None if more of it has to be read first."""
         if len(data) < _HEAD.size:
             return None
         marker, _, length = _HEAD.unpack_from(data)
@@ -525,7 +525,7 @@ class SegmentReader:
         return int(offsets[number]), int(offsets[number + 1]) if number + 1 < self.records else self._end
 
     def _spans(self, numbers: Sequence[int]) -> Iterator[list[int]]:
-        """Runs of records that lie close enough to be read at once."""
+        """Return runs of records that lie close enough to be read at once."""
         span: list[int] = []
         for number in numbers:
             start, end = self._bounds(number)
@@ -622,13 +622,13 @@ class Claims:
         if self._locks is not None:
             self._locks.take(_number(segment))
 
-    def let_go(self, segment: str) -> None:
-        """The segment is not written any more."""
+    def stop_holding(self, segment: str) -> None:
+        """Show that a segment is not written any more."""
         if self._locks is not None:
             self._locks.release(_number(segment))
 
     def is_live(self, segment: str) -> bool:
-        """Whether an open segment may still grow. Not sure means yes."""
+        """Return whether an open segment may still grow. Not sure means yes."""
         return self._locks is None or self._locks.is_held(_number(segment))
 
     def take(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
@@ -675,7 +675,7 @@ def _number(segment: str) -> int:
 
 
 def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: float) -> list[str]:
-    """Objects in the logs of one stream that nobody needs.
+    """Return objects in the logs of one stream that can be deleted.
 
     These are dropped segments, what lies there whole as well, and claims from before a time, in seconds since 1970:
     whoever still holds one of these might have its work done twice, and no more than that.
@@ -700,7 +700,7 @@ def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: fl
 
 
 def wanted(events: Iterable[Event]) -> list[str]:
-    """The segments that count, by a stream's events."""
+    """Return the segments that count, by a stream's events."""
     segments: dict[str, None] = {}
     for event in events:
         for segment in drops_of(event):
@@ -715,7 +715,7 @@ def verify(location: Location, sealer: Sealer, stream: str, segment: str, extent
     """Read a segment from start to end. Returns its size in bytes.
 
     Raises:
-        DamagedObject: something in it is not what was written, or not all of it is there.
+        DamagedObject: Something in it is not what was written, or not all of it is there.
     """
     reader = SegmentReader(location, sealer, stream, segment, extent)
     for _ in reader.follow():

@@ -34,13 +34,13 @@ ENTRY_OVERHEAD = RECORD.itemsize
 
 
 def pack_path(pack: bytes) -> str:
-    """Where a pack lies."""
+    """Return where a pack lies."""
     name = pack.hex()
     return f"{PREFIX}/{name[:2]}/{name}"
 
 
 def pack_of(path: str) -> bytes | None:
-    """The id of the pack at `path`; None when it is no pack's path."""
+    """Return the id of the pack at `path`; None when it is no pack's path."""
     name = path.rpartition("/")[2]
     try:
         pack = bytes.fromhex(name)
@@ -52,10 +52,10 @@ def pack_of(path: str) -> bytes | None:
 class PackWriter:
     """One pack being written. Not thread-safe, except that `close` may run in another thread than `add`.
 
-    Arguments:
-        location: where it goes.
-        sealer: of the repository.
-        read_soon: whether what it holds is likely to be read soon.
+    Args:
+        location: Where it goes.
+        sealer: Of the repository.
+        read_soon: Whether what it holds is likely to be read soon.
     """
 
     def __init__(self, location: Location, sealer: Sealer, *, read_soon: bool = True) -> None:
@@ -97,7 +97,7 @@ class PackWriter:
 
 
 def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") -> Buffer:
-    """The plaintext of a chunk, verified, from its stored bytes, and for a delta its bases end to end."""
+    """Return the plaintext of a chunk, verified, from its stored bytes, and for a delta its bases end to end."""
     path = pack_path(entry.pack)
     if len(data) != entry.stored:
         raise DamagedObject(path, f"it ends within chunk {entry.chunk.hex()[:16]}")
@@ -108,16 +108,16 @@ def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") 
 
 
 def is_plain(sealer: Sealer, entry: Entry) -> bool:
-    """Whether the stored bytes of a chunk are its plaintext, so that it can be read into place."""
+    """Return whether the stored bytes of a chunk are its plaintext, so that it can be read into place."""
     return entry.codec == RAW and not sealer.encrypted
 
 
 def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
-    """The table at the end of a pack.
+    """Return the table at the end of a pack.
 
     Raises:
-        DamagedObject: when it cannot be read.
-        ObjectMissing: when there is no such pack.
+        DamagedObject: When it cannot be read.
+        ObjectMissing: When there is no such pack.
     """
     path = pack_path(pack)
     size = location.size(path)
@@ -128,10 +128,10 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
 
 
 def open_pack(sealer: Sealer, pack: bytes, data: memoryview) -> list[Entry]:
-    """The table of a pack that was read whole; its first and last bytes are verified too, but not the chunks.
+    """Return the table of a pack that was read whole; its first and last bytes are verified too, but not the chunks.
 
     Raises:
-        DamagedObject: when any of that is damaged.
+        DamagedObject: When any of that is damaged.
     """
     path = pack_path(pack)
     if data[: _HEAD.size] != _HEAD.pack(_MAGIC, 1, int(sealer.encrypted), pack):
@@ -141,7 +141,7 @@ def open_pack(sealer: Sealer, pack: bytes, data: memoryview) -> list[Entry]:
 
 
 def _table_range(path: str, tail: Buffer, size: int) -> tuple[int, int]:
-    """Where the table of a pack starts, and its length."""
+    """Return where the table of a pack starts, and its length."""
     if len(tail) < _TAIL.size:
         raise DamagedObject(path, "it is shorter than a pack's last bytes")
     length, magic = _TAIL.unpack(tail)

@@ -10,14 +10,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_time(value: datetime | str) -> datetime:
-    """A point in time in UTC.
+    """Return a point in time in UTC.
 
-    Arguments:
-        value: a datetime with a zone, or an ISO 8601 text; a text without a zone is UTC.
+    Args:
+        value: A datetime with a zone, or an ISO 8601 string; a string without a zone is UTC.
 
     Raises:
-        InvalidArgument: for a naive datetime, which could mean any zone, for a text that is no date, and for what lies
-            outside the years 1 to 9999 in UTC.
+        InvalidArgument: The value is a naive datetime, which could mean any zone, or a string that is no date, or
+            lies outside the years 1 to 9999 in UTC.
 
     Example:
         >>> parse_time("2026-01-31 12:00").isoformat()
@@ -45,5 +45,5 @@ def to_nanoseconds(moment: datetime) -> int:
 
 
 def from_nanoseconds(nanoseconds: int) -> datetime:
-    """The point in time, to the microsecond, in UTC."""
+    """Return the point in time, to the microsecond, in UTC."""
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)

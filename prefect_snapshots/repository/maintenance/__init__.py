@@ -1,6 +1,6 @@
 """Looking after a repository: check, prune, repair, statistics. Only `prune` and `repair` delete anything.
 
-This module is the face. `liveness` knows what is needed, `scanning` reads streams whatever is damaged, and `checking`,
+`liveness` knows what is needed, `scanning` reads streams whatever is damaged, and `checking`,
 `pruning`, `repairing` and `totals` do the work.
 """
 

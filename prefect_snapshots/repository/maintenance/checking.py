@@ -190,7 +190,7 @@ def _check_contents(
 
 
 def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[Entry], bool]) -> list[bytes]:
-    """What is wrong where a chunk cannot be read: itself, or the bases of a delta that is sound."""
+    """Return what is wrong where a chunk cannot be read: itself, or the bases of a delta that is sound."""
     bases = {base for entry in index.find_all(chunk) if is_sound(entry) for base in entry.bases}
     lost = [base for base in bases if not any(copy.whole and is_sound(copy) for copy in index.find_all(base))]
     return lost or [chunk]
@@ -253,7 +253,7 @@ def read_packs(
             try:
                 prefix = opened.reader.read_bases(entry.bases)
             except IntegrityError:
-                continue  # found where the bases lie; and nobody needs the deltas that prune left without bases
+                continue  # found where the bases lie; and no version needs the deltas that prune left without bases
             try:
                 open_chunk(opened.sealer, entry, data[entry.offset : entry.offset + entry.stored], prefix)
             except DamagedObject as error:

@@ -18,12 +18,12 @@ from ..packs import PREFIX, pack_of
 
 
 def stream_of(opened: Opened, kind: str, name: str) -> Stream:
-    """A stream that nobody follows, not read yet. The root stream has neither kind nor name."""
+    """Return a stream that nobody follows, not read yet. The root stream has neither kind nor name."""
     return Stream(lambda: opened.catalog, kind, name, lambda _: None)
 
 
 def every_stream(opened: Opened) -> Iterator[Stream]:
-    """Every registered stream, read to its head."""
+    """Return every registered stream, read to its head."""
     for kind, name in opened.catalog.streams().values():
         stream = stream_of(opened, kind, name)
         stream.refresh()
@@ -31,7 +31,7 @@ def every_stream(opened: Opened) -> Iterator[Stream]:
 
 
 def live_contents(stream: Stream) -> Iterator[tuple[Event, Content]]:
-    """The contents of a stream that are still wanted, and the events that committed them."""
+    """Return the contents of a stream that are still wanted, and the events that committed them."""
     deleted = {sequence for event in stream.events for sequence in event.deletes}
     for event in stream.events:
         if event.content is not None and event.sequence not in deleted:
@@ -39,19 +39,19 @@ def live_contents(stream: Stream) -> Iterator[tuple[Event, Content]]:
 
 
 def version_label(stream: Stream, event: Event) -> str:
-    """What messages call a version."""
+    """Return what messages call a version."""
     name = event.body.get("id")
     return f"{stream.label}:{name}" if isinstance(name, str) else f"{stream.label}#{event.sequence}"
 
 
 def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) -> NDArray[np.bool_]:
-    """Which rows of the index table hold a chunk that a live version needs; every copy counts.
+    """Return which rows of the index table hold a chunk that a live version needs; every copy counts.
 
-    Arguments:
-        without: versions that are taken for deleted: kind and name of the stream, and the number of the event.
+    Args:
+        without: Versions that are taken for deleted: kind and name of the stream, and the number of the event.
 
     Raises:
-        MissingChunk: a live chunk is in no pack.
+        MissingChunk: A live chunk is in no pack.
     """
     index = opened.index
     heads, table, _ = index.table()
@@ -94,23 +94,23 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
 
 
 def _is_deleted(stream: Stream, event: Event) -> bool:
-    """Whether a version was deleted since the stream was read, so that a rival prune may have taken its chunks."""
+    """Return whether a version was deleted since the stream was read: a rival prune may have its chunks."""
     stream.refresh()
     return all(other is not event for other, _ in live_contents(stream))
 
 
 def list_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
-    """The packs that are there."""
+    """Return the packs that are there."""
     infos = ((pack_of(info.path), info) for info in opened.store.location.list(PREFIX))
     return {pack: info for pack, info in infos if pack is not None}
 
 
 def paths(location: Location, prefix: str) -> set[str]:
-    """The paths of all objects below a folder."""
+    """Return the paths of all objects below a folder."""
     return {info.path for info in location.list(prefix)}
 
 
 def unregistered(slots: Iterable[str], root: Root) -> list[str]:
-    """The folders of streams whose registration was lost, given the paths of all slots."""
+    """Return the folders of streams whose registration was lost, given the paths of all slots."""
     folders = {path.split("/")[1] for path in slots}
     return [f"{CATALOG}/{folder}" for folder in sorted(folders - root.streams.keys() - {ROOT})]

@@ -167,13 +167,13 @@ def _condemned_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
 
 
 def _dead(opened: Opened, candidates: set[bytes]) -> set[bytes]:
-    """The candidates without any live chunk."""
+    """Return the candidates without any live chunk."""
     index = opened.index
     return candidates - packs_at(index, live_rows(opened))
 
 
 def _choose(opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]) -> set[bytes]:
-    """The packs to condemn: empty of live chunks, mostly garbage, or small and many."""
+    """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many."""
     index, condemned = opened.index, opened.catalog.state.condemned
     live = live_rows(opened, without)
     packs = list_packs(opened)
@@ -234,7 +234,7 @@ def _copy_out(opened: Opened, candidates: set[bytes], report: PruneReport) -> No
 
 
 def _needy(opened: Opened, candidates: set[bytes]) -> tuple[list[index_module.Entry], frozenset[bytes]]:
-    """One copy of each live chunk that needs candidates or condemned packs, and of their bases; and these packs."""
+    """Return a copy of each live chunk and base that only candidates or condemned packs have, and these packs."""
     live = live_rows(opened)
     avoid = frozenset(opened.catalog.state.condemned | candidates)
     packs = list_packs(opened)
@@ -330,7 +330,7 @@ def _tidy_logs(opened: Opened, before: float, report: PruneReport) -> None:
 
 
 def _refuse_damage(opened: Opened) -> None:
-    """What cannot be read may name what lives."""
+    """Refuse to delete anything while something is damaged: what cannot be read may name what lives."""
     for name, error in opened.index.damaged.items():
         raise IntegrityError(f"nothing is deleted while the index is damaged ({name}: {error.reason}): repair it first")
     root = opened.catalog.state

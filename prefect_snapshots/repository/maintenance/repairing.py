@@ -124,7 +124,7 @@ _OF_THE_OLD = frozenset({"seen", "drops", "records", "size", "hash", "plan", "ba
 
 
 def _stand_in(sequence: int, before: Event | None, after: Event | None, epoch: int) -> Event:
-    """An event that says nothing. It has the newest epoch, because the lost one may have been a fence."""
+    """Return an event that says nothing. It has the newest epoch, because the lost one may have been a fence."""
     previous = event_hash(before) if before else bytes(32)
     body = {"hash": after.previous if after else bytes(32)}
     return Event(sequence, previous, epoch, new_token(), time.time_ns(), "lost", body)

@@ -27,7 +27,7 @@ def one_copy(index: Index, copies: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def with_bases(index: Index, copies: NDArray[np.int64], good: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Some rows of the table, and of each base that they need one whole and good copy."""
+    """Return some rows of the table, and of each base that they need one whole and good copy."""
     heads, rows, _ = index.table()
     wanted = np.zeros(len(heads), bool)
     wanted[copies] = True
@@ -39,43 +39,43 @@ def with_bases(index: Index, copies: NDArray[np.int64], good: NDArray[np.bool_])
 
 
 def in_packs(index: Index, wanted: Callable[[bytes], bool]) -> NDArray[np.bool_]:
-    """Which rows of the table lie in packs that are asked for."""
+    """Return which rows of the table lie in packs that are asked for."""
     _, rows, packs = index.table()
     return np.array([wanted(pack) for pack in packs], bool)[rows["pack"]] if len(rows) else np.zeros(0, bool)
 
 
 def packs_at(index: Index, rows: Any) -> set[bytes]:
-    """The packs that some rows of the table lie in; `rows` is a mask or numbers."""
+    """Return the packs that some rows of the table lie in; `rows` is a mask or numbers."""
     _, table, packs = index.table()
     return {packs[number] for number in np.unique(table["pack"][rows]).tolist()}
 
 
 def named_packs(index: Index) -> set[bytes]:
-    """The packs that the index names."""
+    """Return the packs that the index names."""
     return packs_at(index, slice(None))
 
 
 def entries_of(index: Index, pack: bytes) -> list[Entry]:
-    """What the index says is in a pack."""
+    """Return what the index says is in a pack."""
     return [index.entry_at(int(row)) for row in np.flatnonzero(in_packs(index, lambda other: other == pack))]
 
 
 def stranded(
     index: Index, live: NDArray[np.bool_], there: NDArray[np.bool_], kept: Callable[[bytes], bool]
 ) -> NDArray[np.bool_]:
-    """Which rows hold a live chunk that cannot be read from packs that are kept, or a base without which it is lost.
+    """Return which rows hold a live chunk, or a base of one, that cannot be read from packs that are kept.
 
-    Arguments:
-        live: the rows of live chunks.
-        there: the rows of packs that are there.
-        kept: says it of a pack.
+    Args:
+        live: The rows of live chunks.
+        there: The rows of packs that are there.
+        kept: Says it of a pack.
     """
     heads, rows, _ = index.table()
     chunk = groups(heads, rows)
     good, whole = in_packs(index, kept), is_whole(rows)
 
     def chunks_of(copies: Any) -> NDArray[np.bool_]:
-        """Which rows hold a chunk that has such a copy."""
+        """Return which rows hold a chunk that has such a copy."""
         has = np.zeros(len(heads), bool)
         has[chunk[copies]] = True
         return has[chunk]

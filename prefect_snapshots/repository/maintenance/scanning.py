@@ -37,12 +37,12 @@ class Slots:
     """Events put back from a summary, which does not have the data that travelled with them."""
 
     def in_order(self) -> list[Event]:
-        """The events that can be read, in order."""
+        """Return the events that can be read, in order."""
         return [self.events[sequence] for sequence in sorted(self.events)]
 
 
 def scan_streams(opened: Opened) -> Iterator[Slots]:
-    """Every stream, the root first, read slot by slot, whatever is damaged."""
+    """Return every stream, the root first, read slot by slot, whatever is damaged."""
     root = _scan(opened, stream_of(opened, "", ""))
     yield root
     for kind, name in root_of(root).streams.values():
@@ -50,12 +50,12 @@ def scan_streams(opened: Opened) -> Iterator[Slots]:
 
 
 def scan_stream(opened: Opened, kind: str, name: str) -> Slots:
-    """One stream, read slot by slot, whatever is damaged."""
+    """Return one stream, read slot by slot, whatever is damaged."""
     return _scan(opened, stream_of(opened, kind, name))
 
 
 def root_of(slots: Slots) -> Root:
-    """What the root stream says, as far as it can be read."""
+    """Return what the root stream says, as far as it can be read."""
     root = Root()
     for event in slots.in_order():
         root.apply(event)

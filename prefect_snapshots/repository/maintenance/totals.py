@@ -55,13 +55,13 @@ def statistics(opened: Opened) -> Statistics:
 
 
 def written_since(opened: Opened, moment: datetime) -> dict[str, int]:
-    """Bytes that came into a repository since a point in time, by the kind of what they were stored for.
+    """Return bytes that came into a repository since a point in time, by the kind of what they were stored for.
 
     What was deleted since counts, too. Copies that `prune` made, events and indexes do not. The results of
     checkpointed iterables are `logs`.
 
-    Arguments:
-        moment: with a zone.
+    Args:
+        moment: With a zone.
     """
     since = to_nanoseconds(moment)
     written: Counter[str] = Counter()
