@@ -905,7 +905,8 @@ def test_full_disk_publishes_nothing(small_disk: Path) -> None:
     shelf = Shelf(repository)
     shelf.put("before", [NOISE[:50_000]])
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(700_000))
+    reserve = (small_disk / "repository" / "repository.reserve").stat().st_size
+    ballast.write_bytes(bytes(700_000 - reserve))
     for body in (NOISE[:600_000], NOISE[:5_000_000]):
         with pytest.raises(StorageFull):
             shelf.put("too large", [body])
