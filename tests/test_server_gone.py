@@ -85,5 +85,5 @@ def test_what_a_run_does_without_its_server_is_kept(tmp_path: Path) -> None:
     registry = ArtifactRegistry(repository)
     assert [registry.load_artifact("model", version) for version in (0, 1)] == ["before", "after"]
     assert Repository(repository).check(read_data=True).ok
-    assert re.search(r"The artifact 'states-\w+' .* is not up to date", log.read_text())
+    assert re.search(r"The artifact 'prefect-snapshots-snapshots-states-\w+' .* is not up to date", log.read_text())
     assert took < 30
