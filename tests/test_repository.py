@@ -36,6 +36,7 @@ from prefect_snapshots.errors import (
     RepositoryNotFound,
     SnapshotExists,
     SnapshotNotFound,
+    StorageError,
     StorageFull,
     StorageUnavailable,
     UnsupportedFormat,
@@ -225,13 +226,16 @@ def test_credentials_that_lack_a_permission(
 
 
 class Unsure(MemoryLocation):
-    """A storage that does not answer some commits. `plan` says whether each of them is performed; then all is well."""
+    """A storage that does not answer some commits. `plan` says of each whether it is done, or which error it is."""
 
-    plan: list[bool]
+    plan: list[bool | type[StorageError]]
 
     def _create(self, path: str, data: bytes) -> bool:
         if self.plan and path.startswith(f"catalog/{self.stream}"):
-            if self.plan.pop(0):
+            what = self.plan.pop(0)
+            if isinstance(what, type):
+                raise what(f"{path}: it failed")
+            if what:
                 super()._create(path, data)
             raise StorageUnavailable(f"{path}: no answer")
         return super()._create(path, data)
@@ -256,7 +260,7 @@ class TestCommits:
     def test_commit_that_is_answered_in_the_end(self, unsure: tuple[Shelf, Unsure], body: bytes) -> None:
         shelf, location = unsure
         for plan in ([False], [True], [False, True, False]):
-            location.plan = plan
+            location.plan = [*plan]
             shelf.put("item", [body], overwrite=True)
         assert [event.body["id"] for event in Shelf(shelf.repository).events] == ["first", "item", "item", "item"]
 
@@ -280,6 +284,52 @@ class TestCommits:
         rival.stream.refresh()
         assert len(rival.events) == 3
         assert rival.get("item") == body
+
+    @pytest.mark.parametrize("refusal", [StorageFull, PermissionDenied])
+    @pytest.mark.parametrize("carried_out", [True, False])
+    def test_a_refusal_after_silence_tells_the_truth(
+        self, unsure: tuple[Shelf, Unsure], body: bytes, refusal: type[StorageError], carried_out: bool
+    ) -> None:
+        """The first request got no answer, and the next one is refused: by a full disk, or an expired token."""
+        shelf, location = unsure
+        location.plan = [carried_out, refusal]
+        if carried_out:
+            assert shelf.put("item", [body]).sequence == 2
+        else:
+            with pytest.raises(CommitUnknown) as caught:
+                shelf.put("item", [body])
+            assert shelf.put("item", [body], token=bytes.fromhex(caught.value.token)).sequence == 2
+        assert [event.body["id"] for event in Shelf(shelf.repository).events] == ["first", "item"]
+
+    @pytest.mark.parametrize("error", [StorageError, StorageUnavailable])
+    def test_an_error_of_the_disk_is_not_taken_for_a_refusal(
+        self, unsure: tuple[Shelf, Unsure], body: bytes, error: type[StorageError]
+    ) -> None:
+        shelf, location = unsure
+        location.plan = [error] * 4
+        with pytest.raises(CommitUnknown):
+            shelf.put("item", [body])
+
+    @pytest.mark.parametrize("refusal", [StorageFull, PermissionDenied])
+    def test_a_plain_refusal_commits_nothing(
+        self, unsure: tuple[Shelf, Unsure], body: bytes, refusal: type[StorageError]
+    ) -> None:
+        shelf, location = unsure
+        location.plan = [refusal]
+        with pytest.raises(refusal):
+            shelf.put("item", [body])
+        assert len(Shelf(shelf.repository).events) == 1
+
+    def test_a_second_try_that_fails_keeps_its_token(self, unsure: tuple[Shelf, Unsure], body: bytes) -> None:
+        """The first request may land as late as now, whatever stops the second try."""
+        shelf, location = unsure
+        location.plan = [StorageUnavailable] * 4
+        with pytest.raises(CommitUnknown) as first:
+            shelf.put("item", [body])
+        location.plan = [StorageFull]
+        with pytest.raises(CommitUnknown) as second:
+            shelf.put("item", [body], token=bytes.fromhex(first.value.token))
+        assert second.value.token == first.value.token
 
     def test_draft_that_refuses_commits_nothing(self, memory_storage: Storage, body: bytes) -> None:
         shelf = Shelf(opened(memory_storage))
