@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -320,7 +321,7 @@ def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
 
 
 def test_decorating_what_cannot_be_decorated() -> None:
-    with pytest.raises(InvalidArgument, match="in place of @task"):
+    with pytest.raises(InvalidArgument, match="Remove @task"):
         checkpointed(task(lambda x: x))
     with pytest.raises(InvalidArgument, match="Let it return a list"):
         checkpointed(lambda x: (yield x))
@@ -453,6 +454,41 @@ def test_progress_report_and_event(tmp_path: Path) -> None:
     assert second.payload["items"] == 40
     assert (second.payload["done_before"], second.payload["done"], second.payload["batches"]) == (10, 30, 3)
     assert (second.payload["failed"], second.payload["failed_batches"]) == (0, 0)
+
+
+def test_the_last_line_the_event_and_the_state_account_for_every_item(caplog: pytest.LogCaptureFixture) -> None:
+    name = f"truth-{uuid.uuid4().hex}"
+
+    @checkpointed(name=name, batch_size=10, max_retries=0, skip_item_errors=True, function_version=1)
+    def half(x: int) -> float:
+        if x % 10 == 3:
+            raise ValueError("no")
+        return x / 2
+
+    states: list[Any] = []
+
+    @flow
+    def halves(items: list[int]) -> None:
+        future = half.map(items)
+        future.wait()
+        states.append(future.state)
+
+    halves(list(range(30)))
+    halves([*range(40), 0])
+    lines = [record for record in caplog.records if "Took" in record.getMessage() and half.name in record.getMessage()]
+    first, second = lines
+    assert "30 items: 27 done now, 3 failed now. 3 items have no result." in first.getMessage()
+    assert (
+        "41 items: 9 done now, 28 done before, 1 failed now, "
+        "3 failed before and not retried. 4 items have no result." in second.getMessage()
+    )
+    assert {first.levelname, second.levelname} == {"WARNING"}
+    assert [state.name for state in states] == ["CompletedWithFailures", "CompletedWithFailures"]
+    assert (states[1].message or "").startswith("41 items: 9 done now")
+    payload = events_about(f"prefect-snapshots.checkpoints.{name}", 2)[1].payload
+    parts = ("done", "done_before", "failed", "failed_before", "repeated", "skipped")
+    assert payload["items"] == sum(payload[part] for part in parts) == 41
+    assert payload["missing"] == 4
 
 
 def test_the_bar_begins_at_what_is_done(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""What a run tells of a checkpointed map: lines in its log, a progress bar, a report, an event.
+"""What a run reports of a checkpointed map: lines in its log, a progress bar, a page, an event.
 
-Events, for automations; the resource is `prefect-snapshots.checkpoints.<name>`, related to the run:
+Events for automations; the resource is `prefect-snapshots.checkpoints.<name>`, related to the run:
 
 - `prefect-snapshots.checkpoints.completed` and `prefect-snapshots.checkpoints.failed`: `repository` (URL), `name`,
-  `function`, `fingerprint`, `items`, `done_before`, `done`, `failed`, `batches`, `failed_batches`, `seconds`.
+  `function`, `fingerprint`, `items` (the sum of the next six), `done`, `done_before`, `failed`, `failed_before` (in an
+  earlier run, and not retried), `repeated` (identical to another item), `skipped` (not reached); `missing` (items
+  without a result), `batches`, `failed_batches`, `seconds`.
 """
 
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -18,16 +21,17 @@ from prefect.futures import PrefectFuture
 
 from ...checkpoints import CheckpointManager, Job, Plan, RunCounts
 from ...documents import Document, code
+from ...documents.texts import count_text
 from ..reporter import Reporter
 from ..run_context import run_logger
 
 
 class Processing:
-    """One map at work. Told by callbacks, in any thread, what becomes of its batches.
+    """Follow one map, and report it. Callbacks tell it, in any thread, what becomes of the batches.
 
-    Arguments:
-        job: what is done.
-        label: what people call it.
+    Args:
+        job: What is computed.
+        label: The name of the task, for people.
     """
 
     def __init__(self, job: Job, label: str) -> None:
@@ -38,35 +42,41 @@ class Processing:
         self._since = time.monotonic()
         self._lock = threading.Lock()
         self._plan: Plan | None = None
-        self._known: int | None = None
-        """Items to be done altogether, if that is known."""
+        self._planned: int | None = None
+        """Items in all batches; None while an iterable without a length is read."""
         self._before = 0
-        self._done = 0
-        self._failed = 0
+        self._outcomes = RunCounts()
+        """What became of the items of the batches that have ended."""
         self._batches = self._running = self._failed_batches = 0
         self._finished = False
         self._reporter = Reporter(job.repository, "checkpoints", job.name)
         self._bar = self._reporter.live_progress(f"Progress of {code(label)}", self._percentage)
         self._page = self._reporter.live_page(self._document)
 
+    @property
+    def counts(self) -> RunCounts:
+        """What has become of every item so far. Those that no batch has finished count as skipped."""
+        return (self._plan.counts if self._plan is not None else RunCounts()).after(self._outcomes)
+
     def begin(self, before: int, planned: int, batches: int) -> None:
-        """Say what is done, and what is to be done."""
-        self._before, self._known = before, planned
+        """Report what is done already, and what is to be computed."""
+        self._before, self._planned = before, planned
         self._logger.info(
-            "%s: %s items are done in %s, %s are to be done, in %s batches.",
-            *(self._label, f"{before:,}", self._job.repository.url, f"{planned:,}", f"{batches:,}"),
+            "%s: %s to compute in %s, %s done before in %s.",
+            *(self._label, count_text(planned, "item"), count_text(batches, "batch", "batches"), f"{before:,}"),
+            self._job.repository.url,
         )
         self._bar.update(self._context)
 
-    def submitted(self, future: PrefectFuture[Any], size: int) -> None:
-        """A batch is on its way."""
+    def submitted(self, future: PrefectFuture[Any]) -> None:
+        """Follow a batch that was submitted."""
         with self._lock:
             self._batches += 1
             self._running += 1
-        future.add_done_callback(lambda ended: self._ended(ended, size))
+        future.add_done_callback(self._ended)
 
     def all_submitted(self, plan: Plan) -> None:
-        """No more batches come."""
+        """Take the counts of the whole plan: no more batches come."""
         with self._lock:
             self._plan = plan
             self._before = plan.counts.done_before
@@ -75,71 +85,62 @@ class Processing:
             self.finish()
 
     def finish(self) -> None:
-        """Say how it went, once. Called when no batch is left."""
+        """Report how it went, once, when no batch is left."""
         with self._lock:
             if self._finished or self._plan is None or self._running:
                 return
             self._finished = True
-            self._known = self._done + self._failed if not self._failed_batches else self._known
-        facts = self._facts(self._plan)
-        self._logger.info(
-            "%s: %s items done in %.1f s, %s were done before, %s failed.%s",
-            *(
-                self._label,
-                f"{self._done:,}",
-                facts["seconds"],
-                f"{self._before:,}",
-                f"{self._failed:,}",
-                self._reporter.link,
-            ),
-        )
+            if not self._failed_batches:
+                self._planned = self._outcomes.worked
+            counts = self.counts
+        seconds = time.monotonic() - self._since
+        # Whoever reads only the level of the line must not take missing results for success.
+        level = logging.WARNING if counts.missing else logging.INFO
+        said = f"{counts} {_remedy(counts)}".rstrip()
+        self._logger.log(level, "%s: %s Took %.1f s.%s", self._label, said, seconds, self._reporter.link)
         self._bar.update(self._context, patience=0)
         self._page.update(self._context)
         self._bar.flush()
-        self._context.copy().run(self._emit, facts)
+        self._context.copy().run(self._emit, counts, seconds)
 
-    def _ended(self, future: PrefectFuture[Any], size: int) -> None:
+    def _ended(self, future: PrefectFuture[Any]) -> None:
         outcome = self._context.copy().run(_outcome_of, future)
         with self._lock:
             self._running -= 1
             if outcome is None:
                 self._failed_batches += 1
             else:
-                self._done += size - outcome.failed
-                self._failed += outcome.failed
-        if self._known is not None:
+                self._outcomes = self._outcomes.after(outcome)
+        if self._planned is not None:
             self._bar.update(self._context, patience=0)
         self.finish()
 
     def _percentage(self) -> float:
-        whole = self._before + (self._known or 0)
-        return 100.0 * (self._before + self._done + self._failed) / whole if whole else 100.0
+        whole = self._before + (self._planned or 0)
+        return min(100.0, 100.0 * (self._before + self._outcomes.worked) / whole) if whole else 100.0
 
     def _document(self) -> Document:
         job = self._job
         return CheckpointManager(job.repository).describe(job.name, job.fingerprint)
 
-    def _facts(self, plan: Plan) -> dict[str, Any]:
-        job = self._job
-        return {
-            "name": job.name,
-            "function": job.function_label,
-            "fingerprint": job.fingerprint,
-            "items": plan.counts.total,
-            "done_before": plan.counts.done_before,
-            "done": self._done,
-            "failed": self._failed,
-            "batches": self._batches,
-            "failed_batches": self._failed_batches,
-            "seconds": round(time.monotonic() - self._since, 3),
-        }
+    def _emit(self, counts: RunCounts, seconds: float) -> None:
+        job, numbers = self._job, counts.as_dict()
+        facts = {"name": job.name, "function": job.function_label, "fingerprint": job.fingerprint}
+        batches = {"batches": self._batches, "failed_batches": self._failed_batches, "seconds": round(seconds, 3)}
+        what = "failed" if self._failed_batches else "completed"
+        self._reporter.emit(f"checkpoints.{what}", {**facts, "items": numbers.pop("total"), **numbers, **batches})
 
-    def _emit(self, facts: dict[str, Any]) -> None:
-        self._reporter.emit(f"checkpoints.{'failed' if self._failed_batches else 'completed'}", facts)
+
+def _remedy(counts: RunCounts) -> str:
+    """Return what to do about items without a result; empty if each has one."""
+    if not counts.missing:
+        return ""
+    retry = " Pass retry_failed_items=True to try them again." if counts.failed or counts.failed_before else ""
+    return f"{count_text(counts.missing, 'item has', 'items have')} no result.{retry}"
 
 
 def _outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:
-    """None when the batch failed: who asks for the results is told why."""
+    """Return the counts of a batch; None if it failed: whoever asks for the results gets the error."""
     try:
         outcome = future.result(raise_on_failure=False)
     except (CancelledError, Exception):

@@ -1,8 +1,8 @@
-"""`@checkpointed`: a Prefect task that keeps the result of every item, and does only what is not done.
+"""`@checkpointed`: a Prefect task that stores the result of every item, and computes only what is missing.
 
-Mapped over an iterable it has *batches* of items done, each by a task run of its own, which writes the results straight
-to the repository: nothing flows through the flow, and what was written is never done again, whatever happens. One more
-task run, in the state Cached, stands for all items that were done before.
+Mapped over an iterable, it computes *batches* of items, each in a task run of its own that writes the results straight
+to the repository. Nothing passes through the flow, and what was written is never computed again, whatever happens. One
+more task run, in the state Cached, stands for all items that were computed before.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from ...checkpoints import (
     run_batch,
     stable_hash,
 )
+from ...documents.texts import count_text
 from ...errors import InvalidArgument
 from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
@@ -58,12 +59,13 @@ T = TypeVar("T")
 _BATCH_SIZE = 100
 _MAX_WAIT_TIME = 10.0
 _AHEAD = 32
-"""Batches at work, or waiting for a worker, while an iterable without a length is read."""
+"""Batches that may run or wait for a worker while an iterable without a length is read. Enough for 32 workers; more
+would only hold more items in memory."""
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What the decorator was told, but for the options of the task. It travels with the function to other processes."""
+    """The options of the decorator, without those of the task. They travel with the function to other processes."""
 
     repository: RepositoryLike | None
     name: str | None
@@ -81,7 +83,8 @@ class _Options:
         most = self.max_consecutive_exceptions
         if most is not None and most > self.batch_size:
             raise InvalidArgument(
-                f"max_consecutive_exceptions={most} counts within a batch, which has {self.batch_size} items"
+                f"max_consecutive_exceptions={most} counts within a batch, which has only {self.batch_size} items. "
+                "Pass a larger batch_size."
             )
 
     def job(self, fn: Callable[..., Any], *, refresh: bool) -> Job:
@@ -131,29 +134,31 @@ def checkpointed(
     retry_failed_items: bool = False,
     **task_options: Any,
 ) -> CheckpointedTask[P, R] | Callable[[Callable[P, R]], CheckpointedTask[P, R]]:
-    """Make a task of a function, whose results are kept item by item.
+    """Turn a function into a task that stores the result of every item, so that a rerun computes only what is missing.
 
-    Arguments:
-        fn: the function, asynchronous or not.
-        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
-        name: of the checkpoints, and of the task. Default: the function's module and qualified name, and its name.
-        key: called with the arguments of the function; says what stands for them, where their content does not.
-        function_version: stands for the code of the function, in place of its fingerprint.
-        batch_size: items that a task run does, and at most so many are written together.
-        max_wait_time: most seconds of a batch between two writes; None: it is written when it is done.
-        max_retries: how often an item that fails is tried again, at once. `retries` is how often a batch is; what
-            it had written is not done again.
-        fatal_exceptions: failures that are not tried again, nor skipped.
-        max_consecutive_exceptions: so many failing items in a row fail their batch.
-        skip_item_errors: go on after an item failed; see `CheckpointedFuture.failed_items`.
-        retry_failed_items: try items again that were skipped in an earlier run.
-        task_options: any option of `@task`. `refresh_cache=True` does everything again.
+    Args:
+        fn: The function, asynchronous or not.
+        repository: A repository, a URL or a block. Default: the repository of the run.
+        name: The name of the checkpoints and of the task. Default: for the checkpoints the module and qualified name
+            of the function, for the task its name.
+        key: Called with the arguments of the function; returns what identifies an item. Default: the content of its
+            arguments.
+        function_version: Identifies the code of the function, instead of its fingerprint.
+        batch_size: How many items a task run computes, and how many results are written together at most.
+        max_wait_time: Seconds between two writes of a batch at most. None: each batch is written when it is done.
+        max_retries: How often an item that fails is retried at once. The task option `retries` is how often a batch
+            is retried; what it had written is not computed again.
+        fatal_exceptions: Exceptions that are neither retried nor skipped.
+        max_consecutive_exceptions: How many failing items in a row fail their batch. Default: any number is allowed.
+        skip_item_errors: Whether to go on after an item failed; see `CheckpointedFuture.failed_items`.
+        retry_failed_items: Whether to retry items that failed in an earlier run.
+        task_options: Any option of `@task`. `refresh_cache=True` computes everything again.
 
     Returns:
-        A task. Calls and `.submit` go through the checkpoints too.
+        A task. Calls and `.submit` use the checkpoints, too.
 
     Raises:
-        InvalidArgument: an argument makes no sense.
+        InvalidArgument: The arguments do not fit each other.
 
     Example:
         >>> from prefect import flow
@@ -191,17 +196,19 @@ def checkpointed(
 
 
 class CheckpointedTask(Task[P, R]):
-    """A task whose results are kept item by item. Made by `@checkpointed`."""
+    """A task that stores the result of every item. `@checkpointed` returns one."""
 
     def __init__(self, fn: Callable[P, R], options: _Options, **task_options: Any) -> None:
         if isinstance(fn, Task):
-            raise InvalidArgument(f"give the options of the task {fn.name!r} to @checkpointed, in place of @task")
+            raise InvalidArgument(
+                f"{fn.name!r} is a task already. Remove @task, and pass its options to @checkpointed."
+            )
         if not callable(fn):
-            raise InvalidArgument(f"@checkpointed decorates functions, not {fn!r}: options are given by name")
+            raise InvalidArgument(f"@checkpointed decorates a function, not {fn!r}. Pass options by name.")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise InvalidArgument(
-                f"{fn.__qualname__} is a generator function: what it returns can be read only once, so that it cannot "
-                "be kept. Let it return a list."
+                f"{fn.__qualname__} is a generator function. What it returns can be read only once, so it cannot be "
+                "stored. Return a list instead."
             )
         self._function = fn
         self._options = options
@@ -210,7 +217,7 @@ class CheckpointedTask(Task[P, R]):
         super().__init__(fn=self._calling(), **task_options)
 
     def with_options(self, **options: Any) -> CheckpointedTask[P, R]:
-        """The same task with other options: of the checkpoints or of the task."""
+        """Return the same task with other options, of the checkpoints or of the task."""
         mine = {name: options.pop(name) for name in list(options) if name in _Options.__dataclass_fields__}
         if "name" in mine:
             options["name"] = mine["name"]
@@ -231,27 +238,27 @@ class CheckpointedTask(Task[P, R]):
     def map(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> CheckpointedFuture[R]: ...
 
     def map(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> CheckpointedFuture[Any]:
-        """Have every item of some iterables done that is not done yet.
+        """Compute every item of some iterables that has no result yet.
 
-        Arguments:
-            args, kwargs: as those of the function, each an iterable of values, of the same length. What is no iterable,
-                or `unmapped`, is the same in each call.
-            wait_for: futures that have to be complete before.
+        Returns at once. If an iterable has no length, its items are read a bounded number ahead, and this returns when
+        the last ones are submitted.
+
+        Args:
+            args, kwargs: As for the function, but each is an iterable of values, all of one length. What is not
+                iterable, or `unmapped`, is the same in each call.
+            wait_for: Futures that must be complete first.
 
         Returns:
-            A future: its `result()` is the list of all results, in the order of the items.
-
-        An iterable without a length is read as its items are done, a bounded number ahead; then this returns when the
-        last ones are at work. Otherwise it returns at once.
+            A future. Its `result()` is the list of all results, in the order of the items.
 
         Raises:
-            MappingLengthMismatch: the iterables have different lengths.
-            MappingMissingIterable: there is none.
-            RuntimeError: this is not called in a flow.
+            MappingLengthMismatch: The iterables have different lengths.
+            MappingMissingIterable: No argument is iterable.
+            RuntimeError: There is no flow around the call.
         """
         context = FlowRunContext.get()
         if context is None:
-            raise RuntimeError(f"{self.name}.map() needs a flow around it; outside of one use Snapper")
+            raise RuntimeError(f"{self.name}.map() needs a flow around it. Outside of a flow, use Snapper.")
         parameters = inspect.signature(self._function).bind(*args, **kwargs).arguments
         upstream = set().union(*(collect_task_run_inputs_sync(value, max_depth=0) for value in parameters.values()))
         parameters = resolve_inputs_sync(_spread(self._function, parameters), max_depth=0)
@@ -278,7 +285,7 @@ class CheckpointedTask(Task[P, R]):
         return call_directly
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The result of one item: the kept one, or a new one, which is kept."""
+        """Return the stored result of one item, or compute and store it."""
         arguments = _given(self._function, inspect.signature(self._function).bind(*args, **kwargs).arguments)
         job = self._job(arguments, {})
         job = replace(job, skip_item_errors=False, retry_failed_items=True)
@@ -286,13 +293,13 @@ class CheckpointedTask(Task[P, R]):
         keys = item_keys([item], key=job.key)
         counts = run_batch(job, ItemBatch([item], keys, np.zeros(1, np.int64)))
         if not counts.worked:
-            run_logger().info("%s was done before, and kept in %s.", self.name, job.repository.url)
+            run_logger().info("%s: the result was stored before in %s.", self.name, job.repository.url)
         return next(collect(job, keys))
 
     # --- many ----------------------------------------------------------------------------------------------------
 
     def _mapped(self, parameters: Mapping[str, Any]) -> tuple[Job, Iterable[Any], int | None]:
-        """The job, its items, and how many they are, if that is known."""
+        """Return the job, its items, and how many items there are, if that is known."""
         mapped: dict[str, Iterable[Any]] = {}
         constants: dict[str, Any] = {}
         for name, value in parameters.items():
@@ -317,7 +324,7 @@ class CheckpointedTask(Task[P, R]):
         return self._job([*mapped, *constants], constants), items, total
 
     def _job(self, names: Iterable[str], constants: Mapping[str, Any]) -> Job:
-        """The job for calls with arguments of these names, some of which are the same in each call."""
+        """Return the job for calls with arguments of these names, some of which are the same in each call."""
         function, key = self._function, self._options.key
         refresh = self.refresh_cache
         if refresh is None:
@@ -343,10 +350,10 @@ class CheckpointedTask(Task[P, R]):
 
 
 class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
-    """The results of a map, by and by.
+    """The results of a map, while they are computed.
 
     Attributes:
-        futures: those of the batches.
+        futures: The futures of the batches.
     """
 
     def __init__(self, job: Job, plan: Plan, futures: list[PrefectFuture[Any]], ends: list[int], run: Any) -> None:
@@ -358,23 +365,23 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         self._processing: Processing | None = None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for all batches, or until some seconds are over."""
+        """Wait for all batches, or for some seconds."""
         pending = wait(list(self.futures), timeout=timeout).not_done
         if not pending and self._processing is not None:
             self._processing.finish()
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True, *, missing: Any = RAISE) -> list[R]:
-        """The results of all items, in their order.
+        """Return the results of all items, in their order.
 
-        Arguments:
-            timeout: seconds.
-            raise_on_failure: False: None stands for the result of an item that failed.
-            missing: what stands for it otherwise.
+        Args:
+            timeout: How many seconds to wait. Default: as long as it takes.
+            raise_on_failure: False returns None for an item that failed, instead of raising.
+            missing: What to return for an item that failed. Default: raise `IncompleteResults`.
 
         Raises:
-            Exception: what the function raised, unless failing items are skipped.
-            IncompleteResults: items failed, and nothing stands for their results.
-            TimeoutError: the time is over.
+            Exception: What the function raised, unless failing items are skipped.
+            IncompleteResults: Items failed, and `missing` was not passed.
+            TimeoutError: Not all batches were done in time.
         """
         self._wait_to_the_end(timeout)
         if raise_on_failure:
@@ -385,11 +392,14 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         return list(collect(self._job, self._plan.keys, missing=missing))
 
     def iter_results(self, *, missing: Any = RAISE) -> Iterator[R]:
-        """The same one by one, in flat memory: each as soon as it and all before it are there.
+        """Yield the results one by one, in constant memory, each as soon as it and all before it are there.
+
+        Args:
+            missing: What to yield for an item that failed. Default: raise `IncompleteResults`.
 
         Raises:
-            Exception: what the function raised, unless failing items are skipped.
-            IncompleteResults: it comes to an item that failed, and nothing stands for its result.
+            Exception: What the function raised, unless failing items are skipped.
+            IncompleteResults: An item failed, and `missing` was not passed.
         """
         log = open_log(self._job)
         keys = self._plan.keys
@@ -404,26 +414,32 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
 
     @property
     def failed_items(self) -> dict[int, Failure]:
-        """Why items have no result, by their position. Waits for all batches."""
+        """Why items have no result, by position. Waits for all batches."""
         self.wait()
         return failures_of(open_log(self._job), self._plan.keys)
 
     def report(self, format: str = "markdown") -> str:
-        """How it went, in Markdown or, with `"json"`, in JSON. Waits for all batches."""
+        """Report throughput, slow items and failures, as `"markdown"` or `"json"`. Waits for all batches."""
         self.wait()
         job = self._job
         return CheckpointManager(job.repository).report(job.name, job.fingerprint, format=format)  # type: ignore[arg-type]
 
     @property
     def state(self) -> State[list[R]]:
-        """That of the first batch that did not complete; or a completed one, with the results."""
+        """The state of the first batch that is not completed; else a completed one that says the counts.
+
+        Its name is `CompletedWithFailures` if items have no result.
+        """
         for future in self.futures:
             if not future.state.is_completed():
                 return future.state
-        return Completed(data=self.result(raise_on_failure=False))
+        results = self.result(raise_on_failure=False)
+        counts = self._processing.counts if self._processing is not None else None
+        name = "CompletedWithFailures" if counts is not None and counts.missing else "Completed"
+        return Completed(name=name, message=str(counts) if counts is not None else None, data=results)
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[list[R]]], None]) -> None:
-        """Have a function called with this future when all batches have ended."""
+        """Call a function with this future when all batches have ended."""
         all_done: ThreadFuture[None] = ThreadFuture()
         left = len(self.futures)
 
@@ -442,7 +458,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
     def _wait_to_the_end(self, timeout: float | None) -> None:
         pending = wait(list(self.futures), timeout=timeout).not_done
         if pending:
-            raise TimeoutError(f"{len(pending)} of {len(self.futures)} batches were not done within {timeout} seconds")
+            raise TimeoutError(f"{len(pending)} of {len(self.futures)} batches were not done within {timeout} s.")
         if self._processing is not None:
             self._processing.finish()
 
@@ -498,10 +514,10 @@ class _Mapping(Generic[R]):
         future = self._submit(task=task, parameters=parameters)
         self._futures.append(future)
         self._ends.append(last + 1)
-        self._processing.submitted(future, len(batch))
+        self._processing.submitted(future)
 
     def _keep_up(self) -> bool:
-        """Wait until few batches are ahead. False when one has failed, so that going on makes no sense."""
+        """Wait until few batches are ahead. Return False if one has failed: the map fails anyway."""
         if len(self._futures) >= _AHEAD:
             earlier = self._futures[-_AHEAD]
             earlier.wait()
@@ -509,7 +525,7 @@ class _Mapping(Generic[R]):
         return True
 
     def _stand_in(self) -> Any:
-        """The task run that stands for what was done before. Returns its id."""
+        """Run a task that stands for what was computed before. Return the id of its run."""
         done = self._plan.counts.done_before
         label = f"{self._task.name}[done: {done:,}]"
         task = _task_for(self._task, _say_done)
@@ -518,14 +534,14 @@ class _Mapping(Generic[R]):
 
 
 def _task_for(task: CheckpointedTask[Any, Any], fn: Callable[..., Any]) -> Task[..., Any]:
-    """A task with the options of another one that runs a function of ours, with a `label` to be called by."""
+    """Return a task with the options of another one that runs a function of ours, named by its `label`."""
     made: Task[..., Any] = Task.with_options(task, task_run_name="{label}", cache_policy=NO_CACHE)
     made.fn, made.isasync = fn, False
     return made
 
 
 class _Work:
-    """A batch to be done. Not a tuple nor a dataclass, which Prefect would look through for futures, item by item."""
+    """A batch to compute. Prefect would search a tuple or a dataclass for futures, item by item."""
 
     def __init__(self, job: Job, batch: ItemBatch) -> None:
         self.job = job
@@ -539,14 +555,14 @@ def _do_batch(label: str, work: _Work) -> RunCounts:
 
 
 def _say_done(label: str, done: int, url: str) -> State[int]:
-    return Completed(name="Cached", message=f"{done:,} items were done before, and kept in {url}.", data=done)
+    return Completed(name="Cached", message=f"{count_text(done, 'item')} done before, and stored in {url}.", data=done)
 
 
 # --- calls and items ---------------------------------------------------------------------------------------------
 
 
 def _is_plain(function: Callable[..., Any], names: Iterable[str]) -> bool:
-    """Whether a call with arguments of these names has its first one only, which then is the item itself."""
+    """Tell whether a call passes only the first argument, which then is the item itself."""
     first = next(iter(inspect.signature(function).parameters.values()), None)
     return first is not None and list(names) == [first.name] and first.kind in _POSITIONAL
 
@@ -564,7 +580,7 @@ def _digests(arguments: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are not the default anyway. Prefect calls with every argument, so that these cannot count."""
+    """Return the arguments that differ from their defaults. Prefect passes every argument, so defaults cannot count."""
     defaults = _defaults(function)
     return {
         name: value
@@ -574,12 +590,12 @@ def _given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
 
 
 def _item(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """What is done by a call with these arguments."""
+    """Return the item of a call with these arguments."""
     return next(iter(arguments.values())) if _is_plain(function, arguments) else dict(arguments)
 
 
 def _call_with(call: Callable[..., Any], function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Call something as the function would be called with arguments by name."""
+    """Call something with the arguments of the function, by name."""
     signature = inspect.signature(function)
     ordered = {name: arguments[name] for name in signature.parameters if name in arguments}
     bound = inspect.BoundArguments(signature, cast(Any, ordered))
@@ -587,7 +603,7 @@ def _call_with(call: Callable[..., Any], function: Callable[..., Any], arguments
 
 
 def _with_constants(function: Callable[..., Any], constants: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """The function, of the arguments that vary."""
+    """Return the function of only the arguments that vary."""
     if inspect.iscoroutinefunction(function):
 
         async def call(item: Mapping[str, Any]) -> Any:
@@ -598,16 +614,18 @@ def _with_constants(function: Callable[..., Any], constants: Mapping[str, Any]) 
 
 
 def _spread(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call to be mapped."""
+    """Return the arguments of a call to map."""
     kinds = {name: parameter.kind for name, parameter in inspect.signature(function).parameters.items()}
     for name in parameters:
         if kinds[name] in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise InvalidArgument(f"map() cannot tell the items of {name!r} apart: give each argument a name")
+            raise InvalidArgument(
+                f"map() cannot tell the items of {name!r} apart. Declare each argument by name instead of * or **."
+            )
     return dict(parameters)
 
 
 def _resolved(values: Iterable[Any]) -> Iterable[Any]:
-    """Values, with the results of futures among them."""
+    """Return values, with futures among them replaced by their results."""
     if isinstance(values, range):
         return values
     return (
