@@ -323,9 +323,9 @@ def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
 def test_decorating_what_cannot_be_decorated() -> None:
     with pytest.raises(InvalidArgument, match="Remove @task"):
         checkpointed(task(lambda x: x))
-    with pytest.raises(InvalidArgument, match="Let it return a list"):
+    with pytest.raises(InvalidArgument, match="Return a list"):
         checkpointed(lambda x: (yield x))
-    with pytest.raises(InvalidArgument, match="given by name"):
+    with pytest.raises(InvalidArgument, match="Pass options by name"):
         checkpointed("name")  # type: ignore[call-overload]
     with pytest.raises(InvalidArgument, match="within a batch"):
         checkpointed(batch_size=5, max_consecutive_exceptions=6)(abs)

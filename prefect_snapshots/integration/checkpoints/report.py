@@ -53,11 +53,6 @@ class Processing:
         self._bar = self._reporter.live_progress(f"Progress of {code(label)}", self._percentage)
         self._page = self._reporter.live_page(self._document)
 
-    @property
-    def counts(self) -> RunCounts:
-        """What has become of every item so far. Those that no batch has finished count as skipped."""
-        return (self._plan.counts if self._plan is not None else RunCounts()).after(self._outcomes)
-
     def begin(self, before: int, planned: int, batches: int) -> None:
         """Report what is done already, and what is to be computed."""
         self._before, self._planned = before, planned
@@ -92,7 +87,7 @@ class Processing:
             self._finished = True
             if not self._failed_batches:
                 self._planned = self._outcomes.worked
-            counts = self.counts
+            counts = self._plan.counts.after(self._outcomes)
         seconds = time.monotonic() - self._since
         # Whoever reads only the level of the line must not take missing results for success.
         level = logging.WARNING if counts.missing else logging.INFO
@@ -104,7 +99,7 @@ class Processing:
         self._context.copy().run(self._emit, counts, seconds)
 
     def _ended(self, future: PrefectFuture[Any]) -> None:
-        outcome = self._context.copy().run(_outcome_of, future)
+        outcome = self._context.copy().run(outcome_of, future)
         with self._lock:
             self._running -= 1
             if outcome is None:
@@ -139,7 +134,7 @@ def _remedy(counts: RunCounts) -> str:
     return f"{count_text(counts.missing, 'item has', 'items have')} no result.{retry}"
 
 
-def _outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:
+def outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:
     """Return the counts of a batch; None if it failed: whoever asks for the results gets the error."""
     try:
         outcome = future.result(raise_on_failure=False)

@@ -50,7 +50,7 @@ from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
 from ..blocks import current_repository
 from ..run_context import run_logger
-from .report import Processing
+from .report import Processing, outcome_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -433,10 +433,11 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         for future in self.futures:
             if not future.state.is_completed():
                 return future.state
-        results = self.result(raise_on_failure=False)
-        counts = self._processing.counts if self._processing is not None else None
-        name = "CompletedWithFailures" if counts is not None and counts.missing else "Completed"
-        return Completed(name=name, message=str(counts) if counts is not None else None, data=results)
+        counts = self._plan.counts
+        for future in self.futures:
+            counts = counts.after(outcome_of(future) or RunCounts())
+        name = "CompletedWithFailures" if counts.missing else "Completed"
+        return Completed(name=name, message=str(counts), data=self.result(raise_on_failure=False))
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[list[R]]], None]) -> None:
         """Call a function with this future when all batches have ended."""
