@@ -77,13 +77,13 @@ def test_the_documented_automations(tmp_path: Path, environment: dict[str, str],
 
     heard = sorted(webhook[1].get(timeout=40) for _ in range(7))
     beginnings = [
-        "check-repository Failed: Flow run encountered an exception: IntegrityError: ",
+        "check-repository Failed: IntegrityError: ",
         "no new backup of project for 26 hours",
         "prefect-snapshots.backup.drill-failed: ",
         "prefect-snapshots.backup.overdue: ",
         "prefect-snapshots.repository.damaged: ",
         "prefect-snapshots.repository.growing: ",
-        "restore-drill Failed: Flow run encountered an exception: IntegrityError: ",
+        "restore-drill Failed: IntegrityError: ",
     ]
     assert [text[: len(begin)] for text, begin in zip(heard, beginnings, strict=True)] == beginnings
     assert webhook[1].empty()

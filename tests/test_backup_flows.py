@@ -79,11 +79,17 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 3)
 
 
-def test_a_backup_that_fails_commits_nothing_and_is_told(place: Path, name: str) -> None:
+def test_a_backup_that_fails_commits_nothing_and_is_told(
+    place: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     made(place, name)
     (place / "app.db").write_bytes(b"this is no database at all, whatever its name says" * 100)
     with pytest.raises(BackupFailed):
         made(place, name)
+    [error] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert error.exc_info is None
+    assert "BackupFailed: " in error.getMessage()
+    assert "reference/errors.md#backupfailed" in error.getMessage()
     assert len(BackupManager(place / "repository", name=name).list_backups()) == 1
     [_, failed] = events_about(f"prefect-snapshots.backups.{name}", 2)
     assert failed.event == "prefect-snapshots.backup.failed"

@@ -36,6 +36,7 @@ from ..integration.database_blocks import load_database
 from ..integration.reporter import this_run
 from ..integration.run_context import run_logger
 from ..retention import CleanupReport, RetentionPolicy
+from .failing import fails_with_one_error
 
 PATIENCE = 3600
 """Seconds that a person has to confirm a restore."""
@@ -54,6 +55,7 @@ class RestoreConfirmation(RunInput):
 
 
 @flow(name="create-backup")
+@fails_with_one_error
 def create_backup(
     description: str = "",
     name: str = "default",
@@ -104,6 +106,7 @@ def create_backup(
 
 
 @flow(name="cleanup-backups")
+@fails_with_one_error
 def cleanup_backups(
     name: str = "default",
     retention: RetentionPolicy = DEFAULT_RETENTION,
@@ -126,6 +129,7 @@ def cleanup_backups(
 
 
 @flow(name="restore-backup")
+@fails_with_one_error
 def restore_backup(
     backup: str | None = None,
     name: str = "default",
@@ -169,6 +173,7 @@ def restore_backup(
 
 
 @flow(name="restore-drill")
+@fails_with_one_error
 def restore_drill(
     name: str = "default",
     databases: Sequence[str] = (),
@@ -194,6 +199,7 @@ def restore_drill(
 
 
 @flow(name="backup-prefect-server")
+@fails_with_one_error
 def backup_prefect_server(
     name: str = "prefect-server",
     retention: RetentionPolicy = DEFAULT_RETENTION,

@@ -28,6 +28,7 @@ from ..integration.run_context import run_logger
 from ..repository.maintenance import CheckReport, PruneReport
 from ..repository.repository import Repository
 from ..results import Result, ResultLog
+from .failing import fails_with_one_error
 
 CHECK = "prefect-snapshots-check"
 PRUNE = "prefect-snapshots-prune"
@@ -38,6 +39,7 @@ LISTED = 20
 
 
 @flow(name="check-repository")
+@fails_with_one_error
 def check_repository(repository: str | None = None, read_data: bool = False) -> CheckReport:
     """Verify that everything committed is there. The run fails when it is not.
 
@@ -70,6 +72,7 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
 
 
 @flow(name="prune-repository")
+@fails_with_one_error
 def prune_repository(repository: str | None = None, dry_run: bool = False) -> PruneReport:
     """Free the space of what no snapshot needs any more. Takes credentials that may delete.
 
@@ -124,6 +127,7 @@ class ExpiryReport:
 
 
 @flow(name="expire-results")
+@fails_with_one_error
 def expire_results(
     older_than: timedelta,
     name: str = "default",

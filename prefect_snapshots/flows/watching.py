@@ -29,6 +29,7 @@ from ..integration.blocks import current_repository
 from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
 from ..repository.repository import Repository
+from .failing import fails_with_one_error
 
 WATCH = "prefect-snapshots-watch"
 """Key of the report in the Prefect UI."""
@@ -86,6 +87,7 @@ class WatchReport:
 
 
 @flow(name="watch-repository")
+@fails_with_one_error
 def watch_repository(
     backups: Mapping[str, timedelta | str] | None = None,
     margin: timedelta = _HOUR,

@@ -1,0 +1,45 @@
+"""How the flows of this package fail: with one error in the log, which says what to do."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+from prefect.states import Failed
+
+from ..errors import SnapshotsError
+from ..integration.run_context import run_logger
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
+    """Make a flow function log an error of this package as one line, instead of as two tracebacks.
+
+    Prefect logs the traceback of whatever a flow raises, and again on the way out of the process that runs it. Such an
+    error already says what failed and what to do, so the flow returns a failed state that holds it: whoever calls the
+    flow still gets the exception, and `retries` still apply. With the log level DEBUG it is raised, traceback and all.
+
+    Args:
+        fn: The function, which `@flow` decorates next.
+    """
+
+    @functools.wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return fn(*args, **kwargs)
+        except SnapshotsError as error:
+            logger = run_logger()
+            if logger.isEnabledFor(logging.DEBUG):
+                raise
+            message = f"{type(error).__name__}: {error} [{error.docs_anchor()}]"
+            logger.error("%s", message)  # noqa: TRY400  # the message says it all
+            return cast(R, Failed(message=message, data=error))
+
+    # Prefect looks up the names of annotations in the module of the function that it gets, which is this one.
+    call.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]
+    return call
