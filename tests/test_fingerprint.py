@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import gc
 import importlib.util
 import math
 import operator
@@ -22,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_snapshots.checkpoints.fingerprint import fingerprint, label
+from prefect_snapshots.checkpoints.fingerprint import _parse, fingerprint, label
 from prefect_snapshots.errors import InvalidArgument, UnfingerprintableFunction
 
 _modules = count()
@@ -311,6 +313,36 @@ def test_a_source_that_was_changed_since_is_not_believed(tmp_path: Path) -> None
     path.write_text("import os\n\n\ndef process(x):\n    return x\n")
     with pytest.raises(UnfingerprintableFunction, match="not what runs: it was changed"):
         fingerprint(module.process)
+
+
+def test_a_parse_that_garbage_collection_disturbs_is_done_again() -> None:
+    """The collector may run code that parses at another depth, which Python 3.11 takes for an error of the source."""
+    source = "def f(x):\n" + "    x = [x, (x, {x: x})]\n" * 2000
+    disturbed = 0
+
+    def parse(depth: int) -> None:
+        if depth:
+            parse(depth - 1)
+        else:
+            ast.parse("y = 1")
+
+    def disturb(phase: str, _: object) -> None:
+        nonlocal disturbed
+        if phase == "stop":
+            disturbed += 1
+            parse(20)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(disturb)
+    gc.set_threshold(50)
+    try:
+        parsed = _parse(source)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(disturb)
+    assert disturbed
+    assert gc.isenabled()
+    assert len(parsed.body) == 1
 
 
 def test_labels_are_the_names_of_functions() -> None:

@@ -618,7 +618,7 @@ def test_metadata_of_plain_values(home: str | None) -> None:
         ({"model": object()}, "'model' is a object"),
         ({"a": {"b": [0, object()]}}, r"'a\.b\[1\]'"),
         ({"w": np.zeros(3)}, "'w' is a ndarray"),
-        ({1: "one"}, "keys are texts"),
+        ({1: "one"}, "keys must be strings"),
         ({"a": {2: "two"}}, "keys that are not strings"),
         ({"when": datetime(2026, 1, 1)}, "'when' is a datetime without a time zone"),
         ({"huge": 2**64}, "cannot be stored"),

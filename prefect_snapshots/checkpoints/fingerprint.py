@@ -17,6 +17,7 @@ import ast
 import builtins
 import dis
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import inspect
@@ -548,7 +549,7 @@ def _find(code: types.CodeType, nodes: dict[int, list[Node]]) -> Node | None:
 def _nodes(source: str) -> dict[int, list[Node]]:
     """Every function in a source, by the line that its code object says."""
     try:
-        tree = ast.parse(source)
+        tree = _parse(source)
     except (SyntaxError, ValueError):
         return {}
     found: dict[int, list[Node]] = {}
@@ -557,6 +558,25 @@ def _nodes(source: str) -> dict[int, list[Node]]:
             first = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", ()))])
             found.setdefault(first, []).append(node)
     return found
+
+
+def _parse(source: str) -> ast.Module:
+    """Parse a source, although garbage collection may run Python code meanwhile.
+
+    Python 3.11 counts the depth of the syntax tree in one place. Where the collector runs code that parses, too, or
+    lets another thread do so, the count no longer fits, and a sound source is refused
+    (https://github.com/python/cpython/issues/106905). Nothing can run between while the collector is off.
+    """
+    try:
+        return ast.parse(source)
+    except SystemError:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return ast.parse(source)
+        finally:
+            if collects:
+                gc.enable()
 
 
 def _arguments(node: Node) -> tuple[str, ...]:
