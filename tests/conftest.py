@@ -98,12 +98,13 @@ def behind_proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Storage, serv
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a file system of its own, with room for 1 MB."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory on a file system of its own, with room for 1 MB, or for what the test's parameter says."""
+    size = getattr(request, "param", "1m")
     root = [] if os.geteuid() == 0 else [shutil.which("sudo") or pytest.fail("mounting needs root or sudo"), "-n"]
     disk = tmp_path / "small-disk"
     disk.mkdir()
-    subprocess.run([*root, "mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "none", disk], check=True)
+    subprocess.run([*root, "mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "none", disk], check=True)
     yield disk
     subprocess.run([*root, "umount", "--lazy", disk], check=True)
 

@@ -84,6 +84,60 @@ def test_what_is_dead_goes_before_what_has_to_be_copied(small_disk: Path) -> Non
     assert shelf.repository.check(read_data=True).ok
 
 
+def test_what_cannot_be_copied_is_told_and_waits_for_space(small_disk: Path) -> None:
+    """Two packs are half garbage. There is no space for a copy of either, then for one at a time."""
+    shelf = Shelf(Repository(small_disk / "repository"))
+    for number in (0, 2):
+        shelf.put("both", [part(number), part(number + 1)])
+        shelf.put(f"half-{number}", [part(number)])
+        shelf.remove("both")
+    fill(small_disk)
+    report = Repository(small_disk / "repository").prune(grace=0)
+    assert (report.packs_deleted, report.packs_not_rewritten) == (0, 2)
+    with (small_disk / "filling").open("rb+") as file:
+        file.truncate((small_disk / "filling").stat().st_size - SIZE - 40_000)
+    report = Repository(small_disk / "repository").prune(grace=0)
+    assert (report.packs_deleted, report.packs_not_rewritten) == (2, 0)
+    assert report.bytes_freed > 1.9 * SIZE
+    shelf = Shelf(Repository(small_disk / "repository"))
+    assert (shelf.get("half-0"), shelf.get("half-2")) == (part(0), part(2))
+
+
+def test_a_save_takes_nothing_of_what_is_kept_for_prune(small_disk: Path) -> None:
+    """A prune that was killed has given up the reserve, and used some of it: what is left goes to no save."""
+    with_garbage(small_disk)
+    fill(small_disk)
+    (small_disk / "repository" / RESERVE).unlink()
+    with (small_disk / "filling").open("ab") as file:
+        file.write(bytes(60_000))
+    for _ in range(3):
+        with pytest.raises(StorageFull, match=r"Nothing was committed\..*prefect-snapshots prune"):
+            Shelf(Repository(small_disk / "repository")).put("small", [b"1"])
+    assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 3
+
+
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
+def test_deletes_leave_prune_what_it_needs(small_disk: Path) -> None:
+    shelf = with_garbage(small_disk)
+    for number in range(60):
+        shelf.put(f"small-{number}", [b"1"])
+    fill(small_disk)
+    with pytest.raises(StorageFull):
+        for number in range(60):
+            shelf.remove(f"small-{number}")
+    assert number > 30
+    assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 3
+
+
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
+def test_there_is_space_for_a_fence_in_every_stream(small_disk: Path) -> None:
+    repository = with_garbage(small_disk).repository
+    for number in range(100):
+        Shelf(repository, f"stream-{number}").put("small", [b"1"])
+    fill(small_disk)
+    assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 3
+
+
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 16384, 32768, 65536, 131072, 262144])
 def test_a_disk_that_is_full_at_any_stage(small_disk: Path, leave: int) -> None:
     """However little is left when prune begins, it ends well or says what helps, and nothing is lost."""

@@ -387,7 +387,7 @@ class TestDirectories:
         local = open_location(small_disk / "repository")
         local.create("small", b"x")
         big = secrets.token_bytes(2 << 20)
-        with pytest.raises(errors.StorageFull, match=r"big.*prune"):
+        with pytest.raises(errors.StorageFull, match=r"big.*Free some space"):
             local.create("big", big)
         with pytest.raises(errors.StorageFull, match="big"):
             local.replace("big", big)

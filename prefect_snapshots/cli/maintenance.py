@@ -127,6 +127,11 @@ def _view_freed(document: Document) -> Iterator[str]:
     grace = humanize.precisedelta(timedelta(seconds=document["grace_seconds"]))
     waiting = count_text(document["packs_waiting"], "pack")
     yield f"after the grace time of {grace}: {size_text(document['bytes_waiting'])} in {waiting}"
+    if document["packs_not_rewritten"]:
+        yield (
+            f"{count_text(document['packs_not_rewritten'], 'pack')} with some garbage not rewritten: the disk is too "
+            "full for copies. Free some space, or delete more, and prune again."
+        )
 
 
 def _view_repaired(document: Document) -> Iterator[str]:

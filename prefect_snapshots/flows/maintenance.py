@@ -88,6 +88,13 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     freed, waiting = size_text(report.bytes_freed), size_text(report.bytes_waiting)
     would = "would be " if dry_run else ""
     run_logger().info("%s of %s %sfreed, %s waiting.", freed, pruned.url, would, waiting)
+    if report.packs_not_rewritten:
+        run_logger().warning(
+            "%s has %s packs with some garbage that could not be rewritten: the disk is too full for copies. Free some "
+            "space, or delete more, and prune again.",
+            pruned.url,
+            report.packs_not_rewritten,
+        )
     with only_warn(f"{pruned.url} is pruned"):
         if not dry_run:
             sizes = {"freed": report.bytes_freed, "freed_later": report.bytes_waiting}

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import CommitUnknown, DamagedObject, ObjectMissing, StorageError, StorageFull
 from .catalog import Catalog, Event, Stream, new_token, slot_path
 from .contents import Store, Stored, Writer
-from .reserve import with_reserve
+from .reserve import spare_reserve, with_reserve
 
 _STORE_ATTEMPTS = 3
 """How often content is stored before its pack is reported missing. A prune takes the unfinished pack of a writer only
@@ -54,10 +54,12 @@ def commit(
     def act() -> Event | None:
         return _commit(catalog, chunks, stream, draft, store, content, token)
 
-    frees = store is None and content is None
     try:
-        # An event without content deletes or annotates: on a full disk it is the first step to free space.
-        return with_reserve(chunks.location, act) if frees else act()
+        if store is None and content is None:
+            # It deletes or annotates: on a full disk it is the first step to free space.
+            return with_reserve(chunks.location, act, leave_for=len(catalog.state.streams))
+        spare_reserve(chunks.location, len(catalog.state.streams))
+        return act()
     except CommitUnknown:
         raise
     except StorageError as error:

@@ -35,6 +35,7 @@ from blake3 import blake3
 from ..errors import DamagedObject, IntegrityError, ObjectMissing, StorageUnavailable, UnsupportedFormat
 from .catalog import Event
 from .location import Appender, Buffer, ByteLocks, Location, ObjectInfo
+from .reserve import spare_reserve
 from .sealing import Sealer
 
 PREFIX = "logs"
@@ -185,6 +186,7 @@ class SegmentWriter:
             StorageError: It could not be written; the segment cannot be continued.
         """
         if not self._begun:
+            spare_reserve(self._location)
             self._appender = self._location.appender(self._path)
             self._held = [] if self._appender is None else None
             self._begun = True

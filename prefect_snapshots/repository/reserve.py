@@ -1,8 +1,8 @@
-"""A way out of a full disk: a file that is given up for the few events without which nothing can be freed.
+"""A way out of a full disk: a file that is given up, piece by piece, for the events without which nothing can be freed.
 
 Deleting a version and pruning write small events before anything is freed. On a disk that is full to the last byte,
-both would fail for ever. So a repository in a directory keeps a reserve, which only they may use. Object stores need
-none.
+both would fail for ever. So a repository in a directory keeps a reserve that only they may use. Everybody else fills it
+up before they write: what prune has given up would otherwise go to the next save. Object stores need none.
 """
 
 from __future__ import annotations
@@ -16,37 +16,77 @@ from .location import Location
 
 RESERVE = "repository.reserve"
 
-_SIZE = 256 * 1024
-"""Bytes of the reserve: 64 blocks of a usual file system. Prune takes one for each stream, and some for the index."""
-_LEAST = 16 * 1024
+_BLOCK = 4096
+"""Bytes that a small event takes on a usual file system. Given up at once: another program that fills the disk, or a
+kill, takes no more."""
+_OWN = 16 * _BLOCK
+"""Bytes for what prune writes beside one event for each stream: a condemnation and the index."""
+_DELETES = 48 * _BLOCK
+"""Bytes for deletes. They leave the rest to prune: only prune turns what they delete into free space."""
 
 T = TypeVar("T")
 
 
-def keep_reserve(location: Location) -> None:
-    """Create the reserve if it is missing, as large as there is space for. Never fails."""
+def keep_reserve(location: Location, streams: int = 0) -> bool:
+    """Fill up the reserve as far as there is space. Never fails.
+
+    Args:
+        location: The place of the repository.
+        streams: How many streams there are, as far as you know. A larger reserve is left as it is. Default: 0.
+
+    Returns:
+        Whether the disk has space for more.
+    """
     if not location.is_local:
-        return
-    with contextlib.suppress(StorageError):
-        size = 0 if location.size(RESERVE) is not None else _SIZE
-        while size >= _LEAST:
-            try:
-                location.replace(RESERVE, bytes(size))
-                size = 0
-            except StorageFull:
-                size //= 2
+        return True
+    size = _for_prune(streams) + _DELETES
+    try:
+        if (location.size(RESERVE) or 0) < size:
+            location.resize(RESERVE, size)
+    except StorageFull:
+        return False
+    except StorageError:
+        pass  # such as a folder in which only others may create files
+    return True
 
 
-def with_reserve(location: Location, act: Callable[[], T]) -> T:
-    """Do something that leads to free space; if the disk is full, give up the reserve for it and do it again.
+def spare_reserve(location: Location, streams: int = 0) -> None:
+    """Fill up the reserve before anything is written that frees nothing.
+
+    Args:
+        location: The place of the repository.
+        streams: As for `keep_reserve`.
+
+    Raises:
+        StorageFull: The disk is full, and what is left belongs to the reserve.
+    """
+    if not keep_reserve(location, streams):
+        raise StorageFull(f"{location.url} is full: what is left of the disk is kept for deletes and prune.")
+
+
+def with_reserve(location: Location, act: Callable[[], T], *, leave_for: int | None = None) -> T:
+    """Do something that leads to free space. While the disk is full, give up a block of the reserve and do it again.
+
+    Args:
+        location: The place of the repository.
+        act: What to do.
+        leave_for: Leave what prune needs for this many streams. Default: use all of the reserve.
 
     Raises:
         StorageFull: There is no reserve any more, or it was too small.
     """
-    try:
-        return act()
-    except StorageFull:
-        if not location.is_local or location.size(RESERVE) is None:
-            raise
-        location.delete([RESERVE])
-        return act()
+    least = 0 if leave_for is None else _for_prune(leave_for)
+    while True:
+        try:
+            return act()
+        except StorageFull:
+            size = location.size(RESERVE) if location.is_local else None
+            if size is None or size <= least:
+                raise
+            with contextlib.suppress(StorageFull):
+                location.resize(RESERVE, max(size - _BLOCK, least))
+
+
+def _for_prune(streams: int) -> int:
+    """Return the bytes that prune writes before it can delete anything."""
+    return _OWN + streams * _BLOCK

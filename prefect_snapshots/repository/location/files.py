@@ -301,8 +301,8 @@ _Meaning = tuple[type[StorageError], str]
 
 _NETWORK: _Meaning = (StorageUnavailable, "Check the network and the host.")
 _NUMBERS: dict[int | None, _Meaning] = {
-    errno.ENOSPC: (StorageFull, "Free some space, or run `prefect-snapshots prune`."),
-    errno.EDQUOT: (StorageFull, "Free some of the quota, or run `prefect-snapshots prune`."),
+    errno.ENOSPC: (StorageFull, "Free some space on the disk."),
+    errno.EDQUOT: (StorageFull, "Free some of the quota."),
     errno.EFBIG: (StorageFull, "Raise the limit on file sizes (ulimit -f)."),
     errno.EACCES: (PermissionDenied, "Check the owner and mode of the directory."),
     errno.EPERM: (PermissionDenied, "Check the owner and attributes of the directory."),

@@ -257,6 +257,16 @@ class Location(ABC):
         """
         return None
 
+    def resize(self, path: str, size: int) -> None:
+        """Make a file of this many arbitrary bytes, which take space on the disk, out of the one that may be there.
+
+        It is not durable. Only locations with `is_local` can do this.
+
+        Raises:
+            StorageFull: There is no space for so many. The file has as many as there is space for.
+        """
+        raise UnsupportedStorage(f"{self.url}: objects cannot be resized here.")
+
     def locks(self, path: str) -> ByteLocks | None:
         """Return locks between the processes that use this location, on a file at `path`; None if there are none."""
         return None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from ...errors import DamagedObject, ObjectMissing, StorageError, UnsupportedStorage
+from ...errors import DamagedObject, ObjectMissing, StorageError, StorageFull, UnsupportedStorage
 from ...private_files import Modes
 from . import files
 from .files import NEW_FILE, Directories, pieces, sync_entry, translated, walk, write_all
@@ -108,6 +108,20 @@ class LocalLocation(Location):
                 os.close(file)
                 raise
         return _FileAppender(self._where(path), file)
+
+    def resize(self, path: str, size: int) -> None:
+        self.requests.add("PUT")
+        with self._errors(path), self._folder(checked(path)) as directory:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(_name(path), flags, self._modes.file, dir_fd=directory)
+            try:
+                there = os.fstat(file).st_size
+                os.ftruncate(file, min(there, size))
+                os.lseek(file, there, os.SEEK_SET)  # not to the end: somebody else may be at it, too
+                # Random: a file system that compresses would give no space to zeros.
+                write_all(file, [os.urandom(max(size - there, 0))])
+            finally:
+                os.close(file)
 
     def locks(self, path: str) -> ByteLocks | None:
         if not _LOCKS_AVAILABLE:
@@ -295,8 +309,11 @@ class _FileAppender(Appender):
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise StorageError(
-                f"{self._where}: an earlier write failed, so nothing can be appended any more. Start a new run."
+            # A full disk stays a full disk: whoever catches it can free space.
+            kind = StorageFull if isinstance(self._failure, StorageFull) else StorageError
+            raise kind(
+                f"{self._where}: an earlier write failed, so nothing can be appended any more ({self._failure}) "
+                "Start a new run."
             ) from self._failure
 
     def _keep_synced(self) -> None:

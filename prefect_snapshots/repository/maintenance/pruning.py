@@ -10,8 +10,9 @@
 4. It works out from all streams what lives now. What was committed before the fence is seen here.
 5. It deletes the condemned packs in which every live chunk, and every base of one, has a copy outside condemned packs.
 
-If the disk is too full for the copies of step 2, packs without any live chunk go first, in a round of their own. Anyone
-can repeat every step after a kill. The root stream puts rival prunes in an order.
+If the disk is too full for the copies of step 2, packs without any live chunk go first, in a round of their own; then
+as many of the others as there is space for. Anyone can repeat every step after a kill. The root stream puts rival
+prunes in an order.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class PruneReport:
     packs_waiting: int = 0
     """Packs that nothing refers to, left alone for the grace time."""
     bytes_waiting: int = 0
+    packs_not_rewritten: int = 0
+    """Packs that are partly garbage, and stay because the disk has no space for copies of the rest."""
     index_objects_deleted: int = 0
     leftovers_deleted: int = 0
     log_objects_deleted: int = 0
@@ -83,12 +86,19 @@ def prune(
     report = PruneReport(dry_run)
     say = progress or silent
     deleted: list[ObjectInfo] = []
-    while not _round(opened.apart(writing=not dry_run), grace, report, deleted, say, without):
-        pass
+    try:
+        while not _round(opened.apart(writing=not dry_run), grace, report, deleted, say, without):
+            pass
+    except StorageFull as error:
+        freed = sum(info.size for info in deleted)
+        raise StorageFull(
+            f"{location.url} is full: not even the events that prune writes before it can delete anything have space. "
+            f"Nothing was lost, and {freed:,} bytes were freed. Free some other space on the disk, and prune again."
+        ) from error
     if not dry_run:
         report.packs_deleted = len(deleted)
         report.bytes_freed = max(sum(info.size for info in deleted) - report.bytes_copied, 0)
-        keep_reserve(location)
+        keep_reserve(location, len(opened.catalog.streams()))
     return report
 
 
@@ -100,10 +110,8 @@ def _round(
     say: Progress,
     without: Collection[tuple[str, str, int]],
 ) -> bool:
-    """Prune once. Returns False if the disk was too full to copy anything, so that another round may free more."""
-    location = opened.store.location
+    """Prune once. Returns False if the disk was too full to copy everything, and another round may free more."""
     attempt = 0
-    complete = True
     tidied = False
     while True:
         say("reading", 0, 3)
@@ -114,18 +122,13 @@ def _round(
             # First what can go without a word to anybody: on a full disk it makes place for the events.
             _tidy(opened, set(opened.index.objects()[1]), grace, report)
             tidied = True
-        candidates = _choose(opened, grace, report, without if report.dry_run else ())
+            if not _keep_reserve(opened):
+                _finish(opened, report, deleted)
+        chosen = _choose(opened, grace, report, without if report.dry_run else ())
         if report.dry_run:
             return True
         say("copying", 1, 3)
-        try:
-            _copy_out(opened, candidates, report)
-        except StorageFull:
-            # Nothing can be copied before something is freed: packs without any live chunk need no copy.
-            candidates = _dead(opened, candidates)
-            if not candidates and not _condemned_packs(opened):
-                raise
-            complete = False
+        candidates = _copy_what_fits(opened, chosen, report)
         if not candidates:
             break
         body = {"packs": b"".join(sorted(candidates))}
@@ -135,18 +138,52 @@ def _round(
         opened.catalog.root.back_off(attempt)
     report.epoch = opened.catalog.state.epoch
     say("deleting", 2, 3)
-    doomed = _condemned_packs(opened)
     before = len(deleted)
-    if doomed:
-        _fence(opened, report.epoch)
-        _delete(opened, doomed, report, deleted)
+    _finish(opened, report, deleted)
     say("done", 3, 3)
-    if not complete and len(deleted) == before:
-        raise StorageFull(
-            f"{location.url} is full, and no pack can be deleted before others are copied. Nothing was lost. Free some "
-            "space on the disk, or delete versions that you do not need, and run `prefect-snapshots prune` again."
-        )
-    return complete
+    report.packs_not_rewritten = len(chosen) - len(candidates)
+    return not report.packs_not_rewritten or len(deleted) == before
+
+
+def _keep_reserve(opened: Opened) -> bool:
+    """Fill up the reserve. Returns whether there is space for more: if not, nothing may be copied.
+
+    Copies must not take the space of the condemnation and the fences, without which nothing can be deleted.
+    """
+    return keep_reserve(opened.store.location, len(opened.catalog.state.streams))
+
+
+def _finish(opened: Opened, report: PruneReport, deleted: list[ObjectInfo]) -> None:
+    """Put the missing fences of the last condemnation, and delete what is condemned.
+
+    On a full disk, this comes before the next condemnation if an earlier prune was cut off: each fence costs a block.
+    """
+    doomed = _condemned_packs(opened)
+    if doomed:
+        _fence(opened, opened.catalog.state.epoch)
+        _delete(opened, doomed, report, deleted)
+
+
+def _copy_what_fits(opened: Opened, chosen: list[bytes], report: PruneReport) -> list[bytes]:
+    """Copy the live chunks of packs, and return those that can be condemned: all that the disk has space for.
+
+    Args:
+        opened: The repository.
+        chosen: The packs, those with the fewest live bytes first.
+        report: Takes what was copied.
+    """
+    some = chosen
+    if _keep_reserve(opened):
+        while some:
+            try:
+                _copy_out(opened, set(some), report)
+            except StorageFull:
+                some = some[: len(some) // 2]
+            else:
+                return some
+    # Packs without any live chunk need no copy.
+    alive = packs_at(opened.index, live_rows(opened))
+    return [*some, *(pack for pack in chosen[len(some) :] if pack not in alive)]
 
 
 def _note(opened: Opened, stream: Stream, kind: str, body: dict[str, Any], epoch: int) -> bool:
@@ -166,14 +203,10 @@ def _condemned_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
     return {pack: info for pack, info in list_packs(opened).items() if pack in opened.catalog.state.condemned}
 
 
-def _dead(opened: Opened, candidates: set[bytes]) -> set[bytes]:
-    """Return the candidates without any live chunk."""
-    index = opened.index
-    return candidates - packs_at(index, live_rows(opened))
-
-
-def _choose(opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]) -> set[bytes]:
-    """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many."""
+def _choose(
+    opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]
+) -> list[bytes]:
+    """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many. The emptiest come first."""
     index, condemned = opened.index, opened.catalog.state.condemned
     live = live_rows(opened, without)
     packs = list_packs(opened)
@@ -215,7 +248,7 @@ def _choose(opened: Opened, grace: float, report: PruneReport, without: Collecti
         chosen |= small
     report.packs_rewritten = sum(pack in used for pack in chosen)
     report.packs_deleted = len(chosen) + sum(pack in condemned for pack in packs)
-    return chosen
+    return sorted(chosen, key=used.__getitem__)
 
 
 def _copy_out(opened: Opened, candidates: set[bytes], report: PruneReport) -> None:
@@ -297,7 +330,7 @@ def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport
         pack for pack in known if pack in unneeded or (pack in condemned and location.size(pack_path(pack)) is None)
     }
     if gone:
-        index.rewrite(lambda pack: pack not in gone)
+        with_reserve(location, lambda: index.rewrite(lambda pack: pack not in gone))
 
 
 def _tidy(opened: Opened, superseded: set[str], grace: float, report: PruneReport) -> None:
