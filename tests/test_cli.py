@@ -854,7 +854,7 @@ def test_artifacts_are_logged_listed_shown_and_downloaded(shelf: Program) -> Non
     created = shelf.json("artifacts", "show", "model", "0")["created_at"]
     assert shelf.json("artifacts", "show", "model", created)["version"] == "v0"
     assert shelf.json("artifacts", "show", "model", "2999-01-01", "--asof")["version"] == "v1"
-    assert "the first one is of" in shelf.complaint("artifacts", "show", "model", "2001-01-01", "--asof", status=1)
+    assert "Its first version is of" in shelf.complaint("artifacts", "show", "model", "2001-01-01", "--asof", status=1)
 
 
 def test_artifacts_are_promoted_rolled_back_and_released(shelf: Program) -> None:
@@ -908,8 +908,8 @@ def test_artifacts_that_are_not_there(shelf: Program) -> None:
     shelf.run("artifacts", "log", "notes", "notes.txt")
     for command, near in {
         "artifacts list nites": "there is: notes",
-        "artifacts show notes v7": "there is: v0",
-        "artifacts show notes staging": "there is: v0",
+        "artifacts show notes v7": "Existing versions: v0.",
+        "artifacts show notes staging": "Existing versions: v0.",
         "artifacts list notes -c prod": "there is: default",
         "artifacts rollback notes production --yes": "there is: v0",
         "artifacts log other nothing": "no file or folder",

@@ -122,11 +122,11 @@ def test_backups_show_their_growth_and_what_retention_keeps(repository: Reposito
     assert sizes.values == (10_000, 20_000, 30_000, 40_000)
     written = found(document, Chart, "Newly written by each backup")
     assert all(10_000 <= each < 11_000 for each in written.values)
-    rows = found(document, Table, "Backups, the newest first").rows
+    rows = found(document, Table, "Backups, newest first").rows
     assert [row[0] for row in rows] == [each.name for each in backups]
     assert [row[-1] for row in rows] == [
         "last",
-        *["not kept: goes with the next clean-up"] * 2,
+        *["not kept: the next cleanup deletes it"] * 2,
         "📌 pinned",
     ]
     assert set(found(document, Calendar).days.values()) == {"pinned"}
@@ -160,7 +160,7 @@ def test_snapshots_show_their_metrics_and_the_best(repository: Repository) -> No
         ("epoch-3", "1 of 2", ""),
         ("epoch-2", "1 of 2", "★ best"),
         ("epoch-1", "1 of 2", ""),
-        ("epoch-0", "2 in all", ""),
+        ("epoch-0", "2 in total", ""),
     ]
     assert found(of(repository, "train"), Chart, "loss").marked is None
     assert "best" not in str(of(repository, "train", rank_by="nothing")).replace("'best': (None", "")
@@ -184,7 +184,7 @@ def test_an_artifact_shows_who_moved_which_stage_when(repository: Repository) ->
         assert values_of(document)["production"] == "v1"
         steps = [(step.what, step.about) for step in found(document, Timeline).steps]
         assert steps == [
-            ("production went back to v1, was v2", "by grace"),
+            ("production rolled back to v1, was v2", "by grace"),
             ("production is now v2, was v1", "by ada"),
             ("v2 logged", ""),
             ("production is now v1, was v0", "by ada"),
@@ -198,7 +198,7 @@ def test_all_of_a_repository_is_told_and_damage_hides_nothing_else(repository: R
     documents = describe_repository(repository)
     told = [("backups", "shop"), ("snapshots", "train"), ("checkpoints", "inverse"), ("artifacts", "models/classifier")]
     assert [(each.room, each.title) for each in documents[1:]] == told
-    with pytest.raises(SnapshotNotFound, match=r"nothing of the name 'shops' \(there is: shop, train, "):
+    with pytest.raises(SnapshotNotFound, match=r"nothing named 'shops'\. Existing names: shop, train, "):
         describe_repository(repository, ["shops"])
 
     copy = tmp_path / "copy"
@@ -347,7 +347,7 @@ def test_nothing_is_wider_than_a_phone(page: Page) -> None:
 def test_tables_and_charts_are_there_for_everybody(page: Page) -> None:
     for width in (390, 1100):
         page.set_viewport_size({"width": width, "height": 844})
-        table = page.get_by_role("table", name="Versions, the latest first")
+        table = page.get_by_role("table", name="Versions, newest first")
         assert table.get_by_role("row").count() == 4
         assert table.get_by_role("columnheader").all_inner_texts()[0].lower() == "version"
         assert table.get_by_role("cell").first.inner_text() == "v2"
@@ -395,7 +395,7 @@ def test_the_command_shows_everything_on_a_terminal(repository: Repository) -> N
     [_, told] = said["reports"]
     chart = next(block for block in told["blocks"] if block["block"] == "chart")
     assert (chart["title"], chart["values"], chart["marked"]) == ("loss", [0.9, 0.4, 0.3, 0.5], 0)
-    assert "nothing of the name" in run("report", "-r", repository.url, "--name", "absent", status=1)
+    assert "nothing named" in run("report", "-r", repository.url, "--name", "absent", status=1)
     assert "--rank-by" in run("report", "-r", repository.url, "--mode", "min", status=2)
 
 

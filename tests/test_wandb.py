@@ -296,9 +296,11 @@ def test_a_project_that_is_not_there_is_empty(run: None) -> None:
 def test_what_is_missing_is_told_with_what_there_is(registry: WandbArtifactRegistry) -> None:
     registry.log_artifact("features", [1])
     registry.set_alias("features", 0, "production")
-    with pytest.raises(ArtifactNotFound, match=r"no artifact 'feature' \(there is: features\)"):
+    with pytest.raises(ArtifactNotFound, match=r"no artifact 'feature'\. Existing artifacts: features\."):
         registry.get_artifact("feature")
-    with pytest.raises(ArtifactNotFound, match=r"no version 'productoin' \(there is: production, v0 to v0\)"):
+    with pytest.raises(
+        ArtifactNotFound, match=r"no version 'productoin'\. Existing versions: v0\. Aliases: production\."
+    ):
         registry.get_artifact("features", "productoin")
     with pytest.raises(ArtifactNotFound, match="no artifact 'features'"):
         registry.get_artifact("features", collection="other")
@@ -325,7 +327,7 @@ def test_points_in_time(server: WandbServer, registry: WandbArtifactRegistry, na
     assert registry.load_artifact(name, "2026-01-01", match="exact") == 0
     with pytest.raises(ArtifactNotFound, match="several versions"):
         registry.load_artifact(name, "2026-01-01T00:00:20")
-    with pytest.raises(ArtifactNotFound, match="first one is of 2026-01-01"):
+    with pytest.raises(ArtifactNotFound, match="Its first version is of 2026-01-01"):
         registry.load_artifact(name, "2025-01-01", match="asof")
     assert registry.get_artifact(name, 1).created_at == datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
 
@@ -351,7 +353,7 @@ def test_expiry_is_the_ttl(server: WandbServer, registry: WandbArtifactRegistry,
         registry.promote_artifact(name, to="production")
     assert registry.load_artifact(name, validate=False) == [1]
     for moment in ("1999-01-01", "1998-01-01"):
-        with pytest.raises(InvalidArgument, match="not after the version is made"):
+        with pytest.raises(InvalidArgument, match="not after the version was logged"):
             registry.set_artifact_expiry(name, moment)
 
 
@@ -512,9 +514,9 @@ def test_a_run_of_another_project(registry: WandbArtifactRegistry, name: str) ->
 
     registry.log_artifact(name, [1], metadata={"loss": 1})
     other = WandbArtifactRegistry("other")
-    with pytest.raises(InvalidArgument, match="the active run is of team/project"):
+    with pytest.raises(InvalidArgument, match="The active run belongs to team/project"):
         other.log_artifact(name, [1])
-    with pytest.raises(InvalidArgument, match="the active run is of team/project"):
+    with pytest.raises(InvalidArgument, match="The active run belongs to team/project"):
         WandbArtifactRegistry(PROJECT, entity="them").log_artifact(name, [1])
     mine = wandb.run
     with wandb.init(project="other", entity=ENTITY, reinit="create_new") as run:
@@ -592,14 +594,14 @@ def test_paths_that_do_not_come_back_are_refused(
 
 def test_a_name_belongs_to_one_collection(registry: WandbArtifactRegistry, name: str) -> None:
     registry.log_artifact(name, [1])
-    with pytest.raises(InvalidArgument, match="names are unique in a project"):
+    with pytest.raises(InvalidArgument, match="Names are unique in a project"):
         registry.log_artifact(name, [2], collection="another")
     assert not registry.exists(name, "another")
 
 
 @pytest.mark.parametrize("version", [True, 1.5, b"v0"])
 def test_versions_that_are_none(registry: WandbArtifactRegistry, version: Any) -> None:
-    with pytest.raises(InvalidArgument, match="is no version"):
+    with pytest.raises(InvalidArgument, match="is not a version"):
         registry.get_artifact("anything", version)
 
 
@@ -733,10 +735,12 @@ def test_what_is_missing_is_said(environment: tuple[WandbServer, dict[str, str]]
     server, variables = environment
     before = len(server.mutations)
     no_run, disabled, no_credentials, no_wandb = python(REFUSED, variables).splitlines()
-    assert no_run.startswith("NoActiveRun logging to W&B takes an active run: call wandb.init(project='project')")
+    assert no_run.startswith("NoActiveRun Logging to W&B needs an active run. Call wandb.init(project='project')")
     assert disabled == no_run
     assert no_credentials.startswith("PermissionDenied W&B failed at")
-    assert no_wandb == 'MissingDependency W&B needs the package wandb: pip install "prefect-snapshots[wandb]"'
+    assert no_wandb == (
+        'MissingDependency Weights & Biases needs the package wandb. Run `pip install "prefect-snapshots[wandb]"`.'
+    )
     assert server.mutations[before:] == []
 
 

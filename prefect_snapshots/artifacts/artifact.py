@@ -1,4 +1,4 @@
-"""One artifact: its versions, and what can be done with them."""
+"""Artifact: the handle of one artifact, with all methods that concern its versions and aliases."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from .handlers import check_environment, find_handler, write_value
 from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion
 
+NO_POLICY = "A registry has no retention policy of its own. Pass a RetentionPolicy."
+
 
 class Artifact:
     """One artifact of a registry: the methods of `ArtifactRegistry`, without the name.
@@ -36,10 +38,10 @@ class Artifact:
     Get it from `ArtifactRegistry.artifact`. It need not exist yet: the first version creates it.
 
     Args:
-        name: Its name.
-        collection: Its collection.
-        tracked: Its stream.
-        missing: Makes the error that says that there is no such artifact, and what there is.
+        name: The name of the artifact.
+        collection: The collection that it belongs to.
+        tracked: The stream of its events.
+        missing: Returns the error to raise if the artifact does not exist.
 
     Example:
         >>> from prefect_snapshots import ArtifactRegistry
@@ -82,7 +84,7 @@ class Artifact:
         return True
 
     def list_files(self, version: VersionLike = None, match: Match = "exact") -> list[tuple[str, int]]:
-        """List path and bytes of every file that a download gives. See `ArtifactRegistry.list_files`."""
+        """List path and size in bytes of each file of a version. See `ArtifactRegistry.list_files`."""
         found = self._find(version, match)
         with self._content(found) as content:
             return [(entry.path, entry.size) for entry, _ in tree_of(content, self.name, *self._files_of(found)).files]
@@ -140,12 +142,12 @@ class Artifact:
     def adopt(
         self, content: ContentReader, body: dict[str, Any], progress: Progress | None = None, number: int | None = None
     ) -> ArtifactVersion:
-        """Make a version of a content that is stored already, in this or another repository.
+        """Make a version from content that is stored already, in this or another repository.
 
         Args:
             content: The content.
-            body: What its event says beside its number.
-            progress: Called with "copy", bytes that are here and bytes in all.
+            body: The fields of its event, without the number.
+            progress: Called with "copy", the bytes that are here and the bytes in total.
             number: The number of the version. Default: the next one.
 
         Raises:
@@ -161,8 +163,8 @@ class Artifact:
                 return None
             if number is not None and number < history.next_number:
                 raise CommitConflict(
-                    f"{self._label} of {self.repository.url} is at v{history.next_number - 1} already, so that "
-                    f"v{number} cannot be added. Copy the release into a repository of its own."
+                    f"v{number} of {self._label} cannot be copied: {self.repository.url} already has "
+                    f"v{history.next_number - 1}. Copy the release into an empty repository."
                 )
             return Draft("version", {"id": f"v{history.next_number if number is None else number}", **body})
 
@@ -255,7 +257,7 @@ class Artifact:
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
         """Delete versions that a retention policy does not keep. See `ArtifactRegistry.cleanup`."""
         if policy is None:
-            raise InvalidArgument("A registry has no retention policy of its own: pass a RetentionPolicy.")
+            raise InvalidArgument(NO_POLICY)
         self._look()
         rows: list[RetentionRow] = []
         gone: list[str] = []
@@ -318,7 +320,7 @@ class Artifact:
         return {alias: f"v{stack[-1]}" for alias, stack in sorted(self._look().aliases.items())}
 
     def get_alias_history(self, alias: str | None = None) -> list[Move]:
-        """Return every move of an alias, or of all: when, by whom, from where. The oldest first."""
+        """Return every move of an alias, or of all, oldest first: when, by whom, from where."""
         return list(moves_of(self._look(), alias))
 
     def rollback(self, alias: str, *, by: str | None = None) -> ArtifactVersion:
@@ -328,7 +330,7 @@ class Artifact:
             stack = self._stack_of(alias, history)
             if len(stack) < 2:
                 raise ArtifactNotFound(
-                    f"{alias!r} of {self._label} has always been v{stack[0]}: there is nothing to go back to."
+                    f"{alias!r} of {self._label} has no previous version: it has always been v{stack[0]}."
                 )
             return history.versions[stack[-2]]
 
@@ -387,7 +389,7 @@ class Artifact:
         return version.event.body.get("suffix"), self._label_of(version)
 
     def _look(self) -> History:
-        """The state now; `ArtifactNotFound` if there is no version."""
+        """Return the current state. Raise `ArtifactNotFound` if there is no version."""
         history = self._tracked.refresh()
         if history.newest is None:
             raise self._missing(self)
@@ -486,8 +488,8 @@ class Artifact:
             now, chosen = history.alias_target(alias), choose(history)
             if expected is not ... and now != wanted:
                 raise CommitConflict(
-                    f"{alias!r} of {self._label} is {now or 'not set'}, not {wanted or 'unset'} as expected. Nothing "
-                    "was changed. Look at it, and decide again."
+                    f"{alias!r} of {self._label} is {now or 'not set'}, not {wanted or 'unset'} as expected: somebody "
+                    "moved it. Nothing was changed. Check which version it should be, and try again."
                 )
             if now == chosen.label:
                 return None
@@ -535,7 +537,7 @@ def notes_of(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) 
 
 
 def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], Callable[[int], None]]:
-    """Starts counting anew whenever it is called: what is stored may have to be stored again."""
+    """Return a function that starts a new count: content may have to be stored a second time."""
 
     def start() -> Callable[[int], None]:
         done = 0
@@ -552,7 +554,7 @@ def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], C
 
 
 def _is_from(version: Version, source: Mapping[str, str] | None) -> bool:
-    """Whether a version was promoted from this very source, wherever that was found then."""
+    """Return whether a version was promoted from this source; its URL may have changed since."""
     earlier = source_of(version)
     if source is None or earlier is None:
         return False

@@ -1,4 +1,4 @@
-"""What differs between two versions: the files of folders, the lines of texts, the leaves of trees."""
+"""Compare two versions: files of folders, lines of text files, leaves of pytrees."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from ..trees.entries import Entry
 from ..trees.stored import StoredTree
 
 _PIECE = 8 * 1024 * 1024
+"""Bytes that are compared at a time: enough to keep a network busy, and little memory for two files of any size."""
 _TEXT_LIMIT = 1024 * 1024
-"""Bytes of a file up to which it is compared line by line."""
+"""Bytes of a file up to which it is compared line by line: `difflib` takes time by the square of the lines, and nobody
+reads a longer diff."""
 
 
 class Body(Protocol):
@@ -23,7 +25,7 @@ class Body(Protocol):
 
     @property
     def body_size(self) -> int:
-        """How many there are."""
+        """The number of bytes."""
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
         """Fill each writable buffer with the verified bytes from its offset on."""
@@ -33,18 +35,18 @@ class Bodies(Body, Protocol):
     """The bytes of a folder: its files, end to end."""
 
     def read(self, offset: int, length: int) -> Buffer:
-        """Return so many verified bytes from an offset on."""
+        """Return `length` verified bytes from an offset on."""
 
     def identity(self, offset: int, length: int) -> object:
-        """Something that is equal for equal bytes of a file, found without reading them."""
+        """Return a value that is equal for identical bytes of a file, without reading them."""
 
 
 class Difference(Protocol):
-    """One thing that differs between two versions."""
+    """One file or leaf that differs between two versions."""
 
     @property
     def path(self) -> str:
-        """Of the file or leaf."""
+        """The path of the file or leaf."""
 
     @property
     def kind(self) -> str:
@@ -52,35 +54,43 @@ class Difference(Protocol):
 
     @property
     def old(self) -> str | None:
-        """What was there, in short; None if it was added."""
+        """A short description of the old value; None if it was added."""
 
     @property
     def new(self) -> str | None:
-        """What is there, in short; None if it was removed."""
+        """A short description of the new value; None if it was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileDifference:
-    """How one file of two versions differs."""
+    """One file that differs between two versions.
+
+    Attributes:
+        path: The path of the file.
+        kind: `added`, `removed` or `changed`.
+        old: The old state, as in `12 bytes`, `directory` or `link to a.txt`, with the mode if only that differs; None
+            if the file was added.
+        new: The new state, likewise; None if the file was removed.
+        text: The lines that differ, as `diff -u` shows them. Empty for a file that is not UTF-8 text, or is larger than
+            1 MB.
+    """
 
     path: str
     kind: Literal["added", "removed", "changed"]
     old: str | None
-    """As in `12 bytes`, `directory`, `link to a.txt`, with the mode where only that differs."""
     new: str | None
     text: str = ""
-    """The lines that differ, as `diff -u` shows them; empty where the file is no text, or larger than 1 MB."""
 
 
 def read_body(body: Body) -> memoryview:
-    """All bytes of a body, in memory that may be written."""
+    """Return all bytes of a body, in writable memory."""
     view = memoryview(bytearray(body.body_size))
     body.read_into([(0, view)])
     return view
 
 
 def pieces(body: Body) -> Iterator[memoryview]:
-    """The bytes of a body, 8 MB at a time."""
+    """Yield the bytes of a body, 8 MB at a time."""
     for at in range(0, body.body_size, _PIECE):
         view = memoryview(bytearray(min(_PIECE, body.body_size - at)))
         body.read_into([(at, view)])
@@ -88,7 +98,7 @@ def pieces(body: Body) -> Iterator[memoryview]:
 
 
 def diff_files(path: str, old: Body, new: Body) -> list[FileDifference]:
-    """The difference between two files; empty when there is none."""
+    """Return the difference between two files; an empty list if they are identical."""
     if old.body_size == new.body_size and all(a == b for a, b in zip(pieces(old), pieces(new), strict=True)):
         return []
     return [FileDifference(path, "changed", _size(old), _size(new), _lines(path, old, new))]
@@ -97,7 +107,7 @@ def diff_files(path: str, old: Body, new: Body) -> list[FileDifference]:
 def diff_folders(
     old: Bodies, old_entries: Sequence[Entry], new: Bodies, new_entries: Sequence[Entry]
 ) -> list[FileDifference]:
-    """The files, directories and links that differ between two folders, in the order of their paths.
+    """Return the files, directories and links that differ between two folders, sorted by path.
 
     Files that share their chunks are not read.
     """
@@ -130,7 +140,7 @@ class _Part:
         self._content.read_into([(self._offset + offset, view) for offset, view in targets])
 
     def shares(self, other: _Part) -> bool:
-        """Whether both are the same stored bytes."""
+        """Return whether both are the same stored bytes."""
         mine, others = (part._content.identity(part._offset, part.body_size) for part in (self, other))
         return self.body_size == other.body_size and mine == others
 

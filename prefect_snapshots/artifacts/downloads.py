@@ -23,12 +23,12 @@ from .interface import ArtifactVersion
 class Download(os.PathLike[str]):
     """The directory that an artifact was downloaded to.
 
-    As a context manager it gives the path, and afterwards deletes the directory if it is a temporary one. Without
-    `with`, that happens when this object is gone, at the latest when Python ends.
+    Use it as a path, or in a `with` statement, which gives the path. A temporary directory is deleted at the end of the
+    `with` block, or when this object is garbage collected, at the latest when Python exits.
 
     Attributes:
         path: The directory.
-        version: What was downloaded.
+        version: The version that was downloaded.
     """
 
     def __init__(self, path: Path, version: ArtifactVersion, *, temporary: bool = False) -> None:
@@ -58,10 +58,10 @@ class Download(os.PathLike[str]):
 
 
 class LoggedFolder(contextlib.AbstractContextManager[Path]):
-    """What `log_folder` gives: a context manager over a temporary folder, which is logged when the block ends.
+    """The context manager that `log_folder` returns: it gives a temporary folder, and logs it when the block ends.
 
     Attributes:
-        version: What was logged; None before the block has ended.
+        version: The version that was logged; None before the block has ended.
     """
 
     def __init__(self, log: Callable[[Path], ArtifactVersion]) -> None:
@@ -83,13 +83,13 @@ class LoggedFolder(contextlib.AbstractContextManager[Path]):
 
 
 def tree_of(content: ContentReader, name: str, suffix: str | None, label: str) -> StoredTree:
-    """Return the files of a version: those of a folder, or the one that a value is, named after the artifact.
+    """Return the files of a version: those of a folder, or the one file of a value, named after the artifact.
 
     Args:
-        content: Of the version.
+        content: The content of the version.
         name: The name of the artifact.
-        suffix: Of the file that a value is; None for a folder.
-        label: What errors call the version.
+        suffix: The suffix of the file of a value; None for a folder.
+        label: The name of the version in error messages.
     """
     if suffix is None:
         return StoredTree(content, decode_manifest(content), label=label)
@@ -108,18 +108,17 @@ def download(
     version: ArtifactVersion,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Download:
-    """Write the files of a version where somebody wants them, every byte verified.
+    """Write the files of a version to a directory, every byte verified.
 
     Args:
         tree: The files.
-        to: A directory. One that does not exist appears when everything is there and durable. In one that exists a
-            file of the same name is replaced, and others stay. None: a temporary directory.
-        version: What is downloaded.
-        passed: Called with bytes that were written.
+        to: A directory; see `ArtifactRegistry.download_artifact`. None: a temporary directory.
+        version: The version that is downloaded.
+        passed: Called with the number of bytes just written.
 
     Raises:
-        InvalidArgument: The target is no directory, or has one where the version has a file, or the reverse.
-        DamagedVersion: Naming the file that cannot be verified. The target is as it was.
+        InvalidArgument: The target is not a directory, or has one where the version has a file, or the reverse.
+        DamagedVersion: A file cannot be verified; the message names it. The target is unchanged.
     """
     if to is None:
         result = Download(Path(tempfile.mkdtemp(prefix="prefect-snapshots-")), version, temporary=True)
@@ -136,6 +135,6 @@ def download(
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a temporary folder if it is there, also one with directories that nobody may write to."""
+    """Delete a temporary folder if it exists, even if its directories are not writable."""
     with contextlib.suppress(OSError), opened(os.path.realpath(folder.parent)) as parent:
         delete_tree(parent, os.fsencode(folder.name))

@@ -1,8 +1,8 @@
-"""Folders as artifacts: which trees are fit to be one, and how they are logged and listed.
+"""Folders as artifacts: check, log and list them.
 
-A folder has files with their permissions, directories, and links that stay inside: what means the same on every machine
-and for every user. Owners, times, attributes and holes are not kept, so that the same folder is the same content
-wherever it comes from. What is not fit is refused when it is logged, and again when it comes back.
+A folder has files with their permissions, directories, and symbolic links that stay inside: all that means the same on
+every machine and for every user. Owners, times, attributes and holes are not kept, so that identical folders have
+identical content on every machine. Anything else is refused when it is logged, and again when it is read.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Folder:
     """A file or folder on the disk that is about to be logged.
 
     Attributes:
-        root: The folder, or the one that the file is in, without a link in its path.
-        scan: What was found in it.
-        entries: What is stored: parents first, under the paths that they have in the artifact.
-        files: For each file its path in the artifact, and the entry that was found.
+        root: The folder, or the folder of the file, with all links in its path resolved.
+        scan: The result of scanning it.
+        entries: The entries to store: parents first, under their paths in the artifact.
+        files: The path in the artifact and the scanned entry of each file.
     """
 
     root: str
@@ -58,11 +58,11 @@ class Folder:
 
     @property
     def manifest(self) -> bytes:
-        """What is stored beside the bytes of the files."""
+        """The encoded entries, which are stored beside the bytes of the files."""
         return encode_manifest(self.entries)
 
     def travelling(self) -> Stored | None:
-        """Return the folder as it travels inside an event; None if it is too large for that."""
+        """Return the folder in the form that is stored inside an event; None if it is too large for that."""
         if self.size > INLINE_LIMIT:
             return None
         return inline(self.manifest, self._tree.travelling())
@@ -71,11 +71,11 @@ class Folder:
         """Store the folder.
 
         Args:
-            writer: Of the commit.
-            passed: Called with bytes that are about to be read.
+            writer: The writer of the commit.
+            passed: Called with the number of bytes about to be read.
 
         Raises:
-            InvalidArgument: A file is not what the scan found.
+            InvalidArgument: A file changed since the scan.
         """
         chunks = self._tree.chunks(writer, passed)
         return writer.store_cut(self.manifest, chunks, small=self.size < _SMALL)
@@ -85,9 +85,12 @@ class Folder:
         return f"{self.root}/{entry.path}"
 
     def check_unchanged(self, entry: Entry) -> None:
-        """Raise `InvalidArgument` if a file is not what the scan found."""
+        """Raise `InvalidArgument` if a file changed since the scan."""
         if state_of(os.stat(self.path_of(entry))) != (entry.size, entry.mtime, *entry.state[:2]):
-            raise InvalidArgument(f"{self.path_of(entry)} changed while it was logged. Log it again when it is done.")
+            raise InvalidArgument(
+                f"{self.path_of(entry)} changed while it was logged, and nothing was saved. Log it again when nothing "
+                "writes to it."
+            )
 
     @property
     def _tree(self) -> Tree:
@@ -95,21 +98,21 @@ class Folder:
 
 
 def scan_folder(local: Path, below: str | None = None) -> Folder:
-    """Look at a file or folder that is to be logged. No file is read.
+    """Scan a file or folder that is about to be logged. No file is read.
 
     Args:
-        local: A file, which keeps its name, or a folder, whose entries keep theirs.
-        below: The folder in the artifact that takes them. Default: its top.
+        local: A file or a folder.
+        below: The folder in the artifact to put them into. Default: the top.
 
     Raises:
         ObjectMissing: There is nothing at `local`.
-        InvalidName: A path or a link is not fit for an artifact.
+        InvalidName: A path or a link cannot be stored in an artifact.
         InvalidArgument: Something is neither a file, a directory nor a link.
     """
     try:
         status = os.stat(local)
     except FileNotFoundError:
-        raise ObjectMissing(f"There is no file or folder {local}.") from None
+        raise ObjectMissing(f"There is no file or folder at {local}. Nothing was saved.") from None
     prefix = b"" if below is None else check_path(os.fsencode(below.rstrip("/"))) + b"/"
     root = os.path.realpath(local)
     if stat.S_ISDIR(status.st_mode):
@@ -149,7 +152,7 @@ def _plain(entry: Entry, raw: bytes, root: str) -> Entry:
 
 def _unfit(path: str) -> InvalidArgument:
     return InvalidArgument(
-        f"{path!r} is neither a file nor a directory nor a link, and an artifact cannot hold it. Nothing was saved."
+        f"{path!r} is not a file, a directory or a symbolic link, and cannot be logged. Nothing was saved."
     )
 
 
@@ -159,12 +162,12 @@ def encode_manifest(entries: Sequence[Entry]) -> bytes:
 
 
 def decode_manifest(content: ContentReader) -> list[Entry]:
-    """Decode the entries of a folder, checked: nothing of them leads anywhere else.
+    """Decode the entries of a folder, and check that no path or link leads out of it.
 
     Raises:
         IntegrityError: The manifest is damaged.
         UnsupportedFormat: A newer version wrote it.
-        InvalidName: It is not fit for an artifact.
+        InvalidName: It has a path or a link that an artifact cannot have.
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
@@ -184,26 +187,31 @@ def check_portable(entries: Iterable[Entry]) -> None:
     """Refuse entries that do not mean the same on every machine.
 
     Raises:
-        InvalidName: A path has control characters or is no UTF-8, a link could lead out, or something is neither a
-            file, a directory nor a link.
+        InvalidName: A path has control characters or is not UTF-8, a link could lead out, or an entry is not a file, a
+            directory or a link.
     """
     for entry in entries:
         path = entry.path
         check_path(entry.raw)
         if _STRANGE.search(path):
-            raise InvalidName(f"The path {path!r} has control characters, or is no valid UTF-8. Rename the file.")
+            raise InvalidName(f"The path {path!r} has control characters, or is not valid UTF-8. Rename the file.")
         if entry.is_symlink:
             _check_link(entry)
         elif not (entry.is_file or entry.is_directory) or entry.mode & 0o7000 or entry.link:
-            raise InvalidName(f"{path!r} is neither a file, a directory nor a link that an artifact can hold.")
+            raise InvalidName(f"{path!r} is not a file, a directory or a link that an artifact can hold.")
         if entry.extents is not None or entry.xattrs is not None:
             raise InvalidName(f"{path!r} has holes or attributes, which an artifact cannot hold.")
 
 
 def _check_link(entry: Entry) -> None:
-    """Refuse a link that could lead out. Its `..` come first, where they leave a real directory and not a link."""
+    """Refuse a link that could lead out.
+
+    `..` may only come first: after a name, it could leave a directory that is itself a link.
+    """
     link = entry.link.decode("utf-8", "surrogateescape")
     parts = link.split("/")
     ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
     if not parts[0] or _STRANGE.search(link) or ".." in parts[ups:] or ups > entry.path.count("/"):
-        raise InvalidName(f"The link {entry.path!r} leads to {link!r}, out of its folder. Put the file itself there.")
+        raise InvalidName(
+            f"The link {entry.path!r} leads to {link!r}, out of the folder. Replace it by a copy of the file."
+        )

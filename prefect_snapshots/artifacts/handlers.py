@@ -1,8 +1,8 @@
-"""Handlers: how the value of an artifact becomes bytes, and comes back.
+"""Handlers: convert the value of an artifact to bytes, and back.
 
 A handler has a name and is found through the entry-point group `prefect_snapshots.handlers`, so that any package can
-bring one. Those of this module write one file each, which other programs can read, too: `FileHandler` makes such a
-handler of two functions. What a handler needs beyond the core is imported when it is used.
+add one. Those of this module write one file each, which other programs can read, too: `FileHandler` makes such a
+handler from two functions. Optional packages are imported when a handler is used.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ GROUP = "prefect_snapshots.handlers"
 _WHAT = "The value of this artifact is"
 
 Written = tuple[bytes, Sequence[Buffer]]
-"""The manifest of a value (empty where the body says it all), and its body."""
+"""The manifest of a value (empty if the body is enough to read it), and its body."""
 
 
 class Handler(Protocol):
-    """Writes and reads the values of one kind."""
+    """Writes and reads values of one format. To add one, see `prefect_snapshots.testing.HandlerContract`."""
 
     @property
     def suffix(self) -> str:
-        """Of the file that a value becomes when it is downloaded, without a dot."""
+        """The suffix of the file that a value becomes when it is downloaded, without a dot."""
 
     def write(self, value: Any, *, allow_pickle: bool, **options: Any) -> Written:
-        """A value as bytes. Any exception means that it cannot be written."""
+        """Convert a value to bytes. Raise any exception if it cannot be written."""
 
     def read(self, manifest: bytes, body: Body, *, allow_pickle: bool, **options: Any) -> Any:
-        """The value that was written."""
+        """Return the value that was written."""
 
     def environment(self, value: Any) -> dict[str, str]:
-        """What has to be the same where the value is read: `python` and packages, with their versions."""
+        """Return the versions that must be the same where the value is read: of `python` and of packages, by name."""
 
     def diff(self, old: tuple[bytes, Body], new: tuple[bytes, Body], *, allow_pickle: bool) -> Sequence[Difference]:
-        """What differs between two values."""
+        """Compare two values without unpickling them."""
 
 
 def _anywhere(_: Any) -> dict[str, str]:
@@ -64,14 +64,16 @@ def _anywhere(_: Any) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FileHandler:
-    """A handler of values that are one file.
+    """A handler that writes each value as one file.
 
-    Arguments:
-        suffix: of the file, without a dot.
-        dump: gives the bytes of a value in one or several buffers; takes the value, `allow_pickle`, and the options of
-            the writer.
-        load: gives the value; takes the bytes in writable memory, `allow_pickle`, and the options of the reader.
-        environment: what has to be the same where a value is read. Default: nothing.
+    Args:
+        suffix: The suffix of the file, without a dot.
+        dump: Called with a value, `allow_pickle=` and the options of the writer; returns its bytes as a list of
+            buffers.
+        load: Called with the bytes in writable memory, `allow_pickle=` and the options of the reader; returns the
+            value.
+        environment: Called with a value; returns the versions that must be the same where it is read, as in
+            `{"python": "3.12"}`. Default: none.
 
     Example:
         >>> handler = FileHandler(
@@ -82,6 +84,8 @@ class FileHandler:
         >>> manifest, body = handler.write([["a", "b"], ["c", "d"]], allow_pickle=False)
         >>> body
         [b'a,b\\nc,d']
+
+    To use it by name, declare it as an entry point of your package in the group `prefect_snapshots.handlers`.
     """
 
     suffix: str
@@ -103,11 +107,11 @@ class FileHandler:
 
 
 def find_handler(name: str) -> Handler:
-    """The handler of a name.
+    """Return the handler of a name.
 
     Raises:
-        HandlerNotFound: naming those that are there.
-        MissingDependency: its package cannot be imported.
+        HandlerNotFound: No such handler is installed; the message lists the installed ones.
+        MissingDependency: Its package cannot be imported.
 
     Example:
         >>> find_handler("json").suffix
@@ -117,24 +121,29 @@ def find_handler(name: str) -> Handler:
         _entry_points.cache_clear()  # its package may have been installed since
     found = _entry_points().get(name)
     if found is None:
-        raise HandlerNotFound(f"no handler {name!r} is installed {hint(name, list_handlers())}")
+        raise HandlerNotFound(f"No handler {name!r} is installed {hint(name, list_handlers())}")
     try:
         handler: Handler = found.load()
     except ImportError as error:
-        raise MissingDependency(f"the handler {name!r} cannot be imported: {error}") from error
+        raise MissingDependency(f"The handler {name!r} cannot be imported: {error}") from error
     return handler
 
 
 def list_handlers() -> list[str]:
-    """The names of all handlers that are installed, sorted."""
+    """List the names of all installed handlers, sorted.
+
+    Example:
+        >>> "json" in list_handlers()
+        True
+    """
     return sorted(_entry_points())
 
 
 def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[str, Any]) -> tuple[Handler, Written]:
-    """The handler of a name, and a value as it writes it.
+    """Return the handler of a name, and a value as this handler writes it.
 
     Raises:
-        UnserialisableValue: it cannot.
+        UnserialisableValue: The handler cannot write the value.
     """
     handler = find_handler(name)
     try:
@@ -142,14 +151,16 @@ def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[s
     except SnapshotsError:
         raise
     except Exception as error:  # any object's own code runs here
-        raise UnserialisableValue(f"the handler {name!r} cannot write this {type(value).__name__}: {error}") from error
+        raise UnserialisableValue(
+            f"The handler {name!r} cannot write this {type(value).__name__}, and nothing was saved: {error}"
+        ) from error
 
 
 def check_environment(stored: Mapping[str, str], label: str) -> None:
-    """Compare the environment that a version needs with this one.
+    """Check that Python and the packages that a version needs have the same versions here.
 
     Raises:
-        EnvironmentMismatch: saying what differs.
+        EnvironmentMismatch: They differ; the message says how.
     """
     here = {name: _python() if name == "python" else _version(name) for name in stored}
     differing = [
@@ -157,8 +168,8 @@ def check_environment(stored: Mapping[str, str], label: str) -> None:
     ]
     if differing:
         raise EnvironmentMismatch(
-            f"{label} was written with {', '.join(differing)}, and may not be what it was. validate=False reads it "
-            "all the same"
+            f"{label} was written with {', '.join(differing)}, and may load as something else. Install these "
+            "versions, or pass validate=False to load it all the same."
         )
 
 
@@ -195,7 +206,7 @@ def _require(module: str, handler: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise MissingDependency(f"the handler {handler!r} needs {package}: pip install {package}") from error
+        raise MissingDependency(f"The handler {handler!r} needs {package}. Run `pip install {package}`.") from error
 
 
 # --- the handlers of this package -------------------------------------------------------------------------------------
@@ -211,7 +222,7 @@ def _load_json(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
 
 def _dump_text(value: Any, allow_pickle: bool) -> list[Buffer]:
     if not isinstance(value, str):
-        raise TypeError("it is no text")
+        raise TypeError("it is not a string")
     return [value.encode()]
 
 
@@ -243,7 +254,7 @@ def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
     array = np.asarray(value)
     described = np.lib.format.header_data_from_array_1_0(array)
     if np.lib.format.descr_to_dtype(described["descr"]) != array.dtype:
-        raise TypeError(f"a file of NumPy does not know {array.dtype}: the handler pytree does")
+        raise TypeError(f"a NumPy file cannot hold {array.dtype}. Use the handler 'pytree'.")
     head = io.BytesIO()
     if array.dtype.hasobject or array.dtype.names:
         if array.dtype.hasobject:

@@ -1,4 +1,4 @@
-"""What the events of one artifact say: its versions, where its aliases point and pointed, and what is noted.
+"""The state of one artifact, computed from its events: versions, aliases with their history, metadata and pins.
 
 A *version* is `v0`, `v1`, ... in the order of the events that committed them; its number is in the event, so that
 a lost event changes no other number. An *alias* (a stage such as `production`) names one version; every *move* of it is
@@ -22,17 +22,19 @@ from ..repository.tracking import close_names
 
 Match = Literal["exact", "asof"]
 VersionLike = int | str | datetime | None
-"""A version by its number (`3`, `"v3"`), `"latest"` or None, an alias, or a point in time (a datetime, an ISO text)."""
+"""A version by its number (`3`, `"v3"`), `"latest"` or None, an alias, or a point in time (a datetime or an ISO
+string)."""
 
+NO_VERSION = "{!r} is not a version. Pass a number, an alias, or a date with a time zone."
 LATEST = "latest"
 NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
-"""A version by its number, as a text."""
+"""A version number as a string: `3` or `v3`. At most 18 digits, so that it fits into 64 bits."""
 _SECOND = 1_000_000_000
 
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version, and what was noted of it since."""
+    """One version, with its current metadata and expiry."""
 
     number: int
     event: Event
@@ -52,20 +54,27 @@ class Version:
 
     @property
     def handler(self) -> str | None:
-        """What reads its value; None of a folder."""
+        """The handler that reads its value; None for a folder."""
         return self.event.body.get("handler")
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An alias went from one version to another."""
+    """One move of an alias from one version to another.
+
+    Attributes:
+        alias: The alias, such as `production`.
+        version: The version that it points to since then, as in `v3`; None if the alias was deleted.
+        previous: The version that it pointed to before; None if the alias was new.
+        moved_at: When it was moved, in UTC, by the clock of the machine that moved it.
+        moved_by: Who moved it. Default: user and host.
+        rollback: Whether the move was a rollback.
+    """
 
     alias: str
     version: str | None
-    """Where it points since then; None when it was removed."""
     previous: str | None
     moved_at: datetime
-    """In UTC, by the clock of who moved it."""
     moved_by: str
     rollback: bool
 
@@ -77,7 +86,7 @@ class History:
     versions: dict[int, Version] = field(default_factory=dict)
     """By number, ascending."""
     aliases: dict[str, list[int]] = field(default_factory=dict)
-    """Where each alias points (the last one), and where a rollback leads."""
+    """The versions of each alias: the last one is where it points, the one before is where a rollback leads."""
     moves: list[Move] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
     """Versions that a user exempted from retention."""
@@ -86,7 +95,8 @@ class History:
     next_number: int = 0
     _newest: Version | None = None
     _times: list[tuple[int, int]] = field(default_factory=list)
-    """When which version was committed, sorted: clocks of several writers need not agree with the order of versions."""
+    """Commit time and number of each version, sorted by time: the clocks of several writers need not follow the order
+    of the numbers."""
 
     def copy(self) -> History:
         """Return a copy that later events do not change."""
@@ -139,7 +149,7 @@ class History:
         return self._newest
 
     def alias_target(self, alias: str) -> str | None:
-        """Where an alias points; None when there is none."""
+        """Return the version that an alias points to, as in `v3`; None if there is no such alias."""
         stack = self.aliases.get(alias)
         return f"v{stack[-1]}" if stack else None
 
@@ -150,30 +160,31 @@ class History:
         return reasons + self.protection(number) + [f"rollback of alias {alias}" for alias in rollbacks]
 
     def protection(self, number: int) -> list[str]:
-        """Return the reasons why a version is only deleted by force; none if it is deleted without."""
+        """Return the reasons why a version is only deleted by force; none if it can be deleted without."""
         reasons = ["pinned"] if number in self.pinned else []
         reasons += ["released"] if number in self.released else []
         return reasons + [f"alias {alias}" for alias in self.aliases_of(number)]
 
     def aliases_of(self, number: int) -> list[str]:
-        """The aliases that point to a version, sorted."""
+        """Return the aliases that point to a version, sorted."""
         return sorted(alias for alias, stack in list(self.aliases.items()) if stack[-1] == number)
 
     def resolve(self, version: VersionLike, match: Match, label: str) -> Version:
-        """The version that is meant.
+        """Find a version.
 
-        Arguments:
-            version: see `VersionLike`.
-            match: of a point in time: the version of exactly that time, or the newest one as of then.
-            label: what errors call the artifact.
+        Args:
+            version: See `VersionLike`.
+            match: For a point in time: the version of exactly that time, or the newest one at that time.
+            label: The name of the artifact in error messages.
 
         Raises:
-            ArtifactNotFound: naming what there is instead.
+            ArtifactNotFound: There is no such version; the message lists the existing ones.
+            InvalidArgument: `version` or `match` has a value that it cannot have.
         """
         if match not in ("exact", "asof"):
-            raise InvalidArgument(f'match is "exact" or "asof", not {match!r}')
+            raise InvalidArgument(f'match must be "exact" or "asof", not {match!r}.')
         if self._newest is None:
-            raise ArtifactNotFound(f"{label} has no version yet")
+            raise ArtifactNotFound(f"{label} has no version yet.")
         if version is None or version == LATEST:
             return self._newest
         if isinstance(version, datetime):
@@ -181,7 +192,7 @@ class History:
         if isinstance(version, int) and not isinstance(version, bool):
             number: int | None = version
         elif not isinstance(version, str):
-            raise InvalidArgument(f"{version!r} is no version: give a number, an alias, or a date with a time zone")
+            raise InvalidArgument(NO_VERSION.format(version))
         elif written := NUMBER.fullmatch(version):
             number = int(written[1])
         elif version in self.aliases:
@@ -191,7 +202,8 @@ class History:
         else:
             number = None
         if number is None or number not in self.versions:
-            raise ArtifactNotFound(f"{label} has no version {version!r} ({self._offer(str(version))})")
+            aliases = close_names(str(version), self.aliases)
+            raise ArtifactNotFound(no_such_version(label, version, list(self.versions), aliases))
         return self.versions[number]
 
     def _replace(self, old: Version, new: Version) -> None:
@@ -225,23 +237,23 @@ class History:
             self.aliases.setdefault(alias, []).append(int(version[1:]))
         self.moves.append(Move(alias, version, previous, from_nanoseconds(event.time), body["by"], rollback))
 
-    def _offer(self, wanted: str) -> str:
-        assert self._newest is not None
-        aliases = close_names(wanted, self.aliases)
-        first = next(iter(self.versions))
-        numbers = self._newest.label if len(self.versions) == 1 else f"v{first} to {self._newest.label}"
-        return f"there is: {', '.join([*aliases, numbers])}"
+
+def no_such_version(label: str, wanted: object, numbers: Sequence[int], aliases: Sequence[str]) -> str:
+    """Return the message for a version that does not exist: it lists the numbers, ascending, and the aliases."""
+    existing = f"v{numbers[0]}" if len(numbers) == 1 else f"v{numbers[0]} to v{numbers[-1]}"
+    found = f"{label} has no version {wanted!r}. Existing versions: {existing}."
+    return f"{found} Aliases: {', '.join(aliases)}." if aliases else found
 
 
 def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, label: str) -> int:
-    """The number of the version of a point in time.
+    """Return the number of the version of a point in time.
 
-    Arguments:
-        times: when which version was committed, in nanoseconds since 1970, sorted; at least one.
-        moment, match, label: as for `History.resolve`.
+    Args:
+        times: Commit time, in nanoseconds since 1970, and number of each version, sorted; at least one.
+        moment, match, label: As for `History.resolve`.
 
     Raises:
-        ArtifactNotFound: there is none, or several; the message says which are near.
+        ArtifactNotFound: There is none, or there are several; the message names the nearest.
     """
     start = to_nanoseconds(parse_time(moment))
     # A time without a fraction stands for its whole second, and one with a fraction for its microsecond.
@@ -251,7 +263,7 @@ def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, la
         if before == 0:
             first = from_nanoseconds(times[0][0])
             raise ArtifactNotFound(
-                f"{label} has no version as of {moment.isoformat()}: the first one is of {first.isoformat()}"
+                f"{label} had no version yet at {moment.isoformat()}. Its first version is of {first.isoformat()}."
             )
         return times[before - 1][1]
     found = [number for _, number in times[bisect_right(times, (start,)) : before]]
@@ -259,31 +271,31 @@ def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, la
         return found[0]
     if found:
         raise ArtifactNotFound(
-            f"{label} has several versions of {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Say "
-            "which, or give the fraction of the second"
+            f"{label} has several versions of {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Pass one of "
+            "these, or a time with a fraction of a second."
         )
     around = times[max(before - 1, 0) : before + 1]
     near = ", ".join(f"v{number} of {from_nanoseconds(time).isoformat()}" for time, number in around)
     raise ArtifactNotFound(
-        f'{label} has no version of exactly {moment.isoformat()} (near: {near}). match="asof" takes the newest one '
-        "as of then"
+        f"{label} has no version of exactly {moment.isoformat()}. The nearest: {near}. Pass "
+        'match="asof" for the newest version at that time.'
     )
 
 
 def check_alias(alias: str) -> str:
-    """Refuse an alias that could be taken for a version. Returns the alias.
+    """Return an alias after checking that it cannot be mistaken for a version.
 
     Raises:
-        InvalidName: it looks like a number, a date or `latest`, or is no name at all.
+        InvalidName: It looks like a number, a date or `latest`, or is not a valid name.
     """
     check_name(alias, "alias")
     if alias == LATEST or re.fullmatch(r"[vV]?[+-]?\d+", alias) or is_time(alias):
-        raise InvalidName(f"the alias {alias!r} looks like a version or a date: choose a word, such as production")
+        raise InvalidName(f"The alias {alias!r} looks like a version or a date. Choose a word, such as production.")
     return alias
 
 
 def is_time(text: str) -> bool:
-    """Whether a text is an ISO 8601 date or time."""
+    """Return whether a string is an ISO 8601 date or time."""
     try:
         datetime.fromisoformat(text)
     except ValueError:
@@ -295,7 +307,7 @@ def expiry_of(moment: datetime | str | None) -> int | None:
     """Return an expiry as it is stored.
 
     Raises:
-        InvalidArgument: It is no time, or is after the year 2262, which nanoseconds in 64 bits cannot express.
+        InvalidArgument: It is not a time, or is after the year 2262, which nanoseconds in 64 bits cannot express.
     """
     if moment is None:
         return None
@@ -306,15 +318,15 @@ def expiry_of(moment: datetime | str | None) -> int | None:
 
 
 def is_expired(version: Version, now: datetime | None = None) -> bool:
-    """Whether a version is past its expiry, by this machine's clock."""
+    """Return whether a version is past its expiry, by this machine's clock."""
     return version.expiry is not None and version.expiry <= to_nanoseconds(now or datetime.now(UTC))
 
 
 def moves_of(history: History, alias: str | None) -> Iterator[Move]:
-    """The moves of one alias, or of all, the oldest first."""
+    """Return the moves of one alias, or of all, oldest first."""
     return (move for move in history.moves if alias in (None, move.alias))
 
 
 def source_of(version: Version) -> Mapping[str, Any] | None:
-    """Where a version was promoted from; None when it was logged here."""
+    """Return the source that a version was promoted from; None if it was logged here."""
     return version.event.body.get("source")

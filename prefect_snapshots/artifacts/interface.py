@@ -1,4 +1,4 @@
-"""What every store of artifacts offers, and the plain results that it gives.
+"""The methods that every store of artifacts has, and the plain records that they return.
 
 An *artifact* has a name in a *collection*. Every time you log something under it, it gets a new *version*, which never
 changes. An *alias*, such as the *stage* `production`, names one version and can be moved.
@@ -32,7 +32,7 @@ class ArtifactVersion:
     name: str
     collection: str
     version: str
-    """As in `v3`."""
+    """The version number, as in `v3`."""
 
     def __str__(self) -> str:
         return f"{self.collection}/{self.name}:{self.version}"
@@ -46,22 +46,22 @@ class ArtifactInfo:
     collection: str
     version: str
     created_at: datetime
-    """In UTC, by the clock of the machine that logged it."""
+    """When it was logged, in UTC, by the clock of the machine that logged it."""
     expiry: datetime | None
-    """In UTC. From then on, it is only loaded with `validate=False`. None: never."""
+    """When it expires, in UTC. From then on, it is only loaded with `validate=False`. None: never."""
     handler: str | None
-    """What reads its value; None for a folder of files."""
+    """The handler that reads its value; None for a folder of files."""
     size: int
-    """Bytes, uncompressed."""
+    """Its size in bytes, uncompressed."""
     written: int
-    """Bytes that storing it took: identical data is stored once, and compressed."""
+    """The bytes that it added to the repository: identical data is stored once, and compressed."""
     metadata: dict[str, Any]
     aliases: list[str]
     """The aliases that point to it now, sorted."""
     environment: dict[str, str]
-    """Packages, and `python`, that must have the same version where it is loaded."""
+    """The versions, by package and `python`, that must be installed where it is loaded."""
     source: dict[str, str] | None
-    """Where it was promoted from; None if it was logged here."""
+    """The registry, name and version that it was copied from; None if it was logged here."""
     pinned: bool = False
     """Whether it is exempt from retention."""
 
@@ -74,19 +74,19 @@ class Release:
     collection: str
     created_at: datetime
     artifacts: dict[str, str]
-    """Versions by name, as in `{"features": "v3"}`."""
+    """The version of each artifact by its name, as in `{"features": "v3"}`."""
     metadata: dict[str, Any]
 
 
 class ArtifactManager(Protocol):
     """A store of artifacts.
 
-    Where a method takes `collection`, None means the active one; `version` is a `VersionLike`, None means the latest.
+    In every method, `collection` None means the active one; `version` is a `VersionLike`, and None means the latest.
     """
 
     @property
     def active_collection(self) -> str:
-        """The collection that is meant if none is given."""
+        """The collection that methods use if they get none."""
 
     @property
     def allow_pickle(self) -> bool:
@@ -115,7 +115,7 @@ class ArtifactManager(Protocol):
     def get_artifact_metadata(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> dict[str, Any]:
-        """Return what the user noted of a version."""
+        """Return the metadata that you gave a version."""
 
     def log_files(
         self,
@@ -127,7 +127,7 @@ class ArtifactManager(Protocol):
         """Log a file or a folder as a new version."""
 
     def log_folder(self, name: str, collection: str | None = None) -> AbstractContextManager[Path]:
-        """Give an empty folder: what it holds when the block ends is logged, unless there is an exception."""
+        """Give an empty folder to write into, and log it when the block ends without an exception."""
 
     def download_artifact(
         self,
@@ -169,7 +169,7 @@ class ArtifactManager(Protocol):
         source: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Make a version of a content that is stored in some repository."""
+        """Make a version from content that is stored in any repository."""
 
     def diff(
         self,
@@ -218,7 +218,7 @@ class ArtifactManager(Protocol):
         """Point an alias to a version."""
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Return every move of an alias, or of all, the oldest first."""
+        """Return every move of an alias, or of all, oldest first."""
 
     def set_stage(
         self,

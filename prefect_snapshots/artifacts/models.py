@@ -1,7 +1,8 @@
-"""ModelLogger: the state of a model, its optimizers and schedulers as an artifact.
+"""ModelLogger: log the state of a model, its optimizers and schedulers as an artifact.
 
-Models of torch become one file, `state.pt`, which torch alone can load. Models of JAX, Flax and Equinox are trees, and
-are stored as such: without pickle, and what did not change is stored once. Neither is imported before it is needed.
+The state of a PyTorch model becomes one file, `state.pt`, which PyTorch can load without this package. Models of JAX,
+Flax and Equinox are pytrees and are stored as such: without pickle, and unchanged leaves are stored only once. PyTorch
+and JAX are imported only when they are needed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ STATE_FILE = "state.pt"
 
 
 class ModelLogger:
-    """Logs the state of models to a store of artifacts, and gets it back without the model's class.
+    """Log the state of models as artifacts, and load it without the model's class.
 
-    Arguments:
-        artifact_manager: an `ArtifactRegistry`, or any other `ArtifactManager`.
+    Args:
+        artifact_manager: Where the artifacts are: an `ArtifactRegistry`, or any other `ArtifactManager`.
 
     Example:
         >>> import numpy as np
@@ -53,13 +54,17 @@ class ModelLogger:
     ) -> ArtifactVersion:
         """Log the state of a model as a new version.
 
-        Arguments:
-            name: the artifact.
-            model: a `torch.nn.Module`, or a tree of arrays: parameters of Flax, a module of Equinox, a dictionary. A
-                model that is wrapped to be distributed or compiled is unwrapped.
-            optimizers, schedulers: one or a list of those of torch; for a tree, the tree of their state.
-            collection: default: the active one.
-            extra: more to store under its own name, such as `epoch=3`.
+        Args:
+            name: The name of the artifact.
+            model: A `torch.nn.Module`, or a pytree of arrays: parameters of Flax, an Equinox module, a dictionary. A
+                model wrapped by `torch.compile` or for distributed training is unwrapped.
+            optimizers, schedulers: For PyTorch, one or a list of them; for a pytree, the pytree of their state.
+                Default: none.
+            collection: The collection of the artifact. Default: the active one.
+            extra: Other values to store, by name, such as `epoch=3`.
+
+        Raises:
+            UnserialisableLeaf: A leaf of the pytree cannot be stored. Nothing was saved.
         """
         if _is_torch(model):
             with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
@@ -76,18 +81,24 @@ class ModelLogger:
         schedulers: Any = None,
         **extra: Any,
     ) -> Path:
-        """Write the state of a torch model as `state.pt` into a directory. The arguments are those of
-        `log_state_to_artifact`.
+        """Write the state of a PyTorch model to the file `state.pt` in a directory.
+
+        Args:
+            directory: An existing directory.
+            model, optimizers, schedulers, extra: As for `log_state_to_artifact`.
 
         Returns:
-            The path of the file. `torch.load` makes of it a dictionary of `model`, `optimizers`, `schedulers` and what
-            was `extra`, with the state dictionaries of each.
+            The path of the file. `torch.load` returns a dictionary with the keys `model`, `optimizers` and
+            `schedulers`, which hold state dictionaries, and the keys of `extra`.
 
         Raises:
-            InvalidArgument: the model is none of torch.
+            InvalidArgument: The model is not a `torch.nn.Module`.
         """
         if not _is_torch(model):
-            raise InvalidArgument(f"a {type(model).__name__} is no torch.nn.Module: log_state_to_artifact takes it")
+            raise InvalidArgument(
+                f"save_state() needs a torch.nn.Module, got {type(model).__name__}. Use log_state_to_artifact() for a "
+                "pytree."
+            )
         import torch
 
         state = {
@@ -109,14 +120,22 @@ class ModelLogger:
         collection: str | None = None,
         weights_only: bool = True,
     ) -> dict[str, Any]:
-        """The state of a model: a dictionary of `model`, `optimizers`, `schedulers` and what was `extra`.
+        """Load the state of a model.
 
-        Arguments:
-            name, version, collection: as for `ArtifactRegistry.get_artifact`.
-            device: where the arrays shall be: of torch, a device or its name (default: the GPU if there is one);
-                of JAX, a device or the name of a platform (default: JAX's own default).
-            weights_only: of torch: load tensors and plain values only. False runs what is pickled in the file: say so
-                only for an artifact of your own.
+        Args:
+            name, version, collection: As for `ArtifactRegistry.get_artifact`.
+            device: Where to put the arrays. For PyTorch, a device or its name (default: the GPU if there is one, else
+                the CPU); for JAX, a device or the name of a platform (default: the default device of JAX).
+            weights_only: Whether to load only tensors and plain values of a PyTorch file. False runs any code that is
+                pickled in the file: use it only for artifacts that you trust.
+
+        Returns:
+            A dictionary with the keys `model`, `optimizers`, `schedulers`, and those of `extra`.
+
+        Raises:
+            ArtifactNotFound: There is no such artifact or version.
+            MissingDependency: The state is one of PyTorch, which is not installed.
+            PickleRefused: The file needs pickle, and it is not allowed.
         """
         found = self.artifact_manager.get_artifact(name, version, collection=collection)
         if found.handler is not None:
@@ -125,7 +144,9 @@ class ModelLogger:
         try:
             import torch
         except ImportError as error:
-            raise MissingDependency('this model needs torch: pip install "prefect-snapshots[torch]"') from error
+            raise MissingDependency(
+                'This model was logged with PyTorch. Run `pip install "prefect-snapshots[torch]"` to load it.'
+            ) from error
 
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""ArtifactRegistry: artifacts in a repository - logged, found, downloaded, promoted, released."""
+"""ArtifactRegistry: log, find, download, promote and release artifacts in a repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.repository import Repository
 from ..retention import CleanupReport, RetentionPolicy
-from .artifact import Artifact, notes_of
+from .artifact import NO_POLICY, Artifact, notes_of
 from .differences import Difference
 from .downloads import Download, LoggedFolder
 from .handlers import find_handler
@@ -28,13 +28,13 @@ from .streams import Artifacts
 class ArtifactRegistry:
     """Keep artifacts in a repository: immutable versions of files, folders and values, with stages and releases.
 
-    Any number of processes may log, promote and download at once; nothing needs to be set up. Identical data is stored
-    only once, whatever it came from.
+    Any number of processes may log, promote and download at the same time. You need no server. Identical data is stored
+    only once, even if it comes from different artifacts.
 
     Args:
         repository: Where the artifacts are: a `Repository`, a URL, a path or the Prefect block. Default: the
             repository of the enclosing `use_repository`, else the one of the settings, else `./snapshots`.
-        collection: The collection that is meant if a method gets none: an experiment, a team, a kind of data.
+        collection: The collection that methods use if they get none: an experiment, a team, a kind of data.
 
     Most methods take these arguments:
 
@@ -43,9 +43,9 @@ class ArtifactRegistry:
       datetime with a zone, or an ISO 8601 string (UTC if it names no zone). A time without a fraction of a second
       stands for its whole second.
     - `match`: for a point in time: `"exact"`, or `"asof"` for the newest version at that time.
-    - `collection`: default: the active one.
+    - `collection`: the collection of the artifact. Default: the active one.
 
-    Methods that read raise `ArtifactNotFound` if there is no such artifact or version. The message names what there is.
+    Methods that read raise `ArtifactNotFound` if there is no such artifact or version. The message lists existing ones.
 
     Example:
         >>> from prefect_snapshots import ArtifactRegistry
@@ -98,25 +98,32 @@ class ArtifactRegistry:
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
     ) -> bool:
-        """Return whether there is such an artifact, or such a version of it; an expired one exists, too."""
+        """Return whether an artifact, or a version of it, exists. An expired version exists, too."""
         return self.artifact(name, collection).exists(version, match)
 
     def get_artifact(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> ArtifactInfo:
-        """Return the metadata of a version without reading it."""
+        """Return the metadata of a version without downloading it.
+
+        Args:
+            name, version, match, collection: See the class.
+
+        Raises:
+            ArtifactNotFound: There is no such artifact or version.
+        """
         return self.artifact(name, collection).get(version, match)
 
     def get_artifact_metadata(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> dict[str, Any]:
-        """Return a copy of what you noted of a version."""
+        """Return a copy of the metadata that you gave a version."""
         return self.get_artifact(name, version, match, collection=collection).metadata
 
     def list_files(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> list[tuple[str, int]]:
-        """List path and bytes of every file that a download of a version gives."""
+        """List path and size in bytes of each file of a version, without downloading it."""
         return self.artifact(name, collection).list_files(version, match)
 
     # --- logging -----------------------------------------------------------------------------------------------------
@@ -133,23 +140,24 @@ class ArtifactRegistry:
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Log a file or a folder as a new version. When this returns, it survives a loss of power.
+        """Log a file or a folder as a new version. When this returns, the version is durable.
 
         Args:
-            name: The artifact.
-            local_path: A file, which keeps its name, or a folder, whose entries keep theirs: files with their
-                permissions, directories, and links that stay inside.
-            collection: Default: the active one.
-            artifact_path: The folder in the artifact that takes them. Default: its top.
+            name: The name of the artifact.
+            local_path: A file, which keeps its name, or a folder: its files with their permissions, its directories,
+                and its symbolic links that stay inside.
+            collection: The collection of the artifact. Default: the active one.
+            artifact_path: The folder in the artifact to put them into, as in "data/raw". Default: the top.
             metadata: Plain values by string keys, up to 64 KB.
-            expiry: When the version expires. Default: never.
-            token: Of an earlier call that raised `CommitUnknown`: if that one succeeded, its version is returned.
-            progress: Called with "upload", bytes read and bytes in all.
+            expiry: When the version expires: a datetime with a zone, or an ISO 8601 string. Default: never.
+            token: The `token` of a `CommitUnknown` that an earlier call raised: if that call succeeded after all, its
+                version is returned, and nothing is logged twice.
+            progress: Called with "upload", the bytes read so far and the bytes in total.
 
         Raises:
             ObjectMissing: There is nothing at `local_path`.
             InvalidName: A path or a link leads out of the folder.
-            InvalidArgument: A file changed meanwhile. Nothing was saved.
+            InvalidArgument: A file changed while it was read. Nothing was saved.
         """
         return self.artifact(name, collection).log_files(
             local_path, artifact_path, metadata=metadata, expiry=expiry, token=token, progress=progress
@@ -164,9 +172,10 @@ class ArtifactRegistry:
         expiry: datetime | str | None = None,
         progress: Progress | None = None,
     ) -> LoggedFolder:
-        """Give an empty folder to write into. It is logged when the block ends, unless that is by an exception.
+        """Give an empty folder to write into, and log it when the block ends without an exception.
 
-        The arguments are those of `log_files`.
+        Args:
+            name, collection, metadata, expiry, progress: As for `log_files`.
 
         Example:
             >>> registry = ArtifactRegistry("memory://example-folder")
@@ -193,11 +202,11 @@ class ArtifactRegistry:
         """Log a value as a new version.
 
         Args:
-            name: The artifact.
-            value: What the handler can write.
+            name: The name of the artifact.
+            value: A value that the handler can write.
             handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one of another package.
             collection, metadata, expiry, token: As for `log_files`.
-            writer_options: Of the handler, such as `indent=4` for JSON.
+            writer_options: Options of the handler, such as `indent=4` for JSON.
 
         Raises:
             HandlerNotFound: No such handler is installed.
@@ -223,19 +232,19 @@ class ArtifactRegistry:
         source: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Make a version of a content that is stored already, in this or another repository.
+        """Make a version from content that is stored already, in this or another repository.
 
         Only chunks that are missing here are copied. If the newest version came from the same source, it is returned.
 
         Args:
-            name: The artifact.
-            content: Of a version, or of anything else that a repository holds.
-            handler: Reads the value; None for a folder.
-            suffix: Of the file that it becomes. Default: that of the handler.
-            environment: Packages that must have the same version where it is loaded.
-            source: Where it comes from, as strings by string keys.
+            name: The name of the artifact.
+            content: The content of a version, or any other content of a repository.
+            handler: The handler that reads the value; None for a folder.
+            suffix: The suffix of the downloaded file. Default: that of the handler.
+            environment: Versions of packages and `python` that must be the same where the value is loaded.
+            source: Where the content comes from, as strings by string keys.
             collection, metadata, expiry: As for `log_files`.
-            progress: Called with "copy", bytes that are here and bytes in all.
+            progress: Called with "copy", the bytes that are here and the bytes in total.
         """
         body = notes_of(metadata, expiry)
         if handler is not None:
@@ -263,19 +272,19 @@ class ArtifactRegistry:
 
         Args:
             name, version, match, collection: See the class.
-            to: A directory. One that does not exist appears when everything is there and durable. In one that exists a
-                file of the same name is replaced, and others stay. Default: a temporary directory, deleted when the
-                result is left as a context manager, or is gone.
-            validate: Whether an expired version is refused.
-            progress: Called with "download", bytes written and bytes in all.
+            to: A directory. If it does not exist, it appears when the download is complete and durable. If it exists,
+                files of the same name are replaced, and all others stay. Default: a temporary directory, which is
+                deleted at the end of the `with` block, or when the result is garbage collected.
+            validate: Whether to refuse an expired version.
+            progress: Called with "download", the bytes written so far and the bytes in total.
 
         Returns:
             An `os.PathLike`, and a context manager that gives the path.
 
         Raises:
             ArtifactExpired: The version is past its expiry.
-            InvalidArgument: The target is no directory, or has one where the artifact has a file.
-            DamagedVersion: Naming the file that cannot be verified. The target is as it was.
+            InvalidArgument: The target is not a directory, or has one where the artifact has a file.
+            DamagedVersion: A file cannot be verified; the message names it. The target is unchanged.
         """
         return self.artifact(name, collection).download(version, to, match=match, validate=validate, progress=progress)
 
@@ -293,15 +302,21 @@ class ArtifactRegistry:
 
         Args:
             name, version, match, collection: See the class.
-            validate: Whether an expired version, and one that needs another environment than this, is refused.
-            reader_options: Of the handler, such as `leaves="encoder/**"` for pytrees.
+            validate: Whether to refuse an expired version, and one that needs other versions of Python or packages.
+            reader_options: Options of the handler, such as `leaves="encoder/**"` for pytrees.
 
         Raises:
             ArtifactExpired: The version is past its expiry.
-            EnvironmentMismatch: It was written with another Python or package, and that matters for its handler.
+            EnvironmentMismatch: It needs another version of Python or of a package.
             PickleRefused: It is stored with pickle, and the repository was opened with `allow_pickle=False`.
             InvalidArgument: It is a folder of files: use `download_artifact`.
-            DamagedVersion: It cannot be verified.
+            DamagedVersion: Stored data is damaged.
+
+        Example:
+            >>> registry = ArtifactRegistry("memory://example-load-artifact")
+            >>> version = registry.log_artifact("model", {"encoder": [1.0], "head": [2.0]}, "pytree")
+            >>> registry.load_artifact("model", leaves="head/**")["head"]
+            [2.0]
         """
         return self.artifact(name, collection).load(version, match, validate, **reader_options)
 
@@ -318,11 +333,18 @@ class ArtifactRegistry:
 
         Args:
             name, match, collection: See the class.
-            old: A version.
-            new: Another one. Default: the latest.
+            old: The version to compare with.
+            new: The version to compare. Default: the latest.
 
         Returns:
-            A difference for each file or leaf that differs, sorted by path.
+            One `Difference` for each file or leaf that differs, sorted by path.
+
+        Example:
+            >>> registry = ArtifactRegistry("memory://example-diff-artifact")
+            >>> for value in ("one", "two"):
+            ...     version = registry.log_artifact("notes", value, "text")
+            >>> [(each.path, each.kind) for each in registry.diff("notes", 0)]
+            [('value.txt', 'changed')]
         """
         return self.artifact(name, collection).diff(old, new, match)
 
@@ -337,7 +359,12 @@ class ArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> None:
-        """Set when a version expires; None: never. From then on it is only loaded with `validate=False`."""
+        """Set when a version expires. From then on, it is only loaded with `validate=False`.
+
+        Args:
+            name, version, match, collection: See the class.
+            expiry: A datetime with a zone, or an ISO 8601 string. None: never.
+        """
         self.artifact(name, collection).set_expiry(expiry, version, match)
 
     def update_artifact_metadata(
@@ -349,7 +376,12 @@ class ArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> None:
-        """Merge into the metadata of a version: given keys are set, others stay."""
+        """Update the metadata of a version: the given keys are set, all others stay.
+
+        Args:
+            name, version, match, collection: See the class.
+            metadata: Plain values by string keys. With those that stay, up to 64 KB.
+        """
         self.artifact(name, collection).update_metadata(metadata, version, match)
 
     def pin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
@@ -363,7 +395,7 @@ class ArtifactRegistry:
     def delete_version(
         self, name: str, version: VersionLike, *, force: bool = False, collection: str | None = None
     ) -> None:
-        """Delete one version. Its number is never given again; the space is freed by the next prune.
+        """Delete one version. Its number is never used again. The next prune reclaims the space.
 
         Args:
             name, version, collection: See the class.
@@ -376,7 +408,7 @@ class ArtifactRegistry:
         self.artifact(name, collection).delete_version(version, force=force)
 
     def delete_artifact(self, name: str, *, force: bool = False, collection: str | None = None) -> None:
-        """Delete all versions of an artifact, or none. See `delete_version`."""
+        """Delete all versions of an artifact. If one of them is refused, none is deleted. See `delete_version`."""
         self.artifact(name, collection).delete(force=force)
 
     def cleanup(
@@ -387,16 +419,16 @@ class ArtifactRegistry:
         name: str | None = None,
         collection: str | None = None,
     ) -> CleanupReport:
-        """Delete versions that a retention policy does not keep. The space is freed by the next prune.
+        """Delete versions that a retention policy does not keep. The next prune reclaims the space.
 
-        Whatever the policy says, the latest version stays, as does what is pinned, what an alias points to or would go
-        back to by a rollback, and what a release names.
+        Some versions are always kept: the latest, pinned ones, those of a release, and those that an alias points to or
+        would return to by a rollback.
 
         Args:
-            policy: Decides for each artifact on its own. A registry has no policy of its own: pass one.
+            policy: The retention policy, applied to each artifact separately. Required: a registry has no default.
             dry_run: Whether to only report what would be deleted.
-            name: One artifact. Default: every one of the collection.
-            collection: Default: the active one.
+            name: One artifact. Default: every artifact of the collection.
+            collection: The collection. Default: the active one.
 
         Returns:
             A report with a row for each version, named as in `model:v3`.
@@ -415,7 +447,7 @@ class ArtifactRegistry:
             ('model:v1',)
         """
         if policy is None:
-            raise InvalidArgument("A registry has no retention policy of its own: pass a RetentionPolicy.")
+            raise InvalidArgument(NO_POLICY)
         if name is None:
             artifacts = self._artifacts.existing(self._in(collection))
         else:
@@ -467,7 +499,7 @@ class ArtifactRegistry:
         return self.artifact(name, collection).get_aliases()
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Return every move of an alias, or of all: when, by whom, from where. The oldest first."""
+        """Return every move of an alias, or of all, oldest first: when, by whom, from where."""
         return self.artifact(name, collection).get_alias_history(alias)
 
     def rollback(
@@ -491,13 +523,14 @@ class ArtifactRegistry:
         collection: str | None = None,
         by: str | None = None,
     ) -> ArtifactVersion:
-        """Promote a version to a stage: an alias that is only moved if nobody else moved it meanwhile.
+        """Promote a version to a stage: an alias that is moved only if nobody else moved it at the same time.
 
         Args:
             name, version, match, collection: See the class.
-            stage: Such as "production".
-            expected: Promote it only if the stage is this version now. Default: what it is when the call begins.
-            by: Who promotes. Default: user and host.
+            stage: The name of the stage, such as "production".
+            expected: Promote only if the stage is this version now; None: only if it is not set. Default: the version
+                that it has when the call begins.
+            by: Who promotes, for the history. Default: user and host.
 
         Raises:
             CommitConflict: The stage is another version than expected; the message says which.
@@ -515,16 +548,16 @@ class ArtifactRegistry:
         collection: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Copy a version into another registry: of another collection, repository or storage.
+        """Copy a version into another registry: another collection, repository or storage.
 
-        It succeeds wholly or not at all. Only chunks that the target lacks are copied, and a second try after a kill
-        copies the rest; metadata, expiry and environment go along. Copying the newest version of the target again
-        changes nothing.
+        The copy appears only when it is complete, with its metadata, expiry and environment. Only chunks that the
+        target does not have are copied. If the copy is interrupted, call it again: it copies the rest. If the newest
+        version of the target is a copy of this one already, nothing changes.
 
         Args:
             name, version, match, collection: See the class.
             to: The other registry.
-            progress: Called with "copy", bytes that are in the target and bytes in all.
+            progress: Called with "copy", the bytes that are in the target and the bytes in total.
 
         Returns:
             The version in the target.
@@ -546,7 +579,7 @@ class ArtifactRegistry:
         by: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Promote a version to a stage, or into another registry. See `set_stage` and `copy_to`.
+        """Promote a version to a stage, or copy it into another registry. See `set_stage` and `copy_to`.
 
         Args:
             name, version, match, collection: See the class.
@@ -555,7 +588,17 @@ class ArtifactRegistry:
             progress: As for `copy_to`.
 
         Returns:
-            The version: of the target, if that is a registry.
+            The promoted version; for a registry, the version in that registry.
+
+        Example:
+            >>> registry = ArtifactRegistry("memory://example-promote-artifact")
+            >>> for value in (0.91, 0.88):
+            ...     version = registry.log_artifact("model", value)
+            >>> registry.promote_artifact("model", "v0", to="production").version
+            'v0'
+            >>> archive = ArtifactRegistry("memory://example-archive")
+            >>> str(registry.promote_artifact("model", "production", to=archive))
+            'default/model:v0'
         """
         if isinstance(to, str):
             return self.set_stage(name, version, to, match, expected=expected, collection=collection, by=by)
@@ -571,22 +614,28 @@ class ArtifactRegistry:
         collection: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Release:
-        """Tag one version of each of many artifacts. A release never changes.
+        """Tag one version each of several artifacts. A release never changes.
 
         Args:
-            tag: Any name that no release of the collection has.
-            artifacts: Versions by name, as in `{"model": "production", "features": 3}`. Default: the latest of every
-                artifact of the collection.
-            collection: Default: the active one.
-            metadata: Plain values by string keys.
+            tag: The name of the release, unique in the collection.
+            artifacts: The version of each artifact by its name, as in `{"model": "production", "features": 3}`.
+                Default: the latest version of every artifact of the collection.
+            collection: The collection. Default: the active one.
+            metadata: Plain values by string keys, up to 64 KB.
 
         Raises:
-            ReleaseExists: The tag is taken.
-            ArtifactNotFound: There is no such artifact or version, or none at all.
+            ReleaseExists: The collection has a release with this tag.
+            ArtifactNotFound: There is no such artifact or version, or the collection is empty.
+
+        Example:
+            >>> registry = ArtifactRegistry("memory://example-release")
+            >>> version = registry.log_artifact("model", [1.0])
+            >>> registry.create_release("2026.1").artifacts
+            {'model': 'v0'}
         """
         chosen = dict.fromkeys(self.list_names(collection)) if artifacts is None else artifacts
         if not chosen:
-            raise ArtifactNotFound(f"The collection {self._in(collection)!r} has nothing to release.")
+            raise ArtifactNotFound(f"The collection {self._in(collection)!r} has no artifacts to release.")
         released = {name: self.artifact(name, collection).release(version) for name, version in chosen.items()}
         return self._artifacts.releases_of(self._in(collection)).create(tag, released, metadata)
 
@@ -600,7 +649,7 @@ class ArtifactRegistry:
         """Return a release by its tag, or by a point in time. Default: the latest.
 
         Raises:
-            ArtifactNotFound: There is none; the message says which there are.
+            ArtifactNotFound: There is no such release; the message lists the existing ones.
         """
         return self._artifacts.releases_of(self._in(collection)).find(tag, match)
 
@@ -613,20 +662,21 @@ class ArtifactRegistry:
         collection: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactRegistry:
-        """Copy a release into another repository: its versions under the same numbers, and nothing else.
+        """Copy a release into another repository: only its versions, under the same numbers.
 
-        The release appears when all of it is there. A second try copies the rest.
+        The release appears in the target when all versions are copied. If the copy is interrupted, call it again: it
+        copies the rest.
 
         Args:
             tag, match, collection: As for `find_release`.
             to: A repository, a URL or a path.
-            progress: Called with "copy", bytes that are in the target and bytes in all, for each version.
+            progress: Called for each version with "copy", the bytes that are in the target and the bytes in total.
 
         Returns:
             A registry over the copy.
 
         Raises:
-            CommitConflict: Another version has the number of one of these already.
+            CommitConflict: The target already has another version with the number of one of these.
         """
         release = self.find_release(tag, match, collection=collection)
         target = ArtifactRegistry(to, release.collection)

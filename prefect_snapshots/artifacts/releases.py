@@ -41,7 +41,7 @@ class Tagged:
 
 
 class Releases:
-    """The releases of one collection. They are found by time, as versions are."""
+    """The releases of one collection, found by tag or by time."""
 
     def __init__(self, repository: Repository, collection: str) -> None:
         self._collection = collection
@@ -55,7 +55,7 @@ class Releases:
         *,
         adopt: bool = False,
     ) -> Release:
-        """Commit a release. With `adopt`, an identical one that exists is returned."""
+        """Commit a release. With `adopt`, return an existing release if it is identical."""
         body = {"tag": check_name(tag, "tag"), "artifacts": dict(artifacts), "metadata": clean_metadata(metadata)}
 
         def draft() -> Draft | None:
@@ -65,7 +65,9 @@ class Releases:
                 return Draft("version", {"id": f"v{now.history.next_number}", **body})
             if adopt and there.event.body["artifacts"] == body["artifacts"]:
                 return None
-            raise ReleaseExists(f"The collection {self._collection!r} has a release {tag!r}. Choose another tag.")
+            raise ReleaseExists(
+                f"The collection {self._collection!r} has a release {tag!r} already. Choose another tag."
+            )
 
         self._tracked.change(draft)
         return self._release(self._tracked.view.by_tag[tag])

@@ -1,4 +1,4 @@
-"""Artifacts <-> streams of a repository: which there are."""
+"""The artifacts and releases of a repository, and the streams that hold them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Artifacts:
 
 
 def _stream_name(collection: str, name: str) -> str:
-    """Collection and name in one: the first colon parts them."""
+    """Return collection and name as one stream name, separated by the first colon."""
     return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
 
 

@@ -1,7 +1,7 @@
-"""WandbArtifactRegistry: the artifacts of a project of Weights & Biases, behind the interface of every other store.
+"""WandbArtifactRegistry: the artifacts of a Weights & Biases project, with the methods of every other store.
 
-A collection is a *type* of W&B, and versions, aliases and the TTL are its own. `wandb` is imported when a registry is
-made. What W&B cannot promise is said at the method that it concerns.
+A collection is an artifact *type* of W&B; versions, aliases and the TTL are those of W&B. `wandb` is imported when a
+registry is created. If W&B cannot keep a promise of `ArtifactRegistry`, the method says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,18 @@ from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, tree_of
 from .folders import Folder, scan_folder
 from .handlers import check_environment, find_handler, write_value
-from .history import LATEST, NUMBER, Match, Move, VersionLike, at_time, check_alias, is_time
+from .history import (
+    LATEST,
+    NO_VERSION,
+    NUMBER,
+    Match,
+    Move,
+    VersionLike,
+    at_time,
+    check_alias,
+    is_time,
+    no_such_version,
+)
 from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion
 from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
 
@@ -48,7 +59,7 @@ if TYPE_CHECKING:
     import wandb
 
 OFFLINE = "offline"
-"""The version of what an offline run logged: W&B gives its number when the run is synchronised."""
+"""The version that an offline run returns: W&B assigns the number when the run is synchronised."""
 
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_.-]{1,128}")
 _REGISTRY = "wandb-registry-"
@@ -58,20 +69,22 @@ _Expiry = datetime | str | None
 
 
 class WandbArtifactRegistry:
-    """Artifacts in a project of Weights & Biases: what `ArtifactRegistry` is over a repository.
+    """Keep artifacts in a Weights & Biases project, with the methods of `ArtifactRegistry`.
 
-    Logging takes an active run of this project (`wandb.init`); everything else asks the server with the credentials of
-    `wandb login` or `WANDB_API_KEY`. Names of artifacts are unique in a project, whatever their collection.
+    To log, you need an active run of this project (`wandb.init`). All other methods use the credentials of `wandb
+    login` or `WANDB_API_KEY`. The name of an artifact is unique in a project, also across collections.
 
-    Arguments:
-        project: the project of W&B; one named `wandb-registry-...` is a registry, which takes links only.
-        collection: the one that is meant where a method gets none: a type of W&B, such as "model".
-        entity: the team or user. Default: that of the active run, if it is of this project, else the one of the
+    Args:
+        project: The W&B project. A project named `wandb-registry-...` is a W&B registry, which only takes links.
+        collection: The collection that methods use if they get none: an artifact type of W&B, such as "model".
+        entity: The team or user. Default: that of the active run if it belongs to this project, else the one in the
             settings of wandb.
-        allow_pickle: whether values stored with pickle may be loaded. Say False for a project that others write.
+        allow_pickle: Whether values stored with pickle may be loaded. Pass False if others can write to the project.
 
     Raises:
         MissingDependency: wandb is not installed.
+
+    See docs/artifacts.md for an example that runs.
     """
 
     def __init__(
@@ -83,17 +96,17 @@ class WandbArtifactRegistry:
         self.allow_pickle = allow_pickle
         load_wandb()
 
-    # --- which there are --------------------------------------------------------------------------------------------
+    # --- looking ----------------------------------------------------------------------------------------------------
 
     def list_collection_names(self) -> list[str]:
-        """The collections that have artifacts, sorted, without those that W&B keeps for itself."""
+        """List the collections that have artifacts, sorted, without the internal ones of W&B."""
         with asking(f"the collections of {self._place}"):
             return sorted(name for name, kind in self._types().items() if any(True for _ in kind.collections()))
 
     def list_names(self, collection: str | None = None) -> list[str]:
         """List the names of the artifacts of a collection, sorted. Empty if there is no such collection or project.
 
-        W&B lists one whose versions were all deleted, or whose first one is on its way, too.
+        W&B also lists artifacts whose versions were all deleted, or whose first version is still being uploaded.
         """
         kind = self._in(collection)
         with asking(f"the artifacts of {self._place}"):
@@ -118,7 +131,7 @@ class WandbArtifactRegistry:
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
     ) -> bool:
-        """Whether there is such an artifact, or such a version of it; an expired one is there until W&B deletes it."""
+        """Return whether an artifact, or a version of it, exists. An expired version exists until W&B deletes it."""
         try:
             self._find(name, version, match, collection)
         except ArtifactNotFound:
@@ -128,16 +141,16 @@ class WandbArtifactRegistry:
     def get_artifact(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> ArtifactInfo:
-        """What is known of a version without reading it. The arguments are those of `ArtifactRegistry.get_artifact`.
+        """Return the metadata of a version without downloading it. See `ArtifactRegistry.get_artifact`.
 
-        W&B tells times to the second. `written` is the size, because W&B does not say what it had already.
+        W&B keeps times to the second. `written` is the size, because W&B does not report what it had stored already.
         """
         return self._find(name, version, match, collection).info
 
     def get_artifact_metadata(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> dict[str, Any]:
-        """The metadata of a version, without our note."""
+        """Return the metadata that you gave a version."""
         return self.get_artifact(name, version, match, collection=collection).metadata
 
     # --- logging ----------------------------------------------------------------------------------------------------
@@ -154,24 +167,24 @@ class WandbArtifactRegistry:
     ) -> ArtifactVersion:
         """Log a file or a folder as a new version, and wait until the server has it.
 
-        What has the files of the latest version is no new version for W&B: that one is returned, and takes the new
-        metadata and expiry.
+        If the files are identical to those of the latest version, W&B creates no new version: the latest one is
+        returned, and gets the new metadata and expiry.
 
-        Arguments:
-            name: letters, digits, `_`, `-` and `.`, up to 128.
-            local_path, collection, artifact_path: as for `ArtifactRegistry.log_files`.
-            metadata: what JSON holds, by up to 99 text keys.
-            expiry: when W&B deletes the version: its TTL.
+        Args:
+            name: The name of the artifact: up to 128 letters, digits, `_`, `-` and `.`.
+            local_path, collection, artifact_path: As for `ArtifactRegistry.log_files`.
+            metadata: Values that JSON can hold, by up to 99 string keys.
+            expiry: When W&B deletes the version: its TTL.
 
         Returns:
-            The version; with the version `"offline"` if the run is.
+            The version; if the run is offline, its number is `"offline"`.
 
         Raises:
-            NoActiveRun: there is none.
-            InvalidName: W&B does not take the name, the collection, or a path.
-            InvalidArgument: the run is of another project, or the name is taken by another collection.
-            CommitConflict: only modes, links or the handler differ from the latest version, which W&B cannot tell.
-            StorageError: the server did not confirm it.
+            NoActiveRun: There is no active run.
+            InvalidName: W&B does not accept the name, the collection, or a path.
+            InvalidArgument: The run belongs to another project, or another collection has an artifact of this name.
+            CommitConflict: Only modes, links or the handler differ from the latest version, and W&B cannot see that.
+            StorageError: The server did not confirm the version.
         """
         folder = scan_folder(Path(local_path), artifact_path)
         return self._log(name, collection, folder, Note().with_entries(folder.entries), metadata, expiry)
@@ -184,7 +197,7 @@ class WandbArtifactRegistry:
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
     ) -> LoggedFolder:
-        """An empty folder to write into; what it holds at the end is logged, unless the block ends by an exception."""
+        """Give an empty folder to write into, and log it when the block ends without an exception."""
         self._draft(name, collection, Note(), metadata, expiry)  # refused now, and not after hours of work
         return LoggedFolder(lambda folder: self.log_files(name, folder, collection, metadata=metadata, expiry=expiry))
 
@@ -199,8 +212,9 @@ class WandbArtifactRegistry:
         expiry: datetime | str | None = None,
         **writer_options: Any,
     ) -> ArtifactVersion:
-        """Log a value as a new version: a file that is named after the artifact. See `log_files`, and
-        `ArtifactRegistry.log_artifact` for the handlers.
+        """Log a value as a new version: one file, named after the artifact.
+
+        See `log_files`, and `ArtifactRegistry.log_artifact` for the handlers.
         """
         self._draft(name, collection, Note(), metadata, expiry)
         found, (manifest, buffers) = write_value(handler, value, allow_pickle=self.allow_pickle, options=writer_options)
@@ -227,9 +241,9 @@ class WandbArtifactRegistry:
         source: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Make a version of a content of some repository: its files are written out, and logged.
+        """Make a version from content that is stored in a repository: write its files out, and log them.
 
-        Adopting the newest version's source again gives that version. See `ArtifactRegistry.adopt`.
+        If the newest version came from the same source, it is returned. See `ArtifactRegistry.adopt`.
         """
         if handler is not None:
             suffix = suffix or find_handler(handler).suffix
@@ -260,12 +274,13 @@ class WandbArtifactRegistry:
         match: Match = "exact",
         validate: bool = True,
     ) -> Download:
-        """Download a version; every file is compared with the digest that W&B has of it. See
-        `ArtifactRegistry.download_artifact`.
+        """Download a version, and verify each file against the digest that W&B has of it.
+
+        See `ArtifactRegistry.download_artifact`.
 
         Raises:
-            NotSupported: the artifact only refers to files elsewhere.
-            DamagedVersion: naming the file that is not what was logged. The target is as it was.
+            NotSupported: The artifact only refers to files elsewhere.
+            DamagedVersion: A file does not match its digest; the message names it. The target is unchanged.
         """
         found = self._find(name, version, match, collection)
         _refuse_expired(found, validate)
@@ -282,10 +297,10 @@ class WandbArtifactRegistry:
         collection: str | None = None,
         **reader_options: Any,
     ) -> Any:
-        """The value of a version. See `ArtifactRegistry.load_artifact`."""
+        """Return the value of a version. See `ArtifactRegistry.load_artifact`."""
         found = self._find(name, version, match, collection)
         if found.note.handler is None:
-            raise InvalidArgument(f"{found.label} is a folder of files: use download_artifact")
+            raise InvalidArgument(f"{found.label} is a folder of files. Use download_artifact.")
         _refuse_expired(found, validate)
         if validate:
             check_environment(found.note.environment, str(found.label))
@@ -302,7 +317,7 @@ class WandbArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> Sequence[Difference]:
-        """What differs between two versions. Where no file does, nothing is downloaded."""
+        """Compare two versions. If no file differs, nothing is downloaded. See `ArtifactRegistry.diff`."""
         before, after = (self._find(name, version, match, collection) for version in (old, new))
         with Files(before) as a, Files(after) as b:
             if before.note.handler is None and after.note.handler is None:
@@ -312,7 +327,7 @@ class WandbArtifactRegistry:
                 return handler.diff((a.manifest, a), (b.manifest, b), allow_pickle=self.allow_pickle)
             return diff_files(name, a, b)
 
-    # --- noting -----------------------------------------------------------------------------------------------------
+    # --- changing ---------------------------------------------------------------------------------------------------
 
     def set_artifact_expiry(
         self,
@@ -323,10 +338,10 @@ class WandbArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> None:
-        """Set when W&B deletes a version: its TTL, from when it was logged. None: never.
+        """Set when W&B deletes a version: its TTL. None: never.
 
         Raises:
-            InvalidArgument: it is not after the version was logged, or the version is a link, whose source W&B keeps.
+            InvalidArgument: The expiry is before the version was logged, or the version is a link to another project.
         """
         self._change(self._find(name, version, match, collection), {}, expiry)
 
@@ -339,7 +354,10 @@ class WandbArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> None:
-        """Merge into the metadata of a version. W&B replaces all of it: of two updates at once, one may be lost."""
+        """Update the metadata of a version: the given keys are set, all others stay.
+
+        W&B always replaces the whole metadata: if two processes update it at the same time, one update may be lost.
+        """
         self._change(self._find(name, version, match, collection), plain_metadata(metadata), ...)
 
     def delete_version(
@@ -390,18 +408,21 @@ class WandbArtifactRegistry:
         *,
         collection: str | None = None,
     ) -> ArtifactVersion:
-        """Have an alias point to a version. wandb sends the metadata along as it was read, just before.
+        """Point an alias to a version.
 
-        Arguments:
-            name, version, collection: as for `get_artifact`.
-            alias: a name that looks like no version and no date, without `/` and `:`.
-            expected: move it only if it points to this version now, or with None if there is none. W&B moves aliases
-                without a condition, so this is looked up just before: of two that move it within that moment both
-                succeed, and the later one stays.
+        wandb sends the whole metadata with the alias: a metadata update of another process at the same time may be
+            lost.
+
+        Args:
+            name, version, collection: As for `get_artifact`.
+            alias: A name without `/` and `:` that does not look like a version or a date.
+            expected: Move the alias only if it points to this version now; None: only if it does not exist. W&B has no
+                conditional moves, so this is checked just before: if two processes move it at the same moment, both
+                succeed, and the last one wins.
 
         Raises:
-            CommitConflict: it does not point to `expected`; the message says where it points.
-            InvalidName: the alias could be taken for a version, or W&B does not take it.
+            CommitConflict: It does not point to `expected`; the message says where it points.
+            InvalidName: The alias looks like a version, or W&B does not accept it.
         """
         _check_alias(alias)
         found = self._find(name, version, "exact", collection)
@@ -412,7 +433,7 @@ class WandbArtifactRegistry:
             if now != wanted:
                 raise CommitConflict(
                     f"{alias!r} of {found.label.collection}/{name} is {now or 'not set'}, not {wanted or 'unset'} as "
-                    "expected: look at it, and decide again"
+                    "expected: somebody moved it. Nothing was changed. Check which version it should be, and try again."
                 )
         if alias not in found.artifact.aliases:
             with asking(f"moving {alias!r} to {found.label}"):
@@ -421,10 +442,10 @@ class WandbArtifactRegistry:
         return found.label
 
     def delete_alias(self, name: str, alias: str, *, collection: str | None = None) -> None:
-        """Remove an alias.
+        """Delete an alias.
 
         Raises:
-            ArtifactNotFound: there is no such alias.
+            ArtifactNotFound: There is no such alias.
         """
         found = self._find(name, _check_alias(alias), "exact", collection)
         with asking(f"removing {alias!r} from {found.label}"):
@@ -432,17 +453,13 @@ class WandbArtifactRegistry:
             found.artifact.save()
 
     def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
-        """Where each alias points, as in `{"latest": "v5", "production": "v3"}`."""
+        """Return where each alias points, as in `{"latest": "v5", "production": "v3"}`."""
         every = self.list_versions(name, collection)
         return dict(sorted((alias, info.version) for info in every for alias in info.aliases))
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Not to be had.
-
-        Raises:
-            NotSupported: W&B does not keep who moved an alias, when, and from where.
-        """
-        raise NotSupported("W&B keeps no history of aliases: get_aliases says where they point now")
+        """Raise `NotSupported`: W&B does not record who moved an alias, when, and from where. Use `get_aliases`."""
+        raise NotSupported("W&B keeps no history of aliases. Call get_aliases to see where they point now.")
 
     def promote_artifact(
         self,
@@ -457,17 +474,17 @@ class WandbArtifactRegistry:
     ) -> ArtifactVersion:
         """Promote a version to a stage, or into another store of artifacts.
 
-        Arguments:
-            name, version, match, collection: as for `get_artifact`.
-            to: a stage, such as "production"; a registry of W&B (a project `wandb-registry-...`), where it is linked;
-                or any other store, which gets a copy: of another project of W&B its run has to be the active one.
-            expected: of a stage: see `set_alias`.
-            progress: called with "copy", bytes that are in the target and bytes in all.
+        Args:
+            name, version, match, collection: As for `get_artifact`.
+            to: A stage, such as "production"; or a W&B registry (a project `wandb-registry-...`), which gets a link; or
+                any other store, which gets a copy. To copy into another W&B project, its run must be the active one.
+            expected: For a stage: see `set_alias`.
+            progress: Called with "copy", the bytes that are in the target and the bytes in total.
 
         Raises:
-            CommitConflict: the stage is another version than expected.
-            ArtifactExpired: the version is past its expiry.
-            InvalidArgument: a link would be of another type than the target's collection.
+            CommitConflict: The stage is another version than expected.
+            ArtifactExpired: The version is past its expiry.
+            InvalidArgument: The collection of the target registry has another type.
         """
         if isinstance(to, str):
             return self.set_stage(name, version, to, match, expected=expected, collection=collection)
@@ -535,7 +552,7 @@ class WandbArtifactRegistry:
         return f"{entity}/{self.project}" if entity else self.project
 
     def _types(self) -> dict[str, Any]:
-        """The types of the project by name; none where there is no such project."""
+        """Return the artifact types of the project by name; empty if there is no such project."""
         try:
             found = list(self._api.artifact_types(self._place))
         except ValueError as error:
@@ -545,24 +562,30 @@ class WandbArtifactRegistry:
         return {one.name: one for one in found if one.name != "job" and not one.name.startswith("wandb-")}
 
     def _every(self, name: str, collection: str) -> list[Version]:
-        """All versions of an artifact that exists, the oldest first."""
+        """Return all versions of an artifact, oldest first."""
         label = f"{collection}/{_check(name)}"
         names = self.list_names(collection)
         if name not in names:
-            hint = f"there is: {', '.join(close_names(name, names))}" if names else "it has none, or you may not see it"
+            existing = (
+                f"Existing artifacts: {', '.join(close_names(name, names))}."
+                if names
+                else "The collection is empty, or you have no access to it."
+            )
             raise ArtifactNotFound(
-                f"the collection {collection!r} of the W&B project {self._place} has no artifact {name!r} ({hint})"
+                f"The collection {collection!r} of the W&B project {self._place} has no artifact {name!r}. {existing}"
             )
         with asking(f"the versions of {label}"):
             found = list(self._api.artifacts(collection, f"{self._place}/{name}"))
-        # Of a link, which has a number of its own, only the name says it here.
+        # A link has its own number, which only its name has.
         versions = [Version.of(one, name, collection, one.name.rpartition(":")[2]) for one in found]
         if not versions:
-            raise ArtifactNotFound(f"{label} has no version: all were deleted, or the first one is on its way")
+            raise ArtifactNotFound(
+                f"{label} has no version: all were deleted, or the first one is still being uploaded."
+            )
         return sorted(versions, key=lambda version: version.number)
 
     def _get(self, name: str, alias: str, collection: str) -> Version | None:
-        """The version of a number such as `v3`, or of an alias; None where there is none."""
+        """Return the version with a number such as `v3`, or with an alias; None if there is none."""
         wandb = load_wandb()
         with asking(f"{collection}/{name}:{alias}"):
             try:
@@ -574,17 +597,17 @@ class WandbArtifactRegistry:
         return Version.of(found, name, collection, str(found.version)) if found.state == "COMMITTED" else None
 
     def _find(self, name: str, version: VersionLike, match: Match, collection: str | None) -> Version:
-        """The version that is meant; or `ArtifactNotFound`, which says what there is."""
+        """Return a version, or raise `ArtifactNotFound`, which lists the existing ones."""
         if match not in ("exact", "asof"):
-            raise InvalidArgument(f'match is "exact" or "asof", not {match!r}')
+            raise InvalidArgument(f'match must be "exact" or "asof", not {match!r}.')
         if isinstance(version, bool) or not isinstance(version, int | str | datetime | None):
-            raise InvalidArgument(f"{version!r} is no version: give a number, an alias, or a date with a time zone")
+            raise InvalidArgument(NO_VERSION.format(version))
         kind = self._in(collection)
         label = f"{kind}/{_check(name)}"
         if not isinstance(version, datetime):
-            text = LATEST if version is None else str(version)
-            number = NUMBER.fullmatch(text)
-            alias = f"v{int(number[1])}" if number else text
+            wanted = LATEST if version is None else str(version)
+            number = NUMBER.fullmatch(wanted)
+            alias = f"v{int(number[1])}" if number else wanted
             if alias and not set(alias) & set("/:") and (found := self._get(name, alias, kind)) is not None:
                 return found
         every = self._every(name, kind)
@@ -592,34 +615,38 @@ class WandbArtifactRegistry:
         if isinstance(version, datetime) or (isinstance(version, str) and is_time(version)):
             times = sorted((to_nanoseconds(one.created_at), number) for number, one in numbers.items())
             return numbers[at_time(times, parse_time(version), match, label)]
-        if version is None or version == LATEST:  # who deletes the latest version deletes its alias
+        if version is None or version == LATEST:  # deleting the latest version deletes the alias `latest`, too
             return every[-1]
         aliases = close_names(str(version), {alias for one in every for alias in one.artifact.aliases})
-        there = ", ".join([*aliases, f"{every[0].label.version} to {every[-1].label.version}"])
-        raise ArtifactNotFound(f"{label} has no version {version!r} (there is: {there})")
+        raise ArtifactNotFound(no_such_version(label, version, list(numbers), aliases))
 
     def _draft(
         self, name: str, collection: str | None, note: Note, metadata: _Metadata, expiry: _Expiry
     ) -> tuple[wandb.Run, wandb.Artifact]:
-        """The active run, and an artifact without files. What W&B would refuse is refused; nothing is sent."""
+        """Return the active run and an artifact without files, after checking all that W&B would refuse.
+
+        Nothing is sent.
+        """
         wandb, kind = load_wandb(), self._in(collection)
         try:
             artifact = wandb.Artifact(_check(name), type=kind)
         except ValueError as error:
-            raise InvalidName(f"W&B does not take the artifact {name!r} of the collection {kind!r}: {error}") from None
+            raise InvalidName(
+                f"W&B does not accept the artifact {name!r} of the collection {kind!r}: {error}"
+            ) from None
         artifact.metadata = note.within(plain_metadata(metadata))
         if expiry is not None:
             artifact.ttl = _ttl(datetime.now(UTC), expiry)
         run = wandb.run
         if run is None or run.disabled:
             raise NoActiveRun(
-                f"logging to W&B takes an active run: call wandb.init(project={self.project!r}) first, with a mode "
-                "other than disabled"
+                f"Logging to W&B needs an active run. Call wandb.init(project={self.project!r}) first, in a mode other "
+                "than disabled."
             )
         if run.project != self.project or (self.entity and not run.offline and run.entity != self.entity):
             raise InvalidArgument(
-                f"the active run is of {run.entity}/{run.project}, and W&B logs into the project of the run: start one "
-                f"with wandb.init(project={self.project!r}, entity={self.entity!r})"
+                f"The active run belongs to {run.entity}/{run.project}, and W&B logs into the project of the run. "
+                f"Start one with wandb.init(project={self.project!r}, entity={self.entity!r})."
             )
         return run, artifact
 
@@ -642,20 +669,26 @@ class WandbArtifactRegistry:
             try:
                 run.log_artifact(artifact)
             except ValueError as error:
-                raise InvalidArgument(f"W&B does not take it, and names are unique in a project: {error}") from None
+                raise InvalidArgument(
+                    f"W&B does not accept {label.collection}/{name}: {error}. Names are unique in a project, also "
+                    "across collections."
+                ) from None
             if run.offline:
                 return label
             try:
                 artifact.wait()
             except ValueError as error:
-                raise StorageError(f"W&B did not confirm {label.collection}/{name}: {error}") from None
+                raise StorageError(
+                    f"W&B did not confirm {label.collection}/{name}: {error}. Check on the page of the run whether it "
+                    "was logged before you try again."
+                ) from None
         found = Version.of(artifact, name, label.collection, str(artifact.version))
         if artifact.metadata != wanted:
             changeable = {"environment": note.environment, "source": note.source}
             if msgspec.structs.replace(found.note, **changeable) != note:
                 raise CommitConflict(
-                    f"W&B takes this for {found.label}, which has the same files, and only another handler, modes, "
-                    "links or empty directories: change a file, or log it under another name"
+                    f"W&B takes this for {found.label}, which has the same files and differs only in its handler, "
+                    "modes, links or empty directories. Change a file, or log it under another name."
                 )
         if artifact.metadata != wanted or (expiry is not None and artifact.ttl != _ttl(found.created_at, expiry)):
             self._change(found, wanted, ... if expiry is None else expiry)
@@ -669,7 +702,7 @@ class WandbArtifactRegistry:
             if expiry is not ...:
                 artifact.ttl = ttl
         except ValueError as error:
-            raise InvalidArgument(f"W&B does not take this change of {found.label}: {error}") from None
+            raise InvalidArgument(f"W&B does not accept this change of {found.label}: {error}") from None
         with asking(f"changing {found.label}"):
             artifact.save()
 
@@ -677,8 +710,8 @@ class WandbArtifactRegistry:
         for version in () if force else versions:
             if aliases := [alias for alias in version.artifact.aliases if alias != LATEST]:
                 raise InvalidArgument(
-                    f"{version.label} was not deleted: it is {', '.join(aliases)}. Nothing was changed. Pass "
-                    "force=True to delete it with its aliases."
+                    f"{version.label} was not deleted: it has the aliases {', '.join(aliases)}. Nothing was changed. "
+                    "Pass force=True to delete it with its aliases."
                 )
         for version in versions:
             with asking(f"deleting {version.label}"):
@@ -687,7 +720,10 @@ class WandbArtifactRegistry:
     def _link(self, name: str, found: Version) -> ArtifactVersion:
         kind = found.artifact.type
         if kind != self.active_collection:
-            raise InvalidArgument(f"a link keeps its type: say collection={kind!r}, not {self.active_collection!r}")
+            raise InvalidArgument(
+                f"A link keeps its type. Create the target registry with collection={kind!r}, not "
+                f"{self.active_collection!r}."
+            )
         with asking(f"linking {found.label} to {self._place}"):
             linked = found.artifact.link(f"{self._place}/{name}")
         return ArtifactVersion(name, kind, str(linked.version))
@@ -711,7 +747,7 @@ def _ttl(created_at: datetime, expiry: datetime | str) -> timedelta:
     seconds = math.ceil((parse_time(expiry) - created_at).total_seconds())
     if seconds <= 0:
         raise InvalidArgument(
-            f"an expiry of {expiry} is not after the version is made: W&B would have to delete it now"
+            f"The expiry {expiry} is not after the version was logged: W&B would delete it at once. Pass a later time."
         )
     return timedelta(seconds=seconds)
 
@@ -719,31 +755,31 @@ def _ttl(created_at: datetime, expiry: datetime | str) -> timedelta:
 def _refuse_expired(found: Version, validate: bool) -> None:
     if validate and found.expiry is not None and found.expiry <= datetime.now(UTC):
         raise ArtifactExpired(
-            f"{found.label} expired at {found.expiry.isoformat()}, and W&B will delete it: choose another version; "
-            "validate=False reads it as long as it is there"
+            f"{found.label} expired at {found.expiry.isoformat()}, and W&B will delete it. Choose another version, or "
+            "pass validate=False to read it while it still exists."
         )
 
 
 def _check(name: str, what: str = "name") -> str:
     if not _NAME.fullmatch(check_name(name, what)):
-        raise InvalidName(f"the {what} {name!r} is not for W&B: letters, digits, '_', '-' and '.', up to 128 of them")
+        raise InvalidName(f"W&B does not accept the {what} {name!r}. Use up to 128 letters, digits, '_', '-' and '.'.")
     return name
 
 
 def _check_place(name: str, what: str) -> str:
     if len(check_name(name, what)) > 128 or set(name) & set("/#?%:"):
-        raise InvalidName(f"the {what} {name!r} is not for W&B: up to 128 characters, without / # ? % and :")
+        raise InvalidName(f"W&B does not accept the {what} {name!r}. Use up to 128 characters without / # ? % and :.")
     return name
 
 
 def _check_alias(alias: str) -> str:
     if set(check_alias(alias)) & set("/:"):
-        raise InvalidName(f"the alias {alias!r} is not for W&B, which takes no '/' and no ':' in it")
+        raise InvalidName(f"W&B does not accept the alias {alias!r}. Use one without '/' and ':'.")
     return alias
 
 
 def _check_path(path: str) -> str:
-    """Refuse a path that W&B would take for one of Windows, and not give back."""
+    """Refuse a path that W&B would mistake for a Windows path, and not return as it was."""
     if "\\" in path or PureWindowsPath(path).anchor:
-        raise InvalidName(f"the path {path!r} looks like one of Windows, which W&B refuses: rename the file")
+        raise InvalidName(f"The path {path!r} looks like a Windows path, which W&B refuses. Rename the file.")
     return path

@@ -1,8 +1,7 @@
-"""Versions of artifacts in Weights & Biases: what W&B says of one, what we noted beside it, and its files.
+"""Versions of artifacts in Weights & Biases: the record that W&B has of one, our note in its metadata, and its files.
 
-A version of W&B is a set of files. What else belongs to it here (the handler of a value, modes, links, where it was
-promoted from) is its *note*, under the one key `NOTE` of its metadata. Others may have written everything that is read
-here, so that all of it is checked.
+A W&B version is a set of files. Everything else that a version has here (handler, modes, links, source) is its *note*,
+under the key `NOTE` of its metadata. Anybody may have written what is read here, so all of it is checked.
 """
 
 from __future__ import annotations
@@ -49,29 +48,28 @@ if TYPE_CHECKING:
     import wandb
 
 NOTE = "prefect_snapshots"
-"""The key of the metadata that holds what W&B has no place for."""
+"""The metadata key of the note: all that W&B has no field for."""
 
 _MOST_KEYS = 100
-"""Of the metadata of an artifact, which W&B takes."""
+"""The most keys that W&B accepts in the metadata of an artifact."""
 
-
-_AGAIN = "If the damage is in wandb's cache on this machine, `wandb artifact cache cleanup 0B` clears it"
+_AGAIN = "Run `wandb artifact cache cleanup 0B` in case the damage is in wandb's cache on this machine, and try again."
 
 
 class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What belongs to a version beside its files and the user's metadata."""
+    """All that belongs to a version besides its files and the user's metadata."""
 
     handler: str | None = None
     suffix: str | None = None
     environment: dict[str, str] = {}
     source: dict[str, str] | None = None
     mode: int = 0o644
-    """Of every file that is not among the entries."""
+    """The mode of each file that is not among the entries."""
     entries: list[tuple[str, int, str]] = []
-    """Path, type and mode, and target of what W&B does not keep: links, directories, files with another mode."""
+    """Path, type with mode, and target of all that W&B does not keep: links, directories, files with another mode."""
 
     def with_entries(self, entries: Sequence[Entry]) -> Note:
-        """This note, with what W&B does not keep of a folder."""
+        """Return this note with the entries of a folder that W&B does not keep."""
         files = [entry for entry in entries if stat.S_ISREG(entry.mode)]
         [(mode, _)] = Counter(stat.S_IMODE(entry.mode) for entry in files).most_common(1) or [(0o644, 0)]
         kept = {(str(parent), stat.S_IFDIR | 0o755) for entry in files for parent in PurePosixPath(entry.path).parents}
@@ -84,22 +82,25 @@ class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
         return msgspec.structs.replace(self, mode=mode, entries=others)
 
     def within(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Metadata with this note."""
+        """Return metadata with this note in it."""
         plain = msgspec.to_builtins(self)
         if len(json.dumps(plain)) > METADATA_LIMIT:
             raise InvalidArgument(
-                "the links, empty directories and unusual modes of this folder are too many for the metadata of W&B: "
-                "put the folder into an archive"
+                "This folder has too many links, empty directories and unusual modes for the metadata of W&B. Pack it "
+                "into an archive, and log that."
             )
         merged = {**metadata, NOTE: plain} if plain else dict(metadata)
         if len(merged) > _MOST_KEYS:
-            raise InvalidArgument(f"metadata with {len(merged)} keys; W&B keeps up to {_MOST_KEYS}, one for our note")
+            raise InvalidArgument(
+                f"W&B accepts up to {_MOST_KEYS} metadata keys, and one of them is needed for internal use. Pass at "
+                f"most {_MOST_KEYS - 1}, not {len(metadata)}."
+            )
         return merged
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version that W&B has."""
+    """A version that is stored in W&B."""
 
     artifact: wandb.Artifact
     note: Note
@@ -107,12 +108,15 @@ class Version:
 
     @classmethod
     def of(cls, artifact: wandb.Artifact, name: str, collection: str, version: str) -> Version:
-        """What W&B says of a version, checked."""
+        """Return a version from the answer of W&B, after checking it."""
         label = ArtifactVersion(name, collection, version)
         try:
             return cls(artifact, msgspec.convert(artifact.metadata.get(NOTE, {}), Note), label)
         except msgspec.ValidationError as error:
-            raise IntegrityError(f"somebody changed {NOTE!r} in the metadata of {label}: {error}") from None
+            raise IntegrityError(
+                f"{label} cannot be read: its metadata key {NOTE!r} was changed ({error}). Restore the key in W&B, or "
+                "use another version."
+            ) from None
 
     @property
     def number(self) -> int:
@@ -129,7 +133,7 @@ class Version:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The user's, without our note."""
+        """The user's metadata, without the note."""
         return {key: value for key, value in self.artifact.metadata.items() if key != NOTE}
 
     @property
@@ -143,7 +147,7 @@ class Version:
             self.expiry,
             note.handler,
             artifact.size,
-            artifact.size,  # W&B does not say how much of it was there already
+            artifact.size,  # W&B does not report how much of it was stored already
             self.metadata,
             sorted(artifact.aliases),
             note.environment,
@@ -152,9 +156,9 @@ class Version:
 
 
 class Files:
-    """The files of a version, end to end in the order of their paths: downloaded when the first byte is read.
+    """The files of a version, end to end in the order of their paths; downloaded when the first byte is read.
 
-    Of a value the first file is the body, and the second one, if there is one, the manifest.
+    For a value, the first file is the body, and the second one, if any, the manifest.
     """
 
     def __init__(self, version: Version) -> None:
@@ -171,13 +175,13 @@ class Files:
 
     @property
     def manifest(self) -> bytes:
-        """What follows the body of a value."""
+        """The manifest of a value, which follows its body."""
         data = bytearray(self.size - self.body_size)
         self.read_into([(self.body_size, memoryview(data))])
         return bytes(data)
 
     def identity(self, offset: int, length: int) -> object:
-        """The digest of the file at an offset."""
+        """Return the digest of the file at an offset."""
         return self._manifest[self._at(offset)[0].path].digest if length else b""
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
@@ -191,7 +195,7 @@ class Files:
                 offset, view = offset + count, view[count:]
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return so many verified bytes from an offset on."""
+        """Return `length` verified bytes from an offset on."""
         data = bytearray(length)
         self.read_into([(offset, memoryview(data))])
         return bytes(data)
@@ -200,13 +204,14 @@ class Files:
         """Download everything, and return the files.
 
         Raises:
-            DamagedVersion: Naming the file that is not what was logged.
+            DamagedVersion: A file does not match its digest; the message names it.
         """
         assert self._folder
         return self.tree
 
     def content(self, folder: Path) -> ContentReader:
-        """All of it in a repository of its own, for as long as the folder is there."""
+        """Return the version as content of a temporary repository in a folder, which must exist as long as it is
+        read."""
         if self.is_value:
             manifest = self.manifest
 
@@ -231,14 +236,12 @@ class Files:
             try:
                 # Not with `skip_cache`: wandb 0.31 then has one path for all threads, and for every later download.
                 self._version.artifact.download(root=str(folder))
-            except OSError as error:  # as which requests reports what fails, too
-                raise StorageError(f"{label} could not be downloaded: {error}") from error
+            except OSError as error:  # the errors of requests are OSErrors, too
+                raise StorageError(f"{label} could not be downloaded: {error}. Try again.") from error
         for path, entry in self._manifest.items():
             digest_of = xxh128_file_b64 if entry.digest_algorithm().name == "MANIFEST_XXH128" else md5_file_b64
             if not (folder / path).is_file() or digest_of(folder / path) != entry.digest:
-                raise DamagedVersion(
-                    label, f"file {path}", f"it does not match the digest that W&B has of it. {_AGAIN}"
-                )
+                raise DamagedVersion(label, f"file {path}", f"it does not match the digest in W&B. {_AGAIN}")
 
     @cached_property
     def _folder(self) -> Path:
@@ -257,26 +260,31 @@ class Files:
 
 
 def load_wandb() -> Any:
-    """The package `wandb`.
+    """Import the package `wandb`.
 
     Raises:
-        MissingDependency: it is not installed.
+        MissingDependency: It is not installed.
     """
     try:
         import wandb
     except ImportError as error:
-        raise MissingDependency('W&B needs the package wandb: pip install "prefect-snapshots[wandb]"') from error
+        raise MissingDependency(
+            'Weights & Biases needs the package wandb. Run `pip install "prefect-snapshots[wandb]"`.'
+        ) from error
     return wandb
 
 
 def is_absence(error: BaseException | None) -> bool:
-    """Whether wandb says so that something is not there, or not visible. A subclass: it cannot read the answer."""
+    """Return whether an error of wandb means that something does not exist or is not visible.
+
+    Subclasses of `ValueError` mean something else: that wandb cannot parse the answer.
+    """
     return type(error) is ValueError
 
 
 @contextlib.contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Raise what wandb raises as an error of ours, which says what was asked for."""
+    """Convert errors of wandb to our own, with a message that says what was requested."""
     errors = load_wandb().errors
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
@@ -287,33 +295,38 @@ def asking(what: str) -> Iterator[None]:
         status = getattr(getattr(cause, "response", None), "http_status", None)
         message = f"W&B failed at {what}: {error}"
         if status in (401, 403) or isinstance(error, errors.UsageError | errors.AuthenticationError):
-            raise PermissionDenied(f"{message}. Run `wandb login`, or ask for access") from error
-        raise (StorageUnavailable if status and status >= 500 else StorageError)(message) from error
+            raise PermissionDenied(
+                f"{message}. Run `wandb login`, or ask the owner of the project for access."
+            ) from error
+        raise (StorageUnavailable if status and status >= 500 else StorageError)(f"{message}. Try again.") from error
 
 
 def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metadata as W&B keeps it.
+    """Return metadata as W&B keeps it.
 
     Raises:
-        InvalidArgument: it is not what JSON holds, or has the key of our note.
+        InvalidArgument: It has a value that JSON cannot hold, or the reserved key of the note.
     """
     cleaned = clean_metadata(metadata)
     if NOTE in cleaned:
-        raise InvalidArgument(f"the metadata key {NOTE!r} is reserved: choose another one")
+        raise InvalidArgument(f"The metadata key {NOTE!r} is reserved. Choose another one.")
     try:
         json.dumps(cleaned, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument(f"W&B keeps metadata as JSON, without bytes, dates, NaN and infinity: {error}") from None
+        raise InvalidArgument(
+            f"W&B keeps metadata as JSON, which cannot hold bytes, dates, NaN and infinity: {error}. Pass a string or "
+            "a finite number instead."
+        ) from None
     return cleaned
 
 
 def _entries(version: Version, manifest: Mapping[str, Any]) -> list[Entry]:
-    """Everything that a version holds, checked: nothing of it leads anywhere else."""
+    """Return all entries of a version, after checking that none of them leads out of its folder."""
     note, label = version.note, version.label
     entries: dict[str, Entry] = {}
     for path, file in manifest.items():
         if file.ref is not None:
-            raise NotSupported(f"{label} only refers to {file.ref}: download it with wandb's own Artifact.download")
+            raise NotSupported(f"{label} only refers to {file.ref}. Download it with wandb's own Artifact.download().")
         for parent in list(PurePosixPath(path).parents)[:-1]:
             entries.setdefault(str(parent), Entry(str(parent).encode(), stat.S_IFDIR | 0o755))
         entries[path] = Entry(path.encode("utf-8", "surrogateescape"), stat.S_IFREG | note.mode, file.size or 0)
@@ -327,5 +340,8 @@ def _entries(version: Version, manifest: Mapping[str, Any]) -> list[Entry]:
     check_portable(ordered)
     paths = [entry.path for entry in ordered]
     if note.handler is not None and (not paths or paths[1:] not in ([], [f"{paths[0]}.manifest"])):
-        raise IntegrityError(f"{label} is noted as a value, and holds {len(paths)} files: {', '.join(paths[:5])}")
+        raise IntegrityError(
+            f"{label} should be a single value, but has {len(paths)} files: {', '.join(paths[:5])}. Its metadata was "
+            "changed in W&B. Use another version."
+        )
     return ordered

@@ -1,7 +1,7 @@
-"""What there is to say of the backups, snapshots, checkpoints and artifacts in a repository, as documents.
+"""Reports on the backups, snapshots, checkpoints and artifacts in a repository, as documents.
 
-Everything comes from the repository: also what a run could not tell its server is here. Knows the rooms, and no
-Prefect; faces show the documents.
+Everything in a report comes from the repository, so that it is complete even if a run could not reach its Prefect
+server. This layer knows the four kinds, and not Prefect; the layers above show the documents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What there is to say of an artifact: its versions, the stages that moved over them, who moved them, and when."""
+"""The report on an artifact: its versions, its stages, and who moved them when."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..documents import Block, Chart, Column, Facts, Step, Table, Timeline
 from ..documents.texts import Kind, Value, metadata_text
 
 _DRAWN = 60
-"""Versions in a chart: the latest."""
+"""How many of the latest versions a chart shows: more bars would be thinner than a pixel on a page of Prefect."""
 
 
 def about_version(info: ArtifactInfo) -> dict[str, tuple[Value, Kind]]:
-    """The facts of one version."""
+    """Return the facts of one version."""
     source = info.source or {}
     origin = source.get("snapshot") or source.get("version")
     return {
@@ -28,17 +28,20 @@ def about_version(info: ArtifactInfo) -> dict[str, tuple[Value, Kind]]:
 
 
 def about_artifact(registry: ArtifactRegistry, name: str, collection: str, listed: int) -> Iterator[Block]:
-    """The versions of an artifact, and its timeline.
+    """Describe the versions of an artifact, and its timeline.
 
-    Arguments:
-        listed: how many versions and how many steps of the timeline to list, the latest first.
+    Args:
+        registry: The registry that has the artifact.
+        name: The name of the artifact.
+        collection: The collection that it belongs to.
+        listed: The most rows of the table of versions and of the timeline, newest first.
     """
     versions = registry.list_versions(name, collection)
     moves = registry.get_alias_history(name, collection=collection)
     stages = registry.get_aliases(name, collection)
     facts: Mapping[str, tuple[Value, Kind]] = {
         "versions": (len(versions), "number"),
-        "all together took": (sum(info.written for info in versions), "bytes"),
+        "total stored": (sum(info.written for info in versions), "bytes"),
         **{stage: (version, "name") for stage, version in sorted(stages.items())},
     }
     yield Facts(facts)
@@ -49,7 +52,7 @@ def about_artifact(registry: ArtifactRegistry, name: str, collection: str, liste
         yield Chart("Newly written by each version", "bars", "bytes", tuple(info.written for info in drawn), labels)
     columns = Column("version", "name"), Column("stages"), Column("logged (UTC)", "time"), Column("metadata")
     yield Table(
-        "Versions, the latest first",
+        "Versions, newest first",
         (*columns, Column("size", "bytes"), Column("new", "bytes")),
         tuple(
             (
@@ -69,7 +72,7 @@ def about_artifact(registry: ArtifactRegistry, name: str, collection: str, liste
 
 
 def about_release(release: Release) -> Iterator[Block]:
-    """The versions that a release holds."""
+    """Describe the versions of a release."""
     yield Facts({"released (UTC)": (release.created_at, "time"), "metadata": (metadata_text(release.metadata), "text")})
     yield Table("Versions", (Column("artifact", "name"), Column("version", "name")), tuple(release.artifacts.items()))
 
@@ -82,9 +85,9 @@ def _logged(info: ArtifactInfo) -> Step:
 
 def _moved(move: Move) -> Step:
     if move.version is None:
-        what = f"{move.alias} removed"
+        what = f"{move.alias} deleted"
     elif move.rollback:
-        what = f"{move.alias} went back to {move.version}"
+        what = f"{move.alias} rolled back to {move.version}"
     else:
         what = f"{move.alias} is now {move.version}"
     was = f", was {move.previous}" if move.previous else ""

@@ -1,4 +1,4 @@
-"""What there is to say of backups: of one, of what was done with one, and of all under a name."""
+"""The reports on one backup, on a cleanup, a restore and a drill, and on all backups of a name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ PINNED = "📌"
 PROVEN = "✓"
 
 _DRAWN = 60
-"""Backups in a chart: the newest."""
+"""How many of the newest backups a chart shows: more bars would be thinner than a pixel on a page of Prefect."""
 _BETTER: tuple[Day, ...] = ("going", "kept", "pinned")
 
 
 def about_backup(backup: Backup) -> Iterator[Block]:
-    """What one backup holds, where it was made, and from which code."""
+    """Describe one backup: its contents, where it was made, and from which code."""
     run = backup.run or {}
     yield Facts(
         {
             "size": (backup.size, "bytes"),
             "newly written": (backup.written, "bytes"),
             "files": (backup.files, "number"),
-            "took": (backup.duration, "seconds"),
+            "duration": (backup.duration, "seconds"),
             "description": (backup.description, "text"),
             "tags": (", ".join(backup.tags), "text"),
             "made on": (backup.host, "name"),
@@ -47,7 +47,7 @@ def about_backup(backup: Backup) -> Iterator[Block]:
 
 
 def about_cleanup(report: CleanupReport) -> Iterator[Block]:
-    """What goes, and why the rest stays."""
+    """Describe a cleanup: what is deleted, and why the rest is kept."""
     would = "would be " if report.dry_run else ""
     yield Facts(
         {
@@ -59,33 +59,34 @@ def about_cleanup(report: CleanupReport) -> Iterator[Block]:
     )
     yield Table(
         "What is kept, and why",
-        (Column("backup", "name"), Column("kept for")),
+        (Column("backup", "name"), Column("kept because")),
         tuple((row.name, _reasons(row, f"not kept: {would}deleted")) for row in report.rows),
     )
 
 
 def about_restore(report: RestoreReport) -> Iterator[Block]:
-    """What is restored, and where that is which was there before."""
-    yield Facts({"from": (report.name, "name"), "what was there before": (report.safety_backup, "name")})
+    """Describe a restore: the parts that were restored, and the backup of the previous state, if any."""
+    yield Facts({"from": (report.name, "name"), "previous state": (report.safety_backup, "name")})
     yield Table("Restored", (Column("part", "name"),), tuple((part,) for part in report.restored))
 
 
 def about_drill(report: DrillReport) -> Iterator[Block]:
-    """What came back, and what did not."""
-    yield Facts({"backup": (report.name, "name"), "took": (report.duration, "seconds")})
+    """Describe a drill: each part that was restored, and its problems."""
+    yield Facts({"backup": (report.name, "name"), "duration": (report.duration, "seconds")})
     columns = Column("part", "name"), Column("kind"), Column("files", "number"), Column("rows", "number")
     rows = (
-        (row.part, row.kind, row.files, sum(row.counts.values()), "; ".join(row.problems) or "as it was")
+        (row.part, row.kind, row.files, sum(row.counts.values()), "; ".join(row.problems) or "identical")
         for row in report.rows
     )
-    yield Table("What came back", (*columns, Column("found")), tuple(rows))
+    yield Table("Restored parts", (*columns, Column("result")), tuple(rows))
 
 
 def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
-    """All backups of a manager: how they grow, which days they cover, and what its retention keeps.
+    """Describe all backups of a manager: how they grow, which days they cover, and what the retention policy keeps.
 
-    Arguments:
-        listed: how many to list, the newest first.
+    Args:
+        manager: The manager of the backups.
+        listed: The most rows of the table, newest first.
     """
     backups = manager.list_backups()
     if not backups:
@@ -95,10 +96,10 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
     yield Facts(
         {
             "backups": (len(backups), "number"),
-            "the newest holds": (backups[0].size, "bytes"),
-            "all together took": (sum(each.written for each in backups), "bytes"),
-            "the newest (UTC)": (backups[0].created_at, "time"),
-            "the oldest (UTC)": (backups[-1].created_at, "time"),
+            "latest size": (backups[0].size, "bytes"),
+            "total stored": (sum(each.written for each in backups), "bytes"),
+            "latest (UTC)": (backups[0].created_at, "time"),
+            "oldest (UTC)": (backups[-1].created_at, "time"),
         }
     )
     drawn = [each for each in reversed(backups) if each.broken is None][-_DRAWN:]
@@ -106,12 +107,12 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
         labels = tuple(f"{each.created_at:%Y-%m-%d %H:%M}" for each in drawn)
         yield Chart("Size of each backup", "line", "bytes", tuple(each.size for each in drawn), labels)
         yield Chart("Newly written by each backup", "bars", "bytes", tuple(each.written for each in drawn), labels)
-        yield Chart("Time that each backup took", "bars", "seconds", tuple(each.duration for each in drawn), labels)
+        yield Chart("Duration of each backup", "bars", "seconds", tuple(each.duration for each in drawn), labels)
     yield Calendar("Days with backups", _days(backups, rows))
-    columns = Column("backup", "name"), Column("size", "bytes"), Column("new", "bytes"), Column("took", "seconds")
+    columns = Column("backup", "name"), Column("size", "bytes"), Column("new", "bytes"), Column("duration", "seconds")
     yield Table(
-        "Backups, the newest first",
-        (*columns, Column("kept for")),
+        "Backups, newest first",
+        (*columns, Column("kept because")),
         tuple((each.name, each.size, each.written, each.duration, _why(each, rows)) for each in backups[:listed]),
         len(backups),
     )
@@ -132,7 +133,7 @@ def _why(backup: Backup, rows: dict[str, RetentionRow]) -> str:
         return f"broken: {backup.broken}"
     pin = f"{PINNED} " if backup.pinned else ""
     pin += f"{PROVEN} " if backup.proven_at else ""
-    return pin + (_reasons(rows[backup.name], "not kept: goes with the next clean-up") if backup.name in rows else "")
+    return pin + (_reasons(rows[backup.name], "not kept: the next cleanup deletes it") if backup.name in rows else "")
 
 
 def _reasons(row: RetentionRow, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""All that is in a repository."""
+"""The report on a whole repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .backups import about_backups
 from .snapshots import about_snapshots
 
 _Part = tuple[str, str, Callable[[], Iterable[Block]]]
-"""A room, a name, and what there is to say of it."""
+"""A kind, a name, and a function that returns the blocks of its document."""
 
 
 def describe_repository(
@@ -33,19 +33,24 @@ def describe_repository(
     rank_by: str | None = None,
     mode: Literal["min", "max"] = "max",
 ) -> list[Document]:
-    """A document on the whole repository, and one on every name in it.
+    """Return one document about the whole repository, and one about each name in it.
 
-    What cannot be read says so, and hides nothing else.
+    If a name cannot be read, its document says so, and all others are complete.
 
-    Arguments:
-        names: only these: of backups, snapshots and checkpoints, and of artifacts with or without the collection.
-        listed: most rows of a table.
-        retention: what the backups are held against. Default: the default policy.
-        rank_by: the metadata key by which the best snapshot is marked.
-        mode: whether the largest value of it is best, or the smallest.
+    Args:
+        repository: The repository to describe.
+        names: Only these names of backups, snapshots, checkpoints and artifacts (`name` or `collection/name`). Default:
+            all.
+        listed: The most rows of a table. Default: 50.
+        retention: The policy that says which backups a cleanup would keep. Default: `RetentionPolicy()`.
+        rank_by: The metadata key by which the best snapshot is marked. Default: none is marked.
+        mode: Whether the largest ("max") or the smallest ("min") value of it is best.
+
+    Returns:
+        The documents: that of the repository first.
 
     Raises:
-        SnapshotNotFound: there is nothing of one of the names.
+        SnapshotNotFound: The repository has nothing under one of the names.
 
     Example:
         >>> from prefect_snapshots import Repository, SnapshotManager
@@ -79,8 +84,9 @@ def describe_repository(
     ]
     for name in names:
         if not any(_is_called(part, name) for part in parts):
-            known = ", ".join(dict.fromkeys(part[1] for part in parts)) or "nothing at all"
-            raise SnapshotNotFound(f"{repository.url} has nothing of the name {name!r} (there is: {known})")
+            known = ", ".join(dict.fromkeys(part[1] for part in parts))
+            existing = f"Existing names: {known}." if known else "The repository is empty."
+            raise SnapshotNotFound(f"{repository.url} has nothing named {name!r}. {existing}")
     chosen = [part for part in parts if not names or any(_is_called(part, name) for name in names)]
     whole: _Part = "", repository.url, partial(_about_repository, repository)
     return [*map(_document, [whole, *chosen])]
@@ -91,9 +97,9 @@ def _about_repository(repository: Repository) -> Iterable[Block]:
     yield Facts(
         {
             "versions": (found.versions, "number"),
-            "each on its own": (found.logical_bytes, "bytes"),
+            "without deduplication": (found.logical_bytes, "bytes"),
             "stored": (found.stored_bytes, "bytes"),
-            "saved": (found.saved_bytes, "bytes"),
+            "saved by deduplication": (found.saved_bytes, "bytes"),
         }
     )
 

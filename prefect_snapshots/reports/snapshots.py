@@ -1,4 +1,4 @@
-"""What there is to say of the snapshots under a name: how their metrics went, which is best, what each one changed."""
+"""The report on the snapshots of a name: their metrics, the best one, and what each of them changed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from ..snapshots.records import Record, finder
 Manager = SnapshotManager[Any]
 
 _METRICS = 4
-"""Most charts of metadata."""
+"""The most charts of metadata: a page with more of them is not read."""
 _DRAWN = 60
-"""Snapshots in a chart of bars: the latest."""
+"""How many of the latest snapshots a bar chart shows: more bars would be thinner than a pixel on a page of Prefect."""
 _LARGE_MANIFEST = 1024 * 1024
-"""Bytes of a manifest from which on leaves are not counted: that of some ten thousand arrays."""
+"""Bytes of a manifest above which leaves are not counted, about ten thousand arrays: to count them, the manifest is
+read and decoded, which must not take longer than saving the snapshot did."""
 
 logger = logging.getLogger("prefect_snapshots")
 
 
 def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> Iterator[Block]:
-    """The snapshots of a manager, and how the numbers in their metadata went.
+    """Describe the snapshots of a manager, and the numbers in their metadata over time.
 
-    Arguments:
-        manager: of a repository. What is best is what its ranking says.
-        listed: how many to list, the latest first.
-        until: the order of the last one to be told of. Default: all.
+    Args:
+        manager: The manager of the snapshots; its ranking decides which one is best.
+        listed: The most rows of the table, newest first.
+        until: The order of the last snapshot to include. Default: all.
     """
     records = [record for record in manager.records.by_id.values() if until is None or record.order <= until]
     if not records:
@@ -44,8 +45,8 @@ def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> 
     yield Facts(
         {
             "snapshots": (len(records), "number"),
-            "the latest holds": (records[-1].size, "bytes"),
-            "all together took": (sum(record.written for record in records), "bytes"),
+            "latest size": (records[-1].size, "bytes"),
+            "total stored": (sum(record.written for record in records), "bytes"),
             "best": (best.id if best else None, "name"),
             "latest": (records[-1].id, "name"),
             "saved (UTC)": (records[-1].timestamp, "time"),
@@ -62,7 +63,7 @@ def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> 
     older = {new: old for old, new in itertools.pairwise(records[-listed - 1 :])}
     columns = Column("snapshot", "name"), Column("saved (UTC)", "time"), Column("metadata"), Column("size", "bytes")
     yield Table(
-        "Snapshots, the latest first",
+        "Snapshots, newest first",
         (*columns, Column("new", "bytes"), Column("changed leaves"), Column("marks")),
         tuple(
             (
@@ -81,7 +82,7 @@ def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> 
 
 
 def _best(manager: Manager, records: Sequence[Record]) -> Record | None:
-    """The best snapshot; None where nothing says which that is."""
+    """Return the best snapshot; None if the manager has no ranking, or no snapshot has a value for it."""
     if not manager.ranking:
         return None
     best, key = manager.ranking.best_first(records, manager.snapshot_of)[0], manager.ranking.rank_by
@@ -90,7 +91,7 @@ def _best(manager: Manager, records: Sequence[Record]) -> Record | None:
 
 @functools.lru_cache(maxsize=1024)
 def count_leaves(manager: Manager, old: Record | None, new: Record) -> tuple[int | None, int | None]:
-    """How many leaves a snapshot has, and how many changed since an older one; None for what is not known."""
+    """Return how many leaves a snapshot has, and how many changed since an older one; None if that is not known."""
     try:
         leaves = _leaves(manager, new)
         before = _leaves(manager, old) if old is not None else None
@@ -104,7 +105,7 @@ def count_leaves(manager: Manager, old: Record | None, new: Record) -> tuple[int
 
 @functools.lru_cache(maxsize=8)
 def _leaves(manager: Manager, record: Record) -> Leaves | None:
-    """The leaves of a snapshot; None where counting them would take longer than saving did."""
+    """Return the leaves of a snapshot; None if counting them would take longer than saving did."""
     if record.event.content is None or record.event.content.manifest_size > _LARGE_MANIFEST:
         return None
     return Leaves.of(manager, record)
@@ -112,11 +113,11 @@ def _leaves(manager: Manager, record: Record) -> Leaves | None:
 
 def _change(manager: Manager, old: Record | None, new: Record) -> str:
     leaves, changed = count_leaves(manager, old, new)
-    return "" if leaves is None else f"{leaves:,} in all" if changed is None else f"{changed:,} of {leaves:,}"
+    return "" if leaves is None else f"{leaves:,} in total" if changed is None else f"{changed:,} of {leaves:,}"
 
 
 def _metrics(records: Sequence[Record], first: str | None) -> Iterator[tuple[str, tuple[float | None, ...]]]:
-    """The keys whose values are worth a chart, with these; that of the ranking comes first."""
+    """Yield the metadata keys that are worth a chart, with their values; that of the ranking first."""
     keys = dict.fromkeys([first] if first else [])
     keys.update(dict.fromkeys(key for record in records for key in record.metadata))
     found = 0
@@ -134,5 +135,5 @@ def _number(value: Any) -> float | None:
 
 
 def _counts_up(values: Sequence[float]) -> bool:
-    """Whether they only number the snapshots, as steps and epochs do."""
+    """Return whether values only number the snapshots, as steps and epochs do."""
     return all(value.is_integer() for value in values) and all(old < new for old, new in itertools.pairwise(values))
