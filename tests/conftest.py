@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from prefect_snapshots.repository.location import open_location
 # Which repositories were opened before is remembered in the state folder of the user, which is not the tester's own.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="prefect-snapshots-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
+# Most of the time of a process that a test starts went into compiling Prefect, JAX and our own modules once more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -111,15 +111,10 @@ class Program:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """That of these tests, without what would change answers. Bytecode is cached, as it is for users."""
-    ours = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("PREFECT_", "AWS_")) and key != "PYTHONDONTWRITEBYTECODE"
-    }
-    cache = str(tmp_path_factory.mktemp("bytecode"))
-    return {**ours, "PYTHONPYCACHEPREFIX": cache, "COLUMNS": "80", "TZ": PACIFIC}
+def environment() -> dict[str, str]:
+    """The environment of these tests, without variables that would change answers."""
+    ours = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "AWS_"))}
+    return {**ours, "COLUMNS": "80", "TZ": PACIFIC}
 
 
 def weights(step: int) -> dict[str, Any]:
