@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from pathlib import Path
 
@@ -84,18 +85,21 @@ def test_what_is_dead_goes_before_what_has_to_be_copied(small_disk: Path) -> Non
     assert shelf.repository.check(read_data=True).ok
 
 
-def test_what_cannot_be_copied_is_told_and_waits_for_space(small_disk: Path) -> None:
+@pytest.mark.parametrize("reserve", [None, 100_000], ids=["whole reserve", "reserve in part"])
+def test_what_cannot_be_copied_is_told_and_waits_for_space(small_disk: Path, reserve: int | None) -> None:
     """Two packs are half garbage. There is no space for a copy of either, then for one at a time."""
     shelf = Shelf(Repository(small_disk / "repository"))
     for number in (0, 2):
         shelf.put("both", [part(number), part(number + 1)])
         shelf.put(f"half-{number}", [part(number)])
         shelf.remove("both")
+    if reserve is not None:
+        os.truncate(small_disk / "repository" / RESERVE, reserve)
     fill(small_disk)
     report = Repository(small_disk / "repository").prune(grace=0)
     assert (report.packs_deleted, report.packs_not_rewritten) == (0, 2)
     with (small_disk / "filling").open("rb+") as file:
-        file.truncate((small_disk / "filling").stat().st_size - SIZE - 40_000)
+        file.truncate((small_disk / "filling").stat().st_size - SIZE - (200_000 if reserve else 40_000))
     report = Repository(small_disk / "repository").prune(grace=0)
     assert (report.packs_deleted, report.packs_not_rewritten) == (2, 0)
     assert report.bytes_freed > 1.9 * SIZE

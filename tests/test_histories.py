@@ -19,6 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from histories import backups_of, items_of, snapper_of, square, value_of
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
 from prefect_snapshots.results import ResultLog
 
-WORKERS = 3
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["histories"])
 
@@ -64,15 +64,26 @@ class Process:
 
 
 class History:
-    """Runs clients, hurts them, and tells in the end what each key may be."""
+    """Runs clients, hurts them, and tells in the end what each key may be.
 
-    def __init__(self, url: str, folder: Path, seed: int, options: dict[str, Any], work: dict[str, Any]) -> None:
+    Args:
+        url, options: Where the repository is.
+        folder: For what the clients note.
+        seed: Of the faults.
+        work: The options with which the clients reach it.
+        workers: How many clients work. Two more prune.
+    """
+
+    def __init__(
+        self, url: str, folder: Path, seed: int, options: dict[str, Any], work: dict[str, Any], workers: int = 3
+    ) -> None:
         self.url = url
         self.folder = folder
         self.options = options
         self.random = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self._work = work
+        self._workers = workers
         self._started = 0
 
     def start(self, what: str) -> Process:
@@ -83,13 +94,13 @@ class History:
     def run(self, seconds: float, least: int, hurt: Callable[[History], None]) -> None:
         """Let clients work for some time and until enough was acknowledged, with a fault every now and then."""
         Repository(self.url, storage_options=self.options).parts(writing=True)
-        running = [self.start("work") for _ in range(WORKERS)] + [self.start("prune") for _ in range(2)]
+        running = [self.start("work") for _ in range(self._workers)] + [self.start("prune") for _ in range(2)]
         stopped: list[Process] = []
         begun = time.monotonic()
         try:
             while time.monotonic() - begun < seconds or self.acknowledged < least:
-                assert time.monotonic() - begun < seconds + 150, "the clients came to nothing"
-                time.sleep(self.random.uniform(0.05, 0.5))
+                assert time.monotonic() - begun < 10 * seconds + 150, "the clients came to nothing"
+                time.sleep(self.random.uniform(0.03, 0.3))
                 at = self.random.randrange(len(running))
                 one = running[at]
                 assert one.process.is_alive(), (one.folder / "errors").read_text()[-2000:]
@@ -148,7 +159,8 @@ class History:
         """Compare everything that was told with everything that is there."""
         repository = Repository(self.url, storage_options=self.options)
         assert repository.check(read_data=True).problems == []
-        repository.prune(grace=0)
+        report = repository.prune(grace=0)
+        assert repository.prune(dry_run=True, grace=0).packs_deleted <= report.packs_not_rewritten
         allowed = self.allowed()
         for kind, found in (
             ("snapshots", self._snapshots(repository)),
@@ -164,8 +176,15 @@ class History:
 
     def _numbers(self, kind: str, key: str, data: bytes) -> int:
         """Which of the values that were ever written to a key these bytes are."""
-        written = {value for _, its, one, value in self.told() if (its, one) == (kind, key) and value is not None}
-        return next(number for number in written if value_of(number) == data)
+        return next(number for number in self._written[kind, key] if value_of(number) == data)
+
+    @cached_property
+    def _written(self) -> dict[tuple[str, str], set[int]]:
+        written: dict[tuple[str, str], set[int]] = {}
+        for _, kind, key, value in self.told():
+            if value is not None:
+                written.setdefault((kind, key), set()).add(value)
+        return written
 
     def _snapshots(self, repository: Repository) -> dict[str, int]:
         manager = SnapshotManager(repository, name="shared")
@@ -250,10 +269,10 @@ def on_a_disk(tmp_path: Path, seconds: float, seed: int, least: int) -> History:
     return history
 
 
-def on_s3(endpoint: str, tmp_path: Path, seconds: float, seed: int, least: int) -> History:
+def on_s3(endpoint: str, tmp_path: Path, seconds: float, seed: int, least: int, workers: int = 3) -> History:
     with servers.dropping_proxy(endpoint) as proxy:
         url, options = f"s3://{servers.BUCKET}/{uuid.uuid4().hex}", servers.s3_options(endpoint)
-        history = History(url, tmp_path / "clients", seed, options, servers.s3_options(proxy.endpoint))
+        history = History(url, tmp_path / "clients", seed, options, servers.s3_options(proxy.endpoint), workers)
 
         since = [0]
 
@@ -270,12 +289,12 @@ def on_s3(endpoint: str, tmp_path: Path, seconds: float, seed: int, least: int) 
 
 @pytest.mark.timeout(280)
 def test_a_history_on_a_disk(tmp_path: Path) -> None:
-    on_a_disk(tmp_path, 15, seed=int.from_bytes(os.urandom(4)), least=25)
+    on_a_disk(tmp_path, 10, seed=int.from_bytes(os.urandom(4)), least=25)
 
 
 @pytest.mark.timeout(280)
 def test_a_history_on_s3(moto_endpoint: str, tmp_path: Path) -> None:
-    on_s3(moto_endpoint, tmp_path, 15, seed=int.from_bytes(os.urandom(4)), least=25)
+    on_s3(moto_endpoint, tmp_path, 10, seed=int.from_bytes(os.urandom(4)), least=25)
 
 
 @pytest.mark.nightly
@@ -291,4 +310,11 @@ def test_a_long_history_on_a_disk(tmp_path: Path, part: int) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_a_long_history_on_s3(moto_endpoint: str, tmp_path: Path, part: int) -> None:
     history = on_s3(moto_endpoint, tmp_path, 600, seed=part, least=500)
+    print(f"{dict(history.faults)}, {Counter(what for what, *_ in history.told())}")
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_sixty_four_writers_on_s3(moto_endpoint: str, tmp_path: Path) -> None:
+    history = on_s3(moto_endpoint, tmp_path, 60, seed=64, least=640, workers=64)
     print(f"{dict(history.faults)}, {Counter(what for what, *_ in history.told())}")

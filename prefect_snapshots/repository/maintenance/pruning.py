@@ -172,15 +172,15 @@ def _copy_what_fits(opened: Opened, chosen: list[bytes], report: PruneReport) ->
         chosen: The packs, those with the fewest live bytes first.
         report: Takes what was copied.
     """
-    some = chosen
-    if _keep_reserve(opened):
-        while some:
-            try:
-                _copy_out(opened, set(some), report)
-            except StorageFull:
-                some = some[: len(some) // 2]
-            else:
-                return some
+    some = chosen if _keep_reserve(opened) else []
+    while some:
+        try:
+            _copy_out(opened, set(some), report)
+            break
+        except StorageFull:
+            some = some[: len(some) // 2]
+    if len(some) == len(chosen):
+        return chosen
     # Packs without any live chunk need no copy.
     alive = packs_at(opened.index, live_rows(opened))
     return [*some, *(pack for pack in chosen[len(some) :] if pack not in alive)]
