@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pickle
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -1043,6 +1044,92 @@ def test_mongodb_comes_back_whole(mongo_port: int) -> None:
         MongoDB("mongodb://u:p%40@h1,h2:27018/shop?w=1")._of("x")
         == "mongodb://u:p%40@h1,h2:27018/x?w=1&authSource=shop"
     )
+
+
+# --- forged dumps ----------------------------------------------------------------------------------------
+
+VALUES: list[Any] = [
+    *(None, True, -1, 2**70, float("nan"), [], {}, ["x"], {"x": 1}),
+    *("", "a\nb", "a\0b", "../../x", "x" * 100_000, "`touch {file}`", "$(touch {file})", "--config={file}", "ad.min"),
+]
+
+
+def forged(file: Path, deep: int = 100_000) -> Iterator[bytes]:
+    """What somebody may put in the place of one JSON value."""
+    for value in VALUES:
+        yield json.dumps(value).replace("{file}", str(file)).encode()
+    yield b"[" * deep + b"]" * deep
+    yield b'"\xff'
+    yield b" "
+
+
+def each_refused(database: Database, dumps: Iterable[StoredDump], file: Path) -> None:
+    """Each of these dumps is refused by name; the database is as it was, and nothing ran."""
+    before = database.counts()
+    for made in dumps:
+        with pytest.raises(RestoreFailed, match=r"is as it was: .*damaged"):
+            database.restore(made)
+    assert not file.exists()
+    assert database.counts() == before
+
+
+def test_forged_dumps_of_mongodb_are_refused(mongo_port: int, tmp_path: Path) -> None:
+    import pymongo
+
+    database = MongoDB(f"mongodb://127.0.0.1:{mongo_port}/shop")
+    with pymongo.MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{mongo_port}") as client:
+        client["shop"]["users"].insert_one({"_id": 1})
+    kept, file = take(database), tmp_path / "evil"
+    settings = [
+        *(b'{"database": %b}' % value for value in forged(file)),
+        *forged(file),
+        *(b'{"database": "shop", "more": 1}', b'{"database": "x", "database": "shop"}', b" " * (17 << 20)),
+    ]
+    each_refused(database, (StoredDump({**kept.files, "database.json": one}, kept.counts) for one in settings), file)
+    each_refused(database, [StoredDump({"database.archive": b""}, {})], file)
+    with pytest.raises(RestoreFailed, match=r"is as it was: .*holds the users of a server"):
+        database.restore(StoredDump({**kept.files, "database.json": b'{"database": "admin"}'}, kept.counts))
+
+
+def test_forged_dumps_of_arangodb_are_refused(arango: database_stand_ins.Arango, tmp_path: Path) -> None:
+    database = ArangoDB(f"arangodb://us%40er@127.0.0.1:{arango.port}/my%20%40shop", password=arango.password)
+    kept, file = take(database), tmp_path / "evil"
+    path = next(path for path in kept.files if path.startswith("users_") and path.endswith(".structure.json"))
+    structures = [
+        *(b'{"parameters": {"name": %b}}' % value for value in forged(file)),
+        *(b'{"parameters": %b}' % value for value in forged(file)),
+        *forged(file),
+        b'{"parameters": {"name": "users"}, "parameters": {"name": "_users"}}',
+        b'{"parameters": {"name": "_users", "name": "users"}}',
+    ]
+    each_refused(database, (StoredDump({**kept.files, path: one}, kept.counts) for one in structures), file)
+    for name in ("_users", "_apps", "_aqlfunctions"):
+        more = {f"{name}_1.structure.json": b'{"parameters": {"name": "%b"}}' % name.encode()}
+        counts = {**kept.counts, name: 1}
+        each_refused(database, [StoredDump({**kept.files, **more}, counts)], file)
+    others = ["sub/x.view.json", "strangers.data.json", "users.json", "arangorestore.conf", ""]
+    each_refused(database, (StoredDump({**kept.files, other: b"{}"}, kept.counts) for other in others), file)
+    option = "a\nserver.endpoint = x"
+    with pytest.raises(InvalidArgument, match="line feed"):
+        database.restore(StoredDump(kept.files, {**kept.counts, option: 1}), [option])
+
+
+def test_forged_dumps_of_redis_are_refused(redis_server: Server, tmp_path: Path) -> None:
+    database, file = redis_of(redis_server), tmp_path / "evil"
+    kept = take(database)
+    names = ["", "db", "db-1", "db1\n", "db²", "db" + "9" * 5000, "db9999999", "9", "--save", f"`touch {file}`"]
+    each_refused(database, (StoredDump(kept.files, {**kept.counts, name: 1}) for name in names), file)
+
+
+def test_a_forged_snapshot_of_etcd_is_refused(etcd_server: Server, tmp_path: Path) -> None:
+    database = Etcd(f"etcd://127.0.0.1:{etcd_server.port}")
+    kept = take(database)
+    data = kept.files["snapshot.db"]
+    before = etcd_state(etcd_server)
+    for forgery in (b"", b"\0" * 4096, data[: len(data) // 2], data[:5000] + b"\xff" * 100 + data[5100:]):
+        with pytest.raises(RestoreFailed, match="was not restored"):
+            database.restore(StoredDump({"snapshot.db": forgery}, {"keys": 2**70}))
+    assert etcd_state(etcd_server) == before
 
 
 # --- URLs ------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def decode_manifest(content: ContentReader) -> list[Part]:
     """The parts of a backup, checked: nothing of them leads anywhere else.
 
     Raises:
-        IntegrityError: the manifest is damaged.
+        IntegrityError: the manifest is damaged, or the dump of a database holds something that is no file.
         UnsupportedFormat: a newer version wrote it.
         InvalidName: an entry leads out of its part.
     """
@@ -72,6 +72,9 @@ def decode_manifest(content: ContentReader) -> list[Part]:
         )
     for part in manifest.parts:
         check_entries(part.entries)
+        if part.kind != DIRECTORY and not all(entry.is_file or entry.is_directory for entry in part.entries):
+            # The tools of a database would follow a link in a dump.
+            raise IntegrityError("the dump of a database in this backup holds something that is no file")
         if part.root is not None:
             check_entry(part.root)
     if sum(entry.stored for part in manifest.parts for entry in part.entries) != content.body_size:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+import msgspec
+
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from ..working import working_folder
@@ -31,6 +33,7 @@ from .base import (
     check_only,
     file_pieces,
     private_file,
+    read_settings,
     restoring,
 )
 
@@ -42,6 +45,8 @@ _TIMEOUT = 60.0  # seconds for an answer
 _VIEW, _STRUCTURE = ".view.json", ".structure.json"
 _DOCUMENTS = re.compile(r"(.*?)(?:\.\d+)?\.data\.json", re.DOTALL)
 """The name of a file of documents; a large collection may have several."""
+_OWN_FILES = ("dump.json", "ENCRYPTION")
+"""What `arangodump` says about the whole dump."""
 _LINE_FEED = re.compile(r"[\r\n]")
 
 
@@ -121,6 +126,8 @@ class ArangoDB(ServerDatabase):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts, "collection")
+        with restoring(self.name, "and is as it was"):
+            _refuse_others(dump)
         with restoring(self.name, "and holds a part of the backup"), working_folder("arangodb") as folder:
             source = folder / "dump"
             source.mkdir()
@@ -254,6 +261,36 @@ def _names(paths: Sequence[Path]) -> dict[str, str]:
     }
 
 
+class _Parameters(msgspec.Struct):
+    name: str
+
+
+class _Structure(msgspec.Struct):
+    """What `arangorestore` makes a collection of."""
+
+    parameters: _Parameters
+
+
+def _refuse_others(dump: DumpReader) -> None:
+    """Refuse a dump with more than the collections and views that a backup takes.
+
+    `arangorestore` would restore any system collection that a forged dump has: users, or services, which are code.
+
+    Raises:
+        BackupFailed: It has more.
+    """
+    stems = {path.removesuffix(_STRUCTURE) for path in dump.paths if path.endswith(_STRUCTURE)}
+    for path in dump.paths:
+        documents = _DOCUMENTS.fullmatch(path)
+        if path.endswith(_STRUCTURE):
+            name = read_settings(dump, path, _Structure).parameters.name
+            known = name in dump.counts and (name in _KEPT or not name.startswith("_"))
+        else:
+            known = path in _OWN_FILES or path.endswith(_VIEW) or (documents is not None and documents[1] in stems)
+        if not known or "/" in path:
+            raise BackupFailed(f"The backup has a file {path!r} that no dump of ours has: it is damaged or forged.")
+
+
 def _counted(path: Path, names: Mapping[str, str], counts: dict[str, int]) -> Iterator[bytes]:
     """What a file holds; if it is documents, they are counted."""
     documents = _DOCUMENTS.fullmatch(path.name)
@@ -264,5 +301,7 @@ def _counted(path: Path, names: Mapping[str, str], counts: dict[str, int]) -> It
 
 
 def _value(text: str) -> str:
-    """A value in a file of options, where a single @ would begin a variable."""
+    """A value in a file of options, where a single @ would begin a variable, and a line feed the next option."""
+    if _LINE_FEED.search(text):
+        raise InvalidArgument(f"{text!r} is not the name of anything in ArangoDB: it has a line feed.")
     return text.replace("@", "@@")

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import http.client
 import io
+import json
 import os
 import re
 import shutil
@@ -20,12 +21,14 @@ import tempfile
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, ClassVar, Self
+from typing import IO, Any, ClassVar, Self, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
+
+import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...private_files import create_file
-from ..sources import DumpFile, Password
+from ..sources import DumpFile, DumpReader, Password
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once."""
@@ -37,6 +40,8 @@ _URL = re.compile(
 )
 _DIGEST = 16
 """Bytes of a checksum."""
+_LARGEST_SETTINGS = 16 * 1024 * 1024
+"""Most bytes of a file of settings, which is read into memory: some thousand names at the most."""
 _SHOWN = 2000
 """Characters of a tool's complaints that an error repeats: its last words."""
 
@@ -409,6 +414,41 @@ def write(path: Path, content: Iterable[bytes | memoryview]) -> None:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+T = TypeVar("T")
+
+
+def read_settings(dump: DumpReader, path: str, kind: type[T]) -> T:
+    """Return one JSON file of a dump, checked: whoever can write to the repository may have forged it.
+
+    Args:
+        dump: The dump.
+        path: The path of the file.
+        kind: What it must be, as `msgspec` checks it.
+
+    Raises:
+        BackupFailed: The dump has no such file, or it is something else.
+    """
+    data = bytearray()
+    try:
+        for piece in dump.open(path) if path in dump.paths else ():
+            data += piece
+            if len(data) > _LARGEST_SETTINGS:
+                raise ValueError("it is too large")
+        # Of two values for one key, the tools of a database may take the other one than we check.
+        return msgspec.convert(json.loads(data, object_pairs_hook=_unique), kind)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are a ValueError, too
+        raise BackupFailed(
+            f"The settings of the database in this backup are damaged or forged ({path}). Nothing was changed."
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def check_only(only: Iterable[str], available: Collection[str], what: str = "table") -> None:

@@ -38,6 +38,7 @@ from .base import (
     check_only,
     pieces,
     private_file,
+    read_settings,
     restoring,
 )
 from .mariadb_dumps import Part, RowCounter, disabled, of_this_database, rows, statements, without_definer
@@ -220,7 +221,7 @@ class MariaDB(ServerDatabase):
     @contextlib.contextmanager
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
         """Build the backup in a database beside this one; the switch lets the tables change places."""
-        settings, there = _settings(dump), self._is_there()
+        settings, there = read_settings(dump, _SETTINGS, _Settings), self._is_there()
         referring = self._ask(
             "SELECT DISTINCT JSON_ARRAY(table_schema, table_name) FROM information_schema.key_column_usage "
             "WHERE referenced_table_schema = database() AND table_schema <> database()",
@@ -362,7 +363,7 @@ class MariaDB(ServerDatabase):
                 f"{', '.join(hit)} has triggers, which would react to every row. Restore the whole backup, maybe to "
                 "another database."
             )
-        settings = _settings(dump)
+        settings = read_settings(dump, _SETTINGS, _Settings)
         with self._beside("being_restored", _mark(self._database)) as other, tempfile.TemporaryFile() as code:
             other._drop_database()
             other._create(settings)
@@ -580,7 +581,7 @@ class _Scratch(MariaDB):
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
         with restoring(self.name, "and holds a part of the backup"), tempfile.TemporaryFile() as code:
-            settings = _settings(dump)
+            settings = read_settings(dump, _SETTINGS, _Settings)
             self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
             self._load(dump, settings, code, copy=True)
             code.seek(0)
@@ -597,13 +598,6 @@ def _exchange(server: MariaDB, *moves: tuple[MariaDB, MariaDB, Sequence[str]]) -
     )
     if renamed:
         server._ask(f"SET foreign_key_checks = 0; RENAME TABLE {renamed}", database="")
-
-
-def _settings(dump: DumpReader) -> _Settings:
-    try:
-        return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_Settings)
-    except msgspec.MsgspecError as error:
-        raise BackupFailed("The settings of the database in this backup are damaged. Nothing was changed.") from error
 
 
 def _keep(to: IO[bytes], text: bytes, event: bool) -> None:

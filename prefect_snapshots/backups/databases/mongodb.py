@@ -14,12 +14,14 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import quote
+
+import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
-from .base import Address, ServerDatabase, Tool, check_only, private_file, restoring
+from .base import Address, ServerDatabase, Tool, check_only, private_file, read_settings, restoring
 
 if TYPE_CHECKING:
     from pymongo.database import Database as Connected
@@ -29,6 +31,16 @@ _SETTINGS = "database.json"
 _PACKAGE = "mongodb-database-tools"
 _DUMPED = re.compile(r"\bdone dumping `?(.+?)`? \((\d+) documents?\)")
 _TIMEOUT = 15_000  # milliseconds to find the server
+
+
+_SERVERS_OWN = ("admin", "config", "local")
+"""Databases of the server itself: `mongorestore` takes users and roles from a dump of `admin`, wherever it goes."""
+
+
+class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """What belongs to a database itself."""
+
+    database: Annotated[str, msgspec.Meta(pattern=r"\A[^/\\. \"$*<>:|?\x00-\x1f]{1,63}\Z")]
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,8 +106,14 @@ class MongoDB(ServerDatabase):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts, "collection")
-        source = json.loads(b"".join(dump.open(_SETTINGS)))["database"]
         target = self.address.database
+        with restoring(self.name, "and is as it was"):
+            source = read_settings(dump, _SETTINGS, _Settings).database
+            if source in _SERVERS_OWN and source != target:
+                raise BackupFailed(
+                    f"The backup says that it is of {source}, which holds the users of a server. Restore it to a "
+                    f"database of this name, if you trust it."
+                )
         chosen = [f"--nsInclude={_escaped(f'{source}.{name}')}" for name in only] or [
             f"--nsInclude={_escaped(source)}.*"
         ]

@@ -35,7 +35,18 @@ import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
-from .base import Address, Checksums, ServerDatabase, Tool, check_counts, check_only, missing, private_file, restoring
+from .base import (
+    Address,
+    Checksums,
+    ServerDatabase,
+    Tool,
+    check_counts,
+    check_only,
+    missing,
+    private_file,
+    read_settings,
+    restoring,
+)
 
 _DUMP = "database.pgdump"
 _SETTINGS = "database.json"
@@ -347,7 +358,7 @@ class PostgreSQL(ServerDatabase):
 
     @contextlib.contextmanager
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
-        settings = _settings(dump)
+        settings = read_settings(dump, _SETTINGS, _Settings)
         with self._maintenance() as session:
             lock = int.from_bytes(hashlib.blake2b(self._database.encode(), digest_size=4).digest())
             if not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
@@ -701,7 +712,7 @@ class _Scratch(PostgreSQL):
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
         with restoring(self.name, "and holds a part of the backup"):
-            settings = _settings(dump)
+            settings = read_settings(dump, _SETTINGS, _Settings)
             with self._maintenance() as session:
                 session.run(f"DROP DATABASE IF EXISTS {_quoted(self._database)} WITH (FORCE)")
                 session.run(_create_statement(self._database, settings, owners=False))
@@ -874,13 +885,6 @@ def _restored(
                 if not drill or not re.search(r"permission denied|must be (?:superuser|owner|able)", error):
                     raise
                 yield f"The drill could not create {entry or 'an object'}: {error}."
-
-
-def _settings(dump: DumpReader) -> _Settings:
-    try:
-        return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_Settings)
-    except msgspec.MsgspecError as error:
-        raise BackupFailed("The settings of the database in this backup are damaged. Nothing was changed.") from error
 
 
 def _create_statement(name: str, settings: _Settings, owners: bool) -> str:

@@ -102,7 +102,7 @@ class Redis(ServerDatabase):
         check_only(only, dump.counts, "database")
         with restoring(self.name, "and is as it was"), working_folder("redis") as folder:
             write(folder / _FILE, dump.open(_FILE))
-            databases = max((_number(name) for name in dump.counts), default=0) + 1
+            databases = max(map(_checked_number, dump.counts), default=0) + 1
             with _throwaway(folder, databases) as source, self._connected() as target:
                 _copy(source, target, [_number(name) for name in only])
 
@@ -339,6 +339,10 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
     options = ["--port", "0", "--unixsocket", path, "--unixsocketperm", "700", "--dir", str(folder), "--save", ""]
     options += ["--dbfilename", _FILE, "--appendonly", "no", "--databases", str(databases), "--loglevel", "warning"]
     tool = _find("redis-server", "redis-server")
+    version = re.search(rb"v=(\d+)\.(\d+)", tool.run("--version"))
+    if version and (int(version[1]), int(version[2])) >= (6, 2):
+        # Values of a forged dump could otherwise crash this server, and then the one that they are copied to.
+        options += ["--sanitize-dump-payload", "yes"]
     with (folder / "log").open("wb") as log, tool.started(*options, stdin=subprocess.DEVNULL, stdout=log) as process:
         try:
             while True:
@@ -399,6 +403,13 @@ def _length(data: bytes) -> tuple[int, int]:
         return low << 8 | data[1], 2
     size = 9 if data[0] == 0x81 else 5
     return int.from_bytes(data[1:size]), size
+
+
+def _checked_number(name: str) -> int:
+    """Return the number of a database of a backup, which is data. A server takes 1 kB for each up to the largest."""
+    if not re.fullmatch(r"db[0-9]{1,5}", name, re.ASCII):
+        raise BackupFailed("The backup names databases that no Redis server has: it is damaged or forged.")
+    return _number(name)
 
 
 def _number(name: str) -> int:
