@@ -45,8 +45,8 @@ WITHOUT_HEARTBEATS = (
 )
 """A heartbeat lets every flow end a second later. No variable of the environment says that there be none."""
 
-# Pages with flows share the one Prefect server of the tests.
-pytestmark = pytest.mark.xdist_group("prefect")
+# Pages with flows share one Prefect server, another than the other tests: in one group, they would be the last to end.
+pytestmark = pytest.mark.xdist_group("docs")
 
 
 @dataclass(frozen=True)
