@@ -419,3 +419,31 @@ def test_text_that_looks_like_rows_is_not_counted() -> None:
         assert b"".join(counter.passed(sql[at : at + size] for at in range(0, len(sql), size))) == sql
         assert counter.counts == {"t": 1}
     assert b"".join(text for _, text in statements([sql])) == sql
+
+
+GTIDS = b"e0783cc6-2f90-11f1-8a7a-5e66e8ae3384:1-210,\nf713f104-2ebc-11f1-bcaa-9e56d1c8c1c3:tag_1:1-150"
+
+
+@pytest.mark.parametrize("plus", [b"", b"/*!80000 '+'*/ "])
+@pytest.mark.parametrize("gtids", [b"", GTIDS])
+def test_a_dump_of_a_mysql_server_with_gtids_changes_no_replication(plus: bytes, gtids: bytes) -> None:
+    table = [b"CREATE TABLE `t` (\n  `i` int\n);\n", b"INSERT INTO `t` VALUES (1);\n"]
+    before = b"SET @MYSQLDUMP_TEMP_LOG_BIN = @@SESSION.SQL_LOG_BIN;\nSET @@SESSION.SQL_LOG_BIN= 0;\n\n"
+    purged = b"SET @@GLOBAL.GTID_PURGED=%b'%b';\n\n" % (plus, gtids)
+    after = b"SET @@SESSION.SQL_LOG_BIN = @MYSQLDUMP_TEMP_LOG_BIN;\n"
+    assert [text for _, text in statements([before, purged, *table, after])] == table
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"SET @@GLOBAL.read_only = 0;\n",
+        b"SET @@SESSION.SQL_LOG_BIN= @other;\n",
+        b"SET @@GLOBAL.GTID_PURGED='', @@GLOBAL.read_only='0';\n",
+        b"SET @@GLOBAL.GTID_PURGED=/*!80000 '+'*/ ''; DROP DATABASE other;\n",
+        b"SET @@GLOBAL.GTID_PURGED=(SELECT 'a');\n",
+    ],
+)
+def test_what_only_resembles_the_lines_about_gtids_is_refused(forged: bytes) -> None:
+    with pytest.raises(BackupFailed):
+        next(statements([forged]))

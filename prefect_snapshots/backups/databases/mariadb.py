@@ -110,10 +110,10 @@ class MariaDB(ServerDatabase):
             "events and views are created again. A failure is taken back"
         ),
         not_kept=(
-            "users and rights, tables of engines without transactions as of one moment, the history of system-versioned"
-            " tables. A row whose SQL is longer than the server's `max_allowed_packet` cannot be restored (blobs are "
-            "twice their size). `mariadb-dump` cannot dump events of a database whose *name* has quotes, backslashes or"
-            " control characters"
+            "users and rights, the GTID position, tables of engines without transactions as of one moment, the history "
+            "of system-versioned tables. A row whose SQL is longer than the server's `max_allowed_packet` cannot be "
+            "restored (blobs are twice their size). `mariadb-dump` cannot dump events of a database whose *name* has "
+            "quotes, backslashes or control characters"
         ),
     )
     default_port: ClassVar[int] = 3306

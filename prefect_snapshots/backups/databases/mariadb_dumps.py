@@ -39,6 +39,13 @@ _BLOCK = re.compile(rb"DELIMITER ;;(?P<body>(?:%s)*?)\nDELIMITER ;\n" % _TOKEN, 
 _IN_BLOCK = re.compile(rb"(?P<one>(?:(?!;;)%s)+?);;\s*" % _TOKEN, re.DOTALL)
 _ROW = re.compile(rb"\((?:[^'\"`;()\\]++|'(?:[^'\\]++|\\.|'')*+')*+\)[,;]\n")
 _SANDBOX = re.compile(rb"/\*M?!999999\\?-[^\n]*\*/\s*\n")
+_REPLICATION = re.compile(
+    rb"SET @MYSQLDUMP_TEMP_LOG_BIN = @@SESSION\.SQL_LOG_BIN;\s*|"
+    rb"SET @@SESSION\.SQL_LOG_BIN ?= ?(?:0|@MYSQLDUMP_TEMP_LOG_BIN);\s*|"
+    rb"SET @@GLOBAL\.GTID_PURGED=(?:/\*!80000 '\+'\*/ )?'[\w:,\s-]*';\s*"
+)
+"""What `mysqldump` of MySQL writes if the server has GTIDs. A restore skips it: it prepares a new replica, would change
+the whole server, and would hide the restored rows from its replicas."""
 _EXECUTABLE = re.compile(rb"/\*M?!\d{5,6}\s?|\s?\*/")
 
 _VALUE = rb"(?:@*\w+|'[^'\\]*'|-?\d+)"
@@ -171,7 +178,7 @@ def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, by
         begun += line
         if len(begun) > _LONGEST:
             raise _refused(number)
-        if begun.isspace() or _SANDBOX.fullmatch(begun):
+        if begun.isspace() or _SANDBOX.fullmatch(begun) or _REPLICATION.fullmatch(begun):
             begun = b""
         elif begun.startswith(b"DELIMITER ;;\n"):
             # Between two events stands the beginning of a block alone.
