@@ -15,6 +15,8 @@ MASK = "***"
 
 # A user name as people choose them. Access tokens go into the same place of a URL, and look random.
 _USER = re.compile(r"[A-Za-z][a-z._-]{0,23}[0-9]{0,4}")
+# What stands before the two colons has no other one, and what follows begins with a scheme.
+_CHAIN = re.compile(r"((?:[a-z0-9+.-]+://)?[^:]*)::([a-z][a-z0-9+.-]*(?:://|::).*)", re.DOTALL)
 _PORT = re.compile(r":[0-9]+")
 
 # Shorter values are words such as "s3v4" or "main", which messages need; as secrets they would be worthless anyway.
@@ -37,6 +39,26 @@ _PLAIN = frozenset(
 )
 """Options that hold no secret."""
 
+_URL_OPTIONS = frozenset(
+    {
+        # PostgreSQL, MariaDB and etcd: modes, and paths of files; their contents stay where they are
+        *("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "connect_timeout", "application_name"),
+        *("target_session_attrs", "passfile", "service", "host", "port", "ssl_ca", "ssl_cert", "ssl_key", "cacert"),
+        *("cert", "unix_socket", "broken_views", "owners"),
+        # MongoDB and ArangoDB
+        *("authSource", "authMechanism", "replicaSet", "tls", "ssl", "tlsCAFile", "directConnection", "retryWrites"),
+        *("readPreference", "readConcernLevel", "w", "database", "threads"),
+    }
+)
+"""What the query of a database's URL may say without a secret. The names are those of the databases."""
+
+# Services of the web take access tokens in the place of a user.
+_TOKEN_SCHEMES = frozenset({"http", "https", "webdav", "dav"})
+
+# What stands before the @ is the name of a container, which is needed to find the place again.
+_CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "adl", "wasb", "wasbs"})
+_CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$root|\$web")
+
 _GROUPS = frozenset({"client_kwargs", "config_kwargs", "retries", "s3"})
 """Options that are dictionaries of such options."""
 
@@ -47,8 +69,9 @@ _HARMLESS_VALUES = {"token": frozenset({"anon", "cloud", "google_default"})}
 def safe_url(url: str) -> str:
     """Return a URL without passwords, tokens and options, so that it can be shown and logged.
 
-    A user name is kept if it looks like one; a token in its place is dropped. The query and the fragment are dropped,
-    too, because options of databases and file systems stand there. What is no URL, such as a path, stays as it is.
+    A user name is kept if it looks like one; a token in its place is dropped. Of the query, options of databases that
+    are known to be harmless are kept, such as `sslmode`; the rest and the fragment are dropped. What follows a password
+    is masked if it could be a part of it (see `is_ambiguous`). What is no URL, such as a path, stays as it is.
 
     Example:
         >>> safe_url("sftp://backup:p@ss@host/folder")
@@ -56,7 +79,7 @@ def safe_url(url: str) -> str:
         >>> safe_url("https://ghp_16C7e42F292c6912E7710c838347Ae178B4a@host/folder?sig=abc")
         'https://host/folder'
     """
-    return "::".join(map(_safe_part, url.split("::")))
+    return "::".join(map(_safe_part, _chained(url)))
 
 
 def harmless_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +108,7 @@ def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
         '401: GET /?access_token=***'
     """
     secrets = {secret for secret in _secrets(options) if len(secret) >= _SHORTEST_SECRET}
-    for part in (url or "").split("::"):
+    for part in _chained(url or ""):
         secrets.update(_secrets_of(part))
     written = {form for secret in secrets - {""} for form in (secret, quote(secret, safe=""), unquote(secret))}
     if not written:
@@ -94,14 +117,38 @@ def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
     return lambda text: hidden.sub(MASK, text)
 
 
+def is_ambiguous(url: str) -> bool:
+    """Return whether a password in a URL could end at more than one place, because it holds an unquoted `@` and `/`.
+
+    Libraries disagree on what such a URL means, so that a part of the password could be taken for a host or a path.
+
+    Example:
+        >>> is_ambiguous("sftp://user:p@ss/w@host/folder"), is_ambiguous("sftp://user:p%40ss%2Fw@host/folder")
+        (True, False)
+    """
+    info, place = _split(url.partition("://")[2])
+    return ":" in info and "@" in place
+
+
+def _chained(url: str) -> list[str]:
+    """Split a URL of chained file systems. Passwords and addresses may hold two colons, too."""
+    found = _CHAIN.fullmatch(url)
+    return [found[1], *_chained(found[2])] if found else [url]
+
+
 def _safe_part(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme in ("file", "local"):
         return url
     info, place = _split(rest)
     user = info.partition(":")[0]
-    place = re.split(r"[?#]", place, maxsplit=1)[0]
-    return f"{scheme}://{user}@{place}" if _USER.fullmatch(user) else f"{scheme}://{place}"
+    known = _CONTAINER if scheme in _CONTAINER_SCHEMES else _USER
+    shown = f"{user}@" if known.fullmatch(user) and scheme not in _TOKEN_SCHEMES else ""
+    if is_ambiguous(url):
+        return f"{scheme}://{shown}{MASK}"
+    address, *more = re.split(r"[?#]", place, maxsplit=1)
+    kept = [option for option in _options(more) if option.partition("=")[0] in _URL_OPTIONS]
+    return f"{scheme}://{shown}{address}{'?' if kept else ''}{'&'.join(kept)}"
 
 
 def _split(rest: str) -> tuple[str, str]:
@@ -118,6 +165,11 @@ def _split(rest: str) -> tuple[str, str]:
     return "", rest
 
 
+def _options(query: list[str]) -> list[str]:
+    """Return the options of a query, if there is one; a fragment counts as one more option."""
+    return re.split(r"[?&#]", query[0]) if query else []
+
+
 def _secrets_of(url: str) -> Iterator[str]:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme in ("file", "local"):
@@ -125,10 +177,12 @@ def _secrets_of(url: str) -> Iterator[str]:
     info, place = _split(rest)
     user, _, password = info.partition(":")
     yield password
-    if not _USER.fullmatch(user):
+    if f"{user}@" not in _safe_part(url):
         yield user
-    for option in re.split(r"[?&#]", place)[1:]:
-        yield option.partition("=")[2]
+    for option in _options(re.split(r"[?#]", place, maxsplit=1)[1:]):
+        name, _, value = option.partition("=")
+        if name not in _URL_OPTIONS:
+            yield value
 
 
 def _is_harmless(name: str, value: object) -> bool:

@@ -373,7 +373,8 @@ def test_a_table_that_others_refer_to_is_not_moved(full: MariaDB, admin: Client,
 
 KILLED = """
 import pickle, sys
-database, kept = pickle.load(open(sys.argv[1], "rb"))
+from prefect_snapshots.backups.databases import MariaDB
+url, password, kept = pickle.load(open(sys.argv[1], "rb"))
 class Waiting(type(kept)):
     def open(self, path):
         for piece in super().open(path):
@@ -382,7 +383,7 @@ class Waiting(type(kept)):
                 print("half", flush=True)
                 sys.stdin.read()
 kept.__class__ = Waiting
-database.restore(kept)
+MariaDB(url, password).restore(kept)
 """
 
 
@@ -394,7 +395,7 @@ def test_a_restore_that_is_killed_leaves_the_old_state_and_no_password(
     import pickle
 
     kept, before = StoredDump.of(full), state(server)
-    (tmp_path / "kept").write_bytes(pickle.dumps((full, kept)))
+    (tmp_path / "kept").write_bytes(pickle.dumps((full.url, full.secret(), kept)))
     (tmp_path / "temporary").mkdir()
     command = [sys.executable, "-c", KILLED, str(tmp_path / "kept")]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}

@@ -21,6 +21,7 @@ from pydantic import Field
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
+from ..documents import code, escape
 from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
 from ..integration.backups import (
     progress_bar,
@@ -255,14 +256,15 @@ def _newest(manager: BackupManager) -> Backup:
 
 def _question(backup: Backup) -> str:
     parts = "\n".join(
-        f"- {part.name}: {humanize.naturalsize(part.size)}"
+        f"- {escape(part.name)}: {humanize.naturalsize(part.size)}"
         + (f", {sum(part.counts.values()):,} rows in {len(part.counts)} tables" if part.counts else "")
         for part in backup.parts
     )
     return (
-        f"This **replaces** what is there now with backup `{backup.name}`"
-        f" ({backup.description or 'no description'}), made {backup.created_at:%F %T} UTC on {backup.host}"
-        f"{f', code {backup.git}' if backup.git else ''}:\n\n{parts}\n\nIt is verified: every byte can be restored."
+        f"This **replaces** what is there now with backup {code(backup.name)}"
+        f" ({escape(backup.description) or 'no description'}), made {backup.created_at:%F %T} UTC on"
+        f" {escape(backup.host)}{f', code {escape(str(backup.git))}' if backup.git else ''}:\n\n{parts}\n\n"
+        "It is verified: every byte can be restored."
     )
 
 

@@ -29,7 +29,7 @@ class WithSecrets:
             "read_only": one.read_only,
             "single_writer": one._single_writer,
         }
-        return _restore_with_secrets, (one._token, one.location.url, options)
+        return _restore_with_secrets, (one._token, one.location.url_with_secrets, options)
 
 
 _restored: dict[str, WithSecrets] = {}

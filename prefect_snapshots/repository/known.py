@@ -42,7 +42,9 @@ def remember(location: Location, repository_id: str) -> None:
         return
     file = _file(location)
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One by one: the mode of `mkdir` is not for the parents.
+        for folder in (file.parent.parent, file.parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # In one step: another process may do the same, and a half-written file would be no memory at all.
         with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".tmp-", delete=False) as new:
             new.write(json.dumps({"url": location.url, "id": repository_id}))

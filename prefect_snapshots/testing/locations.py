@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from .. import errors
+from ..redaction import harmless_options
 from ..repository.location import Location, ObjectInfo, open_location
 
 Place: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -287,7 +288,10 @@ class LocationContract:
     def test_survives_pickling(self, location: Location) -> None:
         location.create("object", b"here")
         copy = pickle.loads(pickle.dumps(location))
-        assert (copy.url, copy.storage_options) == (location.url, location.storage_options)
+        assert (type(copy), copy.url) == (type(location), location.url)
+        # Credentials stay in this process.
+        assert copy.storage_options == harmless_options(location.storage_options)
+        copy = open_location(copy.url, location.storage_options)
         assert copy.read("object") == b"here"
         assert copy.requests["GET"] == 1
 
@@ -301,7 +305,9 @@ class LocationContract:
         location.create("from-parent", b"from the parent")
         context: Any = multiprocessing.get_context(method)
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_create_and_read_all, args=(location, sender))
+        # A forked child inherits the location, connections and all; one that is spawned has to be told the credentials.
+        place = location if method == "fork" else (location.url, dict(location.storage_options))
+        process = context.Process(target=_create_and_read_all, args=(place, sender))
         process.start()
         sender.close()
         assert receiver.recv() == expected
@@ -329,7 +335,8 @@ class LocationContract:
         assert (location.requests["PUT"], location.requests["GET"]) == (40, 40)
 
 
-def _create_and_read_all(location: Location, sender: Any) -> None:
+def _create_and_read_all(place: Location | Place, sender: Any) -> None:
+    location = place if isinstance(place, Location) else open_location(*place)
     location.create("from-child", b"from the child")
     sender.send([location.read(path) for path in _paths(location)])
     sender.close()

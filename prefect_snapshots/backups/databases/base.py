@@ -18,7 +18,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self, TypeVar
@@ -28,6 +28,7 @@ import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...private_files import create_file
+from ...redaction import is_ambiguous, safe_url
 from ..sources import DumpFile, DumpReader, Password
 
 PIECE = 1 << 20
@@ -75,6 +76,11 @@ class Address:
         part = {name: unquote(value) for name, value in found.groupdict(default="").items()}
         password = part["password"] if found["password"] is not None else None
         options = dict(parse_qsl(found["options"] or "", keep_blank_values=True))
+        if is_ambiguous(url) or (found["host"] and "@" in (found["database"] or "")):
+            raise InvalidArgument(
+                "The URL of a database has an '@' after its host, so it is not clear where the password ends. "
+                "Percent-encode special characters: '@' is %40, '/' is %2F."
+            )
         host = part["host"].strip("[]")
         port = int(part["port"] or 0)
         return cls(part["scheme"], part["driver"], part["user"], password, host, port, part["database"], options)
@@ -85,7 +91,7 @@ class ServerDatabase:
     """A database that a server has: what its URL says, and a password from elsewhere.
 
     Attributes:
-        url: where it is.
+        url: where it is. A pickle holds it without password and without options that could hold secrets.
         password: instead of the one in the URL; a function is called whenever the password is needed.
     """
 
@@ -113,8 +119,12 @@ class ServerDatabase:
         """
 
     def __repr__(self) -> str:
-        masked = re.sub(r"(//[^:@/]*):[^/]*@", r"\1:***@", self.url)
-        return f"{type(self).__name__}({masked!r})"
+        return f"{type(self).__name__}({safe_url(self.url)!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., ServerDatabase], tuple[Any, ...]]:
+        # No password travels, as with a repository: the other process finds it where the database's own tools do.
+        harmless = {"url": safe_url(self.url), "password": self.password if callable(self.password) else None}
+        return _remade, (type(self), {**vars(self), **harmless})
 
     @property
     def name(self) -> str:
@@ -142,6 +152,10 @@ class ServerDatabase:
         head, question, options = self.url.partition("?")
         scheme, _, rest = head.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}/{quote(database, safe='')}{question}{options}"
+
+
+def _remade(kind: type[ServerDatabase], fields: dict[str, Any]) -> ServerDatabase:
+    return kind(**fields)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 from ...errors import InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedStorage
-from ...redaction import hider, safe_url
+from ...redaction import harmless_options, hider, safe_url
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 E = TypeVar("E", bound=Exception)
@@ -182,7 +182,13 @@ class Location(ABC):
         return f"{type(self).__name__}({self.url!r})"
 
     def __reduce__(self) -> tuple[type[Location], tuple[str, str, dict[str, Any]]]:
-        return type(self), (self._protocol, self._place, dict(self.storage_options))
+        scheme, _, place = self.url.partition("://")
+        return type(self), (scheme, place, harmless_options(self.storage_options))
+
+    @property
+    def url_with_secrets(self) -> str:
+        """The URL as it was given, with the password that it may hold. Never show, log or store it."""
+        return f"{self._protocol}://{self._place}"
 
     @abstractmethod
     def read(self, path: str) -> bytes:

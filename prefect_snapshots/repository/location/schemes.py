@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ...errors import InvalidArgument, MissingDependency
-from ...redaction import safe_url
+from ...redaction import is_ambiguous, safe_url
 from .interface import Location
 
 GROUP = "prefect_snapshots.locations"
@@ -38,12 +38,13 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
         storage_options: Options for the store: credentials, endpoints, time-outs. Default: none.
 
     Returns:
-        The location. It pickles as its URL and options, secrets included. It may be used from any thread and after a
-        fork.
+        The location. It may be used from any thread and after a fork. Its pickle holds no secret: only options that
+        are known to be harmless travel, and credentials come from the environment of the process that loads it.
 
     Raises:
         MissingDependency: The package for this kind of URL is not installed, or does not load.
-        InvalidArgument: The URL names no place, or chains several file systems (`simplecache::s3://...`).
+        InvalidArgument: The URL names no place, or chains several file systems (`simplecache::s3://...`), or
+            its password is not percent-encoded.
 
     Example:
         >>> location = open_location("memory://example")
@@ -64,6 +65,11 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     if not (rest if local else rest.strip("/")):
         raise InvalidArgument(
             f"{safe_url(given)!r} names no place. Pass a directory, or a URL such as s3://bucket/prefix."
+        )
+    if not local and is_ambiguous(given):
+        raise InvalidArgument(
+            f"{safe_url(given)}: it is not clear where the password ends. Write '@' as %40 and '/' as %2F in it, or "
+            "pass it in storage_options."
         )
     return _kind(scheme)(scheme, rest, storage_options or {})
 

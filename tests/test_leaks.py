@@ -1,0 +1,120 @@
+"""What a repository gives away to whoever sees its names, its bytes, or the files on the disk of a shared machine."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from servers import Storage
+
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots.repository import envelopes
+from prefect_snapshots.repository.location import open_location
+from prefect_snapshots.results import ResultLog
+
+# Every name, key, item and content below has this in it, so that it can be searched for.
+TELLING = "telltale"
+
+FIXED = {
+    *("catalog", "root", "packs", "index", "logs", "compacted", "hint", "head", "claims", "whole", "level"),
+    *("repository.json", "repository.copy.json", "reserve"),
+}
+"""Parts of names that are the same in every repository."""
+
+COMMAND = "from prefect_snapshots.cli import main; main()"
+
+
+def use_every_kind(repository: Repository, folder: Path) -> BackupManager:
+    """Store something of every kind, with telling names and contents."""
+    snapshots = SnapshotManager(repository, name=f"{TELLING}-snapshots")
+    for number in range(3):
+        value = {f"{TELLING}-key": np.arange(300_000), f"{TELLING}-small": f"{TELLING}-value"}
+        snapshots.save_snapshot(value, f"{TELLING}-{number}", {f"{TELLING}-m": TELLING}, tags=[f"{TELLING}-tag"])
+    results = ResultLog(repository, f"{TELLING}-results")
+    results.write(f"{TELLING}-result", TELLING.encode() * 10_000)
+    results.delete([f"{TELLING}-result"])
+    for items in range(100), [f"{TELLING}-{number}" for number in range(100)]:
+        name = f"{TELLING}-{type(items).__name__}"
+        Snapper(items, lambda item: f"{item}-{TELLING}", repository=repository, name=name, function_version=1).start()
+    registry = ArtifactRegistry(repository, f"{TELLING}-collection")
+    registry.log_artifact(f"{TELLING}-artifact", {"text": TELLING}, metadata={TELLING: TELLING})
+    registry.set_alias(f"{TELLING}-artifact", 0, f"{TELLING}-alias", by=TELLING)
+    registry.create_release(f"{TELLING}-release")
+    source = folder / f"{TELLING}-source"
+    source.mkdir(exist_ok=True)
+    (source / f"{TELLING}.txt").write_text(TELLING)
+    with closing(sqlite3.connect(folder / f"{TELLING}.db")) as database:
+        database.execute(f"CREATE TABLE IF NOT EXISTS {TELLING} (x)")
+    places = {"directories": [source], "databases": [str(folder / f"{TELLING}.db")]}
+    backups = BackupManager(repository, name=f"{TELLING}-backups", **places)  # type: ignore[arg-type]
+    backups.create_backup(f"{TELLING} description", tags=[f"{TELLING}-tag"])
+    repository.prune()
+    return backups
+
+
+@pytest.mark.parametrize("place", ["memory_storage", "s3_storage"])
+def test_an_encrypted_repository_tells_nothing(
+    place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No name and no byte shows what is stored, and no name follows from it: two secrets have no name in common."""
+    monkeypatch.setattr(envelopes, "COST", 2)
+    storage: Storage = request.getfixturevalue(place)
+    names = []
+    for number in range(2):
+        location = open_location(f"{storage.url}/{number}", storage.storage_options)
+        repository = Repository(location.url, storage_options=storage.storage_options, password="the same password")
+        use_every_kind(repository, tmp_path)
+        found = [info.path for info in location.list("")]
+        assert {path.partition("/")[0] for path in found} >= {"catalog", "packs", "index", "logs"}
+        for path in found:
+            assert TELLING not in path
+            assert TELLING.encode() not in location.read(path)
+        parts = {part for path in found for part in path.split("/")}
+        # Numbers count events and levels; what is short and without letters says no more.
+        names.append({part for part in parts if len(part.partition("-")[0]) >= 16 or any(map(str.isalpha, part))})
+    assert names[0] & names[1] <= FIXED, sorted((names[0] & names[1]) - FIXED)
+
+
+@pytest.fixture
+def open_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A process that opens everything that it creates to everybody, unless it is told otherwise."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(envelopes, "COST", 2)
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_nobody_else_can_read_what_is_written(open_process: None, tmp_path: Path) -> None:
+    for name in ("state", "sources", "written"):
+        (tmp_path / name).mkdir(mode=0o700)
+    written = tmp_path / "written"
+    repository = Repository(written / "repository", password="a password")
+    backups = use_every_kind(repository, tmp_path / "sources")
+    backups.export("latest", written / "export.tar")
+    SnapshotManager(repository, name=f"{TELLING}-snapshots").save_to_file(written / "saved")
+    plain = Repository(written / "plain", password=False)
+    SnapshotManager(plain, name="arrays").save_snapshot({"x": np.arange(3)}, "one")
+    for arguments in (
+        ["report", "--html", written / "report.html"],
+        ["snapshots", "export", "latest", "--name", "arrays", "--to", written / "arrays.npz"],
+    ):
+        place = ["--repository", written / "plain", "--no-password"]
+        subprocess.run([sys.executable, "-c", COMMAND, *map(str, [*place, *arguments])], check=True)
+    [database] = [part.name for part in backups.get_backup("latest").parts if part.name.startswith("sqlite")]
+    restored = f"sqlite:///{written}/restored.db"
+    backups.restore_backup("latest", confirm=True, to={database: restored}, only={database: []})
+    files = [path for folder in (written, tmp_path / "state") for path in folder.rglob("*")]
+    expected = {"export.tar", "saved", "report.html", "arrays.npz", "restored.db", "repository.json"}
+    assert expected <= {path.name for path in files}
+    assert any(path.is_relative_to(tmp_path / "state") and path.is_file() for path in files)
+    open_to_others = [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert [path.relative_to(tmp_path) for path in open_to_others] == []
