@@ -15,12 +15,20 @@ from uuid import UUID
 import pytest
 from deployed import SIZE, Site, browsing, deployed, until
 from playwright.sync_api import Page, expect
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect import flow, runtime
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-from prefect_snapshots import ArtifactRegistry, BackupManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Directory, checkpointed, save_snapshot, use_repository
 from prefect_snapshots.checkpoints import CheckpointManager
+from prefect_snapshots.documents import code
+from prefect_snapshots.integration import live
+from prefect_snapshots.integration.artifacts import log_artifact
+from prefect_snapshots.integration.backups import report_created
 from prefect_snapshots.integration.live import artifact_key
+from prefect_snapshots.integration.reporter import Reporter
+from prefect_snapshots.integration.run_context import run_logger
 
 # One site for all of them. They follow one another as a person would, and the runs go on meanwhile.
 pytestmark = [pytest.mark.xdist_group("end-to-end"), pytest.mark.timeout(400)]
@@ -202,3 +210,52 @@ def test_what_is_scheduled_runs_once_at_a_time_and_what_waits_for_a_person_has_n
         limit = deployment.global_concurrency_limit
         assert bool(deployment.schedules) == (name != "restore")
         assert (limit is not None and limit.limit == 1) == (name not in ("restore", "promotion"))
+
+
+TEXT = (
+    "taken<script>window.taken=1</script><img src=https://evil.example/a.png onerror=window.taken=1>|`c`|**d**"
+    "[e](javascript:window.taken=1)![f](https://evil.example/f.png)\x1b[2J\u202e\n# g\n\n<iframe src=//evil.example>"
+)
+NAME = "taken<img src=x onerror=window.taken=1>|`c`|[e](javascript:window.taken=1)![f](evil.png)"
+"""As hostile as a name can be. It begins with what pages are searched for, as `TEXT` does."""
+
+
+@flow
+def hostile(folder: str) -> str:
+    """Report strings that try to be more than strings, of every kind."""
+    with use_repository(Path(folder, TEXT.replace("/", "|"))) as repository:
+        save_snapshot({"x": 1}, NAME, name=NAME, metadata={TEXT: TEXT}, tags=[NAME])
+        log_artifact(NAME, {TEXT: TEXT}, metadata={TEXT: TEXT})
+        (Path(folder, "files") / NAME.replace("/", "|")).mkdir(parents=True)
+        Path(folder, "files", TEXT.replace("/", "|")).touch()
+        manager = BackupManager(repository, name=NAME, directories=[Directory(Path(folder, "files"), name=NAME)])
+        report_created(manager, manager.create_backup(TEXT))
+
+        @checkpointed(name=NAME, function_version=1, skip_item_errors=True, max_retries=0)
+        def fail(item: str) -> None:
+            raise ValueError(TEXT)
+
+        fail.map([TEXT])
+        Reporter(manager.repository, "repositories", NAME).leave_table([{TEXT: TEXT}], code(TEXT), "hostile-table")
+    run_logger().warning("%s", TEXT)
+    return str(runtime.flow_run.id)
+
+
+def test_hostile_strings_stay_strings_on_every_page(site: Site, page: Page, tmp_path: Path) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with temporary_settings({PREFECT_API_URL: f"{site.url}/api", PREFECT_UI_URL: site.url}):
+        run = hostile(str(tmp_path))
+        live.flush()
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run)]))
+    found = site.client.read_artifacts(artifact_filter=wanted)
+    keys = " ".join(each.key or "" for each in found)
+    assert all(kind in keys for kind in ("snapshots", "artifacts", "backups", "checkpoints", "hostile")), keys
+    for place in (f"/v2/runs/flow-run/{run}", *(f"/v2/artifacts/artifact/{each.id}" for each in found)):
+        page.goto(place)
+        expect(page.get_by_text("taken").first).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("window.taken") is None, place
+        dangerous = "main :is(script, iframe, [onerror], a[href^='javascript'], img:not([src^='data:']))"
+        assert page.locator(dangerous).count() == 0, place
+    assert [url for url in asked if "evil" in url] == []

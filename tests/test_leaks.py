@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -53,6 +54,7 @@ def use_every_kind(repository: Repository, folder: Path) -> BackupManager:
     (source / f"{TELLING}.txt").write_text(TELLING)
     with closing(sqlite3.connect(folder / f"{TELLING}.db")) as database:
         database.execute(f"CREATE TABLE IF NOT EXISTS {TELLING} (x)")
+    (folder / f"{TELLING}.db").chmod(0o600)  # what is restored gets the mode that it had
     places = {"directories": [source], "databases": [str(folder / f"{TELLING}.db")]}
     backups = BackupManager(repository, name=f"{TELLING}-backups", **places)  # type: ignore[arg-type]
     backups.create_backup(f"{TELLING} description", tags=[f"{TELLING}-tag"])
@@ -105,7 +107,7 @@ def test_nobody_else_can_read_what_is_written(open_process: None, tmp_path: Path
     SnapshotManager(plain, name="arrays").save_snapshot({"x": np.arange(3)}, "one")
     for arguments in (
         ["report", "--html", written / "report.html"],
-        ["snapshots", "export", "latest", "--name", "arrays", "--to", written / "arrays.npz"],
+        ["snapshots", "restore", "latest", "--name", "arrays", "--to", written / "arrays.npz"],
     ):
         place = ["--repository", written / "plain", "--no-password"]
         subprocess.run([sys.executable, "-c", COMMAND, *map(str, [*place, *arguments])], check=True)
@@ -118,3 +120,17 @@ def test_nobody_else_can_read_what_is_written(open_process: None, tmp_path: Path
     assert any(path.is_relative_to(tmp_path / "state") and path.is_file() for path in files)
     open_to_others = [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert [path.relative_to(tmp_path) for path in open_to_others] == []
+
+
+def test_every_row_of_the_threat_model_names_a_test_that_is_there() -> None:
+    folder = Path(__file__).parent
+    page = (folder.parent / "docs" / "threat-model.md").read_text()
+    rows = [line.strip("| ").split(" | ")[-1] for line in page.splitlines() if line.startswith("| ")]
+    shown = [cell for cell in rows if cell not in ("test", "not protected")]
+    assert len(shown) >= 25
+    for cell in shown:
+        files = re.findall(r"`(test_\w+\.py)`", cell)
+        assert files, cell
+        code = "".join((folder / file).read_text() for file in files)
+        for name in re.findall(r"`([Tt]est\w+)`", cell):
+            assert re.search(rf"(def|class) {name}\b", code), name
