@@ -17,6 +17,7 @@ import pytest
 from servers import Storage
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots.integration.run_context import run_logger
 from prefect_snapshots.repository import envelopes
 from prefect_snapshots.repository.location import open_location
 from prefect_snapshots.results import ResultLog
@@ -44,7 +45,9 @@ def use_every_kind(repository: Repository, folder: Path) -> BackupManager:
     results.delete([f"{TELLING}-result"])
     for items in range(100), [f"{TELLING}-{number}" for number in range(100)]:
         name = f"{TELLING}-{type(items).__name__}"
-        Snapper(items, lambda item: f"{item}-{TELLING}", repository=repository, name=name, function_version=1).start()
+        Snapper(
+            items, f"{{}}-{TELLING}".format, repository=repository, name=name, function_version=1, batch_size=10
+        ).start()
     registry = ArtifactRegistry(repository, f"{TELLING}-collection")
     registry.log_artifact(f"{TELLING}-artifact", {"text": TELLING}, metadata={TELLING: TELLING})
     registry.set_alias(f"{TELLING}-artifact", 0, f"{TELLING}-alias", by=TELLING)
@@ -79,8 +82,8 @@ def test_an_encrypted_repository_tells_nothing(
         for path in found:
             assert TELLING not in path
             assert TELLING.encode() not in location.read(path)
-        parts = {part for path in found for part in path.split("/")}
-        # Numbers count events and levels; what is short and without letters says no more.
+        # Numbers count events and levels, and packs lie in folders with the first two letters of their random names.
+        parts = {part for path in found for part in path.split("/") if len(part) > 2}
         names.append({part for part in parts if len(part.partition("-")[0]) >= 16 or any(map(str.isalpha, part))})
     assert names[0] & names[1] <= FIXED, sorted((names[0] & names[1]) - FIXED)
 
@@ -120,6 +123,14 @@ def test_nobody_else_can_read_what_is_written(open_process: None, tmp_path: Path
     assert any(path.is_relative_to(tmp_path / "state") and path.is_file() for path in files)
     open_to_others = [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert [path.relative_to(tmp_path) for path in open_to_others] == []
+
+
+def test_no_name_forges_a_line_in_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "prefect_snapshots"):
+        run_logger().warning("Saved %s: %s, %d times.", "a\x1b[2J", ValueError("b\nERROR: c\u202e"), 3)
+    [record] = caplog.records
+    assert record.getMessage() == r"Saved a\x1b[2J: b\nERROR: c\u202e, 3 times."
+    assert Path(record.pathname) == Path(__file__)
 
 
 def test_every_row_of_the_threat_model_names_a_test_that_is_there() -> None:

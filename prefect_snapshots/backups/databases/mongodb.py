@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
+from ...redaction import safe_url
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
 from .base import Address, ServerDatabase, Tool, check_only, private_file, read_settings, restoring
 
@@ -75,7 +76,7 @@ class MongoDB(ServerDatabase):
     @property
     def name(self) -> str:
         # It may have several hosts, or one that is looked up.
-        return re.sub(r"//[^/]*@", "//", self.url.partition("?")[0])
+        return re.sub(r"//[^/]*@", "//", safe_url(self.url).partition("?")[0])
 
     def check(self) -> list[str]:
         tools = [self._tool("mongodump"), self._tool("mongorestore")]
