@@ -248,7 +248,7 @@ class PostgreSQL(ServerDatabase):
     Example:
         >>> from prefect_snapshots.backups.databases import PostgreSQL
         >>> PostgreSQL("postgresql://backup:secret@db.example.com/shop")
-        PostgreSQL('postgresql://backup:***@db.example.com/shop')
+        PostgreSQL('postgresql://backup@db.example.com/shop')
 
     What the URL leaves out is as for `psql`: `PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass` and so on. After a `?` it
     may say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows, and `owners=false`
