@@ -906,7 +906,7 @@ def test_artifacts_that_are_not_there(shelf: Program) -> None:
         "artifacts show notes v7": "Existing versions: v0.",
         "artifacts show notes staging": "Existing versions: v0.",
         "artifacts list notes -c prod": "there is: default",
-        "artifacts rollback notes production --yes": "there is: v0",
+        "artifacts rollback notes production --yes": "Existing versions: v0.",
         "artifacts log other nothing": "no file or folder",
         "artifacts copy-release 1 --to else": "no release",
     }.items():

@@ -160,7 +160,7 @@ def test_snapshots_show_their_metrics_and_the_best(repository: Repository) -> No
         ("epoch-3", "1 of 2", ""),
         ("epoch-2", "1 of 2", "★ best"),
         ("epoch-1", "1 of 2", ""),
-        ("epoch-0", "2 in total", ""),
+        ("epoch-0", "2 in all", ""),
     ]
     assert found(of(repository, "train"), Chart, "loss").marked is None
     assert "best" not in str(of(repository, "train", rank_by="nothing")).replace("'best': (None", "")

@@ -113,7 +113,7 @@ def _leaves(manager: Manager, record: Record) -> Leaves | None:
 
 def _change(manager: Manager, old: Record | None, new: Record) -> str:
     leaves, changed = count_leaves(manager, old, new)
-    return "" if leaves is None else f"{leaves:,} in total" if changed is None else f"{changed:,} of {leaves:,}"
+    return "" if leaves is None else f"{leaves:,} in all" if changed is None else f"{changed:,} of {leaves:,}"
 
 
 def _metrics(records: Sequence[Record], first: str | None) -> Iterator[tuple[str, tuple[float | None, ...]]]:
