@@ -513,7 +513,9 @@ def test_ignore_files_mean_what_git_takes_them_for(tmp_path: Path, seed: int) ->
     given = patterns()
     found = [
         (path, entry.is_dir(follow_symlinks=False), left_out)
-        for path, entry, left_out in walk(str(root), Selection(tuple(given.split("\n")), (".gitignore",)), unexpected)
+        for path, entry, _, left_out in walk(
+            str(root), Selection(tuple(given.split("\n")), (".gitignore",)), unexpected
+        )
     ]
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     subprocess.run(["git", "init", "-q", root], check=True, env=environment)

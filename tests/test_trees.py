@@ -123,6 +123,22 @@ def racing(folder: Path, elsewhere: Path) -> Iterator[None]:
         process.join()
 
 
+@needs_root
+def test_nobody_leads_a_backup_out_of_its_directory(tmp_path: Path, shelf: Shelf, elsewhere: Path) -> None:
+    """Neither the names nor the bytes of what others put a link to get into the backup."""
+    folder = tmp_path / "folder"
+    for number in range(40):
+        (folder / str(number) / "own").mkdir(parents=True)
+    give(folder)
+    for name in ("stranger", "own/stranger"):
+        (elsewhere / name).parent.mkdir(exist_ok=True)
+        (elsewhere / name).write_text("secret")
+    with racing(folder, elsewhere):
+        for _ in range(20):
+            part = shelf.backup(Directory(folder, strict=False)).part("folder")
+            assert not [entry.path for entry in part.entries if "stranger" in entry.path]
+
+
 def state_of(elsewhere: Path) -> dict[str, tuple[Any, ...]]:
     found = [elsewhere, *elsewhere.rglob("*")]
     return {str(path): (path.stat().st_mode, path.stat().st_uid, path.stat().st_mtime_ns) for path in found}

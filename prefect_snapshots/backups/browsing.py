@@ -275,7 +275,7 @@ def _extra(part: PartReader, root: Path, only: Sequence[str]) -> Iterator[FileCh
         return
     there = {entry.path for entry in part.entries}
     stays = [os.fsdecode(path) for path in part.left_out]
-    for path, item, left_out in walk(str(root), part.selection, lambda *_: None):
+    for path, item, _, left_out in walk(os.path.realpath(root), part.selection, lambda *_: None):
         if left_out or path in there or any(_is_below(path, each) for each in stays):
             continue
         if only and not any(_is_below(path, each) for each in only):

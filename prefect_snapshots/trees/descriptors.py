@@ -22,6 +22,9 @@ _STEPS = 10_000
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a directory is opened that may not be a link."""
 
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened that may not be a link, nor hang us if it is a pipe by now."""
+
 
 def resolve(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path without a link in it, as `os.path.realpath`.

@@ -131,7 +131,7 @@ def _find_alone(plan: Plan, tree: StoredTree, root: Path, options: Options) -> N
             raise error
         stay(os.fsencode(path))
 
-    for path, item, is_left_out in walk(str(root), tree.selection, failed):
+    for path, item, _, is_left_out in walk(str(root), tree.selection, failed):
         raw = os.fsencode(path)
         if item.name.startswith(RESTORING) or plan.alone.get(raw.rpartition(b"/")[0]):
             continue

@@ -22,7 +22,7 @@ from ..errors import InvalidArgument
 from ..repository.chunking import AVERAGE_SIZE, content_defined, content_defined_read, content_defined_stream
 from ..repository.contents import TABLE, Batch, Kept, Writer
 from ..repository.location import Buffer
-from .descriptors import Parents, open_directory
+from .descriptors import FILE, Parents, open_directory
 from .entries import Entry
 from .scanning import Scan, entry_of, extents_of, state_of, xattrs_of
 from .stored import StoredTree
@@ -37,7 +37,6 @@ _EACH = 4096
 """What a file counts for beyond its bytes when files are read together."""
 _SETTLED = 2_000_000_000
 """Nanoseconds between a file's last change and a look at it, below which the next change might go unseen."""
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SHARED = AVERAGE_SIZE // 4
 """Bytes of a file below which it may share chunks with its neighbours: one chunk each would cost more than it holds."""
 
@@ -216,7 +215,7 @@ class Tree:
         try:
             for _ in range(2):
                 parent, name = parents.find(scanned.raw)
-                file = os.open(name, _OPEN, dir_fd=parent)
+                file = os.open(name, FILE, dir_fd=parent)
                 try:
                     before = os.fstat(file)
                     if not stat.S_ISREG(before.st_mode):

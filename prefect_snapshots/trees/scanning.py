@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from ..errors import InvalidArgument, InvalidName
+from .descriptors import DIRECTORY, FILE, open_directory, opened, path_of
 from .entries import Entry, check_path
 from .patterns import Rules, left_out, rules_of
 
@@ -97,61 +98,83 @@ Failed = Callable[[str, OSError], None]
 """Called with the path of what cannot be looked at, relative to the directory, and why."""
 
 
-def walk(folder: str, selection: Selection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
+def walk(folder: str, selection: Selection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], int, bool]]:
     """Find everything in a folder, directories before what is in them.
 
-    Nothing is found below what is left out.
+    Nothing is found below what is left out. Directories are held open, and no link is followed: somebody who puts a
+    link in the place of a directory meanwhile leads nobody elsewhere.
 
     Args:
-        folder: The folder.
+        folder: The folder, an absolute path without a link in it.
         selection: What belongs to its tree.
         failed: Called for a directory, or an ignore file, that cannot be read.
 
     Yields:
-        The path relative to the folder, what `os.scandir` says of it, and whether it is left out.
+        The path relative to the folder, what `os.scandir` says of it, the descriptor of the directory that it is in,
+        and whether it is left out. The second and third are valid until the next one is found.
     """
-    device = os.stat(folder).st_dev if selection.one_file_system else 0
-    waiting: list[tuple[str, str, tuple[Rules, ...]]] = [("", folder, rules_of(selection.excludes, 0))]
-    while waiting:
-        prefix, at, rules = waiting.pop()
-        try:
-            if device and os.lstat(at).st_dev != device:
+    try:
+        held = [open_directory(folder)]
+    except OSError as error:
+        failed("", error)
+        return
+    device = os.fstat(held[0]).st_dev
+    waiting: list[tuple[str, str, int, tuple[Rules, ...]]] = [("", ".", 1, rules_of(selection.excludes, 0))]
+    try:
+        while waiting:
+            prefix, name, depth, rules = waiting.pop()
+            # What is in a directory comes before its siblings, so that those above it are the first ones held.
+            while len(held) > depth:
+                os.close(held.pop())
+            try:
+                directory = os.open(name, DIRECTORY, dir_fd=held[-1])
+                held.append(directory)
+                if selection.one_file_system and os.fstat(directory).st_dev != device:
+                    continue
+                with os.scandir(directory) as found:
+                    entries = list(found)
+            except OSError as error:
+                failed(prefix.rstrip("/"), error)
                 continue
-            with os.scandir(at) as found:
-                entries = list(found)
-        except OSError as error:
-            failed(prefix.rstrip("/"), error)
-            continue
-        for entry in entries if selection.ignore_files else ():
-            if entry.name in selection.ignore_files and entry.is_file(follow_symlinks=False):
-                try:
-                    with open(entry.path, encoding="utf-8-sig", errors="surrogateescape") as file:
-                        rules = (*rules_of(file.read().split("\n"), len(prefix)), *rules)
-                except OSError as error:
-                    failed(prefix + entry.name, error)
-        is_cache = selection.exclude_caches and any(_is_tag(entry) for entry in entries)
-        for entry in entries:
-            path = prefix + entry.name
-            is_directory = entry.is_dir(follow_symlinks=False)
-            if (
-                entry.name.startswith(RESTORING)
-                or (is_cache and entry.name != _TAG)
-                or (rules and left_out(rules, path, entry.name, is_directory))
-                or (selection.larger_than is not None and _is_larger(entry, selection.larger_than))
-            ):
-                yield path, entry, True
-                continue
-            yield path, entry, False
-            if is_directory:
-                waiting.append((f"{path}/", entry.path, rules))
+            for entry in entries if selection.ignore_files else ():
+                if entry.name in selection.ignore_files and entry.is_file(follow_symlinks=False):
+                    try:
+                        patterns = _read(directory, entry.name).decode("utf-8-sig", "surrogateescape")
+                        lines = patterns.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+                        rules = (*rules_of(lines, len(prefix)), *rules)
+                    except OSError as error:
+                        failed(prefix + entry.name, error)
+            is_cache = selection.exclude_caches and any(_is_tag(directory, entry) for entry in entries)
+            for entry in entries:
+                path = prefix + entry.name
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if (
+                    entry.name.startswith(RESTORING)
+                    or (is_cache and entry.name != _TAG)
+                    or (rules and left_out(rules, path, entry.name, is_directory))
+                    or (selection.larger_than is not None and _is_larger(entry, selection.larger_than))
+                ):
+                    yield path, entry, directory, True
+                    continue
+                yield path, entry, directory, False
+                if is_directory:
+                    waiting.append((f"{path}/", entry.name, depth + 1, rules))
+    finally:
+        for directory in held:
+            os.close(directory)
 
 
-def _is_tag(entry: os.DirEntry[str]) -> bool:
+def _read(directory: int, name: str, length: int = -1) -> bytes:
+    """Read a file in an open directory, or the beginning of it. Nothing but a file is read, and no link followed."""
+    with open(os.open(name, FILE, dir_fd=directory), "rb") as file:
+        return file.read(length) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+
+
+def _is_tag(directory: int, entry: os.DirEntry[str]) -> bool:
     if entry.name != _TAG or not entry.is_file(follow_symlinks=False):
         return False
     try:
-        with open(entry.path, "rb") as file:
-            return file.read(len(_TAG_CONTENT)) == _TAG_CONTENT
+        return _read(directory, _TAG, len(_TAG_CONTENT)) == _TAG_CONTENT
     except OSError:
         return False
 
@@ -219,12 +242,10 @@ def scan(root: str, selection: Selection, known: Known | None = None, *, hard_li
         NotADirectoryError: It is none.
     """
     looked = time.time_ns()
-    status = os.stat(root)
-    if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
-    done = Scan(entry_of(b"", status, xattrs=xattrs_of(root)), looked)
+    with opened(root) as folder:
+        done = Scan(entry_of(b"", os.fstat(folder), xattrs=xattrs_of(folder)), looked)
     found: list[tuple[bytes, Entry, int, tuple[int, int] | None]] = []
-    for path, item, is_left_out in walk(root, selection, done.failed):
+    for path, item, directory, is_left_out in walk(root, selection, done.failed):
         if is_left_out:
             continue
         try:
@@ -236,9 +257,11 @@ def scan(root: str, selection: Selection, known: Known | None = None, *, hard_li
                 number = -1 if known is None else known.unchanged(raw, status)
                 entry = entry_of(raw, status) if known is None or number < 0 else known.entries[number]
             elif stat.S_ISLNK(status.st_mode):
-                entry = entry_of(raw, status, os.fsencode(os.readlink(item.path)), xattrs_of(item.path))
+                entry = entry_of(
+                    raw, status, os.readlink(os.fsencode(item.name), dir_fd=directory), _xattrs(directory, item)
+                )
             elif stat.S_ISDIR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
-                entry = entry_of(raw, status, xattrs=xattrs_of(item.path))
+                entry = entry_of(raw, status, xattrs=_xattrs(directory, item))
             else:
                 done.skipped.append(path)
                 done.left_out.append(raw)
@@ -321,7 +344,11 @@ def extents_of(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...]
     return None if extents == [(0, size)] else tuple(extents)
 
 
-def xattrs_of(where: str | int) -> dict[bytes, bytes] | None:
+def _xattrs(directory: int, item: os.DirEntry[str]) -> dict[bytes, bytes] | None:
+    return xattrs_of(path_of(directory, os.fsencode(item.name)))
+
+
+def xattrs_of(where: bytes | int) -> dict[bytes, bytes] | None:
     """Read the extended attributes of a file, or of a link itself; None if it has none."""
     if not hasattr(os, "listxattr"):
         return None
