@@ -134,7 +134,7 @@ class Limit:
 class Report:
     """All figures and limits of one run of one script.
 
-    Arguments:
+    Args:
         section: of the docs, where the tables go.
         options: of the command line, made by `arguments`.
         packages: whose versions matter.

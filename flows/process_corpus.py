@@ -85,7 +85,7 @@ def process_corpus(
 ) -> list[Alike]:
     """Embed the documents of a folder that are not embedded yet, and say which are most alike.
 
-    Arguments:
+    Args:
         folder: of the documents. Default: Python's standard library.
         pattern: of their paths.
         name: of the checkpoints, and of the snapshot of the embeddings.

@@ -79,7 +79,7 @@ def promote_model(
 ) -> Decision:
     """Log the best snapshot as a version of the model, and promote it if it beats what is in production.
 
-    Arguments:
+    Args:
         name: what the snapshots of the training are called.
         model: the artifact.
         repository: a URL or path. Default: the setting, the block `prefect-snapshots-repository/default`, or

@@ -99,7 +99,7 @@ class Report:
 def train(epochs: PositiveInt = 20, name: str = "digits", repository: str | None = None, seed: int = 0) -> Report:
     """Train up to an epoch, from the last snapshot on if there is one; evaluate the best one, and report it.
 
-    Arguments:
+    Args:
         epochs: the number of the last epoch.
         name: what the snapshots are called: another name trains another model.
         repository: a URL or path. Default: the setting, the block `prefect-snapshots-repository/default`, or

@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILIN
 def rewritten(manual: str, directory: Path, environment: Mapping[str, str]) -> str:
     """A manual with what its examples print now: `python` blocks run, and lines of `console` blocks that begin with $.
 
-    Arguments:
+    Args:
         manual: in Markdown.
         directory: an empty one, in which they run one after the other.
         environment: of every process.

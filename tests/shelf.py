@@ -1,4 +1,4 @@
-"""The smallest room that can be built on a repository, for its tests: items of bytes under one name."""
+"""The smallest kind that can be built on a repository, for its tests: items of bytes under one name."""
 
 from __future__ import annotations
 

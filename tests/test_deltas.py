@@ -160,7 +160,7 @@ def rows(count: int, changes: int = 0) -> list[bytes]:
 
 
 def put_dump(shelf: Shelf, name: str, data: bytes, previous: str | None, average: int) -> Event:
-    """How a room keeps a dump: the sketches are its manifest."""
+    """How a kind keeps a dump: the sketches are its manifest."""
     before = None
     if previous is not None:
         content = shelf.repository.read(shelf.stream, shelf.items[previous])

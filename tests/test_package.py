@@ -48,9 +48,9 @@ def test_import_loads_nothing_heavy() -> None:
     assert not modules_loaded_by("import prefect_snapshots") & {"prefect", "jax", "numpy", "fsspec", "pydantic"}
 
 
-@pytest.mark.parametrize("room", ["repository", "snapshots", "artifacts"])
-def test_rooms_load_neither_prefect_nor_jax(room: str) -> None:
-    assert not modules_loaded_by(f"import prefect_snapshots.{room}") & {"prefect", "jax", "jaxlib"}
+@pytest.mark.parametrize("module", ["repository", "snapshots", "artifacts"])
+def test_modules_load_neither_prefect_nor_jax(module: str) -> None:
+    assert not modules_loaded_by(f"import prefect_snapshots.{module}") & {"prefect", "jax", "jaxlib"}
 
 
 @pytest.mark.parametrize("name", prefect_snapshots.__all__)

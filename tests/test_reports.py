@@ -197,7 +197,7 @@ def test_an_artifact_shows_who_moved_which_stage_when(repository: Repository) ->
 def test_all_of_a_repository_is_told_and_damage_hides_nothing_else(repository: Repository, tmp_path: Path) -> None:
     documents = describe_repository(repository)
     told = [("backups", "shop"), ("snapshots", "train"), ("checkpoints", "inverse"), ("artifacts", "models/classifier")]
-    assert [(each.room, each.title) for each in documents[1:]] == told
+    assert [(each.kind, each.title) for each in documents[1:]] == told
     with pytest.raises(SnapshotNotFound, match=r"nothing named 'shops'\. Existing names: shop, train, "):
         describe_repository(repository, ["shops"])
 
@@ -206,11 +206,11 @@ def test_all_of_a_repository_is_told_and_damage_hides_nothing_else(repository: R
     damaged = Repository(copy)
     slot = copy / slot_path(damaged.stream("snapshots", "train", lambda event: None).id, 1)
     slot.write_bytes(slot.read_bytes()[:-1] + b"?")
-    others = [str(document) for document in documents if document.room not in ("", "snapshots")]
+    others = [str(document) for document in documents if document.kind not in ("", "snapshots")]
     again = describe_repository(Repository(copy), ["shop", "train", "inverse", "classifier"])[1:]
     assert isinstance(again[1].blocks[0], Note)
     assert again[1].blocks[0].text.startswith("This cannot be read: ")
-    assert [str(document) for document in again if document.room != "snapshots"] == others
+    assert [str(document) for document in again if document.kind != "snapshots"] == others
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def _plain(document: Document) -> dict[str, Any]:
     import msgspec
 
     blocks = ({"block": type(block).__name__.lower(), **msgspec.to_builtins(block)} for block in document.blocks)
-    return {"kind": document.room, "title": document.title, "blocks": list(blocks)}
+    return {"kind": document.kind, "title": document.title, "blocks": list(blocks)}
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,9 +23,7 @@ from .output import printable
 if TYPE_CHECKING:
     from ..repository import Repository
     from ..repository.location import Location
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+    from ..repository.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 def markdown(document: Document, *, images: bool = True) -> str:
     """A document as Markdown.
 
-    Arguments:
+    Args:
         images: whether charts are images. Else they are one line of text.
 
     Example:

@@ -116,9 +116,9 @@ class Document:
     Attributes:
         title: what it is about.
         blocks: what is said.
-        room: what kind of thing it is, as in "backups".
+        kind: The kind of what it describes, such as "backups"; empty for a summary of several kinds.
     """
 
     title: str
     blocks: tuple[Block, ...]
-    room: str = ""
+    kind: str = ""

@@ -22,11 +22,11 @@ h1{{font-size:1.75rem;line-height:1.2;margin:0 0 .5rem;letter-spacing:-.01em}}
 h2{{font-size:1.35rem;line-height:1.25;margin:0}}
 h3{{font-size:1.05rem;margin:2rem 0 .75rem}}
 p{{margin:.25rem 0}}
-.soft,caption small,dt,.room,th,.of small,td::before,li.step time{{color:var(--soft)}}
+.soft,caption small,dt,.kind,th,.of small,td::before,li.step time{{color:var(--soft)}}
 a{{color:var(--data);text-underline-offset:.2em}}
 nav ul{{display:flex;flex-wrap:wrap;gap:.35rem 1.25rem;list-style:none;padding:0;margin:1.25rem 0 0}}
 section{{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:1.5rem;margin:1.5rem 0}}
-.room{{font-size:.8125rem;letter-spacing:.06em;text-transform:uppercase;margin:0 0 .15rem}}
+.kind{{font-size:.8125rem;letter-spacing:.06em;text-transform:uppercase;margin:0 0 .15rem}}
 dl{{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.9rem 1.25rem;margin:1.1rem 0}}
 dt{{font-size:.8125rem}}
 dd{{margin:0;font-variant-numeric:tabular-nums}}
@@ -75,14 +75,14 @@ nav{{display:none}}
 def html_page(title: str, documents: Sequence[Document], made_at: datetime) -> str:
     """One HTML file.
 
-    Arguments:
+    Args:
         title: of the page.
-        documents: the first one, without a room, introduces the others.
+        documents: the first one, without a kind, introduces the others.
         made_at: when they were true.
     """
-    rooms = [(f"part-{at}", document) for at, document in enumerate(documents) if document.room]
-    links = "".join(f'<li><a href="#{name}">{_text(document.title)}</a></li>' for name, document in rooms)
-    first = "".join(_body(block for document in documents if not document.room for block in document.blocks))
+    parts = [(f"part-{at}", document) for at, document in enumerate(documents) if document.kind]
+    links = "".join(f'<li><a href="#{name}">{_text(document.title)}</a></li>' for name, document in parts)
+    first = "".join(_body(block for document in documents if not document.kind for block in document.blocks))
     return "\n".join(
         (
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
@@ -91,15 +91,15 @@ def html_page(title: str, documents: Sequence[Document], made_at: datetime) -> s
             f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
             f"<header><h1>{_text(title)}</h1>",
             f'<p class="soft">As of {_cell(made_at, "time")}. Times are in UTC.</p>{first}',
-            f'<nav aria-label="Contents"><ul>{links}</ul></nav></header><main>' if rooms else "</header><main>",
-            *(_section(name, document) for name, document in rooms),
+            f'<nav aria-label="Contents"><ul>{links}</ul></nav></header><main>' if parts else "</header><main>",
+            *(_section(name, document) for name, document in parts),
             "</main></body></html>\n",
         )
     )
 
 
 def _section(name: str, document: Document) -> str:
-    head = f'<p class="room">{_text(document.room)}</p><h2 id="{name}-title">{_text(document.title)}</h2>'
+    head = f'<p class="kind">{_text(document.kind)}</p><h2 id="{name}-title">{_text(document.title)}</h2>'
     body = "".join(_body(iter(document.blocks)))
     return f'<section id="{name}" aria-labelledby="{name}-title">{head}{body}</section>'
 

@@ -208,7 +208,7 @@ def backup_prefect_server(
 ) -> Backup:
     """Back up the database of the Prefect server whose settings this run sees, while it goes on.
 
-    Arguments:
+    Args:
         name, retention, repository: as for `create_backup`.
 
     Raises:

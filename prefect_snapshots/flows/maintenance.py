@@ -43,7 +43,7 @@ LISTED = 20
 def check_repository(repository: str | None = None, read_data: bool = False) -> CheckReport:
     """Verify that everything committed is there. The run fails when it is not.
 
-    Arguments:
+    Args:
         repository: a URL or path; see `blocks.current_repository` for the default.
         read_data: read and verify every byte, too.
 
@@ -76,7 +76,7 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
 def prune_repository(repository: str | None = None, dry_run: bool = False) -> PruneReport:
     """Free the space of what no snapshot needs any more. Takes credentials that may delete.
 
-    Arguments:
+    Args:
         repository: a URL or path; see `blocks.current_repository` for the default.
         dry_run: only report what would be freed.
 
@@ -147,7 +147,7 @@ def expire_results(
 
     When a result was last read is not known, and does not count.
 
-    Arguments:
+    Args:
         older_than: what was written so long ago goes.
         name: that the results have in the repository: the field `results` of the block that is their `result_storage`.
         keys: that of the block which is their `key_storage`, where that is in the same repository.

@@ -98,7 +98,7 @@ def watch_repository(
 ) -> WatchReport:
     """Look whether backups are overdue, and whether the repository grows too fast. The run completes either way.
 
-    Arguments:
+    Args:
         backups: how often there has to be a backup, by the name of the backups: a duration such as `"1d"` or `"PT6H"`,
             or the cron of their schedule, such as `"0 2 * * *"`.
         margin: how late one may be there: it is when it is complete.

@@ -1,16 +1,16 @@
-"""The tasks over artifacts, and what they report: a page for each version and move of a stage, an asset, an event.
+"""Tasks that log, load and promote artifacts, and report each step to Prefect as a page, an asset and an event.
 
-The pages of an artifact have one key: what `/v2/artifacts/key/<key>` shows is its timeline.
+All pages of an artifact share one key, so `/v2/artifacts/key/<key>` shows its timeline.
 
-Events for automations; the resource is `prefect-snapshots.artifacts.<collection>/<name>`, related to the run:
+Events for automations have the resource `prefect-snapshots.artifacts.<collection>/<name>` and are related to the run:
 
 - `prefect-snapshots.artifact.logged`: `repository` (URL), `collection`, `name`, `version`, `handler`, `size` and
-  `written` (bytes of the version, and of those the newly stored), `metadata`, `source` (where it was promoted from, or
-  null);
-- `prefect-snapshots.artifact.promoted`: `repository`, `collection`, `name`, `version`, `stage`, `previous` (the version
-  that the stage was before; null if it is new), `moved_by`, `rollback`.
+  `written` (bytes of the version, and how many of them were newly stored), `metadata`, `source` (the version that it
+  was promoted from, or null);
+- `prefect-snapshots.artifact.promoted`: `repository`, `collection`, `name`, `version`, `stage`, `previous` (the
+  version that the stage had before; null if the stage is new), `moved_by`, `rollback`.
 
-And of a release, with the resource `prefect-snapshots.releases.<collection>`:
+Events of releases have the resource `prefect-snapshots.releases.<collection>`:
 
 - `prefect-snapshots.release.created`: `repository`, `collection`, `tag`, `artifacts` (versions by name), `metadata`.
 
@@ -45,7 +45,7 @@ from .snapshots.saving import manager_of
 from .twins import asynchronous, returns_anything
 
 LISTED = 10
-"""Versions on a page, and steps of the timeline: the latest."""
+"""How many of the latest versions a page lists: enough to see the trend, and the page stays short in the UI."""
 
 Said = Mapping[str, tuple[Value, Kind]]
 
@@ -62,20 +62,24 @@ def log_artifact(
     expiry: datetime | str | None = None,
     **writer_options: Any,
 ) -> ArtifactVersion:
-    """Log a value as a new version of an artifact, and report it: a page of its timeline, an asset, an event.
+    """Log a value as a new version of an artifact, and report it to Prefect as a page, an asset and an event.
 
-    Arguments:
-        name: the artifact.
-        value: what the handler can write.
-        handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one of another package.
-        collection: that the artifact belongs to.
-        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
-        metadata: plain values by text keys, up to 64 KB.
-        expiry: when the version expires.
-        writer_options: of the handler, such as `indent=4` for JSON.
+    Args:
+        name: The name of the artifact.
+        value: A value that the handler can write.
+        handler: The name of the handler: "json", "text", "pickle", "numpy", "pytree", "joblib",
+            "parquet", or one that another package installs.
+        collection: The collection of the artifact.
+        repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
+        metadata: JSON-like values with string keys, up to 64 KB.
+        expiry: When the version expires. Default: never.
+        writer_options: Options of the handler, such as `indent=4` for JSON.
 
     Returns:
-        The version.
+        The new version.
+
+    Raises:
+        HandlerNotFound: No installed handler has this name.
 
     Example:
         >>> from prefect import flow
@@ -107,11 +111,17 @@ def log_files(
 ) -> ArtifactVersion:
     """Log a file or a folder as a new version of an artifact, and report it as `log_artifact` does.
 
-    Arguments:
-        name: the artifact.
-        local_path: a file, which keeps its name, or a folder, whose entries keep theirs.
-        artifact_path: the folder within the artifact that takes them; default: its top.
-        collection, repository, metadata, expiry: as for `log_artifact`.
+    Args:
+        name: The name of the artifact.
+        local_path: A file, or a folder whose entries are logged. Names stay the same.
+        artifact_path: The folder inside the artifact to put them into. Default: the top folder.
+        collection: The collection of the artifact.
+        repository: As for `log_artifact`.
+        metadata: As for `log_artifact`.
+        expiry: When the version expires. Default: never.
+
+    Returns:
+        The new version.
     """
     registry = _registry(repository, collection)
     version = registry.log_files(name, local_path, None, artifact_path, metadata=metadata, expiry=expiry)
@@ -129,18 +139,22 @@ def promote_snapshot(
     repository: RepositoryLike | None = None,
     to: RepositoryLike | None = None,
 ) -> ArtifactVersion:
-    """Make a new version of an artifact of a snapshot, and report it as `log_artifact` does.
+    """Log a snapshot as a new version of an artifact, and report it as `log_artifact` does.
 
-    Arguments:
-        snapshot_id: of the snapshot.
-        artifact: the name of the artifact.
-        name: the name under which the snapshot was saved.
-        collection: that the artifact belongs to.
-        repository: where the snapshot is; see `blocks.current_repository` for the default.
-        to: another repository for the artifact: what it lacks is copied. Default: the same one, where nothing is.
+    Args:
+        snapshot_id: The id of the snapshot.
+        artifact: The name of the artifact.
+        name: The name under which the snapshot was saved.
+        collection: The collection of the artifact.
+        repository: The repository of the snapshot. Default: the one that `blocks.current_repository` returns.
+        to: Another repository for the artifact; only data that it lacks is copied. Default: the same repository,
+            where no data is copied.
+
+    Returns:
+        The new version of the artifact.
 
     Raises:
-        SnapshotNotFound: there is no such snapshot.
+        SnapshotNotFound: There is no such snapshot. The message names similar ids.
     """
     source = current_repository(repository)
     registry = _registry(source if to is None else to, collection)
@@ -162,20 +176,24 @@ def load_artifact(
     repository: RepositoryLike | None = None,
     **reader_options: Any,
 ) -> Any:
-    """Load the value of a version of an artifact, every byte verified.
+    """Load the value of a version of an artifact. Every byte is verified.
 
-    Arguments:
-        name: the artifact.
-        version: a number, `"latest"` (the default), an alias such as `"production"`, or a point in time.
-        match: of a point in time: "exact", or "asof" for the newest version as of then.
-        validate: whether an expired version, and one that needs another environment than this, is refused.
-        collection, repository: as for `log_artifact`.
-        reader_options: of the handler, such as `leaves="encoder/**"` for pytrees.
+    Args:
+        name: The name of the artifact.
+        version: A number, `"latest"` (the default), an alias such as `"production"`, or a point in time.
+        match: How to choose by a point in time: "exact", or "asof" for the newest version at that time.
+        validate: Refuse a version that has expired, or that needs another environment than this one.
+        collection: The collection of the artifact.
+        repository: As for `log_artifact`.
+        reader_options: Options of the handler, such as `leaves="encoder/**"` for pytrees.
+
+    Returns:
+        The value.
 
     Raises:
-        ArtifactNotFound: there is no such artifact or version.
-        ArtifactExpired: the version is past its expiry.
-        EnvironmentMismatch: it was written with another Python or package, where that matters.
+        ArtifactNotFound: There is no such artifact or version. The message names similar ones.
+        ArtifactExpired: The version has expired.
+        EnvironmentMismatch: The version needs another version of Python or of a package.
     """
     registry = _registry(repository, collection)
     value = registry.load_artifact(name, version, match, validate, **reader_options)
@@ -193,22 +211,24 @@ def promote_artifact(
     repository: RepositoryLike | None = None,
     expected: VersionLike | EllipsisType = ...,
 ) -> ArtifactVersion:
-    """Promote a version to a stage, or into another registry, wholly or not at all, and report it.
+    """Promote a version to a stage or copy it into another registry, atomically, and report it to Prefect.
 
-    Arguments:
-        name: the artifact.
-        version: as for `load_artifact`.
-        to: a stage, such as "production", or a registry of another collection, repository or storage.
-        collection, repository: as for `log_artifact`.
-        expected: promote to the stage only if it is this version now, with None if it is none. Default: what it is
-            when the call begins.
+    Args:
+        name: The name of the artifact.
+        version: As for `load_artifact`.
+        to: A stage, such as "production", or a registry of another collection or repository.
+        collection: The collection of the artifact.
+        repository: As for `log_artifact`.
+        expected: Promote only if the stage has this version now; None means that the stage must not exist yet.
+            Default: the version of the stage when the call begins.
 
     Returns:
-        The version: of the target, if that is a registry.
+        The version. If `to` is a registry, the version in that registry.
 
     Raises:
-        CommitConflict: the stage is another version than expected; the message says which.
-        ArtifactExpired: the version is past its expiry.
+        ArtifactNotFound: There is no such artifact or version. The message names similar ones.
+        CommitConflict: The stage has another version than expected. The message says which.
+        ArtifactExpired: The version has expired.
     """
     registry = _registry(repository, collection)
     promoted = registry.promote_artifact(name, version, to=to, expected=expected)
@@ -228,16 +248,22 @@ def create_release(
     repository: RepositoryLike | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Release:
-    """Put a tag over one version of each of many artifacts, and report it. It never changes.
+    """Create a release, a fixed set of artifact versions under one tag, and report it to Prefect.
 
-    Arguments:
-        tag: any name that no release of the collection has.
-        artifacts: versions by name, as in `{"model": "production", "features": 3}`. Default: the latest of all.
-        collection, repository, metadata: as for `log_artifact`.
+    Args:
+        tag: The name of the release. It must be new in the collection.
+        artifacts: Versions by artifact name, such as `{"model": "production", "features": 3}`. Default: the latest
+            version of every artifact of the collection.
+        collection: The collection of the artifacts.
+        repository: As for `log_artifact`.
+        metadata: As for `log_artifact`.
+
+    Returns:
+        The release.
 
     Raises:
-        ReleaseExists: the tag is taken.
-        ArtifactNotFound: there is no such artifact or version, or none at all.
+        ReleaseExists: The collection already has a release with this tag.
+        ArtifactNotFound: An artifact or version does not exist, or the collection is empty.
     """
     registry = _registry(repository, collection)
     release = registry.create_release(tag, artifacts, metadata=metadata)
@@ -251,7 +277,7 @@ def _known_registry(repository: Repository, collection: str) -> ArtifactRegistry
 
 
 def _registry(repository: RepositoryLike | None, collection: str) -> ArtifactRegistry:
-    """The registry of a collection, the same one each time: it knows what happened so far."""
+    """Return the registry of a collection. It is cached, because it has already read the events so far."""
     return _known_registry(current_repository(repository), collection)
 
 
@@ -263,12 +289,12 @@ apromote_artifact = task(cache_policy=NO_CACHE)(asynchronous(promote_artifact.fn
 acreate_release = task(cache_policy=NO_CACHE)(asynchronous(create_release.fn))
 
 
-# --- what is reported -------------------------------------------------------------------------------------------------
+# --- reports to Prefect ---------------------------------------------------------------------------------------------
 
 
 def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
-    """Report that a version was logged, or came from another registry by a promotion."""
-    with only_warn(f"{version} is logged"):
+    """Report that a version was logged, or was copied from another registry."""
+    with only_warn(f"{version} was logged"):
         info = registry.get_artifact(version.name, version.version, collection=version.collection)
         reporter, size, written = _reporter(registry, version), size_text(info.size), size_text(info.written)
         run_logger().info("Logged %s: %s, %s written.%s", version, size, written, reporter.link)
@@ -281,11 +307,11 @@ def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
 
 def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage: str) -> None:
     """Report that a stage was moved to a version."""
-    with only_warn(f"{version} is {stage} now"):
+    with only_warn(f"{version} is now {stage}"):
         history = registry.get_alias_history(version.name, stage, version.collection)
         move = next((move for move in reversed(history) if move.version == version.version), None)
         if move is None or move is not history[-1]:
-            return  # another process moved it on meanwhile, and reports that itself
+            return  # another process has moved the stage again, and reports that move itself
         back = "went back to" if move.rollback else "is now"
         was = f", and was {move.previous}" if move.previous else ""
         reporter = _reporter(registry, version)
@@ -300,7 +326,7 @@ def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage:
 
 def report_released(registry: ArtifactRegistry, release: Release) -> None:
     """Report that a release was created."""
-    with only_warn(f"Release {release.tag!r} is created"):
+    with only_warn(f"Release {release.tag!r} was created"):
         versions = ", ".join(f"{name} {version}" for name, version in release.artifacts.items())
         run_logger().info("Released %s:%s: %s.", release.collection, release.tag, versions)
         facts = {"tag": release.tag, "artifacts": release.artifacts, "metadata": plain(release.metadata)}
@@ -311,7 +337,7 @@ def report_released(registry: ArtifactRegistry, release: Release) -> None:
 
 def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
     """Tell Prefect that the run depends on an artifact."""
-    with only_warn(f"{collection}/{name} is read"):
+    with only_warn(f"{collection}/{name} was read"):
         context = AssetContext.get()
         if context is not None:
             context.direct_asset_dependencies.add(_asset(registry, name, collection))
@@ -319,7 +345,7 @@ def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
 
 
 def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> None:
-    """Add a page to the timeline: what happened, then the versions as they are now."""
+    """Add a page to the timeline: the step, then the current list of versions."""
     reporter = _reporter(registry, version)
     versions = about_artifact(registry, version.name, version.collection, LISTED)
     about = f"Artifact {code(reporter.name)}: {version.version}, in {code(registry.repository.url)}"
@@ -337,7 +363,7 @@ def _reporter(registry: ArtifactRegistry, version: ArtifactVersion) -> Reporter:
 
 
 def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:
-    """Have Prefect record, when the task ends well, that it made the asset, and from which other assets."""
+    """Make Prefect record, if the task succeeds, that it created the asset, and from which other assets."""
     context = AssetContext.get()
     if context is None:
         return

@@ -25,8 +25,9 @@ from ..backups import Backup, BackupManager, DrillReport, RestoreReport
 from ..documents import Block, Document, Heading
 from ..documents.texts import count_text, size_text
 from ..reports.backups import PINNED, about_backup, about_backups, about_cleanup, about_drill, about_restore
+from ..repository.progress import Progress
 from ..retention import CleanupReport
-from .reporter import Progress, Reporter, only_warn
+from .reporter import Reporter, only_warn
 from .run_context import in_run, run_logger
 
 LISTED = 20

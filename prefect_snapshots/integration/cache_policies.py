@@ -21,7 +21,7 @@ class StableInputs(CachePolicy):
 
     Equal in every process, for every hash seed. Use it for any task; `STABLE_INPUTS - "logger"` leaves an input out.
 
-    Arguments:
+    Args:
         exclude: names of inputs that do not count.
 
     Example:

@@ -47,7 +47,7 @@ _PATIENCE = 1.0
 class LiveArtifact:
     """One artifact of the flow run around it, or of the task run where there is none.
 
-    Arguments:
+    Args:
         key: of the artifact; see `artifact_key`.
         kind: "markdown", whose content is a text, or "progress", whose content is a percentage.
         description: what the UI says above it.
@@ -83,7 +83,7 @@ class LiveArtifact:
     def update(self, context: contextvars.Context | None = None, *, patience: float = _PATIENCE) -> None:
         """Send the present content now, or as soon as the last update is long enough ago.
 
-        Arguments:
+        Args:
             context: of the run, if that is not the present one.
             patience: most seconds to wait for it.
         """

@@ -18,10 +18,9 @@ from prefect.events import emit_event
 
 from ..documents import Document, code, markdown
 from ..repository import Repository
+from ..repository.progress import Progress
 from .live import LiveArtifact, artifact_key, artifact_url
 from .run_context import in_run, run_ids, run_logger
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -105,13 +105,13 @@ def _about_repository(repository: Repository) -> Iterable[Block]:
 
 
 def _document(part: _Part) -> Document:
-    room, name, blocks = part
+    kind, name, blocks = part
     try:
-        return Document(name, tuple(blocks()), room)
+        return Document(name, tuple(blocks()), kind)
     except SnapshotsError as error:
-        return Document(name, (Note(f"This cannot be read: {error}"),), room)
+        return Document(name, (Note(f"This cannot be read: {error}"),), kind)
 
 
 def _is_called(part: _Part, name: str) -> bool:
-    room, called, _ = part
-    return name == called or (room == "artifacts" and called.endswith(f"/{name}"))
+    kind, called, _ = part
+    return name == called or (kind == "artifacts" and called.endswith(f"/{name}"))

@@ -147,7 +147,7 @@ class Stream:
     Args:
         open: The catalog that the stream is in, or None while its repository does not exist yet: it is empty then.
         kind, name: What the stream is for. The root stream has neither.
-        apply: Called with every event, in order, once: the state that a room builds from them.
+        apply: Called once with each event, in order, to build the state of a kind.
         forget: Called when every event is going to be applied once more: the state is empty again.
     """
 

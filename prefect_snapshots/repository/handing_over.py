@@ -11,7 +11,7 @@ from .repository import Repository, opened_here
 class WithSecrets:
     """A repository that keeps its secrets when it is pickled: for what works for this process, and never to be stored.
 
-    Arguments:
+    Args:
         repository: which.
     """
 

@@ -1,10 +1,10 @@
-"""Result logs: what is too small and too frequent for an event or a pack each.
+"""Result logs: results that are too small and too frequent to each get an event or a pack.
 
 - A *segment* is one file that its creator alone appends to, `logs/<stream>/<segment>`. Its name is random. An event of
   the stream registers it before it is written, and their order is that of the events.
-- A *record* is what one flush appended: a sealed object, with a head in front that tells where it ends.
-- The *footer* is the last record of a *closed* segment. It says where the others lie, and sums them up in its room's
-  words, so that opening a closed segment reads nothing else.
+- A *record* holds the results of one flush: a sealed object, after a head that says where it ends.
+- The *footer* is the last record of a *closed* segment. It says where the others lie, and holds a summary that
+  its kind defines, so that opening a closed segment reads nothing else.
 - Where a store cannot append, a record of an *open* segment is an object of its own, `<segment>/<number>`, and closing
   puts the whole segment into one, `<segment>/whole`.
 

@@ -76,7 +76,7 @@ class Keys:
 class Sealer:
     """Seals and opens everything in one repository.
 
-    Arguments:
+    Args:
         repository_id: 16 bytes that bind every object to its repository.
         secret: 32 bytes when the repository is encrypted, else None.
         compression: "auto" keeps zstd where it pays, "high" tries harder, "none" never.

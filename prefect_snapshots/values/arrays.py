@@ -196,7 +196,7 @@ def array_spec(dtype: Any, flags: Any, shape: Sequence[Any], nbytes: int, implem
 def empty(spec: ArraySpec, *, aligned: bool) -> tuple[NDArray[Any], memoryview]:
     """A new writable array, and its memory, to be filled in the order in which it was written.
 
-    Arguments:
+    Args:
         spec: what to make.
         aligned: whether its memory shall be such that JAX can adopt it.
     """
@@ -244,7 +244,7 @@ def key_form(implementation: str) -> tuple[Any, int]:
 def to_jax(arrays: Sequence[tuple[NDArray[Any], ArraySpec, Any]]) -> list[Any]:
     """JAX arrays with the contents of freshly filled NumPy ones, whose memory they adopt where JAX can.
 
-    Arguments:
+    Args:
         arrays: each with what it is, and the sharding to put it onto, or None for JAX's default device.
     """
     if not arrays:

@@ -33,7 +33,7 @@ def reference(cls: Any) -> str | None:
 def find_class(name: str, *, importing: bool) -> type:
     """The class that a reference names.
 
-    Arguments:
+    Args:
         name: the reference.
         importing: whether its module may be imported. If not, it must have been imported already.
 

@@ -99,7 +99,7 @@ def decode(
     Arrays come back in new writable memory, JAX arrays on JAX's default device. All bytes that are needed are read by
     one call.
 
-    Arguments:
+    Args:
         manifest: of the value.
         body: reads its body.
         leaves: patterns of paths (`encoder/**`, `**/bias`, see `paths.matcher`). Only matching leaves are read. Dicts
@@ -136,7 +136,7 @@ def decode_leaves(
 ) -> dict[str, Any]:
     """Leaves by path. Containers are not put together, so their classes need not exist here.
 
-    Arguments:
+    Args:
         manifest: of the value.
         body: reads its body.
         paths: of the leaves, as `describe` names them; others are ignored. Default: all leaves.

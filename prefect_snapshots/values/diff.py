@@ -73,7 +73,7 @@ def diff_contents(
 
     Leaves that share their stored bytes are not read.
 
-    Arguments:
+    Args:
         a: manifest and body of the old value.
         b: manifest and body of the new value.
         allow_pickle: whether leaves that were pickled and differ may be unpickled.
@@ -97,7 +97,7 @@ def diff_contents(
 def compare(old: Any, new: Any, path: str = "") -> LeafDifference:
     """Compare two leaves.
 
-    Arguments:
+    Args:
         old, new: arrays, scalars or any other objects.
         path: goes into the result.
 

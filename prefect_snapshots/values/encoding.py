@@ -45,7 +45,7 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
 
     The same list or array at two places is written twice.
 
-    Arguments:
+    Args:
         value: any object.
         allow_pickle: whether objects that nothing else can hold are pickled.
 

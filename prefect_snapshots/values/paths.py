@@ -30,7 +30,7 @@ def components(texts: Sequence[str], kinds: Sequence[str]) -> list[str]:
     Where keys of several types share a text, as `1` and `"1"` do, the string keeps it and every other one gets `%` and
     its type: `1%int`. Where that is not enough (two NaN), `#` and its position follow. Neither can arise from a string.
 
-    Arguments:
+    Args:
         texts: the text of each key.
         kinds: the type of each key, `str` for strings.
 

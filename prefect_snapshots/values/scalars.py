@@ -83,7 +83,7 @@ def plain_node(value: Any, nesting: int = 0) -> Node:
 def plain_value(node: Node, find: Callable[[str], type]) -> Any:
     """The value of a plain node.
 
-    Arguments:
+    Args:
         node: the manifest form.
         find: finds the class of an enum by its reference.
 

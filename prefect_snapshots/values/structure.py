@@ -167,7 +167,7 @@ def map_leaves(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
     None counts as structure, as in JAX, and so do fields that were registered with JAX as static: they are kept as they
     are in the first value and never given to `fn`.
 
-    Arguments:
+    Args:
         fn: called with one leaf of each value.
         value: gives the containers of the result.
         rest: values with the same paths.
@@ -211,7 +211,7 @@ def map_leaves_with_path(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
 def outline(value: Any, *, static: bool = False) -> Any:
     """A value taken apart all the way down: a branch, or the value itself if it is a leaf.
 
-    Arguments:
+    Args:
         value: any object.
         static: make `Static` leaves of fields that JAX takes for part of the structure.
 

@@ -89,7 +89,7 @@ def snapshot(
     run the first four, and the task run, are called `local`, and `{task_name}` is the function's name. Or each of them
     is a function, called with the result, and with the arguments of the call as `parameters` if it takes that.
 
-    Arguments:
+    Args:
         fn: the function, or task, to decorate.
         name: keeps snapshots apart that share a repository.
         repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
@@ -125,7 +125,7 @@ def snapshot(
 def load_latest(name: str, default: Any = ..., repository: RepositoryLike | None = None, like: Any = None) -> Any:
     """The value of the latest snapshot of a name, to resume from.
 
-    Arguments:
+    Args:
         name: as it was saved: `"training/train_epoch"`, not a template.
         default: returned when there is no snapshot yet.
         repository: a repository, a URL or a block; see `blocks.current_repository` for the default.

@@ -86,7 +86,7 @@ def save_in_background(manager: SnapshotManager[Any], data: Any, request: SaveRe
 def wait_for_snapshots(repository: Repository | None = None, name: str | None = None) -> None:
     """Wait for what this process saves in the background. As the last line of a flow it makes the run fail with a save.
 
-    Arguments:
+    Args:
         repository, name: only what is saved there, and under this name.
 
     Raises:

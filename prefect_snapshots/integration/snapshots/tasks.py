@@ -39,7 +39,7 @@ def save_snapshot(
 ) -> str | None:
     """Save a value as a snapshot, and report it in the Prefect UI.
 
-    Arguments:
+    Args:
         data: any Python object or pytree.
         snapshot_id: its id; default: one made from the time and a random part.
         metadata: plain values by text keys, up to 64 KB.
@@ -80,7 +80,7 @@ def load_snapshot(
 ) -> Any:
     """Load the value of a snapshot, every byte verified.
 
-    Arguments:
+    Args:
         snapshot_id: its id; default: the latest one.
         name: the name under which it was saved.
         repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
