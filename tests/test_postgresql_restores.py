@@ -239,10 +239,15 @@ def test_a_materialized_view_that_cannot_be_filled_costs_no_database(
 def test_any_other_database_does_where_there_is_no_postgres(server: Server, admin: Client, shop: Client) -> None:
     shop("CREATE TABLE t AS SELECT 1 AS i")
     kept = StoredDump.of(of(server))
-    admin("CREATE DATABASE other")
+    gaps = [f"gap_{number}" for number in range(6)]
+    for name in (*gaps, "other"):
+        admin(f"CREATE DATABASE {name}")
+    for name in gaps:
+        drop(server, name)
     other = database_servers.psql(server, "other")
     allow = "UPDATE pg_database SET datallowconn = {} WHERE datname = 'template1'"
     other(f"ALTER DATABASE postgres RENAME TO hidden; {allow.format('false')}")
+    other("VACUUM pg_database")  # the server now lists what a restore creates before the other databases
     try:
         of(server).restore(kept)
         with of(server).scratch() as scratch:

@@ -641,7 +641,11 @@ class PostgreSQL(ServerDatabase):
         yield from usual
         with contextlib.suppress(BackupFailed), self._session() as session:
             others = session.ask("SELECT jsonb_agg(datname) FROM pg_database WHERE datallowconn")
-            yield from [name for name in others if name not in (*usual, self._database)]
+            # A session in one of these would keep it from being dropped, or end with it.
+            dropped = (self._beside, self._replaced, f"{_stem(self._database)}_drill_")
+            yield from [
+                name for name in others if name not in (*usual, self._database) and not name.startswith(dropped)
+            ]
 
     def _drop_left(self, session: _Session) -> None:
         """Drop what earlier restores of this database left beside it."""
