@@ -135,10 +135,10 @@ class Report:
     """All figures and limits of one run of one script.
 
     Args:
-        section: of the docs, where the tables go.
-        options: of the command line, made by `arguments`.
-        packages: whose versions matter.
-        directory: that was measured on.
+        section: The section of docs/benchmarks.md that the tables are written to.
+        options: The options of the command line, from `arguments`.
+        packages: The packages whose versions are reported.
+        directory: The directory on the disk that was measured.
     """
 
     section: str

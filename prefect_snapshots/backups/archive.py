@@ -36,18 +36,18 @@ def store(
 ) -> tuple[Stored, list[Summary]]:
     """Store a backup.
 
-    Arguments:
-        writer: of the commit.
-        sources: directories and databases, whose names differ.
-        previous: the last backups of them, the newest first: what did not change since is not read or not stored again.
-        passed: called with bytes that are dealt with.
+    Args:
+        writer: The writer of the commit.
+        sources: Directories and databases with different names.
+        previous: Earlier backups of them, newest first. Data that has not changed since is not read or stored again.
+        passed: Called with the number of bytes just read or skipped.
 
     Returns:
-        What to commit, and what was done with each source.
+        The content to commit, and a summary of each source.
 
     Raises:
-        BackupFailed: a source cannot be read whole.
-        InvalidArgument: two sources have the same name.
+        BackupFailed: A source cannot be read completely.
+        InvalidArgument: Two sources have the same name.
     """
     names = [source.name for source in sources]
     for name in names:
@@ -124,7 +124,7 @@ def _finish(part: Part, sketches: Iterable[deltas.Sketch]) -> tuple[Part, Summar
 class Archive:
     """One backup.
 
-    Arguments:
+    Args:
         content: of the backup's event.
         label: what errors call the backup.
 
@@ -157,7 +157,7 @@ class Archive:
     def verify(self, passed: Callable[[int], None] = lambda _: None) -> None:
         """Read every byte once, and verify it.
 
-        Arguments:
+        Args:
             passed: called with bytes that are sound.
 
         Raises:

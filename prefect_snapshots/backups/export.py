@@ -1,4 +1,4 @@
-"""A backup as a plain tar file, which needs nothing of ours to be read: `metadata.json`, and a folder for each part."""
+"""Write a backup to a plain tar file, which any program can read: `metadata.json`, and a folder for each part."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 def write_tar(path: Path, backup: Backup, content: Archive, passed: Callable[[int], None]) -> Path:
-    """See `BackupManager.export`. `passed` is called with bytes that are written."""
+    """Write a backup to a tar file: see `BackupManager.export`.
+
+    `passed` is called with the number of bytes just written.
+    """
     if os.path.lexists(path):
-        raise InvalidArgument(f"{path} exists already: choose another path")
+        raise InvalidArgument(f"{path} exists already, and was not changed. Choose another path.")
     folders = folder_names(backup)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -54,7 +57,7 @@ def write_tar(path: Path, backup: Backup, content: Archive, passed: Callable[[in
 
 
 def folder_names(backup: Backup) -> dict[str, str]:
-    """The folder of each part: what of its name can stand in a path anywhere, and a number where that is not unique."""
+    """Return a folder for each part: its name without special characters, with a number if that is not unique."""
     folders: dict[str, str] = {}
     for name in backup.part_names:
         plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[-100:] or "part"

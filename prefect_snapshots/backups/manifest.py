@@ -1,10 +1,10 @@
-"""What a backup says about itself: its parts, and the entries of each.
+"""The manifest of a backup: its parts, and the entries of each.
 
 The *body* of a backup is the bytes of all its files, end to end; its *manifest* lists the *parts* it came from, one for
 each directory or database, and their *entries* (files, directories, links) in the order of their paths, which is the
 order of the body. The holes of a sparse file and all names of a file but the first have no bytes in the body.
 
-Paths are data: a manifest that names anything outside of its own tree is refused before anything is done with it.
+Paths are untrusted: a manifest with a path out of its own tree is refused before anything is done with it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ DIRECTORY = "directory"
 
 
 class Part(msgspec.Struct, array_like=True):
-    """What came from one source."""
+    """The part of a backup that came from one source."""
 
     name: str
     kind: str
     entries: list[Entry]
     counts: dict[str, int] = {}
-    """Rows or documents per table or collection, of a database."""
+    """For a database: the number of rows or documents of each table or collection."""
     root: Entry | None = None
     """Mode, times and owner of a directory itself."""
     looked: int = 0
     """When the scan began, in nanoseconds: files that changed within 2 s of it are read again next time."""
     selection: Selection = Selection()
-    """What of a directory belongs to the backup."""
+    """Which entries of a directory belong to the backup."""
     left_out: list[bytes] = []
-    """Paths in a directory of what belongs to the backup, but could not be read or stored."""
+    """Paths of a directory that belong to the backup, but could not be read or stored."""
     sketches: bytes = b""
-    """Of a database: what each chunk of the dump is made of, in the order of the body, for the next backup of it."""
+    """For a database: a sketch of each chunk of the dump, in the order of the body, for deltas of the next backup."""
 
 
 class _Manifest(msgspec.Struct, array_like=True):
@@ -50,25 +50,28 @@ class _Manifest(msgspec.Struct, array_like=True):
 
 
 def encode_manifest(parts: Sequence[Part]) -> bytes:
-    """The manifest of a backup."""
+    """Encode the manifest of a backup."""
     return msgspec.msgpack.encode(_Manifest(FORMAT, list(parts)))
 
 
 def decode_manifest(content: ContentReader) -> list[Part]:
-    """The parts of a backup, checked: nothing of them leads anywhere else.
+    """Decode the parts of a backup, after checking that no entry leads out of its part.
 
     Raises:
-        IntegrityError: the manifest is damaged, or the dump of a database holds something that is no file.
-        UnsupportedFormat: a newer version wrote it.
-        InvalidName: an entry leads out of its part.
+        IntegrityError: The manifest is damaged, or the dump of a database has an entry that is not a file.
+        UnsupportedFormat: A newer version wrote it.
+        InvalidName: An entry leads out of its part.
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
     except msgspec.MsgspecError as error:
-        raise IntegrityError(f"the manifest of this backup is damaged: {error}") from None
+        raise IntegrityError(
+            f"The manifest of this backup is damaged: {error}. Nothing was changed. Use another backup."
+        ) from None
     if manifest.format > FORMAT:
         raise UnsupportedFormat(
-            f"this backup has format {manifest.format}, and this prefect-snapshots reads up to {FORMAT}: upgrade it"
+            f"This backup has format {manifest.format}, and this version of prefect-snapshots reads up to {FORMAT}. "
+            "Upgrade prefect-snapshots."
         )
     for part in manifest.parts:
         check_entries(part.entries)
@@ -78,5 +81,8 @@ def decode_manifest(content: ContentReader) -> list[Part]:
         if part.root is not None:
             check_entry(part.root)
     if sum(entry.stored for part in manifest.parts for entry in part.entries) != content.body_size:
-        raise IntegrityError("the files of this backup do not add up to its size")
+        raise IntegrityError(
+            "The manifest of this backup is damaged: the sizes of its files do not add up. Nothing was changed. Use "
+            "another backup."
+        )
     return manifest.parts

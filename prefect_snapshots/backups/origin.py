@@ -1,4 +1,4 @@
-"""Where a backup is made: on which machine, and from which state of the code."""
+"""The origin of a backup: the machine, and the state of the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True):
 
     commit: str | None
     branch: str | None
-    """None when no branch was checked out."""
+    """The branch; None if no branch was checked out."""
     dirty: bool
     """Whether tracked files were changed and not committed."""
 

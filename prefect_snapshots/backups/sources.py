@@ -39,7 +39,7 @@ class DumpReader(Protocol):
     def counts(self) -> Mapping[str, int]: ...
 
     def open(self, path: str) -> Iterator[memoryview]:
-        """The bytes of one file, in pieces of up to some MB."""
+        """Yield the bytes of one file, in pieces of up to some MB."""
         ...
 
     def extract(self, folder: Path) -> None:
@@ -62,9 +62,9 @@ class Database(Protocol):
         ...
 
     def check(self) -> list[str]:
-        """What is found: tool and server versions, for people.
+        """Return the versions of the tools and of the server, for people.
 
-        Raises where a tool is missing or the server cannot be reached.
+        Raise an error if a tool is missing or the server cannot be reached.
         """
         ...
 
@@ -73,7 +73,7 @@ class Database(Protocol):
         ...
 
     def counts(self) -> dict[str, int]:
-        """Rows or documents per table or collection, now."""
+        """Return the current number of rows or documents of each table or collection."""
         ...
 
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
@@ -84,15 +84,16 @@ class Database(Protocol):
         ...
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        """Make the database what the dump holds, and remove what it does not hold.
+        """Restore the database to the state in the dump. Anything that is not in the dump is deleted.
 
-        Arguments:
-            only: restore these tables or collections alone.
+        Args:
+            dump: The dump to restore.
+            only: Restore only these tables or collections. Default: all.
         """
         ...
 
     def scratch(self) -> AbstractContextManager[Database]:
-        """An empty database beside this one, dropped when the block ends: for drills."""
+        """Give an empty database beside this one for a drill, and drop it when the block ends."""
         ...
 
 
@@ -117,7 +118,8 @@ class StagedRestores(Protocol):
         `stage` of the same database, and never stops it.
 
         Args:
-            only: build these tables or collections alone.
+            dump: The dump to restore.
+            only: Build only these tables or collections. Default: all.
 
         Returns:
             A context manager that gives a function, which takes the new state when it is called.
@@ -161,8 +163,8 @@ class Expires(Protocol):
         """Return what of the counts of a backup can be expected now.
 
         Args:
-            counts: what was backed up.
-            found: what is there now.
+            counts: The counts in the backup.
+            found: The counts now.
         """
         ...
 
@@ -199,10 +201,10 @@ class DatabaseDriver(Database, Protocol):
         """Return the database that a URL names. Nothing is connected to.
 
         Args:
-            url: begins with one of `schemes`, or is a path that ends in one of `suffixes`.
-            password: instead of the one in the URL.
+            url: A URL with one of `schemes`, or a path with one of `suffixes`.
+            password: The password to use instead of the one in the URL.
 
         Raises:
-            InvalidArgument: why the URL names no such database, without repeating a password.
+            InvalidArgument: The URL is not valid for this database. The message never repeats a password.
         """
         ...
