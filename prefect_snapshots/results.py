@@ -173,6 +173,8 @@ class _Latest:
 
     def apply(self, event: Event) -> None:
         if event.kind == "put":
+            if not isinstance(event.body["key"], str):
+                raise TypeError("a key that is no string")
             self.results[event.body["key"]] = event
         elif event.kind == "expire":
             gone = set(event.deletes)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from shelf import KIND, Shelf
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
+from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.errors import DamagedObject, IntegrityError, MalformedContent, ObjectMissing, SnapshotsError
 from prefect_snapshots.repository.catalog import Event, Root, Stream, _Hint, event_hash, range_path, slot_path
 from prefect_snapshots.repository.configuration import parse_config
@@ -146,6 +147,26 @@ def test_a_body_that_makes_no_sense_hurts_its_name_alone(place: Path, kind: str,
         look(Repository(place), "victim")
     SnapshotManager(place, name="own").save_snapshot(1, "one")
     assert SnapshotManager(place, name="own")["one"].data == 1
+    assert_others_unhurt(place)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "what", "body", "look"),
+    [
+        ("artifacts", "default:victim", "version", {"id": "v0"}, lambda r: ArtifactRegistry(r).get_artifact("victim")),
+        ("results", "victim/0", "put", {"key": None}, lambda r: ResultLog(r, "victim").keys()),
+        (
+            *("checkpoints", "victim", "start", {"fingerprint": [], "segment": "0" * 32}),
+            lambda r: CheckpointManager(r).list_checkpoints(),
+        ),
+    ],
+)
+def test_an_event_of_wrong_types_is_damage_of_its_name(
+    place: Path, kind: str, name: str, what: str, body: dict[str, Any], look: Callable[[Repository], Any]
+) -> None:
+    forge(place, kind, name, what, body)
+    with pytest.raises(IntegrityError):
+        look(Repository(place))
     assert_others_unhurt(place)
 
 

@@ -125,6 +125,8 @@ class Registry:
 
     def apply(self, event: Event) -> None:
         body = event.body
+        if not isinstance(body.get("fingerprint", ""), str):
+            raise TypeError("a fingerprint that is no string")
         self.pinned = bool(body.get("pinned", self.pinned))
         note_extents(body, self.extents)
         first = min((self.segments[old].rank for old in body.get("drops", ()) if old in self.segments), default=0)
