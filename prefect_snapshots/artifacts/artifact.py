@@ -13,7 +13,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
-from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidArgument
+from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader, Stored, Writer, inline
@@ -403,7 +403,8 @@ class Artifact:
 
     def _info(self, version: Version, history: History) -> ArtifactInfo:
         body, content = version.event.body, version.event.content
-        assert content is not None
+        if content is None:
+            raise DamagedVersion(self._label_of(version), "", "the event that committed it has no content")
         return ArtifactInfo(
             self.name,
             self.collection,

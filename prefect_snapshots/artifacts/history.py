@@ -117,8 +117,6 @@ class History:
         if event.deletes:
             self._drop(set(event.deletes))
         if event.kind == "version":
-            if event.content is None:
-                raise ValueError("a version without content")
             number = int(body["id"][1:])
             version = Version(number, event, body.get("metadata", {}), body.get("expiry"))
             self.versions[number] = self._newest = version
