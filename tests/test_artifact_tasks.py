@@ -153,7 +153,7 @@ def test_what_fails_reports_nothing(collection: str) -> None:
     promote_artifact("model", to="production", collection=collection)
     with pytest.raises(CommitConflict, match="is v0, not unset as expected"):
         promote_artifact("model", to="production", collection=collection, expected=None)
-    with pytest.raises(ArtifactNotFound, match="there is: model"):
+    with pytest.raises(ArtifactNotFound, match="Did you mean 'model'"):
         load_artifact("modle", collection=collection)
     create_release("1", collection=collection)
     with pytest.raises(ReleaseExists):

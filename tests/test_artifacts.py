@@ -293,9 +293,9 @@ def test_what_is_not_there_is_told_with_what_is(features: tuple[ArtifactRegistry
     }.items():
         with pytest.raises(ArtifactNotFound, match=words):
             registry.load_artifact("features", version=version)
-    with pytest.raises(KeyError, match=r"no artifact 'feature' \(there is: features\)"):
+    with pytest.raises(KeyError, match=r"no artifact 'feature'\. Did you mean 'features'\?"):
         registry.load_artifact("feature")
-    with pytest.raises(ArtifactNotFound, match=r"no collection 'defualt', .*\(there is: default\)"):
+    with pytest.raises(ArtifactNotFound, match=r"no collection 'defualt', .*Did you mean 'default'\?"):
         registry.load_artifact("features", collection="defualt")
     with pytest.raises(InvalidArgument, match="has no time zone"):
         registry.load_artifact("features", version=datetime(2026, 1, 1))
@@ -311,7 +311,7 @@ def test_nothing_is_there_yet(tmp_path: Path) -> None:
     assert registry.list_artifacts() == []
     assert registry.list_releases() == []
     assert not registry.exists("x")
-    with pytest.raises(ArtifactNotFound, match="there is none at all"):
+    with pytest.raises(ArtifactNotFound, match="There are none"):
         registry.load_artifact("x")
     assert not (tmp_path / "none").exists(), "reading creates nothing"
 
@@ -499,7 +499,7 @@ def test_releases_pin_versions(registry: ArtifactRegistry, tmp_path: Path) -> No
     assert fresh.find_release("v1.0") == first
     assert fresh.find_release() == second
     assert fresh.find_release(between, match="asof") == first
-    with pytest.raises(ArtifactNotFound, match=r"no release 'v1.2' \(there is: v1"):
+    with pytest.raises(ArtifactNotFound, match=r"no release 'v1.2'\. Did you mean 'v1"):
         fresh.find_release("v1.2")
     with pytest.raises(ArtifactNotFound, match="had no version yet at"):
         fresh.find_release(before, match="asof")

@@ -417,7 +417,7 @@ def test_looking_creates_no_repository(tmp_path: Path) -> None:
     manager = BackupManager(tmp_path / "repository")
     assert manager.list_backups() == []
     assert manager.cleanup().rows == manager.cleanup(dry_run=True).rows == ()
-    with pytest.raises(BackupNotFound, match="none at all"):
+    with pytest.raises(BackupNotFound, match="There are none"):
         manager.delete_backup("x")
     assert not (tmp_path / "repository").exists()
 

@@ -67,7 +67,7 @@ def test_the_latest_version_is_meant_unless_a_fingerprint_begins_another(reposit
     assert manager.load_checkpoint("work", old.fingerprint[:8]) == [10, 20]
     with pytest.raises(CheckpointNotFound, match="has no checkpoints of 'work' with the fingerprint"):
         manager.load_checkpoint("work", "")
-    with pytest.raises(CheckpointNotFound, match=r"no checkpoints of 'works' .*work"):
+    with pytest.raises(CheckpointNotFound, match=r"no checkpoints of 'works'\. Did you mean 'work'\?"):
         manager.load_checkpoint("works")
 
 

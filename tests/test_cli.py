@@ -413,7 +413,7 @@ def test_ids_are_found_under_any_name_or_the_one_that_is_given(program: Program)
 )
 def test_unknown_names_get_those_that_come_near(program: Program, command: list[str], near: str) -> None:
     status = 2 if "--leaves" in command else 1
-    assert near in program.complaint("snapshots", *command, status=status).partition("(there is:")[2]
+    assert near in program.complaint("snapshots", *command, status=status).partition("Did you mean")[2]
 
 
 # --- annotating and removing -------------------------------------------------------------------------------------
@@ -902,10 +902,10 @@ def test_versions_are_pinned_cleaned_up_and_deleted(shelf: Program) -> None:
 def test_artifacts_that_are_not_there(shelf: Program) -> None:
     shelf.run("artifacts", "log", "notes", "notes.txt")
     for command, near in {
-        "artifacts list nites": "there is: notes",
+        "artifacts list nites": "Did you mean 'notes'?",
         "artifacts show notes v7": "Existing versions: v0.",
         "artifacts show notes staging": "Existing versions: v0.",
-        "artifacts list notes -c prod": "there is: default",
+        "artifacts list notes -c prod": "There is only 'default'.",
         "artifacts rollback notes production --yes": "Existing versions: v0.",
         "artifacts log other nothing": "no file or folder",
         "artifacts copy-release 1 --to else": "no release",

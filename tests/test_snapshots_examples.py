@@ -429,7 +429,7 @@ def test_a_taken_id_needs_overwrite(home: str | None) -> None:
 def test_an_unknown_id_is_a_key_error_with_a_hint(home: str | None) -> None:
     manager = SnapshotManager(home)
     manager.save_snapshot(1, "epoch-0001")
-    with pytest.raises(KeyError, match=r"no snapshot 'epoch-001' \(there is: epoch-0001\)"):
+    with pytest.raises(KeyError, match=r"no snapshot 'epoch-001'\. Did you mean 'epoch-0001'\?"):
         manager["epoch-001"]
     for call in (manager.get_metadata, manager.get_tags, manager.remove_snapshot, manager.clone_snapshot):
         with pytest.raises(SnapshotNotFound):

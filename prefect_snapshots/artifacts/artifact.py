@@ -468,7 +468,7 @@ class Artifact:
     def _stack_of(self, alias: str, history: History) -> list[int]:
         stack = history.aliases.get(alias)
         if not stack:
-            raise ArtifactNotFound(f"{self._label} has no alias {alias!r} {hint(alias, history.aliases)}")
+            raise ArtifactNotFound(f"{self._label} has no alias {alias!r}. {hint(alias, history.aliases)}")
         return stack
 
     def _move(

@@ -121,7 +121,7 @@ def find_handler(name: str) -> Handler:
         _entry_points.cache_clear()  # its package may have been installed since
     found = _entry_points().get(name)
     if found is None:
-        raise HandlerNotFound(f"No handler {name!r} is installed {hint(name, list_handlers())}")
+        raise HandlerNotFound(f"No handler {name!r} is installed. {hint(name, list_handlers())}")
     try:
         handler: Handler = found.load()
     except ImportError as error:

@@ -83,7 +83,7 @@ class Releases:
             return self._release(now.by_tag[tag])
         if isinstance(tag, str) and not is_time(tag):
             raise ArtifactNotFound(
-                f"The collection {self._collection!r} has no release {tag!r} {hint(tag, now.by_tag)}"
+                f"The collection {self._collection!r} has no release {tag!r}. {hint(tag, now.by_tag)}"
             )
         return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
 

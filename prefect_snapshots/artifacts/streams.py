@@ -61,10 +61,11 @@ class Artifacts:
         names = [each.name for each in self.existing(artifact.collection)]
         if names:
             return ArtifactNotFound(
-                f"The collection {artifact.collection!r} has no artifact {artifact.name!r} {hint(artifact.name, names)}"
+                f"The collection {artifact.collection!r} has no artifact {artifact.name!r}. "
+                f"{hint(artifact.name, names)}"
             )
         return ArtifactNotFound(
-            f"{self._repository.url} has no collection {artifact.collection!r}, and so no artifact {artifact.name!r} "
+            f"{self._repository.url} has no collection {artifact.collection!r}, and so no artifact {artifact.name!r}. "
             f"{hint(artifact.collection, self.collections())}"
         )
 

@@ -232,7 +232,7 @@ class Records:
         """
         found = self.by_name.get(name) if isinstance(name, str) else None
         if found is None:
-            raise BackupNotFound(f"No backup is named {name!r} {hint(name, self.by_name)}.")
+            raise BackupNotFound(f"No backup is named {name!r}. {hint(name, self.by_name)}")
         return found
 
     def find(self, name: str) -> tuple[Event, Backup]:

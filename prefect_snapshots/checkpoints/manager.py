@@ -242,7 +242,7 @@ class CheckpointManager:
         starts = registry.of(None)
         if not starts:
             known = hint(name, self.list_names())
-            raise CheckpointNotFound(f"{self.repository.url} has no checkpoints of {name!r} {known}.")
+            raise CheckpointNotFound(f"{self.repository.url} has no checkpoints of {name!r}. {known}")
         if wanted is None:
             return max(starts, key=lambda start: start.time).fingerprint
         known_fingerprints = dict.fromkeys(start.fingerprint for start in starts)

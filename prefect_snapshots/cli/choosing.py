@@ -1,15 +1,16 @@
-"""What a user means by a name: all of it, the beginning of it, or `latest`; and what comes near if there is none."""
+"""Find the one name that a user means: a whole name, the beginning of one, or `latest`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from ..errors import InvalidArgument, SnapshotsError
+from ..repository.tracking import hint
 
 LATEST = "latest"
 
-_NEAR = 3
+_SHOWN = 3
+"""How many names a message lists: enough to choose from, and the message stays on one line."""
 
 
 def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsError], *, whole: bool = False) -> str:
@@ -41,14 +42,8 @@ def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsEr
             return meant[0]
         if meant:
             raise InvalidArgument(f"Several names of a {what} begin with {wanted!r}: {_some(meant)}. Type more of it.")
-    raise error(f"There is no {what} {wanted!r}{near(wanted, known)}.")
-
-
-def near(wanted: str, known: Sequence[str]) -> str:
-    """Return, in parentheses, the names that come near; if none does, some that there are."""
-    found = difflib.get_close_matches(wanted, known, _NEAR, 0.5) or list(known)[:_NEAR]
-    return f" (there is: {', '.join(found)})" if found else " (there is none at all)"
+    raise error(f"There is no {what} {wanted!r}. {hint(wanted, reversed(known))}")
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NEAR]) + (f" and {len(names) - _NEAR:,} more" if len(names) > _NEAR else "")
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")

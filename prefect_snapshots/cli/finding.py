@@ -1,4 +1,4 @@
-"""Find snapshots by what a user typed, and name what comes near if there is none."""
+"""Find the snapshots that a user means, and suggest similar names if there is none."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound
 from ..repository import Repository
 from ..repository.names import check_name
+from ..repository.tracking import hint
 from ..snapshots import SnapshotManager, list_names
 from ..snapshots.backends import Durable
 from ..snapshots.records import Record, finder
 from ..values.manifest import LeafInfo, describe
 from ..values.paths import matcher
-from .choosing import LATEST, choose, near
+from .choosing import LATEST, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Found:
         """Return its leaves, or those that match a pattern, without loading them.
 
         Raises:
-            InvalidArgument: No leaf matches. The message has paths that come near.
+            InvalidArgument: No leaf matches. The message names similar paths.
         """
         with self.naming_damage():
             described = describe(self.backend.content(self.record)[0])
@@ -55,7 +56,7 @@ class Found:
         chosen = [leaf for leaf in described if matches(leaf.path)]
         if not chosen:
             paths = [leaf.path for leaf in described]
-            raise InvalidArgument(f"No leaf of {self.label} matches {patterns[0]!r}{near(patterns[0], paths)}.")
+            raise InvalidArgument(f"No leaf of {self.label} matches {patterns[0]!r}. {hint(patterns[0], paths)}")
         return chosen
 
     @contextmanager
@@ -79,7 +80,7 @@ def find(repository: Repository, ids: Sequence[str], name: str | None, *, whole:
         whole: Whether only whole ids count.
 
     Raises:
-        SnapshotNotFound: An id, or the name, is not known. The message has those that come near.
+        SnapshotNotFound: An id, or the name, is not known. The message names similar ones.
         InvalidArgument: Several names have the id, or several ids begin like it.
     """
     if name is not None:
@@ -94,12 +95,12 @@ def check_known(repository: Repository, name: str) -> None:
 
     Raises:
         InvalidName: It is not a valid name.
-        SnapshotNotFound: Nothing was ever saved under it. The message has names that come near.
+        SnapshotNotFound: Nothing was ever saved under it. The message names similar ones.
     """
     known = list_names(repository)
     if name not in known:
         check_name(name)
-        raise SnapshotNotFound(f"There are no snapshots under the name {name!r}{near(name, known)}.")
+        raise SnapshotNotFound(f"There are no snapshots under the name {name!r}. {hint(name, known)}")
 
 
 def best_of(ranked: Sequence[Record], key: str) -> str:

@@ -17,12 +17,12 @@ from ..checkpoints import fingerprint, stable_hash
 
 @dataclass
 class StableInputs(CachePolicy):
-    """The name of the task, the fingerprint of its function, and the content of its inputs.
+    """Cache a task by its name, the fingerprint of its function, and the content of its inputs.
 
-    Equal in every process, for every hash seed. Use it for any task; `STABLE_INPUTS - "logger"` leaves an input out.
+    The key is the same in every process and for every hash seed. `STABLE_INPUTS - "logger"` ignores an input.
 
     Args:
-        exclude: names of inputs that do not count.
+        exclude: Names of inputs to ignore. Default: none.
 
     Example:
         >>> from prefect import task
@@ -36,11 +36,11 @@ class StableInputs(CachePolicy):
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str:
-        """The key of a task run: 32 hexadecimal digits.
+        """Return the key of a task run: 32 hexadecimal digits.
 
         Raises:
-            UnhashableItem: an input has no content that could be told in another process.
-            UnfingerprintableFunction: the function has no source.
+            UnhashableItem: The content of an input cannot be reproduced in another process.
+            UnfingerprintableFunction: The source of the function is not available.
         """
         counted = {name: value for name, value in inputs.items() if name not in self.exclude}
         return stable_hash((task_ctx.task.name, fingerprint(task_ctx.task.fn), counted)).hex()

@@ -45,14 +45,14 @@ _PATIENCE = 1.0
 
 
 class LiveArtifact:
-    """One artifact of the flow run around it, or of the task run where there is none.
+    """An artifact of the current flow run, or else of the current task run, that is updated while the run goes on.
 
     Args:
-        key: of the artifact; see `artifact_key`.
-        kind: "markdown", whose content is a text, or "progress", whose content is a percentage.
-        description: what the UI says above it.
-        render: gives its present content.
-        shared: whether it is the one that the flow run has with this key already. Else it is one more.
+        key: The key of the artifact, as `artifact_key` returns it.
+        kind: "markdown", whose content is a string, or "progress", whose content is a percentage (0 to 100).
+        description: The text above it in the UI.
+        render: Returns its current content.
+        shared: Update the artifact with this key that the flow run already has. If False, create another one.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class LiveArtifact:
         _all.add(self)
 
     def update(self, context: contextvars.Context | None = None, *, patience: float = _PATIENCE) -> None:
-        """Send the present content now, or as soon as the last update is long enough ago.
+        """Send the current content now, or as soon as the server may get the next update.
 
         Args:
-            context: of the run, if that is not the present one.
-            patience: most seconds to wait for it.
+            context: The context of the run. Default: the current one.
+            patience: Wait at most this many seconds for the update. It continues in the background.
         """
         with self._lock:
             self._context = context or contextvars.copy_context()

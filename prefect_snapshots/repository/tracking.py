@@ -154,6 +154,17 @@ def close_names(wanted: object, existing: Iterable[str]) -> list[str]:
 
 
 def hint(wanted: object, existing: Iterable[str]) -> str:
-    """Return the end of a message about a name that was not found."""
-    names = close_names(wanted, existing)
-    return f"(there is: {', '.join(names)})" if names else "(there is none at all)"
+    """Return the last sentence of a message about a name that was not found: similar names, or else the last three.
+
+    Example:
+        >>> hint("trian", ["train", "test"]), hint("x", ["train", "test"]), hint("x", ["train"]), hint("x", [])
+        ("Did you mean 'train'?", 'There are: train, test.', "There is only 'train'.", 'There are none.')
+    """
+    names = list(existing)
+    if close := difflib.get_close_matches(str(wanted), names, 3, 0.5):
+        *others, last = map(repr, close)
+        return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
+    if len(names) < 2:
+        return f"There is only {names[0]!r}." if names else "There are none."
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"There are: {', '.join(names[-3:])}{more}."

@@ -175,7 +175,7 @@ class Records:
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            raise SnapshotNotFound(f"There is no snapshot {snapshot_id!r} {hint(snapshot_id, self.by_id)}.")
+            raise SnapshotNotFound(f"There is no snapshot {snapshot_id!r}. {hint(snapshot_id, self.by_id)}")
         return record
 
     def tagged(self, tag: str) -> Iterable[str]:

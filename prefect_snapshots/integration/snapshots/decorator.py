@@ -84,18 +84,18 @@ def snapshot(
     Works on functions, methods, asynchronous functions and generators; under `@task`, or over it: a task stays a task
     with all its options. Without any run it works too.
 
-    `name`, `snapshot_id`, `tags` and the texts in `metadata` are templates, with `{flow_name}`, `{flow_run_name}`,
+    `name`, `snapshot_id`, `tags` and the strings in `metadata` are templates, with `{flow_name}`, `{flow_run_name}`,
     `{flow_run_id}`, `{task_name}`, `{task_run_id}` and `{parameters[x]}` for the argument `x` of the call. Outside of a
     run the first four, and the task run, are called `local`, and `{task_name}` is the function's name. Or each of them
     is a function, called with the result, and with the arguments of the call as `parameters` if it takes that.
 
     Args:
-        fn: the function, or task, to decorate.
-        name: keeps snapshots apart that share a repository.
-        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
-        snapshot_id: default: one made from the time and a random part.
-        tags: one tag or several.
-        metadata: for example the metrics: `metadata=lambda result: {"loss": result[1]}`.
+        fn: The function or task to decorate.
+        name: The name to save under. It separates groups of snapshots in one repository.
+        repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
+        snapshot_id: The id. Default: the time and a random part.
+        tags: One tag or several.
+        metadata: For example the metrics: `metadata=lambda result: {"loss": result[1]}`.
         rank_by: the key of the metadata that ranks snapshots, or else the key or attribute of the result.
         mode: "max" when large values of `rank_by` are good, "min" when small ones are.
         max_snapshots: keep at most this many: the best, or the newest without `rank_by`.
@@ -104,10 +104,10 @@ def snapshot(
             and `wait_for_snapshots` wait for it, and raise what went wrong with it. A run may be completed before.
 
     Returns:
-        The decorated function or task, with the same type.
+        The decorated function or task, of the same type.
 
     Raises:
-        InvalidArgument: a template names something else, or an argument makes no sense.
+        InvalidArgument: A template has an unknown placeholder, or an argument is not valid.
 
     Example:
         >>> from prefect_snapshots import load_latest, snapshot, use_repository
@@ -123,16 +123,16 @@ def snapshot(
 
 
 def load_latest(name: str, default: Any = ..., repository: RepositoryLike | None = None, like: Any = None) -> Any:
-    """The value of the latest snapshot of a name, to resume from.
+    """Load the latest snapshot of a name, to resume from it.
 
     Args:
-        name: as it was saved: `"training/train_epoch"`, not a template.
-        default: returned when there is no snapshot yet.
-        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
-        like: a value that gives structure, custom node types, and sharding of the result.
+        name: The name under which it was saved, such as `"training/train_epoch"`. Templates are not expanded.
+        default: Returned if there is no snapshot yet. Default: raise an error.
+        repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
+        like: A value whose structure, custom node types and sharding the result gets.
 
     Raises:
-        SnapshotNotFound: there is no snapshot, and no default was given.
+        SnapshotNotFound: There is no snapshot, and you passed no default.
 
     Example:
         >>> load_latest("never/saved", default={"epoch": 0}, repository="memory://example")

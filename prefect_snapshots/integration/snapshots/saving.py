@@ -84,13 +84,14 @@ def save_in_background(manager: SnapshotManager[Any], data: Any, request: SaveRe
 
 
 def wait_for_snapshots(repository: Repository | None = None, name: str | None = None) -> None:
-    """Wait for what this process saves in the background. As the last line of a flow it makes the run fail with a save.
+    """Wait for the background saves of this process. Call it last in a flow, so that the run fails if a save failed.
 
     Args:
-        repository, name: only what is saved there, and under this name.
+        repository: Wait only for saves into this repository. Default: all repositories.
+        name: Wait only for saves under this name. Default: all names.
 
     Raises:
-        SnapshotsError: a save failed.
+        SnapshotsError: A save failed.
     """
     for manager, reported in list(_in_background.items()):
         if repository in (None, manager.repository) and name in (None, manager.name):
@@ -106,10 +107,10 @@ def load(
     leaves: str | Sequence[str] | None = None,
     like: Any = None,
 ) -> Any:
-    """The value of a snapshot, or of the latest one.
+    """Load the value of a snapshot, or of the latest one.
 
     Raises:
-        SnapshotNotFound: there is no such snapshot, or none at all.
+        SnapshotNotFound: There is no such snapshot. The message names similar ids.
     """
     wait_for_snapshots(repository, name)
     manager = manager_of(repository, name)
@@ -119,7 +120,9 @@ def load(
     elif saved := list(records.by_id.values()):
         record = saved[-1]
     else:
-        raise SnapshotNotFound(f"there is no snapshot of {name!r} in {repository.url}")
+        raise SnapshotNotFound(
+            f"There is no snapshot of {name!r} in {repository.url}. Save one first, or check the name."
+        )
     return manager.snapshot_of(record, leaves=leaves, like=like).data
 
 

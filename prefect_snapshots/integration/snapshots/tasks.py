@@ -1,11 +1,11 @@
-"""Prefect tasks over snapshots and artifacts, each with a twin for asynchronous flows, whose loop goes on meanwhile.
+"""Prefect tasks that save and load snapshots, each with an asynchronous twin that does not block the event loop.
 
-They take every option of a task through `.with_options`. Unless asked to they are not cached, because hashing what they
-are given costs more than saving it.
+Set task options with `.with_options`. By default the tasks are not cached, because hashing their arguments costs more
+than saving them.
 
-Prefect looks through every argument of a task for the results of other tasks. Where the data is a collection of very
-many Python objects that takes far longer than saving it (4 s beside 0.15 s for a list of 300,000 numbers, measured):
-pass `prefect.utilities.annotations.quote(data)` then. Arrays are not looked into.
+Prefect searches every argument of a task for the results of other tasks. For a collection of very many Python objects
+this takes far longer than saving (4 s compared with 0.15 s for a list of 300,000 numbers, measured). Pass
+`prefect.utilities.annotations.quote(data)` to skip the search. Prefect does not search arrays.
 """
 
 from __future__ import annotations
@@ -40,19 +40,22 @@ def save_snapshot(
     """Save a value as a snapshot, and report it in the Prefect UI.
 
     Args:
-        data: any Python object or pytree.
-        snapshot_id: its id; default: one made from the time and a random part.
-        metadata: plain values by text keys, up to 64 KB.
-        tags: one tag or several.
-        overwrite: replace the snapshot with this id instead of raising.
-        name: keeps snapshots apart that share a repository.
-        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
-        rank_by: the metadata key that ranks snapshots.
-        mode: "max" when large values of `rank_by` are good, "min" when small ones are.
-        max_snapshots: keep at most this many: the best, or the newest without `rank_by`.
+        data: Any Python object or pytree.
+        snapshot_id: The id. Default: the time and a random part.
+        metadata: JSON-like values with string keys, up to 64 KB.
+        tags: One tag or several.
+        overwrite: Replace the snapshot with this id instead of raising an error.
+        name: The name to save under. It separates groups of snapshots in one repository.
+        repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
+        rank_by: The metadata key that ranks snapshots. Default: no ranking.
+        mode: "max" if large values of `rank_by` are good, "min" if small ones are.
+        max_snapshots: Keep at most this many: the best, or the newest without `rank_by`. Default: keep all.
 
     Returns:
-        The id; None when the ranking does not admit the snapshot.
+        The id, or None if the snapshot ranks too low to be kept.
+
+    Raises:
+        SnapshotExists: The id is taken and `overwrite` is False.
 
     Example:
         >>> from prefect import flow
@@ -78,21 +81,21 @@ def load_snapshot(
     leaves: str | Sequence[str] | None = None,
     like: Any = None,
 ) -> Any:
-    """Load the value of a snapshot, every byte verified.
+    """Load the value of a snapshot. Every byte is verified.
 
     Args:
-        snapshot_id: its id; default: the latest one.
-        name: the name under which it was saved.
-        repository: a repository, a URL or a block; see `blocks.current_repository` for the default.
-        leaves: patterns of leaf paths, such as `"encoder/**"`: only these are read.
-        like: a value that gives structure, custom node types, and sharding of the result.
+        snapshot_id: The id. Default: the latest snapshot.
+        name: The name under which it was saved.
+        repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
+        leaves: Patterns of leaf paths to load, such as `"encoder/**"`. Default: all leaves.
+        like: A value whose structure, custom node types and sharding the result gets.
 
     Returns:
         The value.
 
     Raises:
-        SnapshotNotFound: there is no such snapshot, or none at all.
-        IntegrityError: stored bytes are damaged; the message names the leaf.
+        SnapshotNotFound: There is no such snapshot. The message names similar ids.
+        IntegrityError: Stored bytes are damaged. The message names the leaf.
     """
     return load(current_repository(repository), name, snapshot_id, leaves, like)
 
