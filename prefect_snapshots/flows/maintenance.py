@@ -1,15 +1,15 @@
-"""Looking after a repository: checking and pruning it, and letting old results of tasks go, with reports in Prefect.
+"""Flows that check and prune a repository and delete old task results, with reports in Prefect.
 
-Prune is safe beside running writers and beside itself, so that no flow here needs a lock or a limit.
+Prune is safe while writers or another prune run, so no flow here needs a lock or a concurrency limit.
 
-Events, for automations; the resource is `prefect-snapshots.repositories.<URL>`, related to the run. All have
+Events for automations have the resource `prefect-snapshots.repositories.<URL>` and are related to the run. All have
 `repository` (URL):
 
 - `prefect-snapshots.repository.checked` and `prefect-snapshots.repository.damaged`: `read_data`, `versions`,
-  `bytes_read`, `count` (of problems), `problems` (texts, the first of them), `hits` (the versions that these damage);
+  `bytes_read`, `count` (of problems), `problems` (strings, the first of them), `hits` (the versions that these damage);
 - `prefect-snapshots.repository.pruned`: `freed` and `freed_later` (bytes), `packs_deleted`;
 - `prefect-snapshots.results.expired`: `name`, `expired` and `kept` (numbers), `size` (bytes of what expired), `freed`
-  and `freed_later` (bytes; null where nothing was pruned).
+  and `freed_later` (bytes; null if nothing was pruned).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ LISTED = 20
 @flow(name="check-repository")
 @fails_with_one_error
 def check_repository(repository: str | None = None, read_data: bool = False) -> CheckReport:
-    """Verify that everything committed is there. The run fails when it is not.
+    """Verify that all committed data exists. The run fails if data is missing or damaged.
 
     Args:
-        repository: a URL or path; see `blocks.current_repository` for the default.
-        read_data: read and verify every byte, too.
+        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        read_data: Also read and verify every byte.
 
     Raises:
-        IntegrityError: something is damaged. The report lists all of it, and the snapshots that it hits.
+        IntegrityError: Data is damaged. The report lists every problem and the versions that it affects.
     """
     checked = current_repository(repository)
     report = checked.check(read_data)
@@ -74,14 +74,14 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
 @flow(name="prune-repository")
 @fails_with_one_error
 def prune_repository(repository: str | None = None, dry_run: bool = False) -> PruneReport:
-    """Free the space of what no snapshot needs any more. Takes credentials that may delete.
+    """Reclaim the space of data that no version uses. The credentials must allow deletes.
 
     Args:
-        repository: a URL or path; see `blocks.current_repository` for the default.
-        dry_run: only report what would be freed.
+        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        dry_run: Only report what would be freed.
 
     Raises:
-        IntegrityError: something is damaged, so that nothing was deleted.
+        IntegrityError: Data is damaged. Nothing was deleted.
     """
     pruned = current_repository(repository)
     report = pruned.prune(dry_run)
@@ -143,17 +143,17 @@ def expire_results(
     prune: bool = True,
     repository: str | None = None,
 ) -> ExpiryReport:
-    """Delete the persisted results of tasks that were written long ago: the task computes them again when it runs.
+    """Delete old persisted task results. A task whose result was deleted computes it again on its next run.
 
-    When a result was last read is not known, and does not count.
+    Only the time of writing counts, because reads are not recorded.
 
     Args:
-        older_than: what was written so long ago goes.
-        name: that the results have in the repository: the field `results` of the block that is their `result_storage`.
-        keys: that of the block which is their `key_storage`, where that is in the same repository.
-        dry_run: only report what would go.
-        prune: whether to free the space, too. That takes credentials that may delete.
-        repository: a URL or path; see `blocks.current_repository` for the default.
+        older_than: Delete the results that were written longer ago than this.
+        name: The name of the results in the repository: the field `results` of the block used as `result_storage`.
+        keys: The name of the keys, if a block in the same repository is used as `key_storage`.
+        dry_run: Only report what would be deleted.
+        prune: Also reclaim the space. The credentials must allow deletes.
+        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
     """
     place = current_repository(repository)
     log = ResultLog(place, name)

@@ -96,20 +96,20 @@ def watch_repository(
     timezone: str = "UTC",
     repository: str | None = None,
 ) -> WatchReport:
-    """Look whether backups are overdue, and whether the repository grows too fast. The run completes either way.
+    """Report overdue backups and a repository that grows too fast. The run completes in either case.
 
     Args:
-        backups: how often there has to be a backup, by the name of the backups: a duration such as `"1d"` or `"PT6H"`,
-            or the cron of their schedule, such as `"0 2 * * *"`.
-        margin: how late one may be there: it is when it is complete.
-        limit: the bytes that may come in.
-        within: the time for which that is the limit.
-        timezone: of the crons.
-        repository: a URL or path; see `blocks.current_repository` for the default.
+        backups: How often each backup must run, by name: a duration such as `"1d"` or `"PT6H"`, or the cron
+            expression of its schedule, such as `"0 2 * * *"`.
+        margin: How late a backup may be complete before it is overdue.
+        limit: How many bytes may be written `within` the time. Default: no limit.
+        within: The period that `limit` applies to.
+        timezone: The time zone of the cron expressions.
+        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
 
     Raises:
-        InvalidArgument: a text is neither a duration nor a cron, or no time zone.
-        RepositoryNotFound: it is not there.
+        InvalidArgument: A string is neither a duration nor a cron expression, or the time zone is unknown.
+        RepositoryNotFound: The repository does not exist.
 
     Example:
         >>> from prefect_snapshots.flows import create_backup, watch_repository
