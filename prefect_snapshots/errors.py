@@ -472,13 +472,6 @@ class UnserialisableResult(ItemError, TypeError):
     """
 
 
-class ItemFailed(ItemError, RuntimeError):
-    """The function failed for an item, and the failure was recorded.
-
-    Fix the cause, and run again: items that succeeded are not computed again.
-    """
-
-
 class CheckpointNotFound(UsageError, KeyError):
     """No checkpoints have this name, or none of them this fingerprint.
 

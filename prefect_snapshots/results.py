@@ -8,7 +8,6 @@ This module knows the repository and no Prefect. It does not interpret the bytes
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from .errors import ObjectMissing
 from .repository.catalog import Event
 from .repository.commits import Draft
 from .repository.repository import Repository
+from .repository.threads import Lock
 from .repository.times import from_nanoseconds, parse_time, to_nanoseconds
 from .repository.tracking import TrackedStream
 
@@ -62,7 +62,7 @@ class ResultLog:
         self._repository = repository
         self._name = name
         self._streams: dict[int, TrackedStream[_Latest]] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def write(self, key: str, data: bytes) -> None:
         """Store a result durably. An older result of this key is deleted; the next prune frees its space.

@@ -85,14 +85,15 @@ def test_a_backup_that_fails_commits_nothing_and_is_told(
     made(place, name)
     (place / "app.db").write_bytes(b"this is no database at all, whatever its name says" * 100)
     with pytest.raises(BackupFailed):
-        made(place, name)
+        made(place, name, proven_within_days=30)
     [error] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert error.exc_info is None
     assert "BackupFailed: " in error.getMessage()
     assert "reference/errors.md#backupfailed" in error.getMessage()
     assert len(BackupManager(place / "repository", name=name).list_backups()) == 1
-    [_, failed] = events_about(f"prefect-snapshots.backups.{name}", 2)
+    [_, failed, overdue] = events_about(f"prefect-snapshots.backups.{name}", 3)
     assert failed.event == "prefect-snapshots.backup.failed"
+    assert overdue.event == "prefect-snapshots.backup.proof-overdue", "above all where backups fail"
     assert "app.db" in failed.payload["error"]
 
 

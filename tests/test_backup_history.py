@@ -6,6 +6,9 @@ import dataclasses
 import os
 import sqlite3
 import subprocess
+import sys
+import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -324,13 +327,34 @@ def test_listing_never_fails_and_never_waits_beside_a_backup(tmp_path: Path) -> 
     assert len(manager.list_backups()) == 4
 
 
+def test_the_next_backup_of_anything_deletes_what_a_killed_one_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain copy of a database must not wait for the next backup of a database."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "files").mkdir()
+    script = textwrap.dedent("""
+        import os, pathlib, signal, sys, tempfile
+        from prefect_snapshots.backups.working import working_folder
+        tempfile.tempdir = sys.argv[1]
+        with working_folder("dump") as folder:
+            (folder / "database.sqlite").write_bytes(b"plain")
+            print(folder, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
+    left = Path(killed.stdout.strip(), "database.sqlite")
+    assert left.exists()
+    BackupManager(tmp_path / "r", directories=[tmp_path / "files"]).create_backup()
+    assert not left.exists()
+
+
 # --- working folders --------------------------------------------------------------------------------------------------
 
 
 def test_working_folders_are_private_and_those_of_the_dead_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with working_folder("dump") as living:

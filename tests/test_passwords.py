@@ -10,7 +10,10 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from servers import Storage
 
 from prefect_snapshots import Repository, SnapshotManager, SnapshotRepository
 from prefect_snapshots.errors import (
+    CommitConflict,
     DamagedObject,
     InvalidArgument,
     InvalidName,
@@ -27,7 +31,7 @@ from prefect_snapshots.errors import (
     SnapshotsError,
     WrongPassword,
 )
-from prefect_snapshots.repository import envelopes
+from prefect_snapshots.repository import envelopes, keyring
 from prefect_snapshots.repository.configuration import config_bytes
 from prefect_snapshots.repository.passwords import password_from_command, password_from_file
 
@@ -341,6 +345,62 @@ class TestSeveralPasswords:
         early.change_password("new")
         for password in ("second", "third", "new"):
             assert load(tmp_path / "r", password=password) == 1
+
+    @pytest.mark.parametrize("where", ["local", "s3"])
+    def test_of_two_changes_at_once_none_is_lost(
+        self, where: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage = Storage(str(tmp_path / "r"), {}) if where == "local" else request.getfixturevalue("s3_storage")
+        options = {"storage_options": storage.storage_options, "password": "first"}
+        save(storage.url, **options).add_password("leaked", "leaked")
+        derive, both = keyring._envelope, threading.Barrier(3)
+
+        def slowly(*arguments: Any) -> envelopes.Envelope:
+            time.sleep(0.3)  # as long as a real key takes: the other change falls into it
+            return derive(*arguments)
+
+        monkeypatch.setattr(keyring, "_envelope", slowly)
+
+        def change(edit: Callable[[Repository], None]) -> None:
+            repository = Repository(storage.url, **options)
+            repository.list_passwords()
+            both.wait(60)
+            edit(repository)
+
+        edits: list[Callable[[Repository], None]] = [
+            lambda one: one.add_password("left", "left"),
+            lambda one: one.add_password("right", "right"),
+            lambda one: one.remove_password("leaked"),
+        ]
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(change, edits))
+        assert {one.name for one in Repository(storage.url, **options).list_passwords()} == {"default", "left", "right"}
+
+    def test_a_change_that_was_killed_does_not_keep_others_from_theirs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository = save(tmp_path / "r", password="first")
+        (tmp_path / "r" / keyring.EDIT_CLAIM).write_bytes(b"of a killed process")
+        monkeypatch.setattr(keyring, "_PATIENCE", 0.2)
+        repository.add_password("other", "second")
+        assert not (tmp_path / "r" / keyring.EDIT_CLAIM).exists()
+        assert load(tmp_path / "r", password="second") == 1
+
+    def test_a_change_that_was_stopped_for_too_long_changes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository = save(tmp_path / "r", password="first")
+        derive = keyring._envelope
+
+        def taken_over(*arguments: Any) -> envelopes.Envelope:
+            (tmp_path / "r" / keyring.EDIT_CLAIM).write_bytes(b"of somebody else")
+            return derive(*arguments)
+
+        monkeypatch.setattr(keyring, "_envelope", taken_over)
+        with pytest.raises(CommitConflict, match=r"Nothing was changed\. Run the command again"):
+            repository.add_password("other", "second")
+        assert [one.name for one in repository.list_passwords()] == ["default"]
+        assert (tmp_path / "r" / keyring.EDIT_CLAIM).read_bytes() == b"of somebody else"
 
     @pytest.mark.parametrize(
         ("change", "error", "why"),

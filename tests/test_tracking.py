@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +20,17 @@ from prefect_snapshots import (
     RetentionPolicy,
     SnapshotManager,
 )
+from prefect_snapshots.artifacts.streams import Artifacts
+from prefect_snapshots.backups.history import History
+from prefect_snapshots.checkpoints.ledger import Ledger
+from prefect_snapshots.checkpoints.log import Log
 from prefect_snapshots.errors import RepositoryNotFound, UsageError
+from prefect_snapshots.integration.snapshots import decorator
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.index import Index
 from prefect_snapshots.repository.location import LocalLocation
+from prefect_snapshots.repository.location.local import _FileAppender
 from prefect_snapshots.repository.threads import Lock, Turns, pool
 from prefect_snapshots.repository.tracking import TrackedStream
 from prefect_snapshots.results import ResultLog
@@ -370,3 +377,45 @@ def test_turns_begin_anew_in_a_child() -> None:
 def test_pools_begin_anew_in_a_child() -> None:
     assert pool("compute").submit(int).result() == 0
     assert in_child(lambda: pool("compute").submit(int).result() == 0)
+
+
+def owners_of_locks(tmp_path: Path) -> dict[str, tuple[Any, Callable[[], object]]]:
+    """What holds a lock above the storage layer: its lock, and a use of it that takes the lock."""
+    repository = Repository(tmp_path / "r")
+    SnapshotManager(repository).save_snapshot(1, "one")
+    artifacts, history = Artifacts(repository), History(repository, "b")
+    ledger, log, results = Ledger(), Log(repository, "job", "f"), ResultLog(repository, "shared")
+    file = os.open(tmp_path / "file", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    appender = _FileAppender("file", file)
+    return {
+        "Artifacts": (artifacts._lock, lambda: artifacts.artifact("name", "default")),
+        "History": (history._lock, history.backups),
+        "Ledger": (ledger._lock, ledger._lock.__enter__),
+        "Log": (log._lock, log.refresh),
+        "ResultLog": (results._lock, lambda: results.write("key", b"value")),
+        "_FileAppender": (appender._lock, lambda: (appender.append(b"x"), appender.close())),
+        "decorator": (decorator._counting, decorator._counting.__enter__),
+    }
+
+
+@pytest.mark.parametrize("which", ["Artifacts", "History", "Ledger", "Log", "ResultLog", "_FileAppender", "decorator"])
+def test_what_another_thread_uses_can_be_used_in_a_child(which: str, tmp_path: Path) -> None:
+    lock, use = owners_of_locks(tmp_path)[which]
+    with held(lock):
+        assert in_child(lambda: (use(), True)[1])
+
+
+def test_every_lock_is_one_that_a_fork_renews() -> None:
+    allowed = {
+        "repository/threads.py",  # makes them
+        "checkpoints/fingerprint.py",  # asks whether a value is a lock
+        "testing/locations.py",  # has two writers begin at once
+        "values/encoding.py",  # an example of a value that cannot be stored
+    }
+    package = Path(__file__).parent.parent / "prefect_snapshots"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"threading\.(R?Lock|Condition|Semaphore|BoundedSemaphore|Barrier)\(", path.read_text())
+    }
+    assert found == allowed

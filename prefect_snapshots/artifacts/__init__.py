@@ -9,7 +9,8 @@ from .differences import Difference, FileDifference
 from .downloads import Download, LoggedFolder
 from .handlers import FileHandler, Handler, list_handlers
 from .history import Move, VersionLike
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Release
+from .infos import ArtifactInfo, ArtifactVersion, Release
+from .interface import ArtifactManager
 from .models import ModelLogger
 from .registry import ArtifactRegistry
 from .wandb import WandbArtifactRegistry

@@ -27,7 +27,8 @@ from .downloads import Download, LoggedFolder, download, tree_of
 from .folders import decode_manifest, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion
+from .infos import ArtifactInfo, ArtifactVersion
+from .interface import ArtifactManager
 
 NO_POLICY = "A registry has no retention policy of its own. Pass a RetentionPolicy."
 

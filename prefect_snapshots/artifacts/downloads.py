@@ -17,7 +17,7 @@ from ..trees.restoring import stage_directory, write_tree
 from ..trees.stored import StoredTree
 from ..trees.workspaces import delete_tree
 from .folders import check_portable, decode_manifest
-from .interface import ArtifactVersion
+from .infos import ArtifactVersion
 
 
 class Download(os.PathLike[str]):

@@ -1,4 +1,4 @@
-"""The methods that every store of artifacts has, and the plain records that they return.
+"""The methods that every store of artifacts has.
 
 An *artifact* has a name in a *collection*. Every time you log something under it, it gets a new *version*, which never
 changes. An *alias*, such as the *stage* `production`, names one version and can be moved.
@@ -9,73 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..repository.contents import ContentReader
 from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionPolicy
 from .differences import Difference
+from .downloads import Download
 from .history import Match, Move, VersionLike
-
-if TYPE_CHECKING:
-    from .downloads import Download
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactVersion:
-    """One version of an artifact."""
-
-    name: str
-    collection: str
-    version: str
-    """The version number, as in `v3`."""
-
-    def __str__(self) -> str:
-        return f"{self.collection}/{self.name}:{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactInfo:
-    """The metadata of a version."""
-
-    name: str
-    collection: str
-    version: str
-    created_at: datetime
-    """When it was logged, in UTC, by the clock of the machine that logged it."""
-    expiry: datetime | None
-    """When it expires, in UTC. From then on, it is only loaded with `validate=False`. None: never."""
-    handler: str | None
-    """The handler that reads its value; None for a folder of files."""
-    size: int
-    """Its size in bytes, uncompressed."""
-    written: int
-    """The bytes that it added to the repository: identical data is stored once, and compressed."""
-    metadata: dict[str, Any]
-    aliases: list[str]
-    """The aliases that point to it now, sorted."""
-    environment: dict[str, str]
-    """The versions, by package and `python`, that must be installed where it is loaded."""
-    source: dict[str, str] | None
-    """The registry, name and version that it was copied from; None if it was logged here."""
-    pinned: bool = False
-    """Whether it is exempt from retention."""
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A tag over one version of each of many artifacts. It never changes."""
-
-    tag: str
-    collection: str
-    created_at: datetime
-    artifacts: dict[str, str]
-    """The version of each artifact by its name, as in `{"features": "v3"}`."""
-    metadata: dict[str, Any]
+from .infos import ArtifactInfo, ArtifactVersion
 
 
 class ArtifactManager(Protocol):

@@ -17,7 +17,8 @@ from typing import Any
 from ..errors import InvalidArgument, MissingDependency
 from ..values.pickling import load_torch
 from .history import VersionLike
-from .interface import ArtifactManager, ArtifactVersion
+from .infos import ArtifactVersion
+from .interface import ArtifactManager
 
 STATE_FILE = "state.pt"
 

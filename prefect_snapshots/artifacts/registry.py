@@ -21,7 +21,8 @@ from .differences import Difference
 from .downloads import Download, LoggedFolder
 from .handlers import find_handler
 from .history import Match, Move, VersionLike
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion, Release
+from .infos import ArtifactInfo, ArtifactVersion, Release
+from .interface import ArtifactManager
 from .streams import Artifacts
 
 

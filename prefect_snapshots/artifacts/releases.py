@@ -15,7 +15,7 @@ from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream, hint
 from .history import History, Match, Version, is_time
-from .interface import Release
+from .infos import Release
 
 KIND = "releases"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from urllib.parse import unquote
 
 from ..errors import ArtifactNotFound
 from ..repository.names import check_name
 from ..repository.repository import Repository
-from ..repository.threads import pool
+from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream, hint
 from .artifact import Artifact
 from .history import History
@@ -23,7 +22,7 @@ class Artifacts:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._opened: dict[tuple[str, str], tuple[Artifact, TrackedStream[History]]] = {}
         self._releases: dict[str, Releases] = {}
 

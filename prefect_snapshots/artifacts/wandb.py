@@ -52,7 +52,8 @@ from .history import (
     is_time,
     no_such_version,
 )
-from .interface import ArtifactInfo, ArtifactManager, ArtifactVersion
+from .infos import ArtifactInfo, ArtifactVersion
+from .interface import ArtifactManager
 from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from ..trees.restoring import write_tree
 from ..trees.stored import StoredTree
 from .differences import pieces
 from .folders import check_portable, scan_folder
-from .interface import ArtifactInfo, ArtifactVersion
+from .infos import ArtifactInfo, ArtifactVersion
 
 if TYPE_CHECKING:
     import wandb

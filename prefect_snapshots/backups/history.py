@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import DamagedObject, DamagedVersion, IntegrityError
@@ -12,6 +11,7 @@ from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.maintenance.scanning import scan_stream
 from ..repository.repository import Repository
+from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream, damage_of
 from .archive import Archive
 from .journal import Change, RestoreRecord
@@ -34,7 +34,7 @@ class History:
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
         self.name = name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._tracked: TrackedStream[Records] | None = None
 
     @property

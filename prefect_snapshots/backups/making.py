@@ -30,6 +30,7 @@ from .journal import RestoreRecord
 from .origin import git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
 from .sources import RestoreChecks
+from .working import clean_working_folders
 
 logger = logging.getLogger("prefect_snapshots")
 
@@ -68,6 +69,7 @@ def make(history: History, request: BackupRequest, passed: Callable[[int], None]
         CommitUnknown: The storage did not say whether the backup was committed.
     """
     started = time.monotonic()
+    clean_working_folders()  # a backup that was killed has left a plain copy of a database
     known = token_from(request.token)
     described = _described(request)
     with terminable():

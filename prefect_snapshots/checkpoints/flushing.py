@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnserialisableResult
+from ..repository.threads import Lock
 from .batches import Batch
 from .frozen import Frozen, Unserialisable, freeze
 from .interrupts import Interrupts
@@ -93,7 +94,7 @@ class Flusher:
         self._interrupts = interrupts
         self._on_flush = on_flush
         self._writer = log.begin(job.function_label, refresh=job.refresh)
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._works: list[WorkInProgress] = []
         self._bytes = 0
         self._last = time.monotonic()

@@ -6,12 +6,12 @@ larger, so that adding a batch moves few rows, and looking one up asks few runs.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..repository.threads import Lock
 from .batches import RAISED
 from .keys import Keys
 
@@ -94,7 +94,7 @@ class Ledger:
         self._new: list[tuple[Keys, Places]] = []
         self._records: list[tuple[Keys, int, NDArray[np.uint8]]] = []
         self._precedence = np.zeros(0, np.int64)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.contents()[1])

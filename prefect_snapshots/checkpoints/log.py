@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from ..repository.commits import Draft
 from ..repository.location import Buffer
 from ..repository.logs import Claims, Extent, SegmentReader, SegmentWriter, list_objects, new_segment, note_extents
 from ..repository.repository import Repository
-from ..repository.threads import pool
+from ..repository.threads import Lock, pool
 from .batches import RECORD_LIMIT, Batch, Results, StoredBatch, encode_batch
 from .frozen import LIMIT
 from .keys import Keys
@@ -210,7 +209,7 @@ class Log:
         self._claims: Claims | None = None
         self.news = 0
         self._own: set[str] = set()
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._forget()
         self._take_in()
 

@@ -88,6 +88,14 @@ def create_backup(
         NotProven: The backup is made, but did not come back identical.
     """
     manager = _manager(name, databases, directories, repository, retention)
+    try:
+        return _created(manager, description, permanent, tags, prove)
+    finally:  # a proof is overdue above all where backups fail
+        if proven_within_days is not None:
+            report_proof_overdue(manager, timedelta(days=proven_within_days))
+
+
+def _created(manager: BackupManager, description: str, permanent: bool, tags: Sequence[str], prove: bool) -> Backup:
     last = next((backup.size for backup in manager.list_backups() if not backup.broken), 0)
     try:
         with progress_bar(manager, "Backup", last) as progress:
@@ -101,8 +109,6 @@ def create_backup(
         if not report.ok:
             raise NotProven(backup.name, report.problems)
         backup = manager.get_backup(backup.name)
-    if proven_within_days is not None:
-        report_proof_overdue(manager, timedelta(days=proven_within_days))
     return backup
 
 

@@ -28,7 +28,7 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, Settings, get_current_settings
 
-from ..repository.threads import before_threads_end
+from ..repository.threads import Lock, before_threads_end
 from .private_apis import stop_retrying_events
 from .run_context import logger, run_ids
 
@@ -75,8 +75,8 @@ class LiveArtifact:
         self._due = _retry_at.get(_api_url(), 0.0)
         self._context: contextvars.Context | None = None
         self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()
+        self._lock = Lock()
+        self._sending = Lock()
         _flush_at_exit()
         _all.add(self)
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..errors import InvalidArgument, InvalidName, RepositoryChanged, WrongPassword
+from ..errors import CommitConflict, InvalidArgument, InvalidName, ObjectMissing, RepositoryChanged, WrongPassword
 from .configuration import CONFIG, CONFIG_COPY, config_bytes, read_config
 from .envelopes import MOST_ENVELOPES, Envelope, parse_envelopes
 from .location import Location
 from .opened import Opened
+
+EDIT_CLAIM = "repository.edit"
+"""Exists while somebody edits the passwords."""
+
+_PATIENCE = 10.0
+"""Seconds after which the holder of the claim counts as killed: an edit derives one key and writes two small objects,
+which takes less than a second."""
+_POLL = 0.05
+"""Seconds between two looks at the claim of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +103,54 @@ def _edit(opened: Opened, edit: Callable[[list[Envelope], bytes], list[Envelope]
         raise WrongPassword(
             f"{location.url} is not encrypted, and never will be. Create a new repository with a password, and copy."
         )
-    # As it is now: somebody may have added a password since this repository was opened.
-    current = read_config(location)
-    if current is None or current["id"] != opened.id:
-        raise RepositoryChanged(f"{location.url} is no more the repository that you opened. Nothing was changed.")
-    envelopes = edit(parse_envelopes(current["passwords"]), opened.secret)
-    data = config_bytes({**current, "passwords": [envelope.record() for envelope in envelopes]})
-    # The copy first: if the second write fails, the repository still opens, with the old passwords.
-    for path in (CONFIG_COPY, CONFIG):
-        location.replace(path, data)
+    with _alone(location) as check:
+        # As it is now: somebody may have added a password since this repository was opened.
+        current = read_config(location)
+        if current is None or current["id"] != opened.id:
+            raise RepositoryChanged(f"{location.url} is no more the repository that you opened. Nothing was changed.")
+        envelopes = edit(parse_envelopes(current["passwords"]), opened.secret)
+        data = config_bytes({**current, "passwords": [envelope.record() for envelope in envelopes]})
+        check()
+        # The copy first: if the second write fails, the repository still opens, with the old passwords.
+        for path in (CONFIG_COPY, CONFIG):
+            location.replace(path, data)
+
+
+@contextlib.contextmanager
+def _alone(location: Location) -> Iterator[Callable[[], None]]:
+    """Keep others from editing the passwords meanwhile. Without it, one of two edits would undo the other.
+
+    No storage has an atomic change of several objects, but all can create one that must not exist yet.
+
+    Yields:
+        Raises `CommitConflict` if somebody took over in the meantime, because this process was stopped for long.
+    """
+    claim = os.urandom(16).hex().encode()
+    seen, since = b"", time.monotonic()
+    while not location.create(EDIT_CLAIM, claim):
+        with contextlib.suppress(ObjectMissing):
+            holder = location.read(EDIT_CLAIM)
+            if holder != seen:
+                seen, since = holder, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE:
+                # Its holder was killed. One that was only stopped finds out by `check`.
+                location.delete([EDIT_CLAIM])
+        time.sleep(_POLL)
+
+    def holds() -> bool:
+        with contextlib.suppress(ObjectMissing):
+            return location.read(EDIT_CLAIM) == claim
+        return False
+
+    def check() -> None:
+        if not holds():
+            raise CommitConflict(
+                f"Another process edited the passwords of {location.url} while this one was stopped. Nothing was "
+                "changed. Run the command again."
+            )
+
+    try:
+        yield check
+    finally:
+        if holds():
+            location.delete([EDIT_CLAIM])

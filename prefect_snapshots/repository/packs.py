@@ -11,7 +11,7 @@ import os
 import struct
 
 from ..errors import DamagedObject, ObjectMissing
-from .index import RECORD, Entry, entries_from, records_of
+from .index import Entry, entries_from, records_of
 from .location import Buffer, Location
 from .sealing import RAW, SALT_SIZE, Sealer
 
@@ -29,8 +29,6 @@ LOCAL_LIMIT = 128 * 1024 * 1024
 
 REMOTE_LIMIT = 32 * 1024 * 1024
 """The same on an object store, where a pack is held in memory and sent in one request."""
-
-ENTRY_OVERHEAD = RECORD.itemsize
 
 
 def pack_path(pack: bytes) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import threading
 import time
 from concurrent.futures import CancelledError
 from typing import Any
@@ -22,6 +21,7 @@ from prefect.futures import PrefectFuture
 from ...checkpoints import CheckpointManager, Job, Plan, RunCounts
 from ...documents import Document, code
 from ...documents.texts import count_text
+from ...repository.threads import Lock
 from ..reporter import Reporter
 from ..run_context import run_logger
 
@@ -40,7 +40,7 @@ class Processing:
         self._context = contextvars.copy_context()
         self._logger = run_logger()
         self._since = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._plan: Plan | None = None
         self._planned: int | None = None
         """Items in all batches; None while an iterable without a length is read."""

@@ -16,7 +16,6 @@ import inspect
 import itertools
 import re
 import string
-import threading
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from prefect.client.schemas.objects import State
 
 from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
+from ...repository.threads import Lock
 from ...snapshots.records import Ranking, finder
 from ...snapshots.requests import SaveRequest
 from ..blocks import current_repository
@@ -150,7 +150,7 @@ _PLACEHOLDERS = {"flow_name", "flow_run_name", "flow_run_id", "task_name", "task
 _MISSING = object()
 
 _calls: Counter[tuple[str, uuid.UUID | None]] = Counter()
-_counting = threading.Lock()
+_counting = Lock()
 
 
 @dataclass(frozen=True)

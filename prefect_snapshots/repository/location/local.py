@@ -16,6 +16,7 @@ from typing import Any
 
 from ...errors import DamagedObject, ObjectMissing, StorageError, StorageFull, UnsupportedStorage
 from ...private_files import Modes
+from ..threads import Lock, after_fork
 from . import files
 from .files import NEW_FILE, Directories, pieces, sync_entry, translated, walk, write_all
 from .interface import (
@@ -265,11 +266,12 @@ class _FileAppender(Appender):
     def __init__(self, where: str, file: int) -> None:
         self._where = where
         self._file = file
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._dirty = threading.Event()
         self._closing = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        after_fork(self._forget_thread)
 
     def append(self, buffers: Buffer | Sequence[Buffer]) -> None:
         with self._lock:
@@ -306,6 +308,12 @@ class _FileAppender(Appender):
     def abort(self) -> None:
         with contextlib.suppress(StorageError):
             self.close()
+
+    def _forget_thread(self) -> None:
+        # A forked child has no thread that syncs: the next append starts one.
+        self._thread = None
+        self._dirty = threading.Event()
+        self._closing = threading.Event() if not self._closing.is_set() else self._closing
 
     def _check(self) -> None:
         if self._failure is not None:

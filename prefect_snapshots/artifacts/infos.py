@@ -1,0 +1,60 @@
+"""The plain records about artifacts that every store of artifacts returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactVersion:
+    """One version of an artifact."""
+
+    name: str
+    collection: str
+    version: str
+    """The version number, as in `v3`."""
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.name}:{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactInfo:
+    """The metadata of a version."""
+
+    name: str
+    collection: str
+    version: str
+    created_at: datetime
+    """When it was logged, in UTC, by the clock of the machine that logged it."""
+    expiry: datetime | None
+    """When it expires, in UTC. From then on, it is only loaded with `validate=False`. None: never."""
+    handler: str | None
+    """The handler that reads its value; None for a folder of files."""
+    size: int
+    """Its size in bytes, uncompressed."""
+    written: int
+    """The bytes that it added to the repository: identical data is stored once, and compressed."""
+    metadata: dict[str, Any]
+    aliases: list[str]
+    """The aliases that point to it now, sorted."""
+    environment: dict[str, str]
+    """The versions, by package and `python`, that must be installed where it is loaded."""
+    source: dict[str, str] | None
+    """The registry, name and version that it was copied from; None if it was logged here."""
+    pinned: bool = False
+    """Whether it is exempt from retention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A tag over one version of each of many artifacts. It never changes."""
+
+    tag: str
+    collection: str
+    created_at: datetime
+    artifacts: dict[str, str]
+    """The version of each artifact by its name, as in `{"features": "v3"}`."""
+    metadata: dict[str, Any]
