@@ -351,7 +351,7 @@ class TestSeveralPasswords:
         self, where: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         storage = Storage(str(tmp_path / "r"), {}) if where == "local" else request.getfixturevalue("s3_storage")
-        options = {"storage_options": storage.storage_options, "password": "first"}
+        options: dict[str, Any] = {"storage_options": storage.storage_options, "password": "first"}
         save(storage.url, **options).add_password("leaked", "leaked")
         derive, both = keyring._envelope, threading.Barrier(3)
 

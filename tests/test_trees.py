@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import socket
+import sqlite3
 import stat
 import subprocess
 import tempfile
@@ -385,6 +386,43 @@ def test_what_stays_keeps_the_directories_above_it(shelf: Shelf, source: Path) -
     assert stat.S_IMODE((source / "b" / "logs").stat().st_mode) == 0o750
     assert (source / "b" / "logs" / "old").stat().st_mtime_ns == 1_000_000_000
     assert not (source / "b" / "logs" / "other").exists()
+
+
+def test_what_stays_is_as_it_is_at_the_switch_not_as_it_was_before(shelf: Shelf, source: Path) -> None:
+    """Building may take hours. Files are appended to, replaced, deleted and made meanwhile by programs that go on."""
+    (source / "logs").mkdir()
+    directory = Directory(source, excludes=["*.log", "app.db*", "/cache/"])
+    part = shelf.backup(directory).part("source")
+    for name in ("appended.log", "replaced.log", "deleted.log"):
+        (source / name).write_text("before")
+    (source / "cache" / "deep").mkdir(parents=True)
+    (source / "cache" / "deep" / "old").write_text("old")
+    with contextlib.closing(sqlite3.connect(source / "app.db", isolation_level=None)) as database:
+        database.execute("CREATE TABLE rows (number)")
+        with stage_directory(part, source) as switch:
+            database.execute("PRAGMA journal_mode = wal")
+            database.execute("INSERT INTO rows VALUES (1)")
+            with (source / "appended.log").open("a") as file:
+                file.write(", after")
+            (source / "new").write_text("after")
+            (source / "new").replace(source / "replaced.log")
+            (source / "deleted.log").unlink()
+            (source / "logs" / "later.log").write_text("later")
+            (source / "cache" / "deep" / "old").unlink()
+            (source / "cache" / "deep" / "new").write_text("new")
+            (source / "extra").write_text("extra")
+            time = (source / "logs").stat().st_mtime_ns
+            restored = switch()
+        with contextlib.closing(sqlite3.connect(source / "app.db")) as other:
+            assert other.execute("SELECT number FROM rows").fetchall() == [(1,)]
+    assert (source / "appended.log").read_text() == "before, after"
+    assert (source / "replaced.log").read_text() == "after"
+    assert not (source / "deleted.log").exists()
+    assert (source / "logs" / "later.log").read_text() == "later"
+    assert [path.name for path in (source / "cache" / "deep").iterdir()] == ["new"]
+    assert not (source / "extra").exists()
+    assert (source / "logs").stat().st_mtime_ns <= time
+    assert "logs/later.log" in restored.carried
 
 
 # --- in place --------------------------------------------------------------------------------------------------------

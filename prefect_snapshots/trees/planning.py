@@ -74,8 +74,7 @@ def make_plan(tree: StoredTree, root: Path, only: Sequence[str], options: Option
     chosen = _choose(tree, root, only) if only else {b"": list(tree.entries)}
     plan = Plan([entry for entries in chosen.values() for entry in entries])
     plan.mounts = [mount for mount in _mounts() if mount.is_relative_to(root)]
-    if root.is_dir() and not options.merge:
-        _find_alone(plan, tree, root, options)
+    plan.alone = find_alone(tree, root, options)
     _Expansion(plan, tree, root, options).run(chosen)
     return plan
 
@@ -117,13 +116,17 @@ def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[En
     return base, found
 
 
-def _find_alone(plan: Plan, tree: StoredTree, root: Path, options: Options) -> None:
+def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bool]:
+    """Find what stays in a directory as it is now although the tree does not hold it. See `Plan.alone`."""
+    alone: dict[bytes, bool] = {}
+    if not root.is_dir() or options.merge:
+        return alone
     held = {entry.raw for entry in tree.entries}
 
     def stay(raw: bytes) -> None:
-        plan.alone[raw] = True
+        alone[raw] = True
         for each in above(raw):
-            plan.alone.setdefault(each, False)
+            alone.setdefault(each, False)
 
     def failed(path: str, error: OSError) -> None:
         # What is in it cannot be seen. If it is in the tree, what is excluded in it would be lost.
@@ -133,12 +136,13 @@ def _find_alone(plan: Plan, tree: StoredTree, root: Path, options: Options) -> N
 
     for path, item, _, is_left_out in walk(str(root), tree.selection, failed):
         raw = os.fsencode(path)
-        if item.name.startswith(RESTORING) or plan.alone.get(raw.rpartition(b"/")[0]):
+        if item.name.startswith(RESTORING) or alone.get(raw.rpartition(b"/")[0]):
             continue
         # A directory whose contents could not be read is in the tree, but what is in it is not.
         unread = tree.left_out.intersection(held, (raw.rpartition(b"/")[0],))
         if is_left_out or unread or (raw not in held and (raw in tree.left_out or not options.delete)):
             stay(raw)
+    return alone
 
 
 class _Expansion:

@@ -19,9 +19,9 @@ from pathlib import Path
 from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageError, StorageFull
 from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others, resolve
 from .entries import Entry
-from .planning import Options, Plan, above, make_plan
+from .planning import Options, Plan, above, find_alone, make_plan
 from .stored import StoredTree
-from .workspaces import Workspace, recover, swap, sync_all, workspace
+from .workspaces import Workspace, delete_tree, recover, swap, sync_all, workspace
 from .writing import Placed, set_directories, set_open, write_entries
 
 
@@ -108,8 +108,9 @@ def stage_directory(
         with _errors(root):
             recover(root)
             paths = (only,) if isinstance(only, str) else only or ()
-            plan = make_plan(tree, root, paths, Options(delete, in_place, merge))
-            staged = StagedDirectory(tree, root, plan, closing)
+            options = Options(delete, in_place, merge)
+            plan = make_plan(tree, root, paths, options)
+            staged = StagedDirectory(tree, root, plan, options, closing)
             staged.build(passed)
         yield staged.switch
 
@@ -135,11 +136,12 @@ class StagedDirectory:
         tree: What the directory is to hold.
         root: The directory.
         plan: What is done.
+        options: How.
         closing: Deletes the workspaces when it is closed.
     """
 
-    def __init__(self, tree: StoredTree, root: Path, plan: Plan, closing: ExitStack) -> None:
-        self._tree, self._root, self._plan = tree, root, plan
+    def __init__(self, tree: StoredTree, root: Path, plan: Plan, options: Options, closing: ExitStack) -> None:
+        self._tree, self._root, self._plan, self._options = tree, root, plan, options
         self._swaps: dict[bytes, _Swap] = {}
         self._spaces: dict[bytes, Workspace] = {}
         self._carried: list[str] = []
@@ -247,8 +249,11 @@ class StagedDirectory:
             (source, name), (target, new_name) = old.find(self._place(raw)), new.find(where)
             if exists(target, new_name):
                 return False
+            held = os.fstat(target)
             try:
                 _link(source, name, target, new_name)
+                # Once it is built, the directory has the time that the tree gives it.
+                os.utime(target, ns=(held.st_atime_ns, held.st_mtime_ns))
             except PermissionError:
                 raise InvalidArgument(
                     f"{os.fsdecode(raw)!r} in {self._root} is not in the backup, and you may not give it a second name "
@@ -256,6 +261,30 @@ class StagedDirectory:
                 ) from None
             return True
         return False
+
+    def _carry_again(self) -> None:
+        """Do so once more with what has changed since: building may take hours, and programs go on.
+
+        A database that is left out may have got a `-wal`, or lost it. Without that file its last rows would be gone,
+        and an old one, found again, would take others back.
+        """
+        before, now = self._plan.alone, find_alone(self._tree, self._root, self._options)
+        made: list[tuple[int, bytes, bytes]] = []
+        for raw in [raw for raw in (before | now) if now.get(raw, before.get(raw))]:
+            if (found := self._in_workspace(raw)) is None:
+                continue
+            space, where = found[0].space.file, found[1]
+            stays = now.get(raw, False)
+            if os.fsdecode(raw) not in self._carried:
+                if stays and self._carry_one(raw, space, where, made):
+                    self._carried.append(os.fsdecode(raw))
+                continue
+            with _unless_in_the_way(), Parents(self._above) as old, Parents(space) as new:
+                (source, name), (target, new_name) = old.find(self._place(raw)), new.find(where)
+                _link_anew(source if stays else None, name, target, new_name)
+        for space, new_one, old_one in reversed(made):
+            with opened_below(space, new_one) as file, opened_below(self._above, self._place(old_one)) as like:
+                _copy_attributes(like, file)
 
     # --- switching ---------------------------------------------------------------------------------------------------
 
@@ -268,6 +297,7 @@ class StagedDirectory:
         """
         with _errors(self._root):
             try:
+                self._carry_again()
                 for swapped in self._swaps.values():
                     self._take(swapped)
                 for raw in self._plan.extras:
@@ -404,6 +434,39 @@ def _link(source: int, name: bytes, target: int, new: bytes) -> None:
         for each in os.listdir(old_file):
             _link(old_file, os.fsencode(each), new_file, os.fsencode(each))
         _copy_attributes(old_file, new_file)
+
+
+def _link_anew(source: int | None, name: bytes, target: int, new: bytes) -> None:
+    """Have a second name mean what the first one means now. `source` None: there is no first one any more."""
+    first = None if source is None else _status(source, name)
+    second = _status(target, new)
+    if first is not None and second is not None:
+        if (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino):
+            return
+        if stat.S_ISDIR(first.st_mode) and stat.S_ISDIR(second.st_mode):
+            assert source is not None
+            with opened_below(source, name) as old_file, opened_below(target, new) as new_file:
+                for each in sorted({*os.listdir(old_file), *os.listdir(new_file)}):
+                    _link_anew(old_file, os.fsencode(each), new_file, os.fsencode(each))
+                _copy_attributes(old_file, new_file)
+            return
+    held = os.fstat(target)
+    if second is not None and stat.S_ISDIR(second.st_mode):
+        delete_tree(target, new)
+    elif second is not None:
+        os.unlink(new, dir_fd=target)
+    if first is not None and source is not None:
+        _link(source, name, target, new)
+    # The directory already has the time that the tree gives it.
+    os.utime(target, ns=(held.st_atime_ns, held.st_mtime_ns))
+    os.fsync(target)
+
+
+def _status(folder: int, raw: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(raw, dir_fd=folder, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _copy_attributes(old: int, new: int) -> None:

@@ -282,7 +282,14 @@ def scan(root: str, selection: Selection, known: Known | None = None, *, hard_li
 def _enter(done: Scan, found: Sequence[tuple[bytes, Entry, int, tuple[int, int] | None]]) -> None:
     """Enter what was found, with all names of a file but the first as links to that."""
     names: dict[tuple[int, int], bytes] = {}
+    directories = {b""}
     for raw, entry, number, inode in found:
+        if raw.rpartition(b"/")[0] not in directories:
+            # Somebody moved or replaced the directory between two looks at it: no tree could hold what was in it.
+            done.vanished.append(entry.path)
+            continue
+        if entry.is_directory:
+            directories.add(raw)
         if inode is not None and (first := names.setdefault(inode, raw)) != raw:
             entry, number = msgspec.structs.replace(entry, link=first, extents=None), -1
         elif entry.link and entry.is_file:  # its first name is gone, so that now it is the one with the bytes
