@@ -233,9 +233,7 @@ class StagedDirectory:
                     self._carried.append(os.fsdecode(raw))
             elif self._carry_one(raw, found[0].space.file, found[1], made):
                 self._carried.append(os.fsdecode(raw))
-        for space, new, old in reversed(made):
-            with opened_below(space, new) as file, opened_below(self._above, self._place(old)) as like:
-                _copy_attributes(like, file)
+        self._finish_above(made)
 
     def _carry_one(self, raw: bytes, space: int, where: bytes, made: list[tuple[int, bytes, bytes]]) -> bool:
         with _unless_in_the_way(), Parents(self._above) as old, Parents(space) as new:
@@ -262,6 +260,12 @@ class StagedDirectory:
             return True
         return False
 
+    def _finish_above(self, made: list[tuple[int, bytes, bytes]]) -> None:
+        """Give directories that were made above what stays the attributes that they have in the old directory."""
+        for space, new, old in reversed(made):
+            with opened_below(space, new) as file, opened_below(self._above, self._place(old)) as like:
+                _copy_attributes(like, file)
+
     def _carry_again(self) -> None:
         """Do so once more with what has changed since: building may take hours, and programs go on.
 
@@ -282,9 +286,7 @@ class StagedDirectory:
             with _unless_in_the_way(), Parents(self._above) as old, Parents(space) as new:
                 (source, name), (target, new_name) = old.find(self._place(raw)), new.find(where)
                 _link_anew(source if stays else None, name, target, new_name)
-        for space, new_one, old_one in reversed(made):
-            with opened_below(space, new_one) as file, opened_below(self._above, self._place(old_one)) as like:
-                _copy_attributes(like, file)
+        self._finish_above(made)
 
     # --- switching ---------------------------------------------------------------------------------------------------
 
