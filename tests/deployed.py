@@ -18,7 +18,7 @@ from uuid import UUID
 
 import psutil
 import servers
-from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Page, TimeoutError, ViewportSize, expect, sync_playwright
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
@@ -34,6 +34,8 @@ PATIENCE = 120.0
 """Most seconds that a run takes to get where it is waited for."""
 _SHOWN = 60_000.0
 """Most milliseconds until a page shows something."""
+_AGAIN = 5_000.0
+"""Milliseconds after which a button is pressed again: far more than a request takes that is not refused."""
 SIZE = ViewportSize(width=1280, height=800)
 
 
@@ -122,6 +124,21 @@ def browsing(url: str) -> Iterator[Page]:
         expect.set_options(timeout=_SHOWN)
         yield context.new_page()
         chromium.close()
+
+
+def press_until(page: Page, button: str, url: str) -> None:
+    """Press a button until the page is at a URL, as a person does whom a busy server has refused."""
+
+    def try_once() -> bool | None:
+        # While a request is under way the button is disabled, or it is gone with its page.
+        with contextlib.suppress(TimeoutError):
+            page.get_by_role("button", name=button).click(timeout=_AGAIN)
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_url(url, timeout=_AGAIN)
+            return True
+        return None
+
+    until(try_once, f"{button!r} to lead to {url}")
 
 
 def until(found: Callable[[], T | None], what: str) -> T:
