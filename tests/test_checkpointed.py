@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 import os
 import random
 import signal
@@ -33,6 +34,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable
 from prefect.futures import wait
+from prefect.settings import PREFECT_UI_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from prefect_support import events_about, flush
 from servers import Storage
@@ -671,3 +673,25 @@ def test_the_demo_of_the_corpus(tmp_path: Path) -> None:
     assert "Killed it (SIGKILL)." in done.stdout
     assert "Both ended with the same embeddings." in done.stdout
     assert "http://127.0.0.1:4200/v2/artifacts/key/prefect-snapshots-checkpoints-corpus-demo-" in done.stdout
+
+
+def test_what_is_logged_when_a_batch_ends_has_the_settings_of_the_run() -> None:
+    # A thread of the task runner ends the last batch. Without them the line went to another server, or started one.
+    seen: list[tuple[str, str | None]] = []
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((record.getMessage(), PREFECT_UI_URL.value()))
+
+    @checkpointed(name="settled", function_version=1)
+    def same(item: int) -> int:
+        return item
+
+    logger, note = logging.getLogger("prefect.flow_runs"), Note()
+    logger.addHandler(note)
+    try:
+        with temporary_settings({PREFECT_UI_URL: "http://here.example"}):
+            mapped(same, range(3))
+    finally:
+        logger.removeHandler(note)
+    assert [ui for line, ui in seen if "Took" in line] == ["http://here.example"]

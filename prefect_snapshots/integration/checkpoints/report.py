@@ -68,7 +68,9 @@ class Processing:
         with self._lock:
             self._batches += 1
             self._running += 1
-        future.add_done_callback(self._ended)
+        # Whatever thread ends it, what is logged and sent belongs to this run, with the settings that this run has.
+        context = self._context.copy()
+        future.add_done_callback(lambda ended: context.run(self._ended, ended))
 
     def all_submitted(self, plan: Plan) -> None:
         """Take the counts of the whole plan: no more batches come."""
@@ -96,10 +98,10 @@ class Processing:
         self._bar.update(self._context, patience=0)
         self._page.update(self._context)
         self._bar.flush()
-        self._context.copy().run(self._emit, counts, seconds)
+        self._emit(counts, seconds)
 
     def _ended(self, future: PrefectFuture[Any]) -> None:
-        outcome = self._context.copy().run(outcome_of, future)
+        outcome = outcome_of(future)
         with self._lock:
             self._running -= 1
             if outcome is None:
