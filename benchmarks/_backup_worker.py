@@ -42,6 +42,9 @@ class FileDump:
     def check(self) -> list[str]:
         return []
 
+    def check_restorable(self) -> list[str]:
+        return []
+
     def counts(self) -> dict[str, int]:
         return {}
 

@@ -44,7 +44,7 @@ _URL_OPTIONS = frozenset(
         # PostgreSQL, MariaDB and etcd: modes, and paths of files; their contents stay where they are
         *("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "connect_timeout", "application_name"),
         *("target_session_attrs", "passfile", "service", "host", "port", "ssl_ca", "ssl_cert", "ssl_key", "cacert"),
-        *("cert", "unix_socket", "broken_views", "owners"),
+        *("cert", "unix_socket", "strict", "owners"),
         # MongoDB and ArangoDB
         *("authSource", "authMechanism", "replicaSet", "tls", "ssl", "tlsCAFile", "directConnection", "retryWrites"),
         *("readPreference", "readConcernLevel", "w", "database", "threads"),

@@ -42,6 +42,9 @@ class Flat:
     def counts(self) -> dict[str, int]:
         return {"lines": len(self.path.read_bytes().splitlines())}
 
+    def check_restorable(self) -> Sequence[str]:
+        return []
+
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         return {}
 

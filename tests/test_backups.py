@@ -18,16 +18,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import database_servers
 import pytest
 import zstandard
+from flat_database import Flat
 from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
@@ -35,7 +36,7 @@ from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
 from prefect_snapshots.backups.directories import Summary
 from prefect_snapshots.backups.origin import git_state
 from prefect_snapshots.backups.records import Records, backup_name, part_record, slug
-from prefect_snapshots.backups.sources import Database, Dump, DumpFile, DumpReader
+from prefect_snapshots.backups.sources import Database, Dump, DumpReader
 from prefect_snapshots.errors import (
     BackupFailed,
     BackupNotFound,
@@ -101,55 +102,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-class Flat:
-    """A database that is one file of lines, cannot be swapped, and may fail."""
-
-    kind: ClassVar[str] = "flat"
-    swaps: ClassVar[bool] = False
-
-    def __init__(self, path: Path, *, fail_after: int | None = None) -> None:
-        self.path = path
-        self.fail_after = fail_after
-        self.restores = 0
-
-    @property
-    def name(self) -> str:
-        return f"flat://{self.path}"
-
-    def check(self) -> list[str]:
-        return ["flat 1"]
-
-    @contextmanager
-    def dump(self) -> Iterator[Dump]:
-        def pieces() -> Iterator[bytes]:
-            for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True)):
-                if number == self.fail_after:
-                    raise BackupFailed(f"{self.name}: the server went away")
-                yield line
-
-        yield Dump([DumpFile("lines", pieces())], self.counts())
-
-    def counts(self) -> dict[str, int]:
-        return {"lines": len(self.path.read_bytes().splitlines())}
-
-    def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
-        return {}
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        self.restores += 1
-        if self.restores == 1 and self.fail_after is not None:
-            self.path.write_bytes(b"half")
-            raise RestoreFailed(f"{self.name}: the server went away")
-        self.path.write_bytes(b"".join(map(bytes, dump.open("lines"))))
-
-    @contextmanager
-    def scratch(self) -> Iterator[Database]:
-        path = self.path.with_name("scratch")
-        path.write_bytes(b"")
-        yield Flat(path)
-        path.unlink()
 
 
 # --- the workflows -----------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import duckdb
 import pytest
 from database_servers import PASSWORD, Server
 
-from prefect_snapshots.backups.databases import DuckDB, Redis, SQLite
+from prefect_snapshots import BackupManager
+from prefect_snapshots.backups.databases import DuckDB, Redis, SQLite, open_database
 from prefect_snapshots.errors import BackupFailed, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
@@ -74,6 +75,10 @@ def test_whatever_sqlite_holds_can_be_restored(tmp_path: Path, sql: str) -> None
     database = sqlite(tmp_path / "app.db", sql)
     before, kept = Path(database.path).read_bytes(), StoredDump.of(database)
     assert database.check()
+    with database.dump() as dump:
+        broken = "INT NOT NULL" in sql or "STRICT" in sql  # what SQLite's quick check finds
+        assert ["rows break rules" in note.text for note in dump.notes] == [True] * broken
+        assert not any(note.left_out for note in dump.notes)
     with database.scratch() as scratch:
         scratch.restore(kept)
         assert scratch.counts() == kept.counts
@@ -228,14 +233,21 @@ def test_a_view_of_what_is_gone_costs_no_database(tmp_path: Path, caplog: pytest
     database = duck(
         tmp_path / "app.duckdb",
         "CREATE TABLE t (i INT); CREATE TABLE gone (i INT); CREATE VIEW broken AS SELECT * FROM gone; "
-        "DROP TABLE gone; "
+        "CREATE MACRO broken_too(x) AS TABLE SELECT * FROM gone WHERE i = x; "
+        "DROP TABLE gone; CREATE MACRO sound(a, b := 2) AS a + b; "
         f"CREATE VIEW over_file AS SELECT * FROM read_csv('{file}')",
     )
-    kept = StoredDump.of(database)
+    found = database.check_restorable()
+    assert [said.split(" refers")[0] for said in found] == ["View broken", "Macro broken_too"]
+    assert all("strict=false" in said for said in found)
+    lenient = open_database(f"duckdb:///{database.path}?strict=false")
+    assert lenient.check_restorable() == []
+    backup = BackupManager(tmp_path / "backups", databases=[lenient]).create_backup()
+    assert backup.incomplete
+    assert [note.split(" refers")[0] for note in backup.parts[0].notes] == ["View broken", "Macro broken_too"]
+    database.restore(StoredDump.of(lenient))
     assert "broken" in caplog.text
-    caplog.clear()
-    database.restore(kept)
-    assert "broken" in caplog.text
+    assert database.check_restorable() == []
     with duckdb.connect(database.path) as connection:
         assert connection.execute("SELECT * FROM over_file").fetchall() == [(1,)]
 

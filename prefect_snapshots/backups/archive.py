@@ -22,7 +22,7 @@ from ..trees.scanning import Directory
 from ..trees.stored import StoredTree
 from .directories import DirectoryReader, Summary
 from .manifest import DIRECTORY, Part, decode_manifest, encode_manifest
-from .sources import Database
+from .sources import Database, DumpNote
 
 _VERIFIED = 16 * 1024 * 1024
 """Bytes that are verified at once."""
@@ -66,9 +66,10 @@ def store(
             else:
                 part = Part(source.name, source.kind, [])
                 sketches: list[deltas.Sketch] = []
-                finishing.append(partial(_finish, part, sketches))
+                notes: list[DumpNote] = []
+                finishing.append(partial(_finish, part, sketches, notes))
                 known = (archive._of_database(part) for archive in previous)
-                yield from _dumped(source, part, sketches, next(filter(None, known), None), passed)
+                yield from _dumped(source, part, sketches, notes, next(filter(None, known), None), passed)
 
     def manifest() -> bytes:
         parts = []
@@ -87,6 +88,7 @@ def _dumped(
     source: Database,
     part: Part,
     sketches: list[deltas.Sketch],
+    notes: list[DumpNote],
     previous: deltas.Previous | None,
     passed: Callable[[int], None],
 ) -> Iterator[Batch]:
@@ -108,15 +110,16 @@ def _dumped(
                 yield batch
             part.entries.append(Entry(raw, 0o100600, size))
     part.counts = dict(dump.counts)
+    notes.extend(dump.notes)
     if not part.entries:
         raise BackupFailed(f"{source.kind} {source.name}: the dump is empty")
 
 
-def _finish(part: Part, sketches: Iterable[deltas.Sketch]) -> tuple[Part, Summary]:
+def _finish(part: Part, sketches: Iterable[deltas.Sketch], notes: Sequence[DumpNote]) -> tuple[Part, Summary]:
     part.sketches = b"".join(sketch.tobytes() for sketch in sketches)
     summary = Summary(part.name, part.kind)
     summary.count(part.entries)
-    summary.counts = part.counts
+    summary.counts, summary.notes = part.counts, notes
     summary.read = summary.size
     return part, summary
 

@@ -12,6 +12,7 @@ from ..trees.entries import Entry
 from ..trees.reading import Previous, Tree
 from ..trees.scanning import Directory, scan
 from .manifest import DIRECTORY, Part
+from .sources import DumpNote
 
 _SHOWN = 3
 """Files that an error names: the report has all of them."""
@@ -42,6 +43,8 @@ class Summary:
     """Sockets and devices."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows or documents per table or collection, of a database."""
+    notes: Sequence[DumpNote] = ()
+    """What the dump of a database does not hold, or what comes back in another form."""
 
     def count(self, entries: Sequence[Entry]) -> None:
         """Fill in what the entries say."""

@@ -29,7 +29,6 @@ from .interruption import terminable
 from .journal import RestoreRecord
 from .origin import git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
-from .sources import RestoreChecks
 from .working import clean_working_folders
 
 logger = logging.getLogger("prefect_snapshots")
@@ -88,6 +87,9 @@ def make(history: History, request: BackupRequest, passed: Callable[[int], None]
         def store(writer: Writer) -> Stored:
             previous = history.previous(source.name for source in request.sources)
             stored, summaries = archive.store(writer, request.sources, previous, passed)
+            for summary in summaries:
+                for said in summary.notes:
+                    logger.warning("%s: %s", summary.name, said.text)
             parts = [_with_note(part_record(summary), notes.get(summary.name)) for summary in summaries]
             body["parts"] = msgspec.to_builtins(parts)
             body["duration"] = round(time.monotonic() - started, 3)
@@ -158,7 +160,7 @@ def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
     versions = {database.name: database.check() for database in databases}
     for database in databases:
         # What no restore could bring back is told now, and not on the day when the backup is needed.
-        if isinstance(database, RestoreChecks) and (found := database.check_restorable()):
+        if found := database.check_restorable():
             raise BackupFailed(
                 f"{database.name} has what could not be restored, so it was not backed up: {' '.join(found)} "
                 "Nothing was committed."

@@ -34,6 +34,8 @@ SLUG_LIMIT = 60
 
 _SHOWN = 10
 """Files of a part that a note names: more would make the record large, and nobody reads them."""
+_MOST_NOTES = 50
+"""Notes of a database that a record keeps, for the same reason."""
 _DAY = timedelta(days=1)
 
 
@@ -51,9 +53,9 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
     """Of a database: rows or documents per table or collection."""
     notes: list[str] = []
-    """What you should know: files that changed while they were read, or that could not be read."""
+    """What you should know: files that changed while they were read, or what was left out, and why."""
     incomplete: bool = False
-    """Whether something was left out because it could not be read."""
+    """Whether something was left out because it could not be read, or because no restore could bring it back."""
 
 
 class _Body(msgspec.Struct, kw_only=True):
@@ -142,7 +144,7 @@ class Backup:
 
     @property
     def incomplete(self) -> bool:
-        """Whether something was left out because it could not be read. The notes of the parts say what."""
+        """Whether something was left out that could not be read or restored. The notes of the parts say what."""
         return any(part.incomplete for part in self.parts)
 
     def part(self, name: str) -> PartRecord:
@@ -331,6 +333,9 @@ def part_record(done: Summary) -> PartRecord:
         for what, paths in kinds.items()
         if paths
     ]
+    notes += [note.text for note in done.notes[:_MOST_NOTES]]
+    if len(done.notes) > _MOST_NOTES:
+        notes.append(f"There are {len(done.notes) - _MOST_NOTES} more notes like these.")
     return PartRecord(
         name=done.name,
         kind=done.kind,
@@ -338,7 +343,7 @@ def part_record(done: Summary) -> PartRecord:
         files=done.files,
         counts=dict(done.counts),
         notes=notes,
-        incomplete=bool(done.unreadable),
+        incomplete=bool(done.unreadable) or any(note.left_out for note in done.notes),
     )
 
 

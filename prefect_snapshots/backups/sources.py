@@ -20,13 +20,31 @@ class DumpFile:
     pieces: Iterator[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class DumpNote:
+    """What you should know of one object in a dump.
+
+    Attributes:
+        text: A full sentence that begins with the kind and the name of the object: "View totals is left out, ..."
+        left_out: Whether no restore brings the object back. This makes the backup incomplete.
+    """
+
+    text: str
+    left_out: bool = False
+
+
 @dataclass(slots=True)
 class Dump:
-    """What a database gives: files, and what they hold. `files` is consumed once; `counts` is complete after that."""
+    """What a database gives: files, and what they hold.
+
+    `files` is consumed once; `counts` and `notes` are complete after that.
+    """
 
     files: Iterable[DumpFile]
     counts: dict[str, int] = field(default_factory=dict)
     """Rows or documents per table or collection, of the same moment as the dump."""
+    notes: list[DumpNote] = field(default_factory=list)
+    """What the dump does not hold, or what comes back in another form. The record of the backup has it."""
 
 
 class DumpReader(Protocol):
@@ -65,6 +83,17 @@ class Database(Protocol):
         """Return the versions of the tools and of the server, for people.
 
         Raise an error if a tool is missing or the server cannot be reached.
+        """
+        ...
+
+    def check_restorable(self) -> Sequence[str]:
+        """Return what in this database no restore could bring back; empty if everything can be restored.
+
+        A backup calls this before it reads anything, and fails if something is returned. It takes seconds at most. What
+        `dump` leaves out because you asked for it is not returned: it belongs into the notes of the dump.
+
+        Returns:
+            A full sentence for each object: its kind and name, why it cannot be restored, and what you can do.
         """
         ...
 
@@ -126,21 +155,6 @@ class StagedRestores(Protocol):
 
         Raises:
             RestoreFailed: The new state cannot be built. The old one is as it was.
-        """
-        ...
-
-
-@runtime_checkable
-class RestoreChecks(Protocol):
-    """A database that can tell, before it is dumped, what no restore could bring back."""
-
-    def check_restorable(self) -> Sequence[str]:
-        """Return what in this database could not be restored; empty if everything can.
-
-        This is a static check of the catalog: it takes seconds at most, and reads no rows.
-
-        Returns:
-            A full sentence for each object: its kind and name, why it cannot be restored, and the remedy.
         """
         ...
 

@@ -37,7 +37,7 @@ app = App(name="backups", help="Make, browse, verify, restore and export backups
 PROVEN = "✓"
 _PROBLEM = 1
 _INCOMPLETE = 3
-"""The exit code of a backup that is made, but left something out because it could not be read: that of restic."""
+"""The exit code of a backup that is made, but left something out: that of restic."""
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -60,7 +60,8 @@ def create(
     """Back up all databases and directories, or nothing. Then apply the retention.
 
     What to back up comes from options, or else from [tool.prefect-snapshots] in pyproject.toml. The repository is
-    created if there is none. The exit code is 3 if files were left out because they could not be read.
+    created if there is none. The exit code is 3 if something was left out because it could not be
+    read, or because no restore could bring it back.
 
     Args:
         description: Why you make it. It becomes a part of the name.

@@ -18,7 +18,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self, TypeVar
@@ -137,6 +137,10 @@ class ServerDatabase:
     def address(self) -> Address:
         return Address.of(self.url)
 
+    def check_restorable(self) -> Sequence[str]:
+        """Empty, unless the kind of database says otherwise."""
+        return []
+
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         """None, unless the kind of database says otherwise."""
         return {}
@@ -185,9 +189,25 @@ class FileDatabase:
         if "://" not in url:
             return cls(url)
         address = Address.of(url)
+        options = cls.options_of(address)
         if password is not None or address.password is not None:
             raise InvalidArgument(f"A {cls.__name__} database has no password. Leave it out.")
-        return cls(address.database)
+        return cls(address.database, **options)
+
+    @classmethod
+    def options_of(cls, address: Address) -> dict[str, Any]:
+        """Return what a URL says after its `?`, as arguments of the class. This kind has no options.
+
+        Raises:
+            InvalidArgument: It says something that this kind does not know.
+        """
+        if address.options:
+            raise InvalidArgument(f"Unknown in the URL of a {cls.__name__} database: {', '.join(address.options)}.")
+        return {}
+
+    def check_restorable(self) -> Sequence[str]:
+        """See `ServerDatabase`."""
+        return []
 
     @property
     def name(self) -> str:

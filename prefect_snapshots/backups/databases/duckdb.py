@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import BackupFailed, MissingDependency
+from ...errors import BackupFailed, InvalidArgument, MissingDependency
 from ...private_files import as_private
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
 from .base import (
+    Address,
     Checksums,
     FileDatabase,
     check_counts,
@@ -56,12 +57,16 @@ class DuckDB(FileDatabase):
 
     Attributes:
         path: of its file; a relative one is made absolute.
+        strict: whether a backup fails if a view cannot be restored. Otherwise the view is left out and noted. In a URL:
+            `?strict=false`.
 
     Example:
         >>> from prefect_snapshots.backups.databases import DuckDB
         >>> DuckDB("/data/warehouse.duckdb").name
         'duckdb:////data/warehouse.duckdb'
     """
+
+    strict: bool = True
 
     schemes: ClassVar[tuple[str, ...]] = ("duckdb",)
     suffixes: ClassVar[tuple[str, ...]] = (".duckdb",)
@@ -79,36 +84,58 @@ class DuckDB(FileDatabase):
         ),
     )
 
+    @classmethod
+    def options_of(cls, address: Address) -> dict[str, Any]:
+        """See `FileDatabase`."""
+        strict = {"true": True, "false": False}.get(address.options.get("strict", "true"))
+        if strict is None or set(address.options) - {"strict"}:
+            raise InvalidArgument("The URL of a DuckDB database has one option: strict=true or strict=false.")
+        return {"strict": strict}
+
     def check(self) -> list[str]:
         with _connected(self.path) as connection:
             (version,) = connection.execute("SELECT version()").fetchone() or ("",)
         return [f"DuckDB {version}"]
 
+    def check_restorable(self) -> list[str]:
+        """See `Database`."""
+        if not self.strict:
+            return []
+        with _connected(self.path) as connection:
+            broken = _broken(connection)
+        remedy = "Correct or drop it, or pass strict=False (strict=false in the URL) to leave it out."
+        return [f"{found} refers to a table, column, function or file that is not there. {remedy}" for found in broken]
+
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
         with working_folder("duckdb") as folder:
             with _connected(self.path) as connection:
-                for view in _broken_views(connection):
-                    _log.warning(
-                        "%s: the view %s refers to what is not there, and cannot be restored.", self.path, view
-                    )
+                broken = _broken(connection)
                 connection.execute("BEGIN")
                 try:
                     connection.execute(f"EXPORT DATABASE {_literal(str(folder))} (FORMAT csv)")
                     counts = _counts(connection)
+                    importable = _is_importable(folder)
                 except Exception as error:
                     if "not supported for exporting" not in str(error):
                         raise
+                    importable = False
+                if not importable:
                     connection.execute("ROLLBACK")
                     self._copy(connection, folder)
-            if (folder / _WHOLE).exists():
+            notes = []
+            if not importable:
                 with _connected(str(folder / _WHOLE), read_only=True) as connection:
                     counts = _counts(connection)
             else:
                 # The paths in it would differ with every backup; when it is imported, only the names count.
                 load = folder / _LOAD
                 load.write_text(load.read_text().replace(f"FROM {_literal(str(folder))[:-1]}/", "FROM '"))
-            yield Dump([DumpFile(path.name, file_pieces(path)) for path in sorted(folder.iterdir())], counts)
+                notes = [
+                    DumpNote(f"{found} refers to what is not there: a restore leaves it out.", left_out=True)
+                    for found in broken
+                ]
+            yield Dump([DumpFile(path.name, file_pieces(path)) for path in sorted(folder.iterdir())], counts, notes)
 
     def _copy(self, connection: DuckDBPyConnection, folder: Path) -> None:
         """Copy the file, because `EXPORT` cannot write every schema.
@@ -241,6 +268,19 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
     return [f"{statement.partition(' AS ')[0]} was left out: it refers to what is not there." for statement in left]
 
 
+def _is_importable(folder: Path) -> bool:
+    """Return whether the schema of an export can be created anew: not all that `EXPORT` writes can be read again."""
+    with _connected(":memory:", create=True) as connection:
+        for setting in _CONFINED:
+            connection.execute(f"SET {setting}")
+        try:
+            _create(connection, _statements(connection, folder / "schema.sql", ("CREATE", "ALTER")))
+        except Exception as error:  # as in `_create`
+            _log.info("The schema cannot be exported, so the whole file is copied: %s", error)
+            return False
+    return True
+
+
 def _statements(connection: DuckDBPyConnection, file: Path, kinds: Sequence[str]) -> list[str]:
     found = connection.extract_statements(file.read_text()) if file.exists() else []
     if any(statement.type.name not in kinds for statement in found):
@@ -271,16 +311,27 @@ def _create(connection: DuckDBPyConnection, statements: Sequence[str]) -> list[s
     return []
 
 
-def _broken_views(connection: DuckDBPyConnection) -> list[str]:
-    """Views that refer to what is not there."""
+def _broken(connection: DuckDBPyConnection) -> list[str]:
+    """Views and macros that refer to what is not there, and so cannot be created anew."""
+    mine = "NOT internal AND database_name = current_database() ORDER BY ALL"
+    views = connection.execute(f"SELECT schema_name, view_name FROM duckdb_views() WHERE {mine}").fetchall()
+    macros = connection.execute(
+        "SELECT schema_name, function_name, parameters, function_type = 'table_macro', macro_definition "
+        f"FROM duckdb_functions() WHERE macro_definition IS NOT NULL AND {mine}"
+    ).fetchall()
+    tried = [
+        (f"View {_named(schema, view)}", f"EXPLAIN SELECT * FROM {_place(schema, view)}") for schema, view in views
+    ]
+    for schema, name, parameters, gives_table, definition in macros:
+        head = f"CREATE OR REPLACE TEMP MACRO snapshots_check({', '.join(map(_quoted, parameters))})"
+        statement = f"{head} AS {'TABLE ' if gives_table else ''}{definition}"
+        tried.append((f"Macro {_named(schema, name)}", statement))
     broken = []
-    for schema, view in connection.execute(
-        "SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
-    ).fetchall():
+    for found, statement in tried:
         try:
-            connection.execute(f"EXPLAIN SELECT * FROM {_quoted(schema)}.{_quoted(view)}")
+            connection.execute(statement)
         except Exception:  # as in `_create`
-            broken.append(_named(schema, view))
+            broken.append(found)
     return broken
 
 
@@ -289,7 +340,7 @@ def _add_rows(found: Checksums, file: DumpFile) -> None:
         write(folder / _WHOLE, file.pieces)
         with _connected(str(folder / _WHOLE), read_only=True) as connection:
             for schema, table in _tables(connection):
-                rows = connection.execute(f"SELECT * FROM {_quoted(schema)}.{_quoted(table)}")
+                rows = connection.execute(f"SELECT * FROM {_place(schema, table)}")
                 while batch := rows.fetchmany(_AT_ONCE):
                     for row in batch:
                         found.add(_named(schema, table), repr(row).encode())
@@ -336,7 +387,7 @@ def _replace_tables(target: Path, beside: Path, only: Sequence[str]) -> None:
                 [schema, table, _generated(connection, schema, table)],
             ).fetchall()
             names = ", ".join(_quoted(column) for (column,) in columns)
-            place = f"{_quoted(schema)}.{_quoted(table)}"
+            place = _place(schema, table)
             connection.execute(f"DELETE FROM {_quoted(catalog)}.{place}")
             connection.execute(
                 f"INSERT INTO {_quoted(catalog)}.{place} ({names}) SELECT {names} FROM restoring.{place}"
@@ -356,7 +407,7 @@ def _generated(connection: DuckDBPyConnection, schema: str, table: str) -> list[
 def _counts(connection: DuckDBPyConnection) -> dict[str, int]:
     counts = {}
     for schema, table in _tables(connection):
-        (n,) = connection.execute(f"SELECT count(*) FROM {_quoted(schema)}.{_quoted(table)}").fetchone() or (0,)
+        (n,) = connection.execute(f"SELECT count(*) FROM {_place(schema, table)}").fetchone() or (0,)
         counts[_named(schema, table)] = int(n)
     return counts
 
@@ -372,6 +423,10 @@ def _named(schema: str, table: str) -> str:
     """What counts call a table: its name, with the schema's in front where that is not the usual one."""
     plain = [name if re.fullmatch(r"\w+", name) else _quoted(name) for name in (schema, table)]
     return plain[1] if schema == "main" else ".".join(plain)
+
+
+def _place(schema: str, name: str) -> str:
+    return f"{_quoted(schema)}.{_quoted(name)}"
 
 
 def _quoted(name: str) -> str:

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .base import (
     Address,
     Checksums,
@@ -48,8 +48,8 @@ _SETTINGS = "database.json"
 _PACKAGE = "mariadb-client"
 _OPTIONS = {"unix_socket": "socket", "ssl_ca": "ssl-ca", "ssl_cert": "ssl-cert", "ssl_key": "ssl-key"}
 """What a URL may say after its `?`, and the clients' option of the same meaning."""
-_BROKEN_VIEWS = "broken_views"
-"""An option of a URL: with `leave_out`, views that refer to nothing are left out of the backup."""
+_STRICT = "strict"
+"""An option of a URL: with `false`, views that cannot be used are left out of the backup."""
 
 # Without LOCK TABLES, because a locked session cannot read the sequences that defaults refer to.
 _DUMPED = (
@@ -59,6 +59,15 @@ _DUMPED = (
 )
 _ONE_ROW_A_LINE = (10, 11)
 """The version of mariadb-dump from which statements of many rows have one row a line; others get statements of one."""
+
+_BRIEFLY = b"/*M! SET max_statement_time = 5 */;\n"
+"""In front of a look at all views, which reads no rows: seconds for each, in case that planning one takes long."""
+_FAILED = re.compile(r"(?m)^ERROR (\d+) \(\w+\) at line (\d+): (.*)")
+_TIMED_OUT = "1969"
+_AS_THEY_ARE = b"/*M! SET check_constraint_checks = 0, innodb_strict_mode = 0 */;\n"
+"""In front of a dump: rows that break a CHECK, and tables that the strict mode forbids, were accepted once.
+
+Without this no restore would take them. Other servers than MariaDB pass over it."""
 
 _DATA = re.compile(
     r"(?ms)^-{10,}\n.*?\n-{10,}\n|(?P<kept>(?:Duplicate entry|value:?)) '.*?'(?= for )|(?m:^-{10,}\n(?s:.*)\Z)"
@@ -92,7 +101,7 @@ class MariaDB(ServerDatabase):
         'mariadb://db.example.com:3306/shop'
 
     What the URL leaves out comes from `~/.my.cnf`. After a `?` the URL may say `unix_socket=`, `ssl_ca=`, `ssl_cert=`,
-    `ssl_key=`, and `broken_views=leave_out` to leave out views that refer to tables which are not there.
+    `ssl_key=`, and `strict=false` to leave out views that cannot be restored, such as those of a table that is gone.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("mariadb", "mysql")
@@ -121,10 +130,10 @@ class MariaDB(ServerDatabase):
     def check_url(self, address: Address) -> None:
         if not address.database:
             raise InvalidArgument("The URL of a MariaDB database ends with its name: mariadb://host/name.")
-        if unknown := sorted(set(address.options) - {*_OPTIONS, _BROKEN_VIEWS}):
+        if unknown := sorted(set(address.options) - {*_OPTIONS, _STRICT}):
             raise InvalidArgument(f"Unknown in the URL of a MariaDB database: {', '.join(unknown)}.")
-        if address.options.get(_BROKEN_VIEWS, "leave_out") != "leave_out":
-            raise InvalidArgument("The only value of broken_views= is leave_out.")
+        if address.options.get(_STRICT, "true") not in ("true", "false"):
+            raise InvalidArgument("strict= in the URL of a MariaDB database is true or false.")
 
     def check(self) -> list[str]:
         with self._client("mariadb-dump mysqldump") as tool:
@@ -138,11 +147,11 @@ class MariaDB(ServerDatabase):
         return found
 
     def check_restorable(self) -> list[str]:
-        """See `RestoreChecks`."""
-        if _BROKEN_VIEWS in self.address.options:
+        """See `Database`."""
+        if self.address.options.get(_STRICT) == "false":
             return []
-        remedy = f"Drop the view, or add ?{_BROKEN_VIEWS}=leave_out to the URL."
-        return [f"View {name!r} refers to a table that is not there. {remedy}" for name in self._broken_views()]
+        remedy = f"Correct or drop the view, or add {_STRICT}=false to the URL to leave it out."
+        return [f"View {name!r} cannot be used: {why} {remedy}" for name, why in self._broken_views().items()]
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
@@ -152,12 +161,7 @@ class MariaDB(ServerDatabase):
         )
         if not found:
             raise BackupFailed(f"{self.name}: There is no such database.")
-        broken = self._broken_views()
-        if broken and _BROKEN_VIEWS not in self.address.options:
-            raise BackupFailed(
-                f"{self.name}: View {', '.join(map(repr, broken))} refers to a table that is not there, and cannot be "
-                f"dumped. Drop it, or add ?{_BROKEN_VIEWS}=leave_out to the URL."
-            )
+        broken = self._broken_views() if self.address.options.get(_STRICT) == "false" else {}
         ((charset, collation),) = found
         settings = _Settings(self._database, charset, collation, [f"view {name}" for name in broken])
         ignored = [f"--ignore-table={self._database}.{name}" for name in broken]
@@ -173,6 +177,7 @@ class MariaDB(ServerDatabase):
                         DumpFile(_DUMP, counter.passed(stream)),
                     ],
                     counter.counts,
+                    [DumpNote(f"View {name!r} is left out: {why}", left_out=True) for name, why in broken.items()],
                 )
 
     def counts(self) -> dict[str, int]:
@@ -259,7 +264,7 @@ class MariaDB(ServerDatabase):
                     kept = of_this_database(text, settings.database)
                     _keep(code, disabled(kept) if part is Part.EVENT and copy else kept, part is Part.EVENT)
 
-        self._run(tables())
+        self._run(itertools.chain([_AS_THEY_ARE], tables()))
 
     def _switch(self, other: MariaDB, settings: _Settings, code: IO[bytes]) -> Sequence[str]:
         """Let the tables change places, and create anew what cannot be moved.
@@ -317,14 +322,8 @@ class MariaDB(ServerDatabase):
 
     def _dump_code(self, to: IO[bytes]) -> None:
         """Write the statements that create triggers, routines, events and views anew."""
-        views = [
-            name
-            for (name,) in self._ask(
-                "SELECT JSON_ARRAY(table_name) FROM information_schema.views WHERE table_schema = database()"
-            )
-        ]
-        broken = set(self._broken_views())
-        views = [name for name in views if name not in broken]
+        broken = self._broken_views()
+        views = [name for name in self._views() if name not in broken]
         with self._client("mariadb-dump mysqldump") as tool:
             if views:
                 without = ["--no-data", "--skip-triggers", "--skip-routines", "--skip-events"]
@@ -368,7 +367,7 @@ class MariaDB(ServerDatabase):
             other._drop_database()
             other._create(settings)
             other._load(dump, settings, code, copy=True)
-            todo = ["SET foreign_key_checks = 0", "START TRANSACTION"]
+            todo = ["SET foreign_key_checks = 0", _AS_THEY_ARE.decode().strip(";\n"), "START TRANSACTION"]
             for table in only:
                 to, source = _quoted(table), f"{_quoted(other._database)}.{_quoted(table)}"
                 columns = ", ".join(_quoted(column) for column in other._columns(table))
@@ -481,11 +480,22 @@ class MariaDB(ServerDatabase):
             )
         ]
 
-    def _broken_views(self) -> list[str]:
-        """Views that refer to what is not there: the server cannot name their columns."""
+    def _broken_views(self) -> dict[str, str]:
+        """Views that cannot be used, and what the server says of each: no server lets anybody create such a view."""
+        names = self._views()
+        asked = [f"SELECT 1 FROM {_quoted(name)} LIMIT 0;\n".encode() for name in names]
+        starts = itertools.accumulate((query.count(b"\n") for query in asked), initial=2)
+        by_line = dict(zip(starts, names, strict=False))
+        with self._client("mariadb mysql") as tool, tempfile.TemporaryFile() as said:
+            # With `--force`, a statement that fails is no failure of the client; a server that is gone is one.
+            tool.run(*_SESSION, "--force", *_in(self._database), stdin=itertools.chain([_BRIEFLY], asked), stderr=said)
+            said.seek(0)
+            found = _FAILED.findall(said.read().decode(errors="replace"))
+        return {by_line[int(line)]: f"{why.strip()}." for code, line, why in found if code != _TIMED_OUT}
+
+    def _views(self) -> list[str]:
         found = self._ask(
             "SELECT JSON_ARRAY(table_name) FROM information_schema.views WHERE table_schema = database() "
-            "AND table_name NOT IN (SELECT table_name FROM information_schema.columns WHERE table_schema = database()) "
             "ORDER BY table_name"
         )
         return [name for (name,) in found]

@@ -72,6 +72,7 @@ _ODD = re.compile(rb"(?i)NO_BACKSLASH_ESCAPES|\b(?:gbk|gb18030|sjis|cp932|big5)\
 _ASSIGNED = re.compile(
     rb"(?:SET\s+|,\s*)(?P<variable>@*\w+)\s*=\s*(?P<value>%s)|SET (?P<names>NAMES) (?P<charset>\w+)" % _VALUE
 )
+_VIEW = re.compile(rb"(?:/\*!\d+ )?CREATE ALGORITHM=")
 _ALTER_DATABASE = re.compile(rb"ALTER DATABASE %s " % _NAME)
 _STATUS = re.compile(
     rb"(?P<head>EVENT %s ON SCHEDULE (?:[^'\"`]|'[^'\\]*')*? ON COMPLETION (?:NOT )?PRESERVE) (?:ENABLE|DISABLE)\b"
@@ -229,6 +230,10 @@ def of_this_database(statement: bytes, source: str) -> bytes:
     """Return a statement that does not name the database it came from: it would reach into that one."""
     quoted = b"`" + source.replace("`", "``").encode() + b"`."
     plain = re.sub(rb"\b((?i:nextval|lastval|setval))\(" + re.escape(quoted), rb"\1(", statement)
+    if _VIEW.match(plain):
+        # A view whose definer is gone, or has lost rights, names the database in front of each column.
+        within = rb"(?P<string>'(?:[^'\\]|\\.|'')*')|%b(?=`(?:[^`]|``)*`[.(])" % re.escape(quoted)
+        plain = re.sub(within, lambda found: found["string"] or b"", plain, flags=re.DOTALL)
     return _ALTER_DATABASE.sub(b"ALTER DATABASE ", plain)
 
 

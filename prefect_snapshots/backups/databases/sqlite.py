@@ -23,7 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
 from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, write
 
@@ -97,14 +97,13 @@ class SQLite(FileDatabase):
                         f"{os.path.getsize(self.path):,} bytes. Set TMPDIR to a folder with more space."
                     ) from error
                 raise
-            if doubts := _check_integrity(copy):
-                _log.warning("%s: %s", self.path, doubts)
+            doubts = _check_integrity(copy)
             status = os.stat(self.path)
             kept = _File(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
             with _connected(str(copy), "ro&immutable=1") as connection:
                 counts = _counts(connection)
             files = [DumpFile(_SETTINGS, iter([msgspec.json.encode(kept)])), DumpFile(_FILE, file_pieces(copy))]
-            yield Dump(files, counts)
+            yield Dump(files, counts, [DumpNote(doubts)] if doubts else [])
 
     def counts(self) -> dict[str, int]:
         with _connected(self.path, "rw") as connection:

@@ -51,6 +51,9 @@ class ToyDatabase:
     def counts(self) -> dict[str, int]:
         return {name: len(rows) for name, rows in self._read().items()}
 
+    def check_restorable(self) -> Sequence[str]:
+        return []
+
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         return {file.path: hashlib.sha256(b"".join(file.pieces)).hexdigest() for file in dump}
 
