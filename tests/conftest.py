@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import servers
 from servers import BUCKET, Storage
+from warm import warm_program
 
 from prefect_snapshots.repository.location import open_location
 
@@ -33,6 +34,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="DIRECTORY", help="put pictures of the pages there that are looked at")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`prefect-snapshots`, as a program that starts sooner than the installed one."""
+    with warm_program(tmp_path_factory.mktemp("warm")) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

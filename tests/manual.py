@@ -17,19 +17,22 @@ from pathlib import Path
 HOME = "/home/ada"
 """What a manual calls the directory in which its examples run."""
 
+INSTALLED = Path(sysconfig.get_path("scripts"))
+
 _BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def rewritten(manual: str, directory: Path, environment: Mapping[str, str]) -> str:
+def rewritten(manual: str, directory: Path, environment: Mapping[str, str], programs: Path = INSTALLED) -> str:
     """A manual with what its examples print now: `python` blocks run, and lines of `console` blocks that begin with $.
 
     Args:
         manual: in Markdown.
         directory: an empty one, in which they run one after the other.
         environment: of every process.
+        programs: a folder that is searched for programs before those where Python's are installed.
     """
-    scripts = sysconfig.get_path("scripts")
-    settings = {**environment, "TZ": "UTC", "COLUMNS": "80", "PATH": f"{scripts}{os.pathsep}{environment['PATH']}"}
+    path = os.pathsep.join([str(programs), str(INSTALLED), environment["PATH"]])
+    settings = {**environment, "TZ": "UTC", "COLUMNS": "80", "PATH": path}
 
     def output(*command: str) -> str:
         done = subprocess.run(

@@ -1,7 +1,8 @@
 """The command line says what is there, changes what it is told to, and meets whatever else it is given with one line.
 
-Every test runs the installed program as a process of its own. Answers are compared in their JSON form, exit codes
-always; and nothing that was only asked writes to the repository, prints a secret or runs what is stored.
+Every test runs the program as a process of its own: the installed one where its start or end is what counts, else the
+one of `warm.py`. Answers are compared in their JSON form, exit codes always; and nothing that was only asked writes to
+the repository, prints a secret or runs what is stored.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from prefect_snapshots import Repository, Snapper, SnapshotManager
 from prefect_snapshots.cli import output, session
 from prefect_snapshots.errors import WrongPassword
 
-PROGRAM = Path(sysconfig.get_path("scripts")) / "prefect-snapshots"
+INSTALLED = Path(sysconfig.get_path("scripts")) / "prefect-snapshots"
 MANUAL = Path(__file__).parent.parent / "docs" / "cli.md"
 PASSWORD = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
 SECRET = "correct-horse-battery"
@@ -57,14 +58,18 @@ class Program:
     """The command line, as it is run in a directory on the repository there."""
 
     directory: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str]
+    path: Path
 
     def but(self, **environment: str) -> Program:
         return replace(self, environment={**self.environment, **environment})
 
+    def installed(self) -> Program:
+        return replace(self, path=INSTALLED)
+
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [PROGRAM, *arguments], cwd=self.directory, env=dict(self.environment), text=True, **options
+            [self.path, *arguments], cwd=self.directory, env=dict(self.environment), text=True, **options
         )
 
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -140,22 +145,22 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def program(filled: Path, environment: dict[str, str]) -> Program:
+def program(filled: Path, environment: dict[str, str], warm: Path) -> Program:
     """On a repository that must stay as it is."""
-    return Program(filled, environment)
+    return Program(filled, environment, warm)
 
 
 @pytest.fixture
-def own(filled: Path, environment: dict[str, str], tmp_path: Path) -> Program:
+def own(filled: Path, environment: dict[str, str], tmp_path: Path, warm: Path) -> Program:
     """On a repository that may be changed."""
     shutil.copytree(filled, tmp_path / "own")
-    return Program(tmp_path / "own", environment)
+    return Program(tmp_path / "own", environment, warm)
 
 
 @pytest.fixture
-def encrypted(environment: dict[str, str], tmp_path: Path) -> Program:
+def encrypted(environment: dict[str, str], tmp_path: Path, warm: Path) -> Program:
     SnapshotManager(Repository(tmp_path / "snapshots", password=SECRET)).save_snapshot([1], "only")
-    return Program(tmp_path, environment)
+    return Program(tmp_path, environment, warm)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -174,7 +179,7 @@ def test_help_takes_less_than_400_ms(program: Program) -> None:
     taken = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert "snapshots" in program.run("--help").stdout
+        assert "snapshots" in program.installed().run("--help").stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(taken) < 0.4
@@ -187,7 +192,7 @@ def test_starting_loads_neither_prefect_nor_the_repository() -> None:
 
 
 def test_version(program: Program) -> None:
-    assert re.fullmatch(r"\d+\.\d+\S*\n", program.run("--version").stdout)
+    assert re.fullmatch(r"\d+\.\d+\S*\n", program.installed().run("--version").stdout)
 
 
 # --- which repository --------------------------------------------------------------------------------------------
@@ -213,18 +218,18 @@ def test_repository_comes_from_the_environment(own: Program) -> None:
     ids=" ".join,
 )
 def test_missing_repository_is_an_error_and_not_created(
-    environment: dict[str, str], tmp_path: Path, command: list[str]
+    environment: dict[str, str], warm: Path, tmp_path: Path, command: list[str]
 ) -> None:
-    complaint = Program(tmp_path, environment).complaint(*command, status=1)
+    complaint = Program(tmp_path, environment, warm).complaint(*command, status=1)
     assert "There is no repository at" in complaint
     assert "The first save creates one" in complaint
     assert not list(tmp_path.iterdir())
 
 
-def test_directory_that_is_no_repository_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
+def test_directory_that_is_no_repository_is_left_alone(environment: dict[str, str], warm: Path, tmp_path: Path) -> None:
     (tmp_path / "snapshots").mkdir()
     (tmp_path / "snapshots" / "thesis.txt").write_text("x")
-    assert "it holds no repository" in Program(tmp_path, environment).complaint("prune", status=1)
+    assert "it holds no repository" in Program(tmp_path, environment, warm).complaint("prune", status=1)
     assert len(list((tmp_path / "snapshots").iterdir())) == 1
 
 
@@ -244,7 +249,7 @@ def test_everything_works_on_s3(s3_storage: Storage, environment: dict[str, str]
         weights(0), "epoch-0", {"loss": 0.5}
     )
     options = s3_storage.storage_options
-    program = Program(tmp_path, environment).but(
+    program = Program(tmp_path, environment, INSTALLED).but(
         AWS_ACCESS_KEY_ID=options["key"],
         AWS_SECRET_ACCESS_KEY=options["secret"],
         PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY=s3_storage.url,
@@ -732,10 +737,10 @@ def test_password_of_a_repository_without_one(program: Program) -> None:
 # --- the manual --------------------------------------------------------------------------------------------------
 
 
-def test_examples_of_the_manual_print_what_it_says(environment: dict[str, str], tmp_path: Path) -> None:
+def test_examples_of_the_manual_print_what_it_says(environment: dict[str, str], tmp_path: Path, warm: Path) -> None:
     """If not: `python tests/manual.py docs/cli.md`, and read what has changed."""
     manual = MANUAL.read_text()
-    assert steady(rewritten(manual, tmp_path, environment)) == steady(manual)
+    assert steady(rewritten(manual, tmp_path, environment, warm.parent)) == steady(manual)
 
 
 def test_manual_covers_every_command_and_option(program: Program) -> None:
@@ -1092,13 +1097,15 @@ def test_control_characters_from_the_repository_are_escaped(program: Program) ->
 
 
 def test_output_that_cannot_take_unicode(program: Program) -> None:
-    text = program.but(PYTHONIOENCODING="ascii").run("snapshots", "list", "train").stdout
+    text = program.installed().but(PYTHONIOENCODING="ascii").run("snapshots", "list", "train").stdout
     assert r"\U0001f4cc" in text
     assert text.isascii()
 
 
 def test_closed_pipe_is_quiet(program: Program) -> None:
-    with program.start("snapshots", "list", "train", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with program.installed().start(
+        "snapshots", "list", "train", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -1107,7 +1114,10 @@ def test_closed_pipe_is_quiet(program: Program) -> None:
 
 
 def test_full_output_is_an_error(program: Program) -> None:
-    with open("/dev/full", "w") as full, program.start("stats", stdout=full, stderr=subprocess.PIPE) as process:
+    with (
+        open("/dev/full", "w") as full,
+        program.installed().start("stats", stdout=full, stderr=subprocess.PIPE) as process,
+    ):
         assert process.stderr is not None
         complained = process.stderr.read()
     assert process.returncode == 1
@@ -1119,7 +1129,7 @@ def test_interrupt_exits_with_130(encrypted: Program) -> None:
     waiting = encrypted.directory / "waiting"
     os.mkfifo(waiting)
     command = f"echo > {waiting}; exec sleep 60"
-    with encrypted.start("check", "--password-command", command, stderr=subprocess.PIPE) as process:
+    with encrypted.installed().start("check", "--password-command", command, stderr=subprocess.PIPE) as process:
         waiting.read_text()
         process.send_signal(signal.SIGINT)
         complained = process.communicate()[1]

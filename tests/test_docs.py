@@ -108,7 +108,9 @@ def assert_output(expected: str, got: str, where: str) -> None:
 
 
 @pytest.fixture
-def environment(prefect_server: str, moto_endpoint: str, gcs_endpoint: str, tmp_path: Path) -> dict[str, str]:
+def environment(
+    prefect_server: str, moto_endpoint: str, gcs_endpoint: str, warm: Path, tmp_path: Path
+) -> dict[str, str]:
     """As on a fresh machine with the package installed, a Prefect server running, and buckets on S3 and GCS."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {
@@ -118,7 +120,7 @@ def environment(prefect_server: str, moto_endpoint: str, gcs_endpoint: str, tmp_
         "AWS_SECRET_ACCESS_KEY": "S3RVER",
         "S3_SERVER": moto_endpoint,
         "STORAGE_EMULATOR_HOST": gcs_endpoint,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "PATH": os.pathsep.join([str(warm.parent), str(Path(sys.executable).parent), kept["PATH"]]),
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": prefect_server,
         "PREFECT_LOGGING_LEVEL": "WARNING",

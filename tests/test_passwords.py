@@ -9,7 +9,6 @@ import pickle
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -57,15 +56,24 @@ def load(url: str | Path, **options: Any) -> object:
     return SnapshotManager(Repository(url, **options), name="x").get_snapshot("one").data
 
 
-def command(url: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from prefect_snapshots.cli import main; main()", "-r", str(url), *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(warm: Path) -> Command:
+    """Runs the command line on a repository, with variables added to the environment."""
+
+    def run(url: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [warm, "-r", str(url), *arguments],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    return run
 
 
 Opener = Callable[[Path, pytest.MonkeyPatch], Repository]
@@ -188,7 +196,7 @@ class TestConfiguredMeansEncrypted:
             save(tmp_path / "r", password=given)
         assert not (tmp_path / "r").exists()
 
-    def test_on_the_command_line(self, tmp_path: Path) -> None:
+    def test_on_the_command_line(self, tmp_path: Path, command: Command) -> None:
         save(tmp_path / "r")
         (tmp_path / "key").write_text("right\n")
         cases: list[tuple[list[str], dict[str, str]]] = [
@@ -275,7 +283,7 @@ class TestIdentity:
         assert load(tmp_path / "r", password="right", id=new) == 2
         assert load(tmp_path / "r", password="right") == 2, "it is remembered"
 
-    def test_is_accepted_on_the_command_line(self, tmp_path: Path) -> None:
+    def test_is_accepted_on_the_command_line(self, tmp_path: Path, command: Command) -> None:
         save(tmp_path / "r", password="right")
         shutil.rmtree(tmp_path / "r")
         new = save(tmp_path / "other", 2, password="right").id
@@ -440,7 +448,7 @@ class TestSeveralPasswords:
         with pytest.raises(WrongPassword, match="is not encrypted"):
             repository.add_password("x", "y")
 
-    def test_on_the_command_line(self, tmp_path: Path) -> None:
+    def test_on_the_command_line(self, tmp_path: Path, command: Command) -> None:
         save(tmp_path / "r", password="first")
         (tmp_path / "key").write_text("second\n")
         first, second = {PREFIX + "PASSWORD": "first"}, {PREFIX + "PASSWORD_FILE": str(tmp_path / "key")}

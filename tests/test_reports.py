@@ -8,8 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -377,14 +376,19 @@ def test_paper_is_white(page: Page) -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: str, status: int = 0) -> str:
-    program = Path(sysconfig.get_path("scripts")) / "prefect-snapshots"
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
-    assert done.returncode == status, done.stderr
-    return done.stdout or done.stderr
+@pytest.fixture
+def run(warm: Path) -> Callable[..., str]:
+    """Runs the command line, and returns what it says."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        done = subprocess.run([warm, *arguments], capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
+        assert done.returncode == status, done.stderr
+        return done.stdout or done.stderr
+
+    return run
 
 
-def test_the_command_shows_everything_on_a_terminal(repository: Repository) -> None:
+def test_the_command_shows_everything_on_a_terminal(repository: Repository, run: Callable[..., str]) -> None:
     text = run("report", "-r", repository.url)
     for line in ("shop (backups)", "train (snapshots)", "inverse (checkpoints)", "models/classifier (artifacts)"):
         assert line in text.splitlines()
@@ -399,7 +403,9 @@ def test_the_command_shows_everything_on_a_terminal(repository: Repository) -> N
     assert "--rank-by" in run("report", "-r", repository.url, "--mode", "min", status=2)
 
 
-def test_the_command_writes_a_file_or_leaves_the_old_one(repository: Repository, tmp_path: Path) -> None:
+def test_the_command_writes_a_file_or_leaves_the_old_one(
+    repository: Repository, tmp_path: Path, run: Callable[..., str]
+) -> None:
     target = tmp_path / "report.html"
     target.write_text("old")
     assert run("report", "-r", repository.url, "--html", str(target)) == f"Wrote {target}.\n"
