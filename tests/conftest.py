@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`prefect-snapshots`, as a program that starts sooner than the installed one."""
-    with warm_program(tmp_path_factory.mktemp("warm")) as program:
+    with warm_program(tmp_path_factory.mktemp("warm"), "prefect-snapshots") as program:
         yield program
 
 
