@@ -236,6 +236,73 @@ def test_a_materialized_view_that_cannot_be_filled_costs_no_database(
     assert "materialized view public v" in caplog.text
 
 
+def test_checks_that_read_other_tables_find_their_rows(server: Server, admin: Client, shop: Client) -> None:
+    shop(
+        "CREATE TABLE zz (i int); INSERT INTO zz VALUES (1); "
+        "CREATE FUNCTION known(x int) RETURNS boolean LANGUAGE plpgsql "
+        "AS 'BEGIN RETURN EXISTS (SELECT FROM zz WHERE i = x); END'; "
+        "CREATE DOMAIN d AS int CHECK (known(VALUE)); CREATE TABLE a (i d CONSTRAINT k CHECK (known(i)), j d); "
+        "COMMENT ON CONSTRAINT k ON a IS E'it''s\n\\! false'; INSERT INTO a VALUES (1, 1); "
+        "CREATE TABLE p (i int, CONSTRAINT k CHECK (known(i))) PARTITION BY LIST (i); "
+        "CREATE TABLE p1 PARTITION OF p DEFAULT; INSERT INTO p VALUES (1); "
+        "CREATE TABLE b (i int CONSTRAINT k CHECK (known(i))); CREATE TABLE c (CONSTRAINT k CHECK (known(i)), "
+        'CONSTRAINT "n;" CHECK (known(i + 0)) NO INHERIT) INHERITS (b); INSERT INTO c VALUES (1)'
+    )
+    whole_round(server, admin)
+
+
+def test_rows_that_break_a_constraint_come_back(server: Server, admin: Client, shop: Client) -> None:
+    shop(
+        "CREATE FUNCTION ok(x int) RETURNS boolean LANGUAGE sql AS 'SELECT x > 0'; "
+        "CREATE TABLE a (i int CONSTRAINT k CHECK (ok(i))); CREATE DOMAIN d AS int CONSTRAINT k CHECK (ok(VALUE)); "
+        "CREATE TABLE b (i d); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); "
+        "CREATE OR REPLACE FUNCTION ok(x int) RETURNS boolean LANGUAGE sql AS 'SELECT x > 10'; "
+        "CREATE TABLE parents (i int, j int, PRIMARY KEY (i, j)); INSERT INTO parents VALUES (1, 1); "
+        'CREATE TABLE children (i int, "j;\n\'k" int, '
+        'CONSTRAINT "f\n\'\\! x" FOREIGN KEY (i, "j;\n\'k") REFERENCES parents ON DELETE CASCADE); '
+        "COMMENT ON CONSTRAINT \"f\n'\\! x\" ON children IS 'hey'; "
+        "CREATE TABLE sound (i int, j int, FOREIGN KEY (i, j) REFERENCES parents); "
+        "INSERT INTO sound VALUES (1, 1), (1, NULL); "
+        "CREATE TABLE parts (i int, j int, CONSTRAINT g FOREIGN KEY (i, j) REFERENCES parents) PARTITION BY LIST (i); "
+        "CREATE TABLE parts_1 PARTITION OF parts DEFAULT; "
+        "SET session_replication_role = replica; INSERT INTO children VALUES (1, 2); INSERT INTO parts VALUES (3, 4)"
+    )
+    found = (
+        "SELECT replace(conname, chr(10), ' '), convalidated FROM pg_constraint WHERE contype IN ('c', 'f') "
+        "AND connamespace = 'public'::regnamespace ORDER BY 1;"
+    )
+    database = of(server)
+    with database.dump() as dump:
+        said = " ".join(note.text for note in dump.notes)
+        assert (len(dump.notes), any(note.left_out for note in dump.notes)) == (2, False)
+        assert "of public.children" in said
+        assert "of public.parts" in said
+    kept = StoredDump.of(database)
+    with database.scratch() as scratch:
+        scratch.restore(kept)
+        assert len(getattr(scratch, "notes", [])) == 4
+    with database.stage(kept) as switch:
+        warnings = switch()
+    assert database.counts() == kept.counts
+    assert [warning.rpartition(": ")[0].rpartition(" ")[2] for warning in warnings if "foreign key" in warning] == [
+        "VALID",
+        "out",
+    ]
+    assert sorted(shop(found)) == ["f '\\! x|f", "k|f", "k|f", "sound_i_j_fkey|t"]
+    assert shop("SELECT obj_description(oid) FROM pg_constraint WHERE conname LIKE 'f%' AND contype = 'f';") == ["hey"]
+
+
+def test_an_extension_that_no_server_could_load_again_is_named(server: Server, admin: Client, shop: Client) -> None:
+    assert of(server).check_restorable() == []
+    shop(
+        "INSERT INTO pg_extension SELECT 99999, 'gone', extowner, extnamespace, false, '1' FROM pg_extension "
+        "WHERE extname = 'plpgsql'"
+    )
+    (said,) = of(server).check_restorable()
+    assert said.startswith("Extension 'gone' ")
+    assert "Install its package" in said
+
+
 def test_any_other_database_does_where_there_is_no_postgres(server: Server, admin: Client, shop: Client) -> None:
     shop("CREATE TABLE t AS SELECT 1 AS i")
     kept = StoredDump.of(of(server))

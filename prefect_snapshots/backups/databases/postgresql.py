@@ -34,7 +34,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .base import (
     Address,
     Checksums,
@@ -100,9 +100,14 @@ _REACHING = re.compile(_ENTRY + r"(?:EVENT TRIGGER|FOREIGN |SERVER|USER MAPPING|
 _CONFINED = (*("--no-comments", "--no-security-labels", "--no-publications", "--no-subscriptions", "--no-tablespaces"),)
 _FAILED = re.compile(
     r"(?:^pg_restore: from TOC entry \d+; \d+ \d+ (.*)\n)?"
-    r"^pg_restore: error: could not execute query: (?:ERROR:\s*)?(.*)\n(?:(?!Command was: ).*\n)*?Command was: (.*)",
+    r"^pg_restore: error: could not execute query: (?:ERROR:\s*)?(.*)\n(?:(?!Command was: ).*\n)*?"
+    r"Command was: (.*(?:\n(?!pg_restore: ).*)*)",
     re.MULTILINE,
 )
+
+_KEYS_IN = "--section=post-data"
+"""The part of a dump that has its foreign keys."""
+_COMMENT = "COMMENT ON CONSTRAINT "
 
 _SESSION = (
     "SET search_path = pg_catalog; SET row_security = off; SET client_min_messages = error; "
@@ -128,6 +133,10 @@ _ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
 
 _OWNERS = "owners"
 """An option of a URL: with `false`, a restore leaves owners and rights to whoever restores."""
+
+_LOOKING = 3
+"""Seconds in which a backup looks for rows that break foreign keys, in all tables together, the small ones first: a
+backup must not take longer for it than people notice. What is not found is told by the restore."""
 
 _AT_ONCE = 100
 """Tables that are counted before their locks are given back: far fewer than a server has room for (6,400 by default,
@@ -176,6 +185,60 @@ FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace JOIN pg_language l ON
 WHERE prokind IN ('f', 'w') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND lanname NOT IN ('c', 'internal') AND NOT EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search_path=%')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+"""
+
+# CHECKs that call a function of the database: those of tables and domains, parents before those that inherit. The
+# function may read a table whose rows come later, or may have changed since the rows were written.
+_CALLING = """
+SELECT coalesce(jsonb_agg(jsonb_build_array(
+  CASE WHEN conrelid = 0 THEN 'DOMAIN ' || contypid::regtype ELSE 'TABLE ' || conrelid::regclass END,
+  quote_ident(conname), pg_get_constraintdef(c.oid), obj_description(c.oid, 'pg_constraint')) ORDER BY c.oid), '[]')
+FROM pg_constraint c
+WHERE contype = 'c' AND convalidated AND (conislocal OR conrelid = 0) AND EXISTS (
+  SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_namespace n ON n.oid = p.pronamespace
+  WHERE d.classid = 'pg_constraint'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_proc'::regclass
+    AND n.nspname <> 'pg_catalog')
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.deptype = 'e' AND (e.classid, e.objid) IN
+    (('pg_class'::regclass, conrelid), ('pg_type'::regclass, contypid)))
+"""
+
+# Foreign keys with rows that refer to nothing: triggers were off once. Each look is rolled back, which gives back its
+# locks. Operators of users are never called, because we may have more rights. A look that fails otherwise says nothing.
+_ORPHANS = """
+DO $do$
+DECLARE key record; broken boolean; found jsonb := '[]';
+BEGIN
+  PERFORM set_config('snapshots.orphans', '[]', false);
+  FOR key IN
+    SELECT conrelid::regclass AS child, confrelid::regclass AS parent, conname, format(
+      'SELECT EXISTS (SELECT FROM %s %s c WHERE %s AND NOT EXISTS (SELECT FROM %s %s p WHERE %s))',
+      CASE WHEN f.relkind = 'p' THEN '' ELSE 'ONLY' END, conrelid::regclass, pairs.given,
+      CASE WHEN t.relkind = 'p' THEN '' ELSE 'ONLY' END, confrelid::regclass, pairs.same) AS query
+    FROM pg_constraint k JOIN pg_class f ON f.oid = conrelid JOIN pg_class t ON t.oid = confrelid, LATERAL (
+      SELECT string_agg(format('c.%I IS NOT NULL', a.attname), ' AND ') AS given,
+        string_agg(format('p.%I OPERATOR(pg_catalog.%s) c.%I', b.attname, o.oprname, a.attname), ' AND ') AS same,
+        bool_and(n.nspname = 'pg_catalog') AS known
+      FROM unnest(conkey, confkey, conpfeqop) AS u(mine, theirs, op)
+      JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = mine
+      JOIN pg_attribute b ON b.attrelid = confrelid AND b.attnum = theirs
+      JOIN pg_operator o ON o.oid = op JOIN pg_namespace n ON n.oid = o.oprnamespace) pairs
+    WHERE contype = 'f' AND conparentid = 0 AND convalidated AND known
+    ORDER BY f.relpages
+  LOOP
+    BEGIN
+      EXECUTE key.query INTO broken;
+      RAISE EXCEPTION USING ERRCODE = 'U0001';
+    EXCEPTION
+      WHEN SQLSTATE 'U0001' THEN
+        IF broken THEN
+          found := found || jsonb_build_array(jsonb_build_array(key.child::text, key.parent::text, key.conname));
+          PERFORM set_config('snapshots.orphans', found::text, false);
+        END IF;
+      WHEN query_canceled THEN RETURN;
+      WHEN OTHERS THEN NULL;
+    END;
+  END LOOP;
+END $do$
 """
 
 # What stands in the way of replacing the rows of a table, and comes back afterwards: keys, which are then checked
@@ -284,6 +347,19 @@ class PostgreSQL(ServerDatabase):
             server = self._check_version(session)
         return [f"pg_dump {self._dump_version()}", f"PostgreSQL {server}"]
 
+    def check_restorable(self) -> list[str]:
+        """See `Database`."""
+        with self._session() as session:
+            gone = session.ask(
+                "SELECT coalesce(jsonb_agg(extname ORDER BY extname), '[]') FROM pg_extension "
+                "WHERE extname NOT IN (SELECT name FROM pg_available_extensions)"
+            )
+        return [
+            f"Extension {name!r} is in the database, but its files are no longer on the server. Install its package, "
+            "or drop the extension."
+            for name in gone
+        ]
+
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
         with self._session() as session:
@@ -295,7 +371,8 @@ class PostgreSQL(ServerDatabase):
             tool = self._tool("pg_dump", server=_major(session))
             with contextlib.closing(tool.stream(*arguments)) as pieces:
                 counts = _counts(session)
-                yield Dump([DumpFile(_SETTINGS, iter([settings])), DumpFile(_DUMP, pieces)], counts)
+                notes = _notes(session)
+                yield Dump([DumpFile(_SETTINGS, iter([settings])), DumpFile(_DUMP, pieces)], counts, notes)
 
     def counts(self) -> dict[str, int]:
         with self._session() as session:
@@ -429,19 +506,24 @@ class PostgreSQL(ServerDatabase):
         others = [line for line in listed if line not in {*views, *left} and not any(each in line for each in made)]
         warnings = [f"The drill left out {re.sub(_ENTRY, '', line)}." for line in left]
 
-        def run(lines: Sequence[str], *more: str) -> None:
+        def run(lines: Sequence[str], *more: str) -> Sequence[str]:
             with private_file("\n".join(lines)) as (path, descriptor):
                 tool = dataclasses.replace(pg_restore, descriptors=(descriptor,))
                 chosen = [*arguments, f"--use-list={path}", *more]
-                warnings.extend(_restored(tool, chosen, dump, newer=_version(tool) > server, drill=drill))
+                told, keys = _restored(tool, chosen, dump, newer=_version(tool) > server, drill=drill)
+                warnings.extend(told)
+                return keys
 
         run(others, "--section=pre-data")
         with self._session() as session:
             functions = session.ask(_UNQUALIFIED)
             search_path = ", ".join(map(_literal, settings.search_path or ["$user", "public"]))
             _in_batches(session, [f"ALTER {function} SET search_path TO {search_path}" for function in functions])
+            checks = session.ask(_CALLING)
+            _in_batches(session, [f"ALTER {place} DROP CONSTRAINT {name}" for place, name, _, _ in checks])
         run(others, "--section=data")
-        run(others, "--section=post-data")
+        warnings.extend(self._add_keys(run(others, _KEYS_IN)))
+        warnings.extend(self._add_checks(checks))
         for line in views:  # in the order in which one may read another
             try:
                 run([line])
@@ -453,6 +535,45 @@ class PostgreSQL(ServerDatabase):
                 session.run("ANALYZE")
             _in_batches(session, [f"ALTER {function} RESET search_path" for function in functions])
         return warnings
+
+    def _add_keys(self, statements: Sequence[str]) -> Iterator[str]:
+        """Make foreign keys that rows break, and their comments, without looking at the rows. Yields warnings.
+
+        The statements are those of the dump. In a literal, nothing in them is a command of psql.
+        """
+        for statement in statements:
+            is_key = not statement.startswith(_COMMENT)
+            # A partitioned table can have no such key before PostgreSQL 18; then there is none to comment on either.
+            body = f"""
+                BEGIN EXECUTE {_literal(statement + " NOT VALID" * is_key)};
+                EXCEPTION WHEN wrong_object_type OR feature_not_supported OR undefined_object THEN
+                  PERFORM set_config('snapshots.left_out', 'true', false); END"""
+            with self._session() as session:
+                session.run(f"DO {_literal(body)}")
+                left_out = session.ask(
+                    "SELECT to_jsonb(coalesce(current_setting('snapshots.left_out', true), '') = 'true')"
+                )
+            if is_key:
+                made = "left out" if left_out else "created as NOT VALID"
+                key = re.sub(r"\s+", " ", statement).removeprefix("ALTER TABLE ").removeprefix("ONLY ")
+                yield f"Rows refer to rows that do not exist, so this foreign key was {made}: {key}"
+
+    def _add_checks(self, checks: Sequence[Sequence[Any]]) -> Iterator[str]:
+        """Make CHECKs that were set aside while the rows were loaded. Yields a warning for each that rows break."""
+        with self._session() as session:
+            for place, name, definition, comment in checks:
+                made = f"ALTER {place} ADD CONSTRAINT {name} {definition}"
+                body = f"""
+                    BEGIN EXECUTE {_literal(made)}; PERFORM set_config('snapshots.broken', '', false);
+                    EXCEPTION WHEN check_violation OR invalid_object_definition OR feature_not_supported THEN
+                      EXECUTE {_literal(made + " NOT VALID")};
+                      PERFORM set_config('snapshots.broken', 'true', false); END"""
+                session.run(f"DO {_literal(body)}")
+                if session.ask("SELECT to_jsonb(current_setting('snapshots.broken') = 'true')"):
+                    yield f"Rows break the constraint {name} of {place.lower()}, so it was created as NOT VALID."
+                if comment is not None:
+                    on = place.removeprefix("TABLE ")
+                    session.run(f"COMMENT ON CONSTRAINT {name} ON {on} IS {_literal(comment)}")
 
     def _verify(self, dump: DumpReader) -> None:
         with self._session() as session:
@@ -822,6 +943,21 @@ def _counts(session: _Session) -> dict[str, int]:
     return counts
 
 
+def _notes(session: _Session) -> list[DumpNote]:
+    """What comes back in another form. The session is in a transaction."""
+    session.run(f"SET LOCAL statement_timeout = '{_LOOKING}s'")
+    session.run(_ORPHANS)
+    session.run("SET LOCAL statement_timeout = 0")
+    orphans = session.ask("SELECT current_setting('snapshots.orphans')::jsonb")
+    return [
+        DumpNote(
+            f"Foreign key {name!r} of {child}: rows refer to rows that are not in {parent}. A restore brings the rows "
+            "back, and creates the key as NOT VALID. Correct the rows."
+        )
+        for child, parent, name in orphans
+    ]
+
+
 def _in_batches(session: _Session, statements: Sequence[str]) -> None:
     for start in range(0, len(statements), _AT_ONCE):
         session.run("; ".join(statements[start : start + _AT_ONCE]))
@@ -863,16 +999,21 @@ def _rows(
 
 def _restored(
     pg_restore: Tool, arguments: Sequence[str], dump: DumpReader, *, newer: bool, drill: bool
-) -> Iterator[str]:
-    """Run pg_restore to its end, and yield warnings.
+) -> tuple[list[str], list[str]]:
+    """Run pg_restore to its end.
+
+    Returns:
+        Warnings, and the statements that make foreign keys that rows break, and comments on these.
 
     Raises:
-        BackupFailed: there was an error. Two kinds are none: that a server does not know a time-out which a newer
-            pg_restore switches off, and in a drill that a role may not create something.
+        BackupFailed: there was an error. Three kinds are none: that a server does not know a time-out which a newer
+            pg_restore switches off, in a drill that a role may not create something, and that rows break a foreign key.
     """
-    if not newer and not drill:
+    warnings: list[str] = []
+    keys: list[str] = []
+    if not newer and not drill and _KEYS_IN not in arguments:
         pg_restore.run(*arguments, "--exit-on-error", stdin=dump.open(_DUMP))
-        return
+        return warnings, keys
     with tempfile.TemporaryFile() as said:
         try:
             pg_restore.run(*arguments, stdin=dump.open(_DUMP), stderr=said)
@@ -886,9 +1027,13 @@ def _restored(
             for entry, error, command in failed:
                 if newer and re.match(r"SET \w+_timeout = 0;", command):
                     continue
+                if "violates foreign key constraint" in error or (keys and command.startswith(_COMMENT)):
+                    keys.append(command.strip().removesuffix(";"))
+                    continue
                 if not drill or not re.search(r"permission denied|must be (?:superuser|owner|able)", error):
                     raise
-                yield f"The drill could not create {entry or 'an object'}: {error}."
+                warnings.append(f"The drill could not create {entry or 'an object'}: {error}.")
+    return warnings, keys
 
 
 def _create_statement(name: str, settings: _Settings, owners: bool) -> str:
