@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -268,6 +270,42 @@ def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, check=False, cwd="/", env=_environment(), **_as_user())
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{(done.stdout + done.stderr).decode(errors='replace')[-4000:]}")
+
+
+_KILLED = """
+import os, pickle, signal, sys
+from prefect_snapshots.backups.sources import DumpReader
+from prefect_snapshots.testing import StoredDump
+database = pickle.loads(bytes.fromhex(sys.argv[1]))
+database = type(database)(database.url, sys.stdin.read())
+kept = StoredDump.of(database)
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+with database.scratch() as scratch:
+    print(scratch.url, flush=True)
+    class Dump(StoredDump):
+        def open(self, path):
+            # When the settings have been read, the role that loads the dump is there.
+            yield from super().open(path) if path == "database.json" else killed()
+    scratch.restore(Dump(kept.files, kept.counts))
+"""
+
+
+def killed_in_a_drill(database: Any, password: str) -> str:
+    """Let a process be killed within a drill. Returns the URL of the scratch database that it leaves."""
+    told = pickle.dumps(database).hex()
+    command = [sys.executable, "-c", _KILLED, told]
+    done = subprocess.run(command, input=password, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout.strip()
+
+
+def until(true: Callable[[], bool], act: Callable[[], object]) -> None:
+    """Act again and again until something is true: a server takes a moment to see that a client has died."""
+    deadline = time.monotonic() + _PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "it never became true"
+        act()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -11,11 +12,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import database_servers
 import duckdb
 import pytest
-from database_servers import PASSWORD, Server
+from database_servers import PASSWORD, Server, killed_in_a_drill, until
 
 from prefect_snapshots import BackupManager
 from prefect_snapshots.backups.databases import DuckDB, Redis, SQLite, open_database
@@ -284,7 +286,7 @@ def test_a_hostile_duckdb_dump_reaches_no_file(tmp_path: Path, hostile: str, whe
     assert database.counts() == {"t": 1}
 
 
-# --- Redis -----------------------------------------------------------------------------------------------------------
+# --- Redis, etcd -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -311,6 +313,22 @@ def test_what_expires_by_itself_is_no_difference(cache: Server) -> None:
         assert found["db0"] < 25
         assert scratch.still_expected(kept.counts, found) == found
         assert scratch.still_expected(kept.counts, {"db0": 4, "db4": 1}) == {"db0": 25, "db4": 1}
+
+
+@pytest.mark.parametrize("kind", ["redis", "etcd"])
+def test_the_server_of_a_killed_drill_ends(kind: str) -> None:
+    with database_servers.redis() if kind == "redis" else database_servers.etcd() as server:
+        url = f"{kind}://127.0.0.1:{server.port}"
+        database = open_database(url, PASSWORD if kind == "redis" else None)
+        place = parse_qs(urlsplit(killed_in_a_drill(database, PASSWORD if kind == "redis" else "")).query)
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(place["unix_socket"][0])
+            return True
+        return False
+
+    until(lambda: not answers(), lambda: None)
 
 
 @pytest.mark.parametrize("flush", ["FLUSHDB", "hidden"])

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import database_servers
 import pytest
-from database_servers import PASSWORD, Client, Server
+from database_servers import PASSWORD, Client, Server, killed_in_a_drill, until
 
 from prefect_snapshots.backups.databases import MariaDB
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
@@ -395,6 +395,23 @@ def test_what_a_server_took_once_it_takes_again(full: MariaDB, admin: Client, se
         assert scratch.counts() == kept.counts
     admin("DROP VIEW nc.plain;")
     full.restore(kept, only=["odd"])
+
+
+def test_what_a_killed_drill_leaves_is_dropped_by_the_next(full: MariaDB, admin: Client, server: Server) -> None:
+    kept = StoredDump.of(full)
+    admin("CREATE DATABASE nc_drill_0123456789abcdef;")  # somebody's own
+    killed = killed_in_a_drill(full, PASSWORD).rpartition("/")[2]
+    assert killed in leftovers(admin)
+    with full.scratch() as living:
+        name = living.name.rpartition("/")[2]
+        until(lambda: killed not in leftovers(admin), full.drop_abandoned)
+        living.restore(kept)
+        assert full.drop_abandoned() == []
+        assert sorted(leftovers(admin)) == sorted(
+            [name, f"snapshots_{name.removeprefix('nc_')}", "nc_drill_0123456789abcdef"]
+        )
+    admin("DROP DATABASE nc_drill_0123456789abcdef;")
+    assert leftovers(admin) == []
 
 
 def test_a_table_that_others_refer_to_is_not_moved(full: MariaDB, admin: Client, server: Server) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import database_servers
 import pytest
-from database_servers import PASSWORD, Client, Server
+from database_servers import PASSWORD, Client, Server, killed_in_a_drill, until
 
 from prefect_snapshots.backups.databases import PostgreSQL
 from prefect_snapshots.errors import BackupFailed, RestoreFailed
@@ -519,6 +519,23 @@ def test_a_drill_lets_the_code_of_a_backup_do_nothing(
             assert any(why in str(error) for why in ("permission denied", "must be", "must have"))  # noqa: PT017
     assert not file.exists()
     assert admin(roles) == before
+    assert leftovers(admin) == []
+
+
+def test_what_a_killed_drill_leaves_is_dropped_by_the_next(server: Server, admin: Client, shop: Client) -> None:
+    shop(ZOO)
+    database = of(server)
+    kept = StoredDump.of(database)
+    admin('CREATE DATABASE "shop_drill_0123456789abcdef";')  # somebody's own
+    killed = killed_in_a_drill(database, PASSWORD).rpartition("/")[2]
+    assert len(leftovers(admin)) == 3  # with the role
+    with database.scratch() as living:
+        name = living.name.rpartition("/")[2]
+        until(lambda: killed not in leftovers(admin), database.drop_abandoned)
+        living.restore(kept)
+        assert database.drop_abandoned() == []
+        assert sorted(leftovers(admin)) == ["shop_drill_0123456789abcdef", name]
+    drop(server, "shop_drill_0123456789abcdef")
     assert leftovers(admin) == []
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
+from ..errors import BackupFailed, ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
@@ -31,7 +31,7 @@ from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview
 from .records import LATEST, Backup
 from .restores import RestoreReport, RestoreRequest
-from .sources import Database
+from .sources import Database, DropsAbandoned
 
 DEFAULT_RETENTION = RetentionPolicy()
 
@@ -451,6 +451,8 @@ class BackupManager:
     ) -> CleanupReport:
         """Delete backups that the retention policy does not keep, and reclaim their space.
 
+        It also drops scratch databases that killed drills have left on the servers of the manager's databases.
+
         These always stay: pinned backups, the one that was committed last, the last one that is proven, those with a
         broken record, and those made by a clock that is a day or more wrong.
 
@@ -463,11 +465,24 @@ class BackupManager:
         Returns:
             A row for each backup, and the bytes freed.
         """
+        if not dry_run:
+            self._drop_abandoned()
         return changing.clean_up(
             self._history, policy or self.retention, dry_run=dry_run, prune=prune, progress=progress
         )
 
     # --- helpers ----------------------------------------------------------------------------------------------
+
+    def _drop_abandoned(self) -> None:
+        for database in self.databases:
+            if isinstance(database, DropsAbandoned):
+                try:
+                    dropped = database.drop_abandoned()
+                except BackupFailed as error:  # a server that is away is no reason to keep backups
+                    logger.warning("What killed drills have left beside %s stays: %s", database.name, error)
+                else:
+                    if dropped:
+                        logger.info("Dropped what killed drills had left beside %s: %s", database.name, dropped)
 
     def _pinned(self, name: str, pinned: bool) -> Backup:
         backup = self.get_backup(name)

@@ -170,6 +170,19 @@ class Noted(Protocol):
 
 
 @runtime_checkable
+class DropsAbandoned(Protocol):
+    """A database that finds what killed drills have left on its server. Its `scratch` does so, too."""
+
+    def drop_abandoned(self) -> Sequence[str]:
+        """Drop what drills have left on the server and no living process uses.
+
+        Returns:
+            The names of the databases that were dropped.
+        """
+        ...
+
+
+@runtime_checkable
 class Expires(Protocol):
     """A scratch database whose data may expire by itself."""
 

@@ -217,7 +217,7 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
     look(f"repository {repository.url}", lambda: _look_at_repository(repository))
     manager = manager_of(repository, sources)
     for database in manager.databases:
-        look(f"database {database.name}", database.check)
+        look(f"database {database.name}", lambda one=database: _look_at_database(one))
     for directory in manager.directories:
         look(f"directory {directory.path}", lambda place=Path(directory.path): _look_at_directory(place))
     if not manager.databases and not manager.directories:
@@ -553,6 +553,13 @@ def _look_at_repository(repository: Repository) -> Iterator[str]:
         while not place.exists():
             place = place.parent
         yield f"{size_text(shutil.disk_usage(place).free)} free"
+
+
+def _look_at_database(database: Any) -> list[str]:
+    found: list[str] = database.check()
+    if bad := database.check_restorable():
+        raise SnapshotsError(" ".join(bad))
+    return found
 
 
 def _look_at_directory(place: Path) -> Iterator[str]:

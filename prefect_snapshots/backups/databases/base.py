@@ -14,12 +14,13 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
@@ -39,6 +40,7 @@ _URL = re.compile(
     r"(?P<host>\[[^\]]*\]|[^/?@:,]*(?:(?::\d+)?,[^/?@:,]*)*)(?::(?P<port>\d+))?(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?",
     re.DOTALL,
 )
+_DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})")
 _DIGEST = 16
 """Bytes of a checksum."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
@@ -255,6 +257,13 @@ class Tool:
     def name(self) -> str:
         return os.path.basename(self.path)
 
+    def dying_with_us(self) -> Tool:
+        """The same program, which Linux ends when this process is killed: a server would outlive it."""
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            return self
+        return replace(self, path=setpriv, arguments=("--pdeathsig", "TERM", self.path, *self.arguments))
+
     def run(
         self,
         *arguments: str,
@@ -372,6 +381,30 @@ class LocalHTTP(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def drill_mark() -> str:
+    """Return 16 random digits for the end of a name: `shop_drill_MARK`. `drill_lock` knows such names again."""
+    token = secrets.token_hex(4)
+    return token + _proof(token)
+
+
+def drill_lock(name: str) -> int | None:
+    """Return the number of the lock that the maker of something for a drill holds on its server as long as it lives.
+
+    Args:
+        name: The name of a database, role or user of a server. Nobody gives one of ours by chance: half of the mark
+            proves the other half.
+
+    Returns:
+        A number from 0 to 2**31 - 1. None: A drill has not made this.
+    """
+    found = _DRILL.fullmatch(name)
+    return int(found[1], 16) % 2**31 if found and found[2] == _proof(found[1]) else None
+
+
+def _proof(token: str) -> str:
+    return hashlib.blake2b(f"prefect-snapshots drill {token}".encode(), digest_size=4).hexdigest()
 
 
 def missing(names: str, package: str) -> ToolMissing:

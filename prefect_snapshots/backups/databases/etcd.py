@@ -257,7 +257,7 @@ def _member(folder: Path) -> Iterator[None]:
     tool = Tool.find("etcd", "etcd-server")
     with (
         (folder / "log").open("wb") as log,
-        tool.started(*options, stdin=subprocess.DEVNULL, stdout=log, cwd=folder) as process,
+        tool.dying_with_us().started(*options, stdin=subprocess.DEVNULL, stdout=log, cwd=folder) as process,
     ):
         try:
             deadline = time.monotonic() + _PATIENCE

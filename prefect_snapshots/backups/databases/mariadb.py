@@ -36,6 +36,8 @@ from .base import (
     Tool,
     check_counts,
     check_only,
+    drill_lock,
+    drill_mark,
     pieces,
     private_file,
     read_settings,
@@ -48,6 +50,10 @@ _SETTINGS = "database.json"
 _PACKAGE = "mariadb-client"
 _OPTIONS = {"unix_socket": "socket", "ssl_ca": "ssl-ca", "ssl_cert": "ssl-cert", "ssl_key": "ssl-key"}
 """What a URL may say after its `?`, and the clients' option of the same meaning."""
+_USER = "snapshots_drill_"
+"""How the names of users for drills begin. MySQL allows 32 characters."""
+_LONGEST_DRILL = 7 * 24 * 3600
+"""Seconds after which the server may end the session that holds the lock of a drill: longer than any drill takes."""
 _STRICT = "strict"
 """An option of a URL: with `false`, views that cannot be used are left out of the backup."""
 
@@ -216,10 +222,42 @@ class MariaDB(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with self._beside("drill", secrets.token_hex(4)) as other:
+        self.drop_abandoned()
+        mark = drill_mark()
+        # Before anything is made: what has no lock is dropped by others. The session ends with this process.
+        with self._transaction("") as ask, self._beside("drill", mark) as other:
+            ask(f"SET wait_timeout = {_LONGEST_DRILL}")
+            ask(f"DO GET_LOCK({_literal(_lock(drill_lock(other._database)))}, 0)")
             other._ask(f"CREATE DATABASE {_quoted(other._database)}", database="")
-            with self._confined(other) as (address, password, notes):
+            with self._confined(other, mark) as (address, password, notes):
                 yield _Scratch(address, password, notes)
+
+    def drop_abandoned(self) -> list[str]:
+        """See `DropsAbandoned`."""
+        names = self._ask(
+            "SELECT JSON_ARRAY(schema_name) FROM information_schema.schemata WHERE schema_name LIKE '%drill%'", ""
+        )
+        locks = {name: lock for (name,) in names if (lock := drill_lock(name)) is not None}
+        if not locks:
+            return []
+        # After the names: whoever made one of them held its lock before.
+        used = self._ask(
+            "; ".join(
+                f"SELECT JSON_ARRAY(IS_USED_LOCK({_literal(_lock(lock))}) IS NOT NULL)" for lock in locks.values()
+            ),
+            "",
+        )
+        left = [name for name, (held,) in zip(locks, used, strict=True) if not held]
+        for name in left:
+            # The user goes first, because only the name of the database tells that it is there. Whoever may not drop
+            # users has made none.
+            with contextlib.suppress(BackupFailed):
+                self._ask(f"DROP USER IF EXISTS '{_USER}{name.rpartition('_')[2]}'@'%'", "")
+            try:
+                self._ask(f"DROP DATABASE IF EXISTS {_quoted(name)}", "")
+            except BackupFailed as error:
+                _log.warning("The database %s, which a killed drill has left, could not be dropped: %s", name, error)
+        return left
 
     # --- restoring ---
 
@@ -433,12 +471,12 @@ class MariaDB(ServerDatabase):
                 _log.warning("The database %s could not be dropped: %s", other._database, error)
 
     @contextlib.contextmanager
-    def _confined(self, other: MariaDB) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    def _confined(self, other: MariaDB, mark: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
         """The URL and the password of a user who may touch that database alone, and what a drill has to say of it.
 
         The statements of a dump run with the rights of whoever restores it.
         """
-        user, password = f"snapshots_drill_{secrets.token_hex(4)}", secrets.token_hex(16)
+        user, password = f"{_USER}{mark}", secrets.token_hex(16)
         pattern = re.sub(r"([\\_%])", r"\\\1", other._database)
         account = f"'{user}'@'%'"
         made = f"CREATE USER {account} IDENTIFIED BY '{password}'; GRANT ALL ON {_quoted(pattern)}.* TO {account}"
@@ -557,12 +595,13 @@ class MariaDB(ServerDatabase):
         return [json.loads(line) for line in written.splitlines()]
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Callable[[str], list[Any]]]:
+    def _transaction(self, database: str | None = None) -> Iterator[Callable[[str], list[Any]]]:
         """A function like `_ask`, whose calls share one session."""
+        chosen = self._database if database is None else database
         with (
             self._client("mariadb mysql") as tool,
             tool.started(
-                *_SESSION, "--unbuffered", *_in(self._database), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                *_SESSION, "--unbuffered", *_in(chosen), stdin=subprocess.PIPE, stdout=subprocess.PIPE
             ) as process,
         ):
             assert process.stdin is not None
@@ -619,6 +658,10 @@ def _kept(file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
     """The statements of a file, each with whether it makes an event."""
     while head := file.readline().split():
         yield file.read(int(head[0])), head[1] == b"1"
+
+
+def _lock(number: int | None) -> str:
+    return f"prefect-snapshots drill {number}"
 
 
 def _mark(database: str) -> str:

@@ -42,6 +42,8 @@ from .base import (
     Tool,
     check_counts,
     check_only,
+    drill_lock,
+    drill_mark,
     missing,
     private_file,
     read_settings,
@@ -137,6 +139,9 @@ _OWNERS = "owners"
 _LOOKING = 3
 """Seconds in which a backup looks for rows that break foreign keys, in all tables together, the small ones first: a
 backup must not take longer for it than people notice. What is not found is told by the restore."""
+
+_DRILLS = 0x736E6170
+"""The first number of the advisory locks of drills: "snap". No other program uses it by chance."""
 
 _AT_ONCE = 100
 """Tables that are counted before their locks are given back: far fewer than a server has room for (6,400 by default,
@@ -422,14 +427,46 @@ class PostgreSQL(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        other = dataclasses.replace(self, url=self.renamed(f"{_stem(self._database)}_drill_{secrets.token_hex(4)}"))
+        self.drop_abandoned()
+        mark = drill_mark()
+        other = dataclasses.replace(self, url=self.renamed(f"{_stem(self._database)}_drill_{mark}"))
         with self._maintenance() as session:
+            # Before anything is made: what has no lock is dropped by others. The session ends with this process.
+            session.run(f"SELECT pg_advisory_lock({_DRILLS}, {drill_lock(other._database)})")
             session.run(f"CREATE DATABASE {_quoted(other._database)} TEMPLATE template0")
-        try:
-            yield _Scratch(other.url, other.password, self)
-        finally:
-            for warning in self._drop_all(other._database, other._beside, other._replaced):
-                _log.warning("%s", warning)
+            try:
+                yield _Scratch(other.url, other.password, self, mark)
+            finally:
+                for warning in self._drop_all(other._database, other._beside, other._replaced):
+                    _log.warning("%s", warning)
+
+    def drop_abandoned(self) -> list[str]:
+        """See `DropsAbandoned`."""
+        with self._maintenance() as session:
+            databases, roles = (
+                {name: lock for name in session.ask(query) if (lock := drill_lock(name)) is not None}
+                for query in (
+                    "SELECT coalesce(jsonb_agg(datname), '[]') FROM pg_database WHERE pg_has_role(datdba, 'USAGE')",
+                    "SELECT coalesce(jsonb_agg(rolname), '[]') FROM pg_roles",
+                )
+            )
+            # After the names: whoever made one of them held its lock before.
+            held = session.ask(
+                "SELECT coalesce(jsonb_agg(objid::bigint), '[]') FROM pg_locks "
+                f"WHERE locktype = 'advisory' AND classid = {_DRILLS} AND objsubid = 2"
+            )
+            left = [name for name, lock in databases.items() if lock not in held]
+            warnings = self._drop_all(*left)
+        for role, lock in roles.items():
+            if lock not in held:
+                try:
+                    with self._maintenance() as session:
+                        session.run(f"DROP ROLE IF EXISTS {_quoted(role)}")
+                except BackupFailed as error:
+                    warnings.append(f"The role {role}, which a killed drill has left, could not be dropped: {error}")
+        for warning in warnings:
+            _log.warning("%s", warning)
+        return left
 
     # --- restoring ---
 
@@ -828,10 +865,12 @@ class _Scratch(PostgreSQL):
 
     Attributes:
         drilled: the database beside it. What extensions that one has, an administrator has chosen.
+        mark: what its name ends in, and that of the role.
         notes: see `Noted`.
     """
 
     drilled: PostgreSQL | None = None
+    mark: str = ""
     notes: list[str] = field(default_factory=list, compare=False)
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
@@ -866,7 +905,7 @@ class _Scratch(PostgreSQL):
     @contextlib.contextmanager
     def _confined(self) -> Iterator[PostgreSQL]:
         """This database as a role sees it that owns it, and nothing else."""
-        role, password = f"snapshots_drill_{secrets.token_hex(4)}", secrets.token_hex(16)
+        role, password = f"snapshots_drill_{self.mark}", secrets.token_hex(16)
         scheme, _, rest = self.url.partition("://")
         loader = PostgreSQL(f"{scheme}://{quote(role)}@{rest.rpartition('@')[2]}", password)
         try:

@@ -343,7 +343,10 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
     if version and (int(version[1]), int(version[2])) >= (6, 2):
         # Values of a forged dump could otherwise crash this server, and then the one that they are copied to.
         options += ["--sanitize-dump-payload", "yes"]
-    with (folder / "log").open("wb") as log, tool.started(*options, stdin=subprocess.DEVNULL, stdout=log) as process:
+    with (
+        (folder / "log").open("wb") as log,
+        tool.dying_with_us().started(*options, stdin=subprocess.DEVNULL, stdout=log) as process,
+    ):
         try:
             while True:
                 try:
