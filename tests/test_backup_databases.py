@@ -822,6 +822,22 @@ def test_a_redis_restore_that_fails_changes_nothing_and_leaves_nothing(redis_ser
     client("SELECT 8\nSET prefect-snapshots:restoring 1\n")
     database.restore(kept)
     assert database.counts() == kept.counts
+    # What is staged stands beside what is used, until it is swapped or given up.
+    client("SELECT 0\nSET later 1\n")
+    changed = database.counts()
+    with database.stage(kept):
+        assert changed.items() <= database.counts().items()
+        assert len(database.counts()) == 2 * len(changed)
+    assert database.counts() == changed
+    # Another restore takes the databases that this one fills for leftovers: only one of the two counts.
+    with database.stage(kept) as first:
+        with database.stage(kept) as second:
+            with pytest.raises(RestoreFailed, match="is as it was: Another restore"):
+                first()
+            assert changed.items() <= database.counts().items()
+            second()
+        assert database.counts() == kept.counts
+    assert database.counts() == kept.counts
 
 
 def test_redis_is_dumped_as_of_one_moment_while_others_write(redis_server: Server) -> None:

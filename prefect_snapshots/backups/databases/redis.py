@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import secrets
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from ..working import working_folder
 from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, write
 
@@ -99,12 +101,27 @@ class Redis(ServerDatabase):
             return connection.sizes()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            switch()
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`."""
         check_only(only, dump.counts, "database")
-        with restoring(self.name, "and is as it was"), working_folder("redis") as folder:
-            write(folder / _FILE, dump.open(_FILE))
-            databases = max(map(_checked_number, dump.counts), default=0) + 1
-            with _throwaway(folder, databases) as source, self._connected() as target:
-                _copy(source, target, [_number(name) for name in only])
+        with contextlib.ExitStack() as stack:
+            with restoring(self.name, "and is as it was"):
+                folder = stack.enter_context(working_folder("redis"))
+                write(folder / _FILE, dump.open(_FILE))
+                databases = max(map(_checked_number, dump.counts), default=0) + 1
+                source = stack.enter_context(_throwaway(folder, databases))
+                swap = stack.enter_context(_filled(source, self._connected, [_number(name) for name in only]))
+
+            def switch() -> Sequence[str]:
+                with restoring(self.name, "and is as it was"):
+                    swap()
+                return []
+
+            yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
@@ -218,40 +235,91 @@ class _Connection:
         return self._file.read(int(rest) + 2)[:-2]
 
 
-def _copy(source: _Connection, target: _Connection, only: Sequence[int]) -> None:
-    """Fill empty databases of the target, and swap them with the real ones."""
+@contextlib.contextmanager
+def _filled(
+    source: _Connection, connect: Callable[[], AbstractContextManager[_Connection]], only: Sequence[int]
+) -> Iterator[Callable[[], None]]:
+    """Fill empty databases of the target, and empty them when the block ends.
+
+    Args:
+        source: A server with what is restored.
+        connect: Connects to the target: a server may end a connection that waits for other parts of a backup.
+        only: The databases to restore. Empty: all.
+
+    Returns:
+        A function that swaps them with the real ones in one transaction.
+    """
     wanted = [number for number in map(_number, source.sizes()) if not only or number in only]
-    there, spare = _spare(target, wanted)
-    if len(spare) < len(wanted):
-        raise BackupFailed(
-            f"the target needs {len(wanted)} empty databases to restore into, and has {len(spare)}: raise `databases` "
-            "in redis.conf"
-        )
-    commands: list[tuple[str | bytes | int, ...]] = [("MULTI",)]
-    filled = list(zip(wanted, spare, strict=False))
+    token = secrets.token_hex(8)
+    spare: list[int] = []
     try:
-        for number, free in filled:
-            target.run("SELECT", free)
-            target.run("SET", _MARK, 1)
-            source.run("SELECT", number)
-            _copy_keys(source, target)
-            # Afterwards `free` is what the database was.
-            commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
-        _swap(source, target, commands, there, wanted, only)
-    except BaseException:
+        with connect() as target:
+            there, spare = _spare(target, wanted)
+            if len(spare) < len(wanted):
+                raise BackupFailed(
+                    f"The target needs {len(wanted)} empty databases to restore into, and has {len(spare)}: raise "
+                    "`databases` in redis.conf."
+                )
+            filled = list(zip(wanted, spare, strict=True))
+            for number, free in filled:
+                target.run("SELECT", free)
+                target.run("SET", _MARK, token)
+                source.run("SELECT", number)
+                _copy_keys(source, target)
+            functions = None if only else _functions(source, target)
+
+        def swap() -> None:
+            old = [number for number in {*there, *only} if not only or number in only]
+            with connect() as target:
+                _swap(target, filled, token, old, functions)
+
+        yield swap
+    finally:
         # A server without memory refuses every write of everybody, until what was copied is gone again.
-        with contextlib.suppress(BackupFailed, OSError):
-            target.run("DISCARD")
-        for _, free in filled:
-            _empty(target, free)
-        raise
+        try:
+            with connect() as target:
+                for free in spare:
+                    _empty(target, free, token)
+        except BackupFailed as error:
+            _log.warning("The server could not be tidied up. The next restore does it: %s", error)
 
 
-def _empty(target: _Connection, number: int) -> None:
-    """Empty a database that a restore was filling, also where FLUSHDB is no command."""
+def _swap(
+    target: _Connection, filled: Sequence[tuple[int, int]], token: str, old: Iterable[int], functions: bytes | None
+) -> None:
+    """Swap the filled databases with the real ones, and empty these and all others of `old`, in one transaction.
+
+    Raises:
+        BackupFailed: Somebody else has emptied one of the filled databases: another restore. Nothing was changed.
+    """
+    commands: list[tuple[str | bytes | int, ...]] = [("MULTI",)]
+    for number, free in filled:
+        target.run("SELECT", free)
+        target.run("WATCH", _MARK)
+        if target.run("GET", _MARK) != token.encode():
+            raise BackupFailed("Another restore of this server is going on.")
+        # Afterwards `free` is what the database was.
+        commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
+    for number in sorted(set(old) - {number for number, _ in filled}):
+        commands += [("SELECT", number), ("FLUSHDB",)]
+    if functions is not None:
+        commands.append(("FUNCTION", "RESTORE", functions, "FLUSH"))
+    if target.all_of([*commands, ("EXEC",)])[-1] is None:
+        raise BackupFailed("Another restore of this server is going on.")
+
+
+def _empty(target: _Connection, number: int, token: str | None = None) -> None:
+    """Empty a database that a restore was filling, also where FLUSHDB is no command.
+
+    Args:
+        target: The server.
+        number: The database. If it has no mark, nobody was filling it.
+        token: Only if its mark is this one.
+    """
     try:
         target.run("SELECT", number)
-        if not target.run("EXISTS", _MARK):
+        mark = target.run("GET", _MARK)
+        if mark is None or (token is not None and mark != token.encode()):
             return
         try:
             target.run("FLUSHDB")
@@ -266,22 +334,6 @@ def _empty(target: _Connection, number: int) -> None:
             target.run("UNLINK", _MARK)  # the last one: until then a database is known to be ours
     except (BackupFailed, OSError) as error:
         _log.warning("Database %d of the server could not be emptied. The next restore empties it: %s", number, error)
-
-
-def _swap(
-    source: _Connection,
-    target: _Connection,
-    commands: list[tuple[str | bytes | int, ...]],
-    there: Sequence[int],
-    wanted: Sequence[int],
-    only: Sequence[int],
-) -> None:
-    for number in sorted({*there, *only} - set(wanted)):
-        if not only or number in only:
-            commands += [("SELECT", number), ("FLUSHDB",)]
-    if not only and (functions := _functions(source, target)) is not None:
-        commands.append(("FUNCTION", "RESTORE", functions, "FLUSH"))
-    target.all_of([*commands, ("EXEC",)])
 
 
 def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[int]]:
