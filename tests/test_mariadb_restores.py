@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -164,8 +165,10 @@ def test_a_user_with_few_rights_destroys_nothing(
     assert leftovers(admin) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, BackupFailed, MemoryError])
-@pytest.mark.parametrize("step", range(12))
+ERRORS = (KeyboardInterrupt, SystemExit, BackupFailed, MemoryError)
+
+
+@pytest.mark.parametrize(("step", "error"), [(step, ERRORS[step % 4]) for step in range(12)])
 def test_a_restore_that_is_interrupted_anywhere_is_taken_back(
     full: MariaDB, admin: Client, server: Server, step: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +196,42 @@ def test_a_restore_that_is_interrupted_anywhere_is_taken_back(
         else:
             armed = False
             assert "fewer" in "\n".join(state(server))
+    assert leftovers(admin) == []
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_mended_by_the_next(
+    full: MariaDB, admin: Client, server: Server, step: int
+) -> None:
+    kept, new = StoredDump.of(full), state(server)
+    database_servers.mariadb_client(server, "nc")("INSERT INTO log VALUES ('later'); CREATE TABLE later (i int);")
+    calls = 0
+
+    class Killed(MariaDB):
+        def _ask(self, query, database=None):  # type: ignore[no-untyped-def]
+            nonlocal calls
+            calls += armed
+            if calls == step + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._ask(query, database)
+
+    armed = False
+    if (child := os.fork()) == 0:
+        try:
+            with Killed(full.url, full.password).stage(kept) as switch:
+                armed = True
+                switch()
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    # The tables are all old or all new: they change places in one statement.
+    tables = admin(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'nc' AND table_type = 'BASE TABLE';"
+    )
+    assert ("later" in tables) == (admin("SELECT * FROM nc.log;") == ["later"])
+    assert "parents" in tables
+    full.restore(kept)
+    assert state(server) == new
     assert leftovers(admin) == []
 
 
@@ -442,7 +481,6 @@ MariaDB(url, password).restore(kept)
 def test_a_restore_that_is_killed_leaves_the_old_state_and_no_password(
     full: MariaDB, admin: Client, server: Server, number: int, tmp_path: Path
 ) -> None:
-    import os
     import pickle
 
     kept, before = StoredDump.of(full), state(server)
