@@ -254,6 +254,70 @@ def test_a_view_of_what_is_gone_costs_no_database(tmp_path: Path, caplog: pytest
         assert connection.execute("SELECT * FROM over_file").fetchall() == [(1,)]
 
 
+SWITCHED = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from restoring_process import STEPS, in_child
+from prefect_snapshots.backups.databases import DuckDB
+from prefect_snapshots.testing import StoredDump
+
+place = DuckDB(sys.argv[1])
+
+def run(sql):
+    import duckdb
+    with duckdb.connect(place.path) as connection:
+        return connection.execute(sql).fetchall()
+
+def make(path):
+    run("CREATE OR REPLACE TABLE t AS SELECT 'new' AS state")
+    with place.dump() as dump:
+        for file in dump.files:
+            Path(path, file.path).write_bytes(b"".join(file.pieces))
+
+def kept():
+    return StoredDump({path.name: path.read_bytes() for path in Path(sys.argv[2]).iterdir()}, {"t": 1})
+
+def killed(step):
+    count = 0
+    def watch(event, arguments):
+        nonlocal count
+        if event in STEPS and event != "open":
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+    run("CREATE OR REPLACE TABLE t AS SELECT 'old' AS state")
+    with place.stage(kept()) as switch:
+        sys.addaudithook(watch)
+        switch()
+
+def mended():
+    assert run("SELECT state FROM t") in ([("old",)], [("new",)])
+    place.restore(kept())
+    assert run("SELECT state FROM t") == [("new",)]
+    assert sorted(os.listdir(os.path.dirname(place.path))) == ["app.duckdb"]
+
+assert in_child(partial(make, sys.argv[2])) == 0
+step, status = 0, 1
+while status:
+    step += 1
+    status = in_child(partial(killed, step))
+    assert status in (0, signal.SIGKILL), (step, status)
+    assert in_child(mended) == 0, step
+print(step)
+"""
+
+
+def test_a_duckdb_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(tmp_path: Path) -> None:
+    for name in ("kept", "place"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-c", SWITCHED, str(tmp_path / "place" / "app.duckdb"), str(tmp_path / "kept")]
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3, "too few steps were seen"
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
