@@ -880,6 +880,10 @@ def test_etcd_comes_back_whole(etcd_server: Server) -> None:
     subprocess.run([*ctl, "del", "--prefix", "/key/1"], check=True)
     subprocess.run([*ctl, "put", "/key/2/2", "changed"], check=True)
     subprocess.run([*ctl, "put", "zz", "new"], check=True)
+    changed = etcd_state(etcd_server, PASSWORD)
+    with pytest.raises(RestoreFailed, match=r"is as it was: .*keys has 1201 of 1202"):
+        database.restore(StoredDump(kept.files, {"keys": 1202}))
+    assert etcd_state(etcd_server, PASSWORD) == changed
     with no_password_shows():
         database.restore(kept)
     assert etcd_state(etcd_server, PASSWORD) == before

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from ..working import working_folder
-from .base import Address, LocalHTTP, ServerDatabase, Tool, file_pieces, restoring, write
+from .base import Address, LocalHTTP, ServerDatabase, Tool, check_counts, file_pieces, restoring, write
 
 _FILE = "snapshot.db"
 _KEYS = "keys"
@@ -58,7 +58,10 @@ class Etcd(ServerDatabase):
         urls="`etcd://host:2379`",
         needs="`etcd-client`; to restore `etcd-server`",
         dump="one revision (`etcdctl snapshot save`), keys counted at that revision",
-        restored="in place: keys that differ are written, those the backup lacks are deleted",
+        restored=(
+            "built in a server beside and counted; then in place: keys that differ are written, those the backup lacks "
+            "are deleted"
+        ),
         not_kept=(
             "leases, revisions and versions of keys; users and roles are in the snapshot, and left alone by a restore"
         ),
@@ -94,18 +97,34 @@ class Etcd(ServerDatabase):
             return {_KEYS: gateway.count()}
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            switch()
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`: a server of its own has the keys of the backup before the first one is written."""
         if only:
             raise InvalidArgument(
-                "etcd has no tables: restore all keys, or restore to another cluster and copy from there"
+                "etcd has no tables. Restore all keys, or restore to another cluster and copy from there."
             )
-        with restoring(self.name, "and holds a part of the backup"), working_folder("etcd") as folder:
-            write(folder / _FILE, dump.open(_FILE))
-            restored = [f"--data-dir={folder}/data", "--name=default", "--initial-cluster=default=unix://peer:1"]
-            _snapshots().run(
-                "snapshot", "restore", str(folder / _FILE), *restored, "--initial-advertise-peer-urls=unix://peer:1"
-            )
-            with _member(folder), self._gateway(folder / _SOCKET) as source, self._gateway() as target:
-                _copy(source, target)
+        with contextlib.ExitStack() as stack:
+            with restoring(self.name, "and is as it was"):
+                folder = stack.enter_context(working_folder("etcd"))
+                write(folder / _FILE, dump.open(_FILE))
+                restored = [f"--data-dir={folder}/data", "--name=default", "--initial-cluster=default=unix://peer:1"]
+                _snapshots().run(
+                    "snapshot", "restore", str(folder / _FILE), *restored, "--initial-advertise-peer-urls=unix://peer:1"
+                )
+                stack.enter_context(_member(folder))
+                source = stack.enter_context(self._gateway(folder / _SOCKET))
+                check_counts({_KEYS: source.count()}, dump.counts)
+
+            def switch() -> Sequence[str]:
+                with restoring(self.name, "and holds a part of the backup"), self._gateway() as target:
+                    _copy(source, target)
+                return []
+
+            yield switch
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
