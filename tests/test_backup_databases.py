@@ -273,7 +273,7 @@ def test_a_postgresql_restore_that_fails_changes_nothing(
     kept = take(shop)
     database_servers.psql(postgres, HOSTILE)("INSERT INTO accounts VALUES (9999, 1);")
     before = postgres_state(postgres)
-    with pytest.raises(RestoreFailed, match="is as it was: a chunk is missing"):
+    with pytest.raises(RestoreFailed, match="is as it was: A chunk is missing"):
         shop.restore(StoredDump(kept.files, kept.counts, torn=".pgdump"), tables)
     broken = StoredDump({**kept.files, "database.pgdump": kept.files["database.pgdump"][:-3000]}, kept.counts)
     with pytest.raises(RestoreFailed, match="is as it was"):
@@ -331,7 +331,7 @@ def test_an_older_pg_dump_is_refused_clearly(shop: PostgreSQL, tmp_path: Path, m
     old.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(
-        BackupFailed, match=r"pg_dump 9 cannot dump PostgreSQL \d+, which is newer: install postgresql-"
+        BackupFailed, match=r"pg_dump 9 cannot dump PostgreSQL \d+, which is newer\. Install postgresql-"
     ):
         take(shop)
 
@@ -743,7 +743,7 @@ def test_a_duckdb_restore_that_fails_changes_nothing(warehouse: DuckDB) -> None:
     for dump in (broken, fewer):
         with pytest.raises(RestoreFailed, match="is as it was"):
             warehouse.restore(dump)
-    with duckdb.connect(warehouse.path), pytest.raises(RestoreFailed, match="close its connections first"):
+    with duckdb.connect(warehouse.path), pytest.raises(RestoreFailed, match="Close its connections first"):
         warehouse.restore(kept)
     hold = f"import duckdb, sys; c = duckdb.connect({warehouse.path!r}); print(1, flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -890,7 +890,7 @@ def test_etcd_comes_back_whole(etcd_server: Server) -> None:
     with database.scratch() as scratch:
         scratch.restore(kept)
         assert scratch.counts() == kept.counts
-    with pytest.raises(InvalidArgument, match="etcd has no tables"):
+    with pytest.raises(InvalidArgument, match="An etcd cluster has no tables"):
         database.restore(kept, only=["keys"])
 
 

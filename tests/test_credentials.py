@@ -186,8 +186,8 @@ def test_a_role_is_assumed_by_a_profile() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("gs://bucket", "credentials for gs:// are GcpCredentials, and not AwsCredentials"),
-        ("./directory", "credentials are for s3:// and gs:// URLs: leave them out"),
+        ("gs://bucket", "Credentials for gs:// must be GcpCredentials, not AwsCredentials"),
+        ("./directory", "credentials are for s3:// and gs:// URLs"),
     ],
     ids=["gs", "directory"],
 )

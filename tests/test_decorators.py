@@ -443,10 +443,10 @@ def test_callables() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "{task}"}, "names 'task'; there is: flow_name"),
-        ({"snapshot_id": "{}"}, "names ''"),
-        ({"tags": ["{parameters[x]"]}, "is no template"),
-        ({"metadata": {"config": '{"a": 1}'}}, "is no template|names"),
+        ({"name": "{task}"}, "has the unknown placeholder 'task'. There are: flow_name"),
+        ({"snapshot_id": "{}"}, "unknown placeholder ''"),
+        ({"tags": ["{parameters[x]"]}, "is not a template"),
+        ({"metadata": {"config": '{"a": 1}'}}, "is not a template|unknown placeholder"),
         ({"every": 0}, "every is at least 1"),
         ({"max_snapshots": 0}, "max_snapshots is at least 1"),
         ({"rank_by": "loss", "mode": "best"}, "mode must be"),
@@ -461,9 +461,9 @@ def test_what_is_no_function_is_refused() -> None:
     @flow
     def pipeline() -> None: ...
 
-    with pytest.raises(InvalidArgument, match="put @snapshot under @flow"):
+    with pytest.raises(InvalidArgument, match="Put @snapshot below @flow"):
         snapshot(pipeline)
-    with pytest.raises(InvalidArgument, match="options are given by name"):
+    with pytest.raises(InvalidArgument, match="Pass options by name"):
         snapshot("pipeline/step")  # type: ignore[type-var]
 
 

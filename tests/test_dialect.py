@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from prefect_snapshots import ArtifactRegistry, BackupManager, RetentionPolicy, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, RetentionPolicy, SnapshotManager, errors
 from prefect_snapshots.checkpoints import CheckpointManager, Snapper
 from prefect_snapshots.cli.output import Answer
 from prefect_snapshots.cli.session import Session
+from prefect_snapshots.errors import SnapshotsError
 from prefect_snapshots.retention import CleanupReport
 
 DOCS = Path(__file__).parent.parent / "docs" / "reference"
@@ -155,3 +157,39 @@ def test_the_page_has_the_keys_of_backups(repository: Path) -> None:
     assert said("Backups") & {"manager", "name", "description", "created_at", "pinned", "parts"} <= set(listed)
     [second, first] = [each["name"] for each in document(repository, "backups", "list")["backups"]]
     assert set(document(repository, "backups", "diff", first, second)) <= said("Backups")
+
+
+# --- messages ----------------------------------------------------------------------------------------------------
+
+FRAGMENTS = {
+    "MalformedContent": "completed by whoever knows which content it is",
+    "UnserialisableLeaf": "takes the path of the leaf, and makes the sentence itself",
+    "PickleRefused": "takes what is refused, and makes the sentence itself",
+    "DamagedVersion": "takes what is damaged, and makes the sentence itself",
+}
+"""Errors that are raised with a part of a sentence, and why."""
+
+
+def raised(path: Path) -> Iterator[tuple[str, str]]:
+    """Each error of ours that a module raises, and its message with NUL for whatever is filled in."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+            kind, message = ast.unparse(node.exc.func).rpartition(".")[2], node.exc.args[0]
+            if isinstance(message, ast.Constant | ast.JoinedStr) and issubclass(
+                getattr(errors, kind, Exception), SnapshotsError
+            ):
+                parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+                yield kind, "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts)
+
+
+def test_messages_of_errors_are_sentences() -> None:
+    """They begin with a capital letter or with code, such as the name of an argument, and end with a full stop."""
+    form = re.compile(r"(?:[^a-z]|v\0|[a-z_]+(?:[_(=]| (?:must|needs|counts|is)\b)).*(?:[.!?]|\0)", re.DOTALL)
+    messages = [
+        (path.name, kind, message)
+        for path in sorted(Path(errors.__file__).parent.rglob("*.py"))
+        for kind, message in raised(path)
+    ]
+    assert len(messages) > 300
+    wrong = [each for each in messages if each[1] not in FRAGMENTS and not form.fullmatch(each[2])]
+    assert not wrong, "\n".join(map(str, wrong))

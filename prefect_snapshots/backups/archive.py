@@ -52,7 +52,7 @@ def store(
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidArgument(f"two sources are called {name!r}: give one of them another name")
+            raise InvalidArgument(f"Two sources are named {name!r}. Give one of them another name.")
     finishing: list[Callable[[], tuple[Part, Summary]]] = []
     summaries: list[Summary] = []
 
@@ -112,7 +112,7 @@ def _dumped(
     part.counts = dict(dump.counts)
     notes.extend(dump.notes)
     if not part.entries:
-        raise BackupFailed(f"{source.kind} {source.name}: the dump is empty")
+        raise BackupFailed(f"{source.kind} {source.name}: The dump is empty. Nothing was saved.")
 
 
 def _finish(part: Part, sketches: Iterable[deltas.Sketch], notes: Sequence[DumpNote]) -> tuple[Part, Summary]:

@@ -137,7 +137,7 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
         InvalidName: One of them cannot be stored.
     """
     if isinstance(tags, str):
-        raise InvalidArgument(f"tags must be a sequence of strings, not one string. Write [{tags!r}].")
+        raise InvalidArgument(f"The tags must be a sequence of strings, not one string. Write [{tags!r}].")
     return tuple(check_name(tag, "tag") for tag in dict.fromkeys(tags))
 
 

@@ -326,7 +326,9 @@ class BackupManager:
                 return RestoreReport(backup.name, (), dry_run=True, changes=restores.changes(content, jobs, keep_extra))
             if confirm is not True:
                 targets = ", ".join(job.target.name for job in jobs)
-                raise ConfirmationRequired(f"Restoring {backup.name} replaces {targets}: pass confirm=True")
+                raise ConfirmationRequired(
+                    f"Restoring {backup.name} replaces {targets}. Nothing was changed. Pass confirm=True to do it."
+                )
             return restores.restore(self._history, backup, content, jobs, request, progress or silent)
 
     def list_interrupted_restores(self) -> list[RestoreRecord]:

@@ -77,7 +77,9 @@ def decode_manifest(content: ContentReader) -> list[Part]:
         check_entries(part.entries)
         if part.kind != DIRECTORY and not all(entry.is_file or entry.is_directory for entry in part.entries):
             # The tools of a database would follow a link in a dump.
-            raise IntegrityError("the dump of a database in this backup holds something that is no file")
+            raise IntegrityError(
+                "The dump of a database in this backup holds something that is not a file. Nothing was changed."
+            )
         if part.root is not None:
             check_entry(part.root)
     if sum(entry.stored for part in manifest.parts for entry in part.entries) != content.body_size:

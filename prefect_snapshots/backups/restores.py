@@ -137,7 +137,7 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
     """
     targets = {_part_name(backup, source): target for source, target in request.to.items()}
     if any(isinstance(paths, str) for paths in request.only.values()):
-        raise InvalidArgument("only= takes a list of tables, collections or paths for each part, not one string.")
+        raise InvalidArgument("Pass only= as a list of tables, collections or paths for each part, not as one string.")
     chosen = {_part_name(backup, source): paths for source, paths in request.only.items()}
     jobs = []
     for part in backup.parts:

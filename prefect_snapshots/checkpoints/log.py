@@ -277,7 +277,7 @@ class Log:
                 self._forget()
         new = [start for start in self._starts() if start.segment not in self._by_segment]
         if len(self._known) + len(new) > MOST_SEGMENTS:
-            raise InvalidArgument(f"{self._stream.label} has more than {MOST_SEGMENTS} segments: merge them")
+            raise InvalidArgument(f"{self._stream.label} has more than {MOST_SEGMENTS} segments. Merge them.")
         fresh = [
             _Known(start, len(self._known) + at, self._reader(start.segment), start.segment in self._own)
             for at, start in enumerate(new)

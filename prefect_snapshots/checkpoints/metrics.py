@@ -149,7 +149,7 @@ def render(name: str, metrics: Metrics, form: Literal["markdown", "json"]) -> st
         InvalidArgument: there is no such form.
     """
     if form not in ("markdown", "json"):
-        raise InvalidArgument(f'Unsupported report format {form!r}: there are "markdown" and "json"')
+        raise InvalidArgument(f'Unsupported report format {form!r}. Choose "markdown" or "json".')
     if form == "json":
         return json.dumps(summarise(name, metrics), indent=2, ensure_ascii=False)
     return markdown(describe(name, metrics), images=False)

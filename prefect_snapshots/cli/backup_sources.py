@@ -167,7 +167,7 @@ def _database_of_block(slug: str) -> Any:
 
 def _checked(table: Any, file: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
-        raise InvalidArgument(f"[tool.{TABLE}] in {file} is no table")
+        raise InvalidArgument(f"[tool.{TABLE}] in {file} is not a table.")
     for key, value in table.items():
         if key not in _TYPES:
             raise InvalidArgument(f"[tool.{TABLE}] in {file} has {key!r}: it may have {', '.join(_TYPES)}")

@@ -67,7 +67,7 @@ def change(
     """
     repository = session.open(writing=True)
     if not repository.encrypted:
-        raise WrongPassword(f"{repository.url} is not encrypted: a repository gets its password when it is created")
+        raise WrongPassword(f"{repository.url} is not encrypted. A repository gets its password when it is created.")
     repository.change_password(new_password(new_password_command, new_password_file), name)
     return _answer(repository.url, repository.id, name, "changed", f"{repository.url} has a new password.")
 

@@ -172,7 +172,7 @@ def restore_backup(
     form = RestoreConfirmation.with_initial_data(description=_question(found))
     typed = pause_flow_run(wait_for_input=form, timeout=patience, poll_interval=poll_interval)
     if typed is None or typed.name_of_the_backup.strip() != found.name:
-        raise ConfirmationRequired(f"what was typed is not {found.name!r}: nothing was touched")
+        raise ConfirmationRequired(f"What you typed is not {found.name!r}. Nothing was changed.")
     with progress_bar(manager, "Restore", found.size) as progress:
         report = manager.restore_backup(found.name, confirm=True, to=to, only=only, progress=progress)
     report_restored(manager, report)
@@ -278,11 +278,11 @@ def _server_database() -> Database:
     url = get_current_settings().server.database.connection_url
     if url is None:
         raise InvalidArgument(
-            "the settings of this run name no database of a Prefect server: set PREFECT_API_DATABASE_CONNECTION_URL"
+            "The settings of this run name no database of a Prefect server. Set PREFECT_API_DATABASE_CONNECTION_URL."
         )
     text = url.get_secret_value()
     if ":memory:" in text:
-        raise InvalidArgument("the database of this Prefect server is in memory: there is nothing to back up")
+        raise InvalidArgument("The database of this Prefect server is in memory, so there is nothing to back up.")
     database = open_database(text.partition("?")[0])
     run_logger().info("The database of the Prefect server is %s.", database.name)
     return database

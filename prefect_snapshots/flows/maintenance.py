@@ -65,8 +65,8 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
     if report.problems:
         first = report.problems[0]
         raise IntegrityError(
-            f"{checked.url} has {len(report.problems)} problems, the first in {first.path}: {first.what}. "
-            "Stop all writers, then run `prefect-snapshots repair`."
+            f"{checked.url} has {count_text(len(report.problems), 'problem')}. The first is in {first.path}: "
+            f"{first.what}. Stop all writers, then run `prefect-snapshots repair`."
         )
     return report
 

@@ -141,10 +141,10 @@ def _before(latest: datetime, every: timedelta | str, timezone: str) -> datetime
     try:
         return next(CronSim(str(every), latest.astimezone(ZoneInfo(timezone)), reverse=True)).astimezone(UTC)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidArgument(f"{timezone!r} is no time zone, such as UTC or Europe/Berlin") from None
+        raise InvalidArgument(f"{timezone!r} is not a time zone, such as UTC or Europe/Berlin.") from None
     except CronSimError as error:
         raise InvalidArgument(
-            f'{every!r} is neither a duration, such as "1d" or "PT6H", nor a cron, such as "0 2 * * *" ({error})'
+            f'{every!r} is neither a duration, such as "1d" or "PT6H", nor a cron, such as "0 2 * * *": {error}.'
         ) from None
 
 

@@ -58,19 +58,19 @@ def credentials_for(url: str, given: object) -> Credentials:
     elif protocol in {"gs", "gcs"}:
         package, extra, names = "prefect_gcp", "gcp", ["GcpCredentials"]
     else:
-        raise InvalidArgument("blocks of credentials are for s3:// and gs:// URLs: leave them out")
+        raise InvalidArgument("Blocks of credentials are for s3:// and gs:// URLs. Leave them out.")
     try:
         module = importlib.import_module(package)
     except ImportError as error:
         raise MissingDependency(
-            f'credentials for {protocol}:// need the package {package}: pip install "prefect-snapshots[{extra}]"'
+            f'Credentials for {protocol}:// need the package {package}. Run `pip install "prefect-snapshots[{extra}]"`.'
         ) from error
     if isinstance(given, dict):
         name = "MinIOCredentials" if "minio_root_user" in given else names[0]
         return getattr(module, name).model_validate(given)
     if isinstance(given, tuple(getattr(module, name) for name in names)):
         return given
-    raise InvalidArgument(f"credentials for {protocol}:// are {' or '.join(names)}, and not {type(given).__name__}")
+    raise InvalidArgument(f"Credentials for {protocol}:// must be {' or '.join(names)}, not {type(given).__name__}.")
 
 
 def storage_options(credentials: Credentials) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def storage_options(credentials: Credentials) -> dict[str, Any]:
 def _of_aws(credentials: AwsCredentials) -> dict[str, Any]:
     if credentials.assume_role_arn:
         raise InvalidArgument(
-            f"the role {credentials.assume_role_arn} would be assumed once, and its credentials end within hours: "
-            "let a profile assume it (role_arn in ~/.aws/config), and give profile_name"
+            f"The role {credentials.assume_role_arn} would be assumed once, and its credentials end within hours. "
+            "Let a profile assume it (role_arn in ~/.aws/config), and give profile_name."
         )
     secret = credentials.aws_secret_access_key
     return _given(

@@ -184,7 +184,7 @@ class Stream:
     def _catalog(self) -> Catalog:
         catalog = self._open()
         if catalog is None:
-            raise RepositoryNotFound(f"the repository of {self.label} does not exist yet")
+            raise RepositoryNotFound(f"The repository of {self.label} does not exist yet.")
         return catalog
 
     @property

@@ -425,7 +425,7 @@ class ContentReader:
         if content.depth and len(content.table) > _TABLE_LIMIT:
             raise MalformedContent("the event has a longer table of chunks than events have")
         if content.depth == 0 and len(data) != content.size:
-            raise IntegrityError(f"the event holds {len(data)} bytes of content where {content.size} were committed")
+            raise MalformedContent(f"the event holds {len(data)} bytes of content where {content.size} were committed")
 
     @property
     def inline(self) -> Stored | None:
@@ -528,7 +528,7 @@ class ContentReader:
         """
         wanted = sorted(((offset, view) for offset, view in targets if len(view)), key=lambda target: target[0])
         if wanted and (wanted[0][0] < 0 or max(offset + len(view) for offset, view in wanted) > self._content.size):
-            raise IntegrityError("the manifest points outside of the content")
+            raise MalformedContent("the manifest points outside of the content")
         if self._content.depth == 0:
             for offset, view in wanted:
                 view[:] = self._data[offset : offset + len(view)]

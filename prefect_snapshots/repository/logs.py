@@ -197,7 +197,7 @@ class SegmentWriter:
         else:
             assert self._held is not None
             if not self._location.create(f"{self._path}/{number:08d}", record):
-                raise StorageUnavailable(f"{self._path}/{number:08d}: somebody else wrote it")
+                raise StorageUnavailable(f"{self._path}/{number:08d} was written by another process.")
             self._held.append(record)
         self._offsets.append(self.size)
         self.size += len(record)
@@ -566,7 +566,7 @@ class SegmentReader:
         paths = [f"{self._path}/{number:08d}" for number in numbers]
         for path, number, data in zip(paths, numbers, self._location.read_many(paths), strict=True):
             if data is None:
-                raise ObjectMissing(f"{path}: there is no such object")
+                raise ObjectMissing(f"{path} is missing.")
             yield self._verified(data, number)
 
     # --- one record ------------------------------------------------------------------------------------------------

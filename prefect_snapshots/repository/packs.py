@@ -120,7 +120,7 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
     path = pack_path(pack)
     size = location.size(path)
     if size is None:
-        raise ObjectMissing(f"{path} is missing")
+        raise ObjectMissing(f"{path} is missing.")
     start, length = _table_range(path, location.read_range(path, max(size - _TAIL.size, 0), _TAIL.size), size)
     return _entries(sealer, pack, location.read_range(path, start, length), start)
 

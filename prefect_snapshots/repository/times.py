@@ -27,16 +27,16 @@ def parse_time(value: datetime | str) -> datetime:
         try:
             parsed = datetime.fromisoformat(value)
         except ValueError:
-            raise InvalidArgument(f"{value!r} is not an ISO 8601 date or time, such as 2026-01-31T12:00:00") from None
+            raise InvalidArgument(f"{value!r} is not an ISO 8601 date or time, such as 2026-01-31T12:00:00.") from None
         moment = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
     elif value.tzinfo is None:
-        raise InvalidArgument(f"{value!r} has no time zone: say which, for example datetime.now(timezone.utc)")
+        raise InvalidArgument(f"{value!r} has no time zone. Add one, as in datetime.now(timezone.utc).")
     else:
         moment = value
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise InvalidArgument(f"{value!s} lies outside the years 1 to 9999 in UTC: give another time") from None
+        raise InvalidArgument(f"{value!s} lies outside the years 1 to 9999 in UTC. Pass another time.") from None
 
 
 def to_nanoseconds(moment: datetime) -> int:

@@ -54,7 +54,7 @@ class StoredDump:
         for start in range(0, len(data) // 2 if torn else len(data), _PIECE):
             yield data[start : start + _PIECE]
         if torn:
-            raise BackupFailed("a chunk is missing")
+            raise BackupFailed("A chunk is missing.")
 
     def extract(self, folder: Path) -> None:
         """See `DumpReader.extract`."""

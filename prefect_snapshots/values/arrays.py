@@ -280,6 +280,7 @@ def _jax() -> Any:
         import jax
     except ImportError as error:
         raise MissingDependency(
-            'this was a JAX array: pip install "prefect-snapshots[jax]", or restore it as NumPy with like=', name="jax"
+            'This was a JAX array. Run `pip install "prefect-snapshots[jax]"`, or restore it as NumPy with like=.',
+            name="jax",
         ) from error
     return jax

@@ -106,7 +106,7 @@ def _parse_text(text: str) -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         raise MissingDependency(
-            f'{text!r} is a dtype of ml_dtypes: pip install "prefect-snapshots[jax]"', name="ml_dtypes"
+            f'{text!r} is a dtype of ml_dtypes. Run `pip install "prefect-snapshots[jax]"`.', name="ml_dtypes"
         ) from error
     scalar = getattr(ml_dtypes, text, None)
     if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):

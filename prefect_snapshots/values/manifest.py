@@ -117,7 +117,8 @@ def parse(manifest: bytes) -> Manifest:
         version, nbytes, classes, root = _decode(manifest)
         if type(version) is int and version > FORMAT:
             raise UnsupportedFormat(
-                f"this value has format {version}, and this prefect-snapshots reads up to {FORMAT}: upgrade it"
+                f"This value has format {version}, and this version of prefect-snapshots reads up to {FORMAT}. Upgrade "
+                "prefect-snapshots."
             )
         if version != FORMAT or type(nbytes) is not int or type(classes) is not list:
             raise ValueError("its head is none")

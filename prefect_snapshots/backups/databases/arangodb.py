@@ -80,18 +80,20 @@ class ArangoDB(ServerDatabase):
 
     def check_url(self, address: Address) -> None:
         if address.driver not in ("", "ssl", "unix"):
-            raise InvalidArgument("write arangodb://, arangodb+ssl:// or arangodb+unix:// for an ArangoDB database")
+            raise InvalidArgument(
+                "Write the URL of an ArangoDB database as arangodb://, arangodb+ssl:// or arangodb+unix://."
+            )
         if unknown := sorted(set(address.options) - {"threads", *(["database"] if self._socket else [])}):
-            raise InvalidArgument(f"unknown in the URL of an ArangoDB database: {', '.join(unknown)}")
+            raise InvalidArgument(f"Unknown in the URL of an ArangoDB database: {', '.join(unknown)}.")
         if not re.fullmatch(r"[0-9]{1,3}", address.options.get("threads", "4")):
-            raise InvalidArgument("threads= in the URL of an ArangoDB database is a number up to 999.")
+            raise InvalidArgument("In the URL of an ArangoDB database, threads= is a number up to 999.")
         if not self._database:
             raise InvalidArgument(
-                "the URL of an ArangoDB database ends with its name: arangodb://host/name or "
-                "arangodb+unix:///path/of/socket?database=name"
+                "The URL of an ArangoDB database ends with its name: arangodb://host/name or "
+                "arangodb+unix:///path/of/socket?database=name."
             )
         if _LINE_FEED.search(self._database + address.user):
-            raise InvalidArgument("names of databases and users of ArangoDB have no line feeds")
+            raise InvalidArgument("Names of databases and users of ArangoDB have no line feeds.")
 
     @property
     def name(self) -> str:

@@ -72,8 +72,8 @@ class Address:
         found = _URL.fullmatch(url)
         if found is None:
             raise InvalidArgument(
-                f"the URL of a database that begins with {url.partition(':')[0][:20]!r} is not understood: write "
-                "scheme://user:password@host:port/database, with special characters percent-encoded"
+                f"The URL of a database that begins with {url.partition(':')[0][:20]!r} is not understood. Write "
+                "scheme://user:password@host:port/database, with special characters percent-encoded."
             )
         part = {name: unquote(value) for name, value in found.groupdict(default="").items()}
         password = part["password"] if found["password"] is not None else None
@@ -526,7 +526,7 @@ def check_only(only: Iterable[str], available: Collection[str], what: str = "tab
     """
     if unknown := sorted(set(only) - set(available)):
         there = ", ".join(sorted(available)[:20]) or "none"
-        raise InvalidArgument(f"the backup holds no {what} {', '.join(unknown)}; it holds {there}")
+        raise InvalidArgument(f"The backup holds no {what} {', '.join(unknown)}. It holds {there}.")
 
 
 def check_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> None:
@@ -538,4 +538,4 @@ def check_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> None:
     if found != expected:
         differing = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
         told = ", ".join(f"{name} has {found.get(name, 0)} of {expected.get(name, 0)}" for name in differing[:5])
-        raise BackupFailed(f"what was restored is not what the backup holds: {told}")
+        raise BackupFailed(f"What was restored is not what the backup holds: {told}.")

@@ -224,10 +224,10 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
         import duckdb
     except ImportError as error:
         raise MissingDependency(
-            'DuckDB databases need the package duckdb: pip install "prefect-snapshots[duckdb]"'
+            'DuckDB databases need the package duckdb. Run `pip install "prefect-snapshots[duckdb]"`.'
         ) from error
     if not create and not os.path.exists(path):
-        raise BackupFailed(f"{path} does not exist")
+        raise BackupFailed(f"{path} does not exist.")
     try:
         config: dict[str, str | bool | int | float | list[str]] = {"allow_persistent_secrets": False} if create else {}
         with contextlib.closing(duckdb.connect(path, read_only=read_only, config=config)) as connection:
@@ -357,7 +357,7 @@ def _replace(target: Path, beside: Path) -> None:
                 pass
         except BackupFailed as error:
             if "different configuration" in str(error):
-                raise BackupFailed(f"{target} is open in this process: close its connections first") from error
+                raise BackupFailed(f"{target} is open in this process. Close its connections first.") from error
             if "lock" in str(error):
                 raise
             # It cannot be opened at all, and nobody has it open.
@@ -375,8 +375,8 @@ def _replace_tables(target: Path, beside: Path, only: Sequence[str]) -> None:
         there = {_named(schema, table): (schema, table) for schema, table in _tables(connection)}
         if absent := sorted(set(only) - set(there)):
             raise BackupFailed(
-                f"{', '.join(absent)} is not in the database: restore the whole backup to another file, and copy the "
-                "table from there"
+                f"{', '.join(absent)} is not in the database. Restore the whole backup to another file, and copy the "
+                "table from there."
             )
         connection.execute("BEGIN")
         for name in only:

@@ -70,9 +70,9 @@ class Etcd(ServerDatabase):
 
     def check_url(self, address: Address) -> None:
         if address.database:
-            raise InvalidArgument("a backup of etcd holds all keys: leave the path out of the URL")
+            raise InvalidArgument("A backup of etcd holds all keys. Leave the path out of the URL.")
         if unknown := sorted(set(address.options) - set(_OPTIONS)):
-            raise InvalidArgument(f"unknown in the URL of an etcd cluster: {', '.join(unknown)}")
+            raise InvalidArgument(f"Unknown in the URL of an etcd cluster: {', '.join(unknown)}.")
 
     def check(self) -> list[str]:
         tool = self._tool().run("version").decode().split("\n")[0]
@@ -105,7 +105,7 @@ class Etcd(ServerDatabase):
         """See `StagedRestores`: a server of its own has the keys of the backup before the first one is written."""
         if only:
             raise InvalidArgument(
-                "etcd has no tables. Restore all keys, or restore to another cluster and copy from there."
+                "An etcd cluster has no tables. Restore all keys, or restore to another cluster and copy from there."
             )
         with contextlib.ExitStack() as stack:
             with restoring(self.name, "and is as it was"):
@@ -196,7 +196,7 @@ class _Gateway:
         reply = self._connection.getresponse()
         answer = reply.read()
         if reply.status != http.HTTPStatus.OK:
-            raise BackupFailed(f"etcd refuses {path}: {answer[:500].decode(errors='replace')}")
+            raise BackupFailed(f"The etcd server refuses {path}: {answer[:500].decode(errors='replace')}")
         found: dict[str, Any] = json.loads(answer)
         return found
 
@@ -282,7 +282,7 @@ def _member(folder: Path) -> Iterator[None]:
             deadline = time.monotonic() + _PATIENCE
             while not _is_healthy(folder / _SOCKET):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise BackupFailed("an etcd server does not start from the snapshot")
+                    raise BackupFailed("An etcd server does not start from the snapshot.")
                 time.sleep(0.05)
             yield
         finally:

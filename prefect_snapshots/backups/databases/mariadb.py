@@ -139,7 +139,7 @@ class MariaDB(ServerDatabase):
         if unknown := sorted(set(address.options) - {*_OPTIONS, _STRICT}):
             raise InvalidArgument(f"Unknown in the URL of a MariaDB database: {', '.join(unknown)}.")
         if address.options.get(_STRICT, "true") not in ("true", "false"):
-            raise InvalidArgument("strict= in the URL of a MariaDB database is true or false.")
+            raise InvalidArgument("In the URL of a MariaDB database, strict= is true or false.")
 
     def check(self) -> list[str]:
         with self._client("mariadb-dump mysqldump") as tool:

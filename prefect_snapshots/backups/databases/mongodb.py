@@ -71,7 +71,7 @@ class MongoDB(ServerDatabase):
 
     def check_url(self, address: Address) -> None:
         if not address.database:
-            raise InvalidArgument("the URL of a MongoDB database ends with its name: mongodb://host/name")
+            raise InvalidArgument("The URL of a MongoDB database ends with its name: mongodb://host/name.")
 
     @property
     def name(self) -> str:
@@ -169,7 +169,7 @@ class MongoDB(ServerDatabase):
             import pymongo.errors
         except ImportError as error:
             raise MissingDependency(
-                'MongoDB needs the package pymongo: pip install "prefect-snapshots[mongodb]"'
+                'MongoDB needs the package pymongo. Run `pip install "prefect-snapshots[mongodb]"`.'
             ) from error
         try:
             url = self._with_password(self.url)

@@ -345,7 +345,7 @@ class PostgreSQL(ServerDatabase):
         if unknown := sorted(set(address.options) - {*_OPTIONS, _OWNERS}):
             raise InvalidArgument(f"Unknown in the URL of a PostgreSQL database: {', '.join(unknown)}.")
         if address.options.get(_OWNERS, "true") not in ("true", "false"):
-            raise InvalidArgument("owners= in the URL of a PostgreSQL database is true or false.")
+            raise InvalidArgument("In the URL of a PostgreSQL database, owners= is true or false.")
 
     def check(self) -> list[str]:
         with self._session() as session:
@@ -850,7 +850,7 @@ class PostgreSQL(ServerDatabase):
         )
         if (dump := self._dump_version()) < server[1]:
             raise BackupFailed(
-                f"pg_dump {dump} cannot dump PostgreSQL {server[1]}, which is newer: install "
+                f"The installed pg_dump {dump} cannot dump PostgreSQL {server[1]}, which is newer. Install "
                 f"postgresql-client-{server[1]}."
             )
         return str(server[0])

@@ -64,10 +64,10 @@ class Redis(ServerDatabase):
     def check_url(self, address: Address) -> None:
         if address.database not in ("", "0"):
             raise InvalidArgument(
-                "a backup of Redis holds all databases of the server: leave the number out of the URL"
+                "A backup of Redis holds all databases of the server. Leave the number out of the URL."
             )
         if unknown := sorted(set(address.options) - {"unix_socket"}):
-            raise InvalidArgument(f"unknown in the URL of a Redis server: {', '.join(unknown)}")
+            raise InvalidArgument(f"Unknown in the URL of a Redis server: {', '.join(unknown)}.")
 
     @property
     def name(self) -> str:
@@ -414,7 +414,7 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
                         raise
                 if process.poll() is not None:
                     words = (folder / "log").read_text(errors="replace")[-1000:]
-                    raise BackupFailed(f"a Redis server does not start from the dump: {words}")
+                    raise BackupFailed(f"A Redis server does not start from the dump: {words}")
                 time.sleep(0.05)
         finally:
             process.terminate()
@@ -443,7 +443,7 @@ def _counts_in(file: Path) -> dict[str, tuple[int, int]]:
             content.seek(int(at))
             head = content.read(19)
             if head[:1] != b"\xfb":
-                raise BackupFailed("the dump does not say how many keys it holds: Redis 3.2 or newer is needed")
+                raise BackupFailed("The dump does not say how many keys it holds. Redis 3.2 or newer is needed.")
             keys, size = _length(head[1:])
             counts[f"db{number.decode()}"] = keys, _length(head[1 + size :])[0]
     return counts

@@ -182,7 +182,9 @@ def _impatient(path: str) -> Callable[[int, int, int], None]:
 
     def check(status: int, remaining: int, total: int) -> None:
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
-            raise BackupFailed(f"{path} was locked by another program for {_PATIENCE:.0f} s")
+            raise BackupFailed(
+                f"{path} was locked by another program for {_PATIENCE:.0f} s. Run this again when that program is done."
+            )
 
     return check
 
@@ -251,8 +253,9 @@ def _check_integrity(path: Path) -> str:
     if any(not _RULES.search(text) for text in found):
         raise BackupFailed("The database is damaged: `PRAGMA quick_check` finds broken pages.")
     return (
-        f"{len(found)}{' or more' if len(found) == _SHOWN else ''} rows break rules of their tables (NOT NULL, CHECK, "
-        "or types). They are kept as they are; `PRAGMA quick_check` names the tables."
+        f"Rows that break rules of their tables (NOT NULL, CHECK, or types): {len(found)}"
+        f"{' or more' if len(found) == _SHOWN else ''}. They are kept as they are. `PRAGMA quick_check` names the "
+        "tables."
     )
 
 
@@ -324,7 +327,7 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
             connection.execute(sql)
     if new := set(connection.execute("PRAGMA main.foreign_key_check")) - violations:
         tables = ", ".join(sorted({str(row[0]) for row in new}))
-        raise BackupFailed(f"rows would refer to rows that are not there, in {tables}: restore these tables too")
+        raise BackupFailed(f"Rows would refer to rows that are not there, in {tables}. Restore these tables, too.")
     connection.execute("COMMIT")
 
 

@@ -182,7 +182,7 @@ class _Capture:
     def decorate(self, fn: F) -> F:
         """The function, capturing; a task around it stays a task of the same kind, with the same options."""
         if isinstance(fn, Flow):
-            raise InvalidArgument(f"put @snapshot under @flow, not over it: {fn.name} would be a flow no more")
+            raise InvalidArgument(f"Put @snapshot below @flow, not above it: {fn.name} would no longer be a flow.")
         if isinstance(fn, classmethod | staticmethod):
             return cast(F, type(fn)(self._capturing(fn.__func__)))
         if not isinstance(fn, Task):
@@ -195,7 +195,9 @@ class _Capture:
 
     def _capturing(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(fn):
-            raise InvalidArgument(f"@snapshot decorates functions, not {fn!r}: options are given by name")
+            raise InvalidArgument(
+                f"@snapshot decorates functions, not {fn!r}. Pass options by name, as in @snapshot(name=...)."
+            )
         for is_kind, capturing in _KINDS.items():
             if is_kind(fn):
                 return functools.wraps(fn)(capturing(self, fn))
@@ -339,7 +341,9 @@ class _Call:
             try:
                 return template.format(**placeholders(self._fn), parameters=self._parameters)
             except (LookupError, AttributeError) as error:
-                raise InvalidArgument(f"the template {template!r} does not fit this call: no {error}") from error
+                raise InvalidArgument(
+                    f"The template {template!r} does not fit this call: there is no {error}."
+                ) from error
         if isinstance(template, Mapping):
             return {key: self._resolve(item, value) for key, item in template.items()}
         return [self._resolve(item, value) for item in template] if isinstance(template, list | tuple) else template
@@ -359,11 +363,13 @@ def _check_templates(template: Any, what: str) -> None:
         try:
             fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
         except ValueError as error:
-            raise InvalidArgument(f"{what}={text!r} is no template: {error}; a brace itself is written twice") from None
+            raise InvalidArgument(f"{what}={text!r} is not a template: {error}. Write a literal brace twice.") from None
         unknown = {re.split(r"[.\[]", name)[0] for name in fields} - _PLACEHOLDERS
         if unknown:
             known = ", ".join(sorted(_PLACEHOLDERS))
-            raise InvalidArgument(f"{what}={text!r} names {', '.join(sorted(unknown))!r}; there is: {known}")
+            raise InvalidArgument(
+                f"{what}={text!r} has the unknown placeholder {', '.join(sorted(unknown))!r}. There are: {known}."
+            )
 
 
 def _texts_in(template: Any) -> Iterator[str]:

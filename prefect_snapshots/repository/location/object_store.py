@@ -76,7 +76,7 @@ class ObjectStoreLocation(Location):
             importlib.import_module(self._package)
         except ImportError as error:
             raise MissingDependency(
-                f'{self.url} needs the package {self._package}: pip install "prefect-snapshots[{self._extra}]"'
+                f'{self.url} needs the package {self._package}. Run `pip install "prefect-snapshots[{self._extra}]"`.'
             ) from error
         self._client = PerProcess(self._connect)
 

@@ -365,10 +365,12 @@ def _tidy_logs(opened: Opened, before: float, report: PruneReport) -> None:
 def _refuse_damage(opened: Opened) -> None:
     """Refuse to delete anything while something is damaged: what cannot be read may name what lives."""
     for name, error in opened.index.damaged.items():
-        raise IntegrityError(f"nothing is deleted while the index is damaged ({name}: {error.reason}): repair it first")
+        raise IntegrityError(
+            f"The index is damaged ({name}: {error.reason}), so nothing was deleted. Run `prefect-snapshots repair`."
+        )
     root = opened.catalog.state
     for folder in unregistered(paths(opened.store.location, CATALOG), root) if root.lost else ():
         raise IntegrityError(
-            f"nothing is deleted while the stream in {folder} is not registered: save something under its name, which "
-            "registers it again, or delete the folder"
+            f"The stream in {folder} is not registered, so nothing was deleted. Save something under its name, which "
+            "registers it again, or delete the folder."
         )
