@@ -79,6 +79,19 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 3)
 
 
+def test_options_of_directories_are_parameters(place: Path, name: str) -> None:
+    for path, text in {"a.log": "", "kept": "", "big": "x" * 200_000, ".ignore": "kept too\n", "kept too": ""}.items():
+        (place / "uploads" / path).write_text(text)
+    (place / "uploads" / "marked").mkdir()
+    for path in (".nobackup", "inside"):
+        (place / "uploads" / "marked" / path).touch()
+    options: dict[str, Any] = {"excludes": ["*.log"], "ignore_files": [".ignore"], "exclude_if_present": [".nobackup"]}
+    made(place, name, **options, exclude_caches=True, one_file_system=True, larger_than=150_000, strict=False)
+    manager = BackupManager(place / "repository", name=name)
+    found = {file.path for file in manager.list_files("latest", "uploads")}
+    assert found - {"marked"} == {".ignore", "kept", "photo", "marked/.nobackup"}
+
+
 def test_a_backup_that_fails_commits_nothing_and_is_told(
     place: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1002,6 +1002,29 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     assert "came back identical" in shop.run("backups", "drill").stdout
 
 
+def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(shop: Program) -> None:
+    uploads = shop.directory / "uploads"
+    for path in ("a.log", "closed", "marked/.nobackup", "marked/inside", "ignored"):
+        (uploads / path).parent.mkdir(exist_ok=True)
+        (uploads / path).touch()
+    (uploads / "large").write_bytes(bytes(20_000))
+    (uploads / ".ignore").write_text("ignored\n")
+    (uploads / "closed").chmod(0)
+    weak, prefix = shop, list[str]()
+    if os.geteuid() == 0:  # root reads everything, unless it gives that right up
+        weak = replace(shop, path=Path("/usr/bin/setpriv"))
+        prefix = ["--bounding-set=-dac_override,-dac_read_search", str(shop.installed().path)]
+    options = [*("--exclude", "*.log", "--ignore-file", ".ignore", "--exclude-if-present", ".nobackup")]
+    options += ["--larger-than", "15000", "--one-file-system", "--exclude-caches"]
+    assert "closed" in weak.complaint(*prefix, "backups", "create", *options, status=1)
+    made = weak.json(*prefix, "backups", "create", *options, "--skip-unreadable", status=3)
+    assert made["incomplete"]
+    assert "closed" in json.dumps(made["parts"])
+    files = shop.json("backups", "ls", "latest", "uploads")["files"]
+    assert {file["path"] for file in files} - {"marked"} == {".ignore", "photo", "marked/.nobackup"}
+    assert not shop.json("backups", "create")["incomplete"]
+
+
 def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     names = [shop.json("backups", "create", str(number))["name"] for number in range(4)]
     assert [backup["name"] for backup in shop.json("backups", "list")["backups"]] == [names[3], names[2]]

@@ -359,14 +359,17 @@ def cluttered(source: Path) -> Path:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_caches_and_large_files_can_be_left_out(shelf: Shelf, cluttered: Path, in_place: bool) -> None:
-    directory = Directory(cluttered, exclude_caches=True, larger_than=4999)
+    (cluttered / "marked" / "deep").mkdir(parents=True)
+    (cluttered / "marked" / ".nobackup").touch()
+    (cluttered / "marked" / "deep" / "file").touch()
+    directory = Directory(cluttered, exclude_caches=True, larger_than=4999, exclude_if_present=[".nobackup", ".other"])
     part = shelf.backup(directory).part("source")
-    assert {"cache/CACHEDIR.TAG", "b/kept", "b/CACHEDIR.TAG", "top"} < set(part.paths)
-    assert not {"cache/huge", "large"} & set(part.paths)
+    assert {"cache/CACHEDIR.TAG", "b/kept", "b/CACHEDIR.TAG", "top", "marked/.nobackup"} < set(part.paths)
+    assert not {"cache/huge", "large", "marked/deep/file"} & set(part.paths)
     (cluttered / "extra").write_text("extra")
     (cluttered / "cache" / "more").write_text("cached later")
     restored = restore_directory(part, cluttered, in_place=in_place)
-    assert sorted(restored.carried) == ["cache/huge", "cache/more", "large"]
+    assert sorted(restored.carried) == ["cache/huge", "cache/more", "large", "marked/deep"]
     assert (cluttered / "cache" / "more").read_text() == "cached later"
     assert not (cluttered / "extra").exists()
     with pytest.raises(InvalidArgument, match="number of bytes"):

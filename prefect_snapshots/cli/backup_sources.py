@@ -10,8 +10,8 @@ excludes = ["*.log", "/cache/"]
 retention = { keep_last = 10, keep_weekly_within = "3m" }
 ```
 
-`excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `one_file_system`, `larger_than` and
-`strict` are those of `Directory`, and hold for all directories.
+`excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `exclude_if_present`, `one_file_system`,
+`larger_than` and `strict` are those of `Directory`, and hold for all directories.
 
 The file is looked for in the working directory and those above it; paths in it are relative to where it lies.
 """
@@ -44,11 +44,14 @@ _TYPES: Mapping[str, type] = {
     "excludes": list,
     "ignore_files": list,
     "exclude_caches": bool,
+    "exclude_if_present": list,
     "one_file_system": bool,
     "larger_than": int,
     "strict": bool,
 }
-_OF_DIRECTORIES = ("ignore_files", "exclude_caches", "one_file_system", "larger_than", "strict")
+_OF_DIRECTORIES = (
+    *("ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than", "strict"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class DirectoryOptions:
         exclude: A pattern of what to leave out, as in .gitignore. Repeat it for several.
         ignore_file: The name of files in the tree that hold such patterns. Repeat it for several.
         exclude_caches: Leave out the contents of directories with a CACHEDIR.TAG.
+        exclude_if_present: The name of a file that marks directories to leave out. Repeat it for several.
         one_file_system: Leave out what is mounted in a directory.
         larger_than: Leave out files of more bytes than this.
         skip_unreadable: Leave out files that cannot be read, and exit with code 3. Otherwise the backup fails.
@@ -86,6 +90,7 @@ class DirectoryOptions:
     exclude: list[str] = field(default_factory=list)
     ignore_file: list[str] = field(default_factory=list)
     exclude_caches: bool = False
+    exclude_if_present: list[str] = field(default_factory=list)
     one_file_system: bool = False
     larger_than: int | None = None
     skip_unreadable: bool = False
@@ -98,6 +103,7 @@ class DirectoryOptions:
         given = {
             "ignore_files": tuple(self.ignore_file),
             "exclude_caches": self.exclude_caches,
+            "exclude_if_present": tuple(self.exclude_if_present),
             "one_file_system": self.one_file_system,
             "larger_than": self.larger_than,
         }

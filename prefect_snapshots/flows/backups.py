@@ -18,7 +18,7 @@ from prefect.input import RunInput
 from prefect.settings import get_current_settings
 from pydantic import Field
 
-from ..backups import Backup, BackupManager, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, Directory, DrillReport, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
 from ..documents import code, escape
@@ -68,6 +68,13 @@ def create_backup(
     repository: str | None = None,
     prove: bool = False,
     proven_within_days: float | None = None,
+    excludes: Sequence[str] = (),
+    ignore_files: Sequence[str] = (),
+    exclude_caches: bool = False,
+    exclude_if_present: Sequence[str] = (),
+    one_file_system: bool = False,
+    larger_than: int | None = None,
+    strict: bool = True,
 ) -> Backup:
     """Back up databases and directories, or nothing. Then delete what the retention policy does not keep.
 
@@ -82,12 +89,28 @@ def create_backup(
         repository: A URL or path; see `blocks.current_repository` for the default.
         prove: Whether to restore the backup into a scratch place at once, and compare. The run fails if it differs.
         proven_within_days: Emit the event `backup.proof-overdue` if the last proven backup is older than this.
+        excludes: Patterns of what to leave out of all directories, as in `.gitignore`, beside the default ones.
+        ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than: As for `Directory`.
+        strict: Whether a file that cannot be read makes the backup fail. If False, it is left out and noted.
 
     Raises:
         BackupFailed: A source could not be read whole. The message names it. Nothing was committed.
         NotProven: The backup is made, but did not come back identical.
     """
-    manager = _manager(name, databases, directories, repository, retention)
+    chosen = [
+        Directory(
+            path,
+            excludes=(*Directory.excludes, *excludes),
+            ignore_files=ignore_files,
+            exclude_caches=exclude_caches,
+            exclude_if_present=exclude_if_present,
+            one_file_system=one_file_system,
+            larger_than=larger_than,
+            strict=strict,
+        )
+        for path in directories
+    ]
+    manager = _manager(name, databases, chosen, repository, retention)
     try:
         return _created(manager, description, permanent, tags, prove)
     finally:  # a proof is overdue above all where backups fail
@@ -246,7 +269,7 @@ def _drilled(manager: BackupManager, name: str) -> DrillReport:
 def _manager(
     name: str,
     databases: Sequence[str],
-    directories: Sequence[str],
+    directories: Sequence[str | Directory],
     repository: str | None,
     retention: RetentionPolicy = DEFAULT_RETENTION,
 ) -> BackupManager:

@@ -34,6 +34,7 @@ class Selection(msgspec.Struct, array_like=True, frozen=True):
         exclude_caches: Leave out the contents of directories with a valid `CACHEDIR.TAG`, but for the tag.
         one_file_system: Leave out the contents of mount points.
         larger_than: Leave out files of more bytes. None: no limit.
+        exclude_if_present: Leave out the contents of directories with a file of one of these names, but for that file.
     """
 
     excludes: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Selection(msgspec.Struct, array_like=True, frozen=True):
     exclude_caches: bool = False
     one_file_system: bool = False
     larger_than: int | None = None
+    exclude_if_present: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Directory:
             `CACHEDIR.TAG`.
         one_file_system: Whether to leave out what is mounted in the directory. The mount points are kept, empty.
         larger_than: Leave out files of more bytes than this. Default: no limit.
+        exclude_if_present: Names of files that mark directories whose contents are left out. The mark itself is kept.
         strict: Whether a file that cannot be read makes the backup fail. If False, it is reported and left out.
 
     A restore leaves alone what was left out.
@@ -73,6 +76,7 @@ class Directory:
     exclude_caches: bool = False
     one_file_system: bool = False
     larger_than: int | None = None
+    exclude_if_present: Sequence[str] = ()
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -80,7 +84,7 @@ class Directory:
         object.__setattr__(self, "name", self.name or Path(self.path).name)
         if not self.name:
             raise InvalidArgument(f"The directory {self.path} has no name of its own: pass name=...")
-        for what in ("excludes", "ignore_files"):
+        for what in ("excludes", "ignore_files", "exclude_if_present"):
             if isinstance(getattr(self, what), str):
                 raise InvalidArgument(f"{what} takes several strings, not one: write ({getattr(self, what)!r},).")
         if self.larger_than is not None and self.larger_than < 0:
@@ -90,7 +94,12 @@ class Directory:
     def selection(self) -> Selection:
         """What of it belongs to the backup."""
         return Selection(
-            tuple(self.excludes), tuple(self.ignore_files), self.exclude_caches, self.one_file_system, self.larger_than
+            tuple(self.excludes),
+            tuple(self.ignore_files),
+            self.exclude_caches,
+            self.one_file_system,
+            self.larger_than,
+            tuple(self.exclude_if_present),
         )
 
 
@@ -144,13 +153,13 @@ def walk(folder: str, selection: Selection, failed: Failed) -> Iterator[tuple[st
                         rules = (*rules_of(lines, len(prefix)), *rules)
                     except OSError as error:
                         failed(prefix + entry.name, error)
-            is_cache = selection.exclude_caches and any(_is_tag(directory, entry) for entry in entries)
+            marks = [entry.name for entry in entries if _is_mark(directory, entry, selection)]
             for entry in entries:
                 path = prefix + entry.name
                 is_directory = entry.is_dir(follow_symlinks=False)
                 if (
                     entry.name.startswith(RESTORING)
-                    or (is_cache and entry.name != _TAG)
+                    or (marks and entry.name not in marks)
                     or (rules and left_out(rules, path, entry.name, is_directory))
                     or (selection.larger_than is not None and _is_larger(entry, selection.larger_than))
                 ):
@@ -168,6 +177,13 @@ def _read(directory: int, name: str, length: int = -1) -> bytes:
     """Read a file in an open directory, or the beginning of it. Nothing but a file is read, and no link followed."""
     with open(os.open(name, FILE, dir_fd=directory), "rb") as file:
         return file.read(length) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+
+
+def _is_mark(directory: int, entry: os.DirEntry[str], selection: Selection) -> bool:
+    """Whether an entry says that the contents of its directory are left out."""
+    if entry.name in selection.exclude_if_present:
+        return entry.is_file(follow_symlinks=False)
+    return selection.exclude_caches and _is_tag(directory, entry)
 
 
 def _is_tag(directory: int, entry: os.DirEntry[str]) -> bool:
