@@ -273,10 +273,10 @@ def test_a_postgresql_restore_that_fails_changes_nothing(
     kept = take(shop)
     database_servers.psql(postgres, HOSTILE)("INSERT INTO accounts VALUES (9999, 1);")
     before = postgres_state(postgres)
-    with pytest.raises(RestoreFailed, match="is as it was: A chunk is missing"):
+    with pytest.raises(RestoreFailed, match="is unchanged: A chunk is missing"):
         shop.restore(StoredDump(kept.files, kept.counts, torn=".pgdump"), tables)
     broken = StoredDump({**kept.files, "database.pgdump": kept.files["database.pgdump"][:-3000]}, kept.counts)
-    with pytest.raises(RestoreFailed, match="is as it was"):
+    with pytest.raises(RestoreFailed, match="is unchanged"):
         shop.restore(broken, [*tables, "public.orders"] if tables else ())
     assert postgres_state(postgres) == before
 
@@ -591,9 +591,9 @@ def test_a_sqlite_restore_that_fails_changes_nothing(notes: SQLite) -> None:
         StoredDump({"database.sqlite": bytes(data)}, kept.counts),
         StoredDump(kept.files, kept.counts, torn=".sqlite"),
     ):
-        with pytest.raises(RestoreFailed, match="is as it was"):
+        with pytest.raises(RestoreFailed, match="is unchanged"):
             notes.restore(broken)
-        with pytest.raises(RestoreFailed, match="is as it was"):
+        with pytest.raises(RestoreFailed, match="is unchanged"):
             notes.restore(broken, only=["accounts"])
     assert sqlite_state(notes) == before
     assert not [path for path in Path(notes.path).parent.iterdir() if "restoring" in path.name]
@@ -741,7 +741,7 @@ def test_a_duckdb_restore_that_fails_changes_nothing(warehouse: DuckDB) -> None:
     broken = StoredDump({**kept.files, "orders.csv": b"account,note\nnot a number,x\n"}, kept.counts)
     fewer = StoredDump({**kept.files, "orders.csv": b"account,note\n"}, kept.counts)
     for dump in (broken, fewer):
-        with pytest.raises(RestoreFailed, match="is as it was"):
+        with pytest.raises(RestoreFailed, match="is unchanged"):
             warehouse.restore(dump)
     with duckdb.connect(warehouse.path), pytest.raises(RestoreFailed, match="Close its connections first"):
         warehouse.restore(kept)
@@ -811,7 +811,7 @@ def test_a_redis_restore_that_fails_changes_nothing_and_leaves_nothing(redis_ser
     database, client = redis_of(redis_server), database_servers.redis_client(redis_server)
     kept = take(database)
     data = kept.files["dump.rdb"]
-    with pytest.raises(RestoreFailed, match=r"is as it was: .*edis"):
+    with pytest.raises(RestoreFailed, match=r"is unchanged: .*edis"):
         database.restore(StoredDump({"dump.rdb": data[: len(data) // 2]}, kept.counts))
     client("".join(f"SELECT {number}\nSET full 1\n" for number in range(16) if number not in (0, 3, 9)))
     full = database.counts()
@@ -832,7 +832,7 @@ def test_a_redis_restore_that_fails_changes_nothing_and_leaves_nothing(redis_ser
     # Another restore takes the databases that this one fills for leftovers: only one of the two counts.
     with database.stage(kept) as first:
         with database.stage(kept) as second:
-            with pytest.raises(RestoreFailed, match="is as it was: Another restore"):
+            with pytest.raises(RestoreFailed, match="is unchanged: Another restore"):
                 first()
             assert changed.items() <= database.counts().items()
             second()
@@ -881,7 +881,7 @@ def test_etcd_comes_back_whole(etcd_server: Server) -> None:
     subprocess.run([*ctl, "put", "/key/2/2", "changed"], check=True)
     subprocess.run([*ctl, "put", "zz", "new"], check=True)
     changed = etcd_state(etcd_server, PASSWORD)
-    with pytest.raises(RestoreFailed, match=r"is as it was: .*keys has 1201 of 1202"):
+    with pytest.raises(RestoreFailed, match=r"is unchanged: .*keys has 1201 of 1202"):
         database.restore(StoredDump(kept.files, {"keys": 1202}))
     assert etcd_state(etcd_server, PASSWORD) == changed
     with no_password_shows():
@@ -1097,10 +1097,10 @@ def forged(file: Path, deep: int = 100_000) -> Iterator[bytes]:
 
 
 def each_refused(database: Database, dumps: Iterable[StoredDump], file: Path) -> None:
-    """Each of these dumps is refused by name; the database is as it was, and nothing ran."""
+    """Each of these dumps is refused by name; the database is unchanged, and nothing ran."""
     before = database.counts()
     for made in dumps:
-        with pytest.raises(RestoreFailed, match=r"is as it was: .*damaged"):
+        with pytest.raises(RestoreFailed, match=r"is unchanged: .*damaged"):
             database.restore(made)
     assert not file.exists()
     assert database.counts() == before
@@ -1120,7 +1120,7 @@ def test_forged_dumps_of_mongodb_are_refused(mongo_port: int, tmp_path: Path) ->
     ]
     each_refused(database, (StoredDump({**kept.files, "database.json": one}, kept.counts) for one in settings), file)
     each_refused(database, [StoredDump({"database.archive": b""}, {})], file)
-    with pytest.raises(RestoreFailed, match=r"is as it was: .*holds the users of a server"):
+    with pytest.raises(RestoreFailed, match=r"is unchanged: .*holds the users of a server"):
         database.restore(StoredDump({**kept.files, "database.json": b'{"database": "admin"}'}, kept.counts))
 
 

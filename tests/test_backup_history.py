@@ -170,7 +170,7 @@ def test_a_backup_that_does_not_come_back_is_made_and_not_proven(tmp_path: Path)
     flat = Lossy(tmp_path / "flat")
     flat.path.write_text("a\nb\n")
     manager = BackupManager(tmp_path / "repository", databases=[flat])
-    with pytest.raises(NotProven, match="lines: 1 came back, and 2 were backed up") as failure:
+    with pytest.raises(NotProven, match="lines: 1 restored, 2 expected") as failure:
         manager.create_backup(prove=True)
     [backup] = manager.list_backups()
     assert (failure.value.backup, backup.proven_at) == (backup.name, None)

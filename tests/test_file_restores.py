@@ -125,7 +125,7 @@ def test_a_lost_sqlite_gets_its_mode_and_owner_back(tmp_path: Path, mode: int) -
 def test_a_hostile_mode_is_refused(tmp_path: Path, settings: bytes) -> None:
     database = sqlite(tmp_path / "app.db", "CREATE TABLE t (a)")
     kept, before = StoredDump.of(database), Path(database.path).read_bytes()
-    with pytest.raises(RestoreFailed, match="is as it was"):
+    with pytest.raises(RestoreFailed, match="is unchanged"):
         database.restore(StoredDump({**kept.files, "database.json": settings}, kept.counts))
     assert Path(database.path).read_bytes() == before
 
@@ -403,7 +403,7 @@ def test_a_restore_without_memory_leaves_none_of_it(flush: str) -> None:
         client("".join(f"SET key{n} {'x' * 1000}\n" for n in range(10000)))
         kept = StoredDump.of(database)
         client("CONFIG SET maxmemory-policy noeviction\nCONFIG SET maxmemory 18mb\n")
-        with pytest.raises(RestoreFailed, match="is as it was"):
+        with pytest.raises(RestoreFailed, match="is unchanged"):
             database.restore(kept)
         assert database.counts() == kept.counts
         client("CONFIG SET maxmemory 0\nSET later 1\n")

@@ -598,7 +598,7 @@ def test_clients_may_be_newer_than_the_server(
     if setting == "transaction_timeout":
         of(server).restore(kept)
     else:
-        with pytest.raises(RestoreFailed, match="is as it was"):
+        with pytest.raises(RestoreFailed, match="is unchanged"):
             of(server).restore(kept)
     assert of(server).counts() == kept.counts
     assert leftovers(admin) == []

@@ -140,14 +140,14 @@ def test_what_cannot_be_switched_says_what_is_new_and_can_be_finished(tmp_path: 
     with pytest.raises(RestoreFailed) as failure:
         manager.restore_backup(backup.name, confirm=True)
     message = str(failure.value)
-    assert f"{second.name} is as it was. Restored: {first.name}. As they were: data." in message
+    assert f"{second.name} is unchanged. Restored: {first.name}. Unchanged: data." in message
     assert "`prefect-snapshots backups resume-restore`" in message
     [record] = manager.list_interrupted_restores()
     assert [part.found for part in record.parts] == [PartState.NEW, PartState.OLD, PartState.OLD]
-    assert record.described() == f"Restored: {first.name}. As they were: {second.name}, {folder}."
+    assert record.described() == f"Restored: {first.name}. Unchanged: {second.name}, {folder}."
     note = manager.create_backup("meanwhile").part(second.name).notes
-    assert note == [f"It was backed up while a restore of {backup.name} had not ended: {record.described()}"]
-    with pytest.raises(RestoreFailed, match=r"cannot be taken back.*Nothing was changed"):
+    assert note == [f"This part was backed up while a restore of {backup.name} had not ended: {record.described()}"]
+    with pytest.raises(RestoreFailed, match=r"cannot be undone.*Nothing was changed"):
         manager.resume_restore(undo=True)
     second.fails = ""
     [report] = manager.resume_restore()
@@ -175,7 +175,7 @@ def test_whoever_is_interrupted_learns_what_there_is(tmp_path: Path, caplog: pyt
     manager.create_backup()
     with pytest.raises(KeyboardInterrupt) as ended:
         manager.restore_backup("latest", confirm=True)
-    assert f"{second.name} is either restored or as it was. Restored: {first.name}." in ended.value.__notes__[0]
+    assert f"{second.name} is either restored or unchanged. Restored: {first.name}." in ended.value.__notes__[0]
     assert ended.value.__notes__[0] in caplog.text
     [record] = manager.list_interrupted_restores()
     assert [part.state for part in record.parts] == [PartState.NEW, PartState.SWITCHING]

@@ -1,4 +1,4 @@
-"""Backups of databases and directories: each one a version that can be listed, verified and restored as a whole."""
+"""Backups of databases and directories: list, verify, compare, prove and restore them."""
 
 from ..trees.scanning import Directory
 from .browsing import BackupDiff, CountChange, FileChange, FileInfo

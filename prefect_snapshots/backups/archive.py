@@ -1,6 +1,6 @@
-"""Sources -> one content, and a content -> its parts.
+"""Store the sources of a backup as one content, and read that content back part by part.
 
-`store` is what a commit calls to store a backup; `Archive` reads one. Every byte is verified before it is handed out.
+A commit calls `store` to store a backup; `Archive` reads one. Every byte is verified before it is returned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .manifest import DIRECTORY, Part, decode_manifest, encode_manifest
 from .sources import Database, DumpNote
 
 _VERIFIED = 16 * 1024 * 1024
-"""Bytes that are verified at once."""
+"""Bytes to verify at once: enough to read many chunks together, and little memory."""
 
 
 def store(
@@ -125,15 +125,15 @@ def _finish(part: Part, sketches: Iterable[deltas.Sketch], notes: Sequence[DumpN
 
 
 class Archive:
-    """One backup.
+    """Reads one backup.
 
     Args:
-        content: of the backup's event.
-        label: what errors call the backup.
+        content: The content of the backup's event.
+        label: The name of the backup in error messages.
 
     Raises:
-        IntegrityError: the manifest is damaged.
-        InvalidName: it leads out of its parts.
+        IntegrityError: The manifest is damaged.
+        InvalidName: A path in the manifest leads out of its part.
     """
 
     def __init__(self, content: ContentReader, label: str = "the backup") -> None:
@@ -146,25 +146,25 @@ class Archive:
             offset += self.parts[-1].stored
 
     def part(self, name: str) -> PartReader:
-        """The part of one name.
+        """Return the part with a name.
 
         Raises:
-            InvalidArgument: there is none.
+            InvalidArgument: There is no such part.
         """
         for part in self.parts:
             if part.name == name:
                 return part
-        names = ", ".join(repr(part.name) for part in self.parts) or "nothing"
-        raise InvalidArgument(f"{self.label} holds no {name!r}: it holds {names}")
+        names = ", ".join(repr(part.name) for part in self.parts) or "none"
+        raise InvalidArgument(f"There is no part named {name!r} in {self.label}. Its parts are: {names}.")
 
     def verify(self, passed: Callable[[int], None] = lambda _: None) -> None:
-        """Read every byte once, and verify it.
+        """Read and verify every byte once.
 
         Args:
-            passed: called with bytes that are sound.
+            passed: Called with the number of bytes just verified.
 
         Raises:
-            DamagedVersion: naming the first file that is damaged.
+            DamagedVersion: A file is damaged. The message names the first one.
         """
         if self._content.inline is not None:
             return
@@ -222,16 +222,16 @@ class PartReader(StoredTree):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Rows or documents per table or collection, of a database."""
+        """For a database: rows or documents per table or collection."""
         return self.part.counts
 
     @property
     def paths(self) -> Sequence[str]:
-        """Of all files."""
+        """The paths of all files."""
         return [entry.path for entry in self.entries if entry.is_file]
 
     def previous_chunks(self) -> deltas.Previous | None:
-        """The chunks of a dump, for the next one to be compared with."""
+        """Return the chunks of a dump, to compare the next one with them."""
         sketches = np.frombuffer(self.part.sketches, "<u8").reshape(-1, deltas.FEATURES)
         ends = np.cumsum(self.reader.table["size"], dtype=np.int64)
         first, last = ends.searchsorted([self.offset, self.offset + self.stored], "right")
@@ -242,6 +242,6 @@ class PartReader(StoredTree):
         """Write everything into an empty folder.
 
         Raises:
-            DamagedVersion: naming the first file that cannot be verified.
+            DamagedVersion: A file cannot be verified. The message names the first one.
         """
         write_tree(self, folder)

@@ -1,4 +1,4 @@
-"""Look into backups without restoring them: their files, the bytes of one, and what differs between two."""
+"""Look into backups without restoring them: list their files, and compare two backups."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class FileInfo:
     """One entry of a backup.
 
     Attributes:
-        part: The name of the part that it is in.
+        part: The name of the part that contains it.
         path: Its path within the part.
         type: "file", "directory", "link" or "fifo".
-        size: Bytes of a file; 0 of anything else.
+        size: Size of a file in bytes; 0 for anything else.
         mode: Permissions, as in `stat`.
         modified_at: When it was last changed, in UTC.
         target: What a symbolic link points to, else None.
@@ -57,7 +57,7 @@ class FileChange:
         path: The path within the part.
         change: "added": only the new one has it; "deleted": only the old one has it; "changed": content, type,
             permissions or owner differ.
-        old_size, new_size: Bytes; 0 where it is not there.
+        old_size, new_size: Sizes in bytes; 0 on the side that does not have it.
     """
 
     part: str
@@ -69,7 +69,7 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class CountChange:
-    """A table or collection whose number of rows or documents differs. None: it is not there."""
+    """A table or collection whose number of rows or documents differs. None: that side does not have it."""
 
     part: str
     table: str
@@ -82,11 +82,11 @@ class BackupDiff:
     """What differs between two backups, or between a target and a backup.
 
     Attributes:
-        old, new: What was compared.
+        old, new: The names of what was compared.
         parts_added, parts_deleted: The names of parts that only one of them has.
         files: Paths of directories that differ, sorted.
         counts: Tables and collections whose number of rows or documents differs.
-        databases_changed: Databases whose dumps are not identical. Their rows may still be.
+        databases_changed: Databases whose dumps are not identical. Their rows may still be identical.
     """
 
     old: str
@@ -113,7 +113,9 @@ def list_files(content: Archive, part: str | None, path: str, pattern: str | Non
         if _is_below(entry.path, path) and (pattern is None or _matches(entry.path, pattern))
     ]
     if path and not found and pattern is None:
-        raise InvalidArgument(f"{content.label} holds no {path!r}. List its files with `prefect-snapshots backups ls`.")
+        raise InvalidArgument(
+            f"There is no {path!r} in {content.label}. List its files with `prefect-snapshots backups ls`."
+        )
     return found
 
 
@@ -149,7 +151,7 @@ def restore_changes(
         part: The part that would be restored.
         target: Where it would go.
         only: The paths, tables or collections that would be restored; empty: all.
-        keep_extra: Whether what the backup does not hold would stay.
+        keep_extra: Whether files that are not in the backup would stay.
     """
     if not isinstance(target, Directory):
         try:

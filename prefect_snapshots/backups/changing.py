@@ -1,4 +1,4 @@
-"""Change what is said of backups, and delete them: pins, descriptions, tags, and what retention does not keep."""
+"""Change and delete backups: pins, descriptions, tags, and the retention policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST_PROVEN = "last proven"
 
 
 def annotate(history: History, name: str, **changes: Any) -> Backup:
-    """Change what is said of a backup. What it holds never changes.
+    """Change the record of a backup. Its data never changes.
 
     Args:
         history: The backups of one name.
@@ -27,7 +27,7 @@ def annotate(history: History, name: str, **changes: Any) -> Backup:
         changes: Any of `pinned`, `description`, `tags` and `proven_by`.
 
     Raises:
-        BackupNotFound: There is none. Nothing was changed.
+        BackupNotFound: There is no such backup. Nothing was changed.
     """
     body = changes_body(name, **changes)
 
@@ -58,7 +58,7 @@ def delete(history: History, name: str, force: bool) -> None:
         event, backup = records.get(name)
         if backup.pinned and not force:
             why = "is pinned" if backup.broken is None else "has a record that cannot be read"
-            raise Pinned(f"Backup {name!r} {why}. It was not deleted. To delete it all the same, pass force=True.")
+            raise Pinned(f"Backup {name!r} {why}. It was not deleted. Pass force=True to delete it anyway.")
         return Draft("remove", {"id": name}, [event.sequence])
 
     history.change_backup(draft)
@@ -80,10 +80,10 @@ def clean_up(
 def expire(
     history: History, policy: RetentionPolicy, *, dry_run: bool = False
 ) -> tuple[tuple[RetentionRow, ...], list[int]]:
-    """Delete what a policy does not keep. Space is freed by a prune.
+    """Delete the backups that a policy does not keep. A prune frees their space.
 
     Returns:
-        A row for each backup, newest first, and the numbers of the events that are deleted.
+        A row for each backup, newest first, and the numbers of the events that were deleted.
     """
     rows: tuple[RetentionRow, ...] = ()
     doomed: list[int] = []

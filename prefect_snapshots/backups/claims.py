@@ -1,9 +1,9 @@
-"""Which source claims which file: no file is in two parts of a backup, and the repository is in none.
+"""Decide which source a file belongs to: no file is in two parts of a backup, and the repository is in none.
 
-A database file that lies in a backed-up directory belongs to the database: the raw copy that the directory would make
-is torn, and a restore would put it over the consistent one. So it is left out of the directory, as if excluded, with
-the files that its database keeps beside it. A directory within another one is a part of its own, and a backup that held
-its own repository would never end.
+A database file in a backed-up directory belongs to the database. If the directory copied it while it is written, the
+copy would be inconsistent, and a restore would put it over the consistent dump. So the directory excludes it, together
+with the files that the database keeps beside it. A directory within another one is a separate part. The repository is
+excluded because a backup that contains its own repository would never end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .sources import Database
 Source: TypeAlias = Database | Directory
 
 _BESIDE = ("", "-wal", "-shm", "-journal", ".wal", ".tmp")
-"""What databases in one file append to its name for the files that they keep beside it."""
+"""Suffixes of the files that a database in one file keeps beside it."""
 
 T = TypeVar("T")
 
@@ -31,12 +31,15 @@ T = TypeVar("T")
 def without_claimed(
     directories: Sequence[Directory], databases: Iterable[Database], repository: Repository
 ) -> list[Directory]:
-    """Return the directories without what belongs to a database, to another directory, or to the repository.
+    """Exclude from directories what belongs to a database, to another directory, or to the repository.
 
     Args:
         directories: The directories to back up.
-        databases: The databases that are backed up beside them.
-        repository: Where backups go.
+        databases: The databases in the same backup.
+        repository: The repository that stores the backup.
+
+    Returns:
+        The directories with these excludes.
 
     Raises:
         InvalidArgument: Two sources are the same directory, or have the same name.
@@ -51,7 +54,7 @@ def without_claimed(
 
 
 def files_of(database: Database) -> list[Path]:
-    """Return the files of a database that lives in one, whether they exist or not; of a server none."""
+    """Return the files of a database that is stored in a file, whether they exist or not. A server has none."""
     path = getattr(database, "path", None)
     if not isinstance(path, str | os.PathLike):
         return []
@@ -60,41 +63,41 @@ def files_of(database: Database) -> list[Path]:
 
 
 def repository_place(repository: Repository) -> Iterator[Path]:
-    """Yield where the repository lies, if that is on this machine."""
+    """Yield the path of the repository, if it is on this machine."""
     if repository.location.is_local:
         yield Path(os.path.realpath(repository.url.removeprefix("file://")))
 
 
 def refuse_own_repository(directory: Directory, repository: Repository) -> None:
-    """Refuse to switch a directory as a whole in which the repository lies: it would be read and moved at once.
+    """Refuse to replace a directory that contains the repository: it would be read and moved at the same time.
 
     Raises:
-        InvalidArgument: It lies there.
+        InvalidArgument: The directory contains the repository.
     """
     if holds_repository(directory, repository):
         raise InvalidArgument(
-            f"The repository {repository.url} lies in {directory.path}, which therefore cannot be switched as a whole. "
-            "Restore to another place, restore only some paths, or pass in_place=True."
+            f"The directory {directory.path} contains the repository {repository.url}, so it cannot be replaced as "
+            "a whole. Restore to another place, restore only some paths, or pass in_place=True."
         )
 
 
 def holds_repository(directory: Directory, repository: Repository) -> bool:
-    """Return whether the repository lies in a directory."""
+    """Return whether a directory contains the repository."""
     root = Path(os.path.realpath(directory.path))
     return any(is_within(place, root) for place in repository_place(repository))
 
 
 def is_within(place: Path, folder: Path) -> bool:
-    """Return whether a place lies below a folder, and is not the folder itself."""
+    """Return whether a path is below a folder. The folder itself is not."""
     return place.is_relative_to(folder) and place != folder
 
 
 def outer_first(items: Sequence[T], place_of: dict[int, Path | None]) -> list[list[T]]:
-    """Sort what is restored into rounds: what lies in a directory comes in a later round than the directory.
+    """Sort restores into rounds: what is inside a directory comes in a later round than the directory.
 
     Args:
-        items: What is restored, in order.
-        place_of: Where each of them lies on this machine, by its number; None: nowhere.
+        items: What to restore, in order.
+        place_of: Returns the path of the item with a number. None: it is not on this machine.
     """
     depths: list[int] = []
     for number in range(len(items)):

@@ -1,4 +1,4 @@
-"""Directories as sources of a backup: what is read of them, and what is said about it."""
+"""Read directories into a backup, and report what was left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .manifest import DIRECTORY, Part
 from .sources import DumpNote
 
 _SHOWN = 3
-"""Files that an error names: the report has all of them."""
+"""Number of files that an error names. The report has all of them."""
 
 
 @dataclass(slots=True)
@@ -27,27 +27,27 @@ class Summary:
     files: int = 0
     directories: int = 0
     links: int = 0
-    """Symbolic links, and further names of files."""
+    """Symbolic links, and additional hard links to files."""
     size: int = 0
     """Bytes of all files."""
     read: int = 0
-    """Bytes that were read; the rest is as it was in the previous backup."""
+    """Bytes that were read. The rest is unchanged since the previous backup."""
     kept: int = 0
     """Files that were not read."""
     unreadable: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    """Files that changed while they were read, twice; stored as they were read the second time."""
+    """Files that changed during both attempts to read them. The second attempt is stored."""
     vanished: list[str] = field(default_factory=list)
-    """Files that were gone when they should have been read."""
+    """Files that were deleted before they could be read."""
     skipped: list[str] = field(default_factory=list)
     """Sockets and devices."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows or documents per table or collection, of a database."""
+    """For a database: rows or documents per table or collection."""
     notes: Sequence[DumpNote] = ()
     """What the dump of a database does not hold, or what comes back in another form."""
 
     def count(self, entries: Sequence[Entry]) -> None:
-        """Fill in what the entries say."""
+        """Count the files, links and bytes of the entries."""
         for entry in entries:
             if entry.is_directory:
                 self.directories += 1
@@ -59,14 +59,14 @@ class Summary:
 
 
 class DirectoryReader:
-    """Reads a directory into a backup: `chunks`, and when those are stored, `finish`.
+    """Reads a directory into a backup: first call `chunks`, and `finish` when those are stored.
 
     Args:
         source: The directory.
-        previous: What the previous backup holds of it. None: everything is read.
+        previous: Its part of the previous backup. None: read everything.
 
     Raises:
-        BackupFailed: The directory cannot be read, or something in it cannot and the source is strict.
+        BackupFailed: The directory cannot be read, or something in it cannot be read and the source is strict.
     """
 
     def __init__(self, source: Directory, previous: Previous | None = None) -> None:
@@ -77,7 +77,7 @@ class DirectoryReader:
             self._refuse_unreadable()
             self._tree = Tree(root, self._scan, previous)
         except NotADirectoryError:
-            raise BackupFailed(f"{source.path} is not a directory. Back up the directory that it is in.") from None
+            raise BackupFailed(f"{source.path} is not a directory. Back up the directory that contains it.") from None
         except OSError as error:
             raise BackupFailed(f"The directory {source.path} cannot be read: {error.strerror}.") from None
 
@@ -86,7 +86,7 @@ class DirectoryReader:
         return self._tree.chunks(writer, passed)
 
     def finish(self) -> tuple[Part, Summary]:
-        """Return what the manifest says of the directory, and what was done, once its chunks are stored.
+        """Return the directory's part of the manifest, and a summary. Call it when the chunks are stored.
 
         Raises:
             BackupFailed: A file could not be read, and the source is strict.

@@ -1,8 +1,8 @@
-"""A drill: restore a backup into a scratch place, and compare what came back with what was backed up.
+"""Drills: restore a backup into a temporary place, and compare the result with what was backed up.
 
-Files are compared byte by byte. A database is dumped again where it came back, and both dumps are compared by the
-number of rows of each table and, where its kind has them, by checksums of the rows: their bytes may differ. A backup
-that passes is *proven*, and says so from then on.
+Files are compared byte by byte. A restored database is dumped again. Because the bytes of two dumps may differ, they
+are compared by the number of rows of each table and, if the kind of database supports it, by checksums of the rows. A
+backup that passes is marked as *proven*.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..documents.texts import count_text
 from ..errors import StorageFull
 from ..repository.progress import Progress
 from ..trees.scanning import Directory
@@ -25,20 +26,20 @@ from .sources import Database, DumpFile, Expires, Noted
 from .working import working_folder
 
 _SHOWN = 10
-"""Differences of one part that a report names: more would not help to find the cause."""
+"""Number of differences of one part that a report names: more would not help to find the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrillRow:
-    """What a drill found about one part.
+    """The result of a drill for one part.
 
     Attributes:
         part: The name of the part.
         kind: "directory", or the kind of database.
         files: How many files were compared byte by byte.
-        counts: Rows or documents that came back, per table or collection.
-        problems: What differs, or why the part could not be restored. Empty if it came back identical.
-        notes: What the drill left out, or how far it was confined. They do not make it fail.
+        counts: Restored rows or documents per table or collection.
+        problems: What differs, or why the part could not be restored. Empty if the restored part is identical.
+        notes: What the drill left out or could not check. Notes do not make it fail.
     """
 
     part: str
@@ -50,18 +51,18 @@ class DrillRow:
 
     @property
     def ok(self) -> bool:
-        """Whether the part came back identical."""
+        """Whether the restored part is identical."""
         return not self.problems
 
 
 @dataclass(frozen=True, slots=True)
 class DrillReport:
-    """What a drill found.
+    """The result of a drill.
 
     Attributes:
         name: The name of the backup.
         rows: A row for each part.
-        duration: Seconds that the drill took.
+        duration: How long the drill took, in seconds.
     """
 
     name: str
@@ -70,7 +71,7 @@ class DrillReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything came back identical."""
+        """Whether everything that was restored is identical."""
         return all(row.ok for row in self.rows)
 
     @property
@@ -82,7 +83,7 @@ class DrillReport:
 def drill(
     backup: Backup, content: Archive, sources: Mapping[str, Database | Directory], progress: Progress
 ) -> DrillReport:
-    """See `BackupManager.drill`. The databases in `sources`, by name, make the scratch ones beside themselves."""
+    """See `BackupManager.drill`. Each database in `sources`, by name, creates its scratch database."""
     started = time.monotonic()
     rows = []
     with terminable():
@@ -94,7 +95,7 @@ def drill(
 
 
 def prover(run: Mapping[str, object] | None) -> str:
-    """Return who proves a backup: the flow run, or else the machine."""
+    """Return who runs the drill: the flow run, or else the machine."""
     named = " / ".join(str(run[key]) for key in ("flow", "flow_run") if run and run.get(key))
     return named or host()
 
@@ -107,11 +108,11 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)
         elif source is None or isinstance(source, Directory):
-            problems = ["the manager has no database of this name, beside which a scratch one could be made"]
+            problems = ["the manager has no database with this name, so no scratch database could be created"]
         else:
             counts, problems, notes = _try_database(part, source)
     except Exception as error:  # whatever stops a restore is what a drill is there to find
-        problems = [f"it could not be restored: {error}"]
+        problems = [f"the restore failed: {error}"]
     return DrillRow(part.name, part.kind, files, counts, tuple(problems), tuple(notes))
 
 
@@ -120,8 +121,10 @@ def _try_directory(part: PartReader) -> tuple[int, list[str]]:
         _check_space(part, folder)
         part.extract(folder)
         different = [path for path in part.paths if not _equal(part.open(path), folder / path)]
-    more = [f"and {len(different) - _SHOWN} more files"] if len(different) > _SHOWN else []
-    return len(part.paths), [f"{path} came back different" for path in different[:_SHOWN]] + more
+    problems = [f"{path} differs from the backup" for path in different[:_SHOWN]]
+    if more := len(different) - len(problems):
+        problems.append(count_text(more, "more file differs", "more files differ"))
+    return len(part.paths), problems
 
 
 def _check_space(part: PartReader, folder: Path) -> None:
@@ -156,9 +159,9 @@ def _try_database(part: PartReader, source: Database) -> tuple[dict[str, int], l
     return (
         found,
         [
-            f"{name}: {_number(found, name)} came back, and {_number(expected, name)} were backed up"
+            f"{name}: {_number(found, name)} restored, {_number(expected, name)} expected"
             if name in fewer
-            else f"{name}: what came back is as much as was backed up, but not the same"
+            else f"{name}: the counts are equal, but the contents differ"
             for name in sorted(fewer | other)
         ],
         notes,

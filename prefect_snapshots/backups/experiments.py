@@ -1,4 +1,4 @@
-"""Try something with data that is backed up, and get the data back if it fails."""
+"""Run an experiment on your data, and restore the data if the experiment fails."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .records import Backup
 
 @contextlib.contextmanager
 def safe_experiment(manager: BackupManager, description: str = "Before an experiment") -> Iterator[Backup]:
-    """Back up first, and restore if the block raises. The exception goes on.
+    """Make a backup first, and restore it if the block raises an exception. The exception is raised again.
 
-    While the block runs, the backup is pinned, so that nothing in the block deletes it.
+    The backup is pinned while the block runs, so that nothing in the block deletes it.
 
     Args:
         manager: The manager of the databases and directories that you experiment with.

@@ -35,10 +35,17 @@ _BLOCK = tarfile.BLOCKSIZE
 def write_tar(path: Path, backup: Backup, content: Archive, passed: Callable[[int], None]) -> Path:
     """Write a backup to a tar file: see `BackupManager.export`.
 
-    `passed` is called with the number of bytes just written.
+    Args:
+        path: The file to create. With the suffix `.zst` it is compressed.
+        backup: The record of the backup.
+        content: The data of the backup.
+        passed: Called with the number of bytes just written.
+
+    Returns:
+        The path.
     """
     if os.path.lexists(path):
-        raise InvalidArgument(f"{path} exists already, and was not changed. Choose another path.")
+        raise InvalidArgument(f"{path} already exists, and was not changed. Choose another path.")
     folders = folder_names(backup)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -57,7 +64,9 @@ def write_tar(path: Path, backup: Backup, content: Archive, passed: Callable[[in
 
 
 def folder_names(backup: Backup) -> dict[str, str]:
-    """Return a folder for each part: its name without special characters, with a number if that is not unique."""
+    """Return the name of a folder for each part: the part's name without special characters.
+
+    A number is appended if that is not unique."""
     folders: dict[str, str] = {}
     for name in backup.part_names:
         plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[-100:] or "part"

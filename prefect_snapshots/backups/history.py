@@ -1,4 +1,4 @@
-"""The backups of one name in a repository: read them, find one, and open what it holds."""
+"""The backups of one name in a repository: list them, find one, and open its data."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class History:
 
     @property
     def tracked(self) -> TrackedStream[Records]:
-        """The stream of these backups. It is opened with the first use: a manager that is only made reads nothing."""
+        """The stream of these backups. It is opened on first use, so creating a manager reads nothing."""
         with self._lock:
             if self._tracked is None:
                 self._tracked = TrackedStream(self.repository, KIND, self.name, Records())
             return self._tracked
 
     def backups(self) -> list[Backup]:
-        """Return all backups, the one that was committed last first. One with a damaged record is `broken`."""
+        """Return all backups, the last committed first. Those with a damaged record are `broken`."""
         try:
             found = [backup for _, backup in self.tracked.refresh().by_name.values()]
         except DamagedObject:
@@ -54,20 +54,20 @@ class History:
         return found[::-1]
 
     def find(self, name: str) -> tuple[Event, Backup]:
-        """Return the event and the record of a backup. "latest" is the one that was committed last.
+        """Return the event and the record of a backup. "latest" is the last committed one.
 
         Raises:
-            BackupNotFound: There is none. The message names similar ones.
+            BackupNotFound: There is no such backup. The message names similar ones.
         """
         return self.tracked.refresh().find(name)
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[Backup, Archive]]:
-        """Open a backup. What turns out to be damaged within the block is said of this backup.
+        """Open a backup. Damage that is found within the block is reported with the name of this backup.
 
         Raises:
-            BackupNotFound: There is none of this name.
-            DamagedVersion: Its record, or its manifest, cannot be read.
+            BackupNotFound: There is no backup with this name.
+            DamagedVersion: Its record or its manifest cannot be read.
         """
         event, backup = self.find(name)
         if backup.broken is not None:
@@ -76,7 +76,7 @@ class History:
             yield backup, self._archive(event, backup)
 
     def previous(self, sources: Iterable[str]) -> list[Archive]:
-        """Return the last backup of each source, the newest first, as far as they can be read."""
+        """Return the last readable backup of each source, newest first."""
         wanted = set(sources)
         found = []
         for event, backup in reversed(self.tracked.view.by_name.values()):
@@ -86,22 +86,24 @@ class History:
                 try:
                     found.append(self._archive(event, backup))
                 except IntegrityError as error:
-                    logger.warning("All files are read, because %s cannot be: %s", self._label(backup), error)
+                    logger.warning(
+                        "All files are read again, because %s cannot be read: %s", self._label(backup), error
+                    )
             if not wanted:
                 break
         return found
 
     def open_restores(self) -> list[RestoreRecord]:
-        """Return the restores that have begun and not ended, oldest first."""
+        """Return the restores that have started and not ended, oldest first."""
         return list(self.tracked.refresh().restores.values())
 
     @property
     def change(self) -> Change | None:
-        """What commits an event without content. None if the repository may not be written."""
+        """The function that commits an event without content. None if the repository is read-only."""
         return None if self.repository.read_only else self.tracked.change
 
     def change_backup(self, draft: Callable[[Records], Draft | None], *, dry_run: bool = False) -> None:
-        """Commit what `draft` makes of the records. It is asked again when another writer was faster."""
+        """Commit the change that `draft` derives from the records. It is called again if another writer was faster."""
         self.tracked.change(lambda: draft(self.tracked.state), dry_run=dry_run)
 
     def _archive(self, event: Event, backup: Backup) -> Archive:

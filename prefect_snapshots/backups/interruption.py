@@ -1,8 +1,8 @@
-"""Signals that end a process, while a backup or a restore must not be left half done.
+"""Handle signals that end the process, so that no backup or restore is left half done.
 
-SIGTERM ends a Python process at once: no `finally` runs, and plain dumps and half restores stay. Within `terminable` it
-is an exception like Ctrl-C instead. Within `deferred` both wait for the end of the block. Signals reach the main thread
-only: in any other one, both do nothing, and the main thread ends the process as it likes.
+By default SIGTERM ends a Python process at once: no `finally` runs, so plain dumps and partial restores would stay.
+Within `terminable` it raises an exception instead, as Ctrl-C does. Within `deferred` both signals wait for the end of
+the block. Only the main thread receives signals: in other threads both functions do nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Let SIGTERM and SIGINT wait until the block has ended: for moments that must not be cut in two."""
+    """Delay SIGTERM and SIGINT until the block has ended, for steps that must not be interrupted."""
     if not _in_main_thread():
         yield
         return

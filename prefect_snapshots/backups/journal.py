@@ -1,12 +1,12 @@
-"""The journal of restores: which parts are new, old or mixed, however the process that restores them ends.
+"""The journal of restores: it records which parts are new, old or mixed, even if the restoring process is killed.
 
 A restore is a sequence of events in the stream of its backups:
 
 1. `restore` is committed when everything is verified, and before anything changes. It names the backup, its parts,
    their targets, and the safety backup if there is one. All parts are *old*.
-2. `restore-step` is committed before a part is switched, and says that it is *switching*. The next step, or the end,
-   says what became of it: *new*, *old*, or *mixed*.
-3. `restore-end` closes the journal: all parts are new, or all are old, or somebody accepted what is there.
+2. `restore-step` is committed before a part is switched, and marks it as *switching*. The next step, or the end,
+   records the result: *new*, *old*, or *mixed*.
+3. `restore-end` closes the journal: all parts are new, or all are old, or somebody accepted the current state.
 
 A journal without an end whose process is dead is an *interrupted* restore. Because the backup is in the repository, its
 parts can be restored again from any machine: `BackupManager.resume_restore` finishes it, or takes it back.
@@ -47,16 +47,16 @@ Change = Callable[[Callable[[], Draft | None]], object]
 
 
 class PartState(StrEnum):
-    """What a target holds while its part is restored."""
+    """The state of a target while its part is restored."""
 
     OLD = "old"
-    """What it was before the restore."""
+    """The state before the restore."""
     SWITCHING = "switching"
     """Old or new: the process ended during the switch."""
     NEW = "new"
-    """What the backup holds."""
+    """The state in the backup."""
     MIXED = "mixed"
-    """Some of both, or nothing."""
+    """A mixture of both, or nothing."""
 
 
 class _Part(msgspec.Struct, kw_only=True):
@@ -89,10 +89,10 @@ class RestorePart:
 
     Attributes:
         name: The name of the part.
-        target: The name of the database, or the path of the directory, that it is restored to.
-        only: The tables, collections or paths that are restored; empty: all of it.
-        in_place: Whether the target is changed in place, and not switched as a whole.
-        state: What the target holds.
+        target: The name of the database, or the path of the directory, to which it is restored.
+        only: The tables, collections or paths to restore. Empty: all of them.
+        in_place: Whether the target is changed in place instead of switched as a whole.
+        state: The last recorded state of the target.
     """
 
     name: str
@@ -103,7 +103,7 @@ class RestorePart:
 
     @property
     def found(self) -> PartState:
-        """What the target holds if the process is dead: a switch in place is mixed."""
+        """The state of the target if the process is dead: after an interrupted change in place it is mixed."""
         return PartState.MIXED if self.in_place and self.state is PartState.SWITCHING else self.state
 
 
@@ -112,14 +112,15 @@ class RestoreRecord:
     """A restore that has not ended.
 
     Attributes:
-        id: Names the restore.
+        id: The id of the restore.
         backup: The name of the backup.
-        started_at: When it began to change targets, in UTC.
-        host: The machine that it runs on, or ran on.
-        parts: All parts, and what their targets hold.
-        keep_extra: Whether files stay that the backup does not hold.
-        safety_backup: The backup that was made before, of the targets that are changed in place. None: there is none.
-        lock: The working folder that its process holds while it lives.
+        started_at: When it started to change targets, in UTC.
+        host: The machine on which it runs or ran.
+        parts: All parts, and the states of their targets.
+        keep_extra: Whether files that are not in the backup stay.
+        safety_backup: The backup of the targets that are changed in place, made before the restore. None: there is
+            none.
+        lock: The working folder that its process keeps locked while it lives.
     """
 
     id: str
@@ -138,28 +139,28 @@ class RestoreRecord:
 
     @property
     def runs(self) -> bool:
-        """Whether its process lives. Of another machine's process this machine cannot tell: it counts as dead."""
+        """Whether its process is alive. A process on another machine cannot be checked, and counts as dead."""
         return self.here and _LOCK.fullmatch(self.lock) is not None and is_held(working_path(self.lock))
 
     @property
     def changed(self) -> bool:
-        """Whether the target of any part may not be what it was."""
+        """Whether the target of any part may have changed."""
         return any(part.state is not PartState.OLD for part in self.parts)
 
     def described(self) -> str:
-        """Return which parts are new, old or mixed, in words."""
+        """Return full sentences that say which targets are restored, unchanged, or only partly restored."""
         words = {
             PartState.NEW: "Restored",
-            PartState.MIXED: "Mixed",
-            PartState.SWITCHING: "Either restored or as they were",
-            PartState.OLD: "As they were",
+            PartState.MIXED: "Only partly restored",
+            PartState.SWITCHING: "Either restored or unchanged",
+            PartState.OLD: "Unchanged",
         }
         groups = {word: [part.target for part in self.parts if part.found is state] for state, word in words.items()}
         return " ".join(f"{word}: {', '.join(targets)}." for word, targets in groups.items() if targets)
 
 
 def apply_restore_event(open_restores: MutableMapping[str, RestoreRecord], event: Event) -> None:
-    """Take an event of a journal into account. One that cannot be read, or is of another kind, changes nothing."""
+    """Apply an event of a journal. An event that cannot be read, or is of another kind, changes nothing."""
     try:
         if event.kind == "restore":
             begun = msgspec.convert(event.body, _Begun)
@@ -190,12 +191,12 @@ def apply_restore_event(open_restores: MutableMapping[str, RestoreRecord], event
 
 
 class Journal:
-    """The journal of one restore, on its way.
+    """The journal of a running restore.
 
     Args:
-        change: Commits an event. None: nothing is kept, because the repository is only read.
-        id: Names the restore.
-        states: What the target of each part holds, by the name of the part.
+        change: Commits an event. None: nothing is recorded, because the repository is read-only.
+        id: The id of the restore.
+        states: The state of the target of each part, by the name of the part.
     """
 
     def __init__(self, change: Change | None, id: str, states: Mapping[str, PartState]) -> None:
@@ -204,26 +205,29 @@ class Journal:
         self.states = dict(states)
 
     def step(self, part: str, state: PartState) -> None:
-        """Say what the target of a part holds from now on. When this returns, a killed process is believed."""
+        """Record the state of a target. When this returns, the record survives a kill of this process."""
         self.states[part] = state
         body = {"id": self.id, "part": part, "state": state.value}
         self._commit(lambda: Draft("restore-step", body))
 
     def note(self, part: str, state: PartState) -> None:
-        """Say what a target holds after a failure: that this cannot be written down must not hide the failure."""
+        """Record the state of a target after a failure. If that fails too, it is logged, not raised: it must not hide
+        the first failure."""
         try:
             self.step(part, state)
         except SnapshotsError:
-            logger.warning("The journal of the restore does not say that %s is %s.", part, state, exc_info=True)
+            logger.warning(
+                "The journal of the restore could not be updated: part %s is %s.", part, state, exc_info=True
+            )
 
     def close(self) -> None:
-        """Say that nothing is left to finish or to take back."""
+        """Record that nothing is left to finish or to undo."""
         try:
             self._commit(lambda: Draft("restore-end", {"id": self.id}))
         except SnapshotsError:
             logger.warning(
-                "The restore has ended, but its journal does not say so. Run `prefect-snapshots backups "
-                "resume-restore`: it ends the journal.",
+                "The restore has ended, but its journal could not be closed. To close it, run `prefect-snapshots "
+                "backups resume-restore`.",
                 exc_info=True,
             )
 
@@ -242,15 +246,15 @@ def begun(
     safety_backup: str | None,
     again: RestoreRecord | None = None,
 ) -> Iterator[Journal]:
-    """Begin the journal of a restore, and hold its lock while the block runs.
+    """Start the journal of a restore, and hold its lock while the block runs.
 
     Args:
-        change: Commits an event to the stream of the backups. None: the repository is only read, and keeps no journal.
+        change: Commits an event to the stream of the backups. None: the repository is read-only, and keeps no journal.
         backup: The name of the backup.
-        parts: All parts. Their states are not looked at.
-        keep_extra: Whether files stay that the backup does not hold.
-        safety_backup: The backup that was made before.
-        again: An interrupted restore, which this one finishes or takes back: it ends when this one has begun.
+        parts: All parts. Their states are ignored.
+        keep_extra: Whether files that are not in the backup stay.
+        safety_backup: The name of the backup that was made before the restore.
+        again: An interrupted restore that this one finishes or undoes. Its journal ends when this one has started.
     """
     states = {part.name: PartState.OLD for part in parts}
     if again is not None:

@@ -1,4 +1,4 @@
-"""Make a backup: read all sources, store what they hold, and commit it as one version."""
+"""Make a backup: read all sources, store their data, and commit it as one version."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ logger = logging.getLogger("prefect_snapshots")
 
 @dataclass(frozen=True, kw_only=True)
 class BackupRequest:
-    """What to back up, and what to say of it.
+    """What to back up, and how to describe the backup.
 
     Attributes:
-        sources: Databases and directories, none of which claims a file of another.
-        description: Why; it becomes a part of the name.
+        sources: Databases and directories. No file belongs to two of them.
+        description: Why the backup is made. It becomes part of the name.
         pinned: Whether the backup is exempt from retention.
-        tags: What `keep_tags` of a retention policy looks at.
-        run: What is known of the run that makes it, in plain values.
-        token: Of an earlier backup that raised `CommitUnknown`.
+        tags: Labels, which `keep_tags` of a retention policy can select.
+        run: Facts about the run that makes it, as plain values.
+        token: The token of an earlier backup that raised `CommitUnknown`.
     """
 
     sources: Sequence[Source]
@@ -56,15 +56,15 @@ class BackupRequest:
 
 
 def make(history: History, request: BackupRequest, passed: Callable[[int], None]) -> Backup:
-    """Make a backup of all sources, or of none.
+    """Back up all sources. If one of them fails, nothing is committed.
 
     Args:
-        history: Where it is committed.
+        history: The stream to which the backup is committed.
         request: What to back up.
-        passed: Called with bytes that are dealt with.
+        passed: Called with the number of bytes just read or skipped.
 
     Raises:
-        BackupFailed: A source cannot be read whole, or could not be restored. The message names it.
+        BackupFailed: A source cannot be read completely, or could not be restored. The message names it.
         CommitUnknown: The storage did not say whether the backup was committed.
     """
     started = time.monotonic()
@@ -101,10 +101,10 @@ def make(history: History, request: BackupRequest, passed: Callable[[int], None]
 
 
 def preview(history: History, request: BackupRequest) -> Backup:
-    """Return what `make` would record, and store nothing. Directories are scanned, databases are only looked at.
+    """Return the backup that `make` would make, and store nothing. Directories are scanned, databases only checked.
 
     Returns:
-        The backup under the name that it would get now. The parts of databases have no sizes and no counts.
+        The backup, with the name that it would get now. The parts of databases have no sizes and no counts.
     """
     made = _looked_at(_described(request), request.sources)
     parts = [
@@ -122,7 +122,7 @@ def checked_string(value: str, what: str) -> str:
     """Return a string that can be stored.
 
     Raises:
-        InvalidArgument: It is none, or cannot be stored.
+        InvalidArgument: It is not a string, or cannot be stored.
     """
     if not isinstance(value, str):
         raise InvalidArgument(f"The {what} must be a string, not {type(value).__name__}.")
@@ -131,10 +131,10 @@ def checked_string(value: str, what: str) -> str:
 
 
 def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Return tags without repetitions.
+    """Return tags without duplicates.
 
     Raises:
-        InvalidName: One of them cannot be stored.
+        InvalidName: A tag is not a valid name.
     """
     if isinstance(tags, str):
         raise InvalidArgument(f"The tags must be a sequence of strings, not one string. Write [{tags!r}].")
@@ -162,7 +162,7 @@ def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
         # What no restore could bring back is told now, and not on the day when the backup is needed.
         if found := database.check_restorable():
             raise BackupFailed(
-                f"{database.name} has what could not be restored, so it was not backed up: {' '.join(found)} "
+                f"{database.name} was not backed up, because a restore would fail or be incomplete: {' '.join(found)} "
                 "Nothing was committed."
             )
     folders = (Path(source.path) for source in sources if isinstance(source, Directory))
@@ -177,7 +177,7 @@ def _interrupted_notes(restores: Sequence[RestoreRecord], sources: Sequence[Sour
         for record in restores:
             if record.changed and any(part.target == target for part in record.parts):
                 notes[source.name] = (
-                    f"It was backed up while a restore of {record.backup} had not ended: {record.described()}"
+                    f"This part was backed up while a restore of {record.backup} had not ended: {record.described()}"
                 )
     return notes
 

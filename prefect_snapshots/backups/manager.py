@@ -1,8 +1,9 @@
 """BackupManager: everything that you can do with backups of databases and directories.
 
-A backup is one event in the stream of kind "backups" with one content, so it is there whole or not at all. Deleting
-only marks it in the stream: a prune of the repository frees the space. What each method does is in a module of its own:
-`making`, `history` (listing), `browsing`, `restores`, `drills`, `changing` (pins, retention) and `export`.
+A backup is one event in the stream of kind "backups" with one content, so it is committed completely or not at all.
+Deleting only marks it in the stream: a prune of the repository frees the space. Each method is implemented in a
+separate module: `making`, `history` (listing), `browsing`, `restores`, `drills`, `changing` (pins, retention) and
+`export`.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ class BackupManager:
 
     Args:
         repository: Where backups are stored: a `Repository`, a URL or a path.
-        name: Separates managers that share a repository. It is the first part of the name of every backup.
+        name: The name of this set of backups. Managers with different names can share a repository. It is the first
+            part of the name of every backup. Default: "default".
         databases: What to back up: objects such as `SQLite("app.db")`, or URLs such as `"postgresql://localhost/app"`.
         directories: What to back up: paths, or `Directory` objects with their own excludes.
         retention: Which backups to keep. It is applied after every backup, and by `cleanup`.
 
-    Wherever a method takes the name of a backup to read, `"latest"` stands for the one that was made last.
+    Wherever a method takes the name of a backup to read, `"latest"` means the last one that was made.
 
     Example:
         >>> import pathlib, tempfile
@@ -109,30 +111,32 @@ class BackupManager:
         dry_run: bool = False,
         token: str | None = None,
     ) -> Backup:
-        """Back up all databases and directories: all of them, or nothing at all.
+        """Back up all databases and directories. If one of them fails, nothing is committed.
 
-        Then the retention policy is applied. If that fails, it is logged, and the new backup is not affected.
+        Afterwards the retention policy is applied. If that fails, a warning is logged, and the new backup is not
+        affected.
 
         Args:
-            description: Why you make it. It becomes a part of the name.
+            description: Why you make the backup. It becomes part of the name.
             permanent: Whether to pin the backup: retention never deletes it, and deleting it takes `force=True`.
             include_directories: Pass False for a quick backup of the databases alone.
-            tags: What `keep_tags` of a retention policy looks at.
-            run: What is known of the run that makes it, in plain values.
-            progress: Called with the bytes that are done, and 0 for the total, which nobody knows.
-            prove: Whether to restore the backup into a scratch place at once, and compare. A backup that passes is
-                marked as proven.
-            dry_run: Whether to store nothing, and only return what the backup would be. Databases are only looked at.
+            tags: Labels, which `keep_tags` of a retention policy can select.
+            run: Facts about the run that makes the backup, as plain values.
+            progress: Called with a label, the bytes done so far, and 0, because the total is unknown.
+            prove: Whether to restore the backup into a temporary place right away, and compare. A backup that passes
+                is marked as proven.
+            dry_run: Whether to store nothing, and only return the backup that would be made. Databases are checked,
+                and not read.
             token: From an earlier call that raised `CommitUnknown`. If that backup was committed, it is returned.
 
         Returns:
             The backup.
 
         Raises:
-            BackupFailed: A source could not be read whole, or could not be restored from the backup. The message names
-                it. Nothing was committed.
-            NotProven: The backup is made, and `prove` found that it does not come back identical.
-            ToolMissing: The message names the program to install.
+            BackupFailed: A source could not be read completely, or could not be restored from the backup. The message
+                names it. Nothing was committed.
+            NotProven: The backup was made, but `prove` found that the restored data is not identical.
+            ToolMissing: A program is not installed. The message names its package.
             CommitUnknown: The storage did not say whether the backup was committed.
         """
         sources = self._sources(include_directories)
@@ -152,20 +156,25 @@ class BackupManager:
         try:
             changing.expire(self._history, self.retention)
         except Exception:  # whatever it is, the backup is made
-            logger.warning("Backup %s is made, but retention failed.", backup.name, exc_info=True)
+            logger.warning(
+                "Backup %s was made, but the retention policy could not be applied.", backup.name, exc_info=True
+            )
         return backup
 
     # --- listing ----------------------------------------------------------------------------------------------
 
     def list_backups(self) -> list[Backup]:
-        """Return all backups, newest first. One whose record is damaged is listed, with the reason in `broken`."""
+        """Return all backups, newest first. A backup with a damaged record has the reason in `broken`."""
         return self._history.backups()
 
     def get_backup(self, name: str) -> Backup:
-        """Return what is known of a backup, without reading it.
+        """Return the record of a backup without reading its data.
+
+        Args:
+            name: The name of the backup, or "latest".
 
         Raises:
-            BackupNotFound: There is none. The message names similar ones.
+            BackupNotFound: There is no such backup. The message names similar ones.
         """
         return self._history.find(name)[1]
 
@@ -177,8 +186,9 @@ class BackupManager:
         Args:
             name: The name of the backup.
             part: The name of a part, or its last component. None: all parts.
-            path: A file or a directory within the part: it, and everything below it.
-            pattern: As in `*.csv`: only what matches. A pattern with a slash is compared with the whole path.
+            path: A path within the part. Only this file or directory, and everything below it, is listed.
+            pattern: List only names that match, such as `*.csv`. A pattern with a slash is compared with the whole
+                path.
 
         Example:
             >>> import pathlib, tempfile
@@ -198,7 +208,7 @@ class BackupManager:
             return browsing.list_files(content, chosen, path, pattern)
 
     def open_file(self, name: str, part: str, path: str) -> Iterator[memoryview]:
-        """Yield the bytes of one file of a backup, in pieces of up to some MB. Each of them is verified.
+        """Yield the bytes of one file of a backup, in verified pieces of at most a few MB.
 
         Args:
             name: The name of the backup.
@@ -207,42 +217,49 @@ class BackupManager:
 
         Raises:
             InvalidArgument: There is no such file.
-            DamagedVersion: The file cannot be verified from there on.
+            DamagedVersion: The next piece of the file cannot be verified.
         """
         with self._history.opened(name) as (backup, content):
             yield from content.part(backup.part(part).name).open(path)
 
     def diff(self, old: str, new: str | None = None) -> BackupDiff:
-        """Return what differs between two backups: files of directories, and counts of databases.
+        """Compare two backups: the files of directories, and the row counts of databases.
 
         Args:
             old: The name of a backup.
-            new: The name of another one. None: the latest.
+            new: The name of another backup. None: the latest.
         """
         names = self.get_backup(old).name, self.get_backup(new or LATEST).name
         with self._history.opened(names[0]) as (_, before), self._history.opened(names[1]) as (_, after):
             return browsing.compare(before, after, names)
 
     def verify_backup(self, name: str, progress: Progress | None = None) -> Backup:
-        """Read a whole backup, and verify every byte.
+        """Read a whole backup and verify every byte.
+
+        Args:
+            name: The name of the backup.
+            progress: Called with a label, the bytes verified so far, and the total.
+
+        Returns:
+            The record of the backup.
 
         Raises:
-            DamagedVersion: The message names the backup and the file that is damaged.
+            DamagedVersion: The message names the backup and the damaged file.
         """
         with self._history.opened(name) as (backup, content):
             content.verify(_counting(progress, f"verifying {backup.name}", backup.size))
         return backup
 
     def export(self, name: str, path: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-        """Write a backup to a tar file, which any other program can read.
+        """Write a backup to a plain tar file, which other programs can read.
 
-        It holds `metadata.json`, and a folder for each part, with modes, times, owners, attributes and links. The
-        holes of sparse files become zeros. The file appears when it is complete.
+        It contains `metadata.json` and a folder for each part, with modes, times, owners, attributes and links. Holes
+        of sparse files become zeros. The file appears only when it is complete.
 
         Args:
             name: The name of the backup.
             path: A file that does not exist yet. With the suffix `.zst` it is compressed.
-            progress: Called with the bytes that are written.
+            progress: Called with a label, the bytes written so far, and the total.
 
         Returns:
             The path.
@@ -269,32 +286,33 @@ class BackupManager:
     ) -> RestoreReport:
         """Restore databases and directories to the state in a backup. Anything that is not in the backup is deleted.
 
-        Everything is verified, and built beside its target, before the first target changes. Then one part after the
-        other is put in its place. Databases that can only be changed in place are backed up first, and put back if
-        their restore fails. If the process is killed meanwhile, `resume_restore` finishes the restore or takes it back.
+        Everything is verified and built beside its target before the first target changes. Then the targets are
+        switched one after the other. Databases that can only be changed in place are backed up first, and put back if
+        their restore fails. If the process is killed meanwhile, `resume_restore` finishes or undoes the restore.
 
         Args:
             name: The name of the backup, or "latest".
-            confirm: Must be True: this replaces data.
-            include_directories, include_databases: Pass False to leave them alone.
+            confirm: Must be True, because this replaces data.
+            include_directories, include_databases: Pass False to leave them unchanged.
             to: Other targets by source: a database or its URL, or a path. Name a source by its name, by the last
                 component of it, such as `"app.db"`, or pass the object itself.
-            only: Restore these sources alone, and of each these tables, collections or paths; an empty list: all of it.
-            safety: Whether to make the safety backup. Pass False if nothing is left that could be backed up.
+            only: Restore only these sources, and of each only these tables, collections or paths. An empty list means
+                all of them.
+            safety: Whether to make the safety backup. Pass False if nothing is left to back up.
             in_place: Whether a directory that cannot be switched as a whole, such as a mount point, may be restored
                 file by file.
-            progress: Called with what is done, how much of it, and how much there is.
-            keep_extra: Whether files stay that the backup does not hold. Databases are always restored as a whole.
+            progress: Called with a label of the current step, how much of it is done, and the total.
+            keep_extra: Whether files that are not in the backup stay. Databases are always restored completely.
             dry_run: Whether to change nothing, and only return what would change. Needs no `confirm`.
 
         Returns:
-            What was restored, and the name of the safety backup, if there is one.
+            What was restored, and the name of the safety backup if there is one.
 
         Raises:
-            ConfirmationRequired: You did not confirm it. Nothing was changed.
-            DamagedVersion: Stored bytes are damaged. Nothing was changed.
-            RestoreFailed: A part could not be restored. The message says which targets are new, old or mixed, and
-                which command mends it.
+            ConfirmationRequired: You did not pass `confirm=True`. Nothing was changed.
+            DamagedVersion: Stored data is damaged. Nothing was changed.
+            RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
+                partly restored, and which command to run.
 
         Example:
             >>> import pathlib, tempfile
@@ -332,10 +350,10 @@ class BackupManager:
             return restores.restore(self._history, backup, content, jobs, request, progress or silent)
 
     def list_interrupted_restores(self) -> list[RestoreRecord]:
-        """Return the restores that were cut off while targets changed, oldest first: by a kill, or by a failure.
+        """Return the restores that were killed or failed while they changed targets, oldest first.
 
-        Each says which parts are new, old or mixed. A restore that runs on another machine right now is listed, too:
-        its `host` says where.
+        Each record contains the state of every part. A restore that is running on another machine is listed, too: see
+        its `host`.
         """
         return restores.interrupted(self._history)
 
@@ -346,21 +364,21 @@ class BackupManager:
         to: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> list[RestoreReport]:
-        """Finish the restores that were interrupted: restore again what is not new. Or take them back.
+        """Finish interrupted restores: restore every part that is not new yet. Or undo them.
 
         Args:
-            undo: Whether to take them back instead: put back the safety backup. This is possible only for databases
+            undo: Whether to undo them instead, by restoring the safety backup. This is possible only for databases
                 that are changed in place.
-            dismiss: Whether to leave all targets as they are, and to forget that these restores did not end.
-            to: The targets, by the names of the parts. Default: the manager's sources, and the places that the
-                interrupted restores went to. A database on a server that is not a source has to be given.
+            dismiss: Whether to leave all targets as they are, and only close the records of these restores.
+            to: The targets, by the names of the parts. Default: the manager's sources, or else the targets of the
+                interrupted restores. You must pass a database on a server that is not a source of the manager.
             progress: As for `restore_backup`.
 
         Returns:
-            What was restored, one report for each interrupted restore.
+            One report for each interrupted restore.
 
         Raises:
-            RestoreFailed: As for `restore_backup`; or a restore cannot be taken back.
+            RestoreFailed: As for `restore_backup`; or a restore cannot be undone.
         """
         if undo and dismiss:
             raise InvalidArgument("Pass undo=True or dismiss=True, not both.")
@@ -378,22 +396,23 @@ class BackupManager:
     def drill(
         self, name: str = LATEST, progress: Progress | None = None, *, run: Mapping[str, Any] | None = None
     ) -> DrillReport:
-        """Restore a backup into a scratch place and compare, without touching what runs.
+        """Prove a backup: restore it into a temporary place and compare. Your databases and directories do not change.
 
-        Each database is restored into an empty one beside it, which is deleted again. Its rows are counted, and their
-        checksums compared if its kind has them. Each directory is restored into a temporary one, where every file is
-        compared. A backup that comes back identical is marked as proven, unless the repository is read-only.
+        Each database is restored into an empty one beside it, which is deleted afterwards. Its rows are counted, and
+        their checksums compared if its kind supports that. Each directory is restored into a temporary one, and every
+        file is compared. If everything is identical, the backup is marked as proven, unless the repository is
+        read-only.
 
         Args:
             name: The name of the backup. Default: the latest.
-            progress: Called with how many parts are done.
-            run: What is known of the run that drills, in plain values.
+            progress: Called with a label, the number of parts done, and the total.
+            run: Facts about the run that drills, as plain values.
 
         Returns:
-            What was found about each part.
+            The result for each part.
 
         Raises:
-            BackupNotFound: There is none.
+            BackupNotFound: There is no such backup.
         """
         with self._history.opened(name) as (backup, content):
             report = drill(backup, content, self._by_name(), progress or silent)
@@ -401,30 +420,48 @@ class BackupManager:
             try:
                 changing.annotate(self._history, backup.name, proven_by=prover(run))
             except SnapshotsError:  # credentials that may only read are enough for a drill
-                logger.warning("%s came back identical, but cannot be marked as proven.", backup.name, exc_info=True)
+                logger.warning(
+                    "%s was restored and is identical, but cannot be marked as proven.", backup.name, exc_info=True
+                )
         return report
 
     # --- changing and deleting --------------------------------------------------------------------------------
 
     def pin(self, name: str) -> Backup:
-        """Exempt a backup from retention. Deleting it takes `force=True` then. Pinning it twice changes nothing.
+        """Exempt a backup from retention. Deleting it then takes `force=True`. Pinning it twice changes nothing.
+
+        Args:
+            name: The name of the backup.
+
+        Returns:
+            The backup.
 
         Raises:
-            BackupNotFound: There is none. The message names similar ones.
+            BackupNotFound: There is no such backup. The message names similar ones.
         """
         return self._pinned(name, True)
 
     def unpin(self, name: str) -> Backup:
-        """Let retention delete a backup again. Returns the backup."""
-        return self._pinned(name, False)
-
-    def edit_backup(self, name: str, description: str | None = None, tags: Sequence[str] | None = None) -> Backup:
-        """Change the description or the tags of a backup. Its name and what it holds stay.
+        """Allow retention to delete a backup again.
 
         Args:
             name: The name of the backup.
-            description: The new description. None: as it is.
-            tags: All tags that it has from now on. None: as they are.
+
+        Returns:
+            The backup.
+
+        Raises:
+            BackupNotFound: There is no such backup. The message names similar ones.
+        """
+        return self._pinned(name, False)
+
+    def edit_backup(self, name: str, description: str | None = None, tags: Sequence[str] | None = None) -> Backup:
+        """Change the description or the tags of a backup. Its name and data do not change.
+
+        Args:
+            name: The name of the backup.
+            description: The new description. None: do not change it.
+            tags: The new tags, which replace the old ones. None: do not change them.
 
         Returns:
             The backup.
@@ -435,11 +472,11 @@ class BackupManager:
         """Delete one backup. The next `cleanup`, or a prune of the repository, frees its space.
 
         Args:
-            name: Its whole name.
-            force: Whether to delete it even if it is pinned, or if its record cannot be read.
+            name: The full name of the backup; "latest" is not accepted.
+            force: Whether to delete it even if it is pinned or its record cannot be read.
 
         Raises:
-            BackupNotFound: There is none. The message names similar ones. Nothing was deleted.
+            BackupNotFound: There is no such backup. The message names similar ones. Nothing was deleted.
             Pinned: It is pinned, or its record cannot be read. Nothing was deleted.
         """
         changing.delete(self._history, name, force)
@@ -455,17 +492,17 @@ class BackupManager:
 
         It also drops scratch databases that killed drills have left on the servers of the manager's databases.
 
-        These always stay: pinned backups, the one that was committed last, the last one that is proven, those with a
-        broken record, and those made by a clock that is a day or more wrong.
+        These are never deleted: pinned backups, the last committed one, the last proven one, those with a broken
+        record, and those whose clock was wrong by a day or more.
 
         Args:
-            policy: What to keep. None: the manager's own policy.
+            policy: Which backups to keep. None: the manager's retention policy.
             dry_run: Whether to delete nothing, and only return what would be deleted.
             prune: Whether to reclaim the space. Pass False if this process may not delete objects.
-            progress: Called with how far the prune is.
+            progress: Called with a label, how much of the prune is done, and the total.
 
         Returns:
-            A row for each backup, and the bytes freed.
+            A row for each backup, and the number of bytes freed.
         """
         if not dry_run:
             self._drop_abandoned()
@@ -481,10 +518,14 @@ class BackupManager:
                 try:
                     dropped = database.drop_abandoned()
                 except BackupFailed as error:  # a server that is away is no reason to keep backups
-                    logger.warning("What killed drills have left beside %s stays: %s", database.name, error)
+                    logger.warning(
+                        "Databases that killed drills left beside %s could not be dropped: %s", database.name, error
+                    )
                 else:
                     if dropped:
-                        logger.info("Dropped what killed drills had left beside %s: %s", database.name, dropped)
+                        logger.info(
+                            "Dropped databases that killed drills had left beside %s: %s", database.name, dropped
+                        )
 
     def _pinned(self, name: str, pinned: bool) -> Backup:
         backup = self.get_backup(name)
@@ -511,7 +552,7 @@ class BackupManager:
 
 
 def list_names(repository: RepositoryLike) -> list[str]:
-    """Return the names under which a repository has backups, sorted."""
+    """Return the names of all managers that have backups in a repository, sorted."""
     return as_repository(repository).names(KIND)
 
 

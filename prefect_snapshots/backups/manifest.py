@@ -1,10 +1,10 @@
 """The manifest of a backup: its parts, and the entries of each.
 
-The *body* of a backup is the bytes of all its files, end to end; its *manifest* lists the *parts* it came from, one for
-each directory or database, and their *entries* (files, directories, links) in the order of their paths, which is the
-order of the body. The holes of a sparse file and all names of a file but the first have no bytes in the body.
+The *body* of a backup is the concatenated bytes of all its files. Its *manifest* lists the *parts*, one for each
+directory or database, and their *entries* (files, directories, links) sorted by path, which is also the order of the
+body. Holes of sparse files, and all hard links to a file but the first, have no bytes in the body.
 
-Paths are untrusted: a manifest with a path out of its own tree is refused before anything is done with it.
+Paths are untrusted: a manifest with a path that leads out of its tree is refused before anything else happens.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Part(msgspec.Struct, array_like=True):
     counts: dict[str, int] = {}
     """For a database: the number of rows or documents of each table or collection."""
     root: Entry | None = None
-    """Mode, times and owner of a directory itself."""
+    """Mode, times and owner of the directory itself."""
     looked: int = 0
-    """When the scan began, in nanoseconds: files that changed within 2 s of it are read again next time."""
+    """When the scan started, in nanoseconds. Files that changed within 2 s of it are read again by the next backup."""
     selection: Selection = Selection()
     """Which entries of a directory belong to the backup."""
     left_out: list[bytes] = []
-    """Paths of a directory that belong to the backup, but could not be read or stored."""
+    """Paths that belong to the backup of a directory, but could not be read or stored."""
     sketches: bytes = b""
     """For a database: a sketch of each chunk of the dump, in the order of the body, for deltas of the next backup."""
 
@@ -78,7 +78,8 @@ def decode_manifest(content: ContentReader) -> list[Part]:
         if part.kind != DIRECTORY and not all(entry.is_file or entry.is_directory for entry in part.entries):
             # The tools of a database would follow a link in a dump.
             raise IntegrityError(
-                "The dump of a database in this backup holds something that is not a file. Nothing was changed."
+                "The manifest of this backup is damaged: the dump of a database has an entry that is not a file. "
+                "Nothing was changed. Use another backup."
             )
         if part.root is not None:
             check_entry(part.root)

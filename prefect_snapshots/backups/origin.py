@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 _GIT_SECONDS = 10.0
-"""How long git may take: a work tree on a slow network must not keep a backup from being made."""
+"""Seconds that git may take: a work tree on a slow network must not delay a backup for long."""
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True):
 
     commit: str | None
     branch: str | None
-    """The branch; None if no branch was checked out."""
+    """The branch. None if no branch was checked out."""
     dirty: bool
     """Whether tracked files were changed and not committed."""
 
@@ -33,10 +33,12 @@ def host() -> str:
 
 
 def git_state(folders: Iterable[Path]) -> Git | None:
-    """Return the state of the code: of the first folder that is in a work tree of git, else of the working directory.
+    """Return the state of the code in the first folder that is in a git work tree, or else in the working directory.
 
-    Looking changes nothing, and runs no program that a repository configures. None without git, or if it does not
-    answer in time.
+    This changes nothing, and runs no program that the git repository configures.
+
+    Returns:
+        The state. None if git is not installed, does not answer in time, or manages none of these folders.
     """
     return next((state for folder in (*folders, Path.cwd()) if (state := _git(folder)) is not None), None)
 

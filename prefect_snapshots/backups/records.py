@@ -1,8 +1,8 @@
-"""What is known of each backup without reading it: its name, what it holds, where it was made, and from which code.
+"""The records of backups: name, parts, sizes, origin. They can be listed without reading the data.
 
-A *backup* is one version. A *part* of it is what came from one source: a directory or a database. A record that cannot
-be read is listed as *broken*, with the reason, and never hides the others. `Records` is the state of one stream of
-backups: it also knows which of them are proven, and which restores have not ended.
+A *backup* is one version. Each of its *parts* comes from one source: a directory or a database. A record that cannot be
+read is listed as *broken*, with the reason, and never hides the others. `Records` is the state of one stream of
+backups. It also tracks which of them are proven, and which restores have not ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .journal import RestoreRecord, apply_restore_event
 from .origin import Git
 
 LATEST = "latest"
-"""Stands for the newest backup wherever one is read. No backup is called so: names have the time in them."""
+"""Means the newest backup wherever a backup is read. No backup has this name, because names contain the time."""
 
 SLUG_LIMIT = 60
 """Most characters of a description in a name: with the manager's name and the time it still fits one line."""
@@ -40,7 +40,7 @@ _DAY = timedelta(days=1)
 
 
 class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one part of a backup."""
+    """The record of one part of a backup."""
 
     name: str
     """The name of its source."""
@@ -51,9 +51,9 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     """How many files it has."""
     counts: dict[str, int] = {}
-    """Of a database: rows or documents per table or collection."""
+    """For a database: rows or documents per table or collection."""
     notes: list[str] = []
-    """What you should know: files that changed while they were read, or what was left out, and why."""
+    """Full sentences about files that changed while they were read, and about what was left out, and why."""
     incomplete: bool = False
     """Whether something was left out because it could not be read, or because no restore could bring it back."""
 
@@ -86,24 +86,24 @@ class _Changes(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One backup.
+    """The record of one backup.
 
     Attributes:
-        name: Unique under its manager's name, as in `default_20260131_120000_before_the_migration`.
+        name: The name, unique for its manager, such as `default_20260131_120000_before_the_migration`.
         description: Why it was made.
-        created_at: When it was begun, in UTC.
+        created_at: When the backup started, in UTC.
         pinned: Whether it is exempt from retention, and deleting it takes `force=True`.
-        tags: What `keep_tags` of a retention policy looks at.
-        parts: What it holds, one part for each source.
-        written: Bytes that storing it took. The rest was in the repository already, or compressed away.
-        duration: Seconds that making it took.
+        tags: Labels, which `keep_tags` of a retention policy can select.
+        parts: One part for each source.
+        written: Bytes that were written to the repository. The rest was stored already, or saved by compression.
+        duration: How long it took, in seconds.
         host: The machine on which it was made.
-        git: The state of the code that was backed up, or of the working directory. None when neither is in git.
+        git: The state of the code that was backed up, or of the working directory. None if neither is in git.
         run: The Prefect run that made it.
         versions: Versions of programs and servers, by the name of the part.
-        proven_at: When it was last restored into a scratch place and found identical, in UTC. None: never.
-        proven_by: The machine, or the Prefect run, that proved it.
-        broken: Why its record cannot be read. None when it can.
+        proven_at: When a drill last restored it and found it identical, in UTC. None: never.
+        proven_by: The machine or the Prefect run that proved it.
+        broken: Why its record cannot be read. None if it can.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Backup:
 
     @property
     def exempt(self) -> tuple[str, ...]:
-        """The reasons why retention never deletes it."""
+        """Why retention never deletes it. Empty if it may."""
         return (PINNED,) if self.pinned else ()
 
     @property
@@ -139,22 +139,22 @@ class Backup:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Rows or documents per table or collection, of every database."""
+        """Rows or documents per table or collection, for every database."""
         return {part.name: part.counts for part in self.parts if part.counts}
 
     @property
     def incomplete(self) -> bool:
-        """Whether something was left out that could not be read or restored. The notes of the parts say what."""
+        """Whether something was left out because it could not be read or restored. See the notes of the parts."""
         return any(part.incomplete for part in self.parts)
 
     def part(self, name: str) -> PartRecord:
-        """Return the part that came from one source.
+        """Return the part of one source.
 
         Args:
             name: The name of the source, or its last component if only one part ends with it, such as `"app.db"`.
 
         Raises:
-            BackupNotFound: There is no such part, or several.
+            BackupNotFound: There is no such part, or more than one.
         """
         found = [part for part in self.parts if part.name == name]
         found = found or [part for part in self.parts if part.name.endswith(f"/{name}")]
@@ -171,7 +171,7 @@ class Backup:
         return [part.name for part in self.parts]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it in plain types, for JSON."""
+        """Return the record in plain types, for JSON."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return {**plain, "size": self.size, "files": self.files, "incomplete": self.incomplete}
 
@@ -193,7 +193,7 @@ class Records:
         return other
 
     def apply(self, event: Event) -> None:
-        """Take one event into account."""
+        """Apply one event."""
         for sequence in event.deletes:
             name = self._names.pop(sequence, None)
             if name is not None:
@@ -227,10 +227,10 @@ class Records:
         self.by_name[said.id] = committed, dataclasses.replace(backup, **known)
 
     def get(self, name: str) -> tuple[Event, Backup]:
-        """Return the event and the backup of a name.
+        """Return the event and the backup with a name.
 
         Raises:
-            BackupNotFound: There is none. The message names similar ones.
+            BackupNotFound: There is no such backup. The message names similar ones.
         """
         found = self.by_name.get(name) if isinstance(name, str) else None
         if found is None:
@@ -238,7 +238,7 @@ class Records:
         return found
 
     def find(self, name: str) -> tuple[Event, Backup]:
-        """Return what `get` returns, and take "latest" for the backup that was committed last and can be read."""
+        """Do what `get` does, and also accept "latest": the last committed backup that can be read."""
         if name != LATEST:
             return self.get(name)
         for event, backup in reversed(self.by_name.values()):
@@ -247,7 +247,7 @@ class Records:
         raise BackupNotFound("There is no backup yet. Make one with `prefect-snapshots backups create`.")
 
     def free_name(self, name: str) -> str:
-        """Return the name, or if it is taken the first free one of `name_2`, `name_3`, ... None is given twice."""
+        """Return the name, or if it is taken, the first free one of `name_2`, `name_3`, ... No name is reused."""
         number, free = 1, name
         while free in self._given:
             number += 1
@@ -256,7 +256,7 @@ class Records:
 
 
 def read_record(event: Event) -> Backup:
-    """Return the backup that an event committed. It is a broken one if its record cannot be read."""
+    """Return the backup that an event committed. If its record cannot be read, the backup is broken."""
     try:
         body = msgspec.convert(event.body, _Body)
     except msgspec.ValidationError as error:
@@ -279,12 +279,12 @@ def read_record(event: Event) -> Backup:
 
 
 def broken_record(name: str | int, reason: str, time: int = 0) -> Backup:
-    """Return what stands for a backup whose record cannot be read. It stays until it is deleted with `force=True`.
+    """Return a placeholder for a backup whose record cannot be read. Only deleting it with `force=True` removes it.
 
     Args:
         name: The name of the backup, or the number of its event.
         reason: Why it cannot be read.
-        time: When the event was committed, in nanoseconds since 1970, if that is known.
+        time: When the event was committed, in nanoseconds since 1970. None: unknown.
     """
     known = name if isinstance(name, str) else f"event-{name}"
     return Backup(name=known, description="", created_at=from_nanoseconds(time), pinned=True, broken=reason)
@@ -310,7 +310,7 @@ def body_of(backup: Backup) -> dict[str, Any]:
 
 
 def changes_body(name: str, **changes: Any) -> dict[str, Any]:
-    """Return the body of the event that changes what is said of a backup.
+    """Return the body of the event that changes the record of a backup.
 
     Args:
         name: The name of the backup.
@@ -321,12 +321,12 @@ def changes_body(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def part_record(done: Summary) -> PartRecord:
-    """Return what is recorded of a part, given what was done with its source."""
+    """Return the record of a part, from the summary of reading its source."""
     kinds = {
         "changed while they were read": done.changed,
         "could not be read": done.unreadable,
-        "were gone when they should have been read": done.vanished,
-        "are sockets or devices, which are not kept": done.skipped,
+        "were deleted before they could be read": done.vanished,
+        "are sockets or devices, which are not backed up": done.skipped,
     }
     notes = [
         f"{len(paths)} files {what}: {', '.join(paths[:_SHOWN])}{', ...' if len(paths) > _SHOWN else ''}"
@@ -352,7 +352,7 @@ def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
 
     Args:
         events: All events of one stream, oldest first.
-        now: A time that is a day or more ahead of this does not count as an earlier one.
+        now: The current time in nanoseconds since 1970. Events that are a day or more ahead of it are ignored.
 
     Returns:
         Reasons, by the number of the event.
@@ -372,7 +372,7 @@ def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
 
 
 def backup_name(name: str, created_at: datetime, description: str) -> str:
-    """Return the name of a backup: the name of its manager, the time in UTC, and the slug of its description, if any.
+    """Return the name of a backup: the name of its manager, the time in UTC, and a slug of its description, if any.
 
     Example:
         >>> backup_name("metis", datetime(2025, 10, 7, 14, 30, 22, tzinfo=UTC), "Before CF validation Phase 4")
@@ -382,7 +382,7 @@ def backup_name(name: str, created_at: datetime, description: str) -> str:
 
 
 def slug(description: str) -> str:
-    """Return a description in the form that it has in names.
+    """Return a description in the form that is used in names.
 
     Lower case. Latin letters lose their accents; the letters of all other scripts stay as they are. Everything but
     letters, their marks and digits becomes `_`, with none at the ends. At most 60 characters.

@@ -1,16 +1,17 @@
-"""Restore a backup: nothing is destroyed before its replacement stands, and whatever ends a restore, it can be mended.
+"""Restore a backup: nothing is deleted before its replacement is ready, and an interrupted restore can be finished.
 
 A restore goes through these steps:
 
-1. *Plan*: which part goes where. Whatever is wrong with the request is found here.
+1. *Plan*: decide where each part goes. All mistakes in the request are found here.
 2. *Verify*: every byte of these parts is read. Targets that are changed in place get a safety backup.
-3. *Begin* the journal (`journal.py`). From here on, a process that is killed leaves a record of what it did.
+3. *Start* the journal (`journal.py`). From here on, a process that is killed leaves a record of what it did.
 4. *Stage*: the new state of each part is built and verified beside its target, which stays in place and in use.
-5. *Switch*: one part after the other is put in its place, and the journal says so before and after.
+5. *Switch*: the parts are switched one after the other. The journal records each switch before and after.
 
-A failure up to step 4 changes nothing. One in step 5 leaves each part new or old, except for databases that can only be
-changed in place: these are put back from the safety backup. Databases and directories within a directory that is
-restored, too, are staged when that one has been switched: otherwise they would be built in the place that it leaves.
+A failure in steps 1 to 4 changes nothing. A failure in step 5 leaves each part new or old, except for databases that
+can only be changed in place: these are put back from the safety backup. If a database or directory lies within a
+directory that is also restored, it is staged after that directory has been switched: otherwise it would be built in the
+old directory, which the switch removes.
 """
 
 from __future__ import annotations
@@ -43,22 +44,24 @@ from .sources import Database, StagedRestores
 FINISH = "`prefect-snapshots backups resume-restore`"
 """The command that finishes an interrupted restore."""
 UNDO = "`prefect-snapshots backups resume-restore --undo`"
-"""The command that takes one back."""
+"""The command that undoes an interrupted restore."""
 
 logger = logging.getLogger("prefect_snapshots")
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What a restore did, or with `dry_run` would do.
+    """What a restore did, or would do with `dry_run`.
 
     Attributes:
         name: The name of the backup.
-        restored: The names of the parts that are restored; of a dry run none.
-        safety_backup: The backup that was made before, of what can only be changed in place. None: there was none.
-        warnings: What could not be set or tidied up, as full sentences. The data is restored all the same.
-        dry_run: Whether nothing was changed.
-        changes: Of a dry run: what would change in each target.
+        restored: The names of the restored parts. Empty for a dry run.
+        safety_backup: The name of the backup that was made first, of targets that can only be changed in place. None:
+            no safety backup was needed.
+        warnings: Full sentences about attributes that could not be set, or leftovers that could not be deleted. The
+            data is restored nevertheless.
+        dry_run: Whether this was a dry run, which changes nothing.
+        changes: For a dry run: what would change in each target.
     """
 
     name: str
@@ -76,10 +79,10 @@ class RestoreRequest:
     Attributes:
         include_directories, include_databases: Whether to restore them.
         to: Other targets, by source.
-        only: These sources alone, and of each these tables, collections or paths; empty: all of it.
-        safety: Whether to make a safety backup of what can only be changed in place.
+        only: Only these sources, and of each only these tables, collections or paths. Empty: all of them.
+        safety: Whether to make a safety backup of targets that can only be changed in place.
         in_place: Whether a directory that cannot be switched as a whole may be restored file by file.
-        keep_extra: Whether files stay that the backup does not hold.
+        keep_extra: Whether files that are not in the backup stay.
     """
 
     include_directories: bool = True
@@ -93,7 +96,7 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One part, and where it goes."""
+    """One part, and its target."""
 
     part: PartRecord
     target: Source
@@ -101,12 +104,12 @@ class Job:
 
     @property
     def place(self) -> str:
-        """What the journal and messages call the target."""
+        """The name of the target in the journal and in messages."""
         return str(self.target.path) if isinstance(self.target, Directory) else self.target.name
 
     @property
     def folder(self) -> Path | None:
-        """Where on this machine the target is; None if it is a server."""
+        """The path of the target on this machine. None if it is on a server."""
         if isinstance(self.target, Directory):
             return Path(self.target.path).resolve()
         return next(iter(files_of(self.target)), None)
@@ -125,7 +128,7 @@ class Job:
 
 
 def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source]) -> list[Job]:
-    """Return what goes where.
+    """Return the target of each part.
 
     Args:
         backup: The backup.
@@ -147,7 +150,7 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
             jobs.append(Job(part, target, tuple(chosen.get(part.name, ()))))
     if not jobs:
         raise InvalidArgument(
-            f"There is nothing to restore with these options. The parts of backup {backup.name!r} are: "
+            f"These options select nothing to restore. The parts of backup {backup.name!r} are: "
             f"{_listed(backup.part_names)}."
         )
     places = [job.place for job in jobs]
@@ -204,15 +207,16 @@ def restore(
     Args:
         history: The stream of the backups, which has the journal.
         backup: The backup.
-        content: What it holds.
-        jobs: What goes where.
-        request: How.
-        say: Called with what is done, how much of it, and how much there is.
+        content: Its data.
+        jobs: The parts and their targets.
+        request: The options.
+        say: Called with a label of the current step, how much of it is done, and the total.
         again: An interrupted restore that this one finishes.
 
     Raises:
-        DamagedVersion: Stored bytes are damaged. Nothing was changed.
-        RestoreFailed: A part could not be restored. The message says which targets are new, old or mixed.
+        DamagedVersion: Stored data is damaged. Nothing was changed.
+        RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
+            partly restored.
     """
     with terminable():
         verify(content, [job.part.name for job in jobs], counting(say, f"verifying {backup.name}", backup.size))
@@ -363,8 +367,8 @@ class _Restore:
         others = [name for name in by_state[PartState.OLD] if name != job.part.name]
         why = str(error) or type(error).__name__
         told = [f"{job.part.name} of backup {self.backup.name} could not be restored ({why})."]
-        told += [sentence or f"{job.place} is as it was."]
-        told += [f"Restored: {_listed(by_state[PartState.NEW])}.", f"As they were: {_listed(others)}."]
+        told += [sentence or f"{job.place} is unchanged."]
+        told += [f"Restored: {_listed(by_state[PartState.NEW])}.", f"Unchanged: {_listed(others)}."]
         if mixed := [name for name in by_state[PartState.MIXED] if name != job.part.name]:
             told += [f"Only partly restored: {_listed(mixed)}."]
         told += [self._remedy(by_state)]
@@ -376,11 +380,11 @@ class _Restore:
             return f"{job.place} is only partly restored.", PartState.MIXED
         if not job.in_place:
             if isinstance(error, Exception):
-                return f"{job.place} is as it was.", PartState.OLD
-            return f"{job.place} is either restored or as it was.", PartState.SWITCHING
+                return f"{job.place} is unchanged.", PartState.OLD
+            return f"{job.place} is either restored or unchanged.", PartState.SWITCHING
         if self.safety is None:
             return (
-                f"{job.place} is only partly restored, and there is no safety backup of what it was.",
+                f"{job.place} is only partly restored, and there is no safety backup of its previous contents.",
                 PartState.MIXED,
             )
         try:
@@ -398,8 +402,8 @@ class _Restore:
         if by_state[PartState.MIXED] and self.safety:
             return f"Run {UNDO} to put back the safety backup, or {FINISH} to finish the restore."
         if len(by_state[PartState.OLD]) < len(self.jobs):
-            return f"Run {FINISH} to finish the restore when the cause is mended."
-        return "Nothing was changed. Restore again when the cause is mended."
+            return f"Fix the cause, then run {FINISH} to finish the restore."
+        return "Nothing was changed. Fix the cause, then restore again."
 
 
 @contextlib.contextmanager
@@ -425,8 +429,8 @@ def _safety_backup(history: History, name: str, databases: Sequence[Database], s
         return make(history, request, counting(say, "backing up", 0)).name
     except BackupFailed as error:
         raise RestoreFailed(
-            f"Nothing was changed, because what is there now could not be backed up first ({error}). If nothing is "
-            "left to lose, say safety=False (--no-safety-backup)."
+            f"Nothing was changed, because the safety backup of the targets failed ({error}). If they contain "
+            "nothing that you want to keep, pass safety=False (--no-safety-backup)."
         ) from error
 
 
@@ -434,7 +438,7 @@ def _safety_backup(history: History, name: str, databases: Sequence[Database], s
 
 
 def interrupted(history: History) -> list[RestoreRecord]:
-    """Return the restores whose process is dead, or on another machine, and that may have changed a target."""
+    """Return the restores that may have changed a target, and whose process is dead or on another machine."""
     return [record for record in history.open_restores() if record.changed and not record.runs]
 
 
@@ -462,16 +466,16 @@ def finish(
 def undo(
     history: History, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
 ) -> RestoreReport:
-    """Take an interrupted restore back: put the safety backup in the place of what was changed.
+    """Undo an interrupted restore: restore the safety backup to the targets that were changed.
 
     Raises:
-        RestoreFailed: There is no backup of what a target was. Nothing was changed.
+        RestoreFailed: There is no backup of the previous contents of a target. Nothing was changed.
     """
     touched = [part for part in record.parts if part.found is not PartState.OLD]
     safe = history.find(record.safety_backup)[1].part_names if record.safety_backup else []
     if lost := [part.target for part in touched if part.target not in safe]:
         raise RestoreFailed(
-            f"The restore of {record.backup} cannot be taken back: what {_listed(lost)} held before was not backed up. "
+            f"The restore of {record.backup} cannot be undone: there is no safety backup of {_listed(lost)}. "
             f"{record.described()} Nothing was changed. Run {FINISH} to finish it."
         )
     assert record.safety_backup is not None
@@ -484,7 +488,7 @@ def undo(
 
 
 def find_target(part: PartRecord, touched: RestorePart, sources: Mapping[str, Source], to: Mapping[str, Any]) -> Source:
-    """Return the target that an interrupted restore had: from `to`, else a source of its name, else what it names."""
+    """Return the target of an interrupted restore: from `to`, else the source with its name, else the recorded path."""
     own = sources.get(touched.target)
     named = own if own is not None and not isinstance(own, Directory) else None
     chosen = to.get(touched.name, named)
@@ -497,7 +501,7 @@ def find_target(part: PartRecord, touched: RestorePart, sources: Mapping[str, So
 
 
 def end(history: History, record: RestoreRecord) -> None:
-    """End the journal of a restore: nothing is left to finish or to take back."""
+    """Close the journal of a restore: nothing is left to finish or to undo."""
     Journal(history.change, record.id, {}).close()
 
 
@@ -538,7 +542,7 @@ def _standing_still(jobs: Sequence[Job]) -> Iterator[None]:
 
 
 def counting(say: Progress, what: str, total: int) -> Callable[[int], None]:
-    """Return a function that is told of bytes as they pass, and tells how many there were."""
+    """Return a function that adds up the bytes it is called with, and reports the sum as progress."""
     done = 0
 
     def passed(size: int) -> None:

@@ -1,4 +1,4 @@
-"""What a backup can take its data from, and put it back to: the narrow interface of directories and databases."""
+"""The interface of databases: what a backup reads its data from, and restores it to."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 Password: TypeAlias = str | Callable[[], str] | None
-"""A password, or a function that returns it when it is needed. None leaves it to the URL and the database's tools."""
+"""A password, or a function that returns it when it is needed. None: use the URL, or what the database's tools find."""
 
 
 @dataclass(frozen=True, slots=True)
 class DumpFile:
-    """One file of a dump: its path within the dump, and its bytes, which are taken once and in order."""
+    """One file of a dump: its path within the dump, and its bytes, which can be read only once and in order."""
 
     path: str
     pieces: Iterator[bytes]
@@ -22,7 +22,7 @@ class DumpFile:
 
 @dataclass(frozen=True, slots=True)
 class DumpNote:
-    """What you should know of one object in a dump.
+    """A note about one object in a dump.
 
     Attributes:
         text: A full sentence that begins with the kind and the name of the object: "View totals is left out, ..."
@@ -35,20 +35,20 @@ class DumpNote:
 
 @dataclass(slots=True)
 class Dump:
-    """What a database gives: files, and what they hold.
+    """The dump of a database: its files, counts and notes.
 
-    `files` is consumed once; `counts` and `notes` are complete after that.
+    `files` can be read only once. `counts` and `notes` are complete after that.
     """
 
     files: Iterable[DumpFile]
     counts: dict[str, int] = field(default_factory=dict)
-    """Rows or documents per table or collection, of the same moment as the dump."""
+    """Rows or documents per table or collection, at the same moment as the dump."""
     notes: list[DumpNote] = field(default_factory=list)
-    """What the dump does not hold, or what comes back in another form. The record of the backup has it."""
+    """What is not in the dump, and what a restore creates in another form. They become notes of the backup."""
 
 
 class DumpReader(Protocol):
-    """A dump as it comes back from a backup; every byte is verified."""
+    """A dump that is read back from a backup. Every byte is verified."""
 
     @property
     def paths(self) -> Sequence[str]: ...
@@ -57,7 +57,7 @@ class DumpReader(Protocol):
     def counts(self) -> Mapping[str, int]: ...
 
     def open(self, path: str) -> Iterator[memoryview]:
-        """Yield the bytes of one file, in pieces of up to some MB."""
+        """Yield the bytes of one file, in pieces of at most a few MB."""
         ...
 
     def extract(self, folder: Path) -> None:
@@ -69,36 +69,36 @@ class Database(Protocol):
     """A database that can be dumped to a stream or a tree, and restored from it."""
 
     kind: ClassVar[str]
-    """What the backup calls this kind: "postgresql", "sqlite", ..."""
+    """The name of this kind of database: "postgresql", "sqlite", ..."""
     swaps: ClassVar[bool]
-    """Whether `restore` builds the new state beside the old one and swaps them at the end, so that a failure leaves the
-    old one. Otherwise the manager makes a safety backup first."""
+    """Whether `restore` builds the new state beside the old one and swaps them at the end, so that a failure changes
+    nothing. If False, the manager makes a safety backup first."""
 
     @property
     def name(self) -> str:
-        """What a backup calls it; no secrets; equal for equal databases."""
+        """The name of the database in backups. It contains no secrets, and is the same for the same database."""
         ...
 
     def check(self) -> list[str]:
-        """Return the versions of the tools and of the server, for people.
+        """Return the versions of the tools and of the server, to show them to users.
 
         Raise an error if a tool is missing or the server cannot be reached.
         """
         ...
 
     def check_restorable(self) -> Sequence[str]:
-        """Return what in this database no restore could bring back; empty if everything can be restored.
+        """Return the objects in this database that no restore could create again. Empty if there are none.
 
-        A backup calls this before it reads anything, and fails if something is returned. It takes seconds at most. What
-        `dump` leaves out because you asked for it is not returned: it belongs into the notes of the dump.
+        A backup calls this before it reads anything, and fails if something is returned. It takes a few seconds at
+        most. What `dump` leaves out because the user chose it is not returned: it belongs in the notes of the dump.
 
         Returns:
-            A full sentence for each object: its kind and name, why it cannot be restored, and what you can do.
+            A full sentence for each object: its kind and name, why it cannot be restored, and what the user can do.
         """
         ...
 
     def dump(self) -> AbstractContextManager[Dump]:
-        """One consistent state of the database, writers going on. Leaving the block ends what was started for it."""
+        """Dump one consistent state of the database while others write. Leaving the block ends all started programs."""
         ...
 
     def counts(self) -> dict[str, int]:
@@ -106,9 +106,10 @@ class Database(Protocol):
         ...
 
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
-        """A checksum of the rows of each table that a dump holds, and of its other data; what `dump` gives is used up.
+        """Return a checksum of the rows of each table in a dump, and of its other data. This reads the dump to its end.
 
-        Equal for equal rows, also in two dumps whose bytes differ. Empty where this kind of database has none.
+        Equal rows have equal checksums, even if the bytes of two dumps differ. Empty if this kind of database does not
+        support checksums.
         """
         ...
 
@@ -122,12 +123,12 @@ class Database(Protocol):
         ...
 
     def scratch(self) -> AbstractContextManager[Database]:
-        """Give an empty database beside this one for a drill, and drop it when the block ends."""
+        """Create an empty database beside this one for a drill, and drop it when the block ends."""
         ...
 
 
 Switch: TypeAlias = Callable[[], Sequence[str]]
-"""Puts a new state that stands beside the old one in its place, atomically. If it raises, the old state is in place.
+"""Replaces the old state with the new one that was built beside it, atomically. If it raises, nothing has changed.
 
 Returns warnings, as full sentences, about what could not be tidied up afterwards: by then the restore has succeeded.
 """
@@ -135,46 +136,46 @@ Returns warnings, as full sentences, about what could not be tidied up afterward
 
 @runtime_checkable
 class StagedRestores(Protocol):
-    """A database that can build the new state first and take it later. `swaps` is true for each of them.
+    """A database that can build the new state first and switch to it later. `swaps` must be True.
 
     With this, a restore of several parts builds and verifies all of them before it changes the first.
     """
 
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> AbstractContextManager[Switch]:
-        """Build and verify the new state beside the old one, which stays in place and in use.
+        """Build and verify the new state beside the old one, which stays in use.
 
-        Leaving the block without a switch deletes the new state. What a killed process left is deleted by the next
-        `stage` of the same database, and never stops it.
+        Leaving the block without a switch deletes the new state. The next `stage` of the same database deletes what a
+        killed process left, and never fails because of it.
 
         Args:
             dump: The dump to restore.
             only: Build only these tables or collections. Default: all.
 
         Returns:
-            A context manager that gives a function, which takes the new state when it is called.
+            A context manager that yields a function. Calling it switches to the new state.
 
         Raises:
-            RestoreFailed: The new state cannot be built. The old one is as it was.
+            RestoreFailed: The new state cannot be built. The old one is unchanged.
         """
         ...
 
 
 @runtime_checkable
 class Noted(Protocol):
-    """A scratch database that has something to say in the report of a drill."""
+    """A scratch database that adds notes to the report of a drill."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was left out, or how far the drill was confined: full sentences."""
+        """Full sentences about what was left out, and about rights that the drill could not restrict."""
         ...
 
 
 @runtime_checkable
 class DropsAbandoned(Protocol):
-    """A database that finds what killed drills have left on its server. Its `scratch` does so, too."""
+    """A database that can drop what killed drills have left on its server. Its `scratch` does so, too."""
 
     def drop_abandoned(self) -> Sequence[str]:
-        """Drop what drills have left on the server and no living process uses.
+        """Drop what drills have left on the server and no running process uses.
 
         Returns:
             The names of the databases that were dropped.
@@ -184,10 +185,10 @@ class DropsAbandoned(Protocol):
 
 @runtime_checkable
 class Expires(Protocol):
-    """A scratch database whose data may expire by itself."""
+    """A scratch database whose data may expire on its own."""
 
     def still_expected(self, counts: Mapping[str, int], found: Mapping[str, int]) -> Mapping[str, int]:
-        """Return what of the counts of a backup can be expected now.
+        """Return the counts that can be expected now, after some of the data in the backup has expired.
 
         Args:
             counts: The counts in the backup.
@@ -198,34 +199,34 @@ class Expires(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDescription:
-    """What documentation says about a kind of database: its row of the table in docs/databases.md."""
+    """The documentation of a kind of database: its row in the table in docs/databases.md."""
 
     title: str
-    """The product, and from which version on: "PostgreSQL 13+"."""
+    """The product and its oldest supported version: "PostgreSQL 13+"."""
     urls: str
     """What its URLs look like."""
     needs: str
-    """The packages that have to be installed."""
+    """The packages that must be installed."""
     dump: str
-    """Of which moment a dump is, by which tool, and how its rows are counted."""
+    """Which moment a dump shows, which tool makes it, and how its rows are counted."""
     restored: str
-    """How a restore goes, and what a failed one leaves."""
+    """How a restore works, and what a failed one leaves."""
     not_kept: str
-    """What a backup does not hold."""
+    """What a backup does not contain."""
 
 
 class DatabaseDriver(Database, Protocol):
-    """A kind of database that `open_database` finds: a `Database` that says by which URLs it is named."""
+    """A kind of database that `open_database` can open: a `Database` that declares its URLs."""
 
     schemes: ClassVar[tuple[str, ...]]
     """The schemes of its URLs, without `://`."""
     suffixes: ClassVar[tuple[str, ...]]
-    """How the names of its files end, if it lives in one: `(".sqlite",)`. Else empty."""
+    """Suffixes of its files, such as `(".sqlite",)`. Empty if the database is not a file."""
     description: ClassVar[DatabaseDescription]
 
     @classmethod
     def from_url(cls, url: str, password: Password = None) -> Self:
-        """Return the database that a URL names. Nothing is connected to.
+        """Return the database with a URL, without connecting to it.
 
         Args:
             url: A URL with one of `schemes`, or a path with one of `suffixes`.

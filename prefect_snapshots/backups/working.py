@@ -1,8 +1,8 @@
-"""Working folders: where a backup, restore or drill keeps plain files for a while, so that none of them stays behind.
+"""Working folders for the temporary plain files of backups, restores and drills. None of them is left behind.
 
-All working folders of a user lie in `prefect-snapshots-UID` in the temporary folder of the system, which only this user
-can open. A process holds a lock on its working folder as long as it lives, however it ends. Whoever makes the next
-working folder deletes those on which no lock is held: they belong to processes that were killed.
+All working folders of a user are in `prefect-snapshots-UID` in the temporary folder of the system, which only this user
+can open. A process holds a lock on its working folder until it ends, in whatever way. Creating a working folder first
+deletes those that nobody has locked: they belong to processes that were killed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..errors import PermissionDenied
 from .interruption import deferred
 
 _LIMIT = 1000
-"""Folders that one call cleans at most: a backup must not wait for the leftovers of years."""
+"""Maximal number of folders that one call deletes: a backup must not wait for the leftovers of years."""
 _NAME = 50
-"""Characters of a file's name in that of a folder beside it: names have at most 255 bytes, and a letter up to 4."""
+"""Characters of a file's name in the name of a folder beside it: names have at most 255 bytes, a letter up to 4."""
 _NAMES = 100
-"""Names that are tried for the folder of a user, before it is clear that somebody keeps us from having one."""
+"""Names to try for the folder of a user. If all are taken, somebody blocks them on purpose."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def working_folder(purpose: str) -> Iterator[Path]:
     A process that is killed leaves the folder behind. The next working folder of the same user deletes it.
 
     Args:
-        purpose: What it is for, such as "dump": the beginning of its name.
+        purpose: The first part of its name, such as "dump".
     """
     parent = _parent()
     _clean(parent)
@@ -44,10 +44,10 @@ def working_folder(purpose: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_beside(place: Path) -> Iterator[Path]:
-    """Make such a folder on the file system of a file that is to be replaced, and delete it when the block ends.
+    """Make a working folder beside a file that will be replaced, and delete it when the block ends.
 
     Args:
-        place: The file. What killed processes left beside it is deleted first.
+        place: The file. Folders that killed processes left beside it are deleted first.
     """
     prefix = f".{place.name[:_NAME]}.restoring-"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def is_held(folder: Path) -> bool:
 
 
 def working_path(name: str) -> Path:
-    """Return where this user's working folder of a name lies, whether it exists or not."""
+    """Return the path of this user's working folder with a name, whether it exists or not."""
     return _parent() / name
 
 
@@ -93,8 +93,8 @@ def _parent() -> Path:
                 folder.chmod(0o700)
             return folder
     raise PermissionDenied(
-        f"Somebody else has made {name} and all names like it in {tempfile.gettempdir()}. Set TMPDIR to a folder that "
-        "only you can write."
+        f"Other users have taken {name} and all names like it in {tempfile.gettempdir()}. Set TMPDIR to a folder that "
+        "only you can write to."
     )
 
 

@@ -670,20 +670,19 @@ def _view_changes(document: dict[str, Any]) -> Iterator[str]:
         yield from _view_diff(change)
 
 
-_STATES = {"new": "restored", "old": "as it was", "mixed": "partly restored", "switching": "restored or as it was"}
+_STATES = {
+    "new": "restored",
+    "old": "unchanged",
+    "mixed": "only partly restored",
+    "switching": "either restored or unchanged",
+}
 
 
 def _view_interrupted(document: dict[str, Any]) -> Iterator[str]:
     for each in document["interrupted"]:
         yield f"Restore of {each['backup']} on {each['host']}, {time_text(each['started_at'])}:"
-        words = {
-            "new": "restored",
-            "old": "as it was",
-            "mixed": "partly restored",
-            "switching": "restored or as it was",
-        }
         for part in each["parts"]:
-            yield f"  {part['target']}: {words[part['state']]}"
+            yield f"  {part['target']}: {_STATES[part['state']]}"
 
 
 def _view_findings(document: dict[str, Any]) -> Iterator[str]:
@@ -699,7 +698,7 @@ def _view_drill(document: dict[str, Any]) -> Iterator[str]:
             row["kind"],
             f"{row['files']:,}",
             f"{sum(row['counts'].values()):,}",
-            "; ".join(row["problems"]) or "as it was",
+            "; ".join(row["problems"]) or "identical",
         )
         for row in document["rows"]
     ]

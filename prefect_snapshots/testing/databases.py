@@ -163,7 +163,7 @@ class DatabaseContract:
         self.grow(database)
         before = database.counts(), _checksums(database)
         last = max(kept.files, key=lambda path: len(kept.files[path]))
-        with pytest.raises(RestoreFailed, match="is as it was" if database.swaps else "not restored"):
+        with pytest.raises(RestoreFailed, match="is unchanged" if database.swaps else "not restored"):
             database.restore(StoredDump(kept.files, kept.counts, torn=last))
         if database.swaps:
             assert (database.counts(), _checksums(database)) == before

@@ -128,9 +128,9 @@ class ArangoDB(ServerDatabase):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts, "collection")
-        with restoring(self.name, "and is as it was"):
+        with restoring(self.name, "and is unchanged"):
             _refuse_others(dump)
-        with restoring(self.name, "and holds a part of the backup"), working_folder("arangodb") as folder:
+        with restoring(self.name, "and contains only a part of the backup"), working_folder("arangodb") as folder:
             source = folder / "dump"
             source.mkdir()
             dump.extract(source)

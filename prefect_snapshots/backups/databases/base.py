@@ -424,7 +424,7 @@ def restoring(name: str, state: str) -> Iterator[None]:
     try:
         yield
     except BackupFailed as error:
-        raise RestoreFailed(f"{name} was not restored, {state}: {error}") from error
+        raise RestoreFailed(f"{name} was not restored {state}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -185,7 +185,7 @@ class DuckDB(FileDatabase):
         check_only(only, dump.counts)
         target = Path(os.path.realpath(self.path))
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"):
+            with restoring(self.name, "and is unchanged"):
                 folder = stack.enter_context(folder_beside(target))
                 beside = folder / "database"
                 if _WHOLE in dump.paths:
@@ -200,7 +200,7 @@ class DuckDB(FileDatabase):
                 as_private(beside)
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and is as it was"):
+                with restoring(self.name, "and is unchanged"):
                     if only:
                         _replace_tables(target, beside, only)
                     else:

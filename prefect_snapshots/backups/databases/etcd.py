@@ -108,7 +108,7 @@ class Etcd(ServerDatabase):
                 "An etcd cluster has no tables. Restore all keys, or restore to another cluster and copy from there."
             )
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"):
+            with restoring(self.name, "and is unchanged"):
                 folder = stack.enter_context(working_folder("etcd"))
                 write(folder / _FILE, dump.open(_FILE))
                 restored = [f"--data-dir={folder}/data", "--name=default", "--initial-cluster=default=unix://peer:1"]
@@ -120,7 +120,7 @@ class Etcd(ServerDatabase):
                 check_counts({_KEYS: source.count()}, dump.counts)
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and holds a part of the backup"), self._gateway() as target:
+                with restoring(self.name, "and contains only a part of the backup"), self._gateway() as target:
                     _copy(source, target)
                 return []
 

@@ -211,11 +211,11 @@ class MariaDB(ServerDatabase):
         """See `StagedRestores`."""
         check_only(only, dump.counts)
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"):
+            with restoring(self.name, "and is unchanged"):
                 staged = stack.enter_context(self._staged_tables(dump, only) if only else self._staged(dump))
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and is as it was"):
+                with restoring(self.name, "and is unchanged"):
                     return staged()
 
             yield switch
@@ -629,7 +629,7 @@ class _Scratch(MariaDB):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
-        with restoring(self.name, "and holds a part of the backup"), tempfile.TemporaryFile() as code:
+        with restoring(self.name, "and contains only a part of the backup"), tempfile.TemporaryFile() as code:
             settings = read_settings(dump, _SETTINGS, _Settings)
             self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
             self._load(dump, settings, code, copy=True)

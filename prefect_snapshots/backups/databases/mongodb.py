@@ -108,7 +108,7 @@ class MongoDB(ServerDatabase):
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts, "collection")
         target = self.address.database
-        with restoring(self.name, "and is as it was"):
+        with restoring(self.name, "and is unchanged"):
             source = read_settings(dump, _SETTINGS, _Settings).database
             if source in _SERVERS_OWN and source != target:
                 raise BackupFailed(
@@ -119,7 +119,7 @@ class MongoDB(ServerDatabase):
             f"--nsInclude={_escaped(source)}.*"
         ]
         moved = [f"--nsFrom={_escaped(source)}.*", f"--nsTo={_escaped(target)}.*"]
-        with restoring(self.name, "and holds a part of the backup"):
+        with restoring(self.name, "and contains only a part of the backup"):
             # A URL with a database would take only what was dumped from one of this name.
             with self._tool_at("mongorestore", self._of("")) as tool:
                 tool.run("--archive", "--drop", "--stopOnError", *chosen, *moved, stdin=dump.open(_ARCHIVE))

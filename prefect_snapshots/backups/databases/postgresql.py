@@ -416,11 +416,11 @@ class PostgreSQL(ServerDatabase):
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
         """See `StagedRestores`."""
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"):
+            with restoring(self.name, "and is unchanged"):
                 staged = stack.enter_context(self._staged_tables(dump, only) if only else self._staged(dump))
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and is as it was"):
+                with restoring(self.name, "and is unchanged"):
                     return staged()
 
             yield switch
@@ -875,7 +875,7 @@ class _Scratch(PostgreSQL):
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
-        with restoring(self.name, "and holds a part of the backup"):
+        with restoring(self.name, "and contains only a part of the backup"):
             settings = read_settings(dump, _SETTINGS, _Settings)
             with self._maintenance() as session:
                 session.run(f"DROP DATABASE IF EXISTS {_quoted(self._database)} WITH (FORCE)")

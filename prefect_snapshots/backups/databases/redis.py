@@ -109,7 +109,7 @@ class Redis(ServerDatabase):
         """See `StagedRestores`."""
         check_only(only, dump.counts, "database")
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"):
+            with restoring(self.name, "and is unchanged"):
                 folder = stack.enter_context(working_folder("redis"))
                 write(folder / _FILE, dump.open(_FILE))
                 databases = max(map(_checked_number, dump.counts), default=0) + 1
@@ -117,7 +117,7 @@ class Redis(ServerDatabase):
                 swap = stack.enter_context(_filled(source, self._connected, [_number(name) for name in only]))
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and is as it was"):
+                with restoring(self.name, "and is unchanged"):
                     swap()
                 return []
 

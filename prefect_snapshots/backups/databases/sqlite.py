@@ -136,14 +136,14 @@ class SQLite(FileDatabase):
         check_only(only, dump.counts)
         target = Path(os.path.realpath(self.path))
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"):
+            with restoring(self.name, "and is unchanged"):
                 beside = stack.enter_context(folder_beside(target)) / _FILE
                 write(beside, dump.open(_FILE))
                 kept = _kept(dump)
                 doubts = _check_integrity(beside)
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and is as it was"):
+                with restoring(self.name, "and is unchanged"):
                     if only:
                         with _connected(str(target), "rw") as connection:
                             _replace_tables(connection, beside, only)

@@ -63,7 +63,7 @@ class ToyDatabase:
         try:
             stored = {name: json.loads(b"".join(dump.open(name))) for name in only or dump.paths}
         except BackupFailed as error:
-            raise RestoreFailed(f"{self.name} was not restored, and is as it was: {error}") from error
+            raise RestoreFailed(f"{self.name} was not restored and is unchanged: {error}") from error
         self.write({**self._read(), **stored} if only else stored)
 
     @contextlib.contextmanager
