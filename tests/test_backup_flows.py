@@ -90,6 +90,9 @@ def test_options_of_directories_are_parameters(place: Path, name: str) -> None:
     manager = BackupManager(place / "repository", name=name)
     found = {file.path for file in manager.list_files("latest", "uploads")}
     assert found - {"marked"} == {".ignore", "kept", "photo", "marked/.nobackup"}
+    backup = made(place, name, files=[str(place / "uploads" / "kept")], commands={"hello.txt": "echo hello"})
+    assert [part.name.rpartition("/")[2] for part in backup.parts] == ["app.db", "kept", "hello.txt", "uploads"]
+    assert b"".join(manager.open_file("latest", "hello.txt", "hello.txt")) == b"hello\n"
 
 
 def test_a_backup_that_fails_commits_nothing_and_is_told(

@@ -1025,6 +1025,32 @@ def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(sh
     assert not shop.json("backups", "create")["incomplete"]
 
 
+def test_files_commands_and_standard_input_are_backed_up(shop: Program) -> None:
+    with (shop.directory / "pyproject.toml").open("a") as configuration:
+        configuration.write("files = ['settings.json']\ncommands = { 'greeting.txt' = \"sh -c 'echo hello'\" }\n")
+    settings = shop.directory / "settings.json"
+    settings.write_text("{}")
+    assert "settings.json" in shop.run("backups", "doctor").stdout
+    made = shop.json("backups", "create")
+    assert [part["kind"] for part in made["parts"]] == ["sqlite", "file", "file", "directory"]
+    settings.write_text("changed")
+    said = shop.run("backups", "restore", "latest", "--yes").stdout
+    assert "'greeting.txt' is no file on this machine" in said
+    assert settings.read_text() == "{}"
+    assert shop.run("backups", "cat", "latest", "greeting.txt", "greeting.txt").stdout == "hello\n"
+    shop.run("backups", "restore", "latest", "--only", "greeting.txt", "--to", "greeting.txt=back", "--yes")
+    assert (shop.directory / "back").read_text() == "hello\n"
+    assert "came back identical" in shop.run("backups", "drill").stdout
+    failing = ("--command", "x.sql=sh -c 'echo half; echo why >&2; exit 3'", "--file", "settings.json")
+    assert "exit code 3: why" in shop.complaint("backups", "create", *failing, status=1)
+    assert "NAME=COMMAND" in shop.complaint("backups", "create", "--command", "x.sql", status=2)
+    piped = [*("backups", "create", "--stdin", "rows.sql", "--name", "piped", "--json")]
+    with shop.start(*piped, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        document = json.loads(process.communicate("1\n2\n")[0])
+    assert [(part["name"], part["kind"], part["size"]) for part in document["parts"]] == [("rows.sql", "file", 4)]
+    assert shop.run("backups", "cat", document["name"], "rows.sql", "rows.sql").stdout == "1\n2\n"
+
+
 def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     names = [shop.json("backups", "create", str(number))["name"] for number in range(4)]
     assert [backup["name"] for backup in shop.json("backups", "list")["backups"]] == [names[3], names[2]]

@@ -4,6 +4,7 @@ from ..trees.scanning import Directory
 from .browsing import BackupDiff, CountChange, FileChange, FileInfo
 from .drills import DrillReport, DrillRow
 from .experiments import safe_experiment
+from .files import Command, File, StandardInput
 from .journal import PartState, RestorePart, RestoreRecord
 from .manager import BackupManager, list_names
 from .records import Backup, PartRecord
@@ -13,10 +14,12 @@ __all__ = [
     "Backup",
     "BackupDiff",
     "BackupManager",
+    "Command",
     "CountChange",
     "Directory",
     "DrillReport",
     "DrillRow",
+    "File",
     "FileChange",
     "FileInfo",
     "PartRecord",
@@ -24,6 +27,7 @@ __all__ = [
     "RestorePart",
     "RestoreRecord",
     "RestoreReport",
+    "StandardInput",
     "list_names",
     "safe_experiment",
 ]

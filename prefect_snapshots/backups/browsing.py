@@ -18,6 +18,7 @@ from ..repository.times import from_nanoseconds
 from ..trees.entries import Entry
 from ..trees.scanning import Directory, walk
 from .archive import Archive, PartReader
+from .files import File
 from .manifest import DIRECTORY
 from .sources import Database
 
@@ -153,6 +154,13 @@ def restore_changes(
         only: The paths, tables or collections that would be restored; empty: all.
         keep_extra: Whether files that are not in the backup would stay.
     """
+    if isinstance(target, File):
+        if target.holds(part):
+            return BackupDiff(target.name, part.label)
+        path = Path(target.path)
+        size = path.stat().st_size if path.exists() else None
+        change = FileChange(part.name, path.name, "added" if size is None else "changed", size or 0, part.stored)
+        return BackupDiff(target.name, part.label, files=(change,))
     if not isinstance(target, Directory):
         try:
             now = target.counts()

@@ -18,6 +18,7 @@ from ..errors import StorageFull
 from ..repository.progress import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
+from .files import FILE, File
 from .interruption import terminable
 from .manifest import DIRECTORY
 from .origin import host
@@ -36,7 +37,7 @@ class DrillRow:
     Attributes:
         part: The name of the part.
         kind: "directory", or the kind of database.
-        files: How many files were compared byte by byte.
+        files: How many files were compared, byte by byte or by a checksum of all bytes.
         counts: Restored rows or documents per table or collection.
         problems: What differs, or why the part could not be restored. Empty if the restored part is identical.
         notes: What the drill left out or could not check. Notes do not make it fail.
@@ -107,6 +108,9 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
     try:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)
+        elif part.kind == FILE:
+            _, problems, _ = _try_database(part, source if isinstance(source, File) else File(part.name))
+            files = 1
         elif source is None or isinstance(source, Directory):
             problems = ["the manager has no database with this name, so no scratch database could be created"]
         else:

@@ -27,6 +27,7 @@ from .claims import Source, refuse_own_repository, without_claimed
 from .databases import open_database
 from .drills import DrillReport, drill, prover
 from .export import write_tar
+from .files import Command, File, StandardInput
 from .history import KIND, History
 from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview
@@ -48,6 +49,8 @@ class BackupManager:
             part of the name of every backup. Default: "default".
         databases: What to back up: objects such as `SQLite("app.db")`, or URLs such as `"postgresql://localhost/app"`.
         directories: What to back up: paths, or `Directory` objects with their own excludes.
+        files: What to back up: paths of single files, or objects `File`, `Command` (the output of a command) and
+            `StandardInput`. They count as databases where a method takes these and directories apart.
         retention: Which backups to keep. It is applied after every backup, and by `cleanup`.
 
     Wherever a method takes the name of a backup to read, `"latest"` means the last one that was made.
@@ -75,6 +78,7 @@ class BackupManager:
         name: str = "default",
         databases: Sequence[Database | str] = (),
         directories: Sequence[Directory | str | os.PathLike[str]] = (),
+        files: Sequence[File | Command | StandardInput | str | os.PathLike[str]] = (),
         retention: RetentionPolicy = DEFAULT_RETENTION,
     ) -> None:
         self.repository = as_repository(repository)
@@ -85,9 +89,10 @@ class BackupManager:
         self.directories = tuple(
             directory if isinstance(directory, Directory) else Directory(directory) for directory in directories
         )
+        self.files = tuple(File(file) if isinstance(file, str | os.PathLike) else file for file in files)
         self.retention = retention
         self._history = History(self.repository, self.name)
-        sources: list[Source] = [*self.databases, *self.directories]
+        sources: list[Source] = [*self.databases, *self.files, *self.directories]
         names = [checked_string(source.name, "name of a source") for source in sources]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidArgument(
@@ -141,7 +146,9 @@ class BackupManager:
         """
         sources = self._sources(include_directories)
         if not sources:
-            raise InvalidArgument("There is nothing to back up. Give the manager databases=[...] or directories=[...].")
+            raise InvalidArgument(
+                "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]."
+            )
         request = BackupRequest(
             sources=sources, description=description, pinned=permanent, tags=tags, run=run, token=token
         )
@@ -532,8 +539,9 @@ class BackupManager:
         return backup if backup.pinned is pinned else changing.annotate(self._history, backup.name, pinned=pinned)
 
     def _sources(self, include_directories: bool = True) -> list[Source]:
-        directories = without_claimed(self.directories, self.databases, self.repository)
-        return [*self.databases, *(directories if include_directories else ())]
+        streams = [*self.databases, *self.files]
+        directories = without_claimed(self.directories, streams, self.repository)
+        return [*streams, *(directories if include_directories else ())]
 
     def _by_name(self) -> dict[str, Source]:
         return {source.name: source for source in self._sources()}
@@ -546,6 +554,7 @@ class BackupManager:
             "name": self.name,
             "databases": self.databases,
             "directories": self.directories,
+            "files": self.files,
             "retention": self.retention,
         }
         return _restore, (self.repository, options)

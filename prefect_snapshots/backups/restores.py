@@ -33,6 +33,7 @@ from .archive import Archive
 from .browsing import BackupDiff, restore_changes
 from .claims import Source, files_of, holds_repository, is_within, outer_first
 from .databases import open_database
+from .files import FILE, Command, File, StandardInput, how_to_get
 from .history import History
 from .interruption import deferred, terminable
 from .journal import Journal, PartState, RestorePart, RestoreRecord, begun
@@ -145,8 +146,11 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
     jobs = []
     for part in backup.parts:
         wanted = request.include_directories if part.kind == DIRECTORY else request.include_databases
+        place = targets.get(part.name, sources.get(part.name))
+        if isinstance(place, Command | StandardInput) and not chosen:
+            continue  # it has no place to go back to: the report says so
         if wanted and (not chosen or part.name in chosen):
-            target = _target(backup, part, targets.get(part.name, sources.get(part.name)))
+            target = _target(backup, part, place)
             jobs.append(Job(part, target, tuple(chosen.get(part.name, ()))))
     if not jobs:
         raise InvalidArgument(
@@ -179,7 +183,7 @@ def _target(backup: Backup, part: PartRecord, target: Any) -> Source:
             raise InvalidArgument(
                 f"Part {part.name!r} is a directory, and cannot be restored to {type(target).__name__}. Pass a path."
             ) from None
-    database: Database = open_database(target) if isinstance(target, str) else target
+    database = _database_of(part, target)
     if getattr(database, "kind", None) != part.kind:
         kind = getattr(database, "kind", type(target).__name__)
         raise InvalidArgument(f"Part {part.name!r} is of kind {part.kind}, and cannot be restored to {kind}.")
@@ -246,6 +250,12 @@ def restore(
             with _standing_still(jobs):
                 warnings = run.all()
     _supersede(history, jobs)
+    done = {job.part.name for job in jobs}
+    if request.include_databases and not request.only:
+        left = [part.name for part in backup.parts if part.kind == FILE and part.name not in done]
+        warnings += [
+            f"Part {name!r} is no file on this machine, and was not restored. {how_to_get(name)}" for name in left
+        ]
     return RestoreReport(backup.name, tuple(job.part.name for job in jobs), safety, tuple(warnings))
 
 
@@ -496,7 +506,14 @@ def find_target(part: PartRecord, touched: RestorePart, sources: Mapping[str, So
         chosen = Path(touched.target) if part.kind == DIRECTORY else touched.target
     if part.kind == DIRECTORY:
         return chosen if isinstance(chosen, Directory) else Directory(chosen)
-    database: Database = open_database(chosen) if isinstance(chosen, str) else chosen
+    return _database_of(part, chosen)
+
+
+def _database_of(part: PartRecord, target: Any) -> Database:
+    """The target of a part that is no directory: from a URL or a path, if it is not an object already."""
+    if part.kind == FILE and isinstance(target, str | os.PathLike):
+        return File.from_url(os.fspath(target))
+    database: Database = open_database(target) if isinstance(target, str) else target
     return database
 
 

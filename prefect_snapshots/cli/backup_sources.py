@@ -6,6 +6,8 @@ repository = "s3://bucket/backups"
 name = "shop"
 databases = ["postgresql://backup@db.example.com/shop", "app.db"]
 directories = ["uploads"]
+files = ["settings.json"]
+commands = { "users.sql" = "pg_dump --table=users shop" }
 excludes = ["*.log", "/cache/"]
 retention = { keep_last = 10, keep_weekly_within = "3m" }
 ```
@@ -40,6 +42,8 @@ _TYPES: Mapping[str, type] = {
     "name": str,
     "databases": list,
     "directories": list,
+    "files": list,
+    "commands": dict,
     "retention": dict,
     "excludes": list,
     "ignore_files": list,
@@ -63,6 +67,10 @@ class SourceOptions:
         database: The URL of a database, or the path of one of SQLite or DuckDB. Repeat it for several. Leave the
             password to the environment or the database's password file: other users can read a command line.
         directory: A directory. Repeat it for several.
+        file: A single file. Repeat it for several.
+        command: NAME=COMMAND: back up the output of a command under a name such as users.sql. If the command fails, so
+            does the backup. No shell runs it. Repeat it for several.
+        stdin: Back up what is read from standard input under this name.
         block: A block of Prefect with a database, such as
             prefect-snapshots-backup-database/shop. Repeat it for several.
     """
@@ -70,6 +78,9 @@ class SourceOptions:
     name: str | None = None
     database: list[str] = field(default_factory=list)
     directory: list[Path] = field(default_factory=list)
+    file: list[Path] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    stdin: str | None = None
     block: list[str] = field(default_factory=list)
 
 
@@ -149,20 +160,35 @@ def manager_of(
     left_out: DirectoryOptions = NOTHING_LEFT_OUT,
 ) -> BackupManager:
     """The manager that the options ask for; what they leave open, pyproject.toml says."""
-    from ..backups import BackupManager, Directory
+    from ..backups import BackupManager, Command, Directory, File, StandardInput
 
     configured = configuration()
     databases: list[Any] = [*sources.database, *map(_database_of_block, sources.block)]
     directories: list[Any] = list(sources.directory)
-    if not databases and not directories:
+    commands = dict(_command(text) for text in sources.command)
+    files: list[Any] = list(sources.file)
+    if not (databases or directories or files or commands or sources.stdin):
         databases, directories = configured.get("databases", []), configured.get("directories", [])
+        files, commands = configured.get("files", []), configured.get("commands", {})
     return BackupManager(
         repository,
         name=sources.name or configured.get("name", "default"),
         databases=databases,
         directories=[Directory(path, **left_out.over(configured)) for path in directories],
+        files=[
+            *map(File, files),
+            *(Command(command, name=name) for name, command in commands.items()),
+            *([StandardInput(sources.stdin)] if sources.stdin else []),
+        ],
         retention=policy_of(retention, configured.get("retention", {})),
     )
+
+
+def _command(text: str) -> tuple[str, str]:
+    name, separator, command = text.partition("=")
+    if not separator or not name or not command:
+        raise InvalidArgument(f"--command is NAME=COMMAND, such as users.sql='pg_dump shop', not {text!r}.")
+    return name, command
 
 
 def _database_of_block(slug: str) -> Any:
@@ -177,7 +203,7 @@ def _checked(table: Any, file: Path) -> dict[str, Any]:
     for key, value in table.items():
         if key not in _TYPES:
             raise InvalidArgument(f"[tool.{TABLE}] in {file} has {key!r}: it may have {', '.join(_TYPES)}")
-        texts = value if isinstance(value, list) else []
+        texts = value if isinstance(value, list) else list(value.values()) if key == "commands" else []
         if not isinstance(value, _TYPES[key]) or not all(isinstance(text, str) for text in texts):
             raise InvalidArgument(f"{key} of [tool.{TABLE}] in {file} is not understood: {value!r}")
 
@@ -185,7 +211,7 @@ def _checked(table: Any, file: Path) -> dict[str, Any]:
         return text if "://" in text else os.path.join(file.parent, text)
 
     found = dict(table)
-    for key in {"databases", "directories"} & found.keys():
+    for key in {"databases", "directories", "files"} & found.keys():
         found[key] = [absolute(text) for text in found[key]]
     if "repository" in found:
         found["repository"] = absolute(found["repository"])

@@ -220,8 +220,10 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
         look(f"database {database.name}", lambda one=database: _look_at_database(one))
     for directory in manager.directories:
         look(f"directory {directory.path}", lambda place=Path(directory.path): _look_at_directory(place))
-    if not manager.databases and not manager.directories:
-        nothing = "nothing to back up: give --database or --directory, or say it in pyproject.toml"
+    for file in manager.files:
+        look(f"file {file.name}", file.check)
+    if not (manager.databases or manager.directories or manager.files):
+        nothing = "nothing to back up: give --database, --directory or --file, or say it in pyproject.toml"
         findings.append({"what": "sources", "ok": False, "found": [nothing]})
     bad = sum(not finding["ok"] for finding in findings)
     remark = f"{count_text(bad, 'problem')}." if bad else "A backup can be made."
@@ -517,7 +519,7 @@ def _only(texts: Sequence[str] | None) -> dict[str, list[str]]:
 
 
 def _target(backup: Backup, part: str, target: str) -> Any:
-    return Path(target) if backup.part(part).kind == "directory" else target
+    return Path(target) if backup.part(part).kind in ("directory", "file") else target
 
 
 def _files_answer(backup: Backup, files: Sequence[FileInfo]) -> Answer:

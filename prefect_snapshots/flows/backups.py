@@ -8,7 +8,7 @@ its path. Never write a password into a parameter: the server keeps parameters a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import humanize
@@ -18,7 +18,7 @@ from prefect.input import RunInput
 from prefect.settings import get_current_settings
 from pydantic import Field
 
-from ..backups import Backup, BackupManager, Directory, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, RestoreReport
 from ..backups.databases import open_database
 from ..backups.sources import Database
 from ..documents import code, escape
@@ -75,6 +75,8 @@ def create_backup(
     one_file_system: bool = False,
     larger_than: int | None = None,
     strict: bool = True,
+    files: Sequence[str] = (),
+    commands: Mapping[str, str] | None = None,
 ) -> Backup:
     """Back up databases and directories, or nothing. Then delete what the retention policy does not keep.
 
@@ -92,6 +94,9 @@ def create_backup(
         excludes: Patterns of what to leave out of all directories, as in `.gitignore`, beside the default ones.
         ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than: As for `Directory`.
         strict: Whether a file that cannot be read makes the backup fail. If False, it is left out and noted.
+        files: Paths of single files.
+        commands: Commands whose output is backed up, by the name that it gets. If one fails, so does the backup.
+            Whoever may start runs of this flow with other parameters can run any program as the user of the worker.
 
     Raises:
         BackupFailed: A source could not be read whole. The message names it. Nothing was committed.
@@ -110,7 +115,11 @@ def create_backup(
         )
         for path in directories
     ]
-    manager = _manager(name, databases, chosen, repository, retention)
+    streams: list[File | Command] = [
+        *map(File, files),
+        *(Command(command, name=each) for each, command in (commands or {}).items()),
+    ]
+    manager = _manager(name, databases, chosen, repository, retention, streams)
     try:
         return _created(manager, description, permanent, tags, prove)
     finally:  # a proof is overdue above all where backups fail
@@ -272,10 +281,16 @@ def _manager(
     directories: Sequence[str | Directory],
     repository: str | None,
     retention: RetentionPolicy = DEFAULT_RETENTION,
+    files: Sequence[File | Command] = (),
 ) -> BackupManager:
     opened = [load_database(text) if _BLOCK.fullmatch(text) else open_database(text) for text in databases]
     return BackupManager(
-        current_repository(repository), name=name, databases=opened, directories=directories, retention=retention
+        current_repository(repository),
+        name=name,
+        databases=opened,
+        directories=directories,
+        files=files,
+        retention=retention,
     )
 
 
