@@ -331,7 +331,7 @@ class BackupManager:
             >>> manager.restore_backup(backup.name)
             Traceback (most recent call last):
             ...
-            prefect_snapshots.errors.ConfirmationRequired: Restoring ... replaces ...: pass confirm=True
+            prefect_snapshots.errors.ConfirmationRequired: Restoring ... replaces data. Nothing was changed. ...
         """
         request = RestoreRequest(
             include_directories=include_directories,
