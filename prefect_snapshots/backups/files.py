@@ -273,7 +273,7 @@ def how_to_get(name: str) -> str:
 def _check_name(name: str) -> None:
     try:
         if "/" in name:
-            raise InvalidName("it has a slash")
+            raise InvalidName("It has a slash.")
         check_path(name.encode())
     except (InvalidName, UnicodeEncodeError) as error:
         raise InvalidArgument(
