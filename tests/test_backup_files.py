@@ -76,6 +76,8 @@ def test_the_output_of_a_command_counts_if_the_command_succeeds(tmp_path: Path) 
     assert [warning.split(". ")[0] for warning in report.warnings] == [
         f"Part '{name}' is no file on this machine, and was not restored" for name in ("one", "two")
     ]
+    without = BackupManager(tmp_path / "repository", directories=[Directory(tmp_path / "data")])
+    assert without.restore_backup("latest", confirm=True).warnings == report.warnings
     manager.restore_backup("latest", confirm=True, only={"one": []}, to={"one": tmp_path / "back"})
     assert (tmp_path / "back").read_bytes() == b"a  b\n"
     with pytest.raises(RestoreFailed, match="cat BACKUP one one"):

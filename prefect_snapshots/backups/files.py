@@ -32,6 +32,8 @@ FILE = "file"
 _SETTINGS = "metadata/file.json"
 """Mode, owner and time of a file. No name of a file has a slash."""
 _CONTENT = "content"
+_SCHEME = "file://"
+"""How the names of files begin. Names of outputs have no slash."""
 
 
 class _Status(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,12 +107,12 @@ class File(_Bytes):
     @classmethod
     def from_url(cls, url: str) -> File:
         """Return the file that the name of a part stands for: `file:///etc/hosts`, or a path."""
-        return cls(unquote(url.removeprefix("file://")) if url.startswith("file://") else url)
+        return cls(unquote(url.removeprefix(_SCHEME)) if url.startswith(_SCHEME) else url)
 
     @property
     def name(self) -> str:  # type: ignore[override]
         """What a backup calls it."""
-        return f"file://{quote(str(self.path))}"
+        return f"{_SCHEME}{quote(str(self.path))}"
 
     def check(self) -> list[str]:
         """See `Database`."""
@@ -260,6 +262,18 @@ class StandardInput(_Bytes):
     def dump(self) -> Iterator[Dump]:
         """See `Database`."""
         yield Dump([DumpFile(self.name, pieces(sys.stdin.buffer))])
+
+
+def is_homeless(name: str, kind: str, target: object) -> bool:
+    """Return whether a part is the output of a command or standard input, and nobody has said where it goes.
+
+    Args:
+        name: The name of the part.
+        kind: Its kind.
+        target: What was chosen as its target, or the source of its name, or None.
+    """
+    unknown = target is None and not name.startswith(_SCHEME)
+    return kind == FILE and (unknown or isinstance(target, Command | StandardInput))
 
 
 def how_to_get(name: str) -> str:

@@ -33,7 +33,7 @@ from .archive import Archive
 from .browsing import BackupDiff, restore_changes
 from .claims import Source, files_of, holds_repository, is_within, outer_first
 from .databases import open_database
-from .files import FILE, Command, File, StandardInput, how_to_get
+from .files import FILE, File, how_to_get, is_homeless
 from .history import History
 from .interruption import deferred, terminable
 from .journal import Journal, PartState, RestorePart, RestoreRecord, begun
@@ -147,8 +147,8 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
     for part in backup.parts:
         wanted = request.include_directories if part.kind == DIRECTORY else request.include_databases
         place = targets.get(part.name, sources.get(part.name))
-        if isinstance(place, Command | StandardInput) and not chosen:
-            continue  # it has no place to go back to: the report says so
+        if not chosen and is_homeless(part.name, part.kind, place):
+            continue  # the report says so
         if wanted and (not chosen or part.name in chosen):
             target = _target(backup, part, place)
             jobs.append(Job(part, target, tuple(chosen.get(part.name, ()))))

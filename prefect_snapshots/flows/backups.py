@@ -179,6 +179,7 @@ def restore_backup(
     repository: str | None = None,
     patience: int = PATIENCE,
     poll_interval: int = 10,
+    files: Sequence[str] = (),
 ) -> RestoreReport:
     """Restore databases and directories, after a person has typed the name of the backup on the page of the run.
 
@@ -186,7 +187,7 @@ def restore_backup(
 
     Args:
         backup: The name of the backup. Default: the latest.
-        name, databases, directories, repository: As for `create_backup`.
+        name, databases, directories, files, repository: As for `create_backup`.
         to: Other targets, by the names of the parts.
         only: Restore these parts alone, and of each these tables, collections or paths; an empty list: all of it.
         patience: Seconds that the person has.
@@ -197,7 +198,7 @@ def restore_backup(
         DamagedVersion: Stored bytes are damaged. Nothing was changed.
         RestoreFailed: The message says what is new, old or mixed, and which command mends it.
     """
-    manager = _manager(name, databases, directories, repository)
+    manager = _manager(name, databases, directories, repository, files=[File(path) for path in files])
     found = manager.get_backup(backup) if backup else _newest(manager)
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
