@@ -709,7 +709,7 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, shelf: Shelf, source: Pat
     answers = SPAWN.Queue()
     process = SPAWN.Process(target=_with_little_room, args=(str(tmp_path / "repository"), str(target), answers))
     process.start()
-    assert "no room" in answers.get(timeout=60)
+    assert "not enough space" in answers.get(timeout=60)
     process.join()
     assert os.listdir(target) == ["mine"]
     assert not leftovers(tmp_path)

@@ -173,7 +173,7 @@ def test_a_restore_is_confirmed_in_the_browser(
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem", name="Resume").click()
     form = page.get_by_role("dialog")
-    expect(form).to_contain_text("This replaces what is there now with backup project_")
+    expect(form).to_contain_text("This replaces the current data with backup project_")
     (backup,) = (each for each in backups if each.name in form.inner_text())
     form.get_by_label("Name of the backup").fill(backup.name)
     shoot("restore")

@@ -1,4 +1,4 @@
-"""Flows to deploy on a schedule, importable from the wheel: they make backups, and look after a repository."""
+"""Flows to deploy on a schedule: they make, restore and prove backups, and check, prune and watch a repository."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Make backups, delete old ones, restore them, and prove that they can be restored, with reports in the Prefect UI.
+"""Flows that make backups, delete old ones, restore them, and prove that they can be restored.
 
-Parameters name what to back up by strings, so that a deployment can hold them: a database by its URL, by the path of
-its file, or by the block that has it and its password, such as `prefect-snapshots-backup-database/shop`; a directory by
-its path. Never write a password into a parameter: the server keeps parameters and shows them.
+All parameters that name what to back up are strings, so that a deployment can store them: a database is named by its
+URL, by the path of its file, or by the block with its URL and password, such as
+`prefect-snapshots-backup-database/shop`; a directory is named by its path. Never write a password into a parameter: the
+Prefect server stores parameters and shows them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _BLOCK = re.compile(r"prefect-snapshots-backup-database/[^/]+")
 
 
 class RestoreConfirmation(RunInput):
-    """What a person types, before data is replaced."""
+    """What a person must type before data is replaced."""
 
     name_of_the_backup: str = Field(
         title="Name of the backup", description="Type the whole name of the backup to restore it."
@@ -78,20 +79,22 @@ def create_backup(
     files: Sequence[str] = (),
     commands: Mapping[str, str] | None = None,
 ) -> Backup:
-    """Back up databases and directories, or nothing. Then delete what the retention policy does not keep.
+    """Back up databases and directories, then delete backups that the retention policy does not keep.
+
+    If one source fails, nothing is committed.
 
     Args:
-        description: Why you make it. It becomes a part of the backup's name.
-        name: Separates backups that share a repository.
+        description: Why you make the backup. It becomes part of its name.
+        name: The name of this set of backups. Sets with different names can share a repository.
         databases: URLs, paths of files, or blocks such as `prefect-snapshots-backup-database/shop`.
         directories: Paths.
-        permanent: Whether to pin the backup, so that retention never deletes it.
-        tags: For a retention policy that keeps tags.
+        permanent: Pin the backup, so that retention never deletes it.
+        tags: Labels, which `keep_tags` of a retention policy can select.
         retention: Which backups to keep.
-        repository: A URL or path; see `blocks.current_repository` for the default.
-        prove: Whether to restore the backup into a scratch place at once, and compare. The run fails if it differs.
+        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        prove: Also restore the backup into a temporary place, and compare. The run fails if something differs.
         proven_within_days: Emit the event `backup.proof-overdue` if the last proven backup is older than this.
-        excludes: Patterns of what to leave out of all directories, as in `.gitignore`, beside the default ones.
+        excludes: Patterns of what to exclude from all directories, as in `.gitignore`, in addition to the default ones.
         ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than: As for `Directory`.
         strict: Whether a file that cannot be read makes the backup fail. If False, it is left out and noted.
         files: Paths of single files.
@@ -99,8 +102,8 @@ def create_backup(
             Whoever may start runs of this flow with other parameters can run any program as the user of the worker.
 
     Raises:
-        BackupFailed: A source could not be read whole. The message names it. Nothing was committed.
-        NotProven: The backup is made, but did not come back identical.
+        BackupFailed: A source could not be read completely. The message names it. Nothing was committed.
+        NotProven: The backup was made, but the restored data is not identical.
     """
     chosen = [
         Directory(
@@ -153,12 +156,14 @@ def cleanup_backups(
     prune: bool = True,
     repository: str | None = None,
 ) -> CleanupReport:
-    """Delete backups that the retention policy does not keep, and reclaim their space. Needs the right to delete.
+    """Delete backups that the retention policy does not keep, and reclaim their space.
+
+    The credentials must allow deletes.
 
     Args:
         name, retention, repository: As for `create_backup`.
-        dry_run: Whether to delete nothing, and only report what would be deleted.
-        prune: Whether to reclaim the space.
+        dry_run: Only report what would be deleted.
+        prune: Also reclaim the space.
     """
     manager = _manager(name, (), (), repository, retention)
     with progress_bar(manager, "Clean-up") as progress:
@@ -181,22 +186,25 @@ def restore_backup(
     poll_interval: int = 10,
     files: Sequence[str] = (),
 ) -> RestoreReport:
-    """Restore databases and directories, after a person has typed the name of the backup on the page of the run.
+    """Restore databases and directories after a person has confirmed it on the page of the flow run.
 
-    Everything is verified and built before anything changes. Anything that is not in the backup is deleted.
+    The person must type the name of the backup. Everything is verified and built before anything changes. Anything that
+    is not in the backup is deleted.
 
     Args:
         backup: The name of the backup. Default: the latest.
         name, databases, directories, files, repository: As for `create_backup`.
         to: Other targets, by the names of the parts.
-        only: Restore these parts alone, and of each these tables, collections or paths; an empty list: all of it.
-        patience: Seconds that the person has.
-        poll_interval: Seconds between two looks whether something was typed.
+        only: Restore only these parts, and of each only these tables, collections or paths. An empty list means all of
+            them.
+        patience: How many seconds to wait for the confirmation.
+        poll_interval: Seconds between two checks for the confirmation.
 
     Raises:
         ConfirmationRequired: Something else was typed. Nothing was changed.
-        DamagedVersion: Stored bytes are damaged. Nothing was changed.
-        RestoreFailed: The message says what is new, old or mixed, and which command mends it.
+        DamagedVersion: Stored data is damaged. Nothing was changed.
+        RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
+            partly restored, and which command to run.
     """
     manager = _manager(name, databases, directories, repository, files=[File(path) for path in files])
     found = manager.get_backup(backup) if backup else _newest(manager)
@@ -220,21 +228,21 @@ def restore_drill(
     backup: str | None = None,
     repository: str | None = None,
 ) -> DrillReport:
-    """Restore a backup into a scratch place, and compare. The run fails if something differs.
+    """Prove a backup: restore it into a temporary place, and compare. The run fails if something differs.
 
-    A backup that comes back identical is marked as proven.
+    If everything is identical, the backup is marked as proven.
 
     Args:
-        name, databases, repository: As for `create_backup`. Scratch databases are made beside these, and deleted.
+        name, databases, repository: As for `create_backup`. Scratch databases are created beside these, and dropped.
         backup: The name of the backup. Default: the latest.
 
     Raises:
-        IntegrityError: It did not come back identical. The report says what differs.
+        IntegrityError: The restored data is not identical. The report says what differs.
     """
     manager = _manager(name, databases, (), repository)
     report = _drilled(manager, backup or "latest")
     if not report.ok:
-        raise IntegrityError(f"{report.name} did not come back identical: see the report of the drill.")
+        raise IntegrityError(f"The data restored from {report.name} is not identical. See the report of the drill.")
     return report
 
 
@@ -245,13 +253,13 @@ def backup_prefect_server(
     retention: RetentionPolicy = DEFAULT_RETENTION,
     repository: str | None = None,
 ) -> Backup:
-    """Back up the database of the Prefect server whose settings this run sees, while it goes on.
+    """Back up the database of the Prefect server while it runs. The settings of this flow run must name the database.
 
     Args:
-        name, retention, repository: as for `create_backup`.
+        name, retention, repository: As for `create_backup`.
 
     Raises:
-        InvalidArgument: the settings name no database.
+        InvalidArgument: The settings name no database.
     """
     manager = BackupManager(
         current_repository(repository), name=name, databases=[_server_database()], retention=retention
@@ -306,7 +314,7 @@ def _question(backup: Backup) -> str:
         for part in backup.parts
     )
     return (
-        f"This **replaces** what is there now with backup {code(backup.name)}"
+        f"This **replaces** the current data with backup {code(backup.name)}"
         f" ({escape(backup.description) or 'no description'}), made {backup.created_at:%F %T} UTC on"
         f" {escape(backup.host)}{f', code {escape(str(backup.git))}' if backup.git else ''}:\n\n{parts}\n\n"
         "It is verified: every byte can be restored."

@@ -1,4 +1,4 @@
-"""How the flows of this package fail: with one error in the log, which says what to do."""
+"""Make the flows of this package fail with a single error in the log, which says what to do."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ R = TypeVar("R")
 def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
     """Make a flow function log an error of this package as one line, instead of as two tracebacks.
 
-    Prefect logs the traceback of whatever a flow raises, and again on the way out of the process that runs it. Such an
-    error already says what failed and what to do, so the flow returns a failed state that holds it: whoever calls the
-    flow still gets the exception, and `retries` still apply. With the log level DEBUG it is raised, traceback and all.
+    Prefect logs the traceback of every exception that a flow raises, and once more when the process of the flow run
+    ends. An error of this package already says what failed and what to do, so the flow returns a failed state with this
+    error instead: the caller of the flow still gets the exception, and `retries` still apply. With the log level DEBUG,
+    the exception is raised with its traceback.
 
     Args:
-        fn: The function, which `@flow` decorates next.
+        fn: The function to which `@flow` is applied next.
     """
 
     @functools.wraps(fn)

@@ -90,10 +90,10 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     run_logger().info("%s of %s %sfreed, %s waiting.", freed, pruned.url, would, waiting)
     if report.packs_not_rewritten:
         run_logger().warning(
-            "%s has %s packs with some garbage that could not be rewritten: the disk is too full for copies. Free some "
-            "space, or delete more, and prune again.",
+            "%s: %s with some garbage could not be rewritten, because the disk is too full for copies. Free some "
+            "space, or delete more versions, and prune again.",
             pruned.url,
-            report.packs_not_rewritten,
+            count_text(report.packs_not_rewritten, "pack"),
         )
     with only_warn(f"{pruned.url} is pruned"):
         if not dry_run:
@@ -117,9 +117,9 @@ class ExpiryReport:
     """What `expire_results` deleted, or with `dry_run` would delete.
 
     Attributes:
-        expired: the results, sorted by key.
-        kept: how many stay.
-        pruned: what was freed; None where nothing was pruned.
+        expired: The deleted results, sorted by key.
+        kept: How many results were kept.
+        pruned: What the prune freed. None if nothing was pruned.
     """
 
     expired: tuple[Result, ...]
@@ -129,7 +129,7 @@ class ExpiryReport:
 
     @property
     def size(self) -> int:
-        """Bytes of what expired. What it shares with others is not freed."""
+        """Total size of the deleted results in bytes. Data that they share with others is not freed."""
         return sum(result.size for result in self.expired)
 
 

@@ -1,14 +1,14 @@
-"""Watching a repository from outside: whether its backups come when they should, and how fast it grows.
+"""Watch a repository from outside: report overdue backups, and a repository that grows too fast.
 
-All is read from the repository itself, so that a backup is missed also where no run failed: a worker is off, or a
-deployment is paused. Nothing is kept between two looks: each of them tells all that is wrong.
+Everything is read from the repository itself. So a missing backup is noticed even if no run failed, because a worker is
+off or a deployment is paused. Nothing is remembered between two runs: each run reports everything that is wrong.
 
-Events, for automations, beside those of `maintenance`:
+Events for automations, in addition to those of `maintenance`:
 
 - `prefect-snapshots.backup.overdue`; the resource is `prefect-snapshots.backups.<name>`: `repository` (URL), `name`,
-  `since` (ISO 8601: there should be a backup begun since then), `backup` and `created_at` (the newest; null if none);
+  `since` (ISO 8601: a backup should have started since then), `backup` and `created_at` (the newest; null if none);
 - `prefect-snapshots.repository.growing`; the resource is `prefect-snapshots.repositories.<URL>`: `repository`, `since`,
-  `written` and `limit` (bytes), `by_kind` (`written`, by what it was stored for).
+  `written` and `limit` (bytes), `by_kind` (`written`, by the kind of data).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _AS_DURATION: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
 @dataclass(frozen=True)
 class BackupWatch:
-    """One name of backups.
+    """The result for one name of backups.
 
     Attributes:
-        name: of the backups.
-        since: there should be one begun since then.
-        newest: the one begun last; None if there is none that can be read.
+        name: The name of the backups.
+        since: A backup should have started since then.
+        newest: The backup that started last. None if there is no backup that can be read.
     """
 
     name: str
@@ -55,19 +55,19 @@ class BackupWatch:
 
     @property
     def overdue(self) -> bool:
-        """Whether there is none that is new enough."""
+        """Whether no backup has started since then."""
         return self.newest is None or self.newest.created_at < self.since
 
 
 @dataclass(frozen=True)
 class WatchReport:
-    """What `watch_repository` saw.
+    """The result of `watch_repository`.
 
     Attributes:
-        backups: each name that was asked for.
-        since: from when on growth was counted.
-        written: bytes that came in since, by what they were stored for.
-        limit: the bytes that may come in; None: any.
+        backups: The result for each name.
+        since: The start of the period in which growth was measured.
+        written: Bytes written in this period, by the kind of data.
+        limit: The number of bytes that may be written in this period. None: no limit.
     """
 
     backups: tuple[BackupWatch, ...]
@@ -77,12 +77,12 @@ class WatchReport:
 
     @property
     def growing(self) -> bool:
-        """Whether more came in than may."""
+        """Whether more was written than the limit allows."""
         return self.limit is not None and sum(self.written.values()) > self.limit
 
     @property
     def ok(self) -> bool:
-        """Whether all is as it should be."""
+        """Whether no backup is overdue and the limit is not exceeded."""
         return not self.growing and not any(each.overdue for each in self.backups)
 
 
@@ -165,7 +165,7 @@ def _report(watched: Repository, report: WatchReport) -> None:
         found = f"{newest.name}, {newest.created_at:%F %T} UTC" if newest else "none"
         rows.append(_row(f"newest backup of {each.name}", found, f"since {since}", not each.overdue))
         if each.overdue:
-            run_logger().warning("There is no backup of %r since %s; the newest: %s.", each.name, since, found)
+            run_logger().warning("Backup %r is overdue since %s. The newest is %s.", each.name, since, found)
             facts = {
                 "name": each.name,
                 "since": each.since.isoformat(),
@@ -183,7 +183,7 @@ def _report(watched: Repository, report: WatchReport) -> None:
         run_logger().warning("%s grows too fast: %s since %s, not %s.", watched.url, found, since, expected)
         sizes = {"written": written, "limit": report.limit, "by_kind": dict(report.written)}
         reporter.emit("repository.growing", {"since": report.since.isoformat(), **sizes})
-    verdict = "all is as it should be" if report.ok else "something is **not** as it should be"
+    verdict = "everything is in order" if report.ok else "something is **wrong**"
     reporter.leave_table(rows, f"{verdict}.", WATCH)
 
 

@@ -1,4 +1,4 @@
-"""Contracts for plug-ins: tests that you inherit to find out whether a backend of yours does what it has to.
+"""Contracts for plug-ins: test classes that you inherit to check that your database, backend or handler works.
 
 They need pytest. The tests of this project inherit them, too.
 """

@@ -1,4 +1,4 @@
-"""What every database of backups has to do, as tests that a new one inherits."""
+"""The tests that every database for backups must pass."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..backups.sources import Database, DatabaseDriver, DumpFile
 from ..errors import BackupFailed, InvalidArgument, RestoreFailed
 
 _PIECE = 1 << 16
-"""Bytes of a dump that come at once: small, so that dumps come in several pieces."""
+"""Size of a piece of a dump in bytes: small, so that dumps have several pieces."""
 
 
 @dataclass
 class StoredDump:
-    """A dump as a backup gives it back, kept in memory.
+    """A dump in memory, which can be read like a dump in a backup.
 
     Attributes:
-        files: the content of each file, by its path in the dump.
-        counts: rows or documents per table or collection.
-        torn: breaks off in the middle of the files that end so, as a damaged repository does.
+        files: The content of each file, by its path in the dump.
+        counts: Rows or documents per table or collection.
+        torn: Files with this suffix fail in the middle when they are read, as with a damaged repository.
     """
 
     files: dict[str, bytes]
@@ -63,7 +63,7 @@ class StoredDump:
 
 
 class DatabaseContract:
-    """Tests that every kind of database passes. Inherit, and fill the database of your kind.
+    """Tests that every kind of database must pass. Inherit this class, and provide a database of your kind.
 
     Example:
         ```python
@@ -82,7 +82,7 @@ class DatabaseContract:
     """
 
     partial = True
-    """Whether some of its tables can be restored alone."""
+    """Whether single tables can be restored."""
 
     @pytest.fixture
     @abstractmethod
@@ -91,7 +91,7 @@ class DatabaseContract:
 
     @abstractmethod
     def change(self, database: DatabaseDriver) -> None:
-        """Change one value, so that no number of rows changes."""
+        """Change one value without changing the number of rows."""
 
     @abstractmethod
     def grow(self, database: DatabaseDriver) -> None:
@@ -99,7 +99,7 @@ class DatabaseContract:
 
     @pytest.fixture(autouse=True)
     def temporary(self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-        """The folder for temporary files; its path is short enough for sockets."""
+        """The folder for temporary files. Its path is short enough for sockets."""
         tmp_path_factory.getbasetemp()  # pytest's own folders stay where they are
         folder = Path(tempfile.mkdtemp(prefix="contract-"))
         folder.chmod(0o711)  # servers of other users may have theirs in it

@@ -1,4 +1,4 @@
-"""What every handler of artifact values has to do, as tests that a new one inherits."""
+"""The tests that every handler of artifact values must pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import DamagedVersion, PickleRefused, SnapshotsError, Unserialisab
 
 
 class HandlerContract:
-    """Inherit this class in your tests, and give values: pytest runs every test of the contract with your handler.
+    """Tests that every handler must pass. Inherit this class in your tests, and provide values.
 
     Attributes:
         name: The name of the handler in the entry-point group `prefect_snapshots.handlers`.
@@ -38,7 +38,7 @@ class HandlerContract:
     @pytest.fixture
     @abstractmethod
     def values(self) -> Sequence[Any]:
-        """Return at least two values that the handler can write, no two of them the same."""
+        """Return at least two different values that the handler can write."""
 
     @pytest.fixture
     def refused(self) -> Sequence[Any]:
@@ -46,12 +46,12 @@ class HandlerContract:
         return []
 
     def same(self, one: Any, other: Any) -> bool:
-        """Return whether a value came back as it was. Override it for values without `==`."""
+        """Return whether a loaded value equals the saved one. Override it for values without `==`."""
         return bool(one == other)
 
     @pytest.fixture
     def handler(self) -> Handler:
-        """Return the handler, as it is found by its name."""
+        """Return the handler that is registered under the name."""
         return find_handler(self.name)
 
     @pytest.fixture

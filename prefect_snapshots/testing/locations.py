@@ -1,4 +1,4 @@
-"""The tests that every storage backend has to pass."""
+"""The tests that every storage backend must pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..redaction import harmless_options
 from ..repository.location import Location, ObjectInfo, open_location
 
 Place: TypeAlias = tuple[str, Mapping[str, Any]]
-"""What `open_location` takes: a URL and its options."""
+"""The arguments of `open_location`: a URL and its options."""
 
 _HOSTILE = [
     "",
@@ -39,9 +39,9 @@ _HOSTILE = [
 
 
 class LocationContract:
-    """Inherit this class in your tests, and say where to test: pytest runs every test of the contract there.
+    """Tests that every storage backend must pass. Inherit this class in your tests, and override the fixture `place`.
 
-    Override the fixture `place`. It returns the URL and the storage options of an empty place, a new one for each test.
+    The fixture returns a URL and its storage options. The URL must be empty, and a different one for each test.
 
     Attributes:
         is_shared: Whether other processes see the same objects. Default: True.
@@ -59,7 +59,7 @@ class LocationContract:
 
     @pytest.fixture
     def place(self) -> Place:
-        """Return the URL and the storage options of a new, empty place."""
+        """Return a new, empty URL and its storage options."""
         raise NotImplementedError("Override the fixture `place`: return a URL and storage options.")
 
     @pytest.fixture
@@ -69,12 +69,12 @@ class LocationContract:
 
     @pytest.fixture
     def contenders(self) -> int:
-        """Return how many writers race for one object. Default: 16."""
+        """Return how many writers compete for one object. Default: 16."""
         return 16
 
     @pytest.fixture
     def more_than_a_page(self) -> int:
-        """Return how many objects do not fit into one reply to a listing. Default: 50."""
+        """Return a number of objects that do not fit into one page of a listing. Default: 50."""
         return 50
 
     def test_reads_what_was_created(self, location: Location) -> None:

@@ -1,5 +1,5 @@
-"""Trees: directories of files, and how they are scanned, stored, checked and written.
+"""Trees: scan, store, check and write directories of files.
 
-This layer is shared by artifacts (folders) and backups (directories and dumps). It knows the repository, and neither
-of them.
+Artifacts (folders) and backups (directories and dumps) share this layer. It uses the repository, and knows nothing
+about artifacts and backups.
 """

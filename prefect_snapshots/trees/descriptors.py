@@ -1,7 +1,7 @@
-"""Directories that are held open, so that nothing below them is ever reached through a link.
+"""Keep directories open, so that nothing below them is ever reached through a link.
 
-Whoever may write to a directory can rename what is in it, and put a link in its place, between any two system calls. A
-path that is resolved anew for each call then leads wherever this person wants: for root, anywhere. Everything here is
+Anybody who may write to a directory can replace its contents with a link between any two system calls. If each call
+resolved a path again, this person could redirect it; if root runs the program, to any place. Everything here is
 relative to a descriptor instead, and follows no link on the way.
 """
 
@@ -18,19 +18,19 @@ from types import TracebackType
 from ..errors import PermissionDenied
 
 _STEPS = 10_000
-"""Parts of a path that are looked at before it is taken for one that leads in a circle."""
+"""Maximal number of links and parts to follow in a path before it is considered a loop."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""How a directory is opened that may not be a link."""
+"""Flags to open a directory, and fail if it is a link."""
 
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""How a file is opened that may not be a link, nor hang us if it is a pipe by now."""
+"""Flags to open a file, fail if it is a link, and not block if it has become a pipe."""
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """Return an absolute path without a link in it, as `os.path.realpath`.
+    """Return an absolute path without links, like `os.path.realpath`.
 
     Raises:
-        PermissionDenied: This is root, and a link on the way belongs to another user: it could lead anywhere.
+        PermissionDenied: The user is root, and a link on the way belongs to another user, who could point it anywhere.
     """
     if os.geteuid():
         return Path(os.path.realpath(path))
@@ -63,11 +63,11 @@ def open_directory(path: str | os.PathLike[str], *, create: bool = False) -> int
     """Open a directory step by step from the root, following no link.
 
     Args:
-        path: An absolute path without a link in it, as from `os.path.realpath`.
-        create: Whether directories that are missing are created.
+        path: An absolute path without links, as from `os.path.realpath`.
+        create: Whether to create missing directories.
 
     Raises:
-        OSError: Something on the way is a link by now, or no directory.
+        OSError: Something on the way is a link, or is not a directory.
     """
     top = os.open("/", DIRECTORY)
     try:
@@ -81,8 +81,8 @@ def open_below(folder: int, raw: bytes, *, create: bool = False) -> int:
 
     Args:
         folder: The descriptor of the other one.
-        raw: The path relative to it; empty: itself.
-        create: Whether directories that are missing are created.
+        raw: The path relative to it. Empty: the directory itself.
+        create: Whether to create missing directories.
     """
     current = os.open(".", DIRECTORY, dir_fd=folder)
     for step in raw.split(b"/") if raw else ():
@@ -99,7 +99,7 @@ def open_below(folder: int, raw: bytes, *, create: bool = False) -> int:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], *, create: bool = False) -> Iterator[int]:
-    """Hold a directory open. See `open_directory`."""
+    """Keep a directory open while the block runs. See `open_directory`."""
     file = open_directory(path, create=create)
     try:
         yield file
@@ -109,7 +109,7 @@ def opened(path: str | os.PathLike[str], *, create: bool = False) -> Iterator[in
 
 @contextlib.contextmanager
 def opened_below(folder: int, raw: bytes) -> Iterator[int]:
-    """Hold a directory below another one open. See `open_below`."""
+    """Keep a directory below another one open while the block runs. See `open_below`."""
     file = open_below(folder, raw)
     try:
         yield file
@@ -118,12 +118,12 @@ def opened_below(folder: int, raw: bytes) -> Iterator[int]:
 
 
 class Parents:
-    """Finds the directory of each of many paths below a folder, and keeps the last one open.
+    """Opens the directories of many paths below a folder, and keeps the last one open.
 
-    Paths that follow each other are mostly in the same directory, so that it is opened once. Not for several threads.
+    Consecutive paths are mostly in the same directory, which is opened only once. Not safe for several threads.
 
     Args:
-        folder: The descriptor of the folder, which has to stay open.
+        folder: The descriptor of the folder, which must stay open.
     """
 
     def __init__(self, folder: int) -> None:
@@ -137,7 +137,7 @@ class Parents:
         The descriptor is valid until the next call.
 
         Raises:
-            OSError: Something on the way is a link, or no directory.
+            OSError: Something on the way is a link, or is not a directory.
         """
         directory, _, name = raw.rpartition(b"/")
         if not directory:
@@ -154,7 +154,7 @@ class Parents:
         return self._file, name
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open directory."""
         if self._file >= 0:
             os.close(self._file)
         self._raw, self._file = b"", -1
@@ -169,15 +169,15 @@ class Parents:
 
 
 def path_of(folder: int, raw: bytes = b"") -> bytes:
-    """Return a path through a descriptor, for the calls of the system that take no descriptor of a directory.
+    """Return a path that goes through a descriptor, for system calls that take no descriptor of a directory.
 
-    The last part of the path is all that is resolved anew: tell the call to follow no link.
+    Only the last part of the path is resolved again: tell the call not to follow links.
     """
     return b"/proc/self/fd/%d/%s" % (folder, raw)
 
 
 def exists(folder: int, raw: bytes) -> bool:
-    """Return whether there is something of a name, a broken link included."""
+    """Return whether a name exists in a directory. A broken link exists."""
     try:
         os.stat(raw, dir_fd=folder, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -186,9 +186,9 @@ def exists(folder: int, raw: bytes) -> bool:
 
 
 def owned_by_others(path: Path) -> str:
-    """Say whose a directory is if its owner, or others, can rename what is in it; empty if only this user or root can.
+    """Return a sentence about another user who can rename the contents of a directory, or a directory above it.
 
-    The directories above it are looked at, too.
+    Empty if only this user and root can.
     """
     for each in (path, *path.parents):
         status = os.stat(each)

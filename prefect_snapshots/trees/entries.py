@@ -1,7 +1,7 @@
-"""The entries of a tree: what is kept of each file, directory, link and fifo.
+"""The entries of a tree: the stored attributes of each file, directory, link and fifo.
 
-A list of entries comes from storage, and may have been written by somebody hostile. `check_entries` refuses it before
-anything is done with it, if it names anything outside of its own tree or holds a number that no file system takes.
+A list of entries comes from storage, where an attacker may have written it. `check_entries` refuses it before it is
+used if it names anything outside its tree or contains a number that no file system accepts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..errors import IntegrityError, InvalidName
 
 _LEADS_OUT = re.compile(rb"\0|(?:^|/)\.{0,2}(?:/|$)")
 _NAME_LIMIT = 255
-"""Bytes of a name that Linux and macOS take at most."""
+"""Maximal length of a name in bytes, on Linux and macOS."""
 _LINK_LIMIT = 4095
-"""Bytes of what a symbolic link names that Linux takes at most."""
+"""Maximal length of the target of a symbolic link in bytes, on Linux."""
 _SIGNED = 2**63
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO)
 
@@ -29,12 +29,12 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     Attributes:
         raw: The path relative to the tree, with `/`. Bytes, because not every name on a disk is valid UTF-8.
         mode: Type and permissions, as in `stat`.
-        size: Bytes of a file, its holes included.
-        link: What a symbolic link names. For a file: the path of the entry that it is another name (hard link) of.
+        size: Size of a file in bytes, including holes.
+        link: The target of a symbolic link. For a hard link to a file: the path of the first entry of this file.
         mtime: Time of the last change, in nanoseconds since 1970.
         uid: Owner.
         gid: Group.
-        state: What else changes when the file does: ctime in nanoseconds, inode, device. Zeros: do not rely on it.
+        state: Other values that change with the file: ctime in nanoseconds, inode, device. Zeros: unknown.
         extents: For a sparse file: where its data is, as (offset, length). The rest is holes.
         xattrs: Extended attributes.
     """
@@ -52,12 +52,12 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @property
     def path(self) -> str:
-        """The path as a string; bytes that are no UTF-8 look as `os.fsdecode` has them."""
+        """The path as a string. Bytes that are not valid UTF-8 are decoded like `os.fsdecode` does."""
         return self.raw.decode("utf-8", "surrogateescape")
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a regular file, or another name of one."""
+        """Whether it is a regular file, or a hard link to one."""
         return stat.S_ISREG(self.mode)
 
     @property
@@ -72,7 +72,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @property
     def stored(self) -> int:
-        """Bytes in the body."""
+        """Number of its bytes in the body: 0 for holes and for all hard links but the first."""
         if self.link or not stat.S_ISREG(self.mode):
             return 0
         return self.size if self.extents is None else sum(length for _, length in self.extents)
@@ -84,7 +84,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 def check_path(raw: bytes) -> bytes:
-    """Refuse a path that leads out of its tree, or that no file system takes.
+    """Refuse a path that leads out of its tree, or that no file system accepts.
 
     Returns:
         The path.
@@ -94,18 +94,18 @@ def check_path(raw: bytes) -> bytes:
     """
     path = raw.decode("utf-8", "surrogateescape")
     if _LEADS_OUT.search(raw):
-        raise InvalidName(f"The path {path!r} leads out of its folder, or has an empty part. Nothing is done with it.")
+        raise InvalidName(f"The path {path!r} leads out of its folder, or has an empty part. It was not used.")
     if len(raw) > _NAME_LIMIT and max(map(len, raw.split(b"/"))) > _NAME_LIMIT:
-        raise InvalidName(f"The path {path[:80]!r}... has a name of over {_NAME_LIMIT} bytes. Nothing is done with it.")
+        raise InvalidName(f"The path {path[:80]!r}... has a name of over {_NAME_LIMIT} bytes. It was not used.")
     return raw
 
 
 def check_entries(entries: Iterable[Entry], size: int | None = None) -> None:
-    """Refuse the entries of a tree if one of them leads anywhere else, or is none of a file system.
+    """Refuse the entries of a tree if one of them leads out of it, or cannot exist in a file system.
 
     Args:
-        entries: The entries. Directories must come before what is in them.
-        size: Bytes that all files must have together in the body. Default: any.
+        entries: The entries. Directories must come before their contents.
+        size: The size of the body in bytes, to which all files must add up. None: do not check it.
 
     Raises:
         InvalidName: An entry leads out of the tree, or contradicts another one.
@@ -116,26 +116,26 @@ def check_entries(entries: Iterable[Entry], size: int | None = None) -> None:
     for entry in entries:
         raw = check_path(entry.raw)
         if raw in seen:
-            raise InvalidName(f"Two entries claim the path {entry.path!r}. Nothing is done with them.")
+            raise InvalidName(f"Two entries have the path {entry.path!r}. They were not used.")
         seen[raw] = entry
         parent = seen.get(raw.rpartition(b"/")[0])
         if not (parent.is_directory if parent else b"/" not in raw):
-            raise InvalidName(f"{entry.path!r} is below something that is no directory of this tree.")
+            raise InvalidName(f"{entry.path!r} is below something that is not a directory of this tree.")
         check_entry(entry)
         if entry.is_file and entry.link:
             first = seen.get(entry.link)
             if first is None or not first.is_file or first.link:
-                raise InvalidName(f"{entry.path!r} is another name of something that is no file of this tree.")
+                raise InvalidName(f"{entry.path!r} is a hard link to something that is not a file of this tree.")
         stored += entry.stored
     if size is not None and stored != size:
         raise IntegrityError("The files do not add up to the size of their content: its manifest is damaged.")
 
 
 def check_entry(entry: Entry) -> None:
-    """Refuse an entry whose values no file system takes.
+    """Refuse an entry with values that no file system accepts.
 
     Raises:
-        InvalidName: Naming the entry and what is wrong.
+        InvalidName: A value is invalid. The message names the entry and the value.
     """
     kind = stat.S_IFMT(entry.mode)
     if kind not in _KINDS or entry.mode >> 16:
@@ -145,7 +145,7 @@ def check_entry(entry: Entry) -> None:
     if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):  # the last number means "leave it" to chown
         raise InvalidName(f"{entry.path!r} has an impossible owner.")
     if kind == stat.S_IFLNK and not (0 < len(entry.link) <= _LINK_LIMIT and b"\0" not in entry.link):
-        raise InvalidName(f"The link {entry.path!r} names nothing that a link can name.")
+        raise InvalidName(f"The link {entry.path!r} has an impossible target.")
     if any(not name or b"\0" in name for name in entry.xattrs or ()):
         raise InvalidName(f"{entry.path!r} has an attribute with an impossible name.")
     end = 0

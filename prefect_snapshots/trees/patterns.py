@@ -1,4 +1,4 @@
-"""Patterns of files to leave out, as in `.gitignore`.
+"""Patterns of files to exclude, as in `.gitignore`.
 
 The last pattern that matches decides. The patterns of an ignore file take precedence over those of the directories
 above it, and over the given ones.
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The patterns of one place, compiled."""
+    """The compiled patterns of one directory."""
 
     names: frozenset[str]
-    """All patterns, if each is a plain name: looked up, which is much faster than matching."""
+    """All patterns, if each is a plain name: a look-up is much faster than matching."""
     patterns: Sequence[_Pattern]
-    """Otherwise all of them, the last one first, because the last one that matches decides."""
+    """All patterns otherwise, in reverse order, because the last one that matches decides."""
     start: int
-    """Characters of a path that the patterns do not see."""
+    """Number of characters at the start of a path that the patterns ignore."""
 
     def verdict(self, path: str, name: str, is_directory: bool) -> bool | None:
-        """Return whether they leave a path out; None if no pattern matches."""
+        """Return whether the patterns exclude a path. None if no pattern matches."""
         if name in self.names:
             return True
         for pattern in self.patterns:
@@ -40,7 +40,7 @@ class _Pattern:
 
 
 def left_out(rules: Iterable[Rules], path: str, name: str, is_directory: bool) -> bool:
-    """Return whether patterns leave a path out.
+    """Return whether patterns exclude a path.
 
     Args:
         rules: The patterns, those of the deepest directory first.
@@ -56,11 +56,14 @@ def left_out(rules: Iterable[Rules], path: str, name: str, is_directory: bool) -
 
 
 def rules_of(patterns: Sequence[str], start: int) -> tuple[Rules, ...]:
-    """Compile the patterns of one place; an empty tuple if there are none.
+    """Compile the patterns of one directory.
 
     Args:
         patterns: Lines as in `.gitignore`.
-        start: Characters of a path before the place: patterns see what comes after them.
+        start: Number of characters of a path up to this directory. The patterns are matched with the rest.
+
+    Returns:
+        The compiled patterns. An empty tuple if there are none.
     """
     patterns = [pattern for pattern in map(_stripped, patterns) if pattern and not pattern.startswith("#")]
     if not patterns:

@@ -1,10 +1,10 @@
-"""What a restore of a directory does with each path. Nothing is changed here.
+"""Plan the restore of a directory: decide what happens to each path. Nothing is changed here.
 
 - A *swap* is a path whose contents are replaced as a whole, by one rename.
-- A *kept* directory stays the same directory; what is in it is swapped one by one. That is so for mount points and the
-  directories above them, for the target itself with `in_place`, and for all that exist with `merge`.
-- An *extra* is in a kept directory, and not in the tree: it is deleted.
-- What stays *alone* is not in the tree either, but was left out of it, or `delete` is False.
+- A *kept* directory stays the same directory, and its contents are swapped one by one. This applies to mount points and
+  the directories above them, to the target itself with `in_place`, and to all existing directories with `merge`.
+- An *extra* is in a kept directory, but not in the tree. It is deleted.
+- A path stays *alone* if it is not in the tree because it was excluded from it, or because `delete` is False.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a directory is restored. See `stage_directory`."""
+    """The options of a restore. See `stage_directory`."""
 
     delete: bool = True
     in_place: bool = False
@@ -35,16 +35,16 @@ class Options:
 
 @dataclass(slots=True)
 class Plan:
-    """What becomes of each path. All paths are relative to the directory.
+    """What happens to each path. All paths are relative to the directory.
 
     Attributes:
-        entries: What is written, sorted by path.
-        swaps: Paths that are swapped. The empty one is the directory itself.
-        kept: Directories that stay, those above others first.
-        extras: Paths that are deleted.
-        alone: Paths that stay although the tree does not hold them. True: with all that is in them. False: something
-            in them does.
-        mounts: Mount points in the directory, itself included.
+        entries: The entries to write, sorted by path.
+        swaps: Paths to swap. The empty path is the directory itself.
+        kept: Directories that stay, parents first.
+        extras: Paths to delete.
+        alone: Paths that stay although they are not in the tree. True: with all their contents. False: only some of
+            their contents stay.
+        mounts: Mount points in the directory, including the directory itself.
     """
 
     entries: list[Entry]
@@ -56,13 +56,13 @@ class Plan:
 
 
 def make_plan(tree: StoredTree, root: Path, only: Sequence[str], options: Options) -> Plan:
-    """Decide what a restore does. Every path is looked at before anything is touched.
+    """Decide what a restore does. All paths are checked before anything changes.
 
     Args:
-        tree: What the directory is to hold.
-        root: The directory, without a link in its path. It need not exist.
-        only: Paths in the tree: nothing else is touched. Empty: everything.
-        options: How.
+        tree: The tree to restore.
+        root: The directory, without links in its path. It need not exist.
+        only: Restore only these paths of the tree. Empty: everything.
+        options: The options of the restore.
 
     Raises:
         InvalidArgument: A path is not in the tree, or something cannot be swapped.
@@ -110,14 +110,14 @@ def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[En
             return raw, [entry for entry in tree.entries if entry.raw in missing] + found
         if place.is_symlink() or not place.is_dir():
             raise InvalidArgument(
-                f"{place} is not a directory, and nothing is written through it. Nothing was changed. Restore to "
+                f"{place} is not a directory, so nothing can be written below it. Nothing was changed. Restore to "
                 "another place."
             )
     return base, found
 
 
 def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bool]:
-    """Find what stays in a directory as it is now although the tree does not hold it. See `Plan.alone`."""
+    """Find what stays unchanged in a directory although it is not in the tree. See `Plan.alone`."""
     alone: dict[bytes, bool] = {}
     if not root.is_dir() or options.merge:
         return alone
@@ -181,8 +181,8 @@ class _Expansion:
         if not (self.options.in_place or self.options.merge):
             where = f"{mounts[0]} is a mount point" + ("" if mounts[0] == place else f" in {place}")
             raise InvalidArgument(
-                f"{where}, so that it cannot be swapped as a whole. Nothing was changed. Unmount it, restore to "
-                "another place, or pass in_place=True to replace what is in it one by one."
+                f"{where}, so it cannot be swapped as a whole. Nothing was changed. Unmount it, restore to another "
+                "place, or pass in_place=True to replace its contents one by one."
             )
         if not is_directory or base not in self.directories:
             raise InvalidArgument(
@@ -199,7 +199,7 @@ class _Expansion:
                 continue
             if mounts := self._mounts(place / name):
                 raise InvalidArgument(
-                    f"{mounts[0]} is a mount point that {self.tree.title} does not hold. Nothing was changed. Unmount "
+                    f"{mounts[0]} is a mount point that is not in {self.tree.title}. Nothing was changed. Unmount "
                     "it, or restore to another place."
                 )
             if raw in self.plan.alone:

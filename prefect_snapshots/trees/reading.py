@@ -1,8 +1,8 @@
-"""The files of a directory -> what a writer stores of them.
+"""Read the files of a directory, and cut them into chunks for a writer.
 
 A file is *kept* if an earlier tree has it with the same size, mtime, ctime, inode and device, and was scanned long
-enough after its last change: its chunks are used again, unread. All others are read by several threads, many small ones
-at once.
+enough after its last change: its chunks are used again without reading it. All others are read by several threads,
+many small ones at once.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from .scanning import Scan, entry_of, extents_of, state_of, xattrs_of
 from .stored import StoredTree
 
 _LARGE = 4 * 1024 * 1024
-"""Bytes of a file from which on it is read piece by piece; smaller ones are read together up to this."""
+"""Files of at least this many bytes are read piece by piece. Smaller ones are read together, up to this sum."""
 _PIECE = 8 * 1024 * 1024
-"""Bytes of a large file that are read at once."""
+"""Bytes of a large file to read at once."""
 _LARGE_AVERAGE = 1024 * 1024
-"""Average bytes in a chunk of a large file: larger ones compress better, smaller ones find more again."""
+"""Average size of a chunk of a large file in bytes: larger ones compress better, smaller ones deduplicate better."""
 _EACH = 4096
-"""What a file counts for beyond its bytes when files are read together."""
+"""Bytes to add for each file when files are read together: opening one takes about as long as reading this much."""
 _SETTLED = 2_000_000_000
-"""Nanoseconds between a file's last change and a look at it, below which the next change might go unseen."""
+"""If a file changed less than this many nanoseconds before the scan, a further change might not alter its times."""
 _SHARED = AVERAGE_SIZE // 4
-"""Bytes of a file below which it may share chunks with its neighbours: one chunk each would cost more than it holds."""
+"""Files of fewer bytes may share chunks with their neighbours: a separate chunk would cost more than its contents."""
 
 T = TypeVar("T")
 
 
 class Previous:
-    """An earlier tree of a directory: which of its files are stored still, and in which chunks.
+    """An earlier tree of a directory: which of its files are still stored, and in which chunks.
 
     Args:
         tree: The earlier tree.
         table: The chunks of its content.
-        looked: When its scan began, in nanoseconds since 1970.
-        writer: Knows which chunks can be used again.
+        looked: When its scan started, in nanoseconds since 1970.
+        writer: The writer, which knows which chunks can be used again.
     """
 
     def __init__(self, tree: StoredTree, table: Any, looked: int, writer: Writer) -> None:
@@ -69,7 +69,7 @@ class Previous:
         self._settled = looked - _SETTLED
 
     def unchanged(self, raw: bytes, found: os.stat_result) -> int:
-        """Return the number of the entry of a file that did not change; -1 if it has to be read."""
+        """Return the number of the entry of a file that did not change, or -1 if it must be read."""
         number = self._numbers.get(raw, -1)
         if number < 0:
             return -1
@@ -87,15 +87,15 @@ class Previous:
 
 
 class Tree:
-    """A scanned directory on its way into a content: `chunks`, and when those are stored, `entries`.
+    """Reads a scanned directory into a content: first call `chunks`, and `entries` when those are stored.
 
     Args:
-        root: The directory, without a link in its path.
-        scan: What was found in it.
+        root: The directory, without links in its path.
+        scan: The scan of it.
         previous: An earlier tree of it, whose chunks are used again.
-        exact: True keeps attributes and holes. A file that changes while it is read is read again, and then stored as
-            it is; one that cannot be read is noted. False stores what the scan found, or fails; small files that follow
-            each other share chunks.
+        exact: True stores attributes and holes. A file that changes while it is read is read again, and then stored in
+            any case; one that cannot be read is noted. False stores exactly what the scan found, or fails; consecutive
+            small files share chunks.
 
     Raises:
         OSError: The directory cannot be opened.
@@ -115,7 +115,7 @@ class Tree:
 
     @property
     def entries(self) -> list[Entry]:
-        """The entries as they were read. What could not be read is missing, and so are its other names."""
+        """The entries of what was read. Files that could not be read are missing, and so are their hard links."""
         found: dict[bytes, Entry] = {}
         for scanned, entry in zip(self.scan.entries, self._entries, strict=True):
             if entry is None:
@@ -127,14 +127,14 @@ class Tree:
         return list(found.values())
 
     def chunks(self, writer: Writer, passed: Callable[[int], None]) -> Iterator[Kept | Batch]:
-        """Read the files in order, as a writer takes them.
+        """Yield the chunks of the files in order, for a writer.
 
         Args:
-            writer: Stores large files before it is clear whether they changed meanwhile.
-            passed: Called with bytes that are dealt with, or about to be.
+            writer: Stores large files while they are read, before it is known whether they changed meanwhile.
+            passed: Called with the number of bytes just read or skipped, or about to be.
 
         Raises:
-            InvalidArgument: A file is not what the scan found, and the tree is not exact.
+            InvalidArgument: A file changed since the scan, and the tree is not exact.
         """
         previous = self._previous
         batch: list[int] = []
@@ -173,7 +173,7 @@ class Tree:
             yield Kept(previous.table[first:last])
 
     def travelling(self) -> list[Buffer]:
-        """Read all files at once, of a tree that is small enough to travel inside an event."""
+        """Read all files at once, for a tree that is small enough to be stored inside an event."""
         return self._read_all([at for at, entry in enumerate(self.scan.entries) if entry.stored])
 
     def _read_all(self, batch: list[int]) -> list[Buffer]:
@@ -250,7 +250,7 @@ class Tree:
     def _refuse_change(self, scanned: Entry) -> None:
         if not self._exact:
             raise InvalidArgument(
-                f"{self._label}/{scanned.path} changed while it was logged. Nothing was saved. Log it when it is done."
+                f"{self._label}/{scanned.path} changed while it was read. Nothing was saved. Log it when it is done."
             )
 
 

@@ -1,8 +1,8 @@
-"""A stored tree -> a directory on the disk: built beside it, and then switched to.
+"""Restore a stored tree to a directory: build the new state beside it, and then switch to it.
 
-`stage_directory` writes and verifies everything in a workspace, and gives the function that takes it. The directory and
-the workspace are held open, and nothing below them is reached through a link. See `planning` for what is done with each
-path, and `descriptors` for why.
+`stage_directory` writes and verifies everything in a workspace, and returns a function that switches to it. The
+directory and the workspace are kept open, and nothing below them is reached through a link: see `descriptors` for the
+reason, and `planning` for what happens to each path.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .writing import Placed, set_directories, set_open, write_entries
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore of a directory did.
+    """The result of restoring a directory.
 
     Attributes:
-        target: The directory. A link that was given is resolved.
+        target: The directory. Links are resolved.
         files: How many files were written.
-        size: Bytes of all of them.
-        carried: Paths that are not in the tree, and are there still: they were left out, or `delete` was False.
+        size: Their size in bytes.
+        carried: Paths that are not in the tree and stayed: they were excluded, or `delete` was False.
         not_set: Extended attributes that could not be set, as "path: name".
-        owner: If this is root: who else can rename or replace what was restored; empty if nobody.
+        owner: If the user is root: who else can rename or replace the restored files. Empty if nobody can.
     """
 
     target: Path
@@ -47,10 +47,10 @@ class Restored:
 
     @property
     def warnings(self) -> list[str]:
-        """What the caller should know, as full sentences."""
+        """Full sentences about attributes that could not be set, and about other users who can change the result."""
         found = [f"The extended attribute {each!r} could not be set." for each in self.not_set]
         if self.owner:
-            found.append(f"{self.owner}, who can rename or replace what was restored to {self.target}.")
+            found.append(f"{self.owner}, who can rename or replace the files in {self.target}.")
         return found
 
 
@@ -79,27 +79,27 @@ def stage_directory(
     merge: bool = False,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Callable[[], Restored]]:
-    """Build the new state of a directory beside the old one, verified and durable. Nothing of the old one changes.
+    """Build the new state of a directory beside the old one, verified and durable. The old state does not change.
 
-    Leaving the block deletes what was not taken, and what was replaced.
+    Leaving the block deletes the new state if it was not used, and the old state if it was replaced.
 
     Args:
-        tree: What the directory is to hold.
-        target: The directory. It need not exist. A link is followed; for root only one of its own.
-        only: Paths in the tree: nothing else is touched. Default: everything.
-        delete: Whether what the tree does not hold is deleted. What it left out stays in any case.
-        in_place: Whether the directory itself stays, and what is in it is swapped one by one. A kill during the switch
-            then leaves some old and some new. A mount point, and a directory in one that you cannot write to, can be
-            restored in no other way.
-        merge: Whether all directories that exist stay, and what the tree does not hold is not even looked at.
-        passed: Called with bytes that were written.
+        tree: The tree to restore.
+        target: The directory. It need not exist. A link is followed; for root only if it belongs to root.
+        only: Restore only these paths of the tree. Default: everything.
+        delete: Whether to delete files that are not in the tree. Files that the tree excludes stay in any case.
+        in_place: Whether the directory itself stays, and its contents are swapped one by one. A kill during the switch
+            then leaves a mixture of old and new. A mount point, and a directory whose parent you cannot write to, can
+            only be restored in this way.
+        merge: Whether all existing directories stay, and files that are not in the tree are ignored.
+        passed: Called with the number of bytes just written.
 
     Returns:
-        A context manager that gives a function, which puts the new state in place when it is called. See
-        `StagedDirectory.switch` for what it raises.
+        A context manager that yields a function. Calling it switches to the new state. See `StagedDirectory.switch` for
+        its errors.
 
     Raises:
-        DamagedVersion: Naming the first file that cannot be verified.
+        DamagedVersion: A file cannot be verified. The message names the first one.
         InvalidArgument: A path in `only` is not in the tree, or something cannot be swapped.
         StorageFull: There is not enough space for the new state beside the old one.
     """
@@ -130,13 +130,13 @@ class _Swap:
 
 
 class StagedDirectory:
-    """A directory whose new state is built, and not in place yet.
+    """A directory whose new state is built beside it.
 
     Args:
-        tree: What the directory is to hold.
+        tree: The tree to restore.
         root: The directory.
-        plan: What is done.
-        options: How.
+        plan: What happens to each path.
+        options: The options of the restore.
         closing: Deletes the workspaces when it is closed.
     """
 
@@ -158,7 +158,7 @@ class StagedDirectory:
     # --- building ----------------------------------------------------------------------------------------------------
 
     def build(self, passed: Callable[[int], None]) -> None:
-        """Write everything that the switch takes."""
+        """Write everything that the switch needs."""
         for number, base in enumerate(self._plan.swaps):
             place = self._place(base)
             folder = self._folder_of(base, place)
@@ -209,8 +209,8 @@ class StagedDirectory:
             return os.fsencode(self._root.name)
         if not base and self._root.exists() and not os.access(beside, os.W_OK | os.X_OK):
             raise InvalidArgument(
-                f"{beside} cannot be written, so that {self._root} cannot be swapped as a whole. Nothing was changed. "
-                "Restore to another place, or pass in_place=True to replace what is in it one by one."
+                f"You cannot write to {beside}, so {self._root} cannot be swapped as a whole. Nothing was changed. "
+                "Restore to another place, or pass in_place=True to replace its contents one by one."
             )
         return b""
 
@@ -254,8 +254,8 @@ class StagedDirectory:
                 os.utime(target, ns=(held.st_atime_ns, held.st_mtime_ns))
             except PermissionError:
                 raise InvalidArgument(
-                    f"{os.fsdecode(raw)!r} in {self._root} is not in the backup, and you may not give it a second name "
-                    "in the new directory. Nothing was changed. Restore as its owner, or to another place."
+                    f"{os.fsdecode(raw)!r} in {self._root} is not in the backup, and you may not create a hard link to "
+                    "it in the new directory. Nothing was changed. Restore as its owner, or to another place."
                 ) from None
             return True
         return False
@@ -291,11 +291,11 @@ class StagedDirectory:
     # --- switching ---------------------------------------------------------------------------------------------------
 
     def switch(self) -> Restored:
-        """Take the new state.
+        """Switch to the new state.
 
         Raises:
-            RestoreFailed: A swap failed, and those before it could not be taken back.
-            StorageError: A swap failed. Everything is as it was.
+            RestoreFailed: A swap failed, and earlier swaps could not be undone.
+            StorageError: A swap failed. Nothing has changed.
         """
         with _errors(self._root):
             try:
@@ -361,8 +361,8 @@ class StagedDirectory:
                 undo()
             except OSError as failed:
                 raise RestoreFailed(
-                    f"{self._root} is only partly restored: a swap failed ({error}), and those before it could not be "
-                    f"taken back ({failed}). Restore it again to finish."
+                    f"{self._root} is only partly restored: a swap failed ({error}), and earlier swaps could not be "
+                    f"undone ({failed}). Restore it again to finish."
                 ) from error
         self._undo.clear()
 
@@ -391,10 +391,10 @@ class StagedDirectory:
 
 
 def write_tree(tree: StoredTree, folder: Path, passed: Callable[[int], None] = lambda _: None) -> None:
-    """Write a tree into a new or empty folder that only this user can open, every byte verified.
+    """Write a tree into a new or empty folder that only this user can open. Every byte is verified.
 
     Raises:
-        DamagedVersion: Naming the first file that cannot be verified.
+        DamagedVersion: A file cannot be verified. The message names the first one.
     """
     with _errors(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -494,9 +494,9 @@ def _errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageFull(
-                f"There is no room beside {place} for what is restored: {error.strerror}. It is as it was. Free some "
-                "space, or restore to another place."
+                f"There is not enough space beside {place} for the restored files: {error.strerror}. It is unchanged. "
+                "Free some space, or restore to another place."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise PermissionDenied(f"{place} cannot be restored: {error}. It is as it was.") from error
+            raise PermissionDenied(f"{place} cannot be restored: {error}. It is unchanged.") from error
         raise

@@ -1,4 +1,4 @@
-"""A directory on the disk -> entries. No file is read."""
+"""Scan a directory on the disk into entries, without reading its files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .entries import Entry, check_path
 from .patterns import Rules, left_out, rules_of
 
 RESTORING = ".prefect-snapshots-restoring-"
-"""How the name of a workspace begins, in which a restore builds what it swaps in. It is never part of a tree."""
+"""The prefix of the names of workspaces, in which restores build new states. They are never part of a tree."""
 _TAG = "CACHEDIR.TAG"
 _TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55"
-"""How a tag begins, by https://bford.info/cachedir/: other files of this name mean nothing."""
+"""The first bytes of a valid tag, see https://bford.info/cachedir/. Other files of this name have no meaning."""
 
 
 class Selection(msgspec.Struct, array_like=True, frozen=True):
-    """What of a directory belongs to its tree. Everything else is left alone by backups and restores.
+    """Which files in a directory belong to its tree. Backups exclude all others, and restores do not change them.
 
     Attributes:
-        excludes: Patterns of what is left out, as in `.gitignore`.
-        ignore_files: Names of files that hold such patterns, for the directory that they are in.
-        exclude_caches: Leave out the contents of directories with a valid `CACHEDIR.TAG`, but for the tag.
-        one_file_system: Leave out the contents of mount points.
-        larger_than: Leave out files of more bytes. None: no limit.
-        exclude_if_present: Leave out the contents of directories with a file of one of these names, but for that file.
+        excludes: Patterns of what to exclude, as in `.gitignore`.
+        ignore_files: Names of files that contain such patterns for their directory.
+        exclude_caches: Exclude the contents of directories with a valid `CACHEDIR.TAG`, except for the tag.
+        one_file_system: Exclude the contents of mount points.
+        larger_than: Exclude files of more bytes. None: no limit.
+        exclude_if_present: Exclude the contents of directories with a file of one of these names, except for that file.
     """
 
     excludes: tuple[str, ...] = ()
@@ -47,21 +47,22 @@ class Selection(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory to back up, with everything that `rsync -aHSX` keeps of it.
+    """A directory to back up, with all attributes that `rsync -aHSX` copies.
 
     Args:
-        path: Where it is. A link is followed; links in it are kept as they are.
-        name: What the backup calls it. Default: the last part of the path.
-        excludes: Patterns of what to leave out, as in `.gitignore`.
-        ignore_files: Names of files in the tree that hold such patterns, for the directory that they are in.
-        exclude_caches: Whether to leave out the contents of directories that are marked as caches by a valid
-            `CACHEDIR.TAG`.
-        one_file_system: Whether to leave out what is mounted in the directory. The mount points are kept, empty.
-        larger_than: Leave out files of more bytes than this. Default: no limit.
-        exclude_if_present: Names of files that mark directories whose contents are left out. The mark itself is kept.
-        strict: Whether a file that cannot be read makes the backup fail. If False, it is reported and left out.
+        path: The path of the directory. If it is a link, it is followed. Links in the directory are backed up as links.
+        name: The name of the directory in backups. Default: the last part of the path.
+        excludes: Patterns of what to exclude, as in `.gitignore`.
+        ignore_files: Names of files in the tree that contain such patterns for their directory.
+        exclude_caches: Whether to exclude the contents of directories that a valid `CACHEDIR.TAG` marks as caches.
+        one_file_system: Whether to exclude file systems that are mounted in the directory. Their mount points are
+            backed up as empty directories.
+        larger_than: Exclude files of more bytes than this. Default: no limit.
+        exclude_if_present: Names of marker files. The contents of directories with a marker are excluded, except for
+            the marker.
+        strict: Whether a file that cannot be read makes the backup fail. If False, it is reported and excluded.
 
-    A restore leaves alone what was left out.
+    A restore does not change excluded files.
 
     Example:
         >>> from prefect_snapshots import Directory
@@ -83,16 +84,17 @@ class Directory:
         object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
         object.__setattr__(self, "name", self.name or Path(self.path).name)
         if not self.name:
-            raise InvalidArgument(f"The directory {self.path} has no name of its own: pass name=...")
+            raise InvalidArgument(f"The directory {self.path} has no name. Pass name=...")
         for what in ("excludes", "ignore_files", "exclude_if_present"):
             if isinstance(getattr(self, what), str):
-                raise InvalidArgument(f"{what} takes several strings, not one: write ({getattr(self, what)!r},).")
+                value = getattr(self, what)
+                raise InvalidArgument(f"{what} must be a sequence of strings, not one string. Write ({value!r},).")
         if self.larger_than is not None and self.larger_than < 0:
-            raise InvalidArgument(f"larger_than is a number of bytes, not {self.larger_than}.")
+            raise InvalidArgument(f"larger_than must be a number of bytes, not {self.larger_than}.")
 
     @property
     def selection(self) -> Selection:
-        """What of it belongs to the backup."""
+        """Which of its files belong to the backup."""
         return Selection(
             tuple(self.excludes),
             tuple(self.ignore_files),
@@ -104,23 +106,23 @@ class Directory:
 
 
 Failed = Callable[[str, OSError], None]
-"""Called with the path of what cannot be looked at, relative to the directory, and why."""
+"""Called with a path that cannot be read, relative to the directory, and the reason."""
 
 
 def walk(folder: str, selection: Selection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], int, bool]]:
-    """Find everything in a folder, directories before what is in them.
+    """Find everything in a folder, directories before their contents.
 
-    Nothing is found below what is left out. Directories are held open, and no link is followed: somebody who puts a
-    link in the place of a directory meanwhile leads nobody elsewhere.
+    The contents of excluded directories are skipped. Directories are kept open, and no link is followed, so replacing a
+    directory with a link during the scan leads nowhere else.
 
     Args:
-        folder: The folder, an absolute path without a link in it.
-        selection: What belongs to its tree.
+        folder: The folder, an absolute path without links.
+        selection: Which files belong to its tree.
         failed: Called for a directory, or an ignore file, that cannot be read.
 
     Yields:
-        The path relative to the folder, what `os.scandir` says of it, the descriptor of the directory that it is in,
-        and whether it is left out. The second and third are valid until the next one is found.
+        The path relative to the folder, its entry from `os.scandir`, the descriptor of the directory that contains it,
+        and whether it is excluded. The second and third are valid until the next item.
     """
     try:
         held = [open_directory(folder)]
@@ -203,27 +205,27 @@ def _is_larger(entry: os.DirEntry[str], limit: int) -> bool:
 
 
 class Known(Protocol):
-    """Which files are stored already, from an earlier scan."""
+    """The files that an earlier scan found, and that are stored already."""
 
     entries: Sequence[Entry]
 
     def unchanged(self, raw: bytes, found: os.stat_result) -> int:
-        """Return the number of the entry of a file that did not change; -1 if it has to be read."""
+        """Return the number of the entry of a file that did not change, or -1 if it must be read."""
 
 
 @dataclass(slots=True)
 class Scan:
-    """What was found in a directory.
+    """The result of scanning a directory.
 
     Attributes:
         root: The entry of the directory itself.
-        entries: What is in it, sorted by path.
-        known: For each entry the number of the earlier one that still describes it, or -1.
-        looked: When the scan began, in nanoseconds since 1970.
-        unreadable: What could not be looked at: its path, and why.
-        vanished: Paths of what was gone when it was looked at.
-        skipped: Paths of what a tree cannot hold: sockets and devices.
-        left_out: Paths of everything that is unreadable or skipped. A restore must not take it for deleted.
+        entries: Its contents, sorted by path.
+        known: For each entry the number of the earlier entry that still describes it, or -1.
+        looked: When the scan started, in nanoseconds since 1970.
+        unreadable: What could not be read: its path, and why.
+        vanished: Paths that were deleted during the scan.
+        skipped: Paths of sockets and devices, which a tree cannot contain.
+        left_out: Paths of everything that is unreadable or skipped. A restore must not treat it as deleted.
     """
 
     root: Entry
@@ -236,7 +238,7 @@ class Scan:
     left_out: list[bytes] = field(default_factory=list)
 
     def failed(self, path: str, error: OSError) -> None:
-        """Note what cannot be looked at or read."""
+        """Record a path that cannot be read."""
         if isinstance(error, FileNotFoundError) and path:
             self.vanished.append(path)
             return
@@ -245,17 +247,17 @@ class Scan:
 
 
 def scan(root: str, selection: Selection, known: Known | None = None, *, hard_links: bool = True) -> Scan:
-    """Look at everything in a directory, and read no file.
+    """Scan a directory without reading its files.
 
     Args:
-        root: The directory, without a link in its path.
-        selection: What belongs to its tree.
-        known: An earlier scan, whose unchanged entries are taken over.
-        hard_links: Whether further names of a file become links to the first one. If False, each is a file.
+        root: The directory, without links in its path.
+        selection: Which files belong to its tree.
+        known: An earlier scan, whose entries of unchanged files are used again.
+        hard_links: Whether to record hard links as links to the first name of a file. If False, each is a file.
 
     Raises:
-        OSError: The directory itself cannot be looked at.
-        NotADirectoryError: It is none.
+        OSError: The directory itself cannot be read.
+        NotADirectoryError: It is not a directory.
     """
     looked = time.time_ns()
     with opened(root) as folder:
@@ -328,7 +330,7 @@ def entry_of(
     xattrs: dict[bytes, bytes] | None = None,
     extents: tuple[tuple[int, int], ...] | None = None,
 ) -> Entry:
-    """Make the entry of something that was looked at."""
+    """Return the entry for a path, from its `stat`."""
     return Entry(
         raw,
         status.st_mode,
@@ -344,12 +346,12 @@ def entry_of(
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return what differs after a file was changed."""
+    """Return the values that differ after a file was changed."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def extents_of(file: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:
-    """Find where the data of a sparse file is; None if it has no holes."""
+    """Return where a sparse file has data. None if it has no holes."""
     size = status.st_size
     if status.st_blocks * 512 >= size or not hasattr(os, "SEEK_DATA"):
         return None
@@ -372,7 +374,7 @@ def _xattrs(directory: int, item: os.DirEntry[str]) -> dict[bytes, bytes] | None
 
 
 def xattrs_of(where: bytes | int) -> dict[bytes, bytes] | None:
-    """Read the extended attributes of a file, or of a link itself; None if it has none."""
+    """Return the extended attributes of a file, or of a link itself. None if it has none."""
     if not hasattr(os, "listxattr"):
         return None
     follow = isinstance(where, int)

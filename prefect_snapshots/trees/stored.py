@@ -1,4 +1,4 @@
-"""A tree as a content of a repository holds it: which entries, and where their bytes are."""
+"""Read a tree that is stored in a content of a repository."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from .entries import Entry
 from .scanning import Selection
 
 _READ = 4 * 1024 * 1024
-"""Bytes that a reader is given at once: large enough for few calls, small enough for the caches of a processor."""
+"""Bytes to read at once: enough to need few calls, and few enough for the caches of a processor."""
 
 
 class Content(Protocol):
     """Bytes that are verified when they are read."""
 
     def read(self, offset: int, length: int) -> Buffer:
-        """Return so many bytes from an offset on."""
+        """Return a number of bytes, starting at an offset."""
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
-        """Fill each writable buffer with the bytes from its offset on."""
+        """Fill each writable buffer with the bytes that start at its offset."""
 
 
 class StoredTree:
     """The entries of a tree, and their bytes.
 
     Args:
-        content: A content that holds the bytes.
-        entries: The entries in the order of their bytes, checked.
-        offset: Where the first byte is in the content.
-        label: What errors call the version or backup.
-        name: What errors call this tree within it; empty if it is all of it.
-        root: The directory itself. None: owners, times and attributes are not kept, only permissions.
-        selection: What belongs to the tree.
-        left_out: Paths of what belongs to it, but could not be stored.
+        content: The content with the bytes.
+        entries: The checked entries, in the order of their bytes.
+        offset: The offset of the first byte in the content.
+        label: The name of the version or backup in error messages.
+        name: The name of this tree within it. Empty if the tree is everything in it.
+        root: The entry of the directory itself. None: only permissions are stored, no owners, times and attributes.
+        selection: Which files belong to the tree.
+        left_out: Paths that belong to the tree, but could not be stored.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class StoredTree:
 
     @cached_property
     def stored(self) -> int:
-        """Bytes in the body."""
+        """Size of the body in bytes."""
         return sum(entry.stored for entry in self.entries)
 
     @cached_property
     def by_path(self) -> Mapping[str, tuple[Entry, int]]:
-        """Every entry, and where in the content its bytes begin."""
+        """Every entry, and the offset of its bytes in the content."""
         found = {}
         offset = self.offset
         for entry in self.entries:
@@ -77,15 +77,15 @@ class StoredTree:
 
     @property
     def files(self) -> Iterator[tuple[Entry, int]]:
-        """All files, and where in the content their bytes begin."""
+        """All files, and the offsets of their bytes in the content."""
         return (found for found in self.by_path.values() if found[0].is_file)
 
     def open(self, path: str) -> Iterator[memoryview]:
-        """Read one file, in pieces of up to 4 MB, each of them verified.
+        """Yield the bytes of one file, in verified pieces of up to 4 MB.
 
         Raises:
             InvalidArgument: There is no such file.
-            DamagedVersion: It cannot be verified from there on.
+            DamagedVersion: The next piece cannot be verified.
         """
         found = self.by_path.get(path)
         if found is None or not found[0].is_file:
@@ -94,10 +94,10 @@ class StoredTree:
         return self._pieces(entry, offset)
 
     def damaged(self, files: Iterable[tuple[Entry, int]] | None = None) -> str:
-        """Name the first file that cannot be verified; empty if all can.
+        """Return the name of the first file that cannot be verified. Empty if all can.
 
         Args:
-            files: The files in question. Default: all.
+            files: The files to check. Default: all.
         """
         for entry, offset in self.files if files is None else files:
             if not self.is_sound(entry, offset):
@@ -105,12 +105,12 @@ class StoredTree:
         return ""
 
     def damage(self, files: Iterable[tuple[Entry, int]], error: IntegrityError) -> DamagedVersion:
-        """Make the error that names the first of these files that is damaged."""
+        """Return the error that names the first damaged one of these files."""
         where = ": ".join(filter(None, (self.name, self.damaged(files))))
         return DamagedVersion(self.label, where, str(error))
 
     def is_sound(self, entry: Entry, offset: int) -> bool:
-        """Return whether all bytes of a file, which begin there in the content, can be verified."""
+        """Return whether all bytes of a file can be verified. They start at an offset in the content."""
         try:
             for at in range(0, entry.stored, _READ):
                 self.content.read(offset + at, min(_READ, entry.stored - at))
@@ -120,7 +120,7 @@ class StoredTree:
 
     @property
     def title(self) -> str:
-        """What errors call it: the version or backup, and its name within that."""
+        """Its name in error messages: the version or backup, and its name within that."""
         return f"{self.label}, {self.name}" if self.name else self.label
 
     def _pieces(self, entry: Entry, offset: int) -> Iterator[memoryview]:

@@ -1,9 +1,9 @@
-"""Workspaces: where a new state is built beside the old one, and swapped in.
+"""Workspaces: folders in which a new state is built beside the old one, and then swapped in.
 
-A *workspace* is a new private folder of a recognisable name on the file system of the target, so that a rename puts in
-place what was built in it, and nobody else can reach it before. Its process holds a lock on it for as long as it lives.
-If the process is killed, the next restore or backup of the same place finds the workspace without a lock, puts back
-what was set aside, and deletes it.
+A *workspace* is a new private folder with a recognisable name on the file system of the target. So a rename can put its
+contents in place, and nobody else can reach them before. The process holds a lock on its workspace until it ends. If
+the process is killed, the next restore or backup of the same target finds the workspace without a lock, puts back what
+was set aside, and deletes it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .descriptors import DIRECTORY, Parents, exists, opened, path_of
 from .scanning import RESTORING
 
 _ASIDE = b"old-"
-"""How the name begins under which the old waits in a workspace, if it cannot be exchanged at once with the new."""
+"""The prefix of the name of an old state in a workspace, if it cannot be exchanged with the new one in one step."""
 _WHERE = b"where-"
-"""How the name of the file begins that says where it belongs."""
+"""The prefix of the name of the file that contains the original path of an old state."""
 _PATH_LIMIT = 1 << 20
-"""Bytes of such a file that are read at most: longer paths are impossible."""
+"""Maximal number of bytes to read from such a file: longer paths are impossible."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _EXCHANGE = 2
 _PATH_ONLY = getattr(os, "O_PATH", 0)
@@ -36,12 +36,12 @@ _PATH_ONLY = getattr(os, "O_PATH", 0)
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A workspace that is held open.
+    """An open workspace.
 
     Attributes:
-        folder: The descriptor of the folder that it is in.
-        name: Its name there.
-        file: Its own descriptor.
+        folder: The descriptor of the folder that contains it.
+        name: Its name in that folder.
+        file: Its descriptor.
     """
 
     folder: int
@@ -51,7 +51,7 @@ class Workspace:
 
 @contextmanager
 def workspace(folder: int) -> Iterator[Workspace]:
-    """Make a workspace in a folder that is held open, and delete it when the block ends."""
+    """Make a workspace in an open folder, and delete it when the block ends."""
     while True:
         name = os.fsencode(RESTORING) + secrets.token_hex(8).encode()
         os.mkdir(name, 0o700, dir_fd=folder)
@@ -73,7 +73,7 @@ def workspace(folder: int) -> Iterator[Workspace]:
 
 
 def recover(target: str | os.PathLike[str]) -> None:
-    """Delete what a killed restore has left beside a target, or in it, and put back what it had set aside."""
+    """Delete what a killed restore has left beside a target or in it, after putting back what it had set aside."""
     place = Path(target)
     for path in (place.parent, place):
         try:
@@ -123,14 +123,14 @@ def _is_private(file: int) -> bool:
 
 
 def swap(space: Workspace, new: bytes, parent: int, name: bytes, where: bytes) -> None:
-    """Put the new in the place of the old. The old, if there is any, has the name of the new in the workspace then.
+    """Replace an old state with a new one. The old state, if any, gets the new one's name in the workspace.
 
     Args:
         space: The workspace.
-        new: The name of the new in it.
-        parent: The descriptor of the directory of the place.
-        name: The name of the place there.
-        where: The path of the place, relative to the folder that the workspace is in.
+        new: The name of the new state in the workspace.
+        parent: The descriptor of the directory that contains the old state.
+        name: The name of the old state in that directory.
+        where: The path of the old state, relative to the folder that contains the workspace.
     """
     if not exists(parent, name):
         os.rename(new, name, src_dir_fd=space.file, dst_dir_fd=parent)
@@ -167,9 +167,9 @@ def _exchange(one_folder: int, one: bytes, other_folder: int, other: bytes) -> b
 
 
 def delete_tree(folder: int, name: bytes) -> None:
-    """Delete a directory below a folder that is held open, with all that is in it. No link is followed.
+    """Delete a directory below an open folder, with all its contents. No link is followed.
 
-    Directories that their owner may not write are made writable first.
+    Directories that their owner may not write to are made writable first.
     """
     try:
         shutil.rmtree(name, dir_fd=folder)
@@ -198,7 +198,7 @@ def _make_writable(folder: int, name: bytes) -> None:
 
 
 def sync_all(file: int) -> None:
-    """Make everything on the file system of a directory durable: 20,000 files one by one would take ten times as long.
+    """Flush the whole file system of a directory to disk: flushing 20,000 files one by one takes ten times as long.
 
     Args:
         file: The descriptor of the directory.

@@ -1,4 +1,4 @@
-"""Entries -> files in a folder that is held open, every byte verified."""
+"""Write entries as files into an open folder. Every byte is verified."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .entries import Entry
 from .stored import StoredTree
 
 _SPAN = 4 * 1024 * 1024
-"""Bytes of the body that a thread reads at once: larger spans save few calls, and take as much memory per thread."""
+"""Bytes of the body that a thread reads at once: larger spans save few calls, and take more memory per thread."""
 _FILES = 512
-"""Files that a thread writes at once, so that empty files keep several threads busy."""
+"""Files in a batch of a thread: a limit, so that many empty files keep several threads busy."""
 _WORKERS = min(8, max(2, os.cpu_count() or 2))
-"""Threads that write files. More wait for the same disk."""
+"""Threads that write files. More threads would only wait for the same disk."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _thread = threading.local()
 
 Placed = tuple[Entry, bytes]
-"""An entry, and its path in the folder that it is written to."""
+"""An entry, and its path in the folder to which it is written."""
 
 
 def write_entries(
@@ -34,22 +34,22 @@ def write_entries(
     placed: Sequence[Placed],
     passed: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
-    """Write entries below a folder. Directories are made private; `set_directories` gives them their attributes.
+    """Write entries below a folder. Directories are private until `set_directories` sets their attributes.
 
-    Nobody else may be able to write below the folder.
+    Nobody else must be able to write below the folder.
 
     Args:
-        tree: Has the bytes.
+        tree: The tree with the bytes.
         folder: The descriptor of the folder.
-        placed: The entries, directories before what is in them.
-        passed: Called with bytes that were written.
+        placed: The entries, directories before their contents.
+        passed: Called with the number of bytes just written.
 
     Returns:
         The extended attributes that could not be set, as "path: name".
 
     Raises:
-        DamagedVersion: Naming the first file that cannot be verified.
-        InvalidName: The file system takes two names of the tree for one.
+        DamagedVersion: A file cannot be verified. The message names the first one.
+        InvalidName: The file system treats two names of the tree as the same name.
     """
     not_set: list[str] = []
     files: list[tuple[Entry, bytes, int]] = []
@@ -101,13 +101,13 @@ def write_entries(
 
 
 def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], also: int = 0) -> list[str]:
-    """Give directories their attributes: after all that is in them, and what is in a directory before itself.
+    """Set the attributes of directories, after their contents are written. Inner directories come first.
 
     Args:
-        tree: Says whether these are all attributes, or permissions only.
-        folder: The descriptor of the folder that they are below.
-        placed: The entries, directories before what is in them.
-        also: Permissions that directories get beyond their own.
+        tree: The tree, which stores all attributes or only permissions.
+        folder: The descriptor of the folder that contains them.
+        placed: The entries, directories before their contents.
+        also: Permissions to add to those of each directory.
 
     Returns:
         The extended attributes that could not be set, as "path: name".
@@ -126,13 +126,13 @@ def set_directories(tree: StoredTree, folder: int, placed: Sequence[Placed], als
 
 
 def set_open(tree: StoredTree, entry: Entry, file: int, also: int = 0) -> list[str]:
-    """Give an open file or directory its attributes, or its permissions only if the tree keeps no more.
+    """Set the attributes of an open file or directory, or only its permissions if the tree stores no more.
 
     Args:
         tree: The tree.
-        entry: Has the attributes.
+        entry: The entry with the attributes.
         file: The descriptor.
-        also: Permissions beyond those of the entry.
+        also: Permissions to add to those of the entry.
 
     Returns:
         The extended attributes that could not be set, as "path: name".
@@ -187,7 +187,7 @@ def _set_attribute(entry: Entry, where: int | bytes, name: bytes, value: bytes, 
 
 
 _NOT_TAKEN = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOENT, errno.EINVAL, errno.ERANGE, errno.E2BIG)
-"""An attribute that this file system, or this user, cannot set. It is reported; the file itself is restored."""
+"""An attribute that this file system or this user cannot set. It is reported, and the file itself is restored."""
 
 
 def _text(raw: bytes) -> str:
@@ -195,7 +195,7 @@ def _text(raw: bytes) -> str:
 
 
 def _two_names(entry: Entry) -> InvalidName:
-    return InvalidName(f"This file system takes {entry.path!r} and another name of the tree for the same name.")
+    return InvalidName(f"This file system treats {entry.path!r} and another name in the tree as the same name.")
 
 
 def _spans(files: Iterable[tuple[Entry, bytes, int]]) -> Iterator[list[tuple[Entry, bytes, int]]]:
