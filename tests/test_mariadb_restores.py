@@ -436,6 +436,31 @@ def test_what_a_server_took_once_it_takes_again(full: MariaDB, admin: Client, se
     full.restore(kept, only=["odd"])
 
 
+def test_a_drill_leaves_out_what_needs_other_databases(full: MariaDB, admin: Client, server: Server) -> None:
+    admin("USE nc; CREATE VIEW elsewhere AS SELECT * FROM prod.ticks; CREATE VIEW above AS SELECT * FROM elsewhere;")
+    kept = StoredDump.of(full)
+    with full.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+        notes = getattr(scratch, "notes", [])
+        assert 1 <= len(notes) <= 2
+        assert any("`prod`.`ticks`" in note for note in notes)
+    # A copy uses its own views, and not those of the database that it came from.
+    of(server, database="beside").restore(kept)
+    uses = (
+        "SELECT view_definition FROM information_schema.views WHERE table_schema = 'beside' AND table_name = 'above';"
+    )
+    assert "`beside`.`elsewhere`" in admin(uses)[0]
+    assert "`nc`" not in admin(uses)[0]
+    admin("DROP DATABASE beside;")
+    admin("DROP VIEW nc.above; DROP VIEW nc.elsewhere;")
+    kept = StoredDump.of(full)
+    broken = kept.files["database.sql"].replace(b" from `named`", b" from `nowhere`")
+    assert broken != kept.files["database.sql"]
+    with full.scratch() as scratch, pytest.raises(RestoreFailed, match="nowhere"):
+        scratch.restore(StoredDump({**kept.files, "database.sql": broken}, kept.counts))
+
+
 def test_what_a_killed_drill_leaves_is_dropped_by_the_next(full: MariaDB, admin: Client, server: Server) -> None:
     kept = StoredDump.of(full)
     admin("CREATE DATABASE nc_drill_0123456789abcdef;")  # somebody's own

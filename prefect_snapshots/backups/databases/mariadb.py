@@ -21,7 +21,7 @@ import secrets
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
 from urllib.parse import quote
 
@@ -70,6 +70,8 @@ _BRIEFLY = b"/*M! SET max_statement_time = 5 */;\n"
 """In front of a look at all views, which reads no rows: seconds for each, in case that planning one takes long."""
 _FAILED = re.compile(r"(?m)^ERROR (\d+) \(\w+\) at line (\d+): (.*)")
 _TIMED_OUT = "1969"
+_DENIED = frozenset({"1044", "1142", "1143", "1227", "1370"})
+"""What a server says when rights are missing: on a database, a table, a column, for everything, on a routine."""
 _AS_THEY_ARE = b"/*M! SET check_constraint_checks = 0, innodb_strict_mode = 0 */;\n"
 """In front of a dump: rows that break a CHECK, and tables that the strict mode forbids, were accepted once.
 
@@ -230,7 +232,7 @@ class MariaDB(ServerDatabase):
             ask(f"DO GET_LOCK({_literal(_lock(drill_lock(other._database)))}, 0)")
             other._ask(f"CREATE DATABASE {_quoted(other._database)}", database="")
             with self._confined(other, mark) as (address, password, notes):
-                yield _Scratch(address, password, notes)
+                yield _Scratch(address, password, list(notes))
 
     def drop_abandoned(self) -> list[str]:
         """See `DropsAbandoned`."""
@@ -625,7 +627,7 @@ class _Scratch(MariaDB):
         notes: what the report of the drill has to say.
     """
 
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list, compare=False)
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
@@ -634,8 +636,25 @@ class _Scratch(MariaDB):
             self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
             self._load(dump, settings, code, copy=True)
             code.seek(0)
-            self._run(without_definer(line) for line, event in _kept(code) if not event)
+            self._create_code(without_definer(line) for line, event in _kept(code) if not event)
             check_counts(self.counts(), dump.counts)
+
+    def _create_code(self, script: Iterable[bytes]) -> None:
+        """Create triggers, routines and views. What needs rights outside of the scratch database is noted.
+
+        Raises:
+            BackupFailed: Something cannot be created for another reason.
+        """
+        with self._client("mariadb mysql") as tool, tempfile.TemporaryFile() as said:
+            options = ["--batch", "--binary-mode", "--force", "--max-allowed-packet=1G"]
+            tool.run(*options, *_in(self._database), stdin=script, stderr=said)
+            said.seek(0)
+            words = tool.masked(said.read().decode(errors="replace"))
+        failed = _FAILED.findall(words)
+        if failed and not any(code in _DENIED for code, _, _ in failed):
+            raise BackupFailed(f"A trigger, routine or view could not be created: {failed[0][2]}")
+        # What uses one of those cannot be created either.
+        self.notes.extend(f"The drill left out what needs rights on other databases: {why}" for _, _, why in failed)
 
 
 def _exchange(server: MariaDB, *moves: tuple[MariaDB, MariaDB, Sequence[str]]) -> None:

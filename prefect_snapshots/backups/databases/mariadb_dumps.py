@@ -231,9 +231,13 @@ def of_this_database(statement: bytes, source: str) -> bytes:
     quoted = b"`" + source.replace("`", "``").encode() + b"`."
     plain = re.sub(rb"\b((?i:nextval|lastval|setval))\(" + re.escape(quoted), rb"\1(", statement)
     if _VIEW.match(plain):
-        # A view whose definer is gone, or has lost rights, names the database in front of each column.
-        within = rb"(?P<string>'(?:[^'\\]|\\.|'')*')|%b(?=`(?:[^`]|``)*`[.(])" % re.escape(quoted)
-        plain = re.sub(within, lambda found: found["string"] or b"", plain, flags=re.DOTALL)
+        # A server names the database in a view that also uses another one, and in the columns of a view whose definer
+        # is gone or has lost rights. An alias may be called like the database: only these places are certain.
+        within = (
+            rb"(?P<kept>'(?:[^'\\]|\\.|'')*')|(?P<head>\b(?:from|join) \(*)%(q)b(?=`)|%(q)b(?=`(?:[^`]|``)*`[.(])"
+            % {b"q": re.escape(quoted)}
+        )
+        plain = re.sub(within, lambda found: found["kept"] or found["head"] or b"", plain, flags=re.DOTALL)
     return _ALTER_DATABASE.sub(b"ALTER DATABASE ", plain)
 
 
