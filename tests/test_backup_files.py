@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -101,6 +102,29 @@ def test_standard_input_is_read_once_to_its_end(tmp_path: Path, monkeypatch: pyt
         manager.create_backup()
 
 
+def test_space_is_looked_at_before_anything_is_written(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = BackupManager(tmp_path / "repository", files=[file], directories=[Directory(file.parent)])
+    manager.create_backup()
+    file.write_text("now")
+    looked = []
+
+    def small(folder: Path) -> SimpleNamespace:
+        looked.append(Path(folder))
+        return SimpleNamespace(f_bavail=299_999, f_frsize=1)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    with pytest.raises(RestoreFailed, match=f"bytes in {re.escape(str(file.parent))}, where 299,999 are free"):
+        manager.restore_backup("latest", confirm=True)
+    assert looked == [file.parent]
+    assert file.read_text() == "now"
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert [row.ok for row in manager.drill().rows] == [False, True]
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=400_000, f_frsize=1))
+    assert manager.drill().ok
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a\0b", "\udcff"])
 def test_a_name_is_that_of_a_file(name: str) -> None:
     with pytest.raises(InvalidArgument):
@@ -140,7 +164,7 @@ def test_a_forged_part_changes_nothing(file: Path, settings: bytes) -> None:
     file.write_text("now")
     forged = [StoredDump({**kept.files, "metadata/file.json": settings}, {}), StoredDump({**kept.files, "x": b""}, {})]
     for dump in (*forged, StoredDump({}, {})):
-        with pytest.raises(RestoreFailed, match="is as it was"):
+        with pytest.raises(RestoreFailed, match="is unchanged"):
             File(file).restore(dump)
     assert file.read_text() == "now"
     assert stat.S_IMODE(file.stat().st_mode) == 0o640

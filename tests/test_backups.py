@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -925,6 +926,17 @@ def test_an_export_needs_nothing_of_ours(world: World, suffix: str) -> None:
     database, _ = sorted(folders[world.database.name].iterdir(), key=lambda path: path.suffix, reverse=True)
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM papers").fetchone() == (5,)
+
+
+@pytest.mark.parametrize(("time", "said"), [(-(10**9) // 2, "-0.500000000"), (-1_500_000_000, "-1.500000000")])
+def test_an_export_has_times_before_1970(world: World, time: int, said: str) -> None:
+    early = world.bulk / "early"
+    early.write_text("early")
+    os.utime(early, ns=(time, time))
+    path = world.manager.export(world.manager.create_backup().name, world.folder / "early.tar")
+    with tarfile.open(path) as tar:
+        (found,) = [member for member in tar.getmembers() if member.name.endswith("/early")]
+        assert (found.pax_headers["mtime"], found.mtime) == (said, float(said))
 
 
 def test_an_export_replaces_nothing(world: World) -> None:

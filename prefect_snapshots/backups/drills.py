@@ -7,24 +7,23 @@ backup that passes is marked as *proven*.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..documents.texts import count_text
-from ..errors import StorageFull
 from ..repository.progress import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
+from .claims import files_of
 from .files import FILE, File
 from .interruption import terminable
 from .manifest import DIRECTORY
 from .origin import host
 from .records import Backup
 from .sources import Database, DumpFile, Expires, Noted
-from .working import working_folder
+from .working import check_space, working_folder
 
 _SHOWN = 10
 """Number of differences of one part that a report names: more would not help to find the cause."""
@@ -122,7 +121,7 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
 
 def _try_directory(part: PartReader) -> tuple[int, list[str]]:
     with working_folder("drill") as folder:
-        _check_space(part, folder)
+        check_space(part.stored, folder.parent, f"A drill of {part.name}")
         part.extract(folder)
         different = [path for path in part.paths if not _equal(part.open(path), folder / path)]
     problems = [f"{path} differs from the backup" for path in different[:_SHOWN]]
@@ -131,23 +130,15 @@ def _try_directory(part: PartReader) -> tuple[int, list[str]]:
     return len(part.paths), problems
 
 
-def _check_space(part: PartReader, folder: Path) -> None:
-    """Refuse before anything is written: a drill that fills the temporary folder harms whatever else needs it."""
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
-    if part.stored > free:
-        raise StorageFull(
-            f"A drill of {part.name} needs {part.stored:,} bytes in {folder.parent}, where {free:,} are free. Set "
-            "TMPDIR to a folder with more space."
-        )
-
-
 def _equal(stored: Iterator[memoryview], path: Path) -> bool:
     with path.open("rb") as restored:
         return all(restored.read(len(piece)) == piece for piece in stored) and not restored.read(1)
 
 
 def _try_database(part: PartReader, source: Database) -> tuple[dict[str, int], list[str], Sequence[str]]:
+    if files_of(source):
+        with working_folder("drill") as folder:
+            check_space(part.stored, folder.parent, f"A drill of {part.name}")
     stored = source.checksums(DumpFile(path, map(bytes, part.open(path))) for path in part.paths)
     restored: dict[str, str] = {}
     with source.scratch() as scratch:

@@ -151,7 +151,7 @@ class File(_Bytes):
         if target.is_dir():
             raise InvalidArgument(f"{self.path} is a directory. Pass the path of a file.")
         with contextlib.ExitStack() as stack:
-            with restoring(self.name, "and is as it was"), _told(self.path):
+            with restoring(self.name, "and is unchanged"), _told(self.path):
                 beside = stack.enter_context(folder_beside(target)) / _CONTENT
                 write(beside, dump.open(_content_path(dump)))
                 if _SETTINGS in dump.paths:
@@ -162,7 +162,7 @@ class File(_Bytes):
                     os.utime(beside, ns=(kept.mtime, kept.mtime))
 
             def switch() -> Sequence[str]:
-                with restoring(self.name, "and is as it was"), _told(self.path):
+                with restoring(self.name, "and is unchanged"), _told(self.path):
                     os.replace(beside, target)
                 return []
 

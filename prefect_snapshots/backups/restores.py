@@ -41,6 +41,7 @@ from .making import BackupRequest, make
 from .manifest import DIRECTORY
 from .records import Backup, PartRecord
 from .sources import Database, StagedRestores
+from .working import check_space
 
 FINISH = "`prefect-snapshots backups resume-restore`"
 """The command that finishes an interrupted restore."""
@@ -338,6 +339,9 @@ class _Restore:
 
                 yield whole
         elif isinstance(target, StagedRestores):
+            for file in files_of(target)[:1]:
+                there = next(folder for folder in file.parents if folder.is_dir())
+                check_space(part.stored, there, f"The restore of {job.place}")
             with target.stage(part, job.only) as take:
 
                 def taken() -> Sequence[str]:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import PermissionDenied
+from ..errors import PermissionDenied, StorageFull
 from .interruption import deferred
 
 _LIMIT = 1000
@@ -54,6 +54,26 @@ def folder_beside(place: Path) -> Iterator[Path]:
     _clean(place.parent, prefix)
     with _held(place.parent, prefix) as folder:
         yield folder
+
+
+def check_space(size: int, folder: Path, what: str) -> None:
+    """Refuse before anything is written: whoever fills a file system harms whatever else needs it.
+
+    Args:
+        size: Bytes that are going to be written.
+        folder: A folder on the file system that they are written to.
+        what: What needs the space: the beginning of a sentence.
+
+    Raises:
+        StorageFull: There is less space.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if size > free:
+        raise StorageFull(
+            f"{what} needs {size:,} bytes in {folder}, where {free:,} are free. Nothing was changed. Make space, "
+            "or set TMPDIR to another folder if this is the one for temporary files."
+        )
 
 
 def clean_working_folders() -> None:
