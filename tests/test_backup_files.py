@@ -75,7 +75,7 @@ def test_the_output_of_a_command_counts_if_the_command_succeeds(tmp_path: Path) 
     report = manager.restore_backup("latest", confirm=True)
     assert report.restored == ("data",)
     assert [warning.split(". ")[0] for warning in report.warnings] == [
-        f"Part '{name}' is no file on this machine, and was not restored" for name in ("one", "two")
+        f"Part '{name}' is not a file on this machine, and was not restored" for name in ("one", "two")
     ]
     without = BackupManager(tmp_path / "repository", directories=[Directory(tmp_path / "data")])
     assert without.restore_backup("latest", confirm=True).warnings == report.warnings

@@ -397,7 +397,7 @@ def test_diff_tells_how_much_changed(program: Program) -> None:
 
 def test_ids_are_found_under_any_name_or_the_one_that_is_given(program: Program) -> None:
     assert program.json("snapshots", "show", "red")["name"] == "forged"
-    assert "Several names have a snapshot 'best': best/ever, train. Say which one with --name" in program.complaint(
+    assert "Several names have a snapshot 'best': best/ever, train. Choose one with --name" in program.complaint(
         "snapshots", "show", "best", status=2
     )
     assert program.json("snapshots", "show", "best", "--name", "best/ever")["name"] == "best/ever"
@@ -974,7 +974,7 @@ def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> N
     assert "📌" in shop.run("backups", "list", "--name", "app").stdout
     assert "users  100" in shop.run("backups", "list", "--verbose").stdout
     assert shop.json("backups", "show", made["name"]) == {key: listed[1][key] for key in made}
-    assert "is sound" in shop.run("backups", "verify", made["name"]).stdout
+    assert "is undamaged" in shop.run("backups", "verify", made["name"]).stdout
     shop.run("backups", "export", made["name"], "out.tar")
     with tarfile.open(shop.directory / "out.tar") as archive:
         assert {"metadata.json", "uploads/photo"} <= set(archive.getnames())
@@ -999,7 +999,7 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     assert not (shop.directory / "uploads" / "photo").exists()
     shop.run("backups", "restore", name, "--only", "uploads::photo", "--yes")
     assert (shop.directory / "uploads" / "photo").stat().st_size == 10_000
-    assert "came back identical" in shop.run("backups", "drill").stdout
+    assert "was restored and is identical" in shop.run("backups", "drill").stdout
 
 
 def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(shop: Program) -> None:
@@ -1035,12 +1035,12 @@ def test_files_commands_and_standard_input_are_backed_up(shop: Program) -> None:
     assert [part["kind"] for part in made["parts"]] == ["sqlite", "file", "file", "directory"]
     settings.write_text("changed")
     said = shop.run("backups", "restore", "latest", "--yes").stdout
-    assert "'greeting.txt' is no file on this machine" in said
+    assert "'greeting.txt' is not a file on this machine" in said
     assert settings.read_text() == "{}"
     assert shop.run("backups", "cat", "latest", "greeting.txt", "greeting.txt").stdout == "hello\n"
     shop.run("backups", "restore", "latest", "--only", "greeting.txt", "--to", "greeting.txt=back", "--yes")
     assert (shop.directory / "back").read_text() == "hello\n"
-    assert "came back identical" in shop.run("backups", "drill").stdout
+    assert "was restored and is identical" in shop.run("backups", "drill").stdout
     failing = ("--command", "x.sql=sh -c 'echo half; echo why >&2; exit 3'", "--file", "settings.json")
     assert "exit code 3: why" in shop.complaint("backups", "create", *failing, status=1)
     assert "NAME=COMMAND" in shop.complaint("backups", "create", "--command", "x.sql", status=2)
@@ -1081,9 +1081,9 @@ def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("databases = 'app.db'", "databases of"),
-        ("directories = [1]", "directories of"),
-        ("folders = []", "has 'folders'"),
+        ("databases = 'app.db'", "value of databases"),
+        ("directories = [1]", "value of directories"),
+        ("folders = []", "unknown key 'folders'"),
         ("retention = { keep_some = 1 }", "keep_some"),
         ("= 1", "cannot be read"),
     ],

@@ -1,7 +1,7 @@
 """Single files, the output of commands and standard input as sources of a backup, and files as targets of a restore.
 
-All of them are parts of one kind, "file": what a backup has of them is bytes under a name. A file comes back with its
-mode, owner and time. The output of a command comes back to a file, or to standard output with `backups cat`.
+All of them are parts of the kind "file": bytes under a name. A file is restored with its mode, owner and time. The
+output of a command can be restored to a file, or printed with `backups cat`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .sources import Database, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .working import folder_beside, working_folder
 
 FILE = "file"
-"""The kind of these parts."""
+"""The kind of all these parts."""
 _SETTINGS = "metadata/file.json"
-"""Mode, owner and time of a file. No name of a file has a slash."""
+"""The file in a dump with the mode, owner and time. It cannot collide: names of contents have no slash."""
 _CONTENT = "content"
 _SCHEME = "file://"
-"""How the names of files begin. Names of outputs have no slash."""
+"""The prefix of the names of files. It cannot collide: names of outputs have no slash."""
 
 
 class _Status(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,7 +74,7 @@ class _Bytes:
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         """See `Database`."""
-        raise InvalidArgument(f"Part {self.name!r} is no file on this machine. {how_to_get(self.name)}")
+        raise InvalidArgument(f"Part {self.name!r} is not a file on this machine. {how_to_get(self.name)}")
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
@@ -85,12 +85,12 @@ class _Bytes:
 
 @dataclass(frozen=True)
 class File(_Bytes):
-    """A single file to back up, or to restore to. Its mode, owner and time are kept.
+    """A single file to back up, or to restore to, with its mode, owner and time.
 
-    Back up its directory to keep extended attributes, too.
+    To keep extended attributes too, back up its directory.
 
     Args:
-        path: Where it is. A link is followed.
+        path: The path of the file. A link is followed.
 
     Example:
         >>> from prefect_snapshots.backups import File
@@ -106,12 +106,12 @@ class File(_Bytes):
 
     @classmethod
     def from_url(cls, url: str) -> File:
-        """Return the file that the name of a part stands for: `file:///etc/hosts`, or a path."""
+        """Return the file with a URL, such as `file:///etc/hosts`, or a path."""
         return cls(unquote(url.removeprefix(_SCHEME)) if url.startswith(_SCHEME) else url)
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """What a backup calls it."""
+        """Its name in backups: its URL."""
         return f"{_SCHEME}{quote(str(self.path))}"
 
     def check(self) -> list[str]:
@@ -146,7 +146,9 @@ class File(_Bytes):
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
         """See `StagedRestores`."""
         if only:
-            raise InvalidArgument(f"Part {self.name!r} is one file, which has no parts. Pass an empty list: [].")
+            raise InvalidArgument(
+                f"Part {self.name!r} is a single file, so you cannot select parts of it. Pass an empty list: []."
+            )
         target = Path(os.path.realpath(self.path))
         if target.is_dir():
             raise InvalidArgument(f"{self.path} is a directory. Pass the path of a file.")
@@ -195,9 +197,10 @@ class Command(_Bytes):
     """The output of a command to back up. If the command fails, so does the backup, and nothing is committed.
 
     Args:
-        command: The program and its arguments, as one string that is split like a shell does, or as a list. No shell
-            runs it: write `sh -c '...'` for pipes. Do not write a password into it: everybody on a machine can read it.
-        name: What the backup calls the output: a name of a file, such as "users.sql".
+        command: The program and its arguments, as a list, or as one string that is split like a shell does. It is not
+            run by a shell: for pipes, write `sh -c '...'`. Do not write a password into it: all users of the machine
+            can read command lines.
+        name: The name of the output in the backup: a file name, such as "users.sql".
 
     Example:
         >>> from prefect_snapshots import BackupManager
@@ -216,7 +219,7 @@ class Command(_Bytes):
         try:
             split = shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
         except ValueError as error:
-            raise InvalidArgument(f"The command of {self.name!r} is not understood: {error}.") from None
+            raise InvalidArgument(f"The command of {self.name!r} cannot be parsed: {error}.") from None
         if not split or not all(isinstance(word, str) for word in split):
             raise InvalidArgument(f"The command of {self.name!r} has no program. Pass a string or a list of strings.")
         object.__setattr__(self, "command", tuple(split))
@@ -241,10 +244,10 @@ class Command(_Bytes):
 
 @dataclass(frozen=True)
 class StandardInput(_Bytes):
-    """What is read from standard input until it ends, once. A command whose exit code counts is a `Command`.
+    """Standard input, read once until it ends. Use `Command` if a failure of the program must make the backup fail.
 
     Args:
-        name: What the backup calls it: a name of a file, such as "users.sql".
+        name: Its name in the backup: a file name, such as "users.sql".
     """
 
     name: str
@@ -255,7 +258,7 @@ class StandardInput(_Bytes):
     def check(self) -> list[str]:
         """See `Database`."""
         if sys.stdin is None or sys.stdin.isatty():
-            raise BackupFailed("Standard input is a terminal. Pipe into it what is to be backed up.")
+            raise BackupFailed("Standard input is a terminal. Pipe the data to back up into it.")
         return []
 
     @contextlib.contextmanager
@@ -265,19 +268,19 @@ class StandardInput(_Bytes):
 
 
 def is_homeless(name: str, kind: str, target: object) -> bool:
-    """Return whether a part is the output of a command or standard input, and nobody has said where it goes.
+    """Return whether a part is the output of a command or standard input, and has no target to be restored to.
 
     Args:
         name: The name of the part.
         kind: Its kind.
-        target: What was chosen as its target, or the source of its name, or None.
+        target: The chosen target, or the source with its name, or None.
     """
     unknown = target is None and not name.startswith(_SCHEME)
     return kind == FILE and (unknown or isinstance(target, Command | StandardInput))
 
 
 def how_to_get(name: str) -> str:
-    """Return what to do with a part that has no place to go back to."""
+    """Return sentences that explain how to restore a part that has no target."""
     return (
         f"Restore it to a file with to={{{name!r}: PATH}} (--to {name}=PATH), or print it with "
         f"`prefect-snapshots backups cat BACKUP {name} {name}`."
@@ -291,14 +294,16 @@ def _check_name(name: str) -> None:
         check_path(name.encode())
     except (InvalidName, UnicodeEncodeError) as error:
         raise InvalidArgument(
-            f"A file in a backup needs a plain name in UTF-8, such as 'users.sql', not {name!r}: {error}"
+            f"The name of an output must be a plain file name in UTF-8, such as 'users.sql', not {name!r}: {error}"
         ) from None
 
 
 def _content_path(dump: DumpReader) -> str:
     found = [path for path in dump.paths if path != _SETTINGS]
     if len(found) != 1:
-        raise BackupFailed("This part of the backup is not one file: it is damaged or forged. Nothing was changed.")
+        raise BackupFailed(
+            "This part of the backup is not a single file: it is damaged or forged. Nothing was changed."
+        )
     return found[0]
 
 

@@ -255,7 +255,7 @@ def restore(
     if request.include_databases and not request.only:
         left = [part.name for part in backup.parts if part.kind == FILE and part.name not in done]
         warnings += [
-            f"Part {name!r} is no file on this machine, and was not restored. {how_to_get(name)}" for name in left
+            f"Part {name!r} is not a file on this machine, and was not restored. {how_to_get(name)}" for name in left
         ]
     return RestoreReport(backup.name, tuple(job.part.name for job in jobs), safety, tuple(warnings))
 
@@ -514,7 +514,7 @@ def find_target(part: PartRecord, touched: RestorePart, sources: Mapping[str, So
 
 
 def _database_of(part: PartRecord, target: Any) -> Database:
-    """The target of a part that is no directory: from a URL or a path, if it is not an object already."""
+    """Return the target of a part that is not a directory. A URL or a path is opened."""
     if part.kind == FILE and isinstance(target, str | os.PathLike):
         return File.from_url(os.fspath(target))
     database: Database = open_database(target) if isinstance(target, str) else target

@@ -1,10 +1,10 @@
 """The `prefect-snapshots` command: inspect and maintain a repository.
 
-Every command opens the repository that the global options name, and returns an *answer*: a document, and how to show it
-to people. This module reads the options, and prints the answer in either form. Exit codes: 0 success, 1 an error, 2 a
-command line that is not understood, 3 damage or loss found, 130 interrupted.
+Every command opens the repository that the global options name, and returns an *answer*: a document, and a function
+that shows it to people. This module reads the options, and prints the answer in either form. Exit codes: 0 success, 1
+an error, 2 an invalid command line, 3 damage or loss found, 130 interrupted.
 
-Starting it loads neither Prefect nor the repository: commands import what they need.
+Starting the program loads neither Prefect nor the repository: commands import what they need.
 """
 
 from __future__ import annotations

@@ -152,8 +152,9 @@ def log(
     Args:
         name: The artifact.
         path: The file or folder.
-        metadata: KEY=VALUE to store with it; a value is JSON if it can be, else a string. Repeat it for several.
-        expiry: When the version expires: an ISO 8601 time, in UTC if it names no zone.
+        metadata: KEY=VALUE to store with it. A value is parsed as JSON if possible, else it is a string. Repeat it for
+            several.
+        expiry: When the version expires: an ISO 8601 time, in UTC if it has no time zone.
     """
     registry = _registry(session, collection, create=True)
     with session.progress() as progress:
@@ -344,7 +345,7 @@ def delete(
     Args:
         name: The whole name of the artifact.
         version: A number, latest, a stage or a time. Default: all versions.
-        force: Delete versions although they are pinned, released or have a stage.
+        force: Delete versions even if they are pinned, released or have a stage.
     """
     registry, name = _named(session, collection, name, writing=True, whole=True)
     infos = registry.list_versions(name) if version is None else [registry.get_artifact(name, version)]
@@ -379,7 +380,7 @@ def pin(
 def unpin(
     name: str, version: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
 ) -> Answer:
-    """Let retention delete a version again.
+    """Allow retention to delete a version again.
 
     Args:
         name: The artifact, or the beginning of its name.
@@ -398,9 +399,9 @@ def cleanup(
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
-    """Delete versions that the retention does not keep.
+    """Delete versions that the retention policy does not keep.
 
-    The latest version always stays, and so does a version that is pinned, released, or has a stage.
+    The latest version always stays, and so do versions that are pinned, released, or have a stage.
     `prefect-snapshots prune` reclaims the space.
 
     Args:

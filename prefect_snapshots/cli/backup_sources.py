@@ -1,4 +1,4 @@
-"""What to back up, and what to keep: options of the command line, else `[tool.prefect-snapshots]` in pyproject.toml.
+"""Options for what to back up and keep, with defaults from `[tool.prefect-snapshots]` in pyproject.toml.
 
 ```toml
 [tool.prefect-snapshots]
@@ -13,9 +13,9 @@ retention = { keep_last = 10, keep_weekly_within = "3m" }
 ```
 
 `excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `exclude_if_present`, `one_file_system`,
-`larger_than` and `strict` are those of `Directory`, and hold for all directories.
+`larger_than` and `strict` are those of `Directory`, and apply to all directories.
 
-The file is looked for in the working directory and those above it; paths in it are relative to where it lies.
+The file is searched for in the working directory and the directories above it. Paths in it are relative to the file.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class SourceOptions:
     """What to back up.
 
     Args:
-        name: Keeps backups apart that share a repository. Default: default.
-        database: The URL of a database, or the path of one of SQLite or DuckDB. Repeat it for several. Leave the
-            password to the environment or the database's password file: other users can read a command line.
+        name: The name of this set of backups. Sets with different names can share a repository. Default: default.
+        database: The URL of a database, or the path of an SQLite or DuckDB file. Repeat it for several. Put the
+            password into the environment or the database's password file: other users can read a command line.
         directory: A directory. Repeat it for several.
         file: A single file. Repeat it for several.
         command: NAME=COMMAND: back up the output of a command under a name such as users.sql. If the command fails, so
-            does the backup. No shell runs it. Repeat it for several.
-        stdin: Back up what is read from standard input under this name.
+            does the backup. It is not run by a shell. Repeat it for several.
+        stdin: Back up standard input under this name.
         block: A block of Prefect with a database, such as
             prefect-snapshots-backup-database/shop. Repeat it for several.
     """
@@ -86,15 +86,15 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class DirectoryOptions:
-    """What to leave out of all directories.
+    """What to exclude from all directories.
 
     Args:
-        exclude: A pattern of what to leave out, as in .gitignore. Repeat it for several.
-        ignore_file: The name of files in the tree that hold such patterns. Repeat it for several.
-        exclude_caches: Leave out the contents of directories with a CACHEDIR.TAG.
-        exclude_if_present: The name of a file that marks directories to leave out. Repeat it for several.
-        one_file_system: Leave out what is mounted in a directory.
-        larger_than: Leave out files of more bytes than this.
+        exclude: A pattern of what to exclude, as in .gitignore. Repeat it for several.
+        ignore_file: The name of files in the tree that contain such patterns. Repeat it for several.
+        exclude_caches: Exclude the contents of directories with a CACHEDIR.TAG.
+        exclude_if_present: Exclude the contents of directories with a file of this name. Repeat it for several.
+        one_file_system: Exclude file systems that are mounted in a directory.
+        larger_than: Exclude files of more bytes than this.
         skip_unreadable: Leave out files that cannot be read, and exit with code 3. Otherwise the backup fails.
     """
 
@@ -107,7 +107,7 @@ class DirectoryOptions:
     skip_unreadable: bool = False
 
     def over(self, configured: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a `Directory`: these, and what pyproject.toml says where they say nothing."""
+        """Return the options of a `Directory`: these, with defaults from pyproject.toml."""
         from ..backups import Directory
 
         found = {key: configured[key] for key in _OF_DIRECTORIES if key in configured}
@@ -135,10 +135,10 @@ LeftOut = Annotated[DirectoryOptions, Parameter(name="*")]
 
 
 def configuration() -> dict[str, Any]:
-    """What pyproject.toml says, with absolute paths.
+    """Return the configuration in pyproject.toml, with absolute paths.
 
     Raises:
-        InvalidArgument: it says something that is not understood.
+        InvalidArgument: A key or a value in it is invalid.
     """
     for folder in (here := Path.cwd(), *here.parents):
         file = folder / "pyproject.toml"
@@ -147,7 +147,7 @@ def configuration() -> dict[str, Any]:
         try:
             table = tomllib.loads(file.read_text()).get("tool", {}).get(TABLE)
         except (OSError, ValueError) as error:
-            raise InvalidArgument(f"{file} cannot be read: {error}") from None
+            raise InvalidArgument(f"{file} cannot be read: {error}.") from None
         if table is not None:
             return _checked(table, file)
     return {}
@@ -159,7 +159,7 @@ def manager_of(
     retention: RetentionOptions | None = None,
     left_out: DirectoryOptions = NOTHING_LEFT_OUT,
 ) -> BackupManager:
-    """The manager that the options ask for; what they leave open, pyproject.toml says."""
+    """Return the manager for the options, with defaults from pyproject.toml."""
     from ..backups import BackupManager, Command, Directory, File, StandardInput
 
     configured = configuration()
@@ -187,7 +187,7 @@ def manager_of(
 def _command(text: str) -> tuple[str, str]:
     name, separator, command = text.partition("=")
     if not separator or not name or not command:
-        raise InvalidArgument(f"--command is NAME=COMMAND, such as users.sql='pg_dump shop', not {text!r}.")
+        raise InvalidArgument(f"--command must be NAME=COMMAND, such as users.sql='pg_dump shop', not {text!r}.")
     return name, command
 
 
@@ -202,10 +202,11 @@ def _checked(table: Any, file: Path) -> dict[str, Any]:
         raise InvalidArgument(f"[tool.{TABLE}] in {file} is not a table.")
     for key, value in table.items():
         if key not in _TYPES:
-            raise InvalidArgument(f"[tool.{TABLE}] in {file} has {key!r}: it may have {', '.join(_TYPES)}")
+            keys = ", ".join(_TYPES)
+            raise InvalidArgument(f"[tool.{TABLE}] in {file} has the unknown key {key!r}. The keys are: {keys}.")
         texts = value if isinstance(value, list) else list(value.values()) if key == "commands" else []
         if not isinstance(value, _TYPES[key]) or not all(isinstance(text, str) for text in texts):
-            raise InvalidArgument(f"{key} of [tool.{TABLE}] in {file} is not understood: {value!r}")
+            raise InvalidArgument(f"The value of {key} in [tool.{TABLE}] in {file} is invalid: {value!r}.")
 
     def absolute(text: str) -> str:
         return text if "://" in text else os.path.join(file.parent, text)

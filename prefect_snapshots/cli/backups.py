@@ -37,7 +37,7 @@ app = App(name="backups", help="Make, browse, verify, restore and export backups
 PROVEN = "✓"
 _PROBLEM = 1
 _INCOMPLETE = 3
-"""The exit code of a backup that is made, but left something out: that of restic."""
+"""The exit code of a backup that was made, but left something out. It is the same as restic's."""
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -57,19 +57,19 @@ def create(
     left_out: LeftOut = NOTHING_LEFT_OUT,
     session: SessionArgument,
 ) -> Answer:
-    """Back up all databases and directories, or nothing. Then apply the retention.
+    """Back up databases and directories, then apply the retention policy. If one of them fails, nothing is saved.
 
-    What to back up comes from options, or else from [tool.prefect-snapshots] in pyproject.toml. The repository is
-    created if there is none. The exit code is 3 if something was left out because it could not be
-    read, or because no restore could bring it back.
+    Options say what to back up, or else [tool.prefect-snapshots] in pyproject.toml. The repository is created if it
+    does not exist. The exit code is 3 if something was left out, because it could not be read or because no restore
+    could create it again.
 
     Args:
-        description: Why you make it. It becomes a part of the name.
-        permanent: Pin the backup: retention never deletes it.
-        prove: Restore it into a scratch place at once, and compare. The exit code is 1 if something differs.
+        description: Why you make the backup. It becomes part of the name.
+        permanent: Pin the backup, so that retention never deletes it.
+        prove: Also restore it into a temporary place, and compare. The exit code is 1 if something differs.
         no_directories: Back up only the databases.
-        tag: A tag, for the retention to keep. Repeat it for several.
-        dry_run: Store nothing. Only show what the backup would be.
+        tag: A tag, which a retention policy can select. Repeat it for several.
+        dry_run: Store nothing. Only show the backup that would be made.
     """
     manager = manager_of(_opened(session, create=not dry_run), sources, left_out=left_out)
     with session.progress() as progress:
@@ -94,11 +94,11 @@ def create(
 
 @app.command(name="list")
 def list_all(*, name: str | None = None, verbose: bool = False, session: SessionArgument) -> Answer:
-    """List the backups, newest first. 📌 marks pinned ones, and ✓ proven ones.
+    """List backups, newest first. 📌 marks pinned ones, and ✓ proven ones.
 
     Args:
-        name: The name of the manager. Default: that in pyproject.toml, or else all.
-        verbose: Also show the parts of each, with their rows or documents per table or collection.
+        name: List only the backups of this name. Default: the name in pyproject.toml, or else all.
+        verbose: Also show their parts, with the rows or documents per table or collection.
     """
     repository = _opened(session)
     names = _names(repository, name)
@@ -117,7 +117,7 @@ def show(backup: str, /, *, session: SessionArgument) -> Answer:
     """Show the parts, counts and sizes of a backup, and where it was made.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
+        backup: The name of the backup, the beginning of it, or latest.
     """
     _, found = _find(_opened(session), backup)
     return Answer(_described(found), _view_backup)
@@ -135,9 +135,9 @@ def list_files(
     """List the files in a backup, without reading them.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
-        part: Only this part, named as `show` has it, or by the end of that.
-        path: Only this file or directory of the part, and what is below it.
+        backup: The name of the backup, the beginning of it, or latest.
+        part: List only this part. Its name is as in `show`, or the end of that.
+        path: List only this file or directory of the part, and everything below it.
     """
     manager, found = _find(_opened(session), backup)
     files = manager.list_files(found.name, part, path)
@@ -146,12 +146,12 @@ def list_files(
 
 @app.command
 def find(pattern: str, backup: str = "latest", /, *, part: str | None = None, session: SessionArgument) -> Answer:
-    """Find files in a backup by their names.
+    """Find files in a backup by name.
 
     Args:
-        pattern: As in '*.csv'. With a slash it is compared with the whole path.
-        backup: Its name, the beginning of it, or latest.
-        part: Only in this part.
+        pattern: A pattern such as '*.csv'. With a slash it is compared with the whole path.
+        backup: The name of the backup, the beginning of it, or latest.
+        part: Search only this part.
     """
     manager, found = _find(_opened(session), backup)
     return _files_answer(found, manager.list_files(found.name, part, pattern=pattern))
@@ -159,12 +159,12 @@ def find(pattern: str, backup: str = "latest", /, *, part: str | None = None, se
 
 @app.command
 def cat(backup: str, part: str, path: str, /, *, session: SessionArgument) -> None:
-    """Write one file of a backup to standard output. Every byte is verified.
+    """Print one file of a backup to standard output. Every byte is verified.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
-        part: The part that the file is in, named as `show` has it, or by the end of that.
-        path: Its path within the part.
+        backup: The name of the backup, the beginning of it, or latest.
+        part: The part with the file. Its name is as in `show`, or the end of that.
+        path: The path of the file within the part.
     """
     manager, found = _find(_opened(session), backup)
     for piece in manager.open_file(found.name, part, path):
@@ -178,7 +178,7 @@ def diff(old: str, new: str = "latest", /, *, session: SessionArgument) -> Answe
 
     Args:
         old: The name of a backup.
-        new: The name of another one of the same manager. Default: the latest.
+        new: Another backup of the same name. Default: the latest.
     """
     manager, found = _find(_opened(session), old)
     difference = manager.diff(found.name, new)
@@ -188,22 +188,22 @@ def diff(old: str, new: str = "latest", /, *, session: SessionArgument) -> Answe
 
 @app.command
 def verify(backup: str, /, *, session: SessionArgument) -> Answer:
-    """Read a whole backup, and verify every byte.
+    """Read a whole backup and verify every byte.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
+        backup: The name of the backup, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session), backup)
     with session.progress() as progress:
         manager.verify_backup(found.name, progress)
-    return Answer(_described(found), remark=f"{found.name} is sound: {size_text(found.size)} verified.")
+    return Answer(_described(found), remark=f"{found.name} is undamaged: {size_text(found.size)} verified.")
 
 
 @app.command
 def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
-    """Check whether a backup could be made: programs, credentials, directories, the repository and its space.
+    """Check whether a backup can be made: programs, credentials, directories, the repository and its disk space.
 
-    The exit code is 1 if it could not.
+    The exit code is 1 if it cannot.
     """
     findings: list[dict[str, Any]] = []
 
@@ -223,7 +223,7 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
     for file in manager.files:
         look(f"file {file.name}", file.check)
     if not (manager.databases or manager.directories or manager.files):
-        nothing = "nothing to back up: give --database, --directory or --file, or say it in pyproject.toml"
+        nothing = "there is nothing to back up: pass --database, --directory or --file, or configure pyproject.toml"
         findings.append({"what": "sources", "ok": False, "found": [nothing]})
     bad = sum(not finding["ok"] for finding in findings)
     remark = f"{count_text(bad, 'problem')}." if bad else "A backup can be made."
@@ -251,18 +251,18 @@ def restore(
 ) -> Answer:
     """Restore databases and directories to the state in a backup. Anything not in the backup is deleted. Asks first.
 
-    Everything is verified, and built beside its target, before the first target changes. Databases that can only be
+    Everything is verified and built beside its target before the first target changes. Databases that can only be
     changed in place are backed up first.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
-        no_directories: Leave directories alone.
-        no_databases: Leave databases alone.
-        to: PART=TARGET: another target for a part, which is named as `show` has it, or by the end of that. A target is
-            a database's URL or a path. Repeat it for several.
-        only: PART, or PART::TABLE, or PART::PATH: restore nothing but that. Repeat it for several.
-        keep_extra: Keep files that the backup does not have.
-        no_safety_backup: Make no safety backup.
+        backup: The name of the backup, the beginning of it, or latest.
+        no_directories: Do not restore directories.
+        no_databases: Do not restore databases.
+        to: PART=TARGET: another target for a part. PART is a name as in `show`, or the end of that. TARGET is the URL
+            of a database, or a path. Repeat it for several.
+        only: PART, PART::TABLE or PART::PATH: restore only this part, table or path. Repeat it for several.
+        keep_extra: Keep files that are not in the backup.
+        no_safety_backup: Do not back up databases that are changed in place first.
         in_place: Restore a directory that cannot be switched as a whole, such as a mount point, file by file.
         dry_run: Change nothing. Only show what would change.
     """
@@ -272,7 +272,7 @@ def restore(
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name))
     if not dry_run:
         lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
-        session.confirm("This REPLACES what is there now. Restore it?", lines)
+        session.confirm("This REPLACES the current data. Restore it?", lines)
     with session.progress() as progress:
         report = manager.restore_backup(
             found.name,
@@ -300,13 +300,13 @@ def resume_restore(
     sources: Sources = AS_CONFIGURED,
     session: SessionArgument,
 ) -> Answer:
-    """Finish restores that were interrupted, by a kill or by a failure, or take them back. Asks first.
+    """Finish or undo restores that were killed or failed. Asks first.
 
     Args:
-        undo: Take them back instead: put back their safety backups.
-        dismiss: Leave everything as it is, and forget that they did not end.
-        to: PART=TARGET: where a part goes. Needed for a database on a server that is none of the sources.
-        dry_run: Change nothing. Only show which restores were interrupted, and what is new, old or mixed.
+        undo: Undo them instead: restore their safety backups.
+        dismiss: Leave all targets as they are, and only close the records of these restores.
+        to: PART=TARGET: the target of a part. Required for a database on a server that is not one of the sources.
+        dry_run: Change nothing. Only show which restores were interrupted, and the state of each part.
     """
     repository = _opened(session, writing=not dry_run)
     names = _names(repository, sources.name)
@@ -327,7 +327,7 @@ def resume_restore(
     if dry_run or not found:
         remark = f"{count_text(len(found), 'interrupted restore')}." if found else "No restore was interrupted."
         return Answer(document, _view_interrupted, remark)
-    verb = "Take them back" if undo else "Forget them" if dismiss else "Finish them"
+    verb = "Undo them" if undo else "Dismiss them" if dismiss else "Finish them"
     session.confirm(f"{verb}?", list(_view_interrupted(document)))
     targets: dict[str, Any] = dict(map(_pair, to or ()))
     reports = []
@@ -341,11 +341,11 @@ def resume_restore(
 
 @app.command
 def export(backup: str, path: Path, /, *, session: SessionArgument) -> Answer:
-    """Write a backup to a tar file, which any other program can read.
+    """Write a backup to a plain tar file, which other programs can read.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
-        path: A file that does not exist. With the suffix .zst it is compressed.
+        backup: The name of the backup, the beginning of it, or latest.
+        path: A file that does not exist yet. With the suffix .zst it is compressed.
     """
     manager, found = _find(_opened(session), backup)
     with session.progress() as progress:
@@ -357,18 +357,18 @@ def export(backup: str, path: Path, /, *, session: SessionArgument) -> Answer:
 
 @app.command
 def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
-    """Restore a backup into a scratch place, and compare. The exit code is 1 if something differs.
+    """Prove a backup: restore it into a temporary place, and compare. The exit code is 1 if something differs.
 
-    A backup that comes back identical is marked as proven.
+    If everything is identical, the backup is marked as proven.
 
     Args:
-        backup: Its name. Default: the latest.
+        backup: The name of the backup. Default: the latest.
     """
     manager = manager_of(_opened(session, writing=True), sources)
     with session.progress() as progress:
         report = manager.drill(backup, progress)
     document = {**dataclasses.asdict(report), "ok": report.ok}
-    remark = f"{report.name} came back identical." if report.ok else f"{report.name} did NOT come back identical."
+    remark = f"{report.name} was restored and is {'' if report.ok else 'NOT '}identical."
     return Answer(document, _view_drill, remark, status=0 if report.ok else _PROBLEM)
 
 
@@ -377,16 +377,18 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
 
 @app.command
 def delete(backup: str, /, *, force: bool = False, session: SessionArgument) -> Answer:
-    """Delete a backup. Asks first. `cleanup` or `prune` reclaims the space.
+    """Delete a backup. Asks first.
+
+    `prefect-snapshots prune` reclaims the space.
 
     Args:
-        backup: Its whole name.
-        force: Delete it even if it is pinned, or if its record cannot be read.
+        backup: The full name of the backup.
+        force: Delete it even if it is pinned or its record cannot be read.
     """
     manager, found = _find(_opened(session, writing=True), backup, whole=True)
     session.confirm(f"Delete {backup} ({found.description or 'no description'}, {size_text(found.size)})?")
     manager.delete_backup(backup, force)
-    return Answer({"deleted": backup}, remark=f"Deleted {backup}. `prefect-snapshots prune` reclaims the space.")
+    return Answer({"deleted": backup}, remark=f"Deleted {backup}. Run `prefect-snapshots prune` to reclaim the space.")
 
 
 @app.command
@@ -394,21 +396,21 @@ def pin(backup: str, /, *, session: SessionArgument) -> Answer:
     """Exempt a backup from retention.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
+        backup: The name of the backup, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session, writing=True), backup)
-    return Answer(_described(manager.pin(found.name)), remark=f"{found.name} is pinned.")
+    return Answer(_described(manager.pin(found.name)), remark=f"Pinned {found.name}.")
 
 
 @app.command
 def unpin(backup: str, /, *, session: SessionArgument) -> Answer:
-    """Let retention delete a backup again.
+    """Allow retention to delete a backup again.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
+        backup: The name of the backup, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session, writing=True), backup)
-    return Answer(_described(manager.unpin(found.name)), remark=f"{found.name} is not pinned.")
+    return Answer(_described(manager.unpin(found.name)), remark=f"Unpinned {found.name}.")
 
 
 @app.command
@@ -421,17 +423,17 @@ def edit(
     no_tags: bool = False,
     session: SessionArgument,
 ) -> Answer:
-    """Change the description or the tags of a backup. Its name and its contents stay.
+    """Change the description or the tags of a backup. Its name and data do not change.
 
     Args:
-        backup: Its name, the beginning of it, or latest.
+        backup: The name of the backup, the beginning of it, or latest.
         description: The new description.
-        tag: A tag that it has from now on, instead of all others. Repeat it for several.
+        tag: A new tag. The given tags replace all others. Repeat it for several.
         no_tags: Remove all tags.
     """
     manager, found = _find(_opened(session, writing=True), backup)
     changed = manager.edit_backup(found.name, description, [] if no_tags else tag)
-    return Answer(_described(changed), _view_backup, f"{found.name} is changed.", told=True)
+    return Answer(_described(changed), _view_backup, f"Changed {found.name}.", told=True)
 
 
 @app.command
@@ -445,13 +447,13 @@ def cleanup(
 ) -> Answer:
     """Delete backups that the retention policy does not keep, and reclaim their space.
 
-    The policy comes from options, or else from pyproject.toml. By default it keeps the last 10, and one a week for
-    3 months.
+    Options set the policy, or else pyproject.toml. The default policy keeps the last 10 backups, and one a week for 3
+    months.
 
     Args:
-        name: The name of the manager. Default: that in pyproject.toml, or else default.
-        dry_run: Delete nothing. Only show what would be deleted, and why the rest stays.
-        no_prune: Reclaim no space.
+        name: Clean up the backups of this name. Default: the name in pyproject.toml, or else default.
+        dry_run: Only show what would be deleted, and why the rest is kept.
+        no_prune: Do not reclaim the space.
     """
     repository = _opened(session, writing=not dry_run)
     manager = manager_of(repository, SourceOptions(name=name), retention)
@@ -506,7 +508,7 @@ def _find(repository: Repository, backup: str, *, whole: bool = False) -> tuple[
 def _pair(text: str) -> tuple[str, str]:
     part, separator, target = text.rpartition("=")
     if not separator or not part or not target:
-        raise InvalidArgument(f"--to is PART=TARGET, not {text!r}")
+        raise InvalidArgument(f"--to must be PART=TARGET, not {text!r}.")
     return part, target
 
 
@@ -536,7 +538,7 @@ def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
             same = all(change.identical for change in report.changes)
             lines.append("Nothing would change." if same else f"This is what restoring {report.name} would change.")
             continue
-        safe = f" What was there before is in {report.safety_backup}." if report.safety_backup else ""
+        safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
         lines.append(f"Restored {', '.join(report.restored) or 'nothing'} from {report.name}.{safe}")
         lines += report.warnings
     document = documents[0] if len(documents) == 1 else {"restores": documents}
@@ -545,11 +547,11 @@ def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
 
 def _look_at_repository(repository: Repository) -> Iterator[str]:
     if not repository.exists():
-        yield "there is none yet: the first backup creates it"
+        yield "does not exist yet: the first backup creates it"
     elif repository.encrypted:
         yield "encrypted, and the password opens it"
     else:
-        yield "there, and not encrypted"
+        yield "exists, and is not encrypted"
     if repository.location.is_local:
         place = Path(repository.url.removeprefix("file://"))
         while not place.exists():
@@ -662,7 +664,7 @@ def _view_diff(document: dict[str, Any]) -> Iterator[str]:
         old, new = ("none" if number is None else f"{number:,}" for number in (count["old"], count["new"]))
         rows.append(("M", count["part"], count["table"], f"{old} -> {new}"))
     told = {row[1] for row in rows}
-    rows += [("M", part, "", "as many rows, other data") for part in document["databases_changed"] if part not in told]
+    rows += [("M", part, "", "same counts, other data") for part in document["databases_changed"] if part not in told]
     if rows:
         yield from table((Column(""), Column("part"), Column("what"), Column("")), rows)
 

@@ -79,7 +79,7 @@ def delete(name: str, /, *, fingerprint: Fingerprint = None, force: bool = False
     Args:
         name: The whole name of the checkpoints.
         fingerprint: Delete only the results of this version of the function. Default: those of all versions.
-        force: Delete them although the name is pinned.
+        force: Delete them even if the name is pinned.
     """
     manager = _manager(session, writing=True)
     rows = manager.list_checkpoints(_name(manager, name, whole=True))
@@ -110,7 +110,7 @@ def pin(name: str, /, *, session: SessionArgument) -> Answer:
 
 @app.command
 def unpin(name: str, /, *, session: SessionArgument) -> Answer:
-    """Let retention delete results of a name again.
+    """Allow retention to delete results of a name again.
 
     Args:
         name: The name of the checkpoints, or the beginning of it.
@@ -127,7 +127,7 @@ def cleanup(
     retention: Retention = NO_RETENTION,
     session: SessionArgument,
 ) -> Answer:
-    """Delete the results of versions of functions that the retention does not keep.
+    """Delete the results of versions of functions that the retention policy does not keep.
 
     The version that was started last always stays. `prefect-snapshots prune` reclaims the space.
 

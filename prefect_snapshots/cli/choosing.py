@@ -13,17 +13,17 @@ _SHOWN = 3
 
 
 def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsError], *, whole: bool = False) -> str:
-    """Return the one name that is meant.
+    """Return the one name that the user means.
 
     Args:
-        wanted: What was typed: a whole name, `latest`, or a beginning that only one name has.
-        known: All names, the newest first.
-        what: What they are names of, as in "backup".
-        error: The error to raise if there is none.
-        whole: Whether only a whole name counts. What deletes asks for that.
+        wanted: The user's input: a full name, `latest`, or the beginning of exactly one name.
+        known: All names, newest first.
+        what: What the names belong to, such as "backup".
+        error: The error to raise if no name matches.
+        whole: Whether only a full name is accepted. Commands that delete require that.
 
     Raises:
-        InvalidArgument: Several names begin like this.
+        InvalidArgument: Several names have this beginning.
 
     Example:
         >>> from prefect_snapshots.errors import BackupNotFound

@@ -13,7 +13,7 @@ from .output import Column, fields, printable, table, time_text
 
 
 def document_lines(document: Document) -> Iterator[str]:
-    """The lines of one document."""
+    """Return the lines of one document."""
     yield printable(f"{document.title} ({document.kind})" if document.kind else document.title)
     for drawn, blocks in itertools.groupby(document.blocks, lambda block: isinstance(block, Chart)):
         run = list(blocks)

@@ -30,16 +30,16 @@ class Found:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self.record.id} of {self.name}"
 
     @property
     def reference(self) -> dict[str, str]:
-        """What documents call it."""
+        """Its name in documents."""
         return {"name": self.name, "id": self.record.id}
 
     def manager(self) -> SnapshotManager[Any]:
-        """Return a manager of its name, which can change it."""
+        """Return the manager of its name, which can change it."""
         return SnapshotManager(self.backend.repository, name=self.name)
 
     def leaves(self, patterns: Sequence[str] | None = None) -> list[LeafInfo]:
@@ -61,7 +61,7 @@ class Found:
 
     @contextmanager
     def naming_damage(self) -> Iterator[None]:
-        """Make any damage found inside name this snapshot."""
+        """Report damage that is found within the block with the name of this snapshot."""
         try:
             yield
         except DamagedVersion:
@@ -91,7 +91,7 @@ def find(repository: Repository, ids: Sequence[str], name: str | None, *, whole:
 
 
 def check_known(repository: Repository, name: str) -> None:
-    """Return only if snapshots were saved under a name.
+    """Check that snapshots were saved under a name.
 
     Raises:
         InvalidName: It is not a valid name.
@@ -104,7 +104,7 @@ def check_known(repository: Repository, name: str) -> None:
 
 
 def best_of(ranked: Sequence[Record], key: str) -> str:
-    """Return the id of the first, which is the best if it has a number to rank by.
+    """Return the id of the first snapshot, which is the best one if it has a number to rank by.
 
     Raises:
         InvalidArgument: None of them has one.
@@ -119,13 +119,13 @@ def _find(wanted: str, backends: dict[str, Durable], whole: bool) -> Found:
     holders = [name for name, backend in backends.items() if wanted in backend.view.by_id]
     if len(holders) > 1:
         raise InvalidArgument(
-            f"Several names have a snapshot {wanted!r}: {', '.join(holders)}. Say which one with --name."
+            f"Several names have a snapshot {wanted!r}: {', '.join(holders)}. Choose one with --name."
         )
     if holders:
         backend = backends[holders[0]]
         return Found(holders[0], backend, backend.view.by_id[wanted])
     if wanted == LATEST and len(backends) > 1 and not whole:
-        raise InvalidArgument(f"Say of which name you mean the latest snapshot, with --name: {', '.join(backends)}.")
+        raise InvalidArgument(f"Several names have snapshots: {', '.join(backends)}. Choose one with --name.")
     records = [(record, name) for name, backend in backends.items() for record in backend.view.by_id.values()]
     records.sort(key=lambda pair: pair[0].order, reverse=True)
     chosen = choose(wanted, [record.id for record, _ in records], "snapshot", SnapshotNotFound, whole=whole)

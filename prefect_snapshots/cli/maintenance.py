@@ -32,10 +32,10 @@ Grace = Annotated[timedelta, Parameter(converter=_parse_grace)]
 
 
 def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
-    """Verify that everything committed is there. Exits with 3 if something is damaged.
+    """Verify that all committed data exists. The exit code is 3 if something is missing or damaged.
 
     Args:
-        read_data: Read and verify every byte, too.
+        read_data: Also read and verify every byte.
     """
     repository = session.open()
     with session.progress() as progress:
@@ -45,7 +45,7 @@ def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
 
 
 def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: SessionArgument) -> Answer:
-    """Reclaim the space of deleted data. Safe beside any number of writers.
+    """Reclaim the space of deleted data. This is safe while other processes write.
 
     Args:
         dry_run: Only show what would be freed.
@@ -60,7 +60,7 @@ def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: S
 
 
 def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
-    """Recover what can be recovered, and list what is lost. Asks first; exits with 3 if something is lost.
+    """Recover what can be recovered, and list what is lost. Asks first. The exit code is 3 if something is lost.
 
     Stop all other writers first: repair replaces damaged objects.
 
@@ -77,7 +77,7 @@ def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
 
 
 def stats(*, session: SessionArgument) -> Answer:
-    """Show what the repository holds, its size, and what deduplication and compression saved."""
+    """Show the contents and size of the repository, and what deduplication and compression saved."""
     repository = session.open()
     found = repository.stats()
     document = {
@@ -122,15 +122,16 @@ def _view_freed(document: Document) -> Iterator[str]:
 
     would = "would be " if document["dry_run"] else ""
     packs = count_text(document["packs_deleted"], "pack")
-    kept = f", {document['packs_rewritten']:,} of them needed in part and copied" if document["packs_rewritten"] else ""
+    copied = document["packs_rewritten"]
+    kept = f", {copied:,} of them after copying what is still needed" if copied else ""
     yield f"{would}freed now: {size_text(document['bytes_freed'])} in {packs}{kept}"
     grace = humanize.precisedelta(timedelta(seconds=document["grace_seconds"]))
     waiting = count_text(document["packs_waiting"], "pack")
     yield f"after the grace time of {grace}: {size_text(document['bytes_waiting'])} in {waiting}"
     if document["packs_not_rewritten"]:
         yield (
-            f"{count_text(document['packs_not_rewritten'], 'pack')} with some garbage not rewritten: the disk is too "
-            "full for copies. Free some space, or delete more, and prune again."
+            f"{count_text(document['packs_not_rewritten'], 'pack')} with some garbage could not be rewritten, because "
+            "the disk is too full for copies. Free some space, or delete more versions, and prune again."
         )
 
 

@@ -21,21 +21,21 @@ _KINDS = frozenset({"bool", "int", "float", "complex", "numpy", "numpy-scalar", 
 
 
 def write_npz(path: Path, leaves: Sequence[LeafInfo], manifest: bytes, body: BodyReader) -> None:
-    """Write leaves beside `path`, make them durable, and put them in place.
+    """Write leaves to a temporary file, flush it to disk, and rename it to `path`.
 
     Args:
-        path: of the file.
-        leaves: which ones. A value that is a single leaf has no path, and is called `arr_0`, as NumPy does.
-        manifest, body: of the snapshot.
+        path: The path of the file.
+        leaves: The leaves to write. A value that is a single leaf has no path, and is called `arr_0`, as NumPy does.
+        manifest, body: The manifest and the body of the snapshot.
 
     Raises:
-        LeafError: a leaf that such a file cannot hold as it is; nothing is written then.
+        LeafError: The file format cannot store a leaf unchanged. Nothing was written.
     """
     for leaf in leaves:
         _refuse_unless(leaf.kind in _KINDS, leaf.path, f"it is of the kind {leaf.kind}")
         # Archives are also unpacked by programs that follow such a path out of their directory.
         safe = not leaf.path or not {"", ".", ".."} & set(leaf.path.split("/"))
-        _refuse_unless(safe, leaf.path, "its path is no file name")
+        _refuse_unless(safe, leaf.path, "its path is not a file name")
     values = decode_leaves(manifest, body, {leaf.path for leaf in leaves}, allow_pickle=False)
     arrays = {leaf.path or "arr_0": _array(leaf.path, values[leaf.path]) for leaf in leaves}
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
@@ -64,6 +64,6 @@ def _refuse_unless(fits: bool, path: str, reason: str) -> None:
     if not fits:
         raise LeafError(
             path,
-            f"an .npz file cannot hold it, because {reason}. Choose leaves with --leaves, or write a .snapshots file, "
-            "which holds everything.",
+            f"an .npz file cannot store it, because {reason}. Choose leaves with --leaves, or write a .snapshots file, "
+            "which stores everything.",
         )

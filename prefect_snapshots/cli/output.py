@@ -1,7 +1,7 @@
 """Answers, and the two forms in which they are printed: a JSON document, or lines for people.
 
-What is printed may come from anybody who may write to the repository. So control characters are shown as escapes: no
-name or metadata moves the cursor, colours the terminal or forges a line.
+Names and metadata may come from anybody who can write to the repository. So control characters are escaped: they cannot
+move the cursor, colour the terminal or forge a line.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SHORTEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command found or did.
+    """The result of a command.
 
     Args:
-        document: Everything, in plain values and datetimes.
-        view: Returns the document in lines for people. It may take time, and is called only if it is needed.
-        remark: A last line.
-        told: Whether the view only tells what was done: `--quiet` leaves it out, as it does the remark.
+        document: The complete result, in plain values and datetimes.
+        view: Returns the document as lines for people. It may take time, and is called only if it is needed.
+        remark: The last line.
+        told: Whether the view only confirms what was done. `--quiet` omits it then, and always omits the remark.
         status: The exit code.
     """
 
@@ -45,7 +45,7 @@ class Answer:
     status: int = 0
 
     def lines(self, quiet: bool) -> Iterator[str]:
-        """The lines for people."""
+        """Yield the lines for people."""
         if self.view is not None and not (quiet and self.told):
             yield from self.view(self.document)
         if self.remark and not quiet:
@@ -53,7 +53,7 @@ class Answer:
 
 
 def as_json(document: Any) -> str:
-    """One JSON document. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are strings.
+    """Return a document as JSON. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are strings.
 
     Example:
         >>> print(as_json({"loss": float("nan")}))
@@ -77,12 +77,12 @@ def _plain(value: Any) -> Any:
 
 
 def time_text(moment: datetime, *, seconds: bool = True) -> str:
-    """A point in time on the clock of this place, to the second or the minute."""
+    """Return a time in the local time zone, to the second or the minute."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
 
 
 def value_text(value: Any) -> str:
-    """A value of metadata, or a leaf, in a few characters."""
+    """Return a short form of a metadata value or a leaf."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, datetime):
@@ -91,14 +91,14 @@ def value_text(value: Any) -> str:
 
 
 def fields(texts: Mapping[str, str]) -> Iterator[str]:
-    """Lines of a word and what there is to say of it; a text that is empty is left out."""
+    """Yield aligned lines of a label and a value. Empty values are left out."""
     said = {printable(key): printable(text) for key, text in texts.items() if text}
     width = max(map(width_of, said), default=0)
     return (f"{key}{' ' * (width - width_of(key))}{_GAP}{text}" for key, text in said.items())
 
 
 class Column(NamedTuple):
-    """A column of a table. One that may be `cut` gives way, with an ellipsis, where the terminal is too narrow."""
+    """A column of a table. If `cut` is true, it is shortened with an ellipsis if the terminal is too narrow."""
 
     title: str
     right: bool = False
@@ -106,7 +106,7 @@ class Column(NamedTuple):
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines of aligned columns. They are as wide as they need to be, unless a terminal is narrower."""
+    """Yield lines of aligned columns. They are as wide as needed, unless the terminal is narrower."""
     cells = [[column.title for column in columns], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - terminal_width()
@@ -123,7 +123,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Iterator[
 
 
 def width_of(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return the number of terminal columns that a string occupies."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -132,12 +132,12 @@ def width_of(text: str) -> int:
 
 
 def terminal_width() -> int:
-    """How many columns there are: those of the terminal, or any number where there is none."""
+    """Return the number of columns of the terminal, or a large number if there is none."""
     return shutil.get_terminal_size((sys.maxsize, 0)).columns
 
 
 def shortened(text: str, width: int) -> str:
-    """The text, cut with an ellipsis where it takes more columns."""
+    """Return a string, shortened with an ellipsis if it occupies more columns."""
     if width_of(text) <= width:
         return text
     from rich.cells import set_cell_size

@@ -1,4 +1,4 @@
-"""`prefect-snapshots password`: who can open an encrypted repository, and which repository is trusted."""
+"""`prefect-snapshots password`: manage the passwords of an encrypted repository, and trust a replaced repository."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def add(
     new_password_file: str | None = None,
     session: SessionArgument,
 ) -> Answer:
-    """Add a password that opens the repository, beside those that it has.
+    """Add another password that opens the repository.
 
-    Give each person and each machine a password of its own, so that you can remove one without changing the others.
+    Use a different password for each person and machine, so that you can remove one without changing the others.
 
     Args:
-        name: What to call it. Everybody who can read the storage sees it.
-        new_password_command: A shell command that prints the new password. Default: you type it, twice.
-        new_password_file: A file that holds the new password.
+        name: A name for the password. Everybody who can read the storage can see it.
+        new_password_command: A shell command that prints the new password. Default: you type it twice.
+        new_password_file: A file with the new password.
     """
     repository = session.open(writing=True)
     repository.add_password(name, new_password(new_password_command, new_password_file))
@@ -56,14 +56,14 @@ def change(
     new_password_file: str | None = None,
     session: SessionArgument,
 ) -> Answer:
-    """Replace a password. The data keeps its keys, so that nothing is written anew.
+    """Replace a password. The data keeps its keys, so no data is rewritten.
 
-    Whoever knew the old password may have kept the secret: after a leak, copy the data into a new repository.
+    Anybody who knew the old password may have kept the secret. After a leak, copy the data into a new repository.
 
     Args:
         name: The name of the password. Default: the one that opens the repository now.
-        new_password_command: A shell command that prints the new password. Default: you type it, twice.
-        new_password_file: A file that holds the new password.
+        new_password_command: A shell command that prints the new password. Default: you type it twice.
+        new_password_file: A file with the new password.
     """
     repository = session.open(writing=True)
     if not repository.encrypted:
@@ -74,9 +74,9 @@ def change(
 
 @app.command
 def remove(name: str, /, *, session: SessionArgument) -> Answer:
-    """Remove a password: it opens the repository no more.
+    """Remove a password, so that it no longer opens the repository.
 
-    Whoever knew it may have kept the secret or a copy of repository.json: after a leak, copy the data into a new
+    Anybody who knew it may have kept the secret or a copy of repository.json. After a leak, copy the data into a new
     repository.
 
     Args:

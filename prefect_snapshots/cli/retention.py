@@ -1,4 +1,4 @@
-"""The options and answers of `cleanup`, alike for every kind: what to keep, what a dry run shows."""
+"""The options and answers of `cleanup`, which are the same for every kind."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class RetentionOptions:
         keep_weekly: Keep the newest of each of this many ISO weeks.
         keep_monthly: Keep the newest of each of this many months.
         keep_yearly: Keep the newest of each of this many years.
-        keep_within: Keep everything this far back from the newest, such as 2y5m7d3h.
-        keep_hourly_within: Keep the newest of every hour that far back.
-        keep_daily_within: Keep the newest of every day that far back.
-        keep_weekly_within: Keep the newest of every week that far back.
-        keep_monthly_within: Keep the newest of every month that far back.
-        keep_yearly_within: Keep the newest of every year that far back.
+        keep_within: Keep everything within this period before the newest, such as 2y5m7d3h.
+        keep_hourly_within: Keep the newest of every hour within this period.
+        keep_daily_within: Keep the newest of every day within this period.
+        keep_weekly_within: Keep the newest of every week within this period.
+        keep_monthly_within: Keep the newest of every month within this period.
+        keep_yearly_within: Keep the newest of every year within this period.
         keep_tag: Keep everything with this tag. Repeat it for several.
         timezone: The time zone of the hours, days, weeks, months and years. Default: UTC.
     """
@@ -59,14 +59,14 @@ Retention = Annotated[RetentionOptions, Parameter(name="*")]
 
 
 def policy_of(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:
-    """Return the policy that the options ask for; without any, the configured one.
+    """Return the policy from the options, or else the configured one.
 
     Args:
-        options: What was passed.
-        configured: What pyproject.toml says.
+        options: The options that the user passed.
+        configured: The policy in pyproject.toml.
 
     Raises:
-        InvalidArgument: pyproject.toml says something that a policy does not know.
+        InvalidArgument: The policy in pyproject.toml is invalid.
     """
     from ..retention import RetentionPolicy
 
@@ -80,10 +80,10 @@ def policy_of(options: RetentionOptions | None, configured: Mapping[str, Any]) -
 
 
 def required_policy(options: RetentionOptions) -> RetentionPolicy:
-    """Return the policy that the options ask for.
+    """Return the policy from the options.
 
     Raises:
-        InvalidArgument: There are none, and this kind has no policy of its own.
+        InvalidArgument: No option was passed, and this kind has no default policy.
     """
     if not set(_given(options)) - {"timezone"}:
         raise InvalidArgument("Say what to keep, such as --keep-last 10 or --keep-daily 7. Nothing was deleted.")
@@ -94,8 +94,8 @@ def cleaned(report: CleanupReport, what: str) -> Answer:
     """Return the answer of a cleanup.
 
     Args:
-        report: What was deleted.
-        what: What the rows are, as in "backup".
+        report: The report of the cleanup.
+        what: The kind of the rows, such as "backup".
     """
     would = "would be " if report.dry_run else ""
     remark = f"{count_text(len(report.deleted), what)} {would}deleted"

@@ -1,7 +1,7 @@
 """The options of every command: which repository to open and with which password, confirmation, and progress.
 
-A password comes from the environment, a file or a command, or is typed. It is never an argument, because other users of
-the machine can read command lines.
+A password comes from the environment, a file, a command or the keyboard. It is never an argument, because other users
+of the machine can read command lines.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Session:
     yes: bool = False
 
     def open(self, *, writing: bool = False, create: bool = False) -> Repository:
-        """Return the opened repository, read-only unless something is to be written.
+        """Open the repository. It is read-only by default.
 
         Args:
             writing: Whether to write. Default: False.
             create: Whether to write, and to create the repository if there is none. Default: False.
 
         Raises:
-            RepositoryNotFound: There is none.
-            WrongPassword: The password does not fit, or there is none and no terminal to type one on.
+            RepositoryNotFound: There is no repository.
+            WrongPassword: The password is wrong, or there is none and no terminal to type one.
         """
         from ..repository.passwords import configured_password
 
@@ -120,10 +120,10 @@ class Session:
         return repository
 
     def confirm(self, question: str, about: Iterable[str] = ()) -> None:
-        """Return only if the user confirms.
+        """Ask the user to confirm. Returns only after a yes.
 
         Args:
-            question: The question, to be answered with yes or no.
+            question: A yes-or-no question.
             about: Lines to show before it.
 
         Raises:
@@ -142,7 +142,7 @@ class Session:
 
     @contextmanager
     def progress(self) -> Iterator[Progress | None]:
-        """Show a progress bar on standard error if that is a terminal. Gives None elsewhere, and with `--quiet`."""
+        """Show a progress bar on standard error if that is a terminal. Yields None otherwise, and with `--quiet`."""
         if self.quiet or not sys.stderr.isatty():
             yield None
             return
@@ -157,14 +157,14 @@ class Session:
 
 
 SessionArgument = Annotated[Session, Parameter(parse=False)]
-"""How a command declares that it takes the session."""
+"""The annotation of a parameter that receives the session."""
 
 
 def new_password(command: str | None, file: str | None) -> str:
-    """Return a password that is not in use yet: what a command prints or a file holds, else what is typed twice.
+    """Return a new password: the output of a command, the content of a file, or what the user types twice.
 
     Raises:
-        InvalidArgument: There is no terminal, or what was typed is empty or not twice the same.
+        InvalidArgument: There is no terminal, or the typed passwords are empty or differ.
     """
     from ..repository.passwords import password_from_command, password_from_file
 
@@ -180,15 +180,15 @@ def new_password(command: str | None, file: str | None) -> str:
         )
     typed = getpass.getpass("New password: ")
     if not typed or typed != getpass.getpass("The same again: "):
-        raise InvalidArgument("The new password is empty, or was not twice the same. Nothing was changed.")
+        raise InvalidArgument("The new password is empty, or the two inputs differ. Nothing was changed.")
     return typed
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return storage options from `KEY=VALUE`. Dots in a key nest. A value is JSON if it can be, else a string.
+    """Parse storage options of the form `KEY=VALUE`. Dots in a key nest. A value is JSON if possible, else a string.
 
     Raises:
-        InvalidArgument: A pair makes no sense. The message shows no value, which may be a secret.
+        InvalidArgument: A pair is invalid. The message does not show the value, which may be a secret.
 
     Example:
         >>> parse_options(["anon=true", "client_kwargs.region_name=eu-west-1"])
@@ -204,7 +204,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         for group in groups:
             place = place.setdefault(group, {})
             if not isinstance(place, dict):
-                raise InvalidArgument(f"The storage option {key!r} is within {group!r}, which has a value itself.")
+                raise InvalidArgument(f"The storage option {key!r} is inside {group!r}, which already has a value.")
         if last in place:
             raise InvalidArgument(f"The storage option {key!r} is given twice.")
         place[last] = parse_value(value)
@@ -212,7 +212,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return what a string means as JSON, or the string itself if it is none."""
+    """Parse a string as JSON. Return the string itself if it is not valid JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

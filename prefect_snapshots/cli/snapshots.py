@@ -1,6 +1,6 @@
 """`prefect-snapshots snapshots ...`: list, show, compare, tag, pin, delete and restore snapshots.
 
-An id is looked for under every name, unless `--name` says which. Nothing is unpickled unless you ask for it.
+Ids are searched for under every name, unless you pass `--name`. Nothing is unpickled unless you pass `--allow-pickle`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 app = App(name="snapshots", help="List, show, compare, tag, pin, delete and restore snapshots.")
 
 _LISTED = 10
-"""Snapshots that a question names one by one."""
+"""Maximal number of snapshots that a question names."""
 _JSON_TYPES = (type(None), bool, int, float, str)
 
 
@@ -144,8 +144,8 @@ def diff(
     Args:
         snapshot_ids: The name, which you can leave out if no other name has these ids; then two ids, beginnings of
             ids, or latest.
-        allow_pickle: Compare leaves that were pickled, too. That runs code from the repository: use it only if you
-            trust everyone who writes to it.
+        allow_pickle: Also compare pickled leaves. This runs code from the repository: use it only if you trust
+            everyone who can write to it.
     """
     from ..values.diff import diff_contents
     from .finding import find
@@ -155,7 +155,7 @@ def diff(
     elif len(snapshot_ids) == 2:
         ids = list(snapshot_ids)
     else:
-        raise InvalidArgument("Say which two snapshots to compare: diff NAME OLD NEW.")
+        raise InvalidArgument("Pass the two snapshots to compare: diff NAME OLD NEW.")
     before, after = find(session.open(), ids, name)
     with before.naming_damage(), after.naming_damage():
         contents = before.backend.content(before.record), after.backend.content(after.record)
@@ -198,7 +198,7 @@ def tag(
 
     added, removed = clean_tags(add), clean_tags(remove)
     if not added and not removed:
-        raise InvalidArgument("Say which tags, with --add or --remove.")
+        raise InvalidArgument("Pass the tags with --add or --remove.")
     [found] = find(session.open(writing=True), [snapshot_id], name)
     manager, snapshot_id = found.manager(), found.record.id
     if added:
@@ -223,7 +223,7 @@ def pin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answ
 
 @app.command
 def unpin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
-    """Let eviction and retention delete snapshots again.
+    """Allow eviction and retention to delete snapshots again.
 
     Args:
         snapshot_ids: Their ids, the beginnings of them, or latest.
@@ -236,8 +236,8 @@ def delete(*snapshot_ids: Ids, force: bool = False, name: Name = None, session: 
     """Delete snapshots. Asks first.
 
     Args:
-        snapshot_ids: Their whole ids.
-        force: Delete snapshots although they are pinned.
+        snapshot_ids: Their full ids.
+        force: Delete snapshots even if they are pinned.
     """
     chosen = _find_some(session.open(writing=True), snapshot_ids, name, whole=True)
     pinned = [found.label for found in chosen if found.record.pinned]
@@ -261,7 +261,7 @@ def delete(*snapshot_ids: Ids, force: bool = False, name: Name = None, session: 
 def cleanup(
     name: str, /, *, dry_run: bool = False, retention: Retention = NO_RETENTION, session: SessionArgument
 ) -> Answer:
-    """Delete snapshots that the retention does not keep. Pinned ones stay.
+    """Delete snapshots that the retention policy does not keep. Pinned ones stay.
 
     `prefect-snapshots prune` reclaims the space.
 
@@ -291,9 +291,9 @@ def restore(
 ) -> Answer:
     """Write a snapshot to a file. Every byte is verified. Asks before it replaces a file.
 
-    FILE.snapshots holds everything as it was stored; read it with SnapshotManager.load_from_file.
-    FILE.npz holds arrays and numbers by the paths of their leaves; read it with numpy.load. If it cannot hold a leaf,
-    nothing is written: choose other leaves with --leaves.
+    FILE.snapshots contains everything unchanged; read it with SnapshotManager.load_from_file.
+    FILE.npz contains arrays and numbers by the paths of their leaves; read it with numpy.load. If it cannot store a
+    leaf, nothing is written: choose other leaves with --leaves.
 
     Args:
         snapshot_id: Its id, the beginning of it, or latest.
@@ -301,9 +301,9 @@ def restore(
         leaves: A pattern of the leaf paths to write into FILE.npz, such as 'encoder/**'. Repeat it for several.
     """
     if to.suffix not in (".snapshots", ".npz"):
-        raise InvalidArgument(f"The suffix of {to} must be .snapshots or .npz: it says what to write.")
+        raise InvalidArgument(f"The suffix of {to} must be .snapshots or .npz, because it selects the format.")
     if leaves and to.suffix != ".npz":
-        raise InvalidArgument("--leaves works only with an .npz file: a .snapshots file holds everything.")
+        raise InvalidArgument("--leaves works only with an .npz file: a .snapshots file contains everything.")
     if not to.parent.is_dir():
         raise InvalidArgument(f"There is no directory {to.parent} to write {to.name} to.")
     from .finding import find
@@ -378,7 +378,7 @@ def _find_some(
     from .finding import find
 
     if not snapshot_ids:
-        raise InvalidArgument("Say which snapshots: pass at least one id.")
+        raise InvalidArgument("Pass the id of at least one snapshot.")
     return find(repository, list(dict.fromkeys(snapshot_ids)), name, whole=whole)
 
 

@@ -1,4 +1,4 @@
-"""What the snapshot commands found, in lines for people."""
+"""Show the results of the snapshot commands to people."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _METADATA_WIDTH = 16
 _TAGS_WIDTH = 16
 
 Cells = tuple[Column, list[str]]
-"""A column of a table with what is in it."""
+"""A column of a table with its values."""
 
 
 def names(document: Document) -> Iterator[str]:
-    """The names in a repository."""
+    """Yield the lines for the names in a repository."""
     found = document["names"]
     if not found:
         yield "There are no snapshots in this repository."
@@ -51,7 +51,7 @@ def names(document: Document) -> Iterator[str]:
 
 
 def snapshots(document: Document) -> Iterator[str]:
-    """The snapshots under a name, with as many columns of metadata as find room."""
+    """Yield the lines for the snapshots under a name, with as many columns of metadata as fit."""
     shown = document["snapshots"]
     if not shown:
         return
@@ -85,11 +85,11 @@ def snapshots(document: Document) -> Iterator[str]:
     yield from _table(*first, *between, *last)
     hidden = [printable(key) for key in keys[len(between) :]]
     if hidden:
-        yield f"More metadata, which `show` and --json tell: {', '.join(hidden)}"
+        yield f"More metadata (see `show` or --json): {', '.join(hidden)}"
 
 
 def summary(document: Document) -> str:
-    """How many snapshots there are, and how many of them are listed."""
+    """Return how many snapshots there are, and how many of them are listed."""
     shown = document["snapshots"]
     total = count_text(document["count"], "snapshot")
     part = "" if len(shown) == document["count"] else f"{len(shown):,} of "
@@ -98,7 +98,7 @@ def summary(document: Document) -> str:
 
 
 def snapshot(document: Document) -> Iterator[str]:
-    """One snapshot and its leaves."""
+    """Yield the lines for one snapshot and its leaves."""
     leaves = document["leaves"]
     metadata = _flattened(document["metadata"])
     yield from fields(
@@ -125,7 +125,7 @@ def snapshot(document: Document) -> Iterator[str]:
 
 
 def differences(document: Document) -> Iterator[str]:
-    """The leaves that differ between two snapshots."""
+    """Yield the lines for the leaves that differ between two snapshots."""
     found = document["differences"]
     if not found:
         return
