@@ -169,6 +169,19 @@ class RetentionPolicy:
         if not (self.keep_tags or any(count for _, count in self._counts()) or any(self._windows())):
             raise InvalidArgument("This retention policy keeps nothing. Set at least one of its keep_ arguments.")
 
+    @staticmethod
+    def checked(policy: RetentionPolicy | None) -> RetentionPolicy:
+        """Return a policy that was passed, for those that have none of their own.
+
+        Raises:
+            InvalidArgument: None was passed, or something else.
+        """
+        if policy is None:
+            raise InvalidArgument("A cleanup needs a policy. Pass one, such as RetentionPolicy(keep_last=10).")
+        if not isinstance(policy, RetentionPolicy):
+            raise InvalidArgument(f"policy must be a RetentionPolicy, not {type(policy).__name__}.")
+        return policy
+
     def plan(self, items: Iterable[Item], now: datetime | None = None) -> list[RetentionRow]:
         """Return which items to keep, and why. Deletes nothing.
 

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import psutil
 import servers
-from playwright.sync_api import Page, TimeoutError, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, ViewportSize, expect, sync_playwright
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
@@ -126,19 +126,23 @@ def browsing(url: str) -> Iterator[Page]:
         chromium.close()
 
 
-def press_until(page: Page, button: str, url: str) -> None:
-    """Press a button until the page is at a URL, as a person does whom a busy server has refused."""
+def press_until(button: Locator, done: Callable[[float], object]) -> None:
+    """Press a button until it has worked, as a person does whom a busy server has refused.
+
+    Args:
+        button: It is disabled while a request is under way, and gone when that has worked.
+        done: Waits for what follows, at most so many milliseconds, and raises if it does not.
+    """
 
     def try_once() -> bool | None:
-        # While a request is under way the button is disabled, or it is gone with its page.
         with contextlib.suppress(TimeoutError):
-            page.get_by_role("button", name=button).click(timeout=_AGAIN)
-        with contextlib.suppress(TimeoutError):
-            page.wait_for_url(url, timeout=_AGAIN)
+            button.click(timeout=_AGAIN)
+        with contextlib.suppress(TimeoutError, AssertionError):
+            done(_AGAIN)
             return True
         return None
 
-    until(try_once, f"{button!r} to lead to {url}")
+    until(try_once, f"what {button} leads to")
 
 
 def until(found: Callable[[], T | None], what: str) -> T:

@@ -122,7 +122,9 @@ def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot:
     page.get_by_label("URL").fill("s3://bucket/snapshots")
     expect(page.get_by_text("Encrypts a new repository, or opens an encrypted one.")).to_be_visible()
     shoot("block")
-    press_until(page, "Save", "**/blocks/block/*")
+    press_until(
+        page.get_by_role("button", name="Save"), lambda wait: page.wait_for_url("**/blocks/block/*", timeout=wait)
+    )
     saved = site.client.read_block_document_by_name("research", "prefect-snapshots-repository")
     assert saved.data["url"] == "s3://bucket/snapshots"
 
@@ -178,8 +180,7 @@ def test_a_restore_is_confirmed_in_the_browser(
     form.get_by_label("Name of the backup").fill(backup.name)
     shoot("restore")
     assert not (site.project / "docs").exists()
-    form.get_by_role("button", name="Resume").click()
-    expect(form).to_have_count(0)
+    press_until(form.get_by_role("button", name="Resume"), lambda wait: expect(form).to_have_count(0, timeout=wait))
     site.reached(later_runs["restore"], "Completed")
     assert {path: path.read_bytes() for path in whole} == whole
     page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('backups', 'project'))[0].id}")

@@ -341,7 +341,7 @@ def test_all_paths_are_looked_at_before_the_first_is_touched(tmp_path: Path, fol
     manager = BackupManager(tmp_path / "repository", directories=[folder])
     manager.create_backup()
     write(folder, "new")
-    with pytest.raises(RestoreFailed, match="Nothing was changed"):
+    with pytest.raises(InvalidArgument, match="Nothing was changed"):
         manager.restore_backup("latest", confirm=True, only={"data": ["one", wrong]})
     assert set(texts(folder).values()) == {"new"}
     manager.restore_backup("latest", confirm=True, only={"data": ["one", "sub/three", "sub"]})

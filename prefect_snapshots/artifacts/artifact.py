@@ -30,8 +30,6 @@ from .history import History, Match, Move, Version, VersionLike, check_alias, ex
 from .infos import ArtifactInfo, ArtifactVersion
 from .interface import ArtifactManager
 
-NO_POLICY = "A registry has no retention policy of its own. Pass a RetentionPolicy."
-
 
 class Artifact:
     """One artifact of a registry: the methods of `ArtifactRegistry`, without the name.
@@ -257,8 +255,7 @@ class Artifact:
 
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
         """Delete versions that a retention policy does not keep. See `ArtifactRegistry.cleanup`."""
-        if policy is None:
-            raise InvalidArgument(NO_POLICY)
+        policy = RetentionPolicy.checked(policy)
         self._look()
         rows: list[RetentionRow] = []
         gone: list[str] = []

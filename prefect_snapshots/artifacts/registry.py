@@ -9,14 +9,14 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any
 
-from ..errors import ArtifactNotFound, InvalidArgument
+from ..errors import ArtifactNotFound
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.contents import ContentReader
 from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.repository import Repository
 from ..retention import CleanupReport, RetentionPolicy
-from .artifact import NO_POLICY, Artifact, notes_of
+from .artifact import Artifact, notes_of
 from .differences import Difference
 from .downloads import Download, LoggedFolder
 from .handlers import find_handler
@@ -447,8 +447,7 @@ class ArtifactRegistry:
             >>> registry.cleanup(RetentionPolicy(keep_last=2)).deleted
             ('model:v1',)
         """
-        if policy is None:
-            raise InvalidArgument(NO_POLICY)
+        policy = RetentionPolicy.checked(policy)
         if name is None:
             artifacts = self._artifacts.existing(self._in(collection))
         else:

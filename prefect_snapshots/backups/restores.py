@@ -360,6 +360,8 @@ class _Restore:
             yield
         except BaseException as error:
             told = self._after_failure(job, error, staging)
+            if isinstance(error, InvalidArgument) and self._unchanged():
+                raise  # its message is enough: it says what to pass
             if not isinstance(error, Exception):
                 # Whoever asked for the end gets it, and still learns what there is.
                 logger.critical("%s", told)
@@ -367,13 +369,16 @@ class _Restore:
                 raise
             raise RestoreFailed(told) from error
 
+    def _unchanged(self) -> bool:
+        return all(state is PartState.OLD for state in self.journal.states.values())
+
     def _after_failure(self, job: Job, error: BaseException, staging: bool) -> str:
         """Bring the target of a part that failed into a known state. Returns what is true of all of them then."""
         sentence, state = ("", PartState.OLD) if staging else self._settle(job, error)
         if not staging:
             self.journal.note(job.part.name, state)
         states = self.journal.states
-        if not any(state is not PartState.OLD for state in states.values()):
+        if self._unchanged():
             self.journal.close()
         by_state = {
             wanted: [each.part.name for each in self.jobs if states[each.part.name] is wanted] for wanted in PartState

@@ -26,7 +26,7 @@ from .counts import RunCounts
 from .differences import CheckpointDiff
 from .fingerprint import fingerprint
 from .frozen import Failure
-from .job import Job, make_job
+from .job import Job, check_batches, make_job
 from .keys import item_keys, stable_hash
 from .manager import CheckpointInfo, CheckpointManager
 from .metrics import Metric, failures_of
@@ -49,6 +49,7 @@ __all__ = [
     "Run",
     "RunCounts",
     "Snapper",
+    "check_batches",
     "collect",
     "counts_of",
     "failures_of",

@@ -49,6 +49,18 @@ class Job:
     refresh: bool = False
 
 
+def check_batches(batch_size: int, max_wait_time: float | None) -> None:
+    """Refuse sizes and waiting times of batches that make no sense.
+
+    Raises:
+        InvalidArgument: One of them is not a positive number.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidArgument(f"batch_size must be at least 1, not {batch_size!r}.")
+    if max_wait_time is not None and not max_wait_time > 0:
+        raise InvalidArgument(f"max_wait_time must be a number of seconds above 0, or None, not {max_wait_time!r}.")
+
+
 def make_job(
     repository: Repository,
     function: Callable[[Any], Any],
@@ -69,10 +81,7 @@ def make_job(
         InvalidName: The name cannot be stored.
         UnfingerprintableFunction: The function has no fingerprint. Pass `function_version`.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InvalidArgument(f"batch_size must be at least 1, not {batch_size!r}.")
-    if max_wait_time is not None and not max_wait_time > 0:
-        raise InvalidArgument(f"max_wait_time must be a number of seconds above 0, or None, not {max_wait_time!r}.")
+    check_batches(batch_size, max_wait_time)
     if max_retries < 0:
         raise InvalidArgument(f"max_retries must be at least 0, not {max_retries!r}.")
     if max_consecutive_exceptions is not None and max_consecutive_exceptions < 1:

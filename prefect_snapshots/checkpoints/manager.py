@@ -174,8 +174,7 @@ class CheckpointManager:
         Raises:
             InvalidArgument: No policy was given, or the name is empty.
         """
-        if policy is None:
-            raise InvalidArgument("A cleanup of checkpoints needs a policy, such as RetentionPolicy(keep_last=2).")
+        policy = RetentionPolicy.checked(policy)
         rows: list[RetentionRow] = []
         for each in self.list_names() if name is None else [name]:
             tracked = self._tracked(each)

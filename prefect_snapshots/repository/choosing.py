@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
+from ..errors import InvalidArgument
 from .repository import Repository
 
 _selected: contextvars.ContextVar[Repository | None] = contextvars.ContextVar(
@@ -53,9 +54,19 @@ def selected_repository() -> Repository | None:
 
 
 def as_repository(repository: RepositoryLike | None) -> Repository:
-    """Return the repository that is meant; None means the default one."""
+    """Return the repository that is meant; None means the default one.
+
+    Raises:
+        InvalidArgument: It is none of what a `RepositoryLike` may be.
+    """
     if repository is None:
         return selected_repository() or Repository()
     if isinstance(repository, str | os.PathLike):
         return Repository(repository)
-    return repository if isinstance(repository, Repository) else repository.get_repository()
+    if isinstance(repository, Repository):
+        return repository
+    if not hasattr(repository, "get_repository"):
+        raise InvalidArgument(
+            f"A repository must be a Repository, a block, or a URL or path, not {type(repository).__name__}."
+        )
+    return repository.get_repository()

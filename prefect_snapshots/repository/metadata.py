@@ -22,6 +22,8 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
             zone, a list or a dictionary with string keys of such; and for more than 64 KB. Scalars of NumPy and JAX
             become Python's.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidArgument(f"Metadata must be a dictionary, not {type(metadata).__name__}.")
     cleaned = {key: clean_value(value, str(key)) for key, value in (metadata or {}).items()}
     if any(not isinstance(key, str) for key in cleaned):
         raise InvalidArgument("Metadata keys must be strings.")
@@ -55,4 +57,4 @@ def clean_value(value: Any, path: str) -> Any:
         return value
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
         return clean_value(value.item(), path)
-    raise InvalidArgument(f"Metadata {path!r} is a {type(value).__name__}. Store it as data, or as a string.")
+    raise InvalidArgument(f"Metadata {path!r} is of type {type(value).__name__}. Store it as data, or as a string.")

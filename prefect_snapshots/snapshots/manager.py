@@ -456,10 +456,7 @@ class SnapshotManager(Generic[T]):
         Raises:
             InvalidArgument: There is no policy, or it would keep nothing at all.
         """
-        if policy is None:
-            raise InvalidArgument(
-                "Snapshots have no retention policy of their own. Pass one, such as RetentionPolicy(keep_last=10)."
-            )
+        policy = RetentionPolicy.checked(policy)
         rows: list[RetentionRow] = []
 
         def draft() -> Draft | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InvalidArgument
-from .entries import Entry, check_path
+from .entries import Entry
 from .scanning import RESTORING, walk
 from .stored import StoredTree
 
@@ -99,7 +99,7 @@ def _choose(tree: StoredTree, root: Path, only: Sequence[str]) -> dict[bytes, li
 
 
 def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[Entry]]:
-    base = check_path(os.fsencode(path.rstrip("/")))
+    base = os.fsencode(path.rstrip("/"))  # entries are checked: what is not one of them is refused
     found = [entry for entry in tree.entries if entry.raw == base or entry.raw.startswith(base + b"/")]
     if not found:
         raise InvalidArgument(f"There is no {path!r} in {tree.title}. Nothing was changed.")

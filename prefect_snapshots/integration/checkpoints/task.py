@@ -36,6 +36,7 @@ from ...checkpoints import (
     Job,
     Plan,
     RunCounts,
+    check_batches,
     collect,
     failures_of,
     item_keys,
@@ -80,6 +81,7 @@ class _Options:
     retry_failed_items: bool
 
     def __post_init__(self) -> None:
+        check_batches(self.batch_size, self.max_wait_time)
         most = self.max_consecutive_exceptions
         if most is not None and most > self.batch_size:
             raise InvalidArgument(

@@ -329,7 +329,7 @@ _TYPES: dict[type[OSError], _Meaning] = {
 def os_error(error: OSError, where: str) -> StorageError:
     """Return one of our errors for one of the operating system; `where` names what it happened to."""
     by_type = (found for kind, found in _TYPES.items() if isinstance(error, kind))
-    kind, advice = _NUMBERS.get(error.errno) or next(by_type, (StorageError, "Check the disk."))
+    kind, advice = _NUMBERS.get(error.errno) or next(by_type, (StorageError, "Check the storage."))
     return kind(f"{where}: {error.strerror or error}. {advice}")
 
 

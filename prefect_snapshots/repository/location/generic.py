@@ -35,7 +35,10 @@ class GenericLocation(Location):
         except ImportError as error:
             raise MissingDependency(f"{self.url}: {error}") from error
         except ValueError as error:
-            raise InvalidArgument(f"{self.url}: {error}. See fsspec.available_protocols().") from error
+            raise InvalidArgument(
+                f"No storage is known for {protocol}:// URLs. Pass a directory, an s3://, gs:// or memory:// URL, or "
+                "the URL of another file system of fsspec, whose package has to be installed."
+            ) from error
         self._files = PerProcess(self._connect)
 
     def read(self, path: str) -> bytes:

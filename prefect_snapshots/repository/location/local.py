@@ -12,9 +12,10 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
-from ...errors import DamagedObject, ObjectMissing, StorageError, StorageFull, UnsupportedStorage
+from ...errors import DamagedObject, InvalidArgument, ObjectMissing, StorageError, StorageFull, UnsupportedStorage
 from ...private_files import Modes
 from ..threads import Lock, after_fork
 from . import files
@@ -198,8 +199,19 @@ class LocalLocation(Location):
             "writes at a time."
         )
 
-    def _errors(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return translated(self._where(path))
+    @contextlib.contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        with translated(self._where(path)):
+            try:
+                yield
+            except NotADirectoryError as error:
+                place = Path(self._root)
+                for each in (place, *place.parents):
+                    if each.exists() and not each.is_dir():
+                        raise InvalidArgument(
+                            f"{each} is a file, so no repository can be at {place}. Pass the path of a directory."
+                        ) from error
+                raise
 
 
 class _FileWriter(ObjectWriter):

@@ -59,8 +59,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     if "::" in given:
         raise InvalidArgument(f"{safe_url(given)}: a chained URL cannot hold a repository. Pass its last part.")
     scheme, separator, rest = given.partition("://")
-    if not separator:
-        scheme, rest = "file", given
+    scheme, rest = (scheme.lower(), rest) if separator else ("file", given)
     local = scheme in ("file", "local")
     if not (rest if local else rest.strip("/")):
         raise InvalidArgument(
