@@ -39,6 +39,7 @@ from prefect_snapshots.backups.databases import (
     open_database,
     postgresql,
 )
+from prefect_snapshots.backups.databases.base import beside_name, check_beside
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter
 from prefect_snapshots.backups.sources import Database
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
@@ -1027,7 +1028,13 @@ def test_arangodb_comes_back_whole(arango: database_stand_ins.Arango, over: str)
     here = arango.databases["my @shop"]
     here["collections"] |= {"users": [], "later": [{}], "_graphs": []}
     here["views"] = {"other": {}}
-    arango.save()
+    arango.create(beside_name("my @shop"))
+    changed = pickle.dumps(here)
+    # What is not what the backup says is found in a database beside.
+    with pytest.raises(RestoreFailed, match=r"is unchanged.*users has 2 of 3"):
+        database.restore(StoredDump(kept.files, {**kept.counts, "users": 3}))
+    arango.load()
+    assert arango.databases["my @shop"] == pickle.loads(changed)
     database.restore(kept)
     arango.load()
     assert arango.databases["my @shop"] == pickle.loads(before)
@@ -1042,6 +1049,18 @@ def test_arangodb_comes_back_whole(arango: database_stand_ins.Arango, over: str)
     assert sorted(arango.databases) == ["_system", "my @shop"]
     with pytest.raises(BackupFailed, match="not authorized"):
         take(ArangoDB(place[over], password="wrong"))
+
+
+def test_without_the_right_to_build_beside_a_restore_goes_on_and_says_so(tmp_path: Path) -> None:
+    @contextlib.contextmanager
+    def beside(why: str) -> Iterator[Database]:
+        raise BackupFailed(why)
+        yield SQLite("never")
+
+    (warning,) = check_beside(beside("HTTP 401: not authorized to execute this request"), StoredDump({}, {"a": 1}), [])
+    assert "has no right to create one" in warning
+    with pytest.raises(BackupFailed, match="does not answer"):
+        check_beside(beside("the server does not answer"), StoredDump({}, {"a": 1}), [])
 
 
 @pytest.fixture
@@ -1064,6 +1083,12 @@ def test_mongodb_comes_back_whole(mongo_port: int) -> None:
         assert kept.counts == {"users": 2, "odd-na*me": 1} == database.counts()
         shop["users"].delete_many({})
         shop["later"].insert_one({})
+        changed = database.counts()
+        # What is not what the backup says is found in a database beside.
+        client[beside_name("shop")]["left"].insert_one({})
+        with pytest.raises(RestoreFailed, match=r"is unchanged.*users has 2 of 3"):
+            database.restore(StoredDump(kept.files, {**kept.counts, "users": 3}))
+        assert database.counts() == changed
         database.restore(kept, only=["users"])
         assert database.counts() == {**kept.counts, "later": 1}
         database.restore(kept)

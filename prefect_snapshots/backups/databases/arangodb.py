@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import logging
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +24,15 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from ..working import working_folder
 from .base import (
     Address,
     LocalHTTP,
     ServerDatabase,
     Tool,
+    beside_name,
+    check_beside,
     check_only,
     file_pieces,
     private_file,
@@ -48,6 +51,8 @@ _DOCUMENTS = re.compile(r"(.*?)(?:\.\d+)?\.data\.json", re.DOTALL)
 _OWN_FILES = ("dump.json", "ENCRYPTION")
 """What `arangodump` says about the whole dump."""
 _LINE_FEED = re.compile(r"[\r\n]")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +78,10 @@ class ArangoDB(ServerDatabase):
         urls="`arangodb://user@host/name`, `arangodb+unix:///socket?database=name`",
         needs="ArangoDB's client tools",
         dump="per server one moment; in a cluster one per shard (`arangodump`)",
-        restored="in place: each collection is overwritten, other collections and views are dropped",
+        restored=(
+            "built in a database beside and counted; then in place: each collection is overwritten, other collections "
+            "and views are dropped"
+        ),
         not_kept="users, Foxx services and queues; of the system collections only `_graphs` and `_analyzers` are kept",
     )
     default_port: ClassVar[int] = 8529
@@ -127,9 +135,26 @@ class ArangoDB(ServerDatabase):
             return server.counts()
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            for warning in switch():
+                _log.warning("%s", warning)
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`: the backup is built and counted beside, and then restored in place."""
         check_only(only, dump.counts, "collection")
         with restoring(self.name, "and is unchanged"):
             _refuse_others(dump)
+            warnings = check_beside(self._beside(beside_name(self._database)), dump, only)
+
+        def switch() -> Sequence[str]:
+            self._put(dump, only)
+            return warnings
+
+        yield switch
+
+    def _put(self, dump: DumpReader, only: Sequence[str]) -> None:
+        """Replace the collections in place."""
         with restoring(self.name, "and contains only a part of the backup"), working_folder("arangodb") as folder:
             source = folder / "dump"
             source.mkdir()
@@ -144,9 +169,16 @@ class ArangoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        name = f"{self._database[:36]}_drill_{secrets.token_hex(4)}"
-        other = dataclasses.replace(self, url=self._renamed(name))
+        with self._beside(f"{self._database[:36]}_drill_{secrets.token_hex(4)}") as other:
+            yield other
+
+    @contextlib.contextmanager
+    def _beside(self, name: str) -> Iterator[Database]:
+        """Another database, which is dropped when the block ends."""
+        other = _Beside(self._renamed(name), self.password)
         with dataclasses.replace(self, url=self._renamed("_system"))._server() as server:
+            with contextlib.suppress(BackupFailed):  # there is none, unless a restore of this database was killed
+                server.call("DELETE", f"/_api/database/{quote(name, safe='')}")
             server.call("POST", "/_api/database", {"name": name})
             try:
                 yield other
@@ -213,6 +245,17 @@ class ArangoDB(ServerDatabase):
                 yield _Server(connection, self._database, {"Authorization": f"Basic {told}"})
         except (OSError, http.client.HTTPException) as error:
             raise BackupFailed(f"{self.name} does not answer: {error}") from error
+
+
+@dataclass(frozen=True, repr=False)
+class _Beside(ArangoDB):
+    """A database of our own: nothing needs to be built beside it."""
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        check_only(only, dump.counts, "collection")
+        with restoring(self.name, "and is unchanged"):
+            _refuse_others(dump)
+        self._put(dump, only)
 
 
 @dataclass(frozen=True)

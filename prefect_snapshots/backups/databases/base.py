@@ -20,6 +20,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self, TypeVar
@@ -30,7 +31,7 @@ import msgspec
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...private_files import create_file
 from ...redaction import is_ambiguous, safe_url
-from ..sources import DumpFile, DumpReader, Password
+from ..sources import Database, DumpFile, DumpReader, Password
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once."""
@@ -41,6 +42,7 @@ _URL = re.compile(
     re.DOTALL,
 )
 _DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})")
+_DENIED = re.compile(r"(?i)not authorized|unauthorized|forbidden")
 _DIGEST = 16
 """Bytes of a checksum."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
@@ -527,6 +529,46 @@ def check_only(only: Iterable[str], available: Collection[str], what: str = "tab
     if unknown := sorted(set(only) - set(available)):
         there = ", ".join(sorted(available)[:20]) or "none"
         raise InvalidArgument(f"The backup holds no {what} {', '.join(unknown)}. It holds {there}.")
+
+
+def check_beside(beside: AbstractContextManager[Database], dump: DumpReader, only: Sequence[str]) -> list[str]:
+    """Build a dump in a database beside one that can only be changed in place, and count it there.
+
+    Args:
+        beside: An empty database, which is dropped when its block ends.
+        dump: The dump to restore.
+        only: Build only these collections. Empty: all.
+
+    Returns:
+        A warning if the user may have no such database. Then the database is changed without this.
+
+    Raises:
+        BackupFailed: The dump cannot be restored, or it does not hold what the backup says.
+    """
+    try:
+        with beside as built:
+            built.restore(dump, only)
+            found = built.counts()
+    except (BackupFailed, RestoreFailed) as error:
+        if _DENIED.search(str(error)):
+            return [
+                "The backup was not built in a database beside first, because the user of the restore has no right to "
+                f"create one: {error}"
+            ]
+        raise BackupFailed(str(error)) from error
+    # What belongs to the server is no collection of its own there.
+    wanted = {
+        name: count
+        for name, count in dump.counts.items()
+        if (name in only or not only) and not name.startswith("system.")
+    }
+    check_counts({name: found.get(name, 0) for name in wanted}, wanted)
+    return []
+
+
+def beside_name(database: str) -> str:
+    """Return the name of the database in which a restore builds a backup: one for each, so that none is left over."""
+    return f"{database[:36]}_being_restored_{hashlib.blake2b(database.encode(), digest_size=4).hexdigest()}"
 
 
 def check_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import secrets
 import tempfile
@@ -21,8 +22,18 @@ import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
 from ...redaction import safe_url
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader
-from .base import Address, ServerDatabase, Tool, check_only, private_file, read_settings, restoring
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from .base import (
+    Address,
+    ServerDatabase,
+    Tool,
+    beside_name,
+    check_beside,
+    check_only,
+    private_file,
+    read_settings,
+    restoring,
+)
 
 if TYPE_CHECKING:
     from pymongo.database import Database as Connected
@@ -42,6 +53,9 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
     """What belongs to a database itself."""
 
     database: Annotated[str, msgspec.Meta(pattern=r"\A[^/\\. \"$*<>:|?\x00-\x1f]{1,63}\Z")]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +78,10 @@ class MongoDB(ServerDatabase):
         urls="`mongodb://user@host/name?authSource=admin`",
         needs="MongoDB's Database Tools, `prefect-snapshots[mongodb]`",
         dump="one collection after the other (`mongodump`): **not** one moment while others write",
-        restored="in place: each collection is dropped and restored, others are dropped",
+        restored=(
+            "built in a database beside and counted; then in place: each collection is dropped and restored, others "
+            "are dropped"
+        ),
         not_kept="users and roles, the oplog",
     )
     default_port: ClassVar[int] = 27017
@@ -106,15 +123,36 @@ class MongoDB(ServerDatabase):
             return {name: database[name].count_documents({}) for name in _collections(database)}
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        with self.stage(dump, only) as switch:
+            for warning in switch():
+                _log.warning("%s", warning)
+
+    @contextlib.contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        """See `StagedRestores`: the backup is built and counted beside, and then restored in place."""
         check_only(only, dump.counts, "collection")
-        target = self.address.database
         with restoring(self.name, "and is unchanged"):
-            source = read_settings(dump, _SETTINGS, _Settings).database
-            if source in _SERVERS_OWN and source != target:
-                raise BackupFailed(
-                    f"The backup says that it is of {source}, which holds the users of a server. Restore it to a "
-                    f"database of this name, if you trust it."
-                )
+            source = self._source_of(dump)
+            warnings = check_beside(self._beside(beside_name(self.address.database)), dump, only)
+
+        def switch() -> Sequence[str]:
+            self._put(dump, source, only)
+            return warnings
+
+        yield switch
+
+    def _source_of(self, dump: DumpReader) -> str:
+        source = read_settings(dump, _SETTINGS, _Settings).database
+        if source in _SERVERS_OWN and source != self.address.database:
+            raise BackupFailed(
+                f"The backup says that it is of {source}, which holds the users of a server. Restore it to a "
+                f"database of this name, if you trust it."
+            )
+        return source
+
+    def _put(self, dump: DumpReader, source: str, only: Sequence[str]) -> None:
+        """Replace the collections in place."""
+        target = self.address.database
         chosen = [f"--nsInclude={_escaped(f'{source}.{name}')}" for name in only] or [
             f"--nsInclude={_escaped(source)}.*"
         ]
@@ -130,8 +168,13 @@ class MongoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        name = f"{self.address.database[:36]}_drill_{secrets.token_hex(4)}"
-        other = dataclasses.replace(self, url=self._of(name))
+        with self._beside(f"{self.address.database[:36]}_drill_{secrets.token_hex(4)}") as other:
+            yield other
+
+    @contextlib.contextmanager
+    def _beside(self, name: str) -> Iterator[Database]:
+        """Another database, which is dropped when the block ends."""
+        other = _Beside(self._of(name), self.password)
         try:
             yield other
         finally:
@@ -177,6 +220,17 @@ class MongoDB(ServerDatabase):
                 yield client[self.address.database]
         except pymongo.errors.PyMongoError as error:
             raise BackupFailed(f"{self.name}: MongoDB says: {error}") from error
+
+
+@dataclass(frozen=True, repr=False)
+class _Beside(MongoDB):
+    """A database of our own: nothing needs to be built beside it."""
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        check_only(only, dump.counts, "collection")
+        with restoring(self.name, "and is unchanged"):
+            source = self._source_of(dump)
+        self._put(dump, source, only)
 
 
 def _collections(database: Connected[dict[str, Any]]) -> list[str]:
