@@ -415,6 +415,31 @@ def test_views_that_no_server_can_create_are_named_or_left_out(full: MariaDB, ad
     assert full.check_restorable() == []
 
 
+def test_a_restore_that_fails_drops_no_view_that_nobody_can_create(
+    full: MariaDB, admin: Client, server: Server
+) -> None:
+    kept = StoredDump.of(full)
+    admin(
+        "USE nc; CREATE OR REPLACE USER leaver; GRANT ALL ON nc.* TO leaver; CREATE TABLE gone (i int); "
+        "CREATE VIEW no_table AS SELECT * FROM gone; CREATE DEFINER=leaver VIEW no_definer AS SELECT id FROM parents; "
+        "DROP TABLE gone; DROP USER leaver;"
+    )
+    views = "SELECT table_name FROM information_schema.views WHERE table_schema = 'nc' ORDER BY 1;"
+    before = admin(views)
+
+    class Failing(MariaDB):
+        def _ask(self, query, database=None):  # type: ignore[no-untyped-def]
+            if query.startswith("ALTER DATABASE"):
+                raise BackupFailed("no")
+            return super()._ask(query, database)
+
+    with Failing(full.url, full.password).stage(kept) as switch, pytest.raises(RestoreFailed, match="is unchanged"):
+        switch()
+    assert admin(views) == before
+    full.restore(kept)
+    assert admin(views) == ["fewer", "named"]
+
+
 def test_what_a_server_took_once_it_takes_again(full: MariaDB, admin: Client, server: Server) -> None:
     database_servers.mariadb_client(server, "nc")(
         "CREATE OR REPLACE USER leaver; GRANT ALL ON nc.* TO leaver; "

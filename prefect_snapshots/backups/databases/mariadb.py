@@ -20,7 +20,7 @@ import re
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
 from urllib.parse import quote
@@ -315,31 +315,45 @@ class MariaDB(ServerDatabase):
             replaced._drop_database()
             replaced._create(settings)
             there = self._is_there()
+            old, new = self._tables(sequences=True) if there else [], other._tables(sequences=True)
+            unusable: list[str] = []
             if there:
-                self._dump_code(before)
+                # Nobody could create these again, and so they are dropped when everything else has succeeded.
+                broken = self._broken_views()
+                unusable = [name for name in broken if name not in {*new, *other._views()}]
+                self._dump_code(before, broken)
             else:
                 self._create(settings)
-            old, new = self._tables(sequences=True), other._tables(sequences=True)
             try:
                 # A table with triggers cannot be moved, and a view would keep its name from a table.
-                self._drop_code()
+                self._drop_code(unusable)
                 other._drop_code()
                 _exchange(self, (self, replaced, old), (other, self, new))
                 self._qualify_sequences(other._database)
                 code.seek(0)
                 self._run(line for line, _ in _kept(code))
                 self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}")
+                if unusable:
+                    self._ask("; ".join(f"DROP VIEW IF EXISTS {_quoted(name)}" for name in unusable))
             except BaseException:
-                self._take_back(other, replaced, there, new, before)
+                self._take_back(other, replaced, there, new, before, unusable)
                 raise
         return []
 
-    def _take_back(self, other: MariaDB, replaced: MariaDB, there: bool, new: Sequence[str], before: IO[bytes]) -> None:
+    def _take_back(
+        self,
+        other: MariaDB,
+        replaced: MariaDB,
+        there: bool,
+        new: Sequence[str],
+        before: IO[bytes],
+        unusable: Sequence[str],
+    ) -> None:
         """Make the database what it was before `_switch`, wherever that failed."""
         if not there:
             self._drop_database()
             return
-        self._drop_code()
+        self._drop_code(unusable)
         if old := replaced._tables(sequences=True):
             # The old tables have left, and so the new ones are here: the exchange was one statement.
             _exchange(self, (self, other, new), (replaced, self, old))
@@ -347,8 +361,8 @@ class MariaDB(ServerDatabase):
         before.seek(0)
         self._run(pieces(before))
 
-    def _drop_code(self) -> None:
-        """Drop triggers, routines, events and views."""
+    def _drop_code(self, but: Sequence[str] = ()) -> None:
+        """Drop triggers, routines, events and views, but not the views `but`."""
         found = self._ask(
             "SELECT JSON_ARRAY('TRIGGER', trigger_name) FROM information_schema.triggers "
             "WHERE trigger_schema = database() UNION ALL SELECT JSON_ARRAY('EVENT', event_name) "
@@ -357,12 +371,14 @@ class MariaDB(ServerDatabase):
             "WHERE routine_schema = database() AND routine_type <> 'PACKAGE BODY' UNION ALL "
             "SELECT JSON_ARRAY('VIEW', table_name) FROM information_schema.views WHERE table_schema = database()"
         )
-        if found:
-            self._ask("; ".join(f"DROP {what} IF EXISTS {_quoted(name)}" for what, name in found))
+        dropped = [
+            f"DROP {what} IF EXISTS {_quoted(name)}" for what, name in found if what != "VIEW" or name not in but
+        ]
+        if dropped:
+            self._ask("; ".join(dropped))
 
-    def _dump_code(self, to: IO[bytes]) -> None:
-        """Write the statements that create triggers, routines, events and views anew."""
-        broken = self._broken_views()
+    def _dump_code(self, to: IO[bytes], broken: Collection[str]) -> None:
+        """Write the statements that create triggers, routines, events and all views but the broken ones anew."""
         views = [name for name in self._views() if name not in broken]
         with self._client("mariadb-dump mysqldump") as tool:
             if views:
@@ -375,7 +391,8 @@ class MariaDB(ServerDatabase):
         """Let defaults draw from the sequences of this database, and not from those of where their table stood."""
         found = self._ask(
             "SELECT JSON_ARRAY(table_name, column_name, column_default) FROM information_schema.columns "
-            "WHERE table_schema = database() AND column_default LIKE '%nextval(%'"
+            "WHERE table_schema = database() AND column_default LIKE '%nextval(%' AND table_name NOT IN "
+            "(SELECT table_name FROM information_schema.views WHERE table_schema = database())"
         )
         old, new = f"{_quoted(source)}.", f"{_quoted(self._database)}."
         changed = [
