@@ -173,6 +173,9 @@ class RetentionPolicy:
     def checked(policy: RetentionPolicy | None) -> RetentionPolicy:
         """Return a policy that was passed, for those that have none of their own.
 
+        Args:
+            policy: What the caller passed.
+
         Raises:
             InvalidArgument: None was passed, or something else.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import prefect_snapshots
 from prefect_snapshots import ArtifactRegistry, BackupManager, RetentionPolicy, SnapshotManager, errors
 from prefect_snapshots.checkpoints import CheckpointManager, Snapper
 from prefect_snapshots.cli.output import Answer
@@ -157,6 +159,40 @@ def test_the_page_has_the_keys_of_backups(repository: Path) -> None:
     assert said("Backups") & {"manager", "name", "description", "created_at", "pinned", "parts"} <= set(listed)
     [second, first] = [each["name"] for each in document(repository, "backups", "list")["backups"]]
     assert set(document(repository, "backups", "diff", first, second)) <= said("Backups")
+
+
+# --- docstrings ---------------------------------------------------------------------------------------------------
+
+
+def public_functions() -> Iterator[tuple[str, Any, str]]:
+    """Each public function and method: its name, itself, and the docstring of its class."""
+    for name in dir(prefect_snapshots):
+        public = getattr(prefect_snapshots, name)
+        if name.startswith("_") or inspect.ismodule(public) or not callable(public):
+            continue
+        if not inspect.isclass(public):
+            yield name, getattr(public, "fn", public), ""
+            continue
+        for method, function in vars(public).items():
+            function = getattr(function, "__func__", function)
+            if inspect.isfunction(function) and not method.startswith("_"):
+                yield f"{name}.{method}", function, inspect.getdoc(public) or ""
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "shared"), [pytest.param(*each, id=each[0]) for each in public_functions()]
+)
+def test_docstrings_name_every_argument_and_say_what_is_returned(name: str, function: Any, shared: str) -> None:
+    text = inspect.getdoc(function) or ""
+    summary = text.partition("\n\n")[0]
+    assert summary.endswith((".", "?")), f"{name} has no line that says what it is for"
+    told = set(re.findall(r"^- `(\w+)`: ", shared, re.MULTILINE))
+    for arguments in re.findall(r"^ +((?:\w+, )*\w+): ", text, re.MULTILINE):
+        told.update(arguments.split(", "))
+    if not re.search(r"See `[\w.]+`\.$", summary):
+        assert set(inspect.signature(function).parameters) - {"self", "cls"} <= told, name
+    if inspect.signature(function).return_annotation not in ("None", None):
+        assert re.search(r"^(Returns|Yields):$|\A(Return|List|Yield|Raise)\b|See `", text, re.MULTILINE), name
 
 
 # --- messages ----------------------------------------------------------------------------------------------------

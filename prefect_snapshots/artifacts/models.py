@@ -64,6 +64,9 @@ class ModelLogger:
             collection: The collection of the artifact. Default: the active one.
             extra: Other values to store, by name, such as `epoch=3`.
 
+        Returns:
+            The version that was logged, with its name and number.
+
         Raises:
             UnserialisableLeaf: A leaf of the pytree cannot be stored. Nothing was saved.
         """

@@ -155,6 +155,9 @@ class ArtifactRegistry:
                 version is returned, and nothing is logged twice.
             progress: Called with "upload", the bytes read so far and the bytes in total.
 
+        Returns:
+            The version that was logged, with its name and number.
+
         Raises:
             ObjectMissing: There is nothing at `local_path`.
             InvalidName: A path or a link leads out of the folder.
@@ -177,6 +180,9 @@ class ArtifactRegistry:
 
         Args:
             name, collection, metadata, expiry, progress: As for `log_files`.
+
+        Returns:
+            A context manager that gives the path of the folder. After the block, its `version` is what was logged.
 
         Example:
             >>> registry = ArtifactRegistry("memory://example-folder")
@@ -208,6 +214,9 @@ class ArtifactRegistry:
             handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one of another package.
             collection, metadata, expiry, token: As for `log_files`.
             writer_options: Options of the handler, such as `indent=4` for JSON.
+
+        Returns:
+            The version that was logged, with its name and number.
 
         Raises:
             HandlerNotFound: No such handler is installed.
@@ -246,6 +255,9 @@ class ArtifactRegistry:
             source: Where the content comes from, as strings by string keys.
             collection, metadata, expiry: As for `log_files`.
             progress: Called with "copy", the bytes that are here and the bytes in total.
+
+        Returns:
+            The version, with its name and number.
         """
         body = notes_of(metadata, expiry)
         if handler is not None:
@@ -480,6 +492,9 @@ class ArtifactRegistry:
                 it wherever it points.
             by: Who moves it. Default: user and host.
 
+        Returns:
+            The version that the alias points to now.
+
         Raises:
             CommitConflict: It does not point to `expected`; the message says where it points.
             InvalidName: The alias could be taken for a version.
@@ -488,6 +503,11 @@ class ArtifactRegistry:
 
     def delete_alias(self, name: str, alias: str, *, collection: str | None = None, by: str | None = None) -> None:
         """Delete an alias; its history stays.
+
+        Args:
+            name, collection: See the class.
+            alias: The alias, such as "production".
+            by: Who deletes it, for the history. Default: user and host.
 
         Raises:
             ArtifactNotFound: There is no such alias.
@@ -499,13 +519,26 @@ class ArtifactRegistry:
         return self.artifact(name, collection).get_aliases()
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Return every move of an alias, or of all, oldest first: when, by whom, from where."""
+        """Return every move of an alias, or of all, oldest first: when, by whom, from where.
+
+        Args:
+            name, collection: See the class.
+            alias: The alias. Default: all of them.
+        """
         return self.artifact(name, collection).get_alias_history(alias)
 
     def rollback(
         self, name: str, alias: str, *, collection: str | None = None, by: str | None = None
     ) -> ArtifactVersion:
         """Move an alias back to its previous version; called again, to the one before that.
+
+        Args:
+            name, collection: See the class.
+            alias: The alias, such as "production".
+            by: Who moves it, for the history. Default: user and host.
+
+        Returns:
+            The version that the alias points to now.
 
         Raises:
             ArtifactNotFound: There is no such alias, or it never pointed elsewhere.
@@ -531,6 +564,9 @@ class ArtifactRegistry:
             expected: Promote only if the stage is this version now; None: only if it is not set. Default: the version
                 that it has when the call begins.
             by: Who promotes, for the history. Default: user and host.
+
+        Returns:
+            The version that has the stage now.
 
         Raises:
             CommitConflict: The stage is another version than expected; the message says which.
@@ -623,6 +659,9 @@ class ArtifactRegistry:
             collection: The collection. Default: the active one.
             metadata: Plain values by string keys, up to 64 KB.
 
+        Returns:
+            The release, with the version of each artifact.
+
         Raises:
             ReleaseExists: The collection has a release with this tag.
             ArtifactNotFound: There is no such artifact or version, or the collection is empty.
@@ -647,6 +686,11 @@ class ArtifactRegistry:
         self, tag: str | datetime | None = None, match: Match = "exact", *, collection: str | None = None
     ) -> Release:
         """Return a release by its tag, or by a point in time. Default: the latest.
+
+        Args:
+            tag: The name of the release, or a point in time. Default: the latest release.
+            match: For a point in time: "exact", or "asof" for the newest release at that time.
+            collection: The collection. Default: the active one.
 
         Raises:
             ArtifactNotFound: There is no such release; the message lists the existing ones.

@@ -75,6 +75,13 @@ class WandbArtifactRegistry:
     To log, you need an active run of this project (`wandb.init`). All other methods use the credentials of `wandb
     login` or `WANDB_API_KEY`. The name of an artifact is unique in a project, also across collections.
 
+    Most methods take these arguments:
+
+    - `name`: the name of the artifact.
+    - `version`: a number (`3`, `"v3"`), `"latest"` or None, an alias such as `"production"`, or a point in time.
+    - `match`: for a point in time: `"exact"`, or `"asof"` for the newest version at that time.
+    - `collection`: the collection of the artifact. Default: the active one.
+
     Args:
         project: The W&B project. A project named `wandb-registry-...` is a W&B registry, which only takes links.
         collection: The collection that methods use if they get none: an artifact type of W&B, such as "model".
@@ -198,7 +205,14 @@ class WandbArtifactRegistry:
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
     ) -> LoggedFolder:
-        """Give an empty folder to write into, and log it when the block ends without an exception."""
+        """Give an empty folder to write into, and log it when the block ends without an exception.
+
+        Args:
+            metadata, expiry: As for `log_files`.
+
+        Returns:
+            A context manager that gives the path of the folder. After the block, its `version` is what was logged.
+        """
         self._draft(name, collection, Note(), metadata, expiry)  # refused now, and not after hours of work
         return LoggedFolder(lambda folder: self.log_files(name, folder, collection, metadata=metadata, expiry=expiry))
 
@@ -216,6 +230,13 @@ class WandbArtifactRegistry:
         """Log a value as a new version: one file, named after the artifact.
 
         See `log_files`, and `ArtifactRegistry.log_artifact` for the handlers.
+
+        Args:
+            value, handler, metadata, expiry: As for `ArtifactRegistry.log_artifact`.
+            writer_options: Options of the handler.
+
+        Returns:
+            The version that was logged. While the run is offline, its `version` is "offline".
         """
         self._draft(name, collection, Note(), metadata, expiry)
         found, (manifest, buffers) = write_value(handler, value, allow_pickle=self.allow_pickle, options=writer_options)
@@ -245,6 +266,13 @@ class WandbArtifactRegistry:
         """Make a version from content that is stored in a repository: write its files out, and log them.
 
         If the newest version came from the same source, it is returned. See `ArtifactRegistry.adopt`.
+
+        Args:
+            name, content, handler, collection, suffix, metadata, environment, expiry, source, progress: As for
+                `ArtifactRegistry.adopt`.
+
+        Returns:
+            The version, with its name and number.
         """
         if handler is not None:
             suffix = suffix or find_handler(handler).suffix
@@ -278,6 +306,13 @@ class WandbArtifactRegistry:
         """Download a version, and verify each file against the digest that W&B has of it.
 
         See `ArtifactRegistry.download_artifact`.
+
+        Args:
+            to: A directory. Default: a temporary one.
+            validate: Whether to refuse an expired version.
+
+        Returns:
+            An `os.PathLike`, and a context manager that gives the path.
 
         Raises:
             NotSupported: The artifact only refers to files elsewhere.
@@ -341,6 +376,9 @@ class WandbArtifactRegistry:
     ) -> None:
         """Set when W&B deletes a version: its TTL. None: never.
 
+        Args:
+            expiry: A datetime with a zone, or an ISO 8601 string. None: never.
+
         Raises:
             InvalidArgument: The expiry is before the version was logged, or the version is a link to another project.
         """
@@ -358,6 +396,9 @@ class WandbArtifactRegistry:
         """Update the metadata of a version: the given keys are set, all others stay.
 
         W&B always replaces the whole metadata: if two processes update it at the same time, one update may be lost.
+
+        Args:
+            metadata: Plain values by string keys.
         """
         self._change(self._find(name, version, match, collection), plain_metadata(metadata), ...)
 
@@ -395,7 +436,11 @@ class WandbArtifactRegistry:
         name: str | None = None,
         collection: str | None = None,
     ) -> CleanupReport:
-        """Raise `NotSupported`: W&B deletes versions by their TTL. Use `set_artifact_expiry`."""
+        """Raise `NotSupported`: W&B deletes versions by their TTL. Use `set_artifact_expiry`.
+
+        Args:
+            policy, dry_run, name, collection: Ignored.
+        """
         raise NotSupported("W&B deletes versions by their TTL. Call set_artifact_expiry, or delete_version.")
 
     # --- stages -----------------------------------------------------------------------------------------------------
@@ -421,6 +466,9 @@ class WandbArtifactRegistry:
                 conditional moves, so this is checked just before: if two processes move it at the same moment, both
                 succeed, and the last one wins.
 
+        Returns:
+            The version that the alias points to now.
+
         Raises:
             CommitConflict: It does not point to `expected`; the message says where it points.
             InvalidName: The alias looks like a version, or W&B does not accept it.
@@ -445,6 +493,9 @@ class WandbArtifactRegistry:
     def delete_alias(self, name: str, alias: str, *, collection: str | None = None) -> None:
         """Delete an alias.
 
+        Args:
+            alias: The alias, such as "production".
+
         Raises:
             ArtifactNotFound: There is no such alias.
         """
@@ -459,7 +510,11 @@ class WandbArtifactRegistry:
         return dict(sorted((alias, info.version) for info in every for alias in info.aliases))
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Raise `NotSupported`: W&B does not record who moved an alias, when, and from where. Use `get_aliases`."""
+        """Raise `NotSupported`: W&B does not record who moved an alias, when, and from where. Use `get_aliases`.
+
+        Args:
+            alias: Ignored.
+        """
         raise NotSupported("W&B keeps no history of aliases. Call get_aliases to see where they point now.")
 
     def promote_artifact(
@@ -481,6 +536,9 @@ class WandbArtifactRegistry:
                 any other store, which gets a copy. To copy into another W&B project, its run must be the active one.
             expected: For a stage: see `set_alias`.
             progress: Called with "copy", the bytes that are in the target and the bytes in total.
+
+        Returns:
+            The version that has the stage now, or the one in the other store.
 
         Raises:
             CommitConflict: The stage is another version than expected.

@@ -19,6 +19,9 @@ def safe_experiment(manager: BackupManager, description: str = "Before an experi
         manager: The manager of the databases and directories that you experiment with.
         description: The description of the backup.
 
+    Yields:
+        The backup.
+
     Example:
         >>> import pathlib, tempfile
         >>> from prefect_snapshots import BackupManager, safe_experiment

@@ -235,6 +235,9 @@ class BackupManager:
         Args:
             old: The name of a backup.
             new: The name of another backup. None: the latest.
+
+        Returns:
+            What was added, removed and changed, for each directory and database.
         """
         names = self.get_backup(old).name, self.get_backup(new or LATEST).name
         with self._history.opened(names[0]) as (_, before), self._history.opened(names[1]) as (_, after):

@@ -180,6 +180,9 @@ class Snapper(Generic[T, R]):
         Args:
             missing: As for `load`.
 
+        Returns:
+            An iterator over the results. Each is read when it is asked for.
+
         Raises:
             IncompleteResults: The next item has no result, and `missing` was not given.
         """
@@ -206,6 +209,9 @@ class Snapper(Generic[T, R]):
 
         Args:
             format: `"markdown"`, for people, or `"json"`, for programs.
+
+        Returns:
+            The report, as a string.
 
         Raises:
             InvalidArgument: There is no such format.

@@ -119,7 +119,7 @@ class SnapshotRepository(WritableFileSystem):
     )
 
     def get_repository(self) -> Repository:
-        """The repository; within a process the same one for equal blocks. Nothing is read or written yet."""
+        """Return the repository. Nothing is read or written yet. Equal blocks of one process share it."""
         said = storage_options(self.credentials) if self.credentials else {}
         options = json.dumps(said | self.storage_options.get_secret_value(), sort_keys=True)
         password = self.password.get_secret_value() if self.password else None
@@ -135,7 +135,10 @@ class SnapshotRepository(WritableFileSystem):
         )
 
     async def aread_path(self, path: str) -> bytes:
-        """The result with this key, every byte verified.
+        """Return the result with this key, every byte verified.
+
+        Args:
+            path: The key of the result.
 
         Raises:
             ObjectMissing: a `FileNotFoundError`; there is none.
@@ -146,7 +149,10 @@ class SnapshotRepository(WritableFileSystem):
 
     @async_dispatch(aread_path)
     def read_path(self, path: str) -> bytes:  # type: ignore[override]  # sync or async, by where it is called
-        """The result with this key, every byte verified.
+        """Return the result with this key, every byte verified.
+
+        Args:
+            path: The key of the result.
 
         Raises:
             ObjectMissing: a `FileNotFoundError`; there is none.
@@ -155,13 +161,23 @@ class SnapshotRepository(WritableFileSystem):
         return check_result(path, self._log.read(path), allow_pickle=self.allow_pickle)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
-        """Store a result durably under this key, instead of an older one."""
+        """Store a result durably under this key, instead of an older one.
+
+        Args:
+            path: The key of the result.
+            content: What Prefect has serialised.
+        """
         check_result(path, content, allow_pickle=self.allow_pickle)
         await asyncio.to_thread(self._log.write, path, content)
 
     @async_dispatch(awrite_path)
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
-        """Store a result durably under this key, instead of an older one."""
+        """Store a result durably under this key, instead of an older one.
+
+        Args:
+            path: The key of the result.
+            content: What Prefect has serialised.
+        """
         self._log.write(path, check_result(path, content, allow_pickle=self.allow_pickle))
 
     @model_validator(mode="after")

@@ -38,6 +38,12 @@ class StableInputs(CachePolicy):
     ) -> str:
         """Return the key of a task run: 32 hexadecimal digits.
 
+        Args:
+            task_ctx: The context of the task run, as Prefect passes it.
+            inputs: The arguments of the task, by name.
+            flow_parameters: The parameters of the flow. They do not count.
+            kwargs: Ignored: for later versions of Prefect.
+
         Raises:
             UnhashableItem: The content of an input cannot be reproduced in another process.
             UnfingerprintableFunction: The source of the function is not available.

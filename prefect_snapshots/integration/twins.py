@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
@@ -32,5 +33,7 @@ def asynchronous(call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
         return await asyncio.to_thread(call, *args, **kwargs)
 
     twin.__name__ = twin.__qualname__ = f"a{call.__name__}"
-    twin.__doc__ = f"`{call.__name__}` for asynchronous flows.\n\n{(call.__doc__ or '').partition('    Example:')[0]}"
+    # Without the example, which calls the other one.
+    said = inspect.cleandoc(call.__doc__ or "").partition("Example:")[0].rstrip()
+    twin.__doc__ = f"`{call.__name__}` for asynchronous flows.\n\n{said}"
     return twin

@@ -34,6 +34,9 @@ def use_repository(repository: RepositoryLike) -> Iterator[Repository]:
     Args:
         repository: A repository, a block, or a URL or path.
 
+    Yields:
+        The repository.
+
     Example:
         >>> from prefect_snapshots import use_repository
         >>> with use_repository("memory://example") as repository:

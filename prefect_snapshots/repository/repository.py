@@ -141,6 +141,9 @@ class Repository:
             name: The name within the kind.
             apply: Called with every event in order, now and later.
             forget: Called before all events are applied once more, which a fork can make necessary. Default: nothing.
+
+        Returns:
+            The stream, with all its events applied.
         """
         check_name(name)
 
@@ -157,7 +160,11 @@ class Repository:
         return stream
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of all streams of a kind, sorted."""
+        """Return the names of all streams of a kind, sorted.
+
+        Args:
+            kind: The kind, such as "snapshots".
+        """
         return sorted(name for its_kind, name in self._reading().catalog.streams().values() if its_kind == kind)
 
     def commit(
@@ -207,13 +214,21 @@ class Repository:
             source: The content.
             token: As for `commit`.
             passed: Called with the number of bytes that are here now. Default: nothing.
+
+        Returns:
+            The event, or None if the draft gave nothing to commit.
         """
         if source.inline is not None:
             return self.commit(stream, draft, content=source.inline, token=token)
         return self.commit(stream, draft, store=lambda writer: writer.adopt(source, passed), token=token)
 
     def read(self, stream: Stream, event: Event) -> ContentReader:
-        """Return a reader for the content of an event."""
+        """Return a reader for the content of an event.
+
+        Args:
+            stream: The stream of the event.
+            event: The event whose content you want.
+        """
         if event.content is None:
             raise InvalidArgument(f"Event {event.sequence} of {stream.label} has no content.")
         data = stream.inline(event.sequence) if event.content.depth == 0 else b""
@@ -227,6 +242,9 @@ class Repository:
         Args:
             read_data: Read and verify every byte, too. Default: only look whether it is there.
             progress: Called with what is being done, how much of it is done, and how much there is.
+
+        Returns:
+            A report of what was looked at, and of each problem. `ok` is True if there is none.
         """
         return maintenance.check(self._reading(), read_data, progress)
 
@@ -247,6 +265,9 @@ class Repository:
             progress: As for `check`.
             without: With `dry_run`, versions to take for deleted: the kind and name of their streams, and the numbers
                 of their events.
+
+        Returns:
+            A report of what was freed, and of what waits for a later prune.
         """
         return maintenance.prune(self.parts(writing=not dry_run), dry_run, grace, progress, without)
 
@@ -256,11 +277,18 @@ class Repository:
         Args:
             dry_run: Only tell what would be done. Writes nothing. Default: False.
             progress: As for `check`.
+
+        Returns:
+            A report of what was done, and of each version that is lost.
         """
         return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress)
 
     def stats(self) -> Statistics:
-        """Count objects, bytes, what deduplication saved, and the requests that this process made."""
+        """Count objects, bytes, what deduplication saved, and the requests that this process made.
+
+        Returns:
+            The counts, and the bytes by what they are used for.
+        """
         return maintenance.statistics(self._reading())
 
     def written_since(self, moment: datetime) -> dict[str, int]:
@@ -271,6 +299,9 @@ class Repository:
 
         Args:
             moment: A datetime with a time zone.
+
+        Returns:
+            Bytes by kind, such as `{"snapshots": 1024, "logs": 10}`.
         """
         return maintenance.written_since(self._reading(), moment)
 
@@ -333,7 +364,11 @@ class Repository:
     # --- opening --------------------------------------------------------------------------------------------
 
     def parts(self, *, writing: bool = False) -> Opened:
-        """Return the parts of the repository, opened for reading or writing."""
+        """Return the parts of the repository, opened for reading or writing.
+
+        Args:
+            writing: Whether to open it for writing, which creates it if it does not exist. Default: False.
+        """
         return self._writing() if writing else self._reading()
 
     def _reading(self) -> Opened:

@@ -161,13 +161,25 @@ class SnapshotManager(Generic[T]):
         You may change, donate or delete the value as soon as this returns. Saves of one manager land in the order of
         the calls. Reading never waits for them. The arguments are those of `save_snapshot`.
 
+        Args:
+            data, snapshot_id, metadata, tags, overwrite, token: As for `save_snapshot`.
+
         Returns:
             A future of what `save_snapshot` returns. `wait` waits for all of them, and raises what went wrong.
         """
         return self.start_save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token))
 
     def save(self, data: T, request: SaveRequest, deepcopy: bool | None = None) -> str | None:
-        """Save a value as a request says: what `save_snapshot` does with checked arguments."""
+        """Save a value as a request says: what `save_snapshot` does with checked arguments.
+
+        Args:
+            data: The value.
+            request: What to save it as.
+            deepcopy: In memory, whether to store a copy. Default: the manager's `deepcopy_on_save`.
+
+        Returns:
+            The id, or None if the snapshot ranks below all that are kept.
+        """
         self._check_value(data)
         draft = self._put_draft(lambda: data, request)
         prepared = self._backend.prepare(data, deepcopy)
@@ -175,7 +187,15 @@ class SnapshotManager(Generic[T]):
         return _id_of(self._backend.put(draft, prepared, request.token))
 
     def start_save(self, data: T, request: SaveRequest) -> Future[str | None]:
-        """Save a value in the background as a request says: what `save_async` does with checked arguments."""
+        """Save a value in the background as a request says: what `save_async` does with checked arguments.
+
+        Args:
+            data: The value. It is copied before this returns.
+            request: What to save it as.
+
+        Returns:
+            A future of what `save` returns.
+        """
         self._check_value(data)
         prepared = self._backend.prepare(data, None, detach=True)
         draft = self._put_draft(lambda: self._backend.value_of(prepared), request)
@@ -295,6 +315,13 @@ class SnapshotManager(Generic[T]):
     ) -> T:
         """Load the value of a snapshot, every byte verified. The arguments are those of `get_snapshot`.
 
+        Args:
+            snapshot_id: The id of the snapshot.
+            deepcopy, leaves, like: As for `get_snapshot`.
+
+        Returns:
+            The value that was saved.
+
         Raises:
             SnapshotNotFound: There is no such snapshot.
             IntegrityError: Stored bytes are damaged. The message names the leaf.
@@ -327,7 +354,11 @@ class SnapshotManager(Generic[T]):
         return self._maybe(next(iter(self._ranked()), None))
 
     def list_snapshots_by_age(self, ascending: bool = True) -> list[str]:
-        """Return all ids by the time of saving: oldest first, or newest first with `ascending=False`."""
+        """Return all ids by the time of saving: oldest first, or newest first with `ascending=False`.
+
+        Args:
+            ascending: Whether the oldest comes first. Default: True.
+        """
         records = self.current_records().by_id.values()
         ids = [record.id for record in sorted(records, key=lambda record: (record.time, record.sequence))]
         return ids if ascending else ids[::-1]
@@ -346,11 +377,19 @@ class SnapshotManager(Generic[T]):
         return Query(lambda: Source(self.current_records(), self.snapshot_of, self.leaves_of))
 
     def get_metadata(self, snapshot_id: str) -> dict[str, Any]:
-        """Return a copy of the metadata of a snapshot."""
+        """Return a copy of the metadata of a snapshot.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+        """
         return copy.deepcopy(self._record(snapshot_id).metadata)
 
     def get_tags(self, snapshot_id: str) -> list[str]:
-        """Return a copy of the tags of a snapshot."""
+        """Return a copy of the tags of a snapshot.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+        """
         return list(self._record(snapshot_id).tags)
 
     def diff(self, old: str, new: str | None = None) -> list[LeafDifference]:
@@ -386,6 +425,10 @@ class SnapshotManager(Generic[T]):
     def update_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> None:
         """Add to the metadata of a snapshot, or replace values. Other keys stay.
 
+        Args:
+            snapshot_id: The id of the snapshot.
+            metadata: Plain values by string keys. With those that stay, up to 64 KB.
+
         Raises:
             SnapshotNotFound: There is no such snapshot.
             InvalidArgument: The metadata cannot be stored, or becomes too large.
@@ -399,19 +442,37 @@ class SnapshotManager(Generic[T]):
         self._note(draft)
 
     def add_tags(self, snapshot_id: str, tags: str | Sequence[str]) -> None:
-        """Add tags to a snapshot. Tags that it has already keep their place."""
+        """Add tags to a snapshot. Tags that it has already keep their place.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+            tags: One tag or several.
+        """
         self._annotate(snapshot_id, add_tags=clean_tags(tags))
 
     def remove_tags(self, snapshot_id: str, tags: str | Sequence[str]) -> None:
-        """Remove tags from a snapshot. Tags that it does not have are ignored."""
+        """Remove tags from a snapshot. Tags that it does not have are ignored.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+            tags: One tag or several.
+        """
         self._annotate(snapshot_id, remove_tags=clean_tags(tags))
 
     def pin(self, snapshot_id: str) -> None:
-        """Exempt a snapshot from eviction, cleanup and deletion. Pinning twice changes nothing."""
+        """Exempt a snapshot from eviction, cleanup and deletion. Pinning twice changes nothing.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+        """
         self._annotate(snapshot_id, pinned=True)
 
     def unpin(self, snapshot_id: str) -> None:
-        """Take back `pin`."""
+        """Take back `pin`.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+        """
         self._annotate(snapshot_id, pinned=False)
 
     def delete_snapshot(self, snapshot_id: str, force: bool = False) -> None:
@@ -438,7 +499,11 @@ class SnapshotManager(Generic[T]):
         self._note(draft)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
-        """Delete a snapshot, even if it is pinned: `delete_snapshot(snapshot_id, force=True)`."""
+        """Delete a snapshot, even if it is pinned: `delete_snapshot(snapshot_id, force=True)`.
+
+        Args:
+            snapshot_id: The id of the snapshot.
+        """
         self.delete_snapshot(snapshot_id, force=True)
 
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
@@ -475,7 +540,11 @@ class SnapshotManager(Generic[T]):
     # --- moving -----------------------------------------------------------------------------------------------
 
     def save_to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write all snapshots, with their times, tags, order and ranking, into one file, atomically."""
+        """Write all snapshots, with their times, tags, order and ranking, into one file, atomically.
+
+        Args:
+            path: The file. If it exists, it is replaced when the new one is complete.
+        """
         records = list(self.current_records().by_id.values())
         write_file(Path(path), self.name, self.max_snapshots, self.ranking, records, self._backend.encoded)
 
@@ -545,13 +614,25 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
     ) -> Snapshot[T]:
-        """Return the snapshot of a record. Its data is loaded when it is first used."""
+        """Return the snapshot of a record. Its data is loaded when it is first used.
+
+        Args:
+            record: The record of the snapshot.
+            deepcopy, leaves, like: As for `get_snapshot`.
+        """
         load = self._backend.loader(record, deepcopy, leaves, like)
         metadata = copy.deepcopy(record.metadata)
         return Snapshot(record.id, record.timestamp, metadata, list(record.tags), lambda: cast(T, load()))
 
     def leaves_of(self, record: Record) -> Iterable[Any]:
-        """Load the leaves of a record's snapshot, whatever containers they are in."""
+        """Load the leaves of a record's snapshot, whatever containers they are in.
+
+        Args:
+            record: The record of the snapshot.
+
+        Returns:
+            The leaves, in the order of the tree.
+        """
         return self._backend.leaves(record)
 
     # --- inside ------------------------------------------------------------------------------------------------

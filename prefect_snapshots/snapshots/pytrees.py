@@ -57,6 +57,9 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
             snapshot_id: The id of the snapshot. Default: the latest.
             new_id: The id of the result. Default: a new one.
 
+        Returns:
+            The id of the result, or None if it ranks below all that are kept.
+
         Raises:
             InvalidArgument: A pattern matches no leaf.
         """
@@ -85,6 +88,9 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
             snapshot_ids: At least one id. All snapshots must have the same structure.
             fn: Takes the leaves at one path, one of each snapshot, and returns the new leaf.
             new_id: The id of the result. Default: a new one.
+
+        Returns:
+            The id of the result, or None if it ranks below all that are kept.
 
         Raises:
             StructureMismatch: The structures differ. The message names the first path at which they do.

@@ -41,7 +41,12 @@ class Expression:
     """Whether the condition needs the data."""
 
     def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
-        """Return those of the given snapshots that meet the condition, in the same order."""
+        """Return those of the given snapshots that meet the condition, in the same order.
+
+        Args:
+            source: The snapshots to search, and how to read their data.
+            among: The records to choose from, by id.
+        """
         raise NotImplementedError
 
     def __and__(self, other: Expression) -> Expression:

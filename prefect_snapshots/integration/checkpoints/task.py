@@ -219,7 +219,11 @@ class CheckpointedTask(Task[P, R]):
         super().__init__(fn=self._calling(), **task_options)
 
     def with_options(self, **options: Any) -> CheckpointedTask[P, R]:
-        """Return the same task with other options, of the checkpoints or of the task."""
+        """Return the same task with other options, of the checkpoints or of the task.
+
+        Args:
+            options: Options of `checkpointed`, or of a Prefect task. Those that you leave out stay.
+        """
         mine = {name: options.pop(name) for name in list(options) if name in _Options.__dataclass_fields__}
         if "name" in mine:
             options["name"] = mine["name"]
@@ -367,7 +371,11 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         self._processing: Processing | None = None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for all batches, or for some seconds."""
+        """Wait for all batches, or for some seconds.
+
+        Args:
+            timeout: Seconds to wait at most. Default: as long as it takes.
+        """
         pending = wait(list(self.futures), timeout=timeout).not_done
         if not pending and self._processing is not None:
             self._processing.finish()
@@ -421,7 +429,14 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         return failures_of(open_log(self._job), self._plan.keys)
 
     def report(self, format: str = "markdown") -> str:
-        """Report throughput, slow items and failures, as `"markdown"` or `"json"`. Waits for all batches."""
+        """Report throughput, slow items and failures, as `"markdown"` or `"json"`. Waits for all batches.
+
+        Args:
+            format: "markdown", for people, or "json", for programs.
+
+        Returns:
+            The report, as a string.
+        """
         self.wait()
         job = self._job
         return CheckpointManager(job.repository).report(job.name, job.fingerprint, format=format)  # type: ignore[arg-type]
@@ -442,7 +457,11 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         return Completed(name=name, message=str(counts), data=self.result(raise_on_failure=False))
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[list[R]]], None]) -> None:
-        """Call a function with this future when all batches have ended."""
+        """Call a function with this future when all batches have ended.
+
+        Args:
+            fn: Called with this future, in the thread that ends the last batch.
+        """
         all_done: ThreadFuture[None] = ThreadFuture()
         left = len(self.futures)
 

@@ -131,6 +131,9 @@ def load_latest(name: str, default: Any = ..., repository: RepositoryLike | None
         repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
         like: A value whose structure, custom node types and sharding the result gets.
 
+    Returns:
+        The value of the latest snapshot, or `default` if there is none.
+
     Raises:
         SnapshotNotFound: There is no snapshot, and you passed no default.
 
