@@ -24,6 +24,7 @@ from .repository.tracking import TrackedStream
 
 KIND = "results"
 STREAMS = 64
+"""Logs that the results of a repository are spread over: as many writers can append at once."""
 
 
 @dataclass(frozen=True, slots=True)

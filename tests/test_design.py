@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -42,3 +45,34 @@ def test_every_test_file_that_holds_a_promise_exists() -> None:
     named = set(re.findall(r"`((?:tests|benchmarks)/\w+\.py)`", PAGE))
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+UNITS = re.compile(r"_?(DAY|HOUR|WEEK|SECOND|WIDTH|HEIGHT|CELL|WEEKS|SPARK|NONE|SEED|HEAP_TYPE)")
+"""Constants whose names say all there is to say: units, and the sizes of a drawing."""
+
+
+def tunables(path: Path) -> Iterator[tuple[str, str]]:
+    """The numbers that a module names, and what it says of each: a comment or a docstring."""
+    source = path.read_text()
+    lines = source.splitlines()
+    body = ast.parse(source).body
+    for node, following in itertools.zip_longest(body, body[1:]):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        number = re.fullmatch(r"[-\d._*+<> ()]+|timedelta\(.*\)", ast.unparse(node.value))
+        if isinstance(target, ast.Name) and target.id.isupper() and number:
+            docstring = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            above = lines[node.lineno - 2].startswith("#")
+            yield target.id, "said" if docstring or above or "  # " in lines[node.lineno - 1] else ""
+
+
+def test_every_tunable_says_why_it_has_its_value() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), name): said
+        for path in sorted((ROOT / "prefect_snapshots").rglob("*.py"))
+        for name, said in tunables(path)
+        if not UNITS.fullmatch(name)
+    }
+    assert len(found) > 100
+    assert [place for place, said in found.items() if not said] == []

@@ -24,6 +24,7 @@ from ..trees.reading import Tree
 from ..trees.scanning import Scan, Selection, entry_of, scan, state_of
 
 FORMAT = 1
+"""The version of a folder's manifest. A reader refuses a higher one."""
 
 _SMALL = 2 * 1024 * 1024
 """Bytes of a folder below which handing work to threads costs more than it saves."""

@@ -19,6 +19,7 @@ from ..trees.entries import Entry, check_entries, check_entry
 from ..trees.scanning import Selection
 
 FORMAT = 1
+"""The version of a backup's manifest. A reader refuses a higher one."""
 
 DIRECTORY = "directory"
 """The kind of a part that is a directory; every other kind is a database."""

@@ -28,6 +28,7 @@ RECORD_LIMIT = 1 << 16
 """Most items in one record: a place in the ledger has 16 bits for the row."""
 
 _FORMAT = 1
+"""The version of a record of results. A reader refuses a higher one."""
 _HEAD = struct.Struct("<BBxxI")  # format, form, number of items
 _TOGETHER, _EACH = 0, 1
 _ROW_SIZE = KEY_SIZE + 3 * 8 + 1  # key, position, end, duration, outcome

@@ -54,7 +54,7 @@ def canonical(value: Any, special: Special | None = None) -> bytes:
 _LENGTH = struct.Struct("<Q")
 _DOUBLE = struct.Struct("<d")
 _LARGE = 4096
-"""Content from this many bytes on is represented by its hash."""
+"""Bytes from which on content is represented by its hash, so that a large argument is not copied to be hashed."""
 
 
 class Canon:

@@ -44,6 +44,7 @@ _FULL = {True: 1 << 30, False: 24 << 20}
 """Bytes after which a segment is closed and another one begun. Where files cannot grow, a closed segment is put in one
 request, which stores accept up to about 32 MB; elsewhere only the time to read it matters."""
 _FULL_ROWS = 1 << 20
+"""Items after which a segment is closed: its keys (16 MB) are read at once by whoever resumes."""
 _FULL_RECORDS = 1 << 14
 """A segment that a kill leaves open is read record by record, 10 to 20 µs each: at most 0.3 s for this many."""
 _REMOTE_LIMIT = 24 << 20
@@ -51,12 +52,15 @@ _REMOTE_LIMIT = 24 << 20
 _CACHE = 16 << 20
 """Bytes of decoded results in memory: neighbours often lie in the same record."""
 _LOOK_EVERY = 1.0
+"""Seconds between two looks at what others have written: each is a request on an object store."""
 _SMALL = 4 << 20
 """Bytes of a segment up to which it is merged with others."""
 _FEW = 8
+"""Small segments that are left alone: merging them would write more than their requests cost a reader."""
 _MANY = 64
 """How many small segments a run merges on its way. Each costs a later reader one request."""
 _MOST_MERGED = 256
+"""Segments that are merged at once: a bound on what one step reads, writes and holds in memory."""
 _MOST_SEEN = 64
 """Open segments of others that a start vouches for: 50 bytes each, in an event of at most 16 KB."""
 

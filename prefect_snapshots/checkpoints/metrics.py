@@ -19,12 +19,13 @@ from .ledger import MISSING, outcomes_of
 from .log import Log
 
 _SLOW = 3.0
-"""Standard deviations above the mean from which an item counts as slow."""
+"""Standard deviations above the mean from which an item counts as slow: of a normal distribution, 1 in 740."""
 _SHOWN = 20
+"""Slow items that a report names: enough to see a pattern, and the page stays readable."""
 _LISTED = 10
-"""Rows of a table for people."""
+"""Rows of a table for people: what fits on a screen."""
 _PARTS = 40
-"""Bars of the chart."""
+"""Bars of the chart: as many as can be told apart at its width."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ app = App(name="backups", help="Make, browse, verify, restore and export backups
 
 PROVEN = "✓"
 _PROBLEM = 1
+"""The exit code of a command that found a problem."""
 _INCOMPLETE = 3
 """The exit code of a backup that was made, but left something out. It is the same as restic's."""
 

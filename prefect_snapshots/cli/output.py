@@ -24,6 +24,7 @@ PIN = "📌"
 
 _GAP = "  "
 _SHORTEST = 8
+"""Characters that a column keeps when a table is too wide for the terminal: enough to recognise a name by."""
 
 
 @dataclass(frozen=True, slots=True)

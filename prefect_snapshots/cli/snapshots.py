@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 app = App(name="snapshots", help="List, show, compare, tag, pin, delete and restore snapshots.")
 
 _LISTED = 10
-"""Maximal number of snapshots that a question names."""
+"""Snapshots that a question names: what fits on a screen with the question below them."""
 _JSON_TYPES = (type(None), bool, int, float, str)
 
 

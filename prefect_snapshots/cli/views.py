@@ -25,8 +25,11 @@ Document = dict[str, Any]
 BEST = "★"
 
 _METADATA_COLUMNS = 8
+"""Columns of metadata in a table: with the others, what a wide terminal shows."""
 _METADATA_WIDTH = 16
+"""Characters of a value in a table: a number in full, the beginning of a string."""
 _TAGS_WIDTH = 16
+"""Characters of the tags in a table: two short ones in full."""
 
 Cells = tuple[Column, list[str]]
 """A column of a table with its values."""

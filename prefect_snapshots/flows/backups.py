@@ -41,7 +41,7 @@ from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
 
 PATIENCE = 3600
-"""Seconds that a person has to confirm a restore."""
+"""Seconds that a person has to confirm a restore: an hour, after which the run fails and nothing was changed."""
 
 DEFAULT_RETENTION = RetentionPolicy()
 

@@ -35,7 +35,7 @@ PRUNE = "prefect-snapshots-prune"
 """Keys of the reports in the Prefect UI."""
 
 LISTED = 20
-"""Problems in an event, and results in a report."""
+"""Problems in an event, and results in a report: enough to see a pattern, and far below the limit of an event."""
 
 
 @flow(name="check-repository")

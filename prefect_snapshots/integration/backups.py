@@ -31,7 +31,7 @@ from .reporter import Reporter, only_warn
 from .run_context import in_run, run_logger
 
 LISTED = 20
-"""Backups on a page: the newest."""
+"""Backups on a page, the newest: about a month of nightly ones would not fit on a screen."""
 
 
 def progress_bar(manager: BackupManager, what: str, expected: int = 0) -> AbstractContextManager[Progress]:

@@ -33,15 +33,16 @@ from .private_apis import stop_retrying_events
 from .run_context import logger, run_ids
 
 _INTERVAL = 1.0
-"""Least seconds between two updates of an artifact."""
+"""Least seconds between two updates of an artifact: people see no difference, and the server has less to do."""
 _AFTER_FAILURE = 60.0
-"""Seconds before the server is tried again once it could not be reached."""
+"""Seconds before the server is tried again once it could not be reached: it is not flooded when it comes back."""
 _FAILURES = 10
-"""Failures in a row after which what an artifact says is given up, until it is updated again."""
+"""Failures in a row after which an update is given up: with the pauses, about ten minutes, as long as a server is
+restarted."""
 _TIMEOUT = 10.0
-"""Seconds that the server has for an answer; then Prefect's client tries again."""
+"""Seconds that the server has for an answer; then Prefect's client tries again. A busy SQLite needs some."""
 _PATIENCE = 1.0
-"""Seconds that the caller waits for an update, which goes on without it."""
+"""Seconds that the caller waits for an update, which goes on without it: the work must not wait for a page."""
 
 
 class LiveArtifact:

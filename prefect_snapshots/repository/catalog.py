@@ -45,17 +45,23 @@ COMPACTED = "compacted"
 ROOT = "root"
 
 FIRST_RANGE = 64
-"""Events in the smallest compacted range; every further level takes `FAN_OUT` times as many."""
+"""Events in the smallest compacted range: few enough to read one by one, and each larger range takes `FAN_OUT` times as
+many."""
 FAN_OUT = 4
+"""Ranges of one level in one of the next: a cold start reads at most three of each level, and an event is written again
+once a level."""
 LEVELS = 12
+"""Levels of ranges: 64 * 4^11 events, more than a stream will ever have."""
 
 _HINT_EVERY = {True: 64, False: 8}
 """Commits between two hints, on a local disk and elsewhere: the longest tail that a cold open reads one by one."""
 _LOOK_AHEAD = 8
 """Slots probed past the hinted head when a stream is opened: all that may have come since, and a gap shows as one."""
 _WINDOW = 64
+"""Slots that are asked for at once when a stream is read: as many as the parallel requests finish in a moment."""
 _ATTEMPTS = 4
-"""How often a create of unknown outcome is repeated, with the same bytes on the same slot."""
+"""How often a create of unknown outcome is repeated, with the same bytes on the same slot: beyond this the store is
+down."""
 
 _REFUSED = (StorageFull, PermissionDenied)
 """Errors after which it is certain that this very request created nothing."""

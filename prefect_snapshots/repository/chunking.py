@@ -19,13 +19,15 @@ from pyfastcdc.cy import FastCDC
 from .location import Buffer
 
 FIXED_SIZE = 4 * 1024 * 1024
-"""Bytes in a slice of an array."""
+"""Bytes in a slice of an array: large enough that hashing and requests cost little, small enough that a partial change
+stores little."""
 
 SHARED_SIZE = 64 * 1024
-"""Buffers smaller than this share a chunk of about this size with their neighbours."""
+"""Buffers smaller than this share a chunk of about this size with their neighbours: one each would cost more in the
+index than they hold."""
 
 AVERAGE_SIZE = 64 * 1024
-"""Average bytes in a content-defined chunk."""
+"""Average bytes in a content-defined chunk: smaller ones find more duplicates, and need a larger index."""
 
 _READ = 8 * 1024 * 1024
 """Bytes that are read to be cut at once. More than two of the largest chunks of any average in use."""

@@ -15,6 +15,7 @@ from .location import Location
 CONFIG = "repository.json"
 CONFIG_COPY = "repository.copy.json"
 FORMAT = 1
+"""The version of the repository's format. A reader refuses a higher one."""
 
 # A configuration has a few KB. Whoever can write to the bucket could put gigabytes there.
 _MOST_CONFIG = 64 * 1024

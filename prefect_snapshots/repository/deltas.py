@@ -25,10 +25,10 @@ AVERAGE_SIZE = 1024 * 1024
 """Average bytes in a chunk of a long stream. Larger chunks compress better, smaller ones make smaller deltas."""
 
 FEATURES = 16
-"""Features in a sketch."""
+"""Features in a sketch: more find more distant relatives, and make the index larger."""
 
 _PIECE = 4 * 1024
-"""Average bytes in a piece: some dozens of rows."""
+"""Average bytes in a piece: some dozens of rows. Smaller ones cost more to hash, larger ones miss small changes."""
 
 _COMMON = 16
 """A feature of more chunks than this tells nothing: a page of zeros, a header that is repeated."""

@@ -31,11 +31,16 @@ MOST_ENVELOPES = 16
 # bucket could otherwise let every reader calculate for hours.
 _MOST_COST = 2**18
 _MOST_COST_IN_ALL = 2**20
+"""The sum of the costs of all envelopes of a repository that a reader accepts to pay for one password."""
 
 _SECRET_SIZE = 32
+"""Bytes of the secret of a repository: 256 bits, the key size of the ciphers that are derived from it."""
 _SALT_SIZE = 16
+"""Bytes of a salt: 128 bits, the least that NIST SP 800-132 allows."""
 _NONCE_SIZE = 12
+"""Bytes of a nonce of AES-GCM (NIST SP 800-38D)."""
 _TAG_SIZE = 16
+"""Bytes of a tag of AES-GCM, at full length."""
 _FIELDS = {"name", "created", "kdf", "cost", "salt", "nonce", "wrapped"}
 _NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.@ -]{0,63}")
 

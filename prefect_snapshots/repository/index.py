@@ -50,12 +50,15 @@ LARGEST_CHUNK = 65 * 1024 * 1024
 more encrypted. What states more is refused before memory is allocated for it."""
 
 _SIZE_BITS = 28
+"""Bits of a size in a packed entry: 256 MB, above the largest chunk."""
 _SIZE_MASK = (1 << _SIZE_BITS) - 1
 _FOLD = 50_000
-"""Recent entries kept in a dictionary before they are sorted into the table."""
+"""Recent entries kept in a dictionary before they are sorted into the table: sorting more often costs more than looking
+up."""
 
 _MERGE = 64
-"""Index objects of one level that are merged into one of the next."""
+"""Index objects of one level that are merged into one of the next: a cold start reads few, and each entry is written
+again once a level."""
 
 _SMALL = 8 * 1024
 """Bytes of an index object that is held in memory until it is merged."""

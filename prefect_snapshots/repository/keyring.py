@@ -22,7 +22,7 @@ _PATIENCE = 10.0
 """Seconds after which the holder of the claim counts as killed: an edit derives one key and writes two small objects,
 which takes less than a second."""
 _POLL = 0.05
-"""Seconds between two looks at the claim of another."""
+"""Seconds between two looks at the claim of another: short beside the edit that is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

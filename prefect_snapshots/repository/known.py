@@ -22,6 +22,7 @@ from ..redaction import harmless_options
 from .location import Location
 
 _MOST_BYTES = 16 * 1024
+"""Bytes of a file that remembers one repository: it has some hundred. A larger one is not ours."""
 
 
 def known_id(location: Location) -> str | None:

@@ -49,13 +49,16 @@ _MARKER = b"\x89PSLOG\r\n"
 _TRAILER = struct.Struct("<Q8s")  # length of the footer with its head, marker
 _END_MARKER = b"\x89PSEND\r\n"
 _FOOTER = 2**32 - 1
+"""The number that marks the footer of a segment: no record has it."""
 
 _TRIED = 1000
 """Beginnings of records that are tried behind a broken one: each may cost reading all that follows."""
 _TAIL = 64 * 1024
+"""Bytes that are read at the end of a segment, to find its footer in one request."""
 _READ = 8 * 1024 * 1024
+"""Bytes that are read of a segment at once: few requests, and little memory."""
 _GAP = 64 * 1024
-"""Bytes between two wanted records that are read along rather than asked for apart."""
+"""Bytes between two wanted records that are read along: less than what another request costs."""
 
 
 def new_segment() -> str:

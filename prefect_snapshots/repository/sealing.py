@@ -29,19 +29,26 @@ from .location import Buffer
 Compression = Literal["auto", "high", "none"]
 
 RAW = 0
+"""The code of a chunk that is stored as it is."""
 ZSTD = 1
+"""The code of a chunk that is compressed with zstd."""
 DELTA = 2
 """Made with other chunks, its *bases*, as the prefix that it may refer to."""
 
 ID_SIZE = 32
+"""Bytes of the name of a chunk: 256 bits of BLAKE3, of which no two meet."""
 SALT_SIZE = 16
+"""Bytes of the salt in a sealed object: 128 random bits give each object a key of its own."""
 TAG_SIZE = 16
+"""Bytes of a tag of AES-GCM, at full length."""
 
 _MAGIC = b"PSNP"
 _VERSION = 1
+"""The version of a sealed object's frame. A reader refuses a higher one."""
 _HEADER = struct.Struct("<4sBBH16s")  # magic, format, flags, number of frames, salt
 _FRAME = struct.Struct("<IIB")  # stored bytes (without the tag), plain bytes, codec
 _ENCRYPTED = 1
+"""The flag of a frame that is encrypted."""
 
 HEADER_SIZE = _HEADER.size
 
@@ -50,6 +57,7 @@ HEADER_SIZE = _HEADER.size
 _LARGEST_COMPRESSED = 2**30
 
 _PROBE = 16 * 1024
+"""Bytes of a chunk that are compressed first, to see whether the rest is worth it: a page or two of rows."""
 _PAYS = {"auto": 0.88, "high": 0.98}
 """Largest compressed/plain ratio worth keeping. Random floats reach 0.92 and cost more time than they save."""
 _LEVEL = {"auto": 3, "high": 12}

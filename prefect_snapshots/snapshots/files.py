@@ -21,6 +21,7 @@ from .records import Ranking, Record
 _MAGIC = b"PSFILE1\n"
 _LENGTH = struct.Struct("<Q")
 _HASH = 32
+"""Bytes of the checksum at the end of a file: BLAKE3."""
 
 
 class _Saved(msgspec.Struct, array_like=True):

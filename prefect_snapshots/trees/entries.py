@@ -20,6 +20,7 @@ _NAME_LIMIT = 255
 _LINK_LIMIT = 4095
 """Maximal length of the target of a symbolic link in bytes, on Linux."""
 _SIGNED = 2**63
+"""Above the largest signed number of 64 bits, which the times and sizes of file systems are."""
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO)
 
 

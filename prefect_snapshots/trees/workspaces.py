@@ -31,6 +31,7 @@ _PATH_LIMIT = 1 << 20
 """Maximal number of bytes to read from such a file: longer paths are impossible."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _EXCHANGE = 2
+"""The flag of Linux's renameat2 that exchanges two names."""
 _PATH_ONLY = getattr(os, "O_PATH", 0)
 
 

@@ -27,6 +27,7 @@ FORTRAN, WEAK = 1, 2
 _CASTABLE = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))
 """Dtypes that the buffer protocol and `memoryview.cast` know."""
 _DIMENSIONS = 64
+"""Most dimensions of an array: what NumPy 2 allows."""
 _ALIGNMENT = 64
 """What JAX asks of memory that it adopts on the CPU instead of copying it."""
 

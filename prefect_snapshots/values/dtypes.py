@@ -22,6 +22,7 @@ _EXTENSION = re.compile(r"[a-z][a-z0-9_]{1,30}")
 _LONG_DOUBLES = (np.longdouble, np.clongdouble)
 _MANTISSA = int(np.finfo(np.longdouble).nmant)
 _NESTING = 16
+"""How deep the fields of a dtype may nest: real ones have three levels."""
 
 
 def dtype_node(dtype: np.dtype[Any]) -> Any:

@@ -27,7 +27,8 @@ from .scalars import WRITERS, Node, NotPlain, encode_node, integer_bytes, plain_
 from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch, Kind, outline, path_of
 
 _INLINE = 256
-"""Text, bytes and integers up to this many bytes are in the manifest."""
+"""Text, bytes and integers up to this many bytes are in the manifest: a chunk of their own would cost more than they
+have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from .scalars import ENUM, FORMS, NUMPY_SCALAR, RAW, Node, kind_of, no_class, pl
 from .structure import DATACLASS, KINDS, MAX_DEPTH, NAMED_TUPLE, Branch, leaf_paths
 
 FORMAT = 1
+"""The version of a value's manifest. A reader refuses a higher one."""
 
 LONG_TEXT, BYTES, BYTEARRAY, LONG_INTEGER, ARRAY, JAX_ARRAY, JAX_KEYS, PICKLE = range(48, 56)
 _BODY_KINDS = {

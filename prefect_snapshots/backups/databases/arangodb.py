@@ -44,7 +44,8 @@ _PACKAGE = "arangodb3-client"
 _KEPT = ("_analyzers", "_graphs")
 """System collections that hold what people made."""
 _VARIABLE = "PREFECT_SNAPSHOTS_ARANGODB_PASSWORD"
-_TIMEOUT = 60.0  # seconds for an answer
+_TIMEOUT = 60.0
+"""Seconds for an answer: a busy server may need long, and one that is gone must not hold a backup for ever."""
 _VIEW, _STRUCTURE = ".view.json", ".structure.json"
 _DOCUMENTS = re.compile(r"(.*?)(?:\.\d+)?\.data\.json", re.DOTALL)
 """The name of a file of documents; a large collection may have several."""

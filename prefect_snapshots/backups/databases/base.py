@@ -34,7 +34,7 @@ from ...redaction import is_ambiguous, safe_url
 from ..sources import Database, DumpFile, DumpReader, Password
 
 PIECE = 1 << 20
-"""Bytes of a dump that are handed on at once."""
+"""Bytes of a dump that are handed on at once: few calls, and little memory."""
 
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
@@ -44,7 +44,7 @@ _URL = re.compile(
 _DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})")
 _DENIED = re.compile(r"(?i)not authorized|unauthorized|forbidden")
 _DIGEST = 16
-"""Bytes of a checksum."""
+"""Bytes of a checksum: 128 bits do not meet by chance, and a report shows them on one line."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
 """Most bytes of a file of settings, which is read into memory: some thousand names at the most."""
 _SHOWN = 2000

@@ -41,9 +41,12 @@ _LOAD = "load.sql"
 _TABLE = ".csv"
 _WHOLE = "database.duckdb"
 """The file itself, if its schema cannot be exported."""
-_AT_ONCE = 1000  # rows
-_PATIENCE = 60.0  # seconds for other connections to end their transactions
-_PAUSE = 0.01  # seconds between attempts
+_AT_ONCE = 1000
+"""Rows that are fetched at once: few calls, and little memory."""
+_PATIENCE = 60.0
+"""Seconds for other connections to end their transactions: longer than most take, and a restore must not hang."""
+_PAUSE = 0.01
+"""Seconds between two attempts: short beside a transaction, and no load."""
 _CONFINED = ("enable_external_access = false", "lock_configuration = true")
 """The last one keeps the dump from changing the others; both hold for the connection's whole life."""
 _LOADED = re.compile(r'COPY (?:"(?:[^"]|"")*"|[^\s"()\'])+ ?(?:\([^\']*\) ?)?FROM \'')

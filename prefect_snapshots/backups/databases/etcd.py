@@ -30,11 +30,14 @@ _KEYS = "keys"
 _STATUS = "/v3/maintenance/status"
 _PACKAGE = "etcd-client"
 _SOCKET = "client:1"  # etcd wants the name of a socket to look like a host and a port
-_PAGE = 500  # keys in one answer
+_PAGE = 500
+"""Keys in one answer: few round trips, and little memory for values of usual size."""
 _OPERATIONS, _BYTES = 100, 500_000
 """Of one transaction; a server takes 128 operations and 1.5 MB."""
-_TIMEOUT = 60.0  # seconds for an answer
-_PATIENCE = 60.0  # seconds for a member of our own to start
+_TIMEOUT = 60.0
+"""Seconds for an answer: a busy cluster may need long, and one that is gone must not hold a backup for ever."""
+_PATIENCE = 60.0
+"""Seconds for our own member to start: it reads its files, which takes a moment on a busy disk."""
 _OPTIONS = ("cacert", "cert", "key", "unix_socket")
 
 

@@ -42,7 +42,8 @@ _ARCHIVE = "database.archive"
 _SETTINGS = "database.json"
 _PACKAGE = "mongodb-database-tools"
 _DUMPED = re.compile(r"\bdone dumping `?(.+?)`? \((\d+) documents?\)")
-_TIMEOUT = 15_000  # milliseconds to find the server
+_TIMEOUT = 15_000
+"""Milliseconds to find the server: an election of a new primary takes about 12 s."""
 
 
 _SERVERS_OWN = ("admin", "config", "local")

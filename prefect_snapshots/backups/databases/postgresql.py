@@ -61,7 +61,7 @@ _ATTEMPTS = 10
 """To swap while others keep connecting to the old database."""
 
 _A_MOMENT = 2.0
-"""Seconds in which psql, if it is what failed, ends."""
+"""Seconds in which psql, if it is what failed, ends: it only has to print its last words."""
 
 _OPTIONS = {
     "host": "PGHOST",

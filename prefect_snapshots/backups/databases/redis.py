@@ -26,10 +26,12 @@ from ..working import working_folder
 from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, write
 
 _FILE = "dump.rdb"
-_BATCH = 500  # keys in one round trip
+_BATCH = 500
+"""Keys in one round trip: few round trips, and the server is not blocked for long."""
 _MARK = "prefect-snapshots:restoring"
 """A key in a database that a restore is filling, by which the next restore knows what one left that was killed."""
-_TIMEOUT = 60.0  # seconds for an answer
+_TIMEOUT = 60.0
+"""Seconds for an answer: a busy server may need long, and one that is gone must not hold a backup for ever."""
 _log = logging.getLogger(__name__)
 
 

@@ -29,14 +29,17 @@ from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, w
 
 _FILE = "database.sqlite"
 _SETTINGS = "database.json"
-_SHOWN = 100  # problems that a check counts
+_SHOWN = 100
+"""Problems that a check counts: more tell nothing new, and counting all of a large table takes long."""
 _RULES = re.compile(
     r"^(?:NULL value in|CHECK constraint failed in|[\w-]+ value in|non-unique entry in index|row \d+ missing from)"
 )
 """What a check finds of rows whose pages are sound."""
 _log = logging.getLogger(__name__)
-_PATIENCE = 60.0  # seconds for other connections to let us in
-_PAUSE = 0.002  # seconds between attempts: writers that never rest leave gaps no longer than that
+_PATIENCE = 60.0
+"""Seconds for other connections to let us in: longer than most transactions take, and a backup must not hang."""
+_PAUSE = 0.002
+"""Seconds between two attempts: writers that never rest leave no longer gaps."""
 _SIDECARS = ("-wal", "-shm", "-journal")
 
 

@@ -58,7 +58,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _BATCH_SIZE = 100
+"""Items in a task run. A run costs Prefect some 10 ms: at 100 items, 0.1 ms each."""
 _MAX_WAIT_TIME = 10.0
+"""Seconds after which results are written although the batch is not done: what a kill costs at most."""
 _AHEAD = 32
 """Batches that may run or wait for a worker while an iterable without a length is read. Enough for 32 workers; more
 would only hold more items in memory."""

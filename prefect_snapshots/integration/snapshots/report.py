@@ -26,7 +26,7 @@ from ..reporter import Reporter, only_warn
 from ..run_context import in_run, run_ids, run_logger
 
 LISTED = 10
-"""Snapshots on a page: the latest."""
+"""Snapshots on a page, the latest: enough to see the trend, and the page stays short in the UI."""
 
 Manager = SnapshotManager[Any]
 

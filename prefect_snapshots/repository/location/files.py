@@ -24,6 +24,7 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_BUFFERS = 1024  # IOV_MAX of Linux
 _RENAME_NOREPLACE = 1
+"""The flag of Linux's renameat2."""
 
 # How file systems say that they lack hard links, unnamed files or exclusive renames.
 _UNKNOWN_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EISDIR}

@@ -42,15 +42,17 @@ from .liveness import every_stream, list_packs, live_rows, paths, stream_of, unr
 from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
 MAX_UNUSED = 0.1
-"""Share of a pack that may be garbage before prune copies the rest of it elsewhere."""
+"""Share of a pack that may be garbage before prune copies the rest elsewhere: less garbage costs more copying."""
 
 GRACE = 24 * 3600.0
-"""Seconds during which a pack that nothing refers to yet is left to the upload it may belong to."""
+"""Seconds during which a pack that nothing refers to yet is left to the upload it may belong to: most saves take less
+than a day."""
 
 _FEW = 32
-"""Small packs that are left alone; more of them are put together."""
+"""Small packs that are left alone: fewer would be copied again and again, more cost requests."""
 
 _BATCH = 64
+"""Objects that are deleted or read together: enough to keep all requests busy."""
 _DAY = 24 * 3600
 
 

@@ -17,6 +17,7 @@ from ..opened import Opened
 from .liveness import paths, stream_of
 
 _BATCH = 64
+"""Objects that are read together: enough to keep all requests busy, and little memory."""
 _SLOT = re.compile(r"[0-9]{12,15}")
 _FARTHEST = 1_000_000
 """Most slots that may be missing in a row. A listing overlooks a few; more are not the work of a writer of ours."""
