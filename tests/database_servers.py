@@ -300,6 +300,55 @@ def killed_in_a_drill(database: Any, password: str) -> str:
     return done.stdout.strip()
 
 
+def killed_at_each_step(
+    database: Any, kept: Any, owner: type, method: str, begin: Callable[[], object], look: Callable[[], object]
+) -> int:
+    """Restore in a child that is killed before a step of its switch: the first one, then the second one, and so on.
+
+    Args:
+        database: What is restored: a database with `stage`.
+        kept: The dump.
+        owner: A class of the driver.
+        method: One of its methods. Each call of it is a step.
+        begin: Called before each restore.
+        look: Called after each kill.
+
+    Returns:
+        How many steps there are.
+    """
+    step = 0
+    while True:
+        step += 1
+        begin()
+        if (child := os.fork()) == 0:
+            _killed_at(step, database, kept, owner, method)
+        status = os.waitpid(child, 0)[1]
+        if status == 0:
+            return step - 1
+        assert os.WTERMSIG(status) == signal.SIGKILL, (step, status)
+        look()
+
+
+def _killed_at(step: int, database: Any, kept: Any, owner: type, method: str) -> None:
+    calls, original, armed = 0, getattr(owner, method), False
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += armed
+        if calls == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, method, counted)
+    try:
+        with database.stage(kept) as switch:
+            armed = True
+            switch()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
 def until(true: Callable[[], bool], act: Callable[[], object]) -> None:
     """Act again and again until something is true: a server takes a moment to see that a client has died."""
     deadline = time.monotonic() + _PATIENCE

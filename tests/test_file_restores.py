@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sqlite3
@@ -17,10 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 import database_servers
 import duckdb
 import pytest
-from database_servers import PASSWORD, Server, killed_in_a_drill, until
+from database_servers import PASSWORD, Server, killed_at_each_step, killed_in_a_drill, until
 
 from prefect_snapshots import BackupManager
-from prefect_snapshots.backups.databases import DuckDB, Redis, SQLite, open_database
+from prefect_snapshots.backups.databases import DuckDB, Redis, SQLite, etcd, open_database, redis
 from prefect_snapshots.errors import BackupFailed, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
@@ -377,6 +378,46 @@ def test_what_expires_by_itself_is_no_difference(cache: Server) -> None:
         assert found["db0"] < 25
         assert scratch.still_expected(kept.counts, found) == found
         assert scratch.still_expected(kept.counts, {"db0": 4, "db4": 1}) == {"db0": 25, "db4": 1}
+
+
+def test_a_redis_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(cache: Server) -> None:
+    client, database = database_servers.redis_client(cache), Redis(f"redis://127.0.0.1:{cache.port}", PASSWORD)
+    client("SET state new\nSELECT 3\nSET state new\n")
+    kept, states = StoredDump.of(database), "GET state\nSELECT 3\nGET state\n"
+
+    def look() -> None:
+        assert client(states) in (["old", "OK", "old"], ["new", "OK", "new"])
+        database.restore(kept)
+        assert client(states) == ["new", "OK", "new"]
+        assert database.counts() == kept.counts  # nothing is left in another database
+
+    begin = functools.partial(client, "SET state old\nSELECT 3\nSET state old\n")
+    assert killed_at_each_step(database, kept, redis._Connection, "all_of", begin, look) > 6
+
+
+def test_an_etcd_restore_that_is_killed_at_any_step_of_its_switch_is_mended_by_the_next() -> None:
+    with database_servers.etcd() as server:
+        ctl = database_servers.etcdctl(server)
+
+        def put(value: str) -> None:
+            operations = "".join(f"put {number:03} {value}\n" for number in range(100))
+            for start in ("a", "b", "c"):
+                database_servers.Client([*ctl, "txn"], {})(f"\n{operations.replace('put ', f'put {start}')}\n\n")
+
+        def states() -> list[str]:
+            return database_servers.Client([*ctl, "get", "", "--from-key", "--print-value-only"], {})("")
+
+        put("new")
+        database = open_database(f"etcd://127.0.0.1:{server.port}")
+        kept = StoredDump.of(database)
+
+        def look() -> None:
+            assert len(states()) == 300  # each key is old or new, and none is lost
+            database.restore(kept)
+            assert set(states()) == {"new"}
+
+        begin = functools.partial(put, "old")
+        assert killed_at_each_step(database, kept, etcd._Gateway, "call", begin, look) > 3
 
 
 @pytest.mark.parametrize("kind", ["redis", "etcd"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import stat
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from urllib.parse import quote
 
 import database_servers
 import pytest
-from database_servers import PASSWORD, Client, Server, killed_in_a_drill, until
+from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
-from prefect_snapshots.backups.databases import PostgreSQL
+from prefect_snapshots.backups.databases import PostgreSQL, postgresql
 from prefect_snapshots.errors import BackupFailed, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
@@ -520,6 +521,23 @@ def test_a_drill_lets_the_code_of_a_backup_do_nothing(
     assert not file.exists()
     assert admin(roles) == before
     assert leftovers(admin) == []
+
+
+def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(
+    server: Server, admin: Client, shop: Client
+) -> None:
+    shop("CREATE TABLE t AS SELECT 'new' AS state")
+    database = of(server)
+    kept = StoredDump.of(database)
+
+    def look() -> None:
+        assert shop("SELECT state FROM t") in (["old"], ["new"])
+        database.restore(kept)
+        assert shop("SELECT state FROM t") == ["new"]
+        assert leftovers(admin) == []
+
+    begin = functools.partial(shop, "UPDATE t SET state = 'old'")
+    assert killed_at_each_step(database, kept, postgresql._Session, "_answer", begin, look) > 5
 
 
 def test_what_a_killed_drill_leaves_is_dropped_by_the_next(server: Server, admin: Client, shop: Client) -> None:
