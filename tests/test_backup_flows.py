@@ -77,6 +77,7 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     [event, _] = events_about(f"prefect-snapshots.backups.{name}", 2)
     assert event.event == "prefect-snapshots.backup.created"
     assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 3)
+    assert event.payload["incomplete"] is False
 
 
 def test_options_of_directories_are_parameters(place: Path, name: str) -> None:

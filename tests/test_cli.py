@@ -1020,6 +1020,8 @@ def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(sh
     made = weak.json(*prefix, "backups", "create", *options, "--skip-unreadable", status=3)
     assert made["incomplete"]
     assert "closed" in json.dumps(made["parts"])
+    assert "incomplete" in shop.run("backups", "list").stdout
+    assert "incomplete  something was left out" in shop.run("backups", "show", "latest").stdout
     files = shop.json("backups", "ls", "latest", "uploads")["files"]
     assert {file["path"] for file in files} - {"marked"} == {".ignore", "photo", "marked/.nobackup"}
     assert not shop.json("backups", "create")["incomplete"]

@@ -302,6 +302,13 @@ def test_an_extension_that_no_server_could_load_again_is_named(server: Server, a
     (said,) = of(server).check_restorable()
     assert said.startswith("Extension 'gone' ")
     assert "Install its package" in said
+    # A backup of a server that had it: this one has not.
+    kept = StoredDump.of(of(server))
+    shop("DELETE FROM pg_extension WHERE extname = 'gone'; CREATE TABLE later (i int)")
+    with pytest.raises(RestoreFailed, match="needs the extensions gone, which are not installed"):
+        of(server).restore(kept)
+    assert "public.later" in of(server).counts()
+    assert leftovers(admin) == []
 
 
 def test_any_other_database_does_where_there_is_no_postgres(server: Server, admin: Client, shop: Client) -> None:

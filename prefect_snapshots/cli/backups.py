@@ -591,7 +591,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
             _moment(each["created_at"], seconds=False),
             size_text(each["size"]),
             size_text(each["written"]),
-            f"broken: {each['broken']}" if each["broken"] else "",
+            f"broken: {each['broken']}" if each["broken"] else "incomplete" * each["incomplete"],
         )
         for each in document["backups"]
     ]
@@ -622,6 +622,7 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
         "tags": ", ".join(backup["tags"]),
         "host": backup["host"],
         "proven": f"{_moment(backup['proven_at'])} (local), by {backup['proven_by']}" if backup["proven_at"] else "",
+        "incomplete": "something was left out: see the notes" if backup["incomplete"] else "",
     }
     yield from fields(facts)
     for part in backup["parts"]:

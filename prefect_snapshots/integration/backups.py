@@ -6,7 +6,7 @@ Events for automations; the resource is `prefect-snapshots.backups.<name>`, rela
 (URL) and `name`:
 
 - `prefect-snapshots.backup.created`: `backup`, `description`, `pinned`, `size` and `written` (bytes), `files`, `rows`
-  (rows or documents of all databases), `seconds`;
+  (rows or documents of all databases), `seconds`, `incomplete` (whether something was left out);
 - `prefect-snapshots.backup.failed`: `error`;
 - `prefect-snapshots.backup.cleaned`: `deleted` (names), `kept` (a number), `freed` and `freed_later` (bytes);
 - `prefect-snapshots.backup.restored`: `backup`, `restored` (parts), `safety_backup` (or null);
@@ -57,6 +57,7 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
                 run_logger().warning("%s: %s", part.name, note)
         rows = sum(sum(counts.values()) for counts in backup.counts.values())
         facts = {"description": backup.description, "pinned": backup.pinned, "seconds": backup.duration}
+        facts |= {"incomplete": backup.incomplete}
         sizes = {"size": backup.size, "written": backup.written, "files": backup.files, "rows": rows}
         _emit("created", manager, {"backup": backup.name, **facts, **sizes})
         pin = f"{PINNED} " if backup.pinned else ""

@@ -31,6 +31,7 @@ def about_backup(backup: Backup) -> Iterator[Block]:
             "made on": (backup.host, "name"),
             "made by": (" / ".join(str(run[key]) for key in ("flow", "flow_run") if run.get(key)), "text"),
             "code": (str(backup.git) if backup.git else None, "name"),
+            "incomplete": ("something was left out: see the notes" if backup.incomplete else None, "text"),
             "proven (UTC)": (backup.proven_at, "time"),
             "proven by": (backup.proven_by, "text"),
         }
@@ -133,6 +134,7 @@ def _why(backup: Backup, rows: dict[str, RetentionRow]) -> str:
         return f"broken: {backup.broken}"
     pin = f"{PINNED} " if backup.pinned else ""
     pin += f"{PROVEN} " if backup.proven_at else ""
+    pin += "incomplete; " if backup.incomplete else ""
     return pin + (_reasons(rows[backup.name], "not kept: the next cleanup deletes it") if backup.name in rows else "")
 
 

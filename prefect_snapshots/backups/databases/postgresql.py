@@ -173,6 +173,7 @@ SELECT jsonb_build_object(
   'roles', (SELECT coalesce(jsonb_agg(DISTINCT r.rolname), '[]') FROM pg_shdepend s
     JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass
     WHERE s.dbid = d.oid OR s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid = d.oid),
+  'extensions', (SELECT coalesce(jsonb_agg(extname ORDER BY extname), '[]') FROM pg_extension),
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(r.rolname, c) ORDER BY r.rolname, i), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole, unnest(setconfig) WITH ORDINALITY AS u(c, i)
     WHERE setdatabase = d.oid),
@@ -287,6 +288,7 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True, rename={"collate": "
     grants: list[tuple[str | None, Literal["CREATE", "CONNECT", "TEMPORARY"], bool]] | None
     template: bool = False
     roles: list[str] = []
+    extensions: list[str] = []
 
     @property
     def search_path(self) -> list[str]:
@@ -478,6 +480,7 @@ class PostgreSQL(ServerDatabase):
             if not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
                 raise BackupFailed("Another restore of this database is going on.")
             self._check_roles(session, settings)
+            _check_extensions(session, settings)
             # What an earlier restore left that was killed, or that could not be dropped: it never stands in the way,
             # because names are new each time.
             self._drop_left(session)
@@ -1073,6 +1076,16 @@ def _restored(
                     raise
                 warnings.append(f"The drill could not create {entry or 'an object'}: {error}.")
     return warnings, keys
+
+
+def _check_extensions(session: _Session, settings: _Settings) -> None:
+    """Refuse before anything is made: `pg_restore` would stop at the first extension that is not there."""
+    there = session.ask("SELECT coalesce(jsonb_agg(name), '[]') FROM pg_available_extensions")
+    if absent := sorted(set(settings.extensions) - set(there)):
+        raise BackupFailed(
+            f"The backup needs the extensions {', '.join(absent)}, which are not installed on this server. "
+            "Install their packages on the server first."
+        )
 
 
 def _create_statement(name: str, settings: _Settings, owners: bool) -> str:
