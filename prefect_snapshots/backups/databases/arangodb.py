@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import logging
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +52,6 @@ _OWN_FILES = ("dump.json", "ENCRYPTION")
 """What `arangodump` says about the whole dump."""
 _LINE_FEED = re.compile(r"[\r\n]")
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, repr=False)
 class ArangoDB(ServerDatabase):
@@ -86,21 +83,17 @@ class ArangoDB(ServerDatabase):
         not_kept="users, Foxx services and queues; of the system collections only `_graphs` and `_analyzers` are kept",
     )
     default_port: ClassVar[int] = 8529
+    options: ClassVar[tuple[str, ...]] = ("threads", "database")
 
     def check_url(self, address: Address) -> None:
         if address.driver not in ("", "ssl", "unix"):
             raise InvalidArgument(
                 "Write the URL of an ArangoDB database as arangodb://, arangodb+ssl:// or arangodb+unix://."
             )
-        if unknown := sorted(set(address.options) - {"threads", *(["database"] if self._socket else [])}):
-            raise InvalidArgument(f"Unknown in the URL of an ArangoDB database: {', '.join(unknown)}.")
+        if "database" in address.options and not self._socket:
+            raise InvalidArgument("The option database= of an ArangoDB URL is for arangodb+unix:// alone.")
         if not re.fullmatch(r"[0-9]{1,3}", address.options.get("threads", "4")):
             raise InvalidArgument("In the URL of an ArangoDB database, threads= is a number up to 999.")
-        if not self._database:
-            raise InvalidArgument(
-                "The URL of an ArangoDB database ends with its name: arangodb://host/name or "
-                "arangodb+unix:///path/of/socket?database=name."
-            )
         if _LINE_FEED.search(self._database + address.user):
             raise InvalidArgument("Names of databases and users of ArangoDB have no line feeds.")
 
@@ -134,11 +127,6 @@ class ArangoDB(ServerDatabase):
     def counts(self) -> dict[str, int]:
         with self._server() as server:
             return server.counts()
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            for warning in switch():
-                _log.warning("%s", warning)
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
@@ -192,10 +180,13 @@ class ArangoDB(ServerDatabase):
     def _socket(self) -> str:
         return f"/{self.address.database}" if self.address.driver == "unix" else ""
 
+    @classmethod
+    def database_in(cls, address: Address) -> str:
+        return address.options.get("database", "") if address.driver == "unix" else address.database
+
     @property
     def _database(self) -> str:
-        address = self.address
-        return address.options.get("database", "") if self._socket else address.database
+        return self.database_in(self.address)
 
     def _renamed(self, database: str) -> str:
         if self._socket:

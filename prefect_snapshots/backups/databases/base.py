@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import io
 import json
+import logging
 import os
 import re
 import secrets
@@ -31,7 +32,9 @@ import msgspec
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...private_files import create_file
 from ...redaction import is_ambiguous, safe_url
-from ..sources import Database, DumpFile, DumpReader, Password
+from ..sources import Database, DumpFile, DumpReader, Password, Switch
+
+_log = logging.getLogger(__name__)
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once: few calls, and little memory."""
@@ -90,8 +93,26 @@ class Address:
         return cls(part["scheme"], part["driver"], part["user"], password, host, port, part["database"], options)
 
 
+class StagedDatabase:
+    """What every kind of database has that builds the new state before it switches to it, which all of ours do."""
+
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> AbstractContextManager[Switch]:
+        """See `StagedRestores`."""
+        raise NotImplementedError
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        """See `Database`."""
+        with self.stage(dump, only) as switch:
+            for warning in switch():
+                _log.warning("%s", warning)
+
+    def check_restorable(self) -> Sequence[str]:
+        """Empty, unless the kind of database says otherwise."""
+        return []
+
+
 @dataclass(frozen=True, repr=False)
-class ServerDatabase:
+class ServerDatabase(StagedDatabase):
     """A database that a server has: what its URL says, and a password from elsewhere.
 
     Attributes:
@@ -106,9 +127,25 @@ class ServerDatabase:
     suffixes: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str]
     default_port: ClassVar[int]
+    options: ClassVar[Collection[str] | None]
+    """What a URL may say after its `?`; None if the client of the database judges it."""
+    has_databases: ClassVar[bool] = True
+    """Whether a backup is of one database of the server, which the URL has to name."""
 
     def __post_init__(self) -> None:
-        self.check_url(Address.of(self.url))
+        kind, address = type(self), Address.of(self.url)
+        if kind.has_databases and not kind.database_in(address):
+            raise InvalidArgument(
+                f"The URL of a database of {kind.__name__} ends with its name: {kind.schemes[0]}://host/name."
+            )
+        if kind.options is not None and (unknown := sorted(set(address.options) - set(kind.options))):
+            raise InvalidArgument(f"Unknown in the URL of {kind.__name__}: {', '.join(unknown)}.")
+        self.check_url(address)
+
+    @classmethod
+    def database_in(cls, address: Address) -> str:
+        """Return the name of the database in a URL."""
+        return address.database
 
     @classmethod
     def from_url(cls, url: str, password: Password = None) -> Self:
@@ -116,7 +153,7 @@ class ServerDatabase:
         return cls(url, password)
 
     def check_url(self, address: Address) -> None:
-        """Refuse a URL that is not for this kind of database.
+        """Refuse a URL that is not for this kind of database, beyond its name and its options.
 
         Raises:
             InvalidArgument: with what such a URL looks like.
@@ -141,10 +178,6 @@ class ServerDatabase:
     def address(self) -> Address:
         return Address.of(self.url)
 
-    def check_restorable(self) -> Sequence[str]:
-        """Empty, unless the kind of database says otherwise."""
-        return []
-
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
         """None, unless the kind of database says otherwise."""
         return {}
@@ -167,7 +200,7 @@ def _remade(kind: type[ServerDatabase], fields: dict[str, Any]) -> ServerDatabas
 
 
 @dataclass(frozen=True)
-class FileDatabase:
+class FileDatabase(StagedDatabase):
     """A database that lives in one file.
 
     Attributes:
@@ -208,10 +241,6 @@ class FileDatabase:
         if address.options:
             raise InvalidArgument(f"Unknown in the URL of a {cls.__name__} database: {', '.join(address.options)}.")
         return {}
-
-    def check_restorable(self) -> Sequence[str]:
-        """See `ServerDatabase`."""
-        return []
 
     @property
     def name(self) -> str:

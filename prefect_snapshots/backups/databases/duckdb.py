@@ -177,11 +177,6 @@ class DuckDB(FileDatabase):
                     found.add(file.path.removesuffix(_TABLE), line)
         return found.of_tables()
 
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            for warning in switch():
-                _log.warning("%s", warning)
-
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
         """See `StagedRestores`."""

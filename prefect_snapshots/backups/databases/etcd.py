@@ -38,7 +38,6 @@ _TIMEOUT = 60.0
 """Seconds for an answer: a busy cluster may need long, and one that is gone must not hold a backup for ever."""
 _PATIENCE = 60.0
 """Seconds for our own member to start: it reads its files, which takes a moment on a busy disk."""
-_OPTIONS = ("cacert", "cert", "key", "unix_socket")
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,12 +69,12 @@ class Etcd(ServerDatabase):
         ),
     )
     default_port: ClassVar[int] = 2379
+    options: ClassVar[tuple[str, ...]] = ("cacert", "cert", "key", "unix_socket")
+    has_databases: ClassVar[bool] = False
 
     def check_url(self, address: Address) -> None:
         if address.database:
             raise InvalidArgument("A backup of etcd holds all keys. Leave the path out of the URL.")
-        if unknown := sorted(set(address.options) - set(_OPTIONS)):
-            raise InvalidArgument(f"Unknown in the URL of an etcd cluster: {', '.join(unknown)}.")
 
     def check(self) -> list[str]:
         tool = self._tool().run("version").decode().split("\n")[0]
@@ -98,10 +97,6 @@ class Etcd(ServerDatabase):
     def counts(self) -> dict[str, int]:
         with self._gateway() as gateway:
             return {_KEYS: gateway.count()}
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            switch()
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:

@@ -134,12 +134,9 @@ class MariaDB(ServerDatabase):
         ),
     )
     default_port: ClassVar[int] = 3306
+    options: ClassVar[tuple[str, ...]] = (*_OPTIONS, _STRICT)
 
     def check_url(self, address: Address) -> None:
-        if not address.database:
-            raise InvalidArgument("The URL of a MariaDB database ends with its name: mariadb://host/name.")
-        if unknown := sorted(set(address.options) - {*_OPTIONS, _STRICT}):
-            raise InvalidArgument(f"Unknown in the URL of a MariaDB database: {', '.join(unknown)}.")
         if address.options.get(_STRICT, "true") not in ("true", "false"):
             raise InvalidArgument("In the URL of a MariaDB database, strict= is true or false.")
 
@@ -202,11 +199,6 @@ class MariaDB(ServerDatabase):
                 for table, row in rows(file.pieces):
                     found.add(table, row)
         return found.of_tables()
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            for warning in switch():
-                _log.warning("%s", warning)
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:

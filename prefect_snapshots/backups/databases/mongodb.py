@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import re
 import secrets
 import tempfile
@@ -20,11 +19,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument, MissingDependency
+from ...errors import BackupFailed, MissingDependency
 from ...redaction import safe_url
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from .base import (
-    Address,
     ServerDatabase,
     Tool,
     beside_name,
@@ -56,9 +54,6 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
     database: Annotated[str, msgspec.Meta(pattern=r"\A[^/\\. \"$*<>:|?\x00-\x1f]{1,63}\Z")]
 
 
-_log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, repr=False)
 class MongoDB(ServerDatabase):
     """A database of a MongoDB server, replica set or sharded cluster.
@@ -86,10 +81,7 @@ class MongoDB(ServerDatabase):
         not_kept="users and roles, the oplog",
     )
     default_port: ClassVar[int] = 27017
-
-    def check_url(self, address: Address) -> None:
-        if not address.database:
-            raise InvalidArgument("The URL of a MongoDB database ends with its name: mongodb://host/name.")
+    options: ClassVar[None] = None
 
     @property
     def name(self) -> str:
@@ -122,11 +114,6 @@ class MongoDB(ServerDatabase):
     def counts(self) -> dict[str, int]:
         with self._connected() as database:
             return {name: database[name].count_documents({}) for name in _collections(database)}
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            for warning in switch():
-                _log.warning("%s", warning)
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:

@@ -340,12 +340,9 @@ class PostgreSQL(ServerDatabase):
         ),
     )
     default_port: ClassVar[int] = 5432
+    options: ClassVar[tuple[str, ...]] = (*_OPTIONS, _OWNERS)
 
     def check_url(self, address: Address) -> None:
-        if not address.database:
-            raise InvalidArgument("The URL of a PostgreSQL database ends with its name: postgresql://host/name.")
-        if unknown := sorted(set(address.options) - {*_OPTIONS, _OWNERS}):
-            raise InvalidArgument(f"Unknown in the URL of a PostgreSQL database: {', '.join(unknown)}.")
         if address.options.get(_OWNERS, "true") not in ("true", "false"):
             raise InvalidArgument("In the URL of a PostgreSQL database, owners= is true or false.")
 
@@ -408,11 +405,6 @@ class PostgreSQL(ServerDatabase):
                 elif not line.startswith(_RANDOM):
                     found.add(_OTHER, line)
         return found.of_tables()
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            for warning in switch():
-                _log.warning("%s", warning)
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:

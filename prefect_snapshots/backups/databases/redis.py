@@ -62,14 +62,14 @@ class Redis(ServerDatabase):
         ),
     )
     default_port: ClassVar[int] = 6379
+    options: ClassVar[tuple[str, ...]] = ("unix_socket",)
+    has_databases: ClassVar[bool] = False
 
     def check_url(self, address: Address) -> None:
         if address.database not in ("", "0"):
             raise InvalidArgument(
                 "A backup of Redis holds all databases of the server. Leave the number out of the URL."
             )
-        if unknown := sorted(set(address.options) - {"unix_socket"}):
-            raise InvalidArgument(f"Unknown in the URL of a Redis server: {', '.join(unknown)}.")
 
     @property
     def name(self) -> str:
@@ -101,10 +101,6 @@ class Redis(ServerDatabase):
     def counts(self) -> dict[str, int]:
         with self._connected() as connection:
             return connection.sizes()
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            switch()
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:

@@ -8,7 +8,6 @@ database in one transaction, so that programs that have it open see either the o
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sqlite3
@@ -35,7 +34,6 @@ _RULES = re.compile(
     r"^(?:NULL value in|CHECK constraint failed in|[\w-]+ value in|non-unique entry in index|row \d+ missing from)"
 )
 """What a check finds of rows whose pages are sound."""
-_log = logging.getLogger(__name__)
 _PATIENCE = 60.0
 """Seconds for other connections to let us in: longer than most transactions take, and a backup must not hang."""
 _PAUSE = 0.002
@@ -127,11 +125,6 @@ class SQLite(FileDatabase):
                     for row in connection.execute(query):
                         found.add(table, repr(row).encode())
         return found.of_tables()
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with self.stage(dump, only) as switch:
-            for warning in switch():
-                _log.warning("%s", warning)
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
