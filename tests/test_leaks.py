@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sqlite3
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from servers import Storage
 
+import prefect_snapshots
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots.errors import StorageUnavailable
 from prefect_snapshots.integration.run_context import run_logger
 from prefect_snapshots.repository import envelopes
 from prefect_snapshots.repository.location import open_location
@@ -131,6 +134,39 @@ def test_no_name_forges_a_line_in_a_log(caplog: pytest.LogCaptureFixture) -> Non
     [record] = caplog.records
     assert record.getMessage() == r"Saved a\x1b[2J: b\nERROR: c\u202e, 3 times."
     assert Path(record.pathname) == Path(__file__)
+
+
+def test_an_error_of_a_hostile_storage_is_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream = Repository(tmp_path / "r").stream("snapshots", "a", lambda _: None)
+
+    def fail() -> None:
+        raise StorageUnavailable("no\nERROR: forged\u202e")
+
+    stream._helpfully(fail)
+    [record] = caplog.records
+    assert "\\nERROR: forged\\u202e" in record.getMessage()
+    assert record.getMessage().isprintable()
+
+
+def test_every_line_is_logged_by_the_logger_that_escapes() -> None:
+    """Other loggers are not made, messages are constants, and no traceback is logged: it would not be escaped."""
+    package = Path(prefect_snapshots.__file__).parent
+    calls = 0
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called.endswith(("getLogger", "get_run_logger", "get_logger")):
+                assert file.name in ("messages.py", "run_context.py"), file
+            elif re.fullmatch(
+                r"(.*\W|self\._)?(run_)?logger(\(\))?\.(debug|info|warning|error|critical|exception)", called
+            ):
+                assert isinstance(node.args[0], ast.Constant), (file, node.lineno)
+                assert not called.endswith("exception"), (file, node.lineno)
+                assert not [each for each in node.keywords if each.arg == "exc_info"], (file, node.lineno)
+                calls += 1
+    assert calls > 50
 
 
 def test_every_row_of_the_threat_model_names_a_test_that_is_there() -> None:

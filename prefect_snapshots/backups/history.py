@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import DamagedObject, DamagedVersion, IntegrityError
+from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.maintenance.scanning import scan_stream
@@ -19,8 +19,6 @@ from .records import Backup, Records, broken_record
 
 KIND = "backups"
 """The kind of the streams of backups."""
-
-logger = logging.getLogger("prefect_snapshots")
 
 
 class History:

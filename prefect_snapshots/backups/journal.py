@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 import msgspec
 
 from ..errors import SnapshotsError
+from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.times import from_nanoseconds
@@ -39,8 +39,6 @@ _MOST_OPEN = 100
 
 _LOCK = re.compile(r"restore-\w+")
 """What names a working folder: whatever else a journal says leads nowhere."""
-
-logger = logging.getLogger("prefect_snapshots")
 
 Change = Callable[[Callable[[], Draft | None]], object]
 """Commits an event to the stream of the backups."""
@@ -215,20 +213,18 @@ class Journal:
         the first failure."""
         try:
             self.step(part, state)
-        except SnapshotsError:
-            logger.warning(
-                "The journal of the restore could not be updated: part %s is %s.", part, state, exc_info=True
-            )
+        except SnapshotsError as error:
+            logger.warning("The journal of the restore could not be updated: part %s is %s. %s", part, state, error)
 
     def close(self) -> None:
         """Record that nothing is left to finish or to undo."""
         try:
             self._commit(lambda: Draft("restore-end", {"id": self.id}))
-        except SnapshotsError:
+        except SnapshotsError as error:
             logger.warning(
-                "The restore has ended, but its journal could not be closed. To close it, run `prefect-snapshots "
+                "The restore has ended, but its journal could not be closed: %s To close it, run `prefect-snapshots "
                 "backups resume-restore`.",
-                exc_info=True,
+                error,
             )
 
     def _commit(self, draft: Callable[[], Draft]) -> None:

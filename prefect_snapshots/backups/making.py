@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..errors import BackupFailed, InvalidArgument
+from ..messages import logger
 from ..repository.catalog import token_from
 from ..repository.commits import Draft
 from ..repository.contents import Stored, Writer
@@ -30,8 +30,6 @@ from .journal import RestoreRecord
 from .origin import git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
 from .working import clean_working_folders
-
-logger = logging.getLogger("prefect_snapshots")
 
 
 @dataclass(frozen=True, kw_only=True)

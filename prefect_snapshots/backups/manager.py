@@ -8,13 +8,13 @@ separate module: `making`, `history` (listing), `browsing`, `restores`, `drills`
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BackupFailed, ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
+from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
@@ -36,8 +36,6 @@ from .restores import RestoreReport, RestoreRequest
 from .sources import Database, DropsAbandoned
 
 DEFAULT_RETENTION = RetentionPolicy()
-
-logger = logging.getLogger("prefect_snapshots")
 
 
 class BackupManager:
@@ -162,10 +160,8 @@ class BackupManager:
             backup = self.get_backup(backup.name)
         try:
             changing.expire(self._history, self.retention)
-        except Exception:  # whatever it is, the backup is made
-            logger.warning(
-                "Backup %s was made, but the retention policy could not be applied.", backup.name, exc_info=True
-            )
+        except Exception as error:  # whatever it is, the backup is made
+            logger.warning("Backup %s was made, but its retention policy could not be applied: %r", backup.name, error)
         return backup
 
     # --- listing ----------------------------------------------------------------------------------------------
@@ -429,10 +425,8 @@ class BackupManager:
         if report.ok and not self.repository.read_only:
             try:
                 changing.annotate(self._history, backup.name, proven_by=prover(run))
-            except SnapshotsError:  # credentials that may only read are enough for a drill
-                logger.warning(
-                    "%s was restored and is identical, but cannot be marked as proven.", backup.name, exc_info=True
-                )
+            except SnapshotsError as error:  # credentials that may only read are enough for a drill
+                logger.warning("%s came back identical, but cannot be marked as proven: %s", backup.name, error)
         return report
 
     # --- changing and deleting --------------------------------------------------------------------------------

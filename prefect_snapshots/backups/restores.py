@@ -17,7 +17,6 @@ old directory, which the switch removes.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed
+from ..messages import logger
 from ..repository.progress import Progress
 from ..trees.restoring import stage_directory
 from ..trees.scanning import Directory
@@ -47,8 +47,6 @@ FINISH = "`prefect-snapshots backups resume-restore`"
 """The command that finishes an interrupted restore."""
 UNDO = "`prefect-snapshots backups resume-restore --undo`"
 """The command that undoes an interrupted restore."""
-
-logger = logging.getLogger("prefect_snapshots")
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,8 +534,8 @@ def _supersede(history: History, jobs: Sequence[Job]) -> None:
     whole = {job.place for job in jobs if not job.only}
     try:
         records = [record for record in history.open_restores() if not record.runs]
-    except Exception:  # the restore is done; that old journals stay open is told by whoever lists them
-        logger.warning("The journals of earlier restores could not be read.", exc_info=True)
+    except Exception as error:  # the restore is done; that old journals stay open is told by whoever lists them
+        logger.warning("The journals of earlier restores could not be read: %s", error)
         return
     for record in records:
         if all(part.target in whole for part in record.parts if part.state is not PartState.OLD):

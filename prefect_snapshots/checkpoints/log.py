@@ -12,7 +12,6 @@ replace the same segments.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CommitError, DamagedObject, IntegrityError, InvalidArgument, StorageError
+from ..messages import logger
 from ..repository.catalog import Event, slot_path
 from ..repository.commits import Draft
 from ..repository.location import Buffer
@@ -37,8 +37,6 @@ from .keys import Keys
 from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, segments_of, split_record
 
 KIND = "checkpoints"
-
-logger = logging.getLogger("prefect_snapshots")
 
 _FULL = {True: 1 << 30, False: 24 << 20}
 """Bytes after which a segment is closed and another one begun. Where files cannot grow, a closed segment is put in one

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..documents.texts import count_text as count_text
-from ..documents.texts import printable as printable
 from ..documents.texts import size_text as size_text
+from ..messages import printable as printable
 
 PIN = "📌"
 """Marks what is exempt from retention."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ..messages import printable
+
 Value = str | int | float | datetime | None
 Kind = Literal["text", "name", "number", "bytes", "seconds", "time"]
 """How a value is written; a "name" is one that people copy."""
@@ -64,18 +66,6 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 def shown_text(shown: int, of: int) -> str:
     """How many of them are shown, where that is not all."""
     return f"{shown:,} of {of:,}" if of > shown else ""
-
-
-def printable(text: str) -> str:
-    """The text in one line, with everything that is no visible character escaped.
-
-    Example:
-        >>> printable("a\\x1b[2Jb")
-        'a\\\\x1b[2Jb'
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _shortened(value: Any) -> str:

@@ -28,9 +28,10 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, Settings, get_current_settings
 
+from ..messages import logger
 from ..repository.threads import Lock, before_threads_end
 from .private_apis import stop_retrying_events
-from .run_context import logger, run_ids
+from .run_context import run_ids
 
 _INTERVAL = 1.0
 """Least seconds between two updates of an artifact: people see no difference, and the server has less to do."""

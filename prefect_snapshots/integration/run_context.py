@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -13,43 +12,19 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.transactions import BaseTransaction, get_transaction
 
-from ..documents.texts import printable
+from ..messages import EscapingLogger, logger
 from .private_apis import task_runs_outwards, transactions_outwards
 
 OUTSIDE = "local"
 """Stands for the names and ids of the flow run when there is none."""
 
-Logger = logging.LoggerAdapter[Any]
 
-logger = logging.getLogger("prefect_snapshots")
-
-
-def run_logger() -> Logger:
-    """Return the logger of the current run; outside of a run, the logger of this package.
-
-    What it is given may come from anybody who may write to the repository, and ends on terminals: control characters
-    are escaped, so that no name forges a line or moves the cursor.
-    """
+def run_logger() -> EscapingLogger:
+    """Return the logger of the current run; outside of a run, the logger of this package."""
     try:
-        return _Escaping(get_run_logger())
+        return EscapingLogger(get_run_logger())
     except MissingContextError:
-        return _Escaping(logger)
-
-
-class _Escaping(logging.LoggerAdapter[Any]):
-    """Escapes the arguments of a message. The message itself is ours."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return msg, kwargs
-
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        # The line that logs is not this one.
-        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-        super().log(level, msg, *map(_shown, args), **kwargs)
-
-
-def _shown(value: object) -> object:
-    return printable(str(value)) if isinstance(value, str | BaseException) else value
+        return logger
 
 
 def run_ids() -> tuple[UUID | None, UUID | None]:

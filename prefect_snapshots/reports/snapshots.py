@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from ..documents import Block, Chart, Column, Facts, Note, Table
 from ..documents.texts import metadata_text
 from ..errors import SnapshotsError
+from ..messages import logger
 from ..snapshots import SnapshotManager
 from ..snapshots.changes import Leaves
 from ..snapshots.records import Record, finder
@@ -25,8 +25,6 @@ _DRAWN = 60
 _LARGE_MANIFEST = 1024 * 1024
 """Bytes of a manifest above which leaves are not counted, about ten thousand arrays: to count them, the manifest is
 read and decoded, which must not take longer than saving the snapshot did."""
-
-logger = logging.getLogger("prefect_snapshots")
 
 
 def about_snapshots(manager: Manager, listed: int, until: int | None = None) -> Iterator[Block]:

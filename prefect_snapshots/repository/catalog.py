@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import time
@@ -35,6 +34,7 @@ from ..errors import (
     StorageError,
     StorageFull,
 )
+from ..messages import logger
 from .contents import Content
 from .location import Buffer, Location
 from .sealing import Sealer
@@ -70,8 +70,6 @@ _UNREADABLE = (ValueError, IndexError, RecursionError, msgspec.MsgspecError)
 """What decoding raises for bytes that are authentic, and yet nothing that this package wrote."""
 
 _GENESIS = bytes(32)
-
-logger = logging.getLogger("prefect_snapshots")
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):

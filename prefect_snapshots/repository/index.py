@@ -11,7 +11,6 @@ others, its *bases*, and can only be read with them. Bases are read from *whole*
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedObject, StorageError
+from ..messages import logger
 from .location import Buffer, Location
 from .objects import read_each
 from .sealing import DELTA, ID_SIZE, SALT_SIZE, Sealer
@@ -66,8 +66,6 @@ _SMALL = 8 * 1024
 _LARGEST = 500_000
 """Entries in one index object (24 MB), so that it is always a single request."""
 
-
-logger = logging.getLogger("prefect_snapshots")
 
 P = ParamSpec("P")
 R = TypeVar("R")

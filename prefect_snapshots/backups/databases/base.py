@@ -12,7 +12,6 @@ import hashlib
 import http.client
 import io
 import json
-import logging
 import os
 import re
 import secrets
@@ -30,11 +29,10 @@ from urllib.parse import parse_qsl, quote, unquote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+from ...messages import logger
 from ...private_files import create_file
 from ...redaction import is_ambiguous, safe_url
 from ..sources import Database, DumpFile, DumpReader, Password, Switch
-
-_log = logging.getLogger(__name__)
 
 PIECE = 1 << 20
 """Bytes of a dump that are handed on at once: few calls, and little memory."""
@@ -104,7 +102,7 @@ class StagedDatabase:
         """See `Database`."""
         with self.stage(dump, only) as switch:
             for warning in switch():
-                _log.warning("%s", warning)
+                logger.warning("%s", warning)
 
     def check_restorable(self) -> Sequence[str]:
         """Empty, unless the kind of database says otherwise."""

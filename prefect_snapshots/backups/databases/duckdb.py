@@ -8,7 +8,6 @@ open a file for writing: writers of the same process go on during a dump, anothe
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import BackupFailed, InvalidArgument, MissingDependency
+from ...messages import logger
 from ...private_files import as_private
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import folder_beside, working_folder
@@ -51,7 +51,6 @@ _CONFINED = ("enable_external_access = false", "lock_configuration = true")
 """The last one keeps the dump from changing the others; both hold for the connection's whole life."""
 _LOADED = re.compile(r'COPY (?:"(?:[^"]|"")*"|[^\s"()\'])+ ?(?:\([^\']*\) ?)?FROM \'')
 _LEFT_OUT = re.compile(r"CREATE (?:VIEW|MACRO)\b")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ def _is_importable(folder: Path) -> bool:
         try:
             _create(connection, _statements(connection, folder / "schema.sql", ("CREATE", "ALTER")))
         except Exception as error:  # as in `_create`
-            _log.info("The schema cannot be exported, so the whole file is copied: %s", error)
+            logger.info("The schema cannot be exported, so the whole file is copied: %s", error)
             return False
     return True
 

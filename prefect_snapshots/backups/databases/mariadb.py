@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import logging
 import re
 import secrets
 import subprocess
@@ -28,6 +27,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
+from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .base import (
     Address,
@@ -81,8 +81,6 @@ _DATA = re.compile(
     r"(?ms)^-{10,}\n.*?\n-{10,}\n|(?P<kept>(?:Duplicate entry|value:?)) '.*?'(?= for )|(?m:^-{10,}\n(?s:.*)\Z)"
 )
 """What a client repeats of the statement that failed: the rows of somebody's tables."""
-
-_log = logging.getLogger(__name__)
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -250,7 +248,7 @@ class MariaDB(ServerDatabase):
             try:
                 self._ask(f"DROP DATABASE IF EXISTS {_quoted(name)}", "")
             except BackupFailed as error:
-                _log.warning("The database %s, which a killed drill has left, could not be dropped: %s", name, error)
+                logger.warning("The database %s, which a killed drill has left, could not be dropped: %s", name, error)
         return left
 
     # --- restoring ---
@@ -479,7 +477,7 @@ class MariaDB(ServerDatabase):
             try:
                 other._drop_database()
             except BackupFailed as error:
-                _log.warning("The database %s could not be dropped: %s", other._database, error)
+                logger.warning("The database %s could not be dropped: %s", other._database, error)
 
     @contextlib.contextmanager
     def _confined(self, other: MariaDB, mark: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:

@@ -19,7 +19,6 @@ import glob
 import hashlib
 import itertools
 import json
-import logging
 import os
 import re
 import secrets
@@ -34,6 +33,7 @@ from urllib.parse import quote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
+from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .base import (
     Address,
@@ -153,8 +153,6 @@ _DATA = re.compile(
     r"|(?P<kept>invalid (?:input|byte|value|memory)[^\n\"]*?)(?:: |)\"[^\n]*"
 )
 """What clients repeat of rows and statements."""
-
-_log = logging.getLogger(__name__)
 
 _TABLES = """
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -432,7 +430,7 @@ class PostgreSQL(ServerDatabase):
                 yield _Scratch(other.url, other.password, self, mark)
             finally:
                 for warning in self._drop_all(other._database, other._beside, other._replaced):
-                    _log.warning("%s", warning)
+                    logger.warning("%s", warning)
 
     def drop_abandoned(self) -> list[str]:
         """See `DropsAbandoned`."""
@@ -459,7 +457,7 @@ class PostgreSQL(ServerDatabase):
                 except BackupFailed as error:
                     warnings.append(f"The role {role}, which a killed drill has left, could not be dropped: {error}")
         for warning in warnings:
-            _log.warning("%s", warning)
+            logger.warning("%s", warning)
         return left
 
     # --- restoring ---

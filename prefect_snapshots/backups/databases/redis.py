@@ -7,7 +7,6 @@ the target that are empty, and then swaps them with the real ones in one transac
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import secrets
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from ...errors import BackupFailed, InvalidArgument
+from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from ..working import working_folder
 from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, write
@@ -32,7 +32,6 @@ _MARK = "prefect-snapshots:restoring"
 """A key in a database that a restore is filling, by which the next restore knows what one left that was killed."""
 _TIMEOUT = 60.0
 """Seconds for an answer: a busy server may need long, and one that is gone must not hold a backup for ever."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -279,7 +278,7 @@ def _filled(
                 for free in spare:
                     _empty(target, free, token)
         except BackupFailed as error:
-            _log.warning("The server could not be tidied up. The next restore does it: %s", error)
+            logger.warning("The server could not be tidied up. The next restore does it: %s", error)
 
 
 def _swap(
@@ -331,7 +330,7 @@ def _empty(target: _Connection, number: int, token: str | None = None) -> None:
                     break
             target.run("UNLINK", _MARK)  # the last one: until then a database is known to be ours
     except (BackupFailed, OSError) as error:
-        _log.warning("Database %d of the server could not be emptied. The next restore empties it: %s", number, error)
+        logger.warning("Database %d of the server could not be emptied. The next restore empties it: %s", number, error)
 
 
 def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -1,0 +1,58 @@
+"""Escape what others wrote in messages for people: `printable`, and the logger of this package, which uses it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+
+def printable(text: str) -> str:
+    """Return a string in one line, with everything that is no visible character escaped.
+
+    Example:
+        >>> printable("a\\x1b[2Jb")
+        'a\\\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class EscapingLogger(logging.LoggerAdapter[Any]):
+    """Escape the arguments of messages. The messages themselves are ours.
+
+    The arguments may come from anybody who may write to the repository, and end on terminals: no name may forge a line
+    or move the cursor.
+    """
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        # The line that logs is not this one.
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        super().log(level, msg, *map(_shown, args), **kwargs)
+
+
+logger = EscapingLogger(logging.getLogger("prefect_snapshots"))
+"""The only logger of this package outside of runs."""
+
+
+class _Printable:
+    """Whatever object in printable characters, also for `%r`."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return printable(str(self._value))
+
+    def __repr__(self) -> str:
+        return printable(repr(self._value))
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return printable(value)
+    return value if isinstance(value, int | float) else _Printable(value)
