@@ -1,9 +1,9 @@
-"""Databases that can be backed up: one module each, found by the scheme of a URL or the suffix of a file.
+"""The databases that can be backed up. Each is one module, and is found by the scheme of a URL or the suffix of a file.
 
-To add a database, write one module with a class that follows `DatabaseDriver`, and register the class under the entry
-point group `prefect_snapshots.databases`. From then on its URLs work everywhere: in Python, on the command line, in
-pyproject.toml, in flows and in the block `BackupDatabase`. Another package can do the same. Test the class with
-`prefect_snapshots.testing.DatabaseContract`.
+To add a database, write one module with a class that implements `DatabaseDriver`, and register the class under the
+entry point group `prefect_snapshots.databases`. Then its URLs work everywhere: in Python, on the command line, in
+pyproject.toml, in flows and in the block `BackupDatabase`. Another package can add databases in the same way. Test the
+class with `prefect_snapshots.testing.DatabaseContract`.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ GROUP = "prefect_snapshots.databases"
 
 
 def open_database(url: str, password: Password = None, options: Mapping[str, str] | None = None) -> Database:
-    """Return the database that a URL names. Nothing is connected to.
+    """Return the database with a URL, without connecting to it.
 
     Args:
-        url: a URL as SQLAlchemy writes it, such as `postgresql://user@host/name`; the driver in
-            `postgresql+asyncpg://` is ignored. The path of a file with a known suffix works, too: `app.db`.
-        password: the password, instead of the one in the URL, or a function that returns it. Default: the URL's, and
-            without one what the database's own tools find in their environment and files.
-        options: what stands behind the `?` of the URL, such as `{"sslmode": "require"}`. They are added to it.
+        url: A URL as in SQLAlchemy, such as `postgresql://user@host/name`. The driver in `postgresql+asyncpg://` is
+            ignored. The path of a file with a known suffix works, too: `app.db`.
+        password: The password, or a function that returns it. Default: the password in the URL, or else what the
+            database's tools find in their environment and files.
+        options: Options to append to the URL after `?`, such as `{"sslmode": "require"}`.
 
     Returns:
         The database, for a `BackupManager`.
 
     Raises:
-        InvalidArgument: the URL names no known database, or misses a part. The message never repeats the URL, which
-            may hold a password.
-        MissingDependency: the package that registered this kind of database cannot be imported.
+        InvalidArgument: The URL belongs to no known kind of database, or is incomplete. The message never repeats the
+            URL, which may contain a password.
+        MissingDependency: The package that registered this kind of database cannot be imported.
 
     Example:
         >>> from prefect_snapshots.backups.databases import open_database
@@ -82,7 +82,7 @@ def open_database(url: str, password: Password = None, options: Mapping[str, str
 
 
 def drivers() -> tuple[type[DatabaseDriver], ...]:
-    """Return the class of each kind of database that is installed: those of this package, then those of others."""
+    """Return the classes of all installed kinds of databases: those of this package, then those of other packages."""
     return _found()[0]
 
 

@@ -64,8 +64,8 @@ class ArangoDB(ServerDatabase):
         >>> ArangoDB("arangodb+unix:///run/arangodb3/arangodb.sock?database=shop").name
         'arangodb+unix:///run/arangodb3/arangodb.sock?database=shop'
 
-    `arangodb+ssl://` connects with TLS. Without a user, the user is "root". After a `?` the URL may say `threads=`: how
-    many collections are dumped or restored at a time (default: 4).
+    `arangodb+ssl://` connects with TLS. The default user is "root". The URL can have the option `?threads=`: how many
+    collections are dumped or restored at the same time (default: 4).
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("arangodb",)
@@ -75,12 +75,12 @@ class ArangoDB(ServerDatabase):
         title="ArangoDB",
         urls="`arangodb://user@host/name`, `arangodb+unix:///socket?database=name`",
         needs="ArangoDB's client tools",
-        dump="per server one moment; in a cluster one per shard (`arangodump`)",
+        dump="one moment for a single server; in a cluster one moment per shard (`arangodump`)",
         restored=(
-            "built in a database beside and counted; then in place: each collection is overwritten, other collections "
-            "and views are dropped"
+            "built in a temporary database and counted; then in place: each collection is overwritten; collections and "
+            "views not in the backup are dropped"
         ),
-        not_kept="users, Foxx services and queues; of the system collections only `_graphs` and `_analyzers` are kept",
+        not_kept="users, Foxx services and queues. Of the system collections, only `_graphs` and `_analyzers` are kept",
     )
     default_port: ClassVar[int] = 8529
     options: ClassVar[tuple[str, ...]] = ("threads", "database")
@@ -130,7 +130,7 @@ class ArangoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
-        """See `StagedRestores`: the backup is built and counted beside, and then restored in place."""
+        """See `StagedRestores`. The backup is built and counted in a temporary database, and then restored in place."""
         check_only(only, dump.counts, "collection")
         with restoring(self.name, "and is unchanged"):
             _refuse_others(dump)
@@ -269,7 +269,7 @@ class _Server:
         reply = self.connection.getresponse()
         answer = reply.read()
         if not reply.status // 100 == 2:
-            raise BackupFailed(f"ArangoDB refuses {method} {url}: {answer[:500].decode(errors='replace')}")
+            raise BackupFailed(f"ArangoDB refused {method} {url}: {answer[:500].decode(errors='replace')}")
         return json.loads(answer)
 
     def collections(self) -> list[str]:
@@ -325,7 +325,7 @@ def _refuse_others(dump: DumpReader) -> None:
         else:
             known = path in _OWN_FILES or path.endswith(_VIEW) or (documents is not None and documents[1] in stems)
         if not known or "/" in path:
-            raise BackupFailed(f"The backup has a file {path!r} that no dump of ours has: it is damaged or forged.")
+            raise BackupFailed(f"The backup has a file {path!r} that no dump of ArangoDB has: it is damaged or forged.")
 
 
 def _counted(path: Path, names: Mapping[str, str], counts: dict[str, int]) -> Iterator[bytes]:
@@ -340,5 +340,5 @@ def _counted(path: Path, names: Mapping[str, str], counts: dict[str, int]) -> It
 def _value(text: str) -> str:
     """A value in a file of options, where a single @ would begin a variable, and a line feed the next option."""
     if _LINE_FEED.search(text):
-        raise InvalidArgument(f"{text!r} is not the name of anything in ArangoDB: it has a line feed.")
+        raise InvalidArgument(f"{text!r} is not a valid name in ArangoDB: it has a line feed.")
     return text.replace("@", "@@")

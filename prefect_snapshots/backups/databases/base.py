@@ -1,8 +1,8 @@
-"""What the databases share: where a server is, and how its own programs are run.
+"""Shared code of the databases: parse URLs, run the programs of a database, and read and check dumps.
 
-A *tool* is a program that comes with a database, such as `pg_dump`. Passwords reach tools in their environment or in a
-file that only its owner may read, and never as an argument, because everybody on a machine can read those. What tools
-complain about ends up in our errors, without the password. This module knows no database.
+A *tool* is a program that comes with a database, such as `pg_dump`. Passwords are passed to tools in their environment
+or in a file that only its owner can read, never as an argument, because all users of a machine can read arguments. The
+error messages of tools become part of our errors, without passwords. This module knows no particular database.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ...redaction import is_ambiguous, safe_url
 from ..sources import Database, DumpFile, DumpReader, Password, Switch
 
 PIECE = 1 << 20
-"""Bytes of a dump that are handed on at once: few calls, and little memory."""
+"""Bytes of a dump to read at once: few calls, and little memory."""
 
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9]+))?://(?:(?P<user>[^:@/]*)(?::(?P<password>[^/]*))?@)?"
@@ -47,14 +47,14 @@ _DENIED = re.compile(r"(?i)not authorized|unauthorized|forbidden")
 _DIGEST = 16
 """Bytes of a checksum: 128 bits do not meet by chance, and a report shows them on one line."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
-"""Most bytes of a file of settings, which is read into memory: some thousand names at the most."""
+"""Maximal size of a settings file in bytes. It is read into memory, and has a few thousand names at most."""
 _SHOWN = 2000
-"""Characters of a tool's complaints that an error repeats: its last words."""
+"""Maximal number of characters of a tool's messages that an error repeats: the last ones."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """A URL taken apart. What it does not have is empty, and the port is 0."""
+    """A parsed URL. Missing parts are empty, and a missing port is 0."""
 
     scheme: str
     driver: str
@@ -67,10 +67,10 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Take apart `scheme://user:password@host:port/database?option=value`, each part percent-encoded.
+        """Parse `scheme://user:password@host:port/database?option=value`, each part percent-encoded.
 
         Raises:
-            InvalidArgument: it is no such URL; the message does not repeat it, because it may hold a password.
+            InvalidArgument: It is not such a URL. The message does not repeat it, because it may contain a password.
         """
         found = _URL.fullmatch(url)
         if found is None:
@@ -92,7 +92,7 @@ class Address:
 
 
 class StagedDatabase:
-    """What every kind of database has that builds the new state before it switches to it, which all of ours do."""
+    """The base of databases that build the new state before they switch to it. All databases of this package do."""
 
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> AbstractContextManager[Switch]:
         """See `StagedRestores`."""
@@ -105,17 +105,17 @@ class StagedDatabase:
                 logger.warning("%s", warning)
 
     def check_restorable(self) -> Sequence[str]:
-        """Empty, unless the kind of database says otherwise."""
+        """See `Database`. By default, everything can be restored."""
         return []
 
 
 @dataclass(frozen=True, repr=False)
 class ServerDatabase(StagedDatabase):
-    """A database that a server has: what its URL says, and a password from elsewhere.
+    """A database on a server.
 
     Attributes:
-        url: where it is. A pickle holds it without password and without options that could hold secrets.
-        password: instead of the one in the URL; a function is called whenever the password is needed.
+        url: Its URL. A pickle contains it without the password, and without options that could be secrets.
+        password: The password to use instead of the one in the URL. A function is called whenever it is needed.
     """
 
     url: str
@@ -151,10 +151,10 @@ class ServerDatabase(StagedDatabase):
         return cls(url, password)
 
     def check_url(self, address: Address) -> None:
-        """Refuse a URL that is not for this kind of database, beyond its name and its options.
+        """Refuse a URL that is not valid for this kind of database. Its name and its options are checked already.
 
         Raises:
-            InvalidArgument: with what such a URL looks like.
+            InvalidArgument: The URL is not valid. The message shows what a valid URL looks like.
         """
 
     def __repr__(self) -> str:
@@ -177,17 +177,17 @@ class ServerDatabase(StagedDatabase):
         return Address.of(self.url)
 
     def checksums(self, dump: Iterable[DumpFile]) -> dict[str, str]:
-        """None, unless the kind of database says otherwise."""
+        """See `Database`. By default, there are no checksums."""
         return {}
 
     def secret(self) -> str | None:
-        """The password, if we are told one."""
+        """Return the password, if one was given."""
         if self.password is None:
             return self.address.password
         return self.password() if callable(self.password) else self.password
 
     def renamed(self, database: str) -> str:
-        """The URL of another database of the same server."""
+        """Return the URL of another database on the same server."""
         head, question, options = self.url.partition("?")
         scheme, _, rest = head.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}/{quote(database, safe='')}{question}{options}"
@@ -199,10 +199,10 @@ def _remade(kind: type[ServerDatabase], fields: dict[str, Any]) -> ServerDatabas
 
 @dataclass(frozen=True)
 class FileDatabase(StagedDatabase):
-    """A database that lives in one file.
+    """A database in one file.
 
     Attributes:
-        path: of its file; a relative one is made absolute.
+        path: The path of the file. A relative path is made absolute.
     """
 
     path: str
@@ -213,7 +213,7 @@ class FileDatabase(StagedDatabase):
     def __post_init__(self) -> None:
         if not os.fspath(self.path) or ":memory:" in os.fspath(self.path):
             raise InvalidArgument(
-                f"A {type(self).__name__} database that is backed up is a file. Pass its path, such as "
+                f"A {type(self).__name__} database must be a file to be backed up. Pass its path, such as "
                 f"app{self.suffixes[0]}."
             )
         object.__setattr__(self, "path", os.path.abspath(self.path))
@@ -231,10 +231,10 @@ class FileDatabase(StagedDatabase):
 
     @classmethod
     def options_of(cls, address: Address) -> dict[str, Any]:
-        """Return what a URL says after its `?`, as arguments of the class. This kind has no options.
+        """Return the options of a URL as arguments of the class. This kind has no options.
 
         Raises:
-            InvalidArgument: It says something that this kind does not know.
+            InvalidArgument: The URL has an option that this kind does not know.
         """
         if address.options:
             raise InvalidArgument(f"Unknown in the URL of a {cls.__name__} database: {', '.join(address.options)}.")
@@ -248,15 +248,15 @@ class FileDatabase(StagedDatabase):
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, and the environment it runs in.
+    """A program, and the environment in which it runs.
 
     Attributes:
-        path: of the program.
-        environment: variables beside our own ones.
-        secrets: what may not be repeated.
-        arguments: stand in front of all others.
-        descriptors: files that the program inherits.
-        hidden: what of its complaints is data, and is not repeated. The pattern's group `kept`, if any, stays.
+        path: The path of the program.
+        environment: Environment variables, in addition to those of this process.
+        secrets: Strings that must not appear in errors.
+        arguments: The first arguments of every call.
+        descriptors: Open files that the program inherits.
+        hidden: A pattern for data in its messages, which must not appear in errors. Its group `kept`, if any, stays.
     """
 
     path: str
@@ -268,14 +268,14 @@ class Tool:
 
     @classmethod
     def find(cls, names: str, package: str, environment: Mapping[str, str] | None = None, *secrets: str | None) -> Tool:
-        """A tool on the PATH.
+        """Find a tool on the PATH.
 
         Args:
-            names: of the program; the first one that there is.
-            package: the Debian package that has it.
+            names: The names of the program. The first one that exists is used.
+            package: The Debian package with the program.
 
         Raises:
-            ToolMissing: there is none.
+            ToolMissing: None of them exists.
         """
         for name in names.split():
             if path := shutil.which(name):
@@ -287,7 +287,7 @@ class Tool:
         return os.path.basename(self.path)
 
     def dying_with_us(self) -> Tool:
-        """The same program, which Linux ends when this process is killed: a server would outlive it."""
+        """Return the same program, which Linux ends if this process is killed: a server would keep running."""
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             return self
@@ -300,13 +300,13 @@ class Tool:
         stdout: IO[bytes] | None = None,
         stderr: IO[bytes] | None = None,
     ) -> bytes:
-        """Run it to its end, and give it `stdin` piece by piece.
+        """Run the program to its end, and write `stdin` to it piece by piece.
 
         Returns:
-            What it wrote, unless that went to `stdout`.
+            Its output, unless it went to `stdout`.
 
         Raises:
-            BackupFailed: it failed; the message has its last words.
+            BackupFailed: It failed. The message contains its last messages.
         """
         with tempfile.TemporaryFile() as output:
             with self.started(*arguments, stdin=subprocess.PIPE, stdout=stdout or output, stderr=stderr) as process:
@@ -319,13 +319,13 @@ class Tool:
             return output.read()
 
     def stream(self, *arguments: str, stderr: IO[bytes] | None = None) -> Generator[bytes]:
-        """Run it, and give what it writes in pieces, from the first one on until the iterator is closed.
+        """Run the program, and yield its output in pieces. It runs until the iterator is closed.
 
         Args:
-            stderr: a file for what it says.
+            stderr: A file for its messages.
 
         Raises:
-            BackupFailed: it failed, maybe after many pieces.
+            BackupFailed: It failed, maybe after many pieces.
         """
         with self.started(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
             assert process.stdout is not None
@@ -340,10 +340,10 @@ class Tool:
         stderr: IO[bytes] | None = None,
         cwd: Path | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """It runs during the block; afterwards its exit code is checked, or it is killed if the block failed.
+        """Run the program while the block runs. Afterwards check its exit code, or kill it if the block failed.
 
         Raises:
-            BackupFailed: it failed.
+            BackupFailed: It failed.
         """
         with contextlib.nullcontext(stderr) if stderr else tempfile.TemporaryFile() as complaints:
             environment = {**os.environ, **self.environment}
@@ -378,14 +378,14 @@ class Tool:
         return f"{self.name} {how}: {self.masked(words)[-_SHOWN:] or 'it did not say why'}"
 
     def masked(self, text: str) -> str:
-        """Return the text without secrets and without data."""
+        """Return a message without secrets and data."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return self.hidden.sub(lambda found: found.groupdict().get("kept") or "", text).strip() if self.hidden else text
 
 
 class Checksums:
-    """A checksum for each table: the sum of the digests of its rows, so that their order does not matter."""
+    """Computes a checksum for each table: the sum of the digests of its rows, so that their order does not matter."""
 
     def __init__(self) -> None:
         self._sums: dict[str, int] = {}
@@ -395,12 +395,12 @@ class Checksums:
         self._sums[table] = self._sums.get(table, 0) + digest
 
     def of_tables(self) -> dict[str, str]:
-        """In hexadecimal; tables without rows have none."""
+        """Return the checksums in hexadecimal. Tables without rows have none."""
         return {table: f"{total % 256**_DIGEST:0{2 * _DIGEST}x}" for table, total in self._sums.items()}
 
 
 class LocalHTTP(http.client.HTTPConnection):
-    """HTTP through a socket of this machine."""
+    """HTTP through a Unix socket."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -413,20 +413,20 @@ class LocalHTTP(http.client.HTTPConnection):
 
 
 def drill_mark() -> str:
-    """Return 16 random digits for the end of a name: `shop_drill_MARK`. `drill_lock` knows such names again."""
+    """Return 16 random digits for the end of a name: `shop_drill_MARK`. `drill_lock` recognises such names."""
     token = secrets.token_hex(4)
     return token + _proof(token)
 
 
 def drill_lock(name: str) -> int | None:
-    """Return the number of the lock that the maker of something for a drill holds on its server as long as it lives.
+    """Return the number of the lock that a drill holds on the server until its process ends.
 
     Args:
-        name: The name of a database, role or user of a server. Nobody gives one of ours by chance: half of the mark
-            proves the other half.
+        name: The name of a database, role or user on a server. No other name matches by chance: half of the mark is a
+            checksum of the other half.
 
     Returns:
-        A number from 0 to 2**31 - 1. None: A drill has not made this.
+        A number from 0 to 2**31 - 1. None: no drill created this.
     """
     found = _DRILL.fullmatch(name)
     return int(found[1], 16) % 2**31 if found and found[2] == _proof(found[1]) else None
@@ -437,18 +437,18 @@ def _proof(token: str) -> str:
 
 
 def missing(names: str, package: str) -> ToolMissing:
-    """The error for a program that is not there."""
+    """Return the error for a program that is not installed."""
     program = " or ".join(names.split())
-    return ToolMissing(f"{program} is not installed or not on the PATH: it comes with the package {package}")
+    return ToolMissing(f"{program} is not installed or not on the PATH. Install the package {package}.")
 
 
 @contextlib.contextmanager
 def restoring(name: str, state: str) -> Iterator[None]:
-    """What fails within the block is a failed restore.
+    """Raise errors within the block as `RestoreFailed`.
 
     Args:
-        name: of the database.
-        state: what a failure leaves, in words.
+        name: The name of the database.
+        state: The state after a failure, such as "and is unchanged".
     """
     try:
         yield
@@ -458,10 +458,10 @@ def restoring(name: str, state: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def private_file(text: str) -> Iterator[tuple[str, int]]:
-    """Hand a program a file that has no name in any folder, so that nothing is left of it, whatever kills us.
+    """Make a file for another program that has no name in any folder, so that a kill of this process leaves nothing.
 
     Returns:
-        The path by which a child opens it, and the descriptor that it has to inherit.
+        The path by which the program can open it, and the descriptor that the program must inherit.
     """
     data = text.encode()
     if hasattr(os, "memfd_create"):
@@ -479,19 +479,19 @@ def private_file(text: str) -> Iterator[tuple[str, int]]:
 
 
 def pieces(file: IO[bytes]) -> Iterator[bytes]:
-    """What is left of a file."""
+    """Yield the rest of an open file in pieces."""
     while piece := file.read(PIECE):
         yield piece
 
 
 def file_pieces(path: Path) -> Iterator[bytes]:
-    """What a file holds; it is opened with the first piece."""
+    """Yield the contents of a file in pieces. It is opened when the first piece is read."""
     with path.open("rb") as file:
         yield from pieces(file)
 
 
 def lines(content: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of what comes in pieces, each with the line feed at its end."""
+    """Yield the lines of data that comes in pieces, each with its line feed."""
     begun: list[bytes] = []
     for piece in content:
         for line in io.BytesIO(piece):
@@ -548,14 +548,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_only(only: Iterable[str], available: Collection[str], what: str = "table") -> None:
-    """Refuse a partial restore of what a backup does not hold.
+    """Refuse a partial restore of tables that are not in the backup.
 
     Raises:
-        InvalidArgument: with what there is.
+        InvalidArgument: A table is not in the backup. The message lists those that are.
     """
     if unknown := sorted(set(only) - set(available)):
         there = ", ".join(sorted(available)[:20]) or "none"
-        raise InvalidArgument(f"The backup holds no {what} {', '.join(unknown)}. It holds {there}.")
+        raise InvalidArgument(f"There is no {what} {', '.join(unknown)} in the backup. It contains {there}.")
 
 
 def check_beside(beside: AbstractContextManager[Database], dump: DumpReader, only: Sequence[str]) -> list[str]:
@@ -579,8 +579,8 @@ def check_beside(beside: AbstractContextManager[Database], dump: DumpReader, onl
     except (BackupFailed, RestoreFailed) as error:
         if _DENIED.search(str(error)):
             return [
-                "The backup was not built in a database beside first, because the user of the restore has no right to "
-                f"create one: {error}"
+                "The backup was not built in a temporary database first, because the user of the restore has no right "
+                f"to create one: {error}"
             ]
         raise BackupFailed(str(error)) from error
     # What belongs to the server is no collection of its own there.
@@ -599,12 +599,12 @@ def beside_name(database: str) -> str:
 
 
 def check_counts(found: Mapping[str, int], expected: Mapping[str, int]) -> None:
-    """What was restored holds as much as the backup.
+    """Compare the counts of what was restored with those of the backup.
 
     Raises:
-        BackupFailed: it does not.
+        BackupFailed: They differ.
     """
     if found != expected:
         differing = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
         told = ", ".join(f"{name} has {found.get(name, 0)} of {expected.get(name, 0)}" for name in differing[:5])
-        raise BackupFailed(f"What was restored is not what the backup holds: {told}.")
+        raise BackupFailed(f"The restored data does not match the counts of the backup: {told}.")

@@ -58,9 +58,9 @@ class DuckDB(FileDatabase):
     """A DuckDB database.
 
     Attributes:
-        path: of its file; a relative one is made absolute.
-        strict: whether a backup fails if a view cannot be restored. Otherwise the view is left out and noted. In a URL:
-            `?strict=false`.
+        path: The path of its file. A relative path is made absolute.
+        strict: Whether a backup fails if a view cannot be restored. If False, the view is left out and noted. In a
+            URL: `?strict=false`.
 
     Example:
         >>> from prefect_snapshots.backups.databases import DuckDB
@@ -79,10 +79,10 @@ class DuckDB(FileDatabase):
         urls="`duckdb:////absolute.duckdb`",
         needs="`prefect-snapshots[duckdb]`",
         dump="one transaction (`EXPORT DATABASE`, CSV)",
-        restored="imported into a file beside and counted, which then replaces the old one",
+        restored="imported into a new file, which is counted and then replaces the old one",
         not_kept=(
-            "secrets and settings; another process must not have the file open, and for a restore no connection of this"
-            " one either"
+            "secrets and settings. No other process may have the file open; during a restore, this process may not "
+            "either"
         ),
     )
 
@@ -106,7 +106,7 @@ class DuckDB(FileDatabase):
         with _connected(self.path) as connection:
             broken = _broken(connection)
         remedy = "Correct or drop it, or pass strict=False (strict=false in the URL) to leave it out."
-        return [f"{found} refers to a table, column, function or file that is not there. {remedy}" for found in broken]
+        return [f"{found} refers to a table, column, function or file that is missing. {remedy}" for found in broken]
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
@@ -134,7 +134,7 @@ class DuckDB(FileDatabase):
                 load = folder / _LOAD
                 load.write_text(load.read_text().replace(f"FROM {_literal(str(folder))[:-1]}/", "FROM '"))
                 notes = [
-                    DumpNote(f"{found} refers to what is not there: a restore leaves it out.", left_out=True)
+                    DumpNote(f"{found} refers to something that is missing: a restore leaves it out.", left_out=True)
                     for found in broken
                 ]
             yield Dump([DumpFile(path.name, file_pieces(path)) for path in sorted(folder.iterdir())], counts, notes)
@@ -253,7 +253,7 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
             connection.execute(f"SET {setting}")
         left = _create(connection, _statements(connection, folder / "schema.sql", ("CREATE", "ALTER")))
         if not all(map(_LOADED.match, _statements(connection, folder / _LOAD, ("COPY",)))):
-            raise BackupFailed(f"{_LOAD} of the dump holds a statement that DuckDB does not export: it was refused.")
+            raise BackupFailed(f"{_LOAD} of the dump has a statement that DuckDB never exports: it was refused.")
         (folder / "schema.sql").write_text("")  # it has run
         connection.execute(f"IMPORT DATABASE {_literal(str(folder))}")
         check_counts(_counts(connection), counts)
@@ -262,7 +262,7 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
     # Views of files beside the database, such as read_csv(...): creating one reads it, and writes nothing.
     with _connected(str(path)) as connection:
         left = _create(connection, left)
-    return [f"{statement.partition(' AS ')[0]} was left out: it refers to what is not there." for statement in left]
+    return [f"{statement.partition(' AS ')[0]} was left out: it refers to something missing." for statement in left]
 
 
 def _is_importable(folder: Path) -> bool:
@@ -281,7 +281,7 @@ def _is_importable(folder: Path) -> bool:
 def _statements(connection: DuckDBPyConnection, file: Path, kinds: Sequence[str]) -> list[str]:
     found = connection.extract_statements(file.read_text()) if file.exists() else []
     if any(statement.type.name not in kinds for statement in found):
-        raise BackupFailed(f"{file.name} of the dump holds a statement that DuckDB does not export: it was refused.")
+        raise BackupFailed(f"{file.name} of the dump has a statement that DuckDB never exports: it was refused.")
     return [statement.query.strip() for statement in found]
 
 

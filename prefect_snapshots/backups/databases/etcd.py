@@ -49,7 +49,7 @@ class Etcd(ServerDatabase):
         >>> Etcd("etcd://127.0.0.1:2379").name
         'etcd://127.0.0.1:2379/'
 
-    After a `?` the URL may say `cacert=`, `cert=` and `key=`, which means TLS.
+    The URL can have the options `?cacert=`, `cert=` and `key=`, which enable TLS.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("etcd",)
@@ -61,12 +61,10 @@ class Etcd(ServerDatabase):
         needs="`etcd-client`; to restore `etcd-server`",
         dump="one revision (`etcdctl snapshot save`), keys counted at that revision",
         restored=(
-            "built in a server beside and counted; then in place: keys that differ are written, those the backup lacks "
-            "are deleted"
+            "loaded by a temporary server and counted; then in place: keys that differ are written, keys that are not "
+            "in the backup are deleted"
         ),
-        not_kept=(
-            "leases, revisions and versions of keys; users and roles are in the snapshot, and left alone by a restore"
-        ),
+        not_kept=("leases, revisions and versions of keys. Users and roles are in the snapshot, but not restored"),
     )
     default_port: ClassVar[int] = 2379
     options: ClassVar[tuple[str, ...]] = ("cacert", "cert", "key", "unix_socket")
@@ -100,7 +98,7 @@ class Etcd(ServerDatabase):
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
-        """See `StagedRestores`: a server of its own has the keys of the backup before the first one is written."""
+        """See `StagedRestores`. A temporary server loads the backup before the first key is written."""
         if only:
             raise InvalidArgument(
                 "An etcd cluster has no tables. Restore all keys, or restore to another cluster and copy from there."
@@ -194,7 +192,7 @@ class _Gateway:
         reply = self._connection.getresponse()
         answer = reply.read()
         if reply.status != http.HTTPStatus.OK:
-            raise BackupFailed(f"The etcd server refuses {path}: {answer[:500].decode(errors='replace')}")
+            raise BackupFailed(f"The etcd server refused {path}: {answer[:500].decode(errors='replace')}")
         found: dict[str, Any] = json.loads(answer)
         return found
 

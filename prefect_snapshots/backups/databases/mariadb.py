@@ -106,8 +106,9 @@ class MariaDB(ServerDatabase):
         >>> MariaDB("mysql://backup:secret@db.example.com/shop").name
         'mariadb://db.example.com:3306/shop'
 
-    What the URL leaves out comes from `~/.my.cnf`. After a `?` the URL may say `unix_socket=`, `ssl_ca=`, `ssl_cert=`,
-    `ssl_key=`, and `strict=false` to leave out views that cannot be restored, such as those of a table that is gone.
+    Parts that the URL leaves out come from `~/.my.cnf`. The URL can have the options `?unix_socket=`, `ssl_ca=`,
+    `ssl_cert=`, `ssl_key=`, and `strict=false`, which leaves out views that cannot be restored, such as views of a
+    deleted table.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("mariadb", "mysql")
@@ -121,14 +122,14 @@ class MariaDB(ServerDatabase):
             "one snapshot of all InnoDB tables (`mariadb-dump --single-transaction`), rows counted from the dump itself"
         ),
         restored=(
-            "into a database beside, counted; then all tables change places in one statement, and triggers, routines, "
-            "events and views are created again. A failure is taken back"
+            "into a new database, which is counted; then all tables are exchanged in one statement, and triggers, "
+            "routines, events and views are created again. A failure is undone"
         ),
         not_kept=(
-            "users and rights, the GTID position, tables of engines without transactions as of one moment, the history "
-            "of system-versioned tables. A row whose SQL is longer than the server's `max_allowed_packet` cannot be "
-            "restored (blobs are twice their size). `mariadb-dump` cannot dump events of a database whose *name* has "
-            "quotes, backslashes or control characters"
+            "users and rights, the GTID position, the history of system-versioned tables; tables of engines without "
+            "transactions are not dumped at the same moment. A row whose SQL is longer than the server's "
+            "`max_allowed_packet` cannot be restored (blobs take twice their size). `mariadb-dump` cannot dump events "
+            "of a database whose *name* has quotes, backslashes or control characters"
         ),
     )
     default_port: ClassVar[int] = 3306
@@ -423,7 +424,7 @@ class MariaDB(ServerDatabase):
             with self._transaction() as ask:
                 ask("; ".join(todo))
                 if orphans and any(n for (n,) in ask(" UNION ALL ".join(orphans))):
-                    raise BackupFailed("Rows would refer to rows that are not there. Restore the tables together.")
+                    raise BackupFailed("Some rows would refer to rows that do not exist. Restore the tables together.")
 
                 def commit() -> Sequence[str]:
                     ask("COMMIT")
@@ -493,8 +494,8 @@ class MariaDB(ServerDatabase):
             self._ask(made, database="")
         except BackupFailed:
             note = (
-                "The drill ran with the rights of the backup's user, who may not create others. A backup that somebody "
-                "made to do harm could have done it. Grant CREATE USER to confine drills."
+                "The drill ran with the rights of the backup's user, who may not create other users. A malicious "
+                "backup could have used these rights. Grant CREATE USER, so that drills run with fewer rights."
             )
             with contextlib.suppress(BackupFailed):
                 self._ask(f"DROP USER IF EXISTS {account}", database="")

@@ -1,8 +1,8 @@
-"""The SQL that `mariadb-dump` writes: its rows are counted, and its statements are checked before any is run.
+"""Read the SQL of `mariadb-dump`: count its rows, and check its statements before any of them runs.
 
-A dump comes out of a repository, and so it is data: a statement that `mariadb-dump` never writes is refused. Statements
-are sorted by `Part`, because tables are built first, beside the old ones, and code (triggers, routines, events, views)
-is created when the tables are in place.
+A dump comes out of a repository, so it is untrusted: a statement that `mariadb-dump` never writes is refused.
+Statements are sorted by `Part`, because tables are built first, beside the old ones, and code (triggers, routines,
+events, views) is created when the tables are in place.
 """
 
 from __future__ import annotations
@@ -81,24 +81,24 @@ _STATUS = re.compile(
 
 
 class Part(enum.Enum):
-    """Where a statement of a dump belongs."""
+    """What a statement of a dump is for."""
 
     TABLES = "tables"
-    """It makes or fills a table or sequence."""
+    """It creates or fills a table or sequence."""
     CODE = "code"
-    """It makes a trigger, a routine or a view."""
+    """It creates a trigger, a routine or a view."""
     EVENT = "event"
-    """It makes an event, which the server would begin to run at once."""
+    """It creates an event, which the server would start to run at once."""
     BOTH = "both"
     """It sets a variable of the session."""
 
 
 @dataclass
 class RowCounter:
-    """Counts the rows of a dump that passes by.
+    """Counts the rows of a dump while it is read.
 
     Attributes:
-        counts: rows per table.
+        counts: Rows per table.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class RowCounter:
     _table: str | None = None
 
     def passed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces, and count them on the way."""
+        """Yield the pieces unchanged, and count their rows."""
         for piece in pieces:
             self._take(piece)
             yield piece
@@ -165,7 +165,7 @@ def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, by
     """Split a dump into statements, each with what it is for. A statement of many rows comes row by row.
 
     Raises:
-        BackupFailed: `mariadb-dump` never writes such a statement: the dump is damaged, or somebody made it.
+        BackupFailed: `mariadb-dump` never writes such a statement: the dump is damaged or forged.
     """
     begun, filling = b"", False
     odd: set[bytes] = set()
@@ -206,28 +206,28 @@ def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, by
             yield part, begun
             begun = b""
     if begun.strip() or filling:
-        raise BackupFailed("The dump of this backup breaks off in the middle of a statement.")
+        raise BackupFailed("The dump of this backup ends in the middle of a statement: it is damaged.")
 
 
 def without_definer(code: bytes) -> bytes:
-    """Return a statement that makes its object the property of whoever runs it."""
+    """Return a statement without its definer, so that the object belongs to the user who runs it."""
     return re.sub(rb"DEFINER=(?:%(n)s@%(n)s|%(n)s)" % {b"n": _NAME}, b"", code)
 
 
 def disabled(event: bytes) -> bytes:
-    """Return the statements that make an event which does not run.
+    """Return statements that create an event which does not run.
 
     Raises:
-        BackupFailed: they do not look as `mariadb-dump` writes them.
+        BackupFailed: `mariadb-dump` never writes such statements.
     """
     changed, number = _STATUS.subn(rb"\g<head> DISABLE", event)
     if number != 1:
-        raise BackupFailed("The dump of this backup holds an event that mariadb-dump does not write: it was refused.")
+        raise BackupFailed("The dump of this backup has an event that mariadb-dump never writes: it was refused.")
     return changed
 
 
 def of_this_database(statement: bytes, source: str) -> bytes:
-    """Return a statement that does not name the database it came from: it would reach into that one."""
+    """Return a statement without the name of the database it came from, which it would change otherwise."""
     quoted = b"`" + source.replace("`", "``").encode() + b"`."
     plain = re.sub(rb"\b((?i:nextval|lastval|setval))\(" + re.escape(quoted), rb"\1(", statement)
     if _VIEW.match(plain):
@@ -285,4 +285,4 @@ def _part_of_block(body: bytes, number: int) -> Part:
 
 
 def _refused(number: int) -> BackupFailed:
-    return BackupFailed(f"Line {number} of the dump is no statement that mariadb-dump writes: it was refused.")
+    return BackupFailed(f"Line {number} of the dump is a statement that mariadb-dump never writes: it was refused.")

@@ -63,7 +63,8 @@ class MongoDB(ServerDatabase):
         >>> MongoDB("mongodb://backup:secret@db1:27017,db2:27017/shop?replicaSet=rs0&authSource=admin").name
         'mongodb://db1:27017,db2:27017/shop'
 
-    The URL is one of MongoDB's own, `mongodb+srv://` too, and names the database. Counting needs the package pymongo.
+    The URL is a MongoDB connection string, also with `mongodb+srv://`, that includes the database. Counting documents
+    needs the package pymongo.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("mongodb",)
@@ -75,8 +76,8 @@ class MongoDB(ServerDatabase):
         needs="MongoDB's Database Tools, `prefect-snapshots[mongodb]`",
         dump="one collection after the other (`mongodump`): **not** one moment while others write",
         restored=(
-            "built in a database beside and counted; then in place: each collection is dropped and restored, others "
-            "are dropped"
+            "built in a temporary database and counted; then in place: each collection is dropped and restored; "
+            "collections not in the backup are dropped"
         ),
         not_kept="users and roles, the oplog",
     )
@@ -117,7 +118,7 @@ class MongoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
-        """See `StagedRestores`: the backup is built and counted beside, and then restored in place."""
+        """See `StagedRestores`. The backup is built and counted in a temporary database, and then restored in place."""
         check_only(only, dump.counts, "collection")
         with restoring(self.name, "and is unchanged"):
             source = self._source_of(dump)
@@ -133,7 +134,7 @@ class MongoDB(ServerDatabase):
         source = read_settings(dump, _SETTINGS, _Settings).database
         if source in _SERVERS_OWN and source != self.address.database:
             raise BackupFailed(
-                f"The backup says that it is of {source}, which holds the users of a server. Restore it to a "
+                f"The backup is of {source}, which contains the users of a server. Restore it to a "
                 f"database of this name, if you trust it."
             )
         return source

@@ -318,9 +318,9 @@ class PostgreSQL(ServerDatabase):
         >>> PostgreSQL("postgresql://backup:secret@db.example.com/shop")
         PostgreSQL('postgresql://backup@db.example.com/shop')
 
-    What the URL leaves out is as for `psql`: `PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass` and so on. After a `?` it
-    may say `host=` (a folder is that of the server's socket), `sslmode=` and what else libpq knows, and `owners=false`
-    to restore without owners and rights, for a server that does not have the same roles.
+    Parts that the URL leaves out are found as by `psql`: in `PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass` and so on.
+    The URL can have the options of libpq, such as `?sslmode=` or `host=` (the folder of the server's socket), and
+    `owners=false` to restore without owners and rights, for a server that does not have the same roles.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
@@ -331,10 +331,13 @@ class PostgreSQL(ServerDatabase):
         urls="`postgresql://user@host/name`",
         needs="`postgresql-client` of the server's version or newer",
         dump="one snapshot (`pg_dump -Fc -Z0`), rows counted in the same snapshot",
-        restored="into a new database, counted, then both renamed in one transaction; others' connections are ended",
+        restored=(
+            "into a new database, which is counted; then both databases are renamed in one transaction, and other "
+            "connections are ended"
+        ),
         not_kept=(
-            "roles (have them first: `pg_dumpall --roles-only`), tablespaces, replication slots, statistics (`ANALYZE` "
-            "is run)"
+            "roles (create them first: `pg_dumpall --roles-only`), tablespaces, replication slots, statistics "
+            "(`ANALYZE` is run)"
         ),
     )
     default_port: ClassVar[int] = 5432
@@ -455,7 +458,7 @@ class PostgreSQL(ServerDatabase):
                     with self._maintenance() as session:
                         session.run(f"DROP ROLE IF EXISTS {_quoted(role)}")
                 except BackupFailed as error:
-                    warnings.append(f"The role {role}, which a killed drill has left, could not be dropped: {error}")
+                    warnings.append(f"The role {role}, which a killed drill left, could not be dropped: {error}")
         for warning in warnings:
             logger.warning("%s", warning)
         return left
@@ -468,7 +471,7 @@ class PostgreSQL(ServerDatabase):
         with self._maintenance() as session:
             lock = int.from_bytes(hashlib.blake2b(self._database.encode(), digest_size=4).digest())
             if not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
-                raise BackupFailed("Another restore of this database is going on.")
+                raise BackupFailed("Another restore of this database is running.")
             self._check_roles(session, settings)
             _check_extensions(session, settings)
             # What an earlier restore left that was killed, or that could not be dropped: it never stands in the way,
@@ -502,8 +505,8 @@ class PostgreSQL(ServerDatabase):
         named = {settings.owner, *settings.roles} | {setting[0] for setting in settings.settings if setting[0]}
         if absent := sorted((named | {grant[0] for grant in settings.grants or [] if grant[0]}) - there):
             raise BackupFailed(
-                f"The roles {', '.join(absent)} own something in the backup or have rights on it, and are not on this "
-                "server. Create them first, or add ?owners=false to the URL to restore without owners and rights."
+                f"The roles {', '.join(absent)} own something in the backup or have rights on it, but do not exist on "
+                "this server. Create them, or add ?owners=false to the URL to restore without owners and rights."
             )
 
     def _load(
@@ -586,7 +589,7 @@ class PostgreSQL(ServerDatabase):
             if is_key:
                 made = "left out" if left_out else "created as NOT VALID"
                 key = re.sub(r"\s+", " ", statement).removeprefix("ALTER TABLE ").removeprefix("ONLY ")
-                yield f"Rows refer to rows that do not exist, so this foreign key was {made}: {key}"
+                yield f"Some rows refer to rows that do not exist, so this foreign key was {made}: {key}"
 
     def _add_checks(self, checks: Sequence[Sequence[Any]]) -> Iterator[str]:
         """Make CHECKs that were set aside while the rows were loaded. Yields a warning for each that rows break."""
@@ -600,7 +603,7 @@ class PostgreSQL(ServerDatabase):
                       PERFORM set_config('snapshots.broken', 'true', false); END"""
                 session.run(f"DO {_literal(body)}")
                 if session.ask("SELECT to_jsonb(current_setting('snapshots.broken') = 'true')"):
-                    yield f"Rows break the constraint {name} of {place.lower()}, so it was created as NOT VALID."
+                    yield f"Some rows violate the constraint {name} of {place.lower()}, so it was created as NOT VALID."
                 if comment is not None:
                     on = place.removeprefix("TABLE ")
                     session.run(f"COMMENT ON CONSTRAINT {name} ON {on} IS {_literal(comment)}")
@@ -983,8 +986,8 @@ def _notes(session: _Session) -> list[DumpNote]:
     orphans = session.ask("SELECT current_setting('snapshots.orphans')::jsonb")
     return [
         DumpNote(
-            f"Foreign key {name!r} of {child}: rows refer to rows that are not in {parent}. A restore brings the rows "
-            "back, and creates the key as NOT VALID. Correct the rows."
+            f"Foreign key {name!r} of {child}: some rows refer to rows that are not in {parent}. A restore brings the "
+            "rows back, and creates the key as NOT VALID. Correct the rows."
         )
         for child, parent, name in orphans
     ]
@@ -1023,9 +1026,9 @@ def _rows(
                     yield head
                 head = b""
             elif len(head) > _LONGEST_HEAD:
-                raise BackupFailed("The dump of this backup is not what pg_dump writes: it was refused.")
+                raise BackupFailed("The dump of this backup was not written by pg_dump: it was refused.")
     if within:
-        raise BackupFailed("The dump of this backup breaks off within a table.")
+        raise BackupFailed("The dump of this backup ends in the middle of a table: it is damaged.")
     yield b"SET client_encoding = 'UTF8';\n"
 
 

@@ -43,7 +43,7 @@ class Redis(ServerDatabase):
         >>> Redis("redis://:secret@cache.example.com:6379").name
         'redis://cache.example.com:6379/'
 
-    `rediss://` is with TLS. After a `?` the URL may say `unix_socket=`.
+    `rediss://` connects with TLS. The URL can have the option `?unix_socket=`.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss")
@@ -54,10 +54,10 @@ class Redis(ServerDatabase):
         urls="`redis://:password@host`",
         needs="`redis-tools`; to restore `redis-server`",
         dump="one moment, all databases of the server (`redis-cli --rdb`), counted in the file",
-        restored="into empty databases of the server, then all swapped in one transaction",
+        restored="into empty databases of the server, which are then all swapped in one transaction",
         not_kept=(
-            "access lists and configuration; the time keys have left goes over within milliseconds; clusters are not "
-            "supported. As many databases have to be empty as are restored, and memory is needed twice"
+            "access lists and configuration. Expiry times are kept to the millisecond. Clusters are not supported. A "
+            "restore needs one empty database for each database, and twice the memory"
         ),
     )
     default_port: ClassVar[int] = 6379
@@ -278,7 +278,7 @@ def _filled(
                 for free in spare:
                     _empty(target, free, token)
         except BackupFailed as error:
-            logger.warning("The server could not be tidied up. The next restore does it: %s", error)
+            logger.warning("The server could not be tidied up. The next restore tries again: %s", error)
 
 
 def _swap(
@@ -294,7 +294,7 @@ def _swap(
         target.run("SELECT", free)
         target.run("WATCH", _MARK)
         if target.run("GET", _MARK) != token.encode():
-            raise BackupFailed("Another restore of this server is going on.")
+            raise BackupFailed("Another restore of this server is running.")
         # Afterwards `free` is what the database was.
         commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
     for number in sorted(set(old) - {number for number, _ in filled}):
@@ -302,7 +302,7 @@ def _swap(
     if functions is not None:
         commands.append(("FUNCTION", "RESTORE", functions, "FLUSH"))
     if target.all_of([*commands, ("EXEC",)])[-1] is None:
-        raise BackupFailed("Another restore of this server is going on.")
+        raise BackupFailed("Another restore of this server is running.")
 
 
 def _empty(target: _Connection, number: int, token: str | None = None) -> None:
@@ -330,7 +330,9 @@ def _empty(target: _Connection, number: int, token: str | None = None) -> None:
                     break
             target.run("UNLINK", _MARK)  # the last one: until then a database is known to be ours
     except (BackupFailed, OSError) as error:
-        logger.warning("Database %d of the server could not be emptied. The next restore empties it: %s", number, error)
+        logger.warning(
+            "Database %d of the server could not be emptied. The next restore tries again: %s", number, error
+        )
 
 
 def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -460,7 +462,7 @@ def _length(data: bytes) -> tuple[int, int]:
 def _checked_number(name: str) -> int:
     """Return the number of a database of a backup, which is data. A server takes 1 kB for each up to the largest."""
     if not re.fullmatch(r"db[0-9]{1,5}", name, re.ASCII):
-        raise BackupFailed("The backup names databases that no Redis server has: it is damaged or forged.")
+        raise BackupFailed("The backup has databases that no Redis server has: it is damaged or forged.")
     return _number(name)
 
 

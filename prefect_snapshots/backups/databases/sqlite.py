@@ -54,7 +54,7 @@ class SQLite(FileDatabase):
     """A SQLite database.
 
     Attributes:
-        path: of its file; a relative one is made absolute.
+        path: The path of its file. A relative path is made absolute.
 
     Example:
         >>> from prefect_snapshots.backups.databases import SQLite
@@ -71,10 +71,12 @@ class SQLite(FileDatabase):
         urls="`sqlite:///relative.db`, `sqlite:////absolute.db`, a path",
         needs="nothing",
         dump="one moment (online backup), counted in the copy",
-        restored="checked beside, then copied in one transaction, which programs that have it open see as one change",
+        restored=(
+            "checked in a temporary file, then copied in one transaction: programs that use it see a single change"
+        ),
         not_kept=(
-            "nothing; a database that exists keeps its journal mode. While a rollback journal is used, writers wait for"
-            " the copy"
+            "everything is kept; an existing database keeps its journal mode. With a rollback journal, writers wait "
+            "during the copy"
         ),
     )
 
@@ -204,8 +206,8 @@ def _readable(path: str) -> Iterator[sqlite3.Connection]:
         before = os.stat(path)
         if os.path.exists(f"{path}-wal"):
             raise BackupFailed(
-                f"{path} is in WAL mode and has a log, which only somebody who may write to its folder can read. "
-                "Give the user of the backup that right, or run the backup while the application runs."
+                f"{path} is in WAL mode and has a log, which you can read only if you may write to its folder. Grant "
+                "this right to the user of the backup, or run the backup while the application runs."
             ) from error
     with _connected(path, "ro&immutable=1") as connection:
         yield connection
@@ -323,7 +325,7 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
             connection.execute(sql)
     if new := set(connection.execute("PRAGMA main.foreign_key_check")) - violations:
         tables = ", ".join(sorted({str(row[0]) for row in new}))
-        raise BackupFailed(f"Rows would refer to rows that are not there, in {tables}. Restore these tables, too.")
+        raise BackupFailed(f"Some rows in {tables} would refer to rows that do not exist. Restore these tables, too.")
     connection.execute("COMMIT")
 
 
