@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import servers
@@ -28,6 +30,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# One server for all forks of a test process, which imports what they run: a new interpreter takes half a second for it.
+multiprocessing.set_forkserver_preload(["histories", "test_backup_trees", "test_trees"])
+
 # What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -40,6 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`prefect-snapshots`, as a program that starts sooner than the installed one."""
     with warm_program(tmp_path_factory.mktemp("warm"), "prefect-snapshots") as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program that runs a file as `python` does, and has imported Prefect and us already."""
+    with warm_program(tmp_path_factory.mktemp("warm-python"), "python") as program:
         yield program
 
 
@@ -124,16 +136,21 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 
 # Starting it takes ten seconds: the tests that use it share one test process, by the mark `xdist_group("prefect")`.
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a Prefect server with an empty database. Flows have no heartbeat, which costs each of them 1 s."""
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
     from prefect_snapshots.integration import live
 
+    folder = tmp_path_factory.mktemp("prefect")
+    database = folder / "prefect-test.db"  # where the harness puts it
+    servers.take_database(database)
     with (
+        patch("prefect.testing.utilities.mkdtemp", return_value=str(folder)),
         prefect_test_harness(server_startup_timeout=120),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
+        servers.leave_database(database)
         yield PREFECT_API_URL.value()
         live.flush()

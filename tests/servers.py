@@ -6,6 +6,7 @@ failure, with its own last words, and never a reason to skip a test.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import http.client
 import importlib.util
@@ -14,9 +15,11 @@ import os
 import shutil
 import socket
 import socketserver
+import sqlite3
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import urllib.request
@@ -188,11 +191,36 @@ class PrefectServer:
         return f"{self.url}/api"
 
 
+_MIGRATED = Path(
+    tempfile.gettempdir(), f"prefect-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}", "prefect.db"
+)
+"""Where the first server of a test run leaves its database for the others: to make one is half of their start."""
+
+
+def take_database(place: Path) -> None:
+    """Begin with the database of an earlier server, if there is one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(_MIGRATED, place)
+
+
+def leave_database(made: Path) -> None:
+    """Leave the database of a server that has just started to later ones."""
+    if not _MIGRATED.exists():
+        _MIGRATED.parent.mkdir(exist_ok=True)
+        beside = _MIGRATED.with_suffix(f".{os.getpid()}")
+        with contextlib.closing(sqlite3.connect(made)) as source, contextlib.closing(sqlite3.connect(beside)) as target:
+            source.backup(target)
+        beside.replace(_MIGRATED)
+        atexit.register(shutil.rmtree, _MIGRATED.parent, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def prefect(home: Path) -> Iterator[PrefectServer]:
     """A Prefect server with an empty database, and with a home of its own."""
     (port,) = free_ports(1)
     url = f"http://{_HOST}:{port}"
+    take_database(home / "prefect.db")
     settings = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{url}/api",
@@ -208,6 +236,7 @@ def prefect(home: Path) -> Iterator[PrefectServer]:
     program = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "info"]
     command = [sys.executable, "-m", *program, "--host", _HOST, "--port", str(port)]
     with _process(command, port, settings) as said:
+        leave_database(home / "prefect.db")
         yield PrefectServer(url, {**kept, **settings, "PATH": path}, said)
 
 

@@ -45,7 +45,7 @@ from prefect_snapshots.trees.restoring import restore_directory
 from prefect_snapshots.trees.scanning import RESTORING, Directory, Selection, walk
 from prefect_snapshots.trees.workspaces import recover, workspace
 
-SPAWN = multiprocessing.get_context("spawn")
+FORKS = multiprocessing.get_context("forkserver")
 
 
 class Shelf:
@@ -355,8 +355,8 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, shelf:
     source.mkdir()
     (source / "growing").write_bytes(os.urandom(size))
     (source / "still").write_text("still")
-    running, stop = SPAWN.Event(), SPAWN.Event()
-    process = SPAWN.Process(target=_append, args=(str(source / "growing"), running, stop))
+    running, stop = FORKS.Event(), FORKS.Event()
+    process = FORKS.Process(target=_append, args=(str(source / "growing"), running, stop))
     process.start()
     try:
         running.wait(30)
@@ -421,10 +421,10 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     for path in (*tmp_path.parents, tmp_path):
         if path.stat().st_uid == os.geteuid() and "pytest" in str(path):
             path.chmod(0o755)
-    answers = SPAWN.Queue()
+    answers = FORKS.Queue()
     try:
         for strict in (True, False):
-            process = SPAWN.Process(target=_as_nobody, args=(str(place / "repository"), str(source), strict, answers))
+            process = FORKS.Process(target=_as_nobody, args=(str(place / "repository"), str(source), strict, answers))
             process.start()
             found = answers.get(timeout=60)
             process.join()
@@ -706,8 +706,8 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, shelf: Shelf, source: Pat
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").write_text("old")
-    answers = SPAWN.Queue()
-    process = SPAWN.Process(target=_with_little_room, args=(str(tmp_path / "repository"), str(target), answers))
+    answers = FORKS.Queue()
+    process = FORKS.Process(target=_with_little_room, args=(str(tmp_path / "repository"), str(target), answers))
     process.start()
     assert "not enough space" in answers.get(timeout=60)
     process.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -19,7 +18,7 @@ COMMITS = 4
 
 
 @pytest.mark.timeout(280)
-def test_sixteen_writers_make_few_requests(moto_endpoint: str) -> None:
+def test_sixteen_writers_make_few_requests(moto_endpoint: str, warm_python: Path) -> None:
     """Packs, index, hints and merges included."""
     with servers.dropping_proxy(moto_endpoint) as proxy:
         url, options = f"s3://{servers.BUCKET}/{uuid.uuid4().hex}", servers.s3_options(proxy.endpoint)
@@ -29,7 +28,7 @@ def test_sixteen_writers_make_few_requests(moto_endpoint: str) -> None:
         script = str(Path(__file__).parent / "writers.py")
         arguments = [[url, "one", str(number * 1_000), str(COMMITS), json.dumps(options)] for number in range(WRITERS)]
         started = [
-            subprocess.Popen([sys.executable, script, "commit", *each], stdout=subprocess.DEVNULL) for each in arguments
+            subprocess.Popen([warm_python, script, "commit", *each], stdout=subprocess.DEVNULL) for each in arguments
         ]
         assert [process.wait() for process in started] == [0] * WRITERS
         requests = proxy.requests["PUT"] - before

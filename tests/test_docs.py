@@ -24,7 +24,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from warm import warm_program
 
 import prefect_snapshots
 
@@ -108,12 +107,6 @@ def assert_output(expected: str, got: str, where: str) -> None:
         pytest.fail(f"{where} prints\n{got}\nand the page says\n{expected}", pytrace=False)
 
 
-@pytest.fixture(scope="session")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_program(tmp_path_factory.mktemp("python"), "python") as program:
-        yield program
-
-
 @pytest.fixture
 def environment(
     prefect_server: str, moto_endpoint: str, gcs_endpoint: str, warm: Path, tmp_path: Path
@@ -140,14 +133,14 @@ def environment(
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page != MANUAL], ids=lambda page: str(page.relative_to(ROOT))
 )
-def test_page(page: Path, environment: dict[str, str], python: Path, tmp_path: Path) -> None:
+def test_page(page: Path, environment: dict[str, str], warm_python: Path, tmp_path: Path) -> None:
     directory = tmp_path / "empty"
     directory.mkdir()
     blocks = [block for block in blocks_of(page) if not block.excused]
     strange = {block.language for block in blocks} - SHOWN - {"python", "console", ""}
     assert not strange, f"{page.name}: blocks of {', '.join(strange)} are neither run nor excused"
     assert all(block.language for block in blocks), f"{page.name}: a block does not say its language"
-    run_python(python, [block for block in blocks if block.language == "python"], page, environment, directory)
+    run_python(warm_python, [block for block in blocks if block.language == "python"], page, environment, directory)
     for block in blocks:
         if block.language == "console":
             run_console(block, page, environment, directory)

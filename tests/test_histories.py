@@ -32,7 +32,6 @@ from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
 from prefect_snapshots.results import ResultLog
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["histories"])
 
 State = set[int | None]
 """The values that a key may have."""

@@ -29,7 +29,7 @@ from prefect_snapshots.trees.entries import Entry, check_entries
 from prefect_snapshots.trees.restoring import restore_directory, stage_directory
 from prefect_snapshots.trees.scanning import RESTORING
 
-SPAWN = multiprocessing.get_context("spawn")
+FORKS = multiprocessing.get_context("forkserver")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
 
@@ -73,8 +73,8 @@ def _become_nobody(call: Callable[..., object], arguments: tuple[Any, ...], answ
 
 def as_nobody(call: Callable[..., object], *arguments: Any) -> Any:
     """Call a function of this module as a user who is not root."""
-    answers = SPAWN.Queue()
-    process = SPAWN.Process(target=_become_nobody, args=(call, arguments, answers))
+    answers = FORKS.Queue()
+    process = FORKS.Process(target=_become_nobody, args=(call, arguments, answers))
     process.start()
     error, answer = answers.get(timeout=120)
     process.join()
@@ -113,8 +113,8 @@ def _race(folder: str, elsewhere: str, started: Any, ended: Any) -> None:
 @contextlib.contextmanager
 def racing(folder: Path, elsewhere: Path) -> Iterator[None]:
     """Another user puts links where the directories of a folder of theirs are, as fast as they can."""
-    started, ended = SPAWN.Event(), SPAWN.Event()
-    process = SPAWN.Process(target=_race, args=(str(folder), str(elsewhere), started, ended))
+    started, ended = FORKS.Event(), FORKS.Event()
+    process = FORKS.Process(target=_race, args=(str(folder), str(elsewhere), started, ended))
     process.start()
     assert started.wait(60)
     try:
