@@ -54,10 +54,10 @@ class SetupError(SnapshotsError):
 
 
 class IntegrityError(SnapshotsError):
-    """Stored bytes are not what was written: flipped, cut, swapped or gone.
+    """Stored data was changed, cut off, swapped or deleted after it was written.
 
-    Run `prefect-snapshots check` to see all that is affected, then `prefect-snapshots repair`. Undamaged versions
-    stay readable.
+    Run `prefect-snapshots check` to see everything that is affected, then `prefect-snapshots repair`. Undamaged
+    versions stay readable.
     """
 
 
@@ -92,7 +92,7 @@ class StorageFull(StorageError):
 class PermissionDenied(StorageError, PermissionError):
     """The credentials, or the file permissions, do not allow this call.
 
-    Check who you are for the storage and what you may do: see [least privilege](../storage.md#least-privilege).
+    Check which identity the storage sees, and its permissions: see [least privilege](../storage.md#least-privilege).
     """
 
 
@@ -139,9 +139,9 @@ class RepositoryNotFound(RepositoryError, FileNotFoundError):
 
 
 class NotARepository(RepositoryError):
-    """The place is not empty and holds no repository. It is left alone.
+    """The location is not empty, and does not contain a repository. Nothing was changed.
 
-    Choose an empty place, or correct the URL.
+    Choose an empty location, or correct the URL.
     """
 
 
@@ -221,15 +221,15 @@ class MissingChunk(IntegrityError):
 
 
 class MalformedContent(IntegrityError):
-    """What an event says of its content makes no sense, and no version of this package wrote it.
+    """The description of a content in an event is invalid. No version of this package writes such an event.
 
-    Somebody with write access did. Only the version that the event belongs to is lost: delete it, and check who may
-    write to the repository.
+    Somebody with write access wrote it. Only the version of this event is lost: delete it, and check who can write to
+    the repository.
     """
 
 
 class DamagedVersion(IntegrityError):
-    """A version cannot be read whole. `version` names it, `part` the leaf or file that is damaged.
+    """A version cannot be read completely. `version` is its name, and `part` the damaged leaf or file.
 
     Load another version or the other parts, and run `prefect-snapshots check` and `repair`.
     """
@@ -280,9 +280,9 @@ class CommitUnknown(CommitError):
 
 
 class CommitConflict(CommitError):
-    """Somebody else changed what this commit depended on, or kept winning the race for its place.
+    """Another writer changed what this commit depends on, or repeatedly committed first.
 
-    Read the state again, decide anew, and save again.
+    Read the state again, and repeat the change if it is still right.
     """
 
 
@@ -532,32 +532,32 @@ class BackupNotFound(UsageError, KeyError):
 
 
 class ConfirmationRequired(UsageError):
-    """The call replaces data, and nobody confirmed that. Nothing was changed.
+    """The call replaces data, and was not confirmed. Nothing was changed.
 
     Pass `confirm=True`, or `--yes` on the command line.
     """
 
 
 class BackupFailed(SetupError):
-    """A source could not be read completely. No backup was made.
+    """A source could not be read completely, or could not be restored. No backup was made.
 
     The message quotes the database or the file system. Fix the cause, and try again.
     """
 
 
 class RestoreFailed(SetupError):
-    """A restore did not complete. The message says which state each target is in.
+    """A restore did not complete. The message says which targets are restored, unchanged or only partly restored.
 
-    Fix the cause, and do what the message says.
+    Fix the cause, and run the command in the message.
     """
 
 
 class NotProven(IntegrityError):
-    """A backup is made, and a restore into a scratch place shows that it does not come back identical. `backup`
-    names it, and `problems` says what differs.
+    """A backup was made, but the data restored from it is not identical. `backup` is its name, and `problems` says what
+    differs.
 
-    The backup is kept, and not marked as proven. Fix the cause, and make another one; or look closer with `prefect-
-    snapshots backups drill`.
+    The backup is kept, and is not marked as proven. Fix the cause, and make another backup. To inspect the problems
+    again, run `prefect-snapshots backups drill`.
     """
 
     def __init__(self, backup: str, problems: Sequence[str]) -> None:
@@ -567,8 +567,9 @@ class NotProven(IntegrityError):
 
     def __str__(self) -> str:
         return (
-            f"Backup {self.backup} is made, but it did not come back identical: {'; '.join(self.problems)}. Mend the "
-            f"cause, and make another backup; or look closer with `prefect-snapshots backups drill {self.backup}`."
+            f"Backup {self.backup} was made, but the data restored from it is not identical: "
+            f"{'; '.join(self.problems)}. Fix the cause, and make another backup. To inspect the problems again, run "
+            f"`prefect-snapshots backups drill {self.backup}`."
         )
 
 

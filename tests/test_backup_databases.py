@@ -816,7 +816,7 @@ def test_a_redis_restore_that_fails_changes_nothing_and_leaves_nothing(redis_ser
         database.restore(StoredDump({"dump.rdb": data[: len(data) // 2]}, kept.counts))
     client("".join(f"SELECT {number}\nSET full 1\n" for number in range(16) if number not in (0, 3, 9)))
     full = database.counts()
-    with pytest.raises(RestoreFailed, match="needs 2 empty databases to restore into, and has 1"):
+    with pytest.raises(RestoreFailed, match="needs 2 empty databases, and the server has 1"):
         database.restore(kept)
     assert database.counts() == full
     # What a restore left that was killed: it is no data.

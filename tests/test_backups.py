@@ -567,8 +567,8 @@ def test_what_happened_to_files_is_noted() -> None:
     summary = Summary("bulk", "directory", files=1, size=9, changed=["a", "b"], skipped=[f"{n}" for n in range(12)])
     record = part_record(summary)
     assert record.notes == [
-        "2 files changed while they were read: a, b",
-        "12 files are sockets or devices, which are not backed up: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...",
+        "2 files changed while being read: a, b",
+        "12 sockets or devices could not be backed up: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...",
     ]
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..documents.texts import count_text
 from ..errors import BackupFailed
 from ..repository.contents import Batch, Kept, Writer
 from ..trees.entries import Entry
@@ -44,7 +45,7 @@ class Summary:
     counts: Mapping[str, int] = field(default_factory=dict)
     """For a database: rows or documents per table or collection."""
     notes: Sequence[DumpNote] = ()
-    """What the dump of a database does not hold, or what comes back in another form."""
+    """What is not in the dump of a database, and what a restore creates in another form."""
 
     def count(self, entries: Sequence[Entry]) -> None:
         """Count the files, links and bytes of the entries."""
@@ -115,6 +116,7 @@ class DirectoryReader:
         if found and self._source.strict:
             more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise BackupFailed(
-                f"{len(found)} of the files in {self._source.path} cannot be read ({'; '.join(found[:_SHOWN])}{more}). "
-                "Nothing was saved. Grant access, exclude them, or pass strict=False to leave them out."
+                f"{count_text(len(found), 'file')} in {self._source.path} cannot be read "
+                f"({'; '.join(found[:_SHOWN])}{more}). Nothing was saved. Grant access, exclude such files, or "
+                "pass strict=False to leave them out."
             )

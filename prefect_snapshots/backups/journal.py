@@ -9,7 +9,7 @@ A restore is a sequence of events in the stream of its backups:
 3. `restore-end` closes the journal: all parts are new, or all are old, or somebody accepted the current state.
 
 A journal without an end whose process is dead is an *interrupted* restore. Because the backup is in the repository, its
-parts can be restored again from any machine: `BackupManager.resume_restore` finishes it, or takes it back.
+parts can be restored again from any machine: `BackupManager.resume_restore` finishes or undoes it.
 """
 
 from __future__ import annotations

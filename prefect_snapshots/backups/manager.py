@@ -426,7 +426,9 @@ class BackupManager:
             try:
                 changing.annotate(self._history, backup.name, proven_by=prover(run))
             except SnapshotsError as error:  # credentials that may only read are enough for a drill
-                logger.warning("%s came back identical, but cannot be marked as proven: %s", backup.name, error)
+                logger.warning(
+                    "%s was restored and is identical, but cannot be marked as proven: %s", backup.name, error
+                )
         return report
 
     # --- changing and deleting --------------------------------------------------------------------------------

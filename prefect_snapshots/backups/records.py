@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ..documents.texts import count_text
 from ..errors import BackupNotFound
 from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
@@ -55,7 +56,7 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     """Full sentences about files that changed while they were read, and about what was left out, and why."""
     incomplete: bool = False
-    """Whether something was left out because it could not be read, or because no restore could bring it back."""
+    """Whether something was left out because it could not be read, or because no restore could create it again."""
 
 
 class _Body(msgspec.Struct, kw_only=True):
@@ -75,7 +76,7 @@ class _Body(msgspec.Struct, kw_only=True):
 
 
 class _Changes(msgspec.Struct, kw_only=True):
-    """The body of the event that changes what is said of a backup. None: as it was."""
+    """The body of the event that changes the record of a backup. None: unchanged."""
 
     id: str
     pinned: bool | None = None
@@ -322,20 +323,21 @@ def changes_body(name: str, **changes: Any) -> dict[str, Any]:
 
 def part_record(done: Summary) -> PartRecord:
     """Return the record of a part, from the summary of reading its source."""
-    kinds = {
-        "changed while they were read": done.changed,
-        "could not be read": done.unreadable,
-        "were deleted before they could be read": done.vanished,
-        "are sockets or devices, which are not backed up": done.skipped,
-    }
+    kinds = (
+        (done.changed, "file", "files", "changed while being read"),
+        (done.unreadable, "file", "files", "could not be read"),
+        (done.vanished, "file", "files", "disappeared before being read"),
+        (done.skipped, "socket or device", "sockets or devices", "could not be backed up"),
+    )
     notes = [
-        f"{len(paths)} files {what}: {', '.join(paths[:_SHOWN])}{', ...' if len(paths) > _SHOWN else ''}"
-        for what, paths in kinds.items()
+        f"{count_text(len(paths), what, plural)} {happened}: {', '.join(paths[:_SHOWN])}"
+        + ", ..." * (len(paths) > _SHOWN)
+        for paths, what, plural, happened in kinds
         if paths
     ]
     notes += [note.text for note in done.notes[:_MOST_NOTES]]
     if len(done.notes) > _MOST_NOTES:
-        notes.append(f"There are {len(done.notes) - _MOST_NOTES} more notes like these.")
+        notes.append(f"Omitted: {count_text(len(done.notes) - _MOST_NOTES, 'more note')} like these.")
     return PartRecord(
         name=done.name,
         kind=done.kind,

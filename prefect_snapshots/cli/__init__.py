@@ -88,7 +88,7 @@ def _launch(
             $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD, else the content of the file in
             $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_FILE, else the output of
             $PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND, else you are asked for it.
-        password_file: A file that holds the password of the repository.
+        password_file: A file with the password of the repository.
         no_password: The repository is not encrypted, whatever the environment says. Otherwise a configured password
             means that it is, and one without encryption is refused.
         json: Print one JSON document. Its keys are documented in reference/json.
@@ -114,7 +114,7 @@ def _launch(
 
 
 def _understandable(error: CycloptsError) -> str:
-    """Return what is wrong with a command line, in the words of whoever typed it."""
+    """Return what is wrong with a command line, in the words of the user."""
     if isinstance(error, UnusedCliTokensError):
         tokens = error.unused_tokens or []
         return f"Unexpected {'argument' if len(tokens) == 1 else 'arguments'}: {' '.join(map(repr, tokens))}."

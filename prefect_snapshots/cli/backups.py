@@ -492,7 +492,7 @@ def _find(repository: Repository, backup: str, *, whole: bool = False) -> tuple[
     """Return a backup under any name, and its manager. The latest is that of the name in pyproject.toml, if any.
 
     Raises:
-        BackupNotFound: There is none. The message names similar ones.
+        BackupNotFound: There is no such backup. The message names similar ones.
     """
     from ..backups import list_names
 

@@ -34,7 +34,7 @@ class Session:
         url: The URL of the repository. Default: what the environment says, else `./snapshots`.
         storage_options: Options for the file system.
         password_command: A shell command that prints the password.
-        password_file: A file that holds the password.
+        password_file: A file with the password.
         no_password: The repository is not encrypted, whatever the environment says.
         quiet: Show no progress.
         yes: Do not ask for confirmation.

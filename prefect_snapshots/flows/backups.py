@@ -23,6 +23,7 @@ from ..backups import Backup, BackupManager, Command, Directory, DrillReport, Fi
 from ..backups.databases import open_database
 from ..backups.sources import Database
 from ..documents import code, escape
+from ..documents.texts import count_text
 from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
 from ..integration.backups import (
     progress_bar,
@@ -98,8 +99,8 @@ def create_backup(
         ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than: As for `Directory`.
         strict: Whether a file that cannot be read makes the backup fail. If False, it is left out and noted.
         files: Paths of single files.
-        commands: Commands whose output is backed up, by the name that it gets. If one fails, so does the backup.
-            Whoever may start runs of this flow with other parameters can run any program as the user of the worker.
+        commands: Commands whose output is backed up, by the name of the output. If a command fails, the backup fails.
+            Anybody who may run this flow with other parameters can run any program as the user of the worker.
 
     Raises:
         BackupFailed: A source could not be read completely. The message names it. Nothing was committed.
@@ -310,7 +311,11 @@ def _newest(manager: BackupManager) -> Backup:
 def _question(backup: Backup) -> str:
     parts = "\n".join(
         f"- {escape(part.name)}: {humanize.naturalsize(part.size)}"
-        + (f", {sum(part.counts.values()):,} rows in {len(part.counts)} tables" if part.counts else "")
+        + (
+            f", {count_text(sum(part.counts.values()), 'row')} in {count_text(len(part.counts), 'table')}"
+            if part.counts
+            else ""
+        )
         for part in backup.parts
     )
     return (

@@ -1,8 +1,8 @@
-"""ArangoDB: `arangodump` of one database to a folder, several collections at a time.
+"""ArangoDB: `arangodump` of one database to a folder, several collections at the same time.
 
-Named graphs and analyzers live in the system collections `_graphs` and `_analyzers` and are kept; the other system
-collections are the server's. Views are kept. The documents are counted from the files of the dump, of which each line
-is one. Built from the documented options of ArangoDB 3.11 and 3.12 and its HTTP interface.
+Named graphs and analyzers are in the system collections `_graphs` and `_analyzers` and are backed up, and so are views.
+Other system collections belong to the server. Documents are counted in the files of the dump, which have one document
+per line. Built from the documented options of ArangoDB 3.11 and 3.12 and its HTTP interface.
 """
 
 from __future__ import annotations

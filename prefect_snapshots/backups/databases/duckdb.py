@@ -1,8 +1,8 @@
 """DuckDB: `EXPORT DATABASE` to a folder of CSV files, in one transaction.
 
-CSV keeps every type that DuckDB can read back from text, which Parquet does not (intervals and times with zones lose
-precision in it), and rows that did not change are found again in the next backup. DuckDB lets one process at a time
-open a file for writing: writers of the same process go on during a dump, another process has to close the file first.
+CSV preserves every type that DuckDB can read back from text. Parquet does not: intervals and times with zones lose
+precision. Unchanged rows are deduplicated between backups. DuckDB lets only one process open a file for writing:
+writers in the same process can continue during a dump, other processes must close the file first.
 """
 
 from __future__ import annotations

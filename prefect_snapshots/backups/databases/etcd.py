@@ -1,8 +1,8 @@
 """etcd: the snapshot of a cluster's key space.
 
-A restore starts a member of its own from the snapshot, which listens on a socket only, and then makes the keys of the
-running cluster what they are there: what differs is written, what is not there is deleted. Keys lose their leases and
-their history. Users and roles are in the snapshot, but are left alone by a restore.
+A restore starts a temporary server from the snapshot, which listens only on a Unix socket. Then it compares the keys
+with the running cluster: keys that differ are written, and keys that are not in the backup are deleted. Keys lose their
+leases and their history. Users and roles are in the snapshot, but are not restored.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Etcd(ServerDatabase):
 
     def check_url(self, address: Address) -> None:
         if address.database:
-            raise InvalidArgument("A backup of etcd holds all keys. Leave the path out of the URL.")
+            raise InvalidArgument("A backup of etcd contains all keys. Leave the path out of the URL.")
 
     def check(self) -> list[str]:
         tool = self._tool().run("version").decode().split("\n")[0]

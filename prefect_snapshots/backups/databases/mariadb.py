@@ -1,11 +1,11 @@
 """MariaDB and MySQL: `mariadb-dump` of one database, as SQL.
 
-The dump is one transaction with a snapshot of all transactional tables, rows in the order of their keys, one row a
-line: equal rows are equal lines, and the number of rows is counted from the very lines that are backed up.
+The dump is one transaction with a snapshot of all transactional tables. Rows are in the order of their keys, one row
+per line, so equal rows are equal lines. The rows are counted in the lines that are backed up.
 
-A restore builds the whole backup in a database beside this one and counts it there. Only then do the tables change
-places, in one statement that the server does whole or not at all; triggers, routines, events and views, which cannot be
-moved between databases, are dropped and created again. Whatever fails on the way is taken back.
+A restore loads the whole backup into a new database and counts it there. Then the tables are exchanged in one
+statement, which the server executes completely or not at all. Triggers, routines, events and views, which cannot be
+moved between databases, are dropped and created again. If something fails, everything is undone.
 """
 
 from __future__ import annotations

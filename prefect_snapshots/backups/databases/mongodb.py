@@ -1,7 +1,8 @@
 """MongoDB: `mongodump` of one database to one archive.
 
-Collections are dumped one after the other: what is written meanwhile may be in one of them and not yet in another. The
-documents are counted by `mongodump` itself. Built from the documented command lines of MongoDB's Database Tools 100.
+Collections are dumped one after the other: data that is written during a dump may be in one collection and not yet in
+another. `mongodump` itself counts the documents. Built from the documented command lines of MongoDB's Database Tools
+100.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""PostgreSQL: `pg_dump` of one database, and a restore into a new database that then takes the old one's name.
+"""PostgreSQL: `pg_dump` of one database, and a restore into a new database that is then renamed.
 
-The dump is PostgreSQL's custom format without its own compression, so that rows that did not change are found again in
-the next backup. The rows are counted in the very snapshot that `pg_dump` reads. What belongs to the database itself and
-is in no dump (encoding, owner, settings, who may connect) is a small file beside the dump.
+The dump is PostgreSQL's custom format without compression, so that unchanged rows are deduplicated between backups. The
+rows are counted in the same snapshot that `pg_dump` reads. Properties of the database itself that are in no dump
+(encoding, owner, settings, who may connect) are stored in a small file beside the dump.
 
-A restore creates a new database, fills it, compares the counts, and only then renames both in one transaction: whenever
-it ends, the database is the old one or the new one. It needs the rights to create databases and to own this one.
+A restore creates a new database, fills it, compares the counts, and only then renames both databases in one
+transaction: whenever it is interrupted, the database is the old one or the new one. It needs the rights to create
+databases and to own this one.
 
-What comes out of a backup is data: the settings are checked before they reach SQL, and nothing of a dump goes through
-`psql`, whose own commands run programs, but rows that were recognised line by line.
+Backups are untrusted: the settings are checked before they become part of SQL. `psql` has commands that run programs,
+so it never gets a dump, but only rows that were recognised line by line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Redis: all databases of a server, as the RDB file that a replica would get.
+"""Redis: all databases of a server, as the RDB file that a replica would receive.
 
-A restore starts a server of its own from that file, which listens on a socket only, copies every key into databases of
-the target that are empty, and then swaps them with the real ones in one transaction.
+A restore starts a temporary server from that file, which listens only on a Unix socket. It copies every key into empty
+databases of the target, and then swaps them with the real ones in one transaction.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from ...documents.texts import count_text
 from ...errors import BackupFailed, InvalidArgument
 from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
@@ -67,7 +68,7 @@ class Redis(ServerDatabase):
     def check_url(self, address: Address) -> None:
         if address.database not in ("", "0"):
             raise InvalidArgument(
-                "A backup of Redis holds all databases of the server. Leave the number out of the URL."
+                "A backup of Redis contains all databases of the server. Leave the number out of the URL."
             )
 
     @property
@@ -254,8 +255,8 @@ def _filled(
             there, spare = _spare(target, wanted)
             if len(spare) < len(wanted):
                 raise BackupFailed(
-                    f"The target needs {len(wanted)} empty databases to restore into, and has {len(spare)}: raise "
-                    "`databases` in redis.conf."
+                    f"The restore needs {count_text(len(wanted), 'empty database')}, and the server has {len(spare)}. "
+                    "Increase `databases` in redis.conf."
                 )
             filled = list(zip(wanted, spare, strict=True))
             for number, free in filled:
@@ -442,7 +443,7 @@ def _counts_in(file: Path) -> dict[str, tuple[int, int]]:
             content.seek(int(at))
             head = content.read(19)
             if head[:1] != b"\xfb":
-                raise BackupFailed("The dump does not say how many keys it holds. Redis 3.2 or newer is needed.")
+                raise BackupFailed("The dump does not say how many keys it contains. Redis 3.2 or newer is required.")
             keys, size = _length(head[1:])
             counts[f"db{number.decode()}"] = keys, _length(head[1 + size :])[0]
     return counts

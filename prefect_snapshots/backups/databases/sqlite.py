@@ -1,8 +1,8 @@
-"""SQLite: a copy by its online backup, while others write.
+"""SQLite: a copy by the online backup of SQLite, while others write.
 
-The copy is made into a temporary file page by page, so that it is byte for byte what the database file would be, and
-chunks of one backup are found in the next one. Restoring goes the same way: SQLite itself copies the pages into the
-database in one transaction, so that programs that have it open see either the old state or the new one.
+The copy is made page by page into a temporary file. It is identical to the database file, so unchanged chunks are
+deduplicated between backups. A restore works in the same way: SQLite itself copies the pages into the database in one
+transaction, so programs that have it open see either the old state or the new one.
 """
 
 from __future__ import annotations
