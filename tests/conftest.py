@@ -56,6 +56,13 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def warm_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`prefect`, as a program that starts sooner than the installed one."""
+    with warm_program(tmp_path_factory.mktemp("warm-prefect"), "prefect") as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     with servers.moto() as endpoint:
         yield endpoint

@@ -6,6 +6,7 @@ Each is a process of its own. What the file of the deployments says at its top i
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -83,8 +84,13 @@ class Site:
 
 
 @contextlib.contextmanager
-def deployed(place: Path) -> Iterator[Site]:
-    """All of it, in a new folder."""
+def deployed(place: Path, prefect: Path) -> Iterator[Site]:
+    """All of it, in a new folder.
+
+    Args:
+        place: The folder.
+        prefect: The program for all but the worker.
+    """
     project, repository = place / "project", place / "snapshots"
     for folder in NEEDED:
         shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -92,8 +98,9 @@ def deployed(place: Path) -> Iterator[Site]:
     with servers.prefect(place / "home") as server, SyncPrefectClient(server.api_url) as client:
         environment = {**server.environment, "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY": str(repository)}
         *preparing, working = commands
+        sooner = {**environment, "PATH": f"{prefect.parent}{os.pathsep}{environment['PATH']}"}
         for command in preparing:
-            done = subprocess.run(["bash", "-c", command], cwd=project, env=environment, capture_output=True, text=True)
+            done = subprocess.run(["bash", "-c", command], cwd=project, env=sooner, capture_output=True, text=True)
             assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
         with open(place / "worker.log", "w") as log:
             worker = psutil.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -48,10 +49,11 @@ def webhook() -> Iterator[tuple[str, Told]]:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, webhook: tuple[str, Told]) -> Iterator[dict[str, str]]:
+def environment(tmp_path: Path, webhook: tuple[str, Told], warm_prefect: Path) -> Iterator[dict[str, str]]:
     """Of a shell beside a Prefect server with nothing in it."""
     with servers.prefect(tmp_path / "server") as server:
-        yield {**server.environment, "ALERTS_URL": webhook[0]}
+        path = f"{warm_prefect.parent}{os.pathsep}{server.environment['PATH']}"
+        yield {**server.environment, "ALERTS_URL": webhook[0], "PATH": path}
 
 
 def excused(language: str) -> Block:

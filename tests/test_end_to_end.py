@@ -38,8 +38,8 @@ LONG = 1400
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with deployed(tmp_path_factory.mktemp("site")) as site:
+def site(tmp_path_factory: pytest.TempPathFactory, warm_prefect: Path) -> Iterator[Site]:
+    with deployed(tmp_path_factory.mktemp("site"), warm_prefect) as site:
         folders = site.project / "docs", site.project / "flows"
         manager = BackupManager(site.repository, name="project", directories=folders)
         for chapter in range(1, 5):  # a history, for the reports to tell

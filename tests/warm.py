@@ -53,7 +53,7 @@ os._exit(status)
 
 @contextlib.contextmanager
 def warm_program(folder: Path, name: str) -> Iterator[Path]:
-    """The path of a program that does what `prefect-snapshots` does, or what `python` does with a file."""
+    """The path of a program that does what `prefect-snapshots` or `prefect` does, or what `python` does with a file."""
     address, program = folder / f"{name}.socket", folder / name
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
@@ -134,6 +134,19 @@ def _command() -> Callable[[], None]:
     return main
 
 
+def _prefect() -> Callable[[], None]:
+    for module in ("cli", "cli.automation", "cli.deploy", "cli.work_pool", "flow_engine"):
+        importlib.import_module(f"prefect.{module}")
+    from prefect.cli import app
+    from prefect.context import refresh_global_settings_context
+
+    def run() -> None:
+        refresh_global_settings_context()  # from the environment of the fork
+        app()
+
+    return run
+
+
 def _python() -> Callable[[], None]:
     for module in ("artifacts", "backups", "checkpoints", "snapshots"):
         importlib.import_module(f"prefect_snapshots.integration.{module}")
@@ -152,7 +165,7 @@ def _python() -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    program = {"prefect-snapshots": _command, "python": _python}[sys.argv[1]]()
+    program = {"prefect-snapshots": _command, "prefect": _prefect, "python": _python}[sys.argv[1]]()
     # Or the first collection in each fork copies all that was imported.
     gc.collect()
     gc.freeze()
