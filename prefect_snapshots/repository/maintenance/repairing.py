@@ -70,7 +70,7 @@ def _repair_config(opened: Opened, act: Act) -> None:
     check_config(opened.store.location, found)
     for problem in found.problems:
         path = problem.path
-        act(f"write {path} anew", partial(opened.store.location.replace, path, config_bytes(opened.config)))
+        act(f"rewrite {path}", partial(opened.store.location.replace, path, config_bytes(opened.config)))
 
 
 def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairReport, act: Act) -> None:
@@ -82,12 +82,14 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
         path = slot_path(stream.id, sequence)
         event = slots.rescued.get(sequence)
         if event is not None:
-            act(f"put back {path} from a summary", partial(location.replace, path, stream.slot_bytes(event)))
+            act(f"restore {path} from a summary", partial(location.replace, path, stream.slot_bytes(event)))
         else:
             event = _stand_in(sequence, slots.events.get(sequence - 1), slots.events.get(sequence + 1), epoch)
-            act(f"stand in for the lost {path}", partial(location.replace, path, stream.slot_bytes(event)))
+            act(
+                f"replace the lost {path} with a placeholder", partial(location.replace, path, stream.slot_bytes(event))
+            )
             hit = (f"{stream.label}#{sequence}",)
-            report.lost.append(Problem(path, "the event is gone, and with it what it said", hit))
+            report.lost.append(Problem(path, "the event is lost", hit))
         slots.events[sequence] = event
 
 
@@ -116,7 +118,7 @@ def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -
             current.refresh()
             commit(opened.catalog, opened.store, current, lambda: Draft("merged", body))
 
-        act(f"copy what is sound out of {error.path} and drop it", replace)
+        act(f"copy intact data out of {error.path}, and delete it", replace)
 
 
 _OF_THE_OLD = frozenset({"seen", "drops", "records", "size", "hash", "plan", "batch"})
@@ -139,10 +141,10 @@ def _repair_index(opened: Opened, condemned: set[bytes], act: Act) -> None:
             entries = read_table(opened.store.location, opened.sealer, pack)
         except (DamagedObject, ObjectMissing):
             continue
-        act(f"enter {pack_path(pack)} into the index", partial(index.publish, entries))
+        act(f"add {pack_path(pack)} to the index", partial(index.publish, entries))
     for name in list(index.damaged):
         act(f"delete the damaged {name}", partial(opened.store.location.delete, [name]))
-        act(f"forget {name}", partial(index.forget, name))
+        act(f"remove {name} from the index", partial(index.forget, name))
 
 
 def _repair_packs(opened: Opened, damaged: set[bytes], root: Root, act: Act) -> None:
@@ -171,4 +173,5 @@ def _repair_packs(opened: Opened, damaged: set[bytes], root: Root, act: Act) -> 
             catalog.root.back_off(attempt)
             catalog.root.refresh()
 
-    act(f"copy what is sound out of {len(hurt)} damaged packs and condemn these", condemn)
+    packs = "1 damaged pack" if len(hurt) == 1 else f"{len(hurt):,} damaged packs"
+    act(f"copy the intact data of {packs}; a later prune deletes the rest", condemn)
