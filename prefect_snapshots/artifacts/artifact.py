@@ -14,6 +14,7 @@ from types import EllipsisType
 from typing import Any
 
 from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument
+from ..messages import logger
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader, Stored, Writer, inline
@@ -67,7 +68,13 @@ class Artifact:
     def list_versions(self) -> list[ArtifactInfo]:
         """List all versions, newest first. See `ArtifactRegistry.list_versions`."""
         history = self._look()
-        return [self._info(version, history) for version in reversed(history.versions.values())]
+        found = []
+        for version in reversed(history.versions.values()):
+            try:
+                found.append(self._info(version, history))
+            except DamagedVersion as error:
+                logger.warning("%s. Delete this version.", error)
+        return found
 
     def get(self, version: VersionLike = None, match: Match = "exact") -> ArtifactInfo:
         """Return the metadata of a version without reading it. See `ArtifactRegistry.get_artifact`."""
@@ -77,7 +84,7 @@ class Artifact:
     def exists(self, version: VersionLike = None, match: Match = "exact") -> bool:
         """Return whether there is such a version, expired or not."""
         try:
-            self._find(version, match)
+            self._look().resolve(version, match, self._label)
         except ArtifactNotFound:
             return False
         return True
@@ -207,7 +214,7 @@ class Artifact:
     def diff(self, old: VersionLike, new: VersionLike = None, match: Match = "exact") -> Sequence[Difference]:
         """Compare two versions. See `ArtifactRegistry.diff`."""
         history = self._look()
-        before, after = (history.resolve(version, match, self._label) for version in (old, new))
+        before, after = (self._sound(history.resolve(version, match, self._label)) for version in (old, new))
         with self._content(before) as a, self._content(after) as b:
             if before.handler is None and after.handler is None:
                 return diff_folders(a, decode_manifest(a), b, decode_manifest(b))
@@ -245,7 +252,7 @@ class Artifact:
 
     def delete_version(self, version: VersionLike, *, force: bool = False) -> None:
         """Delete one version. See `ArtifactRegistry.delete_version`."""
-        found = self._find(version)
+        found = self._look().resolve(version, "exact", self._label)
         self._delete(lambda history: [found] if found.number in history.versions else [], force)
 
     def delete(self, *, force: bool = False) -> None:
@@ -394,15 +401,19 @@ class Artifact:
         return history
 
     def _find(self, version: VersionLike, match: Match = "exact") -> Version:
-        return self._look().resolve(version, match, self._label)
+        return self._sound(self._look().resolve(version, match, self._label))
+
+    def _sound(self, version: Version) -> Version:
+        if version.damage is not None:
+            raise DamagedVersion(self._label_of(version), "", version.damage)
+        return version
 
     def _content(self, version: Version) -> AbstractContextManager[ContentReader]:
         return self._tracked.reading(version.event, self._label_of(version))
 
     def _info(self, version: Version, history: History) -> ArtifactInfo:
-        body, content = version.event.body, version.event.content
-        if content is None:
-            raise DamagedVersion(self._label_of(version), "", "the event that committed it has no content")
+        body, content = self._sound(version).event.body, version.event.content
+        assert content is not None
         return ArtifactInfo(
             self.name,
             self.collection,

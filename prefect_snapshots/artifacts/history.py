@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import msgspec
+
 from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
 from ..repository.catalog import Event
 from ..repository.names import check_name
@@ -32,6 +34,17 @@ NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
 _SECOND = 1_000_000_000
 
 
+class _Body(msgspec.Struct):
+    """What the event of a version says of it, beside its number. Whoever can write to the repository can forge it."""
+
+    metadata: dict[str, Any] = {}
+    expiry: int | None = None
+    handler: str | None = None
+    suffix: str | None = None
+    environment: dict[str, str] = {}
+    source: dict[str, str] | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Version:
     """One version, with its current metadata and expiry."""
@@ -46,6 +59,17 @@ class Version:
     def label(self) -> str:
         """Its name, as in `v3`."""
         return f"v{self.number}"
+
+    @property
+    def damage(self) -> str | None:
+        """The reason why nothing but its number can be used, and it can only be deleted; None if it is sound."""
+        if self.event.content is None:
+            return "the event that committed it has no content"
+        try:
+            msgspec.convert({**self.event.body, "metadata": self.metadata, "expiry": self.expiry}, _Body)
+        except msgspec.ValidationError as error:
+            return f"the event that committed it makes no sense ({error})"
+        return None
 
     @property
     def time(self) -> int:

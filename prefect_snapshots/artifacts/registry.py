@@ -93,7 +93,10 @@ class ArtifactRegistry:
         return sorted(infos, key=lambda info: info.created_at, reverse=True)
 
     def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
-        """List all versions of an artifact, newest first. No data is read."""
+        """List all versions of an artifact, newest first. No data is read.
+
+        A version whose record is damaged is left out, with a warning in the log that names it.
+        """
         return self.artifact(name, collection).list_versions()
 
     def exists(

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ..errors import ArtifactNotFound, ReleaseExists
+import msgspec
+
+from ..errors import ArtifactNotFound, DamagedVersion, ReleaseExists
+from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.metadata import clean_metadata
@@ -18,6 +21,14 @@ from .history import History, Match, Version, is_time
 from .infos import Release
 
 KIND = "releases"
+
+
+class _Body(msgspec.Struct):
+    """What the event of a release says. Whoever can write to the repository can forge it."""
+
+    tag: str
+    artifacts: dict[str, str]
+    metadata: dict[str, Any]
 
 
 class Tagged:
@@ -73,8 +84,14 @@ class Releases:
         return self._release(self._tracked.view.by_tag[tag])
 
     def all(self) -> list[Release]:
-        """Return all of them, newest first."""
-        return [self._release(version) for version in reversed(self._tracked.refresh().history.versions.values())]
+        """Return all of them, newest first. A damaged one is left out, with a warning."""
+        found = []
+        for version in reversed(self._tracked.refresh().history.versions.values()):
+            try:
+                found.append(self._release(version))
+            except DamagedVersion as error:
+                logger.warning("%s. Create the release again under another tag.", error)
+        return found
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
         """Return one by its tag or time."""
@@ -88,6 +105,11 @@ class Releases:
         return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
 
     def _release(self, version: Version) -> Release:
-        body = version.event.body
+        try:
+            body = msgspec.convert(version.event.body, _Body)
+        except msgspec.ValidationError as error:
+            raise DamagedVersion(
+                f"release {version.label} of {self._collection}", "", f"its event makes no sense ({error})"
+            ) from None
         created_at = from_nanoseconds(version.time)
-        return Release(body["tag"], self._collection, created_at, dict(body["artifacts"]), dict(body["metadata"]))
+        return Release(body.tag, self._collection, created_at, dict(body.artifacts), dict(body.metadata))

@@ -138,8 +138,8 @@ def check_entry(entry: Entry) -> None:
     Raises:
         InvalidName: A value is invalid. The message names the entry and the value.
     """
-    kind = stat.S_IFMT(entry.mode)
-    if kind not in _KINDS or entry.mode >> 16:
+    kind = stat.S_IFMT(entry.mode) if 0 <= entry.mode < 1 << 16 else None  # which fails for huge numbers
+    if kind not in _KINDS:
         raise InvalidName(f"{entry.path!r} is neither a file, a directory, a link nor a fifo.")
     if not (0 <= entry.size < _SIGNED and -_SIGNED <= entry.mtime < _SIGNED):
         raise InvalidName(f"{entry.path!r} has an impossible size or time.")

@@ -199,6 +199,11 @@ def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[Entry], bool]) -> 
 def _check_logs(opened: Opened, scanned: list[Slots], read_data: bool, report: CheckReport) -> None:
     """Look at every log segment that counts: at its size, or at all of it."""
     for slots in scanned:
+        try:
+            logs.extents(slots.in_order())
+        except IntegrityError as wrong:
+            report.problems.append(Problem(f"{CATALOG}/{slots.stream.id}", str(wrong), (slots.stream.label,)))
+            continue
         for segment, error in damaged_segments(opened, slots, read_data, report):
             # A segment that was merged and pruned since the stream was scanned is not missed.
             now = scan_stream(opened, slots.stream.kind, slots.stream.name)

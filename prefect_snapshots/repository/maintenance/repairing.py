@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import DamagedObject, IntegrityError, ObjectMissing
 from .. import logs
-from ..catalog import Event, Root, event_hash, new_token, slot_path
+from ..catalog import CATALOG, Event, Root, event_hash, new_token, slot_path
 from ..commits import Draft, commit
 from ..configuration import config_bytes
 from ..contents import Writer
@@ -96,8 +96,15 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
 def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -> None:
     """Copy what is sound out of damaged log segments, and drop these: their lost items are then computed again."""
     location, stream = opened.store.location, slots.stream
-    bodies = {event.body["segment"]: event.body for event in slots.in_order() if "segment" in event.body}
-    for segment, error in list(damaged_segments(opened, slots, True, CheckReport())):
+    bodies = {
+        event.body["segment"]: event.body for event in slots.in_order() if isinstance(event.body.get("segment"), str)
+    }
+    try:
+        damaged = list(damaged_segments(opened, slots, True, CheckReport()))
+    except IntegrityError as wrong:  # an event that makes no sense: `check` names it, and others are repaired
+        report.lost.append(Problem(f"{CATALOG}/{stream.id}", str(wrong), (stream.label,)))
+        return
+    for segment, error in damaged:
         report.lost.append(Problem(error.path, error.reason, (stream.label,)))
 
         def replace(segment: str = segment) -> None:

@@ -1,0 +1,322 @@
+"""Every field of every record, replaced by what no writer of ours stores: it costs that name alone, and little.
+
+Whoever can write to a plain repository can seal what they like. Each forgery here is one field of one event, manifest
+or password, replaced by one hostile value. Looking at it works or ends in an error of this package, in little time and
+memory; everybody else, `check` and `prune` go on. One value per field is tried here, and all of them nightly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import pytest
+
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots.checkpoints import CheckpointManager
+from prefect_snapshots.errors import IntegrityError, SnapshotsError
+from prefect_snapshots.repository.catalog import Event, slot_path
+from prefect_snapshots.repository.configuration import CONFIG, CONFIG_COPY
+from prefect_snapshots.repository.contents import Content
+from prefect_snapshots.repository.maintenance.liveness import stream_of
+from prefect_snapshots.results import ResultLog
+
+MOST_SECONDS = 5.0
+"""CPU for one look. A look takes milliseconds; a loop over a stored number would take for ever."""
+MOST_MEMORY = 2 * 1024**3
+"""Bytes beyond what the process has: a table for a stored number would take far more."""
+
+Path_ = tuple[str | int, ...]
+MISSING = object()
+encode = msgspec.msgpack.encode
+decode = msgspec.msgpack.decode
+
+
+def _deep(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+VALUES: list[Any] = [
+    *(MISSING, None, True, -1, 0, 2**31, 2**62, 2**64 - 1, 1e308, float("nan"), float("inf")),
+    *("", "x\ny", "a\0b", "../../../etc/passwd", "/", "\u202e\x1b[2J", "x" * 10_000_000),
+    *(b"", b"\0\xff", b"\xff" * 1000, [], {}, ["x"], {"x": 1}, [None], {"": None}, [[]], _deep(300)),
+    msgspec.Raw(b"\xa3\xed\xa0\x80"),  # half of a pair of surrogates, which is no UTF-8
+]
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One stored object, and what of it can be forged."""
+
+    label: str
+    kind: str
+    fields: Any
+    write: Callable[[Path, Any], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A repository in which there is one of everything, and the same again for somebody else."""
+
+    base: Path
+    sources: Path
+    victims: list[Victim]
+
+    def look(self, kind: str, place: Path, name: str, *, prove: bool = True) -> None:
+        """Read all there is of one name."""
+        repository = Repository(place)
+        if kind == "snapshots":
+            manager = SnapshotManager(repository, name=name)
+            for snapshot in manager.list_snapshots():
+                assert manager[snapshot.id].data is not None
+                manager.get_metadata(snapshot.id)
+        elif kind == "artifacts":
+            registry = ArtifactRegistry(repository)
+            for version in registry.list_versions(name):
+                registry.load_artifact(name, version.version)
+            registry.get_alias_history(name, "champion")
+        elif kind == "releases":
+            for release in ArtifactRegistry(repository).list_releases():
+                assert release.tag
+        elif kind == "backups":
+            manager_ = self.manager(repository, name)
+            for backup in manager_.list_backups():
+                for part in backup.part_names:
+                    for file in manager_.list_files(backup.name, part):
+                        assert file.path
+            manager_.list_interrupted_restores()
+            manager_.verify_backup("latest")
+            if prove:
+                manager_.drill("latest")
+        elif kind == "results":
+            log = ResultLog(repository, name)
+            for key in log.keys():  # noqa: SIM118  # it is no dictionary
+                log.read(key)
+        elif kind == "checkpoints":
+            Snapper(range(3), square, repository=repository, name=name, function_version="1").load()
+            CheckpointManager(repository).get_checkpoint(name)
+
+    def manager(self, repository: Repository, name: str) -> BackupManager:
+        return BackupManager(
+            repository,
+            name=name,
+            directories=[self.sources / "folder"],
+            databases=[f"sqlite:///{self.sources}/a.sqlite", f"duckdb:///{self.sources}/b.duckdb"],
+        )
+
+
+KINDS = ("snapshots", "artifacts", "releases", "backups", "results", "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    folder = tmp_path_factory.mktemp("forgeries")
+    base, sources = folder / "base", folder / "sources"
+    (sources / "folder").mkdir(parents=True)
+    (sources / "folder" / "file").write_text("x")
+    with closing(sqlite3.connect(sources / "a.sqlite")) as connection:
+        connection.execute("create table t (a)")
+    with closing(duckdb.connect(str(sources / "b.duckdb"))) as connection:
+        connection.execute("create table t (a int)")
+    stage = Stage(base, sources, [])
+    repository = Repository(base)
+    registry = ArtifactRegistry(repository)
+    for name in ("victim", "other"):
+        SnapshotManager(repository, name=name).save_snapshot({"a": 1}, "one", metadata={"m": 1.5}, tags=["t"])
+        SnapshotManager(repository, name=name).update_metadata("one", {"m": 2.5})
+        registry.log_artifact(name, "x" * 10, "json", metadata={"k": 1})
+        registry.set_alias(name, "v0", "champion")
+        registry.set_stage(name, "v0", "production")
+        backups = stage.manager(repository, name)
+        backup = backups.create_backup("b")
+        backups.edit_backup(backup.name, description="c")
+        ResultLog(repository, name).write("k", b"v")
+        Snapper(range(3), square, repository=repository, name=name, function_version="1").start()
+    registry.create_release("1.0", {"victim": "v0"}, metadata={"m": 1})
+    stage.victims.extend(_victims(repository))
+    return stage
+
+
+def _victims(repository: Repository) -> Iterator[Victim]:
+    """Yield the body and the manifest of every event of the victim, and the root events and passwords of everybody."""
+    opened = repository.parts()
+    for kind, name in list(opened.catalog.streams().values()):
+        shown = "releases" if "release" in kind + name else kind
+        if shown != "releases" and not name.split(":")[-1].startswith("victim"):
+            continue
+        stream = stream_of(opened, kind, name)
+        stream.refresh()
+        for event in stream.events:
+            label = f"{kind}-{event.kind}-{event.sequence}"
+            inline, body, manifest = b"", b"", b""
+            if event.content is not None:
+                content = repository.read(stream, event)
+                inline = content.inline.inline if content.inline is not None else b""
+                body, manifest = content.read(0, content.body_size), content.manifest
+            yield Victim(label, shown, event.body, _body_writer(stream.id, event, inline))
+            if manifest and len(body) + len(manifest) <= 16_000:
+                try:
+                    fields = decode(manifest)
+                except msgspec.DecodeError:
+                    continue
+                yield Victim(f"{label}-manifest", shown, fields, _manifest_writer(stream.id, event, body))
+    for event in opened.catalog.root.events[: len(KINDS)]:
+        yield Victim(f"root-{event.kind}-{event.sequence}", "", event.body, _root_writer(event.kind))
+
+
+def _seal(place: Path, stream: str, event: Event, inline: bytes) -> None:
+    """Put an event in the place of one, and drop those that follow: their chain of hashes is broken."""
+    path = slot_path(stream, event.sequence)
+    for file in (place / path).parent.iterdir():
+        if file.name >= Path(path).name:
+            file.unlink()
+    opened = Repository(place).parts()
+    assert opened.store.location.create(path, opened.sealer.seal(path, [encode(event), inline]))
+
+
+def _body_writer(stream: str, event: Event, inline: bytes) -> Callable[[Path, Any], None]:
+    return lambda place, body: _seal(place, stream, msgspec.structs.replace(event, body=body), inline)
+
+
+def _manifest_writer(stream: str, event: Event, body: bytes) -> Callable[[Path, Any], None]:
+    def write(place: Path, fields: Any) -> None:
+        manifest = encode(fields)
+        content = Content(len(body) + len(manifest), len(manifest), 0, b"", 1)
+        _seal(place, stream, msgspec.structs.replace(event, content=content), body + manifest)
+
+    return write
+
+
+def _root_writer(kind: str) -> Callable[[Path, Any], None]:
+    def write(place: Path, body: Any) -> None:
+        root = Repository(place).parts().catalog.root
+        root.refresh()
+        _seal(place, root.id, Event(root.head + 1, root._hash, 0, os.urandom(16), 0, kind, body), b"")
+
+    return write
+
+
+def _fields(value: Any, at: Path_ = ()) -> Iterator[Path_]:
+    if at:
+        yield at
+    if isinstance(value, dict):
+        for key in value:
+            yield from _fields(value[key], (*at, key))
+    elif isinstance(value, list | tuple):
+        for number in range(len(value)):
+            yield from _fields(value[number], (*at, number))
+
+
+def _with(value: Any, at: Path_, new: Any) -> Any:
+    """Return a copy of a value with one field replaced, or without it."""
+    first, *rest = at
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    changed = [
+        (key, _with(each, tuple(rest), new) if rest and key == first else new if key == first else each)
+        for key, each in items
+        if not (key == first and not rest and new is MISSING)
+    ]
+    return dict(changed) if isinstance(value, dict) else [each for _, each in changed]
+
+
+def _forgeries(victims: list[Victim], every: bool) -> Iterator[tuple[Victim, Path_, Any]]:
+    """Yield every field with all values, or with one each: the next of them, so that all values have their turn."""
+    turn = itertools.cycle(VALUES)
+    for victim in victims:
+        fields = list(_fields(victim.fields))
+        # The manifest of a backup has many entries, which are all alike.
+        for at in fields if every or len(fields) < 100 else fields[::4]:
+            for value in VALUES if every else [next(turn)]:
+                yield victim, at, value
+
+
+def _assert_nobody_else_is_hurt(stage: Stage, place: Path, victim: Victim, value: Any) -> None:
+    def timed(what: str, call: Callable[[], Any]) -> None:
+        before = time.process_time()
+        call()
+        assert time.process_time() - before < MOST_SECONDS, what
+
+    def own() -> None:
+        with suppress(SnapshotsError):
+            stage.look(victim.kind, place, "victim")
+
+    timed("look", own)
+    # What cannot be read as an event may name what lives: prune refuses, and of root, nobody goes on.
+    readable = not isinstance(value, msgspec.Raw)
+    with suppress(*[] if readable or victim.kind else [SnapshotsError]):
+        for kind in [victim.kind] if victim.kind else KINDS[:2]:
+            if kind != "releases":
+                timed("others", partial(stage.look, kind, place, "other", prove=False))
+    timed("check", lambda: Repository(place).check(read_data=True))
+    with suppress(*[] if readable else [IntegrityError]):
+        timed("repair", lambda: Repository(place).repair(dry_run=True))
+    with suppress(*[] if readable else [IntegrityError]):
+        timed("prune", lambda: Repository(place).prune(grace=0))
+
+
+def _run(stage: Stage, place: Path, every: bool) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_MEMORY, before[1]))
+    found, count = [], 0
+    try:
+        for victim, at, value in _forgeries(stage.victims, every):
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(stage.base, place)
+            victim.write(place, _with(victim.fields, at, value))
+            count += 1
+            try:
+                _assert_nobody_else_is_hurt(stage, place, victim, value)
+            except Exception as error:
+                found.append((victim.label, at, repr(value)[:60], repr(error)[:300]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert not found, "\n".join(map(str, found))
+    assert count > 100
+
+
+def test_a_field_that_is_forged_hurts_its_name_alone(stage: Stage, tmp_path: Path) -> None:
+    _run(stage, tmp_path / "r", every=False)
+
+
+@pytest.mark.nightly
+def test_no_value_in_any_field_hurts_more_than_its_name(stage: Stage, tmp_path: Path) -> None:
+    _run(stage, tmp_path / "r", every=True)
+
+
+def test_a_password_that_is_forged_is_named(tmp_path: Path) -> None:
+    """Every value in every field of a password: it opens, or it is said why not."""
+    folder = tmp_path / "r"
+    SnapshotManager(Repository(folder, password="one")).save_snapshot(1, "one")
+    config = json.loads((folder / CONFIG).read_bytes())
+    values = [v for v in VALUES if v is MISSING or not isinstance(v, bytes | msgspec.Raw)]
+    for name, value in itertools.product([*config["passwords"][0], None], values):
+        forged = [_with(config["passwords"][0], (name,), value)] if name else value
+        if forged is MISSING:
+            continue
+        for file in (CONFIG, CONFIG_COPY):
+            (folder / file).write_text(json.dumps({**config, "passwords": forged}))
+        before = time.process_time()
+        with suppress(SnapshotsError):
+            Repository(folder, password="one").check()
+        assert time.process_time() - before < MOST_SECONDS, (name, repr(value)[:60])
