@@ -332,7 +332,7 @@ class LeafError(UsageError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"leaf {self.path or '(the value itself)'}: {self.reason}"
+        return f"Leaf {self.path or '(the value itself)'}: {self.reason}"
 
 
 class UnserialisableLeaf(LeafError, TypeError):

@@ -133,7 +133,7 @@ def test_what_cannot_be_written_logs_nothing(registry: ArtifactRegistry, handler
 
 
 def test_a_leaf_that_cannot_be_written_is_named(registry: ArtifactRegistry) -> None:
-    with pytest.raises(UnserialisableLeaf, match="leaf a/0: cannot be pickled"):
+    with pytest.raises(UnserialisableLeaf, match="Leaf a/0: It cannot be pickled"):
         registry.log_artifact("x", {"a": [sys._getframe()]}, handler="pytree")
     assert not registry.exists("x")
 

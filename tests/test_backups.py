@@ -360,6 +360,11 @@ def test_a_wrong_name_deletes_and_restores_nothing(world: World, name: Any) -> N
     assert (world.state(), world.names()) == before
 
 
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"A source must be a database, .* not int"):
+        BackupManager(tmp_path / "repository", databases=[3])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("name", ["", "..", "/", "a/../b", "a\nb", "a\\b", " a"])
 def test_a_manager_with_a_wrong_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidName):

@@ -515,11 +515,11 @@ def test_restore_to_npz_holds_arrays_by_path(own: Program) -> None:
 @pytest.mark.parametrize(
     ("value", "leaf"),
     [
-        ({"a": 1, "note": "text"}, "leaf note: "),
-        ({"a": {"..": np.ones(2)}}, "leaf a/..: "),
-        ({"": {"etc": 1}}, "leaf /etc: "),
-        ({"big": 2**100}, "leaf big: "),
-        ([None], "leaf 0: "),
+        ({"a": 1, "note": "text"}, "Leaf note: "),
+        ({"a": {"..": np.ones(2)}}, "Leaf a/..: "),
+        ({"": {"etc": 1}}, "Leaf /etc: "),
+        ({"big": 2**100}, "Leaf big: "),
+        ([None], "Leaf 0: "),
     ],
 )
 def test_npz_refuses_what_it_cannot_hold(own: Program, value: Any, leaf: str) -> None:
@@ -566,7 +566,7 @@ def test_nothing_is_unpickled_unless_asked_for(own: Program, tmp_path: Path) -> 
     own.run("check", "--read-data")
     own.run("snapshots", "restore", "one", "--to", "one.snapshots")
     own.run("snapshots", "restore", "one", "--to", "one.npz", "--leaves", "w")
-    assert "leaf bad: was stored with pickle: --allow-pickle" in own.complaint(
+    assert "Leaf bad: It was stored with pickle. --allow-pickle" in own.complaint(
         "snapshots", "diff", "one", "two", status=1
     )
     assert not (tmp_path / "one").exists()

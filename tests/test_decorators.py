@@ -447,8 +447,8 @@ def test_callables() -> None:
         ({"snapshot_id": "{}"}, "unknown placeholder ''"),
         ({"tags": ["{parameters[x]"]}, "is not a template"),
         ({"metadata": {"config": '{"a": 1}'}}, "is not a template|unknown placeholder"),
-        ({"every": 0}, "every is at least 1"),
-        ({"max_snapshots": 0}, "max_snapshots is at least 1"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"max_snapshots": 0}, "max_snapshots must be at least 1"),
         ({"rank_by": "loss", "mode": "best"}, "mode must be"),
     ],
 )

@@ -733,10 +733,10 @@ class TestURLs:
     @pytest.mark.parametrize(
         ("url", "why"),
         [
-            ("", "names no place"),
-            ("s3://", "names no place"),
-            ("s3:///", "names no place"),
-            ("memory://", "names no place"),
+            ("", "has no path"),
+            ("s3://", "has no path"),
+            ("s3:///", "has no path"),
+            ("memory://", "has no path"),
             ("simplecache::s3://bucket", "chained"),
             ("nonsense://place", "nonsense"),
         ],

@@ -649,6 +649,8 @@ def test_damage_is_named(repository: Repository, local_storage: Storage) -> None
         ({"batch_size": 1.5}, InvalidArgument),
         ({"max_wait_time": 0}, InvalidArgument),
         ({"max_retries": -1}, InvalidArgument),
+        ({"fatal_exceptions": 3}, InvalidArgument),
+        ({"fatal_exceptions": [ValueError, "KeyError"]}, InvalidArgument),
         ({"max_consecutive_exceptions": 0}, InvalidArgument),
         ({"name": "../up"}, InvalidName),
         ({"name": ""}, InvalidName),

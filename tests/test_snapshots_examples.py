@@ -317,7 +317,7 @@ def test_partial_restore(home: str | None) -> None:
     assert list(found) == ["encoder"]
     assert sorted(found["encoder"]) == ["b", "w"]
     assert list(manager.get_snapshot("one", leaves=["*/b"]).data) == ["encoder"]
-    with pytest.raises(LeafError, match="did you mean 'encoder/"):
+    with pytest.raises(LeafError, match="Did you mean 'encoder/"):
         manager.load_snapshot("one", leaves="encodr/*")
 
 
@@ -927,7 +927,7 @@ def test_save_async_survives_donation(home: str | None) -> None:
 
 def test_save_async_refuses_at_once_what_cannot_be_stored(durable: str) -> None:
     manager = SnapshotManager(durable)
-    with pytest.raises(UnserialisableLeaf, match="leaf lock"):
+    with pytest.raises(UnserialisableLeaf, match="Leaf lock"):
         manager.save_async({"lock": threading.Lock()})
 
 
@@ -1062,7 +1062,7 @@ def test_custom_nodes_survive_a_file(tmp_path: Path) -> None:
     manager.save_snapshot({"pair": Pair(np.ones(2), 1), "w": 2}, "one")
     manager.save_to_file(tmp_path / "file")
     again = PyTreeSnapshotManager.load_from_file(tmp_path / "file")
-    with pytest.raises(LeafError, match=r"leaf pair.*like="):
+    with pytest.raises(LeafError, match=r"Leaf pair.*like="):
         again.load_snapshot("one")
     assert again.get_snapshot("one", leaves="w").data == {"w": 2}
     assert type(again.get_snapshot("one", like={"pair": Pair(np.ones(2), 0), "w": 0}).data["pair"]) is Pair
@@ -1076,7 +1076,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
     manager.save_snapshot("sound", "one")
     manager.save_to_file(path)
     manager.save_snapshot({"lock": threading.Lock()}, "two")
-    with pytest.raises(UnserialisableLeaf, match="leaf lock"):
+    with pytest.raises(UnserialisableLeaf, match="Leaf lock"):
         manager.save_to_file(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["snapshots.file"]
     assert SnapshotManager.load_from_file(path)["one"].data == "sound"
@@ -1144,7 +1144,7 @@ def test_a_file_from_elsewhere_loads_without_pickle(tmp_path: Path) -> None:
     distrustful = SnapshotManager.load_from_file(path, allow_pickle=False)
     assert distrustful["one"].data["array"].tolist() == [0, 1, 2]
     assert distrustful.get_snapshot("two", leaves="b").data == {"b": 2}
-    with pytest.raises(PickleRefused, match="leaf array"):
+    with pytest.raises(PickleRefused, match="Leaf array"):
         distrustful.load_snapshot("two")
     compared = SnapshotManager(cmp=lambda a, b: 0)
     compared.save_to_file(path)
@@ -1203,9 +1203,9 @@ def test_a_manager_in_memory_cannot_be_pickled() -> None:
 
 def test_validation_names_the_bad_leaf(home: str | None) -> None:
     manager = PyTreeSnapshotManager(home)
-    with pytest.raises(UnserialisableLeaf, match="leaf encoder/layers/1/lock"):
+    with pytest.raises(UnserialisableLeaf, match="Leaf encoder/layers/1/lock"):
         manager.save_snapshot({"encoder": {"layers": [1, {"lock": threading.Lock()}]}})
-    with pytest.raises(UnserialisableLeaf, match="leaf encoder/layers/1/lock"):
+    with pytest.raises(UnserialisableLeaf, match="Leaf encoder/layers/1/lock"):
         manager.save_async({"encoder": {"layers": [1, {"lock": threading.Lock()}]}})
     endless: list[Any] = []
     endless.append(endless)
@@ -1213,7 +1213,7 @@ def test_validation_names_the_bad_leaf(home: str | None) -> None:
         manager.save_snapshot({"endless": endless})
     donated = jnp.ones(3)
     donated.delete()
-    with pytest.raises(UnserialisableLeaf, match=r"leaf w.*donated"):
+    with pytest.raises(UnserialisableLeaf, match=r"Leaf w.*donated"):
         manager.save_snapshot({"w": donated})
     assert len(manager) == 0
 
@@ -1226,7 +1226,7 @@ def test_a_traced_value_is_refused(home: str | None) -> None:
         manager.save_snapshot({"x": x})
         return x
 
-    with pytest.raises(UnserialisableLeaf, match=r"leaf x.*outside of jit"):
+    with pytest.raises(UnserialisableLeaf, match=r"Leaf x.*outside of jit"):
         step(jnp.ones(2))
     assert len(manager) == 0
 
@@ -1361,10 +1361,10 @@ def test_without_pickle_plain_values_are_saved_and_others_refused(durable: str) 
     tree = {"w": np.arange(3), "nested": [(1, 2.0), {"x", "y"}], "point": Point(1, 2)}
     manager.save_snapshot(tree, "plain")
     assert manager["plain"].data["nested"] == tree["nested"]
-    with pytest.raises(UnserialisableLeaf, match=r"leaf layers/0.*allow_pickle is False"):
+    with pytest.raises(UnserialisableLeaf, match=r"Leaf layers/0.*allow_pickle is False"):
         manager.save_snapshot({"layers": [Opaque(1)]}, "object")
     SnapshotManager(durable).save_snapshot({"layers": [Opaque(1)], "w": 1}, "object")
-    with pytest.raises(PickleRefused, match="leaf layers/0"):
+    with pytest.raises(PickleRefused, match="Leaf layers/0"):
         manager.load_snapshot("object")
     assert manager.get_snapshot("object", leaves="w").data == {"w": 1}
 

@@ -29,7 +29,7 @@ from .folders import decode_manifest, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
 from .infos import ArtifactInfo, ArtifactVersion
-from .interface import ArtifactManager
+from .interface import ArtifactManager, require_store
 
 
 class Artifact:
@@ -352,6 +352,7 @@ class Artifact:
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Copy a version into another registry. See `ArtifactRegistry.copy_to`."""
+        require_store(to)
         found = self._find(version, match)
         self._refuse_expired(found)
         body = found.event.body

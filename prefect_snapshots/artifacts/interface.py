@@ -14,6 +14,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, Protocol
 
+from ..errors import InvalidArgument
 from ..repository.contents import ContentReader
 from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionPolicy
@@ -190,3 +191,15 @@ class ArtifactManager(Protocol):
         collection: str | None = None,
     ) -> ArtifactVersion:
         """Promote a version to a stage, or into another registry."""
+
+
+def require_store(to: object) -> None:
+    """Check that a version can be copied to `to`.
+
+    Raises:
+        InvalidArgument: It is no store of artifacts.
+    """
+    if not hasattr(to, "adopt"):
+        raise InvalidArgument(
+            f"A version is copied to an ArtifactRegistry, not to {type(to).__name__}. Nothing was copied."
+        )

@@ -53,7 +53,7 @@ from .history import (
     no_such_version,
 )
 from .infos import ArtifactInfo, ArtifactVersion
-from .interface import ArtifactManager
+from .interface import ArtifactManager, require_store
 from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
 
 if TYPE_CHECKING:
@@ -579,6 +579,7 @@ class WandbArtifactRegistry:
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Copy a version into another store of artifacts, or link it into a registry of W&B. See `promote_artifact`."""
+        require_store(to)
         found = self._find(name, version, match, collection)
         _refuse_expired(found, True)
         if isinstance(to, WandbArtifactRegistry) and to.project.startswith(_REGISTRY):

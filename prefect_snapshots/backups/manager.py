@@ -91,6 +91,11 @@ class BackupManager:
         self.retention = retention
         self._history = History(self.repository, self.name)
         sources: list[Source] = [*self.databases, *self.files, *self.directories]
+        for source in sources:
+            if not hasattr(source, "name"):
+                raise InvalidArgument(
+                    f"A source must be a database, a directory or a file, not {type(source).__name__}."
+                )
         names = [checked_string(source.name, "name of a source") for source in sources]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InvalidArgument(

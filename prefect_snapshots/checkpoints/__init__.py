@@ -26,7 +26,7 @@ from .counts import RunCounts
 from .differences import CheckpointDiff
 from .fingerprint import fingerprint
 from .frozen import Failure
-from .job import Job, check_batches, make_job
+from .job import Job, check_batches, exception_classes, make_job
 from .keys import item_keys, stable_hash
 from .manager import CheckpointInfo, CheckpointManager
 from .metrics import Metric, failures_of
@@ -52,6 +52,7 @@ __all__ = [
     "check_batches",
     "collect",
     "counts_of",
+    "exception_classes",
     "failures_of",
     "fingerprint",
     "item_keys",

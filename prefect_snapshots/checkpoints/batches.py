@@ -164,7 +164,7 @@ class Results:
         try:
             return thaw(self._blob(row), self._allow_pickle)
         except PickleRefused as error:
-            reason = "a result was stored with pickle, and allow_pickle=False"
+            reason = "A result was stored with pickle, and allow_pickle is False"
             raise PickleRefused(error.path, f"{reason}. {_HOW_TO_ALLOW}") from error
         except (IntegrityError, msgspec.DecodeError, ValueError, RecursionError) as error:
             if isinstance(error, SnapshotsError) and not isinstance(error, IntegrityError):

@@ -61,6 +61,19 @@ def check_batches(batch_size: int, max_wait_time: float | None) -> None:
         raise InvalidArgument(f"max_wait_time must be a number of seconds above 0, or None, not {max_wait_time!r}.")
 
 
+def exception_classes(given: object) -> tuple[type[BaseException], ...]:
+    """Return the classes of `fatal_exceptions`, which is one class or several.
+
+    Raises:
+        InvalidArgument: It is something else.
+    """
+    classes = tuple(given) if isinstance(given, Iterable) else (given,)
+    for item in classes:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise InvalidArgument(f"fatal_exceptions must be an exception class, or several, not {item!r}.")
+    return classes
+
+
 def make_job(
     repository: Repository,
     function: Callable[[Any], Any],
@@ -90,7 +103,6 @@ def make_job(
         )
     if not callable(function):
         raise InvalidArgument(f"fn must be a function or another callable, not {function!r}.")
-    fatal = (fatal_exceptions,) if isinstance(fatal_exceptions, type) else tuple(fatal_exceptions)
     return Job(
         repository,
         check_name(label(function) if name is None else name),
@@ -100,7 +112,7 @@ def make_job(
         batch_size=batch_size,
         max_wait_time=max_wait_time,
         max_retries=max_retries,
-        fatal_exceptions=fatal,
+        fatal_exceptions=exception_classes(fatal_exceptions),
         max_consecutive_exceptions=max_consecutive_exceptions,
         **options,
     )

@@ -64,6 +64,6 @@ def _refuse_unless(fits: bool, path: str, reason: str) -> None:
     if not fits:
         raise LeafError(
             path,
-            f"an .npz file cannot store it, because {reason}. Choose leaves with --leaves, or write a .snapshots file, "
+            f"An .npz file cannot store it, because {reason}. Choose leaves with --leaves, or write a .snapshots file, "
             "which stores everything.",
         )

@@ -162,7 +162,7 @@ def diff(
         try:
             differences = diff_contents(*contents, allow_pickle=allow_pickle)
         except PickleRefused as error:
-            reason = "was stored with pickle: --allow-pickle compares it, which runs code from the repository"
+            reason = "It was stored with pickle. --allow-pickle compares it, which runs code from the repository."
             raise PickleRefused(error.path, reason) from None
     document = {
         "old": before.reference,

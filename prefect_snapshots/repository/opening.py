@@ -94,7 +94,8 @@ class Opener:
         """Open the repository for writing, and create it if the place is empty."""
         if self._read_only:
             raise ReadOnlyRepository(
-                f"{self._url} was opened with read_only=True. Nothing was changed. Open it without to write."
+                f"{self._url} was opened with read_only=True. Nothing was changed. To write, open it without "
+                "read_only=True."
             )
         if not self._complete:
             with self.lock:

@@ -60,7 +60,7 @@ class NotAnArrayOfBytes(Exception):
 
 
 class NotAtHand(Exception):
-    """The elements of a JAX array cannot be read here; the text says why."""
+    """The elements of a JAX array cannot be read here. The message is a sentence that says why."""
 
 
 def loaded_jax() -> Any:
@@ -120,14 +120,14 @@ def jax_parts(array: Any) -> Parts:
     """
     jax = loaded_jax()
     if isinstance(array, jax.core.Tracer):
-        raise NotAtHand("it is a traced value: save outside of jit, grad and vmap")
+        raise NotAtHand("It is a traced value. Save outside of jit, grad and vmap.")
     if array.is_deleted():
-        raise NotAtHand("this array was deleted, or donated to a jitted function")
+        raise NotAtHand("This array was deleted, or donated to a jitted function.")
     dtype = array.dtype
     if not isinstance(dtype, np.dtype):
         implementation = jax.random.key_impl(array)
         if not isinstance(implementation, str):
-            raise NotAtHand(f"its random number generator, {implementation}, is not registered with JAX")
+            raise NotAtHand(f"Its random number generator, {implementation}, is not registered with JAX.")
         return jax_parts(jax.random.key_data(array))._replace(implementation=implementation)
     shape = array.shape
     nbytes = math.prod(shape) * dtype.itemsize
@@ -148,7 +148,7 @@ def _reader(array: Any, dtype: np.dtype[Any], nbytes: int) -> Callable[[], Buffe
         return lambda: bytes_of(np.ascontiguousarray(np.asarray(local)))
     if not array.is_fully_addressable:
         raise NotAtHand(
-            "it is spread over several processes: gather it with jax.experimental.multihost_utils.process_allgather"
+            "It is spread over several processes. Gather it with jax.experimental.multihost_utils.process_allgather."
         )
     parts = [(shard.index, _local(shard.data)) for shard in array.addressable_shards if shard.replica_id == 0]
     return lambda: _joined(array.shape, dtype, parts)
@@ -222,8 +222,8 @@ def check_jax(spec: ArraySpec) -> None:
         key_form(spec.implementation)
     if jax.dtypes.canonicalize_dtype(spec.dtype) != spec.dtype:
         raise Unavailable(
-            f"it was stored as {spec.dtype}, which JAX would cut to {jax.dtypes.canonicalize_dtype(spec.dtype)} here: "
-            "set jax_enable_x64, or restore it as NumPy with like="
+            f"It was stored as {spec.dtype}, which JAX would cut to {jax.dtypes.canonicalize_dtype(spec.dtype)} here. "
+            "Set jax_enable_x64, or restore it as a NumPy array with like=."
         )
 
 
@@ -238,7 +238,7 @@ def key_form(implementation: str) -> tuple[Any, int]:
     try:
         key = jax.random.key(0, impl=implementation)
     except ValueError as error:
-        raise Unavailable(f"JAX has no random number generator {implementation!r} here") from error
+        raise Unavailable(f"The installed JAX has no random number generator {implementation!r}.") from error
     return key.dtype, jax.random.key_data(key).ndim
 
 

@@ -15,7 +15,7 @@ SCRIPT_MODULES = ("__main__", "__mp_main__")
 
 
 class Unavailable(Exception):
-    """What a manifest names (a class, a member, a time zone, a dtype) does not exist here; the text says so."""
+    """What a manifest names (a class, a member, a time zone, a dtype) does not exist here: see the message."""
 
 
 def reference(cls: Any) -> str | None:
@@ -43,17 +43,17 @@ def find_class(name: str, *, importing: bool) -> type:
     module = name.partition(":")[0]
     if importing and module not in sys.modules:
         if not all(part.isidentifier() for part in module.split(".")):
-            raise Unavailable(f"{name!r} is no name of a class")
+            raise Unavailable(f"{name!r} is not the name of a class.")
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            raise Unavailable(f"its module {module!r} cannot be imported ({error})") from error
+            raise Unavailable(f"Its module {module!r} cannot be imported ({error}).") from error
     found = look_up(name)
     if isinstance(found, type):
         return found
     if module not in sys.modules:
-        raise Unavailable(f"its class {name!r} belongs to a module that is not imported in this process")
-    raise Unavailable(f"its class {name!r} does not exist in this process")
+        raise Unavailable(f"The module of its class {name!r} is not imported in this process.")
+    raise Unavailable(f"Its class {name!r} does not exist in this process.")
 
 
 def look_up(name: str) -> Any:

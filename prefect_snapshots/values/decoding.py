@@ -263,7 +263,7 @@ class _Decoder:
         except PickleRefused:
             raise
         except Exception as error:  # any object's own code runs here
-            raise LeafError(path_of(self._root, item), f"cannot be unpickled ({error!r})") from error
+            raise LeafError(path_of(self._root, item), f"It cannot be unpickled ({error!r}).") from error
 
     def _finish(self, leaf: StoredLeaf, reading: _Reading) -> Any:
         try:
@@ -281,7 +281,7 @@ class _Decoder:
             branch.maker = _RESOLVERS[branch.kind](self, branch) if branch.kind in _RESOLVERS else None
         except Unavailable as error:
             raise LeafError(
-                path_of(self._root, branch), f"{error}: pass like= or choose others with leaves="
+                path_of(self._root, branch), f"{error} Pass like=, or choose other leaves with leaves=."
             ) from error
 
     def _find_enum(self, name: str) -> type:
@@ -306,7 +306,8 @@ class _Decoder:
             found = find_class(name, importing=self._allow_pickle and required)
             if record_of(found) == expected:
                 return found
-            raise Unavailable(f"{name!r} is here no {expected[0].name} with the fields {', '.join(expected[1])}")
+            fields = ", ".join(expected[1])
+            raise Unavailable(f"Its class {name!r} is no {expected[0].name} with the fields {fields} in this process.")
         except Unavailable:
             if required:
                 raise
@@ -321,7 +322,7 @@ class _Decoder:
         return found
 
     def _refuse_registered(self, branch: Branch) -> Any:
-        raise Unavailable(f"only JAX knows how to put a {branch.maker} together")
+        raise Unavailable(f"JAX is needed to build its class {branch.maker}.")
 
 
 _RESOLVERS: dict[Kind, Callable[[_Decoder, Branch], Any]] = {
@@ -383,7 +384,7 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
     asked = _array_form(form)
     if asked is None:
         if form is None and leaf is not None:
-            raise StructureMismatch(path, f"like= has None, and what is stored is {_text(path, leaf)}")
+            raise StructureMismatch(path, f"like= has None, but {_text(path, leaf)} is stored.")
         return None
     dtype, shape, target = asked
     if target.on_jax and shape == () and getattr(dtype, "kind", None) in _NUMBERS.get(type(leaf), ()):
@@ -400,7 +401,7 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
         if str(stored_dtype) == str(dtype) and stored_shape == shape:
             return target
     asked_text = f"{dtype}[{', '.join(map(str, shape))}]"
-    raise StructureMismatch(path, f"like= has {asked_text}, and what is stored is {_text(path, leaf)}")
+    raise StructureMismatch(path, f"like= has {asked_text}, but {_text(path, leaf)} is stored.")
 
 
 def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:

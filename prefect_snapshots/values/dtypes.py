@@ -99,7 +99,7 @@ def _parse_text(text: str) -> np.dtype[Any]:
             raise ValueError(str(error)) from None
     if long := _LONG.fullmatch(text):
         if int(long[2]) != _MANTISSA:
-            raise Unavailable(f"its dtype {text!r} is the long double of another kind of processor")
+            raise Unavailable(f"Its dtype {text!r} is the long double of another kind of processor.")
         return np.dtype(long[1])
     if not _EXTENSION.fullmatch(text):
         raise ValueError(f"{text!r} is no dtype")
@@ -111,7 +111,7 @@ def _parse_text(text: str) -> np.dtype[Any]:
         ) from error
     scalar = getattr(ml_dtypes, text, None)
     if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
-        raise Unavailable(f"the ml_dtypes installed here has no {text!r}")
+        raise Unavailable(f"The installed version of ml_dtypes has no {text!r}. Update it.")
     return np.dtype(scalar)
 
 

@@ -76,10 +76,10 @@ def validate(value: Any) -> None:
 
     Example:
         >>> import threading
-        >>> validate({"lock": threading.Lock()})
+        >>> validate({"x": threading.Lock()})
         Traceback (most recent call last):
             ...
-        prefect_snapshots.errors.UnserialisableLeaf: leaf lock: cannot be pickled (cannot pickle '_thread.lock' object)
+        prefect_snapshots.errors.UnserialisableLeaf: Leaf x: It cannot be pickled (cannot pickle '_thread.lock' object).
     """
     encode(value)
 
@@ -149,7 +149,7 @@ class _Encoder:
         """The pickle stream and its out-of-band buffers; `item` is blamed when there are none."""
         if not self._allow_pickle:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise _Refused(item, f"only pickle could store this {name}, and allow_pickle is False")
+            raise _Refused(item, f"Only pickle could store this {name}, and allow_pickle is False.")
         try:
             return dump(value)
         except MemoryError:
@@ -157,7 +157,7 @@ class _Encoder:
         except NotReadable as error:
             raise _Refused(item, str(error)) from error
         except Exception as error:  # any object's own code runs here
-            raise _Refused(item, f"cannot be pickled ({error})") from error
+            raise _Refused(item, f"It cannot be pickled ({error}).") from error
 
 
 _LABELS: dict[Kind, Callable[[_Encoder, Branch], Node]] = {

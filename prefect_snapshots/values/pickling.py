@@ -73,7 +73,7 @@ def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
     try:
         load(parts[0], parts[1:], allow_pickle=True)
     except Exception as error:
-        raise NotReadable(f"it can be pickled, but not unpickled: {error!r}") from error
+        raise NotReadable(f"It can be pickled, but not unpickled: {error!r}.") from error
     return parts
 
 

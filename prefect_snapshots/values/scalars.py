@@ -158,7 +158,7 @@ def _short_integer_of(data: bytes) -> int:
 
 def no_class(name: str) -> type:
     """Finds no class, for those who want values of other types only."""
-    raise Unavailable(f"its class {name!r} is not looked up here")
+    raise Unavailable(f"Its class {name!r} is not looked up here.")
 
 
 # --- how types are written -----------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def _enum_member(name: str, member: str, find: Callable[[str], type]) -> Enum:
     cls = find(name)
     found = cls.__members__.get(member) if issubclass(cls, Enum) else None
     if found is None:
-        raise Unavailable(f"{name!r} is no enum with a member {member!r}")
+        raise Unavailable(f"Its class {name!r} is no enum with a member {member!r} in this process.")
     return found
 
 
@@ -278,7 +278,7 @@ def _zone(node: Node) -> dt.tzinfo | None:
         try:
             return zoneinfo.ZoneInfo(node)
         except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
-            raise Unavailable(f"its time zone {node!r} is not known here (pip install tzdata)") from error
+            raise Unavailable(f"Its time zone {node!r} is not known here. Run `pip install tzdata`.") from error
     offset, *name = node
     return dt.timezone(dt.timedelta(microseconds=offset), *name)
 

@@ -203,7 +203,7 @@ def map_leaves_with_path(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
         row = [leaf, *(other[path] for other in others)]
         empty = [item is None for item in row]
         if any(empty) and not all(empty):
-            raise StructureMismatch(path, "is None in one value and something else in another")
+            raise StructureMismatch(path, "It is None in one value and something else in another.")
         results.append(None if all(empty) else fn(path, *row))
     return build(shape, iter(results))
 
@@ -296,7 +296,7 @@ def select(root: Any, patterns: str | Sequence[str]) -> Any:
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     chosen = prune(root, matcher(given))
     if chosen is PLACEHOLDER:
-        raise LeafError(", ".join(given), f"no leaf has such a path{_hint(given, root)}")
+        raise LeafError(", ".join(given), f"No leaf has such a path.{_hint(given, root)}")
     return chosen
 
 
@@ -328,18 +328,18 @@ def same_paths(expected: Collection[str], found: Collection[str], expected_name:
             if path not in others:
                 near = nearest(path, others)
                 hint = f", which has {', '.join(map(repr, near))}" if near else ""
-                raise StructureMismatch(path, f"is in {here} and not in {there}{hint}")
+                raise StructureMismatch(path, f"It is in {here}, but not in {there}{hint}.")
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def _hint(patterns: Sequence[str], root: Any) -> str:
-    """What somebody may have meant whose patterns match nothing."""
+    """Return what a caller whose patterns match nothing may have meant, as a sentence."""
     paths = [path for path, _ in leaf_paths(root)]
     meant = [f"{pattern}/**" for pattern in patterns if any(path.startswith(f"{pattern}/") for path in paths)]
     meant = meant or [path for pattern in patterns for path in nearest(pattern, paths)]
-    return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+    return f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 class _Endless(Exception):
@@ -355,9 +355,9 @@ def _outline(value: Any, around: set[int], static: bool) -> Any:
     if branch is None:
         return value
     if id(value) in around:
-        raise _Endless("this container contains itself, which only pickle could store")
+        raise _Endless("This container contains itself, which only pickle could store.")
     if len(around) == MAX_DEPTH:
-        raise _Endless(f"containers nest more than {MAX_DEPTH} deep")
+        raise _Endless(f"Containers nest more than {MAX_DEPTH} deep.")
     around.add(id(value))
     if static and branch.kind is DATACLASS:
         _mark_static(value, branch)

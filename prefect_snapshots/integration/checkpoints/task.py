@@ -38,6 +38,7 @@ from ...checkpoints import (
     RunCounts,
     check_batches,
     collect,
+    exception_classes,
     failures_of,
     item_keys,
     make_job,
@@ -176,7 +177,6 @@ def checkpointed(
         >>> sum(squares())
         332833500
     """
-    fatal = fatal_exceptions if isinstance(fatal_exceptions, type) else tuple(fatal_exceptions)
     options = _Options(
         repository,
         name,
@@ -185,7 +185,7 @@ def checkpointed(
         batch_size,
         max_wait_time,
         max_retries,
-        fatal,
+        exception_classes(fatal_exceptions),
         max_consecutive_exceptions,
         skip_item_errors,
         retry_failed_items,

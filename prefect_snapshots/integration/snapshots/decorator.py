@@ -179,7 +179,7 @@ class _Capture:
         for what in ("every", "max_snapshots"):
             number = getattr(self, what)
             if number is not None and number < 1:
-                raise InvalidArgument(f"{what} is at least 1, not {number}")
+                raise InvalidArgument(f"{what} must be at least 1, not {number}.")
         Ranking(self.rank_by, self.mode)
 
     def decorate(self, fn: F) -> F:

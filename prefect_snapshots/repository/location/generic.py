@@ -33,7 +33,9 @@ class GenericLocation(Location):
         try:
             fsspec.get_filesystem_class(protocol)
         except ImportError as error:
-            raise MissingDependency(f"{self.url}: {error}") from error
+            raise MissingDependency(
+                f"No file system for {protocol}:// URLs can be imported ({error}). Install the package, then try again."
+            ) from error
         except ValueError as error:
             raise InvalidArgument(
                 f"No storage is known for {protocol}:// URLs. Pass a directory, an s3://, gs:// or memory:// URL, or "

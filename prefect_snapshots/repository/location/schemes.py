@@ -43,7 +43,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
 
     Raises:
         MissingDependency: The package for this kind of URL is not installed, or does not load.
-        InvalidArgument: The URL names no place, or chains several file systems (`simplecache::s3://...`), or
+        InvalidArgument: The URL has no path, or chains several file systems (`simplecache::s3://...`), or
             its password is not percent-encoded.
 
     Example:
@@ -63,7 +63,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     local = scheme in ("file", "local")
     if not (rest if local else rest.strip("/")):
         raise InvalidArgument(
-            f"{safe_url(given)!r} names no place. Pass a directory, or a URL such as s3://bucket/prefix."
+            f"{safe_url(given)!r} has no path. Pass a directory, or a URL such as s3://bucket/prefix."
         )
     if not local and is_ambiguous(given):
         raise InvalidArgument(
