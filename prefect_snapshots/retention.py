@@ -208,7 +208,7 @@ class RetentionPolicy:
         ahead = [(time, item) for time, item in newest_first if time - now >= _DAY]
         sound = newest_first[len(ahead) :]
         rows = [
-            RetentionRow(item.name, True, (f"its time is {(time - now) // _DAY} days ahead",)) for time, item in ahead
+            RetentionRow(item.name, True, (f"its time is {_days((time - now) // _DAY)} ahead",)) for time, item in ahead
         ]
         latest = next((time for time, _ in sound if time < now), None)
         rules = [*self._count_rules(), *(self._window_rules(latest.astimezone(zone)) if latest else ())]
@@ -320,3 +320,7 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidArgument(f"{name!r} is not a known time zone. Use a name such as UTC or Europe/Berlin.") from None
+
+
+def _days(number: int) -> str:
+    return "1 day" if number == 1 else f"{number} days"

@@ -364,7 +364,7 @@ def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:
     for event in events:
         time = from_nanoseconds(event.time)
         if latest - time >= _DAY:
-            found[event.sequence] = f"its clock was {round((latest - time) / _DAY)} days behind"
+            found[event.sequence] = f"its clock was {count_text(round((latest - time) / _DAY), 'day')} behind"
         elif time - now < _DAY:
             latest = max(latest, time)
     return found
