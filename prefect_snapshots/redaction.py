@@ -18,6 +18,7 @@ _USER = re.compile(r"[A-Za-z][a-z._-]{0,23}[0-9]{0,4}")
 # What stands before the two colons has no other one, and what follows begins with a scheme.
 _CHAIN = re.compile(r"((?:[a-z0-9+.-]+://)?[^:]*)::([a-z][a-z0-9+.-]*(?:://|::).*)", re.DOTALL)
 _PORT = re.compile(r":[0-9]+")
+_WITH_PORT = re.compile(r"[^:\]]:[0-9]+$")  # a password cannot follow the bracket of an IPv6 address
 
 # Shorter values are words such as "s3v4" or "main", which messages need; as secrets they would be worthless anyway.
 _SHORTEST_SECRET = 4
@@ -121,12 +122,16 @@ def is_ambiguous(url: str) -> bool:
     """Return whether a password in a URL could end at more than one place, because it holds an unquoted `@` and `/`.
 
     Libraries disagree on what such a URL means, so that a part of the password could be taken for a host or a path.
+    An `@` in a path after a port counts, too: `u:22/x@host` may be a user whose password is `22/x`.
 
     Example:
         >>> is_ambiguous("sftp://user:p@ss/w@host/folder"), is_ambiguous("sftp://user:p%40ss%2Fw@host/folder")
         (True, False)
     """
     info, place = _split(url.partition("://")[2])
+    if not info:
+        address, slash, path = re.split(r"[?#]", place, maxsplit=1)[0].partition("/")
+        return bool(slash and "@" in path and _WITH_PORT.search(address))
     return ":" in info and "@" in place
 
 

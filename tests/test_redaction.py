@@ -10,7 +10,7 @@ from urllib.parse import quote
 import cloudpickle
 import pytest
 import servers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_snapshots import BackupManager, Repository, errors
@@ -30,7 +30,9 @@ TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
         ("sftp://backup:p/a@ss@host/folder", "sftp://backup@host/folder"),
         ("sftp://backup:p?a#ss@host/folder", "sftp://backup@host/folder"),
         ("sftp://backup@host/mail/me@example.org", "sftp://backup@host/mail/me@example.org"),
-        ("sftp://host:22/mail/me@example.org", "sftp://host:22/mail/me@example.org"),
+        ("sftp://host/mail/me@example.org", "sftp://host/mail/me@example.org"),
+        ("sftp://host:22/mail/me", "sftp://host:22/mail/me"),
+        ("sftp://ada:22/secret@host", "sftp://***"),
         ("sftp://:secret@host/x", "sftp://host/x"),
         (f"https://{TOKEN}@host/x", "https://host/x"),
         (f"https://{TOKEN}:x-oauth-basic@host/x", "https://host/x"),
@@ -59,7 +61,7 @@ def test_urls_are_shown_without_secrets(url: str, shown: str) -> None:
     assert safe_url(shown) == shown
 
 
-# Every character that a keyboard has. Digits at the beginning, followed by a slash, cannot be told from a port.
+# Every character that a keyboard has.
 _PASSWORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
 _PLACES = st.sampled_from(["host/folder", "host:22/folder", "host", "host/shop?sslmode=require", "[::1]:5/shop"])
 
@@ -78,6 +80,17 @@ def test_no_option_of_a_url_is_shown_unless_it_is_known(name: str, text: str) ->
     quoted = quote(f"Pw0{text}Pw1", safe="")
     for url in f"mongodb://host/shop?tls=true&{name}={quoted}", f"https://host/x?{name}={quoted}#{quoted}":
         assert "Pw" not in safe_url(url) + shown_by_a_database(url) + shown_by_a_location(url)
+
+
+@given(rest=_PASSWORDS)
+@example(rest="x")
+def test_a_password_that_looks_like_a_port_is_refused_and_not_shown(rest: str) -> None:
+    # What follows a question mark or a hash is an option, which is never shown.
+    url = f"sftp://ada:22/{rest.translate({63: None, 35: None})}Pw1@host/folder"
+    assert "Pw1" not in safe_url(url)
+    with pytest.raises(errors.InvalidArgument, match="not clear where the password ends") as raised:
+        Repository(url)
+    assert "Pw1" not in str(raised.value)
 
 
 def shown_by_a_database(url: str) -> str:

@@ -68,7 +68,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     if not local and is_ambiguous(given):
         raise InvalidArgument(
             f"{safe_url(given)}: it is not clear where the password ends. Write '@' as %40 and '/' as %2F in it, or "
-            "pass it in storage_options."
+            "pass it in storage_options. For an '@' in the path after a port, pass the port in storage_options."
         )
     return _kind(scheme)(scheme, rest, storage_options or {})
 
