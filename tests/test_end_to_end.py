@@ -116,7 +116,7 @@ def test_the_forms_of_the_blocks_can_be_filled_in(site: Site, page: Page, shoot:
     for kind in ("Snapshots: Repository", "Snapshots: Backup Database"):
         expect(page.get_by_text(kind, exact=True).first).to_be_visible()
     page.goto("/v2/blocks/catalog/prefect-snapshots-backup-database/create")
-    expect(page.get_by_text("Where the database is.")).to_be_visible()
+    expect(page.get_by_text("The URL of the database.")).to_be_visible()
     page.goto("/v2/blocks/catalog/prefect-snapshots-repository/create")
     page.get_by_label("Name").fill("research")
     page.get_by_label("URL").fill("s3://bucket/snapshots")

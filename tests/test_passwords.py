@@ -171,7 +171,7 @@ class TestConfiguredMeansEncrypted:
         assert not pickle.loads(pickle.dumps(Repository(tmp_path / "r", password=False))).encrypted
         block = SnapshotRepository(url=str(tmp_path / "r"), no_password=True)
         assert SnapshotManager(block, name="x").get_snapshot("one").data == 1
-        with pytest.raises(ValueError, match="exclude each other"):
+        with pytest.raises(ValueError, match="Set either a password or no_password"):
             SnapshotRepository(url="x", password="right", no_password=True)  # type: ignore[arg-type]
 
     def test_false_does_not_open_an_encrypted_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

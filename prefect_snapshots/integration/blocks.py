@@ -1,6 +1,6 @@
-"""Which repository: the block that configures one, and the order in which everything else is asked.
+"""The block that configures a repository, and the choice of the repository that a run uses.
 
-The block is also a file system for Prefect's results. It decides nothing about them: `results` does.
+The block is also a file system for Prefect's results. `results` stores them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEFAULT_SLUG = f"prefect-snapshots-repository/{DEFAULT_BLOCK}"
 
 
 def _with_secret_credentials(schema: dict[str, Any], model: type[SnapshotRepository]) -> None:
-    """Have Prefect hide credentials that are part of this block: it knows those of other blocks only."""
+    """Make Prefect hide credentials inside this block. It hides only those of other blocks by default."""
     schema_extra(schema, model)
     schema["secret_fields"].append("credentials.*")
 
@@ -46,7 +46,7 @@ class SnapshotRepository(WritableFileSystem):
     """
     A repository for snapshots: any directory or bucket, deduplicated, compressed, verified, and encrypted if you like.
 
-    Saved under the name `default` it is the repository of every flow that names no other. As `result_storage` or
+    Save it under the name `default` to make it the repository of every flow that names no other. As `result_storage` or
     `key_storage` it keeps the persisted results of any task.
 
     Example:
@@ -82,7 +82,7 @@ class SnapshotRepository(WritableFileSystem):
     storage_options: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
         title="Storage Options",
-        description="Passed to the fsspec file system, instead of what the credentials say: endpoint, region, keys.",
+        description="Options of the fsspec file system, such as endpoint and keys. They override the credentials.",
     )
     password: SecretStr | None = Field(
         default=None,
@@ -102,24 +102,25 @@ class SnapshotRepository(WritableFileSystem):
         description="The id that the repository must have, as `prefect-snapshots stats` shows it.",
     )
     compression: Literal["auto", "high", "none"] = Field(
-        default="auto", description="How what this writes is compressed: `auto` compresses with zstd where it pays."
+        default="auto",
+        description="How to compress new data. `auto` uses zstd if it saves space, `high` takes longer.",
     )
     allow_pickle: bool = Field(
         default=True,
         title="Allow Pickle",
-        description="Whether snapshots stored with pickle may be loaded. Turn it off where others may write.",
+        description="Whether to load data that was stored with pickle. Turn it off if others may write.",
     )
-    read_only: bool = Field(default=False, title="Read Only", description="Write nothing at all.")
+    read_only: bool = Field(default=False, title="Read Only", description="Refuse every write.")
     results: str = Field(
         default="default",
         description=(
-            "The name of the results that this keeps as `result_storage` or `key_storage`. Prefect uses the same keys "
-            "in both: where both are this repository, their blocks need different names here."
+            "A name for the results that this block stores. Prefect uses the same keys in `result_storage` "
+            "and `key_storage`. If both use one repository, give their blocks different names here."
         ),
     )
 
     def get_repository(self) -> Repository:
-        """Return the repository. Nothing is read or written yet. Equal blocks of one process share it."""
+        """Return the repository, without reading or writing anything yet. Equal blocks of one process share it."""
         said = storage_options(self.credentials) if self.credentials else {}
         options = json.dumps(said | self.storage_options.get_secret_value(), sort_keys=True)
         password = self.password.get_secret_value() if self.password else None
@@ -135,13 +136,13 @@ class SnapshotRepository(WritableFileSystem):
         )
 
     async def aread_path(self, path: str) -> bytes:
-        """Return the result with this key, every byte verified.
+        """Return the result with this key. Every byte is verified.
 
         Args:
             path: The key of the result.
 
         Raises:
-            ObjectMissing: a `FileNotFoundError`; there is none.
+            ObjectMissing: There is no such result. It is a `FileNotFoundError`, too.
             PickleRefused: Reading it could run code, and the block does not allow pickle.
         """
         data = await asyncio.to_thread(self._log.read, path)
@@ -149,47 +150,47 @@ class SnapshotRepository(WritableFileSystem):
 
     @async_dispatch(aread_path)
     def read_path(self, path: str) -> bytes:  # type: ignore[override]  # sync or async, by where it is called
-        """Return the result with this key, every byte verified.
+        """Return the result with this key. Every byte is verified.
 
         Args:
             path: The key of the result.
 
         Raises:
-            ObjectMissing: a `FileNotFoundError`; there is none.
+            ObjectMissing: There is no such result. It is a `FileNotFoundError`, too.
             PickleRefused: Reading it could run code, and the block does not allow pickle.
         """
         return check_result(path, self._log.read(path), allow_pickle=self.allow_pickle)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
-        """Store a result durably under this key, instead of an older one.
+        """Store a result durably under this key. It replaces an older one.
 
         Args:
             path: The key of the result.
-            content: What Prefect has serialised.
+            content: The result, as Prefect has serialised it.
         """
         check_result(path, content, allow_pickle=self.allow_pickle)
         await asyncio.to_thread(self._log.write, path, content)
 
     @async_dispatch(awrite_path)
     def write_path(self, path: str, content: bytes) -> None:  # type: ignore[override]
-        """Store a result durably under this key, instead of an older one.
+        """Store a result durably under this key. It replaces an older one.
 
         Args:
             path: The key of the result.
-            content: What Prefect has serialised.
+            content: The result, as Prefect has serialised it.
         """
         self._log.write(path, check_result(path, content, allow_pickle=self.allow_pickle))
 
     @model_validator(mode="after")
     def _check_password(self) -> Self:
         if self.no_password and self.password is not None:
-            raise ValueError("a password and no_password exclude each other: leave one of them out")
+            raise ValueError("Set either a password or no_password, not both.")
         return self
 
     @field_validator("credentials", mode="before")
     @classmethod
     def _check_credentials(cls, given: object, info: ValidationInfo) -> object:
-        # Where the URL itself is wrong, that is said.
+        # If the URL itself is wrong, its own error is enough.
         return credentials_for(info.data["url"], given) if given is not None and "url" in info.data else given
 
     @property
@@ -197,7 +198,7 @@ class SnapshotRepository(WritableFileSystem):
         return _result_log(self.get_repository(), self.results)
 
     def _resolve_path(self, path: str) -> None:
-        """Tells Prefect that keys are no paths below the working directory, for a block that is not saved."""
+        """Tell Prefect that keys are not paths below the working directory, for a block that is not saved."""
 
 
 def current_repository(explicit: RepositoryLike | None = None) -> Repository:
@@ -217,7 +218,7 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
         explicit: A repository, a URL or path, or a block. Default: one of the others.
 
     Raises:
-        EphemeralRepositoryError: None is given, and the run is a deployed one, whose directory is deleted with it.
+        EphemeralRepositoryError: None is given, and the run is deployed: its directory is deleted when it ends.
         RepositoryError: The server did not answer whether there is a default block.
 
     Example:
@@ -241,7 +242,7 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
 
 
 def _unsaid() -> Repository:
-    """The repository when nobody said which."""
+    """Return the repository that is used if none is named."""
     block = _default_block()
     if block is not None:
         return block.get_repository()

@@ -1,7 +1,7 @@
-"""Credentials as blocks of Prefect's own integrations: which ones a repository takes, and what they mean to fsspec.
+"""The credential blocks of Prefect's own integrations that a repository accepts, as options of fsspec.
 
 Importing prefect-aws or prefect-gcp takes seconds, and neither has to be installed. So a class is imported only when
-there are credentials for it, and what the forms of Prefect's UI are told about it, `FORMS`, is written down here.
+there are credentials for it, and `FORMS` describes it to Prefect's UI.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ FORMS: list[JsonValue] = [
     _form("MinIOCredentials", "minio-credentials", "minio_root_user", "minio_root_password", *_CLIENT),
     _form("GcpCredentials", "gcp-credentials", "service_account_file", "service_account_info", "project"),
 ]
-"""What the field is in a JSON schema: the UI offers nothing, or the saved blocks of each kind."""
+"""The JSON schema of the field: no credentials, or a saved block of one of these kinds."""
 
 
 def credentials_for(url: str, given: object) -> Credentials:
-    """The credentials of a repository, from a block or from what was saved of one.
+    """Return the credentials of a repository, from a block or from its saved fields.
 
     Raises:
         InvalidArgument: There are no such credentials for this URL.

@@ -37,18 +37,18 @@ class BackupDatabase(Block):
     )
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
 
-    url: str = Field(title="URL", description="Where the database is. Leave the password to the field below.")
+    url: str = Field(title="URL", description="The URL of the database. Put the password into the field below.")
     password: SecretStr | None = Field(
         default=None,
         description="The password. Default: the one that the database's own tools find in their own files.",
     )
     options: dict[str, str] = Field(
         default_factory=dict,
-        description="What stands behind the ? of a URL, such as sslmode or ssl_ca. No secrets: options are shown.",
+        description="The options after the ? of a URL, such as sslmode or ssl_ca. Pass no secrets: options are shown.",
     )
 
     def get_database(self) -> Database:
-        """Return the database, for a `BackupManager`. Nothing is connected to."""
+        """Return the database for a `BackupManager`, without connecting to it."""
         return open_database(self.url, self.password.get_secret_value() if self.password else None, self.options)
 
     @classmethod
@@ -56,7 +56,7 @@ class BackupDatabase(Block):
         """Return the database that a block of prefect-sqlalchemy connects to, whatever its driver.
 
         Args:
-            connector: a block of prefect-sqlalchemy. It is not connected.
+            connector: A block of prefect-sqlalchemy. Its connection is not opened.
         """
         from sqlalchemy import make_url
 

@@ -1,6 +1,6 @@
 """Refuse results of Prefect that could run code when Prefect reads them.
 
-Prefect chooses how to read a stored result by what is stored beside it: `pickle` by default, or JSON whose decoder
+Prefect chooses how to read a result by metadata that is stored with it: `pickle` by default, or JSON whose decoder
 looks classes up by name. Whoever can write to the repository could therefore run code wherever a result is read. With
 `allow_pickle=False`, only plain JSON passes.
 """
@@ -25,7 +25,7 @@ def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
 
     Args:
         key: The key of the result.
-        data: What is stored, or about to be.
+        data: The stored bytes, or those about to be stored.
         allow_pickle: Whether the user permits unpickling. If so, everything passes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The settings of this integration, from wherever Prefect reads its own: environment, TOML files, profile."""
+"""The settings of this integration. Prefect reads them from the environment, TOML files and the active profile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr
 
 
 class SnapshotsSettings(PrefectBaseSettings):
-    """Where snapshots live unless somebody says otherwise: `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
+    """The default repository and its password: the settings `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
 
     Example:
         >>> SnapshotsSettings(repository="memory://example").repository
