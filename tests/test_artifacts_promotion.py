@@ -333,7 +333,7 @@ def test_a_file_that_changes_meanwhile_is_not_logged(tmp_path: Path) -> None:
         with (folder / "part-7").open("ab") as file:
             file.write(b"more")
 
-    with pytest.raises(InvalidArgument, match="part-7 changed while it was logged"):
+    with pytest.raises(InvalidArgument, match=r"part-7 changed while it was read. Nothing was saved"):
         registry.log_files("x", folder, progress=change)
     assert not registry.exists("x")
 
