@@ -299,6 +299,16 @@ def test_a_field_that_is_forged_hurts_its_name_alone(stage: Stage, tmp_path: Pat
     _run(stage, tmp_path / "r", every=False)
 
 
+def test_values_that_once_hung_or_had_no_name(stage: Stage, tmp_path: Path) -> None:
+    raw = msgspec.Raw(b"\xa3\xed\xa0\x80")
+    found = {("checkpoints-closed-2", ("size",)): 2**62, ("backups-backup-1-manifest", (1, 0, 1)): raw}
+    for (label, at), value in found.items():
+        [victim] = [victim for victim in stage.victims if victim.label == label]
+        shutil.copytree(stage.base, tmp_path / label)
+        victim.write(tmp_path / label, _with(victim.fields, at, value))
+        _assert_nobody_else_is_hurt(stage, tmp_path / label, victim, value)
+
+
 @pytest.mark.nightly
 def test_no_value_in_any_field_hurts_more_than_its_name(stage: Stage, tmp_path: Path) -> None:
     _run(stage, tmp_path / "r", every=True)

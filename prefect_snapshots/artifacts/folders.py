@@ -172,7 +172,7 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
         raise IntegrityError(f"The manifest of this folder is damaged: {error}") from None
     if manifest.format > FORMAT:
         raise UnsupportedFormat(

@@ -65,7 +65,7 @@ def decode_manifest(content: ContentReader) -> list[Part]:
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
         raise IntegrityError(
             f"The manifest of this backup is damaged: {error}. Nothing was changed. Use another backup."
         ) from None

@@ -147,7 +147,7 @@ class Results:
         if together:
             try:
                 self._plain = _decode_list(payload)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 raise DamagedObject(where, f"its results cannot be read ({error})") from error
             whole = len(self._plain) == count
         else:

@@ -262,7 +262,7 @@ def _kept(dump: DumpReader) -> _File | None:
         return None
     try:
         return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_File)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
         raise BackupFailed("What the backup says of the file's mode and owner is damaged.") from error
 
 
