@@ -251,6 +251,8 @@ class History:
     def _move(self, event: Event) -> None:
         body = event.body
         alias = body["alias"]
+        if not isinstance(alias, str):  # the catalog turns this into damage of the artifact
+            raise TypeError("an alias must be a string")
         version, previous = body["version"], self.alias_target(alias)
         rollback = body.get("rollback", False)
         if version is None:
