@@ -89,8 +89,7 @@ class Folder:
         """Raise `InvalidArgument` if a file changed since the scan."""
         if state_of(os.stat(self.path_of(entry))) != (entry.size, entry.mtime, *entry.state[:2]):
             raise InvalidArgument(
-                f"{self.path_of(entry)} changed while it was logged, and nothing was saved. Log it again when nothing "
-                "writes to it."
+                f"{self.path_of(entry)} changed while it was read. Nothing was saved. Log it when nothing writes to it."
             )
 
     @property

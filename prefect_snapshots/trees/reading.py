@@ -250,7 +250,8 @@ class Tree:
     def _refuse_change(self, scanned: Entry) -> None:
         if not self._exact:
             raise InvalidArgument(
-                f"{self._label}/{scanned.path} changed while it was read. Nothing was saved. Log it when it is done."
+                f"{self._label}/{scanned.path} changed while it was read. Nothing was saved. Log it when nothing "
+                "writes to it."
             )
 
 
