@@ -314,11 +314,12 @@ def test_calls_that_make_no_sense(call: Callable[[Any], Any], error: type[Except
     "options", [{"batch_size": 0}, {"max_wait_time": 0}, {"max_retries": -1}, {"name": "../up"}, {"batch_size": "10"}]
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
-    @checkpointed(function_version=1, **options)
-    def identity(x: int) -> int:
-        return x
-
     with pytest.raises(SnapshotsError):
+
+        @checkpointed(function_version=1, **options)
+        def identity(x: int) -> int:
+            return x
+
         flow(lambda: identity.map([1]))()
 
 
