@@ -7,6 +7,7 @@ protocol are gone through one by one.
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,13 +18,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from shelf import Shelf
 from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
 
 from prefect_snapshots.errors import CommitUnknown, IntegrityError, StorageUnavailable
 from prefect_snapshots.repository import Repository
 from prefect_snapshots.repository.catalog import CATALOG, ROOT
 from prefect_snapshots.repository.index import Entry
-from prefect_snapshots.repository.location import MemoryLocation
+from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
 from prefect_snapshots.repository.maintenance import CheckReport
 
 PARTS = [bytes([65 + number]) * (10 + number) for number in range(5)]
@@ -749,3 +751,29 @@ def test_read_of_a_delta_at_every_moment_of_a_prune() -> None:
         pruner.run()
         read(world.processes[2])
         assert_kept(world, "kept", "delta")
+
+
+def test_an_index_object_that_a_listing_overlooks_is_found_although_another_is_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reader that has found something new looks once more before it says that a chunk is missing."""
+    url = f"memory://{uuid.uuid4().hex}"
+    writer, other, reader = (Shelf(Repository(url), name) for name in ("one", "two", "one"))
+    writer.put("first", [b"1" * 1000], chunked=True)
+    reader.stream.refresh()
+    assert reader.get("first") == b"1" * 1000
+    location = reader.repository.location
+    before = {info.path for info in location.list("index")}
+    writer.put("wanted", [b"2" * 1000], chunked=True)
+    overlooked = {info.path for info in location.list("index")} - before
+    other.put("new", [b"3" * 1000], chunked=True)
+    complete, listings = location.list, count()
+
+    def overlooking(folder: str) -> Iterator[ObjectInfo]:
+        first = folder == "index" and next(listings) == 0
+        return (info for info in complete(folder) if not (first and info.path in overlooked))
+
+    monkeypatch.setattr(location, "list", overlooking)
+    reader.stream.refresh()
+    assert reader.get("wanted") == b"2" * 1000
+    assert next(listings) >= 2

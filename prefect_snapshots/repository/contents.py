@@ -720,7 +720,8 @@ class ChunkReader:
             index.load()
         condemned = self._store.condemned()
         entry = find(chunk, condemned)
-        if entry is None and index.look_again():
+        # As long as something new turns up: the listing that showed it may have overlooked what is wanted.
+        while entry is None and index.look_again():
             entry = find(chunk, condemned)
         entry = entry or find(chunk, ())  # condemned, but perhaps not deleted yet
         if entry is None:

@@ -79,7 +79,8 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
             if len(absent):
                 late.append((stream, event, absent))
     if late:
-        index.look_again()  # they were committed since the index was read
+        while index.look_again():  # they were committed since the index was read
+            pass
     if index.table()[0] is not heads:
         # It grew, now or when a table of chunks was read.
         known = join_ids(heads[live], table["tail"][live])
