@@ -52,7 +52,18 @@ class RunCounts:
 
     def after(self, batch: RunCounts) -> RunCounts:
         """Return these counts with what became of a batch of the items, which were skipped until now."""
-        return replace(self, **{name: getattr(self, name) + getattr(batch, name) for name in _PARTS})
+        return replace(self + batch, total=self.total)
+
+    def __add__(self, others: RunCounts) -> RunCounts:
+        """Return these counts with those of other items."""
+        return RunCounts(
+            self.total + others.total,
+            self.done + others.done,
+            self.done_before + others.done_before,
+            self.failed + others.failed,
+            self.failed_before + others.failed_before,
+            self.repeated + others.repeated,
+        )
 
     def as_dict(self) -> dict[str, int]:
         """Return all numbers by name, `skipped` and `missing` included."""
@@ -70,7 +81,6 @@ class RunCounts:
                 yield f"{number:,} {words}"
 
 
-_PARTS = ("done", "done_before", "failed", "failed_before", "repeated")
 _WORDS = {
     "done": "done now",
     "done_before": "done before",

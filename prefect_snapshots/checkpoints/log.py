@@ -345,6 +345,8 @@ class Log:
     def is_own(self, found: Places) -> NDArray[np.bool_]:
         """Tell which places lie in segments that this process writes."""
         with self._lock:
+            if not self._own_numbers:
+                return np.zeros(len(found), bool)
             return np.isin(segments_of(found), self._own_numbers)
 
     def values(self, found: Places) -> list[Any]:

@@ -44,15 +44,16 @@ def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) ->
     found = (log if fresh is None else fresh).find(keys)
     wanted = found == MISSING
     done_before = failed_before = 0
-    if fresh is None and not wanted.all():
-        known = found[~wanted]
+    missing = np.count_nonzero(wanted)  # on truth values ten times as fast as `sum` and `any`
+    if fresh is None and missing < len(keys):
+        known = found[~wanted] if missing else found
         done = outcomes_of(known) == DONE
         earlier = ~log.is_own(known)
-        done_before = int((done & earlier).sum())
+        done_before = int(np.count_nonzero(done & earlier))
         if job.retry_failed_items:
             wanted[~wanted] = ~done
         else:
-            failed_before = int((~done & earlier).sum())
+            failed_before = int(np.count_nonzero(earlier)) - done_before
     rows = np.flatnonzero(wanted)
     if len(rows) > 1:
         rows = rows[_firsts(keys[rows])]
@@ -141,7 +142,7 @@ class Plan:
             planned.add(window.keys[rows], rows.astype(np.uint64))
             self._keys.append(window.keys)
             counts = replace(pending.counts, repeated=pending.counts.repeated + len(pending.rows) - len(rows))
-            self.counts = replace(self.counts, total=self.counts.total + len(window)).after(counts)
+            self.counts += counts
             if len(rows):
                 yield window.take(rows)
 

@@ -8,7 +8,6 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -96,11 +95,12 @@ class Run:
         """Compute the items of a window that have no result."""
         self._sharing.note()
         pending = self._pending(window.keys)
+        self._seen += pending.counts
+        if not len(pending.rows):
+            return
         rows = pending.rows[self._not_begun(window.keys[pending.rows])]
-        repeated = pending.counts.repeated + len(pending.rows) - len(rows)
-        self._seen = replace(self._seen, total=self._seen.total + len(window)).after(
-            replace(pending.counts, repeated=repeated)
-        )
+        if len(rows) < len(pending.rows):
+            self._seen = self._seen.after(RunCounts(repeated=len(pending.rows) - len(rows)))
         if not len(rows):
             return
         if not self._begun:

@@ -619,6 +619,8 @@ class Claims:
         self._sealer = sealer
         self._folder = f"{folder(stream)}/{CLAIMS}"
         self._locks: ByteLocks | None = location.locks(f"{self._folder}/{LOCKS}")
+        self._locked: dict[int, int] = {}
+        """The number of the lock on each piece of work."""
 
     @property
     def exact(self) -> bool:
@@ -639,26 +641,30 @@ class Claims:
         """Return whether an open segment may still grow. Not sure means yes."""
         return self._locks is None or self._locks.is_held(_number(segment))
 
-    def take(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
+    def take(self, unit: int, segment: str, open_segments: frozenset[str]) -> bool:
         """Claim a piece of work, in the name of the own segment. False when somebody else is at it."""
         if self._locks is not None:
-            return self._locks.take(self._hidden(cell))
-        return not open_segments or self._create(cell, segment, open_segments)
+            number = self._hidden(unit)
+            taken = self._locks.take(number)
+            if taken:
+                self._locked[unit] = number
+            return taken
+        return not open_segments or self._create(unit, segment, open_segments)
 
-    def release(self, cell: int) -> None:
+    def release(self, unit: int) -> None:
         """Give a claim back."""
-        if self._locks is not None:
-            self._locks.release(self._hidden(cell))
+        if self._locks is not None and unit in self._locked:
+            self._locks.release(self._locked.pop(unit))
 
     def close(self) -> None:
         """Release everything."""
         if self._locks is not None:
             self._locks.close()
 
-    def _create(self, cell: int, segment: str, open_segments: frozenset[str]) -> bool:
+    def _create(self, unit: int, segment: str, open_segments: frozenset[str]) -> bool:
         turn = 0
         while True:
-            path = f"{self._folder}/{self._hidden(cell):016x}-{turn}"
+            path = f"{self._folder}/{self._hidden(unit):016x}-{turn}"
             if self._location.create(path, segment.encode()):
                 return True
             owner = self._location.read(path).decode("ascii", "replace")
@@ -666,13 +672,13 @@ class Claims:
                 return False
             turn += 1  # its owner has closed its segment, or is cleared
 
-    def _hidden(self, cell: int) -> int:
+    def _hidden(self, unit: int) -> int:
         """Return the number under which a piece of work is claimed where others can see it.
 
         Names of objects and locks are visible. The number of a piece of work follows from its items, by a formula that
         could be turned around: it is hashed with the secret of the repository.
         """
-        return self._sealer.hidden_number(self._stream, cell)
+        return self._sealer.hidden_number(self._stream, unit)
 
 
 def _number(segment: str) -> int:

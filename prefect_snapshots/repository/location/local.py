@@ -19,7 +19,7 @@ from ...errors import DamagedObject, InvalidArgument, ObjectMissing, StorageErro
 from ...private_files import Modes
 from ..threads import Lock, after_fork
 from . import files
-from .files import NEW_FILE, Directories, pieces, sync_entry, translated, walk, write_all
+from .files import NEW_FILE, Directories, Translated, pieces, sync_entry, walk, write_all
 from .interface import (
     Appender,
     Buffer,
@@ -152,7 +152,10 @@ class LocalLocation(Location):
         self.requests.add("HEAD")
         try:
             with self._errors(path):
-                status = os.stat(self._full(checked(path)))
+                try:
+                    status = os.stat(self._full(checked(path)))
+                except FileNotFoundError:  # the usual answer to whoever waits for news, so it has to be quick
+                    return None
         except ObjectMissing:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -199,19 +202,18 @@ class LocalLocation(Location):
             "writes at a time."
         )
 
-    @contextlib.contextmanager
-    def _errors(self, path: str) -> Iterator[None]:
-        with translated(self._where(path)):
-            try:
-                yield
-            except NotADirectoryError as error:
-                place = Path(self._root)
-                for each in (place, *place.parents):
-                    if each.exists() and not each.is_dir():
-                        raise InvalidArgument(
-                            f"{each} is a file, so no repository can be at {place}. Pass the path of a directory."
-                        ) from error
-                raise
+    def _errors(self, path: str) -> Translated:
+        return Translated(self._where(path), self._explained)
+
+    def _explained(self, error: OSError) -> InvalidArgument | None:
+        place = Path(self._root)
+        if isinstance(error, NotADirectoryError):
+            for each in (place, *place.parents):
+                if each.exists() and not each.is_dir():
+                    return InvalidArgument(
+                        f"{each} is a file, so no repository can be at {place}. Pass the path of a directory."
+                    )
+        return None
 
 
 class _FileWriter(ObjectWriter):
@@ -234,7 +236,7 @@ class _FileWriter(ObjectWriter):
     def write(self, buffers: Buffer | Sequence[Buffer]) -> None:
         if not self._open:
             raise closed(self._where)
-        with translated(self._where):
+        with Translated(self._where):
             if self._large is None:
                 write_all(self._file, several(buffers))
             else:
@@ -245,7 +247,7 @@ class _FileWriter(ObjectWriter):
             return
         self._requests.add("PUT")
         try:
-            with translated(self._where):
+            with Translated(self._where):
                 if self._large is not None:
                     self._large.finish()
                 # The data before the name: a name without data would be a damaged object after a loss of power.
@@ -260,7 +262,7 @@ class _FileWriter(ObjectWriter):
             return
         self._open = False
         try:
-            with contextlib.suppress(FileNotFoundError), translated(self._where):
+            with contextlib.suppress(FileNotFoundError), Translated(self._where):
                 os.unlink(self._temporary, dir_fd=self._directory)
         finally:
             os.close(self._file)
@@ -291,7 +293,7 @@ class _FileAppender(Appender):
             if self._closing.is_set():
                 raise closed(self._where)
             try:
-                with translated(self._where):
+                with Translated(self._where):
                     write_all(self._file, several(buffers))
             except BaseException as error:
                 # A part of a record may be in the file: what is appended after it could not be told from it.
@@ -312,7 +314,7 @@ class _FileAppender(Appender):
             self._thread.join()
         try:
             self._check()
-            with translated(self._where):
+            with Translated(self._where):
                 os.fsync(self._file)
         finally:
             os.close(self._file)
@@ -343,7 +345,7 @@ class _FileAppender(Appender):
                 return
             self._dirty.clear()
             try:
-                with translated(self._where):
+                with Translated(self._where):
                     os.fsync(self._file)
             except StorageError as error:  # the next call raises it
                 self._failure = error
