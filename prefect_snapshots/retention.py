@@ -5,16 +5,17 @@ Every kind has a `cleanup` that asks this module. It deletes nothing itself.
 The rules, and the words of the reasons, are those of `restic forget` (0.14). A *bucket* is an hour, a day, an ISO week,
 a month or a year in the time zone of the policy. A count such as `keep_daily=7` keeps the newest item of each of the
 last 7 buckets that hold any. A duration such as `keep_weekly_within="3m"` keeps the newest item of every bucket, as far
-back from the newest item of all. An item that several rules keep has several reasons.
+back from the newest item of all, or from now. An item that several rules keep has several reasons. A *group* is the
+items of one host, of the same sources, or with the same tags: each has the rules to itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .errors import InvalidArgument
@@ -31,6 +32,9 @@ _BUCKETS: dict[str, Callable[[datetime], Bucket]] = {
 
 PINNED = "pinned"
 """The reason for an item that a user exempted from retention."""
+
+Grouping = Literal["host", "sources", "tags"]
+"""What items of one group have in common."""
 
 _DURATION = re.compile(r"(?=.)(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?")
 _DAY = timedelta(days=1)
@@ -61,12 +65,16 @@ class RetentionItem:
         created_at: When it was made, with a time zone.
         tags: What `keep_tags` looks at.
         exempt: Reasons to keep it whatever the policy says, such as "pinned", "released" or "alias production".
+        host: The machine that made it, for `group_by`.
+        sources: What it was made from, for `group_by`.
     """
 
     name: str
     created_at: datetime
     tags: Sequence[str] = ()
     exempt: Sequence[str] = ()
+    host: str = ""
+    sources: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +119,21 @@ class RetentionPolicy:
         keep_last: How many of the newest to keep; -1 keeps all, here and in the other counts.
         keep_weekly_within: Keep the newest of each week, as far back from the newest of all as this duration, such as
             `"3m"` or `"2y5m7d3h"` (years, months, days, hours). None turns the rule off, here and in the others.
+            See `count_from`.
         keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly: For how many hours, days, ISO weeks, months
             or years to keep the newest. Those that hold nothing do not count.
         keep_within: Keep everything within this duration.
         keep_hourly_within, keep_daily_within, keep_monthly_within, keep_yearly_within: As `keep_weekly_within`.
         keep_tags: Keep everything with any of these tags. `"a,b"` means both tags at once.
         timezone: The time zone of hours, days, weeks, months and years, such as `"Europe/Berlin"`.
+        count_from: Where durations begin: at the `"newest"` item, so that nothing expires while nothing is made, or
+            `"now"`.
+        group_by: Apply the policy to each group on its own: any of `"host"`, `"sources"` and `"tags"`. At least one
+            item of each group is kept. Only backups have hosts and sources. Default: all items are one group.
 
     Raises:
-        InvalidArgument: The policy keeps nothing, a count is below -1, a duration cannot be read, or the time zone is
-            unknown.
+        InvalidArgument: The policy keeps nothing, a count is below -1, a duration cannot be read, the time zone is
+            unknown, or another value is not one of those above.
 
     Example:
         >>> from datetime import UTC, datetime
@@ -155,6 +168,8 @@ class RetentionPolicy:
     keep_yearly_within: str | None = None
     keep_tags: tuple[str, ...] = ()
     timezone: str = "UTC"
+    count_from: Literal["newest", "now"] = "newest"
+    group_by: tuple[Grouping, ...] = ()
 
     def __post_init__(self) -> None:
         for name, count in self._counts():
@@ -165,24 +180,34 @@ class RetentionPolicy:
         if isinstance(self.keep_tags, str) or not all(tag and all(tag.split(",")) for tag in self.keep_tags):
             raise InvalidArgument(f"keep_tags must be a sequence of tags, not {self.keep_tags!r}.")
         object.__setattr__(self, "keep_tags", tuple(self.keep_tags))
+        if self.count_from not in ("newest", "now"):
+            raise InvalidArgument(f'count_from must be "newest" or "now", not {self.count_from!r}.')
+        if isinstance(self.group_by, str) or not set(self.group_by) <= set(get_args(Grouping)):
+            raise InvalidArgument(
+                f'group_by must be a sequence of "host", "sources" and "tags", not {self.group_by!r}.'
+            )
+        object.__setattr__(self, "group_by", tuple(self.group_by))
         _zone(self.timezone)
         if not (self.keep_tags or any(count for _, count in self._counts()) or any(self._windows())):
             raise InvalidArgument("This retention policy keeps nothing. Set at least one of its keep_ arguments.")
 
     @staticmethod
     def checked(policy: RetentionPolicy | None) -> RetentionPolicy:
-        """Return a policy that was passed, for those that have none of their own.
+        """Return a policy that was passed, for the kinds that have no default policy: all but backups.
 
         Args:
             policy: What the caller passed.
 
         Raises:
-            InvalidArgument: None was passed, or something else.
+            InvalidArgument: None was passed, or something else, or the policy groups by what only backups have.
         """
         if policy is None:
             raise InvalidArgument("A cleanup needs a policy. Pass one, such as RetentionPolicy(keep_last=10).")
         if not isinstance(policy, RetentionPolicy):
             raise InvalidArgument(f"policy must be a RetentionPolicy, not {type(policy).__name__}.")
+        if unknown := set(policy.group_by) - {"tags"}:
+            what = " and ".join(sorted(unknown))
+            raise InvalidArgument(f"Only backups can be grouped by {what}. Nothing was deleted.")
         return policy
 
     def plan(self, items: Iterable[Item], now: datetime | None = None) -> list[RetentionRow]:
@@ -201,26 +226,47 @@ class RetentionPolicy:
             InvalidArgument: The policy would keep none of the items.
         """
         now = now or datetime.now(UTC)
-        zone = _zone(self.timezone)
         # Python compares two times of one zone by the wall clock, which goes back in autumn. UTC has no such hour.
         timed = [(item.created_at.astimezone(UTC), item) for item in items][::-1]
         newest_first = sorted(timed, key=lambda pair: pair[0], reverse=True)
-        ahead = [(time, item) for time, item in newest_first if time - now >= _DAY]
-        sound = newest_first[len(ahead) :]
-        rows = [
-            RetentionRow(item.name, True, (f"its time is {_days((time - now) // _DAY)} ahead",)) for time, item in ahead
-        ]
-        latest = next((time for time, _ in sound if time < now), None)
-        rules = [*self._count_rules(), *(self._window_rules(latest.astimezone(zone)) if latest else ())]
-        for time, item in sound:
-            local = time.astimezone(zone)
-            reasons = [*self._fixed_reasons(item), *(rule.reason for rule in rules if rule.keeps(local))]
-            rows.append(RetentionRow(item.name, bool(reasons), tuple(reasons)))
+        groups: dict[Hashable, list[tuple[int, datetime, Item]]] = {}
+        for number, (time, item) in enumerate(newest_first):
+            groups.setdefault(self.group_of(item), []).append((number, time, item))
+        decided = {number: row for group in groups.values() for number, row in self._decide(group, now).items()}
+        rows = [decided[number] for number in range(len(decided))]
         if rows and not any(row.keep for row in rows):
             raise InvalidArgument(
                 "This retention policy would keep none of the existing items, so nothing was deleted. "
                 "Raise one of its keep_ arguments, or pin what you need."
             )
+        return rows
+
+    def group_of(self, item: Item) -> Hashable:
+        """Return the group of an item. Items of one group have equal ones.
+
+        Args:
+            item: The item.
+        """
+        facts = (getattr(item, each, "") for each in self.group_by)
+        return tuple(fact if isinstance(fact, str) else tuple(sorted(set(fact))) for fact in facts)
+
+    def _decide(self, group: Sequence[tuple[int, datetime, Item]], now: datetime) -> dict[int, RetentionRow]:
+        """Decide about one group, newest first. Returns rows by the numbers of the items."""
+        zone = _zone(self.timezone)
+        latest = next((time for _, time, _ in group if time < now), None)
+        start = now if self.count_from == "now" else latest
+        rules = [*self._count_rules(), *(self._window_rules(start.astimezone(zone)) if start else ())]
+        rows: dict[int, RetentionRow] = {}
+        for number, time, item in group:
+            local = time.astimezone(zone)
+            if time - now >= _DAY:
+                reasons = [f"its time is {_days((time - now) // _DAY)} ahead"]
+            else:
+                reasons = [*self._fixed_reasons(item), *(rule.reason for rule in rules if rule.keeps(local))]
+            rows[number] = RetentionRow(item.name, bool(reasons), tuple(reasons))
+        if self.group_by and not any(row.keep for row in rows.values()):
+            # A machine that makes backups no more must not lose its last one because the others go on.
+            rows[group[0][0]] = RetentionRow(group[0][2].name, True, ("last of its group",))
         return rows
 
     def _fixed_reasons(self, item: Item) -> Iterator[str]:

@@ -46,6 +46,8 @@ class Item:
     created_at: datetime
     tags: tuple[str, ...] = ()
     exempt: tuple[str, ...] = ()
+    host: str = ""
+    sources: tuple[str, ...] = ()
 
 
 # --- against restic -----------------------------------------------------------------------------------------------
@@ -88,9 +90,9 @@ class Restic:
 
     def forget(self, zone: str, arguments: list[str]) -> list[Row]:
         """What would be kept, and why, and what would go."""
-        (group,) = json.loads(self.run(zone, "--no-lock", "forget", "--dry-run", "--json", *arguments))
-        kept = [(row["snapshot"]["time"], row["matches"]) for row in group["reasons"] or ()]
-        gone = [(row["time"], ()) for row in group["remove"] or ()]
+        groups = json.loads(self.run(zone, "--no-lock", "forget", "--dry-run", "--json", *arguments))
+        kept = [(row["snapshot"]["time"], row["matches"]) for group in groups for row in group["reasons"] or ()]
+        gone = [(row["time"], ()) for group in groups for row in group["remove"] or ()]
         return _in_order((datetime.fromisoformat(time), tuple(matches)) for time, matches in kept + gone)
 
     def _put(self, kind: str, data: bytes) -> None:
@@ -139,7 +141,7 @@ def _history(number: int) -> list[Item]:
     # Of equal times restic takes any for the newer one: with equal tags that makes no difference.
     drawn = {time: rng.choice(kinds) for time in times}
     return [
-        Item(str(at), time.astimezone(zone), drawn[time], ("pinned",) if "permanent" in drawn[time] else ())
+        Item(str(at), time.astimezone(zone), drawn[time], ("pinned",) * ("permanent" in drawn[time]))
         for at, time in enumerate(times)
     ]
 
@@ -193,6 +195,8 @@ def test_restic_keeps_the_same_for_the_same_reasons(tmp_path: Path, policies: in
     for number in range(policies):
         zone = ZONES[number % len(ZONES)]
         policy, arguments = _policy(rng, zone)
+        if number % 4 == 0:
+            policy, arguments = replace(policy, group_by=("tags",)), ["--group-by", "tags", *arguments]
         expected = restic.forget(zone, ["--host", zone, "--keep-tag", "permanent", *arguments])
         rows = policy.plan(histories[zone])
         times = {item.name: item.created_at for item in histories[zone]}
@@ -258,6 +262,23 @@ def test_a_clock_that_is_ahead_costs_nobody_a_place() -> None:
         ("2025-01-01", False),
     ]
     assert rows[0].reasons == ("its time is 2182 days ahead",)
+
+
+def test_periods_can_begin_now() -> None:
+    items = _days("2025-01-01", "2025-01-05")
+    policy = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_within="7d")
+    assert _kept(policy, items, now := datetime(2025, 1, 10, tzinfo=UTC)) == ["2025-01-05", "2025-01-01"]
+    assert _kept(replace(policy, count_from="now"), items, now) == ["2025-01-05"]
+
+
+def test_each_group_keeps_at_least_one() -> None:
+    items = [*_days("2025-01-01", "2025-01-02", host="old"), *_days("2025-03-01", host="new", sources=("b", "a"))]
+    policy = RetentionPolicy(
+        keep_last=0, keep_weekly_within=None, keep_within="7d", count_from="now", group_by=("host", "sources")
+    )
+    rows = {row.name: row.reasons for row in policy.plan(items, datetime(2025, 3, 2, tzinfo=UTC))}
+    assert rows == {"2025-03-01": ("within 7d",), "2025-01-02": ("last of its group",), "2025-01-01": ()}
+    assert policy.group_of(items[2]) == policy.group_of(replace(items[2], sources=("a", "b")))
 
 
 def test_nothing_at_all_would_be_kept() -> None:
@@ -353,6 +374,8 @@ def test_checkpoints_too(tmp_path: Path) -> None:
     assert [row.done for row in manager.list_checkpoints()] == [4]
     with pytest.raises(InvalidArgument, match="is empty"):
         manager.cleanup(LAST_ONE, name="")
+    with pytest.raises(InvalidArgument, match="Only backups can be grouped by host"):
+        manager.cleanup(replace(LAST_ONE, group_by=("host", "tags")))
 
 
 @pytest.mark.parametrize(
@@ -371,6 +394,9 @@ def test_checkpoints_too(tmp_path: Path) -> None:
         {"keep_tags": "gold"},
         {"keep_tags": ("",)},
         {"keep_tags": ("a,",)},
+        {"count_from": "yesterday"},
+        {"group_by": "host"},
+        {"group_by": ("paths",)},
         {"timezone": "Mars/Olympus"},
         {"timezone": "../etc"},
         {"timezone": ""},

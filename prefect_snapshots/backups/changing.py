@@ -106,13 +106,10 @@ def _plan(history: History, policy: RetentionPolicy, records: Records) -> tuple[
     spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
     spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
     counted = [backup for _, backup in committed if backup.name not in spared]
-    proven = max((each for each in counted if each.proven_at), key=lambda each: each.created_at, default=None)
     # Backups that nobody has restored may all turn out to be worthless: the last good one stays until there is another.
-    last_proven = (LAST_PROVEN,) if proven else ()
-    items = [
-        RetentionItem(each.name, each.created_at, each.tags, (*each.exempt, *(last_proven if each is proven else ())))
-        for each in counted
-    ]
+    oldest_first = sorted(counted, key=lambda each: each.created_at)
+    last_proven = {policy.group_of(_item(each)): each.name for each in oldest_first if each.proven_at}.values()
+    items = [_item(each, *([LAST_PROVEN] if each.name in last_proven else ())) for each in counted]
     last = committed[-1][1].name if committed else None
     return (
         *(
@@ -120,4 +117,10 @@ def _plan(history: History, policy: RetentionPolicy, records: Records) -> tuple[
             for row in policy.plan(items, now)
         ),
         *(RetentionRow(name, True, (reason,)) for name, reason in spared.items()),
+    )
+
+
+def _item(backup: Backup, *exempt: str) -> RetentionItem:
+    return RetentionItem(
+        backup.name, backup.created_at, backup.tags, (*backup.exempt, *exempt), backup.host, backup.part_names
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -27,7 +27,7 @@ class RetentionOptions:
         keep_weekly: Keep the newest of each of this many ISO weeks.
         keep_monthly: Keep the newest of each of this many months.
         keep_yearly: Keep the newest of each of this many years.
-        keep_within: Keep everything within this period before the newest, such as 2y5m7d3h.
+        keep_within: Keep everything within this period before the newest, such as 2y5m7d3h. See --count-from.
         keep_hourly_within: Keep the newest of every hour within this period.
         keep_daily_within: Keep the newest of every day within this period.
         keep_weekly_within: Keep the newest of every week within this period.
@@ -35,6 +35,9 @@ class RetentionOptions:
         keep_yearly_within: Keep the newest of every year within this period.
         keep_tag: Keep everything with this tag. Repeat it for several.
         timezone: The time zone of the hours, days, weeks, months and years. Default: UTC.
+        count_from: Where periods begin: at the newest item, or now. Default: newest.
+        group_by: Apply the policy to each host, sources or tags on their own. Only backups have hosts and sources.
+            Repeat it for several.
     """
 
     keep_last: int | None = None
@@ -51,6 +54,12 @@ class RetentionOptions:
     keep_yearly_within: str | None = None
     keep_tag: list[str] = field(default_factory=list)
     timezone: str | None = None
+    count_from: Literal["newest", "now"] | None = None
+    group_by: list[Literal["host", "sources", "tags"]] = field(default_factory=list)
+
+
+_HOW = {"timezone", "count_from", "group_by"}
+"""Options that do not say what to keep: with these alone, the policy is still the configured one."""
 
 
 NO_RETENTION = RetentionOptions()
@@ -71,7 +80,7 @@ def policy_of(options: RetentionOptions | None, configured: Mapping[str, Any]) -
     from ..retention import RetentionPolicy
 
     given = _given(options)
-    if set(given) - {"timezone"}:
+    if set(given) - _HOW:
         return RetentionPolicy(**{"keep_last": 0, "keep_weekly_within": None, **given})
     try:
         return RetentionPolicy(**{**configured, **given})
@@ -85,7 +94,7 @@ def required_policy(options: RetentionOptions) -> RetentionPolicy:
     Raises:
         InvalidArgument: No option was passed, and this kind has no default policy.
     """
-    if not set(_given(options)) - {"timezone"}:
+    if not set(_given(options)) - _HOW:
         raise InvalidArgument("Say what to keep, such as --keep-last 10 or --keep-daily 7. Nothing was deleted.")
     return policy_of(options, {})
 
