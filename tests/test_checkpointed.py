@@ -330,9 +330,9 @@ def test_decorating_what_cannot_be_decorated() -> None:
         checkpointed(lambda x: (yield x))
     with pytest.raises(InvalidArgument, match="Pass options by name"):
         checkpointed("name")  # type: ignore[call-overload]
-    with pytest.raises(InvalidArgument, match="within a batch"):
+    with pytest.raises(InvalidArgument, match="within one batch"):
         checkpointed(batch_size=5, max_consecutive_exceptions=6)(abs)
-    with pytest.raises(RuntimeError, match="needs a flow"):
+    with pytest.raises(RuntimeError, match="works only inside a flow"):
         checkpointed(abs, function_version=1).map([1])  # type: ignore[call-overload]
 
 

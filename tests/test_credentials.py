@@ -187,7 +187,7 @@ def test_a_role_is_assumed_by_a_profile() -> None:
     ("url", "message"),
     [
         ("gs://bucket", "Credentials for gs:// must be GcpCredentials, not AwsCredentials"),
-        ("./directory", "credentials are for s3:// and gs:// URLs"),
+        ("./directory", "work only with s3:// and gs:// URLs"),
     ],
     ids=["gs", "directory"],
 )

@@ -443,10 +443,10 @@ def test_callables() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "{task}"}, "has the unknown placeholder 'task'. There are: flow_name"),
+        ({"name": "{task}"}, "has the unknown placeholder 'task'. Use one of: flow_name"),
         ({"snapshot_id": "{}"}, "unknown placeholder ''"),
-        ({"tags": ["{parameters[x]"]}, "is not a template"),
-        ({"metadata": {"config": '{"a": 1}'}}, "is not a template|unknown placeholder"),
+        ({"tags": ["{parameters[x]"]}, "is not a valid template"),
+        ({"metadata": {"config": '{"a": 1}'}}, "is not a valid template|unknown placeholder"),
         ({"every": 0}, "every must be at least 1"),
         ({"max_snapshots": 0}, "max_snapshots must be at least 1"),
         ({"rank_by": "loss", "mode": "best"}, "mode must be"),

@@ -298,7 +298,7 @@ async def async_numbers(x: int) -> Any:
 
 @pytest.mark.parametrize("function", [numbers, async_numbers, functools.partial(numbers, 1)])
 def test_a_generator_function_is_refused(function: Callable[..., Any]) -> None:
-    with pytest.raises(InvalidArgument, match=r"generator function\. What it returns can be read only once"):
+    with pytest.raises(InvalidArgument, match=r"generator function\. Its result can be read only once"):
         fingerprint(function)
 
 

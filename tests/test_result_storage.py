@@ -245,7 +245,7 @@ def test_no_result_runs_code_without_permission(tmp_path: Path, record: bytes) -
     trusting = SnapshotRepository(url=url, no_password=True)
     trusting.write_path("key", record)
     careful = SnapshotRepository(url=url, no_password=True, allow_pickle=False)
-    with pytest.raises(PickleRefused, match="'key' of Prefect is not plain JSON"):
+    with pytest.raises(PickleRefused, match="result 'key' is not plain JSON"):
         careful.read_path("key")
     with pytest.raises(PickleRefused):
         asyncio.run(careful.aread_path("key"))

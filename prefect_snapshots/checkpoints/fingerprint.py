@@ -62,7 +62,7 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
     """
     if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function)):
         raise InvalidArgument(
-            f"{label(function)} is a generator function. What it returns can be read only once and cannot be stored. "
+            f"{label(function)} is a generator function. Its result can be read only once, so it cannot be stored. "
             "Let it return a list."
         )
     try:

@@ -1,1 +1,1 @@
-"""The layer between the kinds and Prefect: decorators, tasks, reports and events, one module or folder a kind."""
+"""The layer between the kinds and Prefect: decorators, tasks, reports and events. One module or folder per kind."""

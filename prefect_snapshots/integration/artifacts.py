@@ -5,8 +5,8 @@ All pages of an artifact share one key, so `/v2/artifacts/key/<key>` shows its t
 Events for automations have the resource `prefect-snapshots.artifacts.<collection>/<name>` and are related to the run:
 
 - `prefect-snapshots.artifact.logged`: `repository` (URL), `collection`, `name`, `version`, `handler`, `size` and
-  `written` (bytes of the version, and how many of them were newly stored), `metadata`, `source` (the version that it
-  was promoted from, or null);
+  `written` (the bytes of the version, and how many of them were new in the repository), `metadata`, `source` (the
+  version that it was copied from, or null);
 - `prefect-snapshots.artifact.promoted`: `repository`, `collection`, `name`, `version`, `stage`, `previous` (the
   version that the stage had before; null if the stage is new), `moved_by`, `rollback`.
 
@@ -277,7 +277,7 @@ def _known_registry(repository: Repository, collection: str) -> ArtifactRegistry
 
 
 def _registry(repository: RepositoryLike | None, collection: str) -> ArtifactRegistry:
-    """Return the registry of a collection. It is cached, because it has already read the events so far."""
+    """Return the registry of a collection. It is cached so that events are read only once."""
     return _known_registry(current_repository(repository), collection)
 
 
@@ -293,7 +293,7 @@ acreate_release = task(cache_policy=NO_CACHE)(asynchronous(create_release.fn))
 
 
 def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
-    """Report that a version was logged, or was copied from another registry."""
+    """Report that a version was logged or copied from another registry."""
     with only_warn(f"{version} was logged"):
         info = registry.get_artifact(version.name, version.version, collection=version.collection)
         reporter, size, written = _reporter(registry, version), size_text(info.size), size_text(info.written)
@@ -311,7 +311,7 @@ def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage:
         history = registry.get_alias_history(version.name, stage, version.collection)
         move = next((move for move in reversed(history) if move.version == version.version), None)
         if move is None or move is not history[-1]:
-            return  # another process has moved the stage again, and reports that move itself
+            return  # another process has moved the stage again and reports its own move
         back = "went back to" if move.rollback else "is now"
         was = f", and was {move.previous}" if move.previous else ""
         reporter = _reporter(registry, version)
@@ -345,7 +345,7 @@ def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
 
 
 def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> None:
-    """Add a page to the timeline: the step, then the current list of versions."""
+    """Add a page to the timeline: this step, followed by the current list of versions."""
     reporter = _reporter(registry, version)
     versions = about_artifact(registry, version.name, version.collection, LISTED)
     about = f"Artifact {code(reporter.name)}: {version.version}, in {code(registry.repository.url)}"
@@ -363,7 +363,7 @@ def _reporter(registry: ArtifactRegistry, version: ArtifactVersion) -> Reporter:
 
 
 def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:
-    """Make Prefect record, if the task succeeds, that it created the asset, and from which other assets."""
+    """Make Prefect record, if the task succeeds, that it created the asset and which assets it used."""
     context = AssetContext.get()
     if context is None:
         return

@@ -1,9 +1,9 @@
-"""What a run reports of backups: a progress bar, a page for each backup, restore, drill and cleanup, events.
+"""Report backups to Prefect: a progress bar, events, and a page for each backup, restore, drill and cleanup.
 
-The pages of a name have one key: `/v2/artifacts/key/<key>` is their history.
+All pages of a name share one key, so `/v2/artifacts/key/<key>` shows their history.
 
-Events for automations; the resource is `prefect-snapshots.backups.<name>`, related to the run. All have `repository`
-(URL) and `name`:
+Events for automations have the resource `prefect-snapshots.backups.<name>` and are related to the run. Each has
+`repository` (URL) and `name`:
 
 - `prefect-snapshots.backup.created`: `backup`, `description`, `pinned`, `size` and `written` (bytes), `files`, `rows`
   (rows or documents of all databases), `seconds`, `incomplete` (whether something was left out);
@@ -31,24 +31,24 @@ from .reporter import Reporter, only_warn
 from .run_context import in_run, run_logger
 
 LISTED = 20
-"""Backups on a page, the newest: about a month of nightly ones would not fit on a screen."""
+"""How many of the newest backups a page lists. A longer table would not fit on a screen."""
 
 
 def progress_bar(manager: BackupManager, what: str, expected: int = 0) -> AbstractContextManager[Progress]:
-    """Show a progress bar in the UI; yields a callback for `progress=` of the manager.
+    """Show a progress bar in the UI, and yield a callback for the `progress` argument of the manager.
 
     Args:
         what: What is in progress, such as `"Backup"`.
-        expected: Bytes that there may be if nobody knows: the size of the last backup.
+        expected: The estimated total in bytes, such as the size of the last backup. Used if the total is unknown.
     """
     return _reporter(manager).progress_bar(what, expected)
 
 
 def report_created(manager: BackupManager, backup: Backup) -> None:
-    """Report that a backup was made, and what it holds."""
-    with only_warn(f"Backup {backup.name} is made"):
+    """Report that a backup was created, and what it contains."""
+    with only_warn(f"Backup {backup.name} was created"):
         run_logger().info(
-            "Made backup %s: %s in %s, %s written, in %.1f s.%s",
+            "Created backup %s: %s in %s, %s written, in %.1f s.%s",
             *(backup.name, size_text(backup.size), count_text(backup.files, "file"), size_text(backup.written)),
             *(backup.duration, _reporter(manager).link),
         )
@@ -65,14 +65,14 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
 
 
 def report_failed(manager: BackupManager, error: Exception) -> None:
-    """Report that no backup was made. The error itself goes on."""
-    with only_warn(f"No backup of {manager.name!r} was made"):
+    """Report that a backup failed. The caller still raises the error."""
+    with only_warn(f"No backup of {manager.name!r} was created"):
         _emit("failed", manager, {"error": str(error)})
 
 
 def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
     """Report what was deleted, and why the rest is kept."""
-    with only_warn(f"The backups of {manager.name!r} are cleaned up"):
+    with only_warn(f"The backups of {manager.name!r} were cleaned up"):
         would = "would be " if report.dry_run else ""
         told = f"{len(report.deleted)} {would}deleted", f"{size_text(report.freed)} {would}freed now"
         later = size_text(report.freed_later)
@@ -87,7 +87,7 @@ def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
 
 def report_restored(manager: BackupManager, report: RestoreReport) -> None:
     """Report what was restored, and which backup holds the previous contents."""
-    with only_warn(f"{report.name} is restored"):
+    with only_warn(f"{report.name} was restored"):
         safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
         run_logger().info("Restored %s from %s.%s", ", ".join(report.restored), report.name, safe)
         parts = {"restored": list(report.restored), "safety_backup": report.safety_backup}
@@ -96,21 +96,21 @@ def report_restored(manager: BackupManager, report: RestoreReport) -> None:
 
 
 def report_drilled(manager: BackupManager, report: DrillReport) -> None:
-    """Report whether a backup came back identical."""
-    with only_warn(f"{report.name} was drilled"):
+    """Report whether a test restore of a backup gave identical data."""
+    with only_warn(f"The drill of {report.name} ended"):
         problems = [f"{row.part}: {problem}" for row in report.rows for problem in row.problems]
         if report.ok:
-            run_logger().info("Backup %s came back identical, in %.1f s.", report.name, report.duration)
+            run_logger().info("Drill of %s: the restored data is identical. Took %.1f s.", report.name, report.duration)
         else:
-            run_logger().error("Backup %s did NOT come back identical: %s.", report.name, "; ".join(problems))
+            run_logger().error("Drill of %s: the restored data DIFFERS: %s.", report.name, "; ".join(problems))
         _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
-        came = "came back identical" if report.ok else "did NOT come back identical"
-        _leave_page(manager, f"Drill: {report.name} {came}", about_drill(report))
+        outcome = "the restored data is identical" if report.ok else "the restored data DIFFERS"
+        _leave_page(manager, f"Drill of {report.name}: {outcome}", about_drill(report))
 
 
 def report_proof_overdue(manager: BackupManager, limit: timedelta) -> None:
-    """Report if the last proven backup was made longer ago than a limit, or if there is none."""
-    with only_warn(f"The backups of {manager.name} are made"):
+    """Report that the last proven backup is older than a limit, or that no backup was ever proven."""
+    with only_warn(f"The backups of {manager.name} were checked"):
         proven = next((each for each in manager.list_backups() if each.proven_at is not None), None)
         if proven is not None and datetime.now(UTC) - proven.created_at <= limit:
             return
@@ -124,7 +124,7 @@ def report_proof_overdue(manager: BackupManager, limit: timedelta) -> None:
 
 
 def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> None:
-    """Leave a page that says what happened, then lists the backups as they are now."""
+    """Add a page that says what happened, followed by the current list of backups."""
     if in_run():
         backups = Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)
         _reporter(manager).leave_page(Document(title, (*blocks, *backups)))

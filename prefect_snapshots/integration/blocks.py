@@ -1,6 +1,6 @@
-"""The block that configures a repository, and the choice of the repository that a run uses.
+"""The block that configures a repository, and the rules that decide which repository a run uses.
 
-The block is also a file system for Prefect's results. `results` stores them.
+The block is also a file system for Prefect's results, which the module `results` stores.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEFAULT_SLUG = f"prefect-snapshots-repository/{DEFAULT_BLOCK}"
 
 
 def _with_secret_credentials(schema: dict[str, Any], model: type[SnapshotRepository]) -> None:
-    """Make Prefect hide credentials inside this block. It hides only those of other blocks by default."""
+    """Make Prefect hide credentials in this block. By default it hides only those in nested blocks."""
     schema_extra(schema, model)
     schema["secret_fields"].append("credentials.*")
 
@@ -66,7 +66,7 @@ class SnapshotRepository(WritableFileSystem):
     )
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/advanced/results")
 
-    # What is wrong may be a secret in the wrong place, which no error may show.
+    # An invalid value may be a secret in the wrong field, so errors must not show it.
     model_config = ConfigDict(json_schema_extra=_with_secret_credentials, hide_input_in_errors=True)
 
     url: str = Field(
@@ -99,7 +99,7 @@ class SnapshotRepository(WritableFileSystem):
     repository_id: str | None = Field(
         default=None,
         title="Repository ID",
-        description="The id that the repository must have, as `prefect-snapshots stats` shows it.",
+        description="The id that the repository must have. `prefect-snapshots stats` shows it.",
     )
     compression: Literal["auto", "high", "none"] = Field(
         default="auto",
@@ -108,19 +108,19 @@ class SnapshotRepository(WritableFileSystem):
     allow_pickle: bool = Field(
         default=True,
         title="Allow Pickle",
-        description="Whether to load data that was stored with pickle. Turn it off if others may write.",
+        description="Load data that was stored with pickle. Turn this off if people you do not trust can write.",
     )
     read_only: bool = Field(default=False, title="Read Only", description="Refuse every write.")
     results: str = Field(
         default="default",
         description=(
-            "A name for the results that this block stores. Prefect uses the same keys in `result_storage` "
-            "and `key_storage`. If both use one repository, give their blocks different names here."
+            "A namespace for the results that this block stores. Prefect uses the same keys in `result_storage` "
+            "and `key_storage`. If both use one repository, use different names in their blocks."
         ),
     )
 
     def get_repository(self) -> Repository:
-        """Return the repository, without reading or writing anything yet. Equal blocks of one process share it."""
+        """Return the repository, without reading or writing anything yet. Equal blocks in a process share it."""
         said = storage_options(self.credentials) if self.credentials else {}
         options = json.dumps(said | self.storage_options.get_secret_value(), sort_keys=True)
         password = self.password.get_secret_value() if self.password else None
@@ -149,7 +149,7 @@ class SnapshotRepository(WritableFileSystem):
         return check_result(path, data, allow_pickle=self.allow_pickle)
 
     @async_dispatch(aread_path)
-    def read_path(self, path: str) -> bytes:  # type: ignore[override]  # sync or async, by where it is called
+    def read_path(self, path: str) -> bytes:  # type: ignore[override]  # async if called in an event loop
         """Return the result with this key. Every byte is verified.
 
         Args:
@@ -190,7 +190,7 @@ class SnapshotRepository(WritableFileSystem):
     @field_validator("credentials", mode="before")
     @classmethod
     def _check_credentials(cls, given: object, info: ValidationInfo) -> object:
-        # If the URL itself is wrong, its own error is enough.
+        # If the URL itself is invalid, the error about the URL is enough.
         return credentials_for(info.data["url"], given) if given is not None and "url" in info.data else given
 
     @property
@@ -198,7 +198,7 @@ class SnapshotRepository(WritableFileSystem):
         return _result_log(self.get_repository(), self.results)
 
     def _resolve_path(self, path: str) -> None:
-        """Tell Prefect that keys are not paths below the working directory, for a block that is not saved."""
+        """Make Prefect keep keys as they are, instead of as paths below the working directory, in an unsaved block."""
 
 
 def current_repository(explicit: RepositoryLike | None = None) -> Repository:
@@ -212,14 +212,15 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
     4. the block `prefect-snapshots-repository/default`, inside a run or if `PREFECT_API_URL` is set;
     5. the directory `./snapshots`.
 
-    The last two are decided once for a flow run.
+    The choice between the last two is made once per flow run.
 
     Args:
-        explicit: A repository, a URL or path, or a block. Default: one of the others.
+        explicit: A repository, a URL or path, or a block. Default: follow the list above.
 
     Raises:
-        EphemeralRepositoryError: None is given, and the run is deployed: its directory is deleted when it ends.
-        RepositoryError: The server did not answer whether there is a default block.
+        EphemeralRepositoryError: Only the directory is left, and the run is deployed: its working directory is
+            deleted when it ends.
+        RepositoryError: The Prefect server did not answer whether there is a default block.
 
     Example:
         >>> current_repository("memory://example").url
@@ -242,14 +243,14 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
 
 
 def _unsaid() -> Repository:
-    """Return the repository that is used if none is named."""
+    """Return the repository to use if you name none."""
     block = _default_block()
     if block is not None:
         return block.get_repository()
     if runtime.deployment.id is not None:
         raise EphemeralRepositoryError(
-            f"This deployed run would write to {os.path.abspath(DEFAULT_URL)}, which is deleted with it. Nothing was "
-            f"written. Set {SETTING}, or save a block: SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})."
+            f"This deployed run would write to {os.path.abspath(DEFAULT_URL)}, which is deleted when the run ends. "
+            f"Nothing was written. Set {SETTING}, or save a block: SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})."
         )
     return _opened(DEFAULT_URL)
 
@@ -272,8 +273,8 @@ def _default_block() -> SnapshotRepository | None:
         raise
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         raise RepositoryError(
-            f"The Prefect server did not answer whether there is a block {DEFAULT_SLUG} ({error!r}). Nothing was read "
-            f"or written. Set {SETTING}, or name a repository."
+            f"The Prefect server did not answer whether the block {DEFAULT_SLUG} exists ({error!r}). Nothing was read "
+            f"or written. Set {SETTING}, or pass a repository."
         ) from error
 
 
@@ -292,7 +293,7 @@ def _opened(url: str) -> Repository:
 
 @functools.lru_cache(maxsize=32)
 def _open(
-    directory: str,  # elsewhere, a relative path is another repository
+    directory: str,  # part of the cache key: in another directory, a relative path is another repository
     url: str,
     storage_options: str = "{}",
     password: str | Literal[False] | None = None,

@@ -1,7 +1,7 @@
-"""A cache policy for Prefect tasks that tells apart what differs, and nothing else.
+"""A cache policy for Prefect tasks whose key changes exactly when the task, its code or its inputs change.
 
 Prefect's own `INPUTS` leaves the task out of the key, and hashes sets and classes of `__main__` differently in each
-process; `TASK_SOURCE` overlooks closures and called functions.
+process; `TASK_SOURCE` ignores closures and called functions.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class StableInputs(CachePolicy):
         Args:
             task_ctx: The context of the task run, as Prefect passes it.
             inputs: The arguments of the task, by name.
-            flow_parameters: The parameters of the flow. They do not count.
-            kwargs: Ignored: for later versions of Prefect.
+            flow_parameters: The parameters of the flow. They are ignored.
+            kwargs: Arguments of later versions of Prefect. They are ignored.
 
         Raises:
             UnhashableItem: The content of an input cannot be reproduced in another process.
@@ -56,4 +56,4 @@ class StableInputs(CachePolicy):
 
 
 STABLE_INPUTS = StableInputs()
-"""The policy for any task, with all of its inputs."""
+"""The policy that uses all inputs of a task."""

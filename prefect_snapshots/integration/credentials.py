@@ -1,7 +1,7 @@
-"""The credential blocks of Prefect's own integrations that a repository accepts, as options of fsspec.
+"""Turn credential blocks of Prefect's own integrations into fsspec options for a repository.
 
-Importing prefect-aws or prefect-gcp takes seconds, and neither has to be installed. So a class is imported only when
-there are credentials for it, and `FORMS` describes it to Prefect's UI.
+Importing prefect-aws or prefect-gcp takes seconds, and both are optional. So a class is imported only when its
+credentials are used, and `FORMS` describes it to Prefect's UI.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ else:
 
 
 def _form(name: str, slug: str, *fields: str) -> JsonValue:
-    """A kind of credentials in a JSON schema, so that both UIs of Prefect offer the saved blocks of this kind.
+    """Return the JSON schema of one type of credentials, with which both UIs of Prefect offer saved blocks.
 
-    The older one asks for `type` and `blockTypeSlug`, the newer one for `block_type_slug`; and by its fields the newer
-    one finds out which kind a saved block is.
+    The older UI needs `type` and `blockTypeSlug`. The newer one needs `block_type_slug`, and tells the type of a saved
+    block by its fields.
     """
     properties: dict[str, JsonValue] = {field: {} for field in fields}
     return {"title": name, "type": "block", "blockTypeSlug": slug, "block_type_slug": slug, "properties": properties}
@@ -42,15 +42,15 @@ FORMS: list[JsonValue] = [
     _form("MinIOCredentials", "minio-credentials", "minio_root_user", "minio_root_password", *_CLIENT),
     _form("GcpCredentials", "gcp-credentials", "service_account_file", "service_account_info", "project"),
 ]
-"""The JSON schema of the field: no credentials, or a saved block of one of these kinds."""
+"""The JSON schema of the field: no credentials, or a saved block of one of these types."""
 
 
 def credentials_for(url: str, given: object) -> Credentials:
     """Return the credentials of a repository, from a block or from its saved fields.
 
     Raises:
-        InvalidArgument: There are no such credentials for this URL.
-        MissingDependency: The integration that they are from is not installed.
+        InvalidArgument: The credentials do not fit this URL.
+        MissingDependency: The Prefect integration with this block is not installed.
     """
     protocol = url.partition("://")[0]
     if protocol in {"s3", "s3a"}:
@@ -58,7 +58,7 @@ def credentials_for(url: str, given: object) -> Credentials:
     elif protocol in {"gs", "gcs"}:
         package, extra, names = "prefect_gcp", "gcp", ["GcpCredentials"]
     else:
-        raise InvalidArgument("Blocks of credentials are for s3:// and gs:// URLs. Leave them out.")
+        raise InvalidArgument("Credential blocks work only with s3:// and gs:// URLs. Leave out the credentials.")
     try:
         module = importlib.import_module(package)
     except ImportError as error:
@@ -74,15 +74,15 @@ def credentials_for(url: str, given: object) -> Credentials:
 
 
 def storage_options(credentials: Credentials) -> dict[str, Any]:
-    """What s3fs or gcsfs has to be told to use these credentials."""
+    """Return the options with which s3fs or gcsfs uses these credentials."""
     return _OPTIONS[credentials.get_block_type_slug()](credentials)
 
 
 def _of_aws(credentials: AwsCredentials) -> dict[str, Any]:
     if credentials.assume_role_arn:
         raise InvalidArgument(
-            f"The role {credentials.assume_role_arn} would be assumed once, and its credentials end within hours. "
-            "Let a profile assume it (role_arn in ~/.aws/config), and give profile_name."
+            f"The role {credentials.assume_role_arn} would be assumed only once, and its credentials expire within "
+            "hours. Set role_arn in a profile in ~/.aws/config, and pass its profile_name."
         )
     secret = credentials.aws_secret_access_key
     return _given(

@@ -1,4 +1,4 @@
-"""The Prefect block for a database that you back up: its URL, and its password kept as a secret beside it."""
+"""The Prefect block for a database that you back up: its URL, and its password as a secret."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class BackupDatabase(Block):
     )
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
 
-    url: str = Field(title="URL", description="The URL of the database. Put the password into the field below.")
+    url: str = Field(title="URL", description="The URL of the database. Enter the password in the field below.")
     password: SecretStr | None = Field(
         default=None,
-        description="The password. Default: the one that the database's own tools find in their own files.",
+        description="The password. Default: the one that the tools of the database find in their own files.",
     )
     options: dict[str, str] = Field(
         default_factory=dict,
-        description="The options after the ? of a URL, such as sslmode or ssl_ca. Pass no secrets: options are shown.",
+        description="Options as after the ? of a URL, such as sslmode or ssl_ca. Not for secrets: they are visible.",
     )
 
     def get_database(self) -> Database:
@@ -71,15 +71,15 @@ def load_database(slug: str) -> Database:
     """Return the database of a saved block.
 
     Args:
-        slug: the type and the name of the block, such as `prefect-snapshots-backup-database/shop`.
+        slug: The type and the name of the block, such as `prefect-snapshots-backup-database/shop`.
 
     Raises:
-        InvalidArgument: there is no such block, or it holds no database.
+        InvalidArgument: There is no such block, or it is not a database.
     """
     try:
         block = Block.load(slug, _sync=True)  # type: ignore[call-arg]
     except ValueError as error:
-        raise InvalidArgument(f"There is no block {slug!r}: {error}") from error
+        raise InvalidArgument(f"There is no block {slug!r}: {error}. Save it first, or check the name.") from error
     if not isinstance(block, BackupDatabase):
-        raise InvalidArgument(f"The block {slug!r} is a {type(block).__name__}, not a database.")
+        raise InvalidArgument(f"The block {slug!r} is a {type(block).__name__}. Pass a BackupDatabase block.")
     return block.get_database()

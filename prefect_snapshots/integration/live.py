@@ -1,6 +1,6 @@
-"""Artifacts in the Prefect UI that follow what a run does: updated rarely, and always for the last time.
+"""Artifacts in the Prefect UI that show the progress of a run. Updates are rare, but the last one is always sent.
 
-What goes wrong here is a warning, never an error: what an artifact tells of is safe already.
+A failure here is only a warning, because the data that an artifact describes is already safe.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from .private_apis import stop_retrying_events
 from .run_context import run_ids
 
 _INTERVAL = 1.0
-"""Least seconds between two updates of an artifact: people see no difference, and the server has less to do."""
+"""The least seconds between two updates of an artifact: people see no difference, and the server has less to do."""
 _AFTER_FAILURE = 60.0
-"""Seconds before the server is tried again once it could not be reached: it is not flooded when it comes back."""
+"""Seconds to wait after the server could not be reached, so that it is not flooded when it is back."""
 _FAILURES = 10
-"""Failures in a row after which an update is given up: with the pauses, about ten minutes, as long as a server is
-restarted."""
+"""Failures in a row after which an update is dropped: about ten minutes with the pauses, enough for a server to
+restart."""
 _TIMEOUT = 10.0
-"""Seconds that the server has for an answer; then Prefect's client tries again. A busy SQLite needs some."""
+"""Seconds to wait for an answer before Prefect's client tries again. A busy SQLite database needs several."""
 _PATIENCE = 1.0
-"""Seconds that the caller waits for an update, which goes on without it: the work must not wait for a page."""
+"""The most seconds that a caller waits for an update, so that work never waits long for a page."""
 
 
 class LiveArtifact:
-    """An artifact of the current flow run, or else of the current task run, that is updated while the run goes on.
+    """An artifact of the current flow run (or task run, outside of a flow) that is updated while the run continues.
 
     Args:
         key: The key of the artifact, as `artifact_key` returns it.
         kind: "markdown", whose content is a string, or "progress", whose content is a percentage (0 to 100).
-        description: The text above it in the UI.
-        render: Returns its current content.
-        shared: Update the artifact with this key that the flow run already has. If False, create another one.
+        description: The Markdown shown above it in the UI.
+        render: A function that returns its current content.
+        shared: Update the artifact with this key if the flow run already has one. If False, always create one.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class LiveArtifact:
         _all.add(self)
 
     def update(self, context: contextvars.Context | None = None, *, patience: float = _PATIENCE) -> None:
-        """Send the current content now, or as soon as the server may get the next update.
+        """Send the current content now, or as soon as the interval since the last update is over.
 
         Args:
             context: The context of the run. Default: the current one.
-            patience: Wait at most this many seconds for the update. It continues in the background.
+            patience: The most seconds to wait. After that, the update continues in the background.
         """
         with self._lock:
             self._context = context or contextvars.copy_context()
@@ -100,7 +100,7 @@ class LiveArtifact:
             timer.join(patience)
 
     def _wait(self) -> threading.Timer:
-        """Has the update sent when it is due; with the lock held."""
+        """Start a timer that sends the update when it is due. Call it with the lock held."""
         timer = self._timer = threading.Timer(max(0.0, self._due - time.monotonic()), self.flush)
         timer.daemon = True
         with contextlib.suppress(RuntimeError):  # Python is about to exit, and will flush
@@ -108,10 +108,10 @@ class LiveArtifact:
         return timer
 
     def flush(self) -> bool:
-        """Send the present content now, unless it was sent already. What fails is tried again later.
+        """Send the current content now, unless it was sent already. If this fails, try again later.
 
         Returns:
-            Whether the server has all there was to send.
+            Whether nothing is left to send.
         """
         with self._sending:
             with self._lock:
@@ -130,7 +130,7 @@ class LiveArtifact:
             return False
 
     def _send(self) -> bool:
-        """Whether the server has it now."""
+        """Send the current content. Return whether this succeeded."""
         try:
             with SettingsContext(profile=get_settings_context().profile, settings=_impatient(_api_url())):
                 content = self._render()
@@ -147,7 +147,7 @@ class LiveArtifact:
     def _put(self, content: str | float) -> None:
         client = _client(_api_url())
         if self._id is None and self._shared and self._flow_run_id is not None:
-            # Another process of the same flow run may have made it.
+            # Another process of the same flow run may have created it.
             wanted = ArtifactFilter(
                 key=ArtifactFilterKey(any_=[self._key]),
                 flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
@@ -170,7 +170,7 @@ class LiveArtifact:
 
 
 def artifact_key(kind: str, name: str) -> str:
-    """Return the key of the pages about a name of a kind: readable, and different for every kind and name.
+    """Return the key of the pages about a name: readable, and different for every kind and name.
 
     Example:
         >>> artifact_key("snapshots", "train/epoch")
@@ -183,12 +183,12 @@ def artifact_key(kind: str, name: str) -> str:
 
 
 def artifact_url(key: str) -> str:
-    """Return where an artifact is in the Prefect UI, with its history."""
+    """Return the URL of an artifact and its history in the Prefect UI."""
     return f"{get_current_settings().ui_url or ''}/v2/artifacts/key/{key}"
 
 
 def plain(value: Any) -> Any:
-    """Metadata as JSON can hold it."""
+    """Return metadata with only values that JSON can represent."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -201,17 +201,17 @@ def plain(value: Any) -> Any:
 
 
 def flush() -> bool:
-    """Send the updates that wait for their turn. Happens by itself, at the latest when Python exits.
+    """Send all pending updates now. Without this call, they are sent when they are due, or when Python exits.
 
     Returns:
-        Whether the server has them all.
+        Whether nothing is left to send.
     """
     sent = [artifact.flush() for artifact in list(_all)]
     return all(sent)
 
 
 def _forget() -> None:
-    """A forked child has neither the artifacts of its parent nor a share in its connection."""
+    """Clear the state of the parent in a forked child, which must not send its updates or use its connection."""
     _all.clear()
     _client.cache_clear()
 
@@ -220,7 +220,7 @@ os.register_at_fork(after_in_child=_forget)
 
 _all: weakref.WeakSet[LiveArtifact] = weakref.WeakSet()
 _retry_at: dict[str | None, float] = {}
-"""When a server that could not be reached is tried again, by its URL: an artifact that is new now waits too."""
+"""When to try an unreachable server again, by URL. It holds for new artifacts, too."""
 
 
 def _api_url() -> str | None:
@@ -229,34 +229,34 @@ def _api_url() -> str | None:
 
 @functools.lru_cache(maxsize=4)
 def _impatient(api_url: str | None) -> Settings:
-    """Those of the run, but with one retry: or an exit would wait a minute for a server that is gone.
+    """Return the settings of the run with only one retry. Otherwise an exit would wait a minute for a dead server.
 
-    Made once for each server, because `temporary_settings` costs 30 ms, more than the update.
+    Cached for each server, because making them takes 30 ms, longer than an update.
     """
     return get_current_settings().copy_with_update({PREFECT_CLIENT_MAX_RETRIES: 1})
 
 
 @functools.lru_cache(maxsize=4)
 def _client(api_url: str | None) -> SyncPrefectClient:
-    """A client of our own: that of the run may be closed when the last update is sent, and waits longer."""
+    """Return a separate client: the client of the run has longer timeouts, and may be closed before the last update."""
     return get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True)
 
 
 @functools.cache
 def _flush_at_exit() -> None:
-    """Register the last update in a run, not on import: what is registered last is called first at exit.
+    """Register the last update during a run, not on import, so that it is sent before a temporary server stops.
 
-    So it comes before the end of a server that the run itself has started.
+    Exit functions are called in reverse order, and such a server is started (and registered) before the run.
     """
-    EventsWorker.instance()  # it registers, too, and is waited for after what is registered after it
-    # Once while Prefect still sends the event that goes with an update; and once for what background saves add later.
+    EventsWorker.instance()  # registers itself, too, and has to come first to be waited for last
+    # The first call comes while Prefect can still send events; the second one sends what background saves add later.
     before_threads_end(_flush_and_hurry)
     atexit.register(flush)
 
 
 def _flush_and_hurry() -> None:
-    """Send what waits; if the server cannot be reached, keep the process from trying for an hour."""
+    """Send all pending updates. If the server cannot be reached, stop the process from trying for an hour."""
     flush()
     if any(retry_at > time.monotonic() for retry_at in _retry_at.values()):
-        _all.clear()  # they had their last chance
+        _all.clear()  # this was the last attempt
         stop_retrying_events()

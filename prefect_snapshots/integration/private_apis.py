@@ -1,7 +1,7 @@
-"""Everything this package uses that Prefect does not document as public.
+"""Everything this package uses that is not a documented, public part of Prefect.
 
-One function for each, so that a new version of Prefect that changes one of them is adapted to in one place. Each has a
-test of its own, which fails first. What is private in Python itself is in `repository.threads`.
+There is one function for each, so that a change in Prefect needs a change in one place only. Each has a test that fails
+first. `repository.threads` does the same for private parts of Python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def load_block(block_type: type[B], name: str) -> B:
     """Load a saved block, also inside a running event loop, where `Block.load` would return a coroutine.
 
     Args:
-        block_type: The class of the block; `Block` if `name` says which.
+        block_type: The class of the block, or `Block` if `name` includes the slug.
         name: The name of the block, or its slug and name, such as `"aws-credentials/team"`.
 
     Raises:
@@ -35,20 +35,20 @@ def load_block(block_type: type[B], name: str) -> B:
 
 
 def stop_retrying_events() -> None:
-    """Let the events that still wait fail at once.
+    """Make pending events fail immediately.
 
-    Prefect tries to send each event for 7 seconds, one after another. Without a server, hundreds of them keep a
-    process alive for an hour.
+    Prefect tries to send each event for 7 seconds, one after another. Without a server, hundreds of events would keep
+    a process alive for an hour.
     """
     workers: dict[int, Any] = EventsWorker._instances  # type: ignore[misc]
     for worker in list(workers.values()):
-        client = getattr(worker, "_client", None)  # a worker that has not begun yet has none
+        client = getattr(worker, "_client", None)  # a worker that has not started yet has none
         if client is not None:
             client._reconnection_attempts = 0
 
 
 def task_runs_outwards(innermost: TaskRunContext | None) -> Iterator[TaskRunContext]:
-    """Yield the contexts of a task run and of the task runs around it, the innermost first."""
+    """Yield the context of a task run, then those of the task runs that enclose it."""
     context = innermost
     while context is not None:
         yield context
@@ -57,10 +57,9 @@ def task_runs_outwards(innermost: TaskRunContext | None) -> Iterator[TaskRunCont
 
 
 def transactions_outwards(innermost: BaseTransaction | None) -> Iterator[BaseTransaction]:
-    """Yield a transaction and those around it, the innermost first.
+    """Yield a transaction, then those that enclose it.
 
-    Generator tasks that take turns leave transactions behind that have ended and name themselves as their parent: each
-    transaction is yielded once.
+    Interleaved generator tasks leave ended transactions behind that are their own parents, so each is yielded once.
     """
     seen: set[int] = set()
     transaction = innermost

@@ -1,8 +1,7 @@
-"""How every kind reports to Prefect: events for automations, pages in the UI, links to them, and only warnings.
+"""Report to Prefect, for all kinds: events for automations, pages in the UI, and links to them.
 
-A report never fails a run: whatever it tells of is stored safely before, and what goes wrong with the report itself is
-a warning in the log of the run. Names, ids, tags and metadata go to the Prefect server in plain, also those of an
-encrypted repository.
+A report never fails a run. The data is stored safely before, so a report that fails is only a warning in the log of the
+run. Names, ids, tags and metadata are sent to the Prefect server unencrypted, even if the repository is encrypted.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from .run_context import in_run, run_ids, run_logger
 
 @dataclass(frozen=True)
 class Reporter:
-    """Report about one name of one kind. Nothing is sent outside of a run.
+    """Send reports about one name of one kind. Nothing is sent outside of a run.
 
     Args:
-        repository: The repository that holds it.
+        repository: The repository with the data.
         kind: The kind, such as `"backups"`: part of the event's resource and of the key of the pages.
         name: The name, such as `"nightly"` or, of an artifact, `"default/model"`.
     """
@@ -44,12 +43,12 @@ class Reporter:
 
     @property
     def link(self) -> str:
-        """A space and the URL of the page, to end a log line with; empty outside of a run."""
+        """A space and the URL of the page, for the end of a log line. Empty outside of a run."""
         return f" {artifact_url(self.key)}" if in_run() else ""
 
     @property
     def about(self) -> str:
-        """What the UI shows above the pages, in Markdown."""
+        """The Markdown that the UI shows above the pages."""
         return f"{self.kind.capitalize()} of {code(self.name)} in {code(self.repository.url)}"
 
     def emit(self, event: str, facts: dict[str, Any]) -> None:
@@ -72,40 +71,40 @@ class Reporter:
         )
 
     def leave_page(self, document: Document, about: str = "") -> None:
-        """Add a page to those with the same key: `/v2/artifacts/key/<key>` shows them all, as a history.
+        """Add a page. All pages with the same key form a history, at `/v2/artifacts/key/<key>`.
 
         Args:
-            document: What the page says.
-            about: What the UI shows above it, in Markdown. Default: `about`.
+            document: The content of the page.
+            about: The Markdown that the UI shows above it. Default: the property `about`.
         """
         if in_run():
             text = markdown(document)
             LiveArtifact(self.key, "markdown", about or self.about, lambda: text, shared=False).update()
 
     def live_page(self, document: Callable[[], Document]) -> LiveArtifact:
-        """Return the one page of this flow run, which you update as often as you like.
+        """Return the page of this flow run. You can update it as often as you like.
 
         Args:
-            document: Returns what the page says now.
+            document: A function that returns the current content.
         """
         return LiveArtifact(self.key, "markdown", self.about, lambda: markdown(document()))
 
     def live_progress(self, about: str, percentage: Callable[[], float]) -> LiveArtifact:
-        """Return the one progress bar of this flow run.
+        """Return the progress bar of this flow run.
 
         Args:
-            about: What the UI shows above it, in Markdown.
-            percentage: Returns how much is done, from 0 to 100.
+            about: The Markdown that the UI shows above it.
+            percentage: A function that returns the progress, from 0 to 100.
         """
         return LiveArtifact(f"{self.key}-progress", "progress", about, percentage)
 
     @contextlib.contextmanager
     def progress_bar(self, what: str, expected: int = 0) -> Iterator[Progress]:
-        """Show a progress bar in the UI; yields a callback for `progress=` of a manager.
+        """Show a progress bar in the UI, and yield a callback for the `progress` argument of a manager.
 
         Args:
             what: What is in progress, such as `"Backup"`.
-            expected: Bytes that there may be if nobody knows: the size of the last backup, say.
+            expected: The estimated total in bytes, such as the size of the last backup. Used if the total is unknown.
         """
         share, ended, context = 0.0, False, contextvars.copy_context()
         bar = self.live_progress(f"{what} of {code(self.name)}", lambda: 100.0 if ended else share)
@@ -121,22 +120,22 @@ class Reporter:
             bar.update()
 
     def leave_table(self, rows: list[dict[str, Any]], summary: str, key: str = "") -> None:
-        """Leave a table in the UI.
+        """Add a table to the UI.
 
         Args:
-            rows: The rows, by the titles of their columns.
-            summary: What the UI shows above it, in Markdown, after the URL of the repository.
-            key: The key in the Prefect UI. Default: `key`.
+            rows: The rows, each a dictionary with the column titles as keys.
+            summary: The Markdown that the UI shows above it, after the URL of the repository.
+            key: The key in the Prefect UI. Default: the property `key`.
         """
         create_table_artifact(key=key or self.key, table=rows, description=f"{code(self.repository.url)}: {summary}")
 
 
 @contextlib.contextmanager
 def only_warn(what: str) -> Iterator[None]:
-    """Turn an error inside into a warning in the log of the run.
+    """Turn an error in the `with` block into a warning in the log of the run.
 
     Args:
-        what: What is safe although the report is not complete.
+        what: What succeeded before the report, such as `"Backup 'b' was created"`.
     """
     try:
         yield

@@ -1,8 +1,8 @@
 """Refuse results of Prefect that could run code when Prefect reads them.
 
-Prefect chooses how to read a result by metadata that is stored with it: `pickle` by default, or JSON whose decoder
-looks classes up by name. Whoever can write to the repository could therefore run code wherever a result is read. With
-`allow_pickle=False`, only plain JSON passes.
+The metadata stored with a result decides how Prefect reads it: with `pickle` by default, or with a JSON decoder that
+looks up classes by name. So anyone who can write to the repository could run code on every machine that reads a result.
+With `allow_pickle=False`, only plain JSON is accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ..errors import PickleRefused
 
 _CLASSES = frozenset({"__class__", "__exc_type__"})
-"""Keys by which Prefect's decoder looks up a class to call."""
+"""Keys that make Prefect's decoder look up a class and call it."""
 
 
 def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
@@ -26,7 +26,7 @@ def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
     Args:
         key: The key of the result.
         data: The stored bytes, or those about to be stored.
-        allow_pickle: Whether the user permits unpickling. If so, everything passes.
+        allow_pickle: Whether the user permits unpickling. If so, every result is accepted.
 
     Raises:
         PickleRefused: Reading it could run code, and `allow_pickle` is False.
@@ -34,16 +34,16 @@ def check_result(key: str, data: bytes, *, allow_pickle: bool) -> bytes:
     if not allow_pickle and not (_is_plain_record(data) or _is_plain_metadata(data)):
         raise PickleRefused(
             "",
-            f"The result {key!r} of Prefect is not plain JSON, and allow_pickle is False. Reading it could run code of "
+            f"The Prefect result {key!r} is not plain JSON, and allow_pickle is False. Reading it could run code of "
             'whoever wrote it. Set result_serializer="json" on the task or flow and return plain values, or allow '
-            "pickle on the block if you trust everyone who writes to the repository.",
+            "pickle on the block if you trust everyone who can write to the repository.",
         )
     return data
 
 
 def _is_plain_record(data: bytes) -> bool:
     try:
-        # What Prefect itself cannot validate, it would hand to the serializer of the reader: pickle by default.
+        # Prefect passes a record that it cannot validate to the serializer of the reader, which is pickle by default.
         record: ResultRecord[Any] = ResultRecord.model_validate_json(data)
         if not _is_plain(record.metadata.serializer):
             return False
@@ -54,7 +54,7 @@ def _is_plain_record(data: bytes) -> bool:
 
 
 def _is_plain_metadata(data: bytes) -> bool:
-    """Whether it is the metadata of a result that is stored by itself, which is checked when it is read."""
+    """Return whether the data is the metadata of a result in a separate object, which is checked when it is read."""
     try:
         return "result" not in json.loads(data) and _is_plain(ResultRecordMetadata.load_bytes(data).serializer)
     except (ValidationError, ValueError, TypeError, RecursionError):
@@ -62,7 +62,7 @@ def _is_plain_metadata(data: bytes) -> bool:
 
 
 def _is_plain(serializer: Serializer[Any]) -> bool:
-    """Whether a serializer is Prefect's JSON with nothing looked up by a name that is stored."""
+    """Return whether a serializer is Prefect's JSON serializer without any lookup of stored names."""
     return serializer == JSONSerializer(dumps_kwargs=getattr(serializer, "dumps_kwargs", {}))
 
 

@@ -1,4 +1,4 @@
-"""The run around a call: its names and ids, its logger, and the transaction that it is part of."""
+"""The run in which a call is made: its names and ids, its logger, and its transaction."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..messages import EscapingLogger, logger
 from .private_apis import task_runs_outwards, transactions_outwards
 
 OUTSIDE = "local"
-"""Stands for the names and ids of the flow run when there is none."""
+"""Replaces the names and ids of the flow run outside of a run."""
 
 
 def run_logger() -> EscapingLogger:
-    """Return the logger of the current run; outside of a run, the logger of this package."""
+    """Return the logger of the current run or, outside of a run, of this package."""
     try:
         return EscapingLogger(get_run_logger())
     except MissingContextError:
@@ -34,14 +34,14 @@ def run_ids() -> tuple[UUID | None, UUID | None]:
 
 
 def in_run() -> bool:
-    """Tell whether a flow run or a task run is around the caller."""
+    """Return whether the caller is inside a flow run or a task run."""
     return any(run_ids())
 
 
 def placeholders(fn: Callable[..., Any]) -> dict[str, str]:
-    """Return what a template can name of the run around a call of `fn`.
+    """Return the values that a template can use in a call of `fn`.
 
-    `task_name` is the name of the function when the function is not the one of the current task.
+    If `fn` is not the function of the current task, `task_name` is the name of `fn`.
     """
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     flow_run = flow.flow_run if flow else None
@@ -65,10 +65,10 @@ def own_run_id(fn: Callable[..., Any]) -> UUID | None:
 def user_transaction() -> BaseTransaction | None:
     """Return the innermost transaction that the user opened.
 
-    Prefect itself opens one around every task run. It does not count: what a failed attempt has saved stays.
+    The transaction that Prefect opens for every task run is ignored, so that a failed attempt keeps its snapshots.
     """
     transactions = list(transactions_outwards(get_transaction()))
-    # Transactions that the user opens within a task may use the task's store too: Prefect's is the outermost of them.
+    # A transaction that the user opens in a task may use the task's store, too. Prefect's is the outermost of these.
     outermost = {id(transaction.store): transaction for transaction in transactions}
     prefects = [outermost.get(id(context.result_store)) for context in task_runs_outwards(TaskRunContext.get())]
     return next((mine for mine in transactions if all(mine is not other for other in prefects)), None)

@@ -17,7 +17,7 @@ class SnapshotsSettings(PrefectBaseSettings):
     model_config = build_settings_config(("integrations", "snapshots"))
 
     repository: str | None = Field(default=None, description="The URL of the default repository.")
-    password: SecretStr | None = Field(default=None, description="The password of the repositories in use.")
+    password: SecretStr | None = Field(default=None, description="The password of encrypted repositories.")
     password_file: str | None = Field(
         default=None, description="A file that holds the password, read if no password is set."
     )

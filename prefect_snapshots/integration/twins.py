@@ -1,4 +1,4 @@
-"""What the tasks of every kind have in common: a twin for asynchronous flows, and types that say what is returned."""
+"""Shared by the tasks of all kinds: asynchronous versions, and types for tasks that return any value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 if TYPE_CHECKING:
 
     class TaskOfAnything(Task[P, Any]):
-        """A task that returns anything. By Prefect's own types, whose first overload fits, it returned a coroutine."""
+        """A task that returns any value. With Prefect's own types, calls would seem to return a coroutine."""
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...  # type: ignore[override]
 
@@ -26,14 +26,14 @@ def returns_anything(task: Task[P, Any]) -> TaskOfAnything[P]:
 
 
 def asynchronous(call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """The same in a thread, so that the event loop goes on."""
+    """Return an asynchronous version that runs in a thread, so that the event loop is not blocked."""
 
     @functools.wraps(call)
     async def twin(*args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.to_thread(call, *args, **kwargs)
 
     twin.__name__ = twin.__qualname__ = f"a{call.__name__}"
-    # Without the example, which calls the other one.
+    # Leave out the example, which calls the synchronous version.
     said = inspect.cleandoc(call.__doc__ or "").partition("Example:")[0].rstrip()
     twin.__doc__ = f"`{call.__name__}` for asynchronous flows.\n\n{said}"
     return twin

@@ -1,1 +1,1 @@
-"""Checkpoints in Prefect: the task of `@checkpointed`, and what its runs report."""
+"""Checkpoints in Prefect: the task that `@checkpointed` makes, and the reports of its runs."""

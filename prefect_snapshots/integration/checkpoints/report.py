@@ -1,10 +1,10 @@
-"""What a run reports of a checkpointed map: lines in its log, a progress bar, a page, an event.
+"""Report a checkpointed map to Prefect: log lines, a progress bar, a page and an event.
 
-Events for automations; the resource is `prefect-snapshots.checkpoints.<name>`, related to the run:
+Events for automations have the resource `prefect-snapshots.checkpoints.<name>` and are related to the run:
 
 - `prefect-snapshots.checkpoints.completed` and `prefect-snapshots.checkpoints.failed`: `repository` (URL), `name`,
-  `function`, `fingerprint`, `items` (the sum of the next six), `done`, `done_before`, `failed`, `failed_before` (in an
-  earlier run, and not retried), `repeated` (identical to another item), `skipped` (not reached); `missing` (items
+  `function`, `fingerprint`, `items` (the sum of the next six), `done`, `done_before`, `failed`, `failed_before` (failed
+  in an earlier run and not retried), `repeated` (identical to another item), `skipped` (not reached), `missing` (items
   without a result), `batches`, `failed_batches`, `seconds`.
 """
 
@@ -27,11 +27,11 @@ from ..run_context import run_logger
 
 
 class Processing:
-    """Follow one map, and report it. Callbacks tell it, in any thread, what becomes of the batches.
+    """Follow one map and report it. Its callbacks run in any thread.
 
     Args:
-        job: What is computed.
-        label: The name of the task, for people.
+        job: The function, its checkpoints and their repository.
+        label: The name of the task, as shown in logs and pages.
     """
 
     def __init__(self, job: Job, label: str) -> None:
@@ -46,7 +46,7 @@ class Processing:
         """Items in all batches; None while an iterable without a length is read."""
         self._before = 0
         self._outcomes = RunCounts()
-        """What became of the items of the batches that have ended."""
+        """The counts of the items in batches that have ended."""
         self._batches = self._running = self._failed_batches = 0
         self._finished = False
         self._reporter = Reporter(job.repository, "checkpoints", job.name)
@@ -54,10 +54,10 @@ class Processing:
         self._page = self._reporter.live_page(self._document)
 
     def begin(self, before: int, planned: int, batches: int) -> None:
-        """Report what is done already, and what is to be computed."""
+        """Report how many items are done already, and how many are left to compute."""
         self._before, self._planned = before, planned
         self._logger.info(
-            "%s: %s to compute in %s, %s done before in %s.",
+            "%s: %s to compute in %s, %s already done in %s.",
             *(self._label, count_text(planned, "item"), count_text(batches, "batch", "batches"), f"{before:,}"),
             self._job.repository.url,
         )
@@ -68,12 +68,12 @@ class Processing:
         with self._lock:
             self._batches += 1
             self._running += 1
-        # Whatever thread ends it, what is logged and sent belongs to this run, with the settings that this run has.
+        # The callback may run in any thread, but must log and send with the context and settings of this run.
         context = self._context.copy()
         future.add_done_callback(lambda ended: context.run(self._ended, ended))
 
     def all_submitted(self, plan: Plan) -> None:
-        """Take the counts of the whole plan: no more batches come."""
+        """Take the counts of the whole plan. Call it after the last `submitted`."""
         with self._lock:
             self._plan = plan
             self._before = plan.counts.done_before
@@ -82,7 +82,7 @@ class Processing:
             self.finish()
 
     def finish(self) -> None:
-        """Report how it went, once, when no batch is left."""
+        """Report the outcome once, after the last batch."""
         with self._lock:
             if self._finished or self._plan is None or self._running:
                 return
@@ -91,7 +91,7 @@ class Processing:
                 self._planned = self._outcomes.worked
             counts = self._plan.counts.after(self._outcomes)
         seconds = time.monotonic() - self._since
-        # Whoever reads only the level of the line must not take missing results for success.
+        # A reader who looks only at the log level must not mistake missing results for success.
         level = logging.WARNING if counts.missing else logging.INFO
         said = f"{counts} {_remedy(counts)}".rstrip()
         self._logger.log(level, "%s: %s Took %.1f s.%s", self._label, said, seconds, self._reporter.link)
@@ -129,7 +129,7 @@ class Processing:
 
 
 def _remedy(counts: RunCounts) -> str:
-    """Return what to do about items without a result; empty if each has one."""
+    """Return what to do about items without a result, or "" if every item has one."""
     if not counts.missing:
         return ""
     retry = " Pass retry_failed_items=True to try them again." if counts.failed or counts.failed_before else ""
@@ -137,7 +137,7 @@ def _remedy(counts: RunCounts) -> str:
 
 
 def outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:
-    """Return the counts of a batch; None if it failed: whoever asks for the results gets the error."""
+    """Return the counts of a batch, or None if it failed. Its error is raised when the results are requested."""
     try:
         outcome = future.result(raise_on_failure=False)
     except (CancelledError, Exception):

@@ -1,8 +1,8 @@
-"""`@checkpointed`: a Prefect task that stores the result of every item, and computes only what is missing.
+"""`@checkpointed`: a Prefect task that stores the result of every item, and computes only the missing ones.
 
-Mapped over an iterable, it computes *batches* of items, each in a task run of its own that writes the results straight
-to the repository. Nothing passes through the flow, and what was written is never computed again, whatever happens. One
-more task run, in the state Cached, stands for all items that were computed before.
+Mapped over an iterable, it computes *batches* of items. Each batch has its own task run, which writes the results
+directly to the repository, not through the flow. A result that was written is never computed again. One more task run,
+in the state Cached, represents all items that were computed before.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _BATCH_SIZE = 100
-"""Items in a task run. A run costs Prefect some 10 ms: at 100 items, 0.1 ms each."""
+"""Items per task run. A task run costs about 10 ms in Prefect, so 100 items cost 0.1 ms each."""
 _MAX_WAIT_TIME = 10.0
-"""Seconds after which results are written although the batch is not done: what a kill costs at most."""
+"""Seconds between two writes within a batch: the most computing time that a killed process loses."""
 _AHEAD = 32
-"""Batches that may run or wait for a worker while an iterable without a length is read. Enough for 32 workers; more
-would only hold more items in memory."""
+"""How many batches may be running or queued while an iterable without a length is read. Enough for 32 workers; more
+would only keep more items in memory."""
 
 
 @dataclass(frozen=True)
 class _Options:
-    """The options of the decorator, without those of the task. They travel with the function to other processes."""
+    """The options of the decorator, without those of the task. They are pickled with the function."""
 
     repository: RepositoryLike | None
     name: str | None
@@ -88,8 +88,8 @@ class _Options:
         most = self.max_consecutive_exceptions
         if most is not None and most > self.batch_size:
             raise InvalidArgument(
-                f"max_consecutive_exceptions={most} counts within a batch, which has only {self.batch_size} items. "
-                "Pass a larger batch_size."
+                f"max_consecutive_exceptions={most} can never be reached: it counts within one batch, and a batch has "
+                f"only {count_text(self.batch_size, 'item')}. Pass a larger batch_size or a smaller limit."
             )
 
     def job(self, fn: Callable[..., Any], *, refresh: bool) -> Job:
@@ -144,26 +144,27 @@ def checkpointed(
     Args:
         fn: The function, asynchronous or not.
         repository: A repository, a URL or a block. Default: the repository of the run.
-        name: The name of the checkpoints and of the task. Default: for the checkpoints the module and qualified name
-            of the function, for the task its name.
-        key: Called with the arguments of the function; returns what identifies an item. Default: the content of its
-            arguments.
-        function_version: Identifies the code of the function, instead of its fingerprint.
-        batch_size: How many items a task run computes, and how many results are written together at most.
-        max_wait_time: Seconds between two writes of a batch at most. None: each batch is written when it is done.
-        max_retries: How often an item that fails is retried at once. The task option `retries` is how often a batch
-            is retried; what it had written is not computed again.
+        name: The name of the checkpoints and of the task. Default: the module and qualified name of the function for
+            the checkpoints, and its plain name for the task.
+        key: A function that gets the arguments of a call and returns what identifies the item. Default: the content
+            of the arguments.
+        function_version: Identifies the code of the function. Default: a fingerprint of its source. Results of
+            another version are not used.
+        batch_size: How many items a task run computes. At most this many results are written together.
+        max_wait_time: The most seconds between two writes within a batch. None writes a batch only when it is done.
+        max_retries: How often a failing item is retried, immediately. The task option `retries` says how often a
+            whole batch is retried; results that it had written are not computed again.
         fatal_exceptions: Exceptions that are neither retried nor skipped.
-        max_consecutive_exceptions: How many failing items in a row fail their batch. Default: any number is allowed.
-        skip_item_errors: Whether to go on after an item failed; see `CheckpointedFuture.failed_items`.
+        max_consecutive_exceptions: How many failing items in a row fail their batch. Default: no limit.
+        skip_item_errors: Continue when an item fails. `CheckpointedFuture.failed_items` lists these items.
         retry_failed_items: Whether to retry items that failed in an earlier run.
-        task_options: Any option of `@task`. `refresh_cache=True` computes everything again.
+        task_options: Any option of `@task`. `refresh_cache=True` recomputes everything.
 
     Returns:
         A task. Calls and `.submit` use the checkpoints, too.
 
     Raises:
-        InvalidArgument: The arguments do not fit each other.
+        InvalidArgument: An option is invalid, or two options contradict each other.
 
     Example:
         >>> from prefect import flow
@@ -211,7 +212,7 @@ class CheckpointedTask(Task[P, R]):
             raise InvalidArgument(f"@checkpointed decorates a function, not {fn!r}. Pass options by name.")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise InvalidArgument(
-                f"{fn.__qualname__} is a generator function. What it returns can be read only once, so it cannot be "
+                f"{fn.__qualname__} is a generator function. Its result can be read only once, so it cannot be "
                 "stored. Return a list instead."
             )
         self._function = fn
@@ -224,7 +225,7 @@ class CheckpointedTask(Task[P, R]):
         """Return the same task with other options, of the checkpoints or of the task.
 
         Args:
-            options: Options of `checkpointed`, or of a Prefect task. Those that you leave out stay.
+            options: Options of `checkpointed` or of a Prefect task. Options that you leave out keep their values.
         """
         mine = {name: options.pop(name) for name in list(options) if name in _Options.__dataclass_fields__}
         if "name" in mine:
@@ -246,15 +247,15 @@ class CheckpointedTask(Task[P, R]):
     def map(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> CheckpointedFuture[R]: ...
 
     def map(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> CheckpointedFuture[Any]:
-        """Compute every item of some iterables that has no result yet.
+        """Call the function for every item of one or more iterables, except for items that already have a result.
 
-        Returns at once. If an iterable has no length, its items are read a bounded number ahead, and this returns when
-        the last ones are submitted.
+        Returns immediately. If an iterable has no length, only a bounded number of its items is read ahead, and `map`
+        returns when the last batch is submitted.
 
         Args:
-            args, kwargs: As for the function, but each is an iterable of values, all of one length. What is not
-                iterable, or `unmapped`, is the same in each call.
-            wait_for: Futures that must be complete first.
+            args, kwargs: The arguments of the function, each as an iterable of values. All iterables must have the
+                same length. Values that are not iterable, or wrapped in `unmapped`, are passed to every call.
+            wait_for: Futures to wait for before the first batch starts.
 
         Returns:
             A future. Its `result()` is the list of all results, in the order of the items.
@@ -262,11 +263,11 @@ class CheckpointedTask(Task[P, R]):
         Raises:
             MappingLengthMismatch: The iterables have different lengths.
             MappingMissingIterable: No argument is iterable.
-            RuntimeError: There is no flow around the call.
+            RuntimeError: You called it outside of a flow.
         """
         context = FlowRunContext.get()
         if context is None:
-            raise RuntimeError(f"{self.name}.map() needs a flow around it. Outside of a flow, use Snapper.")
+            raise RuntimeError(f"{self.name}.map() works only inside a flow. Outside of a flow, use Snapper.")
         parameters = inspect.signature(self._function).bind(*args, **kwargs).arguments
         upstream = set().union(*(collect_task_run_inputs_sync(value, max_depth=0) for value in parameters.values()))
         parameters = resolve_inputs_sync(_spread(self._function, parameters), max_depth=0)
@@ -307,7 +308,7 @@ class CheckpointedTask(Task[P, R]):
     # --- many ----------------------------------------------------------------------------------------------------
 
     def _mapped(self, parameters: Mapping[str, Any]) -> tuple[Job, Iterable[Any], int | None]:
-        """Return the job, its items, and how many items there are, if that is known."""
+        """Return the job, its items, and the number of items if it is known."""
         mapped: dict[str, Iterable[Any]] = {}
         constants: dict[str, Any] = {}
         for name, value in parameters.items():
@@ -318,10 +319,10 @@ class CheckpointedTask(Task[P, R]):
             else:
                 constants[name] = value
         if not mapped:
-            raise MappingMissingIterable(f"{self.name}.map() needs at least one iterable, and got {dict(parameters)}")
+            raise MappingMissingIterable(f"{self.name}.map() needs at least one iterable, but got {dict(parameters)}.")
         lengths = {name: len(value) for name, value in mapped.items() if isinstance(value, Sized)}
         if len(set(lengths.values())) > 1:
-            raise MappingLengthMismatch(f"{self.name}.map() needs iterables of one length, and got {lengths}")
+            raise MappingLengthMismatch(f"{self.name}.map() needs iterables of the same length, but got {lengths}.")
         names = tuple(mapped)
         columns = [_resolved(values) for values in mapped.values()]
         if _is_plain(self._function, [*mapped, *constants]):
@@ -332,7 +333,7 @@ class CheckpointedTask(Task[P, R]):
         return self._job([*mapped, *constants], constants), items, total
 
     def _job(self, names: Iterable[str], constants: Mapping[str, Any]) -> Job:
-        """Return the job for calls with arguments of these names, some of which are the same in each call."""
+        """Return the job for calls with arguments of these names; `constants` are the same in every call."""
         function, key = self._function, self._options.key
         refresh = self.refresh_cache
         if refresh is None:
@@ -358,7 +359,7 @@ class CheckpointedTask(Task[P, R]):
 
 
 class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
-    """The results of a map, while they are computed.
+    """The results of a map that may still be running.
 
     Attributes:
         futures: The futures of the batches.
@@ -373,10 +374,10 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         self._processing: Processing | None = None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for all batches, or for some seconds.
+        """Wait until all batches have ended.
 
         Args:
-            timeout: Seconds to wait at most. Default: as long as it takes.
+            timeout: The most seconds to wait. Default: no limit.
         """
         pending = wait(list(self.futures), timeout=timeout).not_done
         if not pending and self._processing is not None:
@@ -386,14 +387,14 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         """Return the results of all items, in their order.
 
         Args:
-            timeout: How many seconds to wait. Default: as long as it takes.
-            raise_on_failure: False returns None for an item that failed, instead of raising.
+            timeout: The most seconds to wait. Default: no limit.
+            raise_on_failure: If False, return None for an item that failed instead of raising its error.
             missing: What to return for an item that failed. Default: raise `IncompleteResults`.
 
         Raises:
-            Exception: What the function raised, unless failing items are skipped.
-            IncompleteResults: Items failed, and `missing` was not passed.
-            TimeoutError: Not all batches were done in time.
+            Exception: The error of the function, unless failing items are skipped.
+            IncompleteResults: Items failed, and you did not pass `missing`.
+            TimeoutError: Some batches did not end in time.
         """
         self._wait_to_the_end(timeout)
         if raise_on_failure:
@@ -404,14 +405,14 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         return list(collect(self._job, self._plan.keys, missing=missing))
 
     def iter_results(self, *, missing: Any = RAISE) -> Iterator[R]:
-        """Yield the results one by one, in constant memory, each as soon as it and all before it are there.
+        """Yield the results one by one, in order, as soon as they are available. Uses constant memory.
 
         Args:
             missing: What to yield for an item that failed. Default: raise `IncompleteResults`.
 
         Raises:
-            Exception: What the function raised, unless failing items are skipped.
-            IncompleteResults: An item failed, and `missing` was not passed.
+            Exception: The error of the function, unless failing items are skipped.
+            IncompleteResults: An item failed, and you did not pass `missing`.
         """
         log = open_log(self._job)
         keys = self._plan.keys
@@ -426,7 +427,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
 
     @property
     def failed_items(self) -> dict[int, Failure]:
-        """Why items have no result, by position. Waits for all batches."""
+        """Return why items have no result, by position. Waits for all batches."""
         self.wait()
         return failures_of(open_log(self._job), self._plan.keys)
 
@@ -445,9 +446,9 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
 
     @property
     def state(self) -> State[list[R]]:
-        """The state of the first batch that is not completed; else a completed one that says the counts.
+        """The state of the first batch that is not completed. If all are, a completed state with the counts.
 
-        Its name is `CompletedWithFailures` if items have no result.
+        The name of that state is `CompletedWithFailures` if items have no result.
         """
         for future in self.futures:
             if not future.state.is_completed():
@@ -462,7 +463,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         """Call a function with this future when all batches have ended.
 
         Args:
-            fn: Called with this future, in the thread that ends the last batch.
+            fn: The function. It runs in the thread that ends the last batch.
         """
         all_done: ThreadFuture[None] = ThreadFuture()
         left = len(self.futures)
@@ -482,7 +483,10 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
     def _wait_to_the_end(self, timeout: float | None) -> None:
         pending = wait(list(self.futures), timeout=timeout).not_done
         if pending:
-            raise TimeoutError(f"{len(pending)} of {len(self.futures)} batches were not done within {timeout} s.")
+            raise TimeoutError(
+                f"{len(pending)} of {count_text(len(self.futures), 'batch', 'batches')} did not end within {timeout} s "
+                "and continue in the background."
+            )
         if self._processing is not None:
             self._processing.finish()
 
@@ -521,7 +525,7 @@ class _Mapping(Generic[R]):
                 if self._total is None and not self._keep_up():
                     break
         except BaseException:
-            wait(list(self._futures))  # what came before is kept
+            wait(list(self._futures))  # so that the results of batches submitted before are stored
             raise
         run_id = (
             self._stand_in() if self._plan.counts.done_before or not self._futures else self._futures[-1].task_run_id
@@ -541,7 +545,7 @@ class _Mapping(Generic[R]):
         self._processing.submitted(future)
 
     def _keep_up(self) -> bool:
-        """Wait until few batches are ahead. Return False if one has failed: the map fails anyway."""
+        """Wait until few batches are pending. Return False if one has failed, because the map fails then."""
         if len(self._futures) >= _AHEAD:
             earlier = self._futures[-_AHEAD]
             earlier.wait()
@@ -549,7 +553,7 @@ class _Mapping(Generic[R]):
         return True
 
     def _stand_in(self) -> Any:
-        """Run a task that stands for what was computed before. Return the id of its run."""
+        """Run a task that represents the items computed before, and return the id of its run."""
         done = self._plan.counts.done_before
         label = f"{self._task.name}[done: {done:,}]"
         task = _task_for(self._task, _say_done)
@@ -558,14 +562,14 @@ class _Mapping(Generic[R]):
 
 
 def _task_for(task: CheckpointedTask[Any, Any], fn: Callable[..., Any]) -> Task[..., Any]:
-    """Return a task with the options of another one that runs a function of ours, named by its `label`."""
+    """Return a task that runs an internal function with the options of another task. Its `label` names the run."""
     made: Task[..., Any] = Task.with_options(task, task_run_name="{label}", cache_policy=NO_CACHE)
     made.fn, made.isasync = fn, False
     return made
 
 
 class _Work:
-    """A batch to compute. Prefect would search a tuple or a dataclass for futures, item by item."""
+    """A batch to compute. Not a tuple or dataclass, because Prefect would search each item of those for futures."""
 
     def __init__(self, job: Job, batch: ItemBatch) -> None:
         self.job = job
@@ -579,14 +583,14 @@ def _do_batch(label: str, work: _Work) -> RunCounts:
 
 
 def _say_done(label: str, done: int, url: str) -> State[int]:
-    return Completed(name="Cached", message=f"{count_text(done, 'item')} done before, and stored in {url}.", data=done)
+    return Completed(name="Cached", message=f"{count_text(done, 'item')} computed before, stored in {url}.", data=done)
 
 
 # --- calls and items ---------------------------------------------------------------------------------------------
 
 
 def _is_plain(function: Callable[..., Any], names: Iterable[str]) -> bool:
-    """Tell whether a call passes only the first argument, which then is the item itself."""
+    """Return whether a call passes only the first argument, which is then the item itself."""
     first = next(iter(inspect.signature(function).parameters.values()), None)
     return first is not None and list(names) == [first.name] and first.kind in _POSITIONAL
 
@@ -604,7 +608,7 @@ def _digests(arguments: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that differ from their defaults. Prefect passes every argument, so defaults cannot count."""
+    """Return the arguments that differ from their defaults. Prefect always passes all, so defaults are left out."""
     defaults = _defaults(function)
     return {
         name: value
@@ -627,7 +631,7 @@ def _call_with(call: Callable[..., Any], function: Callable[..., Any], arguments
 
 
 def _with_constants(function: Callable[..., Any], constants: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Return the function of only the arguments that vary."""
+    """Return a function that takes only the arguments that vary."""
     if inspect.iscoroutinefunction(function):
 
         async def call(item: Mapping[str, Any]) -> Any:
@@ -638,7 +642,7 @@ def _with_constants(function: Callable[..., Any], constants: Mapping[str, Any]) 
 
 
 def _spread(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call to map."""
+    """Return the arguments of a call of `map` by name."""
     kinds = {name: parameter.kind for name, parameter in inspect.signature(function).parameters.items()}
     for name in parameters:
         if kinds[name] in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -664,4 +668,4 @@ def _rows(name: str, columns: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ..
     except ValueError as error:
         if "argument" not in str(error):
             raise
-        raise MappingLengthMismatch(f"{name}.map() needs iterables of one length: {error}") from None
+        raise MappingLengthMismatch(f"{name}.map() needs iterables of the same length: {error}.") from None

@@ -1,1 +1,1 @@
-"""Snapshots in Prefect: the decorator, the tasks, how runs save, what they report."""
+"""Snapshots in Prefect: the decorator, the tasks, saving in a run, and reports."""

@@ -1,8 +1,7 @@
-"""`@snapshot`: what a function returns is captured, and returned unchanged. `load_latest` resumes from it.
+"""`@snapshot`: save what a function returns, and return it unchanged. `load_latest` resumes from it.
 
-The value is saved before the function returns to its caller, so that a task that cannot save fails. Only what was
-returned or yielded is captured: a failed attempt saves nothing, a cache hit runs no function. A task run saves each of
-its values once, however often it is retried.
+The value is saved before the function returns, so a task that cannot save fails. Only returned or yielded values are
+saved: a failed attempt and a cache hit save nothing. A task run saves each of its values once, even if it is retried.
 """
 
 from __future__ import annotations
@@ -79,15 +78,16 @@ def snapshot(
     every: int = 1,
     background: bool = False,
 ) -> F | Callable[[F], F]:
-    """Capture what a function returns, or each value that a generator yields.
+    """Save what a function returns, or each value that a generator yields, as a snapshot.
 
-    Works on functions, methods, asynchronous functions and generators; under `@task`, or over it: a task stays a task
-    with all its options. Without any run it works too.
+    Works on functions, methods, asynchronous functions, generators and tasks, inside or outside of a run. You can put
+    it above or below `@task`; a task keeps all its options.
 
-    `name`, `snapshot_id`, `tags` and the strings in `metadata` are templates, with `{flow_name}`, `{flow_run_name}`,
-    `{flow_run_id}`, `{task_name}`, `{task_run_id}` and `{parameters[x]}` for the argument `x` of the call. Outside of a
-    run the first four, and the task run, are called `local`, and `{task_name}` is the function's name. Or each of them
-    is a function, called with the result, and with the arguments of the call as `parameters` if it takes that.
+    `name`, `snapshot_id`, `tags` and the strings in `metadata` are templates. They can contain `{flow_name}`,
+    `{flow_run_name}`, `{flow_run_id}`, `{task_name}`, `{task_run_id}`, and `{parameters[x]}` for the argument `x` of
+    the call. Outside of a run, `{task_name}` is the name of the function, and the others are `local`. Instead of a
+    template you can pass a function. It gets the result and, if it has an argument `parameters`, the arguments of the
+    call.
 
     Args:
         fn: The function or task to decorate.
@@ -95,19 +95,21 @@ def snapshot(
         repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
         snapshot_id: The id. Default: the time and a random part.
         tags: One tag or several.
-        metadata: For example the metrics: `metadata=lambda result: {"loss": result[1]}`.
-        rank_by: the key of the metadata that ranks snapshots, or else the key or attribute of the result.
-        mode: "max" when large values of `rank_by` are good, "min" when small ones are.
-        max_snapshots: keep at most this many: the best, or the newest without `rank_by`.
-        every: save every n-th result: of the calls in one flow run and process, or of the values of one generator.
-        background: copy the value and save it while the run goes on. The next save of the same name, every load of it
-            and `wait_for_snapshots` wait for it, and raise what went wrong with it. A run may be completed before.
+        metadata: JSON-like values with string keys, such as metrics: `metadata=lambda result: {"loss": result[1]}`.
+        rank_by: The metadata key that ranks snapshots. If the metadata lacks it, the key or attribute of the result.
+            Default: no ranking.
+        mode: "max" if large values of `rank_by` are good, "min" if small ones are.
+        max_snapshots: Keep at most this many: the best, or the newest without `rank_by`. Default: keep all.
+        every: Save every n-th result, counted over the calls in one flow run and process, or over the values of one
+            generator.
+        background: Copy the value, and save the copy while the run continues. The next save of the same name, every
+            load of it and `wait_for_snapshots` wait for it, and raise its error. The run may end before.
 
     Returns:
         The decorated function or task, of the same type.
 
     Raises:
-        InvalidArgument: A template has an unknown placeholder, or an argument is not valid.
+        InvalidArgument: A template has an unknown placeholder, or an argument is invalid.
 
     Example:
         >>> from prefect_snapshots import load_latest, snapshot, use_repository
@@ -158,7 +160,7 @@ _counting = Lock()
 
 @dataclass(frozen=True)
 class _Capture:
-    """What the decorator was told. It travels with the function to other processes."""
+    """The arguments of the decorator. They are pickled with the function."""
 
     name: Text
     repository: RepositoryLike | None
@@ -171,7 +173,7 @@ class _Capture:
     every: int
     background: bool
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Tells the calls of one decorated function from those of others."""
+    """Distinguishes the calls of different decorated functions."""
 
     def __post_init__(self) -> None:
         for what in ("name", "snapshot_id", "tags", "metadata"):
@@ -183,7 +185,7 @@ class _Capture:
         Ranking(self.rank_by, self.mode)
 
     def decorate(self, fn: F) -> F:
-        """The function, capturing; a task around it stays a task of the same kind, with the same options."""
+        """Return the function, saving its results. A task stays a task of the same type with the same options."""
         if isinstance(fn, Flow):
             raise InvalidArgument(f"Put @snapshot below @flow, not above it: {fn.name} would no longer be a flow.")
         if isinstance(fn, classmethod | staticmethod):
@@ -191,7 +193,7 @@ class _Capture:
         if not isinstance(fn, Task):
             return cast(F, self._capturing(fn))
         task = copy.copy(fn)
-        # Hooks that are added to one of the two are not meant for the other.
+        # A hook that is added to one of the two tasks later must not run for the other.
         vars(task).update({key: list(value) for key, value in vars(fn).items() if isinstance(value, list)})
         task.fn = self._capturing(fn.fn)
         return task
@@ -283,7 +285,7 @@ _KINDS = {
 
 
 class _Call:
-    """One call of a decorated function, in the run in which it started: generators may be resumed in another one."""
+    """One call of a decorated function. It keeps the run in which it started: another run may resume a generator."""
 
     def __init__(
         self, capture: _Capture, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -297,7 +299,7 @@ class _Call:
 
     def save(self, value: Any, number: int | None = None) -> None:
         """Save a value that was returned, or the one that was yielded as number 0, 1, 2, ..."""
-        if not isinstance(value, State):  # says how a run ended: there is no value
+        if not isinstance(value, State):  # a state only says how a run ended
             self._context.run(self._save, value, number)
 
     def _save(self, value: Any, number: int | None) -> None:
@@ -333,11 +335,11 @@ class _Call:
             if found is not _MISSING:
                 metadata[key] = found
             else:
-                run_logger().warning("Neither the metadata nor the result has %r, which ranks: it ranks worst.", key)
+                run_logger().warning("Neither the metadata nor the result has rank_by=%r. It ranks last.", key)
         return metadata
 
     def _resolve(self, template: Any, value: Any) -> Any:
-        """Fill in a template, however it is nested, or call a function."""
+        """Fill in a template at any depth, or call a function."""
         if callable(template):
             return template(value, parameters=self._parameters) if _takes_parameters(template) else template(value)
         if isinstance(template, str):
@@ -345,7 +347,7 @@ class _Call:
                 return template.format(**placeholders(self._fn), parameters=self._parameters)
             except (LookupError, AttributeError) as error:
                 raise InvalidArgument(
-                    f"The template {template!r} does not fit this call: there is no {error}."
+                    f"The template {template!r} does not fit this call, which has no {error}. Nothing was saved."
                 ) from error
         if isinstance(template, Mapping):
             return {key: self._resolve(item, value) for key, item in template.items()}
@@ -355,7 +357,7 @@ class _Call:
 def _takes_parameters(fn: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(fn)
-    except ValueError:  # a builtin that does not say what it takes
+    except ValueError:  # a builtin without a signature
         return False
     kinds = (parameter.kind for parameter in signature.parameters.values())
     return "parameters" in signature.parameters or inspect.Parameter.VAR_KEYWORD in kinds
@@ -366,12 +368,14 @@ def _check_templates(template: Any, what: str) -> None:
         try:
             fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
         except ValueError as error:
-            raise InvalidArgument(f"{what}={text!r} is not a template: {error}. Write a literal brace twice.") from None
+            raise InvalidArgument(
+                f"{what}={text!r} is not a valid template: {error}. Double a brace to use it literally."
+            ) from None
         unknown = {re.split(r"[.\[]", name)[0] for name in fields} - _PLACEHOLDERS
         if unknown:
             known = ", ".join(sorted(_PLACEHOLDERS))
             raise InvalidArgument(
-                f"{what}={text!r} has the unknown placeholder {', '.join(sorted(unknown))!r}. There are: {known}."
+                f"{what}={text!r} has the unknown placeholder {', '.join(sorted(unknown))!r}. Use one of: {known}."
             )
 
 

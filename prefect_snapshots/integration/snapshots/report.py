@@ -1,10 +1,10 @@
-"""What a run reports of its snapshots: a line in its log, an event, and one page for each name.
+"""Report snapshots to Prefect: a log line, an event, and one page for each name.
 
-Events for automations; the resource is `prefect-snapshots.snapshots.<name>`, related to the run:
+Events for automations have the resource `prefect-snapshots.snapshots.<name>` and are related to the run:
 
 - `prefect-snapshots.snapshot.saved`: `repository` (URL), `name`, `snapshot_id`, `saved_at` (ISO 8601, UTC), `metadata`,
-  `tags`, `size` and `written` (bytes of the value, and of those the newly stored), `leaves`, `changed_leaves` (since
-  the previous snapshot; null for the first one, and both are null if there are very many);
+  `tags`, `size` and `written` (the bytes of the value, and how many of them were new in the repository), `leaves`,
+  `changed_leaves` (since the previous snapshot; null for the first one, and both are null if there are very many);
 - `prefect-snapshots.snapshot.evicted`: `repository`, `name`, `snapshot_id`, `evicted_by`;
 - `prefect-snapshots.snapshot.rolled-back`: `repository`, `name`, `snapshot_id`, `restored` (ids that it had evicted).
 """
@@ -26,14 +26,14 @@ from ..reporter import Reporter, only_warn
 from ..run_context import in_run, run_ids, run_logger
 
 LISTED = 10
-"""Snapshots on a page, the latest: enough to see the trend, and the page stays short in the UI."""
+"""How many of the latest snapshots a page lists: enough to see the trend, and the page stays short in the UI."""
 
 Manager = SnapshotManager[Any]
 
 
 def report_saved(manager: Manager, record: Record) -> None:
     """Report that a snapshot was saved: in the log of the run, as an event, and on the page."""
-    with only_warn(f"Snapshot {record.id!r} of {manager.name!r} is saved"):
+    with only_warn(f"Snapshot {record.id!r} of {manager.name!r} was saved"):
         previous = _previous(manager, record)
         run_logger().info("%s", _sentence(manager, record, previous))
         if in_run():
@@ -44,9 +44,9 @@ def report_saved(manager: Manager, record: Record) -> None:
 
 
 def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[str]) -> None:
-    """Report that a snapshot was rolled back with its transaction, and which snapshots are back."""
-    with only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} is rolled back"):
-        back = f", and brought back {', '.join(restored)}" if restored else ""
+    """Report that a snapshot was rolled back with its transaction, and which evicted snapshots were restored."""
+    with only_warn(f"Snapshot {snapshot_id!r} of {manager.name!r} was rolled back"):
+        back = f", and restored {', '.join(restored)}" if restored else ""
         run_logger().info("Rolled back snapshot %r of %r%s.", snapshot_id, manager.name, back)
         if in_run():
             _emit("rolled-back", manager, snapshot_id, {"restored": list(restored)})
@@ -101,7 +101,7 @@ def _previous(manager: Manager, record: Record) -> Record | None:
 
 _pages: dict[tuple[UUID | None, Manager], LiveArtifact] = {}
 _newest: dict[tuple[UUID | None, Manager], int] = {}
-"""The order of the last snapshot that a run knows of: its page may be sent while another run is saving already."""
+"""The order of the last snapshot of a run, by page: a page may be sent while another run is already saving."""
 
 
 def _update_page(manager: Manager) -> None:

@@ -1,7 +1,7 @@
-"""How runs save and load: durably first, then reported, and undone with the transaction that the user opened.
+"""Save and load in a run: save durably, then report, and undo a save if the user's transaction is rolled back.
 
-A rollback happens in the process that opened the transaction: what a worker in another process saved within it stays,
-and so does everything when the process is killed.
+Only the process that opened a transaction rolls it back. What a worker in another process saved within it stays, and if
+the process is killed, everything stays.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def manager_of(
     mode: Literal["max", "min"] = "max",
     max_snapshots: int | None = None,
 ) -> SnapshotManager[Any]:
-    """The manager of a name, the same one each time: it knows what happened so far."""
+    """Return the manager of a name. It is cached so that events are read only once."""
     return SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots)
 
 
 def save(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> str | None:
     """Save a value, report it, and let the transaction of the user undo it.
 
-    What was saved with the token of the request before is not saved again, unless it was deleted since.
+    If an earlier save had the token of the request, nothing is saved again, unless that snapshot was deleted since.
     """
     request, known = _known(manager, request)
     if known is not None:
@@ -52,17 +52,17 @@ def save(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> str 
         _say_not_admitted(manager)
         return None
     record = manager.records.by_id.get(saved)
-    if record is not None:  # else a rival evicted it already
+    if record is not None:  # else another process has evicted it already
         _undo_with_transaction(manager, lambda: record.event)
         report_saved(manager, record)
     return saved
 
 
 def save_in_background(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> None:
-    """Copy a value and return; save it while the run goes on.
+    """Copy a value and return. The copy is saved while the run continues.
 
-    The next save of this name waits for this one, so that there is one copy at most, and raises what went wrong with
-    it; so does every load of this name, and `wait_for_snapshots`. An error is logged at once. Python exits after it.
+    The next save of this name waits for this one, so that there is at most one copy, and raises its error. So do loads
+    of this name and `wait_for_snapshots`. An error is also logged immediately. Python does not exit before the save.
     """
     wait_for_snapshots(manager.repository, manager.name)
     request, known = _known(manager, request)
@@ -127,27 +127,27 @@ def load(
 
 
 _in_background: dict[SnapshotManager[Any], Future[None]] = {}
-"""Managers with a save in the background, each with what is done when that one is reported too."""
+"""Managers with a save in the background, each with a future that is done when the save is reported, too."""
 
 
 def _known(manager: SnapshotManager[Any], request: SaveRequest) -> tuple[SaveRequest, str | None]:
-    """Return what to save now, and the id of what an earlier attempt saved if there is nothing left to do."""
+    """Return the request to carry out, and the id that an earlier attempt saved if nothing is left to do."""
     earlier = saved_with(manager, request.token) if request.token is not None else None
     if earlier is None:
         return request, None
     record = manager.records.by_id.get(earlier.body["id"])
-    # Rolled back, evicted or deleted: the token stands for that save, and the next one needs another.
+    # If that snapshot was rolled back, evicted or deleted, its token is used up, and the next save needs a new one.
     again = dataclasses.replace(request, token=None)
     return again, record.id if record is not None and record.event is earlier else None
 
 
 def _undo_with_transaction(manager: SnapshotManager[Any], saved: Callable[[], Event | None]) -> None:
-    """Have the transaction that the user opened, if any, undo a save when it is rolled back."""
+    """Make the transaction that the user opened, if any, undo a save when it is rolled back."""
 
     def undo_snapshot(_: BaseTransaction) -> None:
         event = saved()
         if event is not None:
-            with contextlib.suppress(SnapshotNotFound):  # somebody else removed it
+            with contextlib.suppress(SnapshotNotFound):  # another process deleted it
                 report_rolled_back(manager, event.body["id"], undo(manager, event))
 
     transaction = user_transaction()
@@ -169,4 +169,4 @@ def _say_outcome(manager: SnapshotManager[Any], future: Future[str | None]) -> N
 
 
 def _say_not_admitted(manager: SnapshotManager[Any]) -> None:
-    run_logger().info("Kept no snapshot of %r: it is not among the best %s.", manager.name, manager.max_snapshots)
+    run_logger().info("Dropped a snapshot of %r: it is not among the best %s.", manager.name, manager.max_snapshots)

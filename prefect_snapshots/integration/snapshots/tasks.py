@@ -3,8 +3,8 @@
 Set task options with `.with_options`. By default the tasks are not cached, because hashing their arguments costs more
 than saving them.
 
-Prefect searches every argument of a task for the results of other tasks. For a collection of very many Python objects
-this takes far longer than saving (4 s compared with 0.15 s for a list of 300,000 numbers, measured). Pass
+Prefect searches every argument of a task for the results of other tasks. For a collection of many Python objects, this
+takes much longer than saving (measured: 4 s instead of 0.15 s for a list of 300,000 numbers). Pass
 `prefect.utilities.annotations.quote(data)` to skip the search. Prefect does not search arrays.
 """
 
