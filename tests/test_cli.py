@@ -1081,6 +1081,29 @@ def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
     assert "nothing to back up" in shop.complaint("backups", "create", status=2)
 
 
+def test_hooks_are_run_by_backups_and_restores(shop: Program) -> None:
+    with (shop.directory / "pyproject.toml").open("a") as file:
+        file.write(
+            '[tool.prefect-snapshots.hooks]\nbefore_backup = [["touch", "stopped"]]\nafter_backup = [["false"]]\n'
+        )
+    made = shop.json("backups", "create", status=3)
+    assert made["failed_hooks"] == ["After the backup, the hook false failed with exit code 1: it printed nothing"]
+    assert (shop.directory / "stopped").exists()
+    hooks = (
+        "--before",
+        "touch 'a b'",
+        "--after",
+        "rm 'a b'",
+        "--after",
+        "sh -c 'echo sad; exit 1'",
+        "--hook-timeout",
+        "60",
+    )
+    done = shop.run("backups", "restore", made["name"], *hooks, "--yes", status=3)
+    assert "After the restore, the hook sh failed with exit code 1: sad" in done.stdout + done.stderr
+    assert not (shop.directory / "a b").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -1088,6 +1111,7 @@ def test_doctor_says_whether_a_backup_could_be_made(shop: Program) -> None:
         ("directories = [1]", "value of directories"),
         ("folders = []", "unknown key 'folders'"),
         ("retention = { keep_some = 1 }", "keep_some"),
+        ("hooks = { before = [] }", "hooks in pyproject.toml have an unknown key"),
         ("= 1", "cannot be read"),
     ],
 )

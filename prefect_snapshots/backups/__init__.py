@@ -5,6 +5,7 @@ from .browsing import BackupDiff, CountChange, FileChange, FileInfo
 from .drills import DrillReport, DrillRow
 from .experiments import safe_experiment
 from .files import Command, File, StandardInput
+from .hooks import HookCall, Hooks
 from .journal import PartState, RestorePart, RestoreRecord
 from .manager import BackupManager, list_names
 from .records import Backup, PartRecord
@@ -22,6 +23,8 @@ __all__ = [
     "File",
     "FileChange",
     "FileInfo",
+    "HookCall",
+    "Hooks",
     "PartRecord",
     "PartState",
     "RestorePart",

@@ -216,13 +216,7 @@ class Command(_Bytes):
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        try:
-            split = shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
-        except ValueError as error:
-            raise InvalidArgument(f"The command of {self.name!r} cannot be parsed: {error}.") from None
-        if not split or not all(isinstance(word, str) for word in split):
-            raise InvalidArgument(f"The command of {self.name!r} has no program. Pass a string or a list of strings.")
-        object.__setattr__(self, "command", tuple(split))
+        object.__setattr__(self, "command", split_command(self.command, f"The command of {self.name!r}"))
 
     def check(self) -> list[str]:
         """See `Database`."""
@@ -265,6 +259,25 @@ class StandardInput(_Bytes):
     def dump(self) -> Iterator[Dump]:
         """See `Database`."""
         yield Dump([DumpFile(self.name, pieces(sys.stdin.buffer))])
+
+
+def split_command(command: str | Sequence[str], what: str) -> tuple[str, ...]:
+    """Return a program and its arguments.
+
+    Args:
+        command: A list, or a string that is split like a shell does.
+        what: The beginning of an error, such as "The hook".
+
+    Raises:
+        InvalidArgument: There is no program, or a quote is not closed.
+    """
+    try:
+        split = shlex.split(command) if isinstance(command, str) else list(command)
+    except ValueError as error:
+        raise InvalidArgument(f"{what} cannot be parsed: {error}.") from None
+    if not split or not all(isinstance(word, str) for word in split):
+        raise InvalidArgument(f"{what} has no program. Pass a string or a list of strings.")
+    return tuple(split)
 
 
 def is_homeless(name: str, kind: str, target: object) -> bool:

@@ -8,6 +8,7 @@ separate module: `making`, `history` (listing), `browsing`, `restores`, `drills`
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from .drills import DrillReport, drill, prover
 from .export import write_tar
 from .files import Command, File, StandardInput
 from .history import KIND, History
+from .hooks import NO_HOOKS, Hooks, around
 from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview
 from .records import LATEST, Backup
@@ -50,6 +52,7 @@ class BackupManager:
         files: What to back up: paths of single files, or objects `File`, `Command` (the output of a command) and
             `StandardInput`. They count as databases where a method takes these and directories apart.
         retention: Which backups to keep. It is applied after every backup, and by `cleanup`.
+        hooks: What to run before and after every backup and restore.
 
     Wherever a method takes the name of a backup to read, `"latest"` means the last one that was made.
 
@@ -78,6 +81,7 @@ class BackupManager:
         directories: Sequence[Directory | str | os.PathLike[str]] = (),
         files: Sequence[File | Command | StandardInput | str | os.PathLike[str]] = (),
         retention: RetentionPolicy = DEFAULT_RETENTION,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.repository = as_repository(repository)
         self.name = check_name(name)
@@ -89,6 +93,7 @@ class BackupManager:
         )
         self.files = tuple(File(file) if isinstance(file, str | os.PathLike) else file for file in files)
         self.retention = retention
+        self.hooks = hooks
         self._history = History(self.repository, self.name)
         sources: list[Source] = [*self.databases, *self.files, *self.directories]
         for source in sources:
@@ -141,8 +146,8 @@ class BackupManager:
             The backup.
 
         Raises:
-            BackupFailed: A source could not be read completely, or could not be restored from the backup. The message
-                names it. Nothing was committed.
+            BackupFailed: A source could not be read completely, or could not be restored from the backup, or a hook
+                before the backup failed. The message names it. Nothing was committed.
             NotProven: The backup was made, but `prove` found that the restored data is not identical.
             ToolMissing: A program is not installed. The message names its package.
             CommitUnknown: The storage did not say whether the backup was committed.
@@ -157,7 +162,9 @@ class BackupManager:
         )
         if dry_run:
             return preview(self._history, request)
-        backup = make(self._history, request, _counting(progress, "backing up", 0))
+        with around(self.hooks, "backup", self.name) as outcome:
+            backup = make(self._history, request, _counting(progress, "backing up", 0))
+            outcome.backup, outcome.incomplete = backup.name, backup.incomplete
         if prove:
             report = self.drill(backup.name, progress, run=run)
             if not report.ok:
@@ -167,7 +174,7 @@ class BackupManager:
             changing.expire(self._history, self.retention)
         except Exception as error:  # whatever it is, the backup is made
             logger.warning("Backup %s was made, but its retention policy could not be applied: %r", backup.name, error)
-        return backup
+        return dataclasses.replace(backup, failed_hooks=tuple(outcome.failed_hooks))
 
     # --- listing ----------------------------------------------------------------------------------------------
 
@@ -358,7 +365,9 @@ class BackupManager:
                 raise ConfirmationRequired(
                     f"Restoring {backup.name} replaces {targets}. Nothing was changed. Pass confirm=True to do it."
                 )
-            return restores.restore(self._history, backup, content, jobs, request, progress or silent)
+            with around(self.hooks, "restore", self.name, backup.name) as outcome:
+                report = restores.restore(self._history, backup, content, jobs, request, progress or silent)
+        return dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks))
 
     def list_interrupted_restores(self) -> list[RestoreRecord]:
         """Return the restores that were killed or failed while they changed targets, oldest first.
@@ -398,10 +407,11 @@ class BackupManager:
         for record in self.list_interrupted_restores():
             if dismiss:
                 restores.end(self._history, record)
-            elif undo:
-                reports.append(restores.undo(self._history, record, self._by_name(), to or {}, say))
-            else:
-                reports.append(restores.finish(self._history, record, self._by_name(), to or {}, say))
+                continue
+            proceed = restores.undo if undo else restores.finish
+            with around(self.hooks, "restore", self.name, record.backup) as outcome:
+                report = proceed(self._history, record, self._by_name(), to or {}, say)
+            reports.append(dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks)))
         return reports
 
     def drill(
@@ -560,6 +570,7 @@ class BackupManager:
             "directories": self.directories,
             "files": self.files,
             "retention": self.retention,
+            "hooks": self.hooks,
         }
         return _restore, (self.repository, options)
 

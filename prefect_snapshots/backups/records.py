@@ -105,6 +105,8 @@ class Backup:
         proven_at: When a drill last restored it and found it identical, in UTC. None: never.
         proven_by: The machine or the Prefect run that proved it.
         broken: Why its record cannot be read. None if it can.
+        failed_hooks: Full sentences about hooks that failed after it was made. Only `create_backup` returns them: they
+            are not stored.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Backup:
     proven_at: datetime | None = None
     proven_by: str = ""
     broken: str | None = None
+    failed_hooks: tuple[str, ...] = ()
 
     @property
     def exempt(self) -> tuple[str, ...]:

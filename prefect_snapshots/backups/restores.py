@@ -62,6 +62,7 @@ class RestoreReport:
             data is restored nevertheless.
         dry_run: Whether this was a dry run, which changes nothing.
         changes: For a dry run: what would change in each target.
+        failed_hooks: Full sentences about hooks that failed after the restore.
     """
 
     name: str
@@ -70,6 +71,7 @@ class RestoreReport:
     warnings: tuple[str, ...] = ()
     dry_run: bool = False
     changes: tuple[BackupDiff, ...] = ()
+    failed_hooks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

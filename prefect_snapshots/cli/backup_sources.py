@@ -10,10 +10,14 @@ files = ["settings.json"]
 commands = { "users.sql" = "pg_dump --table=users shop" }
 excludes = ["*.log", "/cache/"]
 retention = { keep_last = 10, keep_weekly_within = "3m" }
+
+[tool.prefect-snapshots.hooks]
+before_backup = [["systemctl", "stop", "shop"]]
+after_backup = [["systemctl", "start", "shop"]]
 ```
 
 `excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `exclude_if_present`, `one_file_system`,
-`larger_than` and `strict` are those of `Directory`, and apply to all directories.
+`larger_than` and `strict` are those of `Directory`, and apply to all directories. `hooks` are those of `Hooks`.
 
 The file is searched for in the working directory and the directories above it. Paths in it are relative to the file.
 """
@@ -33,7 +37,7 @@ from ..errors import InvalidArgument
 from .retention import RetentionOptions, policy_of
 
 if TYPE_CHECKING:
-    from ..backups import BackupManager
+    from ..backups import BackupManager, Hooks
     from ..repository import Repository
 
 TABLE = "prefect-snapshots"
@@ -45,6 +49,7 @@ _TYPES: Mapping[str, type] = {
     "files": list,
     "commands": dict,
     "retention": dict,
+    "hooks": dict,
     "excludes": list,
     "ignore_files": list,
     "exclude_caches": bool,
@@ -127,11 +132,49 @@ class DirectoryOptions:
         }
 
 
+@dataclass(frozen=True)
+class HookOptions:
+    """What to run before and after. If you pass any of these, the hooks in pyproject.toml are not run.
+
+    Args:
+        before: A command to run first. If it fails, nothing is done. It is not run by a shell. Repeat it for several.
+        after: A command to run at the end, whether it worked or not. If it fails, the exit code is 3. Repeat it for
+            several.
+        hook_timeout: Seconds that each of these commands may take. Default: 600.
+    """
+
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    hook_timeout: float | None = None
+
+    def over(self, configured: Mapping[str, Any]) -> Hooks:
+        """Return the hooks: these, or else those in pyproject.toml.
+
+        Raises:
+            InvalidArgument: They are invalid.
+        """
+        from ..backups import Hooks
+        from ..backups.files import split_command
+
+        limit = {} if self.hook_timeout is None else {"timeout": self.hook_timeout}
+        if self.before or self.after:
+            before, after = (
+                [split_command(text, f"The command {text!r}") for text in each] for each in (self.before, self.after)
+            )
+            return Hooks(before_backup=before, before_restore=before, after_backup=after, after_restore=after, **limit)
+        try:
+            return Hooks(**{**configured, **limit})
+        except TypeError as error:
+            raise InvalidArgument(f"The hooks in pyproject.toml have an unknown key: {error}.") from None
+
+
 AS_CONFIGURED = SourceOptions()
 NOTHING_LEFT_OUT = DirectoryOptions()
+HOOKS_AS_CONFIGURED = HookOptions()
 
 Sources = Annotated[SourceOptions, Parameter(name="*")]
 LeftOut = Annotated[DirectoryOptions, Parameter(name="*")]
+HookArguments = Annotated[HookOptions, Parameter(name="*")]
 
 
 def configuration() -> dict[str, Any]:
@@ -158,6 +201,7 @@ def manager_of(
     sources: SourceOptions,
     retention: RetentionOptions | None = None,
     left_out: DirectoryOptions = NOTHING_LEFT_OUT,
+    hooks: HookOptions = HOOKS_AS_CONFIGURED,
 ) -> BackupManager:
     """Return the manager for the options, with defaults from pyproject.toml."""
     from ..backups import BackupManager, Command, Directory, File, StandardInput
@@ -181,6 +225,7 @@ def manager_of(
             *([StandardInput(sources.stdin)] if sources.stdin else []),
         ],
         retention=policy_of(retention, configured.get("retention", {})),
+        hooks=hooks.over(configured.get("hooks", {})),
     )
 
 

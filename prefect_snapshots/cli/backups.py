@@ -16,7 +16,9 @@ from cyclopts import App
 from ..errors import BackupNotFound, InvalidArgument, SnapshotsError
 from .backup_sources import (
     AS_CONFIGURED,
+    HOOKS_AS_CONFIGURED,
     NOTHING_LEFT_OUT,
+    HookArguments,
     LeftOut,
     SourceOptions,
     Sources,
@@ -38,7 +40,10 @@ PROVEN = "✓"
 _PROBLEM = 1
 """The exit code of a command that found a problem."""
 _INCOMPLETE = 3
-"""The exit code of a backup that was made, but left something out. It is the same as restic's."""
+"""The exit code of a backup that was made, but left something out. It is the same as restic's.
+
+Also that of a backup or restore that succeeded, and whose hooks failed afterwards.
+"""
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -56,13 +61,14 @@ def create(
     dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
     left_out: LeftOut = NOTHING_LEFT_OUT,
+    hooks: HookArguments = HOOKS_AS_CONFIGURED,
     session: SessionArgument,
 ) -> Answer:
     """Back up databases and directories, then apply the retention policy. If one of them fails, nothing is saved.
 
     Options say what to back up, or else [tool.prefect-snapshots] in pyproject.toml. The repository is created if it
     does not exist. The exit code is 3 if something was left out, because it could not be read or because no restore
-    could create it again.
+    could create it again, or if a command of --after failed.
 
     Args:
         description: Why you make the backup. It becomes part of the name.
@@ -72,7 +78,7 @@ def create(
         tag: A tag, which a retention policy can select. Repeat it for several.
         dry_run: Store nothing. Only show the backup that would be made.
     """
-    manager = manager_of(_opened(session, create=not dry_run), sources, left_out=left_out)
+    manager = manager_of(_opened(session, create=not dry_run), sources, left_out=left_out, hooks=hooks)
     with session.progress() as progress:
         backup = manager.create_backup(
             description,
@@ -86,7 +92,8 @@ def create(
     remark = f"{'Backup would be created' if dry_run else 'Backup created'}: {backup.name}"
     if backup.incomplete:
         remark += ". Something was left out: see the notes."
-    status = _INCOMPLETE if backup.incomplete else 0
+    remark = " ".join([remark, *backup.failed_hooks])
+    status = _INCOMPLETE if backup.incomplete or backup.failed_hooks else 0
     return Answer(_described(backup), _view_backup, remark, told=not dry_run, status=status)
 
 
@@ -248,6 +255,7 @@ def restore(
     in_place: bool = False,
     dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
+    hooks: HookArguments = HOOKS_AS_CONFIGURED,
     session: SessionArgument,
 ) -> Answer:
     """Restore databases and directories to the state in a backup. Anything not in the backup is deleted. Asks first.
@@ -270,7 +278,7 @@ def restore(
     repository = _opened(session, create=not dry_run)
     targets = dict(map(_pair, to or ()))
     owner, found = _find(repository, backup)
-    manager = manager_of(repository, dataclasses.replace(sources, name=owner.name))
+    manager = manager_of(repository, dataclasses.replace(sources, name=owner.name), hooks=hooks)
     if not dry_run:
         lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
         session.confirm("This REPLACES the current data. Restore it?", lines)
@@ -299,6 +307,7 @@ def resume_restore(
     to: list[str] | None = None,
     dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
+    hooks: HookArguments = HOOKS_AS_CONFIGURED,
     session: SessionArgument,
 ) -> Answer:
     """Finish or undo restores that were killed or failed. Asks first.
@@ -311,7 +320,7 @@ def resume_restore(
     """
     repository = _opened(session, writing=not dry_run)
     names = _names(repository, sources.name)
-    managers = [manager_of(repository, dataclasses.replace(sources, name=each)) for each in names]
+    managers = [manager_of(repository, dataclasses.replace(sources, name=each), hooks=hooks) for each in names]
     found = [(manager, record) for manager in managers for record in manager.list_interrupted_restores()]
     document = {
         "interrupted": [
@@ -541,9 +550,11 @@ def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
             continue
         safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
         lines.append(f"Restored {', '.join(report.restored) or 'nothing'} from {report.name}.{safe}")
-        lines += report.warnings
+        lines += [*report.warnings, *report.failed_hooks]
     document = documents[0] if len(documents) == 1 else {"restores": documents}
-    return Answer(document, _view_changes if reports and reports[0].dry_run else None, " ".join(lines))
+    view = _view_changes if reports and reports[0].dry_run else None
+    status = _INCOMPLETE if any(report.failed_hooks for report in reports) else 0
+    return Answer(document, view, " ".join(lines), status=status)
 
 
 def _look_at_repository(repository: Repository) -> Iterator[str]:

@@ -1,0 +1,127 @@
+"""Hooks run before and after, are told how it went, and undo nothing that is done."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flat_database import Flat
+
+from prefect_snapshots import BackupManager
+from prefect_snapshots.backups import HookCall, Hooks
+from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed
+
+FAILS = ["sh", "-c", "echo no disk; exit 7"]
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Flat:
+    flat = Flat(tmp_path / "flat")
+    flat.path.write_text("a\nb\n")
+    return flat
+
+
+def managed(flat: Flat, **hooks: Any) -> BackupManager:
+    return BackupManager(flat.path.parent / "repository", name="shop", databases=[flat], hooks=Hooks(**hooks))
+
+
+def test_hooks_are_told_what_happens(flat: Flat) -> None:
+    log = flat.path.with_name("log")
+    tell = 'echo "$PREFECT_SNAPSHOTS_HOOK,$PREFECT_SNAPSHOTS_MANAGER,$PREFECT_SNAPSHOTS_BACKUP,'
+    tell += f'$PREFECT_SNAPSHOTS_RESULT,$PREFECT_SNAPSHOTS_ERROR" >> {log}'
+    calls: list[HookCall] = []
+    names = "before_backup", "after_backup", "before_restore", "after_restore"
+    manager = managed(flat, **{name: [["sh", "-c", tell], calls.append] for name in names})
+    manager.create_backup(dry_run=True)
+    backup = manager.create_backup("x")
+    manager.restore_backup(backup.name, dry_run=True)
+    assert manager.restore_backup(backup.name, confirm=True, safety=False).failed_hooks == ()
+    flat.fail_after = 0
+    with pytest.raises(BackupFailed, match="went away"):
+        manager.create_backup()
+    error = f"{flat.name}: the server went away"
+    assert calls == [
+        HookCall("before_backup", "shop"),
+        HookCall("after_backup", "shop", backup.name, "succeeded"),
+        HookCall("before_restore", "shop", backup.name),
+        HookCall("after_restore", "shop", backup.name, "succeeded"),
+        HookCall("before_backup", "shop"),
+        HookCall("after_backup", "shop", result="failed", error=error),
+    ]
+    told = [f"{each.hook},{each.manager},{each.backup},{each.result},{each.error}" for each in calls]
+    assert log.read_text().splitlines() == told
+
+
+@pytest.mark.parametrize("error", ["quoted \0 \ud800 " + "x" * 200_000, ""], ids=["long", "empty"])
+def test_any_error_can_be_told(flat: Flat, error: str) -> None:
+    def fail(_: HookCall) -> None:
+        raise KeyboardInterrupt(error)
+
+    seen = flat.path.with_name("seen")
+    manager = managed(flat, before_backup=[fail], after_backup=[["sh", "-c", f"env > {seen}"]])
+    with pytest.raises(KeyboardInterrupt):
+        manager.create_backup()
+    assert f"PREFECT_SNAPSHOTS_ERROR={'quoted  ' if error else 'KeyboardInterrupt'}" in seen.read_text()
+
+
+def test_a_hook_before_stops_everything_but_the_hooks_after(flat: Flat) -> None:
+    calls: list[HookCall] = []
+    after = {"after_backup": [calls.append, FAILS, calls.append], "after_restore": [calls.append]}
+    manager = managed(flat, before_backup=[FAILS, calls.append], before_restore=[["no-such-program"]], **after)
+    with pytest.raises(BackupFailed, match="because the hook sh failed with exit code 7: no disk") as failure:
+        manager.create_backup()
+    assert failure.value.__notes__ == ["After the backup, the hook sh failed with exit code 7: no disk"]
+    assert [call.result for call in calls] == ["failed", "failed"]
+    assert manager.list_backups() == []
+    manager.hooks = Hooks()
+    backup = manager.create_backup()
+    manager.hooks = Hooks(before_restore=[["no-such-program"]], after_restore=[calls.append])
+    flat.path.write_text("c\n")
+    with pytest.raises(RestoreFailed, match="Nothing was changed, because the hook no-such-program cannot be run"):
+        manager.restore_backup(backup.name, confirm=True)
+    assert (flat.path.read_text(), flat.restores, calls[-1].hook) == ("c\n", 0, "after_restore")
+
+
+def test_a_hook_after_is_reported(flat: Flat) -> None:
+    def fail(_: HookCall) -> None:
+        raise ValueError("is away")
+
+    manager = managed(flat, after_backup=[FAILS, fail], after_restore=[fail])
+    backup = manager.create_backup()
+    assert [each.partition(", ")[2] for each in backup.failed_hooks] == [
+        "the hook sh failed with exit code 7: no disk",
+        f"the hook {fail.__qualname__} raised ValueError('is away').",
+    ]
+    assert len(manager.restore_backup("latest", confirm=True, safety=False).failed_hooks) == 1
+    assert manager.get_backup(backup.name) == manager.get_backup("latest")
+
+
+def test_a_hook_that_takes_too_long_is_killed_with_its_children(flat: Flat) -> None:
+    child = flat.path.with_name("child")
+    hook = ["sh", "-c", f"sleep 600 & echo $! > {child}; wait"]
+    with pytest.raises(BackupFailed, match=r"took longer than 0\.5 seconds and was killed"):
+        managed(flat, before_backup=[hook], timeout=0.5).create_backup()
+    status = Path(f"/proc/{child.read_text().strip()}/stat")
+    deadline = time.monotonic() + 30
+    while status.exists() and status.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"before_backup": ["systemctl", "stop", "shop"]},
+        {"after_backup": "stop"},
+        {"before_restore": [[]]},
+        {"after_restore": [["stop", 1]]},
+        {"timeout": 0},
+        {"timeout": "10"},
+    ],
+    ids=str,
+)
+def test_hooks_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        Hooks(**wrong)
