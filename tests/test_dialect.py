@@ -43,7 +43,7 @@ def test_every_verb_is_a_method(verb: str, cells: list[str]) -> None:
     for manager, cell in zip(KINDS.values(), cells, strict=True):
         for method in re.findall(r"`(\w+)`", cell):
             assert callable(getattr(manager, method)), (manager, verb)
-            assert (getattr(manager, method).__doc__ or "").strip(), method
+            assert inspect.getdoc(getattr(manager, method)), method
 
 
 def test_every_verb_is_a_command_of_every_kind() -> None:
@@ -165,7 +165,7 @@ def test_the_page_has_the_keys_of_backups(repository: Path) -> None:
 
 
 def public_functions() -> Iterator[tuple[str, Any, str]]:
-    """Each public function and method: its name, itself, and the docstring of its class."""
+    """Each public function and method: its name, itself, and the docstrings of its class and the bases of that."""
     for name in dir(prefect_snapshots):
         public = getattr(prefect_snapshots, name)
         if name.startswith("_") or inspect.ismodule(public) or not callable(public):
@@ -173,10 +173,13 @@ def public_functions() -> Iterator[tuple[str, Any, str]]:
         if not inspect.isclass(public):
             yield name, getattr(public, "fn", public), ""
             continue
-        for method, function in vars(public).items():
+        ours = [each for each in public.__mro__ if each.__module__.startswith("prefect_snapshots.")]
+        shared = "\n".join(inspect.getdoc(each) or "" for each in ours)
+        for method in sorted({method for each in ours for method in vars(each) if not method.startswith("_")}):
+            function = getattr(public, method)
             function = getattr(function, "__func__", function)
-            if inspect.isfunction(function) and not method.startswith("_"):
-                yield f"{name}.{method}", function, inspect.getdoc(public) or ""
+            if inspect.isfunction(function):
+                yield f"{name}.{method}", function, shared
 
 
 @pytest.mark.parametrize(

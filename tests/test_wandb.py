@@ -785,3 +785,32 @@ with wandb.init(project="project", entity="team", mode="offline"):
     assert (registry.load_artifact("later"), registry.get_artifact_metadata("later")) == ([1, 2], {"loss": 0.5})
     with registry.download_artifact("later-files") as folder:
         assert snapshot(folder) == {"run.sh": (stat.S_IFREG | 0o755, b"echo hello")}
+
+
+def test_the_handle_of_an_artifact_has_the_methods_without_the_name(
+    registry: WandbArtifactRegistry, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("1,2\n")
+    handle = registry.artifact(name)
+    passed: list[tuple[str, int, int]] = []
+    version = handle.log_files(tmp_path / "rows.csv", progress=lambda *each: passed.append(each))
+    assert passed == [("upload", 4, 4)]
+    assert handle.list_files(version.version) == registry.list_files(name) == [("rows.csv", 4)]
+    assert handle.set_stage("production").version == version.version == handle.get("production").version
+    with handle.download(to=tmp_path / "copy", progress=lambda *each: passed.append(each)) as folder:
+        assert (folder / "rows.csv").read_text() == "1,2\n"
+    assert passed[1:] == [("download", 4, 4)]
+
+
+def test_what_wandb_cannot_do_is_refused(registry: WandbArtifactRegistry, name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    registry.log_files(name, tmp_path / "file")
+    with pytest.raises(NotSupported, match="whether an earlier upload succeeded"):
+        registry.log_files(name, tmp_path / "file", token="an earlier one")
+    with pytest.raises(NotSupported, match="whether an earlier upload succeeded"):
+        registry.log_artifact(name, 1, token="an earlier one")
+    with pytest.raises(NotSupported, match="does not record who"):
+        registry.set_alias(name, 0, "best", by="me")
+    with pytest.raises(NotSupported, match="no history of aliases"):
+        registry.rollback(name, "best")
+    assert [info.version for info in registry.list_versions(name)] == ["v0"]

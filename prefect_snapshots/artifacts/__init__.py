@@ -10,13 +10,15 @@ from .downloads import Download, LoggedFolder
 from .handlers import FileHandler, Handler, list_handlers
 from .history import Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion, Release
-from .interface import ArtifactManager
+from .manager import ArtifactHandle, ArtifactManager
 from .models import ModelLogger
 from .registry import ArtifactRegistry
 from .wandb import WandbArtifactRegistry
+from .wandb_artifact import WandbArtifact
 
 __all__ = [
     "Artifact",
+    "ArtifactHandle",
     "ArtifactInfo",
     "ArtifactManager",
     "ArtifactRegistry",
@@ -31,6 +33,7 @@ __all__ = [
     "Move",
     "Release",
     "VersionLike",
+    "WandbArtifact",
     "WandbArtifactRegistry",
     "list_handlers",
 ]

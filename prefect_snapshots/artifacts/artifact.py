@@ -29,7 +29,7 @@ from .folders import decode_manifest, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
 from .infos import ArtifactInfo, ArtifactVersion
-from .interface import ArtifactManager, require_store
+from .manager import ArtifactManager, require_store
 
 
 class Artifact:
@@ -146,19 +146,31 @@ class Artifact:
         )
 
     def adopt(
-        self, content: ContentReader, body: dict[str, Any], progress: Progress | None = None, number: int | None = None
+        self,
+        content: ContentReader,
+        *,
+        handler: str | None,
+        suffix: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expiry: datetime | str | None = None,
+        source: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Make a version from content that is stored already, in this or another repository.
+        """Make a version from content that is stored already. See `ArtifactRegistry.adopt`."""
+        body = notes_of(metadata, expiry)
+        if handler is not None:
+            body |= {"handler": handler, "suffix": suffix or find_handler(handler).suffix}
+        if environment:
+            body["environment"] = dict(environment)
+        if source:
+            body["source"] = dict(source)
+        return self._adopt(content, body, progress)
 
-        Args:
-            content: The content.
-            body: The fields of its event, without the number.
-            progress: Called with "copy", the bytes that are here and the bytes in total.
-            number: The number of the version. Default: the next one.
-
-        Raises:
-            CommitConflict: The number is taken.
-        """
+    def _adopt(
+        self, content: ContentReader, body: dict[str, Any], progress: Progress | None, number: int | None = None
+    ) -> ArtifactVersion:
+        """Make a version from content and the fields of its event, without the number. Default: the next number."""
         there: Version | None = None
 
         def draft() -> Draft | None:
@@ -375,7 +387,7 @@ class Artifact:
         body = {key: value for key, value in found.event.body.items() if key not in ("id", "source")}
         body |= {"metadata": found.metadata, "expiry": found.expiry, "source": self._source(found)}
         with self._content(found) as content:
-            to.adopt(content, body, progress, found.number)
+            to._adopt(content, body, progress, found.number)
         to.release(found.label)
 
     # --- inside ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ..errors import InvalidArgument, MissingDependency
 from ..values.pickling import load_torch
 from .history import VersionLike
 from .infos import ArtifactVersion
-from .interface import ArtifactManager
+from .manager import ArtifactManager
 
 STATE_FILE = "state.pt"
 

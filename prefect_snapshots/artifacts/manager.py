@@ -1,0 +1,748 @@
+"""ArtifactManager: what every store of artifacts can do, called by the names of artifacts or through a handle of one.
+
+An *artifact* has a name in a *collection*. Every time you log something under it, it gets a new *version*, which never
+changes. An *alias*, such as the *stage* `production`, names one version and can be moved.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from types import EllipsisType
+from typing import Any, Protocol
+
+from ..errors import InvalidArgument
+from ..repository.contents import ContentReader
+from ..repository.progress import Progress
+from ..retention import CleanupReport, RetentionPolicy
+from .differences import Difference
+from .downloads import Download, LoggedFolder
+from .history import Match, Move, VersionLike
+from .infos import ArtifactInfo, ArtifactVersion
+
+
+class ArtifactHandle(Protocol):
+    """One artifact of a store: the methods of `ArtifactManager`, where they are described, without the name.
+
+    Attributes:
+        name: The name of the artifact.
+        collection: The collection that it belongs to.
+    """
+
+    name: str
+    collection: str
+
+    def list_versions(self) -> list[ArtifactInfo]: ...
+    def exists(self, version: VersionLike = None, match: Match = "exact") -> bool: ...
+    def get(self, version: VersionLike = None, match: Match = "exact") -> ArtifactInfo: ...
+    def list_files(self, version: VersionLike = None, match: Match = "exact") -> list[tuple[str, int]]: ...
+    def log_files(
+        self,
+        local_path: str | os.PathLike[str],
+        artifact_path: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion: ...
+    def log_folder(
+        self,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        progress: Progress | None = None,
+    ) -> LoggedFolder: ...
+    def log(
+        self,
+        value: Any,
+        handler: str = "json",
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        token: str | None = None,
+        **writer_options: Any,
+    ) -> ArtifactVersion: ...
+    def adopt(
+        self,
+        content: ContentReader,
+        *,
+        handler: str | None,
+        suffix: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expiry: datetime | str | None = None,
+        source: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion: ...
+    def download(
+        self,
+        version: VersionLike = None,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        match: Match = "exact",
+        validate: bool = True,
+        progress: Progress | None = None,
+    ) -> Download: ...
+    def load(
+        self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any
+    ) -> Any: ...
+    def diff(self, old: VersionLike, new: VersionLike = None, match: Match = "exact") -> Sequence[Difference]: ...
+    def set_expiry(
+        self, expiry: datetime | str | None, version: VersionLike = None, match: Match = "exact"
+    ) -> None: ...
+    def update_metadata(
+        self, metadata: Mapping[str, Any], version: VersionLike = None, match: Match = "exact"
+    ) -> None: ...
+    def pin(self, version: VersionLike = None) -> None: ...
+    def unpin(self, version: VersionLike = None) -> None: ...
+    def delete_version(self, version: VersionLike, *, force: bool = False) -> None: ...
+    def delete(self, *, force: bool = False) -> None: ...
+    def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport: ...
+    def set_alias(
+        self, alias: str, version: VersionLike, expected: VersionLike | EllipsisType = ..., *, by: str | None = None
+    ) -> ArtifactVersion: ...
+    def delete_alias(self, alias: str, *, by: str | None = None) -> None: ...
+    def get_aliases(self) -> dict[str, str]: ...
+    def get_alias_history(self, alias: str | None = None) -> list[Move]: ...
+    def rollback(self, alias: str, *, by: str | None = None) -> ArtifactVersion: ...
+    def set_stage(
+        self,
+        stage: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        expected: VersionLike | EllipsisType = ...,
+        by: str | None = None,
+    ) -> ArtifactVersion: ...
+    def copy_to(
+        self,
+        to: ArtifactManager,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion: ...
+
+
+class ArtifactManager(ABC):
+    """A store of artifacts: what `ArtifactRegistry` and `WandbArtifactRegistry` have in common.
+
+    Most methods take these arguments:
+
+    - `name`: the name of the artifact.
+    - `version`: a number (`3`, `"v3"`), `"latest"` or None, an alias such as `"production"`, or a point in time: a
+      datetime with a zone, or an ISO 8601 string (UTC if it names no zone). A time without a fraction of a second
+      stands for its whole second.
+    - `match`: for a point in time: `"exact"`, or `"asof"` for the newest version at that time.
+    - `collection`: the collection of the artifact. Default: the active one.
+
+    Methods that read raise `ArtifactNotFound` if there is no such artifact or version. The message lists existing ones.
+
+    Attributes:
+        active_collection: The collection that methods use if they get none.
+        allow_pickle: Whether values stored with pickle may be loaded.
+    """
+
+    active_collection: str
+    allow_pickle: bool
+
+    @abstractmethod
+    def artifact(self, name: str, collection: str | None = None) -> ArtifactHandle:
+        """Return the handle of one artifact, which has the same methods without the name. It need not exist yet.
+
+        Args:
+            name, collection: See the class.
+        """
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def list_collection_names(self) -> list[str]:
+        """List the collections that have artifacts, sorted."""
+
+    @abstractmethod
+    def list_names(self, collection: str | None = None) -> list[str]:
+        """List the names of the artifacts of a collection, sorted. Empty if there is no such collection."""
+
+    @abstractmethod
+    def list_artifacts(self, collection: str | None = None) -> list[ArtifactInfo]:
+        """List the latest version of each artifact of a collection, newest first. Empty if there is no such collection.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-list-artifacts")
+            >>> for value in range(3):
+            ...     version = registry.log_artifact("model", value)
+            >>> [(info.name, info.version) for info in registry.list_artifacts()]
+            [('model', 'v2')]
+        """
+
+    def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
+        """List all versions of an artifact, newest first. No data is read.
+
+        A version whose record is damaged is left out, with a warning in the log that names it.
+        """
+        return self.artifact(name, collection).list_versions()
+
+    def exists(
+        self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
+    ) -> bool:
+        """Return whether an artifact, or a version of it, exists. An expired version exists, too."""
+        return self.artifact(name, collection).exists(version, match)
+
+    def get_artifact(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> ArtifactInfo:
+        """Return the metadata of a version without downloading it.
+
+        Args:
+            name, version, match, collection: See the class.
+
+        Raises:
+            ArtifactNotFound: There is no such artifact or version.
+        """
+        return self.artifact(name, collection).get(version, match)
+
+    def get_artifact_metadata(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> dict[str, Any]:
+        """Return a copy of the metadata that you gave a version."""
+        return self.get_artifact(name, version, match, collection=collection).metadata
+
+    def list_files(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> list[tuple[str, int]]:
+        """List path and size in bytes of each file of a version, without downloading it."""
+        return self.artifact(name, collection).list_files(version, match)
+
+    # --- logging -----------------------------------------------------------------------------------------------------
+
+    def log_files(
+        self,
+        name: str,
+        local_path: str | os.PathLike[str],
+        collection: str | None = None,
+        artifact_path: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Log a file or a folder as a new version. When this returns, the version is durable.
+
+        Args:
+            name: The name of the artifact.
+            local_path: A file, which keeps its name, or a folder: its files with their permissions, its directories,
+                and its symbolic links that stay inside.
+            collection: The collection of the artifact. Default: the active one.
+            artifact_path: The folder in the artifact to put them into, as in "data/raw". Default: the top.
+            metadata: Plain values by string keys, up to 64 KB.
+            expiry: When the version expires: a datetime with a zone, or an ISO 8601 string. Default: never.
+            token: The `token` of a `CommitUnknown` that an earlier call raised: if that call succeeded after all, its
+                version is returned, and nothing is logged twice.
+            progress: Called with "upload", the bytes read so far and the bytes in total.
+
+        Returns:
+            The version that was logged, with its name and number.
+
+        Raises:
+            ObjectMissing: There is nothing at `local_path`.
+            InvalidName: A path or a link leads out of the folder.
+            InvalidArgument: A file changed while it was read. Nothing was saved.
+        """
+        return self.artifact(name, collection).log_files(
+            local_path, artifact_path, metadata=metadata, expiry=expiry, token=token, progress=progress
+        )
+
+    def log_folder(
+        self,
+        name: str,
+        collection: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        progress: Progress | None = None,
+    ) -> LoggedFolder:
+        """Give an empty folder to write into, and log it when the block ends without an exception.
+
+        Args:
+            name, collection, metadata, expiry, progress: As for `log_files`.
+
+        Returns:
+            A context manager that gives the path of the folder. After the block, its `version` is what was logged.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-folder")
+            >>> logged = registry.log_folder("report")
+            >>> with logged as folder:
+            ...     _ = (folder / "summary.txt").write_text("all is well")
+            >>> str(logged.version)
+            'default/report:v0'
+        """
+        return self.artifact(name, collection).log_folder(metadata=metadata, expiry=expiry, progress=progress)
+
+    def log_artifact(
+        self,
+        name: str,
+        value: Any,
+        handler: str = "json",
+        *,
+        collection: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        token: str | None = None,
+        **writer_options: Any,
+    ) -> ArtifactVersion:
+        """Log a value as a new version.
+
+        Args:
+            name: The name of the artifact.
+            value: A value that the handler can write.
+            handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one of another package.
+            collection, metadata, expiry, token: As for `log_files`.
+            writer_options: Options of the handler, such as `indent=4` for JSON.
+
+        Returns:
+            The version that was logged, with its name and number.
+
+        Raises:
+            HandlerNotFound: No such handler is installed.
+            UnserialisableValue: The handler cannot write the value. Nothing was saved.
+            UnserialisableLeaf: The same, for a pytree: the error names the leaf.
+            PickleRefused: The handler uses pickle, and the repository was opened with `allow_pickle=False`.
+        """
+        return self.artifact(name, collection).log(
+            value, handler, metadata=metadata, expiry=expiry, token=token, **writer_options
+        )
+
+    def adopt(
+        self,
+        name: str,
+        content: ContentReader,
+        *,
+        handler: str | None,
+        collection: str | None = None,
+        suffix: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expiry: datetime | str | None = None,
+        source: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Make a version from content that is stored already, in this or another repository.
+
+        Only chunks that are missing here are copied. If the newest version came from the same source, it is returned.
+
+        Args:
+            name: The name of the artifact.
+            content: The content of a version, or any other content of a repository.
+            handler: The handler that reads the value; None for a folder.
+            suffix: The suffix of the downloaded file. Default: that of the handler.
+            environment: Versions of packages and `python` that must be the same where the value is loaded.
+            source: Where the content comes from, as strings by string keys.
+            collection, metadata, expiry: As for `log_files`.
+            progress: Called with "copy", the bytes that are here and the bytes in total.
+
+        Returns:
+            The version, with its name and number.
+        """
+        return self.artifact(name, collection).adopt(
+            content,
+            handler=handler,
+            suffix=suffix,
+            metadata=metadata,
+            environment=environment,
+            expiry=expiry,
+            source=source,
+            progress=progress,
+        )
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def download_artifact(
+        self,
+        name: str,
+        collection: str | None = None,
+        version: VersionLike = None,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        match: Match = "exact",
+        validate: bool = True,
+        progress: Progress | None = None,
+    ) -> Download:
+        """Download a version, every byte verified.
+
+        Args:
+            name, version, match, collection: See the class.
+            to: A directory. If it does not exist, it appears when the download is complete and durable. If it exists,
+                files of the same name are replaced, and all others stay. Default: a temporary directory, which is
+                deleted at the end of the `with` block, or when the result is garbage collected.
+            validate: Whether to refuse an expired version.
+            progress: Called with "download", the bytes written so far and the bytes in total.
+
+        Returns:
+            An `os.PathLike`, and a context manager that gives the path.
+
+        Raises:
+            ArtifactExpired: The version is past its expiry.
+            InvalidArgument: The target is not a directory, or has one where the artifact has a file.
+            DamagedVersion: A file cannot be verified; the message names it. The target is unchanged.
+        """
+        return self.artifact(name, collection).download(version, to, match=match, validate=validate, progress=progress)
+
+    def load_artifact(
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        validate: bool = True,
+        *,
+        collection: str | None = None,
+        **reader_options: Any,
+    ) -> Any:
+        """Return the value of a version, every byte verified.
+
+        Args:
+            name, version, match, collection: See the class.
+            validate: Whether to refuse an expired version, and one that needs other versions of Python or packages.
+            reader_options: Options of the handler, such as `leaves="encoder/**"` for pytrees.
+
+        Raises:
+            ArtifactExpired: The version is past its expiry.
+            EnvironmentMismatch: It needs another version of Python or of a package.
+            PickleRefused: It is stored with pickle, and the repository was opened with `allow_pickle=False`.
+            InvalidArgument: It is a folder of files: use `download_artifact`.
+            DamagedVersion: Stored data is damaged.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-load-artifact")
+            >>> version = registry.log_artifact("model", {"encoder": [1.0], "head": [2.0]}, "pytree")
+            >>> registry.load_artifact("model", leaves="head/**")["head"]
+            [2.0]
+        """
+        return self.artifact(name, collection).load(version, match, validate, **reader_options)
+
+    def diff(
+        self,
+        name: str,
+        old: VersionLike,
+        new: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> Sequence[Difference]:
+        """Compare two versions: files of folders, lines of text, leaves of pytrees. Nothing is unpickled.
+
+        Args:
+            name, match, collection: See the class.
+            old: The version to compare with.
+            new: The version to compare. Default: the latest.
+
+        Returns:
+            One `Difference` for each file or leaf that differs, sorted by path.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-diff-artifact")
+            >>> for value in ("one", "two"):
+            ...     version = registry.log_artifact("notes", value, "text")
+            >>> [(each.path, each.kind) for each in registry.diff("notes", 0)]
+            [('value.txt', 'changed')]
+        """
+        return self.artifact(name, collection).diff(old, new, match)
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def set_artifact_expiry(
+        self,
+        name: str,
+        expiry: datetime | str | None,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> None:
+        """Set when a version expires. From then on, it is only loaded with `validate=False`.
+
+        Args:
+            name, version, match, collection: See the class.
+            expiry: A datetime with a zone, or an ISO 8601 string. None: never.
+        """
+        self.artifact(name, collection).set_expiry(expiry, version, match)
+
+    def update_artifact_metadata(
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> None:
+        """Update the metadata of a version: the given keys are set, all others stay.
+
+        Args:
+            name, version, match, collection: See the class.
+            metadata: Plain values by string keys. With those that stay, up to 64 KB.
+        """
+        self.artifact(name, collection).update_metadata(metadata, version, match)
+
+    def pin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
+        """Exempt a version from retention. Pinning it again changes nothing."""
+        self.artifact(name, collection).pin(version)
+
+    def unpin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
+        """Let retention delete a version again. Unpinning it again changes nothing."""
+        self.artifact(name, collection).unpin(version)
+
+    def delete_version(
+        self, name: str, version: VersionLike, *, force: bool = False, collection: str | None = None
+    ) -> None:
+        """Delete one version. Its number is never used again. The next prune reclaims the space.
+
+        Args:
+            name, version, collection: See the class.
+            force: Whether to delete a version that is pinned, released, or has an alias. Its aliases are deleted with
+                it.
+
+        Raises:
+            InvalidArgument: It is pinned, released, or has an alias, and `force` is False.
+        """
+        self.artifact(name, collection).delete_version(version, force=force)
+
+    def delete_artifact(self, name: str, *, force: bool = False, collection: str | None = None) -> None:
+        """Delete all versions of an artifact. If one of them is refused, none is deleted. See `delete_version`."""
+        self.artifact(name, collection).delete(force=force)
+
+    def cleanup(
+        self,
+        policy: RetentionPolicy | None = None,
+        dry_run: bool = False,
+        *,
+        name: str | None = None,
+        collection: str | None = None,
+    ) -> CleanupReport:
+        """Delete versions that a retention policy does not keep. The next prune reclaims the space.
+
+        Some versions are always kept: the latest, pinned ones, those of a release, and those that an alias points to or
+        would return to by a rollback.
+
+        Args:
+            policy: The retention policy, applied to each artifact separately. Required: a registry has no default.
+            dry_run: Whether to only report what would be deleted.
+            name: One artifact. Default: every artifact of the collection.
+            collection: The collection. Default: the active one.
+
+        Returns:
+            A report with a row for each version, named as in `model:v3`.
+
+        Raises:
+            InvalidArgument: There is no policy, or it would keep nothing.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry, RetentionPolicy
+            >>> registry = ArtifactRegistry("memory://example-cleanup")
+            >>> for value in range(4):
+            ...     version = registry.log_artifact("model", value)
+            >>> registry.promote_artifact("model", 0, to="production").version
+            'v0'
+            >>> registry.cleanup(RetentionPolicy(keep_last=2)).deleted
+            ('model:v1',)
+        """
+        policy = RetentionPolicy.checked(policy)
+        names = self.list_names(collection) if name is None else [name]
+        reports = [(each, self.artifact(each, collection).cleanup(policy, dry_run)) for each in names]
+        return CleanupReport(
+            tuple(replace(row, name=f"{each}:{row.name}") for each, report in reports for row in report.rows),
+            tuple(f"{each}:{deleted}" for each, report in reports for deleted in report.deleted),
+            dry_run,
+        )
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def set_alias(
+        self,
+        name: str,
+        version: VersionLike,
+        alias: str,
+        expected: VersionLike | EllipsisType = ...,
+        *,
+        collection: str | None = None,
+        by: str | None = None,
+    ) -> ArtifactVersion:
+        """Point an alias to a version.
+
+        Args:
+            name, version, collection: See the class.
+            alias: A name that looks like no version and no date.
+            expected: Move it only if it points to this version now, or with None if it does not exist. Default: move
+                it wherever it points.
+            by: Who moves it. Default: user and host.
+
+        Returns:
+            The version that the alias points to now.
+
+        Raises:
+            CommitConflict: It does not point to `expected`; the message says where it points.
+            InvalidName: The alias could be taken for a version.
+        """
+        return self.artifact(name, collection).set_alias(alias, version, expected, by=by)
+
+    def delete_alias(self, name: str, alias: str, *, collection: str | None = None, by: str | None = None) -> None:
+        """Delete an alias; its history stays.
+
+        Args:
+            name, collection: See the class.
+            alias: The alias, such as "production".
+            by: Who deletes it, for the history. Default: user and host.
+
+        Raises:
+            ArtifactNotFound: There is no such alias.
+        """
+        self.artifact(name, collection).delete_alias(alias, by=by)
+
+    def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
+        """Return where each alias of an artifact points, as in `{"production": "v3"}`."""
+        return self.artifact(name, collection).get_aliases()
+
+    def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
+        """Return every move of an alias, or of all, oldest first: when, by whom, from where.
+
+        Args:
+            name, collection: See the class.
+            alias: The alias. Default: all of them.
+        """
+        return self.artifact(name, collection).get_alias_history(alias)
+
+    def rollback(
+        self, name: str, alias: str, *, collection: str | None = None, by: str | None = None
+    ) -> ArtifactVersion:
+        """Move an alias back to its previous version; called again, to the one before that.
+
+        Args:
+            name, collection: See the class.
+            alias: The alias, such as "production".
+            by: Who moves it, for the history. Default: user and host.
+
+        Returns:
+            The version that the alias points to now.
+
+        Raises:
+            ArtifactNotFound: There is no such alias, or it never pointed elsewhere.
+        """
+        return self.artifact(name, collection).rollback(alias, by=by)
+
+    def set_stage(
+        self,
+        name: str,
+        version: VersionLike,
+        stage: str,
+        match: Match = "exact",
+        *,
+        expected: VersionLike | EllipsisType = ...,
+        collection: str | None = None,
+        by: str | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage: an alias that is moved only if nobody else moved it at the same time.
+
+        Args:
+            name, version, match, collection: See the class.
+            stage: The name of the stage, such as "production".
+            expected: Promote only if the stage is this version now; None: only if it is not set. Default: the version
+                that it has when the call begins.
+            by: Who promotes, for the history. Default: user and host.
+
+        Returns:
+            The version that has the stage now.
+
+        Raises:
+            CommitConflict: The stage is another version than expected; the message says which.
+            ArtifactExpired: The version is past its expiry.
+        """
+        return self.artifact(name, collection).set_stage(stage, version, match, expected=expected, by=by)
+
+    def copy_to(
+        self,
+        name: str,
+        version: VersionLike,
+        to: ArtifactManager,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Copy a version into another registry: another collection, repository or storage.
+
+        The copy appears only when it is complete, with its metadata, expiry and environment. Only chunks that the
+        target does not have are copied. If the copy is interrupted, call it again: it copies the rest. If the newest
+        version of the target is a copy of this one already, nothing changes.
+
+        Args:
+            name, version, match, collection: See the class.
+            to: The other registry.
+            progress: Called with "copy", the bytes that are in the target and the bytes in total.
+
+        Returns:
+            The version in the target.
+
+        Raises:
+            ArtifactExpired: The version is past its expiry.
+        """
+        return self.artifact(name, collection).copy_to(to, version, match, progress=progress)
+
+    def promote_artifact(
+        self,
+        name: str,
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        to: ArtifactManager | str,
+        collection: str | None = None,
+        expected: VersionLike | EllipsisType = ...,
+        by: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactVersion:
+        """Promote a version to a stage, or copy it into another registry. See `set_stage` and `copy_to`.
+
+        Args:
+            name, version, match, collection: See the class.
+            to: A stage, such as "production", or a registry.
+            expected, by: As for `set_stage`.
+            progress: As for `copy_to`.
+
+        Returns:
+            The promoted version; for a registry, the version in that registry.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-promote-artifact")
+            >>> for value in (0.91, 0.88):
+            ...     version = registry.log_artifact("model", value)
+            >>> registry.promote_artifact("model", "v0", to="production").version
+            'v0'
+            >>> archive = ArtifactRegistry("memory://example-archive")
+            >>> str(registry.promote_artifact("model", "production", to=archive))
+            'default/model:v0'
+        """
+        if isinstance(to, str):
+            return self.set_stage(name, version, to, match, expected=expected, collection=collection, by=by)
+        return self.copy_to(name, version, to, match, collection=collection, progress=progress)
+
+
+def require_store(to: object) -> None:
+    """Check that a version can be copied to `to`.
+
+    Raises:
+        InvalidArgument: It is no store of artifacts.
+    """
+    if not hasattr(to, "adopt"):
+        raise InvalidArgument(
+            f"A version is copied to an ArtifactRegistry, not to {type(to).__name__}. Nothing was copied."
+        )
