@@ -573,6 +573,14 @@ class NotProven(IntegrityError):
         )
 
 
+class CommandRefused(SetupError):
+    """The parameters of a flow run name commands, and the settings do not allow that. Nothing was run.
+
+    Set `PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS=true` where the flow runs, if everybody who may start runs of the
+    deployment may run any program there. Otherwise write a flow of your own, with the commands in its code.
+    """
+
+
 class ToolMissing(SetupError, FileNotFoundError):
     """A program that a database needs is not installed.
 

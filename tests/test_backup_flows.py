@@ -20,7 +20,7 @@ from prefect_support import artifacts_of, events_about, flush
 from pydantic import SecretStr
 
 from prefect_snapshots import BackupManager, RetentionPolicy
-from prefect_snapshots.errors import BackupFailed, ConfirmationRequired, IntegrityError, InvalidArgument
+from prefect_snapshots.errors import BackupFailed, CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument
 from prefect_snapshots.flows import (
     backup_prefect_server,
     cleanup_backups,
@@ -80,7 +80,7 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     assert event.payload["incomplete"] is False
 
 
-def test_options_of_directories_are_parameters(place: Path, name: str) -> None:
+def test_options_of_directories_are_parameters(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for path, text in {"a.log": "", "kept": "", "big": "x" * 200_000, ".ignore": "kept too\n", "kept too": ""}.items():
         (place / "uploads" / path).write_text(text)
     (place / "uploads" / "marked").mkdir()
@@ -91,9 +91,30 @@ def test_options_of_directories_are_parameters(place: Path, name: str) -> None:
     manager = BackupManager(place / "repository", name=name)
     found = {file.path for file in manager.list_files("latest", "uploads")}
     assert found - {"marked"} == {".ignore", "kept", "photo", "marked/.nobackup"}
-    backup = made(place, name, files=[str(place / "uploads" / "kept")], commands={"hello.txt": "echo hello"})
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS", "true")
+    hooks: dict[str, Any] = {"before": [["touch", str(place / "stopped")]], "after": [["rm", str(place / "stopped")]]}
+    commands = {"hello.txt": f"sh -c 'cat {place / 'stopped'} && echo hello'"}
+    backup = made(place, name, files=[str(place / "uploads" / "kept")], commands=commands, **hooks)
+    assert not (place / "stopped").exists()
     assert [part.name.rpartition("/")[2] for part in backup.parts] == ["app.db", "kept", "hello.txt", "uploads"]
     assert b"".join(manager.open_file("latest", "hello.txt", "hello.txt")) == b"hello\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"commands": {"x": "touch run"}}, {"before": [["touch", "run"]]}, {"after": [["touch", "run"]]}],
+    ids=str,
+)
+def test_parameters_run_no_program_unless_the_worker_allows_it(
+    place: Path, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    with pytest.raises(CommandRefused, match="PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS=true"):
+        made(place, name, **options)
+    if "commands" not in options:
+        with pytest.raises(CommandRefused, match="Nothing was run"):
+            restore_backup(name=name, repository=str(place / "repository"), **options)
+    assert {path.name for path in place.iterdir()} == {"app.db", "uploads"}
 
 
 def test_a_backup_that_fails_commits_nothing_and_is_told(

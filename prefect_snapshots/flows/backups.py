@@ -4,6 +4,9 @@ All parameters that name what to back up are strings, so that a deployment can s
 URL, by the path of its file, or by the block with its URL and password, such as
 `prefect-snapshots-backup-database/shop`; a directory is named by its path. Never write a password into a parameter: the
 Prefect server stores parameters and shows them.
+
+Whoever may start runs of a deployment chooses its parameters. So commands in parameters are refused, unless the setting
+`PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS` allows them.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ from prefect.input import RunInput
 from prefect.settings import get_current_settings
 from pydantic import Field
 
-from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, RestoreReport
+from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, Hooks, RestoreReport
 from ..backups.databases import open_database
+from ..backups.hooks import NO_HOOKS
 from ..backups.sources import Database
 from ..documents import code, escape
 from ..documents.texts import count_text
-from ..errors import ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
+from ..errors import CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
 from ..integration.backups import (
     progress_bar,
     report_cleaned,
@@ -38,6 +42,7 @@ from ..integration.blocks import current_repository
 from ..integration.database_blocks import load_database
 from ..integration.reporter import this_run
 from ..integration.run_context import run_logger
+from ..integration.settings import SnapshotsSettings
 from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
 
@@ -79,6 +84,9 @@ def create_backup(
     strict: bool = True,
     files: Sequence[str] = (),
     commands: Mapping[str, str] | None = None,
+    before: Sequence[Sequence[str]] = (),
+    after: Sequence[Sequence[str]] = (),
+    hook_timeout: float = Hooks.timeout,
 ) -> Backup:
     """Back up databases and directories, then delete backups that the retention policy does not keep.
 
@@ -100,12 +108,18 @@ def create_backup(
         strict: Whether a file that cannot be read makes the backup fail. If False, it is left out and noted.
         files: Paths of single files.
         commands: Commands whose output is backed up, by the name of the output. If a command fails, the backup fails.
-            Anybody who may run this flow with other parameters can run any program as the user of the worker.
+        before: Commands to run before the backup: lists of a program and its arguments. If one fails, so does the
+            backup.
+        after: Commands to run at the end, whether there is a backup or not.
+        hook_timeout: Seconds that each command before and after the backup may take.
 
     Raises:
-        BackupFailed: A source could not be read completely. The message names it. Nothing was committed.
+        BackupFailed: A source could not be read completely, or a command before the backup failed. The message names
+            it. Nothing was committed.
+        CommandRefused: There are commands, and the settings where the flow runs do not allow them.
         NotProven: The backup was made, but the restored data is not identical.
     """
+    hooks = _allowed_hooks(before, after, hook_timeout, list((commands or {}).values()))
     chosen = [
         Directory(
             path,
@@ -123,7 +137,7 @@ def create_backup(
         *map(File, files),
         *(Command(command, name=each) for each, command in (commands or {}).items()),
     ]
-    manager = _manager(name, databases, chosen, repository, retention, streams)
+    manager = _manager(name, databases, chosen, repository, retention, streams, hooks)
     try:
         return _created(manager, description, permanent, tags, prove)
     finally:  # a proof is overdue above all where backups fail
@@ -186,6 +200,9 @@ def restore_backup(
     patience: int = PATIENCE,
     poll_interval: int = 10,
     files: Sequence[str] = (),
+    before: Sequence[Sequence[str]] = (),
+    after: Sequence[Sequence[str]] = (),
+    hook_timeout: float = Hooks.timeout,
 ) -> RestoreReport:
     """Restore databases and directories after a person has confirmed it on the page of the flow run.
 
@@ -200,14 +217,17 @@ def restore_backup(
             them.
         patience: How many seconds to wait for the confirmation.
         poll_interval: Seconds between two checks for the confirmation.
+        before, after, hook_timeout: As for `create_backup`. They run after the confirmation.
 
     Raises:
+        CommandRefused: There are commands, and the settings where the flow runs do not allow them.
         ConfirmationRequired: Something else was typed. Nothing was changed.
         DamagedVersion: Stored data is damaged. Nothing was changed.
         RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
             partly restored, and which command to run.
     """
-    manager = _manager(name, databases, directories, repository, files=[File(path) for path in files])
+    hooks = _allowed_hooks(before, after, hook_timeout)
+    manager = _manager(name, databases, directories, repository, files=[File(path) for path in files], hooks=hooks)
     found = manager.get_backup(backup) if backup else _newest(manager)
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
@@ -285,6 +305,19 @@ def _drilled(manager: BackupManager, name: str) -> DrillReport:
     return report
 
 
+def _allowed_hooks(
+    before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], timeout: float, sources: Sequence[str] = ()
+) -> Hooks:
+    """Return the hooks, unless they or other commands are in the parameters of a run that may name none."""
+    if (before or after or sources) and not SnapshotsSettings().allow_commands:
+        raise CommandRefused(
+            "The parameters of this run name commands, and the settings where it runs do not allow that. Nothing was "
+            "run. Set PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS=true there, if everybody who may start runs of "
+            "this deployment may run any program. Otherwise write a flow with the commands in its code."
+        )
+    return Hooks(before_backup=before, before_restore=before, after_backup=after, after_restore=after, timeout=timeout)
+
+
 def _manager(
     name: str,
     databases: Sequence[str],
@@ -292,6 +325,7 @@ def _manager(
     repository: str | None,
     retention: RetentionPolicy = DEFAULT_RETENTION,
     files: Sequence[File | Command] = (),
+    hooks: Hooks = NO_HOOKS,
 ) -> BackupManager:
     opened = [load_database(text) if _BLOCK.fullmatch(text) else open_database(text) for text in databases]
     return BackupManager(
@@ -301,6 +335,7 @@ def _manager(
         directories=directories,
         files=files,
         retention=retention,
+        hooks=hooks,
     )
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr
 
 
 class SnapshotsSettings(PrefectBaseSettings):
-    """The default repository and its password: the settings `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
+    """The default repository, its password, and what flow runs may do: the settings `PREFECT_INTEGRATIONS_SNAPSHOTS_*`.
 
     Example:
         >>> SnapshotsSettings(repository="memory://example").repository
@@ -23,4 +23,8 @@ class SnapshotsSettings(PrefectBaseSettings):
     )
     password_command: str | None = Field(
         default=None, description="A command that prints the password, run if no password and no file is set."
+    )
+    allow_commands: bool = Field(
+        default=False,
+        description="Whether the parameters of a flow run may name commands, which run as the user of the worker.",
     )
