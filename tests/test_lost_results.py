@@ -12,6 +12,7 @@ import pytest
 from servers import Storage
 
 from prefect_snapshots.checkpoints import CheckpointManager, Snapper, open_log
+from prefect_snapshots.checkpoints.merging import merge
 from prefect_snapshots.errors import DamagedObject, IntegrityError
 from prefect_snapshots.repository import Repository
 from prefect_snapshots.repository.location import Location
@@ -123,7 +124,7 @@ def lose_and_repair(storage: Storage, loss: str, merged: bool) -> None:
     for part in parts:
         snapper(part, repository).start()
     if merged:
-        assert open_log(snapper([], repository).job).merge() == COUNT
+        assert merge(open_log(snapper([], repository).job)) == COUNT
         repository.prune()
     paths = [path for path in segments(repository) if repository.location.size(path) is not None]
     path = max(paths, key=lambda one: repository.location.size(one) or 0)
@@ -195,7 +196,7 @@ def test_a_reader_that_was_overtaken_sees_no_damage(repository: Repository) -> N
         snapper([item], repository).start()
     job = snapper(range(COUNT), repository).job
     late = open_log(job)
-    assert open_log(job).merge() == COUNT
+    assert merge(open_log(job)) == COUNT
     repository.prune()
     late.refresh()
     late.poll()

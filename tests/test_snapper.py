@@ -48,6 +48,8 @@ from prefect_snapshots.checkpoints import (
 from prefect_snapshots.checkpoints.batches import Batch, StoredBatch, encode_batch
 from prefect_snapshots.checkpoints.frozen import Frozen
 from prefect_snapshots.checkpoints.ledger import MISSING, Ledger, outcomes_of, places
+from prefect_snapshots.checkpoints.log_writer import LogWriter
+from prefect_snapshots.checkpoints.merging import merge
 from prefect_snapshots.errors import (
     CheckpointNotFound,
     DamagedObject,
@@ -801,8 +803,8 @@ def test_small_segments_are_merged_and_the_old_ones_pruned(storage: Storage) -> 
         snapper(range(start, start + 5), double, repository, batch_size=2).start()
     one = snapper(range(50), double, repository, batch_size=5)
     log = open_log(one.job)
-    assert log.merge() == 10
-    assert log.merge() == 0
+    assert merge(log) == 10
+    assert merge(log) == 0
     assert one.load() == [2 * x for x in range(50)]
     assert [row.segments for row in CheckpointManager(repository).list_checkpoints()] == [1]
     late = open_log(one.job)
@@ -818,14 +820,14 @@ def test_a_reader_that_was_overtaken_by_merge_and_prune_reads_on(repository: Rep
         snapper(range(start, start + 5), double, repository).start()
     job = snapper(range(50), double, repository).job
     old = open_log(job)
-    open_log(job).merge()
+    merge(open_log(job))
     repository.prune()
     assert list(collect(job, item_keys(range(50)), log=old)) == [2 * x for x in range(50)]
 
 
 def test_the_result_that_was_committed_first_wins(repository: Repository) -> None:
     job = snapper([], lambda x: "unused", repository).job
-    segments = [open_log(job).begin("test"), open_log(job).begin("test")]
+    segments = [LogWriter(open_log(job), "test"), LogWriter(open_log(job), "test")]
     for writer in segments:
         writer.open()
     for writer, value in reversed(list(zip(segments, ["first", "second"], strict=True))):
@@ -971,7 +973,7 @@ def value_blob(node: Any, size: int = 0, body: bytes = b"") -> bytes:
 def write_blobs(repository: Repository, *blobs: bytes) -> Job:
     """Store results as they are, for the items 0, 1, ..."""
     job = snapper([], double, repository).job
-    writer = open_log(job).begin("test")
+    writer = LogWriter(open_log(job), "test")
     count = len(blobs)
     times, outcomes = np.zeros(count), np.zeros(count, np.uint8)
     writer.write(Batch(item_keys(range(count)), np.arange(count), times, times, outcomes, [*map(Frozen, blobs)]))

@@ -391,7 +391,7 @@ def owners_of_locks(tmp_path: Path) -> dict[str, tuple[Any, Callable[[], object]
         "Artifacts": (artifacts._lock, lambda: artifacts.artifact("name", "default")),
         "History": (history._lock, history.backups),
         "Ledger": (ledger._lock, ledger._lock.__enter__),
-        "Log": (log._lock, log.refresh),
+        "Log": (log.lock, log.refresh),
         "ResultLog": (results._lock, lambda: results.write("key", b"value")),
         "_FileAppender": (appender._lock, lambda: appender.append(b"x")),
         "decorator": (decorator._counting, decorator._counting.__enter__),

@@ -16,7 +16,7 @@ four functions:
    raised has left.
 4. `collect(job, plan.keys)` streams the results in the order of the items.
 
-`open_log(job).merge()` merges small segments afterwards. A `Run` does the same within one process and reports each
+`merge(open_log(job))` merges small segments afterwards. A `Run` does the same within one process and reports each
 write.
 """
 

@@ -18,6 +18,7 @@ from .job import Job
 from .keys import Keys
 from .ledger import Ledger
 from .log import Log
+from .log_writer import LogWriter
 from .selection import Selection
 
 _FLUSH_BYTES = 16 << 20
@@ -93,7 +94,7 @@ class Flusher:
         self._log = log
         self._interrupts = interrupts
         self._on_flush = on_flush
-        self._writer = log.begin(job.function_label, refresh=job.refresh)
+        self._writer = LogWriter(log, job.function_label, job.refresh)
         self._lock = Lock()
         self._works: list[WorkInProgress] = []
         self._bytes = 0

@@ -19,9 +19,10 @@ from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, R
 from .batches import DONE
 from .differences import CheckpointDiff, compare
 from .ledger import outcomes_of
-from .log import KIND, Log, Registry
+from .log import Log
 from .metrics import Metrics, describe, load_metrics, render
 from .reading import read_recorded
+from .starts import KIND, Starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class CheckpointManager:
             name: Only the checkpoints of this name. Default: all names.
         """
         names = self.list_names() if name is None else [name]
-        found = [info for each in names for info in self._infos(each, self._registry(each))]
+        found = [info for each in names for info in self._infos(each, self._state(each))]
         return sorted(found, key=lambda info: info.started_at, reverse=True)
 
     def get_checkpoint(self, name: str, fingerprint: str | None = None) -> CheckpointInfo:
@@ -96,9 +97,9 @@ class CheckpointManager:
         Raises:
             CheckpointNotFound: Nothing has this name and fingerprint.
         """
-        registry = self._registry(name)
-        chosen = self._choose(name, registry, fingerprint)
-        return next(info for info in self._infos(name, registry) if info.fingerprint == chosen)
+        state = self._state(name)
+        chosen = self._choose(name, state, fingerprint)
+        return next(info for info in self._infos(name, state) if info.fingerprint == chosen)
 
     def load_checkpoint(self, name: str, fingerprint: str | None = None) -> list[Any]:
         """Load every result of one version of a function, in the order of the items when they were computed.
@@ -130,8 +131,8 @@ class CheckpointManager:
         chosen = None if fingerprint is None else self._choose(name, tracked.refresh(), fingerprint)
 
         def refuse_pinned() -> None:
-            registry = tracked.state
-            if registry.pinned and not force and registry.of(chosen):
+            state = tracked.state
+            if state.pinned and not force and state.of(chosen):
                 raise Pinned(
                     f"{name!r} is pinned. Nothing was deleted. Unpin it with `prefect-snapshots checkpoints unpin`, or "
                     "pass force=True."
@@ -226,19 +227,19 @@ class CheckpointManager:
         return load_metrics(self._log(name, fingerprint))
 
     def _log(self, name: str, fingerprint: str | None) -> Log:
-        return Log(self.repository, name, self._choose(name, self._registry(name), fingerprint))
+        return Log(self.repository, name, self._choose(name, self._state(name), fingerprint))
 
-    def _tracked(self, name: str) -> TrackedStream[Registry]:
+    def _tracked(self, name: str) -> TrackedStream[Starts]:
         if not name:
             raise InvalidArgument("The name of the checkpoints is empty. Say which one you mean.")
-        return TrackedStream(self.repository, KIND, name, Registry())
+        return TrackedStream(self.repository, KIND, name, Starts())
 
-    def _registry(self, name: str) -> Registry:
+    def _state(self, name: str) -> Starts:
         return self._tracked(name).refresh()
 
-    def _choose(self, name: str, registry: Registry, wanted: str | None) -> str:
+    def _choose(self, name: str, state: Starts, wanted: str | None) -> str:
         """The fingerprint that somebody means: the latest, or one that begins like that."""
-        starts = registry.of(None)
+        starts = state.of(None)
         if not starts:
             known = hint(name, self.list_names())
             raise CheckpointNotFound(f"{self.repository.url} has no checkpoints of {name!r}. {known}")
@@ -254,11 +255,11 @@ class CheckpointManager:
             )
         return found[0]
 
-    def _infos(self, name: str, registry: Registry) -> list[CheckpointInfo]:
+    def _infos(self, name: str, state: Starts) -> list[CheckpointInfo]:
         """The versions of one name, the one that was started last first."""
         infos = []
-        for fingerprint in dict.fromkeys(start.fingerprint for start in registry.of(None)):
-            starts = registry.of(fingerprint)
+        for fingerprint in dict.fromkeys(start.fingerprint for start in state.of(None)):
+            starts = state.of(fingerprint)
             damage = None
             try:
                 outcomes = outcomes_of(Log(self.repository, name, fingerprint).ledger.contents()[1])
@@ -275,7 +276,7 @@ class CheckpointManager:
                     len(outcomes) - done,
                     len(starts),
                     from_nanoseconds(max(start.time for start in starts)),
-                    registry.pinned,
+                    state.pinned,
                     damage,
                 )
             )
@@ -303,7 +304,7 @@ def _retention_items(name: str, infos: list[CheckpointInfo]) -> list[RetentionIt
 
 
 def _drop(
-    tracked: TrackedStream[Registry],
+    tracked: TrackedStream[Starts],
     unwanted: Callable[[str], bool],
     *,
     check: Callable[[], None] = lambda: None,
@@ -317,9 +318,9 @@ def _drop(
 
     def draft() -> Draft | None:
         check()
-        registry = tracked.state
-        dropped[:] = [start.segment for start in registry.of(None) if unwanted(start.fingerprint)]
-        dropped.extend(one for one, owner in registry.merging.items() if unwanted(owner))
+        state = tracked.state
+        dropped[:] = [start.segment for start in state.of(None) if unwanted(start.fingerprint)]
+        dropped.extend(one for one, owner in state.merging.items() if unwanted(owner))
         # A name that is used again afterwards starts without the pin of what it was used for before.
         body = {"drops": list(dropped), **({"pinned": False} if all_of_it else {})}
         return Draft("clear", body) if dropped else None

@@ -14,9 +14,11 @@ from .counts import RunCounts
 from .job import Job
 from .keys import Keys
 from .ledger import MISSING, Ledger, outcomes_of
-from .log import Log, Share
+from .log import Log
+from .merging import tidy
 from .reading import open_log
 from .selection import WINDOW, Selection, windows
+from .starts import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Plan:
 
     def __iter__(self) -> Iterator[ItemBatch]:
         log = open_log(self.job)
-        log.tidy()
+        tidy(log)
         size = self.job.batch_size
         share = Share(secrets.token_hex(8), 0, log.settled_segments())
         parts: list[Selection] = []

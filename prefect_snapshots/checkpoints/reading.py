@@ -13,7 +13,8 @@ from .batches import DONE
 from .job import Job
 from .keys import Keys
 from .ledger import MISSING, outcomes_of
-from .log import Log, Share
+from .log import Log
+from .starts import Share
 
 READ_WINDOW = 8192
 """Items whose results are read together: large reads, and at most a few megabytes of small results in memory."""

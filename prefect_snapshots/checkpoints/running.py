@@ -24,6 +24,7 @@ from .job import Job
 from .keys import Keys
 from .ledger import MISSING, Ledger, outcomes_of
 from .log import Log
+from .merging import tidy
 from .planning import ItemBatch, Pending, find_pending
 from .reading import open_log
 from .retries import GivenUp, Retries
@@ -87,7 +88,7 @@ class Run:
             finally:
                 self.log.close()
             if self._begun and kind is None:
-                self.log.tidy()
+                tidy(self.log)
         finally:
             self._leaving.__exit__(kind, error, trace)
 
