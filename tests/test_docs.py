@@ -179,6 +179,37 @@ def run_console(block: Block, page: Path, environment: dict[str, str], directory
         assert_output(expected, done.stdout, f"{page.name}: $ {command}")
 
 
+TASKS = {
+    "keep the best models (checkpoints) of a training": "docs/snapshots.md#keep-the-best",
+    "resume a long loop": "docs/checkpoints.md#in-a-flow",
+    "log a data set or a model, promote it": "docs/artifacts.md#promote-to-a-stage-and-roll-back",
+    "back up databases and directories every night": "docs/tutorials/backups.md#schedule-backups",
+    "restore a backup": "docs/backups.md#restore",
+    "encrypt a repository": "docs/howto/encryption.md",
+    "use a bucket on S3": "docs/howto/s3.md",
+    "clean up old versions": "docs/backups.md#retention",
+    "see it in the Prefect UI": "docs/prefect.md#in-the-ui",
+    "write a driver for another database": "CONTRIBUTING.md#add-a-database",
+}
+"""What a newcomer wants to do, as the table in the README says it, and where it is described."""
+
+
+@pytest.mark.parametrize(("task", "target"), TASKS.items())
+def test_two_clicks_lead_from_the_readme_to_each_task(task: str, target: str) -> None:
+    readme = ROOT / "README.md"
+    [row] = [line for line in readme.read_text().splitlines() if line.startswith(f"| {task}")]
+    first = links_in(row, readme)
+    pages = [ROOT / link.partition("#")[0] for link in first]
+    second = {link for page in pages if page.suffix == ".md" for link in links_in(page.read_text(), page)}
+    assert target in first | second
+
+
+def links_in(text: str, page: Path) -> set[str]:
+    """The targets of links to pages of this project, from its root."""
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", FENCE.sub("", text)) if not link.startswith("https:")]
+    return {os.path.relpath(page.parent / link, ROOT) for link in links}
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         text = FENCE.sub("", page.read_text())
