@@ -96,6 +96,8 @@ def test_options_of_directories_are_parameters(place: Path, name: str, monkeypat
     commands = {"hello.txt": f"sh -c 'cat {place / 'stopped'} && echo hello'"}
     backup = made(place, name, files=[str(place / "uploads" / "kept")], commands=commands, **hooks)
     assert not (place / "stopped").exists()
+    with pytest.raises(InvalidArgument, match="limit_upload"):
+        made(place, name, limit_upload=0)
     assert [part.name.rpartition("/")[2] for part in backup.parts] == ["app.db", "kept", "hello.txt", "uploads"]
     assert b"".join(manager.open_file("latest", "hello.txt", "hello.txt")) == b"hello\n"
 

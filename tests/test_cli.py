@@ -1064,6 +1064,7 @@ def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     assert "pinned" in shop.complaint("backups", "delete", names[2], "--yes", status=1)
     shop.run("backups", "delete", names[2], "--force", "--yes")
     shop.complaint("backups", "delete", names[3], status=2)  # there is no terminal to ask on
+    assert "limit_upload" in shop.complaint("backups", "list", "--limit-upload", "0", status=2)
     for wrong in ("", "..", "/", "shop", "shop\n", "*", "$(touch x)", names[3][:-1]):
         assert "no backup" in shop.complaint("backups", "delete", wrong, "--yes", status=1)
     assert [backup["name"] for backup in shop.json("backups", "list")["backups"]] == [names[3]]
@@ -1112,6 +1113,7 @@ def test_hooks_are_run_by_backups_and_restores(shop: Program) -> None:
         ("folders = []", "unknown key 'folders'"),
         ("retention = { keep_some = 1 }", "keep_some"),
         ("hooks = { before = [] }", "hooks in pyproject.toml have an unknown key"),
+        ("limit_upload = 0", "limit_upload must be a positive number"),
         ("= 1", "cannot be read"),
     ],
 )

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -29,8 +30,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import BUCKET, Proxy, Storage
 
-from prefect_snapshots import SnapshotManager, errors, private_files
-from prefect_snapshots.repository.location import LocalLocation, Location, files, object_store, open_location
+from prefect_snapshots import Repository, SnapshotManager, errors, private_files
+from prefect_snapshots.repository.location import (
+    LimitedLocation,
+    LocalLocation,
+    Location,
+    files,
+    limiting,
+    object_store,
+    open_location,
+)
 from prefect_snapshots.repository.location.interface import checked
 from prefect_snapshots.testing import LocationContract, Place
 
@@ -76,6 +85,40 @@ class TestEveryLocation(LocationContract):
     @pytest.fixture
     def more_than_a_page(self, request: pytest.FixtureRequest) -> int:
         return 1100 if "gcs" in request.node.name else 50
+
+
+class TestLimited(LocationContract):
+    """A limit changes nothing but the time."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        return str(tmp_path / "location"), {}
+
+    @pytest.fixture
+    def location(self, place: Place) -> Location:
+        return LimitedLocation(open_location(*place), 1e12)
+
+
+def test_uploads_take_the_time_that_their_limit_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(limiting, "time", clock)
+    repository = Repository("memory://limited", limit_upload=1_000_000)
+    manager = SnapshotManager(repository)
+    values = [secrets.token_bytes(5_000_000) for _ in range(4)]
+    for value in values:
+        manager.save_snapshot(value)
+    sent = sum(info.size for info in repository.location.list("packs"))
+    assert sent > 20_000_000
+    # The last pack is sent without waiting for its own time.
+    assert sent - 6_000_000 < now[0] * 1_000_000 < sent + 100_000
+    now[0] += 3600
+    manager.save_snapshot(values[0] + b"x")
+    assert now[0] < 3600 + sent / 1_000_000 + 1, "what was not used is not owed"
+    assert Repository("memory://limited").check(read_data=True).ok
+    for wrong in (0, -1, float("nan"), "1", True):
+        with pytest.raises(errors.InvalidArgument, match="limit_upload"):
+            Repository("memory://limited", limit_upload=wrong)  # type: ignore[arg-type]
 
 
 class TestObjectStores:

@@ -73,6 +73,7 @@ def _launch(
     password_command: str | None = None,
     password_file: str | None = None,
     no_password: bool = False,
+    limit_upload: float | None = None,
     json: bool = False,
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
     yes: Annotated[bool, Parameter(alias="-y")] = False,
@@ -91,6 +92,7 @@ def _launch(
         password_file: A file with the password of the repository.
         no_password: The repository is not encrypted, whatever the environment says. Otherwise a configured password
             means that it is, and one without encryption is refused.
+        limit_upload: Write at most this many bytes a second. Default: no limit.
         json: Print one JSON document. Its keys are documented in reference/json.
         quiet: Show no progress, and do not print what was done.
         yes: Do not ask before something is deleted, repaired or replaced.
@@ -100,7 +102,7 @@ def _launch(
     options: dict[str, Any] = {}
     try:
         options = parse_options(storage_option or ())
-        session = Session(repository, options, password_command, password_file, no_password, quiet, yes)
+        session = Session(repository, options, password_command, password_file, no_password, quiet, yes, limit_upload)
         answer: Answer | None = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, session))
         if answer is None:  # help was asked for, and shown
             return 0

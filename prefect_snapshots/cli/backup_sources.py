@@ -17,7 +17,8 @@ after_backup = [["systemctl", "start", "shop"]]
 ```
 
 `excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `exclude_if_present`, `one_file_system`,
-`larger_than` and `strict` are those of `Directory`, and apply to all directories. `hooks` are those of `Hooks`.
+`larger_than` and `strict` are those of `Directory`, and apply to all directories. `hooks` are those of `Hooks`, and
+`limit_upload` that of `Repository`.
 
 The file is searched for in the working directory and the directories above it. Paths in it are relative to the file.
 """
@@ -50,6 +51,7 @@ _TYPES: Mapping[str, type] = {
     "commands": dict,
     "retention": dict,
     "hooks": dict,
+    "limit_upload": int,
     "excludes": list,
     "ignore_files": list,
     "exclude_caches": bool,

@@ -479,8 +479,11 @@ def _opened(session: Session, *, writing: bool = False, create: bool = False) ->
     """The repository of the options, else that of pyproject.toml, unless the environment names one."""
     from ..repository.repository import SETTING
 
+    configured = configuration()
     if session.url is None and not os.environ.get(SETTING):
-        session = dataclasses.replace(session, url=configuration().get("repository"))
+        session = dataclasses.replace(session, url=configured.get("repository"))
+    if session.limit_upload is None:
+        session = dataclasses.replace(session, limit_upload=configured.get("limit_upload"))
     return session.open(writing=writing, create=create)
 
 

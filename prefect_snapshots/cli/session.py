@@ -38,6 +38,7 @@ class Session:
         no_password: The repository is not encrypted, whatever the environment says.
         quiet: Show no progress.
         yes: Do not ask for confirmation.
+        limit_upload: The most bytes a second to write. None: no limit.
     """
 
     url: str | None = None
@@ -47,6 +48,7 @@ class Session:
     no_password: bool = False
     quiet: bool = False
     yes: bool = False
+    limit_upload: float | None = None
 
     def open(self, *, writing: bool = False, create: bool = False) -> Repository:
         """Open the repository. It is read-only by default.
@@ -107,6 +109,7 @@ class Session:
             password=password,
             allow_pickle=False,
             read_only=not writing,
+            limit_upload=self.limit_upload,
         )
         try:
             _ = repository.id

@@ -43,6 +43,7 @@ from ..integration.database_blocks import load_database
 from ..integration.reporter import this_run
 from ..integration.run_context import run_logger
 from ..integration.settings import SnapshotsSettings
+from ..repository.handing_over import limited
 from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
 
@@ -87,6 +88,7 @@ def create_backup(
     before: Sequence[Sequence[str]] = (),
     after: Sequence[Sequence[str]] = (),
     hook_timeout: float = Hooks.timeout,
+    limit_upload: float | None = None,
 ) -> Backup:
     """Back up databases and directories, then delete backups that the retention policy does not keep.
 
@@ -112,6 +114,7 @@ def create_backup(
             backup.
         after: Commands to run at the end, whether there is a backup or not.
         hook_timeout: Seconds that each command before and after the backup may take.
+        limit_upload: The most bytes a second to write. Default: no limit.
 
     Raises:
         BackupFailed: A source could not be read completely, or a command before the backup failed. The message names
@@ -137,7 +140,7 @@ def create_backup(
         *map(File, files),
         *(Command(command, name=each) for each, command in (commands or {}).items()),
     ]
-    manager = _manager(name, databases, chosen, repository, retention, streams, hooks)
+    manager = _manager(name, databases, chosen, repository, retention, streams, hooks, limit_upload)
     try:
         return _created(manager, description, permanent, tags, prove)
     finally:  # a proof is overdue above all where backups fail
@@ -326,10 +329,12 @@ def _manager(
     retention: RetentionPolicy = DEFAULT_RETENTION,
     files: Sequence[File | Command] = (),
     hooks: Hooks = NO_HOOKS,
+    limit_upload: float | None = None,
 ) -> BackupManager:
     opened = [load_database(text) if _BLOCK.fullmatch(text) else open_database(text) for text in databases]
+    place = current_repository(repository)
     return BackupManager(
-        current_repository(repository),
+        place if limit_upload is None else limited(place, limit_upload),
         name=name,
         databases=opened,
         directories=directories,

@@ -20,16 +20,34 @@ class WithSecrets:
 
     def __reduce__(self) -> tuple[Callable[..., WithSecrets], tuple[Any, ...]]:
         one = self.repository
-        options = {
-            "storage_options": one.location.storage_options,
-            "password": False if one._password.is_refused else one._password(),
-            "id": one._expected_id,
-            "compression": one._compression,
-            "allow_pickle": one.allow_pickle,
-            "read_only": one.read_only,
-            "single_writer": one._single_writer,
-        }
-        return _restore_with_secrets, (one._token, one.location.url_with_secrets, options)
+        return _restore_with_secrets, (one._token, one.location.url_with_secrets, _options(one))
+
+
+def limited(repository: Repository, limit_upload: float) -> Repository:
+    """Open a repository once more, with a limited rate of uploads.
+
+    Args:
+        repository: The repository.
+        limit_upload: Bytes a second.
+
+    Returns:
+        The repository, with the same options.
+    """
+    return Repository(repository.location.url_with_secrets, **{**_options(repository), "limit_upload": limit_upload})
+
+
+def _options(one: Repository) -> dict[str, Any]:
+    """Everything but the URL, secrets included."""
+    return {
+        "storage_options": one.location.storage_options,
+        "password": False if one._password.is_refused else one._password(),
+        "id": one._expected_id,
+        "compression": one._compression,
+        "allow_pickle": one.allow_pickle,
+        "read_only": one.read_only,
+        "single_writer": one._single_writer,
+        "limit_upload": one.limit_upload,
+    }
 
 
 _restored: dict[str, WithSecrets] = {}

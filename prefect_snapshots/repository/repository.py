@@ -19,7 +19,7 @@ from .catalog import Catalog, Event, Stream
 from .commits import MakeDraft, commit
 from .contents import ContentReader, Stored, Writer
 from .keyring import PasswordInfo
-from .location import Location, open_location
+from .location import LimitedLocation, Location, open_location
 from .maintenance import CheckReport, PruneReport, RepairReport, Statistics
 from .names import check_name
 from .opened import Opened
@@ -58,6 +58,8 @@ class Repository:
         read_only: Write nothing at all, not even summaries. Default: False.
         single_writer: Accept storage that cannot create objects exclusively. You promise that never more than one
             process writes at a time. Default: False.
+        limit_upload: Write at most this many bytes a second on average, for all threads of this process together. An
+            object store gets its objects in one piece, so that a shorter burst can be faster. Default: no limit.
 
     Example:
         >>> from prefect_snapshots import Repository, SnapshotManager
@@ -79,6 +81,7 @@ class Repository:
         allow_pickle: bool = True,
         read_only: bool = False,
         single_writer: bool = False,
+        limit_upload: float | None = None,
     ) -> None:
         if compression not in ("auto", "high", "none"):
             raise InvalidArgument(f'compression must be "auto", "high" or "none", not {compression!r}.')
@@ -91,6 +94,8 @@ class Repository:
         self._compression: Compression = compression
         self._single_writer = single_writer
         location = open_location(url, storage_options)
+        if limit_upload is not None:
+            location = LimitedLocation(location, limit_upload)
         self._opener = Opener(location, self._password, id, compression, read_only, single_writer)
         self._token = os.urandom(16).hex()
         _open[self._token] = self
@@ -377,6 +382,11 @@ class Repository:
     def _writing(self) -> Opened:
         return self._opener.writing()
 
+    @property
+    def limit_upload(self) -> float | None:
+        """The most bytes a second that are written. None: no limit."""
+        return self.location.limit if isinstance(self.location, LimitedLocation) else None
+
     # --- elsewhere --------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -388,6 +398,7 @@ class Repository:
             "allow_pickle": self.allow_pickle,
             "read_only": self.read_only,
             "single_writer": self._single_writer,
+            "limit_upload": self.limit_upload,
             "id": self._expected_id,
             # That no encryption is wanted is no secret, and has to hold in the other process, too.
             **({"password": False} if self._password.is_refused else {}),

@@ -12,6 +12,7 @@ This package does not know what the bytes mean.
 - `interface`: what a location does, and what it hands out. `schemes`: which location a URL means.
 - `local`, `memory`, `s3`, `gcs`, `generic`: one backend each. Other packages bring more through the entry-point group
   `prefect_snapshots.locations`.
+- `limiting`: a location that writes at a limited rate.
 - `files`, `large_files`: durable files, for `local`. `object_store`, `clients`: the base of `s3` and `gcs`.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from .interface import Appender, Buffer, ByteLocks, Location, ObjectInfo, ObjectWriter, Requests, checked
 from .large_files import LargeFile
+from .limiting import LimitedLocation
 from .local import LocalLocation
 from .memory import MemoryLocation
 from .schemes import open_location
@@ -28,6 +30,7 @@ __all__ = [
     "Buffer",
     "ByteLocks",
     "LargeFile",
+    "LimitedLocation",
     "LocalLocation",
     "Location",
     "MemoryLocation",
