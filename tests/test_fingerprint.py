@@ -311,7 +311,7 @@ def test_a_source_that_was_changed_since_is_not_believed(tmp_path: Path) -> None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     path.write_text("import os\n\n\ndef process(x):\n    return x\n")
-    with pytest.raises(UnfingerprintableFunction, match="not what runs: it was changed"):
+    with pytest.raises(UnfingerprintableFunction, match="differs from the code that runs: it was edited"):
         fingerprint(module.process)
 
 

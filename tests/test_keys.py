@@ -273,7 +273,7 @@ def test_key_says_what_stands_for_an_item() -> None:
 
 
 def test_a_failing_key_names_the_item() -> None:
-    with pytest.raises(UnhashableItem, match="item 1: key= failed with ZeroDivisionError"):
+    with pytest.raises(UnhashableItem, match="item 1: the function `key` failed with ZeroDivisionError"):
         item_keys([1, 0], key=lambda item: 1 / item)
 
 

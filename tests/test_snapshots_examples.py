@@ -348,9 +348,9 @@ def test_a_file_of_a_damaged_snapshot_is_not_written(tmp_path: Path) -> None:
 
 
 def test_live_references_need_a_manager_in_memory(durable: str) -> None:
-    with pytest.raises(ValueError, match=r"(?i)live references need a manager in memory"):
+    with pytest.raises(ValueError, match=r"deepcopy_on_save=False .* only in memory"):
         SnapshotManager(durable, deepcopy_on_save=False)
-    with pytest.raises(ValueError, match=r"(?i)live references need a manager in memory"):
+    with pytest.raises(ValueError, match=r"deepcopy_on_save=False .* only in memory"):
         SnapshotManager(durable, deepcopy_on_retrieve=False)
     manager = SnapshotManager(durable)
     with pytest.raises(ValueError, match="always a copy"):
@@ -409,7 +409,7 @@ def test_an_empty_manager_has_no_latest_oldest_or_best(home: str | None) -> None
     assert manager.get_latest_snapshot() is None
     assert manager.get_oldest_snapshot() is None
     assert manager.get_best_snapshot() is None
-    with pytest.raises(InvalidArgument, match="no snapshot yet"):
+    with pytest.raises(InvalidArgument, match=r"no snapshot of .* yet"):
         PyTreeSnapshotManager(home).tree_map(lambda leaf: leaf)
 
 

@@ -1,22 +1,23 @@
 """Process long iterables, save each result, and continue where a run stopped.
 
-This package knows the repository and no Prefect.
+This package uses the repository, but not Prefect.
 
-- A *job* is a function with its *fingerprint*, a name, and how to run it.
+- A *job* is a function with its *fingerprint*, its name, and the options to run it.
 - An *item* is recognised by its *key*, a hash of its value.
-- Results are appended to *segments* of a log. Each start writes a segment of its own.
+- Results are appended to the *segments* of a log. Each start writes a new segment.
 
-`Snapper` is what most callers need, and `CheckpointManager` looks after what is stored. To distribute the work, use
-four functions:
+Most callers need only `Snapper`, and `CheckpointManager` to manage stored results. To distribute the work, use four
+functions:
 
-1. `make_job` checks the arguments and returns a `Job`, which travels to other processes if its function does.
-2. `plan(job, items)` yields batches of the items without a result. Its `counts` tell what is done already.
+1. `make_job` checks the arguments and returns a `Job`. You can send it to other processes if its function can be
+   pickled.
+2. `plan(job, items)` yields batches of the items without a result. Its `counts` say how many items are done already.
 3. `run_batch(job, batch)` computes a batch in any process, writes the results to the repository, and returns
-   `RunCounts`. It leaves out items that are done by then, so you may repeat it. `counts_of` tells what a batch that
-   raised has left.
+   `RunCounts`. It skips items that are done by then, so you can repeat it. `counts_of` returns the counts of a batch
+   that raised an error.
 4. `collect(job, plan.keys)` streams the results in the order of the items.
 
-`merge(open_log(job))` merges small segments afterwards. A `Run` does the same within one process and reports each
+Afterwards, `merge(open_log(job))` merges small segments. A `Run` does all this within one process and reports each
 write.
 """
 

@@ -1,8 +1,8 @@
-"""Batches of results as bytes: what one flush writes.
+"""Batches of results as bytes. One flush writes one batch.
 
 A batch has for each item its key, position, times and *outcome*, and the results in one of two forms. Small plain ones
-(None, numbers, strings, bytes) are written together; as soon as there is another one, each is written on its own: see
-`frozen`.
+(None, numbers, strings, bytes) are written together. If a batch contains any other result, each is written separately:
+see `frozen`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DONE, SKIPPED, RAISED = 0, 1, 2
 """Outcomes of an item: it has a result; it failed and the run continued; it failed and the run stopped there."""
 
 RECORD_LIMIT = 1 << 16
-"""Most items in one record: a place in the ledger has 16 bits for the row."""
+"""The most items in one record: a place in the ledger has 16 bits for the row."""
 
 _FORMAT = 1
 """The version of a record of results. A reader refuses a higher one."""
@@ -38,7 +38,7 @@ _decode_list = msgspec.msgpack.Decoder(list[Any]).decode
 
 @dataclass(slots=True)
 class Batch:
-    """What one flush writes, a row an item."""
+    """The content of one flush, with a row for each item."""
 
     keys: Keys
     positions: NDArray[np.int64]
@@ -53,7 +53,7 @@ class Batch:
         return len(self.keys)
 
     def part(self, first: int, end: int) -> Batch:
-        """Some of its rows."""
+        """Return some of its rows."""
         rows = slice(first, end)
         return Batch(
             self.keys[rows],
@@ -66,7 +66,7 @@ class Batch:
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """A batch as bytes."""
+    """Return a batch as bytes."""
     form, payload = _payload(batch.values)
     return b"".join(
         (
@@ -82,7 +82,7 @@ def encode_batch(batch: Batch) -> bytes:
 
 
 class StoredBatch:
-    """A batch as it was read. Only what is asked for is taken apart."""
+    """A batch as it was read. Its columns are decoded only when they are used."""
 
     __slots__ = ("_at", "_count", "_form", "_view", "_where")
 
@@ -90,14 +90,14 @@ class StoredBatch:
         self._view = memoryview(data)
         self._where = where
         if len(self._view) < _HEAD.size:
-            raise DamagedObject(where, "a batch of results is cut")
+            raise DamagedObject(where, "a batch of results is truncated")
         self._form: int
         self._count: int
         format_, self._form, self._count = _HEAD.unpack_from(self._view)
         if format_ != _FORMAT:
             raise DamagedObject(where, f"results in format {format_}; this version reads format {_FORMAT}. Upgrade")
         if self._form not in (_TOGETHER, _EACH) or len(self._view) < _HEAD.size + _ROW_SIZE * self._count:
-            raise DamagedObject(where, f"a batch of {self._count:,} results is cut")
+            raise DamagedObject(where, f"a batch of {self._count:,} results is truncated")
         self._at = _HEAD.size + KEY_SIZE * self._count
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class StoredBatch:
         """Return the results of the batch.
 
         Raises:
-            DamagedObject: They are not what was written.
+            DamagedObject: They cannot be decoded.
         """
         payload = self._view[self._at + 25 * self._count :]
         return Results(self._count, self._form == _TOGETHER, payload, allow_pickle, self._where)
@@ -156,7 +156,7 @@ class Results:
             self._body = payload[4 * count :]
             whole = len(sizes) == count and len(self._body) == int(sizes.sum())
         if not whole:
-            raise DamagedObject(where, "the results of a batch are cut")
+            raise DamagedObject(where, "the results of a batch are truncated")
 
     def __getitem__(self, row: int) -> Any:
         if self._plain is not None:
@@ -185,14 +185,14 @@ class Results:
         return self._body[self._ends[row - 1] if row else 0 : self._ends[row]]
 
 
-_HOW_TO_ALLOW = "If you trust whoever wrote to the repository, open it with allow_pickle=True."
+_HOW_TO_ALLOW = "If you trust everyone who can write to the repository, open it with allow_pickle=True."
 
 
 def _payload(values: Sequence[Any]) -> tuple[int, bytes]:
     if Frozen not in set(map(type, values)):
         try:
             return _TOGETHER, encode_plain(values)
-        except (OverflowError, UnicodeEncodeError, ValueError):  # one that MessagePack cannot hold
+        except (OverflowError, UnicodeEncodeError, ValueError):  # a value that MessagePack cannot represent
             pass
     blobs = [to_bytes(value) for value in values]
     sizes = np.fromiter(map(len, blobs), "<u4", len(blobs))
@@ -200,7 +200,7 @@ def _payload(values: Sequence[Any]) -> tuple[int, bytes]:
 
 
 def _differences(numbers: NDArray[np.int64]) -> bytes:
-    """Each number less its predecessor: mostly small, so that they compress."""
+    """Return the differences of successive numbers, which are mostly small and compress well."""
     found = numbers.astype("<i8")
     found[1:] -= numbers[:-1]
     return found.tobytes()

@@ -1,8 +1,8 @@
-"""Values to canonical bytes: identical values have identical bytes in every process and under every hash seed.
+"""Convert values to canonical bytes: identical values have identical bytes in every process and for every hash seed.
 
-Identical means the same type and the same content. The order of a dict or a set does not count, that of an
-`OrderedDict` does. Floats count bit by bit. Objects are what they would be pickled as. Functions have no form of their
-own here: `keys` and `fingerprint` bring one, as the `special` of a `Canon`.
+Identical means the same type and the same content. The order of a dict or a set is ignored, that of an `OrderedDict`
+is not. Floats are compared bit by bit, and objects by their pickled form. Functions have no form here: `keys` and
+`fingerprint` define one, as the `special` of a `Canon`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 
 class Unhashable(Exception):
-    """Part of a value has no content that another process could compare. The message says which part, and why."""
+    """Part of a value cannot be compared between processes. The message says which part, and why."""
 
 
 Special: TypeAlias = "Callable[[Any, Canon], bool]"
-"""Writes a value in a form of its own and returns True, or returns False to leave it to the `Canon`."""
+"""A function that writes a value and returns True, or returns False to leave it to the `Canon`."""
 
 
 def canonical(value: Any, special: Special | None = None) -> bytes:
@@ -41,10 +41,10 @@ def canonical(value: Any, special: Special | None = None) -> bytes:
 
     Args:
         value: Any value.
-        special: Asked first about every object that is no plain value.
+        special: Called first for every object that is not a plain value.
 
     Raises:
-        Unhashable: Part of the value has no content.
+        Unhashable: Part of the value cannot be compared between processes.
     """
     canon = Canon(special)
     canon.write(value)
@@ -54,14 +54,14 @@ def canonical(value: Any, special: Special | None = None) -> bytes:
 _LENGTH = struct.Struct("<Q")
 _DOUBLE = struct.Struct("<d")
 _LARGE = 4096
-"""Bytes from which on content is represented by its hash, so that a large argument is not copied to be hashed."""
+"""Content of at least this many bytes is represented by its hash, so that a large argument is not copied."""
 
 
 class Canon:
     """Writes values in the canonical form.
 
-    Every value begins with a mark of its type; what varies in length is preceded by its length. So no two values of
-    different type or content have one form.
+    Every value begins with a mark of its type, and content of variable length with its length. So values of different
+    type or content never have the same form.
     """
 
     def __init__(self, special: Special | None = None) -> None:
@@ -70,7 +70,7 @@ class Canon:
         self._above: dict[int, int] = {}
 
     def write(self, value: Any) -> None:
-        """Append the form of a value."""
+        """Append the canonical form of a value."""
         writer = _WRITERS.get(type(value))
         if writer is not None:
             writer(self, value)
@@ -78,7 +78,7 @@ class Canon:
             self._nested(value, self._write_other)
 
     def data(self, mark: bytes, content: bytes | bytearray | memoryview) -> None:
-        """Append bytes of a kind."""
+        """Append bytes after a mark and their length."""
         size = len(content)
         self.out += mark
         self.out += _LENGTH.pack(size)
@@ -96,7 +96,7 @@ class Canon:
         self._nested(items, write)
 
     def unordered(self, mark: bytes, groups: Iterable[Sequence[Any]], owner: Any) -> None:
-        """Append groups of values in an order that does not depend on theirs."""
+        """Append groups of values in a canonical order, whatever their own order is."""
 
         def write(_: Any) -> None:
             outer, forms = self.out, []
@@ -163,9 +163,9 @@ class Canon:
             self._write_reduced(value)
 
     def _write_reduced(self, value: Any) -> None:
-        """By what the object would be pickled as: how it is made, from what, and its state."""
+        """Append the pickled form of an object: its constructor, the arguments of that, and its state."""
         cls = type(value)
-        # Distributed and Ray register picklers of exceptions that carry the traceback, which is no part of the content.
+        # Distributed and Ray register picklers of exceptions that include the traceback, which is not content.
         reducer = None if issubclass(cls, BaseException) else copyreg.dispatch_table.get(cls)
         try:
             reduced = reducer(value) if reducer else value.__reduce_ex__(4)
@@ -230,7 +230,7 @@ _FOREIGN: dict[str, Callable[[Canon, Any], bool]] = {
     "jax": _jax_array,
     "torch": _torch_tensor,
 }
-"""Packages whose arrays would not be pickled in one form, by the name of the module."""
+"""Packages whose arrays have no unique pickled form, by module name."""
 
 _WRITERS: dict[type, Callable[[Canon, Any], None]] = {
     type(None): lambda canon, _: canon.out.extend(b"N"),

@@ -1,4 +1,4 @@
-"""Counts: what became of the items of a run. The numbers add up to the items."""
+"""Counts of the items of a run by outcome. They add up to the number of items."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """What became of each item that a run has seen.
+    """The outcomes of all items that a run has read.
 
-    Every item is in exactly one number: `total` is the sum of the others and `skipped`.
+    Every item is counted exactly once, so `total` is the sum of the other attributes and `skipped`.
 
     Attributes:
-        total: Items that the run has seen.
+        total: Items that the run has read.
         done: Items that the run computed.
-        done_before: Items that already had a result, from an earlier run or from one at the same time.
+        done_before: Items that already had a result, from an earlier or a concurrent run.
         failed: Items that failed in this run.
-        failed_before: Items that failed in an earlier run, and were not tried again.
-        repeated: Items identical to an earlier item of the same run: computed once.
+        failed_before: Items that failed in an earlier run and were not retried.
+        repeated: Items identical to an earlier item of the same run. They are not computed again.
 
     Example:
         >>> counts = RunCounts(total=10, done=4, done_before=5, failed=1)
@@ -37,21 +37,21 @@ class RunCounts:
 
     @property
     def worked(self) -> int:
-        """Items that the function was called for."""
+        """Items for which the function was called."""
         return self.done + self.failed
 
     @property
     def skipped(self) -> int:
-        """Items that the run did not reach, because it stopped before."""
+        """Items that the run did not reach before it stopped."""
         return self.total - self.done - self.done_before - self.failed - self.failed_before - self.repeated
 
     @property
     def missing(self) -> int:
-        """Different items without a result: failed now, failed before, or skipped."""
+        """Distinct items without a result: failed now, failed before, or skipped."""
         return self.failed + self.failed_before + self.skipped
 
     def after(self, batch: RunCounts) -> RunCounts:
-        """Return these counts with what became of a batch of the items, which were skipped until now."""
+        """Return these counts updated with those of a batch, whose items counted as skipped until now."""
         return replace(self + batch, total=self.total)
 
     def __add__(self, others: RunCounts) -> RunCounts:

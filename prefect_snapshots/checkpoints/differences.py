@@ -14,18 +14,17 @@ from .reading import READ_WINDOW
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDiff:
-    """How the results of two versions of a function differ, in numbers of items.
+    """How many results of two versions of a function are the same.
 
-    Results are compared as they are stored, so that nothing is unpickled. Equal objects that are pickled differently
-    count as changed.
+    The stored bytes are compared, so nothing is unpickled. Equal objects that are pickled differently count as changed.
 
     Attributes:
-        old: The fingerprint of the one version.
-        new: The fingerprint of the other one.
-        unchanged: Items with the same result in both.
-        changed: Items with another result.
-        only_old: Items with a result in the old version only.
-        only_new: Items with a result in the new version only.
+        old: The fingerprint of the old version.
+        new: The fingerprint of the new version.
+        unchanged: Items with the same result in both versions.
+        changed: Items with different results.
+        only_old: Items with a result only in the old version.
+        only_new: Items with a result only in the new version.
     """
 
     old: str

@@ -1,14 +1,14 @@
-"""Fingerprints of functions: equal as long as a function means the same.
+"""Fingerprints of functions: they are equal as long as the meaning of a function is the same.
 
-What counts: its code, constants, defaults, closure, the arguments of a partial, the state of a callable object, the
-globals that it names (`helpers.clean`, `package.helpers.clean`), what it imports, and the functions and classes of its
-own package that it uses, and so on from there. What does not: comments, formatting, docstrings, names of files, lines.
-Code is compared as its syntax tree, not as byte code, which differs with line breaks and between versions of Python.
+Included are its code, constants, defaults, closure, the arguments of a partial, the state of a callable object, the
+globals that it uses (`helpers.clean`, `package.helpers.clean`), its imports, and, recursively, the functions and
+classes of its own package that it uses. Comments, formatting, docstrings, file names and line numbers are ignored. Code
+is compared as a syntax tree, because byte code differs with line breaks and between versions of Python.
 
-What has a *version* (the standard library, packages installed from an index) counts by name and version. What changes
-by use is state, not meaning, and only its type counts: what the function changes itself (`seen.append(x)`,
-`counts[x] += 1`, `global total`), attributes that methods of a class of yours change, random generators, locks,
-iterators, and cached properties.
+Code with a *version* (the standard library, packages installed from an index) is represented by its name and version.
+Objects that change during use are state, not meaning, so only their type is included: objects that the function itself
+changes (`seen.append(x)`, `counts[x] += 1`, `global total`), attributes that methods of your classes change, random
+generators, locks, iterators, and cached properties.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
 
     Args:
         function: A function, lambda, method, partial, built-in or callable object.
-        version: Replaces the code. Pass another value whenever the results would be different. Default: None, the code
-            counts.
+        version: Identifies the code instead of its source. Pass another value whenever the results would change.
+            Default: None, use the source.
 
     Raises:
-        UnfingerprintableFunction: The source of the function, or something that it uses, is not available. Pass a
+        UnfingerprintableFunction: The source of the function or of something that it uses is not available. Pass a
             version.
         InvalidArgument: It is a generator function.
 
@@ -63,7 +63,7 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
     if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function)):
         raise InvalidArgument(
             f"{label(function)} is a generator function. Its result can be read only once, so it cannot be stored. "
-            "Let it return a list."
+            "Return a list instead."
         )
     try:
         form = canonical(["version", version]) if version is not None else _form(function)
@@ -73,7 +73,7 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
 
 
 def label(function: Callable[..., Any]) -> str:
-    """Return module and name of a function: its name in messages, and the default name of its checkpoints."""
+    """Return the module and name of a function, for messages and as the default name of its checkpoints."""
     while isinstance(function, partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
@@ -89,17 +89,17 @@ def _form(function: Callable[..., Any]) -> bytes:
 
 
 class _Walk:
-    """One walk through everything that a function uses. What was met before is referred to by its number."""
+    """A walk through everything that a function uses. An object that was already visited is written as its number."""
 
     def __init__(self, package: str) -> None:
         self._package = package
         self._called: dict[int, set[str]] = {}
-        """The methods that are called of an object, by its id."""
+        """The methods of an object that are called, by its id."""
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
 
     def special(self, value: Any, canon: Canon) -> bool:
-        """Write functions, classes, modules and what belongs to them."""
+        """Write functions, classes, modules and their parts."""
         writer = next((write for kinds, write in _WRITERS if isinstance(value, kinds)), None)
         if writer is None and _is_state(value):
             writer = _Walk.by_type
@@ -120,7 +120,7 @@ class _Walk:
             canon.sequence(b"#", [number])
             return True
         self._numbers[id(value)] = len(self._numbers)
-        self._alive.append(value)  # so that its id is not given to another one
+        self._alive.append(value)  # so that its id is not reused
         writer(self, value, canon)
         return True
 
@@ -130,7 +130,7 @@ class _Walk:
             self._called.setdefault(id(value), {"__call__"}).update(methods)
             self._alive.append(value)
 
-    # --- what there is ------------------------------------------------------------------------------------------------
+    # --- objects ------------------------------------------------------------------------------------------------------
 
     def function(self, value: types.FunctionType, canon: Canon) -> None:
         if not self._own(value) and _can_be_found(value):
@@ -144,7 +144,7 @@ class _Walk:
         for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
             self._name(name, partial(getattr, cell, "cell_contents"), name in changed, canon)
         if not self._own(value):
-            canon.text(b"V", _versioned(value))  # made inside an installed function: the rest of its code has a version
+            canon.text(b"V", _versioned(value))  # defined inside an installed function, whose code has a version
             return
         chains = _chains(node)
         for name in sorted(_global_names(code)):
@@ -191,7 +191,7 @@ class _Walk:
     def by_type(self, value: Any, canon: Canon) -> None:
         canon.text(b"V", f"a {type(value).__name__}")
 
-    # --- what functions name ------------------------------------------------------------------------------------------
+    # --- names in functions -------------------------------------------------------------------------------------------
 
     def _global(
         self, scope: dict[str, Any], name: str, chains: Iterable[tuple[str, ...]], changed: bool, canon: Canon
@@ -207,7 +207,7 @@ class _Walk:
     def _attributes(
         self, name: str, found: Any, chains: Iterable[tuple[str, ...]], changed: bool, canon: Canon
     ) -> None:
-        """Write what a function reaches through a module: `helpers.clean`, or `package.helpers.clean`."""
+        """Write what a function uses through a module, such as `helpers.clean` or `package.helpers.clean`."""
         reached: dict[str, Any] = {}
         for chain in chains:
             path, value = name, found
@@ -222,7 +222,7 @@ class _Walk:
     def _imports(
         self, function: types.FunctionType, node: ast.AST, chains: dict[str, set[tuple[str, ...]]], canon: Canon
     ) -> None:
-        """Write what a function imports itself."""
+        """Write the imports inside a function."""
         for part in ast.walk(node):
             if isinstance(part, ast.Import):
                 for one in part.names:
@@ -243,18 +243,18 @@ class _Walk:
                     self._attributes(bound, found, chains.get(bound, ()), False, canon)
 
     def _imported(self, name: str, function: types.FunctionType) -> Any:
-        """A module by name: imported if it has no version, so that its code can be looked at; else its name."""
+        """Return a module, imported to inspect its code, if it has no version. Otherwise return its name."""
         try:
             if name.startswith("."):
                 name = importlib.util.resolve_name(name, function.__globals__.get("__package__") or "")
             if name not in sys.modules and _version_of(name) is not None:
                 return f"{name} {_version_of(name)}"
             return importlib.import_module(name)
-        except Exception:  # the function will meet the same error, or never comes there
+        except Exception:  # the function gets the same error, or never runs this import
             return f"{name}?"
 
     def _without_state(self, value: Any, canon: Canon) -> bool:
-        """Write an instance of a class of one's own but for what its methods change. False: it has nothing such."""
+        """Write an instance of a user's class without attributes that its methods change. False if it has none."""
         cls: Any = type(value)
         state = _state_of(cls, self._called.get(id(value), ()))
         content = getattr(value, "__dict__", None)
@@ -268,7 +268,7 @@ class _Walk:
         return True
 
     def _pydantic_fields(self, cls: type, canon: Canon) -> None:
-        """Write the fields of a model: what else pydantic generates has addresses in it."""
+        """Write the fields of a model. Everything else that pydantic generates contains memory addresses."""
         for name, info in sorted((vars(cls).get("__pydantic_fields__") or {}).items()):
             canon.text(b"s", f"{name}: {info.annotation!r}" if isinstance(info.annotation, type) else name)
             self._name(name, partial(_itself, [info.default, info.default_factory, info.alias]), False, canon)
@@ -289,7 +289,7 @@ class _Walk:
             raise Unhashable(f"{name!r}, which it uses: {error}") from error.__cause__
 
     def _own(self, value: Any) -> bool:
-        """Whether to look into something, because no version stands for it."""
+        """Return whether to inspect an object, because it has no version."""
         package = _package(value)
         return _version_of(package) is None or (package == self._package and _is_from_folder(package))
 
@@ -340,7 +340,7 @@ _CLASS_NOISE = frozenset(
         "__annotate_func__",
         "__classdictcell__",
         "__hash__",
-        # made by use: pickling, signatures, annotations that are resolved
+        # created during use: pickling, signatures, resolved annotations
         "__slotnames__",
         "__signature__",
         "__class_vars__",
@@ -356,7 +356,7 @@ def _itself(value: Any) -> Any:
 
 
 def _parts(member: Any) -> Iterator[Any]:
-    """The functions inside a property, class method or static method; else the member itself."""
+    """Yield the functions inside a property, class method or static method. Otherwise yield the member itself."""
     if isinstance(member, property):
         yield from (part for part in (member.fget, member.fset, member.fdel) if part is not None)
     elif isinstance(member, classmethod | staticmethod):
@@ -368,13 +368,13 @@ def _parts(member: Any) -> Iterator[Any]:
 
 
 def _has_source(function: types.FunctionType) -> bool:
-    """Not those that a decorator of the class has generated, as for dataclasses."""
+    """Return False for functions that a class decorator has generated, as for dataclasses."""
     inner: Any = inspect.unwrap(function)  # the __repr__ of a dataclass is wrapped
     return not inner.__code__.co_filename.startswith("<")
 
 
 def _is_state(value: Any) -> bool:
-    """Whether a value changes by use alone, so that only its type counts."""
+    """Return whether a value changes just by being used, so that only its type is included."""
     if isinstance(value, _STATES):
         return True
     torch = sys.modules.get("torch")
@@ -397,9 +397,9 @@ _STATES: tuple[type, ...] = (
 
 
 def _state_of(cls: type, called: Iterable[str]) -> set[str]:
-    """The attributes of an object that use changes: cached properties, and what the methods that are called assign.
+    """Return the attributes that change during use: cached properties, and those that called methods assign.
 
-    What other methods assign (`load`, `fit`) makes the object what it is.
+    Attributes that other methods assign, such as `load` or `fit`, are part of the meaning of the object.
     """
     methods: dict[str, types.FunctionType] = {}
     found: set[str] = set()
@@ -425,7 +425,7 @@ def _state_of(cls: type, called: Iterable[str]) -> set[str]:
 
 
 def _can_be_found(function: Any) -> bool:
-    """Whether something is what its module has under its name, and so has the module's version."""
+    """Return whether a function is the one in its module under its name, so that the module's version applies."""
     name = getattr(function, "__qualname__", None)
     if not isinstance(name, str):
         return False
@@ -435,7 +435,7 @@ def _can_be_found(function: Any) -> bool:
     return getattr(found, "__func__", found) is function
 
 
-# --- whose is it? ----------------------------------------------------------------------------------------
+# --- origin --------------------------------------------------------------------------------------------
 
 
 def _module_of(value: Any) -> str:
@@ -460,7 +460,7 @@ def _versioned(value: Any) -> str:
 
 @functools.cache
 def _version_of(module: str) -> str | None:
-    """The version that stands for a module's code. None if there is none: the code may change at any time."""
+    """Return the version of a module's code, or None if the code can change without a new version."""
     root = module.partition(".")[0]
     if not root or root == "builtins" or root in sys.stdlib_module_names:
         return ".".join(platform.python_version_tuple()[:2]) if root != "__main__" else None
@@ -479,7 +479,7 @@ def _version_of(module: str) -> str | None:
 
 
 def _spec_of(root: str) -> Any:
-    """Where a package would be imported from, without importing it."""
+    """Return from where a package would be imported, without importing it."""
     try:
         return importlib.util.find_spec(root)
     except (ImportError, ValueError):
@@ -488,7 +488,7 @@ def _spec_of(root: str) -> Any:
 
 @functools.cache
 def _is_from_folder(root: str) -> bool:
-    """Whether a package was installed from a folder (`pip install .`): its code changes without its version."""
+    """Return whether a package was installed from a folder (`pip install .`), so its code may change silently."""
     try:
         origin = importlib.metadata.distribution(root).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -506,21 +506,21 @@ _NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def _definition(function: types.FunctionType) -> Node:
-    """The syntax tree of a function."""
+    """Return the syntax tree of a function."""
     code = function.__code__
     lines = linecache.getlines(code.co_filename, function.__globals__)
     if not lines:
         linecache.checkcache(code.co_filename)
         lines = linecache.getlines(code.co_filename, function.__globals__)
     if not lines:
-        raise Unhashable(f"the source of {label(function)} is not to be had")
+        raise Unhashable(f"the source of {label(function)} is not available")
     found = _find(code, _nodes("".join(lines)))
     if found is None:
         linecache.checkcache(code.co_filename)
         lines = linecache.getlines(code.co_filename, function.__globals__)
         found = _find(code, _nodes("".join(lines)))
     if found is None:
-        raise Unhashable(f"the source of {label(function)} is not what runs: it was changed, or made by a program")
+        raise Unhashable(f"the source of {label(function)} differs from the code that runs: it was edited or generated")
     return found
 
 
@@ -533,7 +533,7 @@ def _find(code: types.CodeType, nodes: dict[int, list[Node]]) -> Node | None:
     ]
     if len(candidates) <= 1:
         return candidates[0] if candidates else None
-    # Several lambdas on one line: the one that spans all of the code, and no more than that.
+    # Of several lambdas on one line, choose the smallest one that spans all of the code.
     spots = [spot for spot in code.co_positions() if None not in spot and spot[3]]
     spanning = [
         node
@@ -547,7 +547,7 @@ def _find(code: types.CodeType, nodes: dict[int, list[Node]]) -> Node | None:
 
 @functools.lru_cache(maxsize=64)
 def _nodes(source: str) -> dict[int, list[Node]]:
-    """Every function in a source, by the line that its code object says."""
+    """Return all functions in a source by the line number of their code objects."""
     try:
         tree = _parse(source)
     except (SyntaxError, ValueError):
@@ -561,11 +561,11 @@ def _nodes(source: str) -> dict[int, list[Node]]:
 
 
 def _parse(source: str) -> ast.Module:
-    """Parse a source, although garbage collection may run Python code meanwhile.
+    """Parse a source with garbage collection turned off.
 
-    Python 3.11 counts the depth of the syntax tree in one place. Where the collector runs code that parses, too, or
-    lets another thread do so, the count no longer fits, and a sound source is refused
-    (https://github.com/python/cpython/issues/106905). Nothing can run between while the collector is off.
+    Python 3.11 has one global counter for the depth of the syntax tree. If the collector runs code that parses, too, or
+    lets another thread do so, the counter is wrong and a valid source is refused
+    (https://github.com/python/cpython/issues/106905).
     """
     try:
         return ast.parse(source)
@@ -585,7 +585,7 @@ def _arguments(node: Node) -> tuple[str, ...]:
 
 
 def _dump(node: ast.AST) -> str:
-    """A syntax tree as text: without places, docstrings and what is empty, so that versions of Python agree."""
+    """Return a syntax tree as a string without positions, docstrings and empty fields, which vary between Pythons."""
     parts = []
     for name, value in ast.iter_fields(node):
         if name in ("type_comment", "type_ignores", "ctx", "kind"):
@@ -617,7 +617,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    """The globals that code names, inner functions included."""
+    """Return the globals that code uses, including inner functions."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
@@ -626,7 +626,7 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _chains(node: ast.AST) -> dict[str, set[tuple[str, ...]]]:
-    """The attributes that code asks of each name: `a.b.c` is `("b", "c")` of `a`."""
+    """Return the attributes that code uses of each name: `a.b.c` gives `("b", "c")` for `a`."""
     found: dict[str, set[tuple[str, ...]]] = {}
     for part in ast.walk(node):
         chain: list[str] = []
@@ -665,7 +665,7 @@ _CHANGING = frozenset(
 
 
 def _changed_by(node: ast.AST) -> set[str]:
-    """The names whose values a function changes."""
+    """Return the names whose values a function changes."""
     found: set[str] = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Global | ast.Nonlocal):
@@ -683,7 +683,7 @@ def _changed_by(node: ast.AST) -> set[str]:
 
 
 def _changed_of(node: ast.AST, owner: str) -> set[str]:
-    """The attributes of a variable that a function changes: `a` for `self.a += 1` and `self.a[0].append(1)`."""
+    """Return the attributes of a variable that a function changes: `a` for `self.a += 1` or `self.a[0].append(1)`."""
     found: set[str] = set()
     for part in ast.walk(node):
         targets: list[ast.AST] = []
@@ -701,7 +701,7 @@ def _changed_of(node: ast.AST, owner: str) -> set[str]:
 
 
 def _base(node: ast.AST) -> Iterator[str]:
-    """The variable at the root of `a.b[c].d`."""
+    """Yield the variable at the root of an expression: `a` for `a.b[c].d`."""
     while isinstance(node, ast.Attribute | ast.Subscript):
         node = node.value
     if isinstance(node, ast.Name):

@@ -1,4 +1,4 @@
-"""Flushing: keeping results until they are written, and writing them in time."""
+"""Flushing: keep results in memory, and write them in time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .log_writer import LogWriter
 from .selection import Selection
 
 _FLUSH_BYTES = 16 << 20
-"""Results of this size are written before the batch is full: a bound on memory, and large enough that writing takes
-longer than what a write costs besides."""
+"""Results of this total size are written before the batch is full. This limits memory, and is so large that the fixed
+cost of a write does not matter."""
 
 
 class WorkInProgress:
-    """Items at work: which of them are done, and which of those are written.
+    """Items being computed: which of them are done, and which of those are written.
 
-    Times are measured with a clock that nobody can set; `epoch` is the time of day at which that clock was 0.
+    Times are measured with a monotonic clock; `epoch` is the time of day at which that clock was 0.
     """
 
     __slots__ = ("ends", "epoch", "keys", "outcomes", "positions", "start", "values", "written")
@@ -47,11 +47,11 @@ class WorkInProgress:
 
     @property
     def position(self) -> int:
-        """The position of the item at work."""
+        """The position of the item that is being computed."""
         return int(self.positions[len(self.ends)])
 
     def take(self) -> Batch | None:
-        """Return what is done and not written. A thread may add results meanwhile: `ends` grows last."""
+        """Return the results that are done but not written. Another thread may add results: `ends` grows last."""
         first, end = self.written, len(self.ends)
         if end == first:
             return None
@@ -74,17 +74,17 @@ class WorkInProgress:
 
 
 class Flusher:
-    """Writes results to the log: when asked, and whenever `max_wait_time` is over.
+    """Writes results to the log: on request, and whenever `max_wait_time` is over.
 
     Args:
         job: The job.
         log: Its log.
-        interrupts: Signals wait while results are written.
+        interrupts: Delays signals while results are written.
         on_flush: Called with the number of results of each write.
 
     Attributes:
         rows: Results since the last write.
-        fresh: What this run has written, if the results of earlier runs do not count.
+        fresh: What this run has written, if the job ignores the results of earlier runs.
     """
 
     def __init__(self, job: Job, log: Log, interrupts: Interrupts, on_flush: Callable[[int], None] | None) -> None:
@@ -105,7 +105,7 @@ class Flusher:
 
     @property
     def segment(self) -> str:
-        """The segment that is written."""
+        """The segment that this run writes."""
         return self._writer.segment
 
     @property
@@ -114,7 +114,7 @@ class Flusher:
         return self._bytes > _FLUSH_BYTES
 
     def open(self) -> None:
-        """Register a segment, so that others know that this process is at work, and start the timer."""
+        """Register a segment, which tells other processes that this one is working, and start the timer."""
         self._writer.open()
         if self._job.max_wait_time is not None and self._timer is None:
             self._timer = threading.Thread(
@@ -123,7 +123,7 @@ class Flusher:
             self._timer.start()
 
     def begin(self, work: Selection) -> WorkInProgress:
-        """Note that items are at work: from now on their results are written.
+        """Start items: from now on, their results are written.
 
         Raises:
             SnapshotsError: The timer could not write earlier results.
@@ -136,12 +136,12 @@ class Flusher:
         return begun
 
     def begun(self) -> list[Keys]:
-        """Return the keys of the items that are at work, or done and not written."""
+        """Return the keys of the items that are being computed, or are done but not written."""
         with self._lock:
             return [work.keys for work in self._works]
 
     def freeze(self, value: Any, position: int) -> Any:
-        """Return a result in a form that cannot change any more.
+        """Return a result in an immutable form.
 
         Raises:
             UnserialisableResult: It cannot be stored.
@@ -156,7 +156,7 @@ class Flusher:
         return value
 
     def flush(self) -> None:
-        """Write what is done."""
+        """Write finished results."""
         with self._lock, self._interrupts.delayed():
             parts = [(work, batch) for work in self._works if (batch := work.take()) is not None]
             if parts:
@@ -168,14 +168,14 @@ class Flusher:
                     self.fresh.add(batch.keys, np.zeros(len(batch), np.uint64))
                 if self._on_flush is not None:
                     self._on_flush(len(batch))
-            # The last one may still be at work.
+            # The last item may not be done yet.
             self._works = [work for work in self._works if work.written < len(work.positions)][-1:]
             self.rows = 0
             self._bytes = 0
             self._last = time.monotonic()
 
     def close(self) -> None:
-        """Write what is done, and close the segment. After a failure to write, what was written before stays."""
+        """Write finished results, and close the segment. If this fails, results that were written before are safe."""
         self._stop.set()
         with self._interrupts.delayed():
             try:

@@ -1,9 +1,9 @@
-"""One result as bytes: what a function returned, or why it has failed.
+"""One result as bytes: what a function returned, or why it failed.
 
-A *frozen* result cannot change any more. Small plain values are frozen as they are. Everything else is converted to
-bytes at once, because a function may well return the same list again and again. Strings, numbers, and lists and dicts
-of them are MessagePack, which is several times faster than the general way; everything else is encoded as values of
-snapshots are. Pickle is used only for objects that nothing else can hold, and only if the repository allows it.
+A *frozen* result is immutable. Small plain values are frozen as they are. Everything else is converted to bytes
+immediately, because a function may change and return the same list again. Strings, numbers, and lists and dicts of them
+are stored as MessagePack, which is several times faster. Everything else is encoded like the values of snapshots.
+Pickle is used only for objects that have no other form, and only if the repository allows it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ..errors import UnserialisableLeaf
 from ..values import MemoryBody, decode, encode
 
 LIMIT = 1 << 30
-"""Most bytes of one result. A record is sealed and read as a whole, so that larger ones would cost that much memory."""
+"""The most bytes of one result. A record is sealed and read as a whole, so larger ones would need as much memory."""
 
 _LONG = 4096
-"""Strings and bytes from this length on are converted to bytes, so that their size counts towards the next flush."""
+"""Strings and bytes of at least this length are converted, so that their size counts towards the next flush."""
 
 SCALARS = frozenset({type(None), bool, int, float})
 """Results of these types are frozen as they are, without a call."""
 
 _PLAIN = SCALARS | {str, bytes}
 _DEEP = 16
-"""Levels of lists and dicts up to which a result is looked through for plain values."""
+"""How many levels of lists and dicts are searched to see if a result is plain."""
 
 _MSGPACK, _VALUE, _FAILURE = b"m", b"v", b"f"
 _LENGTH = struct.Struct("<I")
@@ -55,7 +55,7 @@ class Failure:
         item: The beginning of the `repr` of the item.
         kind: The class of the exception.
         message: The message of the exception.
-        traceback: The end of its traceback, as text.
+        traceback: The end of its traceback, as a string.
     """
 
     item: str
@@ -71,12 +71,12 @@ _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 
 
 def freeze(value: Any, limit: int = LIMIT, *, allow_pickle: bool = True) -> Any:
-    """Return a result in a form that cannot change any more: itself, if it is small and plain, else a `Frozen`.
+    """Return a result in an immutable form: the value itself if it is small and plain, otherwise a `Frozen`.
 
     Args:
         value: What the function returned.
-        limit: Most bytes that it may take.
-        allow_pickle: Whether objects that nothing else can hold are pickled.
+        limit: The most bytes that it may take.
+        allow_pickle: Whether to pickle objects that have no other form.
 
     Raises:
         Unserialisable: It cannot be written, or takes more than `limit` bytes.
@@ -105,7 +105,7 @@ def thaw(data: memoryview, allow_pickle: bool) -> Any:
 
     Raises:
         PickleRefused: It was pickled, and `allow_pickle` is False.
-        IntegrityError, ValueError: The bytes are not what was written.
+        IntegrityError, ValueError: The bytes are damaged.
     """
     tag, content = bytes(data[:1]), data[1:]
     if tag == _MSGPACK:
@@ -113,11 +113,11 @@ def thaw(data: memoryview, allow_pickle: bool) -> Any:
     if tag == _FAILURE:
         return _decode_failure(content)
     if tag != _VALUE or len(content) < _LENGTH.size:
-        raise ValueError(f"{tag!r} is no kind of result")
+        raise ValueError(f"unknown result type {tag!r}")
     [size] = _LENGTH.unpack_from(content)
     end = _LENGTH.size + int(size)
     if end > len(content):
-        raise ValueError("a result is cut")
+        raise ValueError("a result is truncated")
     return decode(bytes(content[_LENGTH.size : end]), MemoryBody(content[end:]), allow_pickle=allow_pickle)
 
 
@@ -133,7 +133,7 @@ def _one(value: Any, limit: int, allow_pickle: bool) -> Frozen:
                 return Frozen(_MSGPACK + data)
         if isinstance(value, types.GeneratorType | types.AsyncGeneratorType | types.CoroutineType):
             kind = "a coroutine" if type(value) is types.CoroutineType else "a generator"
-            raise Unserialisable(f"the function returned {kind}, which can be used only once. Let it return a list.")
+            raise Unserialisable(f"the function returned {kind}, which can be used only once. Return a list instead.")
         encoded = encode(value, allow_pickle=allow_pickle)
         size = _LENGTH.size + len(encoded.manifest) + sum(map(len, encoded.buffers))
         _check_size(size, limit)
@@ -143,22 +143,22 @@ def _one(value: Any, limit: int, allow_pickle: bool) -> Frozen:
     except UnserialisableLeaf as error:
         where = f", at {error.path}" if error.path else ""
         raise Unserialisable(
-            f"its result, a {type(value).__qualname__}, cannot be kept{where} (it {error.reason})"
+            f"its result, a {type(value).__qualname__}, cannot be stored{where} (it {error.reason})"
         ) from error
-    except Exception as error:  # the code of any object runs here
-        raise Unserialisable(f"its result, a {type(value).__qualname__}, cannot be kept ({error})") from error
+    except Exception as error:  # runs code of any class
+        raise Unserialisable(f"its result, a {type(value).__qualname__}, cannot be stored ({error})") from error
 
 
 def _check_size(size: int, limit: int) -> None:
     if size >= limit:
         raise Unserialisable(
-            f"its result takes {size + 1:,} bytes, and at most {limit:,} are kept. Let the function store it, for "
-            "example as a snapshot, and return where it is."
+            f"its result takes {size + 1:,} bytes, more than the limit of {limit:,}. Store it in the function, for "
+            "example as a snapshot, and return its id."
         )
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether MessagePack brings a value back with every type as it is. Looks at types only, at the speed of C."""
+    """Return whether MessagePack preserves every type in a value. Checks only types, at the speed of C."""
     cls = type(value)
     if cls in _PLAIN:
         return True

@@ -1,4 +1,4 @@
-"""Signals during a run: none interrupts a write, and SIGTERM ends a run as an exception does."""
+"""Signals during a run: they never interrupt a write, and SIGTERM ends a run like an exception."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Interrupts:
                 signal.signal(number, old)
         self._old.clear()
         if self._terminated:
-            # SIGTERM had its default effect before: the process ends by it, now that the results are written.
+            # SIGTERM had its default handler before, so end the process with it, now that the results are written.
             signal.raise_signal(signal.SIGTERM)
 
     def delayed(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which signals wait for its end."""
+        """Return a context manager that delays signals until its end."""
         return self._delay if self._old and threading.current_thread() is threading.main_thread() else _NOTHING
 
     def hold(self) -> None:
-        """Let signals wait until `release`."""
+        """Delay signals until `release`."""
         self._depth += 1
 
     def release(self) -> None:
@@ -69,7 +69,7 @@ class Interrupts:
 
 
 class _Delay(contextlib.AbstractContextManager[None]):
-    """See `Interrupts.delayed`. One object for all writes, because `contextmanager` costs more than a small write."""
+    """The context manager of `Interrupts.delayed`, reused because a new one would cost more than a small write."""
 
     def __init__(self, interrupts: Interrupts) -> None:
         self._interrupts = interrupts

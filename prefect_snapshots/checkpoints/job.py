@@ -1,4 +1,4 @@
-"""Jobs: what to compute for each item of an iterable, and how."""
+"""Jobs: the function to call for each item of an iterable, and the options to do so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .fingerprint import fingerprint, label
 
 @dataclass(frozen=True)
 class Job:
-    """What to compute for each item, and how. A job travels to other processes if its function does.
+    """The function to call for each item, and the options to do so. It can be pickled if its function can.
 
     Attributes:
         repository: Where the results are stored.
@@ -22,15 +22,15 @@ class Job:
         function: Called with each item. Its return value is the result of the item.
         fingerprint: The fingerprint of the function.
         function_label: The name of the function in reports.
-        key: Called with an item. Returns a value that identifies it.
-        batch_size: Items between two writes.
-        max_wait_time: Most seconds between two writes. None: only `batch_size` counts.
-        max_retries: How often a failing item is tried again at once.
-        fatal_exceptions: Exceptions that stop the run at once.
-        max_consecutive_exceptions: How many failing items in a row stop the run. None: any number is accepted.
+        key: A function that gets an item and returns a value that identifies it.
+        batch_size: The number of items between two writes.
+        max_wait_time: The most seconds between two writes. None: no limit.
+        max_retries: How often a failing item is retried, immediately.
+        fatal_exceptions: Exceptions that stop the run immediately.
+        max_consecutive_exceptions: How many failing items in a row stop the run. None: no limit.
         skip_item_errors: Whether the run continues after an item fails.
-        retry_failed_items: Whether items that failed in an earlier run are tried again.
-        refresh: Whether items are computed again although they have results.
+        retry_failed_items: Whether items that failed in an earlier run are retried.
+        refresh: Whether items that have results are computed again.
     """
 
     repository: Repository
@@ -50,7 +50,7 @@ class Job:
 
 
 def check_batches(batch_size: int, max_wait_time: float | None) -> None:
-    """Refuse sizes and waiting times of batches that make no sense.
+    """Check the size and the waiting time of batches.
 
     Raises:
         InvalidArgument: One of them is not a positive number.
@@ -70,7 +70,7 @@ def exception_classes(given: object) -> tuple[type[BaseException], ...]:
     classes = tuple(given) if isinstance(given, Iterable) else (given,)
     for item in classes:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise InvalidArgument(f"fatal_exceptions must be an exception class, or several, not {item!r}.")
+            raise InvalidArgument(f"fatal_exceptions must be one or more exception classes, not {item!r}.")
     return classes
 
 
@@ -90,8 +90,8 @@ def make_job(
     """Check the arguments and return a job.
 
     Raises:
-        InvalidArgument: An argument has an impossible value.
-        InvalidName: The name cannot be stored.
+        InvalidArgument: An argument is invalid.
+        InvalidName: The name is invalid.
         UnfingerprintableFunction: The function has no fingerprint. Pass `function_version`.
     """
     check_batches(batch_size, max_wait_time)

@@ -1,11 +1,11 @@
-"""Keys of items: 16 bytes that are identical if and only if the items are, in every process and under every hash seed.
+"""Keys of items: 16 bytes that are identical if and only if the items are, in every process and for every hash seed.
 
 Identical means the same type and the same content. `1`, `True`, `1.0`, `"1"`, `[1]` and `(1,)` have different keys. The
-order of a dict or a set does not count, that of an `OrderedDict` does. Floats count bit by bit: `-0.0` is not `0.0`,
-and a NaN is identical to itself.
+order of a dict or a set is ignored, that of an `OrderedDict` is not. Floats are compared bit by bit: `-0.0` is not
+`0.0`, and a NaN is identical to itself.
 
-Integers of 64 bits and floats are their own keys, next to a mark of their type. Everything else is converted to
-`canonical` bytes, which are hashed. Keys lie in arrays of shape (n, 2), because there may be ten million of them.
+The key of a 64-bit integer or a float is the number itself with a mark of its type. Everything else is converted to
+`canonical` bytes, which are hashed. Keys are stored in arrays of shape (n, 2), because there may be ten million.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Keys: TypeAlias = NDArray[np.uint64]
 """Keys of items, shape (n, 2)."""
 
 KEY_SIZE = 16
-"""Bytes of a key: with 128 bits, two of 10^12 items share a key with a probability below 10^-14."""
+"""Bytes per key: with 128 bits, the probability that any two of 10^12 items share a key is below 10^-14."""
 
 
 def item_keys(items: Sequence[Any], *, key: Callable[[Any], Any] | None = None, first: int = 0) -> Keys:
@@ -34,14 +34,14 @@ def item_keys(items: Sequence[Any], *, key: Callable[[Any], Any] | None = None, 
 
     Args:
         items: Any values.
-        key: Called with an item. Returns a value that identifies it.
+        key: A function that gets an item and returns a value that identifies it. Default: the item itself.
         first: The position of the first item, for messages. Default: 0.
 
     Returns:
         An array of shape (n, 2).
 
     Raises:
-        UnhashableItem: An item has no content that another process could compare, or `key` failed.
+        UnhashableItem: An item cannot be compared between processes, or `key` failed.
 
     Example:
         >>> keys = item_keys([1, True, 1.0, "1", {"a": 1}])
@@ -63,12 +63,12 @@ def stable_hash(value: Any) -> bytes:
     """Return the key of one value: 16 bytes, identical in every process.
 
     Raises:
-        UnhashableItem: The value has no content that another process could compare.
+        UnhashableItem: The value cannot be compared between processes.
     """
     return item_keys([value]).tobytes()
 
 
-# --- quick ways for many items of one type ---------------------------------------------------------------
+# --- fast paths for many items of one type ---------------------------------------------------------------
 
 _INTEGER_MARK, _FLOAT_MARK = 0x7073_696E_7400_0001, 0x7073_666C_7400_0002
 """The second half of a key whose first half is the number itself."""
@@ -128,7 +128,7 @@ def _apply(key: Callable[[Any], Any], items: Sequence[Any], first: int) -> list[
         try:
             found.append(key(item))
         except Exception as error:
-            raise UnhashableItem(index, f"key= failed with {type(error).__name__}: {error}") from error
+            raise UnhashableItem(index, f"the function `key` failed with {type(error).__name__}: {error}") from error
     return found
 
 

@@ -1,7 +1,7 @@
-"""The ledger: which items are done, and where their results lie, in 24 bytes an item.
+"""The ledger: which items are done, and where their results are stored, in 24 bytes per item.
 
-A *place* is one 64-bit number: outcome, segment, record and row. Keys and places lie in sorted *runs*, the older the
-larger, so that adding a batch moves few rows, and looking one up asks few runs.
+A *place* is one 64-bit number: outcome, segment, record and row. Keys and places are kept in sorted *runs*. Older runs
+are larger, so that adding a batch moves few rows and a look-up searches few runs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MOST_RECORDS = (1 << _RECORD_BITS) - 1
 MOST_SEGMENTS = (1 << _SEGMENT_BITS) - 1
 
 _GROWTH = 4
-"""How many times longer a run is than the next one: higher merges more often, lower makes look-ups ask more runs."""
+"""How many times longer a run is than the next one: higher means more merges, lower means more runs to search."""
 
 
 def place(segment: int, record: int) -> int:
-    """The place of the first row of a record, if it has a result."""
+    """Return the place of the first row of a record, for an item with a result."""
     return segment << _SEGMENT_AT | record << _ROW_BITS
 
 
 def places(segment: int, counts: NDArray[np.int64], outcomes: NDArray[np.uint8], first: int = 0) -> Places:
-    """The places of all rows in consecutive records of a segment, which have `counts` rows each."""
+    """Return the places of all rows in consecutive records of a segment, which have `counts` rows each."""
     bases = place(segment, first) + (np.arange(len(counts), dtype=np.uint64) << np.uint64(_ROW_BITS))
     return _places(bases, counts, outcomes)
 
@@ -51,27 +51,27 @@ def _places(bases: NDArray[np.uint64], counts: NDArray[np.int64], outcomes: NDAr
 
 
 def outcomes_of(found: Places) -> NDArray[np.uint8]:
-    """The outcomes of places that are not `MISSING`."""
+    """Return the outcomes of places that are not `MISSING`."""
     return (found >> np.uint64(_OUTCOME_AT)).astype(np.uint8)
 
 
 def records_of(found: Places) -> NDArray[np.int64]:
-    """Segment and record of each place, as one number."""
+    """Return the segment and record of each place as one number."""
     return ((found >> np.uint64(_ROW_BITS)) & np.uint64((1 << (_RECORD_BITS + _SEGMENT_BITS)) - 1)).astype(np.int64)
 
 
 def segments_of(found: Places) -> NDArray[np.int64]:
-    """The segment of each place."""
+    """Return the segment of each place."""
     return ((found >> np.uint64(_SEGMENT_AT)) & np.uint64(MOST_SEGMENTS)).astype(np.int64)
 
 
 def rows_of(found: Places) -> NDArray[np.int64]:
-    """The row of each place in its record."""
+    """Return the row of each place in its record."""
     return (found & np.uint64((1 << _ROW_BITS) - 1)).astype(np.int64)
 
 
 def split_record(number: int) -> tuple[int, int]:
-    """Segment and record of a number from `records_of`."""
+    """Return the segment and record of a number from `records_of`."""
     return number >> _RECORD_BITS, number & MOST_RECORDS
 
 
@@ -85,8 +85,8 @@ class _Run:
 class Ledger:
     """Keys and places.
 
-    Where a key was added twice, a result beats a failure, then the segment of higher precedence wins, then what was
-    written first.
+    If a key was added twice, a result wins over a failure, then the segment with higher precedence, then the item that
+    was written first.
     """
 
     def __init__(self) -> None:
@@ -101,15 +101,15 @@ class Ledger:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Its size in memory, in bytes."""
         return sum(part.nbytes for run in self._runs for part in (run.heads, run.tails, run.places))
 
     def prefer(self, precedence: NDArray[np.int64]) -> None:
-        """Say the precedence of each segment, by number: less is better. Before any of their rows is added."""
+        """Set the precedence of each segment, by number: lower is better. Call this before you add their rows."""
         self._precedence = precedence
 
     def add(self, keys: Keys, found: Places) -> None:
-        """Add items. The arrays must not change afterwards. What stopped a run is left out: it is to be done again."""
+        """Add items. The arrays must not change afterwards. Items that stopped a run are left out, to be retried."""
         kept = outcomes_of(found) != RAISED
         if not kept.all():
             keys, found = keys[kept], found[kept]
@@ -123,7 +123,7 @@ class Ledger:
             self._records.append((keys, first, outcomes))
 
     def find(self, keys: Keys) -> Places:
-        """Where items lie: an array of places, `MISSING` for what is not there."""
+        """Return the places of items, with `MISSING` for unknown items."""
         self._settle()
         heads, tails = keys[:, 0], keys[:, 1]
         result = np.full(len(keys), MISSING)
@@ -135,7 +135,7 @@ class Ledger:
                 same = run.tails[at[rows]] == tails[rows]
                 hits = rows[same]
                 result[hits] = self._better(result[hits], run.places[at[hits]])
-                # Another key with the same first half, as 1 and the float of the same bits.
+                # Another key may have the same first half, such as 1 and the float with the same bits.
                 rows = rows[~same]
                 at[rows] += 1
                 rows = rows[at[rows] < len(run.heads)]
@@ -143,7 +143,7 @@ class Ledger:
         return result
 
     def contents(self) -> tuple[Keys, Places]:
-        """Everything, in the order of the keys."""
+        """Return all keys and places, in the order of the keys."""
         self._settle()
         self._merge(len(self._runs))
         if not self._runs:
@@ -155,7 +155,7 @@ class Ledger:
         return np.where(self._rank(right) < self._rank(left), right, left)
 
     def _rank(self, found: Places) -> Places:
-        """Places in which the number of the segment is replaced by its precedence: less is better."""
+        """Return places with the number of the segment replaced by its precedence: lower is better."""
         if not len(self._precedence):
             return found
         segment = (found >> np.uint64(_SEGMENT_AT)) & np.uint64(MOST_SEGMENTS)
@@ -197,7 +197,7 @@ class Ledger:
         self._runs.append(self._sorted(*columns))
 
     def _sorted(self, heads: NDArray[np.uint64], tails: NDArray[np.uint64], found: Places) -> _Run:
-        # What is sorted already in parts, as merged runs are, is sorted in almost no time.
+        # Sorting is fast, because merged runs are already sorted in parts.
         order = np.argsort(heads, kind="stable")
         heads, tails, found = heads[order], tails[order], found[order]
         same = heads[1:] == heads[:-1]

@@ -27,7 +27,7 @@ from .starts import KIND, Starts
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """What is known of the results of one version of a function, without loading them.
+    """Information about the results of one version of a function.
 
     Attributes:
         name: The name of the checkpoints.
@@ -35,10 +35,10 @@ class CheckpointInfo:
         function: The name of the function.
         done: Items with a result.
         failed: Items that failed and have no result.
-        segments: Objects that hold the results.
+        segments: The number of stored objects that contain the results.
         started_at: When this version was last started, in UTC.
         pinned: Whether the name is exempt from retention.
-        damage: Why the results cannot be read, in which case `done` and `failed` are 0. None: they can.
+        damage: Why the results cannot be read, with `done` and `failed` 0. None if they can be read.
     """
 
     name: str
@@ -53,9 +53,9 @@ class CheckpointInfo:
 
 
 class CheckpointManager:
-    """Manage the checkpoints that `Snapper` and `@checkpointed` keep in a repository.
+    """Manage the checkpoints that `Snapper` and `@checkpointed` store in a repository.
 
-    A name holds the results of one or more versions of a function. Each version is known by its fingerprint.
+    A name has the results of one or more versions of a function. Each version is identified by its fingerprint.
     Wherever a method takes a `fingerprint`, the beginning of one is enough, and None means the version that was started
     last.
 
@@ -78,11 +78,11 @@ class CheckpointManager:
         self.repository = as_repository(repository)
 
     def list_names(self) -> list[str]:
-        """Return the names that have had checkpoints, sorted."""
+        """Return the sorted names that have, or once had, checkpoints."""
         return self.repository.names(KIND)
 
     def list_checkpoints(self, name: str | None = None) -> list[CheckpointInfo]:
-        """Return one row for each version of each function, the one that was started last first.
+        """Return the info of each version of each function, most recently started first.
 
         Args:
             name: Only the checkpoints of this name. Default: all names.
@@ -92,10 +92,10 @@ class CheckpointManager:
         return sorted(found, key=lambda info: info.started_at, reverse=True)
 
     def get_checkpoint(self, name: str, fingerprint: str | None = None) -> CheckpointInfo:
-        """Return what is known of one version of a function, without loading its results.
+        """Return the info of one version of a function, without loading its results.
 
         Raises:
-            CheckpointNotFound: Nothing has this name and fingerprint.
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint.
         """
         state = self._state(name)
         chosen = self._choose(name, state, fingerprint)
@@ -105,7 +105,7 @@ class CheckpointManager:
         """Load every result of one version of a function, in the order of the items when they were computed.
 
         Raises:
-            CheckpointNotFound: Nothing has this name and fingerprint.
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint.
             PickleRefused: A result was stored with pickle, and the repository was opened with `allow_pickle=False`.
             DamagedObject: Stored results are damaged or lost.
         """
@@ -116,11 +116,11 @@ class CheckpointManager:
 
         Args:
             name: The name of the checkpoints.
-            fingerprint: Delete only the results of this version of the function. Default: those of all versions.
-            force: Delete them although the name is pinned.
+            fingerprint: Delete only the results of this version of the function. Default: all versions.
+            force: Delete them even if the name is pinned.
 
         Returns:
-            The number of segments that were deleted. 0: there were none.
+            The number of deleted segments.
 
         Raises:
             InvalidArgument: The name is empty.
@@ -134,25 +134,25 @@ class CheckpointManager:
             state = tracked.state
             if state.pinned and not force and state.of(chosen):
                 raise Pinned(
-                    f"{name!r} is pinned. Nothing was deleted. Unpin it with `prefect-snapshots checkpoints unpin`, or "
+                    f"{name!r} is pinned, so nothing was deleted. Run `prefect-snapshots checkpoints unpin`, or "
                     "pass force=True."
                 )
 
         return len(_drop(tracked, lambda one: chosen in (None, one), check=refuse_pinned, all_of_it=chosen is None))
 
     def pin(self, name: str) -> None:
-        """Exempt all results of a name from retention, and refuse to delete them. Pinning again changes nothing.
+        """Exempt all results of a name from retention and deletion. Pinning twice changes nothing.
 
         Raises:
-            CheckpointNotFound: Nothing has this name.
+            CheckpointNotFound: There are no checkpoints with this name.
         """
         self._set_pinned(name, True)
 
     def unpin(self, name: str) -> None:
-        """Let retention delete results of a name again. Unpinning again changes nothing.
+        """Allow retention and deletion of the results of a name again. Unpinning twice changes nothing.
 
         Raises:
-            CheckpointNotFound: Nothing has this name.
+            CheckpointNotFound: There are no checkpoints with this name.
         """
         self._set_pinned(name, False)
 
@@ -161,11 +161,11 @@ class CheckpointManager:
     ) -> CleanupReport:
         """Delete the results of versions of functions that a retention policy does not keep.
 
-        The policy decides for each name by itself. The version that was started last always stays, and so does
-        everything of a pinned name. The next prune frees the space.
+        The policy is applied to each name separately. The version that was started last and all versions of a pinned
+        name are always kept. The next prune frees the space.
 
         Args:
-            policy: Which versions to keep, each as old as its last start.
+            policy: The retention policy. The age of a version is the time since its last start.
             dry_run: Only report what would be deleted.
             name: Clean up only this name. Default: all names.
 
@@ -173,7 +173,7 @@ class CheckpointManager:
             A report whose rows are called `NAME@FINGERPRINT`.
 
         Raises:
-            InvalidArgument: No policy was given, or the name is empty.
+            InvalidArgument: You passed no policy, or an empty name.
         """
         policy = RetentionPolicy.checked(policy)
         rows: list[RetentionRow] = []
@@ -192,10 +192,10 @@ class CheckpointManager:
         Args:
             name: The name of the checkpoints.
             old: The fingerprint of one version.
-            new: The fingerprint of the other one. Default: the version that was started last.
+            new: The fingerprint of the other version. Default: the version that was started last.
 
         Raises:
-            CheckpointNotFound: Nothing has this name and fingerprint.
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint.
         """
         return compare(self._log(name, old), self._log(name, new))
 
@@ -206,20 +206,20 @@ class CheckpointManager:
 
         Args:
             name: The name of the checkpoints.
-            fingerprint: Which version of the function. Default: the one that was started last.
-            format: `"markdown"`, for people, or `"json"`, for programs.
+            fingerprint: The version of the function. Default: the one that was started last.
+            format: "markdown", for people, or "json", for programs.
 
         Raises:
-            CheckpointNotFound: Nothing has this name and fingerprint.
-            InvalidArgument: There is no such format.
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint.
+            InvalidArgument: The format is unknown.
         """
         return render(name, self._metrics(name, fingerprint), format)
 
     def describe(self, name: str, fingerprint: str | None = None) -> Document:
-        """Return the report as a document, which can be shown as Markdown, HTML or in a terminal.
+        """Return the report as a document that can be shown as Markdown, as HTML or in a terminal.
 
         Raises:
-            CheckpointNotFound: Nothing has this name and fingerprint.
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint.
         """
         return describe(name, self._metrics(name, fingerprint))
 
@@ -231,14 +231,14 @@ class CheckpointManager:
 
     def _tracked(self, name: str) -> TrackedStream[Starts]:
         if not name:
-            raise InvalidArgument("The name of the checkpoints is empty. Say which one you mean.")
+            raise InvalidArgument("The name of the checkpoints is empty. Pass a name.")
         return TrackedStream(self.repository, KIND, name, Starts())
 
     def _state(self, name: str) -> Starts:
         return self._tracked(name).refresh()
 
     def _choose(self, name: str, state: Starts, wanted: str | None) -> str:
-        """The fingerprint that somebody means: the latest, or one that begins like that."""
+        """Return the latest fingerprint, or the one that begins with `wanted`."""
         starts = state.of(None)
         if not starts:
             known = hint(name, self.list_names())
@@ -256,7 +256,7 @@ class CheckpointManager:
         return found[0]
 
     def _infos(self, name: str, state: Starts) -> list[CheckpointInfo]:
-        """The versions of one name, the one that was started last first."""
+        """Return the versions of one name, most recently started first."""
         infos = []
         for fingerprint in dict.fromkeys(start.fingerprint for start in state.of(None)):
             starts = state.of(fingerprint)
@@ -310,9 +310,9 @@ def _drop(
     check: Callable[[], None] = lambda: None,
     all_of_it: bool = False,
 ) -> list[str]:
-    """Delete the segments of some fingerprints. Returns them.
+    """Delete the segments of some fingerprints, and return them.
 
-    Whatever merge is under way is dropped, too: it would bring back what it has read before.
+    A running merge is cancelled, too, because it would restore segments that it has already read.
     """
     dropped: list[str] = []
 
@@ -321,7 +321,7 @@ def _drop(
         state = tracked.state
         dropped[:] = [start.segment for start in state.of(None) if unwanted(start.fingerprint)]
         dropped.extend(one for one, owner in state.merging.items() if unwanted(owner))
-        # A name that is used again afterwards starts without the pin of what it was used for before.
+        # If the name is used again later, it must not start pinned.
         body = {"drops": list(dropped), **({"pinned": False} if all_of_it else {})}
         return Draft("clear", body) if dropped else None
 

@@ -1,4 +1,4 @@
-"""What a run did, item by item, and summed up for people and programs."""
+"""The metrics of a run: of each item, and as a report for people and programs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .ledger import MISSING, outcomes_of
 from .log import Log
 
 _SLOW = 3.0
-"""Standard deviations above the mean from which an item counts as slow: of a normal distribution, 1 in 740."""
+"""An item this many standard deviations above the mean is slow: 1 in 740 of a normal distribution."""
 _SHOWN = 20
-"""Slow items that a report names: enough to see a pattern, and the page stays readable."""
+"""How many slow items a report lists: enough to see a pattern, and the page stays readable."""
 _LISTED = 10
-"""Rows of a table for people: what fits on a screen."""
+"""The most rows of a table for people: as many as fit on a screen."""
 _PARTS = 40
-"""Bars of the chart: as many as can be told apart at its width."""
+"""The number of bars in the chart: as many as can be distinguished at its width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One item: its position when it was worked on, times in seconds since 1970, and how it went.
+    """The metrics of one item: its position in that run, times in seconds since 1970, and its outcome.
 
-    `item` is known of failed ones only, as the beginning of its `repr`; `error` is `Type: message`.
+    `item` is the beginning of the `repr` of a failed item, and `error` is `Type: message`.
     """
 
     index: int
@@ -50,12 +50,12 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """All items that were worked on, each by the attempt that counts, in the order of their positions.
+    """The metrics of all items, each with its last relevant attempt, in the order of their positions.
 
     Attributes:
-        positions: shape (n,).
-        starts, ends: seconds since 1970, shape (n,).
-        failures: why items have no result, by row.
+        positions: The positions of the items, shape (n,).
+        starts, ends: Seconds since 1970, shape (n,).
+        failures: Why items have no result, by row.
     """
 
     positions: NDArray[np.int64]
@@ -79,7 +79,7 @@ class Metrics:
 
 
 def load_metrics(log: Log) -> Metrics:
-    """What a log says of its items."""
+    """Return the metrics of all items in a log."""
     columns: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
     failed: dict[bytes, tuple[tuple[int, float, float], Failure]] = {}
     for batch, places in log.batches():
@@ -105,7 +105,7 @@ def load_metrics(log: Log) -> Metrics:
 
 
 def failures_of(log: Log, keys: Keys) -> dict[int, Failure]:
-    """Why items have no result, by their position among the keys."""
+    """Return why items have no result, by their position among the keys."""
     found: dict[bytes, Failure] = {}
     for batch, _ in log.batches():
         rows = np.flatnonzero(batch.outcomes != DONE)
@@ -119,7 +119,7 @@ def failures_of(log: Log, keys: Keys) -> dict[int, Failure]:
 
 
 def summarise(name: str, metrics: Metrics) -> dict[str, Any]:
-    """The figures of a report."""
+    """Return the figures of a report."""
     count = len(metrics)
     durations = metrics.ends - metrics.starts
     elapsed = float(metrics.ends.max() - metrics.starts.min()) if count else 0.0
@@ -144,10 +144,10 @@ def summarise(name: str, metrics: Metrics) -> dict[str, Any]:
 
 
 def render(name: str, metrics: Metrics, form: Literal["markdown", "json"]) -> str:
-    """A report as text.
+    """Return a report as a string.
 
     Raises:
-        InvalidArgument: there is no such form.
+        InvalidArgument: The format is unknown.
     """
     if form not in ("markdown", "json"):
         raise InvalidArgument(f'Unsupported report format {form!r}. Choose "markdown" or "json".')
@@ -157,7 +157,7 @@ def render(name: str, metrics: Metrics, form: Literal["markdown", "json"]) -> st
 
 
 def describe(name: str, metrics: Metrics) -> Document:
-    """A report as a document."""
+    """Return a report as a document."""
     title = f"Checkpoints of {name}"
     if not len(metrics):
         return Document(title, (Note("No items were processed."),))
@@ -191,7 +191,7 @@ def describe(name: str, metrics: Metrics) -> Document:
 
 
 def _throughput(metrics: Metrics) -> Iterator[Chart]:
-    """Items a second, in parts of equally many items: however long a run paused, only one part shows it."""
+    """Chart the items per second in parts with equal numbers of items, so that a pause affects only one part."""
     count = len(metrics)
     parts = min(_PARTS, count // 2)
     if parts < 2:

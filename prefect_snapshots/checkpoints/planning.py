@@ -1,4 +1,4 @@
-"""Planning: which items still have to be computed, in batches that any process can work on."""
+"""Planning: find the items without a result, and make batches that any process can compute."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .starts import Share
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Which of some items have to be computed.
+    """The items that have to be computed.
 
     Attributes:
         rows: Their indices, each key once.
-        counts: What is known of the other ones.
+        counts: The counts of the other items.
     """
 
     rows: NDArray[np.int64]
@@ -41,7 +41,7 @@ def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) ->
         job: The job.
         log: Its log.
         keys: The keys of the items, shape (n, 2).
-        fresh: What this run has computed already, if the results of earlier runs do not count.
+        fresh: What this run has computed already, if the job ignores the results of earlier runs.
     """
     found = (log if fresh is None else fresh).find(keys)
     wanted = found == MISSING
@@ -64,7 +64,7 @@ def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) ->
 
 
 def _firsts(keys: Keys) -> NDArray[np.int64] | slice:
-    """Where each key occurs for the first time."""
+    """Return the index of the first occurrence of each key."""
     heads = np.sort(keys[:, 0])
     if (heads[1:] != heads[:-1]).all():
         return slice(None)
@@ -73,10 +73,10 @@ def _firsts(keys: Keys) -> NDArray[np.int64] | slice:
 
 @dataclass(slots=True)
 class ItemBatch(Selection):
-    """Items to be computed together, by whichever process.
+    """Items to compute together, in any process.
 
     Attributes:
-        share: Which batch of a plan this is.
+        share: The number of this batch in its plan.
     """
 
     share: Share | None = None
@@ -84,15 +84,15 @@ class ItemBatch(Selection):
 
 @dataclass
 class Plan:
-    """The items without a result, in batches. Iterate over it once; the counts are final afterwards.
+    """The items without a result, in batches. You can iterate over it once. After that, the counts are final.
 
-    When the items raise an exception, you get the items before it as a batch, and then the exception.
+    If the iterable of items raises an exception, you get the items before it as a batch, and then the exception.
 
     Attributes:
         job: The job.
         items: The items.
-        counts: What is known of the items seen so far. Those of the batches count as skipped; add what became of a
-            batch with `RunCounts.after`.
+        counts: The counts of the items read so far. Items in batches count as skipped. Add the counts of a batch with
+            `RunCounts.after`.
     """
 
     job: Job
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def keys(self) -> Keys:
-        """The keys of all items seen so far, for `collect`."""
+        """The keys of all items read so far, for `collect`."""
         return np.concatenate(self._keys) if self._keys else np.zeros((0, 2), np.uint64)
 
     def __iter__(self) -> Iterator[ItemBatch]:
@@ -116,7 +116,7 @@ class Plan:
         while True:
             try:
                 selection = next(selections, None)
-            except Exception as error:  # the items before it are handed out first
+            except Exception as error:  # yield the items before it first
                 trouble = error
                 selection = None
             if selection is None:
@@ -136,7 +136,7 @@ class Plan:
             raise trouble
 
     def _select(self, log: Log) -> Iterator[Selection]:
-        """The items to be computed, window by window, each key once."""
+        """Yield the items to compute, window by window, each key once."""
         job, planned = self.job, Ledger()
         for window in windows(self.items, job.key, max(job.batch_size, WINDOW)):
             pending = find_pending(job, log, window.keys, planned if job.refresh else None)

@@ -1,4 +1,4 @@
-"""Reading the results of a job by the keys of its items."""
+"""Read the results of a job by the keys of its items."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ READ_WINDOW = 8192
 """Items whose results are read together: large reads, and at most a few megabytes of small results in memory."""
 
 _ATTEMPTS = 3
-"""How often a reader starts again because segments were merged and pruned while it read. Each time needs another merge
-and another prune in between."""
+"""How often a reader starts again if segments are merged and pruned while it reads. Each time takes another merge and
+another prune."""
 
 RAISE: Any = object()
 """Default of `missing=`: a missing result is an error."""
@@ -38,11 +38,11 @@ def collect(job: Job, keys: Keys | Iterable[Keys], *, missing: Any = RAISE, log:
     Args:
         job: The job.
         keys: An array of shape (n, 2), or several of them.
-        missing: Returned for each item without a result. Default: an item without a result is an error.
-        log: The log of the job, if you have opened it before.
+        missing: What to yield for an item without a result. Default: raise `IncompleteResults`.
+        log: The log of the job, if you have already opened it.
 
     Raises:
-        IncompleteResults: An item has no result, and `missing` was not given.
+        IncompleteResults: An item has no result, and you did not pass `missing`.
     """
     return read(log or open_log(job), keys, missing)
 
@@ -58,12 +58,12 @@ def read(log: Log, keys: Keys | Iterable[Keys], missing: Any = RAISE) -> Iterato
 
 
 def read_recorded(log: Log) -> Iterator[Any]:
-    """Stream every result of a log, in the order of the positions that the items had."""
+    """Stream every result of a log, in the order of the items when they were computed."""
     return read(log, recorded_keys(log))
 
 
 def recorded_keys(log: Log) -> Keys:
-    """Return the keys of all results, in the order of the positions that the items had."""
+    """Return the keys of all results, in the order of the items when they were computed."""
     keys: list[Keys] = [np.zeros((0, 2), np.uint64)]
     positions: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for batch, places in log.batches():
@@ -77,7 +77,7 @@ def check_complete(log: Log, parts: Iterable[Keys]) -> None:
     """Check that every item has a result, before any result is read.
 
     Raises:
-        IncompleteResults: Some have none.
+        IncompleteResults: An item has no result.
     """
     total = missing = failed = 0
     first = -1

@@ -1,4 +1,4 @@
-"""Failing items: trying them again, counting them, and deciding which failure stops a run."""
+"""Failing items: retry them, count them, and decide which failure stops a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .job import Job
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """An item that failed for good.
+    """An item that failed finally.
 
     Attributes:
         stored: The failure in the form of a result.
@@ -28,10 +28,10 @@ class GivenUp:
 
 
 class Retries:
-    """Tries failing items again as the job says.
+    """Retries failing items as the job says.
 
     Attributes:
-        in_a_row: Items that have failed since the last one that succeeded. Whoever sees one succeed sets it to 0.
+        in_a_row: Items that have failed since the last success. The caller sets it to 0 when an item succeeds.
         failed: Items that have failed.
         failures: Item and exception of each failure that did not stop the run.
     """
@@ -43,7 +43,7 @@ class Retries:
         self.failures: list[tuple[Any, Exception]] = []
 
     def again(self, call: Callable[[Any], Any], item: Any, error: Exception, position: int) -> Any:
-        """Try an item again that failed with `error`. Returns its result, or what to do as a `GivenUp`."""
+        """Retry an item that failed with `error`. Return its result or a `GivenUp`."""
         job = self._job
         for _ in range(job.max_retries):
             if isinstance(error, job.fatal_exceptions):
@@ -65,7 +65,7 @@ class Retries:
         if job.max_consecutive_exceptions is not None and self.in_a_row >= job.max_consecutive_exceptions:
             stop = TooManyFailures(
                 f"{job.name}: {self.in_a_row} consecutive items failed, up to item {position} "
-                f"({type(error).__name__}: {error}). The items before are saved. Fix the cause, and start again."
+                f"({type(error).__name__}: {error}). Earlier results are saved. Fix the cause, and start again."
             )
             stop.__cause__ = error
             return GivenUp(stored, SKIPPED, stop)

@@ -1,4 +1,4 @@
-"""Running: computing items and writing their results."""
+"""Running: compute items and write their results."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from .selection import Selection
 from .sharing import WorkSharing, WorkUnit
 
 _PATIENCE = 5.0
-"""Least seconds to wait for others to finish what they have claimed; else four times the longest batch of this run.
-Shorter would compute what another process is about to write; longer would wait for a process that is stopped."""
+"""The least seconds to wait for other processes to finish what they have claimed; the limit is four times the longest
+batch of this run. A shorter wait would compute what another process is about to write, and a longer one would wait for
+a process that has stopped."""
 
 
 class Run:
-    """Computes items and writes their results. A context manager: leaving it writes what is done, whatever happens.
+    """Computes items and writes their results. As a context manager, it always writes finished results at its end.
 
     Args:
-        job: What to compute.
-        log: The log of the job, if you have opened it before.
+        job: The job to run.
+        log: The log of the job, if you have already opened it.
         on_flush: Called with the number of results of each write.
     """
 
@@ -61,13 +62,13 @@ class Run:
 
     @property
     def counts(self) -> RunCounts:
-        """What has become of the items so far."""
+        """The counts of the items so far."""
         failed = self._retries.failed
         return self._seen.after(RunCounts(done=self._worked - failed, failed=failed))
 
     @property
     def failures(self) -> list[tuple[Any, Exception]]:
-        """Item and exception of each failure that did not stop the run."""
+        """The item and exception of each failure that did not stop the run."""
         return self._retries.failures
 
     def __enter__(self) -> Self:
@@ -114,7 +115,7 @@ class Run:
             self._retry()
 
     def finish(self) -> None:
-        """Compute what others had claimed and have not done. They get some time for it first."""
+        """Compute items that other processes claimed but did not finish, after waiting some time for them."""
         since = time.monotonic()
         while self._sharing.deferred:
             before = len(self._sharing.deferred)
@@ -137,14 +138,14 @@ class Run:
         return find_pending(self.job, self.log, keys, self._flusher.fresh)
 
     def _still_pending(self, keys: Keys) -> NDArray[np.int64]:
-        """Which items still have to be computed. Those that another process has done meanwhile are counted."""
+        """Return which items still have to be computed. Count those that another process has done since."""
         pending = self._pending(keys)
         if len(pending.rows) < len(keys):
             self._seen = self._seen.after(pending.counts)
         return pending.rows
 
     def _not_begun(self, keys: Keys) -> NDArray[np.bool_]:
-        """Which items are neither at work, nor done and not written, nor deferred."""
+        """Return which items are neither being computed, nor waiting to be written, nor deferred."""
         begun = [*self._flusher.begun(), *(unit.work.keys for unit in self._sharing.deferred)]
         ledger = Ledger()
         for some in begun:
@@ -152,7 +153,7 @@ class Run:
         return ledger.find(keys) == MISSING if begun else np.ones(len(keys), bool)
 
     def _compute(self, unit: WorkUnit) -> None:
-        """Compute the items of a unit, which is claimed."""
+        """Compute the items of a claimed unit."""
         size, flusher = self.job.batch_size, self._flusher
         first, count = 0, len(unit.work)
         while first < count:
@@ -188,7 +189,7 @@ class Run:
                 if stops is not None:
                     raise stops
         except UnserialisableResult:
-            # Nothing is recorded for it, but it was worked on, and has no result.
+            # Nothing is recorded for this item, but it was started and has no result.
             self._worked += 1
             retries.failed += 1
             raise
@@ -202,11 +203,11 @@ def run_batch(job: Job, batch: ItemBatch) -> RunCounts:
     """Compute the items of a batch that have no result yet, and write the results to the repository.
 
     Returns:
-        What became of the items.
+        The counts of the items.
 
     Raises:
-        Exception: What the function raised, if the job does not skip failing items. Results of the items before are
-            saved; `counts_of` tells how many.
+        Exception: The error of the function, if the job does not skip failing items. Earlier results are saved, and
+            `counts_of` returns how many.
         SnapshotsError: The results could not be written.
     """
     with Run(job, open_log(job, batch.share)) as run:
@@ -216,7 +217,7 @@ def run_batch(job: Job, batch: ItemBatch) -> RunCounts:
 
 
 def counts_of(job: Job, batch: ItemBatch) -> RunCounts:
-    """Return what became of the items of a batch by its log, for a batch whose run raised an exception.
+    """Return the counts of a batch from its log, for a batch whose run raised an exception.
 
     Args:
         job: The job.
@@ -249,6 +250,6 @@ def _warn_of_requests(job: Job) -> None:
         return
     warnings.warn(
         f"{job.name}: batch_size=1 makes a request to {location.url} for every item, which takes 20 to 100 ms. Pass "
-        "batch_size=100 or more, and max_wait_time= with the seconds of work that you would do again.",
+        "batch_size=100 or more, and max_wait_time= with the seconds of work that you can afford to lose.",
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""Items with their keys, and reading them from an iterable with a bounded look-ahead."""
+"""Items with their keys, read from an iterable with a bounded look-ahead."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..errors import UnhashableItem
 from .keys import Keys, item_keys
 
 WINDOW = 1024
-"""Items that are read together, unless a batch is larger: enough to look up their keys with NumPy at little cost, and
-few enough that their keys and results fit in a processor's cache."""
+"""How many items are read together, unless a batch is larger: enough that NumPy looks up their keys quickly, and few
+enough that their keys and results fit in a processor's cache."""
 
 _QUICK, _SLOW = 0.01, 0.05
-"""Seconds for one window. A quicker one lets the next one grow, a slower one lets it shrink, so that nobody waits long
-for the first item of a slow generator, and a quick one costs few look-ups."""
+"""The target time to read one window, in seconds. The next window is larger after a faster one and smaller after a
+slower one. So a slow generator yields its first items soon, and a fast one needs few look-ups."""
 
 
 @dataclass(slots=True)
 class Selection:
-    """Some items of an iterable. Never changed, but not frozen: one is made for every item of a batch of one.
+    """Some items of an iterable. Treat it as immutable. (It is not frozen, because a batch of 1 creates many of them.)
 
     Attributes:
         items: The items.
@@ -63,9 +63,9 @@ MakeKeys = Callable[..., Keys]
 
 
 class MetItems:
-    """The keys that objects had when a run met them, whatever the function has done to the objects since.
+    """The keys that objects had when a run read them, even if the function has changed the objects since.
 
-    For lists and tuples only, which keep their items alive, so that an id stands for one object.
+    For lists and tuples only: they keep their items alive, so that an id always means the same object.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class MetItems:
                 self._alive.append(item)
 
     def keys_of(self, items: Sequence[Any], *, key: Callable[[Any], Any] | None = None, first: int = 0) -> Keys:
-        """Return the keys of items, as `item_keys` does: those that they had when they were met, if they were."""
+        """Return the keys of items, as `item_keys` does, but for known items the keys that they had when read."""
         if not self._keys:
             return item_keys(items, key=key, first=first)
         found = [self._keys.get(id(item)) for item in items]
@@ -98,13 +98,13 @@ def windows(
 ) -> Iterator[Selection]:
     """Read the items in windows: one item at first, then more as long as they come quickly.
 
-    When the iterable raises, or an item has no key, you get the items before it, and then the exception.
+    If the iterable raises an exception, or an item has no key, you get the items before it, and then the exception.
 
     Args:
         items: Any iterable. A generator is read at most `most` items ahead.
-        key: Called with an item. Returns a value that identifies it.
-        most: Most items of one window.
-        make_keys: Makes keys of items in place of `item_keys`.
+        key: A function that gets an item and returns a value that identifies it.
+        most: The most items in one window.
+        make_keys: A function to use instead of `item_keys`.
     """
     make_keys = make_keys or item_keys
     iterator = iter(items)

@@ -1,4 +1,4 @@
-"""Sharing work: which items this process computes, while others work on the same name."""
+"""Sharing work: which items this process computes while other processes work on the same name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .log import Log
 from .selection import Selection
 
 RETRY_EVERY = 0.5
-"""Seconds between two looks at work that others have claimed: each is a request where files cannot be locked."""
+"""Seconds between two checks of work that others have claimed. Each check is a request if files cannot be locked."""
 
 _PRIME, _OTHER_PRIME = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -26,7 +26,7 @@ class WorkUnit:
 
     Attributes:
         claim: The number by which they are claimed.
-        work: Those of them that have to be computed.
+        work: The items among them that have to be computed.
     """
 
     claim: int
@@ -34,13 +34,13 @@ class WorkUnit:
 
 
 class WorkSharing:
-    """Claims units of work, and puts off those that another process has claimed.
+    """Claims units of work, and defers those that another process has claimed.
 
     Args:
         job: The job.
         log: Its log.
-        pending: Called with keys. Returns the indices of those that still have to be computed.
-        segment: Called without arguments. Returns the segment that this process writes.
+        pending: A function that gets keys and returns the indices of those that still have to be computed.
+        segment: A function that returns the segment that this process writes.
 
     Attributes:
         deferred: The units that another process has claimed.
@@ -61,16 +61,16 @@ class WorkSharing:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look again at what others had claimed."""
+        """Whether it is time to check again what others have claimed."""
         return bool(self.deferred) and time.monotonic() > self._retried + RETRY_EVERY
 
     @property
     def pause(self) -> float:
-        """Seconds to wait before looking again, when nothing else is left to do."""
+        """The seconds to wait before the next check, when nothing else is left to do."""
         return 0.02 if self._log.claims.exact else RETRY_EVERY
 
     def note(self) -> None:
-        """Remember what is known of others. Call this before you look up which items are pending."""
+        """Remember the current state of the log. Call this before you look up which items are pending."""
         self._known_news = self._log.news
 
     def claimed(self, window: Selection, rows: NDArray[np.int64]) -> Iterator[WorkUnit]:
@@ -84,7 +84,7 @@ class WorkSharing:
             unit = WorkUnit(claim, window.take(part))
             mine = self._claim_freshly(claim)
             if not mine or self._log.news != self._known_news:
-                # Others have written since the items were looked up: some of these may be done.
+                # Others have written since the items were looked up, so some of these may be done.
                 remaining = self._remaining(unit, mine)
                 if remaining is None:
                     continue
@@ -96,7 +96,7 @@ class WorkSharing:
                 self.deferred.append(unit)
 
     def retried(self) -> Iterator[WorkUnit]:
-        """Look again at the deferred units. Yields those to compute now."""
+        """Check the deferred units again. Yields those to compute now."""
         self._log.poll()
         self._retried = time.monotonic()
         deferred, self.deferred = self.deferred, []
@@ -112,21 +112,21 @@ class WorkSharing:
                 self.deferred.append(remaining)
 
     def taken_over(self) -> Iterator[WorkUnit]:
-        """Stop waiting for others. Yields what is deferred."""
+        """Stop waiting for others. Yields the deferred units."""
         deferred, self.deferred = self.deferred, []
         for unit in deferred:
             self._hold(unit.claim)
             yield unit
 
     def release(self, keep: int | None = None) -> None:
-        """Release the claims on everything that is written, except one on a unit that is half done."""
+        """Release the claims on all written units, except for a unit that is half done."""
         for claim in self._held:
             if claim != keep:
                 self._log.claims.release(claim)
         self._held = [] if keep is None else [keep]
 
     def _remaining(self, unit: WorkUnit, mine: bool) -> WorkUnit | None:
-        """What still has to be computed of a unit. A claim on nothing is released."""
+        """Return what still has to be computed of a unit. If that is nothing, release its claim."""
         rows = self._pending(unit.work.keys)
         if len(rows) == len(unit.work):
             return unit
@@ -137,10 +137,10 @@ class WorkSharing:
         return None
 
     def _units(self, window: Selection, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """The rows to compute by unit, each with the number by which it is claimed."""
+        """Yield the rows to compute of each unit, with the number of its claim."""
         size = self._job.batch_size
         units = window.positions // size
-        # Processes that look at the same items see the same first key in a unit, however they cut their windows.
+        # Processes with the same items see the same first key in a unit, even if their windows differ.
         begins = np.flatnonzero(np.diff(units, prepend=-1))
         keys = window.keys[begins]
         numbers = keys[:, 0] * _PRIME ^ keys[:, 1] ^ (units[begins].astype(np.uint64) * _OTHER_PRIME)
@@ -158,13 +158,13 @@ class WorkSharing:
         )
 
     def _claim_freshly(self, claim: int) -> bool:
-        """Claim a unit, and learn what others have done of it before."""
+        """Claim a unit, and read what others have done of it before."""
         if self._log.claims.exact:
             mine = self._claim(claim)
             self._log.poll()
             return mine
-        # Here a process that works alone claims nothing: learn first whether another one has come. At most the unit at
-        # work is computed twice.
+        # Here a process that works alone claims nothing, so check first whether another one has started. At most the
+        # current unit is computed twice.
         self._log.poll(thorough=False)
         return self._claim(claim)
 

@@ -1,4 +1,4 @@
-"""Snapper: process a long iterable, save every result, and continue where it stopped."""
+"""Snapper: process a long iterable, save every result, and continue after an interruption."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ class Snapper(Generic[T, R]):
     Items are recognised by value: if the iterable grows, shrinks, repeats items or changes its order, only new items
     are computed. If the function changes, everything is computed again; `load_all` still returns the earlier results.
 
-    Any number of processes may work on one name at once. They share the work.
+    Any number of processes can share the work on one name.
 
     Args:
         iterable: The items. A generator is read only a little ahead.
-        fn: Called with each item. Its return value is the result. An async function is awaited, one item at a time.
+        fn: The function to call with each item. Async functions are awaited one at a time.
         repository: A `Repository`, a URL, a path or a block; see `Repository` for the default.
         name: The name of the checkpoints. Default: module and name of the function.
-        batch_size: How many results are saved together. Default: 1. A saved result survives the death of the process at
-            once, and a loss of power after a second.
-        max_wait_time: Seconds after which results are saved although the batch is not full, also while a single item
-            takes a long time. Default: None, only `batch_size` counts.
-        key: Called with an item. Returns a value that identifies it, for items without content of their own
-            (connections) or with too much of it.
-        function_version: Replaces the fingerprint of the function, for functions without source. Pass another value
-            whenever the results would be different.
-        max_retries: How often a failing item is tried again at once. Default: 3.
-        fatal_exceptions: Exceptions that stop the run at once, without a retry.
-        max_consecutive_exceptions: How many failing items in a row stop the run. Default: None, any number is accepted.
-        skip_item_errors: Continue after an item fails. Default: False, its exception is raised, and the next start
-            tries the item again.
-        retry_failed_items: Try items again that failed in an earlier run. Default: False.
+        batch_size: How many results are saved together. Default: 1. A saved result survives the death of the process
+            immediately, and a loss of power after a second.
+        max_wait_time: Save results after this many seconds even if the batch is not full, also while a single item
+            takes a long time. Default: None, wait until the batch is full.
+        key: A function that gets an item and returns a value that identifies it. Use it for items that cannot be
+            compared (connections) or are very large. Default: the item itself.
+        function_version: Identifies the code of the function, for functions without source. Pass another value
+            whenever the results would change. Default: a fingerprint of the source.
+        max_retries: How often a failing item is retried, immediately. Default: 3.
+        fatal_exceptions: Exceptions that stop the run immediately, without a retry. Default: none.
+        max_consecutive_exceptions: How many failing items in a row stop the run. Default: None, no limit.
+        skip_item_errors: Continue after an item fails. Default: False, raise its exception; the next start retries
+            the item.
+        retry_failed_items: Retry items that failed in an earlier run. Default: False.
 
     Attributes:
-        counts: What became of the items in the last `start`, a `RunCounts`.
-        failed_items: The items that failed in the last `start`, if it was told to skip them.
+        counts: The `RunCounts` of the last `start`.
+        failed_items: The items that failed in the last `start`, if `skip_item_errors` is True.
 
     Raises:
-        InvalidArgument: An argument has an impossible value.
-        InvalidName: The name cannot be stored.
+        InvalidArgument: An argument is invalid.
+        InvalidName: The name is invalid.
         UnfingerprintableFunction: The function has no fingerprint. Pass `function_version`.
 
     Example:
@@ -112,7 +112,7 @@ class Snapper(Generic[T, R]):
         self.counts = RunCounts()
         self.failed_items: list[FailedItem[T]] = []
         self._iterable = iterable
-        # An iterator gives its items once only: their keys are kept, for `load`.
+        # An iterator yields its items only once, so their keys are kept for `load`.
         self._once = isinstance(iterable, Iterator)
         self._seen: list[Keys] = []
         self._met = MetItems() if isinstance(iterable, list | tuple) else None
@@ -128,14 +128,14 @@ class Snapper(Generic[T, R]):
         return self.job.fingerprint
 
     def start(self) -> None:
-        """Compute all items without a result. You may call it again and again.
+        """Compute all items without a result. You can call it any number of times.
 
         On an exception, Ctrl-C or SIGTERM, finished results are saved first.
 
         Raises:
-            Exception: What the function raised, with a note that names the item, unless `skip_item_errors` is True.
+            Exception: The error of the function, with a note that names the item, unless `skip_item_errors` is True.
             TooManyFailures: `max_consecutive_exceptions` items in a row failed.
-            UnhashableItem: An item has no content to recognise it by.
+            UnhashableItem: An item cannot be compared between processes. Pass `key`.
             UnserialisableResult: A result cannot be stored.
             SnapshotsError: Results could not be written.
         """
@@ -161,10 +161,10 @@ class Snapper(Generic[T, R]):
         recorded.
 
         Args:
-            missing: Returned for each item without a result. Default: an item without a result is an error.
+            missing: What to return for an item without a result. Default: raise `IncompleteResults`.
 
         Raises:
-            IncompleteResults: An item has no result, and `missing` was not given.
+            IncompleteResults: An item has no result, and you did not pass `missing`.
             PickleRefused: A result was stored with pickle, and the repository was opened with `allow_pickle=False`.
             DamagedObject: Stored results are damaged or lost.
         """
@@ -175,32 +175,34 @@ class Snapper(Generic[T, R]):
         return list(read(log, keys, missing))
 
     def iter_results(self, missing: Any = RAISE) -> Iterator[R]:
-        """Stream the results in the order of the iterable, without holding all of them in memory.
+        """Stream the results in the order of the iterable, without keeping all of them in memory.
 
         Args:
             missing: As for `load`.
 
         Returns:
-            An iterator over the results. Each is read when it is asked for.
+            An iterator that reads the results as you consume it.
 
         Raises:
-            IncompleteResults: The next item has no result, and `missing` was not given.
+            IncompleteResults: The next item has no result, and you did not pass `missing`.
         """
         log = open_log(self.job)
         return read(log, self._keys(log), missing)
 
     def load_all(self, fingerprint: str | None = None) -> list[R]:
-        """Return every stored result, whatever the iterable is now, in the order that the items had.
+        """Return every stored result, even of items that are no longer in the iterable.
+
+        The order is that of the items when they were computed.
 
         Args:
-            fingerprint: Which version of the function. Default: this one. `CheckpointManager.list_checkpoints` lists
-                the others.
+            fingerprint: The version of the function. Default: the current one. `CheckpointManager.list_checkpoints`
+                lists the others.
         """
         log = open_log(self.job) if fingerprint is None else Log(self.job.repository, self.job.name, fingerprint)
         return list(read_recorded(log))
 
     def load_metrics(self) -> list[Metric]:
-        """Return how each stored item went, whatever the iterable is now."""
+        """Return the metrics of every stored item, even of items that are no longer in the iterable."""
         metrics = load_metrics(open_log(self.job))
         return [metrics.row(at) for at in range(len(metrics))]
 
@@ -208,13 +210,13 @@ class Snapper(Generic[T, R]):
         """Report throughput, slow items and failures.
 
         Args:
-            format: `"markdown"`, for people, or `"json"`, for programs.
+            format: "markdown", for people, or "json", for programs.
 
         Returns:
             The report, as a string.
 
         Raises:
-            InvalidArgument: There is no such format.
+            InvalidArgument: The format is unknown.
         """
         return render(self.name, load_metrics(open_log(self.job)), format)
 
@@ -224,10 +226,10 @@ class Snapper(Generic[T, R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is open between two starts."""
+        """Do nothing: between two starts, nothing is open."""
 
     def _keys(self, log: Log) -> Iterable[Keys]:
-        """Return the keys of the items, part by part."""
+        """Yield the keys of the items, part by part."""
         known = None if self._met is None else self._met.keys_of
         rest = (window.keys for window in windows(self._iterable, self.job.key, READ_WINDOW, known))
         if not self._once:

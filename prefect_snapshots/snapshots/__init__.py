@@ -1,6 +1,6 @@
 """Save Python objects and JAX pytrees, annotate them, and find, rank and compare them later.
 
-This package knows the repository and no Prefect. JAX is imported only if a value or a request needs it.
+This package uses the repository, but not Prefect. JAX is imported only if a value or a request needs it.
 """
 
 from ..values.diff import LeafDifference

@@ -1,4 +1,4 @@
-"""Where a manager keeps its snapshots: in memory, or in a repository. Both keep the same records by the same events."""
+"""The two storage backends of a manager: memory and a repository. Both build the same records from the same events."""
 
 from __future__ import annotations
 
@@ -29,33 +29,34 @@ Leaves = str | Sequence[str] | None
 
 
 class Backend(Protocol):
-    """What a manager asks of the place where it keeps snapshots."""
+    """The storage backend that a manager needs."""
 
     @property
     def state(self) -> Records:
-        """The records as of the last refresh. Use them inside drafts only: elsewhere other threads change them."""
+        """The records as of the last refresh. Use them only inside drafts, because other threads may change them."""
 
     @property
     def view(self) -> Records:
         """The records as of the last refresh. These never change."""
 
     def refresh(self) -> Records:
-        """Learn what other writers did, and return records that never change."""
+        """Read the events of other writers, and return records that never change."""
 
     def look(self, find: Callable[[Records], R]) -> R:
-        """Learn what other writers did, and return what `find` returns, without copying the records.
+        """Read the events of other writers, and return the result of `find`, without copying the records.
 
-        `find` must be quick, use no storage, and return nothing that later events change: single records do not.
+        `find` must be quick and use no storage. It must return only values that later events do not change, such as
+        single records.
         """
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
-        """Return a value in the form that `put` takes. `detach`: it may change, or its memory vanish, before that."""
+        """Return a value in the form that `put` takes. `detach` makes a copy, for a value that may change before."""
 
     def value_of(self, prepared: Any) -> Any:
         """Return the value that was prepared."""
 
     def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
-        """Commit a snapshot. None if the draft is None."""
+        """Commit a snapshot, and return its event, or None if the draft is None."""
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         """Commit a change that carries no value."""
@@ -64,18 +65,17 @@ class Backend(Protocol):
         """Commit a snapshot with the value of another one."""
 
     def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
-        """Return what loads the value of a snapshot later, even if it is deleted meanwhile."""
+        """Return a function that loads the value of a snapshot later, even if it was deleted by then."""
 
     def leaves(self, record: Record) -> Iterable[Any]:
-        """Load the leaves of a snapshot in order. Its containers are not put together, so their classes need not exist
-        here."""
+        """Load the leaves of a snapshot in order, without their containers, whose classes need not be importable."""
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
         """Return the manifest and the body of a snapshot, for a file."""
 
 
 class Memory:
-    """Snapshots in this process, as live references or deep copies. Nothing outlives the process."""
+    """Snapshots in memory, as live references or deep copies. They are lost when the process ends."""
 
     def __init__(self, deepcopy_on_save: bool, deepcopy_on_retrieve: bool) -> None:
         self.state = Records()
@@ -150,7 +150,7 @@ class Memory:
         try:
             return self._values[record.sequence]
         except KeyError:
-            raise SnapshotNotFound(f"Snapshot {record.id!r} was deleted meanwhile.") from None
+            raise SnapshotNotFound(f"Snapshot {record.id!r} was deleted before it was loaded.") from None
 
     def _commit(self, draft: MakeDraft, token: bytes) -> Event | None:
         plan = draft()
@@ -176,7 +176,7 @@ class _Kept:
 
 
 class Durable:
-    """Snapshots in a repository. When a save returns, it survives a power loss."""
+    """Snapshots in a repository. Once a save has returned, it survives a power loss."""
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
@@ -184,7 +184,7 @@ class Durable:
 
     @property
     def events(self) -> Sequence[Event]:
-        """Everything that ever happened under this name, as of the last refresh."""
+        """All events of this name, as of the last refresh."""
         return self._tracked.events
 
     @property
@@ -236,7 +236,7 @@ class Durable:
             return manifest, body.read(0, body.body_size)
 
     def content(self, record: Record) -> tuple[bytes, ContentReader]:
-        """Return the manifest and the body of a snapshot, for a comparison that reads only what differs."""
+        """Return the manifest and the body of a snapshot, for a comparison that reads only differing parts."""
         with self._tracked.reading(record.event, self._label(record)) as body:
             return body.manifest, body
 
@@ -246,7 +246,7 @@ class Durable:
 
     @contextlib.contextmanager
     def _reading(self, record: Record) -> Iterator[tuple[bytes, ContentReader]]:
-        """Open a snapshot. Damage is attributed to the snapshot and the leaf."""
+        """Open a snapshot. An error about damage names the snapshot and the leaf."""
         manifest, body = self.content(record)
         try:
             yield manifest, body
@@ -259,7 +259,7 @@ class Durable:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A value read from a file. It is put together when it is first used: that may need `like`, or permission."""
+    """A value read from a file. It is decoded at the first use, because that may need `like` or `allow_pickle`."""
 
     manifest: bytes
     body: Buffer
@@ -278,21 +278,21 @@ def _held(value: Any) -> Held:
     if isinstance(value, Held):
         return value
     encoded = encode(value)
-    # What this process has just pickled is its own.
+    # This process has just pickled it, so unpickling is safe.
     return Held(encoded.manifest, b"".join(encoded.buffers), allow_pickle=True)
 
 
 def _copied(value: Any) -> Any:
     try:
         return copy.deepcopy(value)
-    except Exception as error:  # any object's own code runs here
+    except Exception as error:  # runs code of any class
         raise UnserialisableLeaf(
             "", f"It cannot be copied ({error}). Pass deepcopy=False to keep a live reference."
         ) from error
 
 
 def _detached(part: Buffer) -> memoryview | bytes:
-    """Return a copy of the same type: the type says how the bytes are cut into chunks."""
+    """Return a copy of the same type, which determines how the bytes are split into chunks."""
     return memoryview(bytes(part)) if isinstance(part, memoryview) else bytes(part)
 
 

@@ -1,4 +1,4 @@
-"""Save in the background while the program goes on, in the order of the calls."""
+"""Save in the background while the program continues, in the order of the calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Save = Callable[[], str | None]
 
 
 class BackgroundSaver:
-    """Runs the saves of one manager, one after the other, in a thread of its own."""
+    """Run the saves of one manager in a separate thread, one after the other."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -24,25 +24,25 @@ class BackgroundSaver:
         after_fork(self._renew)
 
     def submit(self, save: Save) -> Future[str | None]:
-        """Run a save after those that were submitted before. Python does not exit before it ends."""
+        """Run a save after all earlier ones. Python does not exit before it ends."""
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, "prefect-snapshots-save", self._enter)
             future = self._pool.submit(save)
             _unfinished.add(future)
             future.add_done_callback(_unfinished.discard)
-            # Failures stay until `wait` raised them; what succeeded is of no more interest.
+            # Failed saves are kept until `wait` raises their errors. Successful ones are not needed any more.
             self._saves = [*(one for one in self._saves if not one.done() or _failed(one)), future]
         return future
 
     def settle(self) -> None:
-        """Wait until everything submitted so far has ended, whatever came of it. Raises nothing.
+        """Wait until all saves submitted so far have ended. Raises no errors.
 
-        A save that does not run in the background waits here first: it would overtake those that were called before.
+        A save in the foreground waits here first, so that it does not overtake earlier saves in the background.
         """
         with self._lock:
             saves = list(self._saves)
-        # A callback of a save runs in the thread of the saves: waiting there for the next one would take for ever.
+        # Callbacks run in the thread of the saves, where waiting for the next save would be a deadlock.
         if threading.get_ident() != self._thread:
             concurrent.futures.wait(saves)
 
@@ -61,13 +61,13 @@ class BackgroundSaver:
         self._thread = threading.get_ident()
 
     def _renew(self) -> None:
-        """Start empty in a forked child: it has neither the thread nor the saves of its parent."""
+        """Start empty in a forked child, which has neither the thread nor the saves of its parent."""
         self._pool, self._saves, self._thread = None, [], None
 
 
 _unfinished: set[Future[str | None]] = set()
-os.register_at_fork(after_in_child=_unfinished.clear)  # a child would wait at its exit for saves of its parent
-# Python waits for the thread of the saves itself, but first it stops the thread pools that they need.
+os.register_at_fork(after_in_child=_unfinished.clear)  # or a child would wait for its parent's saves at exit
+# Python waits for the thread of the saves, but stops the thread pools that they need first.
 before_threads_end(lambda: concurrent.futures.wait(_unfinished))
 
 

@@ -1,4 +1,4 @@
-"""What one save changed, and how to undo it. For managers over a repository only."""
+"""Find what a save changed, and undo it. For managers with a repository only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .records import Record, Records
 
 
 class Leaves:
-    """The leaves of one snapshot, described so that comparing two snapshots reads no large leaf.
+    """The leaves of one snapshot, in a form that compares two snapshots without reading large leaves.
 
-    A leaf whose bytes are a chunk of their own is identical if it names the same chunk. Small leaves share a chunk with
-    their neighbours: those are read if the chunk differs.
+    A leaf that has its own chunk is identical if the chunk is the same. Small leaves share a chunk with their
+    neighbours, so they are read if the chunk differs.
     """
 
     def __init__(self, manifest: bytes, body: ContentReader) -> None:
@@ -36,7 +36,7 @@ class Leaves:
 
     @classmethod
     def of(cls, manager: SnapshotManager[Any], record: Record) -> Self:
-        """Return the leaves of a snapshot. Reads its manifest only."""
+        """Return the leaves of a snapshot. Reads only its manifest."""
         return cls(*_durable(manager).content(record))
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Leaves:
 
 
 def saved_with(manager: SnapshotManager[Any], token: bytes) -> Event | None:
-    """Return the event of the save with this token, if there is one. The snapshot itself may be deleted since."""
+    """Return the event of the save with this token, or None. The snapshot itself may have been deleted since."""
     manager.current_records()
     return next((event for event in reversed(_durable(manager).events) if event.token == token), None)
 
@@ -73,14 +73,15 @@ def evicted_by(manager: SnapshotManager[Any], save: Event) -> list[str]:
 
 
 def undo(manager: SnapshotManager[Any], save: Event) -> list[str]:
-    """Delete what a save stored, and bring back what it evicted or replaced. Undo the latest of several saves first.
+    """Delete the snapshot of a save, and restore those that it evicted or replaced. Undo the latest save first.
 
     Returns:
-        The ids of the snapshots that are back.
+        The ids of the restored snapshots.
 
     Raises:
-        SnapshotNotFound: What it stored is deleted already.
-        IntegrityError: A prune freed the data of one to bring back. If it is the first, nothing has changed.
+        SnapshotNotFound: The snapshot of the save was already deleted.
+        IntegrityError: A prune has removed the data of an evicted snapshot. Those restored before it stay restored;
+            if there are none, nothing has changed.
     """
     backend = _durable(manager)
     brought = manager.current_records().get(save.body["id"])
@@ -90,7 +91,7 @@ def undo(manager: SnapshotManager[Any], save: Event) -> list[str]:
     evicted = [old for old in before.by_id.values() if old.sequence in save.deletes]
     gone = [brought.sequence]
     for old in evicted:
-        # The first event also deletes what the save stored: no reader sees both, or neither.
+        # The first event also deletes the snapshot of the save, so that no reader sees both or neither.
         backend.clone(_returning(old, gone), old)
         gone = []
     if gone:

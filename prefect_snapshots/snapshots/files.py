@@ -1,4 +1,4 @@
-"""Write all snapshots of a manager into one file: a header, the values end to end, and a hash of it all."""
+"""Write all snapshots of a manager to one file: a header, the values one after another, and a hash of everything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .records import Ranking, Record
 _MAGIC = b"PSFILE1\n"
 _LENGTH = struct.Struct("<Q")
 _HASH = 32
-"""Bytes of the checksum at the end of a file: BLAKE3."""
+"""Length in bytes of the BLAKE3 hash at the end of a file."""
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -47,7 +47,7 @@ def write_file(
     records: Sequence[Record],
     encoded: Callable[[Record], tuple[bytes, bytes]],
 ) -> None:
-    """Write a file beside `path`, make it durable, and only then put it in place of an older one."""
+    """Write a temporary file beside `path` and make it durable. Only then replace `path`."""
     contents = [encoded(record) for record in records]
     snapshots = [
         _Saved(_body(r), len(manifest), len(data)) for r, (manifest, data) in zip(records, contents, strict=True)
@@ -82,7 +82,7 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking,
     if data[: len(_MAGIC)] != _MAGIC:
         raise UnsupportedFormat(f"{path} is not a snapshot file that this version can read.")
     if len(data) < len(_MAGIC) + _LENGTH.size + _HASH or blake3(data[:-_HASH]).digest() != data[-_HASH:]:
-        raise DamagedObject(str(path), "it does not match its hash")
+        raise DamagedObject(str(path), "its content does not match its hash")
     start = len(_MAGIC) + _LENGTH.size
     (length,) = _LENGTH.unpack(data[len(_MAGIC) : start])
     header = msgspec.msgpack.decode(data[start : start + length], type=_Header)

@@ -1,6 +1,6 @@
-"""The artifact handler `pytree`, which artifacts find through its entry point.
+"""The artifact handler `pytree`, which is loaded through its entry point.
 
-An artifact of this handler has the content of a snapshot, so a snapshot becomes an artifact without a copy.
+An artifact of this handler has the same content as a snapshot, so promoting a snapshot copies nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ..values import BodyReader, decode, encode
 from ..values.diff import LeafDifference, diff_contents
 
 NAME = "pytree"
-"""The name of the handler: that of its entry point."""
+"""The name of the handler and of its entry point."""
 
 
 class PyTreeHandler:
-    """Write and read any Python object or pytree as snapshots do: arrays and plain containers without pickle."""
+    """Write and read any Python object or pytree like snapshots. Arrays and plain containers need no pickle."""
 
     suffix = "pytree"
 
@@ -27,12 +27,12 @@ class PyTreeHandler:
         return encoded.manifest, encoded.buffers
 
     def read(self, manifest: bytes, body: BodyReader, *, allow_pickle: bool, **options: Any) -> Any:
-        """Return the value. Options: `leaves`, patterns of the leaf paths to read, and `like`, a value that gives the
-        structure and the sharding."""
+        """Return the value. Options are `leaves`, patterns of the leaf paths to read, and `like`, a value whose
+        structure and sharding the result gets."""
         return decode(manifest, body, allow_pickle=allow_pickle, **options)
 
     def environment(self, value: Any) -> dict[str, str]:
-        """Return nothing: a pickled leaf names the package that it lacks."""
+        """Return no requirements, because a pickled leaf itself names a missing package."""
         return {}
 
     def diff(self, old: tuple[bytes, Any], new: tuple[bytes, Any], *, allow_pickle: bool) -> list[LeafDifference]:

@@ -51,23 +51,23 @@ class Registry(Protocol):
         metadata: Mapping[str, Any],
         source: Mapping[str, str],
     ) -> Any:
-        """Make a version of an artifact from content that is stored already, to be read by a handler."""
+        """Log content that is already stored as a new version of an artifact, for the given handler."""
 
 
 class SnapshotManager(Generic[T]):
     """Save Python objects with metadata and tags, in memory or in a repository, and find them again.
 
     Args:
-        repository: Where snapshots live: a `Repository`, a URL or a path. Default: this process, where a snapshot may
-            be a live reference and nothing outlives the process.
-        name: Keeps managers apart that share a repository. Ids, ranking and eviction never cross a name.
+        repository: Where to store snapshots: a `Repository`, a URL or a path. Default: in memory, where a snapshot may
+            be a live reference, and is lost when the process ends.
+        name: Separates groups of snapshots in one repository. Each name has its own ids, ranking and eviction.
         deepcopy_on_save: In memory, whether to store a copy (default) or a live reference.
         deepcopy_on_retrieve: In memory, whether to return a copy (default) or what is stored.
         max_snapshots: Keep at most this many: the best by the ranking, or the newest if there is none. Pinned
             snapshots are never evicted. Default: no limit.
-        rank_by: The metadata key that ranks snapshots. Dots lead into nested dictionaries.
+        rank_by: The metadata key that ranks snapshots. Dots lead into nested dictionaries. Default: no ranking.
         mode: "max" (default) if large values of `rank_by` are good, "min" if small ones are.
-        cmp: Ranks instead of `rank_by`: `cmp(a, b) > 0` means that snapshot a is better.
+        cmp: A function that ranks snapshots instead of `rank_by`: `cmp(a, b) > 0` means that snapshot a is better.
 
     Raises:
         InvalidArgument: The arguments contradict each other.
@@ -98,7 +98,9 @@ class SnapshotManager(Generic[T]):
         if max_snapshots is not None and max_snapshots < 1:
             raise InvalidArgument(f"max_snapshots must be at least 1, not {max_snapshots}.")
         if repository is not None and not (deepcopy_on_save and deepcopy_on_retrieve):
-            raise InvalidArgument("Live references need a manager in memory. Leave out the repository.")
+            raise InvalidArgument(
+                "deepcopy_on_save=False and deepcopy_on_retrieve=False work only in memory. Leave out the repository."
+            )
         self.name = check_name(name)
         self.max_snapshots = max_snapshots
         self.ranking = Ranking(rank_by, mode, cmp)
@@ -128,20 +130,20 @@ class SnapshotManager(Generic[T]):
 
         Args:
             data: Any Python object or pytree. Arrays and plain containers are stored without pickle.
-            snapshot_id: The id. Default: one made from the time and a random part.
-            metadata: Plain values by string keys, up to 64 KB.
+            snapshot_id: The id. Default: the time and a random part.
+            metadata: JSON-like values with string keys, up to 64 KB.
             tags: One tag or several.
-            overwrite: Whether to replace a snapshot with this id. Default: raise.
+            overwrite: Replace the snapshot with this id instead of raising an error.
             deepcopy: In memory, overrides `deepcopy_on_save`.
             token: The token of an earlier attempt that raised `CommitUnknown`. If that attempt was saved after all,
                 nothing is saved again and its id is returned.
 
         Returns:
-            The id, or None if the ranking does not admit the snapshot among the best `max_snapshots`.
+            The id, or None if the snapshot ranks too low to be kept.
 
         Raises:
-            SnapshotExists: The id is taken.
-            UnserialisableLeaf: A leaf cannot be stored, or could not be read again. The message names its path.
+            SnapshotExists: The id is taken and `overwrite` is False.
+            UnserialisableLeaf: A leaf cannot be stored, or could not be loaded again. The message names its path.
             CommitUnknown: The storage did not say whether the snapshot was saved.
         """
         return self.save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token), deepcopy)
@@ -156,29 +158,29 @@ class SnapshotManager(Generic[T]):
         *,
         token: str | None = None,
     ) -> Future[str | None]:
-        """Copy a value, return at once, and save it in the background.
+        """Copy a value, return immediately, and save the copy in the background.
 
-        You may change, donate or delete the value as soon as this returns. Saves of one manager land in the order of
-        the calls. Reading never waits for them. The arguments are those of `save_snapshot`.
+        You may change, donate or delete the value as soon as this returns. The saves of one manager are committed in
+        the order of the calls. Reading never waits for them.
 
         Args:
             data, snapshot_id, metadata, tags, overwrite, token: As for `save_snapshot`.
 
         Returns:
-            A future of what `save_snapshot` returns. `wait` waits for all of them, and raises what went wrong.
+            A future with the result of `save_snapshot`. `wait` waits for all saves, and raises their errors.
         """
         return self.start_save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token))
 
     def save(self, data: T, request: SaveRequest, deepcopy: bool | None = None) -> str | None:
-        """Save a value as a request says: what `save_snapshot` does with checked arguments.
+        """Save a value, as `save_snapshot` does, with arguments that are already checked.
 
         Args:
             data: The value.
-            request: What to save it as.
+            request: The id, metadata, tags and other options.
             deepcopy: In memory, whether to store a copy. Default: the manager's `deepcopy_on_save`.
 
         Returns:
-            The id, or None if the snapshot ranks below all that are kept.
+            The id, or None if the snapshot ranks too low to be kept.
         """
         self._check_value(data)
         draft = self._put_draft(lambda: data, request)
@@ -187,14 +189,14 @@ class SnapshotManager(Generic[T]):
         return _id_of(self._backend.put(draft, prepared, request.token))
 
     def start_save(self, data: T, request: SaveRequest) -> Future[str | None]:
-        """Save a value in the background as a request says: what `save_async` does with checked arguments.
+        """Save a value in the background, as `save_async` does, with arguments that are already checked.
 
         Args:
             data: The value. It is copied before this returns.
-            request: What to save it as.
+            request: The id, metadata, tags and other options.
 
         Returns:
-            A future of what `save` returns.
+            A future with the result of `save`.
         """
         self._check_value(data)
         prepared = self._backend.prepare(data, None, detach=True)
@@ -216,12 +218,12 @@ class SnapshotManager(Generic[T]):
 
         Args:
             snapshot_id: The id of the snapshot to clone.
-            new_id: The id of the clone. Default: a new one.
-            metadata: Added to the metadata of the original.
-            tags: Replace the tags of the original. Default: the same tags.
+            new_id: The id of the clone. Default: the time and a random part.
+            metadata: Values to add to the metadata of the original.
+            tags: The tags of the clone. Default: the tags of the original.
 
         Returns:
-            The id of the clone, or None if the ranking does not admit it.
+            The id of the clone, or None if it ranks too low to be kept.
 
         Raises:
             SnapshotNotFound: There is no such snapshot.
@@ -235,13 +237,13 @@ class SnapshotManager(Generic[T]):
         return _id_of(self._backend.clone(draft, source))
 
     def promote(self, snapshot_id: str, registry: Registry, name: str) -> Any:
-        """Make a snapshot a version of an artifact, with its metadata.
+        """Log a snapshot and its metadata as a new version of an artifact.
 
-        Within one repository nothing is copied. Into another one, only data that it does not hold yet is.
+        In the same repository no data is copied. For another repository, only data that it lacks is copied.
 
         Args:
             snapshot_id: The id of the snapshot.
-            registry: An `ArtifactRegistry`.
+            registry: The `ArtifactRegistry` to log it in.
             name: The name of the artifact.
 
         Returns:
@@ -271,9 +273,9 @@ class SnapshotManager(Generic[T]):
     # --- reading ----------------------------------------------------------------------------------------------
 
     def list_snapshots(self) -> list[SnapshotInfo]:
-        """Return what is known of every snapshot, newest first. Loads no data.
+        """Return the info of every snapshot, newest first, without loading data.
 
-        "Newest" follows the order in which snapshots were saved, whatever the clocks of their writers said.
+        The order is the order of saving. It does not depend on the clocks of the writers.
 
         Example:
             >>> from prefect_snapshots import SnapshotManager
@@ -292,13 +294,13 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
     ) -> Snapshot[T]:
-        """Return a snapshot. Its `data` is loaded, and every byte verified, when you first use it.
+        """Return a snapshot. Its `data` is loaded and verified when you first use it.
 
         Args:
             snapshot_id: The id.
             deepcopy: In memory, overrides `deepcopy_on_retrieve`.
-            leaves: Patterns of leaf paths, such as `"encoder/**"`. Only these are read.
-            like: A value that gives the structure, the custom node types and the sharding of the result.
+            leaves: Patterns of leaf paths to load, such as `"encoder/**"`. Default: all leaves.
+            like: A value whose structure, custom node types and sharding the result gets.
 
         Raises:
             SnapshotNotFound: There is no such snapshot.
@@ -313,7 +315,7 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
     ) -> T:
-        """Load the value of a snapshot, every byte verified. The arguments are those of `get_snapshot`.
+        """Load the value of a snapshot. Every byte is verified.
 
         Args:
             snapshot_id: The id of the snapshot.
@@ -342,7 +344,7 @@ class SnapshotManager(Generic[T]):
         return iter(self.get_ids_by_insertion_order())
 
     def get_latest_snapshot(self) -> Snapshot[T] | None:
-        """Return the snapshot that was saved last, or None if there is none. Clocks of writers do not matter."""
+        """Return the snapshot that was saved last, or None if there is none."""
         return self._maybe(self._backend.look(lambda records: next(reversed(records.by_id.values()), None)))
 
     def get_oldest_snapshot(self) -> Snapshot[T] | None:
@@ -354,10 +356,10 @@ class SnapshotManager(Generic[T]):
         return self._maybe(next(iter(self._ranked()), None))
 
     def list_snapshots_by_age(self, ascending: bool = True) -> list[str]:
-        """Return all ids by the time of saving: oldest first, or newest first with `ascending=False`.
+        """Return all ids, sorted by the time of saving.
 
         Args:
-            ascending: Whether the oldest comes first. Default: True.
+            ascending: True (default) for oldest first, False for newest first.
         """
         records = self.current_records().by_id.values()
         ids = [record.id for record in sorted(records, key=lambda record: (record.time, record.sequence))]
@@ -395,7 +397,7 @@ class SnapshotManager(Generic[T]):
     def diff(self, old: str, new: str | None = None) -> list[LeafDifference]:
         """Return the leaves that changed between two snapshots, in path order.
 
-        In a repository only leaves that differ are read: identical ones share their stored bytes.
+        In a repository, only leaves that differ are read.
 
         Args:
             old: The id of the older snapshot.
@@ -423,11 +425,11 @@ class SnapshotManager(Generic[T]):
     # --- annotating, deleting -----------------------------------------------------------------------------------
 
     def update_metadata(self, snapshot_id: str, metadata: Mapping[str, Any]) -> None:
-        """Add to the metadata of a snapshot, or replace values. Other keys stay.
+        """Add or replace values in the metadata of a snapshot. Other keys keep their values.
 
         Args:
             snapshot_id: The id of the snapshot.
-            metadata: Plain values by string keys. With those that stay, up to 64 KB.
+            metadata: JSON-like values with string keys. Together with the existing values, up to 64 KB.
 
         Raises:
             SnapshotNotFound: There is no such snapshot.
@@ -436,13 +438,13 @@ class SnapshotManager(Generic[T]):
         added = clean_metadata(metadata)
 
         def draft() -> Draft:
-            clean_metadata({**self._backend.state.get(snapshot_id).metadata, **added})  # together they may be too large
+            clean_metadata({**self._backend.state.get(snapshot_id).metadata, **added})  # the sum may be too large
             return Draft("annotate", {"id": snapshot_id, "metadata": added})
 
         self._note(draft)
 
     def add_tags(self, snapshot_id: str, tags: str | Sequence[str]) -> None:
-        """Add tags to a snapshot. Tags that it has already keep their place.
+        """Add tags to a snapshot. Tags that it already has keep their position.
 
         Args:
             snapshot_id: The id of the snapshot.
@@ -468,7 +470,7 @@ class SnapshotManager(Generic[T]):
         self._annotate(snapshot_id, pinned=True)
 
     def unpin(self, snapshot_id: str) -> None:
-        """Take back `pin`.
+        """Allow eviction, cleanup and deletion of a snapshot again.
 
         Args:
             snapshot_id: The id of the snapshot.
@@ -480,11 +482,11 @@ class SnapshotManager(Generic[T]):
 
         Args:
             snapshot_id: The id.
-            force: Whether to delete it even if it is pinned.
+            force: Delete it even if it is pinned.
 
         Raises:
             SnapshotNotFound: There is no such snapshot.
-            Pinned: It is pinned, and `force` is False.
+            Pinned: The snapshot is pinned, and `force` is False.
         """
 
         def draft() -> Draft:
@@ -507,19 +509,19 @@ class SnapshotManager(Generic[T]):
         self.delete_snapshot(snapshot_id, force=True)
 
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
-        """Delete snapshots that a retention policy does not keep. Pinned ones always stay.
+        """Delete snapshots that a retention policy does not keep. Pinned snapshots are always kept.
 
         The next prune frees their space.
 
         Args:
-            policy: The retention policy. A manager of snapshots has none of its own.
-            dry_run: Whether to report only. Nothing is deleted then.
+            policy: The retention policy. Required, because a snapshot manager has no default policy.
+            dry_run: Only report what would be deleted.
 
         Returns:
-            A row for each snapshot, with the reasons why it stays, and the ids of those that were deleted.
+            A report with a row for each snapshot and why it is kept, and with the ids of the deleted ones.
 
         Raises:
-            InvalidArgument: There is no policy, or it would keep nothing at all.
+            InvalidArgument: You passed no policy, or one that would keep nothing.
         """
         policy = RetentionPolicy.checked(policy)
         rows: list[RetentionRow] = []
@@ -540,21 +542,21 @@ class SnapshotManager(Generic[T]):
     # --- moving -----------------------------------------------------------------------------------------------
 
     def save_to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write all snapshots, with their times, tags, order and ranking, into one file, atomically.
+        """Write all snapshots, with their times, tags, order and ranking, to one file.
 
         Args:
-            path: The file. If it exists, it is replaced when the new one is complete.
+            path: The file. An existing file is replaced atomically when the new one is complete.
         """
         records = list(self.current_records().by_id.values())
         write_file(Path(path), self.name, self.max_snapshots, self.ranking, records, self._backend.encoded)
 
     @classmethod
     def load_from_file(cls, path: str | os.PathLike[str], *, allow_pickle: bool = True) -> SnapshotManager[T]:
-        """Return a manager in memory with what `save_to_file` wrote.
+        """Return a manager in memory with the snapshots in a file that `save_to_file` wrote.
 
         Args:
             path: The file.
-            allow_pickle: Whether objects stored with pickle may be loaded. Pass False for a file from somebody else.
+            allow_pickle: Whether to load objects stored with pickle. Pass False for files that you do not trust.
 
         Raises:
             IntegrityError: The file is damaged.
@@ -569,17 +571,18 @@ class SnapshotManager(Generic[T]):
         return manager
 
     def persist(self, repository: RepositoryLike, progress: Progress | None = None) -> SnapshotManager[T]:
-        """Save all snapshots into a repository under the same name. Times, tags, pins and order survive.
+        """Save all snapshots to a repository under the same name, with their times, tags, pins and order.
 
         Args:
             repository: A `Repository`, a URL or a path.
-            progress: Called with what is being done, how many snapshots are saved, and how many there are.
+            progress: Called with a label of the current step, the number of saved snapshots, and the total.
 
         Returns:
-            A manager over that repository.
+            A manager with that repository.
 
         Raises:
-            SnapshotExists: An id exists there already. Those that were saved before it stay.
+            SnapshotExists: The repository already has a snapshot with one of the ids. Snapshots that were saved
+                before it stay.
         """
         target = type(self)(
             as_repository(repository),
@@ -600,11 +603,11 @@ class SnapshotManager(Generic[T]):
 
     @property
     def records(self) -> Records:
-        """What is known of the snapshots, as of the last call that looked. It never changes."""
+        """The records of all snapshots, as of the last call that read the repository. They never change."""
         return self._backend.view
 
     def current_records(self) -> Records:
-        """Return what is known of the snapshots now, those of other writers included. It never changes."""
+        """Return the current records of all snapshots, including those of other writers. They never change."""
         return self._backend.refresh()
 
     def snapshot_of(
@@ -614,7 +617,7 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
     ) -> Snapshot[T]:
-        """Return the snapshot of a record. Its data is loaded when it is first used.
+        """Return the snapshot of a record. Its data is loaded when you first use it.
 
         Args:
             record: The record of the snapshot.
@@ -625,7 +628,7 @@ class SnapshotManager(Generic[T]):
         return Snapshot(record.id, record.timestamp, metadata, list(record.tags), lambda: cast(T, load()))
 
     def leaves_of(self, record: Record) -> Iterable[Any]:
-        """Load the leaves of a record's snapshot, whatever containers they are in.
+        """Load the leaves of a record's snapshot, without their containers.
 
         Args:
             record: The record of the snapshot.
@@ -638,10 +641,10 @@ class SnapshotManager(Generic[T]):
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _check_value(self, data: Any) -> None:
-        """Refuse a value before anything is written. Here any value is accepted."""
+        """Raise an error if a value cannot be saved, before anything is written. This class accepts any value."""
 
     def _put_draft(self, load: Callable[[], Any], request: SaveRequest) -> Callable[[], Draft | None]:
-        """Return what decides what to commit, each time it is asked. `load` gives the value to a comparison."""
+        """Return a function that decides what to commit, called for each attempt. `load` is for the comparison."""
         body = request.body
 
         def draft() -> Draft | None:
@@ -654,20 +657,20 @@ class SnapshotManager(Generic[T]):
             evicted = self._evicted(request, existing, load)
             if evicted is None:
                 return None
-            # One event saves the new snapshot and deletes what it replaces: no reader sees both, or neither.
+            # One event saves the new snapshot and deletes those it replaces, so that no reader sees both or neither.
             return Draft("put", body, [record.sequence for record in (existing, *evicted) if record is not None])
 
         return draft
 
     def _evicted(self, request: SaveRequest, existing: Record | None, load: Callable[[], Any]) -> list[Record] | None:
-        """Return what has to be deleted when a snapshot is saved. None if the snapshot itself is not good enough."""
+        """Return the snapshots to delete when one is saved, or None if the new one ranks too low to be kept."""
         if self.max_snapshots is None:
             return []
         others = [record for record in self._backend.state.by_id.values() if record is not existing]
         excess = len(others) + 1 - self.max_snapshots
         if excess <= 0:
             return []
-        # It gets the highest number, as the newest one will.
+        # The candidate gets the highest number, because it will be the newest.
         event = Event(sys.maxsize, b"", 0, b"", 0, "put", request.body)
         new = Record(request.id, event, 0, dict(request.metadata), dict.fromkeys(request.tags), request.pinned)
 
@@ -679,7 +682,7 @@ class SnapshotManager(Generic[T]):
         evictable = [record for record in (*others, new) if not record.pinned]
         worst = self.ranking.best_first(evictable, snapshot)[-excess:] if evictable else []
         if new in worst:
-            # Without a ranking the newest is the best: it is saved even if all others are pinned.
+            # Without a ranking the newest is the best, so it is saved even if all others are pinned.
             return None if self.ranking else [record for record in worst if record is not new]
         return worst
 
@@ -708,7 +711,7 @@ class SnapshotManager(Generic[T]):
     def __reduce__(self) -> tuple[Callable[..., SnapshotManager[Any]], tuple[Any, ...]]:
         if self.repository is None:
             raise InvalidArgument(
-                "A manager in memory cannot be pickled. Give it a repository, or write a file with save_to_file."
+                "A manager in memory cannot be pickled. Pass a repository to it, or write a file with save_to_file."
             )
         options = {
             "name": self.name,
@@ -721,7 +724,7 @@ class SnapshotManager(Generic[T]):
 
 
 def list_names(repository: RepositoryLike) -> list[str]:
-    """Return the names under which a repository keeps snapshots, sorted."""
+    """Return the sorted names under which a repository has snapshots."""
     return as_repository(repository).names(KIND)
 
 
@@ -730,7 +733,7 @@ def _id_of(event: Event | None) -> str | None:
 
 
 def _warn_inside_a_run() -> None:
-    """Warn if a manager in memory is made inside a flow run, where it is likely a mistake."""
+    """Warn if a manager in memory is created in a flow run, because that is probably a mistake."""
     context = sys.modules.get("prefect.context")
     if context is not None and context.FlowRunContext.get() is not None:
         warnings.warn(

@@ -13,7 +13,7 @@ from .records import Snapshot
 
 
 class PyTreeSnapshotManager(SnapshotManager[T]):
-    """A `SnapshotManager` for pytrees: checks a value before it saves it, and works on leaves.
+    """A `SnapshotManager` for pytrees that checks values before it saves them, and transforms leaves.
 
     The arguments are those of `SnapshotManager`.
 
@@ -37,12 +37,12 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
         The new snapshot gets the metadata and tags of the old one. Its metadata names the old one (`derived_from`).
 
         Args:
-            fn: Takes a leaf, and returns the new one.
+            fn: A function that takes a leaf and returns the new leaf.
             snapshot_id: The id of the snapshot. Default: the latest.
-            new_id: The id of the result. Default: a new one.
+            new_id: The id of the result. Default: the time and a random part.
 
         Returns:
-            The id of the result, or None if the ranking does not admit it.
+            The id of the result, or None if it ranks too low to be kept.
         """
         source = self._source(snapshot_id)
         return self._derive(cast(T, map_leaves(fn, source.data)), [source], new_id)
@@ -55,10 +55,10 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
         Args:
             replacements: New leaves by path pattern, as in `{"decoder/**/bias": 0.0}`.
             snapshot_id: The id of the snapshot. Default: the latest.
-            new_id: The id of the result. Default: a new one.
+            new_id: The id of the result. Default: the time and a random part.
 
         Returns:
-            The id of the result, or None if it ranks below all that are kept.
+            The id of the result, or None if it ranks too low to be kept.
 
         Raises:
             InvalidArgument: A pattern matches no leaf.
@@ -76,7 +76,9 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
 
         data = map_leaves_with_path(replace, source.data)
         if unused:
-            raise InvalidArgument(f"No leaf of snapshot {source.id!r} matches {', '.join(sorted(unused))}.")
+            raise InvalidArgument(
+                f"No leaf of snapshot {source.id!r} matches {', '.join(sorted(unused))}. Nothing was saved."
+            )
         return self._derive(cast(T, data), [source], new_id)
 
     def tree_combine(
@@ -86,14 +88,14 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
 
         Args:
             snapshot_ids: At least one id. All snapshots must have the same structure.
-            fn: Takes the leaves at one path, one of each snapshot, and returns the new leaf.
-            new_id: The id of the result. Default: a new one.
+            fn: A function that takes the leaves at one path, one from each snapshot, and returns the new leaf.
+            new_id: The id of the result. Default: the time and a random part.
 
         Returns:
-            The id of the result, or None if it ranks below all that are kept.
+            The id of the result, or None if it ranks too low to be kept.
 
         Raises:
-            StructureMismatch: The structures differ. The message names the first path at which they do.
+            StructureMismatch: The structures differ. The message names the first path where they do.
         """
         if not snapshot_ids:
             raise InvalidArgument("tree_combine needs at least one snapshot id.")
@@ -104,7 +106,7 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
     def _source(self, snapshot_id: str | None) -> Snapshot[T]:
         source = self.get_latest_snapshot() if snapshot_id is None else self.get_snapshot(snapshot_id)
         if source is None:
-            raise InvalidArgument(f"There is no snapshot yet under {self.name!r}. Save one first.")
+            raise InvalidArgument(f"There is no snapshot of {self.name!r} yet. Save one first.")
         return source
 
     def _derive(self, data: T, sources: Sequence[Snapshot[T]], new_id: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """Find snapshots by tag, metadata, time, content or leaf. Join conditions with `&`, `|` and `~`.
 
-Conditions on tags, metadata and time are answered without storage. The others load data, so they are evaluated last,
-on the snapshots that the cheap ones leave.
+Conditions on tags, metadata and time need no stored data. The others load data, so they are evaluated last, and only on
+the snapshots that match the cheap conditions.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..repository.times import parse_time, to_nanoseconds
 from .records import Record, Records, Snapshot, finder
 
 _ANY = object()
-"""Stands for "whatever the value is": the key only has to exist."""
+"""Matches any value: the key only has to exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The snapshots that a condition is evaluated on.
+    """The snapshots to search.
 
     Attributes:
-        records: All of them. They do not change during the evaluation.
-        snapshot_of: Returns the snapshot of a record, which loads its data when that is used.
-        leaves_of: Loads the leaves of a record.
+        records: The records of all snapshots. They do not change during the evaluation.
+        snapshot_of: A function that returns the snapshot of a record. Its data is loaded when it is first used.
+        leaves_of: A function that loads the leaves of a record.
     """
 
     records: Records
@@ -41,10 +41,10 @@ class Expression:
     """Whether the condition needs the data."""
 
     def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
-        """Return those of the given snapshots that meet the condition, in the same order.
+        """Return the records that meet the condition, in the same order.
 
         Args:
-            source: The snapshots to search, and how to read their data.
+            source: All snapshots, and how to load their data.
             among: The records to choose from, by id.
         """
         raise NotImplementedError
@@ -64,7 +64,7 @@ class ByTag(Expression):
 
     Args:
         tags: One tag or several.
-        require_all: Whether a snapshot needs all of them (default), or at least one.
+        require_all: Whether a snapshot needs all of the tags (default), or at least one.
     """
 
     def __init__(self, tags: str | Sequence[str], require_all: bool = True) -> None:
@@ -80,7 +80,7 @@ class ByTag(Expression):
 
 
 class ByMetadata(Expression):
-    """Match snapshots whose metadata has a key, with a certain value if you give one.
+    """Match snapshots whose metadata has a key, optionally with a certain value.
 
     Args:
         key: A metadata key. Dots lead into nested dictionaries, as in `"optimizer.lr"`.
@@ -102,13 +102,13 @@ class ByTimeRange(Expression):
     """Match snapshots that were saved between two points in time, both included.
 
     Args:
-        start: A datetime with a time zone, or an ISO 8601 string (UTC if it names no zone). Default: no limit.
-        end: Likewise.
+        start: A datetime with a time zone, or an ISO 8601 string (UTC if it has no zone). Default: no limit.
+        end: The same for the end.
     """
 
     def __init__(self, start: datetime | str | None = None, end: datetime | str | None = None) -> None:
         self.start = None if start is None else to_nanoseconds(parse_time(start))
-        # Times are shown to the microsecond, so the end includes all of its last one.
+        # Times are stored in nanoseconds but shown in microseconds, so the last microsecond is included completely.
         self.end = None if end is None else to_nanoseconds(parse_time(end)) + 999
 
     def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
@@ -119,10 +119,10 @@ class ByTimeRange(Expression):
 
 @dataclass(frozen=True)
 class ByContent(Expression):
-    """Match snapshots whose data meets a condition. Loads every snapshot that the other conditions leave.
+    """Match snapshots whose data meets a condition. Loads the data of all snapshots that match the other conditions.
 
     Args:
-        fn: Takes the data, and returns whether the snapshot matches.
+        fn: A function that takes the data and returns whether the snapshot matches.
     """
 
     fn: Callable[[Any], bool]
@@ -134,10 +134,10 @@ class ByContent(Expression):
 
 @dataclass(frozen=True)
 class ByLeaf(Expression):
-    """Match snapshots with at least one leaf that meets a condition. The classes of containers need not exist here.
+    """Match snapshots with at least one leaf that meets a condition. Container classes need not be importable.
 
     Args:
-        fn: Takes one leaf, and returns whether it matches.
+        fn: A function that takes one leaf and returns whether it matches.
     """
 
     fn: Callable[[Any], bool]
@@ -158,7 +158,7 @@ class _BySnapshot(Expression):
 
 class _And(Expression):
     def __init__(self, *parts: Expression) -> None:
-        # Conditions that load data come last, and see only what the others leave.
+        # Conditions that load data come last, and get only the snapshots that match the others.
         self.parts = sorted(parts, key=lambda part: part.loads)
         self.loads = any(part.loads for part in parts)
 
@@ -176,7 +176,7 @@ class _Or(Expression):
     def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
         found: set[str] = set()
         for part in self.parts:
-            # What one part found is not loaded again for the next.
+            # Snapshots that one part has found are not loaded again for the next.
             found.update(part.select(source, {name: record for name, record in among.items() if name not in found}))
         return _in_order(among, found)
 
@@ -219,25 +219,25 @@ class Query:
         return list(expression.select(source, source.records.by_id))
 
     def by_tags(self, tags: str | Sequence[str], require_all: bool = True) -> list[str]:
-        """Return the ids with these tags: all of them (default), or any."""
+        """Return the ids of the snapshots with all (default) or any of these tags."""
         return self.evaluate(ByTag(tags, require_all))
 
     def by_metadata(self, key: str, value: Any = _ANY) -> list[str]:
-        """Return the ids with this metadata key (dots lead into nested ones), and with this value if you give one."""
+        """Return the ids of the snapshots with this metadata key, and with this value if you pass one."""
         return self.evaluate(ByMetadata(key, value))
 
     def by_time_range(self, start: datetime | str | None = None, end: datetime | str | None = None) -> list[str]:
-        """Return the ids that were saved between two points in time, both included."""
+        """Return the ids of the snapshots that were saved between two points in time, both included."""
         return self.evaluate(ByTimeRange(start, end))
 
     def by_content(self, fn: Callable[[Any], bool]) -> list[str]:
-        """Return the ids whose data meets a condition. Loads the data of every snapshot."""
+        """Return the ids of the snapshots whose data meets a condition. Loads the data of every snapshot."""
         return self.evaluate(ByContent(fn))
 
     def by_cmp(self, fn: Callable[[Snapshot[Any]], bool]) -> list[str]:
-        """Return the ids whose snapshot meets a condition. Its data is loaded only if the condition uses it."""
+        """Return the ids of the snapshots that meet a condition. Data is loaded only if the condition uses it."""
         return self.evaluate(_BySnapshot(fn))
 
     def by_leaf_value(self, fn: Callable[[Any], bool]) -> list[str]:
-        """Return the ids with at least one leaf that meets a condition. Loads the data of every snapshot."""
+        """Return the ids of the snapshots with at least one leaf that meets a condition. Loads all data."""
         return self.evaluate(ByLeaf(fn))

@@ -1,4 +1,4 @@
-"""What is known of each snapshot without loading it: computed from the events of one stream, and ranked."""
+"""The records of snapshots (everything but their data), computed from the events of one stream, and their ranking."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ T = TypeVar("T", default=Any)
 
 
 class Snapshot(Generic[T]):
-    """One captured value, loaded when you first use `data`.
+    """One saved value. It is loaded when you first use `data`.
 
     `metadata` and `tags` are copies. So is `data`, unless you asked for a live reference.
 
     Attributes:
         id: The id of the snapshot, unique under the name of its manager.
         timestamp: When it was saved, in UTC.
-        metadata: What was stored with it.
+        metadata: Its metadata.
         tags: Its tags, in the order in which they were added.
     """
 
@@ -63,16 +63,16 @@ class Snapshot(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
-    """What is known of one snapshot without loading it.
+    """Everything about one snapshot except its data.
 
     Attributes:
         id: The id of the snapshot, unique under the name of its manager.
         created_at: When it was saved, in UTC.
-        metadata: What was stored with it. A copy.
+        metadata: A copy of its metadata.
         tags: Its tags, in the order in which they were added.
         pinned: Whether it is exempt from eviction and retention.
-        size: Bytes of the value, uncompressed. 0 in memory.
-        written: Bytes that storing it took. Data that the repository held already does not count. 0 in memory.
+        size: The uncompressed size of the value in bytes. 0 in memory.
+        written: The compressed size in bytes of the data that was new in the repository. 0 in memory.
     """
 
     id: str
@@ -86,7 +86,7 @@ class SnapshotInfo:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What the catalog knows of a snapshot. It never changes: an annotation makes a new one."""
+    """The record of a snapshot in the catalog. It is immutable: a change makes a new record."""
 
     id: str
     event: Event
@@ -98,12 +98,12 @@ class Record:
 
     @property
     def sequence(self) -> int:
-        """The place among all events of the stream."""
+        """The position among all events of the stream."""
         return self.event.sequence
 
     @property
     def order(self) -> int:
-        """The place in the order of saving. A snapshot that a rollback brought back has its old one."""
+        """The position in the order of saving. A snapshot that a rollback restored keeps its old position."""
         return int(self.event.body.get("order", self.sequence))
 
     @property
@@ -113,17 +113,17 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Bytes of the value, uncompressed."""
+        """The uncompressed size of the value in bytes."""
         return self.event.content.size if self.event.content else 0
 
     @property
     def written(self) -> int:
-        """Bytes that storing it took, after compression. Data that the repository held already does not count."""
+        """The compressed size in bytes of the data that was new in the repository."""
         return self.event.content.written if self.event.content else 0
 
     @property
     def info(self) -> SnapshotInfo:
-        """What users get to see."""
+        """The public form of this record."""
         metadata = copy.deepcopy(self.metadata)
         return SnapshotInfo(self.id, self.timestamp, metadata, tuple(self.tags), self.pinned, self.size, self.written)
 
@@ -137,7 +137,7 @@ class Records:
         self._ids: dict[int, str] = {}
 
     def copy(self) -> Records:
-        """Return a copy that later events do not change."""
+        """Return a copy that is independent of later events."""
         other = Records()
         other.by_id = dict(self.by_id)
         other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
@@ -145,7 +145,7 @@ class Records:
         return other
 
     def apply(self, event: Event) -> None:
-        """Take one event into account."""
+        """Apply one event."""
         for sequence in event.deletes:
             self._drop(sequence)
         body = event.body
@@ -171,7 +171,7 @@ class Records:
         """Return the record of an id.
 
         Raises:
-            SnapshotNotFound: There is none. The message names similar ids.
+            SnapshotNotFound: There is no such snapshot. The message names similar ids.
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
@@ -179,7 +179,7 @@ class Records:
         return record
 
     def tagged(self, tag: str) -> Iterable[str]:
-        """Return the ids with a tag."""
+        """Return the ids of the snapshots with a tag."""
         return self.by_tag.get(tag, ())
 
     def _annotate(self, record: Record, body: dict[str, Any]) -> None:
@@ -210,13 +210,13 @@ Compare = Callable[["Snapshot[Any]", "Snapshot[Any]"], float]
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What makes one snapshot better than another. Of two equal ones, the newer is better.
+    """The rule that says which of two snapshots is better. Of two equal ones, the newer is better.
 
     Args:
-        rank_by: A metadata key. Dots lead into nested dictionaries. A value that is missing, is not a number, or is
-            NaN or infinite ranks worst.
+        rank_by: A metadata key. Dots lead into nested dictionaries. Values that are missing, not numbers, NaN or
+            infinite rank last.
         mode: Whether the largest ("max", default) or the smallest ("min") value is best.
-        cmp: Compares two snapshots instead: `cmp(a, b) > 0` means that a is better.
+        cmp: A function to use instead: `cmp(a, b) > 0` means that a is better.
 
     Raises:
         InvalidArgument: The mode is unknown, or both `rank_by` and `cmp` are given.
@@ -267,7 +267,7 @@ def _sign(value: float) -> int:
 
 
 def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
-    """Return a function from metadata to the value at a dotted key. A key that itself has dots is found first."""
+    """Return a function that finds the value of a dotted key in metadata. A key that contains dots is tried first."""
     if "." not in key:
         return lambda metadata: metadata.get(key, default)
     parts = key.split(".")

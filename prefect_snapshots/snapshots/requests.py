@@ -1,4 +1,4 @@
-"""What to save a value as: one request, whoever makes it."""
+"""The request to save a value, which all ways of saving share."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .records import Record, clean_tags
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """How to save one value. `SaveRequest.of` checks what a user passes.
+    """The id, metadata and options of a save. `SaveRequest.of` checks the arguments of users.
 
     Attributes:
         id: The id of the snapshot.
-        metadata: Plain values by string keys.
+        metadata: JSON-like values with string keys.
         tags: Its tags, in order.
         overwrite: Whether to replace a snapshot with this id.
-        token: Identifies the save, so that saving again after `CommitUnknown` cannot store it twice.
-        time: When it was saved, in nanoseconds since 1970, if that is not now.
+        token: Identifies the save, so that a retry after `CommitUnknown` cannot store it twice.
+        time: When it was saved, in nanoseconds since 1970. None means now.
         pinned: Whether it is pinned from the beginning.
     """
 
@@ -49,8 +49,8 @@ class SaveRequest:
         """Check the arguments of a save.
 
         Args:
-            snapshot_id: The id. Default: one made from the time and a random part.
-            metadata: Plain values by string keys. Default: none.
+            snapshot_id: The id. Default: the time and a random part.
+            metadata: JSON-like values with string keys. Default: none.
             tags: One tag or several. Default: none.
             overwrite: Whether to replace a snapshot with this id.
             token: The token of an earlier attempt, in hexadecimal digits.
@@ -64,12 +64,12 @@ class SaveRequest:
 
     @classmethod
     def again(cls, record: Record) -> SaveRequest:
-        """Request to save a snapshot elsewhere as it is, with its time, its tags and its pin."""
+        """Return the request to save an existing snapshot elsewhere, with its time, tags and pin."""
         return cls(record.id, record.metadata, list(record.tags), time=record.time, pinned=record.pinned)
 
     @property
     def body(self) -> dict[str, Any]:
-        """The body of the event that says it."""
+        """The body of the event for this save."""
         body: dict[str, Any] = {"id": self.id, "metadata": dict(self.metadata), "tags": list(self.tags)}
         if self.time is not None:
             body["time"] = self.time
