@@ -8,18 +8,22 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_database import Flat
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import StateType
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import get_current_settings
 from prefect_support import artifacts_of, events_about, flush
 from pydantic import SecretStr
 
 from prefect_snapshots import BackupManager, RetentionPolicy
+from prefect_snapshots.backups.sources import Dump, DumpNote
 from prefect_snapshots.errors import BackupFailed, CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument
 from prefect_snapshots.flows import (
     backup_prefect_server,
@@ -78,6 +82,37 @@ def test_a_backup_is_made_and_told(place: Path, name: str) -> None:
     assert event.event == "prefect-snapshots.backup.created"
     assert (event.payload["backup"], event.payload["rows"], event.payload["files"]) == (backup.name, 10, 3)
     assert event.payload["incomplete"] is False
+
+
+class Partial(Flat):
+    """A database whose dump leaves something out."""
+
+    @contextmanager
+    def dump(self) -> Iterator[Dump]:
+        with super().dump() as dump:
+            dump.notes = [DumpNote(f"View v{number} is left out.", left_out=True) for number in range(4)]
+            yield dump
+
+
+def test_a_run_that_left_something_out_completes_with_warnings(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS", "true")
+    monkeypatch.setattr("prefect_snapshots.flows.backups.open_database", lambda path: Partial(Path(path)))
+    databases, repository = [str(place / "uploads" / "photo")], str(place / "repository")
+    state = create_backup(name=name, databases=databases, repository=repository, after=[["false"]], return_state=True)
+    backup = state.result()
+    assert (state.type, state.name) == (StateType.COMPLETED, "Completed with warnings")
+    part = backup.parts[0].name
+    assert state.message == (
+        f"{backup.name} has 5 warnings. {part}: View v0 is left out. {part}: View v1 is left out. "
+        f"{part}: View v2 is left out. And 2 more warnings: see the log."
+    )
+    assert backup.incomplete
+    flush()
+    [page] = artifacts_of(name, "backups")
+    assert "After the backup, the hook false failed" in str(page.data)
+    assert "something was left out" in str(page.data)
 
 
 def test_options_of_directories_are_parameters(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,18 @@ Whoever may start runs of a deployment chooses its parameters. So commands in pa
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import humanize
 from prefect import flow
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.settings import get_current_settings
+from prefect.states import Completed
 from pydantic import Field
 
 from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, Hooks, RestoreReport
@@ -51,6 +54,13 @@ PATIENCE = 3600
 """Seconds that a person has to confirm a restore: an hour, after which the run fails and nothing was changed."""
 
 DEFAULT_RETENTION = RetentionPolicy()
+
+WITH_WARNINGS = "Completed with warnings"
+"""The name of the state of a run that did its work and left something out. Its type is that of a completed run."""
+_SHOWN = 3
+"""Warnings that the message of a state quotes. The log and the page of the run have all of them."""
+
+R = TypeVar("R")
 
 _BLOCK = re.compile(r"prefect-snapshots-backup-database/[^/]+")
 
@@ -92,7 +102,8 @@ def create_backup(
 ) -> Backup:
     """Back up databases and directories, then delete backups that the retention policy does not keep.
 
-    If one source fails, nothing is committed.
+    If one source fails, nothing is committed. If something was left out, or a command afterwards failed, the run ends
+    in a state named `Completed with warnings`.
 
     Args:
         description: Why you make the backup. It becomes part of its name.
@@ -142,7 +153,7 @@ def create_backup(
     ]
     manager = _manager(name, databases, chosen, repository, retention, streams, hooks, limit_upload)
     try:
-        return _created(manager, description, permanent, tags, prove)
+        return _ended(_created(manager, description, permanent, tags, prove))
     finally:  # a proof is overdue above all where backups fail
         if proven_within_days is not None:
             report_proof_overdue(manager, timedelta(days=proven_within_days))
@@ -161,7 +172,7 @@ def _created(manager: BackupManager, description: str, permanent: bool, tags: Se
         report = _drilled(manager, backup.name)
         if not report.ok:
             raise NotProven(backup.name, report.problems)
-        backup = manager.get_backup(backup.name)
+        backup = dataclasses.replace(manager.get_backup(backup.name), failed_hooks=backup.failed_hooks)
     return backup
 
 
@@ -241,7 +252,7 @@ def restore_backup(
     with progress_bar(manager, "Restore", found.size) as progress:
         report = manager.restore_backup(found.name, confirm=True, to=to, only=only, progress=progress)
     report_restored(manager, report)
-    return report
+    return _with_warnings(report, report.name, [*report.warnings, *report.failed_hooks])
 
 
 @flow(name="restore-drill")
@@ -295,10 +306,25 @@ def backup_prefect_server(
         report_failed(manager, error)
         raise
     report_created(manager, backup)
-    return backup
+    return _ended(backup)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _ended(backup: Backup) -> Backup:
+    left_out = [f"{part.name}: {note}" for part in backup.parts if part.incomplete for note in part.notes]
+    return _with_warnings(backup, backup.name, [*left_out, *backup.failed_hooks])
+
+
+def _with_warnings(result: R, name: str, warnings: Sequence[str]) -> R:
+    """Return the result of a flow, or a state that contains it and shows the warnings, if there are some."""
+    if not warnings:
+        return result
+    more = len(warnings) - _SHOWN
+    told = [*warnings[:_SHOWN], *([f"And {count_text(more, 'more warning')}: see the log."] if more > 0 else [])]
+    message = f"{name} has {count_text(len(warnings), 'warning')}. {' '.join(told)}"
+    return cast(R, Completed(name=WITH_WARNINGS, message=message, data=result))
 
 
 def _drilled(manager: BackupManager, name: str) -> DrillReport:

@@ -90,6 +90,8 @@ def report_restored(manager: BackupManager, report: RestoreReport) -> None:
     with only_warn(f"{report.name} was restored"):
         safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
         run_logger().info("Restored %s from %s.%s", ", ".join(report.restored), report.name, safe)
+        for warning in report.warnings:
+            run_logger().warning("%s", warning)
         parts = {"restored": list(report.restored), "safety_backup": report.safety_backup}
         _emit("restored", manager, {"backup": report.name, **parts})
         _leave_page(manager, f"Restored {report.name}", about_restore(report))

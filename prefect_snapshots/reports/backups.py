@@ -45,6 +45,7 @@ def about_backup(backup: Backup) -> Iterator[Block]:
         ),
     )
     yield from (Note(f"{part.name}: {note}") for part in backup.parts for note in part.notes)
+    yield from map(Note, backup.failed_hooks)
 
 
 def about_cleanup(report: CleanupReport) -> Iterator[Block]:
@@ -69,6 +70,7 @@ def about_restore(report: RestoreReport) -> Iterator[Block]:
     """Describe a restore: the parts that were restored, and the backup of the previous state, if any."""
     yield Facts({"from": (report.name, "name"), "previous state": (report.safety_backup, "name")})
     yield Table("Restored", (Column("part", "name"),), tuple((part,) for part in report.restored))
+    yield from map(Note, (*report.warnings, *report.failed_hooks))
 
 
 def about_drill(report: DrillReport) -> Iterator[Block]:
