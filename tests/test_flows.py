@@ -125,8 +125,16 @@ def test_a_backup_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (event,) = events_about(f"prefect-snapshots.backups.{name}", 1)
     assert event.event == "prefect-snapshots.backup.overdue"
     assert (event.payload["name"], event.payload["backup"]) == (name, old.name)
-    manager.create_backup()
+    latest = manager.create_backup()
     assert watch("1d").ok
+    proven: dict[str, Any] = {"proven": {name: "1d"}, "repository": str(place)}
+    assert watch_repository(**proven).unproven == (name,)
+    manager.drill(old.name)
+    assert not watch_repository(**proven).ok, "what counts is when the proven backup was made"
+    manager.drill(latest.name)
+    assert watch_repository(**proven).ok
+    told = [event.payload for event in events_about(f"prefect-snapshots.backups.{name}", 3)][1:]
+    assert [each["backup"] for each in told] == [None, old.name]
     (never,) = watch(timedelta(hours=1), of="never").backups
     assert never.overdue
     assert never.newest is None

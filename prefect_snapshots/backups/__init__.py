@@ -8,7 +8,7 @@ from .files import Command, File, StandardInput
 from .hooks import HookCall, Hooks
 from .journal import PartState, RestorePart, RestoreRecord
 from .manager import BackupManager, list_names
-from .records import Backup, PartRecord
+from .records import Backup, PartRecord, last_proven
 from .restores import RestoreReport
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "RestoreRecord",
     "RestoreReport",
     "StandardInput",
+    "last_proven",
     "list_names",
     "safe_experiment",
 ]

@@ -259,6 +259,12 @@ class Records:
         return free
 
 
+def last_proven(backups: Iterable[Backup]) -> Backup | None:
+    """Return the newest backup of which a drill has shown that it can be restored. None if there is none."""
+    proven = (backup for backup in backups if backup.proven_at is not None and backup.broken is None)
+    return max(proven, key=lambda backup: backup.created_at, default=None)
+
+
 def read_record(event: Event) -> Backup:
     """Return the backup that an event committed. If its record cannot be read, the backup is broken."""
     try:

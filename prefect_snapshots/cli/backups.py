@@ -605,12 +605,19 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
             _moment(each["created_at"], seconds=False),
             size_text(each["size"]),
             size_text(each["written"]),
-            f"broken: {each['broken']}" if each["broken"] else "incomplete" * each["incomplete"],
+            f"broken: {each['broken']}" if each["broken"] else ", ".join(_remarks(each)),
         )
         for each in document["backups"]
     ]
     if rows:
         yield from table(columns, rows)
+
+
+def _remarks(backup: dict[str, Any]) -> Iterator[str]:
+    if backup["incomplete"]:
+        yield "incomplete"
+    if backup["proven_at"]:
+        yield f"proven {_moment(backup['proven_at'], seconds=False)} by {backup['proven_by']}"
 
 
 def _view_verbosely(document: dict[str, Any]) -> Iterator[str]:

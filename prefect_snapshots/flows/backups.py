@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
 
 import humanize
@@ -43,7 +43,7 @@ from ..integration.backups import (
 )
 from ..integration.blocks import current_repository
 from ..integration.database_blocks import load_database
-from ..integration.reporter import this_run
+from ..integration.reporter import only_warn, this_run
 from ..integration.run_context import run_logger
 from ..integration.settings import SnapshotsSettings
 from ..repository.handing_over import limited
@@ -156,7 +156,8 @@ def create_backup(
         return _ended(_created(manager, description, permanent, tags, prove))
     finally:  # a proof is overdue above all where backups fail
         if proven_within_days is not None:
-            report_proof_overdue(manager, timedelta(days=proven_within_days))
+            with only_warn(f"The backups of {name} are made"):
+                report_proof_overdue(manager, datetime.now(UTC) - timedelta(days=proven_within_days))
 
 
 def _created(manager: BackupManager, description: str, permanent: bool, tags: Sequence[str], prove: bool) -> Backup:

@@ -7,6 +7,7 @@ Events for automations, in addition to those of `maintenance`:
 
 - `prefect-snapshots.backup.overdue`; the resource is `prefect-snapshots.backups.<name>`: `repository` (URL), `name`,
   `since` (ISO 8601: a backup should have started since then), `backup` and `created_at` (the newest; null if none);
+- `prefect-snapshots.backup.proof-overdue`, as described in `integration.backups`;
 - `prefect-snapshots.repository.growing`; the resource is `prefect-snapshots.repositories.<URL>`: `repository`, `since`,
   `written` and `limit` (bytes), `by_kind` (`written`, by the kind of data).
 """
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..backups import Backup, BackupManager
 from ..documents.texts import size_text
 from ..errors import InvalidArgument
+from ..integration.backups import report_proof_overdue
 from ..integration.blocks import current_repository
 from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
@@ -68,12 +70,14 @@ class WatchReport:
         since: The start of the period in which growth was measured.
         written: Bytes written in this period, by the kind of data.
         limit: The number of bytes that may be written in this period. None: no limit.
+        unproven: The names whose last proven backup is too old, or of which no backup was ever proven.
     """
 
     backups: tuple[BackupWatch, ...]
     since: datetime
     written: Mapping[str, int]
     limit: int | None
+    unproven: tuple[str, ...] = ()
 
     @property
     def growing(self) -> bool:
@@ -82,8 +86,8 @@ class WatchReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no backup is overdue and the limit is not exceeded."""
-        return not self.growing and not any(each.overdue for each in self.backups)
+        """Whether no backup and no proof is overdue, and the limit is not exceeded."""
+        return not self.growing and not self.unproven and not any(each.overdue for each in self.backups)
 
 
 @flow(name="watch-repository")
@@ -95,6 +99,7 @@ def watch_repository(
     within: timedelta = _WEEK,
     timezone: str = "UTC",
     repository: str | None = None,
+    proven: Mapping[str, timedelta | str] | None = None,
 ) -> WatchReport:
     """Report overdue backups and a repository that grows too fast. The run completes in either case.
 
@@ -106,6 +111,8 @@ def watch_repository(
         within: The period that `limit` applies to.
         timezone: The time zone of the cron expressions.
         repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        proven: How old the last proven backup may be, by name: a duration such as `"40d"`, or the cron expression of
+            the schedule of drills.
 
     Raises:
         InvalidArgument: A string is neither a duration nor a cron expression, or the time zone is unknown.
@@ -121,11 +128,15 @@ def watch_repository(
     watched = current_repository(repository)
     now = datetime.now(UTC)
     due = {name: _before(now - margin, every, timezone) for name, every in (backups or {}).items()}
+    drilled = {name: _before(now - margin, every, timezone) for name, every in (proven or {}).items()}
     report = WatchReport(
         backups=tuple(BackupWatch(name, since, _newest(watched, name, now + margin)) for name, since in due.items()),
         since=now - within,
         written=watched.written_since(now - within),
         limit=limit,
+        unproven=tuple(
+            name for name, since in drilled.items() if report_proof_overdue(BackupManager(watched, name=name), since)
+        ),
     )
     with only_warn(f"{watched.url} is watched"):
         _report(watched, report)
@@ -173,6 +184,7 @@ def _report(watched: Repository, report: WatchReport) -> None:
                 "created_at": newest and newest.created_at.isoformat(),
             }
             Reporter(watched, "backups", each.name).emit("backup.overdue", facts)
+    rows += [_row(f"last proven backup of {name}", "none, or too old", "", False) for name in report.unproven]
     written = sum(report.written.values())
     kinds = ", ".join(f"{kind} {size_text(size)}" for kind, size in report.written.items())
     found = size_text(written) + (f" ({kinds})" if kinds else "")

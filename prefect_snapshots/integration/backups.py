@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from ..backups import Backup, BackupManager, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
 from ..documents import Block, Document, Heading
 from ..documents.texts import count_text, size_text
 from ..reports.backups import PINNED, about_backup, about_backups, about_cleanup, about_drill, about_restore
@@ -110,16 +110,22 @@ def report_drilled(manager: BackupManager, report: DrillReport) -> None:
         _leave_page(manager, f"Drill of {report.name}: {outcome}", about_drill(report))
 
 
-def report_proof_overdue(manager: BackupManager, limit: timedelta) -> None:
-    """Report that the last proven backup is older than a limit, or that no backup was ever proven."""
-    with only_warn(f"The backups of {manager.name} were checked"):
-        proven = next((each for each in manager.list_backups() if each.proven_at is not None), None)
-        if proven is not None and datetime.now(UTC) - proven.created_at <= limit:
-            return
-        known = f"the last one that was proven is {proven.name}" if proven else "none was ever proven"
-        run_logger().warning("No backup of %s in the last %s is proven: %s. Run a drill.", manager.name, limit, known)
+def report_proof_overdue(manager: BackupManager, since: datetime) -> bool:
+    """Report if the last proven backup was made before a time, or if there is none.
+
+    Returns:
+        Whether that is so.
+    """
+    proven = last_proven(manager.list_backups())
+    if proven is not None and proven.created_at >= since:
+        return False
+    with only_warn(f"The backups of {manager.name} were read"):
+        known = f"The last proven one is {proven.name}" if proven else "None was ever proven"
+        begun = f"{since:%F %T} UTC"
+        run_logger().warning("No backup of %s since %s is proven. %s. Run a drill.", manager.name, begun, known)
         proven_at = proven.proven_at.isoformat() if proven and proven.proven_at else None
         _emit("proof-overdue", manager, {"backup": proven.name if proven else None, "proven_at": proven_at})
+    return True
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

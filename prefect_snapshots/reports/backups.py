@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date
 
-from ..backups import Backup, BackupManager, DrillReport, RestoreReport
+from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
 from ..retention import CleanupReport, RetentionRow
 
@@ -95,6 +95,7 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
     if not backups:
         yield Note("There are no backups.")
         return
+    proven = last_proven(backups)
     rows = {row.name: row for row in manager.cleanup(dry_run=True, prune=False).rows}
     yield Facts(
         {
@@ -103,6 +104,9 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
             "total stored": (sum(each.written for each in backups), "bytes"),
             "latest (UTC)": (backups[0].created_at, "time"),
             "oldest (UTC)": (backups[-1].created_at, "time"),
+            "last proven": (proven.name if proven else "none", "name"),
+            "proven on (UTC)": (proven.proven_at if proven else None, "time"),
+            "proven by": (proven.proven_by if proven else None, "text"),
         }
     )
     drawn = [each for each in reversed(backups) if each.broken is None][-_DRAWN:]
