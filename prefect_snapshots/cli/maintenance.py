@@ -130,8 +130,8 @@ def _view_freed(document: Document) -> Iterator[str]:
     yield f"after the grace time of {grace}: {size_text(document['bytes_waiting'])} in {waiting}"
     if document["packs_not_rewritten"]:
         yield (
-            f"{count_text(document['packs_not_rewritten'], 'pack')} with some garbage could not be rewritten, because "
-            "the disk is too full for copies. Free some space, or delete more versions, and prune again."
+            f"{count_text(document['packs_not_rewritten'], 'pack')} with some garbage stayed, because the disk is too "
+            "full to free them. Free some other space, or delete more versions, and prune again."
         )
 
 

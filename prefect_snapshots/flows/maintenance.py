@@ -90,8 +90,8 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     run_logger().info("%s of %s %sfreed, %s waiting.", freed, pruned.url, would, waiting)
     if report.packs_not_rewritten:
         run_logger().warning(
-            "%s: %s with some garbage could not be rewritten, because the disk is too full for copies. Free some "
-            "space, or delete more versions, and prune again.",
+            "%s: %s with some garbage stayed, because the disk is too full to free them. Free some other space, or "
+            "delete more versions, and prune again.",
             pruned.url,
             count_text(report.packs_not_rewritten, "pack"),
         )

@@ -39,7 +39,7 @@ def keep_reserve(location: Location, streams: int = 0) -> bool:
     """
     if not location.is_local:
         return True
-    size = _for_prune(streams) + _DELETES
+    size = for_prune(streams) + _DELETES
     try:
         if (location.size(RESERVE) or 0) < size:
             location.resize(RESERVE, size)
@@ -75,7 +75,7 @@ def with_reserve(location: Location, act: Callable[[], T], *, leave_for: int | N
     Raises:
         StorageFull: There is no reserve any more, or it was too small.
     """
-    least = 0 if leave_for is None else _for_prune(leave_for)
+    least = 0 if leave_for is None else for_prune(leave_for)
     while True:
         try:
             return act()
@@ -87,6 +87,11 @@ def with_reserve(location: Location, act: Callable[[], T], *, leave_for: int | N
                 location.resize(RESERVE, max(size - _BLOCK, least))
 
 
-def _for_prune(streams: int) -> int:
-    """Return the bytes that prune writes before it can delete anything."""
+def for_prune(streams: int) -> int:
+    """Return the bytes that prune may write before it can delete anything."""
     return _OWN + streams * _BLOCK
+
+
+def cost_of_prune(streams: int) -> int:
+    """Return the bytes that the events of one prune take for ever: a condemnation, and a fence in each stream."""
+    return (1 + streams) * _BLOCK

@@ -37,7 +37,7 @@ from ..location import ObjectInfo
 from ..opened import Opened
 from ..packs import LOCAL_LIMIT, REMOTE_LIMIT, pack_path
 from ..progress import Progress, silent
-from ..reserve import keep_reserve, with_reserve
+from ..reserve import cost_of_prune, keep_reserve, with_reserve
 from .liveness import every_stream, list_packs, live_rows, paths, stream_of, unregistered
 from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
@@ -70,7 +70,8 @@ class PruneReport:
     """Packs that nothing refers to, left alone for the grace time."""
     bytes_waiting: int = 0
     packs_not_rewritten: int = 0
-    """Packs that are partly garbage, and stay because the disk has no space for copies of the rest."""
+    """Packs with garbage that stay, because the disk is full: it has no space for copies of the rest, or deleting them
+    would free less than the events of prune take."""
     index_objects_deleted: int = 0
     leftovers_deleted: int = 0
     log_objects_deleted: int = 0
@@ -114,7 +115,7 @@ def _round(
 ) -> bool:
     """Prune once. Returns False if the disk was too full to copy everything, and another round may free more."""
     attempt = 0
-    tidied = False
+    tidied = full = False
     while True:
         say("reading", 0, 3)
         opened.catalog.root.refresh()
@@ -124,9 +125,10 @@ def _round(
             # First what can go without a word to anybody: on a full disk it makes place for the events.
             _tidy(opened, set(opened.index.objects()[1]), grace, report)
             tidied = True
-            if not _keep_reserve(opened):
+            full = not _keep_reserve(opened)
+            if full:
                 _finish(opened, report, deleted)
-        chosen = _choose(opened, grace, report, without if report.dry_run else ())
+        chosen = _choose(opened, grace, report, without if report.dry_run else (), full)
         if report.dry_run:
             return True
         say("copying", 1, 3)
@@ -143,8 +145,9 @@ def _round(
     before = len(deleted)
     _finish(opened, report, deleted)
     say("done", 3, 3)
-    report.packs_not_rewritten = len(chosen) - len(candidates)
-    return not report.packs_not_rewritten or len(deleted) == before
+    uncopied = len(chosen) - len(candidates)
+    report.packs_not_rewritten += uncopied
+    return not uncopied or len(deleted) == before
 
 
 def _keep_reserve(opened: Opened) -> bool:
@@ -206,9 +209,13 @@ def _condemned_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
 
 
 def _choose(
-    opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]]
+    opened: Opened, grace: float, report: PruneReport, without: Collection[tuple[str, str, int]], full: bool
 ) -> list[bytes]:
-    """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many. The emptiest come first."""
+    """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many. The emptiest come first.
+
+    Returns none on a full disk if they hold less garbage than the events of prune take. Those stay for ever: every
+    prune would leave less space than before, until none could write its events.
+    """
     index, condemned = opened.index, opened.catalog.state.condemned
     live = live_rows(opened, without)
     packs = list_packs(opened)
@@ -227,10 +234,10 @@ def _choose(
     now = time.time()
     chosen: set[bytes] = set()
     small: set[bytes] = set()
-    report.packs_waiting = report.bytes_waiting = report.bytes_freed = report.packs_rewritten = 0
+    report.packs_waiting = report.bytes_waiting = report.packs_rewritten = report.packs_not_rewritten = 0
+    gain = 0
     for pack, info in packs.items():
         if pack in condemned:
-            report.bytes_freed += info.size
             continue
         overhead = 128 + tables[pack]
         unused = info.size - used[pack] - overhead
@@ -240,16 +247,21 @@ def _choose(
                 report.bytes_waiting += info.size
             else:
                 chosen.add(pack)
-                report.bytes_freed += info.size
+                gain += info.size
         elif unused > MAX_UNUSED * info.size:
             chosen.add(pack)
-            report.bytes_freed += unused
+            gain += unused
         elif info.size < limit // 8:
             small.add(pack)
     if len(small) > _FEW:
         chosen |= small
+    if full and gain < cost_of_prune(len(opened.catalog.state.streams)):
+        report.packs_not_rewritten = len(chosen)
+        chosen, gain = set(), 0
+    doomed = [info.size for pack, info in packs.items() if pack in condemned]
+    report.bytes_freed = gain + sum(doomed)
     report.packs_rewritten = sum(pack in used for pack in chosen)
-    report.packs_deleted = len(chosen) + sum(pack in condemned for pack in packs)
+    report.packs_deleted = len(chosen) + len(doomed)
     return sorted(chosen, key=used.__getitem__)
 
 
