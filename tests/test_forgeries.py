@@ -19,6 +19,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -274,6 +275,14 @@ def _assert_nobody_else_is_hurt(stage: Stage, place: Path, victim: Victim, value
         timed("prune", lambda: Repository(place).prune(grace=0))
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Where a forged repository lies: in memory if possible, because a disk takes three times as long."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        yield Path(folder) / "r"
+
+
 def _run(stage: Stage, place: Path, every: bool) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -295,8 +304,8 @@ def _run(stage: Stage, place: Path, every: bool) -> None:
     assert count > 100
 
 
-def test_a_field_that_is_forged_hurts_its_name_alone(stage: Stage, tmp_path: Path) -> None:
-    _run(stage, tmp_path / "r", every=False)
+def test_a_field_that_is_forged_hurts_its_name_alone(stage: Stage, place: Path) -> None:
+    _run(stage, place, every=False)
 
 
 def test_values_that_once_hung_or_had_no_name(stage: Stage, tmp_path: Path) -> None:
@@ -314,8 +323,9 @@ def test_values_that_once_hung_or_had_no_name(stage: Stage, tmp_path: Path) -> N
 
 
 @pytest.mark.nightly
-def test_no_value_in_any_field_hurts_more_than_its_name(stage: Stage, tmp_path: Path) -> None:
-    _run(stage, tmp_path / "r", every=True)
+@pytest.mark.timeout(3600)  # 8,000 forgeries, about ten a second
+def test_no_value_in_any_field_hurts_more_than_its_name(stage: Stage, place: Path) -> None:
+    _run(stage, place, every=True)
 
 
 def test_a_password_that_is_forged_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -247,6 +248,22 @@ class TestIdentity:
             with pytest.raises(RepositoryChanged, match="not encrypted"):
                 load(tmp_path / "r", password=password)
 
+    def test_another_plain_one_is_noticed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        first = save(tmp_path / "r").id
+        new = save(tmp_path / "other", 2).id
+        shutil.rmtree(tmp_path / "r")
+        shutil.copytree(tmp_path / "other", tmp_path / "r")
+        for use in (load, save):
+            with pytest.raises(RepositoryChanged, match=rf"{first}, which is not encrypted.*{new}.*password trust"):
+                use(tmp_path / "r")
+        assert new in command(tmp_path / "r", "--yes", "password", "trust").stdout
+        assert load(tmp_path / "r") == 2
+        shutil.rmtree(tmp_path / "r")
+        assert save(tmp_path / "r").id == Repository(tmp_path / "r").id, "your own new one is no surprise"
+
     def test_an_encrypted_one_that_is_gone_is_not_replaced_by_a_plain_one(self, tmp_path: Path) -> None:
         save(tmp_path / "r", password="right")
         shutil.rmtree(tmp_path / "r")
@@ -303,7 +320,7 @@ class TestIdentity:
         (file,) = (tmp_path / "state").rglob("*.json")
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-        assert json.loads(file.read_text()) == {"url": repository.url, "id": repository.id}
+        assert json.loads(file.read_text()) == {"url": repository.url, "id": repository.id, "encrypted": True}
 
     @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"id": 5}', b"[" * 100_000, b"\xff"])
     def test_what_is_remembered_may_be_damaged(self, tmp_path: Path, content: bytes) -> None:
@@ -313,7 +330,7 @@ class TestIdentity:
         assert load(tmp_path / "r", password="right") == 1
         assert json.loads(file.read_text())["url"].endswith("/r")
 
-    def test_nothing_is_remembered_of_plain_ones_and_without_a_state_folder(
+    def test_nothing_is_remembered_of_temporary_plain_ones_and_without_a_state_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save(tmp_path / "plain")

@@ -94,7 +94,7 @@ def remove(name: str, /, *, session: SessionArgument) -> Answer:
 def trust(*, session: SessionArgument) -> Answer:
     """Accept the repository that is at the URL now, after it was replaced.
 
-    The id of every encrypted repository that you open is remembered, and another repository at the same URL is refused.
+    The id of every repository that you open is remembered, and another repository at the same URL is refused.
     Run this only if you know why it changed.
     """
     from ..repository import known
@@ -104,22 +104,22 @@ def trust(*, session: SessionArgument) -> Answer:
     config = read_config(location)
     if config is None:
         raise RepositoryNotFound(f"There is no repository at {location.url}. Check the URL.")
-    before = known.known_id(location)
-    encrypted = "encrypted" if config["passwords"] else "not encrypted"
+    before = known.find(location)
+    now = known.Known(config["id"], bool(config["passwords"]))
+    encrypted = "encrypted" if now.encrypted else "not encrypted"
     if before is not None:
         session.confirm(
-            f"Trust the repository {config['id']} ({encrypted}) at {location.url} from now on, instead of {before}?"
+            f"Trust the repository {now.id} ({encrypted}) at {location.url} from now on, instead of {before.id}?"
         )
     known.forget(location)
-    if config["passwords"]:
-        known.remember(location, config["id"])
+    known.remember(location, now)
     document = {
         "repository": location.url,
-        "id": config["id"],
-        "before": before,
-        "encrypted": bool(config["passwords"]),
+        "id": now.id,
+        "before": before.id if before else None,
+        "encrypted": now.encrypted,
     }
-    return Answer(document, remark=f"{location.url}: the repository {config['id']} ({encrypted}) is trusted.")
+    return Answer(document, remark=f"{location.url}: the repository {now.id} ({encrypted}) is trusted.")
 
 
 def _answer(url: str, repository_id: str, name: str | None, done: str, remark: str) -> Answer:

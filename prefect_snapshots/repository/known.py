@@ -1,9 +1,12 @@
-"""The encrypted repositories that you have opened before, so that another one in the same place is noticed.
+"""The repositories that you have opened before, so that another one in the same place is noticed.
 
 Whoever can write to a bucket can put another repository there: one of yours with the same password, or one without
-encryption. So the id of each encrypted repository is remembered when it is first opened, as SSH remembers the
-keys of hosts: one small file for each place, in `$XDG_STATE_HOME/prefect-snapshots/repositories`
-(default: `~/.local/state/...`), readable by you only.
+encryption. A disk that is not mounted, or a copy to the wrong place, does the same by mistake. So the id of each
+repository is remembered when it is first opened, as SSH remembers the keys of hosts: one small file for each place, in
+`$XDG_STATE_HOME/prefect-snapshots/repositories` (default: `~/.local/state/...`), readable by you only.
+
+The id of a plain repository protects against mistakes only: whoever can write to it can keep the id and change the
+rest. Plain repositories in the directory for temporary files are not remembered: they come and go by the thousand.
 
 Where nothing can be remembered, as in a container, nothing is noticed: pass `Repository(url, id=...)` there.
 """
@@ -14,6 +17,7 @@ import contextlib
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -25,21 +29,38 @@ _MOST_BYTES = 16 * 1024
 """Bytes of a file that remembers one repository: it has some hundred. A larger one is not ours."""
 
 
-def known_id(location: Location) -> str | None:
-    """Return the id of the encrypted repository that was opened here last; None if there was none."""
-    if _is_forgettable(location):
+@dataclass(frozen=True)
+class Known:
+    """A repository that was opened before."""
+
+    id: str
+    encrypted: bool
+
+    def is_replaced_by(self, other: Known) -> bool:
+        """Return whether another repository is here now, or this one lost its encryption."""
+        return self.id != other.id or (self.encrypted and not other.encrypted)
+
+    def __str__(self) -> str:
+        return self.id if self.encrypted else f"{self.id}, which is not encrypted"
+
+
+def find(location: Location) -> Known | None:
+    """Return the repository that was opened here last, if it is remembered."""
+    if location.url.startswith("memory://"):
         return None
     try:
         with open(_file(location), "rb") as file:
-            found = json.loads(file.read(_MOST_BYTES))["id"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return found if isinstance(found, str) else None
+            match json.loads(file.read(_MOST_BYTES)):
+                case {"id": str(found), **more}:
+                    return Known(found, more.get("encrypted") is not False)
+    except (OSError, ValueError, RecursionError):
+        pass  # it was never opened, or what was written is damaged: it is written anew
+    return None
 
 
-def remember(location: Location, repository_id: str) -> None:
-    """Remember which encrypted repository is here. Does nothing if your state folder cannot be written."""
-    if _is_forgettable(location) or known_id(location) == repository_id:
+def remember(location: Location, repository: Known) -> None:
+    """Remember which repository is here. Does nothing if your state folder cannot be written."""
+    if _is_forgettable(location, repository) or find(location) == repository:
         return
     file = _file(location)
     with contextlib.suppress(OSError):
@@ -48,7 +69,7 @@ def remember(location: Location, repository_id: str) -> None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # In one step: another process may do the same, and a half-written file would be no memory at all.
         with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".tmp-", delete=False) as new:
-            new.write(json.dumps({"url": location.url, "id": repository_id}))
+            new.write(json.dumps({"url": location.url, "id": repository.id, "encrypted": repository.encrypted}))
         os.replace(new.name, file)
 
 
@@ -69,5 +90,6 @@ def _file(location: Location) -> Path:
     return home / "prefect-snapshots" / "repositories" / f"{name}.json"
 
 
-def _is_forgettable(location: Location) -> bool:
-    return location.url.startswith("memory://")
+def _is_forgettable(location: Location, repository: Known) -> bool:
+    temporary = Path(tempfile.gettempdir()).resolve().as_uri() + "/"
+    return location.url.startswith("memory://" if repository.encrypted else ("memory://", temporary))

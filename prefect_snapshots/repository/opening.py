@@ -118,7 +118,8 @@ class Opener:
                 f"There is no repository at {self._url}, and none is created, because id={self._expected_id!r} was "
                 "given. Check the URL, or leave out id to create a new one."
             )
-        if password is None and not self._password.is_refused and known.known_id(self.location) is not None:
+        before = known.find(self.location)
+        if password is None and not self._password.is_refused and before is not None and before.encrypted:
             raise WrongPassword(
                 f"There was an encrypted repository at {self._url} when you last looked, and now there is none. It is "
                 "not replaced by one without encryption: pass a password, or password=False (--no-password)."
@@ -156,11 +157,10 @@ class Opener:
                     "Somebody may have replaced it. Nothing was read from it."
                 )
             return
-        before = known.known_id(self.location)
-        if before is not None and (before != config["id"] or not config["passwords"]):
-            now = config["id"] if config["passwords"] else f"{config['id']}, which is not encrypted"
+        before, now = known.find(self.location), _known(config)
+        if before is not None and before.is_replaced_by(now):
             raise RepositoryChanged(
-                f"{self._url} held the encrypted repository {before} when you last opened it, and now holds {now}. "
+                f"{self._url} held the repository {before} when you last opened it, and now holds {now}. "
                 "Somebody may have replaced it. Nothing was read from it. If you know why it changed, run "
                 f"`prefect-snapshots --repository {self._url} password trust`, or pass id={config['id']!r}."
             )
@@ -178,8 +178,7 @@ class Opener:
             )
         self._check_id(config)
         name, secret = self._unlock(config)
-        if secret is not None:
-            known.remember(self.location, config["id"])
+        known.remember(self.location, _known(config))
         sealer = Sealer(bytes.fromhex(config["id"]), secret, self._compression)
         return assemble(self.location, config, secret, name, sealer, self._read_only)
 
@@ -203,3 +202,7 @@ class Opener:
         if found is None:
             raise WrongPassword(f"The password does not open {self._url}. Check it, and the URL.")
         return found
+
+
+def _known(config: dict[str, Any]) -> known.Known:
+    return known.Known(config["id"], bool(config["passwords"]))

@@ -50,7 +50,7 @@ class Repository:
             `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_FILE`, else the output of the command in
             `PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND`, else none.
         id: The id that the repository must have, as `prefect-snapshots stats` shows it. Another one is refused, and
-            none is created. Default: the id that it had when you last opened it encrypted, if that is known.
+            none is created. Default: the id that it had when you last opened it, if that is known.
         compression: "auto" (zstd where it pays), "high" (slower, smaller) or "none". Each writer decides for itself.
             Default: "auto".
         allow_pickle: Whether to load objects that were stored with pickle. Pass False for a repository that others
