@@ -1,4 +1,4 @@
-"""Keep state that outlives a Prefect run in one repository: a directory or a bucket.
+"""Snapshots, checkpoints, artifacts and backups for Prefect, in one repository: a directory or a bucket.
 
 The public names are listed in `__init__.pyi`, and only there. Each is imported when you first use it, so importing the
 package takes milliseconds and loads neither Prefect nor JAX. All errors are in `prefect_snapshots.errors`.

@@ -4,13 +4,14 @@ Four base classes say what you can do about an error:
 
 - `UsageError`: fix the call. Nothing was changed.
 - `RetryableError`: try again, as the message says.
-- `SetupError`: fix the surroundings: storage, credentials, packages or programs.
+- `SetupError`: fix the setup: storage, credentials, packages or programs.
 - `IntegrityError`: stored data is damaged or lost. Run `prefect-snapshots check`, then `repair`.
 
-The first line of a docstring says what happened, the rest says what to do. `docs/reference/errors.md` is made of them.
+The first line of a docstring says what happened, the rest says what to do. `docs/reference/errors.md` is generated from
+them.
 
 Errors that replace a well-known built-in one (`KeyError`, `ValueError`, `OSError`, ...) also inherit from it, so that
-ordinary code catches them. All of them survive pickling, because task runners carry exceptions between processes.
+ordinary code catches them. All of them can be pickled, because task runners send exceptions between processes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class SnapshotsError(Exception):
     @classmethod
     def docs_anchor(cls) -> str:
         """Return where the documentation describes this error, such as `reference/errors.md#commitunknown`."""
-        # Some modules raise subclasses of their own.
+        # Some modules define private subclasses.
         kind = next(kind for kind in cls.__mro__ if kind.__module__ == __name__)
         return f"reference/errors.md#{kind.__name__.lower()}"
 
@@ -47,7 +48,7 @@ class RetryableError(SnapshotsError):
 
 
 class SetupError(SnapshotsError):
-    """Something around this package needs fixing: storage, credentials, packages, programs or sources.
+    """The setup needs fixing: storage, credentials, packages, programs or sources.
 
     Fix it, and try again.
     """
@@ -61,11 +62,11 @@ class IntegrityError(SnapshotsError):
     """
 
 
-# --- the place where a repository lives ------------------------------------------------------------------
+# --- the storage of a repository -------------------------------------------------------------------------
 
 
 class StorageError(SetupError, OSError):
-    """The storage below a repository failed: network, disk or credentials.
+    """The storage of a repository failed: network, disk or credentials.
 
     The message quotes the storage. Check the URL, `storage_options` and the disk, and try again.
     """
@@ -97,7 +98,7 @@ class PermissionDenied(StorageError, PermissionError):
 
 
 class StorageUnavailable(StorageError, RetryableError, ConnectionError):
-    """The storage did not answer, or answered with a passing error, after all retries.
+    """The storage did not answer, or answered with a temporary error, after all retries.
 
     Check the network and the endpoint, and try again later.
     """
@@ -107,7 +108,7 @@ class UnsupportedStorage(SetupError):
     """The storage cannot create an object exclusively, so two writers could overwrite each other.
 
     Use a directory, S3, Google Cloud Storage, or another store with conditional writes. Pass `single_writer=True`
-    if never more than one process writes at a time.
+    if only one process writes at a time.
     """
 
 
@@ -153,8 +154,8 @@ class UnsupportedFormat(RepositoryError):
 
 
 class WrongPassword(RepositoryError):
-    """The password does not open this repository; or none is given and it is encrypted; or one is configured and it
-    is not encrypted.
+    """The password does not open this repository, or the repository is encrypted and you passed no password, or it is
+    not encrypted and a password is configured.
 
     Check the password and the URL. To open a repository without encryption while a password is configured, pass
     `password=False` (`--no-password`).
@@ -162,7 +163,7 @@ class WrongPassword(RepositoryError):
 
 
 class RepositoryChanged(RepositoryError):
-    """Another repository is at this URL than the one that you opened before, or that you named by its id.
+    """The repository at this URL is not the one that you opened before, or whose id you passed.
 
     Find out who replaced it. If you know why it changed, run `prefect-snapshots password trust`, or pass its new
     `id`.
@@ -170,7 +171,7 @@ class RepositoryChanged(RepositoryError):
 
 
 class ReadOnlyRepository(RepositoryError, PermissionError):
-    """Something was to be written to a repository that was opened with `read_only=True`.
+    """The call would write to a repository that was opened with `read_only=True`. Nothing was changed.
 
     Open it without `read_only=True`.
     """
@@ -180,7 +181,7 @@ class ReadOnlyRepository(RepositoryError, PermissionError):
 
 
 class EphemeralRepositoryError(RepositoryError):
-    """A deployed run would keep its state in a directory that vanishes with the run.
+    """A deployed run would store its data in a directory that is deleted when the run ends. Nothing was written.
 
     Set `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, or save a block `SnapshotRepository` as `default`.
     """
@@ -190,7 +191,7 @@ class EphemeralRepositoryError(RepositoryError):
 
 
 class DamagedObject(IntegrityError):
-    """One stored object fails verification. `path` names it.
+    """One stored object is damaged. `path` names it.
 
     Run `prefect-snapshots check`, then `prefect-snapshots repair`.
     """
@@ -205,7 +206,7 @@ class DamagedObject(IntegrityError):
 
 
 class MissingChunk(IntegrityError):
-    """A chunk that a version refers to is in no pack. `chunk` is its id in hexadecimal.
+    """A chunk that a version needs is missing from all packs. `chunk` is its id in hexadecimal.
 
     Run `prefect-snapshots check`, then `prefect-snapshots repair`. Saving the same data again restores the chunk.
     """
@@ -221,10 +222,10 @@ class MissingChunk(IntegrityError):
 
 
 class MalformedContent(IntegrityError):
-    """The description of a content in an event is invalid. No version of this package writes such an event.
+    """An event describes its content in an invalid way. No version of this package writes such an event.
 
-    Somebody with write access wrote it. Only the version of this event is lost: delete it, and check who can write to
-    the repository.
+    Somebody with write access wrote it. Only the version of this event is affected: delete it, and check who can write
+    to the repository.
     """
 
 
@@ -258,8 +259,8 @@ class CommitError(RetryableError):
 class CommitUnknown(CommitError):
     """The storage did not say whether a commit succeeded.
 
-    Save again with `token=` set to the `token` of this error: you get the version that was saved, or it is saved
-    now. There are never two of them.
+    Save again with `token=` set to the `token` of this error. If the first commit succeeded, you get that version.
+    Otherwise it is saved now. It is never saved twice.
     """
 
     def __init__(self, token: str, reason: str = "") -> None:
@@ -270,12 +271,12 @@ class CommitUnknown(CommitError):
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return (
-            f"The storage did not confirm the commit{why}. Save again with token={self.token!r}: if it was saved, you "
-            "get that version, else it is saved now."
+            f"The storage did not confirm the commit{why}. Save again with token={self.token!r}: you get the version "
+            "that was saved, or it is saved now."
         )
 
     def unavailable(self, what: str) -> StorageUnavailable:
-        """Return the error for a commit of ours that may be repeated, of which the caller needs no token."""
+        """Return the error for an internal commit that can be repeated, so that the caller needs no token."""
         return StorageUnavailable(f"{what}: {self.reason or 'the storage did not answer'}. Try again.")
 
 
@@ -286,7 +287,7 @@ class CommitConflict(CommitError):
     """
 
 
-# --- what callers hand in ----------------------------------------------------------------------------------
+# --- arguments of callers ----------------------------------------------------------------------------------
 
 
 class InvalidName(UsageError, ValueError):
@@ -297,7 +298,7 @@ class InvalidName(UsageError, ValueError):
 
 
 class InvalidArgument(UsageError, ValueError):
-    """An argument, or a combination of arguments, makes no sense.
+    """An argument, or a combination of arguments, is invalid.
 
     The message says which, and what is expected.
     """
@@ -314,7 +315,7 @@ class SnapshotNotFound(UsageError, KeyError):
 
 
 class SnapshotExists(UsageError, ValueError):
-    """A snapshot with this id exists already.
+    """A snapshot with this id already exists.
 
     Choose another id, or pass `overwrite=True`.
     """
@@ -351,7 +352,7 @@ class PickleRefused(LeafError):
 
 
 class StructureMismatch(LeafError, ValueError):
-    """The stored value does not have the structure, shape or type that `like=` asks for.
+    """The stored value does not have the structure, shape or type of the value in `like=`.
 
     Pass a matching `like=`, or load without it.
     """
@@ -363,7 +364,7 @@ class StructureMismatch(LeafError, ValueError):
 class ArtifactNotFound(UsageError, KeyError):
     """There is no such artifact, version, alias, collection or release.
 
-    List what there is with `prefect-snapshots artifacts list`. The message names similar ones.
+    List existing artifacts with `prefect-snapshots artifacts list`. The message names similar ones.
     """
 
     def __str__(self) -> str:
@@ -371,35 +372,35 @@ class ArtifactNotFound(UsageError, KeyError):
 
 
 class ArtifactExpired(UsageError):
-    """A version of an artifact is past its expiry.
+    """A version of an artifact has expired.
 
     Use a newer version, or extend the expiry.
     """
 
 
 class ReleaseExists(UsageError, ValueError):
-    """A release with this tag exists already, and releases never change.
+    """A release with this tag already exists, and releases never change.
 
     Choose another tag.
     """
 
 
 class HandlerNotFound(UsageError, LookupError):
-    """No installed package has a handler of this name, which turns values into bytes and back.
+    """No installed package has a handler with this name. Handlers convert values to bytes and back.
 
-    Install the package that brings it, or choose one of those that the message names.
+    Install the package that provides it, or choose one of the handlers that the message names.
     """
 
 
 class UnserialisableValue(UsageError, TypeError):
-    """A handler cannot write a value. Nothing was logged.
+    """A handler cannot write a value. Nothing was saved.
 
     Convert the value, or pass another `handler=`.
     """
 
 
 class EnvironmentMismatch(SetupError, RuntimeError):
-    """A version was written in an environment that differs from this one where it matters.
+    """A version needs another version of Python or of a package than this environment has.
 
     Install the versions that the message names.
     """
@@ -413,9 +414,9 @@ class NoActiveRun(SetupError, RuntimeError):
 
 
 class NotSupported(UsageError, NotImplementedError):
-    """This store of artifacts does not offer what was asked for.
+    """This artifact store does not support the operation.
 
-    The message says what it offers instead.
+    The message says what it supports instead.
     """
 
 
@@ -423,7 +424,7 @@ class NotSupported(UsageError, NotImplementedError):
 
 
 class UnfingerprintableFunction(UsageError, TypeError):
-    """It cannot be found out whether a function has changed. `function` names it.
+    """There is no way to detect changes of a function. `function` names it.
 
     Pass `function_version=`, and change it whenever the function changes.
     """
@@ -441,7 +442,7 @@ class UnfingerprintableFunction(UsageError, TypeError):
 
 
 class ItemError(UsageError):
-    """One item of an iterable cannot be handled. `index` is its position, counted from 0.
+    """One item of an iterable cannot be processed. `index` is its position, counted from 0.
 
     The subclasses say why.
     """
@@ -456,7 +457,7 @@ class ItemError(UsageError):
 
 
 class UnhashableItem(ItemError, TypeError):
-    """An item has no content by which another process could recognise it.
+    """An item cannot be recognised by its content in another process.
 
     Pass `key=`, a function that returns what identifies an item.
     """
@@ -468,14 +469,14 @@ class UnhashableItem(ItemError, TypeError):
 class UnserialisableResult(ItemError, TypeError):
     """The result of an item cannot be stored.
 
-    Return plain values, or arrays. The message says what is in the way.
+    Return plain values or arrays. The message says which part cannot be stored.
     """
 
 
 class CheckpointNotFound(UsageError, KeyError):
-    """No checkpoints have this name, or none of them this fingerprint.
+    """There are no checkpoints with this name or fingerprint.
 
-    Choose one of those that the message names.
+    Choose one that the message names.
     """
 
     def __str__(self) -> str:
@@ -492,7 +493,7 @@ class Pinned(UsageError):
 class IncompleteResults(RetryableError, LookupError):
     """Some items have no result yet. `missing` says how many, `failed` how many of them failed.
 
-    Run again, or pass `missing=` to get that value for them.
+    Start again, or pass `missing=` with a value to use for them.
     """
 
     def __init__(self, missing: int, failed: int, total: int, first: int) -> None:
@@ -506,15 +507,15 @@ class IncompleteResults(RetryableError, LookupError):
         failures = f", {self.failed} of them because they failed" if self.failed else ""
         return (
             f"{self.missing} of {self.total} items have no result{failures}; the first one is item {self.first}. "
-            "Start again, or pass missing= to get that value for them."
+            "Start again, or pass missing= with a value to use for them."
         )
 
 
 class TooManyFailures(SetupError, RuntimeError):
-    """So many items failed one after the other that the cause is hardly in the items.
+    """So many items failed in a row that the items themselves are probably not the cause.
 
-    Look at the last failure, which is the cause of this error. Fix it, and run again: nothing that succeeded is
-    lost.
+    Look at the last failure, which is the `__cause__` of this error. Fix it, and start again. Finished results are
+    safe.
     """
 
 
@@ -532,14 +533,14 @@ class BackupNotFound(UsageError, KeyError):
 
 
 class ConfirmationRequired(UsageError):
-    """The call replaces data, and was not confirmed. Nothing was changed.
+    """The call would replace data and was not confirmed. Nothing was changed.
 
     Pass `confirm=True`, or `--yes` on the command line.
     """
 
 
 class BackupFailed(SetupError):
-    """A source could not be read completely, or could not be restored. No backup was made.
+    """A source could not be read completely, or could not be restored. No backup was created.
 
     The message quotes the database or the file system. Fix the cause, and try again.
     """

@@ -1,4 +1,4 @@
-"""Escape what others wrote in messages for people: `printable`, and the logger of this package, which uses it."""
+"""Escape untrusted strings in messages: `printable`, and the logger of this package, which uses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """Return a string in one line, with everything that is no visible character escaped.
+    """Return a string in one line, with all invisible characters escaped.
 
     Example:
         >>> printable("a\\x1b[2Jb")
@@ -20,17 +20,17 @@ def printable(text: str) -> str:
 
 
 class EscapingLogger(logging.LoggerAdapter[Any]):
-    """Escape the arguments of messages. The messages themselves are ours.
+    """Escape the arguments of messages, but not the messages, which are part of this package.
 
-    The arguments may come from anybody who may write to the repository, and end on terminals: no name may forge a line
-    or move the cursor.
+    Anyone who can write to the repository can choose the arguments, and they are shown on terminals. A name must not be
+    able to forge a line or move the cursor.
     """
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        # The line that logs is not this one.
+        # Report the line of the caller, not this one.
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, msg, *map(_shown, args), **kwargs)
 
@@ -40,7 +40,7 @@ logger = EscapingLogger(logging.getLogger("prefect_snapshots"))
 
 
 class _Printable:
-    """Whatever object in printable characters, also for `%r`."""
+    """Shows any object in printable characters, also for `%r`."""
 
     def __init__(self, value: object) -> None:
         self._value = value

@@ -1,8 +1,8 @@
-"""Files that nobody else can read: of repositories, exports, reports and restored databases.
+"""Private files: repositories, exports, reports and restored databases.
 
-By default only their owner can read and write them, as restic and borg have it. A wider umask is an option, of one
-repository (`storage_options={"umask": "027"}`) or of everything (`PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK=027`). The umask
-of the process is applied, too.
+By default only their owner can read and write them, as with restic and borg. You can set a wider umask for one
+repository (`storage_options={"umask": "027"}`) or for everything (`PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK=027`). The
+umask of the process is applied, too.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Modes:
     """The permissions of new files and directories.
 
     Args:
-        umask: Octal digits of the permissions to take away, such as `"027"`. Default: the environment variable
-            `PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK`, else `"077"`.
+        umask: The permissions to remove, as octal digits such as `"027"`. Default: the environment variable
+            `PREFECT_INTEGRATIONS_SNAPSHOTS_UMASK`, or `"077"` if it is not set.
 
     Attributes:
         file: The mode of new files.
         directory: The mode of new directories.
 
     Raises:
-        InvalidArgument: The umask is no string of octal digits. A number is refused because `22` could mean two things.
+        InvalidArgument: The umask is not a string of octal digits. A number is refused, because `22` is ambiguous.
     """
 
     def __init__(self, umask: object = None) -> None:
@@ -44,16 +44,16 @@ class Modes:
 
 
 def create_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Create a file that nobody else can read, and return it open for writing bytes.
+    """Create a private file, and return it open for writing bytes.
 
     Raises:
-        FileExistsError: There is something at the path already.
+        FileExistsError: The path already exists.
     """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, Modes().file), "wb")
 
 
 def as_private(path: Path) -> None:
-    """Give a file that another library created the permissions that a new one has."""
+    """Set the permissions of a file that another library created to those of `create_file`."""
     before = os.umask(0)
     os.umask(before)
     os.chmod(path, Modes().file & ~before)

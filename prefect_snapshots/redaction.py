@@ -1,7 +1,7 @@
-"""Remove secrets from what is shown, logged or pickled: the one place that decides what is harmless.
+"""Remove secrets from everything that is shown, logged or pickled. Only this module decides what is harmless.
 
-Everything here works by allow-lists. A part of a URL, or an option of a file system, is kept only if it is known to
-hold no secret: what is not known is dropped, whatever its name.
+It uses allow-lists: a part of a URL, or an option of a file system, is kept only if it is known to contain no secret.
+Unknown parts are removed, whatever their names are.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from urllib.parse import quote, unquote
 
 MASK = "***"
 
-# A user name as people choose them. Access tokens go into the same place of a URL, and look random.
+# A user name that a person chose. Access tokens have the same place in a URL, but look random.
 _USER = re.compile(r"[A-Za-z][a-z._-]{0,23}[0-9]{0,4}")
-# What stands before the two colons has no other one, and what follows begins with a scheme.
+# A separator of chained URLs: no other colon comes before it, and a scheme follows it.
 _CHAIN = re.compile(r"((?:[a-z0-9+.-]+://)?[^:]*)::([a-z][a-z0-9+.-]*(?:://|::).*)", re.DOTALL)
 _PORT = re.compile(r":[0-9]+")
 _WITH_PORT = re.compile(r"[^:\]]:[0-9]+$")  # a password cannot follow the bracket of an IPv6 address
 
-# Shorter values are words such as "s3v4" or "main", which messages need; as secrets they would be worthless anyway.
+# Shorter values are words such as "s3v4" or "main", which messages need. As secrets they would be too weak anyway.
 _SHORTEST_SECRET = 4
 
 _PLAIN = frozenset(
     {
         # a directory
         *("auto_mkdir", "umask"),
-        # s3fs, and what it hands to botocore
+        # s3fs, and the options that it passes to botocore
         *("anon", "endpoint_url", "use_ssl", "verify", "region_name", "api_version", "profile", "requester_pays"),
         *("version_aware", "default_block_size", "max_concurrency", "connect_timeout", "read_timeout"),
         *("max_pool_connections", "signature_version", "tcp_keepalive", "total_max_attempts", "max_attempts", "mode"),
@@ -38,11 +38,11 @@ _PLAIN = frozenset(
         *("host", "port", "account_name"),
     }
 )
-"""Options that hold no secret."""
+"""Options that contain no secret."""
 
 _URL_OPTIONS = frozenset(
     {
-        # PostgreSQL, MariaDB and etcd: modes, and paths of files; their contents stay where they are
+        # PostgreSQL, MariaDB and etcd: modes, and paths of files, whose contents are not shown
         *("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "connect_timeout", "application_name"),
         *("target_session_attrs", "passfile", "service", "host", "port", "ssl_ca", "ssl_cert", "ssl_key", "cacert"),
         *("cert", "unix_socket", "strict", "owners"),
@@ -51,12 +51,12 @@ _URL_OPTIONS = frozenset(
         *("readPreference", "readConcernLevel", "w", "database", "threads"),
     }
 )
-"""What the query of a database's URL may say without a secret. The names are those of the databases."""
+"""Options in the query of a database URL that contain no secret, as the databases name them."""
 
-# Services of the web take access tokens in the place of a user.
+# Web services accept access tokens in place of a user name.
 _TOKEN_SCHEMES = frozenset({"http", "https", "webdav", "dav"})
 
-# What stands before the @ is the name of a container, which is needed to find the place again.
+# The part before the @ is the name of a container, which is needed to find the data again.
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "adl", "wasb", "wasbs"})
 _CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$root|\$web")
 
@@ -64,15 +64,15 @@ _GROUPS = frozenset({"client_kwargs", "config_kwargs", "retries", "s3"})
 """Options that are dictionaries of such options."""
 
 _HARMLESS_VALUES = {"token": frozenset({"anon", "cloud", "google_default"})}
-"""Options that hold a secret or the name of a way to get one."""
+"""Options that contain a secret or name a way to get one."""
 
 
 def safe_url(url: str) -> str:
     """Return a URL without passwords, tokens and options, so that it can be shown and logged.
 
-    A user name is kept if it looks like one; a token in its place is dropped. Of the query, options of databases that
-    are known to be harmless are kept, such as `sslmode`; the rest and the fragment are dropped. What follows a password
-    is masked if it could be a part of it (see `is_ambiguous`). What is no URL, such as a path, stays as it is.
+    A user name is kept if it looks like one; a token in its place is removed. From the query, harmless options of
+    databases such as `sslmode` are kept. The rest and the fragment are removed. Text after a password is masked if it
+    could be part of the password (see `is_ambiguous`). Anything that is not a URL, such as a path, is not changed.
 
     Example:
         >>> safe_url("sftp://backup:p@ss@host/folder")
@@ -84,7 +84,7 @@ def safe_url(url: str) -> str:
 
 
 def harmless_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options of a file system that are known to hold no secret.
+    """Return only those options of a file system that are known to contain no secret.
 
     Example:
         >>> harmless_options({"anon": False, "key": "AKIA", "client_kwargs": {"region_name": "eu-west-1"}})
@@ -102,7 +102,7 @@ def harmless_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
     """Return a function that masks the secrets of a URL and its options in any string.
 
-    The libraries below put what they were given into their messages, sometimes quoted.
+    Libraries include their arguments in their messages, sometimes quoted.
 
     Example:
         >>> hider(None, {"token": "ab/cdef"})("401: GET /?access_token=ab%2Fcdef")
@@ -119,10 +119,10 @@ def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def is_ambiguous(url: str) -> bool:
-    """Return whether a password in a URL could end at more than one place, because it holds an unquoted `@` and `/`.
+    """Return whether it is unclear where the password in a URL ends, because it contains an unquoted `@` and `/`.
 
-    Libraries disagree on what such a URL means, so that a part of the password could be taken for a host or a path.
-    An `@` in a path after a port counts, too: `u:22/x@host` may be a user whose password is `22/x`.
+    Libraries disagree on the meaning of such a URL, so part of the password could be mistaken for a host or a path. The
+    same is true for an `@` in a path after a port: in `u:22/x@host`, the password may be `22/x`.
 
     Example:
         >>> is_ambiguous("sftp://user:p@ss/w@host/folder"), is_ambiguous("sftp://user:p%40ss%2Fw@host/folder")
@@ -136,7 +136,7 @@ def is_ambiguous(url: str) -> bool:
 
 
 def _chained(url: str) -> list[str]:
-    """Split a URL of chained file systems. Passwords and addresses may hold two colons, too."""
+    """Split a URL of chained file systems. Passwords and addresses may contain `::`, too."""
     found = _CHAIN.fullmatch(url)
     return [found[1], *_chained(found[2])] if found else [url]
 
@@ -157,13 +157,13 @@ def _safe_part(url: str) -> str:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """Split what follows `://` into user info and the rest. A password may hold any character, `@` and `/` too."""
+    """Split the part after `://` into user info and the rest. A password may contain any character, even `@`, `/`."""
     authority = rest.partition("/")[0]
     before, at, _ = authority.rpartition("@")
     if at:
         return before, rest[len(before) + 1 :]
     _, colon, port = authority.partition(":")
-    # With a slash in the password the authority seems to end there: a port that is no number gives it away.
+    # If the password contains a slash, the authority seems to end there, but then its port is not a number.
     if colon and "@" in rest and not _PORT.fullmatch(colon + port):
         before, _, place = rest.rpartition("@")
         return before, place
@@ -171,7 +171,7 @@ def _split(rest: str) -> tuple[str, str]:
 
 
 def _options(query: list[str]) -> list[str]:
-    """Return the options of a query, if there is one; a fragment counts as one more option."""
+    """Return the options of a query, if there is one. A fragment counts as one more option."""
     return re.split(r"[?&#]", query[0]) if query else []
 
 

@@ -1,9 +1,9 @@
-"""Results of task runs: bytes by key, overwritten at will, deduplicated like everything else.
+"""Results of task runs: bytes by key, which can be overwritten and are deduplicated.
 
-A *result* has a key but no stream of its own: all results of a log share `STREAMS` streams, chosen by a hash of the
-key. Otherwise the catalog would grow with every task run. Writing a key deletes its older result in the same event.
+All results of a log share `STREAMS` streams, chosen by a hash of the key, because with a stream per key the catalog
+would grow with every task run. Writing a key deletes its older result in the same event.
 
-This module knows the repository and no Prefect. It does not interpret the bytes.
+This module uses the repository, but not Prefect. It does not interpret the bytes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .repository.tracking import TrackedStream
 
 KIND = "results"
 STREAMS = 64
-"""Logs that the results of a repository are spread over: as many writers can append at once."""
+"""The number of streams that share the results of a log. As many writers can append at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is known of a result without reading it.
+    """Information about a result, available without reading it.
 
     Attributes:
         key: The key of the result.
@@ -43,7 +43,7 @@ class Result:
 
 
 class ResultLog:
-    """Store and read results by key. Any number of processes may write: the last one to commit a key wins.
+    """Store and read results by key. Any number of processes can write; the last one to commit a key wins.
 
     Args:
         repository: Where the results are stored.
@@ -70,7 +70,7 @@ class ResultLog:
 
         Args:
             key: Any string.
-            data: The bytes. Only what differs from stored data takes space.
+            data: The bytes. Only data that is not stored yet takes space.
         """
         tracked = self._tracked(_number(key))
 
@@ -90,12 +90,15 @@ class ResultLog:
         tracked = self._tracked(_number(key))
         event = tracked.refresh().results.get(key)
         if event is None:
-            raise ObjectMissing(f"There is no result {key!r} in {self._repository.url}.")
+            raise ObjectMissing(
+                f"There is no result {key!r} in {self._repository.url}. It was never stored, or was deleted: run the "
+                "task again."
+            )
         content = self._repository.read(tracked.stream, event)
         return content.read(0, content.body_size)
 
     def exists(self, key: str) -> bool:
-        """Return whether a key has a result. Reads no data."""
+        """Return whether a key has a result, without reading it."""
         return key in self._tracked(_number(key)).refresh().results
 
     def keys(self) -> list[str]:
@@ -130,7 +133,7 @@ class ResultLog:
         return self._delete(lambda _, event: event.time < end)
 
     def delete(self, keys: Iterable[str]) -> list[str]:
-        """Delete the results of some keys. Return the keys that had a result, sorted."""
+        """Delete the results of some keys. Return the sorted keys that had a result."""
         doomed = set(keys)
         return self._delete(lambda key, _: key in doomed)
 
@@ -162,7 +165,7 @@ class ResultLog:
 
 
 class _Latest:
-    """The latest result of every key of a bucket."""
+    """The latest result of every key of one stream."""
 
     def __init__(self) -> None:
         self.results: dict[str, Event] = {}
@@ -175,7 +178,7 @@ class _Latest:
     def apply(self, event: Event) -> None:
         if event.kind == "put":
             if not isinstance(event.body["key"], str):
-                raise TypeError("a key that is no string")
+                raise TypeError("the key is not a string")
             self.results[event.body["key"]] = event
         elif event.kind == "expire":
             gone = set(event.deletes)

@@ -1,12 +1,12 @@
-"""Decide which items to keep: a pure function of a retention policy and of what exists.
+"""Decide which items to keep: a pure function of a retention policy and the existing items.
 
-Every kind has a `cleanup` that asks this module. It deletes nothing itself.
+The `cleanup` of every kind uses this module, which itself deletes nothing.
 
-The rules, and the words of the reasons, are those of `restic forget` (0.14). A *bucket* is an hour, a day, an ISO week,
-a month or a year in the time zone of the policy. A count such as `keep_daily=7` keeps the newest item of each of the
-last 7 buckets that hold any. A duration such as `keep_weekly_within="3m"` keeps the newest item of every bucket, as far
-back from the newest item of all, or from now. An item that several rules keep has several reasons. A *group* is the
-items of one host, of the same sources, or with the same tags: each has the rules to itself.
+The rules and reasons are those of `restic forget` (0.14). A *bucket* is an hour, a day, an ISO week, a month or a year
+in the time zone of the policy. A count such as `keep_daily=7` keeps the newest item in each of the last 7 buckets that
+are not empty. A duration such as `keep_weekly_within="3m"` keeps the newest item in every bucket within that time of
+the newest item, or of now. An item that several rules keep has several reasons. A *group* consists of the items of one
+host, of the same sources, or with the same tags. The rules are applied to each group separately.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DAY = timedelta(days=1)
 
 
 class Item(Protocol):
-    """What a policy reads of an item."""
+    """The attributes of an item that a policy uses."""
 
     @property
     def name(self) -> str: ...
@@ -61,12 +61,12 @@ class RetentionItem:
     """One item that a policy decides on.
 
     Attributes:
-        name: The name that its row gets.
-        created_at: When it was made, with a time zone.
-        tags: What `keep_tags` looks at.
-        exempt: Reasons to keep it whatever the policy says, such as "pinned", "released" or "alias production".
-        host: The machine that made it, for `group_by`.
-        sources: What it was made from, for `group_by`.
+        name: The name of its row.
+        created_at: When it was created, with a time zone.
+        tags: The tags, for `keep_tags` and `group_by`.
+        exempt: Reasons to keep it regardless of the policy, such as "pinned", "released" or "alias production".
+        host: The machine that created it, for `group_by`.
+        sources: The names of its sources, for `group_by`.
     """
 
     name: str
@@ -79,12 +79,12 @@ class RetentionItem:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRow:
-    """What a policy decides about one item.
+    """The decision of a policy about one item.
 
     Attributes:
         name: The name of the item.
-        keep: Whether the item stays.
-        reasons: Why it stays, such as "last", "daily", "weekly within 3m" or "pinned". Empty if it does not.
+        keep: Whether to keep the item.
+        reasons: Why to keep it, such as "last", "daily", "weekly within 3m" or "pinned". Empty if it is not kept.
     """
 
     name: str
@@ -99,9 +99,9 @@ class CleanupReport:
     Attributes:
         rows: One row for each item, newest first.
         deleted: The names of the items that were, or would be, deleted.
-        dry_run: Whether nothing was really deleted.
-        freed: Bytes that the storage got back at once. 0 if nothing was pruned.
-        freed_later: Bytes that a later prune frees, after its grace time.
+        dry_run: Whether this was a dry run, which deletes nothing.
+        freed: The bytes that were freed immediately. 0 if nothing was pruned.
+        freed_later: The bytes that a later prune will free, after its grace time.
     """
 
     rows: tuple[RetentionRow, ...]
@@ -116,23 +116,22 @@ class RetentionPolicy:
     """Choose which backups, snapshots, checkpoints or versions to keep.
 
     Args:
-        keep_last: How many of the newest to keep; -1 keeps all, here and in the other counts.
-        keep_weekly_within: Keep the newest of each week, as far back from the newest of all as this duration, such as
-            `"3m"` or `"2y5m7d3h"` (years, months, days, hours). None turns the rule off, here and in the others.
-            See `count_from`.
+        keep_last: How many of the newest items to keep. In all counts, -1 means all.
+        keep_weekly_within: Keep the newest item of each week within this duration, such as `"3m"` or `"2y5m7d3h"`
+            (years, months, days, hours). In all durations, None turns off the rule. See `count_from`.
         keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly: For how many hours, days, ISO weeks, months
-            or years to keep the newest. Those that hold nothing do not count.
+            or years to keep the newest item. Empty ones do not count.
         keep_within: Keep everything within this duration.
         keep_hourly_within, keep_daily_within, keep_monthly_within, keep_yearly_within: As `keep_weekly_within`.
-        keep_tags: Keep everything with any of these tags. `"a,b"` means both tags at once.
+        keep_tags: Keep everything with any of these tags. `"a,b"` means both tags together.
         timezone: The time zone of hours, days, weeks, months and years, such as `"Europe/Berlin"`.
-        count_from: Where durations begin: at the `"newest"` item, so that nothing expires while nothing is made, or
-            `"now"`.
-        group_by: Apply the policy to each group on its own: any of `"host"`, `"sources"` and `"tags"`. At least one
+        count_from: Where durations begin: at the `"newest"` item (default), so that nothing expires while no items are
+            added, or `"now"`.
+        group_by: Apply the policy to each group separately: any of `"host"`, `"sources"` and `"tags"`. At least one
             item of each group is kept. Only backups have hosts and sources. Default: all items are one group.
 
     Raises:
-        InvalidArgument: The policy keeps nothing, a count is below -1, a duration cannot be read, the time zone is
+        InvalidArgument: The policy keeps nothing, a count is below -1, a duration is malformed, the time zone is
             unknown, or another value is not one of those above.
 
     Example:
@@ -174,7 +173,7 @@ class RetentionPolicy:
     def __post_init__(self) -> None:
         for name, count in self._counts():
             if type(count) is not int or count < -1:
-                raise InvalidArgument(f"{name} must be a count from 0 on, or -1 to keep all, not {count!r}.")
+                raise InvalidArgument(f"{name} must be a count of at least 0, or -1 to keep all, not {count!r}.")
         for _, text in self._durations():
             _parse_duration(text)
         if isinstance(self.keep_tags, str) or not all(tag and all(tag.split(",")) for tag in self.keep_tags):
@@ -193,13 +192,13 @@ class RetentionPolicy:
 
     @staticmethod
     def checked(policy: RetentionPolicy | None) -> RetentionPolicy:
-        """Return a policy that was passed, for the kinds that have no default policy: all but backups.
+        """Return the policy of a call after checking it, for the kinds without a default policy: all but backups.
 
         Args:
-            policy: What the caller passed.
+            policy: The policy that the caller passed.
 
         Raises:
-            InvalidArgument: None was passed, or something else, or the policy groups by what only backups have.
+            InvalidArgument: It is None or not a policy, or it groups by a property that only backups have.
         """
         if policy is None:
             raise InvalidArgument("A cleanup needs a policy. Pass one, such as RetentionPolicy(keep_last=10).")
@@ -214,10 +213,10 @@ class RetentionPolicy:
         """Return which items to keep, and why. Deletes nothing.
 
         Args:
-            items: `RetentionItem`s, or any objects with the same attributes. If two have the same time, the one given
-                later counts as newer.
-            now: The current time. Default: the clock of this machine. An item whose time is a day or more ahead of it
-                was made by a machine with a wrong clock: it is kept, and takes no other item's place.
+            items: `RetentionItem`s, or any objects with the same attributes. Of two items with the same time, the later
+                one in this list counts as newer.
+            now: The current time. Default: the clock of this machine. An item that is a day or more in the future comes
+                from a machine with a wrong clock. It is kept, and does not replace another item.
 
         Returns:
             A row for each item, newest first.
@@ -226,7 +225,7 @@ class RetentionPolicy:
             InvalidArgument: The policy would keep none of the items.
         """
         now = now or datetime.now(UTC)
-        # Python compares two times of one zone by the wall clock, which goes back in autumn. UTC has no such hour.
+        # Python compares two times of one zone by the wall clock, which is set back in autumn. UTC is not.
         timed = [(item.created_at.astimezone(UTC), item) for item in items][::-1]
         newest_first = sorted(timed, key=lambda pair: pair[0], reverse=True)
         groups: dict[Hashable, list[tuple[int, datetime, Item]]] = {}
@@ -242,7 +241,7 @@ class RetentionPolicy:
         return rows
 
     def group_of(self, item: Item) -> Hashable:
-        """Return the group of an item. Items of one group have equal ones.
+        """Return the key of an item's group. It is equal for all items of a group.
 
         Args:
             item: The item.
@@ -265,7 +264,7 @@ class RetentionPolicy:
                 reasons = [*self._fixed_reasons(item), *(rule.reason for rule in rules if rule.keeps(local))]
             rows[number] = RetentionRow(item.name, bool(reasons), tuple(reasons))
         if self.group_by and not any(row.keep for row in rows.values()):
-            # A machine that makes backups no more must not lose its last one because the others go on.
+            # A machine that no longer makes backups must not lose its last one because other machines continue.
             rows[group[0][0]] = RetentionRow(group[0][2].name, True, ("last of its group",))
         return rows
 
@@ -339,10 +338,10 @@ def _shown(duration: tuple[int, ...]) -> str:
 
 
 def _before(local: datetime, duration: tuple[int, ...]) -> datetime:
-    """Return the time that lies `duration` before `local`: first by the calendar and the wall clock, then by hours.
+    """Return the time `duration` before `local`: subtract years, months and days on the wall clock, then hours.
 
-    The 31st of a month that has 30 days is the 1st of the next one. A time that the clocks skip or repeat is found from
-    the offset that holds when the wall time is read as UTC.
+    The 31st of a month with 30 days is the 1st of the next one. A wall time that is skipped or repeated gets the offset
+    that is valid when it is read as UTC.
     """
     years, months, days, hours = duration
     month = local.year * 12 + local.month - 1 - years * 12 - months

@@ -257,9 +257,9 @@ def test_versions_by_number_and_date(features: tuple[ArtifactRegistry, list[date
         asof = moments[number + 1]
         assert registry.load_artifact("features", version=asof, match="asof") == list(range(number))
         assert registry.load_artifact("features", version=asof.isoformat(), match="asof") == list(range(number))
-    with pytest.raises(ArtifactNotFound, match=r"had no version yet at .* Its first version is of"):
+    with pytest.raises(ArtifactNotFound, match=r"had no version yet at .* Its first version is from"):
         registry.load_artifact("features", version=moments[0], match="asof")
-    with pytest.raises(ArtifactNotFound, match=r'of exactly .* The nearest: v0 of .* v1 of .*match="asof"'):
+    with pytest.raises(ArtifactNotFound, match=r'from exactly .* The nearest are v0 from .* v1 from .*match="asof"'):
         registry.load_artifact("features", version=moments[1])
 
 
@@ -279,7 +279,7 @@ def test_two_versions_of_one_second_are_told_apart(registry: ArtifactRegistry) -
         assert b is not None
         if a is not None and a.created_at.replace(microsecond=0) == b.created_at.replace(microsecond=0):
             break
-    with pytest.raises(ArtifactNotFound, match=rf"several versions of .*{a.version}, {b.version}"):
+    with pytest.raises(ArtifactNotFound, match=rf"several versions from .*{a.version}, {b.version}"):
         registry.load_artifact("x", version=b.created_at.replace(microsecond=0))
 
 
@@ -503,7 +503,7 @@ def test_releases_pin_versions(registry: ArtifactRegistry, tmp_path: Path) -> No
         fresh.find_release("v1.2")
     with pytest.raises(ArtifactNotFound, match="had no version yet at"):
         fresh.find_release(before, match="asof")
-    with pytest.raises(ValueError, match=r"has a release 'v1\.0' already\. Choose another tag"):
+    with pytest.raises(ValueError, match=r"already has a release 'v1\.0'\. Choose another tag"):
         fresh.create_release("v1.0")
     copy = registry.copy_release("v1.0", tmp_path / "copy")
     assert copy.list_names() == ["features", "model"]

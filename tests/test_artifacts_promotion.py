@@ -92,7 +92,7 @@ def test_of_two_promotions_at_once_one_wins(tmp_path: Path) -> None:
     for number in range(16):
         registry.log_artifact("model", number)
     registry.promote_artifact("model", 0, to="production")
-    with pytest.raises(InvalidArgument, match=r"not to int. Nothing was copied"):
+    with pytest.raises(InvalidArgument, match=r"not int\. Nothing was copied"):
         registry.promote_artifact("model", 0, to=3)  # type: ignore[arg-type]
     rivals = [ArtifactRegistry(Repository(registry.repository.url)) for _ in range(16)]
     for rival in rivals:

@@ -854,7 +854,9 @@ def test_artifacts_are_logged_listed_shown_and_downloaded(shelf: Program) -> Non
     created = shelf.json("artifacts", "show", "model", "0")["created_at"]
     assert shelf.json("artifacts", "show", "model", created)["version"] == "v0"
     assert shelf.json("artifacts", "show", "model", "2999-01-01", "--asof")["version"] == "v1"
-    assert "Its first version is of" in shelf.complaint("artifacts", "show", "model", "2001-01-01", "--asof", status=1)
+    assert "Its first version is from" in shelf.complaint(
+        "artifacts", "show", "model", "2001-01-01", "--asof", status=1
+    )
 
 
 def test_artifacts_are_promoted_rolled_back_and_released(shelf: Program) -> None:

@@ -90,7 +90,7 @@ def test_code_in_a_file_of_torch_is_not_run_unasked(logger: ModelLogger) -> None
 
 def test_save_state_is_for_torch(tmp_path: Path, logger: ModelLogger) -> None:
     assert logger.save_state(tmp_path, trained()[0]) == tmp_path / "state.pt"
-    with pytest.raises(InvalidArgument, match=r"needs a torch\.nn\.Module, got dict"):
+    with pytest.raises(InvalidArgument, match=r"needs a torch\.nn\.Module, not dict"):
         logger.save_state(tmp_path, {"w": 1})
 
 

@@ -327,7 +327,7 @@ def test_points_in_time(server: WandbServer, registry: WandbArtifactRegistry, na
     assert registry.load_artifact(name, "2026-01-01", match="exact") == 0
     with pytest.raises(ArtifactNotFound, match="several versions"):
         registry.load_artifact(name, "2026-01-01T00:00:20")
-    with pytest.raises(ArtifactNotFound, match="Its first version is of 2026-01-01"):
+    with pytest.raises(ArtifactNotFound, match="Its first version is from 2026-01-01"):
         registry.load_artifact(name, "2025-01-01", match="asof")
     assert registry.get_artifact(name, 1).created_at == datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
 

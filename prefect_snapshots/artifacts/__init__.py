@@ -1,7 +1,7 @@
 """Artifacts: files, folders and values in immutable versions, promoted from stage to stage, released together.
 
-This layer knows the repository, and neither Prefect nor the other kinds. Handlers for values are found through the
-entry-point group `prefect_snapshots.handlers`; what they need is imported when they are used.
+This package uses the repository, but neither Prefect nor the other kinds. Handlers for values are found through the
+entry-point group `prefect_snapshots.handlers`. Their dependencies are imported when they are used.
 """
 
 from .artifact import Artifact

@@ -1,4 +1,4 @@
-"""Artifact: the handle of one artifact, with all methods that concern its versions and aliases."""
+"""Artifact: the handle of one artifact, with the methods for its versions and aliases."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Artifact:
         name: The name of the artifact.
         collection: The collection that it belongs to.
         tracked: The stream of its events.
-        missing: Returns the error to raise if the artifact does not exist.
+        missing: A function that returns the error to raise if the artifact does not exist.
 
     Example:
         >>> from prefect_snapshots import ArtifactRegistry
@@ -90,7 +90,7 @@ class Artifact:
         return True
 
     def list_files(self, version: VersionLike = None, match: Match = "exact") -> list[tuple[str, int]]:
-        """List path and size in bytes of each file of a version. See `ArtifactRegistry.list_files`."""
+        """List the path and size in bytes of each file of a version. See `ArtifactRegistry.list_files`."""
         found = self._find(version, match)
         with self._content(found) as content:
             return [(entry.path, entry.size) for entry, _ in tree_of(content, self.name, *self._files_of(found)).files]
@@ -120,8 +120,8 @@ class Artifact:
         expiry: datetime | str | None = None,
         progress: Progress | None = None,
     ) -> LoggedFolder:
-        """Give a folder that is logged when the block ends. See `ArtifactRegistry.log_folder`."""
-        notes_of(metadata, expiry)  # refused now, and not after hours of work
+        """Return a folder that is logged when the `with` block ends. See `ArtifactRegistry.log_folder`."""
+        notes_of(metadata, expiry)  # raises an error now, not after hours of work
         return LoggedFolder(lambda path: self.log_files(path, metadata=metadata, expiry=expiry, progress=progress))
 
     def log(
@@ -157,7 +157,7 @@ class Artifact:
         source: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Make a version from content that is stored already. See `ArtifactRegistry.adopt`."""
+        """Create a version from content that is already stored. See `ArtifactRegistry.adopt`."""
         body = notes_of(metadata, expiry)
         if handler is not None:
             body |= {"handler": handler, "suffix": suffix or find_handler(handler).suffix}
@@ -170,7 +170,7 @@ class Artifact:
     def _adopt(
         self, content: ContentReader, body: dict[str, Any], progress: Progress | None, number: int | None = None
     ) -> ArtifactVersion:
-        """Make a version from content and the fields of its event, without the number. Default: the next number."""
+        """Create a version from content and the fields of its event. The number is by default the next one."""
         there: Version | None = None
 
         def draft() -> Draft | None:
@@ -200,7 +200,7 @@ class Artifact:
         validate: bool = True,
         progress: Progress | None = None,
     ) -> Download:
-        """Download a version, every byte verified. See `ArtifactRegistry.download_artifact`."""
+        """Download a version. Every byte is verified. See `ArtifactRegistry.download_artifact`."""
         found = self._find(version, match)
         if validate:
             self._refuse_expired(found)
@@ -212,7 +212,7 @@ class Artifact:
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any
     ) -> Any:
-        """Return the value of a version, every byte verified. See `ArtifactRegistry.load_artifact`."""
+        """Return the value of a version. Every byte is verified. See `ArtifactRegistry.load_artifact`."""
         found = self._find(version, match)
         if found.handler is None:
             raise InvalidArgument(f"{self._label_of(found)} is a folder of files. Use download_artifact.")
@@ -238,11 +238,11 @@ class Artifact:
     # --- changing ----------------------------------------------------------------------------------------------------
 
     def set_expiry(self, expiry: datetime | str | None, version: VersionLike = None, match: Match = "exact") -> None:
-        """Set when a version expires; None: never. See `ArtifactRegistry.set_artifact_expiry`."""
+        """Set when a version expires. None means never. See `ArtifactRegistry.set_artifact_expiry`."""
         self._annotate(version, match, {"expiry": expiry_of(expiry)})
 
     def update_metadata(self, metadata: Mapping[str, Any], version: VersionLike = None, match: Match = "exact") -> None:
-        """Merge into the metadata of a version. See `ArtifactRegistry.update_artifact_metadata`."""
+        """Add or replace values in the metadata of a version. See `ArtifactRegistry.update_artifact_metadata`."""
         self._annotate(version, match, {"metadata": clean_metadata(metadata)})
 
     def pin(self, version: VersionLike = None) -> None:
@@ -250,7 +250,7 @@ class Artifact:
         self._pin(version, "pin", "pinned")
 
     def unpin(self, version: VersionLike = None) -> None:
-        """Let retention delete a version again. See `ArtifactRegistry.unpin`."""
+        """Allow retention to delete a version again. See `ArtifactRegistry.unpin`."""
         found = self._find(version)
 
         def draft() -> Draft | None:
@@ -259,7 +259,7 @@ class Artifact:
         self._tracked.change(draft)
 
     def release(self, version: VersionLike) -> str:
-        """Keep a version because a release is about to name it, and return its label."""
+        """Protect a version because a release is about to include it, and return its label."""
         return self._pin(version, "release", "released").label
 
     def delete_version(self, version: VersionLike, *, force: bool = False) -> None:
@@ -323,7 +323,7 @@ class Artifact:
         return self._move(alias, lambda _: found, history.alias_target(alias) if expected is ... else expected, by)
 
     def delete_alias(self, alias: str, *, by: str | None = None) -> None:
-        """Delete an alias; its history stays. See `ArtifactRegistry.delete_alias`."""
+        """Delete an alias, but keep its history. See `ArtifactRegistry.delete_alias`."""
         self._look()
 
         def draft() -> Draft:
@@ -333,11 +333,11 @@ class Artifact:
         self._tracked.change(draft)
 
     def get_aliases(self) -> dict[str, str]:
-        """Return where each alias points, as in `{"production": "v3"}`."""
+        """Return the version of each alias, as in `{"production": "v3"}`."""
         return {alias: f"v{stack[-1]}" for alias, stack in sorted(self._look().aliases.items())}
 
     def get_alias_history(self, alias: str | None = None) -> list[Move]:
-        """Return every move of an alias, or of all, oldest first: when, by whom, from where."""
+        """Return every move of one alias, or of all aliases, oldest first."""
         return list(moves_of(self._look(), alias))
 
     def rollback(self, alias: str, *, by: str | None = None) -> ArtifactVersion:
@@ -347,7 +347,8 @@ class Artifact:
             stack = self._stack_of(alias, history)
             if len(stack) < 2:
                 raise ArtifactNotFound(
-                    f"{alias!r} of {self._label} has no previous version: it has always been v{stack[0]}."
+                    f"{alias!r} of {self._label} has no previous version: it has always been v{stack[0]}. Nothing was "
+                    "changed."
                 )
             return history.versions[stack[-2]]
 
@@ -456,7 +457,7 @@ class Artifact:
 
         def draft() -> Draft:
             now = self._tracked.view.versions.get(found.number, found)
-            clean_metadata({**now.metadata, **changes.get("metadata", {})})  # together they may be too large
+            clean_metadata({**now.metadata, **changes.get("metadata", {})})  # the sum may be too large
             return Draft("annotate", {"version": found.label, **changes})
 
         self._tracked.change(draft)
@@ -466,7 +467,7 @@ class Artifact:
 
         def draft() -> Draft | None:
             history = self._tracked.view
-            # Another writer may have deleted it since: a pin of nothing would promise what is gone.
+            # Another writer may have deleted it since, and a pin of a deleted version would be a false promise.
             history.resolve(found.number, "exact", self._label)
             return None if found.number in getattr(history, what) else Draft(kind, {"version": found.label})
 
@@ -481,7 +482,7 @@ class Artifact:
                 if reasons := history.protection(version.number):
                     raise InvalidArgument(
                         f"{self._label_of(version)} was not deleted: {', '.join(reasons)}. Nothing was changed. Pass "
-                        "force=True, or --force on the command line, to delete it all the same."
+                        "force=True, or --force on the command line, to delete it anyway."
                     )
             return Draft("delete", {}, [version.event.sequence for version in chosen]) if chosen else None
 
@@ -512,11 +513,11 @@ class Artifact:
             if expected is not ... and now != wanted:
                 raise CommitConflict(
                     f"{alias!r} of {self._label} is {now or 'not set'}, not {wanted or 'unset'} as expected: somebody "
-                    "moved it. Nothing was changed. Check which version it should be, and try again."
+                    "else moved it. Nothing was changed. Check which version it should be, and try again."
                 )
             if now == chosen.label:
                 return None
-            # Another writer may have deleted it since: an alias of nothing could not be loaded.
+            # Another writer may have deleted it since, and an alias of a deleted version could not be loaded.
             history.resolve(chosen.number, "exact", self._label)
             body = {"alias": alias, "version": chosen.label, "by": moved_by}
             return Draft("alias", {**body, "rollback": True} if rollback else body)
@@ -530,7 +531,7 @@ class Artifact:
             assert version.expiry is not None
             raise ArtifactExpired(
                 f"{self._label_of(version)} expired at {from_nanoseconds(version.expiry).isoformat()}. Choose another "
-                "version, or pass validate=False to read it all the same."
+                "version, or pass validate=False to read it anyway."
             )
 
     def _source(self, version: Version) -> dict[str, str]:
@@ -550,7 +551,7 @@ class Artifact:
 
 
 def notes_of(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) -> dict[str, Any]:
-    """Return what the event of a version says of its metadata and expiry, checked."""
+    """Check metadata and expiry, and return them as fields of an event."""
     notes: dict[str, Any] = {}
     if metadata:
         notes["metadata"] = clean_metadata(metadata)
@@ -560,7 +561,7 @@ def notes_of(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) 
 
 
 def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], Callable[[int], None]]:
-    """Return a function that starts a new count: content may have to be stored a second time."""
+    """Return a function that starts a new count, because content may have to be stored a second time."""
 
     def start() -> Callable[[int], None]:
         done = 0
@@ -577,7 +578,7 @@ def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], C
 
 
 def _is_from(version: Version, source: Mapping[str, str] | None) -> bool:
-    """Return whether a version was promoted from this source; its URL may have changed since."""
+    """Return whether a version was copied from this source, whose URL may have changed since."""
     earlier = source_of(version)
     if source is None or earlier is None:
         return False

@@ -1,4 +1,4 @@
-"""Compare two versions: files of folders, lines of text files, leaves of pytrees."""
+"""Compare two versions by the files of folders, the lines of text files, and the leaves of pytrees."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..trees.entries import Entry
 from ..trees.stored import StoredTree
 
 _PIECE = 8 * 1024 * 1024
-"""Bytes that are compared at a time: enough to keep a network busy, and little memory for two files of any size."""
+"""How many bytes are compared at a time: enough to keep a network busy, with little memory for files of any size."""
 _TEXT_LIMIT = 1024 * 1024
-"""Bytes of a file up to which it is compared line by line: `difflib` takes time by the square of the lines, and nobody
-reads a longer diff."""
+"""The largest file in bytes that is compared line by line: the time of `difflib` grows with the square of the lines,
+and nobody reads a longer diff."""
 
 
 class Body(Protocol):
@@ -32,7 +32,7 @@ class Body(Protocol):
 
 
 class Bodies(Body, Protocol):
-    """The bytes of a folder: its files, end to end."""
+    """The bytes of a folder: its files one after another."""
 
     def read(self, offset: int, length: int) -> Buffer:
         """Return `length` verified bytes from an offset on."""
@@ -68,11 +68,11 @@ class FileDifference:
     Attributes:
         path: The path of the file.
         kind: `added`, `removed` or `changed`.
-        old: The old state, as in `12 bytes`, `directory` or `link to a.txt`, with the mode if only that differs; None
+        old: The old state, such as `12 bytes`, `directory` or `link to a.txt`, with the mode if only that differs. None
             if the file was added.
-        new: The new state, likewise; None if the file was removed.
-        text: The lines that differ, as `diff -u` shows them. Empty for a file that is not UTF-8 text, or is larger than
-            1 MB.
+        new: The new state in the same form. None if the file was removed.
+        text: The lines that differ, in the format of `diff -u`. Empty for a file that is not UTF-8 text or is larger
+            than 1 MB.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Folders that artifacts are downloaded to, or logged from."""
+"""Folders to download artifacts to, or to log them from."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .infos import ArtifactVersion
 class Download(os.PathLike[str]):
     """The directory that an artifact was downloaded to.
 
-    Use it as a path, or in a `with` statement, which gives the path. A temporary directory is deleted at the end of the
-    `with` block, or when this object is garbage collected, at the latest when Python exits.
+    Use it as a path, or in a `with` statement to get the path. A temporary directory is deleted at the end of the
+    `with` block, when this object is garbage collected, or when Python exits.
 
     Attributes:
         path: The directory.
@@ -37,7 +37,7 @@ class Download(os.PathLike[str]):
         self._finalizer = weakref.finalize(self, delete_folder, path) if temporary else None
 
     def remove(self) -> None:
-        """Delete the directory if it is a temporary one."""
+        """Delete the directory if it is temporary."""
         if self._finalizer is not None:
             self._finalizer()
 
@@ -58,10 +58,10 @@ class Download(os.PathLike[str]):
 
 
 class LoggedFolder(contextlib.AbstractContextManager[Path]):
-    """The context manager that `log_folder` returns: it gives a temporary folder, and logs it when the block ends.
+    """A context manager with a temporary folder that is logged when the block ends. `log_folder` returns one.
 
     Attributes:
-        version: The version that was logged; None before the block has ended.
+        version: The version that was logged. None until the block has ended.
     """
 
     def __init__(self, log: Callable[[Path], ArtifactVersion]) -> None:
@@ -108,17 +108,17 @@ def download(
     version: ArtifactVersion,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Download:
-    """Write the files of a version to a directory, every byte verified.
+    """Write the files of a version to a directory. Every byte is verified.
 
     Args:
         tree: The files.
-        to: A directory; see `ArtifactRegistry.download_artifact`. None: a temporary directory.
+        to: A directory; see `ArtifactRegistry.download_artifact`. None means a temporary directory.
         version: The version that is downloaded.
         passed: Called with the number of bytes just written.
 
     Raises:
-        InvalidArgument: The target is not a directory, or has one where the version has a file, or the reverse.
-        DamagedVersion: A file cannot be verified; the message names it. The target is unchanged.
+        InvalidArgument: The target is not a directory, or has a directory where the version has a file or the reverse.
+        DamagedVersion: A file is damaged. The message names it. The target is unchanged.
     """
     if to is None:
         result = Download(Path(tempfile.mkdtemp(prefix="prefect-snapshots-")), version, temporary=True)

@@ -1,8 +1,8 @@
 """Folders as artifacts: check, log and list them.
 
-A folder has files with their permissions, directories, and symbolic links that stay inside: all that means the same on
-every machine and for every user. Owners, times, attributes and holes are not kept, so that identical folders have
-identical content on every machine. Anything else is refused when it is logged, and again when it is read.
+A folder consists of files with their permissions, directories, and symbolic links to targets inside it. All of these
+mean the same on every machine and for every user. Owners, times, attributes and holes are not stored, so that identical
+folders have identical content on every machine. Anything else is refused, both when it is logged and when it is read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..trees.reading import Tree
 from ..trees.scanning import Scan, Selection, entry_of, scan, state_of
 
 FORMAT = 1
-"""The version of a folder's manifest. A reader refuses a higher one."""
+"""The format version of a folder's manifest. A reader refuses a higher one."""
 
 _SMALL = 2 * 1024 * 1024
-"""Bytes of a folder below which handing work to threads costs more than it saves."""
+"""Folders with fewer bytes are stored without threads, because starting those would take longer."""
 _STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -59,11 +59,11 @@ class Folder:
 
     @property
     def manifest(self) -> bytes:
-        """The encoded entries, which are stored beside the bytes of the files."""
+        """The encoded entries, which are stored with the bytes of the files."""
         return encode_manifest(self.entries)
 
     def travelling(self) -> Stored | None:
-        """Return the folder in the form that is stored inside an event; None if it is too large for that."""
+        """Return the folder in the form that is stored inside an event, or None if it is too large for that."""
         if self.size > INLINE_LIMIT:
             return None
         return inline(self.manifest, self._tree.travelling())
@@ -89,7 +89,8 @@ class Folder:
         """Raise `InvalidArgument` if a file changed since the scan."""
         if state_of(os.stat(self.path_of(entry))) != (entry.size, entry.mtime, *entry.state[:2]):
             raise InvalidArgument(
-                f"{self.path_of(entry)} changed while it was read. Nothing was saved. Log it when nothing writes to it."
+                f"{self.path_of(entry)} changed while it was read. Nothing was saved. Try again when no program writes "
+                "to it."
             )
 
     @property
@@ -143,7 +144,7 @@ def _scan(root: str) -> Scan:
 
 
 def _plain(entry: Entry, raw: bytes, root: str) -> Entry:
-    """Return what an artifact keeps of an entry."""
+    """Return an entry with only the properties that artifacts store."""
     if not (entry.is_file or entry.is_directory or entry.is_symlink):
         raise _unfit(f"{root}/{entry.path}")
     mode = stat.S_IFLNK | 0o777 if entry.is_symlink else stat.S_IFMT(entry.mode) | entry.mode & 0o777
@@ -167,11 +168,11 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
     Raises:
         IntegrityError: The manifest is damaged.
         UnsupportedFormat: A newer version wrote it.
-        InvalidName: It has a path or a link that an artifact cannot have.
+        InvalidName: It has a path or a link that is not allowed in an artifact.
     """
     try:
         manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # not UTF-8, or nested too deeply
         raise IntegrityError(f"The manifest of this folder is damaged: {error}") from None
     if manifest.format > FORMAT:
         raise UnsupportedFormat(
@@ -184,7 +185,7 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
 
 
 def check_portable(entries: Iterable[Entry]) -> None:
-    """Refuse entries that do not mean the same on every machine.
+    """Refuse entries that do not have the same meaning on every machine.
 
     Raises:
         InvalidName: A path has control characters or is not UTF-8, a link could lead out, or an entry is not a file, a
@@ -206,7 +207,7 @@ def check_portable(entries: Iterable[Entry]) -> None:
 def _check_link(entry: Entry) -> None:
     """Refuse a link that could lead out.
 
-    `..` may only come first: after a name, it could leave a directory that is itself a link.
+    `..` is allowed only at the beginning: after a name that is itself a link, it could lead anywhere.
     """
     link = entry.link.decode("utf-8", "surrogateescape")
     parts = link.split("/")

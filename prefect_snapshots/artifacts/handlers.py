@@ -1,7 +1,7 @@
 """Handlers: convert the value of an artifact to bytes, and back.
 
-A handler has a name and is found through the entry-point group `prefect_snapshots.handlers`, so that any package can
-add one. Those of this module write one file each, which other programs can read, too: `FileHandler` makes such a
+A handler has a name and is found through the entry-point group `prefect_snapshots.handlers`, so any package can add
+one. The handlers in this module each write one file that other programs can read, too. `FileHandler` makes such a
 handler from two functions. Optional packages are imported when a handler is used.
 """
 
@@ -52,7 +52,7 @@ class Handler(Protocol):
         """Return the value that was written."""
 
     def environment(self, value: Any) -> dict[str, str]:
-        """Return the versions that must be the same where the value is read: of `python` and of packages, by name."""
+        """Return the versions of `python` and of packages, by name, that are required to read the value."""
 
     def diff(self, old: tuple[bytes, Body], new: tuple[bytes, Body], *, allow_pickle: bool) -> Sequence[Difference]:
         """Compare two values without unpickling them."""
@@ -68,12 +68,12 @@ class FileHandler:
 
     Args:
         suffix: The suffix of the file, without a dot.
-        dump: Called with a value, `allow_pickle=` and the options of the writer; returns its bytes as a list of
-            buffers.
-        load: Called with the bytes in writable memory, `allow_pickle=` and the options of the reader; returns the
-            value.
-        environment: Called with a value; returns the versions that must be the same where it is read, as in
-            `{"python": "3.12"}`. Default: none.
+        dump: A function that takes a value, `allow_pickle=` and the options of the writer, and returns the bytes as a
+            list of buffers.
+        load: A function that takes the bytes in writable memory, `allow_pickle=` and the options of the reader, and
+            returns the value.
+        environment: A function that takes a value and returns the versions that are required to read it, such as
+            `{"python": "3.12"}`. Default: no requirements.
 
     Example:
         >>> handler = FileHandler(
@@ -110,7 +110,7 @@ def find_handler(name: str) -> Handler:
     """Return the handler of a name.
 
     Raises:
-        HandlerNotFound: No such handler is installed; the message lists the installed ones.
+        HandlerNotFound: No such handler is installed. The message lists the installed ones.
         MissingDependency: Its package cannot be imported.
 
     Example:
@@ -150,17 +150,17 @@ def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[s
         return handler, handler.write(value, allow_pickle=allow_pickle, **options)
     except SnapshotsError:
         raise
-    except Exception as error:  # any object's own code runs here
+    except Exception as error:  # runs code of any class
         raise UnserialisableValue(
             f"The handler {name!r} cannot write this {type(value).__name__}, and nothing was saved: {error}"
         ) from error
 
 
 def check_environment(stored: Mapping[str, str], label: str) -> None:
-    """Check that Python and the packages that a version needs have the same versions here.
+    """Check that this environment has the versions of Python and of packages that a version requires.
 
     Raises:
-        EnvironmentMismatch: They differ; the message says how.
+        EnvironmentMismatch: They differ. The message says how.
     """
     here = {name: _python() if name == "python" else _version(name) for name in stored}
     differing = [
@@ -168,8 +168,8 @@ def check_environment(stored: Mapping[str, str], label: str) -> None:
     ]
     if differing:
         raise EnvironmentMismatch(
-            f"{label} was written with {', '.join(differing)}, and may load as something else. Install these "
-            "versions, or pass validate=False to load it all the same."
+            f"{label} was written with {', '.join(differing)}, and may load differently here. Install these "
+            "versions, or pass validate=False to load it anyway."
         )
 
 
@@ -193,7 +193,7 @@ _packages = functools.cache(packages_distributions)
 
 
 def _class_of(value: Any) -> dict[str, str]:
-    """Python, and the packages that define the class of a value."""
+    """Return the versions of Python and of the packages that define the class of a value."""
     module = type(value).__module__.partition(".")[0]
     return {
         "python": _python(),

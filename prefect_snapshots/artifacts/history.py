@@ -1,8 +1,9 @@
 """The state of one artifact, computed from its events: versions, aliases with their history, metadata and pins.
 
-A *version* is `v0`, `v1`, ... in the order of the events that committed them; its number is in the event, so that
-a lost event changes no other number. An *alias* (a stage such as `production`) names one version; every *move* of it is
-kept. A version that a release names is *released*, which its own artifact knows, so that a cleanup cannot miss it.
+A *version* is `v0`, `v1`, ... in the order of the events that committed them. The event contains the number, so that a
+lost event changes no other number. An *alias* (a stage such as `production`) points to one version, and every *move* of
+it is recorded. A version in a release is *released*. This is recorded with the artifact itself, so that a cleanup
+cannot miss it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SECOND = 1_000_000_000
 
 
 class _Body(msgspec.Struct):
-    """What the event of a version says of it, beside its number. Whoever can write to the repository can forge it."""
+    """The fields of a version's event, except its number. Anyone who can write to the repository can forge them."""
 
     metadata: dict[str, Any] = {}
     expiry: int | None = None
@@ -62,13 +63,13 @@ class Version:
 
     @property
     def damage(self) -> str | None:
-        """The reason why nothing but its number can be used, and it can only be deleted; None if it is sound."""
+        """Why this version is damaged, so that you can only delete it. None if it is not damaged."""
         if self.event.content is None:
             return "the event that committed it has no content"
         try:
             msgspec.convert({**self.event.body, "metadata": self.metadata, "expiry": self.expiry}, _Body)
         except msgspec.ValidationError as error:
-            return f"the event that committed it makes no sense ({error})"
+            return f"the event that committed it is invalid ({error})"
         return None
 
     @property
@@ -78,7 +79,7 @@ class Version:
 
     @property
     def handler(self) -> str | None:
-        """The handler that reads its value; None for a folder."""
+        """The handler that reads its value. None for a folder."""
         return self.event.body.get("handler")
 
 
@@ -88,8 +89,8 @@ class Move:
 
     Attributes:
         alias: The alias, such as `production`.
-        version: The version that it points to since then, as in `v3`; None if the alias was deleted.
-        previous: The version that it pointed to before; None if the alias was new.
+        version: The version that it was moved to, such as `v3`. None if the alias was deleted.
+        previous: The version that it pointed to before. None if the alias was new.
         moved_at: When it was moved, in UTC, by the clock of the machine that moved it.
         moved_by: Who moved it. Default: user and host.
         rollback: Whether the move was a rollback.
@@ -110,20 +111,20 @@ class History:
     versions: dict[int, Version] = field(default_factory=dict)
     """By number, ascending."""
     aliases: dict[str, list[int]] = field(default_factory=dict)
-    """The versions of each alias: the last one is where it points, the one before is where a rollback leads."""
+    """The versions of each alias: it points to the last one, and a rollback returns to the one before."""
     moves: list[Move] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
     """Versions that a user exempted from retention."""
     released: set[int] = field(default_factory=set)
-    """Versions that a release names, or was about to name."""
+    """Versions that a release includes, or was about to include."""
     next_number: int = 0
     _newest: Version | None = None
     _times: list[tuple[int, int]] = field(default_factory=list)
-    """Commit time and number of each version, sorted by time: the clocks of several writers need not follow the order
+    """Commit time and number of each version, sorted by time. If the clocks of writers differ, this is not the order
     of the numbers."""
 
     def copy(self) -> History:
-        """Return a copy that later events do not change."""
+        """Return a copy that is independent of later events."""
         return History(
             dict(self.versions),
             {alias: list(stack) for alias, stack in self.aliases.items()},
@@ -136,7 +137,7 @@ class History:
         )
 
     def apply(self, event: Event) -> None:
-        """Take one event into account."""
+        """Apply one event."""
         body = event.body
         if event.deletes:
             self._drop(set(event.deletes))
@@ -165,7 +166,7 @@ class History:
         elif event.kind == "release":
             self.released.add(int(body["version"][1:]))
         elif event.kind == "lost":
-            self.next_number += 1  # it may have been a version, and no number is given twice
+            self.next_number += 1  # it may have been a version, and a number is never used twice
 
     @property
     def newest(self) -> Version | None:
@@ -173,18 +174,18 @@ class History:
         return self._newest
 
     def alias_target(self, alias: str) -> str | None:
-        """Return the version that an alias points to, as in `v3`; None if there is no such alias."""
+        """Return the version that an alias points to, such as `v3`, or None if there is no such alias."""
         stack = self.aliases.get(alias)
         return f"v{stack[-1]}" if stack else None
 
     def exempt(self, number: int) -> list[str]:
-        """Return the reasons why retention never deletes a version; none if it may."""
+        """Return the reasons why retention never deletes a version. Empty if it can."""
         reasons = ["latest"] if self._newest is not None and self._newest.number == number else []
         rollbacks = [alias for alias, stack in sorted(self.aliases.items()) if number in stack[-2:-1]]
         return reasons + self.protection(number) + [f"rollback of alias {alias}" for alias in rollbacks]
 
     def protection(self, number: int) -> list[str]:
-        """Return the reasons why a version is only deleted by force; none if it can be deleted without."""
+        """Return the reasons why a version is deleted only with `force=True`. Empty if there are none."""
         reasons = ["pinned"] if number in self.pinned else []
         reasons += ["released"] if number in self.released else []
         return reasons + [f"alias {alias}" for alias in self.aliases_of(number)]
@@ -202,8 +203,8 @@ class History:
             label: The name of the artifact in error messages.
 
         Raises:
-            ArtifactNotFound: There is no such version; the message lists the existing ones.
-            InvalidArgument: `version` or `match` has a value that it cannot have.
+            ArtifactNotFound: There is no such version. The message lists the existing ones.
+            InvalidArgument: `version` or `match` is invalid.
         """
         if match not in ("exact", "asof"):
             raise InvalidArgument(f'match must be "exact" or "asof", not {match!r}.')
@@ -240,8 +241,8 @@ class History:
         self.versions = {number: version for number, version in self.versions.items() if number not in gone}
         self._times = [(time, number) for time, number in self._times if number not in gone]
         self._newest = next(reversed(self.versions.values()), None)
-        # A rollback leads to what still exists. An alias of what was deleted by force goes: if it fell back to its
-        # previous version instead, production would change unasked.
+        # A rollback returns only to existing versions. If the version of an alias was deleted by force, the alias is
+        # deleted, too: falling back to its previous version would change production unasked.
         self.aliases = {
             alias: [number for number in stack if number not in gone]
             for alias, stack in self.aliases.items()
@@ -265,7 +266,7 @@ class History:
 
 
 def no_such_version(label: str, wanted: object, numbers: Sequence[int], aliases: Sequence[str]) -> str:
-    """Return the message for a version that does not exist: it lists the numbers, ascending, and the aliases."""
+    """Return the error message for a missing version. It lists the existing numbers and aliases."""
     existing = f"v{numbers[0]}" if len(numbers) == 1 else f"v{numbers[0]} to v{numbers[-1]}"
     found = f"{label} has no version {wanted!r}. Existing versions: {existing}."
     return f"{found} Aliases: {', '.join(aliases)}." if aliases else found
@@ -279,17 +280,17 @@ def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, la
         moment, match, label: As for `History.resolve`.
 
     Raises:
-        ArtifactNotFound: There is none, or there are several; the message names the nearest.
+        ArtifactNotFound: There is no such version, or more than one. The message names the nearest ones.
     """
     start = to_nanoseconds(parse_time(moment))
-    # A time without a fraction stands for its whole second, and one with a fraction for its microsecond.
+    # A time without a fraction matches its whole second, and one with a fraction its whole microsecond.
     end = start + (1000 if moment.microsecond else _SECOND)
     before = bisect_left(times, (end,))
     if match == "asof":
         if before == 0:
             first = from_nanoseconds(times[0][0])
             raise ArtifactNotFound(
-                f"{label} had no version yet at {moment.isoformat()}. Its first version is of {first.isoformat()}."
+                f"{label} had no version yet at {moment.isoformat()}. Its first version is from {first.isoformat()}."
             )
         return times[before - 1][1]
     found = [number for _, number in times[bisect_right(times, (start,)) : before]]
@@ -297,13 +298,13 @@ def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, la
         return found[0]
     if found:
         raise ArtifactNotFound(
-            f"{label} has several versions of {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Pass one of "
+            f"{label} has several versions from {moment.isoformat()}: {', '.join(f'v{n}' for n in found)}. Pass one of "
             "these, or a time with a fraction of a second."
         )
     around = times[max(before - 1, 0) : before + 1]
-    near = ", ".join(f"v{number} of {from_nanoseconds(time).isoformat()}" for time, number in around)
+    near = ", ".join(f"v{number} from {from_nanoseconds(time).isoformat()}" for time, number in around)
     raise ArtifactNotFound(
-        f"{label} has no version of exactly {moment.isoformat()}. The nearest: {near}. Pass "
+        f"{label} has no version from exactly {moment.isoformat()}. The nearest are {near}. Pass "
         'match="asof" for the newest version at that time.'
     )
 
@@ -330,16 +331,16 @@ def is_time(text: str) -> bool:
 
 
 def expiry_of(moment: datetime | str | None) -> int | None:
-    """Return an expiry as it is stored.
+    """Return an expiry in the form in which it is stored.
 
     Raises:
-        InvalidArgument: It is not a time, or is after the year 2262, which nanoseconds in 64 bits cannot express.
+        InvalidArgument: It is not a time, or is after the year 2262, the limit of nanoseconds in 64 bits.
     """
     if moment is None:
         return None
     expiry = to_nanoseconds(parse_time(moment))
     if not -(2**63) <= expiry < 2**63:
-        raise InvalidArgument(f"{moment} is too far away for an expiry. Pass None for a version that never expires.")
+        raise InvalidArgument(f"The expiry {moment} is too far away. Pass None for a version that never expires.")
     return expiry
 
 
@@ -349,10 +350,10 @@ def is_expired(version: Version, now: datetime | None = None) -> bool:
 
 
 def moves_of(history: History, alias: str | None) -> Iterator[Move]:
-    """Return the moves of one alias, or of all, oldest first."""
+    """Yield the moves of one alias, or of all aliases, oldest first."""
     return (move for move in history.moves if alias in (None, move.alias))
 
 
 def source_of(version: Version) -> Mapping[str, Any] | None:
-    """Return the source that a version was promoted from; None if it was logged here."""
+    """Return the source that a version was copied from, or None if it was logged here."""
     return version.event.body.get("source")

@@ -1,4 +1,4 @@
-"""The plain records about artifacts that every store of artifacts returns."""
+"""The plain records that every artifact store returns."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class ArtifactInfo:
     created_at: datetime
     """When it was logged, in UTC, by the clock of the machine that logged it."""
     expiry: datetime | None
-    """When it expires, in UTC. From then on, it is only loaded with `validate=False`. None: never."""
+    """When it expires, in UTC. After that, it is loaded only with `validate=False`. None means never."""
     handler: str | None
-    """The handler that reads its value; None for a folder of files."""
+    """The handler that reads its value. None for a folder of files."""
     size: int
     """Its size in bytes, uncompressed."""
     written: int
-    """The bytes that it added to the repository: identical data is stored once, and compressed."""
+    """The bytes that it added to the repository. Identical data is stored only once and compressed."""
     metadata: dict[str, Any]
     aliases: list[str]
     """The aliases that point to it now, sorted."""
     environment: dict[str, str]
-    """The versions, by package and `python`, that must be installed where it is loaded."""
+    """The versions of `python` and of packages, by name, that are required to load it."""
     source: dict[str, str] | None
-    """The registry, name and version that it was copied from; None if it was logged here."""
+    """The registry, name and version that it was copied from. None if it was logged here."""
     pinned: bool = False
     """Whether it is exempt from retention."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A tag over one version of each of many artifacts. It never changes."""
+    """A fixed set of artifact versions under one tag. It never changes."""
 
     tag: str
     collection: str

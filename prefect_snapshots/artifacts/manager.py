@@ -1,7 +1,7 @@
-"""ArtifactManager: what every store of artifacts can do, called by the names of artifacts or through a handle of one.
+"""ArtifactManager: the methods of every artifact store, called with the name of an artifact or through its handle.
 
-An *artifact* has a name in a *collection*. Every time you log something under it, it gets a new *version*, which never
-changes. An *alias*, such as the *stage* `production`, names one version and can be moved.
+An *artifact* has a name in a *collection*. Every time you log something under this name, a new *version* is created,
+which never changes. An *alias*, such as the *stage* `production`, points to one version and can be moved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .infos import ArtifactInfo, ArtifactVersion
 
 
 class ArtifactHandle(Protocol):
-    """One artifact of a store: the methods of `ArtifactManager`, where they are described, without the name.
+    """One artifact of a store: the methods of `ArtifactManager`, which describes them, without the name.
 
     Attributes:
         name: The name of the artifact.
@@ -129,22 +129,22 @@ class ArtifactHandle(Protocol):
 
 
 class ArtifactManager(ABC):
-    """A store of artifacts: what `ArtifactRegistry` and `WandbArtifactRegistry` have in common.
+    """An artifact store: the common methods of `ArtifactRegistry` and `WandbArtifactRegistry`.
 
     Most methods take these arguments:
 
     - `name`: the name of the artifact.
     - `version`: a number (`3`, `"v3"`), `"latest"` or None, an alias such as `"production"`, or a point in time: a
-      datetime with a zone, or an ISO 8601 string (UTC if it names no zone). A time without a fraction of a second
-      stands for its whole second.
+      datetime with a time zone, or an ISO 8601 string (UTC if it has no zone). A time without a fraction of a second
+      means any time within that second.
     - `match`: for a point in time: `"exact"`, or `"asof"` for the newest version at that time.
     - `collection`: the collection of the artifact. Default: the active one.
 
     Methods that read raise `ArtifactNotFound` if there is no such artifact or version. The message lists existing ones.
 
     Attributes:
-        active_collection: The collection that methods use if they get none.
-        allow_pickle: Whether values stored with pickle may be loaded.
+        active_collection: The collection that methods use by default.
+        allow_pickle: Whether values stored with pickle can be loaded.
     """
 
     active_collection: str
@@ -152,7 +152,7 @@ class ArtifactManager(ABC):
 
     @abstractmethod
     def artifact(self, name: str, collection: str | None = None) -> ArtifactHandle:
-        """Return the handle of one artifact, which has the same methods without the name. It need not exist yet.
+        """Return the handle of one artifact, with the same methods, but without `name`. It need not exist yet.
 
         Args:
             name, collection: See the class.
@@ -182,9 +182,9 @@ class ArtifactManager(ABC):
         """
 
     def list_versions(self, name: str, collection: str | None = None) -> list[ArtifactInfo]:
-        """List all versions of an artifact, newest first. No data is read.
+        """List all versions of an artifact, newest first, without loading data.
 
-        A version whose record is damaged is left out, with a warning in the log that names it.
+        A version with a damaged record is left out. A warning in the log names it.
         """
         return self.artifact(name, collection).list_versions()
 
@@ -216,7 +216,7 @@ class ArtifactManager(ABC):
     def list_files(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
     ) -> list[tuple[str, int]]:
-        """List path and size in bytes of each file of a version, without downloading it."""
+        """List the path and size in bytes of each file of a version, without downloading it."""
         return self.artifact(name, collection).list_files(version, match)
 
     # --- logging -----------------------------------------------------------------------------------------------------
@@ -237,15 +237,15 @@ class ArtifactManager(ABC):
 
         Args:
             name: The name of the artifact.
-            local_path: A file, which keeps its name, or a folder: its files with their permissions, its directories,
-                and its symbolic links that stay inside.
+            local_path: A file, which keeps its name, or a folder. Files with their permissions, directories, and
+                symbolic links to targets inside the folder are logged.
             collection: The collection of the artifact. Default: the active one.
             artifact_path: The folder in the artifact to put them into, as in "data/raw". Default: the top.
-            metadata: Plain values by string keys, up to 64 KB.
-            expiry: When the version expires: a datetime with a zone, or an ISO 8601 string. Default: never.
-            token: The `token` of a `CommitUnknown` that an earlier call raised: if that call succeeded after all, its
+            metadata: JSON-like values with string keys, up to 64 KB.
+            expiry: When the version expires: a datetime with a time zone, or an ISO 8601 string. Default: never.
+            token: The `token` of a `CommitUnknown` that an earlier call raised. If that call succeeded after all, its
                 version is returned, and nothing is logged twice.
-            progress: Called with "upload", the bytes read so far and the bytes in total.
+            progress: Called with "upload", the number of bytes read so far, and the total.
 
         Returns:
             The version that was logged, with its name and number.
@@ -268,13 +268,13 @@ class ArtifactManager(ABC):
         expiry: datetime | str | None = None,
         progress: Progress | None = None,
     ) -> LoggedFolder:
-        """Give an empty folder to write into, and log it when the block ends without an exception.
+        """Return an empty folder to write to. It is logged when the `with` block ends without an exception.
 
         Args:
             name, collection, metadata, expiry, progress: As for `log_files`.
 
         Returns:
-            A context manager that gives the path of the folder. After the block, its `version` is what was logged.
+            A context manager that returns the path of the folder. After the block, its `version` is the logged version.
 
         Example:
             >>> from prefect_snapshots import ArtifactRegistry
@@ -304,7 +304,8 @@ class ArtifactManager(ABC):
         Args:
             name: The name of the artifact.
             value: A value that the handler can write.
-            handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one of another package.
+            handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one that another package
+                installs.
             collection, metadata, expiry, token: As for `log_files`.
             writer_options: Options of the handler, such as `indent=4` for JSON.
 
@@ -314,7 +315,7 @@ class ArtifactManager(ABC):
         Raises:
             HandlerNotFound: No such handler is installed.
             UnserialisableValue: The handler cannot write the value. Nothing was saved.
-            UnserialisableLeaf: The same, for a pytree: the error names the leaf.
+            UnserialisableLeaf: A leaf of a pytree cannot be written. The message names the leaf. Nothing was saved.
             PickleRefused: The handler uses pickle, and the repository was opened with `allow_pickle=False`.
         """
         return self.artifact(name, collection).log(
@@ -335,19 +336,19 @@ class ArtifactManager(ABC):
         source: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Make a version from content that is stored already, in this or another repository.
+        """Create a version from content that is already stored in this or another repository.
 
-        Only chunks that are missing here are copied. If the newest version came from the same source, it is returned.
+        Only chunks that this repository lacks are copied. If the newest version has the same source, it is returned.
 
         Args:
             name: The name of the artifact.
             content: The content of a version, or any other content of a repository.
-            handler: The handler that reads the value; None for a folder.
+            handler: The handler that reads the value. None for a folder.
             suffix: The suffix of the downloaded file. Default: that of the handler.
-            environment: Versions of packages and `python` that must be the same where the value is loaded.
-            source: Where the content comes from, as strings by string keys.
+            environment: The versions of `python` and of packages, by name, that are required to load the value.
+            source: Where the content comes from, as strings with string keys.
             collection, metadata, expiry: As for `log_files`.
-            progress: Called with "copy", the bytes that are here and the bytes in total.
+            progress: Called with "copy", the number of bytes copied or already here, and the total.
 
         Returns:
             The version, with its name and number.
@@ -376,23 +377,23 @@ class ArtifactManager(ABC):
         validate: bool = True,
         progress: Progress | None = None,
     ) -> Download:
-        """Download a version, every byte verified.
+        """Download a version. Every byte is verified.
 
         Args:
             name, version, match, collection: See the class.
             to: A directory. If it does not exist, it appears when the download is complete and durable. If it exists,
-                files of the same name are replaced, and all others stay. Default: a temporary directory, which is
+                files of the same name are replaced, and all others are kept. Default: a temporary directory, which is
                 deleted at the end of the `with` block, or when the result is garbage collected.
-            validate: Whether to refuse an expired version.
-            progress: Called with "download", the bytes written so far and the bytes in total.
+            validate: Refuse an expired version.
+            progress: Called with "download", the number of bytes written so far, and the total.
 
         Returns:
-            An `os.PathLike`, and a context manager that gives the path.
+            A `Download`: use it as a path, or in a `with` statement to get the path.
 
         Raises:
-            ArtifactExpired: The version is past its expiry.
-            InvalidArgument: The target is not a directory, or has one where the artifact has a file.
-            DamagedVersion: A file cannot be verified; the message names it. The target is unchanged.
+            ArtifactExpired: The version has expired.
+            InvalidArgument: The target is not a directory, or has a directory where the artifact has a file.
+            DamagedVersion: A file is damaged. The message names it. The target is unchanged.
         """
         return self.artifact(name, collection).download(version, to, match=match, validate=validate, progress=progress)
 
@@ -406,18 +407,18 @@ class ArtifactManager(ABC):
         collection: str | None = None,
         **reader_options: Any,
     ) -> Any:
-        """Return the value of a version, every byte verified.
+        """Return the value of a version. Every byte is verified.
 
         Args:
             name, version, match, collection: See the class.
-            validate: Whether to refuse an expired version, and one that needs other versions of Python or packages.
+            validate: Refuse a version that has expired, or that needs another environment than this one.
             reader_options: Options of the handler, such as `leaves="encoder/**"` for pytrees.
 
         Raises:
-            ArtifactExpired: The version is past its expiry.
+            ArtifactExpired: The version has expired.
             EnvironmentMismatch: It needs another version of Python or of a package.
-            PickleRefused: It is stored with pickle, and the repository was opened with `allow_pickle=False`.
-            InvalidArgument: It is a folder of files: use `download_artifact`.
+            PickleRefused: It was stored with pickle, and the repository was opened with `allow_pickle=False`.
+            InvalidArgument: It is a folder of files. Use `download_artifact`.
             DamagedVersion: Stored data is damaged.
 
         Example:
@@ -438,7 +439,7 @@ class ArtifactManager(ABC):
         *,
         collection: str | None = None,
     ) -> Sequence[Difference]:
-        """Compare two versions: files of folders, lines of text, leaves of pytrees. Nothing is unpickled.
+        """Compare two versions by files, lines of text, or leaves of pytrees. Nothing is unpickled.
 
         Args:
             name, match, collection: See the class.
@@ -469,11 +470,11 @@ class ArtifactManager(ABC):
         *,
         collection: str | None = None,
     ) -> None:
-        """Set when a version expires. From then on, it is only loaded with `validate=False`.
+        """Set when a version expires. After that, it is loaded only with `validate=False`.
 
         Args:
             name, version, match, collection: See the class.
-            expiry: A datetime with a zone, or an ISO 8601 string. None: never.
+            expiry: A datetime with a time zone, or an ISO 8601 string. None means never.
         """
         self.artifact(name, collection).set_expiry(expiry, version, match)
 
@@ -486,20 +487,20 @@ class ArtifactManager(ABC):
         *,
         collection: str | None = None,
     ) -> None:
-        """Update the metadata of a version: the given keys are set, all others stay.
+        """Add or replace values in the metadata of a version. Other keys keep their values.
 
         Args:
             name, version, match, collection: See the class.
-            metadata: Plain values by string keys. With those that stay, up to 64 KB.
+            metadata: JSON-like values with string keys. Together with the existing values, up to 64 KB.
         """
         self.artifact(name, collection).update_metadata(metadata, version, match)
 
     def pin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
-        """Exempt a version from retention. Pinning it again changes nothing."""
+        """Exempt a version from retention. Pinning twice changes nothing."""
         self.artifact(name, collection).pin(version)
 
     def unpin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
-        """Let retention delete a version again. Unpinning it again changes nothing."""
+        """Allow retention to delete a version again. Unpinning twice changes nothing."""
         self.artifact(name, collection).unpin(version)
 
     def delete_version(
@@ -509,8 +510,7 @@ class ArtifactManager(ABC):
 
         Args:
             name, version, collection: See the class.
-            force: Whether to delete a version that is pinned, released, or has an alias. Its aliases are deleted with
-                it.
+            force: Delete it even if it is pinned, released, or has an alias. Its aliases are deleted, too.
 
         Raises:
             InvalidArgument: It is pinned, released, or has an alias, and `force` is False.
@@ -518,7 +518,7 @@ class ArtifactManager(ABC):
         self.artifact(name, collection).delete_version(version, force=force)
 
     def delete_artifact(self, name: str, *, force: bool = False, collection: str | None = None) -> None:
-        """Delete all versions of an artifact. If one of them is refused, none is deleted. See `delete_version`."""
+        """Delete all versions of an artifact, or none if one of them needs `force=True`. See `delete_version`."""
         self.artifact(name, collection).delete(force=force)
 
     def cleanup(
@@ -535,16 +535,17 @@ class ArtifactManager(ABC):
         would return to by a rollback.
 
         Args:
-            policy: The retention policy, applied to each artifact separately. Required: a registry has no default.
-            dry_run: Whether to only report what would be deleted.
-            name: One artifact. Default: every artifact of the collection.
+            policy: The retention policy, applied to each artifact separately. Required, because a registry has no
+                default policy.
+            dry_run: Only report what would be deleted.
+            name: Clean up only this artifact. Default: every artifact of the collection.
             collection: The collection. Default: the active one.
 
         Returns:
-            A report with a row for each version, named as in `model:v3`.
+            A report with a row for each version, such as `model:v3`.
 
         Raises:
-            InvalidArgument: There is no policy, or it would keep nothing.
+            InvalidArgument: You passed no policy, or one that would keep nothing.
 
         Example:
             >>> from prefect_snapshots import ArtifactRegistry, RetentionPolicy
@@ -581,22 +582,22 @@ class ArtifactManager(ABC):
 
         Args:
             name, version, collection: See the class.
-            alias: A name that looks like no version and no date.
-            expected: Move it only if it points to this version now, or with None if it does not exist. Default: move
-                it wherever it points.
-            by: Who moves it. Default: user and host.
+            alias: A name that does not look like a version or a date.
+            expected: Move it only if it points to this version now. None means that it must not exist yet. Default:
+                always move it.
+            by: Who moves it, for the history. Default: user and host.
 
         Returns:
             The version that the alias points to now.
 
         Raises:
-            CommitConflict: It does not point to `expected`; the message says where it points.
-            InvalidName: The alias could be taken for a version.
+            CommitConflict: It does not point to `expected`. The message says where it points.
+            InvalidName: The alias looks like a version or a date.
         """
         return self.artifact(name, collection).set_alias(alias, version, expected, by=by)
 
     def delete_alias(self, name: str, alias: str, *, collection: str | None = None, by: str | None = None) -> None:
-        """Delete an alias; its history stays.
+        """Delete an alias, but keep its history.
 
         Args:
             name, collection: See the class.
@@ -609,22 +610,22 @@ class ArtifactManager(ABC):
         self.artifact(name, collection).delete_alias(alias, by=by)
 
     def get_aliases(self, name: str, collection: str | None = None) -> dict[str, str]:
-        """Return where each alias of an artifact points, as in `{"production": "v3"}`."""
+        """Return the version of each alias of an artifact, as in `{"production": "v3"}`."""
         return self.artifact(name, collection).get_aliases()
 
     def get_alias_history(self, name: str, alias: str | None = None, collection: str | None = None) -> list[Move]:
-        """Return every move of an alias, or of all, oldest first: when, by whom, from where.
+        """Return every move of one alias, or of all aliases, oldest first.
 
         Args:
             name, collection: See the class.
-            alias: The alias. Default: all of them.
+            alias: The alias. Default: all aliases.
         """
         return self.artifact(name, collection).get_alias_history(alias)
 
     def rollback(
         self, name: str, alias: str, *, collection: str | None = None, by: str | None = None
     ) -> ArtifactVersion:
-        """Move an alias back to its previous version; called again, to the one before that.
+        """Move an alias back to its previous version. A second call moves it to the version before that.
 
         Args:
             name, collection: See the class.
@@ -635,7 +636,7 @@ class ArtifactManager(ABC):
             The version that the alias points to now.
 
         Raises:
-            ArtifactNotFound: There is no such alias, or it never pointed elsewhere.
+            ArtifactNotFound: There is no such alias, or it has no previous version.
         """
         return self.artifact(name, collection).rollback(alias, by=by)
 
@@ -650,21 +651,21 @@ class ArtifactManager(ABC):
         collection: str | None = None,
         by: str | None = None,
     ) -> ArtifactVersion:
-        """Promote a version to a stage: an alias that is moved only if nobody else moved it at the same time.
+        """Promote a version to a stage. A stage is an alias that is moved only if nobody else has moved it meanwhile.
 
         Args:
             name, version, match, collection: See the class.
             stage: The name of the stage, such as "production".
-            expected: Promote only if the stage is this version now; None: only if it is not set. Default: the version
-                that it has when the call begins.
-            by: Who promotes, for the history. Default: user and host.
+            expected: Promote only if the stage has this version now. None means that the stage must not exist yet.
+                Default: the version of the stage when the call begins.
+            by: Who promotes it, for the history. Default: user and host.
 
         Returns:
-            The version that has the stage now.
+            The version that the stage has now.
 
         Raises:
-            CommitConflict: The stage is another version than expected; the message says which.
-            ArtifactExpired: The version is past its expiry.
+            CommitConflict: The stage has another version than expected. The message says which.
+            ArtifactExpired: The version has expired.
         """
         return self.artifact(name, collection).set_stage(stage, version, match, expected=expected, by=by)
 
@@ -681,19 +682,19 @@ class ArtifactManager(ABC):
         """Copy a version into another registry: another collection, repository or storage.
 
         The copy appears only when it is complete, with its metadata, expiry and environment. Only chunks that the
-        target does not have are copied. If the copy is interrupted, call it again: it copies the rest. If the newest
-        version of the target is a copy of this one already, nothing changes.
+        target lacks are copied. If the copy is interrupted, call it again to copy the rest. If the newest version of
+        the target is already a copy of this one, nothing changes.
 
         Args:
             name, version, match, collection: See the class.
             to: The other registry.
-            progress: Called with "copy", the bytes that are in the target and the bytes in total.
+            progress: Called with "copy", the number of bytes already in the target, and the total.
 
         Returns:
             The version in the target.
 
         Raises:
-            ArtifactExpired: The version is past its expiry.
+            ArtifactExpired: The version has expired.
         """
         return self.artifact(name, collection).copy_to(to, version, match, progress=progress)
 
@@ -718,7 +719,7 @@ class ArtifactManager(ABC):
             progress: As for `copy_to`.
 
         Returns:
-            The promoted version; for a registry, the version in that registry.
+            The version. If `to` is a registry, the version in that registry.
 
         Example:
             >>> from prefect_snapshots import ArtifactRegistry
@@ -740,9 +741,9 @@ def require_store(to: object) -> None:
     """Check that a version can be copied to `to`.
 
     Raises:
-        InvalidArgument: It is no store of artifacts.
+        InvalidArgument: It is not an artifact store.
     """
     if not hasattr(to, "adopt"):
         raise InvalidArgument(
-            f"A version is copied to an ArtifactRegistry, not to {type(to).__name__}. Nothing was copied."
+            f"The target of a copy must be an ArtifactRegistry, not {type(to).__name__}. Nothing was copied."
         )

@@ -1,7 +1,7 @@
 """ModelLogger: log the state of a model, its optimizers and schedulers as an artifact.
 
 The state of a PyTorch model becomes one file, `state.pt`, which PyTorch can load without this package. Models of JAX,
-Flax and Equinox are pytrees and are stored as such: without pickle, and unchanged leaves are stored only once. PyTorch
+Flax and Equinox are stored as pytrees: without pickle, and with unchanged leaves stored only once. PyTorch
 and JAX are imported only when they are needed.
 """
 
@@ -27,7 +27,7 @@ class ModelLogger:
     """Log the state of models as artifacts, and load it without the model's class.
 
     Args:
-        artifact_manager: Where the artifacts are: an `ArtifactRegistry`, or any other `ArtifactManager`.
+        artifact_manager: Where to store the artifacts: an `ArtifactRegistry`, or any other `ArtifactManager`.
 
     Example:
         >>> import numpy as np
@@ -57,9 +57,9 @@ class ModelLogger:
 
         Args:
             name: The name of the artifact.
-            model: A `torch.nn.Module`, or a pytree of arrays: parameters of Flax, an Equinox module, a dictionary. A
-                model wrapped by `torch.compile` or for distributed training is unwrapped.
-            optimizers, schedulers: For PyTorch, one or a list of them; for a pytree, the pytree of their state.
+            model: A `torch.nn.Module`, or a pytree of arrays, such as Flax parameters, an Equinox module or a
+                dictionary. A model wrapped by `torch.compile` or for distributed training is unwrapped.
+            optimizers, schedulers: For PyTorch, one or a list of them. For a pytree, the pytree of their state.
                 Default: none.
             collection: The collection of the artifact. Default: the active one.
             extra: Other values to store, by name, such as `epoch=3`.
@@ -92,15 +92,15 @@ class ModelLogger:
             model, optimizers, schedulers, extra: As for `log_state_to_artifact`.
 
         Returns:
-            The path of the file. `torch.load` returns a dictionary with the keys `model`, `optimizers` and
-            `schedulers`, which hold state dictionaries, and the keys of `extra`.
+            The path of the file. `torch.load` returns a dictionary with the state dictionaries `model`, `optimizers`
+            and `schedulers`, and with the keys of `extra`.
 
         Raises:
             InvalidArgument: The model is not a `torch.nn.Module`.
         """
         if not _is_torch(model):
             raise InvalidArgument(
-                f"save_state() needs a torch.nn.Module, got {type(model).__name__}. Use log_state_to_artifact() for a "
+                f"save_state() needs a torch.nn.Module, not {type(model).__name__}. Use log_state_to_artifact() for a "
                 "pytree."
             )
         import torch
@@ -128,18 +128,18 @@ class ModelLogger:
 
         Args:
             name, version, collection: As for `ArtifactRegistry.get_artifact`.
-            device: Where to put the arrays. For PyTorch, a device or its name (default: the GPU if there is one, else
-                the CPU); for JAX, a device or the name of a platform (default: the default device of JAX).
-            weights_only: Whether to load only tensors and plain values of a PyTorch file. False runs any code that is
-                pickled in the file: use it only for artifacts that you trust.
+            device: The device for the arrays. For PyTorch, a device or its name (default: the GPU if there is one,
+                otherwise the CPU). For JAX, a device or the name of a platform (default: the default device of JAX).
+            weights_only: Whether to load only tensors and plain values from a PyTorch file. False runs any code that is
+                pickled in the file, so use it only for artifacts that you trust.
 
         Returns:
             A dictionary with the keys `model`, `optimizers`, `schedulers`, and those of `extra`.
 
         Raises:
             ArtifactNotFound: There is no such artifact or version.
-            MissingDependency: The state is one of PyTorch, which is not installed.
-            PickleRefused: The file needs pickle, and it is not allowed.
+            MissingDependency: The model was logged with PyTorch, which is not installed.
+            PickleRefused: The file needs pickle, which is not allowed.
         """
         found = self.artifact_manager.get_artifact(name, version, collection=collection)
         if found.handler is not None:

@@ -19,15 +19,15 @@ from .streams import Artifacts
 
 
 class ArtifactRegistry(ArtifactManager):
-    """Keep artifacts in a repository: immutable versions of files, folders and values, with stages and releases.
+    """Store artifacts in a repository: immutable versions of files, folders and values, with stages and releases.
 
-    Any number of processes may log, promote and download at the same time. You need no server. Identical data is stored
+    Any number of processes can log, promote and download at the same time, without a server. Identical data is stored
     only once, even if it comes from different artifacts.
 
     Args:
-        repository: Where the artifacts are: a `Repository`, a URL, a path or the Prefect block. Default: the
-            repository of the enclosing `use_repository`, else the one of the settings, else `./snapshots`.
-        collection: The collection that methods use if they get none: an experiment, a team, a kind of data.
+        repository: A `Repository`, a URL, a path or the Prefect block. Default: the repository of the enclosing
+            `use_repository`, then the one in the settings, then `./snapshots`.
+        collection: The default collection of all methods, for example for an experiment or a team.
 
     All methods that take the name of an artifact are those of `ArtifactManager`.
 
@@ -73,21 +73,21 @@ class ArtifactRegistry(ArtifactManager):
         collection: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Release:
-        """Tag one version each of several artifacts. A release never changes.
+        """Create a release: a fixed set of artifact versions under one tag. A release never changes.
 
         Args:
-            tag: The name of the release, unique in the collection.
-            artifacts: The version of each artifact by its name, as in `{"model": "production", "features": 3}`.
-                Default: the latest version of every artifact of the collection.
+            tag: The name of the release. It must be new in the collection.
+            artifacts: Versions by artifact name, such as `{"model": "production", "features": 3}`. Default: the latest
+                version of every artifact of the collection.
             collection: The collection. Default: the active one.
-            metadata: Plain values by string keys, up to 64 KB.
+            metadata: JSON-like values with string keys, up to 64 KB.
 
         Returns:
-            The release, with the version of each artifact.
+            The release.
 
         Raises:
-            ReleaseExists: The collection has a release with this tag.
-            ArtifactNotFound: There is no such artifact or version, or the collection is empty.
+            ReleaseExists: The collection already has a release with this tag.
+            ArtifactNotFound: An artifact or version does not exist, or the collection is empty.
 
         Example:
             >>> registry = ArtifactRegistry("memory://example-release")
@@ -108,7 +108,7 @@ class ArtifactRegistry(ArtifactManager):
     def find_release(
         self, tag: str | datetime | None = None, match: Match = "exact", *, collection: str | None = None
     ) -> Release:
-        """Return a release by its tag, or by a point in time. Default: the latest.
+        """Return a release by its tag or by a point in time.
 
         Args:
             tag: The name of the release, or a point in time. Default: the latest release.
@@ -116,7 +116,7 @@ class ArtifactRegistry(ArtifactManager):
             collection: The collection. Default: the active one.
 
         Raises:
-            ArtifactNotFound: There is no such release; the message lists the existing ones.
+            ArtifactNotFound: There is no such release. The message lists the existing ones.
         """
         return self._artifacts.releases_of(self._in(collection)).find(tag, match)
 
@@ -129,21 +129,21 @@ class ArtifactRegistry(ArtifactManager):
         collection: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactRegistry:
-        """Copy a release into another repository: only its versions, under the same numbers.
+        """Copy a release into another repository: only its versions, with the same numbers.
 
-        The release appears in the target when all versions are copied. If the copy is interrupted, call it again: it
-        copies the rest.
+        The release appears in the target when all versions are copied. If the copy is interrupted, call it again to
+        copy the rest.
 
         Args:
             tag, match, collection: As for `find_release`.
             to: A repository, a URL or a path.
-            progress: Called for each version with "copy", the bytes that are in the target and the bytes in total.
+            progress: Called for each version with "copy", the number of bytes already in the target, and the total.
 
         Returns:
-            A registry over the copy.
+            A registry for the target repository.
 
         Raises:
-            CommitConflict: The target already has another version with the number of one of these.
+            CommitConflict: The target already has another version with one of these numbers.
         """
         release = self.find_release(tag, match, collection=collection)
         target = ArtifactRegistry(to, release.collection)

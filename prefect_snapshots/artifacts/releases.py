@@ -1,4 +1,4 @@
-"""Releases: a tag over one version of each of many artifacts of a collection."""
+"""Releases: fixed sets of artifact versions of a collection, each under one tag."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KIND = "releases"
 
 
 class _Body(msgspec.Struct):
-    """What the event of a release says. Whoever can write to the repository can forge it."""
+    """The fields of a release's event. Anyone who can write to the repository can forge them."""
 
     tag: str
     artifacts: dict[str, str]
@@ -39,11 +39,11 @@ class Tagged:
         self.by_tag = by_tag
 
     def copy(self) -> Tagged:
-        """Return a copy that later events do not change."""
+        """Return a copy that is independent of later events."""
         return Tagged(self.history.copy(), dict(self.by_tag))
 
     def apply(self, event: Event) -> None:
-        """Take one event into account."""
+        """Apply one event."""
         self.history.apply(event)
         if event.kind == "version":
             found = self.history.newest
@@ -77,14 +77,14 @@ class Releases:
             if adopt and there.event.body["artifacts"] == body["artifacts"]:
                 return None
             raise ReleaseExists(
-                f"The collection {self._collection!r} has a release {tag!r} already. Choose another tag."
+                f"The collection {self._collection!r} already has a release {tag!r}. Choose another tag."
             )
 
         self._tracked.change(draft)
         return self._release(self._tracked.view.by_tag[tag])
 
     def all(self) -> list[Release]:
-        """Return all of them, newest first. A damaged one is left out, with a warning."""
+        """Return all releases, newest first. A damaged one is left out with a warning."""
         found = []
         for version in reversed(self._tracked.refresh().history.versions.values()):
             try:
@@ -94,7 +94,7 @@ class Releases:
         return found
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
-        """Return one by its tag or time."""
+        """Return a release by its tag or time."""
         now = self._tracked.refresh()
         if isinstance(tag, str) and tag in now.by_tag:
             return self._release(now.by_tag[tag])
@@ -109,7 +109,7 @@ class Releases:
             body = msgspec.convert(version.event.body, _Body)
         except msgspec.ValidationError as error:
             raise DamagedVersion(
-                f"release {version.label} of {self._collection}", "", f"its event makes no sense ({error})"
+                f"release {version.label} of {self._collection}", "", f"its event is invalid ({error})"
             ) from None
         created_at = from_nanoseconds(version.time)
         return Release(body.tag, self._collection, created_at, dict(body.artifacts), dict(body.metadata))

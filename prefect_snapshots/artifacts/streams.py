@@ -1,4 +1,4 @@
-"""The artifacts and releases of a repository, and the streams that hold them."""
+"""The artifacts and releases of a repository, and their streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KIND = "artifacts"
 
 
 class Artifacts:
-    """The artifacts of a repository, each opened when it is first asked for."""
+    """The artifacts of a repository. Each is opened at its first use."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -27,7 +27,7 @@ class Artifacts:
         self._releases: dict[str, Releases] = {}
 
     def artifact(self, name: str, collection: str) -> Artifact:
-        """Return an artifact, which need not exist."""
+        """Return an artifact, which need not exist yet."""
         return self._open(name, collection)[0]
 
     def existing(self, collection: str) -> list[Artifact]:
@@ -52,7 +52,7 @@ class Artifacts:
         if found is None:
             tracked = TrackedStream(self._repository, KIND, _stream_name(*key), History())
             artifact = Artifact(name, collection, tracked, self._missing)
-            with self._lock:  # of two threads that opened it at once, both get the same one
+            with self._lock:  # two threads that open it at the same time get the same one
                 found = self._opened.setdefault(key, (artifact, tracked))
         return found
 
@@ -64,12 +64,12 @@ class Artifacts:
                 f"{hint(artifact.name, names)}"
             )
         return ArtifactNotFound(
-            f"{self._repository.url} has no collection {artifact.collection!r}, and so no artifact {artifact.name!r}. "
+            f"{self._repository.url} has no collection {artifact.collection!r}, so no artifact {artifact.name!r}. "
             f"{hint(artifact.collection, self.collections())}"
         )
 
     def _every(self, collection: str | None = None) -> Iterator[Artifact]:
-        """Find every artifact that has a version. One whose first upload is under way, or died, has only a stream."""
+        """Find every artifact that has a version. If its first upload is running or has died, it has only a stream."""
         if not self._repository.exists():
             return
         names = [_names(stream) for stream in self._repository.names(KIND)]
@@ -84,7 +84,7 @@ class Artifacts:
 
 
 def _stream_name(collection: str, name: str) -> str:
-    """Return collection and name as one stream name, separated by the first colon."""
+    """Return the stream name: collection and name, separated by a colon."""
     return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
 
 

@@ -1,10 +1,11 @@
-"""Documents for people: what a report says, apart from how it is shown.
+"""Documents: the content of reports, independent of how they are shown.
 
-A *document* is a title and *blocks*: headings, facts, tables, charts, calendars, timelines and notes. Cells and facts
-are plain values; their *kind* says how a value is written. `markdown` shows a document on a page of the Prefect UI,
-`html_page` several of them in one file that needs nothing else. Whatever a value says, it stays text in both.
+A *document* has a title and *blocks*: headings, facts, tables, charts, calendars, timelines and notes. Table entries
+and facts are plain values; their *kind* says how to format them. `markdown` renders a document for the Prefect UI, and
+`html_page` renders several documents as one self-contained file. Both escape all values, so a value is never
+interpreted as markup.
 
-Knows nothing but values.
+This package knows nothing about repositories or Prefect.
 """
 
 from __future__ import annotations

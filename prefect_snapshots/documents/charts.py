@@ -1,7 +1,7 @@
-"""Charts and calendars as SVG, as one line of text, and as a sentence.
+"""Draw charts and calendars as SVG, as one line of text, and as a sentence.
 
-Colours come from CSS variables, so that one drawing serves on light and on dark; an `image` brings its own card to
-stand on, because the page around it does not say which it is. No meaning is in a colour alone.
+Colours are CSS variables, so that the same drawing works on light and dark pages. An `image` has its own background,
+because it cannot know the colours of the page around it. Nothing is expressed by colour alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ svg.chart .best{fill:var(--best);stroke:var(--card);stroke-width:2}
 svg.chart text.best{font-weight:600;stroke:none}
 svg.chart text.title{font-weight:600;fill:var(--ink)}
 """
-"""What the classes in a drawing look like, where the variables are defined."""
+"""The style of the classes in a drawing, for pages that define the variables."""
 
 WIDTH = 440
 _HEIGHT = 170
@@ -60,13 +60,13 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 22, 26
 _CELL = 15
 _WEEKS = 26
 _POINTS = 200
-"""Most points of a line: of more, the extremes of equal parts are drawn."""
+"""The most points of a line. If there are more, only the extremes of equal parts are drawn."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 40
 
 
 def image(block: Chart | Calendar) -> str:
-    """A drawing that stands alone, with its title, on a card of its own."""
+    """Return a self-contained drawing with its title and its own background."""
     height = _height(block) + 30
     style = f":root{{{variables(LIGHT)}}}@media(prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}{STYLE}"
     return (
@@ -78,7 +78,7 @@ def image(block: Chart | Calendar) -> str:
 
 
 def inline(block: Chart | Calendar) -> str:
-    """A drawing for a page that defines the variables and has the style."""
+    """Return a drawing for a page that defines the variables and includes the style."""
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {_height(block)}" role="img" aria-label="{_text(describe(block))}">'
         f"{_shapes(block)}</svg>"
@@ -86,12 +86,12 @@ def inline(block: Chart | Calendar) -> str:
 
 
 def variables(colours: dict[str, str]) -> str:
-    """Colours as CSS variables."""
+    """Return colours as CSS variables."""
     return ";".join(f"--{name}:{colour}" for name, colour in colours.items())
 
 
 def describe(block: Chart | Calendar) -> str:
-    """What a drawing shows, as a sentence."""
+    """Describe a drawing in one sentence."""
     if isinstance(block, Calendar):
         counts = Counter(block.days.values())
         parts = [f"{count_text(counts[day], 'day')} {_LEGEND[day]}" for day in _LEGEND if counts[day]]
@@ -104,7 +104,7 @@ def describe(block: Chart | Calendar) -> str:
 
 
 def extremes(chart: Chart) -> str:
-    """The lowest and the highest value of a chart, and the best one."""
+    """Return the lowest, the highest and the best value of a chart, as a string."""
     there = [value for value in chart.values if _finite(value)]
     if not there:
         return ""
@@ -115,7 +115,7 @@ def extremes(chart: Chart) -> str:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Values in one line of text, `40` characters at most.
+    """Draw values in one line of text, with at most 40 characters.
 
     Example:
         >>> sparkline([1, 2, 4, 8])
@@ -202,7 +202,7 @@ def _calendar(calendar: Calendar) -> Iterator[str]:
     last = max(calendar.days)
     monday = last - timedelta(days=last.weekday())
     begin = max(monday - timedelta(weeks=_WEEKS - 1), min(calendar.days) - timedelta(days=min(calendar.days).weekday()))
-    # A short history still gets a quarter, or it would be a stub.
+    # A short history still covers a quarter of a year, or the calendar would be too small.
     begin = min(begin, monday - timedelta(weeks=12))
     for row, name in ((0, "Mon"), (2, "Wed"), (4, "Fri")):
         yield f'<text x="0" y="{32 + row * _CELL}">{name}</text>'
@@ -237,7 +237,7 @@ def _square(x: float, y: float, kind: Day | None, day: date | None) -> str:
 
 
 def _axis(least: float, most: float) -> tuple[float, float, list[float]]:
-    """The lowest and the highest value of an axis, and round values between them."""
+    """Return the lowest and the highest value of an axis, and round values between them."""
     span = (most - least) or abs(most) or 1.0
     rough = span / 3
     power = 10.0 ** math.floor(math.log10(rough))
@@ -260,7 +260,7 @@ def _cut(label: str) -> str:
 
 
 def _thinned(values: Sequence[float | None]) -> list[int]:
-    """The positions of the values to draw."""
+    """Return the positions of the values to draw."""
     if len(values) <= _POINTS:
         return list(range(len(values)))
     size = math.ceil(2 * len(values) / _POINTS)

@@ -1,7 +1,7 @@
-"""Documents as the Markdown of a page in the Prefect UI, which shows tables, and images inside of it.
+"""Render documents as Markdown for a page in the Prefect UI.
 
-Measured on the UI of Prefect 3.8: it shows `data:` images, drops inline SVG, and draws Mermaid in colours and sizes
-that nobody chose. So charts are images, and their description is the text behind them.
+The UI of Prefect 3.8 shows tables and `data:` images, removes inline SVG, and gives no control over the colours and
+sizes of Mermaid charts. So charts are images with a description as their alternative text.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 
 
 def markdown(document: Document, *, images: bool = True) -> str:
-    """A document as Markdown.
+    """Render a document as Markdown.
 
     Args:
-        images: whether charts are images. Else they are one line of text.
+        document: The document.
+        images: Whether to draw charts as images (default) or as one line of text.
 
     Example:
         >>> from prefect_snapshots.documents import Document, Facts
@@ -89,19 +90,19 @@ def _cell(value: Value, kind: Kind) -> str:
 
 
 def code(text: str) -> str:
-    """Return a name as a code span; if no code span can hold it, as escaped text.
+    """Return a name as a code span, or as escaped text if it contains characters that break code spans.
 
     Example:
         >>> code("train/epoch"), code("a`b")
         ('`train/epoch`', 'a\\\\`b')
     """
     shown = text_of(text, "text")
-    # Readers of Markdown disagree on how a code span, above all one in a table, has to write these.
+    # Markdown renderers disagree on how to escape these characters in a code span, especially in a table.
     return f"`{shown}`" if shown and not set("`|\\") & set(shown) else escape(shown)
 
 
 def escape(text: str) -> str:
-    """Return a text as Markdown that shows it unchanged: no markup, no HTML, no image.
+    """Return a string as Markdown that shows it unchanged, without markup, HTML or images.
 
     Example:
         >>> escape("![x](https://host/x.png)")

@@ -1,4 +1,4 @@
-"""What a document consists of."""
+"""The parts of a document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from .texts import Kind, Value
 
 Day = Literal["kept", "pinned", "going"]
-"""What a calendar says of a day: the best of what happened on it."""
+"""The state of a day in a calendar. If several apply, it is the best one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """Begins another part of a document."""
+    """The heading of a new part of a document."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Words, each with a value and its kind. A value that is None or an empty text is left out."""
+    """Labels, each with a value and its kind. A value that is None or an empty string is left out."""
 
     facts: Mapping[str, tuple[Value, Kind]]
 
@@ -40,8 +40,8 @@ class Table:
     """Rows of values. A column without any value is left out.
 
     Attributes:
-        title: says what the rows are.
-        of: how many rows there are, where these are only the first ones.
+        title: What the rows are.
+        of: The total number of rows, if these are only the first ones.
     """
 
     title: str
@@ -55,12 +55,12 @@ class Chart:
     """Values in order, as a line or as bars.
 
     Attributes:
-        title: says what the values are.
-        kind: of the values.
-        values: None, NaN and infinities are gaps.
-        labels: one for each value; the first and the last one are written below it.
-        failed: of bars: how much of each one stands for failures.
-        marked: the position of the best one.
+        title: What the values are.
+        kind: The kind of the values.
+        values: The values. None, NaN and infinities are gaps.
+        labels: A label for each value. The first and the last one are written below the chart.
+        failed: For bars, the share of each bar that represents failures.
+        marked: The position of the best value.
     """
 
     title: str
@@ -82,7 +82,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happened: when (UTC), what, and more about it."""
+    """Something that happened: when (UTC), what, and details."""
 
     when: datetime
     what: str
@@ -96,7 +96,7 @@ class Timeline:
     title: str
     steps: tuple[Step, ...]
     of: int = 0
-    """How many there are, where these are only the first ones."""
+    """The total number of steps, if these are only the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ Block = Heading | Facts | Table | Chart | Calendar | Timeline | Note
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What there is to say of one thing.
+    """A report about one thing.
 
     Attributes:
-        title: what it is about.
-        blocks: what is said.
-        kind: The kind of what it describes, such as "backups"; empty for a summary of several kinds.
+        title: The title.
+        blocks: The content.
+        kind: The kind that it describes, such as "backups". Empty for a summary of several kinds.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Documents as one HTML file that needs nothing else: no script, no request, light and dark, paper and phone."""
+"""Render documents as one self-contained HTML file without scripts or requests, for light, dark, print and phones."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ nav{{display:none}}
 
 
 def html_page(title: str, documents: Sequence[Document], made_at: datetime) -> str:
-    """One HTML file.
+    """Render documents as one HTML file.
 
     Args:
-        title: of the page.
-        documents: the first one, without a kind, introduces the others.
-        made_at: when they were true.
+        title: The title of the page.
+        documents: The documents. The first one, without a kind, is the introduction.
+        made_at: The time to which their content refers.
     """
     parts = [(f"part-{at}", document) for at, document in enumerate(documents) if document.kind]
     links = "".join(f'<li><a href="#{name}">{_text(document.title)}</a></li>' for name, document in parts)
@@ -105,7 +105,7 @@ def _section(name: str, document: Document) -> str:
 
 
 def _body(blocks: Iterator[Block]) -> Iterator[str]:
-    """The blocks; charts in a row stand side by side where there is room."""
+    """Yield the HTML of the blocks. Successive charts are shown side by side if there is space."""
     drawn: list[str] = []
     for block in blocks:
         if isinstance(block, Chart | Calendar):
@@ -148,7 +148,7 @@ def _fact(word: str, value: Value, kind: Kind) -> str:
 
 
 def _table(table: Table) -> str:
-    """A table. On a phone each row is a card: the roles keep it a table for those who hear it."""
+    """Return a table. On a phone each row is a card, and the roles keep it a table for screen readers."""
     used = [at for at, _ in enumerate(table.columns) if any(row[at] not in (None, "") for row in table.rows)]
     heads = "".join(
         f'<th scope="col" role="columnheader"{_right(table.columns[at])}>{_text(table.columns[at].title)}</th>'

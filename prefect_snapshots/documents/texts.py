@@ -1,4 +1,4 @@
-"""Values as short texts."""
+"""Format values as short strings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..messages import printable
 
 Value = str | int | float | datetime | None
 Kind = Literal["text", "name", "number", "bytes", "seconds", "time"]
-"""How a value is written; a "name" is one that people copy."""
+"""How a value is formatted. A "name" is a value that people copy."""
 
 _UNITS = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6))
 
 
 def text_of(value: Value, kind: Kind) -> str:
-    """A value in one line of visible characters.
+    """Format a value in one line of visible characters.
 
     Example:
         >>> text_of(1_500_000, "bytes"), text_of(0.0125, "seconds"), text_of(1797, "number"), text_of(None, "text")
@@ -37,24 +37,24 @@ def text_of(value: Value, kind: Kind) -> str:
 
 
 def is_numeric(kind: Kind) -> bool:
-    """Whether values of this kind are compared by their digits, and so stand on the right."""
+    """Return whether values of this kind are numbers, which are aligned on the right."""
     return kind in ("number", "bytes", "seconds")
 
 
 def size_text(count: float) -> str:
-    """A number of bytes, as in `1.5 MB`."""
+    """Format a number of bytes, as in `1.5 MB`."""
     import humanize
 
     return humanize.naturalsize(count).replace("Bytes", "B").replace("Byte", "B")
 
 
 def count_text(count: int, what: str, plural: str = "") -> str:
-    """A number of things, as in `1 leaf` or `2,000 leaves`."""
+    """Format a number of things, as in `1 leaf` or `2,000 leaves`."""
     return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
-    """Metadata in one line; a long value is cut.
+    """Format metadata in one line. Long values are truncated.
 
     Example:
         >>> metadata_text({"loss": 0.38, "data": "digits"})
@@ -64,7 +64,7 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 
 
 def shown_text(shown: int, of: int) -> str:
-    """How many of them are shown, where that is not all."""
+    """Return a string such as `20 of 35`, or "" if all are shown."""
     return f"{shown:,} of {of:,}" if of > shown else ""
 
 
