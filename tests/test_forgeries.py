@@ -262,9 +262,9 @@ def _assert_nobody_else_is_hurt(stage: Stage, place: Path, victim: Victim, value
             stage.look(victim.kind, place, "victim")
 
     timed("look", own)
-    # What cannot be read as an event may name what lives: prune refuses, and of root, nobody goes on.
-    readable = not isinstance(value, msgspec.Raw)
-    with suppress(*[] if readable or victim.kind else [SnapshotsError]):
+    # What cannot be decoded in root may name streams and packs: nobody goes on.
+    readable = victim.kind or not isinstance(value, msgspec.Raw)
+    with suppress(*[] if readable else [SnapshotsError]):
         for kind in [victim.kind] if victim.kind else KINDS[:2]:
             if kind != "releases":
                 timed("others", partial(stage.look, kind, place, "other", prove=False))

@@ -170,6 +170,51 @@ def test_an_event_of_wrong_types_is_damage_of_its_name(
     assert_others_unhurt(place)
 
 
+UNREADABLE: dict[str, Callable[[list[Any]], Any]] = {
+    "a body that is no UTF-8": lambda fields: [*fields[:6], {"id": msgspec.Raw(b"\xa3\xed\xa0\x80")}, *fields[7:]],
+    "a body that is no dictionary": lambda fields: [*fields[:6], [1], *fields[7:]],
+    "a kind that is a number": lambda fields: [*fields[:5], 7, *fields[6:]],
+    "a time that is a string": lambda fields: [*fields[:4], "yesterday", *fields[5:]],
+    "an epoch that is no number": lambda fields: [*fields[:2], [], *fields[3:]],
+    "too few fields": lambda fields: fields[:3],
+    "no fields": lambda _: {"a": 1},
+    "no MessagePack": lambda _: msgspec.Raw(b"\xc1"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_an_event_that_nobody_can_decode_hurts_its_name_alone(place: Path, what: str) -> None:
+    """Prune goes on, keeps the content that the event names, and puts its fence behind it. Repair ends it."""
+    repository = Repository(place)
+    victim = Shelf(repository, "victim")
+    kept = victim.put("kept", [LARGE, b"second"], chunked=True)
+    victim.remove("kept")
+    fields = [victim.stream.head + 1, victim.stream._hash, 0, os.urandom(16), 0, "put", {}, kept.content, ()]
+    path = slot_path(victim.stream.id, victim.stream.head + 1)
+    frames = [encode(UNREADABLE[what](fields)), b""]
+    assert repository.location.create(path, repository.parts().sealer.seal(path, frames))
+    [problem] = assert_others_unhurt(place)
+    assert problem.startswith("it cannot be read as an event")
+    assert repository.location.size(slot_path(victim.stream.id, victim.stream.head + 2))
+    uses: list[Callable[[], Any]] = [
+        lambda: Shelf(Repository(place), "victim").get("large"),
+        lambda: Shelf(Repository(place), "victim").put("more", [b"1"]),
+        victim.stream.refresh,
+    ]
+    for use in uses:
+        with pytest.raises(DamagedObject, match=path):
+            use()
+    if len(frames[0]) > 150:
+        assert kept.content is not None
+        content = Repository(place).read(victim.stream, kept)
+        assert content.read(0, content.body_size) == LARGE + b"second"
+    Repository(place).repair()
+    victim = Shelf(Repository(place), "victim")
+    victim.put("more", [b"1"])
+    assert victim.get("large") == LARGE + b"victim"
+    assert assert_others_unhurt(place) == []
+
+
 @pytest.mark.parametrize("what", ["stream", "condemn", "lost", "unknown"])
 @pytest.mark.parametrize("body", [{}, {"id": 1, "packs": 2, "hash": HUGE}, {"packs": b"short", "hash": b"short"}])
 def test_root_passes_over_what_makes_no_sense(place: Path, what: str, body: dict[str, Any]) -> None:

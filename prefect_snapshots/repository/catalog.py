@@ -96,6 +96,8 @@ class _Hint(msgspec.Struct, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_event = msgspec.msgpack.Decoder(Event).decode
+_decode_fields = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_content = msgspec.msgpack.Decoder(Content).decode
 _decode_events = msgspec.msgpack.Decoder(list[Event]).decode
 _decode_hint = msgspec.msgpack.Decoder(_Hint).decode
 
@@ -486,6 +488,44 @@ class Stream:
         path = self._hint_path
         hint = _Hint(self.head, self.events[self.head // FIRST_RANGE * FIRST_RANGE :])
         self._location.replace(path, self._sealer.seal(path, [_encode(hint)]))
+
+
+UNREADABLE = "unreadable"
+"""Kind of an event that no reader can decode, as `StreamOfAll` takes it."""
+
+
+class StreamOfAll(Stream):
+    """A stream for those who need no more than its place in the chain of an event that nobody can decode.
+
+    Its bytes are authentic, so that no damage can pass for it: no version of this package wrote it, and nobody will
+    ever read it. If it names a content all the same, that is kept. No summary is written: it has no place there.
+    """
+
+    _is_complete = True
+
+    def parse(self, path: str, data: Buffer) -> tuple[Event, Buffer, Buffer]:
+        try:
+            return super().parse(path, data)
+        except DamagedObject:
+            frames = self._sealer.open(path, data)
+            if len(frames) != 2:
+                raise
+        self._is_complete = False
+        encoded, inline = frames
+        content = _content_of(encoded)
+        return Event(self.head + 1, self._hash, self.epoch, b"", 0, UNREADABLE, {}, content), encoded, inline
+
+    def _helpfully(self, write: Callable[[], None]) -> None:
+        if self._is_complete:
+            super()._helpfully(write)
+
+
+def _content_of(encoded: Buffer) -> Content | None:
+    """Return the content that an event names which cannot be decoded as a whole, if that much of it can be."""
+    try:
+        return _decode_content(_decode_fields(encoded)[7])
+    except _UNREADABLE:
+        return None
 
 
 class Root:

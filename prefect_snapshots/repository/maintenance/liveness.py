@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import IntegrityError, MalformedContent, MissingChunk
-from ..catalog import CATALOG, ROOT, Event, Root, Stream
+from ..catalog import CATALOG, ROOT, UNREADABLE, Event, Root, Stream, StreamOfAll
 from ..contents import Content, ContentReader
 from ..index import find_rows, join_ids
 from ..location import Location, ObjectInfo
@@ -22,12 +22,17 @@ def stream_of(opened: Opened, kind: str, name: str) -> Stream:
     return Stream(lambda: opened.catalog, kind, name, lambda _: None)
 
 
+def all_of_stream(opened: Opened, kind: str, name: str) -> Stream:
+    """Return a stream, read to its head. An event that nobody can decode does not stop you."""
+    stream = StreamOfAll(lambda: opened.catalog, kind, name, lambda _: None)
+    stream.refresh()
+    return stream
+
+
 def every_stream(opened: Opened) -> Iterator[Stream]:
-    """Return every registered stream, read to its head."""
+    """Return every registered stream as `all_of_stream` does."""
     for kind, name in opened.catalog.streams().values():
-        stream = stream_of(opened, kind, name)
-        stream.refresh()
-        yield stream
+        yield all_of_stream(opened, kind, name)
 
 
 def live_contents(stream: Stream) -> Iterator[tuple[Event, Content]]:
@@ -73,7 +78,7 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
             except MalformedContent:
                 continue  # nobody can ever read it, whatever is kept: it must not keep the garbage of all others
             except IntegrityError:
-                if _is_deleted(stream, event):
+                if _is_unwanted(stream, event):
                     continue
                 raise
             if len(absent):
@@ -89,15 +94,18 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
         mark(known)
     for stream, event, chunks in late:
         absent = mark(chunks)
-        if len(absent) and not _is_deleted(stream, event):
+        if len(absent) and not _is_unwanted(stream, event):
             raise MissingChunk(absent[0].tobytes().hex(), version_label(stream, event))
     return live
 
 
-def _is_deleted(stream: Stream, event: Event) -> bool:
-    """Return whether a version was deleted since the stream was read: a rival prune may have its chunks."""
+def _is_unwanted(stream: Stream, event: Event) -> bool:
+    """Return whether a version may be incomplete.
+
+    Nobody can load it, or it was deleted since the stream was read: a rival prune may have its chunks.
+    """
     stream.refresh()
-    return all(other is not event for other, _ in live_contents(stream))
+    return event.kind == UNREADABLE or all(other is not event for other, _ in live_contents(stream))
 
 
 def list_packs(opened: Opened) -> dict[bytes, ObjectInfo]:

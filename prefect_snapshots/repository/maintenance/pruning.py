@@ -38,7 +38,7 @@ from ..opened import Opened
 from ..packs import LOCAL_LIMIT, REMOTE_LIMIT, pack_path
 from ..progress import Progress, silent
 from ..reserve import cost_of_prune, keep_reserve, with_reserve
-from .liveness import every_stream, list_packs, live_rows, paths, stream_of, unregistered
+from .liveness import all_of_stream, every_stream, list_packs, live_rows, paths, unregistered
 from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
 MAX_UNUSED = 0.1
@@ -369,9 +369,7 @@ def _tidy_logs(opened: Opened, before: float, report: PruneReport) -> None:
     location, streams = opened.store.location, opened.catalog.streams()
     for folder, infos in groupby(location.list(logs.PREFIX), key=lambda info: info.path.split("/")[1]):
         if folder in streams:
-            stream = stream_of(opened, *streams[folder])
-            stream.refresh()
-            gone = logs.unwanted(infos, stream.events, before)
+            gone = logs.unwanted(infos, all_of_stream(opened, *streams[folder]).events, before)
             location.delete(gone)
             report.log_objects_deleted += len(gone)
 
