@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import database_servers
 import pytest
 from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
-from prefect_snapshots.backups.databases import PostgreSQL, postgresql
+from prefect_snapshots import BackupManager
+from prefect_snapshots.backups.databases import PostgreSQL, PostgreSQLRoles, postgresql
 from prefect_snapshots.errors import BackupFailed, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
@@ -627,3 +630,142 @@ def test_clients_may_be_newer_than_the_server(
             of(server).restore(kept)
     assert of(server).counts() == kept.counts
     assert leftovers(admin) == []
+
+
+# --- whole servers --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(server: Server, admin: Client) -> Iterator[Client]:
+    """A server with two databases, whose owner and reader are roles with everything that roles can have."""
+    admin("""
+        CREATE ROLE "the Owner" NOLOGIN CREATEDB CONNECTION LIMIT 7 VALID UNTIL '2031-01-01 00:00:00+00';
+        CREATE ROLE clerk LOGIN PASSWORD 'x' NOINHERIT;
+        COMMENT ON ROLE clerk IS 'it''s \\ "odd"';
+        ALTER ROLE clerk SET search_path = 'a b', public; ALTER ROLE clerk SET work_mem = '1MB';
+        GRANT "the Owner" TO clerk WITH ADMIN OPTION; GRANT pg_monitor TO clerk;
+        ALTER DATABASE shop OWNER TO "the Owner";
+        CREATE DATABASE blog TEMPLATE template0 OWNER "the Owner";
+        GRANT CONNECT ON DATABASE blog TO clerk;""")
+    for name in ("shop", "blog"):
+        inside = database_servers.psql(server, name)
+        inside('CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2); ALTER TABLE t OWNER TO "the Owner";')
+        inside("GRANT SELECT ON t TO clerk;")
+    yield admin
+    for name in admin("SELECT datname FROM pg_database WHERE datname LIKE '%o%' AND NOT datistemplate;"):
+        if name != "postgres":
+            drop(server, name)
+    admin('DROP ROLE IF EXISTS clerk, "the Owner", backup;')
+
+
+def everything(server: Server) -> str:
+    """By PostgreSQL's own tool, which draws a new token each time, without the databases that every server has."""
+    program = str(Path(database_servers.newest("/usr/lib/postgresql/*/bin")) / "pg_dumpall")
+    environment = {**os.environ, "PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "postgres"}
+    command = [program, "--no-role-passwords", "--exclude-database=postgres", "--exclude-database=template1"]
+    done = subprocess.run(command, env={**environment, "PGPASSWORD": PASSWORD}, check=True, capture_output=True)
+    return "\n".join(line for line in done.stdout.decode().splitlines() if "restrict " not in line)
+
+
+def forget(server: Server, admin: Client) -> None:
+    for name in ("shop", "blog"):
+        drop(server, name)
+    admin('DROP ROLE clerk; DROP ROLE "the Owner";')
+
+
+def test_a_whole_server_comes_back_with_its_roles(server: Server, whole: Client, tmp_path: Path) -> None:
+    url = f"postgresql://postgres:{QUOTED}@127.0.0.1:{server.port}/*"
+    place = f"postgresql://127.0.0.1:{server.port}/"
+    manager = BackupManager(tmp_path / "repository", databases=[url])
+    before = everything(server)
+    assert "the Owner" in before
+    backup = manager.create_backup(prove=True)
+    assert backup.part_names == [place, *(f"{place}{name}" for name in ("blog", "postgres", "shop"))]
+    assert backup.parts[0].counts == {"roles": 3, "memberships": 2}
+    assert PASSWORD not in repr(manager) + json.dumps(backup.to_dict())
+    forget(server, whole)
+    only: dict[str, list[str]] = {name: [] for name in backup.part_names if not name.endswith("/postgres")}
+    report = manager.restore_backup("latest", confirm=True, only=only)
+    assert report.warnings[0] == "These roles were created without a password. Set one for each: clerk."
+    assert everything(server) == before
+    # A role that exists is left as it is, whatever the backup says.
+    whole("ALTER ROLE clerk NOLOGIN; REVOKE pg_monitor FROM clerk;")
+    changed = everything(server)
+    manager.restore_backup("latest", confirm=True, only=only)
+    assert everything(server) == changed
+    killed_in_a_drill(of(server), PASSWORD)
+    left = "SELECT datname FROM pg_database WHERE datname LIKE '%drill%';"
+    assert whole(left)
+    until(lambda: not whole(left), lambda: manager.cleanup(prune=False))
+    again = BackupManager(tmp_path / "repository", databases=[url.replace("/*", "/sh*p")])
+    assert again.create_backup(dry_run=True).part_names == [place, f"{place}shop"]
+    with pytest.raises(BackupFailed, match="No database matches"):
+        BackupManager(tmp_path / "repository", databases=[url.replace("/*", "/x*")]).create_backup()
+
+
+def test_roles_of_a_restore_that_fails_are_dropped(server: Server, whole: Client, tmp_path: Path) -> None:
+    url = f"postgresql://postgres:{QUOTED}@127.0.0.1:{server.port}/*"
+    manager = BackupManager(tmp_path / "repository", databases=[url])
+    backup = manager.create_backup()
+    forget(server, whole)
+    parts: dict[str, list[str]] = {name: [] for name in backup.part_names if name.endswith(("/", "/shop"))}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RestoreFailed, match="is gone"):
+        patch.setattr(PostgreSQL, "_verify", fail)
+        manager.restore_backup("latest", confirm=True, only=parts)
+    assert whole("SELECT count(*) FROM pg_roles WHERE rolname IN ('clerk', 'the Owner');") == ["0"]
+    elsewhere = {f"postgresql://127.0.0.1:{server.port}/*": f"{url}?owners=false"}
+    manager.restore_backup("latest", confirm=True, only={backup.part_names[-1]: []}, to=elsewhere)
+    assert database_servers.psql(server, "shop")("SELECT count(*) FROM t;") == ["2"]
+
+
+def fail(*_: Any) -> None:
+    raise BackupFailed("The server is gone.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"name": "a\0"},
+        {"name": "x" * 64},
+        {"login": "true; DROP TABLE t"},
+        {"connections": "1"},
+        {"settings": ["work_mem"]},
+        {"settings": ["a b=1"]},
+        {"settings": ["a=1\0"]},
+        {"password": "x"},
+    ],
+    ids=str,
+)
+def test_forged_roles_are_refused(server: Server, whole: Client, change: dict[str, Any]) -> None:
+    roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD)
+    dump = StoredDump.of(roles)
+    found = json.loads(dump.files["roles.json"])
+    found["roles"][0] |= {"name": "forged", **change}
+    dump.files["roles.json"] = json.dumps(found).encode()
+    before = everything(server)
+    with pytest.raises(RestoreFailed, match="damaged or forged"):
+        roles.restore(dump)
+    assert everything(server) == before
+
+
+def test_hostile_names_of_roles_are_only_names(server: Server, whole: Client) -> None:
+    roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD)
+    dump = StoredDump.of(roles)
+    found = json.loads(dump.files["roles.json"])
+    name = '"; DROP ROLE clerk; --\n\\! touch /tmp/x \'"'
+    clerk = next(role for role in found["roles"] if role["name"] == "clerk")
+    found["roles"] = [{**clerk, "name": name, "comment": f"'{name}", "settings": [f"a.b={name}", 'search_path="x, y']}]
+    found["memberships"] = [
+        {"role": "postgres", "member": "clerk", "admin": True, "inherit": None, "set": None},
+        {"role": "clerk", "member": name, "admin": False, "inherit": None, "set": None},
+    ]
+    dump.files["roles.json"] = json.dumps(found).encode()
+    roles.restore(dump)
+    try:
+        assert len(whole("SELECT 1 FROM pg_roles WHERE rolname = 'clerk' OR rolname LIKE '%DROP ROLE%';")) == 2
+        assert whole("SELECT pg_has_role('clerk', 'postgres', 'MEMBER');") == ["f"], "an existing role gets no rights"
+    finally:
+        whole(
+            "DO $$ BEGIN EXECUTE (SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname ~ 'DROP'); END $$;"
+        )

@@ -11,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import BackupFailed, ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
 from ..messages import logger
@@ -25,7 +27,7 @@ from ..trees.scanning import Directory
 from . import browsing, changing, restores
 from .browsing import BackupDiff, FileInfo
 from .claims import Source, refuse_own_repository, without_claimed
-from .databases import open_database
+from .databases import is_pattern, open_databases
 from .drills import DrillReport, drill, prover
 from .export import write_tar
 from .files import Command, File, StandardInput
@@ -35,7 +37,7 @@ from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview
 from .records import LATEST, Backup
 from .restores import RestoreReport, RestoreRequest
-from .sources import Database, DropsAbandoned
+from .sources import Database, DatabaseServer, DropsAbandoned
 
 DEFAULT_RETENTION = RetentionPolicy()
 
@@ -48,6 +50,7 @@ class BackupManager:
         name: The name of this set of backups. Managers with different names can share a repository. It is the first
             part of the name of every backup. Default: "default".
         databases: What to back up: objects such as `SQLite("app.db")`, or URLs such as `"postgresql://localhost/app"`.
+            `"postgresql://localhost/*"` means all databases of a server, and its roles.
         directories: What to back up: paths, or `Directory` objects with their own excludes.
         files: What to back up: paths of single files, or objects `File`, `Command` (the output of a command) and
             `StandardInput`. They count as databases where a method takes these and directories apart.
@@ -77,7 +80,7 @@ class BackupManager:
         repository: RepositoryLike | None = None,
         *,
         name: str = "default",
-        databases: Sequence[Database | str] = (),
+        databases: Sequence[Database | DatabaseServer | str] = (),
         directories: Sequence[Directory | str | os.PathLike[str]] = (),
         files: Sequence[File | Command | StandardInput | str | os.PathLike[str]] = (),
         retention: RetentionPolicy = DEFAULT_RETENTION,
@@ -85,9 +88,9 @@ class BackupManager:
     ) -> None:
         self.repository = as_repository(repository)
         self.name = check_name(name)
-        self.databases: tuple[Database, ...] = tuple(
-            open_database(database) if isinstance(database, str) else database for database in databases
-        )
+        opened = [open_databases(database) if isinstance(database, str) else database for database in databases]
+        self.servers = tuple(each for each in opened if isinstance(each, DatabaseServer))
+        self.databases: tuple[Database, ...] = tuple(each for each in opened if not isinstance(each, DatabaseServer))
         self.directories = tuple(
             directory if isinstance(directory, Directory) else Directory(directory) for directory in directories
         )
@@ -153,6 +156,10 @@ class BackupManager:
             CommitUnknown: The storage did not say whether the backup was committed.
         """
         sources = self._sources(include_directories)
+        known = {source.name for source in sources}
+        # Of two patterns that match one database, the first counts. Roles come before the databases that they own.
+        listed = {each.name: each for server in reversed(self.servers) for each in server.databases()}
+        sources = [*sorted((each for each in listed.values() if each.name not in known), key=_name), *sources]
         if not sources:
             raise InvalidArgument(
                 "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]."
@@ -347,14 +354,14 @@ class BackupManager:
         request = RestoreRequest(
             include_directories=include_directories,
             include_databases=include_databases,
-            to=to or {},
+            to=_each_database(to or {}, self.get_backup(name)),
             only=only or {},
             safety=safety,
             in_place=in_place,
             keep_extra=keep_extra,
         )
         with self._history.opened(name) as (backup, content):
-            jobs = restores.plan(backup, request, self._by_name())
+            jobs = restores.plan(backup, request, self._by_name(backup.part_names))
             for job in jobs:
                 if isinstance(job.target, Directory) and not (in_place or job.only):
                     refuse_own_repository(job.target, self.repository)
@@ -410,7 +417,8 @@ class BackupManager:
                 continue
             proceed = restores.undo if undo else restores.finish
             with around(self.hooks, "restore", self.name, record.backup) as outcome:
-                report = proceed(self._history, record, self._by_name(), to or {}, say)
+                own = self._by_name([part.target for part in record.parts])
+                report = proceed(self._history, record, own, to or {}, say)
             reports.append(dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks)))
         return reports
 
@@ -436,7 +444,7 @@ class BackupManager:
             BackupNotFound: There is no such backup.
         """
         with self._history.opened(name) as (backup, content):
-            report = drill(backup, content, self._by_name(), progress or silent)
+            report = drill(backup, content, self._by_name(backup.part_names), progress or silent)
         if report.ok and not self.repository.read_only:
             try:
                 changing.annotate(self._history, backup.name, proven_by=prover(run))
@@ -534,7 +542,8 @@ class BackupManager:
     # --- helpers ----------------------------------------------------------------------------------------------
 
     def _drop_abandoned(self) -> None:
-        for database in self.databases:
+        places: list[Database | DatabaseServer] = [*self.databases, *self.servers]
+        for database in places:
             if isinstance(database, DropsAbandoned):
                 try:
                     dropped = database.drop_abandoned()
@@ -557,8 +566,15 @@ class BackupManager:
         directories = without_claimed(self.directories, streams, self.repository)
         return [*streams, *(directories if include_directories else ())]
 
-    def _by_name(self) -> dict[str, Source]:
-        return {source.name: source for source in self._sources()}
+    def _by_name(self, parts: Sequence[str]) -> dict[str, Source]:
+        """The sources by name, with those of these parts that come from a server. They need not exist any more."""
+        of_servers = {
+            part: server.named(unquote(part.rpartition("/")[2]))
+            for server in self.servers
+            for part in parts
+            if server.covers(part)
+        }
+        return {**of_servers, **{source.name: source for source in self._sources()}}
 
     def __repr__(self) -> str:
         return f"BackupManager({self.repository.url}, name={self.name!r})"
@@ -566,7 +582,7 @@ class BackupManager:
     def __reduce__(self) -> tuple[Callable[..., BackupManager], tuple[Any, ...]]:
         options = {
             "name": self.name,
-            "databases": self.databases,
+            "databases": (*self.databases, *self.servers),
             "directories": self.directories,
             "files": self.files,
             "retention": self.retention,
@@ -578,6 +594,32 @@ class BackupManager:
 def list_names(repository: RepositoryLike) -> list[str]:
     """Return the names of all managers that have backups in a repository, sorted."""
     return as_repository(repository).names(KIND)
+
+
+def _name(source: Source) -> str:
+    return source.name
+
+
+def _each_database(to: Mapping[Any, Any], backup: Backup) -> dict[Any, Any]:
+    """Return targets in which a whole server as the target of a pattern is each of its databases.
+
+    Raises:
+        InvalidArgument: No part of the backup matches the pattern.
+    """
+    targets: dict[Any, Any] = {}
+    for source, target in to.items():
+        server = open_databases(target) if isinstance(target, str) and is_pattern(target) else target
+        if not isinstance(server, DatabaseServer):
+            targets[source] = target
+            continue
+        pattern = source if isinstance(source, str) else source.name
+        found = [part for part in backup.part_names if fnmatchcase(part, pattern)]
+        if not found:
+            raise InvalidArgument(
+                f"No part of backup {backup.name!r} matches {pattern!r}. It has: {backup.part_names}."
+            )
+        targets |= {part: server.named(unquote(part.rpartition("/")[2])) for part in found}
+    return targets
 
 
 def _counting(progress: Progress | None, what: str, total: int) -> Callable[[int], None]:

@@ -32,7 +32,7 @@ from ..trees.scanning import Directory
 from .archive import Archive
 from .browsing import BackupDiff, restore_changes
 from .claims import Source, files_of, holds_repository, is_within, outer_first
-from .databases import open_database
+from .databases import open_target
 from .files import FILE, File, how_to_get, is_homeless
 from .history import History
 from .interruption import deferred, terminable
@@ -522,7 +522,7 @@ def _database_of(part: PartRecord, target: Any) -> Database:
     """Return the target of a part that is not a directory. A URL or a path is opened."""
     if part.kind == FILE and isinstance(target, str | os.PathLike):
         return File.from_url(os.fspath(target))
-    database: Database = open_database(target) if isinstance(target, str) else target
+    database: Database = open_target(part.kind, target) if isinstance(target, str) else target
     return database
 
 

@@ -184,6 +184,28 @@ class DropsAbandoned(Protocol):
 
 
 @runtime_checkable
+class DatabaseServer(Protocol):
+    """The databases of a server whose names match a pattern. Each is a part of a backup."""
+
+    @property
+    def name(self) -> str:
+        """The name of the server and the pattern. It contains no secrets."""
+        ...
+
+    def databases(self) -> Sequence[Database]:
+        """Return the databases that match now. A backup calls this once, when it begins."""
+        ...
+
+    def covers(self, part: str) -> bool:
+        """Return whether a part of a backup comes from this server, and matches, by its name."""
+        ...
+
+    def named(self, database: str) -> Database:
+        """Return one database of this server, which need not exist, without connecting to it."""
+        ...
+
+
+@runtime_checkable
 class Expires(Protocol):
     """A scratch database whose data may expire on its own."""
 

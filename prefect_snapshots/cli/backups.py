@@ -224,13 +224,15 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
     repository = _opened(session, create=True)
     look(f"repository {repository.url}", lambda: _look_at_repository(repository))
     manager = manager_of(repository, sources)
+    for server in manager.servers:
+        look(f"server {server.name}", lambda one=server: (database.name for database in one.databases()))
     for database in manager.databases:
         look(f"database {database.name}", lambda one=database: _look_at_database(one))
     for directory in manager.directories:
         look(f"directory {directory.path}", lambda place=Path(directory.path): _look_at_directory(place))
     for file in manager.files:
         look(f"file {file.name}", file.check)
-    if not (manager.databases or manager.directories or manager.files):
+    if not (manager.databases or manager.servers or manager.directories or manager.files):
         nothing = "there is nothing to back up: pass --database, --directory or --file, or configure pyproject.toml"
         findings.append({"what": "sources", "ok": False, "found": [nothing]})
     bad = sum(not finding["ok"] for finding in findings)

@@ -26,7 +26,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, Hooks, RestoreReport
-from ..backups.databases import open_database
+from ..backups.databases import open_database, open_databases
 from ..backups.hooks import NO_HOOKS
 from ..backups.sources import Database
 from ..documents import code, escape
@@ -358,7 +358,7 @@ def _manager(
     hooks: Hooks = NO_HOOKS,
     limit_upload: float | None = None,
 ) -> BackupManager:
-    opened = [load_database(text) if _BLOCK.fullmatch(text) else open_database(text) for text in databases]
+    opened = [load_database(text) if _BLOCK.fullmatch(text) else open_databases(text) for text in databases]
     place = current_repository(repository)
     return BackupManager(
         place if limit_upload is None else limited(place, limit_upload),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
-from ..backups.databases import open_database
-from ..backups.sources import Database
+from ..backups.databases import open_databases
+from ..backups.sources import Database, DatabaseServer
 from ..errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class BackupDatabase(Block):
         description="Options as after the ? of a URL, such as sslmode or ssl_ca. Not for secrets: they are visible.",
     )
 
-    def get_database(self) -> Database:
+    def get_database(self) -> Database | DatabaseServer:
         """Return the database for a `BackupManager`, without connecting to it."""
-        return open_database(self.url, self.password.get_secret_value() if self.password else None, self.options)
+        return open_databases(self.url, self.password.get_secret_value() if self.password else None, self.options)
 
     @classmethod
     def from_block(cls, connector: SqlAlchemyConnector) -> Self:
@@ -67,7 +67,7 @@ class BackupDatabase(Block):
         return cls(url=url._replace(drivername=scheme, password=None).render_as_string(), password=password)
 
 
-def load_database(slug: str) -> Database:
+def load_database(slug: str) -> Database | DatabaseServer:
     """Return the database of a saved block.
 
     Args:

@@ -14,13 +14,14 @@ from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import urlencode
 
 from ...errors import InvalidArgument, MissingDependency
-from ..sources import Database, DatabaseDriver, Password
+from ..sources import Database, DatabaseDriver, DatabaseServer, Password
 from .arangodb import ArangoDB
 from .duckdb import DuckDB
 from .etcd import Etcd
 from .mariadb import MariaDB
 from .mongodb import MongoDB
 from .postgresql import PostgreSQL
+from .postgresql_servers import PostgreSQLRoles, PostgreSQLServer
 from .redis import Redis
 from .sqlite import SQLite
 
@@ -31,10 +32,14 @@ __all__ = [
     "MariaDB",
     "MongoDB",
     "PostgreSQL",
+    "PostgreSQLRoles",
+    "PostgreSQLServer",
     "Redis",
     "SQLite",
     "drivers",
     "open_database",
+    "open_databases",
+    "open_target",
 ]
 
 GROUP = "prefect_snapshots.databases"
@@ -79,6 +84,49 @@ def open_database(url: str, password: Password = None, options: Mapping[str, str
         f"No database is known by a URL that begins with {scheme[:20]!r}. Write one of {', '.join(known)}, or the path "
         f"of a file that ends in {', '.join(suffixes)}."
     )
+
+
+def open_databases(
+    url: str, password: Password = None, options: Mapping[str, str] | None = None
+) -> Database | DatabaseServer:
+    """Return the database with a URL, or with `*` in place of its name all databases of a server that match.
+
+    Args:
+        url: As for `open_database`, or a URL such as `postgresql://user@host/*` or `postgresql://user@host/shop_*`.
+            Write a `*` that is a part of a name as `%2A`.
+        password, options: As for `open_database`.
+
+    Raises:
+        InvalidArgument: As for `open_database`.
+
+    Example:
+        >>> from prefect_snapshots.backups.databases import open_databases
+        >>> open_databases("postgresql://backup@db.example.com/*")
+        PostgreSQLServer('postgresql://backup@db.example.com/*')
+    """
+    if is_pattern(url):
+        return PostgreSQLServer(_with_options(url, options), password)
+    return open_database(url, password, options)
+
+
+def is_pattern(url: str) -> bool:
+    """Return whether a URL means all databases of a server that match."""
+    scheme, _, rest = url.partition("://")
+    name = rest.partition("?")[0].rpartition("/")[2]
+    return "*" in name and scheme.partition("+")[0] in PostgreSQLServer.schemes
+
+
+def open_target(kind: str, url: str) -> Database:
+    """Return the target of a part of a backup.
+
+    Args:
+        kind: The kind of the part.
+        url: The URL of a database; for the roles of a server, the URL of the server.
+
+    Raises:
+        InvalidArgument: As for `open_database`.
+    """
+    return PostgreSQLRoles(url) if kind == PostgreSQLRoles.kind else open_database(url)
 
 
 def drivers() -> tuple[type[DatabaseDriver], ...]:

@@ -84,8 +84,8 @@ _OPTIONS = {
 """What a URL may say after its `?`, and the environment variable of the same meaning."""
 
 _COPY = re.compile(rb'COPY ((?:"(?:[^"]|"")*"|[^" ])+) (?:\(.*\))? FROM stdin;\n', re.DOTALL)
-_RANDOM = (b"\\restrict ", b"\\unrestrict ")
-"""Lines of a script that differ every time."""
+_UNCOMPARED = (b"\\restrict ", b"\\unrestrict ", b"-- ")
+"""Lines of a script that differ every time, and comments: they name owners, and a drill restores without owners."""
 
 _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\((E?'(?:[^'\\]|''|\\\\)*'), (-?\d+), (true|false)\);\n", re.DOTALL)
 """What a data dump says of a sequence."""
@@ -337,8 +337,8 @@ class PostgreSQL(ServerDatabase):
             "connections are ended"
         ),
         not_kept=(
-            "roles (create them first: `pg_dumpall --roles-only`), tablespaces, replication slots, statistics "
-            "(`ANALYZE` is run)"
+            "roles (unless you back up [the whole server](backups.md#whole-servers)), tablespaces, replication slots, "
+            "statistics (`ANALYZE` is run)"
         ),
     )
     default_port: ClassVar[int] = 5432
@@ -404,7 +404,7 @@ class PostgreSQL(ServerDatabase):
                     head += line
                     if copied := _COPY.fullmatch(head):
                         table, head = copied[1].decode(errors="replace"), b""
-                elif not line.startswith(_RANDOM):
+                elif not line.startswith(_UNCOMPARED):
                     found.add(_OTHER, line)
         return found.of_tables()
 
@@ -1103,16 +1103,19 @@ def _alter_statements(name: str, settings: _Settings, owners: bool) -> Iterator[
             option = " WITH GRANT OPTION" if grantable and role != settings.owner else ""
             yield f"GRANT {privilege} ON DATABASE {database} TO {_quoted(role) if role else 'PUBLIC'}{option}"
     for role, setting in settings.settings:
-        option, _, value = setting.partition("=")
-        if role is not None and not owners:
-            continue
-        target = f"ALTER ROLE {_quoted(role)} IN DATABASE {database}" if role else f"ALTER DATABASE {database}"
-        values = _elements(value) if option in _LISTS else [value]
-        # The names of extensions' settings are two, joined by a dot.
-        named = ".".join(map(_quoted, option.split(".")))
-        yield f"{target} SET {named} TO {', '.join(map(_literal, values or ['']))}"
+        if role is None or owners:
+            target = f"ALTER ROLE {_quoted(role)} IN DATABASE {database}" if role else f"ALTER DATABASE {database}"
+            yield _set_statement(target, setting)
     if settings.template:
         yield f"ALTER DATABASE {database} IS_TEMPLATE true"
+
+
+def _set_statement(target: str, setting: str) -> str:
+    option, _, value = setting.partition("=")
+    values = _elements(value) if option in _LISTS else [value]
+    # The names of extensions' settings are two, joined by a dot.
+    named = ".".join(map(_quoted, option.split(".")))
+    return f"{target} SET {named} TO {', '.join(map(_literal, values or ['']))}"
 
 
 def _elements(value: str) -> list[str]:
