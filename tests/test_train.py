@@ -143,6 +143,8 @@ def test_the_demo_works_from_nothing_and_again(tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment.update(PREFECT_HOME=str(home), DO_NOT_TRACK="1")
+    # Each of the six processes would compile the same programs.
+    environment.update(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "jax"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     packs = []
     for _ in range(2):
         command = [sys.executable, str(TRAIN), "demo", "--epochs", "4", "--kill-after", "2"]
