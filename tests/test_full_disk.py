@@ -148,7 +148,14 @@ def test_there_is_space_for_a_fence_in_every_stream(small_disk: Path) -> None:
     (small_disk / "filling").unlink()
     shelf.put("dead-4", [part(4), part(5)])
     shelf.remove("dead-4")
+    # So that the reserve is complete.
+    Shelf(Repository(small_disk / "repository"), "stream-0").put("another", [b"1"])
     fill(small_disk)
+    # Processes that have just begun know of no stream, and leave as much to prune all the same.
+    with pytest.raises(StorageFull):
+        for number in range(100):
+            Shelf(Repository(small_disk / "repository"), f"stream-{number}").remove("small")
+    assert number > 30
     assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 4
 
 

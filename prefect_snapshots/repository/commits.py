@@ -6,11 +6,12 @@ can ask again. No error leaves open what happened.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import CommitUnknown, DamagedObject, ObjectMissing, StorageError, StorageFull
+from ..errors import CommitUnknown, DamagedObject, IntegrityError, ObjectMissing, StorageError, StorageFull
 from .catalog import Catalog, Event, Stream, new_token, slot_path
 from .contents import Store, Stored, Writer
 from .reserve import spare_reserve, with_reserve
@@ -55,10 +56,11 @@ def commit(
         return _commit(catalog, chunks, stream, draft, store, content, token)
 
     try:
+        streams = _count_streams(catalog)
         if store is None and content is None:
             # It deletes or annotates: on a full disk it is the first step to free space.
-            return with_reserve(chunks.location, act, leave_for=len(catalog.state.streams))
-        spare_reserve(chunks.location, len(catalog.state.streams))
+            return with_reserve(chunks.location, act, leave_for=streams)
+        spare_reserve(chunks.location, streams)
         return act()
     except CommitUnknown:
         raise
@@ -72,6 +74,19 @@ def commit(
             raise
         # The request of the earlier attempt may land as late as now, whatever stopped this attempt.
         raise CommitUnknown(token.hex(), str(error)) from error
+
+
+def _count_streams(catalog: Catalog) -> int:
+    """Return for how many streams prune needs a part of the reserve, on a disk.
+
+    A process that has just begun knows of none. Without a look it would take what prune needs for all of their fences.
+    """
+    if catalog.location.is_local and not catalog.root.loaded:
+        with contextlib.suppress(
+            IntegrityError
+        ):  # who needs what is damaged is told so; this commit may need none of it
+            catalog.root.refresh()
+    return len(catalog.state.streams)
 
 
 def _commit(

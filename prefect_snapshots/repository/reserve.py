@@ -64,6 +64,11 @@ def spare_reserve(location: Location, streams: int = 0) -> None:
         raise StorageFull(f"{location.url} is full: what is left of the disk is kept for deletes and prune.")
 
 
+def can_pay_for_prune(location: Location, streams: int) -> bool:
+    """Return whether the reserve has space for all events of one prune. Call it when the disk is full."""
+    return (location.size(RESERVE) or 0) >= cost_of_prune(streams)
+
+
 def with_reserve(location: Location, act: Callable[[], T], *, leave_for: int | None = None) -> T:
     """Do something that leads to free space. While the disk is full, give up a block of the reserve and do it again.
 

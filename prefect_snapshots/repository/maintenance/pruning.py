@@ -37,7 +37,7 @@ from ..location import ObjectInfo
 from ..opened import Opened
 from ..packs import LOCAL_LIMIT, REMOTE_LIMIT, pack_path
 from ..progress import Progress, silent
-from ..reserve import cost_of_prune, keep_reserve, with_reserve
+from ..reserve import can_pay_for_prune, cost_of_prune, keep_reserve, with_reserve
 from .liveness import all_of_stream, every_stream, list_packs, live_rows, paths, unregistered
 from .rows import in_packs, one_copy, packs_at, stranded, with_bases
 
@@ -115,7 +115,7 @@ def _round(
 ) -> bool:
     """Prune once. Returns False if the disk was too full to copy everything, and another round may free more."""
     attempt = 0
-    tidied = full = False
+    tidied = False
     while True:
         say("reading", 0, 3)
         opened.catalog.root.refresh()
@@ -125,9 +125,10 @@ def _round(
             # First what can go without a word to anybody: on a full disk it makes place for the events.
             _tidy(opened, set(opened.index.objects()[1]), grace, report)
             tidied = True
-            full = not _keep_reserve(opened)
-            if full:
-                _finish(opened, report, deleted)
+        full = not (report.dry_run or _keep_reserve(opened))
+        if full:
+            # Also after a rival has condemned: two condemnations without all of their fences cost twice as much.
+            _finish(opened, report, deleted)
         chosen = _choose(opened, grace, report, without if report.dry_run else (), full)
         if report.dry_run:
             return True
@@ -214,7 +215,8 @@ def _choose(
     """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many. The emptiest come first.
 
     Returns none on a full disk if they hold less garbage than the events of prune take. Those stay for ever: every
-    prune would leave less space than before, until none could write its events.
+    prune would leave less space than before, until none could write its events. Nor if the reserve cannot pay for all
+    of these: some would free nothing.
     """
     index, condemned = opened.index, opened.catalog.state.condemned
     live = live_rows(opened, without)
@@ -255,7 +257,8 @@ def _choose(
             small.add(pack)
     if len(small) > _FEW:
         chosen |= small
-    if full and gain < cost_of_prune(len(opened.catalog.state.streams)):
+    streams = len(opened.catalog.state.streams)
+    if full and (gain < cost_of_prune(streams) or not can_pay_for_prune(opened.store.location, streams)):
         report.packs_not_rewritten = len(chosen)
         chosen, gain = set(), 0
     doomed = [info.size for pack, info in packs.items() if pack in condemned]
