@@ -99,7 +99,8 @@ $(VENV)/.s3rver: Makefile | $(VENV)/.created
 	npm install --prefix $(VENV)/s3rver --no-audit --no-fund --no-save --loglevel error s3rver@$(S3RVER)
 	touch $@
 
-# The servers of the databases that are backed up, and the peers of backups: retention is compared with restic.
+# The servers of the databases that are backed up, and the peers of backups: retention is compared with restic, restored
+# directories with rsync.
 $(VENV)/.databases: Makefile | $(VENV)/.created
 	$(call system,ls /usr/lib/postgresql/*/bin/postgres,postgresql)
 	$(call system,PATH=$$PATH:/usr/sbin command -v mariadbd,mariadb-server)
@@ -107,6 +108,7 @@ $(VENV)/.databases: Makefile | $(VENV)/.created
 	$(call system,command -v etcd && command -v etcdctl,etcd-server etcd-client)
 	$(call system,command -v restic,restic)
 	$(call system,command -v borg,borgbackup)
+	$(call system,command -v rsync,rsync)
 	touch $@
 
 # The browser that the tests look at Prefect's pages with.
