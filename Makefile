@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench docs screenshots count clean
+.PHONY: help demo test pytest lint bench docs screenshots count clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 3 --dist loadgroup
@@ -24,8 +24,12 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/python flows/train.py demo
 
+# At once, because mypy uses one core for a minute and the tests often wait.
+test: $(VENV)/.dev $(VENV)/.s3rver $(VENV)/.databases $(VENV)/.browser
+	$(MAKE) --no-print-directory -j2 lint pytest
+
 # Prefect gets a home of its own, which goes when the tests end, so that nothing of the user's is read or changed.
-test: lint $(VENV)/.s3rver $(VENV)/.databases $(VENV)/.browser
+pytest: $(VENV)/.dev $(VENV)/.s3rver $(VENV)/.databases $(VENV)/.browser
 	home=$$(mktemp -d); trap 'rm -rf "$$home"' EXIT; \
 	PREFECT_HOME="$$home" DO_NOT_TRACK=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
