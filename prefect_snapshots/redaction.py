@@ -122,7 +122,7 @@ def is_ambiguous(url: str) -> bool:
     """Return whether it is unclear where the password in a URL ends, because it contains an unquoted `@` and `/`.
 
     Libraries disagree on the meaning of such a URL, so part of the password could be mistaken for a host or a path. The
-    same is true for an `@` in a path after a port: in `u:22/x@host`, the password may be `22/x`.
+    same is true for an `@` that follows a port and a `/`: in `u:22/x?y@host`, the password may be `22/x?y`.
 
     Example:
         >>> is_ambiguous("sftp://user:p@ss/w@host/folder"), is_ambiguous("sftp://user:p%40ss%2Fw@host/folder")
@@ -130,8 +130,8 @@ def is_ambiguous(url: str) -> bool:
     """
     info, place = _split(url.partition("://")[2])
     if not info:
-        address, slash, path = re.split(r"[?#]", place, maxsplit=1)[0].partition("/")
-        return bool(slash and "@" in path and _WITH_PORT.search(address))
+        address, _, rest = place.partition("/")
+        return "@" in rest and _WITH_PORT.search(address) is not None
     return ":" in info and "@" in place
 
 
