@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -316,6 +318,46 @@ def test_a_forked_child_reads_while_a_thread_saves(gated: Repository) -> None:
     manager.save_snapshot(LARGE, "first")
     with writing(gated, lambda: manager.save_snapshot(-LARGE, "second")):
         assert in_child(lambda: bool((manager["first"].data == LARGE).all()))
+
+
+def saved_by(manager: SnapshotManager[Any], name: str) -> bool:
+    return manager.save_snapshot(LARGE, name) == name
+
+
+def test_a_forked_child_appends_before_and_after_its_parent(tmp_path: Path) -> None:
+    """Each knows the stream as of the fork, and lands behind the other one."""
+    repository = Repository(tmp_path / "repository")
+    manager = SnapshotManager(repository, name="shared")
+    manager.save_snapshot(-LARGE, "first")
+    parent_saves, goes_on = os.pipe()
+    forks, forked = os.pipe()
+
+    def after_the_parent() -> bool:
+        os.write(forked, b"x")
+        assert os.read(parent_saves, 1) == b"x"
+        return saved_by(manager, "third")
+
+    with ThreadPoolExecutor(1) as threads:
+        child = threads.submit(in_child, after_the_parent)
+        assert os.read(forks, 1) == b"x"
+        assert saved_by(manager, "second")
+        os.write(goes_on, b"x")
+        assert child.result(PATIENCE)
+    assert in_child(lambda: saved_by(manager, "fourth"))
+    assert saved_by(manager, "fifth")
+    assert [info.id for info in manager.list_snapshots()] == ["fifth", "fourth", "third", "second", "first"]
+    assert repository.check(read_data=True).ok
+
+
+def test_a_spawned_child_appends_what_its_parent_reads(tmp_path: Path) -> None:
+    manager = SnapshotManager(tmp_path / "repository", name="shared")
+    manager.save_snapshot(-LARGE, "first")
+    child = multiprocessing.get_context("spawn").Process(target=saved_by, args=(manager, "second"))
+    child.start()
+    assert saved_by(manager, "third")
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+    assert {info.id for info in manager.list_snapshots()} == {"first", "second", "third"}
 
 
 def locks_of(tracked: TrackedStream[Words]) -> dict[str, Lock]:
