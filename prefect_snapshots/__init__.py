@@ -8,4 +8,15 @@ from __future__ import annotations
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    try:
+        return _find(name)
+    except AttributeError as error:
+        if name.startswith("_"):
+            raise
+        from .repository.tracking import hint
+
+        raise AttributeError(f"{__name__} has no public name {name!r}. {hint(name, __all__)}", name=name) from error

@@ -332,6 +332,8 @@ def test_decorating_what_cannot_be_decorated() -> None:
         checkpointed("name")  # type: ignore[call-overload]
     with pytest.raises(InvalidArgument, match="within one batch"):
         checkpointed(batch_size=5, max_consecutive_exceptions=6)(abs)
+    with pytest.raises(InvalidArgument, match=r"no option 'retires'\. Did you mean 'retries'"):
+        checkpointed(retires=3)(abs)
     with pytest.raises(RuntimeError, match="works only inside a flow"):
         checkpointed(abs, function_version=1).map([1])  # type: ignore[call-overload]
 

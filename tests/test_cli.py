@@ -229,7 +229,7 @@ def test_missing_repository_is_an_error_and_not_created(
 def test_directory_that_is_no_repository_is_left_alone(environment: dict[str, str], warm: Path, tmp_path: Path) -> None:
     (tmp_path / "snapshots").mkdir()
     (tmp_path / "snapshots" / "thesis.txt").write_text("x")
-    assert "it holds no repository" in Program(tmp_path, environment, warm).complaint("prune", status=1)
+    assert "does not contain a repository" in Program(tmp_path, environment, warm).complaint("prune", status=1)
     assert len(list((tmp_path / "snapshots").iterdir())) == 1
 
 

@@ -180,7 +180,7 @@ def test_a_bad_record_with_a_sound_one_behind_it_is_damage(unclosed: tuple[Path,
     bad[at] ^= 255
     path.write_bytes(bad)
     try:
-        with pytest.raises(DamagedObject, match="later records are sound"):
+        with pytest.raises(DamagedObject, match="later records are intact"):
             follow(reader(open_location(root), segment))
     finally:
         path.write_bytes(good)
@@ -190,7 +190,7 @@ def test_a_missing_object_between_others_is_damage() -> None:
     location = open_location("memory://logs-gap")
     segment = write(location, RECORDS, close=False)
     location.delete([f"logs/{STREAM}/{segment}/00000001"])
-    with pytest.raises(DamagedObject, match=r"00000001 is damaged: it is missing, and a later one is there"):
+    with pytest.raises(DamagedObject, match=r"00000001 is damaged: it is missing, but a later one exists"):
         follow(reader(location, segment))
     location.delete(info.path for info in location.list(""))
 

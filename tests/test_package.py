@@ -60,7 +60,7 @@ def test_public_name_resolves(name: str) -> None:
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="No prefect_snapshots attribute Snapshoot"):
+    with pytest.raises(AttributeError, match=r"no public name 'Snapshoot'\. Did you mean 'Snapshot'"):
         prefect_snapshots.Snapshoot  # type: ignore[attr-defined]  # noqa: B018
 
 

@@ -267,7 +267,7 @@ class TestIdentity:
     def test_an_encrypted_one_that_is_gone_is_not_replaced_by_a_plain_one(self, tmp_path: Path) -> None:
         save(tmp_path / "r", password="right")
         shutil.rmtree(tmp_path / "r")
-        with pytest.raises(WrongPassword, match="not replaced by one without encryption"):
+        with pytest.raises(WrongPassword, match="would not be encrypted"):
             save(tmp_path / "r")
         assert not (tmp_path / "r").exists()
         first = save(tmp_path / "r", password="right").id
@@ -285,7 +285,7 @@ class TestIdentity:
             assert pickle.loads(pickle.dumps(again)).id == repository.id
             with pytest.raises(RepositoryChanged, match=repository.id):
                 _ = Repository(tmp_path / f"{password}", password=password, id="0" * 32).id
-        with pytest.raises(RepositoryNotFound, match="none is created"):
+        with pytest.raises(RepositoryNotFound, match="none was created"):
             save(tmp_path / "new", id="0" * 32)
         assert not (tmp_path / "new").exists()
 

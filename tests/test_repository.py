@@ -126,7 +126,7 @@ class TestEveryStorage:
             lambda: Shelf(repository).put("item", [b"1"]),
             lambda: repository.prune(grace=0),
         ):
-            with pytest.raises(NotARepository, match="is not empty, and it holds no repository"):
+            with pytest.raises(NotARepository, match="is not empty, but does not contain a repository"):
                 use()
         assert listing(storage) == {"thesis/chapter-1": 8}
 
@@ -616,7 +616,7 @@ def test_newer_format_is_refused(local_storage: Storage) -> None:
         file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
     before = listing(local_storage)
     for use in (lambda: Shelf(opened(local_storage)), opened(local_storage).check, opened(local_storage).repair):
-        with pytest.raises(UnsupportedFormat, match="format 2; this version reads up to 1"):
+        with pytest.raises(UnsupportedFormat, match="format 2, but this version reads only up to 1"):
             use()
     assert listing(local_storage) == before
 
@@ -624,7 +624,7 @@ def test_newer_format_is_refused(local_storage: Storage) -> None:
 def test_other_cut_points_are_refused_for_writing(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     Shelf(opened(memory_storage)).put("item", [b"1"])
     monkeypatch.setattr(chunking, "SEED", 1)
-    with pytest.raises(UnsupportedFormat, match="cuts its chunks in another way"):
+    with pytest.raises(UnsupportedFormat, match="splits data with other parameters"):
         Shelf(opened(memory_storage))
     assert Shelf(opened(memory_storage, read_only=True)).get("item") == b"1"
 

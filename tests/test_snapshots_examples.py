@@ -12,6 +12,7 @@ import dataclasses
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import prefect_snapshots
 from prefect_snapshots import (
     ByContent,
     ByLeaf,
@@ -62,6 +64,7 @@ from prefect_snapshots.errors import (
     StructureMismatch,
     UnserialisableLeaf,
     UnsupportedFormat,
+    UsageError,
 )
 
 # --- where managers keep their snapshots ------------------------------------------------------------------------------
@@ -347,6 +350,21 @@ def test_a_file_of_a_damaged_snapshot_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
+def test_a_wrong_call_says_what_it_should_be() -> None:
+    public: Any = prefect_snapshots
+    manager = public.SnapshotManager(name="train")
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: manager["first"], "'train' has no snapshot 'first'. There are none."),
+        (lambda: manager.query.evaluate("best"), "A query needs a condition, such as ByTag('best'), not str."),
+        (lambda: manager.query.by_tags(3), "tags must be a string or a sequence of strings, not int."),
+        (lambda: public.SnapshotManager(max_snapshots="3"), "max_snapshots must be an integer of at least 1, not '3'."),
+        (lambda: public.Repository("a", storage_options="x"), "storage_options must be a dictionary, not str."),
+    ]
+    for call, words in wrong:
+        with pytest.raises(UsageError, match=re.escape(words)):
+            call()
+
+
 def test_live_references_need_a_manager_in_memory(durable: str) -> None:
     with pytest.raises(ValueError, match=r"deepcopy_on_save=False .* only in memory"):
         SnapshotManager(durable, deepcopy_on_save=False)
@@ -429,7 +447,7 @@ def test_a_taken_id_needs_overwrite(home: str | None) -> None:
 def test_an_unknown_id_is_a_key_error_with_a_hint(home: str | None) -> None:
     manager = SnapshotManager(home)
     manager.save_snapshot(1, "epoch-0001")
-    with pytest.raises(KeyError, match=r"no snapshot 'epoch-001'\. Did you mean 'epoch-0001'\?"):
+    with pytest.raises(KeyError, match=r"has no snapshot 'epoch-001'\. Did you mean 'epoch-0001'\?"):
         manager["epoch-001"]
     for call in (manager.get_metadata, manager.get_tags, manager.remove_snapshot, manager.clone_snapshot):
         with pytest.raises(SnapshotNotFound):
@@ -623,7 +641,7 @@ def test_metadata_of_plain_values(home: str | None) -> None:
         ({"when": datetime(2026, 1, 1)}, "'when' is a datetime without a time zone"),
         ({"huge": 2**64}, "cannot be stored"),
         ({"text": "\ud800"}, "cannot be stored"),
-        ({"long": "x" * 70_000}, "up to 65536"),
+        ({"long": "x" * 70_000}, "limit of 65536"),
     ],
 )
 def test_other_metadata_is_refused(home: str | None, metadata: dict[str, Any], message: str) -> None:
@@ -639,7 +657,7 @@ def test_other_metadata_is_refused(home: str | None, metadata: dict[str, Any], m
 def test_metadata_cannot_outgrow_its_limit_by_updates(home: str | None) -> None:
     manager = SnapshotManager(home)
     manager.save_snapshot(1, "one", {"a": "x" * 40_000})
-    with pytest.raises(InvalidArgument, match="up to 65536"):
+    with pytest.raises(InvalidArgument, match="limit of 65536"):
         manager.update_metadata("one", {"b": "x" * 40_000})
     assert list(manager.get_metadata("one")) == ["a"]
 

@@ -1,6 +1,6 @@
 """Storage that deduplicates, verifies what it reads, and never loses what was committed.
 
-It knows no Prefect, no JAX and no databases. The kinds are built on `Repository` and `tracking.TrackedStream`.
+It does not use Prefect, JAX or databases. The kinds are built on `Repository` and `tracking.TrackedStream`.
 """
 
 from .choosing import use_repository

@@ -1,14 +1,16 @@
-"""The streams of events: what exists, under which name, since when.
+"""The streams of events, which record what exists, under which name, and since when.
 
 - A *stream* belongs to one kind and name. It is a chain of small immutable *events* in numbered *slots*, 1, 2, 3, ...
-  A slot is created exclusively, and this creation is the commit: a writer that loses reads on and decides again.
-- Every event carries the hash of its predecessor, so that a missing or altered one is damage, not an end. Slots are
-  never deleted and never reused.
-- The *root* stream registers every other stream and holds the *condemnations* of packs. The number of the latest one
-  is the *epoch*. Every event carries the epoch that its writer had read before it decided what to reuse; the next
-  event needs at least that epoch. `maintenance.prune` builds on this.
-- *Compaction* puts fixed ranges of events into one object, so that opening a long stream is a few reads. It only adds,
-  and rivals write equal content. A *hint* says where the head was lately; nothing depends on its being right.
+  A slot is created exclusively, and this creation is the commit. A writer that loses the race re-reads the stream and
+  decides again.
+- Every event contains the hash of its predecessor, so a missing or altered event is detected as damage and not taken
+  for the end. Slots are never deleted and never reused.
+- The *root* stream registers every other stream and contains the *condemnations* of packs. The number of the latest one
+  is the *epoch*. Every event contains the epoch that its writer had read before it decided what to reuse, and the next
+  event needs at least that epoch. `maintenance.prune` depends on this.
+- *Compaction* writes fixed ranges of events into one object, so that a long stream can be opened with a few reads. It
+  only adds objects, and concurrent writers write equal content. A *hint* says where the head was recently. It need not
+  be correct.
 """
 
 from __future__ import annotations
@@ -54,26 +56,26 @@ LEVELS = 12
 """Levels of ranges: 64 * 4^11 events, more than a stream will ever have."""
 
 _HINT_EVERY = {True: 64, False: 8}
-"""Commits between two hints, on a local disk and elsewhere: the longest tail that a cold open reads one by one."""
+"""Commits between two hints, on a local disk and elsewhere. A cold open reads at most this many events one by one."""
 _LOOK_AHEAD = 8
-"""Slots probed past the hinted head when a stream is opened: all that may have come since, and a gap shows as one."""
+"""Slots to probe after the hinted head when a stream is opened: covers newer events, and detects a gap among them."""
 _WINDOW = 64
-"""Slots that are asked for at once when a stream is read: as many as the parallel requests finish in a moment."""
+"""Slots that are requested together when a stream is read: as many as the parallel requests finish quickly."""
 _ATTEMPTS = 4
-"""How often a create of unknown outcome is repeated, with the same bytes on the same slot: beyond this the store is
-down."""
+"""How often a create with an unknown outcome is repeated, with the same bytes in the same slot. After that, the store
+is considered down."""
 
 _REFUSED = (StorageFull, PermissionDenied)
-"""Errors after which it is certain that this very request created nothing."""
+"""Errors after which it is certain that this request created nothing."""
 
 _UNREADABLE = (ValueError, IndexError, RecursionError, msgspec.MsgspecError)
-"""What decoding raises for bytes that are authentic, and yet nothing that this package wrote."""
+"""The exceptions of decoding for bytes that are authentic, but were not written by this package."""
 
 _GENESIS = bytes(32)
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One entry of a stream. Bytes that travel with it lie beside it in the slot, not in here."""
+    """One entry of a stream. Its inline content is in the same slot, but not in this record."""
 
     sequence: int
     previous: bytes
@@ -83,10 +85,10 @@ class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Nanoseconds since 1970 in UTC, by the writer's clock."""
     kind: str
     body: dict[str, Any]
-    """What the event means, in the words of its kind."""
+    """The type of the event, as its kind defines it."""
     content: Content | None = None
     deletes: tuple[int, ...] = ()
-    """Sequences of earlier events whose content is no longer wanted."""
+    """Sequences of earlier events whose content is deleted."""
 
 
 class _Hint(msgspec.Struct, array_like=True):
@@ -103,15 +105,15 @@ _decode_hint = msgspec.msgpack.Decoder(_Hint).decode
 
 
 def new_token() -> bytes:
-    """Return a new name for one intended commit: 16 random bytes."""
+    """Return a new token, which identifies one intended commit: 16 random bytes."""
     return os.urandom(16)
 
 
 def token_from(token: str | None) -> bytes | None:
-    """Return the token that `CommitUnknown.token` gave you, in bytes; None for None.
+    """Return the `token` of a `CommitUnknown` in bytes, or None for None.
 
     Raises:
-        InvalidArgument: It is no token.
+        InvalidArgument: It is not a token.
     """
     if token is None:
         return None
@@ -124,23 +126,23 @@ def token_from(token: str | None) -> bytes | None:
 
 
 def slot_path(stream: str, sequence: int) -> str:
-    """Return where an event lies."""
+    """Return the path of an event."""
     return f"{CATALOG}/{stream}/{sequence:012d}"
 
 
 def range_path(stream: str, level: int, number: int) -> str:
-    """Return where the `number`-th compacted range of a level lies (counted from 0)."""
+    """Return the path of the `number`-th compacted range of a level, counted from 0."""
     return f"{COMPACTED}/{stream}/{level}-{number}"
 
 
 def range_size(level: int) -> int:
-    """Events in a compacted range of this level."""
+    """Return the number of events in a compacted range of this level."""
     return FIRST_RANGE * int(FAN_OUT**level)
 
 
 def event_hash(event: Event, encoded: Buffer | None = None) -> bytes:
-    """Return what the next event carries as `previous`."""
-    if event.kind == "lost":  # stands in for an event that repair could not save; see `maintenance.repair`
+    """Return the hash that the next event contains as `previous`."""
+    if event.kind == "lost":  # replaces an event that repair could not save; see `maintenance.repair`
         stated = event.body.get("hash")
         if isinstance(stated, bytes) and len(stated) == len(_GENESIS):
             return stated
@@ -148,13 +150,14 @@ def event_hash(event: Event, encoded: Buffer | None = None) -> bytes:
 
 
 class Stream:
-    """One stream, followed: it knows every event up to where it last looked.
+    """A reader and writer of one stream. It knows every event up to the last refresh.
 
     Args:
-        open: The catalog that the stream is in, or None while its repository does not exist yet: it is empty then.
-        kind, name: What the stream is for. The root stream has neither.
+        open: A function that returns the catalog of the stream, or None while the repository does not exist and the
+            stream is empty.
+        kind, name: The kind and name of the stream. Both are "" for the root stream.
         apply: Called once with each event, in order, to build the state of a kind.
-        forget: Called when every event is going to be applied once more: the state is empty again.
+        forget: Called before all events are applied again, to reset the state.
     """
 
     def __init__(
@@ -178,7 +181,7 @@ class Stream:
 
     @property
     def label(self) -> str:
-        """What messages call the stream."""
+        """The name of the stream in messages."""
         return f"{self.kind}/{self.name}" if self.kind else "the root stream"
 
     @cached_property
@@ -203,7 +206,7 @@ class Stream:
 
     @property
     def head(self) -> int:
-        """Sequence of the last known event; 0 when there is none."""
+        """The sequence of the last known event, or 0 if there is none."""
         return len(self.events)
 
     @property
@@ -213,11 +216,11 @@ class Stream:
 
     @property
     def loaded(self) -> bool:
-        """Whether the stream was read once."""
+        """Whether the stream was read at least once."""
         return self._loaded
 
     def refresh(self) -> None:
-        """Read the events that came since the last look."""
+        """Read the events since the last refresh."""
         with self.lock:
             if self._loaded:
                 self._follow(1)
@@ -240,10 +243,10 @@ class Stream:
         """Try to commit an event in the next slot.
 
         Returns:
-            The event, or None when somebody else took the slot: `refresh`, and decide again.
+            The event, or None if another writer took the slot. Then `refresh` and decide again.
 
         Raises:
-            CommitUnknown: The storage did not say whether it landed.
+            CommitUnknown: The storage did not say whether the commit succeeded.
         """
         with self.lock:
             event = Event(self.head + 1, self._hash, epoch, token, time.time_ns(), kind, body, content, tuple(deletes))
@@ -259,16 +262,16 @@ class Stream:
             return event
 
     def back_off(self, attempt: int) -> None:
-        """Wait after a lost slot: randomly, and up to twice as long each time."""
+        """Wait a random time after a lost slot, up to twice as long after each attempt."""
         time.sleep(random.uniform(0, min(self._pause * 2**attempt, 5.0)))
 
     def inline(self, sequence: int) -> Buffer:
-        """Return the bytes that travelled with an event."""
+        """Return the inline content of an event."""
         path = slot_path(self.id, sequence)
         event, encoded, data = self.parse(path, self._location.read(path))
-        # By hash: a NaN in the body differs from itself.
+        # Compare hashes, because a NaN in the body is not equal to itself.
         if event_hash(event, encoded) != event_hash(self.events[sequence - 1]):
-            raise DamagedObject(path, "it holds another event than the one that was read before")
+            raise DamagedObject(path, "its event is not the one that was read before")
         return data
 
     def find(self, token: bytes, since: int = 0) -> Event | None:
@@ -278,7 +281,7 @@ class Stream:
     # --- reading -------------------------------------------------------------------------------------------
 
     def _start_over(self) -> None:
-        """Know no event, in a child that was forked while another thread took some."""
+        """Forget all events, in a child that was forked while another thread was reading some."""
         self.events = []
         self._hash = _GENESIS
         self._loaded = False
@@ -291,12 +294,12 @@ class Stream:
         except DamagedObject:
             if hint is None or self._location.size(slot_path(self.id, hint.head)) is not None:
                 raise
-            # It claims events that never were: nothing depends on a hint, so go on without it.
+            # The hint names events that do not exist. It is not needed, so continue without it.
             self._start_over()
             self._load_as(None)
 
     def _load_as(self, hint: _Hint | None) -> None:
-        """Take the events from as few objects as there are, given where the head was lately."""
+        """Read the events from as few objects as possible, given where the head was recently."""
         covered = hint.head // FIRST_RANGE * FIRST_RANGE if hint else 0
         missing = [(level, number) for level, number in _cover(covered) if not self._load_range(level, number)]
         if hint:
@@ -307,10 +310,10 @@ class Stream:
             self._helpfully(lambda: self._write_ranges(missing))
 
     def _load_range(self, level: int, number: int) -> bool:
-        """Take the events of one range, from as few objects as there are. Returns whether one was enough."""
+        """Read the events of one range from as few objects as possible. Return whether one was enough."""
         size = range_size(level)
         if self.head >= (number + 1) * size:
-            return True  # a load that failed on the way goes on where it stopped
+            return True  # an earlier load that failed has read it already
         events = self._read_range(level, number)
         if events is not None:
             self._take_range(events[self.head - number * size :])
@@ -322,7 +325,7 @@ class Stream:
         paths = [slot_path(self.id, sequence) for sequence in range(self.head + 1, (number + 1) * size + 1)]
         for path, data in zip(paths, self._location.read_many(paths), strict=True):
             if data is None:
-                raise DamagedObject(path, f"this event of {self.label} is missing, and later ones are there")
+                raise DamagedObject(path, f"this event of {self.label} is missing, but later ones exist")
             event, encoded, _ = self.parse(path, data)
             self._take(event, encoded)
         return False
@@ -336,8 +339,8 @@ class Stream:
         try:
             events = self.parse_compacted(path, data)
         except DamagedObject as error:
-            # The events themselves are still there: a damaged summary costs reads, not data. `check` reports it.
-            logger.warning("passed over: %s", error)
+            # The events themselves still exist, so a damaged summary costs reads, but no data. `check` reports it.
+            logger.warning("Ignored a damaged summary: %s", error)
             return None
         return events if len(events) == range_size(level) else None
 
@@ -351,7 +354,7 @@ class Stream:
             raise DamagedObject(path, f"it cannot be read as events ({error})") from None
 
     def slot_bytes(self, event: Event) -> bytes:
-        """Return the object of an event that travels alone, for repair."""
+        """Return the object of an event without inline content, for repair."""
         return self._sealer.seal(slot_path(self.id, event.sequence), [_encode(event), b""])
 
     def _read_hint(self) -> _Hint | None:
@@ -361,7 +364,7 @@ class Stream:
         except ObjectMissing:
             return None
         except (DamagedObject, *_UNREADABLE) as error:
-            logger.warning("passed over: %s (%s)", path, error)
+            logger.warning("Ignored a damaged hint: %s (%s)", path, error)
             return None
 
     @property
@@ -375,12 +378,10 @@ class Stream:
                 if data is None:
                     if not any(found[at:]):
                         return
-                    # Slots are read one after the other: this one may have been created meanwhile.
+                    # Slots are read one after the other, so this one may have been created since.
                     data = self._read_slots([paths[at]])[0]
                     if data is None:
-                        raise DamagedObject(
-                            paths[at], f"this event of {self.label} is missing, and a later one is there"
-                        )
+                        raise DamagedObject(paths[at], f"this event of {self.label} is missing, but a later one exists")
                 event, encoded, _ = self.parse(paths[at], data)
                 self._take(event, encoded)
             window = min(window * 2, _WINDOW)
@@ -394,7 +395,7 @@ class Stream:
             return [None]
 
     def parse(self, path: str, data: Buffer) -> tuple[Event, Buffer, Buffer]:
-        """Return a slot's event, its encoded form, and the bytes that travelled with it. Raises `DamagedObject`."""
+        """Return a slot's event, its encoded form, and its inline content. Raises `DamagedObject`."""
         frames = self._sealer.open(path, data)
         try:
             encoded, inline = frames
@@ -409,16 +410,16 @@ class Stream:
         self._let_apply(event)
 
     def _let_apply(self, event: Event) -> None:
-        """Have the kind take an event into account, whatever a hostile writer put into its body."""
+        """Let the kind apply an event, and treat any failure as damage: a hostile writer may have written the body."""
         try:
             self._apply(event)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, msgspec.MsgspecError) as error:
-            self._start_over()  # the state may have taken a part of it: the next look begins anew, and ends here again
-            reason = f"what it says makes no sense to {self.label} ({type(error).__name__})"
+            self._start_over()  # it may be half applied: the next refresh begins anew, and fails here again
+            reason = f"it is not a valid event of {self.label} ({type(error).__name__})"
             raise DamagedObject(slot_path(self.id, event.sequence), reason) from error
 
     def _take_range(self, events: list[Event]) -> None:
-        """Take the events of one object, which was verified as a whole: only its first link is new."""
+        """Take the events of one object. It was verified as a whole, so only the link of its first event is checked."""
         self._expect(events[0])
         self._hash = event_hash(events[-1])
         self.events += events
@@ -434,35 +435,35 @@ class Stream:
     # --- writing --------------------------------------------------------------------------------------------
 
     def _create(self, path: str, data: bytes, token: bytes) -> bool:
-        """Create a slot, whatever happens to requests and replies.
+        """Create a slot, even if requests or replies are lost.
 
         Raises:
             StorageError: Nothing was created, and nothing will be.
-            CommitUnknown: A request may have been carried out, or may still be.
+            CommitUnknown: A request may have succeeded, or may still do so.
         """
         unknown: StorageError | None = None
         for attempt in range(_ATTEMPTS):
             try:
-                # Of an object with these very bytes, `create` says that it is ours: that settles earlier attempts.
+                # If the object has these bytes, `create` returns True, which settles earlier attempts, too.
                 return self._location.create(path, data)
             except _REFUSED as error:
                 if unknown is None:
                     raise
-                # This request did nothing, but an earlier one may have been carried out. Whoever is in the slot
-                # stays there; if nobody is, the earlier one may still arrive.
+                # This request did nothing, but an earlier one may have succeeded. If the slot is taken, it stays so.
+                # If it is free, the earlier request may still arrive.
                 with contextlib.suppress(StorageError):
                     return self._location.read(path) == data
                 raise CommitUnknown(token.hex(), str(error)) from error
             except StorageError as error:
-                unknown = error  # also an error of a disk, which may come after the name was given
+                unknown = error  # also a disk error, which may come after the file got its name
                 if attempt < _ATTEMPTS - 1:
                     time.sleep(random.uniform(0, 0.1 * 2**attempt))
         raise CommitUnknown(token.hex(), str(unknown)) from unknown
 
     def _compact(self) -> None:
-        """After a commit that completes a range: write the range, and a hint now and then.
+        """Write the ranges that a commit has completed, and sometimes a hint.
 
-        Root gets a hint every time: all that it says is then in two objects.
+        The root stream gets a hint every time, so that it can be read from two objects.
         """
         if self.head % FIRST_RANGE == 0:
             self._helpfully(lambda: self._write_ranges(_completed(self.head)))
@@ -470,11 +471,11 @@ class Stream:
             self._helpfully(self.write_hint)
 
     def _helpfully(self, write: Callable[[], None]) -> None:
-        """Write what only spares later readers some requests: a commit has landed already, or nobody asked for one."""
+        """Write an object that only saves requests of later readers, so that a failure is logged and not raised."""
         try:
             write()
         except StorageError as error:
-            logger.warning("could not compact %s: %s", self.label, error)
+            logger.warning("Could not compact %s: %s", self.label, error)
 
     def _write_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
         for level, number in ranges:
@@ -484,7 +485,7 @@ class Stream:
             self._location.create(path, self._sealer.seal(path, [_encode(events)]))
 
     def write_hint(self) -> None:
-        """Record where the head is, and the events since the last full range."""
+        """Write a hint: the position of the head, and the events since the last full range."""
         path = self._hint_path
         hint = _Hint(self.head, self.events[self.head // FIRST_RANGE * FIRST_RANGE :])
         self._location.replace(path, self._sealer.seal(path, [_encode(hint)]))
@@ -529,7 +530,7 @@ def _content_of(encoded: Buffer) -> Content | None:
 
 
 class Root:
-    """What the root stream says."""
+    """The state of the root stream."""
 
     def __init__(self) -> None:
         self.streams: dict[str, tuple[str, str]] = {}
@@ -537,7 +538,7 @@ class Root:
         self.condemned: set[bytes] = set()
         self.epoch = 0
         self.lost = False
-        """Whether an event was lost, which may have registered a stream."""
+        """Whether an event was lost that may have registered a stream."""
 
     def apply(self, event: Event) -> None:
         if event.kind == "stream":
@@ -549,7 +550,7 @@ class Root:
         elif event.kind == "condemn":
             match event.body:
                 case {"packs": bytes(packs)}:
-                    # Before the epoch: whoever reads both without the lock must not know the epoch and not the packs.
+                    # Before the epoch: a reader without the lock must never see the epoch without its packs.
                     self.condemned.update(packs[at : at + 16] for at in range(0, len(packs), 16))
                     self.epoch = event.sequence
                 case _:
@@ -575,7 +576,7 @@ class Catalog:
         self.state = Root()
 
     def register(self, stream: Stream) -> None:
-        """Read root, and enter the stream there unless it is there already."""
+        """Read the root stream, and register a stream in it if necessary."""
         attempt = 0
         while True:
             self.root.refresh()
@@ -587,7 +588,7 @@ class Catalog:
                 self.root.back_off(attempt)
 
     def knows(self, stream: Stream) -> bool:
-        """Return whether a stream is registered, as far as root was read."""
+        """Return whether a stream is registered, as of the last refresh of the root stream."""
         return not self.root.loaded or stream.id in self.state.streams
 
     def streams(self) -> dict[str, tuple[str, str]]:
@@ -597,7 +598,7 @@ class Catalog:
 
 
 def _cover(end: int) -> Iterator[tuple[int, int]]:
-    """Return the fewest ranges, in order, that hold events 1 to `end` (a multiple of `FIRST_RANGE`)."""
+    """Return the fewest ranges, in order, that contain events 1 to `end` (a multiple of `FIRST_RANGE`)."""
     start = 0
     while start < end:
         level = max(

@@ -1,4 +1,4 @@
-"""Which repository a call uses: the one that you pass, else the one that a block selected, else the default."""
+"""Choose the repository of a call: the argument, the one of the enclosing `use_repository`, or the default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RepositoryLike = Repository | RepositorySource | str | os.PathLike[str]
 
 @contextlib.contextmanager
 def use_repository(repository: RepositoryLike) -> Iterator[Repository]:
-    """Make a repository the default inside a block, also for the tasks that you call there.
+    """Make a repository the default in a `with` block, also for the tasks that you call there.
 
     Args:
         repository: A repository, a block, or a URL or path.
@@ -57,10 +57,10 @@ def selected_repository() -> Repository | None:
 
 
 def as_repository(repository: RepositoryLike | None) -> Repository:
-    """Return the repository that is meant; None means the default one.
+    """Return the repository for an argument. None means the default one.
 
     Raises:
-        InvalidArgument: It is none of what a `RepositoryLike` may be.
+        InvalidArgument: It is not a `RepositoryLike`.
     """
     if repository is None:
         return selected_repository() or Repository()

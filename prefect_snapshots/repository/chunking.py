@@ -1,19 +1,19 @@
-"""Bytes -> chunks.
+"""Split bytes into chunks.
 
-Two ways to cut, both deterministic, so that equal bytes give equal chunks in every process:
+There are two ways, both deterministic, so that equal bytes give equal chunks in every process:
 
-- *fixed*: slices of `FIXED_SIZE`, for arrays. A weight that changed in place changes the slices it lies in.
-- *content-defined* (FastCDC): cut points follow the bytes, for pickles, strings and files. An insertion near the
-  front moves the cut points with it, and the rest is found again.
+- *fixed*: slices of `FIXED_SIZE`, for arrays. A weight that changes in place changes only its own slices.
+- *content-defined* (FastCDC): cut points depend on the bytes, for pickles, strings and files. After an insertion, the
+  cut points move with the data, so that all later chunks stay the same.
 
-The parameters are recorded in `repository.json`: two writers that cut differently would never deduplicate.
+The parameters are recorded in `repository.json`, because writers with different parameters would never deduplicate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-# The extension itself: the package falls back to pure Python, 500 times slower, when it is missing.
+# Import the extension itself, because without it the package silently uses pure Python, which is 500 times slower.
 from pyfastcdc.cy import FastCDC
 
 from .location import Buffer
@@ -27,21 +27,21 @@ SHARED_SIZE = 64 * 1024
 index than they hold."""
 
 AVERAGE_SIZE = 64 * 1024
-"""Average bytes in a content-defined chunk: smaller ones find more duplicates, and need a larger index."""
+"""Average bytes in a content-defined chunk: smaller ones find more duplicates, but need a larger index."""
 
 _READ = 8 * 1024 * 1024
-"""Bytes that are read to be cut at once. More than two of the largest chunks of any average in use."""
+"""How many bytes are read and cut together: more than two of the largest chunks for any average in use."""
 
 SEED = 0
-"""Seed of the gear table. A constant: chunk names are hashes anyway, and keyed where the repository is encrypted."""
+"""Seed of the gear table. A constant is safe, because chunk names are hashes, with a key in encrypted repositories."""
 
 
 def content_defined(data: Buffer, average: int = AVERAGE_SIZE) -> Iterator[memoryview]:
-    """Cut one buffer at places that its content decides.
+    """Split one buffer at cut points that depend on its content.
 
     Args:
-        data: The bytes; they are not copied.
-        average: Average size of a chunk in bytes; the smallest is a quarter, the largest four times that.
+        data: The bytes. They are not copied.
+        average: Average size of a chunk in bytes. The smallest chunk is a quarter, the largest four times that.
     """
     view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
     if len(view) <= average // 4:
@@ -54,10 +54,10 @@ def content_defined(data: Buffer, average: int = AVERAGE_SIZE) -> Iterator[memor
 
 
 def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE) -> Iterator[memoryview]:
-    """Cut bytes that arrive in pieces just as `content_defined` cuts them in one, wherever one piece ends.
+    """Split bytes that arrive in pieces into the same chunks as `content_defined` would make of all of them.
 
     Args:
-        pieces: In order, each of any size. They are joined to some MB, which are cut at once.
+        pieces: The pieces in order, each of any size. They are joined to some MB and split together.
         average: Average size of a chunk in bytes, as for `content_defined`.
 
     Example:
@@ -74,18 +74,18 @@ def content_defined_stream(pieces: Iterable[Buffer], average: int = AVERAGE_SIZE
         if size >= _READ:
             *chunks, rest = content_defined(b"".join(waiting), average)
             yield from chunks
-            waiting, size = [rest], 0  # whether it ends here, only what follows can tell
+            waiting, size = [rest], 0  # only the following bytes decide where this chunk ends
     yield from content_defined(b"".join(waiting), average)
 
 
 def content_defined_read(
     read: Callable[[int, int], bytes], size: int, average: int = AVERAGE_SIZE
 ) -> Iterator[memoryview]:
-    """Cut what can be read at any place just as `content_defined` cuts it in one, without joining any of it.
+    """Split bytes with random access into the same chunks as `content_defined`, without joining them.
 
     Args:
-        read: Called with a number of bytes and where they begin; returns fewer only where the end is.
-        size: How many bytes there are. If there are fewer by now, it ends there.
+        read: A function that takes a number of bytes and their offset, and returns fewer only at the end.
+        size: The number of bytes. If there are fewer by now, the last chunk ends there.
         average: Average size of a chunk in bytes, as for `content_defined`.
 
     Example:
@@ -99,21 +99,21 @@ def content_defined_read(
         at += len(piece)
         chunks = list(content_defined(piece, average))
         if at < size and len(piece) == _READ:
-            at -= len(chunks.pop())  # whether it ends here, only what follows can tell
+            at -= len(chunks.pop())  # only the following bytes decide where this chunk ends
         yield from chunks
 
 
 def fixed(data: memoryview, size: int = FIXED_SIZE) -> Iterator[memoryview]:
-    """Cut one buffer into slices of `size` bytes, the last one shorter."""
+    """Split one buffer into slices of `size` bytes. The last one may be shorter."""
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
 
 def cut(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
-    """Cut a body, given as consecutive buffers, into chunks.
+    """Split a body, given as consecutive buffers, into chunks.
 
-    Small buffers are joined in order to about `SHARED_SIZE`; larger ones are cut on their own, a `memoryview` (an
-    array) by fixed slices and `bytes` (a pickle, a string) where the content says.
+    Small buffers are joined in order to about `SHARED_SIZE`. Larger ones are split separately: a `memoryview` (an
+    array) into fixed slices, and `bytes` (a pickle, a string) into content-defined chunks.
     """
     shared: list[Buffer] = []
     pending = 0
@@ -136,5 +136,5 @@ def cut(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
 
 
 def parameters() -> dict[str, int]:
-    """Return what `repository.json` records, so that every writer cuts alike."""
+    """Return the parameters to record in `repository.json`, so that all writers make the same chunks."""
     return {"fixed": FIXED_SIZE, "shared": SHARED_SIZE, "average": AVERAGE_SIZE, "seed": SEED}

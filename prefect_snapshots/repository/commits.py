@@ -1,7 +1,7 @@
 """Commit one event: data first, then its name.
 
-A commit ends in one of three ways: the event is there, or it is not, or `CommitUnknown` with a token, with which you
-can ask again. No error leaves open what happened.
+A commit ends in one of three ways: the event is stored, or it is not, or `CommitUnknown` is raised with a token, with
+which you can try again safely. No other error leaves the outcome open.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .contents import Store, Stored, Writer
 from .reserve import spare_reserve, with_reserve
 
 _STORE_ATTEMPTS = 3
-"""How often content is stored before its pack is reported missing. A prune takes the unfinished pack of a writer only
-after a day; that this happens twice to one commit means that something else deletes packs."""
+"""How often content is stored before its pack is reported missing. A prune deletes the unfinished pack of a writer only
+after a day. If this happens twice to one commit, something else deletes packs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event that you want to commit, given what the stream says now.
+    """An event to commit, based on the current state of the stream.
 
     Attributes:
-        kind: What kind of event it is, in the words of the stream's kind.
-        body: What it says, in plain types.
-        deletes: The sequences of earlier events whose content is no longer wanted.
+        kind: The type of the event, as the kind of the stream defines it.
+        body: The fields of the event, in plain types.
+        deletes: The sequences of earlier events whose content is deleted.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Draft:
 
 
 MakeDraft = Callable[[], Draft | None]
-"""Returns what to commit, given what the stream says now; None commits nothing."""
+"""A function that returns the event to commit for the current state of the stream, or None to commit nothing."""
 
 
 def commit(
@@ -58,7 +58,7 @@ def commit(
     try:
         streams = _count_streams(catalog)
         if store is None and content is None:
-            # It deletes or annotates: on a full disk it is the first step to free space.
+            # An event without content deletes or annotates. On a full disk, this is the first step to free space.
             return with_reserve(chunks.location, act, leave_for=streams)
         spare_reserve(chunks.location, streams)
         return act()
@@ -72,7 +72,7 @@ def commit(
             ) from error
         if token is None:
             raise
-        # The request of the earlier attempt may land as late as now, whatever stopped this attempt.
+        # The request of the earlier attempt may succeed as late as now, whatever stopped this attempt.
         raise CommitUnknown(token.hex(), str(error)) from error
 
 
@@ -108,7 +108,7 @@ def _commit(
     seen = 0 if token is not None else stream.head
     while True:
         with stream.lock:
-            # A request that was given up earlier may land as late as now: without this look, it would land twice.
+            # A request that was abandoned earlier may have succeeded by now. Without this check, it would count twice.
             landed = stream.find(own_token, seen)
             if landed is not None:
                 return landed
@@ -118,8 +118,8 @@ def _commit(
                 return None
             if stream.head == 0 or not catalog.knows(stream):
                 _register(catalog, stream)
-            # A prune that condemned packs since the content was stored has put a fence of a newer epoch into the
-            # stream. Committing past it without storing again would refer to packs that are about to be deleted.
+            # If a prune has condemned packs since the content was stored, it has put a fence with a newer epoch into
+            # the stream. Without storing again, the event would refer to packs that are about to be deleted.
             required = stream.epoch if stream.head else catalog.state.epoch
             if store is None or (stored is not None and epoch >= required):
                 event = stream.append(
@@ -137,40 +137,40 @@ def _commit(
                 stream.back_off(attempt)
                 stream.refresh()
                 continue
-        # Without the lock: whoever only looks must not wait for an upload. Afterwards the draft is made again.
+        # Without the lock, so that readers never wait for an upload. Afterwards the draft is made again.
         assert store is not None
         stored, epoch = _store(catalog, chunks, store)
         if epoch < required and catalog.state.epoch < required:
             raise DamagedObject(
-                slot_path(stream.id, stream.head), f"it has epoch {required}, and the root stream none beyond {epoch}"
+                slot_path(stream.id, stream.head), f"it has epoch {required}, but the root stream has only {epoch}"
             )
 
 
 def _register(catalog: Catalog, stream: Stream) -> None:
-    """Enter the stream in root before its first event: prune must find every stream that has content."""
+    """Register the stream in root before its first event, because prune must find every stream with content."""
     try:
         catalog.register(stream)
     except CommitUnknown as error:
-        # Registering twice is harmless, and its token is of no use to the caller: nothing of theirs was committed.
+        # Registering twice is harmless, and the caller does not need its token: none of their data was committed.
         raise error.unavailable(f"{stream.label} could not be registered, and nothing was committed") from error
 
 
 def _store(catalog: Catalog, chunks: Store, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
-    """Store content. Returns where it is, and the epoch by which it was decided what to reuse."""
+    """Store content. Return where it is, and the epoch on which the choice of reused chunks is based."""
     for attempt in range(_STORE_ATTEMPTS):
         catalog.root.refresh()
         if not chunks.index.loaded:
             chunks.index.load()
-        # The epoch before the packs: of a condemnation in between, the packs are avoided and the epoch is not claimed.
+        # Read the epoch before the packs: after a condemnation in between, its packs are avoided without its epoch.
         epoch = catalog.state.epoch
         try:
             with Writer(chunks, epoch, frozenset(catalog.state.condemned)) as writer:
                 stored = store(writer)
-                # Packs before the index, and both before the event: an event never names what is not durable.
+                # Packs before the index, and both before the event, so that an event never names missing data.
                 writer.flush()
                 return stored, writer.epoch
         except ObjectMissing:
-            # A prune took the unfinished pack of a writer that slept. Nothing was published: begin again.
+            # A prune deleted the unfinished pack of a writer that was paused. Nothing was published, so begin again.
             if attempt == _STORE_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")

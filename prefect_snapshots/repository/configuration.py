@@ -1,4 +1,4 @@
-"""`repository.json`: which repository this is, how it cuts chunks, and what opens it. It lies there twice."""
+"""`repository.json`: the id of the repository, how it splits chunks, and its passwords. It is stored twice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CONFIG_COPY = "repository.copy.json"
 FORMAT = 1
 """The version of the repository's format. A reader refuses a higher one."""
 
-# A configuration has a few KB. Whoever can write to the bucket could put gigabytes there.
+# A configuration has a few KB, but anyone who can write to the bucket could put gigabytes there.
 _MOST_CONFIG = 64 * 1024
 
 
 def read_config(location: Location) -> dict[str, Any] | None:
-    """Return `repository.json`, or its copy if it is damaged; None if there is none."""
+    """Return `repository.json`, or its copy if it is damaged, or None if neither exists."""
     damage: Exception | None = None
     for path in (CONFIG, CONFIG_COPY):
         try:
@@ -37,7 +37,7 @@ def read_config(location: Location) -> dict[str, Any] | None:
 
 
 def config_bytes(config: dict[str, Any]) -> bytes:
-    """Return a configuration as it is stored."""
+    """Return the stored form of a configuration."""
     return (json.dumps({**config, "checksum": _checksum(config)}, indent=1) + "\n").encode()
 
 
@@ -47,7 +47,7 @@ def _checksum(config: dict[str, Any]) -> str:
 
 
 def parse_config(path: str, data: bytes) -> dict[str, Any]:
-    """Return a configuration that was stored. Raises `DamagedObject`."""
+    """Parse a stored configuration. Raises `DamagedObject`."""
     try:
         config: dict[str, Any] = json.loads(data)
         version = config["format"]
@@ -62,5 +62,5 @@ def parse_config(path: str, data: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedObject(path, f"it cannot be read ({error})") from None
     if data != config_bytes(config):
-        raise DamagedObject(path, "it is not as it was written")
+        raise DamagedObject(path, "its fields are invalid")
     return config

@@ -1,11 +1,12 @@
-"""The content of a version <-> chunks.
+"""Store the content of a version in chunks, and read it back.
 
-A *content* is a *body* (the bytes of leaves, files or rows, laid end to end) followed by a *manifest* (what lies
-where, in the words of its kind). Up to `INLINE_LIMIT` bytes it travels inside the event. Larger, it is cut into chunks,
-and the event holds a *table* of them; a long table is itself stored in chunks, and the event holds the table of those.
+A *content* is a *body* (the bytes of leaves, files or rows, one after another) followed by a *manifest* (what is where,
+in a format that its kind defines). Up to `INLINE_LIMIT` bytes are stored inside the event. A larger content is split
+into chunks, and the event contains a *table* of them. A long table is itself stored in chunks, and the event contains
+the table of those.
 
-`Writer` makes chunks: several threads hash and compress while one writes and others sync closed packs. It decides
-what to reuse with one `epoch` in mind, and the commit checks it (see `catalog`). `ContentReader` reads them back and
+`Writer` makes chunks: several threads hash and compress while one writes and others sync closed packs. Its choice of
+reused chunks is based on one `epoch`, which the commit checks (see `catalog`). `ContentReader` reads chunks and
 verifies every byte.
 """
 
@@ -33,33 +34,33 @@ from .sealing import DELTA, ID_SIZE, Sealer, shrink_delta
 from .threads import Use, submit
 
 INLINE_LIMIT = 16 * 1024
-"""Bytes of body and manifest that travel inside the event: a small save then is one request, and events stay quick to
-read."""
+"""Up to this many bytes of body and manifest are stored inside the event, so that a small save is one request and
+events stay quick to read."""
 
 TABLE = np.dtype([("chunk", f"V{ID_SIZE}"), ("size", "<u4")])
 """One row of a chunk table."""
 
 _TABLE_LIMIT = 8 * TABLE.itemsize
-"""Bytes of a table that lies in the event: more go into chunks, so that events stay small."""
+"""The largest table in bytes inside an event. A larger one goes into chunks, so that events stay small."""
 _DEEPEST = 8
-"""Most tables above each other. Each level has at least 400 times as many rows: five reach any size of a disk."""
+"""The most levels of tables. Each level has at least 400 times as many rows, so five are enough for any disk."""
 _TABLES_LIMIT = 2**31
-"""Most bytes in the tables of one content: they are read into memory. 60 million chunks, some TB at the least."""
+"""The most bytes in the tables of one content, which are read into memory: 60 million chunks, at least some TB."""
 _AHEAD = 6
-"""Batches hashed or compressed ahead of the one being written: bounds the memory of compressed ones."""
+"""How many batches are hashed or compressed ahead of the one being written. This limits memory."""
 _BATCH = 1024 * 1024
-"""Bytes of chunks that a thread is handed at once: one by one, small chunks would cost more to hand on than to hash."""
+"""Bytes of chunks per task of a thread, because starting a task for each small chunk would take longer than hashing."""
 _CLOSING = {True: 6, False: 2}
-"""Packs being made durable at once, on a local disk and elsewhere, where each is held in memory."""
+"""How many packs are made durable at the same time, on a local disk and elsewhere, where each is in memory."""
 _SYNCHRONOUS = 2 * 1024 * 1024
-"""Bytes below which handing work to threads costs more than it saves."""
+"""Contents with fewer bytes are stored without threads, because starting those would take longer."""
 _RUN = 4 * 1024 * 1024
-"""Most bytes of adjacent chunks fetched in one request: longer ones are not faster, and are held in memory."""
+"""The most bytes of adjacent chunks in one request: longer requests are not faster, and need memory."""
 _ADOPTED = 4 * _RUN
-"""Bytes of another content that are looked at, and read if they have to be, at once."""
+"""How many bytes of another content are compared, and if necessary read, together."""
 _DELTA_PAYS = 0.2
-"""Largest delta worth keeping, as a share of what the whole chunk would take. Deltas grow with all that has changed
-since their bases were new, until the chunk is stored whole and is a base itself."""
+"""The largest useful delta, as a share of the size of the whole chunk. Deltas grow with all changes since their bases
+were stored, until the chunk is stored whole and becomes a base itself."""
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True):
@@ -71,12 +72,12 @@ class Content(msgspec.Struct, array_like=True, frozen=True):
     """0: inline in the event; 1: `table` lists the chunks; n: `table` lists chunks that hold the table of depth n-1."""
     table: bytes
     written: int
-    """Bytes newly stored for it, after compression; the rest was there already."""
+    """Bytes that were new in the repository, after compression."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is committed of a content: where its chunks are, or the bytes themselves."""
+    """A content to commit: the places of its chunks, or the bytes themselves."""
 
     content: Content
     inline: bytes
@@ -84,7 +85,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The parts of a repository that chunks pass through."""
+    """The parts of a repository that read and write chunks."""
 
     location: Location
     sealer: Sealer
@@ -94,9 +95,9 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A part of a body that is stored already: the rows of its chunks, from the table of another content.
+    """A part of a body that is already stored: the rows of its chunks, from the table of another content.
 
-    `Writer.has` says beforehand whether they are still there.
+    Check with `Writer.has` before whether they still exist.
     """
 
     rows: Any
@@ -105,31 +106,31 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Similar:
-    """A chunk that is probably much like others, which are stored already.
+    """A chunk that is probably similar to others that are already stored.
 
-    It is stored as a *delta*, which says how it differs from them, if that takes much less; else as any chunk.
+    It is stored as a *delta*, its difference from them, if that is much smaller. Otherwise it is stored whole.
     """
 
     data: Buffer
     chunks: tuple[bytes, ...]
-    """The names of the others. They may be deltas themselves: then the chunks behind these are used."""
+    """The names of the similar chunks. If one is itself a delta, its bases are used instead."""
 
 
 Packed: TypeAlias = tuple[int, Buffer, tuple[bytes, ...]]
-"""What is stored of a chunk: codec, bytes, and the chunks without which it cannot be read."""
+"""The stored form of a chunk: codec, bytes, and the chunks that are needed to read it."""
 
 Prepared: TypeAlias = tuple[bytes, int, Packed | None]
-"""A chunk's name, its size, and what to store of it; None when it is stored already."""
+"""A chunk's name, its size, and its stored form, or None if it is already stored."""
 
 Batch: TypeAlias = Callable[[], Sequence[Buffer | Similar]]
-"""Chunks that a thread makes when it is about to hash them, some MB together: reading them is its work, too."""
+"""A function that returns chunks, some MB together. A thread calls it before hashing, so that it also reads them."""
 
 Item: TypeAlias = Buffer | Similar | Kept | Batch
-"""What a body that is cut into chunks consists of."""
+"""A part of a body that is split into chunks."""
 
 
 def inline(manifest: bytes, buffers: Sequence[Buffer]) -> Stored | None:
-    """Return the content as it travels inside an event, or None when it is too large for that."""
+    """Return the content in the form that is stored inside an event, or None if it is too large for that."""
     size = sum(map(len, buffers)) + len(manifest)
     if size > INLINE_LIMIT:
         return None
@@ -149,8 +150,8 @@ class Writer:
         avoid: Condemned packs, whose chunks are stored again instead of reused.
 
     Attributes:
-        read_soon: Whether what is stored from now on is likely to be read soon, as a snapshot is. Else it is written
-            past the cache of the system, where that is possible.
+        read_soon: Whether the data will probably be read soon, like a snapshot. If not, it is written without the cache
+            of the operating system, where that is possible.
     """
 
     read_soon = True
@@ -175,13 +176,13 @@ class Writer:
     def store_cut(
         self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Item], *, small: bool = False
     ) -> Stored:
-        """Store a body that is cut into chunks already, and its manifest.
+        """Store a body that is already split into chunks, and its manifest.
 
         Args:
-            manifest: Is cut here. A function is called for it when the body is stored.
-            chunks: Of the body in order. They must not change until this returns. Where a function stands, several
-                threads call such functions at once.
-            small: Whether threads would cost more than they save.
+            manifest: The manifest, not split yet, or a function that returns it and is called after the body is stored.
+            chunks: The chunks of the body in order. They must not change until this returns. If there are functions
+                among them, several threads call them at the same time.
+            small: Store without threads, because starting those would take longer.
         """
         written = self._written
         body = self._ingest(chunks, small)
@@ -191,13 +192,13 @@ class Writer:
         return self._stored(size, len(manifest), table, written)
 
     def put(self, chunks: Iterable[Item]) -> Kept:
-        """Store a part of a body, before it is clear whether a content will hold it."""
+        """Store a part of a body before it is known whether a content will contain it."""
         return Kept(np.frombuffer(self._ingest(chunks, small=False), TABLE))
 
     def has(self, rows: Any) -> NDArray[np.bool_]:
         """Return which of these rows of a table name a chunk that can be read without the packs to avoid.
 
-        Those can be `Kept`, for this commit.
+        In this commit, these can be `Kept`.
         """
         index = self._store.index
         heads, table, packs = index.table()
@@ -208,14 +209,14 @@ class Writer:
         return has
 
     def adopt(self, source: ContentReader, passed: Callable[[int], None] = lambda _: None) -> Stored:
-        """Refer to a content that is stored already, here or in another repository.
+        """Refer to a content that is already stored in this or another repository.
 
-        Copied are chunks that are not here, and those in condemned packs. What was copied is entered in the index now
-        and then, so that a second try, after a kill, goes on from there.
+        Missing chunks and chunks in condemned packs are copied. Copies are added to the index from time to time, so
+        that another attempt after a kill continues from there.
 
         Args:
             source: The content.
-            passed: Called with bytes that are here now.
+            passed: Called with the number of bytes that were copied or are already here.
         """
         if source.inline is not None:
             return source.inline
@@ -236,7 +237,7 @@ class Writer:
         return self._stored(source.size, source.size - source.body_size, b"".join(table), written)
 
     def copy(self, chunk: bytes, plain: Buffer, bases: tuple[bytes, ...] = ()) -> None:
-        """Store a chunk once more, unless there is a copy outside the packs to avoid; a delta as a delta."""
+        """Store another copy of a chunk, unless there is one outside the packs to avoid. A delta stays a delta."""
         if not self._has(chunk):
             self._add(chunk, len(plain), self._pack_chunk(plain, bases))
             if self._pack is not None:
@@ -266,16 +267,16 @@ class Writer:
             self._pack.abort()
             self._pack = None
         while self._closing:
-            with contextlib.suppress(Exception):  # it is not the first error
+            with contextlib.suppress(Exception):  # the first error is raised
                 self._entries += self._closing.popleft().result()
         if self._entries and not self._publishing:
-            # Nobody knows these packs, and on a full disk their space is needed. Once an index object may name them,
-            # others may use their chunks: then only prune may delete them.
+            # No index names these packs yet, and a full disk needs their space. As soon as an index object may name
+            # them, others may use their chunks, and only prune may delete them.
             with contextlib.suppress(StorageError):
                 self._store.location.delete({pack_path(entry.pack) for entry in self._entries})
 
     def _stored(self, size: int, manifest_size: int, table: bytes, written: int) -> Stored:
-        """Return what is committed of a content, once its table is short enough."""
+        """Return the content to commit, with its table shortened until it fits into the event."""
         depth = 1
         while len(table) > _TABLE_LIMIT:
             table = self._ingest(cut([table]), small=True)
@@ -320,13 +321,13 @@ class Writer:
         return [self._prepare(item) for item in batch()]
 
     def _prepare(self, item: Buffer | Similar) -> Prepared:
-        """Name a chunk, and compress it unless it is stored already. Runs in any thread."""
+        """Name a chunk, and compress it unless it is already stored. Runs in any thread."""
         data, like = (item.data, item.chunks) if isinstance(item, Similar) else (item, ())
         chunk = self._store.sealer.chunk_id(data)
         return chunk, len(data), None if self._has(chunk) else self._pack_chunk(data, like)
 
     def _pack_chunk(self, data: Buffer, like: tuple[bytes, ...]) -> Packed:
-        """Return what to store of a chunk: a delta against those that it is like, if these are there and it pays."""
+        """Return the stored form of a chunk: a delta from similar chunks if they exist and it is much smaller."""
         found = [entry for chunk in like if (entry := self._store.index.find(chunk, self._avoid))]
         names = dict.fromkeys(base for entry in found for base in entry.bases or (entry.chunk,))
         bases = [
@@ -338,7 +339,7 @@ class Writer:
             try:
                 prefix = ChunkReader(self._store).read_bases(entry.chunk for entry in bases)
             except IntegrityError:
-                pass  # What is damaged is no base; the chunk can still be stored, and `check` names the damage.
+                pass  # A damaged chunk cannot be a base. The new chunk is stored whole, and `check` reports the damage.
             else:
                 delta = shrink_delta(data, prefix)
                 whole = len(data) * min(entry.stored / entry.size for entry in bases)
@@ -370,7 +371,7 @@ class Writer:
 
 
 def _batches(items: Iterable[Item]) -> Iterator[Kept | Batch]:
-    """Return the same in order, chunks that follow each other together."""
+    """Yield the items in order, with successive chunks joined into batches."""
     waiting: list[Buffer | Similar] = []
     size = 0
     for item in items:
@@ -407,12 +408,12 @@ def _done(part: Kept | Future[list[Prepared]]) -> Kept | list[Prepared]:
 
 
 class ContentReader:
-    """Reads one content; every byte is verified before it is handed out.
+    """Reads one content. Every byte is verified before it is returned.
 
     Args:
-        chunks: Where to read from.
-        content: What the event says.
-        data: The bytes that travelled inside the event, for a content of depth 0.
+        chunks: The reader of chunks.
+        content: The content in the event.
+        data: The bytes inside the event, for a content of depth 0.
     """
 
     def __init__(self, chunks: ChunkReader, content: Content, data: Buffer = b"") -> None:
@@ -430,7 +431,7 @@ class ContentReader:
 
     @property
     def inline(self) -> Stored | None:
-        """The content as it travels inside an event; None when it lies in chunks."""
+        """The content in the form that is stored inside an event, or None if it is stored in chunks."""
         return Stored(self._content, bytes(self._data)) if self._content.depth == 0 else None
 
     @property
@@ -449,7 +450,7 @@ class ContentReader:
 
     @property
     def table(self) -> Any:
-        """All chunks in order: an array of `TABLE` rows."""
+        """All chunks in order, as an array of `TABLE` rows."""
         if self._table is None:
             *_, table = self._levels()
             self._ends = np.cumsum(table["size"], dtype=np.int64)
@@ -457,11 +458,11 @@ class ContentReader:
         return self._table
 
     def all_rows(self) -> Any:
-        """Return every chunk that the content needs: those of the tables, then those of the body and manifest."""
+        """Return all chunks that the content needs: first those of the tables, then those of the body and manifest."""
         return np.concatenate(list(self._levels()))
 
     def _levels(self) -> Iterator[Any]:
-        """Return the tables from the one in the event to the one of the body, each read with the one before."""
+        """Yield the tables, from the one in the event to the one of the body. Each is read with the one before."""
         table = _rows(self._content.table)
         yield table
         for _ in range(self._content.depth - 1):
@@ -492,9 +493,9 @@ class ContentReader:
         return targets
 
     def identity(self, offset: int, length: int) -> object:
-        """Return something that is equal for equal stored bytes, found without reading them where they lie in chunks.
+        """Return a value that is equal for equal stored bytes, without reading those that are stored in chunks.
 
-        Bytes that are equal but were cut elsewhere differ: then only reading them can tell.
+        It may differ for equal bytes that were split in another way. Then only reading them can tell.
         """
         if self._content.depth == 0:
             return bytes(self._data[offset : offset + length])
@@ -507,13 +508,13 @@ class ContentReader:
     def read(self, offset: int, length: int) -> bytes:
         """Return some bytes of the content."""
         if self._content.depth:
-            self._locate(offset, length)  # before memory is allocated for what may not be there
+            self._locate(offset, length)  # before memory is allocated for bytes that may not exist
         target = bytearray(length)
         self.read_into([(offset, memoryview(target))])
         return bytes(target)
 
     def _locate(self, offset: int, length: int) -> None:
-        """Find the chunks of some bytes. Raises `IntegrityError` if the index does not know one, or another size."""
+        """Find the chunks of some bytes. Raises `IntegrityError` if one is not in the index or has another size."""
         table = self.table
         if offset < 0 or length < 0 or offset + length > self._content.size:
             raise MalformedContent("the manifest points outside of the content")
@@ -525,7 +526,7 @@ class ContentReader:
         """Fill each buffer with the bytes from its offset on, in parallel.
 
         Raises:
-            IntegrityError: When any of them cannot be verified; the buffers' contents are then undefined.
+            IntegrityError: Some bytes are damaged. The contents of the buffers are then undefined.
         """
         wanted = sorted(((offset, view) for offset, view in targets if len(view)), key=lambda target: target[0])
         if wanted and (wanted[0][0] < 0 or max(offset + len(view) for offset, view in wanted) > self._content.size):
@@ -554,7 +555,7 @@ class ContentReader:
 
 @dataclass(slots=True)
 class Piece:
-    """One chunk to read, and where its parts go: (offset in the chunk, buffer)."""
+    """One chunk to read, and the targets of its parts: (offset in the chunk, buffer)."""
 
     chunk: bytes
     size: int
@@ -562,7 +563,7 @@ class Piece:
 
     @property
     def whole(self) -> memoryview | None:
-        """The buffer, when one takes the whole chunk."""
+        """The buffer, if a single one takes the whole chunk."""
         return self.parts[0][1] if len(self.parts) == 1 and len(self.parts[0][1]) == self.size else None
 
     def give(self, plain: Buffer) -> None:
@@ -572,7 +573,7 @@ class Piece:
 
 
 class ChunkReader:
-    """Reads chunks by name from wherever a sound copy lies."""
+    """Reads chunks by name, from any undamaged copy."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -588,7 +589,7 @@ class ChunkReader:
         return bytes(target)
 
     def locate(self, rows: Any) -> None:
-        """Find the chunks in these table rows. Raises `IntegrityError` if one is missing, or has another size."""
+        """Find the chunks in these table rows. Raises `IntegrityError` if one is missing or has another size."""
         for row in rows:
             self._locate(Piece(row["chunk"].tobytes(), int(row["size"])))
 
@@ -610,7 +611,7 @@ class ChunkReader:
         return bytes(target)
 
     def fetch(self, pieces: Sequence[Piece]) -> None:
-        """Read, verify and hand out many chunks, adjacent ones in one request."""
+        """Read and verify many chunks, and fill their targets. Adjacent chunks are read in one request."""
         jobs = self._jobs([(piece, self._locate(piece)) for piece in pieces])
         if len(jobs) == 1:
             jobs[0]()
@@ -629,7 +630,7 @@ class ChunkReader:
                     future.exception()
 
     def read_bases(self, chunks: Iterable[bytes]) -> bytes:
-        """Return some chunks, read from whole copies and verified, end to end. Runs in any thread."""
+        """Return some verified chunks from whole copies, joined. Runs in any thread."""
         located = [self._find(chunk, self._store.index.find_whole) for chunk in chunks]
         target = bytearray(sum(entry.size for entry in located))
         pieces = []
@@ -644,11 +645,11 @@ class ChunkReader:
         return bytes(target)
 
     def open(self, entry: Entry, data: Buffer) -> Buffer:
-        """Return the plaintext of one copy of a chunk, verified, from its stored bytes."""
+        """Return the verified plaintext of one copy of a chunk from its stored bytes."""
         return open_chunk(self._store.sealer, entry, data, self.read_bases(entry.bases))
 
     def _jobs(self, located: Iterable[tuple[Piece, Entry]]) -> list[Callable[[], None]]:
-        """Return the reads that hand out these pieces: adjacent ones together, up to a few MB, stored or in memory."""
+        """Return the reads for these pieces. Adjacent ones are joined, up to a few MB stored or in memory."""
         jobs: list[Callable[[], None]] = []
         run: list[tuple[Piece, Entry]] = []
         length = 0
@@ -729,7 +730,7 @@ class ChunkReader:
         return entry
 
     def _elsewhere(self, piece: Piece, tried: Entry, error: IntegrityError) -> Buffer:
-        """Return another copy of a chunk: the pack was pruned after the index was read, or this copy is damaged."""
+        """Return another copy of a chunk, after its pack was pruned or this copy turned out to be damaged."""
         index = self._store.index
         gone = {tried}
         while True:

@@ -1,9 +1,9 @@
-"""Which stored chunks a new one is probably like.
+"""Find stored chunks that are probably similar to a new one.
 
-Where one row in a hundred has changed, every chunk of a dump has, so that none of them is found again by its name. A
-*sketch* says what a chunk is made of: the smallest hashes of its *pieces*, which are cut by content too, but so small
-that most of them are unchanged. Chunks that have some of these *features* in common are alike. How alike they are, the
-writer finds out, which stores a `Similar` chunk as a delta if that takes much less.
+If one row in a hundred has changed, every chunk of a dump has changed, so none is found by its name. A *sketch*
+describes a chunk by the smallest hashes of its *pieces*. Pieces are content-defined, too, but so small that most of
+them are unchanged. Chunks that share some of these *features* are similar. How similar they are is decided by the
+writer, which stores a `Similar` chunk as a delta if that is much smaller.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ AVERAGE_SIZE = 1024 * 1024
 """Average bytes in a chunk of a long stream. Larger chunks compress better, smaller ones make smaller deltas."""
 
 FEATURES = 16
-"""Features in a sketch: more find more distant relatives, and make the index larger."""
+"""Features in a sketch: more of them find less similar chunks, but make the index larger."""
 
 _PIECE = 4 * 1024
-"""Average bytes in a piece: some dozens of rows. Smaller ones cost more to hash, larger ones miss small changes."""
+"""Average bytes in a piece: some dozens of rows. Smaller ones take longer to hash, larger ones change too often."""
 
 _COMMON = 16
-"""A feature of more chunks than this tells nothing: a page of zeros, a header that is repeated."""
+"""A feature of more chunks than this is ignored, because it is a page of zeros or a repeated header."""
 
 _NONE = np.uint64(2**64 - 1)
 
 Sketch = NDArray[np.uint64]
-"""`FEATURES` numbers in ascending order. A chunk of fewer pieces has 2**64 - 1 in the other places."""
+"""`FEATURES` numbers in ascending order. A chunk with fewer pieces has 2**64 - 1 in the remaining positions."""
 
 _UNKNOWN: Sketch = np.full(FEATURES, _NONE)
 
 
 def sketch(chunk: Buffer) -> Sketch:
-    """Return what a chunk is made of.
+    """Return the sketch of a chunk.
 
     Example:
         >>> import random
@@ -57,11 +57,11 @@ def sketch(chunk: Buffer) -> Sketch:
 
 
 class Previous:
-    """The chunks of the previous version of a stream, to be found by what they are made of.
+    """The chunks of the previous version of a stream, which can be searched by their sketches.
 
     Args:
-        chunks: Their names in order: an array of 32-byte ids, as in the column `chunk` of a table of contents.
-        sketches: Their sketches: an array of shape (chunks, `FEATURES`).
+        chunks: Their names in order, as an array of 32-byte ids like the column `chunk` of a table of contents.
+        sketches: Their sketches, as an array of shape (chunks, `FEATURES`).
     """
 
     def __init__(self, chunks: Any, sketches: NDArray[np.uint64]) -> None:
@@ -75,7 +75,7 @@ class Previous:
         return tuple(self._chunks[row].tobytes() for row in self.best(sketch))
 
     def best(self, sketch: Sketch) -> list[int]:
-        """As `like`, but the numbers of the chunks; of several that are as good, the first."""
+        """Return the same as `like`, but as the numbers of the chunks. Of several equally good ones, the first wins."""
         features = sketch[sketch != _NONE]
         first = self._features.searchsorted(features, "left")
         counts = self._features.searchsorted(features, "right") - first
@@ -86,7 +86,7 @@ class Previous:
         while len(rows) and len(found) < BASES:
             numbers, shared = np.unique(rows, return_counts=True)
             found.append(int(numbers[shared.argmax()]))
-            left = ~np.isin(which, which[rows == found[-1]])  # the next one is to add what this one lacks
+            left = ~np.isin(which, which[rows == found[-1]])  # the next chunk should add features that this one lacks
             which, rows = which[left], rows[left]
         return found
 
@@ -94,13 +94,13 @@ class Previous:
 def similar_stream(
     pieces: Iterable[Buffer], previous: Previous | None, sketches: list[Sketch], average: int = AVERAGE_SIZE
 ) -> Iterator[tuple[int, Batch]]:
-    """Cut a stream into chunks, and have threads find out which chunks of its previous version each is like.
+    """Split a stream into chunks, and let threads find similar chunks in its previous version.
 
     Args:
-        pieces: The stream in order, each piece of any size.
-        previous: None when there is none.
-        sketches: Grows by one for each chunk, and holds them once the chunks are stored. They belong into the manifest,
-            for the next version.
+        pieces: The stream in order, in pieces of any size.
+        previous: The chunks of the previous version, or None if there is none.
+        sketches: A list that gets the sketch of each chunk. It is complete when the chunks are stored. Put the sketches
+            into the manifest, for the next version.
         average: Average size of a chunk in bytes.
 
     Returns:

@@ -1,8 +1,8 @@
 """Envelopes: how a password opens a repository.
 
-An encrypted repository has one *secret*, from which all its keys are derived. It never changes. `repository.json` holds
-the secret in one *envelope* for each password: wrapped by a key that scrypt makes of the password. So adding, changing
-or removing a password writes an envelope, and no data. `docs/format.md` gives the fields.
+An encrypted repository has one *secret*, from which all its keys are derived and which never changes. `repository.json`
+contains one *envelope* for each password: the secret, encrypted with a key that scrypt derives from the password. So
+adding, changing or removing a password writes an envelope, but no data. `docs/format.md` describes the fields.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ COST = 2**16
 """scrypt N, with r=8 and p=1: 64 MB and about 0.15 s for each guess at a password (RFC 7914)."""
 
 MOST_ENVELOPES = 16
-"""Passwords of one repository. A wrong password costs a guess at each of them: 2.4 s."""
+"""The most passwords of one repository. A wrong password is tried against each of them, which takes 2.4 s."""
 
-# What is read costs at most this much in all, and a single envelope at most 256 MB of memory: whoever can write to the
-# bucket could otherwise let every reader calculate for hours.
+# These limits keep anyone who can write to the bucket from making every reader calculate for hours. A single envelope
+# takes at most 256 MB of memory.
 _MOST_COST = 2**18
 _MOST_COST_IN_ALL = 2**20
-"""The sum of the costs of all envelopes of a repository that a reader accepts to pay for one password."""
+"""The largest sum of the costs of all envelopes that a reader accepts."""
 
 _SECRET_SIZE = 32
 """Bytes of the secret of a repository: 256 bits, the key size of the ciphers that are derived from it."""
@@ -91,7 +91,7 @@ class Envelope:
             return None
 
     def record(self) -> dict[str, Any]:
-        """Return the envelope as `repository.json` has it."""
+        """Return the envelope in the form of `repository.json`."""
         return {
             "name": self.name,
             "created": self.created.isoformat(),
@@ -107,7 +107,7 @@ def parse_envelopes(records: object) -> list[Envelope]:
     """Return the envelopes of `repository.json`. Everything in them is checked before anything is derived.
 
     Raises:
-        ValueError: They are not as they were written.
+        ValueError: They are invalid.
     """
     if not isinstance(records, list) or len(records) > MOST_ENVELOPES:
         raise ValueError("the passwords are not a short list")
@@ -156,7 +156,7 @@ def _bytes(text: str, size: int) -> bytes:
 
 
 def _binding(repository_id: str, name: str) -> bytes:
-    """Bind an envelope to its repository and its name, so that it opens nothing in another place."""
+    """Return the associated data that binds an envelope to its repository and its name."""
     return f"prefect-snapshots envelope\0{repository_id}\0{name}".encode()
 
 

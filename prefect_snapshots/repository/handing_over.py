@@ -1,4 +1,4 @@
-"""Hand an open repository to another process of yours, secrets included."""
+"""Pass an open repository to a child process, including its secrets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .repository import Repository, opened_here
 
 
 class WithSecrets:
-    """A repository that keeps its secrets when it is pickled: for what works for this process, and never to be stored.
+    """A repository that keeps its secrets when it is pickled. Pass it only to child processes, and never store it.
 
     Args:
-        repository: which.
+        repository: The repository.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -24,11 +24,11 @@ class WithSecrets:
 
 
 def limited(repository: Repository, limit_upload: float) -> Repository:
-    """Open a repository once more, with a limited rate of uploads.
+    """Open a repository again, with a limited upload rate.
 
     Args:
         repository: The repository.
-        limit_upload: Bytes a second.
+        limit_upload: The limit in bytes per second.
 
     Returns:
         The repository, with the same options.
@@ -37,7 +37,7 @@ def limited(repository: Repository, limit_upload: float) -> Repository:
 
 
 def _options(one: Repository) -> dict[str, Any]:
-    """Everything but the URL, secrets included."""
+    """Return all options except the URL, including secrets."""
     return {
         "storage_options": one.location.storage_options,
         "password": False if one._password.is_refused else one._password(),
@@ -51,7 +51,7 @@ def _options(one: Repository) -> dict[str, Any]:
 
 
 _restored: dict[str, WithSecrets] = {}
-"""By token: what a process was handed once is opened once."""
+"""Repositories by token, so that a process opens each one only once."""
 
 
 def _restore_with_secrets(token: str, url: str, options: dict[str, Any]) -> WithSecrets:

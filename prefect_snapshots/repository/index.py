@@ -1,12 +1,12 @@
-"""Chunk id -> pack, offset, length.
+"""The index, which maps the id of a chunk to its pack, offset and length.
 
 Every writer publishes the chunks that it packed as one immutable *index object*. Merging many of them only adds a
-larger object that names those it *supersedes*; deleting the superseded ones is a later prune's work. In memory the
-whole index is one sorted table of 48 bytes a chunk, plus a small dictionary of what came since.
+larger object, which names those that it *supersedes*. A later prune deletes these. In memory the whole index is one
+sorted table of 48 bytes per chunk, and a small dictionary of newer entries.
 
-A chunk may lie in several packs (two writers at once, a copy made by prune): any of them will do, except one that is
-condemned when the chunk is to be reused. A copy may be a *delta*: it says how the chunk differs from one or two
-others, its *bases*, and can only be read with them. Bases are read from *whole* copies: it is never more than one step.
+A chunk may be in several packs (after two concurrent writers, or a copy by prune). Any copy can be read, but a copy in
+a condemned pack must not be reused. A copy may be a *delta*: the difference of the chunk from one or two others, its
+*bases*, which are needed to read it. Bases are always read from *whole* copies, so there is never a chain of deltas.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PREFIX = "index"
 Array = NDArray[Any]
 
 ROW = np.dtype([("tail", "V24"), ("pack", "<u4"), ("offset", "<u4"), ("stored", "<u4"), ("size", "<u4")])
-"""A chunk in memory, beside the first 8 bytes of its id, which are kept apart as sorted integers."""
+"""A chunk in memory, without the first 8 bytes of its id, which are kept in a separate array of sorted integers."""
 
 RECORD = np.dtype([("chunk", f"V{ID_SIZE}"), ("pack", "<u4"), ("offset", "<u4"), ("stored", "<u4"), ("size", "<u4")])
 """A chunk in an index object. The upper 4 bits of `size` are the codec."""
 
 BASES = 2
-"""Bases of a delta. One is enough where chunks are cut alike; a cut that moved needs the chunks on both sides of it."""
+"""The most bases of a delta. One is enough for equal cut points. If a cut point moved, both of its sides are needed."""
 
 BASES_SIZE = BASES * ID_SIZE
-"""Bytes that the bases of one delta take in an index object; a single one is named twice."""
+"""Bytes for the bases of one delta in an index object. A single base is named twice."""
 
 LARGEST_CHUNK = 65 * 1024 * 1024
-"""Most bytes that a record may state of a chunk, stored or plain. Those that are written have up to 4 MB, and a little
-more encrypted. What states more is refused before memory is allocated for it."""
+"""The largest size of a chunk, stored or plain, in a valid record. Written chunks have up to 4 MB, and a little more if
+encrypted. A larger size is refused before memory is allocated for it."""
 
 _SIZE_BITS = 28
 """Bits of a size in a packed entry: 256 MB, above the largest chunk."""
@@ -61,7 +61,7 @@ _MERGE = 64
 again once a level."""
 
 _SMALL = 8 * 1024
-"""Bytes of an index object that is held in memory until it is merged."""
+"""The largest index object in bytes that is kept in memory until it is merged."""
 
 _LARGEST = 500_000
 """Entries in one index object (24 MB), so that it is always a single request."""
@@ -92,11 +92,11 @@ class Entry(NamedTuple):
     size: int
     codec: int
     bases: tuple[bytes, ...] = ()
-    """What a delta needs to be read, in this order."""
+    """The chunks that are needed to read a delta, in this order."""
 
     @property
     def whole(self) -> bool:
-        """Whether this copy can be read without others."""
+        """Whether this copy is not a delta."""
         return self.codec != DELTA
 
 
@@ -122,7 +122,7 @@ class Index:
         # Heads and rows are replaced together, so that other threads may look up while one sorts.
         self._table: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), np.empty(0, ROW))
         self._bases: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), _no_bases())
-        """Places of the deltas in the table, sorted, and their bases. It is there before the table that needs it."""
+        """Sorted places of the deltas in the table, and their bases. It is set before the table that needs it."""
         self._recent: dict[bytes, list[Entry]] = {}
         self._unsorted: list[tuple[NDArray[np.uint64], Array, Array]] = []
         self._known: set[str] = set()
@@ -130,7 +130,7 @@ class Index:
         self._current: dict[int, set[str]] = {}
         """The known objects by level, without superseded and damaged ones."""
         self._held: dict[str, bytes] = {}
-        """Small objects as they are stored, until they are merged: then nothing has to be read again."""
+        """Small objects in their stored form, so that merging need not read them again."""
         self.damaged: dict[str, DamagedObject] = {}
         self.loaded = False
 
@@ -144,7 +144,7 @@ class Index:
         return None
 
     def find_whole(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
-        """Return one copy of a chunk outside the packs in `avoid` that is no delta, or None."""
+        """Return one copy of a chunk outside the packs in `avoid` that is not a delta, or None."""
         return next((entry for entry in self._copies(chunk) if entry.whole and entry.pack not in avoid), None)
 
     def find_all(self, chunk: bytes) -> list[Entry]:
@@ -177,7 +177,7 @@ class Index:
     # --- the table as a whole, for maintenance -------------------------------------------------------------
 
     def table(self) -> tuple[NDArray[np.uint64], Array, list[bytes]]:
-        """Sorted heads, rows, and the pack ids that the rows' `pack` numbers stand for."""
+        """Return the sorted heads, the rows, and the pack ids to which the `pack` numbers of the rows refer."""
         self._fold()
         return *self._table, self._packs
 
@@ -196,8 +196,8 @@ class Index:
         """Return which rows of `table()` can be read: they are good, and each of their bases has a good whole copy.
 
         Args:
-            rows: Numbers of rows.
-            good: Says it of any rows.
+            rows: The numbers of the rows.
+            good: A function that returns which of some rows are good.
         """
         heads, table = self._table
         found = good(rows)
@@ -214,10 +214,10 @@ class Index:
 
     @_locked
     def load(self) -> bool:
-        """Read the index objects that are not known yet. Returns whether there were any.
+        """Read new index objects. Return whether there were any.
 
-        Objects that vanish between the listing and the read were superseded: the listing is repeated. A damaged
-        object is remembered in `damaged`, and hurts only who needs a chunk that no other object names.
+        If an object disappears between the listing and the read, it was superseded, and the listing is repeated. A
+        damaged object is recorded in `damaged`. It matters only for chunks that no other object names.
         """
         added = False
         for _ in range(5):
@@ -246,12 +246,12 @@ class Index:
         return added
 
     def look_again(self) -> bool:
-        """Read what came since, before something is called missing: a listing may overlook an object, two do not."""
+        """Read new objects before reporting something as missing. One listing may miss an object, but two do not."""
         return self.load() or self.load()
 
     @_locked
     def publish(self, entries: Sequence[Entry]) -> None:
-        """Store the entries of packs that are durable already, as new index objects."""
+        """Store the entries of packs that are already durable, as new index objects."""
         for start in range(0, len(entries), _LARGEST):
             part = entries[start : start + _LARGEST]
             packs = sorted({entry.pack for entry in part})
@@ -265,7 +265,7 @@ class Index:
 
     @_locked
     def rewrite(self, keep: Callable[[bytes], bool]) -> list[str]:
-        """Write the whole index anew, with the entries of the packs that `keep` admits.
+        """Rewrite the whole index with the entries of the packs for which `keep` returns True.
 
         Returns the index objects that it supersedes.
         """
@@ -284,7 +284,7 @@ class Index:
             for column in ("offset", "stored", "size"):
                 records[column] = table[column][part]
             bases = self.bases_at(part[~is_whole(records)])
-            # Only the last part supersedes: until it is there, the old objects still count.
+            # Only the last part supersedes the old objects, so these count until it is written.
             last = start + _LARGEST >= len(rows)
             packs = [self._packs[number] for number in used]
             written.append(self._write(9, packs, old if last else [], *_frames(records, bases)))
@@ -294,11 +294,11 @@ class Index:
         return old
 
     def objects(self) -> tuple[set[str], set[str]]:
-        """Return the index objects read or written so far, and those of them that are superseded."""
+        """Return the index objects that were read or written so far, and which of them are superseded."""
         return set(self._known), set(self._superseded)
 
     def forget(self, name: str) -> None:
-        """Take note that a superseded or damaged index object was deleted."""
+        """Forget a superseded or damaged index object that was deleted."""
         self._known.discard(name)
         self._current.get(_level(name), set()).discard(name)
         self.damaged.pop(name, None)
@@ -346,7 +346,7 @@ class Index:
 
     @_locked
     def _fold(self) -> None:
-        """Sort what is recent into the table."""
+        """Sort recent entries into the table."""
         recent = [entry for entries in self._recent.values() for entry in entries]
         if recent:
             rows = np.array(
@@ -384,16 +384,16 @@ class Index:
             self._held[name] = data
 
     def _merge(self) -> None:
-        """Put many small index objects into one larger; a reader then opens a few.
+        """Merge many small index objects into a larger one.
 
-        It only spares later readers some requests, so a failure is reported and not raised.
+        This only saves requests of later readers, so a failure is logged and not raised.
         """
         if self._read_only:
             return
         try:
             self._merge_levels()
         except StorageError as error:
-            logger.warning("could not merge the index: %s", error)
+            logger.warning("Could not merge the index: %s", error)
 
     def _enter(self, name: str) -> None:
         self._known.add(name)
@@ -440,10 +440,10 @@ class Index:
 
 
 def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return all rows of an `Index.table()` that hold one of the given chunks (an array of 32-byte ids).
+    """Return all rows of an `Index.table()` with one of the given chunks (an array of 32-byte ids).
 
     Returns:
-        Two arrays: for each pair, the position in `chunks` and the row in the table. A chunk without a row is in none.
+        Two arrays: for each match, the position in `chunks` and the row in the table.
     """
     wanted, tails = split_ids(chunks)
     first = heads.searchsorted(wanted, "left")
@@ -455,7 +455,7 @@ def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[N
 
 
 def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[Buffer]:
-    """Return entries as frames of an index object or of a pack's table. `numbers` are those of the packs."""
+    """Return entries as frames of an index object or of a pack's table. `numbers` maps packs to their numbers."""
     records = np.array(
         [(e.chunk, numbers[e.pack], e.offset, e.stored, pack_size(e.size, e.codec)) for e in entries], RECORD
     )
@@ -463,7 +463,7 @@ def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[B
 
 
 def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[Entry]:
-    """Undo `records_of`. Raises `ValueError` if these are no such frames."""
+    """Undo `records_of`. Raises `ValueError` for invalid frames."""
     records, bases = _parse_records(frames)
     found = iter(bases)
     return [
@@ -481,12 +481,12 @@ def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[Entry
 
 
 def pack_size(size: int, codec: int) -> int:
-    """Return plain size and codec in one 32-bit number."""
+    """Return the plain size and the codec as one 32-bit number."""
     return size | codec << _SIZE_BITS
 
 
 def is_whole(rows: Array) -> NDArray[np.bool_]:
-    """Return which rows of a table, or records, are of copies that are no deltas."""
+    """Return which rows of a table, or records, are not deltas."""
     found: NDArray[np.bool_] = rows["size"] >> _SIZE_BITS != DELTA
     return found
 
@@ -526,7 +526,7 @@ def _no_bases() -> Array:
 
 
 def _pairs(entries: Iterable[Entry]) -> Array:
-    """Return the bases of the deltas among these entries, in order; a single one twice."""
+    """Return the bases of the deltas among these entries, in order. A single base is repeated."""
     pairs = [(entry.bases * BASES)[:BASES] for entry in entries if not entry.whole]
     return np.frombuffer(b"".join(chain.from_iterable(pairs)), f"V{ID_SIZE}").reshape(-1, BASES)
 
@@ -536,7 +536,7 @@ def _names(pair: Iterable[Any]) -> tuple[bytes, ...]:
 
 
 def _places(rows: Array) -> NDArray[np.uint64]:
-    """Return pack and offset in one number, which only one copy has."""
+    """Return pack and offset as one number, which is unique to a copy."""
     places: NDArray[np.uint64] = rows["pack"].astype("<u8") << np.uint64(32) | rows["offset"]
     return places
 

@@ -1,4 +1,4 @@
-"""The passwords of an open repository: list, add, change and remove them. The data keeps its keys."""
+"""List, add, change and remove the passwords of an open repository. The keys of the data do not change."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .location import Location
 from .opened import Opened
 
 EDIT_CLAIM = "repository.edit"
-"""Exists while somebody edits the passwords."""
+"""An object that exists while a process edits the passwords."""
 
 _PATIENCE = 10.0
-"""Seconds after which the holder of the claim counts as killed: an edit derives one key and writes two small objects,
+"""Seconds after which the process with the claim is assumed dead. An edit derives one key and writes two small objects,
 which takes less than a second."""
 _POLL = 0.05
-"""Seconds between two looks at the claim of another: short beside the edit that is waited for."""
+"""Seconds between two checks of another process's claim: short compared with an edit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ def add_password(opened: Opened, name: str, password: str) -> None:
 
     def add(envelopes: list[Envelope], secret: bytes) -> list[Envelope]:
         if any(envelope.name == name for envelope in envelopes):
-            raise InvalidName(f"{url} has a password named {name!r} already. Choose another name.")
+            raise InvalidName(f"{url} already has a password named {name!r}. Choose another name.")
         if len(envelopes) >= MOST_ENVELOPES:
-            raise InvalidArgument(f"{url} has {MOST_ENVELOPES} passwords already. Remove one before you add another.")
+            raise InvalidArgument(f"{url} already has {MOST_ENVELOPES} passwords. Remove one before you add another.")
         return [*envelopes, _envelope(opened, name, password, secret)]
 
     _edit(opened, add)
@@ -101,29 +101,34 @@ def _edit(opened: Opened, edit: Callable[[list[Envelope], bytes], list[Envelope]
     location = opened.store.location
     if opened.secret is None:
         raise WrongPassword(
-            f"{location.url} is not encrypted, and never will be. Create a new repository with a password, and copy."
+            f"{location.url} is not encrypted, and this cannot be changed. Create a new repository with a password, "
+            "and copy the data."
         )
     with _alone(location) as check:
-        # As it is now: somebody may have added a password since this repository was opened.
+        # Read it again, because another process may have added a password since this repository was opened.
         current = read_config(location)
         if current is None or current["id"] != opened.id:
-            raise RepositoryChanged(f"{location.url} is no more the repository that you opened. Nothing was changed.")
+            raise RepositoryChanged(
+                f"{location.url} is no longer the repository that you opened. Nothing was changed. Find out who "
+                "replaced it."
+            )
         envelopes = edit(parse_envelopes(current["passwords"]), opened.secret)
         data = config_bytes({**current, "passwords": [envelope.record() for envelope in envelopes]})
         check()
-        # The copy first: if the second write fails, the repository still opens, with the old passwords.
+        # Write the copy first: if the second write fails, the repository still opens with the old passwords.
         for path in (CONFIG_COPY, CONFIG):
             location.replace(path, data)
 
 
 @contextlib.contextmanager
 def _alone(location: Location) -> Iterator[Callable[[], None]]:
-    """Keep others from editing the passwords meanwhile. Without it, one of two edits would undo the other.
+    """Exclude other processes from editing the passwords. Otherwise one of two edits would undo the other.
 
-    No storage has an atomic change of several objects, but all can create one that must not exist yet.
+    No storage can change several objects atomically, but all can create an object exclusively.
 
     Yields:
-        Raises `CommitConflict` if somebody took over in the meantime, because this process was stopped for long.
+        A function that raises `CommitConflict` if another process has taken over, because this one was stopped for
+        long.
     """
     claim = os.urandom(16).hex().encode()
     seen, since = b"", time.monotonic()
@@ -133,7 +138,7 @@ def _alone(location: Location) -> Iterator[Callable[[], None]]:
             if holder != seen:
                 seen, since = holder, time.monotonic()
             elif time.monotonic() - since > _PATIENCE:
-                # Its holder was killed. One that was only stopped finds out by `check`.
+                # The other process was killed. If it was only stopped, its `check` fails.
                 location.delete([EDIT_CLAIM])
         time.sleep(_POLL)
 

@@ -26,7 +26,7 @@ from ..redaction import harmless_options
 from .location import Location
 
 _MOST_BYTES = 16 * 1024
-"""Bytes of a file that remembers one repository: it has some hundred. A larger one is not ours."""
+"""The largest size in bytes of such a file. A valid one has a few hundred bytes."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,23 @@ def remember(location: Location, repository: Known) -> None:
         # One by one: the mode of `mkdir` is not for the parents.
         for folder in (file.parent.parent, file.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # In one step: another process may do the same, and a half-written file would be no memory at all.
+        # Atomically, because another process may do the same, and a half-written file would be useless.
         with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".tmp-", delete=False) as new:
             new.write(json.dumps({"url": location.url, "id": repository.id, "encrypted": repository.encrypted}))
         os.replace(new.name, file)
 
 
 def forget(location: Location) -> None:
-    """Forget which repository was here."""
+    """Delete the saved id of a location."""
     with contextlib.suppress(OSError):
         _file(location).unlink()
 
 
 def _file(location: Location) -> Path:
-    # The specification wants a relative path there to be ignored.
+    # The XDG specification says to ignore a relative path.
     state = os.environ.get("XDG_STATE_HOME", "")
     home = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    # A bucket of one name may exist at two endpoints.
+    # Buckets with the same name may exist at different endpoints.
     options = harmless_options(location.storage_options)
     where = {key: options.get(key) for key in ("endpoint_url", "client_kwargs", "host", "port", "account_name")}
     name = blake3(json.dumps([location.url, where], sort_keys=True).encode()).hexdigest(16)

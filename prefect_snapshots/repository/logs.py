@@ -1,23 +1,23 @@
-"""Result logs: results that are too small and too frequent to each get an event or a pack.
+"""Result logs, for results that are too small and too frequent for an event or a pack each.
 
-- A *segment* is one file that its creator alone appends to, `logs/<stream>/<segment>`. Its name is random. An event of
-  the stream registers it before it is written, and their order is that of the events.
-- A *record* holds the results of one flush: a sealed object, after a head that says where it ends.
-- The *footer* is the last record of a *closed* segment. It says where the others lie, and holds a summary that
-  its kind defines, so that opening a closed segment reads nothing else.
-- Where a store cannot append, a record of an *open* segment is an object of its own, `<segment>/<number>`, and closing
-  puts the whole segment into one, `<segment>/whole`.
+- A *segment* is a file `logs/<stream>/<segment>` with a random name. Only its creator appends to it. An event of the
+  stream registers it before it is written, and the order of segments is the order of these events.
+- A *record* contains the results of one flush: a sealed object after a head that says where it ends.
+- The *footer* is the last record of a *closed* segment. It says where the other records are, and contains a summary
+  that its kind defines, so that opening a closed segment reads only the footer.
+- If a store cannot append, each record of an *open* segment is a separate object `<segment>/<number>`, and closing it
+  writes the whole segment to one object `<segment>/whole`.
 
-An event that comes later vouches for an *extent*: how many records, how many bytes, and of a closed segment the hash of
-all of it. So a segment that is missing, emptied, cut or swapped is damage. A start vouches for what it has read of open
-segments, too, because a killed writer cannot.
+A later event records the *extent* of a segment: the number of records and bytes and, if it is closed, the hash of all
+its bytes. So a missing, emptied, truncated or swapped segment is detected as damage. Each start also records what it
+has read of open segments, because a killed writer cannot.
 
-An open segment may end in a *torn* record, which a kill or a full disk left half-written. A record that cannot be read
-is taken for torn only where no footer and no sound record follows it; else it is damage.
+An open segment may end with a *torn* record that a kill or a full disk left half-written. A record that cannot be read
+counts as torn only if no footer and no intact record follows it. Otherwise it is damage.
 
-Which segments are wanted is said by the events of their stream: a body with `segment` registers one, and `drops` lists
-those that are not wanted any more, which `maintenance.prune` deletes. `closes`, `records`, `size` and `hash` are the
-extent of a closed one, `seen` those of open ones. Nothing else is known here of what the bodies mean.
+The events of a stream say which of its segments are needed: a body with `segment` registers one, and `drops` lists
+those that are no longer needed, which `maintenance.prune` deletes. `closes`, `records`, `size` and `hash` are the
+extent of a closed segment, `seen` those of open ones. This module interprets nothing else in the bodies.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _MARKER = b"\x89PSLOG\r\n"
 _TRAILER = struct.Struct("<Q8s")  # length of the footer with its head, marker
 _END_MARKER = b"\x89PSEND\r\n"
 _FOOTER = 2**32 - 1
-"""The number that marks the footer of a segment: no record has it."""
+"""The number of the footer of a segment, which no record has."""
 
 _TRIED = 1000
-"""Beginnings of records that are tried behind a broken one: each may cost reading all that follows."""
+"""How many possible beginnings of records are tried after a broken one. Each may require reading all later bytes."""
 _TAIL = 64 * 1024
-"""Bytes that are read at the end of a segment, to find its footer in one request."""
+"""How many bytes are read at the end of a segment to find its footer in one request."""
 _READ = 8 * 1024 * 1024
-"""Bytes that are read of a segment at once: few requests, and little memory."""
+"""How many bytes of a segment are read at a time: a compromise between requests and memory."""
 _GAP = 64 * 1024
-"""Bytes between two wanted records that are read along: less than what another request costs."""
+"""Gaps of up to this many bytes between two needed records are read, too, because another request would cost more."""
 
 
 def new_segment() -> str:
@@ -67,7 +67,7 @@ def new_segment() -> str:
 
 
 def folder(stream: str) -> str:
-    """Return where the segments of a stream lie."""
+    """Return the folder of the segments of a stream."""
     return f"{PREFIX}/{stream}"
 
 
@@ -75,27 +75,27 @@ _SEGMENT = re.compile(r"[0-9a-f]{32}")
 
 
 def drops_of(event: Event) -> list[str]:
-    """Return the segments that an event says are not wanted any more. What is no name of a segment is passed over."""
+    """Return the segments that an event drops. Invalid names are ignored."""
     drops = event.body.get("drops")
     return [one for one in drops if isinstance(one, str)] if isinstance(drops, list | tuple) else []
 
 
 def dropped(events: Iterable[Event]) -> set[str]:
-    """Return the segments that a stream's events say are not wanted any more."""
+    """Return the segments that the events of a stream drop."""
     return {segment for event in events for segment in drops_of(event)}
 
 
-# --- what events vouch for -----------------------------------------------------------------------------------------
+# --- extents in events ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much of a segment there is, as an event vouches for it.
+    """The extent of a segment, as an event records it.
 
     Attributes:
-        records: Records, the footer not counted.
-        size: Bytes.
-        digest: The BLAKE3 hash of a closed segment. Empty: the segment was open, and may have grown since.
+        records: The number of records without the footer.
+        size: The size in bytes.
+        digest: The BLAKE3 hash of a closed segment. Empty if the segment was open and may have grown since.
     """
 
     records: int
@@ -108,18 +108,18 @@ class Extent:
 
 
 def note_extents(body: Mapping[str, Any], known: dict[str, Extent]) -> None:
-    """Take the extents in the body of an event into account.
+    """Add the extents in the body of an event to the known ones.
 
     Args:
         body: The body of an event of the stream.
-        known: The extents of the events before, by segment. It is changed.
+        known: The extents of the earlier events, by segment. It is updated.
 
     Raises:
-        IntegrityError: The body makes no sense.
+        IntegrityError: The body is invalid.
     """
     drops = body.get("drops")
     for segment in drops if isinstance(drops, list | tuple) else ():
-        if isinstance(segment, str):  # what is no name of a segment is passed over, as in `drops_of`
+        if isinstance(segment, str):  # invalid names are ignored, as in `drops_of`
             known.pop(segment, None)
     try:
         if "records" in body:
@@ -129,7 +129,7 @@ def note_extents(body: Mapping[str, Any], known: dict[str, Extent]) -> None:
             if old is None or (not old.digest and old.records < records):
                 known[segment] = _extent(records, size, b"")
     except (TypeError, ValueError, KeyError) as error:
-        raise IntegrityError(f"An event describes a log segment that cannot exist ({error}).") from error
+        raise IntegrityError(f"An event describes an impossible log segment ({error}).") from error
 
 
 def _extent(records: int, size: int, digest: bytes) -> Extent:
@@ -139,7 +139,7 @@ def _extent(records: int, size: int, digest: bytes) -> Extent:
 
 
 def extents(events: Iterable[Event]) -> dict[str, Extent]:
-    """Return the extents that a stream's events vouch for, by segment."""
+    """Return the extents that the events of a stream record, by segment."""
     known: dict[str, Extent] = {}
     for event in events:
         note_extents(event.body, known)
@@ -150,10 +150,10 @@ def extents(events: Iterable[Event]) -> dict[str, Extent]:
 
 
 class SegmentWriter:
-    """Writes one segment. Nothing exists before the first record.
+    """Writes one segment, which is created with its first record.
 
     Args:
-        location, sealer: Of the repository.
+        location, sealer: Those of the repository.
         stream: The id of the stream that the segment is registered in.
         segment: Its name, from `new_segment`.
 
@@ -180,13 +180,13 @@ class SegmentWriter:
         return len(self._offsets)
 
     def append(self, frames: Sequence[Buffer]) -> int:
-        """Append a record: it survives the death of this process at once.
+        """Append a record. It survives the death of this process immediately.
 
         Returns:
             The number of the record.
 
         Raises:
-            StorageError: It could not be written; the segment cannot be continued.
+            StorageError: It could not be written. Nothing more can be appended to the segment.
         """
         if not self._begun:
             spare_reserve(self._location)
@@ -211,7 +211,7 @@ class SegmentWriter:
         """Append the footer, and make everything durable.
 
         Returns:
-            What an event should vouch for from now on. None if there is no record, and so no segment.
+            The extent to record in an event. None if there is no record, and so no segment.
         """
         if not self._begun:
             return None
@@ -230,14 +230,14 @@ class SegmentWriter:
         return Extent(self.records, self.size + sum(map(len, end)), self._hash.digest())
 
     def abandon(self) -> None:
-        """Stop writing without a footer. What was appended stays."""
+        """Stop writing without a footer. Records that were appended are kept."""
         if self._appender is not None:
             self._appender.abort()
         self._begun = False
 
 
 def list_objects(location: Location, stream: str) -> dict[str, dict[str, int]] | None:
-    """Return the objects of each segment of a stream with their sizes; None if segments are single files."""
+    """Return the objects of each segment of a stream with their sizes, or None if segments are single files."""
     if location.appends:
         return None
     found: dict[str, dict[str, int]] = {}
@@ -255,9 +255,9 @@ class SegmentReader:
     """Reads one segment, which may be growing.
 
     Attributes:
-        closed: Whether its footer was seen.
-        records: How many records are known.
-        extent: What an event vouches for. Read the event before you read the segment.
+        closed: Whether its footer was read.
+        records: The number of known records.
+        extent: The extent in an event. Read the event before you read the segment.
     """
 
     def __init__(
@@ -284,10 +284,10 @@ class SegmentReader:
         return self._end
 
     def summary(self, listed: Mapping[str, int] | None = None) -> list[Buffer] | None:
-        """Return what the footer says, if the segment is closed; None to go on with `follow`.
+        """Return the summary in the footer if the segment is closed. If None, continue with `follow`.
 
         Args:
-            listed: What `list_objects` said of the segment, where a store cannot append: spares a request.
+            listed: The result of `list_objects` for the segment if the store cannot append. It saves a request.
         """
         size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
         self._check_size(size)
@@ -303,7 +303,7 @@ class SegmentReader:
         try:
             number, frames = self._open(tail[-_TRAILER.size - length : -_TRAILER.size])
         except DamagedObject:
-            return None  # reading it from the start tells what is wrong
+            return None  # reading it from the start will find the damage
         if number != _FOOTER or not frames:
             return None
         self._close(frames[0], start)
@@ -311,13 +311,13 @@ class SegmentReader:
         return frames[1:]
 
     def follow(self, listed: Mapping[str, int] | None = None) -> Iterator[tuple[int, list[Buffer]]]:
-        """Return the records that came since the last look, with their numbers.
+        """Yield the records since the last call, with their numbers.
 
         Args:
             listed: As for `summary`.
 
         Raises:
-            DamagedObject: A record cannot be read, and it is no torn one; or there is less than an event vouches for.
+            DamagedObject: A record is damaged and not torn, or the segment is shorter than an event says.
         """
         if not self.closed:
             yield from self._follow(listed)
@@ -336,18 +336,18 @@ class SegmentReader:
         elif size != self._seen:
             known = self.records
             if not self._appends:
-                self.records = 0  # until now they were objects: find out where they lie in the whole
+                self.records = 0  # they were objects until now, so find their places in the whole
             for number, frames in self._follow_file(size):
                 if number >= known:
                     yield number, frames
             self._seen = size
 
     def read(self, numbers: Sequence[int]) -> Iterator[list[Buffer]]:
-        """Records by number, in the order of `numbers`.
+        """Yield records by number, in the order of `numbers`.
 
         Raises:
-            ObjectMissing: The segment is not there any more.
-            DamagedObject: A record is not what was written.
+            ObjectMissing: The segment no longer exists.
+            DamagedObject: A record is damaged.
         """
         if not self._appends and not self.closed:
             yield from self._read_objects(numbers)
@@ -362,13 +362,13 @@ class SegmentReader:
                 yield self._verified(data[start - first : end - first], number)
 
     def check_size(self, listed: Mapping[str, int] | None = None) -> None:
-        """Raise if the segment is missing or shorter than an event vouches for. Reads nothing of it.
+        """Check that the segment exists and is not shorter than an event says, without reading it.
 
         Args:
             listed: As for `summary`.
 
         Raises:
-            DamagedObject: It is.
+            DamagedObject: It is missing or too short.
         """
         size = self._location.size(self._file) if listed is None else listed.get(WHOLE)
         self._check_size(size)
@@ -384,12 +384,12 @@ class SegmentReader:
         for start in range(0, size, _READ):
             data = self._read_range(start, min(start + _READ, size))
             hasher.update(data)
-            if not data:  # an event can say any size
+            if not data:  # the size in an event may be wrong
                 break
         return hasher.digest()
 
     def salvage(self) -> Iterator[list[Buffer]]:
-        """Read every sound record that is left, whatever is between them."""
+        """Yield every intact record, even between damaged ones."""
         size = self._location.size(self._file)
         if size is None:
             yield from self._salvage_objects()
@@ -409,7 +409,7 @@ class SegmentReader:
             except DamagedObject:
                 at += 1
                 continue
-            if known < number < _FOOTER:  # whoever repeats an old record adds nothing
+            if known < number < _FOOTER:  # a forged repetition of an old record has no effect
                 known = number
                 yield frames
             at = end
@@ -424,16 +424,16 @@ class SegmentReader:
                 continue
 
     def _check_size(self, size: int | None) -> None:
-        """Raise if there is not what an event vouches for. Open segments in objects are counted, not measured."""
+        """Raise if the segment is shorter than an event says. Open segments in objects are counted, not measured."""
         extent = self.extent
         if extent is None or not extent.records or not (extent.digest or self._appends):
             return
         if size is None:
             size = self._location.size(self._file)  # a listing may have missed it
         if size is None:
-            raise DamagedObject(self._file, f"it is missing, and held {extent.records:,} records")
+            raise DamagedObject(self._file, f"it is missing, and had {extent.records:,} records")
         if size < extent.size or (extent.digest and size != extent.size):
-            raise DamagedObject(self._file, f"it has {size:,} bytes, and {extent.size:,} were written")
+            raise DamagedObject(self._file, f"it has {size:,} bytes, but {extent.size:,} were written")
 
     def _check_extent(self) -> None:
         extent = self.extent
@@ -476,10 +476,10 @@ class SegmentReader:
             data = data[length:]
             yield number, frames
         if len(data):
-            self._refuse_damage(data, size, "it is cut")
+            self._refuse_damage(data, size, "it is truncated")
 
     def _complete(self, data: memoryview) -> int | None:
-        """Return the length of the record that `data` begins with, None if more of it has to be read first."""
+        """Return the length of the record at the beginning of `data`, or None if more bytes are needed."""
         if len(data) < _HEAD.size:
             return None
         marker, _, length = _HEAD.unpack_from(data)
@@ -492,7 +492,7 @@ class SegmentReader:
         return _HEAD.size + int(_HEAD.unpack_from(data)[2]) if len(data) >= _HEAD.size else 0
 
     def _refuse_damage(self, data: memoryview, size: int, reason: str) -> None:
-        """Raise unless this is the torn end of an open segment: nothing sound follows, and nothing was closed."""
+        """Raise unless this is the torn end of an open segment, with no footer and no intact record after it."""
         where = f"record {self.records} at byte {self._end}"
         rest = bytes(data) + self._read_range(self._end + len(data), size)
         if rest.endswith(_END_MARKER):
@@ -502,7 +502,7 @@ class SegmentReader:
         while at >= 0:
             tried += 1
             if tried > _TRIED:
-                raise DamagedObject(self._file, f"{where}: {reason}, and {_TRIED} beginnings of records follow")
+                raise DamagedObject(self._file, f"{where}: {reason}, and {_TRIED} possible records follow")
             _, number, length = _HEAD.unpack_from(rest, at) if at + _HEAD.size <= len(rest) else (b"", 0, 0)
             if number > self.records:
                 try:
@@ -510,7 +510,7 @@ class SegmentReader:
                 except DamagedObject:
                     pass
                 else:
-                    raise DamagedObject(self._file, f"{where}: {reason}, and later records are sound")
+                    raise DamagedObject(self._file, f"{where}: {reason}, but later records are intact")
             at = rest.find(_MARKER, at + 1)
 
     def _check_end(self, rest: memoryview, read: int, size: int, footer: int) -> None:
@@ -533,7 +533,7 @@ class SegmentReader:
         return int(offsets[number]), int(offsets[number + 1]) if number + 1 < self.records else self._end
 
     def _spans(self, numbers: Sequence[int]) -> Iterator[list[int]]:
-        """Return runs of records that lie close enough to be read at once."""
+        """Yield runs of records that are close enough to be read together."""
         span: list[int] = []
         for number in numbers:
             start, end = self._bounds(number)
@@ -559,8 +559,8 @@ class SegmentReader:
             path = f"{self._path}/{number:08d}"
             if number != self.records or data is None:
                 if self._location.size(self._file) is not None:
-                    return  # closed meanwhile, and pruned: the next look finds it whole
-                raise DamagedObject(f"{self._path}/{self.records:08d}", "it is missing, and a later one is there")
+                    return  # it was closed and pruned since: the next call reads it as one object
+                raise DamagedObject(f"{self._path}/{self.records:08d}", "it is missing, but a later one exists")
             try:
                 frames = self._verified(data, number)
             except DamagedObject as error:
@@ -580,15 +580,15 @@ class SegmentReader:
     def _verified(self, data: Buffer, number: int) -> list[Buffer]:
         found, frames = self._open(memoryview(data))
         if found != number:
-            raise DamagedObject(self._file, f"record {found} lies where record {number} should")
+            raise DamagedObject(self._file, f"record {found} is in the place of record {number}")
         return frames
 
     def _open(self, record: memoryview | bytes) -> tuple[int, list[Buffer]]:
         if len(record) < _HEAD.size:
-            raise DamagedObject(self._file, "a record is cut")
+            raise DamagedObject(self._file, "a record is truncated")
         marker, number, length = _HEAD.unpack_from(record)
         if marker != _MARKER or _HEAD.size + length != len(record):
-            raise DamagedObject(self._file, f"record {number} has no sound head")
+            raise DamagedObject(self._file, f"record {number} has a damaged head")
         try:
             return number, self._sealer.open(f"{self._path}/{number}", record[_HEAD.size :])
         except DamagedObject as error:
@@ -606,11 +606,11 @@ def _seal(sealer: Sealer, path: str, number: int, frames: Sequence[Buffer]) -> b
 
 
 class Claims:
-    """Keeps processes that share a stream from doing the same work at the same time.
+    """Prevents processes that share a stream from doing the same work at the same time.
 
-    Nothing depends on it but the cost of doing it twice. Where files can be locked, a claim ends with its process, and
-    it is known which segments are still being written. Elsewhere a claim is an object that stays; it counts as long as
-    the segment of its owner is open.
+    A failure only means that work is done twice. If files can be locked, a claim ends with its process, and open
+    segments show which processes are alive. Otherwise a claim is an object, which is valid while the segment of its
+    owner is open.
     """
 
     def __init__(self, location: Location, stream: str, sealer: Sealer) -> None:
@@ -633,16 +633,16 @@ class Claims:
             self._locks.take(_number(segment))
 
     def stop_holding(self, segment: str) -> None:
-        """Show that a segment is not written any more."""
+        """Show that a segment is no longer being written."""
         if self._locks is not None:
             self._locks.release(_number(segment))
 
     def is_live(self, segment: str) -> bool:
-        """Return whether an open segment may still grow. Not sure means yes."""
+        """Return whether an open segment may still grow. If this is unknown, return True."""
         return self._locks is None or self._locks.is_held(_number(segment))
 
     def take(self, unit: int, segment: str, open_segments: frozenset[str]) -> bool:
-        """Claim a piece of work, in the name of the own segment. False when somebody else is at it."""
+        """Claim a unit of work for this process's segment. Return False if another process has it."""
         if self._locks is not None:
             number = self._hidden(unit)
             taken = self._locks.take(number)
@@ -652,12 +652,12 @@ class Claims:
         return not open_segments or self._create(unit, segment, open_segments)
 
     def release(self, unit: int) -> None:
-        """Give a claim back."""
+        """Release a claim."""
         if self._locks is not None and unit in self._locked:
             self._locks.release(self._locked.pop(unit))
 
     def close(self) -> None:
-        """Release everything."""
+        """Release all claims."""
         if self._locks is not None:
             self._locks.close()
 
@@ -673,10 +673,10 @@ class Claims:
             turn += 1  # its owner has closed its segment, or is cleared
 
     def _hidden(self, unit: int) -> int:
-        """Return the number under which a piece of work is claimed where others can see it.
+        """Return the number to use in the visible claim of a unit of work.
 
-        Names of objects and locks are visible. The number of a piece of work follows from its items, by a formula that
-        could be turned around: it is hashed with the secret of the repository.
+        Names of objects and locks are visible, and the number of a unit could reveal its items. So it is hashed with
+        the secret of the repository.
         """
         return self._sealer.hidden_number(self._stream, unit)
 
@@ -685,14 +685,14 @@ def _number(segment: str) -> int:
     return int(segment[:15], 16)
 
 
-# --- looking after them --------------------------------------------------------------------------------------------
+# --- maintenance ---------------------------------------------------------------------------------------------------
 
 
 def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: float) -> list[str]:
     """Return objects in the logs of one stream that can be deleted.
 
-    These are dropped segments, what lies there whole as well, and claims from before a time, in seconds since 1970:
-    whoever still holds one of these might have its work done twice, and no more than that.
+    These are dropped segments, single records of segments that are stored whole, and claims older than `before`, in
+    seconds since 1970. If such a claim is still in use, its work may be done twice.
     """
     infos = list(segments)
     drops = dropped(events)
@@ -701,7 +701,7 @@ def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: fl
     for info in infos:
         _, _, *inner = info.path.split("/")
         if not inner:
-            continue  # a stray object, which is nobody's segment
+            continue  # a stray object that is not a segment
         segment, *rest = inner
         parent = info.path.rpartition("/")[0]
         if segment == CLAIMS:
@@ -714,31 +714,31 @@ def unwanted(segments: Iterable[ObjectInfo], events: Iterable[Event], before: fl
 
 
 def wanted(events: Iterable[Event]) -> list[str]:
-    """Return the segments that count, by a stream's events."""
+    """Return the segments that are needed according to the events of a stream."""
     segments: dict[str, None] = {}
     for event in events:
         for segment in drops_of(event):
             segments.pop(segment, None)
         begun = event.body.get("segment")
-        if isinstance(begun, str) and _SEGMENT.fullmatch(begun):  # it becomes a part of a path
+        if isinstance(begun, str) and _SEGMENT.fullmatch(begun):  # it becomes part of a path
             segments[begun] = None
     return list(segments)
 
 
 def verify(location: Location, sealer: Sealer, stream: str, segment: str, extent: Extent | None = None) -> int:
-    """Read a segment from start to end. Returns its size in bytes.
+    """Read and verify a whole segment. Return its size in bytes.
 
     Raises:
-        DamagedObject: Something in it is not what was written, or not all of it is there.
+        DamagedObject: It is damaged or incomplete.
     """
     reader = SegmentReader(location, sealer, stream, segment, extent)
     for _ in reader.follow():
         pass
     if extent is not None and extent.digest and reader.digest(extent.size) != extent.digest:
-        raise DamagedObject(f"{folder(stream)}/{segment}", "its hash is not that of what was written")
+        raise DamagedObject(f"{folder(stream)}/{segment}", "its content does not match its hash")
     return reader.nbytes
 
 
 def salvage(location: Location, sealer: Sealer, stream: str, segment: str) -> Iterator[list[Buffer]]:
-    """Read the sound records of a damaged segment, in order."""
+    """Yield the intact records of a damaged segment, in order."""
     return SegmentReader(location, sealer, stream, segment).salvage()

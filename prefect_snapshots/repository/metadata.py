@@ -1,4 +1,4 @@
-"""Metadata beside a value, in plain types that the catalog can hold, search and show."""
+"""Metadata, in plain types that the catalog can store, search and show."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import msgspec
 from ..errors import InvalidArgument
 
 METADATA_LIMIT = 64 * 1024
-"""Most bytes of metadata with one thing: it travels in the catalog, and store larger things as data."""
+"""The most bytes of metadata for one version, because it is stored in the catalog. Store larger values as data."""
 
 
 def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a copy in plain types, so that the catalog can hold and search it.
+    """Return a copy in plain types, so that the catalog can store and search it.
+
+    Allowed are None, bool, 64-bit int, float, str, bytes, datetime with a time zone, and lists and dictionaries of
+    these with string keys. Scalars of NumPy and JAX are converted.
 
     Raises:
-        InvalidArgument: For a value that is none of: None, bool, int of 64 bits, float, str, bytes, datetime with a
-            zone, a list or a dictionary with string keys of such; and for more than 64 KB. Scalars of NumPy and JAX
-            become Python's.
+        InvalidArgument: A value has another type, or the metadata is larger than 64 KB.
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidArgument(f"Metadata must be a dictionary, not {type(metadata).__name__}.")
@@ -33,7 +34,7 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         raise InvalidArgument(f"Metadata cannot be stored: {error}.") from None
     if size > METADATA_LIMIT:
         raise InvalidArgument(
-            f"Metadata of {size} bytes is too large: up to {METADATA_LIMIT} are kept. Store large things as data."
+            f"Metadata has {size} bytes, more than the limit of {METADATA_LIMIT}. Store large values as data."
         )
     return cleaned
 

@@ -7,21 +7,21 @@ import unicodedata
 from ..errors import InvalidName
 
 NAME_LIMIT = 512
-"""The most characters in a name, an id or a tag: object stores and lists cope with it, and no honest name is longer."""
+"""The most characters in a name, an id or a tag: object stores and tables can handle it, and real names are shorter."""
 
 _INVISIBLE = ("Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn")
-"""Unicode categories of characters that are not shown, or not everywhere: two names could look the same."""
+"""Unicode categories of characters that are not always visible, so that different names could look the same."""
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """Return a name, or refuse it if it cannot be told apart from others or shown safely.
+    """Check that a name cannot be confused with others and can be shown safely, and return it.
 
     Args:
         name: A string of 1 to 512 characters in Unicode normal form C.
-        what: What messages call it.
+        what: The word for it in messages.
 
     Raises:
-        InvalidName: The name is anything else.
+        InvalidName: The name is invalid.
     """
     if not isinstance(name, str):
         raise InvalidName(f"A {what} must be a string, not {type(name).__name__}.")
@@ -32,7 +32,7 @@ def check_name(name: str, what: str = "name") -> str:
         raise InvalidName(f"The {what} {shown!r} has control or invisible characters. Remove them.")
     if unicodedata.normalize("NFC", name) != name:
         raise InvalidName(
-            f"The {what} {shown!r} is not in Unicode normal form C, so that another one could look the same. "
+            f"The {what} {shown!r} is not in Unicode normal form C, so another one could look the same. "
             "Pass it through unicodedata.normalize('NFC', name)."
         )
     if name != name.strip() or any(part in ("", ".", "..") for part in name.split("/")):

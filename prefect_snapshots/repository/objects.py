@@ -1,4 +1,4 @@
-"""Read many objects, of which some may be no files at all."""
+"""Read many objects, even if some of them are not regular files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .location import Location
 
 
 def read_each(location: Location, paths: Sequence[str]) -> list[bytes | DamagedObject | None]:
-    """Return the bytes of each object in the order of `paths`, None for a missing one, or what is wrong with it.
+    """Return the bytes of each object in the order of `paths`, None for a missing one, or an error for a damaged one.
 
-    In a directory, somebody may have put a pipe or a device in the place of an object: that one is named, and the
+    In a directory, somebody may have replaced an object by a pipe or a device. Such an object is reported, and the
     others are read.
     """
     try:

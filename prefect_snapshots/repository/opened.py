@@ -27,7 +27,7 @@ class Opened:
     reader: ChunkReader
 
     def apart(self, *, writing: bool) -> Opened:
-        """Return the same repository with a catalog and an index of its own, which no other thread moves on."""
+        """Return the same repository with a separate catalog and index, which other threads do not refresh."""
         return assemble(self.store.location, self.config, self.secret, self.password_name, self.sealer, not writing)
 
 
@@ -39,7 +39,7 @@ def assemble(
     sealer: Sealer,
     read_only: bool,
 ) -> Opened:
-    """Put the parts together. They know nothing yet, and read when they are first used."""
+    """Assemble the parts. They read nothing before their first use."""
     catalog = Catalog(location, sealer, read_only=read_only)
     index = Index(location, sealer, read_only=read_only)
     store = Store(location, sealer, index, lambda: catalog.state.condemned)

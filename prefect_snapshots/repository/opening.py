@@ -27,13 +27,13 @@ from .threads import Lock
 
 
 class Opener:
-    """Open one repository when it is first used, and once.
+    """Open one repository once, at its first use.
 
     Args:
-        location: Where it is.
-        password: Where its password comes from.
-        expected_id: The id that it must have; None for the one that is remembered, if any.
-        compression: How this process compresses what it stores.
+        location: The location of the repository.
+        password: The source of its password.
+        expected_id: The id that it must have. None means the id that was saved when it was last opened, if any.
+        compression: How this process compresses new data.
         read_only: Refuse to write.
         single_writer: Accept a location that cannot create objects exclusively.
     """
@@ -65,8 +65,8 @@ class Opener:
         """Open the repository for reading. Creates nothing.
 
         Raises:
-            RepositoryNotFound: There is none.
-            NotARepository: The place is not empty, and holds none.
+            RepositoryNotFound: There is no repository.
+            NotARepository: The location is not empty, but does not contain a repository.
             WrongPassword: The password does not open it, or is missing.
             RepositoryChanged: It is another repository than the expected one.
         """
@@ -75,23 +75,27 @@ class Opener:
                 if self._opened is None:
                     config = read_config(self.location)
                     if config is None and not self.location.is_empty():
-                        # Somebody may have created the repository between these two looks.
+                        # Another process may have created the repository between these two checks.
                         config = read_config(self.location)
                         if config is None:
                             raise NotARepository(
-                                f"{self._url} is not empty, and it holds no repository. Nothing was changed. Choose "
-                                "an empty or a new place, or check the URL."
+                                f"{self._url} is not empty, but does not contain a repository. Nothing was changed. "
+                                "Choose an empty or new directory or prefix, or check the URL."
                             )
                     if config is None:
                         raise RepositoryNotFound(
-                            f"There is no repository at {self._url}. The first save creates one; check the URL if you "
-                            "expected data here."
+                            f"There is no repository at {self._url}. "
+                            + (
+                                "With read_only=True none is created. Check the URL."
+                                if self._read_only
+                                else "The first save creates one; check the URL if you expected data here."
+                            )
                         )
                     self._opened = self._open(config)
         return self._opened
 
     def writing(self) -> Opened:
-        """Open the repository for writing, and create it if the place is empty."""
+        """Open the repository for writing, and create it if the location is empty."""
         if self._read_only:
             raise ReadOnlyRepository(
                 f"{self._url} was opened with read_only=True. Nothing was changed. To write, open it without "
@@ -103,7 +107,7 @@ class Opener:
                     opened = self.reading()
                 except RepositoryNotFound:
                     opened = self._opened = self._open(self._create_config())
-                # Whoever created the repository may have been killed before there was a copy.
+                # The process that created the repository may have been killed before it wrote the copy.
                 if self.location.size(CONFIG_COPY) is None:
                     self.location.create(CONFIG_COPY, config_bytes(opened.config))
                 keep_reserve(self.location)
@@ -111,18 +115,19 @@ class Opener:
         return self.reading()
 
     def _create_config(self) -> dict[str, Any]:
-        """Claim the place. Of several at once one wins, and the others open what it created."""
+        """Create the configuration. If several processes try, one wins, and the others open its repository."""
         password = self._password()
         if self._expected_id is not None:
             raise RepositoryNotFound(
-                f"There is no repository at {self._url}, and none is created, because id={self._expected_id!r} was "
-                "given. Check the URL, or leave out id to create a new one."
+                f"There is no repository at {self._url}, and none was created, because you passed "
+                f"id={self._expected_id!r}. Check the URL, or leave out id to create a new repository."
             )
         before = known.find(self.location)
         if password is None and not self._password.is_refused and before is not None and before.encrypted:
             raise WrongPassword(
-                f"There was an encrypted repository at {self._url} when you last looked, and now there is none. It is "
-                "not replaced by one without encryption: pass a password, or password=False (--no-password)."
+                f"There was an encrypted repository at {self._url} when you last opened it, and now there is none. "
+                "Nothing was created, because it would not be encrypted. Pass a password, or password=False "
+                "(--no-password)."
             )
         if not self._single_writer:
             self.location.prove_exclusive()
@@ -140,7 +145,7 @@ class Opener:
         except StorageUnavailable:
             claimed = False
         if claimed:
-            # What was here before is gone, and this one is ours.
+            # The repository that was here before is gone, and this process has created the new one.
             known.forget(self.location)
             return config
         found = read_config(self.location)
@@ -149,11 +154,11 @@ class Opener:
         return found
 
     def _check_id(self, config: dict[str, Any]) -> None:
-        """Refuse a repository that is not the one that is expected here."""
+        """Raise an error if the repository is not the expected one."""
         if self._expected_id is not None:
             if config["id"] != self._expected_id:
                 raise RepositoryChanged(
-                    f"{self._url} holds the repository {config['id']}, but id={self._expected_id!r} was given. "
+                    f"The repository at {self._url} is {config['id']}, but you passed id={self._expected_id!r}. "
                     "Somebody may have replaced it. Nothing was read from it."
                 )
             return
@@ -168,13 +173,13 @@ class Opener:
     def _open(self, config: dict[str, Any]) -> Opened:
         if config["format"] > FORMAT:
             raise UnsupportedFormat(
-                f"{self._url} has repository format {config['format']}; this version reads up to {FORMAT}. "
+                f"{self._url} has repository format {config['format']}, but this version reads only up to {FORMAT}. "
                 "Upgrade prefect-snapshots."
             )
         if config["chunking"] != chunking.parameters() and not self._read_only:
             raise UnsupportedFormat(
-                f"{self._url} cuts its chunks in another way ({config['chunking']}), so that nothing would be found "
-                "again. Open it with read_only=True."
+                f"{self._url} splits data with other parameters ({config['chunking']}), so new data would not be "
+                "deduplicated. Nothing was changed. Open it with read_only=True."
             )
         self._check_id(config)
         name, secret = self._unlock(config)
@@ -183,17 +188,17 @@ class Opener:
         return assemble(self.location, config, secret, name, sealer, self._read_only)
 
     def _unlock(self, config: dict[str, Any]) -> tuple[str, bytes | None]:
-        """Return the name of the password that opened the repository, and the secret. Both are nothing in a plain one.
+        """Return the name of the password that opened the repository, and the secret: "" and None if not encrypted.
 
-        A configured password means that the repository is encrypted. Otherwise whoever can write to the bucket could
-        put a plain one there, have you unpickle what is in it, and read what you save next.
+        If a password is configured, the repository must be encrypted. Otherwise anyone who can write to the bucket
+        could replace it by a plain one, make you unpickle their data, and read what you save next.
         """
         password = self._password()
         if not config["passwords"]:
             if password is not None:
                 raise WrongPassword(
                     f"{self._url} is not encrypted, but a password is configured for it. Somebody may have replaced "
-                    "it. If it is meant to be open, pass password=False (--no-password on the command line)."
+                    "it. If it should not be encrypted, pass password=False (--no-password on the command line)."
                 )
             return "", None
         if password is None:

@@ -1,8 +1,8 @@
-"""Many chunks in one object.
+"""Packs, which store many chunks in one object.
 
-A pack is immutable: a header with its random id, sealed chunks back to back, then a table of them, from which a lost
-index can be rebuilt. A pack is written once, by one writer, and becomes visible only when it is whole and durable.
-Ids are random and never reused, so that a delete that arrives late hits nothing.
+A pack is immutable: a header with its random id, sealed chunks one after another, and a table of them from which a lost
+index can be rebuilt. A pack is written once, by one writer, and becomes visible only when it is complete and durable.
+Ids are random and never reused, so that a delayed delete request cannot hit another pack.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAIL = struct.Struct("<I4s")  # bytes in the sealed table, magic
 _MAGIC = b"PSPK"
 
 LARGEST = 1024**3
-"""Most bytes in a pack that is read whole: those that are written have up to 128 MB, the last chunk and the table."""
+"""The most bytes in a pack that is read whole. Written packs have up to 128 MB, plus the last chunk and the table."""
 
 LOCAL_LIMIT = 128 * 1024 * 1024
 """Bytes after which a pack on a local disk is closed; its fsync then overlaps with writing the next."""
@@ -32,13 +32,13 @@ REMOTE_LIMIT = 32 * 1024 * 1024
 
 
 def pack_path(pack: bytes) -> str:
-    """Return where a pack lies."""
+    """Return the path of a pack."""
     name = pack.hex()
     return f"{PREFIX}/{name[:2]}/{name}"
 
 
 def pack_of(path: str) -> bytes | None:
-    """Return the id of the pack at `path`; None when it is no pack's path."""
+    """Return the id of the pack at `path`, or None if it is not the path of a pack."""
     name = path.rpartition("/")[2]
     try:
         pack = bytes.fromhex(name)
@@ -51,9 +51,9 @@ class PackWriter:
     """One pack being written. Not thread-safe, except that `close` may run in another thread than `add`.
 
     Args:
-        location: Where it goes.
-        sealer: Of the repository.
-        read_soon: Whether what it holds is likely to be read soon.
+        location: The location to write to.
+        sealer: The sealer of the repository.
+        read_soon: Whether its chunks will probably be read soon.
     """
 
     def __init__(self, location: Location, sealer: Sealer, *, read_soon: bool = True) -> None:
@@ -67,9 +67,9 @@ class PackWriter:
         self.size = _HEAD.size
 
     def add(self, chunk: bytes, size: int, codec: int, data: Buffer, bases: tuple[bytes, ...] = ()) -> None:
-        """Append one chunk, compressed already where that pays, or a delta and the chunks that it needs.
+        """Append one chunk that is already compressed if useful, or a delta with its bases.
 
-        It must not change before `write_out`.
+        The data must not change before `write_out`.
         """
         if self._cipher is not None:
             data = self._sealer.lock_chunk(self._cipher, self.size, chunk, data)
@@ -78,24 +78,24 @@ class PackWriter:
         self.size += len(data)
 
     def write_out(self) -> None:
-        """Hand what was added to the location: many chunks at once, for each call costs as much as a small chunk."""
+        """Write the added chunks to the location, many together, because a call takes as long as a small chunk."""
         self._object.write(self._waiting)
         self._waiting = []
 
     def close(self) -> list[Entry]:
-        """Write the table; make the pack durable and visible. Returns what it holds."""
+        """Write the table, make the pack durable and visible, and return its entries."""
         table = self._sealer.seal(f"{self.path}#table", records_of(self.entries, {self.pack: 0}))
         self._object.write([*self._waiting, table, _TAIL.pack(len(table), _MAGIC)])
         self._object.close()
         return self.entries
 
     def abort(self) -> None:
-        """Give up: nothing becomes visible."""
+        """Discard the pack. Nothing becomes visible."""
         self._object.abort()
 
 
 def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") -> Buffer:
-    """Return the plaintext of a chunk, verified, from its stored bytes, and for a delta its bases end to end."""
+    """Return the verified plaintext of a chunk from its stored bytes and, for a delta, its joined bases."""
     path = pack_path(entry.pack)
     if len(data) != entry.stored:
         raise DamagedObject(path, f"it ends within chunk {entry.chunk.hex()[:16]}")
@@ -106,7 +106,7 @@ def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") 
 
 
 def is_plain(sealer: Sealer, entry: Entry) -> bool:
-    """Return whether the stored bytes of a chunk are its plaintext, so that it can be read into place."""
+    """Return whether the stored bytes of a chunk are its plaintext, so that it can be read directly into a buffer."""
     return entry.codec == RAW and not sealer.encrypted
 
 
@@ -114,8 +114,8 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
     """Return the table at the end of a pack.
 
     Raises:
-        DamagedObject: When it cannot be read.
-        ObjectMissing: When there is no such pack.
+        DamagedObject: It is damaged.
+        ObjectMissing: There is no such pack.
     """
     path = pack_path(pack)
     size = location.size(path)
@@ -126,14 +126,14 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
 
 
 def open_pack(sealer: Sealer, pack: bytes, data: memoryview) -> list[Entry]:
-    """Return the table of a pack that was read whole; its first and last bytes are verified too, but not the chunks.
+    """Return the table of a pack that was read whole. Its first and last bytes are verified, too, but not the chunks.
 
     Raises:
-        DamagedObject: When any of that is damaged.
+        DamagedObject: The first or last bytes or the table are damaged.
     """
     path = pack_path(pack)
     if data[: _HEAD.size] != _HEAD.pack(_MAGIC, 1, int(sealer.encrypted), pack):
-        raise DamagedObject(path, "it does not begin as a pack does")
+        raise DamagedObject(path, "it does not begin like a pack")
     start, length = _table_range(path, data[-_TAIL.size :], len(data))
     return _entries(sealer, pack, data[start : start + length], start)
 
@@ -144,7 +144,7 @@ def _table_range(path: str, tail: Buffer, size: int) -> tuple[int, int]:
         raise DamagedObject(path, "it is shorter than a pack's last bytes")
     length, magic = _TAIL.unpack(tail)
     if magic != _MAGIC or length + _TAIL.size + _HEAD.size > size:
-        raise DamagedObject(path, "it does not end as a pack does")
+        raise DamagedObject(path, "it does not end like a pack")
     return size - _TAIL.size - length, length
 
 

@@ -16,15 +16,15 @@ PASSWORD_COMMAND_SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND"
 Password: TypeAlias = str | Callable[[], str | None] | Literal[False] | None
 """A password, a function that returns it, False for a repository without encryption, or None for the environment."""
 
-# A key file holds a line; whoever names a disk image by mistake is told so.
+# A key file contains one line. The limit catches the wrong file, such as a disk image.
 _MOST_BYTES = 64 * 1024
 
 
 class PasswordSource:
-    """The password that was configured for a repository. It is asked for once, when it is first needed.
+    """The configured password of a repository. It is read once, when it is first needed.
 
     Args:
-        given: What the user passed.
+        given: The argument of the user.
 
     Raises:
         InvalidArgument: The password is empty, or True.
@@ -41,14 +41,14 @@ class PasswordSource:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the user wants no encryption, in so many words: `password=False`."""
+        """Whether the user explicitly wants no encryption: `password=False`."""
         return self._given is False
 
     def __call__(self) -> str | None:
         """Return the password, or None if none is configured or wanted.
 
         Raises:
-            WrongPassword: A password is configured, and it is empty or cannot be had.
+            WrongPassword: The configured password is empty or cannot be read.
         """
         if self._found is None and self._given is not False:
             if isinstance(self._given, str):
@@ -68,18 +68,17 @@ class PasswordSource:
 
 
 def configured_password() -> str | None:
-    """Return the password that the environment configures, or None.
+    """Return the password that is configured in the environment, or None.
 
     Raises:
-        WrongPassword: It configures one that is empty or cannot be had. A secret that went missing is no reason to
-            go on without encryption.
+        WrongPassword: It is empty or cannot be read. A missing secret must not mean that data is not encrypted.
     """
     found = os.environ.get(PASSWORD_SETTING)
     if found is not None:
         if not found:
             raise WrongPassword(
-                f"{PASSWORD_SETTING} is set, but empty. Set it to the password, or unset it; pass password=False or "
-                "--no-password for a repository without encryption."
+                f"{PASSWORD_SETTING} is set, but empty. Set it to the password, or unset it. For a repository without "
+                "encryption, pass password=False or --no-password."
             )
         return found
     file, command = os.environ.get(PASSWORD_FILE_SETTING), os.environ.get(PASSWORD_COMMAND_SETTING)
@@ -89,7 +88,7 @@ def configured_password() -> str | None:
 
 
 def password_from_command(command: str) -> str:
-    """Return what a shell command prints, without the line break at its end.
+    """Return the output of a shell command, without the line break at its end.
 
     Raises:
         WrongPassword: The command failed, or printed nothing.
@@ -104,7 +103,7 @@ def password_from_file(path: str | os.PathLike[str]) -> str:
     """Return the content of a key file, without the line break at its end.
 
     Raises:
-        WrongPassword: The file cannot be read, is empty, or is no key file.
+        WrongPassword: The file cannot be read, is empty, or is not a key file.
     """
     try:
         with open(path, "rb") as file:
@@ -116,7 +115,7 @@ def password_from_file(path: str | os.PathLike[str]) -> str:
 
 def _line(data: bytes, source: str) -> str:
     if len(data) > _MOST_BYTES:
-        raise WrongPassword(f"{source} gave more than {_MOST_BYTES // 1024} KiB, which is no password.")
+        raise WrongPassword(f"{source} gave more than {_MOST_BYTES // 1024} KiB, which cannot be a password.")
     try:
         password = data.decode().rstrip("\r\n")
     except UnicodeDecodeError:

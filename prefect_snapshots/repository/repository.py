@@ -1,6 +1,6 @@
-"""`Repository`: one place for everything that must outlive a run, and the door to all that can be done with it.
+"""`Repository`: the storage of everything that must outlive a run.
 
-A repository is any fsspec URL or path with a `repository.json`. Each kind keeps one *stream* for each of its names and
+A repository is any fsspec URL or path with a `repository.json`. Each kind has one *stream* for each of its names, and
 commits *events* to it, some of them with *content*.
 """
 
@@ -37,12 +37,12 @@ _open: weakref.WeakValueDictionary[str, Repository] = weakref.WeakValueDictionar
 class Repository:
     """Store values, artifacts, backups and results in one place.
 
-    Nothing is read or written before the first use. The first save creates the repository if the URL is missing or
-    empty; reading never creates one.
+    Nothing is read or written before the first use. The first save creates the repository if the URL does not exist or
+    is empty. Reading never creates one.
 
     Args:
-        url: Any fsspec URL or path. Default: the repository of the enclosing `use_repository`, else the environment
-            variable `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, else `./snapshots`.
+        url: Any fsspec URL or path. Default: the repository of the enclosing `use_repository`, then the environment
+            variable `PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY`, then `./snapshots`.
         storage_options: Options for the fsspec filesystem, such as credentials and endpoint. Default: none.
         password: The password that opens the repository, or encrypts a new one: a string, or a function that returns
             it. With a password, a repository without encryption is refused; pass False to open one. Default: the
@@ -116,7 +116,7 @@ class Repository:
 
     @property
     def id(self) -> str:
-        """The id of the repository, 32 hexadecimal digits."""
+        """The id of the repository: 32 hexadecimal digits."""
         return self._reading().id
 
     @property
@@ -137,15 +137,15 @@ class Repository:
     def stream(
         self, kind: str, name: str, apply: Callable[[Event], None], forget: Callable[[], None] = lambda: None
     ) -> Stream:
-        """Open the stream of a kind and name, and read it to its head.
+        """Open the stream of a kind and name, and read all its events.
 
-        A repository that does not exist yet has only empty streams, unless it was opened read-only.
+        In a repository that does not exist yet, every stream is empty, unless it was opened read-only.
 
         Args:
             kind: The kind, such as "snapshots".
             name: The name within the kind.
             apply: Called with every event in order, now and later.
-            forget: Called before all events are applied once more, which a fork can make necessary. Default: nothing.
+            forget: Called before all events are applied again, which may be necessary after a fork. Default: nothing.
 
         Returns:
             The stream, with all its events applied.
@@ -184,18 +184,19 @@ class Repository:
         """Commit one event: data first, then its name.
 
         Args:
-            stream: Where to commit.
-            draft: Returns what to commit, given what the stream says now. It is called again whenever another writer
-                was faster. It may raise, or return None to commit nothing.
-            store: Stores the content of the event. It may be called again, if a prune condemned what was reused.
-            content: Content that travels inside the event, instead of `store`.
-            token: The token of an earlier attempt whose outcome is unknown. If that one landed, you get its event.
+            stream: The stream to commit to.
+            draft: A function that returns the event to commit for the current state of the stream. It is called again
+                if another writer was faster. It may raise an error, or return None to commit nothing.
+            store: A function that stores the content of the event. It is called again if a prune has condemned data
+                that it reused.
+            content: Content to store inside the event, instead of `store`.
+            token: The token of an earlier attempt with an unknown outcome. If that succeeded, you get its event.
 
         Returns:
-            The event; None if the draft was None.
+            The event, or None if the draft was None.
 
         Raises:
-            CommitUnknown: The storage did not say whether the commit landed.
+            CommitUnknown: The storage did not say whether the commit succeeded.
         """
         opened = self._writing()
         return commit(opened.catalog, opened.store, stream, draft, store=store, content=content, token=token)
@@ -209,19 +210,19 @@ class Repository:
         token: bytes | None = None,
         passed: Callable[[int], None] = lambda _: None,
     ) -> Event | None:
-        """Commit one event with content that is stored already, here or in another repository.
+        """Commit one event with content that is already stored in this or another repository.
 
-        Only chunks that are not here are copied. A second try after a kill copies the rest.
+        Only missing chunks are copied. Another attempt after a kill copies the rest.
 
         Args:
-            stream: Where to commit.
+            stream: The stream to commit to.
             draft: As for `commit`.
             source: The content.
             token: As for `commit`.
-            passed: Called with the number of bytes that are here now. Default: nothing.
+            passed: Called with the number of bytes that were copied or are already here. Default: nothing.
 
         Returns:
-            The event, or None if the draft gave nothing to commit.
+            The event, or None if the draft was None.
         """
         if source.inline is not None:
             return self.commit(stream, draft, content=source.inline, token=token)
@@ -242,14 +243,14 @@ class Repository:
     # --- maintenance -----------------------------------------------------------------------------------
 
     def check(self, read_data: bool = False, *, progress: Progress | None = None) -> CheckReport:
-        """Verify that everything that was committed is there.
+        """Verify that all committed data exists.
 
         Args:
-            read_data: Read and verify every byte, too. Default: only look whether it is there.
-            progress: Called with what is being done, how much of it is done, and how much there is.
+            read_data: Also read and verify every byte. Default: only check that the data exists.
+            progress: Called with a label of the current step, how much of it is done, and the total.
 
         Returns:
-            A report of what was looked at, and of each problem. `ok` is True if there is none.
+            A report of what was checked, and of each problem. `ok` is True if there is none.
         """
         return maintenance.check(self._reading(), read_data, progress)
 
@@ -261,26 +262,26 @@ class Repository:
         progress: Progress | None = None,
         without: Collection[tuple[str, str, int]] = (),
     ) -> PruneReport:
-        """Free the space of what no version needs any more. Safe beside any number of writers, also paused ones.
+        """Delete data that no version needs, and reclaim its space. Safe with any number of running or paused writers.
 
         Args:
-            dry_run: Only tell what would be freed. Writes nothing. Default: False.
-            grace: Seconds during which a pack that nothing refers to yet is left to the upload that it may belong to.
-                It only spares a slow writer from repeating its work; safety does not depend on it. Default: a day.
+            dry_run: Only report what would be freed. Writes nothing. Default: False.
+            grace: Keep packs that nothing refers to for this many seconds, because they may belong to a running upload.
+                This only saves a slow writer from repeating its work; safety does not depend on it. Default: a day.
             progress: As for `check`.
-            without: With `dry_run`, versions to take for deleted: the kind and name of their streams, and the numbers
+            without: With `dry_run`, versions to treat as deleted: the kind and name of their streams, and the numbers
                 of their events.
 
         Returns:
-            A report of what was freed, and of what waits for a later prune.
+            A report of what was freed, and of what a later prune will free.
         """
         return maintenance.prune(self.parts(writing=not dry_run), dry_run, grace, progress, without)
 
     def repair(self, dry_run: bool = False, *, progress: Progress | None = None) -> RepairReport:
-        """Save what can be saved, and tell what is lost. Stop other writers first.
+        """Recover as much damaged data as possible, and report what is lost. Stop other writers first.
 
         Args:
-            dry_run: Only tell what would be done. Writes nothing. Default: False.
+            dry_run: Only report what would be done. Writes nothing. Default: False.
             progress: As for `check`.
 
         Returns:
@@ -289,18 +290,18 @@ class Repository:
         return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress)
 
     def stats(self) -> Statistics:
-        """Count objects, bytes, what deduplication saved, and the requests that this process made.
+        """Count objects, bytes, the savings of deduplication, and the requests of this process.
 
         Returns:
-            The counts, and the bytes by what they are used for.
+            The counts, and the bytes by purpose.
         """
         return maintenance.statistics(self._reading())
 
     def written_since(self, moment: datetime) -> dict[str, int]:
-        """Count the bytes that were stored since a point in time, by the kind of what they were stored for.
+        """Count the bytes that were stored since a point in time, by kind.
 
-        What was deleted since counts, too. Copies that `prune` made, events and indexes do not. The results of
-        checkpointed iterables are `logs`.
+        Data that was deleted since is included. Copies that `prune` made, events and indexes are not. The results of
+        checkpointed iterables are counted as `logs`.
 
         Args:
             moment: A datetime with a time zone.
@@ -318,24 +319,24 @@ class Repository:
         return keyring.list_passwords(self.location)
 
     def add_password(self, name: str, password: str) -> None:
-        """Add a password that opens the repository, beside those that it has.
+        """Add another password that opens the repository.
 
         Args:
-            name: What to call it, such as `"ci"` or `"laptop of Ada"`. Everybody who can read the bucket sees it.
+            name: A name for it, such as `"ci"` or `"laptop of Ada"`. Everybody who can read the bucket can see it.
             password: The password.
 
         Raises:
             WrongPassword: The repository is not encrypted.
-            InvalidName: A password has this name already, or it is no proper name.
-            InvalidArgument: The password is empty, or there are 16 passwords already.
+            InvalidName: A password already has this name, or the name is invalid.
+            InvalidArgument: The password is empty, or there are already 16 passwords.
         """
         keyring.add_password(self._writing(), name, password)
 
     def change_password(self, new: str, name: str | None = None) -> None:
-        """Replace a password. The data keeps its keys, so that nothing is written anew.
+        """Replace a password. The keys of the data do not change, so no data is rewritten.
 
-        Whoever knew the old password may have kept the secret, and can go on reading: after a leak, copy the data into
-        a new repository.
+        Anyone who knew the old password may have kept the secret and can still read the data. After a leak, copy the
+        data to a new repository.
 
         Args:
             new: The new password.
@@ -352,9 +353,9 @@ class Repository:
             self._password.use(new)
 
     def remove_password(self, name: str) -> None:
-        """Remove a password: it opens the repository no more.
+        """Remove a password, so that it no longer opens the repository.
 
-        Whoever knew it may have kept the secret, or a copy of `repository.json` from before, and can go on reading.
+        Anyone who knew it may have kept the secret, or an old copy of `repository.json`, and can still read the data.
 
         Args:
             name: The name of the password.
@@ -362,7 +363,7 @@ class Repository:
         Raises:
             WrongPassword: The repository is not encrypted.
             InvalidName: No password has this name.
-            InvalidArgument: You opened the repository with this password, so that the last one stays.
+            InvalidArgument: You opened the repository with this password. (So you cannot remove the last one.)
         """
         keyring.remove_password(self._writing(), name)
 
@@ -372,7 +373,7 @@ class Repository:
         """Return the parts of the repository, opened for reading or writing.
 
         Args:
-            writing: Whether to open it for writing, which creates it if it does not exist. Default: False.
+            writing: Open it for writing, and create it if it does not exist. Default: False.
         """
         return self._writing() if writing else self._reading()
 
@@ -384,7 +385,7 @@ class Repository:
 
     @property
     def limit_upload(self) -> float | None:
-        """The most bytes a second that are written. None: no limit."""
+        """The most bytes per second to write. None means no limit."""
         return self.location.limit if isinstance(self.location, LimitedLocation) else None
 
     # --- elsewhere --------------------------------------------------------------------------------------------
@@ -400,17 +401,17 @@ class Repository:
             "single_writer": self._single_writer,
             "limit_upload": self.limit_upload,
             "id": self._expected_id,
-            # That no encryption is wanted is no secret, and has to hold in the other process, too.
+            # `password=False` is not a secret, and must apply in the other process, too.
             **({"password": False} if self._password.is_refused else {}),
         }
         return _restore, (self._token, self.location.url, harmless_options(self.location.storage_options), options)
 
 
 def opened_here(token: str) -> Repository | None:
-    """Return the repository of this process that was pickled, if it is one of this process."""
+    """Return the repository of this process that was pickled with this token, or None if there is none."""
     return _open.get(token)
 
 
 def _restore(token: str, url: str, storage_options: dict[str, Any], options: dict[str, Any]) -> Repository:
-    """Unpickle: the same object within one process, else one that opens with this process's own credentials."""
+    """Unpickle a repository: the same object in the same process, otherwise one with the process's own credentials."""
     return opened_here(token) or Repository(url, storage_options=storage_options, **options)

@@ -1,8 +1,8 @@
-"""A way out of a full disk: a file that is given up, piece by piece, for the events without which nothing can be freed.
+"""The reserve: a file that is shortened on a full disk to make space for the events that free more space.
 
-Deleting a version and pruning write small events before anything is freed. On a disk that is full to the last byte,
-both would fail for ever. So a repository in a directory keeps a reserve that only they may use. Everybody else fills it
-up before they write: what prune has given up would otherwise go to the next save. Object stores need none.
+Deleting a version and pruning write small events before they free anything. On a full disk, both would always fail. So
+a repository in a directory has a reserve that only they may use. All other writers fill it up before they write,
+because otherwise the next save would take the space that prune has released. Object stores need no reserve.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .location import Location
 RESERVE = "repository.reserve"
 
 _BLOCK = 4096
-"""Bytes that a small event takes on a usual file system. Given up at once: another program that fills the disk, or a
-kill, takes no more."""
+"""The bytes of a small event on a common file system. The reserve is released in such blocks, so that a kill, or
+another program that fills the disk, can take no more than one."""
 _OWN = 16 * _BLOCK
-"""Bytes for what prune writes beside one event for each stream: a condemnation and the index."""
+"""Bytes for the writes of prune other than one event for each stream: a condemnation and the index."""
 _DELETES = 48 * _BLOCK
-"""Bytes for deletes. They leave the rest to prune: only prune turns what they delete into free space."""
+"""Bytes for deletes. The rest is for prune, because only prune turns deleted data into free space."""
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ def keep_reserve(location: Location, streams: int = 0) -> bool:
     """Fill up the reserve as far as there is space. Never fails.
 
     Args:
-        location: The place of the repository.
-        streams: How many streams there are, as far as you know. A larger reserve is left as it is. Default: 0.
+        location: The location of the repository.
+        streams: The known number of streams. A larger reserve is not reduced. Default: 0.
 
     Returns:
         Whether the disk has space for more.
@@ -46,22 +46,25 @@ def keep_reserve(location: Location, streams: int = 0) -> bool:
     except StorageFull:
         return False
     except StorageError:
-        pass  # such as a folder in which only others may create files
+        pass  # for example in a directory where only others may create files
     return True
 
 
 def spare_reserve(location: Location, streams: int = 0) -> None:
-    """Fill up the reserve before anything is written that frees nothing.
+    """Fill up the reserve before a write that frees no space.
 
     Args:
-        location: The place of the repository.
+        location: The location of the repository.
         streams: As for `keep_reserve`.
 
     Raises:
-        StorageFull: The disk is full, and what is left belongs to the reserve.
+        StorageFull: The disk is full except for the reserve.
     """
     if not keep_reserve(location, streams):
-        raise StorageFull(f"{location.url} is full: what is left of the disk is kept for deletes and prune.")
+        raise StorageFull(
+            f"{location.url} is full: the rest of the disk is reserved for deletes and prune. Nothing was committed. "
+            "Delete what you do not need, and run `prefect-snapshots prune`."
+        )
 
 
 def can_pay_for_prune(location: Location, streams: int) -> bool:
@@ -70,15 +73,15 @@ def can_pay_for_prune(location: Location, streams: int) -> bool:
 
 
 def with_reserve(location: Location, act: Callable[[], T], *, leave_for: int | None = None) -> T:
-    """Do something that leads to free space. While the disk is full, give up a block of the reserve and do it again.
+    """Do something that leads to free space. While the disk is full, release a block of the reserve and retry.
 
     Args:
-        location: The place of the repository.
-        act: What to do.
-        leave_for: Leave what prune needs for this many streams. Default: use all of the reserve.
+        location: The location of the repository.
+        act: The function to call.
+        leave_for: Leave the blocks that prune needs for this many streams. Default: use the whole reserve.
 
     Raises:
-        StorageFull: There is no reserve any more, or it was too small.
+        StorageFull: The reserve is used up.
     """
     least = 0 if leave_for is None else for_prune(leave_for)
     while True:

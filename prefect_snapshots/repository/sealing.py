@@ -1,12 +1,12 @@
-"""Chunk <-> sealed bytes: name, compress, encrypt, verify.
+"""Sealing: name, compress, encrypt and verify chunks and objects.
 
-- A *chunk* is named by the BLAKE3 hash of its plaintext, keyed with the repository's secret when it is encrypted.
-- A *sealed object* (event, index, compacted range, pack table) is a header, then frames; each frame carries a tag
-  over its bytes, its number, the repository's id and the object's path. A flipped bit, a cut object and an object
-  put in another's place all fail. The tag is AES-256-GCM's when the repository has a password, else BLAKE3's.
-- Every sealed object draws a random 128-bit salt. Its key is derived from secret and salt, its nonces count frames.
+- A *chunk* is named by the BLAKE3 hash of its plaintext, with the repository's secret as the key if it is encrypted.
+- A *sealed object* (event, index, compacted range, pack table) is a header followed by frames. Each frame has a tag
+  over its bytes, its number, the repository's id and the object's path. So a flipped bit, a truncated object and a
+  swapped object are all detected. The tag is from AES-256-GCM if the repository has a password, otherwise from BLAKE3.
+- Every sealed object has a random 128-bit salt. Its key is derived from secret and salt, and its nonces count frames.
 
-`docs/format.md` gives the bytes. This module knows no storage.
+`docs/format.md` describes the bytes. This module does not access storage.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .location import Buffer
 Compression = Literal["auto", "high", "none"]
 
 RAW = 0
-"""The code of a chunk that is stored as it is."""
+"""The code of a chunk that is stored uncompressed."""
 ZSTD = 1
 """The code of a chunk that is compressed with zstd."""
 DELTA = 2
-"""Made with other chunks, its *bases*, as the prefix that it may refer to."""
+"""The code of a delta: a chunk that is compressed with other chunks, its *bases*, as a prefix."""
 
 ID_SIZE = 32
-"""Bytes of the name of a chunk: 256 bits of BLAKE3, of which no two meet."""
+"""Bytes of the name of a chunk: 256 bits of BLAKE3, so collisions do not happen."""
 SALT_SIZE = 16
-"""Bytes of the salt in a sealed object: 128 random bits give each object a key of its own."""
+"""Bytes of the salt in a sealed object: 128 random bits give each object its own key."""
 TAG_SIZE = 16
 """Bytes of a tag of AES-GCM, at full length."""
 
@@ -52,25 +52,25 @@ _ENCRYPTED = 1
 
 HEADER_SIZE = _HEADER.size
 
-# A few bytes can state any size once they are unpacked. Larger frames are stored as they are, so that the object itself
-# bounds what is read of them.
+# A few compressed bytes can claim any uncompressed size. Larger frames are stored uncompressed, so that the size of the
+# object limits the memory that they need.
 _LARGEST_COMPRESSED = 2**30
 
 _PROBE = 16 * 1024
-"""Bytes of a chunk that are compressed first, to see whether the rest is worth it: a page or two of rows."""
+"""How many bytes of a chunk are compressed first, to see whether the rest is worth it: a page or two of rows."""
 _PAYS = {"auto": 0.88, "high": 0.98}
-"""Largest compressed/plain ratio worth keeping. Random floats reach 0.92 and cost more time than they save."""
+"""The largest useful ratio of compressed to plain size. Random floats reach 0.92 and cost more time than they save."""
 _LEVEL = {"auto": 3, "high": 12}
 
 _DELTA_LEVEL = 8
-"""Lower ones overlook much of what a long chunk has in common with its bases; there is little to compress besides."""
+"""The zstd level for deltas. Lower levels miss much of what a long chunk shares with its bases."""
 
 _thread = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The three keys drawn from a repository's secret, each for one use."""
+    """The three keys derived from a repository's secret, each for one use."""
 
     chunk: bytes
     name: bytes
@@ -86,8 +86,8 @@ class Sealer:
 
     Args:
         repository_id: 16 bytes that bind every object to its repository.
-        secret: 32 bytes when the repository is encrypted, else None.
-        compression: "auto" keeps zstd where it pays, "high" tries harder, "none" never.
+        secret: 32 bytes if the repository is encrypted, otherwise None.
+        compression: "auto" uses zstd if it saves space, "high" compresses harder, "none" never compresses.
     """
 
     def __init__(self, repository_id: bytes, secret: bytes | None = None, compression: Compression = "auto") -> None:
@@ -105,35 +105,35 @@ class Sealer:
         return TAG_SIZE if self._keys else 0
 
     def chunk_id(self, data: Buffer) -> bytes:
-        """The name of a chunk: 32 bytes."""
+        """Return the name of a chunk: 32 bytes."""
         return blake3(data, key=self._keys.chunk).digest() if self._keys else blake3(data).digest()
 
     def names_like(self, other: Sealer) -> bool:
-        """Whether equal chunks have equal names here and there."""
+        """Return whether equal chunks have equal names with both sealers."""
         return self._keys == other._keys
 
     def stream_id(self, kind: str, name: str) -> str:
-        """The directory of a stream: 32 hexadecimal digits, so that no name meets a filesystem's rules."""
+        """Return the directory of a stream: 32 hexadecimal digits, which are valid in every file system."""
         text = f"{kind}\0{name}".encode()
         return (blake3(text, key=self._keys.name) if self._keys else blake3(text)).digest(16).hex()
 
     def hidden_number(self, context: str, number: int) -> int:
-        """Return a number below 2**62 that stands for another one (below 2**64), and tells nothing about it.
+        """Return a number below 2**62 that represents another one (below 2**64) without revealing it.
 
-        In a repository without encryption anybody can calculate it.
+        Without encryption, anyone can calculate it.
         """
         said = f"{context}\0".encode() + number.to_bytes(8, "little")
         digest = (blake3(said, key=self._keys.name) if self._keys else blake3(said)).digest(8)
         return int.from_bytes(digest, "little") >> 2
 
     def shrink(self, data: Buffer) -> tuple[int, Buffer]:
-        """Compress a chunk if that pays. Returns the codec and the bytes to store."""
+        """Compress a chunk if that saves space. Return the codec and the bytes to store."""
         return shrink(data, self._compression)
 
     # --- chunks in a pack ---------------------------------------------------------------------------------
 
     def cipher(self, salt: bytes) -> AESGCM | None:
-        """The cipher of the pack whose id is `salt`; None in a plain repository."""
+        """Return the cipher of the pack with the id `salt`, or None in a plain repository."""
         return AESGCM(blake3(salt, key=self._keys.seal).digest()) if self._keys else None
 
     def lock_chunk(self, cipher: AESGCM, number: int, chunk_id: bytes, data: Buffer) -> bytes:
@@ -150,7 +150,7 @@ class Sealer:
     def open_chunk(
         self, chunk_id: bytes, codec: int, size: int, data: Buffer, where: str, prefix: bytes = b""
     ) -> Buffer:
-        """Decompress and verify a chunk, or raise `DamagedObject`. A delta needs its bases, end to end, as `prefix`."""
+        """Decompress and verify a chunk, or raise `DamagedObject`. A delta needs its joined bases as `prefix`."""
         plain = expand_delta(size, data, prefix, where) if codec == DELTA else expand(codec, size, data, where)
         if self.chunk_id(plain) != chunk_id:
             raise DamagedObject(where, f"chunk {chunk_id.hex()[:16]} does not match its hash")
@@ -175,7 +175,7 @@ class Sealer:
         """Verify the object read from `path` and return its frames.
 
         Raises:
-            DamagedObject: when it is cut, altered, or was written for another path or repository.
+            DamagedObject: It is truncated or altered, or was written for another path or repository.
         """
         view = memoryview(data)
         if len(view) < HEADER_SIZE:
@@ -183,10 +183,10 @@ class Sealer:
         header = view[:HEADER_SIZE]
         magic, version, flags, count, salt = _HEADER.unpack(header)
         if magic != _MAGIC:
-            raise DamagedObject(path, "it does not begin as a sealed object does")
+            raise DamagedObject(path, "it does not begin like a sealed object")
         if version != _VERSION:
-            # `repository.json` says which format everything is in, so that this is no newer one.
-            raise DamagedObject(path, f"it says that it has object format {version}, not {_VERSION}")
+            # `repository.json` says which format all objects have, so this is not a newer format.
+            raise DamagedObject(path, f"it has object format {version}, not {_VERSION}")
         cipher = self.cipher(salt)
         if flags != (_ENCRYPTED if cipher else 0):
             raise DamagedObject(path, "it is encrypted in a plain repository, or the other way round")
@@ -218,7 +218,7 @@ class Sealer:
 
 
 def shrink(data: Buffer, compression: Compression) -> tuple[int, Buffer]:
-    """Compress when it pays. Large data is probed first: weights and JPEGs do not compress."""
+    """Compress data if that saves space. Large data is probed first, because weights and JPEGs do not compress."""
     size = len(data)
     if compression == "none" or size < 64:
         return RAW, data
@@ -233,7 +233,7 @@ def shrink(data: Buffer, compression: Compression) -> tuple[int, Buffer]:
 
 
 def expand(codec: int, size: int, data: Buffer, where: str) -> Buffer:
-    """Undo `shrink`. Damaged input is an error, and never takes more memory than `size` bytes."""
+    """Undo `shrink`. Damaged input raises an error and never takes more memory than `size` bytes."""
     if codec == RAW:
         if len(data) != size:
             raise DamagedObject(where, f"{len(data)} bytes where {size} were stored")
@@ -244,7 +244,7 @@ def expand(codec: int, size: int, data: Buffer, where: str) -> Buffer:
 
 
 def shrink_delta(data: Buffer, prefix: bytes) -> bytes:
-    """Say how data differs from a prefix."""
+    """Return the difference of data from a prefix."""
     size = len(prefix) + len(data)
     parameters = zstandard.ZstdCompressionParameters.from_level(
         _DELTA_LEVEL,
@@ -265,7 +265,7 @@ def _as_prefix(data: bytes) -> zstandard.ZstdCompressionDict:
 
 def _decompress(decompressor: zstandard.ZstdDecompressor, size: int, data: Buffer, where: str) -> bytes:
     try:
-        # The frame states its own size: believed, a flipped bit there could ask for any amount of memory.
+        # The size in the frame must not be trusted, because a flipped bit there could require any amount of memory.
         if zstandard.frame_content_size(data) != size:
             raise DamagedObject(where, "the compressed data states another size")
         return decompressor.decompress(data, max_output_size=size)

@@ -1,8 +1,8 @@
-"""Threads and locks that every repository of a process shares, and that survive a fork.
+"""Threads and locks that all repositories of a process share, and that survive a fork.
 
-Reading, hashing, compressing and sending release the interpreter's lock, so that threads pay off. A fork copies only
-the thread that calls it: locks that others held would stay locked in the child for ever. Every lock of the storage
-layer is therefore one of this module.
+Reading, hashing, compressing and sending release the interpreter's lock, so threads make them faster. A fork copies
+only the thread that calls it, so locks of other threads would stay locked in the child forever. Therefore the storage
+layer uses only locks of this module.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _renewed: set[weakref.WeakMethod[Callable[[], None]]] = set()
 
 
 def after_fork(renew: Callable[[], None]) -> None:
-    """Call a bound method in every child that this process forks, before anything else runs there.
+    """Call a bound method in every forked child, before anything else runs there.
 
-    The object of the method is not kept alive.
+    This does not keep the object of the method alive.
     """
     _renewed.add(weakref.WeakMethod(renew, _renewed.discard))
 
@@ -56,8 +56,8 @@ class Lock:
     """Exclude other threads. Reentrant, and free in a forked child unless the forking thread itself holds it.
 
     Args:
-        forget: A bound method that drops what the lock protects, so that it is read anew. It is called in a child that
-            was forked while another thread held the lock: that thread may have been in the middle of a change.
+        forget: A bound method that discards the data that the lock protects. It is called in a child that was forked
+            while another thread held the lock, because that thread may have been in the middle of a change.
     """
 
     def __init__(self, forget: Callable[[], None] | None = None) -> None:
@@ -82,7 +82,7 @@ class Lock:
 
 
 class Turns:
-    """Admit one thread at a time, in the order in which they ask."""
+    """Admit one thread at a time, in the order of their calls."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,7 +91,7 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for your turn; the next thread's begins when the block ends."""
+        """Wait for your turn. The turn of the next thread begins when the block ends."""
         mine = threading.Lock()
         with self._lock:
             if self._waiting:
@@ -103,7 +103,7 @@ class Turns:
         finally:
             with self._lock:
                 first = bool(self._waiting) and self._waiting[0] is mine
-                with contextlib.suppress(ValueError):  # a child that was forked in here has a queue of its own
+                with contextlib.suppress(ValueError):  # a child that was forked in here has its own queue
                     self._waiting.remove(mine)
                 if first and self._waiting:
                     self._waiting[0].release()
@@ -124,7 +124,7 @@ def submit(use: Use, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     try:
         return pool(use).submit(call, *args, **kwargs)
     except RuntimeError:
-        # Python is about to exit and starts no threads any more: a save in the background still ends, in this thread.
+        # Python is about to exit and starts no more threads. So that a background save still ends, run it here.
         done: Future[T] = Future()
         try:
             done.set_result(call(*args, **kwargs))
@@ -134,7 +134,7 @@ def submit(use: Use, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 def pool(use: Use) -> ThreadPoolExecutor:
-    """Return the pool for one use. A forked child gets its own, because threads do not survive a fork."""
+    """Return the thread pool for one use. A forked child gets a new one, because threads do not survive a fork."""
     key = os.getpid(), use
     found = _pools.get(key)
     if found is None:
@@ -146,9 +146,9 @@ def pool(use: Use) -> ThreadPoolExecutor:
 
 
 def before_threads_end(call: Callable[[], object]) -> None:
-    """Have Python call something at exit, before it stops the threads of all pools: `atexit` comes too late for that.
+    """Make Python call a function at exit before it stops the threads of all pools. `atexit` would be too late.
 
-    What is registered last is called first. While Python exits already, nothing is registered.
+    The last registered function is called first. If Python is already exiting, nothing is registered.
     """
     with contextlib.suppress(RuntimeError):
         threading._register_atexit(call)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Points in time as users give them, and as they are stored: nanoseconds since 1970 in UTC."""
+"""Convert points in time between the forms that users pass and the stored form: nanoseconds since 1970 in UTC."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def parse_time(value: datetime | str) -> datetime:
     """Return a point in time in UTC.
 
     Args:
-        value: A datetime with a zone, or an ISO 8601 string; a string without a zone is UTC.
+        value: A datetime with a time zone, or an ISO 8601 string (UTC if it has no zone).
 
     Raises:
-        InvalidArgument: The value is a naive datetime, which could mean any zone, or a string that is no date, or
-            lies outside the years 1 to 9999 in UTC.
+        InvalidArgument: The value is a datetime without a time zone, a string that is not a date, or outside of the
+            years 1 to 9999 in UTC.
 
     Example:
         >>> parse_time("2026-01-31 12:00").isoformat()
@@ -36,14 +36,14 @@ def parse_time(value: datetime | str) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise InvalidArgument(f"{value!s} lies outside the years 1 to 9999 in UTC. Pass another time.") from None
+        raise InvalidArgument(f"{value!s} is outside of the years 1 to 9999 in UTC. Pass another time.") from None
 
 
 def to_nanoseconds(moment: datetime) -> int:
-    """Nanoseconds since 1970 in UTC."""
+    """Return a point in time as nanoseconds since 1970 in UTC."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def from_nanoseconds(nanoseconds: int) -> datetime:
-    """Return the point in time, to the microsecond, in UTC."""
+    """Return a point in time in UTC, rounded to microseconds."""
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)

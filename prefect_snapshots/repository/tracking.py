@@ -1,9 +1,9 @@
-"""Follow one stream and change it: the one way in which every kind reads and writes its state.
+"""Follow one stream and change it. All kinds read and write their state in this way.
 
-A kind says what its events mean: its *state* takes them one by one. `TrackedStream` does everything that is the same
-for all kinds: it reads before it decides, creates nothing when there is nothing to change, lets writers land in the
-order of their calls, never makes a reader wait for an upload, attributes damage to a version, and suggests similar
-names when something is not found.
+A kind defines the meaning of its events by its *state*, to which they are applied one by one. `TrackedStream` does what
+is the same for all kinds: it reads before it decides, creates no repository if there is nothing to change, commits in
+the order of the calls, never makes a reader wait for an upload, and assigns damage to a version. `hint` suggests
+similar names if something is not found.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .threads import Turns
 
 
 class State(Protocol):
-    """What a kind knows of one name, computed from its events."""
+    """The state of one name of a kind, computed from its events."""
 
     def apply(self, event: Event) -> None:
-        """Take one event into account."""
+        """Apply one event."""
 
     def copy(self) -> Self:
-        """Return a copy that later events do not change, without copying what never changes."""
+        """Return a copy that is independent of later events. Immutable parts may be shared."""
 
 
 S = TypeVar("S", bound=State)
@@ -39,13 +39,13 @@ class TrackedStream(Generic[S]):
     """Follow one stream of a kind, and commit events to it.
 
     Args:
-        repository: The repository that holds the stream. It need not exist yet.
+        repository: The repository of the stream. It need not exist yet.
         kind: The kind of the stream, such as "snapshots".
-        name: Which stream of this kind.
+        name: The name of the stream within the kind.
         state: An empty state.
 
     Attributes:
-        state: The state as of the last refresh. Use it inside drafts only: elsewhere other threads change it.
+        state: The state as of the last refresh. Use it only inside drafts, because other threads may change it.
     """
 
     def __init__(self, repository: Repository, kind: str, name: str, state: S) -> None:
@@ -63,9 +63,9 @@ class TrackedStream(Generic[S]):
         return self.stream.events
 
     def refresh(self) -> S:
-        """Read new events, those of other writers included, and return the state.
+        """Read new events, including those of other writers, and return the state.
 
-        What you get never changes: the next event is applied to a copy.
+        The returned state never changes, because the next event is applied to a copy.
         """
         with self.stream.lock:
             self.stream.refresh()
@@ -73,7 +73,7 @@ class TrackedStream(Generic[S]):
 
     @property
     def view(self) -> S:
-        """The state as of the last refresh. It never changes, as that of `refresh`."""
+        """The state as of the last refresh. It never changes."""
         with self.stream.lock:
             self._shared = True
             return self.state
@@ -82,8 +82,8 @@ class TrackedStream(Generic[S]):
         """Commit an event without content. Creates no repository.
 
         Args:
-            draft: Returns what to commit, given the current state; None commits nothing. It is called again after
-                another writer was faster.
+            draft: A function that returns the event to commit for the current state, or None to commit nothing. It is
+                called again if another writer was faster.
             dry_run: Call `draft` once and commit nothing.
         """
         with self.stream.lock:
@@ -96,15 +96,15 @@ class TrackedStream(Generic[S]):
     def put(
         self, draft: MakeDraft, manifest: bytes, buffers: Sequence[Buffer], *, token: bytes | None = None
     ) -> Event | None:
-        """Commit an event with content. Small content travels inside the event."""
+        """Commit an event with content. Small content is stored inside the event."""
         return self.store(draft, inline(manifest, buffers), lambda writer: writer.store(manifest, buffers), token=token)
 
     def store(
         self, draft: MakeDraft, content: Stored | None, store: Callable[[Writer], Stored], *, token: bytes | None = None
     ) -> Event | None:
-        """Commit an event with the given content, or with the content that `store` stores if there is none yet.
+        """Commit an event with the given content or, if it is None, with the content that `store` stores.
 
-        Several calls land in the order in which they were made: the second does not overtake a longer first one.
+        Several calls are committed in their order: a short second one does not overtake a long first one.
         """
         with self._turns.turn():
             return self.repository.commit(
@@ -114,14 +114,14 @@ class TrackedStream(Generic[S]):
     def adopt(
         self, draft: MakeDraft, source: ContentReader, passed: Callable[[int], None] = lambda _: None
     ) -> Event | None:
-        """Commit an event whose content is stored already, in this or another repository."""
+        """Commit an event with content that is already stored in this or another repository."""
         with self._turns.turn():
             self.stream.refresh()
             return self.repository.adopt(self.stream, draft, source, passed=passed)
 
     @contextlib.contextmanager
     def reading(self, event: Event, label: str) -> Iterator[ContentReader]:
-        """Open the content of an event. Damage is raised as `DamagedVersion` of `label`."""
+        """Open the content of an event. Damage raises `DamagedVersion` with `label`."""
         with damage_of(label):
             yield self.repository.read(self.stream, event)
 
@@ -138,7 +138,7 @@ class TrackedStream(Generic[S]):
 
 @contextlib.contextmanager
 def damage_of(label: str) -> Iterator[None]:
-    """Raise damage that is found inside the block as `DamagedVersion` of `label`."""
+    """Turn damage that is found in the `with` block into `DamagedVersion` with `label`."""
     try:
         yield
     except DamagedVersion:
@@ -148,13 +148,13 @@ def damage_of(label: str) -> Iterator[None]:
 
 
 def close_names(wanted: object, existing: Iterable[str]) -> list[str]:
-    """Return up to three existing names that resemble `wanted`, or else the last three."""
+    """Return up to three existing names that are similar to `wanted`, or the last three if there are none."""
     names = list(existing)
     return difflib.get_close_matches(str(wanted), names, 3, 0.5) or names[-3:]
 
 
 def hint(wanted: object, existing: Iterable[str]) -> str:
-    """Return the last sentence of a message about a name that was not found: similar names, or else the last three.
+    """Return a hint for a message about an unknown name: similar names, or the last three if there are none.
 
     Example:
         >>> hint("trian", ["train", "test"]), hint("x", ["train", "test"]), hint("x", ["train"]), hint("x", [])

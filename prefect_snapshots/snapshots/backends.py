@@ -77,8 +77,8 @@ class Backend(Protocol):
 class Memory:
     """Snapshots in memory, as live references or deep copies. They are lost when the process ends."""
 
-    def __init__(self, deepcopy_on_save: bool, deepcopy_on_retrieve: bool) -> None:
-        self.state = Records()
+    def __init__(self, name: str, deepcopy_on_save: bool, deepcopy_on_retrieve: bool) -> None:
+        self.state = Records(name)
         self._on_save = deepcopy_on_save
         self._on_retrieve = deepcopy_on_retrieve
         self._values: dict[int, _Kept] = {}
@@ -180,7 +180,7 @@ class Durable:
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
-        self._tracked = TrackedStream(repository, KIND, name, Records())
+        self._tracked = TrackedStream(repository, KIND, name, Records(name))
 
     @property
     def events(self) -> Sequence[Event]:

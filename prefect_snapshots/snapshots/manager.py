@@ -95,8 +95,8 @@ class SnapshotManager(Generic[T]):
         mode: Literal["max", "min"] = "max",
         cmp: Compare | None = None,
     ) -> None:
-        if max_snapshots is not None and max_snapshots < 1:
-            raise InvalidArgument(f"max_snapshots must be at least 1, not {max_snapshots}.")
+        if max_snapshots is not None and (not isinstance(max_snapshots, int) or max_snapshots < 1):
+            raise InvalidArgument(f"max_snapshots must be an integer of at least 1, not {max_snapshots!r}.")
         if repository is not None and not (deepcopy_on_save and deepcopy_on_retrieve):
             raise InvalidArgument(
                 "deepcopy_on_save=False and deepcopy_on_retrieve=False work only in memory. Leave out the repository."
@@ -109,7 +109,7 @@ class SnapshotManager(Generic[T]):
         self._backend: Backend
         if self.repository is None:
             _warn_inside_a_run()
-            self._backend = Memory(deepcopy_on_save, deepcopy_on_retrieve)
+            self._backend = Memory(name, deepcopy_on_save, deepcopy_on_retrieve)
         else:
             self._backend = Durable(self.repository, name)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ..errors import InvalidArgument
 from ..repository.metadata import clean_value
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, Records, Snapshot, finder
+from .records import Record, Records, Snapshot, clean_tags, finder
 
 _ANY = object()
 """Matches any value: the key only has to exist."""
@@ -68,7 +69,7 @@ class ByTag(Expression):
     """
 
     def __init__(self, tags: str | Sequence[str], require_all: bool = True) -> None:
-        self.tags = [tags] if isinstance(tags, str) else list(tags)
+        self.tags = clean_tags(tags)
         self.require_all = require_all
 
     def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
@@ -215,6 +216,8 @@ class Query:
             >>> manager.query.evaluate(ByTag("best") & ~ByMetadata("lr", 0.2))
             ['a']
         """
+        if not isinstance(expression, Expression):
+            raise InvalidArgument(f"A query needs a condition, such as ByTag('best'), not {type(expression).__name__}.")
         source = self._source()
         return list(expression.select(source, source.records.by_id))
 

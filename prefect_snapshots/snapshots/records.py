@@ -131,14 +131,15 @@ class Record:
 class Records:
     """All snapshots of one name, in the order in which they were saved."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.by_id: dict[str, Record] = {}
         self.by_tag: dict[str, dict[str, None]] = {}
         self._ids: dict[int, str] = {}
 
     def copy(self) -> Records:
         """Return a copy that is independent of later events."""
-        other = Records()
+        other = Records(self.name)
         other.by_id = dict(self.by_id)
         other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
         other._ids = dict(self._ids)
@@ -175,7 +176,7 @@ class Records:
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            raise SnapshotNotFound(f"There is no snapshot {snapshot_id!r}. {hint(snapshot_id, self.by_id)}")
+            raise SnapshotNotFound(f"{self.name!r} has no snapshot {snapshot_id!r}. {hint(snapshot_id, self.by_id)}")
         return record
 
     def tagged(self, tag: str) -> Iterable[str]:
@@ -289,4 +290,6 @@ def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
     """Return tags in order, without duplicates. A single string is one tag."""
     if tags is None:
         return []
+    if not isinstance(tags, Iterable):
+        raise InvalidArgument(f"tags must be a string or a sequence of strings, not {type(tags).__name__}.")
     return [check_name(tag, "tag") for tag in dict.fromkeys([tags] if isinstance(tags, str) else tags)]

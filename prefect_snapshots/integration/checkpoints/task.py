@@ -50,6 +50,7 @@ from ...documents.texts import count_text
 from ...errors import InvalidArgument
 from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
+from ...repository.tracking import hint
 from ..blocks import current_repository
 from ..run_context import run_logger
 from .report import Processing, outcome_of
@@ -200,6 +201,13 @@ def checkpointed(
     return decorate if fn is None else decorate(fn)
 
 
+def _check_options(options: Iterable[str]) -> None:
+    """Raise an error for a name that is an option of neither the checkpoints nor a Prefect task."""
+    known = {*_Options.__dataclass_fields__, *inspect.signature(Task.__init__).parameters} - {"self", "fn"}
+    for unknown in sorted(set(options) - known):
+        raise InvalidArgument(f"@checkpointed has no option {unknown!r}. {hint(unknown, sorted(known))}")
+
+
 class CheckpointedTask(Task[P, R]):
     """A task that stores the result of every item. `@checkpointed` returns one."""
 
@@ -217,6 +225,7 @@ class CheckpointedTask(Task[P, R]):
             )
         self._function = fn
         self._options = options
+        _check_options(task_options)
         task_options.setdefault("cache_policy", NO_CACHE)
         task_options.setdefault("persist_result", False)
         super().__init__(fn=self._calling(), **task_options)
@@ -230,6 +239,7 @@ class CheckpointedTask(Task[P, R]):
         mine = {name: options.pop(name) for name in list(options) if name in _Options.__dataclass_fields__}
         if "name" in mine:
             options["name"] = mine["name"]
+        _check_options(options)
         plain = super().with_options(**options)
         task = object.__new__(type(self))
         vars(task).update(vars(plain))

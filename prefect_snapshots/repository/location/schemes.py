@@ -55,6 +55,8 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
         >>> location.read("events/0001")
         b'first'
     """
+    if not isinstance(storage_options, Mapping | None):
+        raise InvalidArgument(f"storage_options must be a dictionary, not {type(storage_options).__name__}.")
     given = os.fspath(url)
     if "::" in given:
         raise InvalidArgument(f"{safe_url(given)}: a chained URL cannot hold a repository. Pass its last part.")
