@@ -120,7 +120,7 @@ def test_random_directories_come_back_as_rsync_copies_them(history: list[list[tu
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=generations)
 def test_many_random_directories_come_back(history: list[list[tuple[Any, ...]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -30,6 +30,7 @@ from .chunking import cut
 from .index import BASES, LARGEST_CHUNK, Entry, Index, find_rows
 from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path
+from .reserve import spare_reserve
 from .sealing import DELTA, ID_SIZE, Sealer, shrink_delta
 from .threads import Use, submit
 
@@ -351,6 +352,8 @@ class Writer:
         if packed is None or chunk in self._new:
             return
         if self._pack is None:
+            # An upload of many packs must not take what prune frees meanwhile before the reserve is full again.
+            spare_reserve(self._store.location)
             self._pack = PackWriter(self._store.location, self._store.sealer, read_soon=self.read_soon)
         self._pack.add(chunk, size, *packed)
         self._new.add(chunk)

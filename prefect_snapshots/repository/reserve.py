@@ -32,14 +32,15 @@ def keep_reserve(location: Location, streams: int = 0) -> bool:
 
     Args:
         location: The location of the repository.
-        streams: The known number of streams. A larger reserve is not reduced. Default: 0.
+        streams: The known number of streams: each needs a block. Default: as many as an earlier call of this process
+            knew of.
 
     Returns:
         Whether the disk has space for more.
     """
     if not location.is_local:
         return True
-    size = for_prune(streams) + _DELETES
+    size = location.reserve = max(location.reserve, for_prune(streams) + _DELETES)
     try:
         if (location.size(RESERVE) or 0) < size:
             location.resize(RESERVE, size)

@@ -165,10 +165,13 @@ class Location(ABC):
         requests: The number of requests made so far.
         is_local: Objects are plain files: small calls are cheap, and writers stream.
         appends: Files can grow: `appender` returns one.
+        reserve: Bytes that the reserve of the repository must have, as far as this process knows: see the module
+            `reserve`.
     """
 
     is_local: bool = False
     appends: bool = False
+    reserve: int = 0
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         self._protocol = protocol
