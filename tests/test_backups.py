@@ -417,6 +417,45 @@ def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_state([Path(__file__).parent]) is None
 
 
+def test_git_runs_no_program_of_a_folder(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    config = f"""
+[core]
+    repositoryformatversion = 1
+    fsmonitor = "touch {ran}"
+[extensions]
+    partialClone = origin
+[remote "origin"]
+    url = "ext::touch {ran}"
+    promisor = true
+[protocol]
+    allow = always
+[filter "a=b.c"]
+    clean = "touch {ran}; cat"
+    required = true
+"""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    (tmp_path / ".gitattributes").write_text("* filter=a=b.c\n")
+    (tmp_path / "file").write_text("old")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "x")
+    tree = git("rev-parse", "HEAD^{tree}")
+    with (tmp_path / ".git" / "config").open("a") as file:
+        file.write(config)
+    (tmp_path / "file").write_text("new")
+    state = git_state([tmp_path])
+    assert state is not None
+    assert (state.dirty, ran.exists()) == (True, False)
+    (tmp_path / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    git_state([tmp_path])
+    assert not ran.exists()
+
+
 def test_a_run_and_tags_go_along(world: World) -> None:
     run = {"flow_run": "fast-owl", "id": "1234"}
     backup = world.manager.create_backup("tagged", tags=["nightly", "nightly", "gold"], run=run)

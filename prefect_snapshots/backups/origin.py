@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 _GIT_SECONDS = 10.0
 """Seconds that git may take: a work tree on a slow network must not delay a backup for long."""
+_NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,24 +46,18 @@ def git_state(folders: Iterable[Path]) -> Git | None:
 
 
 def _git(folder: Path) -> Git | None:
-    command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false"]
-    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all"]
-    # Variables such as GIT_DIR, which git sets for its hooks, would lead to another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            text=True,
-            errors="replace",
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+    command = ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all"]
+    # The folder may come from anybody: its configuration can name programs as filters of files, to watch for changes,
+    # and, through the address of a remote, to fetch objects that are missing.
+    if (listed := _run(folder, ["config", "--list", "--null", "--name-only"])) is None:
         return None
-    lines = done.stdout.splitlines()
+    keys = [key for key in os.fsdecode(listed).split("\0") if key.startswith("filter.")]
+    settings = {"core.fsmonitor": "false"}
+    for name in {key.partition(".")[2].rpartition(".")[0] for key in keys}:
+        settings |= {f"filter.{name}.clean": "", f"filter.{name}.process": "", f"filter.{name}.required": "false"}
+    if (found := _run(folder, command, settings)) is None:
+        return None
+    lines = found.decode(errors="replace").splitlines()
     facts = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# ") and " " in line[2:])
     commit, branch = facts.get("branch.oid"), facts.get("branch.head")
     return Git(
@@ -69,3 +65,31 @@ def _git(folder: Path) -> Git | None:
         branch=None if branch == "(detached)" else branch,
         dirty=any(not line.startswith("#") for line in lines),
     )
+
+
+def _run(folder: Path, arguments: Sequence[str], settings: Mapping[str, str] = _NO_SETTINGS) -> bytes | None:
+    """Return the output of git. None if it fails, or is not there.
+
+    Args:
+        folder: Where it runs.
+        arguments: Its arguments.
+        settings: Settings that replace those of the repository.
+    """
+    # Variables such as GIT_DIR, which git sets for its hooks, would lead to another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_ALLOW_PROTOCOL": "", "GIT_CONFIG_COUNT": str(len(settings))}
+    # An argument such as `-c` would split the name of a setting at the first equals sign.
+    for number, (name, value) in enumerate(settings.items()):
+        environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "--no-optional-locks", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
