@@ -522,7 +522,7 @@ def test_a_rank_that_is_nowhere_is_warned_of(caplog: pytest.LogCaptureFixture) -
         return {"loss": 1.0}
 
     train()
-    assert "Neither the metadata nor the result has 'los'" in caplog.text
+    assert "Neither the metadata nor the result has rank_by='los'" in caplog.text
     assert saved("local/train") == [{"loss": 1.0}]
 
 
