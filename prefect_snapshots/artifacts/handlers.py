@@ -277,8 +277,13 @@ def _dump_parquet(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer
         value.to_parquet(file, **options)
     elif library == "polars":
         value.write_parquet(file, **options)
-    else:
+    elif library == "pyarrow":
         _require("pyarrow.parquet", "parquet").write_table(value, file, **options)
+    else:
+        raise TypeError(
+            "a Parquet file holds tables of pandas, polars or pyarrow, not "
+            f"{type(value).__name__}. Use the handler 'pytree'."
+        )
     return [file.getvalue()]
 
 

@@ -82,7 +82,7 @@ _CODES: dict[str, _Meaning] = {
 _STATUSES: dict[int | None, _Meaning] = {
     401: _DENIED,
     403: _DENIED,
-    404: (ObjectMissing, "It may have been pruned since: open it again."),
+    404: (ObjectMissing, "If it is part of a version, the version may have been deleted: open it again."),
     408: _PASSING,
     409: (Contended, "Try again later."),
     412: (Exists, ""),

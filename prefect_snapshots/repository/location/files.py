@@ -309,7 +309,11 @@ _NUMBERS: dict[int | None, _Meaning] = {
     errno.EACCES: (PermissionDenied, "Check the owner and mode of the directory."),
     errno.EPERM: (PermissionDenied, "Check the owner and attributes of the directory."),
     errno.EROFS: (PermissionDenied, "Open the repository with read_only=True, or mount it writable."),
-    errno.ENOENT: (ObjectMissing, "It may have been pruned since: open it again."),
+    errno.ENOENT: (
+        ObjectMissing,
+        "To save, choose a directory that exists and that you can write to. If you were reading a version, it may have "
+        "been deleted: open it again.",
+    ),
     errno.ENOTDIR: (ObjectMissing, "A part of its path is a file."),
     errno.EISDIR: (ObjectMissing, "It is a directory."),
     errno.EMFILE: (StorageError, "Raise the limit on open files (ulimit -n)."),

@@ -1,7 +1,7 @@
-"""Looking after a repository: check, prune, repair, statistics. Only `prune` and `repair` delete anything.
+"""Maintain a repository: check, prune, repair, statistics. Only `prune` and `repair` delete anything.
 
-`liveness` knows what is needed, `scanning` reads streams whatever is damaged, and `checking`,
-`pruning`, `repairing` and `totals` do the work.
+`liveness` finds what versions need, `scanning` reads streams even if parts are damaged, and `checking`, `pruning`,
+`repairing` and `totals` do the work.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Check: whether everything that was committed is there; with `read_data`, whether every byte is as it was written.
+"""Check that every committed object exists and, with `read_data`, that every byte is as it was written.
 
-A *problem* is what is wrong, and which versions it hits. *Damage* is what is wrong inside packs.
+A *problem* is one fault and the versions that it affects. *Damage* is a fault inside a pack.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where, what, and which versions it hits (empty when none)."""
+    """A fault in a repository.
+
+    Attributes:
+        path: The object that is damaged or missing.
+        what: What is wrong with it.
+        versions: The versions that it affects; empty if there are none.
+    """
 
     path: str
     what: str
@@ -42,7 +48,7 @@ class Problem:
 
 @dataclass(slots=True)
 class CheckReport:
-    """What `check` found."""
+    """The result of `check`: what was examined, and the problems found."""
 
     streams: int = 0
     versions: int = 0
@@ -51,16 +57,16 @@ class CheckReport:
     bytes_read: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Worth knowing, and harmless: unknown objects, clocks that disagree."""
+    """Harmless observations: unknown objects, clocks that disagree."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Return whether no problems were found."""
         return not self.problems
 
 
 Damage = dict[tuple[bytes, bytes | None], str]
-"""Pack and chunk (None: the pack's own header or table) -> what is wrong with them."""
+"""What is wrong, by pack and chunk. The chunk is None for the header or table of the pack."""
 
 
 def check(opened: Opened, read_data: bool, progress: Progress | None = None) -> CheckReport:
@@ -72,11 +78,11 @@ def check(opened: Opened, read_data: bool, progress: Progress | None = None) -> 
         still = packs <= paths(location, packs_module.PREFIX) and root == paths(location, f"{CATALOG}/{ROOT}")
         if report.ok or still:
             return report
-        # A prune ran beside it, and took what had been seen before.
+        # A concurrent prune deleted something that this check had already seen: check again.
 
 
 def look(opened: Opened, read_data: bool, damage: Damage, say: Progress) -> CheckReport:
-    """Look at everything once. `damage` in packs may be known already."""
+    """Check everything once. `damage` is the damage to packs that is already known."""
     opened = opened.apart(writing=False)
     report = CheckReport()
     check_config(opened.store.location, report)
@@ -133,7 +139,7 @@ def _check_slots(slots: Slots, report: CheckReport) -> None:
 def _check_contents(
     opened: Opened, scanned: list[Slots], packs: dict[bytes, ObjectInfo], damage: Damage, report: CheckReport
 ) -> dict[bytes, list[str]]:
-    """Look for a sound copy of everything that a live version needs. Returns the chunks that lack one."""
+    """Look for an intact copy of every chunk that a live version needs. Return the chunks without one."""
     index = opened.index
     heads, table, numbers = index.table()
     sizes = np.array([packs[pack].size if pack in packs else -1 for pack in numbers], np.int64)
@@ -153,7 +159,7 @@ def _check_contents(
             label = version_label(stream, event)
             path = slot_path(stream.id, event.sequence)
             if event.sequence in slots.emptied:
-                report.problems.append(Problem(path, "the data that travelled inside the event is gone", (label,)))
+                report.problems.append(Problem(path, "the data stored inside the event is lost", (label,)))
             if content.depth == 0:
                 continue
             try:
@@ -190,14 +196,14 @@ def _check_contents(
 
 
 def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[Entry], bool]) -> list[bytes]:
-    """Return what is wrong where a chunk cannot be read: itself, or the bases of a delta that is sound."""
+    """Return the chunks that make a chunk unreadable: itself, or the lost bases of an intact delta."""
     bases = {base for entry in index.find_all(chunk) if is_sound(entry) for base in entry.bases}
     lost = [base for base in bases if not any(copy.whole and is_sound(copy) for copy in index.find_all(base))]
     return lost or [chunk]
 
 
 def _check_logs(opened: Opened, scanned: list[Slots], read_data: bool, report: CheckReport) -> None:
-    """Look at every log segment that counts: at its size, or at all of it."""
+    """Check every log segment in use: its size or, with `read_data`, all of its data."""
     for slots in scanned:
         try:
             logs.extents(slots.in_order())
@@ -205,7 +211,7 @@ def _check_logs(opened: Opened, scanned: list[Slots], read_data: bool, report: C
             report.problems.append(Problem(f"{CATALOG}/{slots.stream.id}", str(wrong), (slots.stream.label,)))
             continue
         for segment, error in damaged_segments(opened, slots, read_data, report):
-            # A segment that was merged and pruned since the stream was scanned is not missed.
+            # A segment may have been merged and pruned since the stream was scanned: that is no problem.
             now = scan_stream(opened, slots.stream.kind, slots.stream.name)
             if segment in logs.wanted(now.in_order()):
                 report.problems.append(Problem(error.path, error.reason, (slots.stream.label,)))
@@ -214,7 +220,7 @@ def _check_logs(opened: Opened, scanned: list[Slots], read_data: bool, report: C
 def damaged_segments(
     opened: Opened, slots: Slots, read_data: bool, report: CheckReport
 ) -> Iterator[tuple[str, DamagedObject]]:
-    """Find the log segments of a stream that are not what its events vouch for."""
+    """Find the log segments of a stream that differ from what its events recorded."""
     location, stream = opened.store.location, slots.stream.id
     events = slots.in_order()
     known = logs.extents(events)
@@ -233,14 +239,14 @@ def damaged_segments(
 def read_packs(
     opened: Opened, packs: dict[bytes, ObjectInfo], report: CheckReport, say: Progress
 ) -> Iterator[tuple[tuple[bytes, bytes | None], str]]:
-    """Read and verify every byte of every pack; yields what is damaged."""
+    """Read and verify every byte of every pack, and yield the damage."""
     total = sum(info.size for info in packs.values())
     done = 0
     for pack, info in packs.items():
         say("reading", done, total)
         done += info.size
         if info.size > packs_module.LARGEST:
-            yield (pack, None), f"it has {info.size} bytes, and no pack has that many"
+            yield (pack, None), f"it has {info.size:,} bytes, more than the largest possible pack"
             continue
         try:
             data = memoryview(opened.store.location.read(info.path))
@@ -258,7 +264,8 @@ def read_packs(
             try:
                 prefix = opened.reader.read_bases(entry.bases)
             except IntegrityError:
-                continue  # found where the bases lie; and no version needs the deltas that prune left without bases
+                # Reported for the pack of the bases. Prune leaves deltas without bases only if no version needs them.
+                continue
             try:
                 open_chunk(opened.sealer, entry, data[entry.offset : entry.offset + entry.stored], prefix)
             except DamagedObject as error:
@@ -268,7 +275,7 @@ def read_packs(
 
 
 def _check_unknown(opened: Opened, scanned: list[Slots], root: Root, report: CheckReport) -> None:
-    """Note what is no part of a repository, and times that cannot be right."""
+    """Note objects that do not belong to a repository, and implausible times."""
     folders = (packs_module.PREFIX, index_module.PREFIX, CATALOG, COMPACTED, logs.PREFIX, "probe")
     known = (*(f"{folder}/" for folder in folders), "repository.")
     stamps: dict[str, float] = {}

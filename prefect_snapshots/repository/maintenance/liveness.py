@@ -1,4 +1,4 @@
-"""What there is, and what of it lives: contents that no event has deleted, and the chunks that these need."""
+"""Find what is live: contents that no event has deleted, and the chunks that they need."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ..packs import PREFIX, pack_of
 
 
 def stream_of(opened: Opened, kind: str, name: str) -> Stream:
-    """Return a stream that nobody follows, not read yet. The root stream has neither kind nor name."""
+    """Return a stream that has not been read yet, without listeners. The root stream has an empty kind and name."""
     return Stream(lambda: opened.catalog, kind, name, lambda _: None)
 
 
 def all_of_stream(opened: Opened, kind: str, name: str) -> Stream:
-    """Return a stream, read to its head. An event that nobody can decode does not stop you."""
+    """Return a stream, read to its head. Events that cannot be decoded are skipped over."""
     stream = StreamOfAll(lambda: opened.catalog, kind, name, lambda _: None)
     stream.refresh()
     return stream
 
 
 def every_stream(opened: Opened) -> Iterator[Stream]:
-    """Return every registered stream as `all_of_stream` does."""
+    """Yield every registered stream, read to its head."""
     for kind, name in opened.catalog.streams().values():
         yield all_of_stream(opened, kind, name)
 
 
 def live_contents(stream: Stream) -> Iterator[tuple[Event, Content]]:
-    """Return the contents of a stream that are still wanted, and the events that committed them."""
+    """Yield the contents of a stream that were not deleted, with the events that committed them."""
     deleted = {sequence for event in stream.events for sequence in event.deletes}
     for event in stream.events:
         if event.content is not None and event.sequence not in deleted:
@@ -44,7 +44,7 @@ def live_contents(stream: Stream) -> Iterator[tuple[Event, Content]]:
 
 
 def version_label(stream: Stream, event: Event) -> str:
-    """Return what messages call a version."""
+    """Return the name of a version for messages."""
     name = event.body.get("id")
     return f"{stream.label}:{name}" if isinstance(name, str) else f"{stream.label}#{event.sequence}"
 
@@ -53,7 +53,7 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
     """Return which rows of the index table hold a chunk that a live version needs; every copy counts.
 
     Args:
-        without: Versions that are taken for deleted: kind and name of the stream, and the number of the event.
+        without: Versions to treat as deleted, each as kind and name of the stream and number of the event.
 
     Raises:
         MissingChunk: A live chunk is in no pack.
@@ -63,7 +63,7 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
     live = np.zeros(len(heads), bool)
 
     def mark(chunks: Any) -> Any:
-        """Mark the rows of chunks; returns the chunks that have none."""
+        """Mark the rows of chunks, and return the chunks without a row."""
         which, rows = find_rows(heads, table, chunks)
         live[rows] = True
         return np.delete(chunks, which)
@@ -76,7 +76,7 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
             try:
                 absent = mark(ContentReader(opened.reader, content).all_rows()["chunk"])
             except MalformedContent:
-                continue  # nobody can ever read it, whatever is kept: it must not keep the garbage of all others
+                continue  # it can never be read: it must not stop prune from deleting other garbage
             except IntegrityError:
                 if _is_unwanted(stream, event):
                     continue
@@ -100,16 +100,17 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
 
 
 def _is_unwanted(stream: Stream, event: Event) -> bool:
-    """Return whether a version may be incomplete.
+    """Return whether chunks of a version may be missing.
 
-    Nobody can load it, or it was deleted since the stream was read: a rival prune may have its chunks.
+    They may if it cannot be loaded anyway, or was deleted since the stream was read: then a concurrent prune may have
+    deleted its chunks.
     """
     stream.refresh()
     return event.kind == UNREADABLE or all(other is not event for other, _ in live_contents(stream))
 
 
 def list_packs(opened: Opened) -> dict[bytes, ObjectInfo]:
-    """Return the packs that are there."""
+    """Return the packs in storage, by id."""
     infos = ((pack_of(info.path), info) for info in opened.store.location.list(PREFIX))
     return {pack: info for pack, info in infos if pack is not None}
 

@@ -1,18 +1,18 @@
-"""Prune: free the space of what no version needs, beside any number of writers, however long they are paused.
+"""Prune: reclaim the space that no version needs. Writers may run at the same time, and may be paused for any time.
 
-1. It deletes what is superseded or left over: on a full disk, this makes place for the events that follow.
+1. It deletes superseded and leftover objects: on a full disk, this makes space for the events that follow.
 2. It copies live chunks out of the packs that are mostly garbage, then *condemns* these in the root stream. The number
    of that event is the new *epoch*. Without the copies, step 5 could not delete those packs; without the event, a
    writer could not know that it must not reuse their chunks.
-3. It puts a *fence*, an event of that epoch, at the head of every registered stream. From then on no writer that
-   decided by an older epoch can commit there: it has to read root, and store again what lies in condemned packs.
+3. It puts a *fence*, an event of that epoch, at the head of every registered stream. From then on, a writer
+   with an older epoch cannot commit there: it must read root, and store again any chunks that are in condemned packs.
    Without fences, a writer that slept could commit a reference to a pack that step 5 deletes.
-4. It works out from all streams what lives now. What was committed before the fence is seen here.
+4. It finds from all streams which chunks are live now. This includes everything committed before the fence.
 5. It deletes the condemned packs in which every live chunk, and every base of one, has a copy outside condemned packs.
 
-If the disk is too full for the copies of step 2, packs without any live chunk go first, in a round of their own; then
-as many of the others as there is space for. Anyone can repeat every step after a kill. The root stream puts rival
-prunes in an order.
+If the disk is too full for the copies of step 2, packs without any live chunk are deleted first, in a separate round;
+then as many of the others as there is space for. Every step can be repeated after a kill, by any process. The root
+stream puts concurrent prunes in an order.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ MAX_UNUSED = 0.1
 """Share of a pack that may be garbage before prune copies the rest elsewhere: less garbage costs more copying."""
 
 GRACE = 24 * 3600.0
-"""Seconds during which a pack that nothing refers to yet is left to the upload it may belong to: most saves take less
-than a day."""
+"""Seconds for which an unreferenced pack is kept, because a running save may be about to refer to it: most saves take
+less than a day."""
 
 _FEW = 32
-"""Small packs that are left alone: fewer would be copied again and again, more cost requests."""
+"""Number of small packs that are not merged: with fewer, they would be copied again and again; more cost requests."""
 
 _BATCH = 64
 """Objects that are deleted or read together: enough to keep all requests busy."""
@@ -58,7 +58,7 @@ _DAY = 24 * 3600
 
 @dataclass(slots=True)
 class PruneReport:
-    """What `prune` did, or with `dry_run` would do."""
+    """The result of `prune`: what it did or, with `dry_run`, would do."""
 
     dry_run: bool = False
     epoch: int = 0
@@ -67,7 +67,7 @@ class PruneReport:
     packs_rewritten: int = 0
     bytes_copied: int = 0
     packs_waiting: int = 0
-    """Packs that nothing refers to, left alone for the grace time."""
+    """Unreferenced packs that are kept until the grace time has passed."""
     bytes_waiting: int = 0
     packs_not_rewritten: int = 0
     """Packs with garbage that stay, because the disk is full: it has no space for copies of the rest, or deleting them
@@ -84,7 +84,7 @@ def prune(
     progress: Progress | None = None,
     without: Collection[tuple[str, str, int]] = (),
 ) -> PruneReport:
-    """See `Repository.prune`. A dry run can ask what it would be without some versions, as `live_rows` takes them."""
+    """See `Repository.prune`. A dry run can treat versions as deleted: `without` is that of `live_rows`."""
     location = opened.store.location
     report = PruneReport(dry_run)
     say = progress or silent
@@ -113,7 +113,7 @@ def _round(
     say: Progress,
     without: Collection[tuple[str, str, int]],
 ) -> bool:
-    """Prune once. Returns False if the disk was too full to copy everything, and another round may free more."""
+    """Prune once. Return False if the disk was too full to copy everything, and another round may free more."""
     attempt = 0
     tidied = False
     while True:
@@ -122,12 +122,12 @@ def _round(
         opened.index.load()
         _refuse_damage(opened)
         if not (report.dry_run or tidied):
-            # First what can go without a word to anybody: on a full disk it makes place for the events.
+            # First what can be deleted without an event: on a full disk, this makes space for the events.
             _tidy(opened, set(opened.index.objects()[1]), grace, report)
             tidied = True
         full = not (report.dry_run or _keep_reserve(opened))
         if full:
-            # Also after a rival has condemned: two condemnations without all of their fences cost twice as much.
+            # Also after another prune has condemned packs: two condemnations with missing fences cost twice as much.
             _finish(opened, report, deleted)
         chosen = _choose(opened, grace, report, without if report.dry_run else (), full)
         if report.dry_run:
@@ -152,7 +152,7 @@ def _round(
 
 
 def _keep_reserve(opened: Opened) -> bool:
-    """Fill up the reserve. Returns whether there is space for more: if not, nothing may be copied.
+    """Fill up the reserve. Return whether there is space for more: if not, nothing may be copied.
 
     Copies must not take the space of the condemnation and the fences, without which nothing can be deleted.
     """
@@ -175,8 +175,8 @@ def _copy_what_fits(opened: Opened, chosen: list[bytes], report: PruneReport) ->
 
     Args:
         opened: The repository.
-        chosen: The packs, those with the fewest live bytes first.
-        report: Takes what was copied.
+        chosen: The packs, ordered by their live bytes, the fewest first.
+        report: Where the copied bytes are counted.
     """
     some = chosen if _keep_reserve(opened) else []
     while some:
@@ -193,7 +193,7 @@ def _copy_what_fits(opened: Opened, chosen: list[bytes], report: PruneReport) ->
 
 
 def _note(opened: Opened, stream: Stream, kind: str, body: dict[str, Any], epoch: int) -> bool:
-    """Append an event of prune's own. Returns False if somebody else took the slot."""
+    """Append an event. Return False if another writer took the slot."""
 
     def append() -> Event | None:
         return stream.append(kind, body, epoch=epoch, token=new_token())
@@ -201,7 +201,7 @@ def _note(opened: Opened, stream: Stream, kind: str, body: dict[str, Any], epoch
     try:
         return with_reserve(opened.store.location, append) is not None
     except CommitUnknown as error:
-        # Whether it landed or not, another prune goes on from there: its token is of no use to anybody.
+        # Whether it was written or not, the next prune continues from there: the token of the event is of no use.
         raise error.unavailable("prune could not finish") from error
 
 
@@ -214,9 +214,9 @@ def _choose(
 ) -> list[bytes]:
     """Return the packs to condemn: empty of live chunks, mostly garbage, or small and many. The emptiest come first.
 
-    Returns none on a full disk if they hold less garbage than the events of prune take. Those stay for ever: every
-    prune would leave less space than before, until none could write its events. Nor if the reserve cannot pay for all
-    of these: some would free nothing.
+    Returns none on a full disk if they hold less garbage than the events of prune take. Events are never deleted:
+    every prune would leave less space than before, until none could write its events. Also returns none if the reserve
+    is too small for all of these events: an unfinished prune would free nothing.
     """
     index, condemned = opened.index, opened.catalog.state.condemned
     live = live_rows(opened, without)
@@ -276,7 +276,7 @@ def _copy_out(opened: Opened, candidates: set[bytes], report: PruneReport) -> No
             report.bytes_copied += _copy(opened, entries, avoid)
             return
         except IntegrityError:
-            # What was live a moment ago may have been deleted, and pruned by a rival.
+            # What was live a moment ago may have been deleted, and pruned by a concurrent prune.
             wanted = {entry.chunk for entry in entries}
             entries, avoid = _needy(opened, candidates)
             if wanted <= {entry.chunk for entry in entries}:
@@ -298,7 +298,7 @@ def _needy(opened: Opened, candidates: set[bytes]) -> tuple[list[index_module.En
 
 
 def _copy(opened: Opened, entries: list[index_module.Entry], avoid: frozenset[bytes]) -> int:
-    """Store chunks once more, outside of some packs. Returns the bytes written."""
+    """Store chunks once more, outside of some packs. Return the number of bytes written."""
     with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
         for whole, group in groupby(entries, lambda entry: entry.whole):
             if not whole:
@@ -315,7 +315,7 @@ def _copy(opened: Opened, entries: list[index_module.Entry], avoid: frozenset[by
 
 
 def _fence(opened: Opened, epoch: int) -> None:
-    """Put an event of this epoch at the head of every stream: writers that are behind cannot commit any more."""
+    """Put an event of this epoch at the head of every stream: writers with an older epoch can no longer commit."""
     for stream in every_stream(opened):
         attempt = 0
         while stream.epoch < epoch:
@@ -328,8 +328,8 @@ def _fence(opened: Opened, epoch: int) -> None:
 def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport, deleted: list[ObjectInfo]) -> None:
     """Delete the condemned packs that no live chunk depends on any more, and note them in `deleted`."""
     opened.index.load()
-    # What was committed between the copying and the fence, and lives in condemned packs only. On a full disk it is
-    # not copied: the packs that it needs stay, below, and wait for the next prune.
+    # Copy chunks that were committed between the copying and the fence, and are only in condemned packs. On a full
+    # disk they are not copied: the code below keeps their packs for the next prune.
     with contextlib.suppress(StorageFull):
         _copy_out(opened, set(), report)
     live = live_rows(opened)
@@ -341,7 +341,7 @@ def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport
     unneeded = {pack: info for pack, info in doomed.items() if pack not in needed}
     location.delete(pack_path(pack) for pack in unneeded)
     deleted += unneeded.values()
-    # A listing may overlook a pack: an entry goes only when its pack was condemned and is really gone.
+    # A listing may miss a pack: delete an entry only if its pack was condemned and really does not exist.
     _, _, known = index.table()
     gone = {
         pack for pack in known if pack in unneeded or (pack in condemned and location.size(pack_path(pack)) is None)
@@ -351,7 +351,7 @@ def _delete(opened: Opened, doomed: dict[bytes, ObjectInfo], report: PruneReport
 
 
 def _tidy(opened: Opened, superseded: set[str], grace: float, report: PruneReport) -> None:
-    """Delete index objects that were superseded before this prune began, and what killed writers left behind."""
+    """Delete index objects that were superseded before this prune began, and leftovers of killed writers."""
     location = opened.store.location
     present = paths(location, index_module.PREFIX) & superseded
     location.delete(present)
@@ -359,7 +359,7 @@ def _tidy(opened: Opened, superseded: set[str], grace: float, report: PruneRepor
         opened.index.forget(name)
     report.index_objects_deleted += len(present)
     now = time.time()
-    # A writer that still writes to one of them would have to begin again.
+    # Younger ones are kept: a writer that still writes to one of them would have to start over.
     oldest = now - max(grace, _DAY)
     leftovers = [info.path for info in location.leftovers() if info.modified <= oldest]
     location.delete(leftovers)
@@ -378,7 +378,7 @@ def _tidy_logs(opened: Opened, before: float, report: PruneReport) -> None:
 
 
 def _refuse_damage(opened: Opened) -> None:
-    """Refuse to delete anything while something is damaged: what cannot be read may name what lives."""
+    """Refuse to delete anything while something is damaged: an unreadable object may refer to live chunks."""
     for name, error in opened.index.damaged.items():
         raise IntegrityError(
             f"The index is damaged ({name}: {error.reason}), so nothing was deleted. Run `prefect-snapshots repair`."

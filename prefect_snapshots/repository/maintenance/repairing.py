@@ -1,6 +1,6 @@
-"""Repair: put back what another object still holds, save the rest, and say what is lost.
+"""Repair: restore damaged objects from other copies, keep what is still intact, and report what is lost.
 
-What is lost is given a *stand-in*, an event that says nothing, so that the chain of its stream is whole again.
+A lost event is replaced by a *stand-in*, an event without content, so that the chain of its stream is whole again.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .rows import entries_of, named_packs
 from .scanning import Slots, root_of, scan_streams
 
 Act = Callable[[str, Callable[[], Any]], None]
-"""Called with what is to be done and with what does it."""
+"""Called with the description of an action and the function that performs it."""
 
 
 @dataclass(slots=True)
 class RepairReport:
-    """What `repair` did, or with `dry_run` would do."""
+    """The result of `repair`: what it did or, with `dry_run`, would do."""
 
     dry_run: bool = False
     actions: list[str] = field(default_factory=list)
     lost: list[Problem] = field(default_factory=list)
-    """What nobody can bring back, and the versions that it hits."""
+    """What cannot be restored, and the versions that this affects."""
 
 
 def repair(opened: Opened, dry_run: bool, progress: Progress | None = None) -> RepairReport:
-    """See `Repository.repair`. Stop other writers first: it puts back damaged objects in place."""
+    """See `Repository.repair`. Stop other writers first: it replaces damaged objects in place."""
     opened = opened.apart(writing=not dry_run)
     say = progress or silent
     report = RepairReport(dry_run)
@@ -74,7 +74,7 @@ def _repair_config(opened: Opened, act: Act) -> None:
 
 
 def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairReport, act: Act) -> None:
-    """Put damaged slots back from summaries; where there is none, a stand-in keeps the chain whole."""
+    """Restore damaged slots from summaries. Without a summary, a stand-in keeps the chain whole."""
     stream, location = slots.stream, opened.store.location
     for path in slots.bad_summaries:
         act(f"delete the damaged summary {path}", partial(location.delete, [path]))
@@ -94,14 +94,14 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
 
 
 def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -> None:
-    """Copy what is sound out of damaged log segments, and drop these: their lost items are then computed again."""
+    """Copy the intact records out of damaged log segments, and drop these. Lost items are then computed again."""
     location, stream = opened.store.location, slots.stream
     bodies = {
         event.body["segment"]: event.body for event in slots.in_order() if isinstance(event.body.get("segment"), str)
     }
     try:
         damaged = list(damaged_segments(opened, slots, True, CheckReport()))
-    except IntegrityError as wrong:  # an event that makes no sense: `check` names it, and others are repaired
+    except IntegrityError as wrong:  # an invalid event: `check` reports it, and the other segments are repaired
         report.lost.append(Problem(f"{CATALOG}/{stream.id}", str(wrong), (stream.label,)))
         return
     for segment, error in damaged:
@@ -112,7 +112,7 @@ def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -
             for frames in logs.salvage(location, opened.sealer, stream.id, segment):
                 writer.append(frames)
             extent = logs.Extent(writer.records, writer.size)
-            # Without a footer, which only the kind could write: whoever reads it next reads record by record.
+            # Only the kind can write a footer. Without one, the next reader reads record by record.
             writer.abandon()
             body = {
                 **{name: value for name, value in bodies[segment].items() if name not in _OF_THE_OLD},
@@ -120,7 +120,7 @@ def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -
                 "segment": writer.segment,
                 "drops": [segment],
             }
-            # The old segment is dropped by the event that registers the new one: there is never neither, nor both.
+            # One event drops the old segment and registers the new one, so that exactly one of them is always in use.
             current = stream_of(opened, stream.kind, stream.name)
             current.refresh()
             commit(opened.catalog, opened.store, current, lambda: Draft("merged", body))
@@ -133,14 +133,14 @@ _OF_THE_OLD = frozenset({"seen", "drops", "records", "size", "hash", "plan", "ba
 
 
 def _stand_in(sequence: int, before: Event | None, after: Event | None, epoch: int) -> Event:
-    """Return an event that says nothing. It has the newest epoch, because the lost one may have been a fence."""
+    """Return an event without content. It has the newest epoch, because the lost one may have been a fence."""
     previous = event_hash(before) if before else bytes(32)
     body = {"hash": after.previous if after else bytes(32)}
     return Event(sequence, previous, epoch, new_token(), time.time_ns(), "lost", body)
 
 
 def _repair_index(opened: Opened, condemned: set[bytes], act: Act) -> None:
-    """Enter packs that no sound index object names, from their own tables."""
+    """Add packs that no intact index object lists to the index, from their own tables."""
     index = opened.index
     index.load()
     for pack in list_packs(opened).keys() - named_packs(index) - condemned:
@@ -155,7 +155,7 @@ def _repair_index(opened: Opened, condemned: set[bytes], act: Act) -> None:
 
 
 def _repair_packs(opened: Opened, damaged: set[bytes], root: Root, act: Act) -> None:
-    """Copy what is sound out of packs that are damaged or gone, and condemn them: the rest can then be saved again."""
+    """Copy the intact chunks out of damaged or missing packs, and condemn these. The rest can then be saved again."""
     location, catalog = opened.store.location, opened.catalog
     absent = named_packs(opened.index) - list_packs(opened).keys() - root.condemned
     hurt = damaged - root.condemned | {pack for pack in absent if location.size(pack_path(pack)) is None}
@@ -171,7 +171,7 @@ def _repair_packs(opened: Opened, damaged: set[bytes], root: Root, act: Act) -> 
                         data = location.read_range(pack_path(pack), entry.offset, entry.stored)
                         writer.copy(entry.chunk, opened.reader.open(entry, data), entry.bases)
                     except (IntegrityError, ObjectMissing):
-                        continue  # this is the damage; the last look names the versions that it hits
+                        continue  # this chunk is lost; the final check reports the versions that need it
             writer.flush()
         body = {"packs": b"".join(sorted(hurt))}
         attempt = 0

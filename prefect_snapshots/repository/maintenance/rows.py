@@ -1,4 +1,4 @@
-"""Questions about the rows of the index table: each is one *copy* of a chunk, in one pack."""
+"""Query the rows of the index table. Each row is one *copy* of a chunk, in one pack."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..index import Entry, Index, find_rows, is_whole
 
 
 def groups(heads: NDArray[np.uint64], rows: Any) -> NDArray[np.int64]:
-    """For each row of an index table, the number of its chunk: copies of one chunk share it."""
+    """Return the number of the chunk of each row of an index table. Copies of one chunk share a number."""
     new = np.ones(len(heads), bool)
     new[1:] = (heads[1:] != heads[:-1]) | (rows["tail"][1:] != rows["tail"][:-1])
     return np.cumsum(new) - 1
 
 
 def one_copy(index: Index, copies: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Of each chunk with such copies the first one, as numbers of rows; a whole one where there is one."""
+    """Return one of these copies for each chunk, as row numbers; a whole one if there is one."""
     heads, rows, _ = index.table()
     numbers = np.flatnonzero(copies)
     numbers = numbers[np.argsort(~is_whole(rows[numbers]), kind="stable")]
@@ -27,7 +27,7 @@ def one_copy(index: Index, copies: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def with_bases(index: Index, copies: NDArray[np.int64], good: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return some rows of the table, and of each base that they need one whole and good copy."""
+    """Return some rows of the table, and one whole and good copy of each base that they need."""
     heads, rows, _ = index.table()
     wanted = np.zeros(len(heads), bool)
     wanted[copies] = True
@@ -39,36 +39,36 @@ def with_bases(index: Index, copies: NDArray[np.int64], good: NDArray[np.bool_])
 
 
 def in_packs(index: Index, wanted: Callable[[bytes], bool]) -> NDArray[np.bool_]:
-    """Return which rows of the table lie in packs that are asked for."""
+    """Return which rows of the table are in the wanted packs."""
     _, rows, packs = index.table()
     return np.array([wanted(pack) for pack in packs], bool)[rows["pack"]] if len(rows) else np.zeros(0, bool)
 
 
 def packs_at(index: Index, rows: Any) -> set[bytes]:
-    """Return the packs that some rows of the table lie in; `rows` is a mask or numbers."""
+    """Return the packs of some rows of the table. `rows` is a mask, a slice or row numbers."""
     _, table, packs = index.table()
     return {packs[number] for number in np.unique(table["pack"][rows]).tolist()}
 
 
 def named_packs(index: Index) -> set[bytes]:
-    """Return the packs that the index names."""
+    """Return all packs in the index."""
     return packs_at(index, slice(None))
 
 
 def entries_of(index: Index, pack: bytes) -> list[Entry]:
-    """Return what the index says is in a pack."""
+    """Return the entries of a pack in the index."""
     return [index.entry_at(int(row)) for row in np.flatnonzero(in_packs(index, lambda other: other == pack))]
 
 
 def stranded(
     index: Index, live: NDArray[np.bool_], there: NDArray[np.bool_], kept: Callable[[bytes], bool]
 ) -> NDArray[np.bool_]:
-    """Return which rows hold a live chunk, or a base of one, that cannot be read from packs that are kept.
+    """Return which rows hold a live chunk, or a base of one, that cannot be read from the kept packs alone.
 
     Args:
         live: The rows of live chunks.
-        there: The rows of packs that are there.
-        kept: Says it of a pack.
+        there: The rows of packs that exist.
+        kept: Returns whether a pack is kept.
     """
     heads, rows, _ = index.table()
     chunk = groups(heads, rows)

@@ -1,7 +1,7 @@
-"""Streams as they lie in the storage: read slot by slot, whatever is damaged.
+"""Read streams slot by slot, including streams that are damaged.
 
-A *slot* is the object of one event; a *summary* holds a range of events once more, and can rescue those whose slots are
-damaged.
+A *slot* is the object of one event. A *summary* holds a second copy of a range of events, which can replace damaged
+slots.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..opened import Opened
 from .liveness import paths, stream_of
 
 _BATCH = 64
-"""Objects that are read together: enough to keep all requests busy, and little memory."""
+"""Number of objects to read together: enough to keep all connections busy, few enough to need little memory."""
 _SLOT = re.compile(r"[0-9]{12,15}")
 _FARTHEST = 1_000_000
-"""Most slots that may be missing in a row. A listing overlooks a few; more are not the work of a writer of ours."""
+"""Largest number of slots that may be missing in a row. A listing may miss a few; no writer leaves larger gaps."""
 
 
 @dataclass(slots=True)
 class Slots:
-    """A stream as its raw slots tell it, and what its summaries add."""
+    """The events in the slots of a stream, the damage found, and what its summaries add."""
 
     stream: Stream
     head: int = 0
@@ -35,7 +35,7 @@ class Slots:
     """Events of damaged slots that a summary still has."""
     bad_summaries: dict[str, str] = field(default_factory=dict)
     emptied: set[int] = field(default_factory=set)
-    """Events put back from a summary, which does not have the data that travelled with them."""
+    """Events restored from a summary, which does not include the data stored inside them."""
 
     def in_order(self) -> list[Event]:
         """Return the events that can be read, in order."""
@@ -43,7 +43,7 @@ class Slots:
 
 
 def scan_streams(opened: Opened) -> Iterator[Slots]:
-    """Return every stream, the root first, read slot by slot, whatever is damaged."""
+    """Yield every stream, the root first, including those that are damaged."""
     root = _scan(opened, stream_of(opened, "", ""))
     yield root
     for kind, name in root_of(root).streams.values():
@@ -51,12 +51,12 @@ def scan_streams(opened: Opened) -> Iterator[Slots]:
 
 
 def scan_stream(opened: Opened, kind: str, name: str) -> Slots:
-    """Return one stream, read slot by slot, whatever is damaged."""
+    """Return one stream, even if it is damaged."""
     return _scan(opened, stream_of(opened, kind, name))
 
 
 def root_of(slots: Slots) -> Root:
-    """Return what the root stream says, as far as it can be read."""
+    """Return the state of the root stream, as far as it can be read."""
     root = Root()
     for event in slots.in_order():
         root.apply(event)
@@ -69,12 +69,12 @@ def _scan(opened: Opened, stream: Stream) -> Slots:
     slots = Slots(stream)
     for number in sorted(int(name) for name in names if _SLOT.fullmatch(name)):
         if number - slots.head > _FARTHEST:
-            # Somebody put it there: a list of all that is missing before it could fill the memory.
-            slots.damaged[number] = f"it lies {number - slots.head} places behind the event before it"
+            # No writer put it there. A list of all slots missing before it could fill the memory.
+            slots.damaged[number] = f"it comes {number - slots.head:,} places after the previous event"
         else:
             slots.head = number
     _scan_slots(slots, opened, list(range(1, slots.head + 1)))
-    # What the listing overlooked, or what came since.
+    # Slots that the listing missed, or that were created since.
     while location.size(slot_path(stream.id, slots.head + 1)) is not None:
         slots.head += 1
         _scan_slots(slots, opened, [slots.head])
@@ -85,24 +85,24 @@ def _scan(opened: Opened, stream: Stream) -> Slots:
             continue
         except DamagedObject as error:
             slots.bad_summaries[path] = error.reason
-    # Where a summary knows more than the listing: slots that were created since, or are gone.
+    # Slots that only a summary knows: they were created after the listing, or are missing.
     absent = [
         number for number in range(1, slots.head + 1) if number not in slots.events and number not in slots.damaged
     ]
     _scan_slots(slots, opened, absent)
     for sequence in absent:
         if sequence not in slots.events:
-            slots.damaged.setdefault(sequence, "it is missing, and a later one was there")
+            slots.damaged.setdefault(sequence, "it is missing, but a later event exists")
     for sequence, event in slots.events.items():
         before = slots.events.get(sequence - 1)
         expected = event_hash(before) if before else bytes(32) if sequence == 1 else None
         if expected is not None and event.previous != expected:
-            slots.damaged[sequence] = "it does not follow its predecessor"
+            slots.damaged[sequence] = "its hash of the previous event is wrong"
     return slots
 
 
 def _scan_slots(slots: Slots, opened: Opened, sequences: list[int]) -> None:
-    """Read some slots, and take note of what is in those that are there."""
+    """Read some slots, and record the events of those that exist."""
     for start in range(0, len(sequences), _BATCH):
         part = sequences[start : start + _BATCH]
         found = read_each(opened.store.location, [slot_path(slots.stream.id, sequence) for sequence in part])
@@ -122,7 +122,7 @@ def _scan_slot(slots: Slots, sequence: int, data: bytes) -> None:
         return
     slots.events[sequence] = event
     if event.sequence != sequence:
-        slots.damaged[sequence] = "it holds another event than its place says"
+        slots.damaged[sequence] = "it holds an event with a different number"
     if event.content is not None and event.content.depth == 0 and len(inline) != event.content.size:
         slots.emptied.add(sequence)
 
@@ -130,11 +130,11 @@ def _scan_slot(slots: Slots, sequence: int, data: bytes) -> None:
 def _scan_summary(slots: Slots, path: str, events: list[Event]) -> None:
     for event in events:
         if event.sequence - slots.head > _FARTHEST:
-            slots.bad_summaries[path] = "it has events that are far behind the last one"
+            slots.bad_summaries[path] = "it has events with numbers far beyond the last slot"
             return
         slots.head = max(slots.head, event.sequence)
         found = slots.events.get(event.sequence)
         if found is None or event.sequence in slots.damaged:
             slots.rescued[event.sequence] = event
         elif event_hash(found) != event_hash(event):
-            slots.bad_summaries[path] = "it differs from the events that it sums up"
+            slots.bad_summaries[path] = "it differs from the events in the slots"

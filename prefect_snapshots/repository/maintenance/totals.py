@@ -1,4 +1,4 @@
-"""What is in a repository, and what it costs."""
+"""Count the objects, bytes and versions of a repository."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .liveness import every_stream, live_contents
 
 @dataclass(slots=True)
 class Statistics:
-    """What is in a repository and what it costs."""
+    """Objects and bytes of a repository by kind, its versions, and the requests made."""
 
     objects: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     streams: int = 0
     versions: int = 0
     logical_bytes: int = 0
-    """Bytes that all live versions would take, each stored on its own and uncompressed."""
+    """Bytes that all live versions would take if each were stored separately and uncompressed."""
     requests: dict[str, int] = field(default_factory=dict)
-    """Requests that this process made through this object."""
+    """Requests that this process made through this `Repository` object, by kind."""
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes in all objects."""
+        """Return the bytes of all objects together."""
         return sum(self.bytes.values())
 
     @property
     def saved_bytes(self) -> int:
-        """What deduplication and compression saved."""
+        """Return the bytes saved by deduplication and compression."""
         return max(self.logical_bytes - self.stored_bytes, 0)
 
 
@@ -55,13 +55,13 @@ def statistics(opened: Opened) -> Statistics:
 
 
 def written_since(opened: Opened, moment: datetime) -> dict[str, int]:
-    """Return bytes that came into a repository since a point in time, by the kind of what they were stored for.
+    """Return the number of bytes written to a repository since a point in time, by kind.
 
-    What was deleted since counts, too. Copies that `prune` made, events and indexes do not. The results of
-    checkpointed iterables are `logs`.
+    Versions that were deleted since then are included. Copies made by `prune`, events and indexes are not. The results
+    of checkpointed iterables are `logs`.
 
     Args:
-        moment: With a zone.
+        moment: The point in time, a datetime with a time zone.
     """
     since = to_nanoseconds(moment)
     written: Counter[str] = Counter()
