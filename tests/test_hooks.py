@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -110,6 +115,71 @@ def test_a_hook_that_takes_too_long_is_killed_with_its_children(flat: Flat) -> N
         time.sleep(0.01)
 
 
+def test_a_hook_of_another_user_goes_on_and_this_is_said() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    nobody, setpriv = 65534, shutil.which("setpriv")
+    assert setpriv is not None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        sudo, running = folder / "sudo", folder / "running"
+        shutil.copy(setpriv, sudo)
+        sudo.chmod(0o4755)
+        hook = [
+            str(sudo),
+            "--reuid",
+            "0",
+            "sh",
+            "-c",
+            f"echo $$ > {running}.new; mv {running}.new {running}; sleep 600",
+        ]
+        manager = BackupManager("memory://sudo", directories=[folder], hooks=Hooks(before_backup=[hook]))
+
+        def interrupt() -> None:
+            while not running.exists():
+                time.sleep(0.01)
+            signal.raise_signal(signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        os.setresuid(nobody, nobody, 0)
+        try:
+            thread.start()
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                manager.create_backup()
+        finally:
+            os.setresuid(0, 0, 0)
+        thread.join()
+        os.killpg(int(running.read_text()), signal.SIGKILL)
+        assert "It may still be running" in stopped.value.__notes__[0]
+
+
+def test_ctrl_c_in_a_hook_ends_no_other(flat: Flat) -> None:
+    def stop(_: HookCall) -> None:
+        raise KeyboardInterrupt
+
+    calls: list[HookCall] = []
+    with pytest.raises(KeyboardInterrupt):
+        managed(flat, after_backup=[stop, calls.append]).create_backup()
+    assert [call.result for call in calls] == ["succeeded"]
+
+
+def test_an_asynchronous_hook_is_not_taken_for_one_that_ran(flat: Flat) -> None:
+    async def stop_service(_: HookCall) -> None: ...
+
+    with pytest.raises(BackupFailed, match="stop_service is asynchronous and was not run"):
+        managed(flat, before_backup=[stop_service]).create_backup()
+
+
+def test_hooks_after_learn_that_a_server_cannot_be_listed(tmp_path: Path) -> None:
+    calls: list[HookCall] = []
+    url = f"postgresql://nobody@localhost/*?host={tmp_path}"
+    manager = BackupManager("memory://listed", databases=[url], hooks=Hooks(after_backup=[calls.append]))
+    with pytest.raises(BackupFailed):
+        manager.create_backup()
+    assert [call.result for call in calls] == ["failed"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -125,3 +195,8 @@ def test_a_hook_that_takes_too_long_is_killed_with_its_children(flat: Flat) -> N
 def test_hooks_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         Hooks(**wrong)
+
+
+def test_hooks_are_an_object() -> None:
+    with pytest.raises(InvalidArgument, match=r"Hooks\(before_backup="):
+        BackupManager("memory://wrong", directories=["."], hooks={"before_backup": [["true"]]})  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ a service again that those before it have stopped.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ _MOST = 4096
 """Characters of an error in the environment of a command. Linux allows 128 KB for one variable, and less in total."""
 _SHOWN = 500
 """Last characters of what a failed command printed: the reason comes last."""
+_RUNS_ON = "It runs as another user, so it could not be killed. It may still be running: stop {} yourself."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ class Hooks:
             hooks = getattr(self, name)
             if isinstance(hooks, str) or not isinstance(hooks, Sequence) or not all(map(_is_hook, hooks)):
                 raise InvalidArgument(
-                    f'{name} must be a list of functions and of commands such as ["systemctl", "stop", "shop"].'
+                    f"{name} must be a list of functions and commands, and each command a list of strings: "
+                    '[["systemctl", "stop", "shop"]].'
                 )
             object.__setattr__(self, name, tuple(hook if callable(hook) else tuple(hook) for hook in hooks))
         if not isinstance(self.timeout, int | float) or not self.timeout > 0:
@@ -184,29 +187,43 @@ def around(hooks: Hooks, what: Literal["backup", "restore"], manager: str, backu
 
 def _run_all(hooks: Sequence[Hook], call: HookCall, timeout: float) -> list[str]:
     problems = []
+    stopped: BaseException | None = None
     for hook in hooks:
-        if problem := _run(hook, call, timeout):
+        try:
+            problem = _run(hook, call, timeout)
+        except BaseException as error:  # Ctrl-C ends one hook: the next may start a service again
+            stopped = stopped or error
+            continue
+        if problem:
             problems.append(f"After the {call.hook.removeprefix('after_')}, {problem}")
             logger.warning("%s", problems[-1])
+    if stopped is not None:
+        raise stopped
     return problems
 
 
 def _run(hook: Hook, call: HookCall, timeout: float) -> str:
     """Run one hook. Returns the end of a sentence that says how it failed, or an empty string."""
     if callable(hook):
+        name = getattr(hook, "__qualname__", hook)
         try:
-            hook(call)
+            returned = hook(call)
         except Exception as error:  # a hook may be any function, and raise anything
-            return f"the hook {getattr(hook, '__qualname__', hook)} raised {error!r}."
-        return ""
+            return f"the hook {name} raised {error!r}."
+        if not inspect.isawaitable(returned):
+            return ""
+        if inspect.iscoroutine(returned):
+            returned.close()
+        return f"the hook {name} is asynchronous and was not run. Call it with asyncio.run in a function."
     logger.info("Running the hook %s: %s.", call.hook, hook[0])
     with tempfile.TemporaryFile() as output:
         try:
             code = _exit_code(hook, call, timeout, output)
         except (OSError, ValueError) as error:
             return f"the hook {hook[0]} cannot be run: {error}."
-        except subprocess.TimeoutExpired:
-            return f"the hook {hook[0]} took longer than {timeout:g} seconds and was killed."
+        except subprocess.TimeoutExpired as error:
+            ending = ". ".join(["", *error.__notes__]) if hasattr(error, "__notes__") else " and was killed."
+            return f"the hook {hook[0]} took longer than {timeout:g} second{'s' * (timeout != 1)}{ending}"
         if not code:
             return ""
         output.seek(0, os.SEEK_END)
@@ -227,7 +244,11 @@ def _exit_code(command: Sequence[str], call: HookCall, timeout: float, output: I
     )
     try:
         return process.wait(timeout)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    except BaseException as error:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except PermissionError:  # it belongs to another user by now, as with sudo: waiting could take forever
+            error.add_note(_RUNS_ON.format(command[0]))
+        else:
+            process.wait()
         raise

@@ -96,6 +96,10 @@ class BackupManager:
         )
         self.files = tuple(File(file) if isinstance(file, str | os.PathLike) else file for file in files)
         self.retention = retention
+        if not isinstance(hooks, Hooks):
+            raise InvalidArgument(
+                f'hooks must be Hooks, such as Hooks(before_backup=[["true"]]), not {type(hooks).__name__}.'
+            )
         self.hooks = hooks
         self._history = History(self.repository, self.name)
         sources: list[Source] = [*self.databases, *self.files, *self.directories]
@@ -155,21 +159,11 @@ class BackupManager:
             ToolMissing: A program is not installed. The message names its package.
             CommitUnknown: The storage did not say whether the backup was committed.
         """
-        sources = self._sources(include_directories)
-        known = {source.name for source in sources}
-        # Of two patterns that match one database, the first counts. Roles come before the databases that they own.
-        listed = {each.name: each for server in reversed(self.servers) for each in server.databases()}
-        sources = [*sorted((each for each in listed.values() if each.name not in known), key=_name), *sources]
-        if not sources:
-            raise InvalidArgument(
-                "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]."
-            )
-        request = BackupRequest(
-            sources=sources, description=description, pinned=permanent, tags=tags, run=run, token=token
-        )
         if dry_run:
-            return preview(self._history, request)
+            return preview(self._history, self._request(include_directories, description, permanent, tags, run, token))
+        # Hooks may start a server, and have to learn that it cannot be reached: so databases are listed between them.
         with around(self.hooks, "backup", self.name) as outcome:
+            request = self._request(include_directories, description, permanent, tags, run, token)
             backup = make(self._history, request, _counting(progress, "backing up", 0))
             outcome.backup, outcome.incomplete = backup.name, backup.incomplete
         if prove:
@@ -182,6 +176,26 @@ class BackupManager:
         except Exception as error:  # whatever it is, the backup is made
             logger.warning("Backup %s was made, but its retention policy could not be applied: %r", backup.name, error)
         return dataclasses.replace(backup, failed_hooks=tuple(outcome.failed_hooks))
+
+    def _request(
+        self,
+        include_directories: bool,
+        description: str,
+        pinned: bool,
+        tags: Sequence[str],
+        run: Mapping[str, Any] | None,
+        token: str | None,
+    ) -> BackupRequest:
+        sources = self._sources(include_directories)
+        known = {source.name for source in sources}
+        # Of two patterns that match one database, the first counts. Roles come before the databases that they own.
+        listed = {each.name: each for server in reversed(self.servers) for each in server.databases()}
+        sources = [*sorted((each for each in listed.values() if each.name not in known), key=_name), *sources]
+        if not sources:
+            raise InvalidArgument(
+                "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]."
+            )
+        return BackupRequest(sources=sources, description=description, pinned=pinned, tags=tags, run=run, token=token)
 
     # --- listing ----------------------------------------------------------------------------------------------
 
