@@ -769,3 +769,12 @@ def test_hostile_names_of_roles_are_only_names(server: Server, whole: Client) ->
         whole(
             "DO $$ BEGIN EXECUTE (SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname ~ 'DROP'); END $$;"
         )
+
+
+@pytest.mark.parametrize("stem", ["shop", "ü" * 31, "x" * 63])
+def test_only_what_a_restore_left_is_taken_for_it(stem: str) -> None:
+    database = PostgreSQL(f"postgresql://u@h/{quote(stem)}")
+    assert postgresql.is_left_by_restore(f"{database._replaced}_1f")
+    assert postgresql.is_left_by_restore(f"{database._beside}_1f")
+    for ours in (stem, "sales_replaced_20240101_1", "sales_being_restored_deadbeef_1"):
+        assert not postgresql.is_left_by_restore(ours)

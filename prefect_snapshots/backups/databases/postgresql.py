@@ -58,6 +58,9 @@ _OTHER = "(sequences and large objects)"
 _PACKAGE = "postgresql-client"
 _FITTING = "/usr/lib/postgresql/{server}/bin/{name}"
 """Where packages of several versions lie side by side."""
+_STEM = 28
+"""Bytes of a name in the names of the databases that a restore makes beside it."""
+_LEFT = re.compile(r"(?s)(.*)_(?:being_restored|replaced)_([0-9a-f]{8})_[0-9a-f]+")
 _ATTEMPTS = 10
 """To swap while others keep connecting to the old database."""
 
@@ -1144,9 +1147,22 @@ def _like(text: str) -> str:
     return re.sub(r"([\\%_])", r"\\\1", text)
 
 
+def is_left_by_restore(name: str) -> bool:
+    """Return whether a killed restore has left this database: it holds what is on its way, or was replaced.
+
+    A database of the user's may have a similar name, but not the checksum of what stands in front of it. Where that was
+    shortened, it cannot be checked.
+    """
+    found = _LEFT.fullmatch(name)
+    if found is None:
+        return False
+    # The last character may have lost up to three bytes.
+    return _digest(found[1]) == found[2] or len(found[1].encode()) > _STEM - 4
+
+
 def _stem(database: str) -> str:
     """The beginning of a name, with room for what is put behind it: names have at most 63 bytes."""
-    return database.encode()[:28].decode(errors="ignore")
+    return database.encode()[:_STEM].decode(errors="ignore")
 
 
 def _digest(database: str) -> str:

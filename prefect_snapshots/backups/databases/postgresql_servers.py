@@ -26,12 +26,9 @@ from ...errors import BackupFailed, InvalidArgument
 from ...messages import logger
 from ..sources import Database, Dump, DumpFile, DumpReader, Switch
 from .base import Address, ServerDatabase, check_counts, drill_lock, drill_mark, read_settings, restoring
-from .postgresql import PostgreSQL, _literal, _major, _quoted, _Session, _set_statement
+from .postgresql import PostgreSQL, _literal, _major, _quoted, _Session, _set_statement, is_left_by_restore
 
 _ROLES = "roles.json"
-_OURS = re.compile(r"(?s).*_(?:being_restored|replaced)_[0-9a-f]+_[0-9a-f]+")
-"""Databases that restores have left: they hold what is on its way, or was replaced."""
-
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[^\x00]+\Z")]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 _Setting: TypeAlias = Annotated[
@@ -275,7 +272,7 @@ class PostgreSQLServer(ServerDatabase):
                 "WHERE datallowconn AND NOT datistemplate"
             )
         found = [
-            name for name in names if self._matches(name) and not _OURS.fullmatch(name) and drill_lock(name) is None
+            name for name in names if self._matches(name) and not is_left_by_restore(name) and drill_lock(name) is None
         ]
         if not found:
             raise BackupFailed(f"No database matches {self.name}. The server has: {', '.join(names)}.")
