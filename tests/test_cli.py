@@ -1004,6 +1004,24 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     assert "was restored and is identical" in shop.run("backups", "drill").stdout
 
 
+def test_latest_is_that_of_the_name_that_is_given(shop: Program) -> None:
+    older = shop.json("backups", "create", "older")["name"]
+    newer = shop.json("backups", "create", "--name", "app", "--database", "app.db", "--no-directories")["name"]
+    assert shop.json("backups", "drill", "--name", "app")["name"] == newer
+    assert shop.json("backups", "drill", "--name", "shop")["name"] == older
+    with sqlite3.connect(shop.directory / "app.db") as database:
+        database.execute("DELETE FROM users")
+    database.close()
+    (shop.directory / "uploads" / "photo").unlink()
+    shop.run("backups", "restore", "latest", "--name", "shop", "--yes")
+    assert (users(shop), (shop.directory / "uploads" / "photo").exists()) == (100, True)
+    assert f"There is no backup {newer!r}" in shop.complaint(
+        "backups", "restore", newer, "--name", "shop", "--yes", status=1
+    )
+    shop.run("backups", "restore", newer, "--yes")
+    assert "no backups under the name 'ap'" in shop.run("backups", "list", "--name", "ap").stdout
+
+
 def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(shop: Program) -> None:
     uploads = shop.directory / "uploads"
     for path in ("a.log", "closed", "marked/.nobackup", "marked/inside", "ignored"):

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -44,6 +44,11 @@ changes = st.one_of(
 generations = st.lists(st.lists(changes, min_size=1, max_size=12), min_size=1, max_size=3)
 
 
+def written(path: bytes) -> IO[bytes]:
+    """Open a file for writing; what is there may be a pipe, which would wait for a reader for ever."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o644), "wb")
+
+
 def apply(root: bytes, change: tuple[Any, ...]) -> None:
     """Change a directory. What is not possible, such as a file below a file, changes nothing."""
     what, name, *rest = change
@@ -53,11 +58,11 @@ def apply(root: bytes, change: tuple[Any, ...]) -> None:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         if what == "file":
             size, seed = rest
-            with open(path, "wb") as file:
+            with written(path) as file:
                 file.write(random.Random(seed).randbytes(size))
         elif what == "sparse":
             hole, size = rest
-            with open(path, "wb") as file:
+            with written(path) as file:
                 file.seek(hole)
                 file.write(b"data" * (size // 4))
                 file.truncate(hole + size + hole)
@@ -65,8 +70,11 @@ def apply(root: bytes, change: tuple[Any, ...]) -> None:
             os.mkdir(path)
         elif what == "symlink":
             os.symlink(rest[0], path)
-        elif what == "hard link":
-            os.link(root + b"/" + rest[0], path, follow_symlinks=False)
+        elif (
+            what == "hard link" and os.path.isfile(root + b"/" + rest[0]) and not os.path.islink(root + b"/" + rest[0])
+        ):
+            # rsync also keeps several names of one pipe or one symbolic link. A backup makes several of it.
+            os.link(root + b"/" + rest[0], path)
         elif what == "fifo":
             os.mkfifo(path)
         elif what == "mode" and not os.path.islink(path):

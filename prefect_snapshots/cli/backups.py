@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from ..errors import BackupNotFound, InvalidArgument, SnapshotsError
+from ..repository.tracking import hint
 from .backup_sources import (
     AS_CONFIGURED,
     HOOKS_AS_CONFIGURED,
@@ -108,6 +109,8 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
         name: List only the backups of this name. Default: the name in pyproject.toml, or else all.
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
+    from ..backups import list_names
+
     repository = _opened(session)
     names = _names(repository, name)
     found = {each: _manager(repository, each).list_backups() for each in names}
@@ -117,6 +120,9 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
     }
     total = sum(map(len, found.values()))
     remark = f"{count_text(total, 'backup')}." if total else "There are no backups."
+    others = [] if total else list_names(repository)
+    if others:
+        remark = f"There are no backups under the name {names[0]!r}. {hint(names[0], others)}"
     return Answer(document, _view_verbosely if verbose else _view_backups, remark)
 
 
@@ -279,7 +285,7 @@ def restore(
     """
     repository = _opened(session, create=not dry_run)
     targets = dict(map(_pair, to or ()))
-    owner, found = _find(repository, backup)
+    owner, found = _find(repository, backup, sources.name)
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name), hooks=hooks)
     if not dry_run:
         lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
@@ -376,9 +382,11 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
     Args:
         backup: The name of the backup. Default: the latest.
     """
-    manager = manager_of(_opened(session, writing=True), sources)
+    repository = _opened(session, writing=True)
+    owner, found = _find(repository, backup, sources.name)
+    manager = manager_of(repository, dataclasses.replace(sources, name=owner.name))
     with session.progress() as progress:
-        report = manager.drill(backup, progress)
+        report = manager.drill(found.name, progress)
     document = {**dataclasses.asdict(report), "ok": report.ok}
     remark = f"{report.name} was restored and is {'' if report.ok else 'NOT '}identical."
     return Answer(document, _view_drill, remark, status=0 if report.ok else _PROBLEM)
@@ -502,8 +510,16 @@ def _names(repository: Repository, name: str | None) -> Sequence[str]:
     return list_names(repository) if name is None else [name]
 
 
-def _find(repository: Repository, backup: str, *, whole: bool = False) -> tuple[BackupManager, Backup]:
-    """Return a backup under any name, and its manager. The latest is that of the name in pyproject.toml, if any.
+def _find(
+    repository: Repository, backup: str, name: str | None = None, *, whole: bool = False
+) -> tuple[BackupManager, Backup]:
+    """Return a backup and its manager.
+
+    Args:
+        repository: The repository.
+        backup: Its name, the beginning of it, or `LATEST`.
+        name: Look only under this name of a manager. Default: under all; for the latest, the name in pyproject.toml.
+        whole: Whether `backup` has to be a whole name.
 
     Raises:
         BackupNotFound: There is no such backup. The message names similar ones.
@@ -511,7 +527,8 @@ def _find(repository: Repository, backup: str, *, whole: bool = False) -> tuple[
     from ..backups import list_names
 
     latest = backup == LATEST and not whole
-    managers = [_manager(repository, name) for name in (_names(repository, None) if latest else list_names(repository))]
+    names = list_names(repository) if name is None and not latest else _names(repository, name)
+    managers = [_manager(repository, each) for each in names]
     listed = [
         (manager, each) for manager in managers for each in manager.list_backups() if not latest or each.broken is None
     ]
