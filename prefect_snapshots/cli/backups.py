@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from ..errors import BackupNotFound, InvalidArgument, SnapshotsError
-from ..repository.tracking import hint
 from .backup_sources import (
     AS_CONFIGURED,
     HOOKS_AS_CONFIGURED,
@@ -110,6 +109,7 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
     from ..backups import list_names
+    from ..repository.tracking import hint
 
     repository = _opened(session)
     names = _names(repository, name)
