@@ -365,16 +365,16 @@ class BackupManager:
             ...
             prefect_snapshots.errors.ConfirmationRequired: Restoring ... replaces data. Nothing was changed. ...
         """
-        request = RestoreRequest(
-            include_directories=include_directories,
-            include_databases=include_databases,
-            to=_each_database(to or {}, self.get_backup(name)),
-            only=only or {},
-            safety=safety,
-            in_place=in_place,
-            keep_extra=keep_extra,
-        )
         with self._history.opened(name) as (backup, content):
+            request = RestoreRequest(
+                include_directories=include_directories,
+                include_databases=include_databases,
+                to=_each_database(to or {}, backup),
+                only=only or {},
+                safety=safety,
+                in_place=in_place,
+                keep_extra=keep_extra,
+            )
             jobs = restores.plan(backup, request, self._by_name(backup.part_names))
             for job in jobs:
                 if isinstance(job.target, Directory) and not (in_place or job.only):
