@@ -743,7 +743,7 @@ def require_store(to: object) -> None:
     Raises:
         InvalidArgument: It is not an artifact store.
     """
-    if not hasattr(to, "adopt"):
+    if not isinstance(to, ArtifactManager):
         raise InvalidArgument(
             f"The target of a copy must be an ArtifactRegistry, not {type(to).__name__}. Nothing was copied."
         )
