@@ -1020,6 +1020,15 @@ def test_latest_is_that_of_the_name_that_is_given(shop: Program) -> None:
     )
     shop.run("backups", "restore", newer, "--yes")
     assert "no backups under the name 'ap'" in shop.run("backups", "list", "--name", "ap").stdout
+    shop.run("backups", "delete", newer, "--yes")
+    assert (
+        "no backups under the name 'app'. There is only 'shop'" in shop.run("backups", "list", "--name", "app").stdout
+    )
+    shop.run("backups", "delete", older, "--force", "--yes")
+    for backup in shop.json("backups", "list")["backups"]:
+        shop.run("backups", "delete", backup["name"], "--force", "--yes")
+    (shop.directory / "pyproject.toml").write_text('[tool.prefect-snapshots]\nrepository = "backups"\n')
+    assert "There are no backups." in shop.run("backups", "list").stdout
 
 
 def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(shop: Program) -> None:

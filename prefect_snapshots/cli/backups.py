@@ -120,7 +120,7 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
     }
     total = sum(map(len, found.values()))
     remark = f"{count_text(total, 'backup')}." if total else "There are no backups."
-    others = [] if total else list_names(repository)
+    others = [] if total else sorted(set(list_names(repository)).difference(names))
     if others:
         remark = f"There are no backups under the name {names[0]!r}. {hint(names[0], others)}"
     return Answer(document, _view_verbosely if verbose else _view_backups, remark)
