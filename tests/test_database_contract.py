@@ -232,6 +232,8 @@ def test_the_documentation_has_a_row_for_each_database_as_its_module_says() -> N
 
 
 def test_options_stand_behind_a_url() -> None:
+    with pytest.raises(InvalidArgument, match="without a colon"):
+        open_database("postgresql://h/x?sslkey=pkcs11:key")
     database = open_database("postgresql://h/x?sslmode=require", options={"connect_timeout": "3"})
     assert isinstance(database, PostgreSQL)
     assert database.address.options == {"sslmode": "require", "connect_timeout": "3"}

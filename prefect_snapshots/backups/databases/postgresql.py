@@ -350,6 +350,9 @@ class PostgreSQL(ServerDatabase):
     def check_url(self, address: Address) -> None:
         if address.options.get(_OWNERS, "true") not in ("true", "false"):
             raise InvalidArgument("In the URL of a PostgreSQL database, owners= is true or false.")
+        # libpq takes what stands before a colon for an engine of OpenSSL, and loads it as a library.
+        if ":" in address.options.get("sslkey", ""):
+            raise InvalidArgument("In the URL of a PostgreSQL database, sslkey= is a path without a colon.")
 
     def check(self) -> list[str]:
         with self._session() as session:
