@@ -46,8 +46,10 @@ class LimitedLocation(Location):
     """
 
     def __init__(self, inner: Location, limit: float) -> None:
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
-            raise InvalidArgument(f"limit_upload must be a positive number of bytes a second, not {limit!r}.")
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+            raise InvalidArgument(
+                f"limit_upload must be a positive number of bytes a second, at least 1, not {limit!r}."
+            )
         super().__init__(inner._protocol, inner._place, inner.storage_options)
         self.url = inner.url
         self.requests = inner.requests
