@@ -82,9 +82,8 @@ def _count_streams(catalog: Catalog) -> int:
     A process that has just begun knows of none. Without a look it would take what prune needs for all of their fences.
     """
     if catalog.location.is_local and not catalog.root.loaded:
-        with contextlib.suppress(
-            IntegrityError
-        ):  # who needs what is damaged is told so; this commit may need none of it
+        # Whoever needs what is damaged gets the error; this commit may need none of it.
+        with contextlib.suppress(IntegrityError):
             catalog.root.refresh()
     return len(catalog.state.streams)
 
