@@ -12,6 +12,8 @@ from shelf import Shelf
 
 from prefect_snapshots import Repository
 from prefect_snapshots.errors import StorageFull
+from prefect_snapshots.repository.commits import Draft
+from prefect_snapshots.repository.contents import Stored, Writer
 from prefect_snapshots.repository.reserve import RESERVE
 
 NOISE = random.Random(0).randbytes(2_000_000)
@@ -117,6 +119,22 @@ def test_a_save_takes_nothing_of_what_is_kept_for_prune(small_disk: Path) -> Non
     for _ in range(3):
         with pytest.raises(StorageFull, match=r"Nothing was committed\..*prefect-snapshots prune"):
             Shelf(Repository(small_disk / "repository")).put("small", [b"1"])
+    assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 3
+
+
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
+def test_an_upload_on_its_way_takes_nothing_that_prune_has_freed(small_disk: Path) -> None:
+    shelf = with_garbage(small_disk)
+    reserve = (small_disk / "repository" / RESERVE).stat().st_size
+
+    def store(writer: Writer) -> Stored:
+        fill(small_disk)
+        os.truncate(small_disk / "repository" / RESERVE, reserve // 2)  # as a prune does that needs some of it
+        return writer.store(b"", [part(4)])
+
+    with pytest.raises(StorageFull, match="Nothing was committed"):
+        shelf.repository.commit(shelf.stream, lambda: Draft("put", {"id": "large"}), store=store)
+    assert (small_disk / "repository" / RESERVE).stat().st_size == reserve
     assert Repository(small_disk / "repository").prune(grace=0).packs_deleted == 3
 
 
