@@ -92,15 +92,19 @@ def mariadb() -> Iterator[Server]:
         ]
         start.write_text(";\n".join([*statements, ""]))
         _give(start)
-        data = f"--datadir={folder}/data"
+        # A starting server deletes the temporary tables in its folder, those of a server beside it as well.
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        _give(temporary)
+        where = [f"--datadir={folder}/data", f"--tmpdir={temporary}"]
         _run(
-            ["mariadb-install-db", "--no-defaults", data, "--skip-test-db", "--auth-root-authentication-method=normal"]
+            ["mariadb-install-db", "--no-defaults", *where, "--skip-test-db", "--auth-root-authentication-method=normal"]
         )
         (port,) = servers.free_ports(1)
         options = [f"--socket={folder}/socket", f"--port={port}", f"--bind-address={_HOST}", f"--init-file={start}"]
         options += ["--skip-name-resolve", "--event-scheduler=OFF"]
         options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]
-        with _started(["mariadbd", "--no-defaults", data, *options], port, folder) as server:
+        with _started(["mariadbd", "--no-defaults", *where, *options], port, folder) as server:
             _wait(server, lambda: _listens(port))
             yield server
 
