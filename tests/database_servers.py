@@ -98,7 +98,13 @@ def mariadb() -> Iterator[Server]:
         _give(temporary)
         where = [f"--datadir={folder}/data", f"--tmpdir={temporary}"]
         _run(
-            ["mariadb-install-db", "--no-defaults", *where, "--skip-test-db", "--auth-root-authentication-method=normal"]
+            [
+                "mariadb-install-db",
+                "--no-defaults",
+                *where,
+                "--skip-test-db",
+                "--auth-root-authentication-method=normal",
+            ],
         )
         (port,) = servers.free_ports(1)
         options = [f"--socket={folder}/socket", f"--port={port}", f"--bind-address={_HOST}", f"--init-file={start}"]
