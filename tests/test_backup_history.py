@@ -21,7 +21,7 @@ from flat_database import Flat
 
 from prefect_snapshots import BackupManager, RetentionPolicy
 from prefect_snapshots.backups.databases import SQLite
-from prefect_snapshots.backups.directories import Summary
+from prefect_snapshots.backups.directories import SourceSummary
 from prefect_snapshots.backups.records import part_record, slug
 from prefect_snapshots.backups.sources import Database, DumpReader
 from prefect_snapshots.backups.working import clean_working_folders, folder_beside, is_held, working_folder
@@ -252,11 +252,11 @@ def test_nothing_is_created_by_looking_at_a_repository_that_does_not_exist(tmp_p
 
 def test_what_could_not_be_read_makes_a_backup_incomplete(manager: BackupManager) -> None:
     assert not manager.create_backup().incomplete
-    part = part_record(Summary("data", "directory", unreadable=["closed: Permission denied"]))
+    part = part_record(SourceSummary("data", "directory", unreadable=["closed: Permission denied"]))
     backup = dataclasses.replace(manager.get_backup("latest"), parts=(part,))
     assert backup.incomplete
     assert backup.to_dict()["incomplete"]
-    assert part_record(Summary("data", "directory", skipped=["socket"])).incomplete is False
+    assert part_record(SourceSummary("data", "directory", skipped=["socket"])).incomplete is False
 
 
 @pytest.mark.parametrize(

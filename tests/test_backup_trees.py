@@ -24,8 +24,8 @@ import msgspec
 import pytest
 
 from prefect_snapshots.backups.archive import Archive, store
-from prefect_snapshots.backups.directories import Summary
-from prefect_snapshots.backups.manifest import Part, encode_manifest
+from prefect_snapshots.backups.directories import SourceSummary
+from prefect_snapshots.backups.manifest import BackupPart, encode_manifest
 from prefect_snapshots.errors import (
     BackupFailed,
     DamagedVersion,
@@ -38,11 +38,11 @@ from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Stored, Writer
 from prefect_snapshots.repository.repository import Repository
-from prefect_snapshots.trees import reading
+from prefect_snapshots.trees import file_reading
 from prefect_snapshots.trees.descriptors import exists, opened
 from prefect_snapshots.trees.entries import Entry
 from prefect_snapshots.trees.restoring import restore_directory
-from prefect_snapshots.trees.scanning import RESTORING, Directory, Selection, walk
+from prefect_snapshots.trees.scanning import RESTORING, Directory, FileSelection, walk
 from prefect_snapshots.trees.workspaces import recover, workspace
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -56,7 +56,7 @@ class Shelf:
         self.events: list[Event] = []
         self.stream = self.repository.stream("backups", "default", self.events.append)
         self.newest: Archive | None = None
-        self.summary = Summary("", "")
+        self.summary = SourceSummary("", "")
 
     def backup(self, *sources: Directory) -> Archive:
         def keep(writer: Writer) -> Stored:
@@ -150,7 +150,7 @@ def size_of(shelf: Shelf) -> int:
 
 def settle() -> None:
     """Wait until what was written can be told from what is written next."""
-    time.sleep(reading._SETTLED / 1e9 + 0.1)
+    time.sleep(file_reading._SETTLED / 1e9 + 0.1)
 
 
 # --- the round trip --------------------------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_ignore_files_mean_what_git_takes_them_for(tmp_path: Path, seed: int) ->
     found = [
         (path, entry.is_dir(follow_symlinks=False), left_out)
         for path, entry, _, left_out in walk(
-            str(root), Selection(tuple(given.split("\n")), (".gitignore",)), unexpected
+            str(root), FileSelection(tuple(given.split("\n")), (".gitignore",)), unexpected
         )
     ]
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -560,7 +560,7 @@ FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
     ids=lambda entries: repr(entries[-1].raw),
 )
 def test_hostile_manifests_are_refused(shelf: Shelf, entries: list[Entry]) -> None:
-    manifest = encode_manifest([Part("source", "directory", entries)])
+    manifest = encode_manifest([BackupPart("source", "directory", entries)])
     event = shelf.repository.commit(
         shelf.stream, lambda: Draft("created"), store=lambda writer: writer.store_cut(manifest, [])
     )

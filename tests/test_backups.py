@@ -34,9 +34,9 @@ from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
 from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
-from prefect_snapshots.backups.directories import Summary
+from prefect_snapshots.backups.directories import SourceSummary
 from prefect_snapshots.backups.origin import git_state
-from prefect_snapshots.backups.records import Records, backup_name, part_record, slug
+from prefect_snapshots.backups.records import BackupRecords, backup_name, part_record, slug
 from prefect_snapshots.backups.sources import Database, Dump, DumpReader
 from prefect_snapshots.errors import (
     BackupFailed,
@@ -544,7 +544,7 @@ def test_each_source_goes_on_from_its_own_last_backup(world: World, monkeypatch:
     def refuse(*_: Any) -> None:
         raise AssertionError("an unchanged file was read")
 
-    monkeypatch.setattr("prefect_snapshots.trees.reading._read_small", refuse)
+    monkeypatch.setattr("prefect_snapshots.trees.file_reading._read_small", refuse)
     assert manager.create_backup().written < 20_000
 
 
@@ -608,7 +608,9 @@ def test_a_directory_without_permission() -> None:
 
 
 def test_what_happened_to_files_is_noted() -> None:
-    summary = Summary("bulk", "directory", files=1, size=9, changed=["a", "b"], skipped=[f"{n}" for n in range(12)])
+    summary = SourceSummary(
+        "bulk", "directory", files=1, size=9, changed=["a", "b"], skipped=[f"{n}" for n in range(12)]
+    )
     record = part_record(summary)
     assert record.notes == [
         "2 files changed while being read: a, b",
@@ -917,7 +919,7 @@ def test_a_damaged_record_hides_no_other(world: World) -> None:
 
 
 def test_a_record_that_makes_no_sense_is_broken_and_stays() -> None:
-    records = Records()
+    records = BackupRecords()
     good = {"id": "b", "description": "", "time": 1, "pinned": False, "tags": [], "parts": [], "duration": 0.0}
     bodies: list[dict[str, Any]] = [{"id": "a", "description": 7}, {"id": "b"}, {}, {**good, "host": "h", "id": "c"}]
     for number, body in enumerate(bodies, 1):

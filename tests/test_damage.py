@@ -19,7 +19,7 @@ from writers import body_of
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, UnsupportedFormat
 from prefect_snapshots.repository import Repository, catalog, envelopes
 from prefect_snapshots.repository.contents import Writer
-from prefect_snapshots.repository.index import Entry
+from prefect_snapshots.repository.index import ChunkCopy
 from prefect_snapshots.repository.maintenance import Problem
 from prefect_snapshots.repository.packs import pack_path
 from prefect_snapshots.repository.reserve import RESERVE
@@ -322,7 +322,7 @@ def test_reading_says_which_object_is_damaged(templates: dict[str, Path]) -> Non
 
 
 @pytest.fixture(params=PASSWORDS)
-def lonely(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, dict[bytes, Entry]]:
+def lonely(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, dict[bytes, ChunkCopy]]:
     """A repository whose only item is a delta; nothing but that needs its base. And where both of them are."""
     shelf = Shelf(Repository(tmp_path / "repository", password=PASSWORDS[request.param]))
     shelf.put("base", [BASE], chunked=True)
@@ -336,7 +336,7 @@ def lonely(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, d
     return tmp_path / "repository", request.param, {data: entry for data, entry in entries.items() if entry}
 
 
-def flip(place: Path, entry: Entry, at: int) -> None:
+def flip(place: Path, entry: ChunkCopy, at: int) -> None:
     path = place / pack_path(entry.pack)
     content = bytearray(path.read_bytes())
     content[entry.offset + at % entry.stored] ^= 1
@@ -346,7 +346,7 @@ def flip(place: Path, entry: Entry, at: int) -> None:
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(of_base=st.booleans(), at=st.integers(0, 10_000_000))
 def test_flipped_bit_in_a_delta_or_its_base(
-    lonely: tuple[Path, str, dict[bytes, Entry]], of_base: bool, at: int
+    lonely: tuple[Path, str, dict[bytes, ChunkCopy]], of_base: bool, at: int
 ) -> None:
     """It is named where it lies, hits the item, and is healed by saving that again."""
     template, kind, entries = lonely
@@ -366,7 +366,7 @@ def test_flipped_bit_in_a_delta_or_its_base(
         assert problems_of(place, kind) == []
 
 
-def test_lost_pack_of_a_base(lonely: tuple[Path, str, dict[bytes, Entry]]) -> None:
+def test_lost_pack_of_a_base(lonely: tuple[Path, str, dict[bytes, ChunkCopy]]) -> None:
     template, kind, entries = lonely
     shelf = Shelf(Repository(template, password=PASSWORDS[kind]))
     (template / pack_path(entries[BASE].pack)).unlink()
@@ -379,7 +379,7 @@ def test_lost_pack_of_a_base(lonely: tuple[Path, str, dict[bytes, Entry]]) -> No
         Repository(template, password=PASSWORDS[kind]).prune(grace=0)
 
 
-def test_another_copy_of_a_base_or_of_the_chunk_is_read(lonely: tuple[Path, str, dict[bytes, Entry]]) -> None:
+def test_another_copy_of_a_base_or_of_the_chunk_is_read(lonely: tuple[Path, str, dict[bytes, ChunkCopy]]) -> None:
     template, kind, entries = lonely
     for data in (BASE, NEAR):
         for harmed in (BASE, NEAR):

@@ -17,8 +17,8 @@ from prefect_snapshots.repository import Repository, envelopes
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Content, Stored, Writer
-from prefect_snapshots.repository.deltas import FEATURES, Previous, similar_stream, sketch
-from prefect_snapshots.repository.index import Entry
+from prefect_snapshots.repository.deltas import FEATURES, PreviousChunks, similar_stream, sketch
+from prefect_snapshots.repository.index import ChunkCopy
 from prefect_snapshots.repository.sealing import DELTA, expand_delta, shrink_delta
 
 KEYS = {"plain": None, "encrypted": "correct horse battery staple"}
@@ -36,7 +36,7 @@ def change(data: bytes, *places: int) -> bytes:
     return bytes(changed)
 
 
-def entry_of(repository: Repository, chunk: bytes) -> Entry:
+def entry_of(repository: Repository, chunk: bytes) -> ChunkCopy:
     """How a chunk is stored, as a process sees it that opens the repository now."""
     opened = Repository(repository.url).parts() if not repository.parts().sealer.encrypted else repository.parts()
     opened.store.index.load()
@@ -165,7 +165,7 @@ def put_dump(shelf: Shelf, name: str, data: bytes, previous: str | None, average
     if previous is not None:
         content = shelf.repository.read(shelf.stream, shelf.items[previous])
         sketches = np.frombuffer(content.manifest, "<u8").reshape(-1, FEATURES)
-        before = Previous(content.table["chunk"], sketches)
+        before = PreviousChunks(content.table["chunk"], sketches)
 
     def store(writer: Writer) -> Stored:
         sketches: list[Any] = []
@@ -218,7 +218,7 @@ def test_dump_costs_what_changed(tmp_path: Path, password: str | None) -> None:
 def test_sketches_find_what_together_makes_a_chunk() -> None:
     data = random.Random(2).randbytes(600_000)
     chunks = [data[:200_000], data[200_000:400_000], data[400_000:]]
-    previous = Previous(
+    previous = PreviousChunks(
         np.array([b"%032d" % n for n in range(3)], "V32"), np.array([sketch(chunk) for chunk in chunks])
     )
     assert previous.best(sketch(data[200_000:400_000])) == [1]
@@ -230,7 +230,7 @@ def test_sketches_find_what_together_makes_a_chunk() -> None:
 
 def test_what_all_chunks_have_makes_none_of_them_alike() -> None:
     chunks = [bytes(100_000) + random.Random(number).randbytes(40_000) for number in range(40)]
-    previous = Previous(
+    previous = PreviousChunks(
         np.array([b"%032d" % n for n in range(40)], "V32"), np.array([sketch(chunk) for chunk in chunks])
     )
     assert previous.best(sketch(bytes(200_000))) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import itertools
 import re
 from collections.abc import Iterator
@@ -39,6 +40,22 @@ def test_the_tree_shows_every_module_of_the_package_and_of_two_layers() -> None:
     for layer in ("repository", "integration"):
         expected |= modules(PACKAGE / layer) - {f"{layer}/__init__.py"}
     assert drawn() == expected
+
+
+SHARED = {
+    # The same thing for another kind.
+    "__init__", "artifacts", "backups", "differences", "handlers", "history", "maintenance", "manager",
+    "manifest", "passwords", "records", "report", "retention", "snapshots",
+}  # fmt: skip
+
+
+def test_no_two_classes_have_one_name_and_modules_only_if_they_are_the_same_for_another_kind() -> None:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    files = collections.Counter(path.stem for path in paths)
+    nodes = itertools.chain.from_iterable(ast.walk(ast.parse(path.read_text())) for path in paths)
+    classes = collections.Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert {name for name, count in files.items() if count > 1} == SHARED
+    assert {name for name, count in classes.items() if count > 1} == set()
 
 
 def test_every_test_file_that_holds_a_promise_exists() -> None:

@@ -24,7 +24,7 @@ from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
 from prefect_snapshots.errors import CommitUnknown, IntegrityError, StorageUnavailable
 from prefect_snapshots.repository import Repository
 from prefect_snapshots.repository.catalog import CATALOG, ROOT
-from prefect_snapshots.repository.index import Entry
+from prefect_snapshots.repository.index import ChunkCopy
 from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
 from prefect_snapshots.repository.maintenance import CheckReport
 
@@ -648,7 +648,7 @@ def begin_save_like(world: World, process: Process, item: str, body: bytes, like
     process.start(lambda: process.shelf(name).put(item, [body], chunked=True, like=[like]))
 
 
-def entries_of(world: World, body: bytes) -> list[Entry]:
+def entries_of(world: World, body: bytes) -> list[ChunkCopy]:
     """The copies of a chunk, to fresh eyes."""
     opened = Repository(world.url).parts()
     opened.index.load()

@@ -23,7 +23,7 @@ from prefect_snapshots import (
     SnapshotManager,
 )
 from prefect_snapshots.artifacts.streams import Artifacts
-from prefect_snapshots.backups.history import History
+from prefect_snapshots.backups.history import BackupHistory
 from prefect_snapshots.checkpoints.ledger import Ledger
 from prefect_snapshots.checkpoints.log import Log
 from prefect_snapshots.errors import RepositoryNotFound, UsageError
@@ -425,7 +425,7 @@ def owners_of_locks(tmp_path: Path) -> dict[str, tuple[Any, Callable[[], object]
     """What holds a lock above the storage layer: its lock, and a use of it that takes the lock."""
     repository = Repository(tmp_path / "r")
     SnapshotManager(repository).save_snapshot(1, "one")
-    artifacts, history = Artifacts(repository), History(repository, "b")
+    artifacts, history = Artifacts(repository), BackupHistory(repository, "b")
     ledger, log, results = Ledger(), Log(repository, "job", "f"), ResultLog(repository, "shared")
     file = os.open(tmp_path / "file", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     appender = _FileAppender("file", file)

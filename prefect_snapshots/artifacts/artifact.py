@@ -27,7 +27,18 @@ from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, tree_of
 from .folders import decode_manifest, scan_folder
 from .handlers import check_environment, find_handler, write_value
-from .history import History, Match, Move, Version, VersionLike, check_alias, expiry_of, is_expired, moves_of, source_of
+from .history import (
+    ArtifactHistory,
+    Match,
+    Move,
+    StoredVersion,
+    VersionLike,
+    check_alias,
+    expiry_of,
+    is_expired,
+    moves_of,
+    source_of,
+)
 from .infos import ArtifactInfo, ArtifactVersion
 from .manager import ArtifactManager, require_store
 
@@ -55,7 +66,11 @@ class Artifact:
     """
 
     def __init__(
-        self, name: str, collection: str, tracked: TrackedStream[History], missing: Callable[[Artifact], Exception]
+        self,
+        name: str,
+        collection: str,
+        tracked: TrackedStream[ArtifactHistory],
+        missing: Callable[[Artifact], Exception],
     ) -> None:
         self.name = name
         self.collection = collection
@@ -171,7 +186,7 @@ class Artifact:
         self, content: ContentReader, body: dict[str, Any], progress: Progress | None, number: int | None = None
     ) -> ArtifactVersion:
         """Create a version from content and the fields of its event. The number is by default the next one."""
-        there: Version | None = None
+        there: StoredVersion | None = None
 
         def draft() -> Draft | None:
             nonlocal there
@@ -343,7 +358,7 @@ class Artifact:
     def rollback(self, alias: str, *, by: str | None = None) -> ArtifactVersion:
         """Move an alias back to its previous version. See `ArtifactRegistry.rollback`."""
 
-        def previous(history: History) -> Version:
+        def previous(history: ArtifactHistory) -> StoredVersion:
             stack = self._stack_of(alias, history)
             if len(stack) < 2:
                 raise ArtifactNotFound(
@@ -397,35 +412,35 @@ class Artifact:
     def _label(self) -> str:
         return f"{self.collection}/{self.name}"
 
-    def _label_of(self, version: Version) -> str:
+    def _label_of(self, version: StoredVersion) -> str:
         return f"{self._label}:{version.label}"
 
     def _version_of(self, event: Event | None) -> ArtifactVersion:
         assert event is not None
         return ArtifactVersion(self.name, self.collection, event.body["id"])
 
-    def _files_of(self, version: Version) -> tuple[str | None, str]:
+    def _files_of(self, version: StoredVersion) -> tuple[str | None, str]:
         return version.event.body.get("suffix"), self._label_of(version)
 
-    def _look(self) -> History:
+    def _look(self) -> ArtifactHistory:
         """Return the current state. Raise `ArtifactNotFound` if there is no version."""
         history = self._tracked.refresh()
         if history.newest is None:
             raise self._missing(self)
         return history
 
-    def _find(self, version: VersionLike, match: Match = "exact") -> Version:
+    def _find(self, version: VersionLike, match: Match = "exact") -> StoredVersion:
         return self._sound(self._look().resolve(version, match, self._label))
 
-    def _sound(self, version: Version) -> Version:
+    def _sound(self, version: StoredVersion) -> StoredVersion:
         if version.damage is not None:
             raise DamagedVersion(self._label_of(version), "", version.damage)
         return version
 
-    def _content(self, version: Version) -> AbstractContextManager[ContentReader]:
+    def _content(self, version: StoredVersion) -> AbstractContextManager[ContentReader]:
         return self._tracked.reading(version.event, self._label_of(version))
 
-    def _info(self, version: Version, history: History) -> ArtifactInfo:
+    def _info(self, version: StoredVersion, history: ArtifactHistory) -> ArtifactInfo:
         body, content = self._sound(version).event.body, version.event.content
         assert content is not None
         return ArtifactInfo(
@@ -462,7 +477,7 @@ class Artifact:
 
         self._tracked.change(draft)
 
-    def _pin(self, version: VersionLike, kind: str, what: str) -> Version:
+    def _pin(self, version: VersionLike, kind: str, what: str) -> StoredVersion:
         found = self._find(version)
 
         def draft() -> Draft | None:
@@ -474,7 +489,7 @@ class Artifact:
         self._tracked.change(draft)
         return found
 
-    def _delete(self, choose: Callable[[History], list[Version]], force: bool) -> None:
+    def _delete(self, choose: Callable[[ArtifactHistory], list[StoredVersion]], force: bool) -> None:
         def draft() -> Draft | None:
             history = self._tracked.view
             chosen = choose(history)
@@ -488,7 +503,7 @@ class Artifact:
 
         self._tracked.change(draft)
 
-    def _stack_of(self, alias: str, history: History) -> list[int]:
+    def _stack_of(self, alias: str, history: ArtifactHistory) -> list[int]:
         stack = history.aliases.get(alias)
         if not stack:
             raise ArtifactNotFound(f"{self._label} has no alias {alias!r}. {hint(alias, history.aliases)}")
@@ -497,7 +512,7 @@ class Artifact:
     def _move(
         self,
         alias: str,
-        choose: Callable[[History], Version],
+        choose: Callable[[ArtifactHistory], StoredVersion],
         expected: VersionLike | EllipsisType,
         by: str | None,
         rollback: bool = False,
@@ -526,7 +541,7 @@ class Artifact:
         label = choose(self._tracked.view).label if event is None else event.body["version"]
         return ArtifactVersion(self.name, self.collection, label)
 
-    def _refuse_expired(self, version: Version) -> None:
+    def _refuse_expired(self, version: StoredVersion) -> None:
         if is_expired(version):
             assert version.expiry is not None
             raise ArtifactExpired(
@@ -534,7 +549,7 @@ class Artifact:
                 "version, or pass validate=False to read it anyway."
             )
 
-    def _source(self, version: Version) -> dict[str, str]:
+    def _source(self, version: StoredVersion) -> dict[str, str]:
         return {
             "repository": self.repository.id,
             "url": self.repository.url,
@@ -577,7 +592,7 @@ def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], C
     return start
 
 
-def _is_from(version: Version, source: Mapping[str, str] | None) -> bool:
+def _is_from(version: StoredVersion, source: Mapping[str, str] | None) -> bool:
     """Return whether a version was copied from this source, whose URL may have changed since."""
     earlier = source_of(version)
     if source is None or earlier is None:

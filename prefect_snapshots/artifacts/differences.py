@@ -113,8 +113,12 @@ def diff_folders(
     """
     before = {entry.path: entry for entry in old_entries}
     after = {entry.path: entry for entry in new_entries}
-    old_files = {entry.path: _Part(old, offset, entry.size) for entry, offset in StoredTree(old, old_entries).files}
-    new_files = {entry.path: _Part(new, offset, entry.size) for entry, offset in StoredTree(new, new_entries).files}
+    old_files = {
+        entry.path: _FolderPart(old, offset, entry.size) for entry, offset in StoredTree(old, old_entries).files
+    }
+    new_files = {
+        entry.path: _FolderPart(new, offset, entry.size) for entry, offset in StoredTree(new, new_entries).files
+    }
     found: list[FileDifference] = []
     for path in sorted(before.keys() | after.keys()):
         a, b = before.get(path), after.get(path)
@@ -128,7 +132,7 @@ def diff_folders(
     return found
 
 
-class _Part:
+class _FolderPart:
     """One file within the body of a folder."""
 
     def __init__(self, content: Bodies, offset: int, size: int) -> None:
@@ -139,7 +143,7 @@ class _Part:
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
         self._content.read_into([(self._offset + offset, view) for offset, view in targets])
 
-    def shares(self, other: _Part) -> bool:
+    def shares(self, other: _FolderPart) -> bool:
         """Return whether both are the same stored bytes."""
         mine, others = (part._content.identity(part._offset, part.body_size) for part in (self, other))
         return self.body_size == other.body_size and mine == others

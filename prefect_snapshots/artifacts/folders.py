@@ -20,8 +20,8 @@ import msgspec
 from ..errors import IntegrityError, InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedFormat
 from ..repository.contents import INLINE_LIMIT, ContentReader, Stored, Writer, inline
 from ..trees.entries import Entry, check_entries, check_path
-from ..trees.reading import Tree
-from ..trees.scanning import Scan, Selection, entry_of, scan, state_of
+from ..trees.file_reading import Tree
+from ..trees.scanning import FileSelection, Scan, entry_of, scan, state_of
 
 FORMAT = 1
 """The format version of a folder's manifest. A reader refuses a higher one."""
@@ -31,7 +31,7 @@ _SMALL = 2 * 1024 * 1024
 _STRANGE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-class _Manifest(msgspec.Struct, array_like=True):
+class _FolderManifest(msgspec.Struct, array_like=True):
     format: int
     entries: list[Entry]
 
@@ -133,7 +133,7 @@ def scan_folder(local: Path, below: str | None = None) -> Folder:
 
 
 def _scan(root: str) -> Scan:
-    found = scan(root, Selection(), hard_links=False)
+    found = scan(root, FileSelection(), hard_links=False)
     if found.skipped:
         raise _unfit(f"{root}/{found.skipped[0]}")
     if found.unreadable:
@@ -159,7 +159,7 @@ def _unfit(path: str) -> InvalidArgument:
 
 def encode_manifest(entries: Sequence[Entry]) -> bytes:
     """Encode the manifest of a folder."""
-    return msgspec.msgpack.encode(_Manifest(FORMAT, list(entries)))
+    return msgspec.msgpack.encode(_FolderManifest(FORMAT, list(entries)))
 
 
 def decode_manifest(content: ContentReader) -> list[Entry]:
@@ -171,7 +171,7 @@ def decode_manifest(content: ContentReader) -> list[Entry]:
         InvalidName: It has a path or a link that is not allowed in an artifact.
     """
     try:
-        manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
+        manifest = msgspec.msgpack.decode(content.manifest, type=_FolderManifest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # not UTF-8, or nested too deeply
         raise IntegrityError(f"The manifest of this folder is damaged: {error}") from None
     if manifest.format > FORMAT:

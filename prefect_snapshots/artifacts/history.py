@@ -35,7 +35,7 @@ NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
 _SECOND = 1_000_000_000
 
 
-class _Body(msgspec.Struct):
+class _VersionBody(msgspec.Struct):
     """The fields of a version's event, except its number. Anyone who can write to the repository can forge them."""
 
     metadata: dict[str, Any] = {}
@@ -47,7 +47,7 @@ class _Body(msgspec.Struct):
 
 
 @dataclass(slots=True, eq=False)
-class Version:
+class StoredVersion:
     """One version, with its current metadata and expiry."""
 
     number: int
@@ -67,7 +67,7 @@ class Version:
         if self.event.content is None:
             return "the event that committed it has no content"
         try:
-            msgspec.convert({**self.event.body, "metadata": self.metadata, "expiry": self.expiry}, _Body)
+            msgspec.convert({**self.event.body, "metadata": self.metadata, "expiry": self.expiry}, _VersionBody)
         except msgspec.ValidationError as error:
             return f"the event that committed it is invalid ({error})"
         return None
@@ -105,10 +105,10 @@ class Move:
 
 
 @dataclass(slots=True)
-class History:
+class ArtifactHistory:
     """The state of one artifact."""
 
-    versions: dict[int, Version] = field(default_factory=dict)
+    versions: dict[int, StoredVersion] = field(default_factory=dict)
     """By number, ascending."""
     aliases: dict[str, list[int]] = field(default_factory=dict)
     """The versions of each alias: it points to the last one, and a rollback returns to the one before."""
@@ -118,14 +118,14 @@ class History:
     released: set[int] = field(default_factory=set)
     """Versions that a release includes, or was about to include."""
     next_number: int = 0
-    _newest: Version | None = None
+    _newest: StoredVersion | None = None
     _times: list[tuple[int, int]] = field(default_factory=list)
     """Commit time and number of each version, sorted by time. If the clocks of writers differ, this is not the order
     of the numbers."""
 
-    def copy(self) -> History:
+    def copy(self) -> ArtifactHistory:
         """Return a copy that is independent of later events."""
-        return History(
+        return ArtifactHistory(
             dict(self.versions),
             {alias: list(stack) for alias, stack in self.aliases.items()},
             list(self.moves),
@@ -143,7 +143,7 @@ class History:
             self._drop(set(event.deletes))
         if event.kind == "version":
             number = int(body["id"][1:])
-            version = Version(number, event, body.get("metadata", {}), body.get("expiry"))
+            version = StoredVersion(number, event, body.get("metadata", {}), body.get("expiry"))
             self.versions[number] = self._newest = version
             self.next_number = number + 1
             insort(self._times, (version.time, number))
@@ -152,7 +152,7 @@ class History:
         elif event.kind == "annotate" and (found := self.versions.get(int(body["version"][1:]))) is not None:
             self._replace(
                 found,
-                Version(
+                StoredVersion(
                     found.number,
                     found.event,
                     {**found.metadata, **body.get("metadata", {})},
@@ -169,7 +169,7 @@ class History:
             self.next_number += 1  # it may have been a version, and a number is never used twice
 
     @property
-    def newest(self) -> Version | None:
+    def newest(self) -> StoredVersion | None:
         """The version that was committed last."""
         return self._newest
 
@@ -194,7 +194,7 @@ class History:
         """Return the aliases that point to a version, sorted."""
         return sorted(alias for alias, stack in list(self.aliases.items()) if stack[-1] == number)
 
-    def resolve(self, version: VersionLike, match: Match, label: str) -> Version:
+    def resolve(self, version: VersionLike, match: Match, label: str) -> StoredVersion:
         """Find a version.
 
         Args:
@@ -231,7 +231,7 @@ class History:
             raise ArtifactNotFound(no_such_version(label, version, list(self.versions), aliases))
         return self.versions[number]
 
-    def _replace(self, old: Version, new: Version) -> None:
+    def _replace(self, old: StoredVersion, new: StoredVersion) -> None:
         self.versions[new.number] = new
         if self._newest is old:
             self._newest = new
@@ -344,16 +344,16 @@ def expiry_of(moment: datetime | str | None) -> int | None:
     return expiry
 
 
-def is_expired(version: Version, now: datetime | None = None) -> bool:
+def is_expired(version: StoredVersion, now: datetime | None = None) -> bool:
     """Return whether a version is past its expiry, by this machine's clock."""
     return version.expiry is not None and version.expiry <= to_nanoseconds(now or datetime.now(UTC))
 
 
-def moves_of(history: History, alias: str | None) -> Iterator[Move]:
+def moves_of(history: ArtifactHistory, alias: str | None) -> Iterator[Move]:
     """Yield the moves of one alias, or of all aliases, oldest first."""
     return (move for move in history.moves if alias in (None, move.alias))
 
 
-def source_of(version: Version) -> Mapping[str, Any] | None:
+def source_of(version: StoredVersion) -> Mapping[str, Any] | None:
     """Return the source that a version was copied from, or None if it was logged here."""
     return version.event.body.get("source")

@@ -17,13 +17,13 @@ from ..repository.names import check_name
 from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream, hint
-from .history import History, Match, Version, is_time
+from .history import ArtifactHistory, Match, StoredVersion, is_time
 from .infos import Release
 
 KIND = "releases"
 
 
-class _Body(msgspec.Struct):
+class _ReleaseBody(msgspec.Struct):
     """The fields of a release's event. Anyone who can write to the repository can forge them."""
 
     tag: str
@@ -34,7 +34,7 @@ class _Body(msgspec.Struct):
 class Tagged:
     """The state of the releases of a collection."""
 
-    def __init__(self, history: History, by_tag: dict[str, Version]) -> None:
+    def __init__(self, history: ArtifactHistory, by_tag: dict[str, StoredVersion]) -> None:
         self.history = history
         self.by_tag = by_tag
 
@@ -56,7 +56,7 @@ class Releases:
 
     def __init__(self, repository: Repository, collection: str) -> None:
         self._collection = collection
-        self._tracked = TrackedStream(repository, KIND, collection, Tagged(History(), {}))
+        self._tracked = TrackedStream(repository, KIND, collection, Tagged(ArtifactHistory(), {}))
 
     def create(
         self,
@@ -104,9 +104,9 @@ class Releases:
             )
         return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
 
-    def _release(self, version: Version) -> Release:
+    def _release(self, version: StoredVersion) -> Release:
         try:
-            body = msgspec.convert(version.event.body, _Body)
+            body = msgspec.convert(version.event.body, _ReleaseBody)
         except msgspec.ValidationError as error:
             raise DamagedVersion(
                 f"release {version.label} of {self._collection}", "", f"its event is invalid ({error})"

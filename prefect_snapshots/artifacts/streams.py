@@ -11,7 +11,7 @@ from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream, hint
 from .artifact import Artifact
-from .history import History
+from .history import ArtifactHistory
 from .releases import Releases
 
 KIND = "artifacts"
@@ -23,7 +23,7 @@ class Artifacts:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = Lock()
-        self._opened: dict[tuple[str, str], tuple[Artifact, TrackedStream[History]]] = {}
+        self._opened: dict[tuple[str, str], tuple[Artifact, TrackedStream[ArtifactHistory]]] = {}
         self._releases: dict[str, Releases] = {}
 
     def artifact(self, name: str, collection: str) -> Artifact:
@@ -46,11 +46,11 @@ class Artifacts:
                 self._releases[key] = Releases(self._repository, key)
             return self._releases[key]
 
-    def _open(self, name: str, collection: str) -> tuple[Artifact, TrackedStream[History]]:
+    def _open(self, name: str, collection: str) -> tuple[Artifact, TrackedStream[ArtifactHistory]]:
         key = check_name(collection, "collection"), check_name(name, "name")
         found = self._opened.get(key)
         if found is None:
-            tracked = TrackedStream(self._repository, KIND, _stream_name(*key), History())
+            tracked = TrackedStream(self._repository, KIND, _stream_name(*key), ArtifactHistory())
             artifact = Artifact(name, collection, tracked, self._missing)
             with self._lock:  # two threads that open it at the same time get the same one
                 found = self._opened.setdefault(key, (artifact, tracked))

@@ -27,7 +27,7 @@ from .history import LATEST, NO_VERSION, NUMBER, Match, Move, VersionLike, at_ti
 from .infos import ArtifactInfo, ArtifactVersion
 from .manager import ArtifactManager, require_store
 from .wandb_project import WandbProject, check_wandb_alias, check_wandb_path, ttl_of
-from .wandb_versions import Files, Note, Version, asking, is_absence, load_wandb, plain_metadata
+from .wandb_versions import Files, VersionNote, WandbVersion, asking, is_absence, load_wandb, plain_metadata
 
 OFFLINE = "offline"
 """The version that an offline run returns: W&B assigns the number when the run is synchronised."""
@@ -126,7 +126,7 @@ class WandbArtifact:
         """
         _refuse_token(token)
         folder = scan_folder(Path(local_path), artifact_path)
-        version = self._log(folder, Note().with_entries(folder.entries), metadata, expiry)
+        version = self._log(folder, VersionNote().with_entries(folder.entries), metadata, expiry)
         _report(progress, "upload", folder.size)
         return version
 
@@ -134,7 +134,7 @@ class WandbArtifact:
         self, *, metadata: _Metadata = None, expiry: _Expiry = None, progress: Progress | None = None
     ) -> LoggedFolder:
         """Give an empty folder to write into, and log it when the block ends without an exception. See `log_files`."""
-        self._draft(Note(), metadata, expiry)  # refused now, and not after hours of work
+        self._draft(VersionNote(), metadata, expiry)  # refused now, and not after hours of work
         return LoggedFolder(lambda path: self.log_files(path, metadata=metadata, expiry=expiry, progress=progress))
 
     def log(
@@ -155,11 +155,11 @@ class WandbArtifact:
             The version that was logged. While the run is offline, its `version` is "offline".
         """
         _refuse_token(token)
-        self._draft(Note(), metadata, expiry)
+        self._draft(VersionNote(), metadata, expiry)
         found, (manifest, buffers) = write_value(
             handler, value, allow_pickle=self._allow_pickle, options=writer_options
         )
-        note = Note(handler=handler, suffix=found.suffix, environment=found.environment(value))
+        note = VersionNote(handler=handler, suffix=found.suffix, environment=found.environment(value))
         with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
             path = Path(folder, f"{self.name}.{found.suffix}")
             with path.open("wb") as file:
@@ -187,7 +187,7 @@ class WandbArtifact:
         if handler is not None:
             suffix = suffix or find_handler(handler).suffix
         origin = dict(source) if source else None
-        note = Note(handler=handler, suffix=suffix, environment=dict(environment or {}), source=origin)
+        note = VersionNote(handler=handler, suffix=suffix, environment=dict(environment or {}), source=origin)
         run, _ = self._draft(note, metadata, expiry)
         there = None if run.offline else self._get(LATEST)
         if there is not None and origin and there.note.source == origin:
@@ -426,7 +426,7 @@ class WandbArtifact:
     def _path(self) -> str:
         return f"{self._project.path}/{self.name}"
 
-    def _every(self) -> list[Version]:
+    def _every(self) -> list[WandbVersion]:
         """Return all versions, oldest first."""
         names = self._project.names(self.collection)
         if self.name not in names:
@@ -442,14 +442,14 @@ class WandbArtifact:
         with asking(f"the versions of {self._label}"):
             found = list(self._project.api.artifacts(self.collection, self._path))
         # A link has its own number, which only its name has.
-        versions = [Version.of(one, self.name, self.collection, one.name.rpartition(":")[2]) for one in found]
+        versions = [WandbVersion.of(one, self.name, self.collection, one.name.rpartition(":")[2]) for one in found]
         if not versions:
             raise ArtifactNotFound(
                 f"{self._label} has no version: all were deleted, or the first one is still being uploaded."
             )
         return sorted(versions, key=lambda version: version.number)
 
-    def _get(self, alias: str) -> Version | None:
+    def _get(self, alias: str) -> WandbVersion | None:
         """Return the version with a number such as `v3`, or with an alias; None if there is none."""
         wandb = load_wandb()
         with asking(f"{self._label}:{alias}"):
@@ -461,9 +461,9 @@ class WandbArtifact:
                 return None
         if found.state != "COMMITTED":
             return None
-        return Version.of(found, self.name, self.collection, str(found.version))
+        return WandbVersion.of(found, self.name, self.collection, str(found.version))
 
-    def _find(self, version: VersionLike, match: Match) -> Version:
+    def _find(self, version: VersionLike, match: Match) -> WandbVersion:
         """Return a version, or raise `ArtifactNotFound`, which lists the existing ones."""
         if match not in ("exact", "asof"):
             raise InvalidArgument(f'match must be "exact" or "asof", not {match!r}.')
@@ -485,10 +485,10 @@ class WandbArtifact:
         aliases = close_names(str(version), {alias for one in every for alias in one.artifact.aliases})
         raise ArtifactNotFound(no_such_version(self._label, version, list(numbers), aliases))
 
-    def _draft(self, note: Note, metadata: _Metadata, expiry: _Expiry) -> tuple[Any, Any]:
+    def _draft(self, note: VersionNote, metadata: _Metadata, expiry: _Expiry) -> tuple[Any, Any]:
         return self._project.draft(self.name, self.collection, note, metadata, expiry)
 
-    def _log(self, folder: Folder, note: Note, metadata: _Metadata, expiry: _Expiry) -> ArtifactVersion:
+    def _log(self, folder: Folder, note: VersionNote, metadata: _Metadata, expiry: _Expiry) -> ArtifactVersion:
         run, artifact = self._draft(note, metadata, expiry)
         for path, entry in folder.files:
             artifact.add_file(folder.path_of(entry), name=check_wandb_path(path), skip_cache=True)
@@ -511,7 +511,7 @@ class WandbArtifact:
                     f"W&B did not confirm {self._label}: {error}. Check on the page of the run whether it was logged "
                     "before you try again."
                 ) from None
-        found = Version.of(artifact, self.name, self.collection, str(artifact.version))
+        found = WandbVersion.of(artifact, self.name, self.collection, str(artifact.version))
         if artifact.metadata != wanted:
             changeable = {"environment": note.environment, "source": note.source}
             if msgspec.structs.replace(found.note, **changeable) != note:
@@ -523,7 +523,7 @@ class WandbArtifact:
             self._change(found, wanted, ... if expiry is None else expiry)
         return found.label
 
-    def _change(self, found: Version, metadata: Mapping[str, Any], expiry: _Expiry | EllipsisType) -> None:
+    def _change(self, found: WandbVersion, metadata: Mapping[str, Any], expiry: _Expiry | EllipsisType) -> None:
         artifact = found.artifact
         ttl = None if expiry is None or expiry is ... else ttl_of(found.created_at, expiry)
         try:
@@ -535,7 +535,7 @@ class WandbArtifact:
         with asking(f"changing {found.label}"):
             artifact.save()
 
-    def _delete(self, versions: Sequence[Version], force: bool) -> None:
+    def _delete(self, versions: Sequence[WandbVersion], force: bool) -> None:
         for version in () if force else versions:
             if aliases := [alias for alias in version.artifact.aliases if alias != LATEST]:
                 raise InvalidArgument(
@@ -546,7 +546,7 @@ class WandbArtifact:
             with asking(f"deleting {version.label}"):
                 version.artifact.delete(delete_aliases=True)
 
-    def _link(self, found: Version) -> ArtifactVersion:
+    def _link(self, found: WandbVersion) -> ArtifactVersion:
         kind = found.artifact.type
         if kind != self.collection:
             raise InvalidArgument(
@@ -556,7 +556,7 @@ class WandbArtifact:
             linked = found.artifact.link(self._path)
         return ArtifactVersion(self.name, kind, str(linked.version))
 
-    def _source(self, found: Version) -> dict[str, str]:
+    def _source(self, found: WandbVersion) -> dict[str, str]:
         place = f"{found.artifact.entity}/{found.artifact.project}"
         where = {"repository": f"wandb:{place}", "url": f"{self._project.api.settings['base_url']}/{place}"}
         return {**where, "collection": self.collection, "name": self.name, "version": found.label.version}
@@ -581,7 +581,7 @@ def _refuse_by(by: str | None) -> None:
         raise NotSupported("W&B does not record who moves an alias. Leave out `by`.")
 
 
-def _refuse_expired(found: Version, validate: bool) -> None:
+def _refuse_expired(found: WandbVersion, validate: bool) -> None:
     if validate and found.expiry is not None and found.expiry <= datetime.now(UTC):
         raise ArtifactExpired(
             f"{found.label} expired at {found.expiry.isoformat()}, and W&B will delete it. Choose another version, or "

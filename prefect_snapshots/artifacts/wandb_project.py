@@ -14,7 +14,7 @@ from ..errors import InvalidArgument, InvalidName, NoActiveRun
 from ..repository.names import check_name
 from ..repository.times import parse_time
 from .history import check_alias
-from .wandb_versions import Note, asking, is_absence, load_wandb, plain_metadata
+from .wandb_versions import VersionNote, asking, is_absence, load_wandb, plain_metadata
 
 if TYPE_CHECKING:
     import wandb
@@ -69,7 +69,7 @@ class WandbProject:
         self,
         name: str,
         collection: str,
-        note: Note,
+        note: VersionNote,
         metadata: Mapping[str, Any] | None,
         expiry: datetime | str | None,
     ) -> tuple[wandb.Run, wandb.Artifact]:

@@ -56,7 +56,7 @@ _MOST_KEYS = 100
 _AGAIN = "Run `wandb artifact cache cleanup 0B` in case the damage is in wandb's cache on this machine, and try again."
 
 
-class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
+class VersionNote(msgspec.Struct, omit_defaults=True, kw_only=True):
     """All that belongs to a version besides its files and the user's metadata."""
 
     handler: str | None = None
@@ -68,7 +68,7 @@ class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
     entries: list[tuple[str, int, str]] = []
     """Path, type with mode, and target of all that W&B does not keep: links, directories, files with another mode."""
 
-    def with_entries(self, entries: Sequence[Entry]) -> Note:
+    def with_entries(self, entries: Sequence[Entry]) -> VersionNote:
         """Return this note with the entries of a folder that W&B does not keep."""
         files = [entry for entry in entries if stat.S_ISREG(entry.mode)]
         [(mode, _)] = Counter(stat.S_IMODE(entry.mode) for entry in files).most_common(1) or [(0o644, 0)]
@@ -99,19 +99,19 @@ class Note(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class WandbVersion:
     """A version that is stored in W&B."""
 
     artifact: wandb.Artifact
-    note: Note
+    note: VersionNote
     label: ArtifactVersion
 
     @classmethod
-    def of(cls, artifact: wandb.Artifact, name: str, collection: str, version: str) -> Version:
+    def of(cls, artifact: wandb.Artifact, name: str, collection: str, version: str) -> WandbVersion:
         """Return a version from the answer of W&B, after checking it."""
         label = ArtifactVersion(name, collection, version)
         try:
-            return cls(artifact, msgspec.convert(artifact.metadata.get(NOTE, {}), Note), label)
+            return cls(artifact, msgspec.convert(artifact.metadata.get(NOTE, {}), VersionNote), label)
         except msgspec.ValidationError as error:
             raise IntegrityError(
                 f"{label} cannot be read: its metadata key {NOTE!r} was changed ({error}). Restore the key in W&B, or "
@@ -161,7 +161,7 @@ class Files:
     For a value, the first file is the body, and the second one, if any, the manifest.
     """
 
-    def __init__(self, version: Version) -> None:
+    def __init__(self, version: WandbVersion) -> None:
         self._version = version
         self._temporary = contextlib.ExitStack()
         with asking(f"the manifest of {version.label}"):
@@ -320,7 +320,7 @@ def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return cleaned
 
 
-def _entries(version: Version, manifest: Mapping[str, Any]) -> list[Entry]:
+def _entries(version: WandbVersion, manifest: Mapping[str, Any]) -> list[Entry]:
     """Return all entries of a version, after checking that none of them leads out of its folder."""
     note, label = version.note, version.label
     entries: dict[str, Entry] = {}

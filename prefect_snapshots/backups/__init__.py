@@ -4,12 +4,12 @@ from ..trees.scanning import Directory
 from .browsing import BackupDiff, CountChange, FileChange, FileInfo
 from .drills import DrillReport, DrillRow
 from .experiments import safe_experiment
-from .files import Command, File, StandardInput
 from .hooks import HookCall, Hooks
 from .journal import PartState, RestorePart, RestoreRecord
 from .manager import BackupManager, list_names
 from .records import Backup, PartRecord, last_proven
 from .restores import RestoreReport
+from .single_files import Command, File, StandardInput
 
 __all__ = [
     "Backup",

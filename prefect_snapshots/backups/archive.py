@@ -16,12 +16,12 @@ from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgume
 from ..repository import deltas
 from ..repository.contents import Batch, ContentReader, Item, Stored, Writer
 from ..trees.entries import Entry, check_path
-from ..trees.reading import Previous
+from ..trees.file_reading import PreviousTree
 from ..trees.restoring import write_tree
 from ..trees.scanning import Directory
 from ..trees.stored import StoredTree
-from .directories import DirectoryReader, Summary
-from .manifest import DIRECTORY, Part, decode_manifest, encode_manifest
+from .directories import DirectoryReader, SourceSummary
+from .manifest import DIRECTORY, BackupPart, decode_manifest, encode_manifest
 from .sources import Database, DumpNote
 
 _VERIFIED = 16 * 1024 * 1024
@@ -33,7 +33,7 @@ def store(
     sources: Sequence[Directory | Database],
     previous: Sequence[Archive] = (),
     passed: Callable[[int], None] = lambda _: None,
-) -> tuple[Stored, list[Summary]]:
+) -> tuple[Stored, list[SourceSummary]]:
     """Store a backup.
 
     Args:
@@ -53,8 +53,8 @@ def store(
     for name in names:
         if names.count(name) > 1:
             raise InvalidArgument(f"Two sources are named {name!r}. Give one of them another name.")
-    finishing: list[Callable[[], tuple[Part, Summary]]] = []
-    summaries: list[Summary] = []
+    finishing: list[Callable[[], tuple[BackupPart, SourceSummary]]] = []
+    summaries: list[SourceSummary] = []
 
     def chunks() -> Generator[Item, None, None]:
         for source in sources:
@@ -64,7 +64,7 @@ def store(
                 finishing.append(reader.finish)
                 yield from reader.chunks(writer, passed)
             else:
-                part = Part(source.name, source.kind, [])
+                part = BackupPart(source.name, source.kind, [])
                 sketches: list[deltas.Sketch] = []
                 notes: list[DumpNote] = []
                 finishing.append(partial(_finish, part, sketches, notes))
@@ -86,10 +86,10 @@ def store(
 
 def _dumped(
     source: Database,
-    part: Part,
+    part: BackupPart,
     sketches: list[deltas.Sketch],
     notes: list[DumpNote],
-    previous: deltas.Previous | None,
+    previous: deltas.PreviousChunks | None,
     passed: Callable[[int], None],
 ) -> Iterator[Batch]:
     """The chunks of a dump, each with those of the previous one that it is like. Its files are entered in the part."""
@@ -115,9 +115,11 @@ def _dumped(
         raise BackupFailed(f"{source.kind} {source.name}: The dump is empty. Nothing was saved.")
 
 
-def _finish(part: Part, sketches: Iterable[deltas.Sketch], notes: Sequence[DumpNote]) -> tuple[Part, Summary]:
+def _finish(
+    part: BackupPart, sketches: Iterable[deltas.Sketch], notes: Sequence[DumpNote]
+) -> tuple[BackupPart, SourceSummary]:
     part.sketches = b"".join(sketch.tobytes() for sketch in sketches)
-    summary = Summary(part.name, part.kind)
+    summary = SourceSummary(part.name, part.kind)
     summary.count(part.entries)
     summary.counts, summary.notes = part.counts, notes
     summary.read = summary.size
@@ -186,13 +188,13 @@ class Archive:
                 return f"{part.name}: {found}"
         return "its manifest"
 
-    def _of_directory(self, name: str, writer: Writer) -> Previous | None:
+    def _of_directory(self, name: str, writer: Writer) -> PreviousTree | None:
         for part in self.parts:
             if part.name == name and part.kind == DIRECTORY and self._content.inline is None:
-                return Previous(part, self._content.table, part.part.looked, writer)
+                return PreviousTree(part, self._content.table, part.part.looked, writer)
         return None
 
-    def _of_database(self, wanted: Part) -> deltas.Previous | None:
+    def _of_database(self, wanted: BackupPart) -> deltas.PreviousChunks | None:
         for part in self.parts:
             if (part.name, part.kind) == (wanted.name, wanted.kind) and self._content.inline is None:
                 return part.previous_chunks()
@@ -202,7 +204,7 @@ class Archive:
 class PartReader(StoredTree):
     """One part of a backup: a directory, or a database."""
 
-    def __init__(self, content: ContentReader, part: Part, offset: int, label: str) -> None:
+    def __init__(self, content: ContentReader, part: BackupPart, offset: int, label: str) -> None:
         super().__init__(
             content,
             part.entries,
@@ -230,13 +232,13 @@ class PartReader(StoredTree):
         """The paths of all files."""
         return [entry.path for entry in self.entries if entry.is_file]
 
-    def previous_chunks(self) -> deltas.Previous | None:
+    def previous_chunks(self) -> deltas.PreviousChunks | None:
         """Return the chunks of a dump, to compare the next one with them."""
         sketches = np.frombuffer(self.part.sketches, "<u8").reshape(-1, deltas.FEATURES)
         ends = np.cumsum(self.reader.table["size"], dtype=np.int64)
         first, last = ends.searchsorted([self.offset, self.offset + self.stored], "right")
         chunks = self.reader.table["chunk"][first:last]
-        return deltas.Previous(chunks, sketches) if len(chunks) == len(sketches) else None
+        return deltas.PreviousChunks(chunks, sketches) if len(chunks) == len(sketches) else None
 
     def extract(self, folder: Path) -> None:
         """Write everything into an empty folder.

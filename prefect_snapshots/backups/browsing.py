@@ -18,8 +18,8 @@ from ..repository.times import from_nanoseconds
 from ..trees.entries import Entry
 from ..trees.scanning import Directory, walk
 from .archive import Archive, PartReader
-from .files import File
 from .manifest import DIRECTORY
+from .single_files import File
 from .sources import Database
 
 FileType = Literal["file", "directory", "link", "fifo"]

@@ -10,15 +10,15 @@ from ..errors import InvalidArgument, Pinned
 from ..repository.commits import Draft
 from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
-from .history import KIND, History
+from .history import KIND, BackupHistory
 from .making import checked_string, checked_tags
-from .records import Backup, Records, changes_body, clocks_behind
+from .records import Backup, BackupRecords, changes_body, clocks_behind
 
 LAST_PROVEN = "last proven"
 """Why retention keeps the last backup of which a drill has shown that it can be restored."""
 
 
-def annotate(history: History, name: str, **changes: Any) -> Backup:
+def annotate(history: BackupHistory, name: str, **changes: Any) -> Backup:
     """Change the record of a backup. Its data never changes.
 
     Args:
@@ -31,7 +31,7 @@ def annotate(history: History, name: str, **changes: Any) -> Backup:
     """
     body = changes_body(name, **changes)
 
-    def draft(records: Records) -> Draft:
+    def draft(records: BackupRecords) -> Draft:
         records.get(name)
         return Draft("annotate", body)
 
@@ -39,7 +39,7 @@ def annotate(history: History, name: str, **changes: Any) -> Backup:
     return history.find(name)[1]
 
 
-def edit(history: History, name: str, description: str | None, tags: Sequence[str] | None) -> Backup:
+def edit(history: BackupHistory, name: str, description: str | None, tags: Sequence[str] | None) -> Backup:
     """See `BackupManager.edit_backup`."""
     changes: dict[str, Any] = {}
     if description is not None:
@@ -51,10 +51,10 @@ def edit(history: History, name: str, description: str | None, tags: Sequence[st
     return annotate(history, history.find(name)[1].name, **changes)
 
 
-def delete(history: History, name: str, force: bool) -> None:
+def delete(history: BackupHistory, name: str, force: bool) -> None:
     """See `BackupManager.delete_backup`."""
 
-    def draft(records: Records) -> Draft:
+    def draft(records: BackupRecords) -> Draft:
         event, backup = records.get(name)
         if backup.pinned and not force:
             why = "is pinned" if backup.broken is None else "has a record that cannot be read"
@@ -65,7 +65,7 @@ def delete(history: History, name: str, force: bool) -> None:
 
 
 def clean_up(
-    history: History, policy: RetentionPolicy, *, dry_run: bool, prune: bool, progress: Progress | None = None
+    history: BackupHistory, policy: RetentionPolicy, *, dry_run: bool, prune: bool, progress: Progress | None = None
 ) -> CleanupReport:
     """See `BackupManager.cleanup`."""
     rows, sequences = expire(history, policy, dry_run=dry_run)
@@ -78,7 +78,7 @@ def clean_up(
 
 
 def expire(
-    history: History, policy: RetentionPolicy, *, dry_run: bool = False
+    history: BackupHistory, policy: RetentionPolicy, *, dry_run: bool = False
 ) -> tuple[tuple[RetentionRow, ...], list[int]]:
     """Delete the backups that a policy does not keep. A prune frees their space.
 
@@ -88,7 +88,7 @@ def expire(
     rows: tuple[RetentionRow, ...] = ()
     doomed: list[int] = []
 
-    def draft(records: Records) -> Draft | None:
+    def draft(records: BackupRecords) -> Draft | None:
         nonlocal rows
         rows = _plan(history, policy, records)
         doomed[:] = [records.get(row.name)[0].sequence for row in rows if not row.keep]
@@ -98,7 +98,7 @@ def expire(
     return rows, doomed
 
 
-def _plan(history: History, policy: RetentionPolicy, records: Records) -> tuple[RetentionRow, ...]:
+def _plan(history: BackupHistory, policy: RetentionPolicy, records: BackupRecords) -> tuple[RetentionRow, ...]:
     now = datetime.now(UTC)
     behind = clocks_behind(history.tracked.events, now)
     committed = list(records.by_name.values())

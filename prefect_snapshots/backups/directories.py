@@ -10,9 +10,9 @@ from ..documents.texts import count_text
 from ..errors import BackupFailed
 from ..repository.contents import Batch, Kept, Writer
 from ..trees.entries import Entry
-from ..trees.reading import Previous, Tree
+from ..trees.file_reading import PreviousTree, Tree
 from ..trees.scanning import Directory, scan
-from .manifest import DIRECTORY, Part
+from .manifest import DIRECTORY, BackupPart
 from .sources import DumpNote
 
 _SHOWN = 3
@@ -20,7 +20,7 @@ _SHOWN = 3
 
 
 @dataclass(slots=True)
-class Summary:
+class SourceSummary:
     """What a backup did with one source."""
 
     name: str
@@ -70,7 +70,7 @@ class DirectoryReader:
         BackupFailed: The directory cannot be read, or something in it cannot be read and the source is strict.
     """
 
-    def __init__(self, source: Directory, previous: Previous | None = None) -> None:
+    def __init__(self, source: Directory, previous: PreviousTree | None = None) -> None:
         self._source = source
         root = os.path.realpath(source.path)
         try:
@@ -86,7 +86,7 @@ class DirectoryReader:
         """Read the files in order. See `Tree.chunks`."""
         return self._tree.chunks(writer, passed)
 
-    def finish(self) -> tuple[Part, Summary]:
+    def finish(self) -> tuple[BackupPart, SourceSummary]:
         """Return the directory's part of the manifest, and a summary. Call it when the chunks are stored.
 
         Raises:
@@ -95,12 +95,12 @@ class DirectoryReader:
         self._refuse_unreadable()
         source, tree, scanned = self._source, self._tree, self._scan
         entries = tree.entries
-        summary = Summary(source.name, DIRECTORY)
+        summary = SourceSummary(source.name, DIRECTORY)
         summary.count(entries)
         summary.read = summary.size - tree.unread
         summary.kept, summary.changed = tree.kept, tree.changed
         summary.unreadable, summary.vanished, summary.skipped = scanned.unreadable, scanned.vanished, scanned.skipped
-        part = Part(
+        part = BackupPart(
             source.name,
             DIRECTORY,
             entries,

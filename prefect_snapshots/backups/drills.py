@@ -17,11 +17,11 @@ from ..repository.progress import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
 from .claims import files_of
-from .files import FILE, File
 from .interruption import terminable
 from .manifest import DIRECTORY
 from .origin import host
 from .records import Backup
+from .single_files import FILE, File
 from .sources import Database, DumpFile, Expires, Noted
 from .working import check_space, working_folder
 

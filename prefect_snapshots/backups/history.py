@@ -9,19 +9,19 @@ from ..errors import DamagedObject, DamagedVersion, IntegrityError
 from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
-from ..repository.maintenance.scanning import scan_stream
+from ..repository.maintenance.stream_scanning import scan_stream
 from ..repository.repository import Repository
 from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream, damage_of
 from .archive import Archive
 from .journal import Change, RestoreRecord
-from .records import Backup, Records, broken_record
+from .records import Backup, BackupRecords, broken_record
 
 KIND = "backups"
 """The kind of the streams of backups."""
 
 
-class History:
+class BackupHistory:
     """The backups of one name in a repository.
 
     Args:
@@ -33,14 +33,14 @@ class History:
         self.repository = repository
         self.name = name
         self._lock = Lock()
-        self._tracked: TrackedStream[Records] | None = None
+        self._tracked: TrackedStream[BackupRecords] | None = None
 
     @property
-    def tracked(self) -> TrackedStream[Records]:
+    def tracked(self) -> TrackedStream[BackupRecords]:
         """The stream of these backups. It is opened on first use, so creating a manager reads nothing."""
         with self._lock:
             if self._tracked is None:
-                self._tracked = TrackedStream(self.repository, KIND, self.name, Records())
+                self._tracked = TrackedStream(self.repository, KIND, self.name, BackupRecords())
             return self._tracked
 
     def backups(self) -> list[Backup]:
@@ -100,7 +100,7 @@ class History:
         """The function that commits an event without content. None if the repository is read-only."""
         return None if self.repository.read_only else self.tracked.change
 
-    def change_backup(self, draft: Callable[[Records], Draft | None], *, dry_run: bool = False) -> None:
+    def change_backup(self, draft: Callable[[BackupRecords], Draft | None], *, dry_run: bool = False) -> None:
         """Commit the change that `draft` derives from the records. It is called again if another writer was faster."""
         self.tracked.change(lambda: draft(self.tracked.state), dry_run=dry_run)
 
@@ -114,7 +114,7 @@ class History:
     def _salvaged(self) -> list[Backup]:
         """The backups of a stream with damaged events, oldest first; a broken one for each of those events."""
         slots = scan_stream(self.repository.parts(), KIND, self.name)
-        records, broken = Records(), []
+        records, broken = BackupRecords(), []
         for sequence in range(1, slots.head + 1):
             event = slots.rescued.get(sequence) or slots.events.get(sequence)
             if event is None or (sequence in slots.damaged and sequence not in slots.rescued):

@@ -57,7 +57,7 @@ class PartState(StrEnum):
     """A mixture of both, or nothing."""
 
 
-class _Part(msgspec.Struct, kw_only=True):
+class _RestoredPart(msgspec.Struct, kw_only=True):
     name: str
     target: str
     only: list[str] = []
@@ -70,7 +70,7 @@ class _Begun(msgspec.Struct, kw_only=True):
     backup: str
     host: str
     lock: str
-    parts: list[_Part]
+    parts: list[_RestoredPart]
     keep_extra: bool = False
     safety: str | None = None
 
@@ -262,7 +262,7 @@ def begun(
             backup=backup,
             host=host(),
             lock=lock.name,
-            parts=[_Part(name=p.name, target=p.target, only=list(p.only), in_place=p.in_place) for p in parts],
+            parts=[_RestoredPart(name=p.name, target=p.target, only=list(p.only), in_place=p.in_place) for p in parts],
             keep_extra=keep_extra,
             safety=safety_backup,
         )

@@ -24,7 +24,7 @@ from ..trees.workspaces import recover
 from . import archive
 from .claims import Source
 from .directories import DirectoryReader
-from .history import History
+from .history import BackupHistory
 from .interruption import terminable
 from .journal import RestoreRecord
 from .origin import git_state, host
@@ -53,7 +53,7 @@ class BackupRequest:
     token: str | None = None
 
 
-def make(history: History, request: BackupRequest, passed: Callable[[int], None]) -> Backup:
+def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int], None]) -> Backup:
     """Back up all sources. If one of them fails, nothing is committed.
 
     Args:
@@ -98,7 +98,7 @@ def make(history: History, request: BackupRequest, passed: Callable[[int], None]
     return read_record(event)
 
 
-def preview(history: History, request: BackupRequest) -> Backup:
+def preview(history: BackupHistory, request: BackupRequest) -> Backup:
     """Return the backup that `make` would make, and store nothing. Directories are scanned, databases only checked.
 
     Returns:

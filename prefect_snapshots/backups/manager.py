@@ -30,13 +30,13 @@ from .claims import Source, refuse_own_repository, without_claimed
 from .databases import is_pattern, open_databases
 from .drills import DrillReport, drill, prover
 from .export import write_tar
-from .files import Command, File, StandardInput
-from .history import KIND, History
+from .history import KIND, BackupHistory
 from .hooks import NO_HOOKS, Hooks, around
 from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview
 from .records import LATEST, Backup
 from .restores import RestoreReport, RestoreRequest
+from .single_files import Command, File, StandardInput
 from .sources import Database, DatabaseServer, DropsAbandoned
 
 DEFAULT_RETENTION = RetentionPolicy()
@@ -101,7 +101,7 @@ class BackupManager:
                 f'hooks must be Hooks, such as Hooks(before_backup=[["true"]]), not {type(hooks).__name__}.'
             )
         self.hooks = hooks
-        self._history = History(self.repository, self.name)
+        self._history = BackupHistory(self.repository, self.name)
         sources: list[Source] = [*self.databases, *self.files, *self.directories]
         for source in sources:
             if not hasattr(source, "name"):

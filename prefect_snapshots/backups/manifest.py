@@ -16,7 +16,7 @@ import msgspec
 from ..errors import IntegrityError, UnsupportedFormat
 from ..repository.contents import ContentReader
 from ..trees.entries import Entry, check_entries, check_entry
-from ..trees.scanning import Selection
+from ..trees.scanning import FileSelection
 
 FORMAT = 1
 """The version of a backup's manifest. A reader refuses a higher one."""
@@ -25,7 +25,7 @@ DIRECTORY = "directory"
 """The kind of a part that is a directory; every other kind is a database."""
 
 
-class Part(msgspec.Struct, array_like=True):
+class BackupPart(msgspec.Struct, array_like=True):
     """The part of a backup that came from one source."""
 
     name: str
@@ -37,7 +37,7 @@ class Part(msgspec.Struct, array_like=True):
     """Mode, times and owner of the directory itself."""
     looked: int = 0
     """When the scan started, in nanoseconds. Files that changed within 2 s of it are read again by the next backup."""
-    selection: Selection = Selection()
+    selection: FileSelection = FileSelection()
     """Which entries of a directory belong to the backup."""
     left_out: list[bytes] = []
     """Paths that belong to the backup of a directory, but could not be read or stored."""
@@ -45,17 +45,17 @@ class Part(msgspec.Struct, array_like=True):
     """For a database: a sketch of each chunk of the dump, in the order of the body, for deltas of the next backup."""
 
 
-class _Manifest(msgspec.Struct, array_like=True):
+class _BackupManifest(msgspec.Struct, array_like=True):
     format: int
-    parts: list[Part]
+    parts: list[BackupPart]
 
 
-def encode_manifest(parts: Sequence[Part]) -> bytes:
+def encode_manifest(parts: Sequence[BackupPart]) -> bytes:
     """Encode the manifest of a backup."""
-    return msgspec.msgpack.encode(_Manifest(FORMAT, list(parts)))
+    return msgspec.msgpack.encode(_BackupManifest(FORMAT, list(parts)))
 
 
-def decode_manifest(content: ContentReader) -> list[Part]:
+def decode_manifest(content: ContentReader) -> list[BackupPart]:
     """Decode the parts of a backup, after checking that no entry leads out of its part.
 
     Raises:
@@ -64,7 +64,7 @@ def decode_manifest(content: ContentReader) -> list[Part]:
         InvalidName: An entry leads out of its part.
     """
     try:
-        manifest = msgspec.msgpack.decode(content.manifest, type=_Manifest)
+        manifest = msgspec.msgpack.decode(content.manifest, type=_BackupManifest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
         raise IntegrityError(
             f"The manifest of this backup is damaged: {error}. Nothing was changed. Use another backup."

@@ -1,7 +1,7 @@
 """The records of backups: name, parts, sizes, origin. They can be listed without reading the data.
 
 A *backup* is one version. Each of its *parts* comes from one source: a directory or a database. A record that cannot be
-read is listed as *broken*, with the reason, and never hides the others. `Records` is the state of one stream of
+read is listed as *broken*, with the reason, and never hides the others. `BackupRecords` is the state of one stream of
 backups. It also tracks which of them are proven, and which restores have not ended.
 """
 
@@ -23,7 +23,7 @@ from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..repository.tracking import hint
 from ..retention import PINNED
-from .directories import Summary
+from .directories import SourceSummary
 from .journal import RestoreRecord, apply_restore_event
 from .origin import Git
 
@@ -59,7 +59,7 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Whether something was left out because it could not be read, or because no restore could create it again."""
 
 
-class _Body(msgspec.Struct, kw_only=True):
+class _BackupBody(msgspec.Struct, kw_only=True):
     """The body of the event that commits a backup."""
 
     id: str
@@ -180,7 +180,7 @@ class Backup:
         return {**plain, "size": self.size, "files": self.files, "incomplete": self.incomplete}
 
 
-class Records:
+class BackupRecords:
     """All backups of one stream in the order in which they were committed, and the restores that have not ended."""
 
     def __init__(self) -> None:
@@ -189,9 +189,9 @@ class Records:
         self._names: dict[int, str] = {}
         self._given: set[str] = set()
 
-    def copy(self) -> Records:
+    def copy(self) -> BackupRecords:
         """Return a copy that later events do not change."""
-        other = Records()
+        other = BackupRecords()
         other.by_name, other.restores = dict(self.by_name), dict(self.restores)
         other._names, other._given = dict(self._names), set(self._given)
         return other
@@ -268,7 +268,7 @@ def last_proven(backups: Iterable[Backup]) -> Backup | None:
 def read_record(event: Event) -> Backup:
     """Return the backup that an event committed. If its record cannot be read, the backup is broken."""
     try:
-        body = msgspec.convert(event.body, _Body)
+        body = msgspec.convert(event.body, _BackupBody)
     except msgspec.ValidationError as error:
         name = event.body.get("id")
         return broken_record(name if isinstance(name, str) else event.sequence, str(error), event.time)
@@ -302,7 +302,7 @@ def broken_record(name: str | int, reason: str, time: int = 0) -> Backup:
 
 def body_of(backup: Backup) -> dict[str, Any]:
     """Return the body of the event that commits a backup."""
-    body = _Body(
+    body = _BackupBody(
         id=backup.name,
         description=backup.description,
         time=to_nanoseconds(backup.created_at),
@@ -330,7 +330,7 @@ def changes_body(name: str, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in msgspec.to_builtins(body).items() if value is not None}
 
 
-def part_record(done: Summary) -> PartRecord:
+def part_record(done: SourceSummary) -> PartRecord:
     """Return the record of a part, from the summary of reading its source."""
     kinds = (
         (done.changed, "file", "files", "changed while being read"),

@@ -33,13 +33,13 @@ from .archive import Archive
 from .browsing import BackupDiff, restore_changes
 from .claims import Source, files_of, holds_repository, is_within, outer_first
 from .databases import open_target
-from .files import FILE, File, how_to_get, is_homeless
-from .history import History
+from .history import BackupHistory
 from .interruption import deferred, terminable
 from .journal import Journal, PartState, RestorePart, RestoreRecord, begun
 from .making import BackupRequest, make
 from .manifest import DIRECTORY
 from .records import Backup, PartRecord
+from .single_files import FILE, File, how_to_get, is_homeless
 from .sources import Database, StagedRestores
 from .working import check_space
 
@@ -97,7 +97,7 @@ class RestoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PartRestore:
     """One part, and its target."""
 
     part: PartRecord
@@ -129,7 +129,7 @@ class Job:
 # --- planning --------------------------------------------------------------------------------------------------------
 
 
-def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source]) -> list[Job]:
+def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source]) -> list[PartRestore]:
     """Return the target of each part.
 
     Args:
@@ -152,7 +152,7 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
             continue  # the report says so
         if wanted and (not chosen or part.name in chosen):
             target = _target(backup, part, place)
-            jobs.append(Job(part, target, tuple(chosen.get(part.name, ()))))
+            jobs.append(PartRestore(part, target, tuple(chosen.get(part.name, ()))))
     if not jobs:
         raise InvalidArgument(
             f"These options select nothing to restore. The parts of backup {backup.name!r} are: "
@@ -164,7 +164,7 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
     return jobs
 
 
-def changes(content: Archive, jobs: Sequence[Job], keep_extra: bool) -> tuple[BackupDiff, ...]:
+def changes(content: Archive, jobs: Sequence[PartRestore], keep_extra: bool) -> tuple[BackupDiff, ...]:
     """Return what a restore would change in each target."""
     return tuple(restore_changes(content.part(job.part.name), job.target, job.only, keep_extra) for job in jobs)
 
@@ -199,10 +199,10 @@ def _part_name(backup: Backup, source: Any) -> str:
 
 
 def restore(
-    history: History,
+    history: BackupHistory,
     backup: Backup,
     content: Archive,
-    jobs: Sequence[Job],
+    jobs: Sequence[PartRestore],
     request: RestoreRequest,
     say: Progress,
     again: RestoreRecord | None = None,
@@ -279,10 +279,10 @@ def verify(content: Archive, names: Sequence[str], passed: Callable[[int], None]
 class _Restore:
     """One restore on its way: staging and switching, and what is true when that fails."""
 
-    history: History
+    history: BackupHistory
     backup: Backup
     content: Archive
-    jobs: Sequence[Job]
+    jobs: Sequence[PartRestore]
     request: RestoreRequest
     say: Progress
     journal: Journal
@@ -299,7 +299,7 @@ class _Restore:
         self.journal.close()
         return warnings
 
-    def _round(self, jobs: Sequence[Job]) -> list[str]:
+    def _round(self, jobs: Sequence[PartRestore]) -> list[str]:
         """Stage all of these, then switch one after the other."""
         warnings: list[str] = []
         with _closed_undisturbed() as beside:
@@ -320,7 +320,7 @@ class _Restore:
         return warnings
 
     @contextlib.contextmanager
-    def _staged(self, job: Job) -> Iterator[Callable[[], Sequence[str]]]:
+    def _staged(self, job: PartRestore) -> Iterator[Callable[[], Sequence[str]]]:
         """The function that puts a part in its place. Leaving the block deletes what stands beside the target."""
         part, target = self.content.part(job.part.name), job.target
         if isinstance(target, Directory):
@@ -354,7 +354,7 @@ class _Restore:
             yield partial(_restored, target, part, job.only)
 
     @contextlib.contextmanager
-    def _telling(self, job: Job, *, staging: bool) -> Iterator[None]:
+    def _telling(self, job: PartRestore, *, staging: bool) -> Iterator[None]:
         """What fails within the block is told with the state that all targets are in."""
         try:
             yield
@@ -372,7 +372,7 @@ class _Restore:
     def _unchanged(self) -> bool:
         return all(state is PartState.OLD for state in self.journal.states.values())
 
-    def _after_failure(self, job: Job, error: BaseException, staging: bool) -> str:
+    def _after_failure(self, job: PartRestore, error: BaseException, staging: bool) -> str:
         """Bring the target of a part that failed into a known state. Returns what is true of all of them then."""
         sentence, state = ("", PartState.OLD) if staging else self._settle(job, error)
         if not staging:
@@ -393,7 +393,7 @@ class _Restore:
         told += [self._remedy(by_state)]
         return " ".join(told)
 
-    def _settle(self, job: Job, error: BaseException) -> tuple[str, PartState]:
+    def _settle(self, job: PartRestore, error: BaseException) -> tuple[str, PartState]:
         """What became of a target whose switch failed: it is put back if it may be mixed."""
         if isinstance(job.target, Directory) and isinstance(error, RestoreFailed):
             return f"{job.place} is only partly restored.", PartState.MIXED
@@ -441,7 +441,7 @@ def _restored(target: Any, part: Any, only: Sequence[str]) -> Sequence[str]:
     return ()
 
 
-def _safety_backup(history: History, name: str, databases: Sequence[Database], say: Progress) -> str:
+def _safety_backup(history: BackupHistory, name: str, databases: Sequence[Database], say: Progress) -> str:
     """The name of a backup of what a restore is about to change in place."""
     request = BackupRequest(sources=databases, description=f"before restoring {name}")
     try:
@@ -456,13 +456,13 @@ def _safety_backup(history: History, name: str, databases: Sequence[Database], s
 # --- interrupted restores --------------------------------------------------------------------------------------------
 
 
-def interrupted(history: History) -> list[RestoreRecord]:
+def interrupted(history: BackupHistory) -> list[RestoreRecord]:
     """Return the restores that may have changed a target, and whose process is dead or on another machine."""
     return [record for record in history.open_restores() if record.changed and not record.runs]
 
 
 def finish(
-    history: History, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
+    history: BackupHistory, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
 ) -> RestoreReport:
     """Finish an interrupted restore: restore again every part that is not new.
 
@@ -471,7 +471,7 @@ def finish(
     """
     with history.opened(record.backup) as (backup, content):
         jobs = [
-            Job(backup.part(part.name), find_target(backup.part(part.name), part, sources, to), part.only)
+            PartRestore(backup.part(part.name), find_target(backup.part(part.name), part, sources, to), part.only)
             for part in record.parts
             if part.state is not PartState.NEW
         ]
@@ -483,7 +483,7 @@ def finish(
 
 
 def undo(
-    history: History, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
+    history: BackupHistory, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
 ) -> RestoreReport:
     """Undo an interrupted restore: restore the safety backup to the targets that were changed.
 
@@ -500,7 +500,7 @@ def undo(
     assert record.safety_backup is not None
     with history.opened(record.safety_backup) as (backup, content):
         targets = {part.target: find_target(backup.part(part.target), part, sources, to) for part in touched}
-        jobs = [Job(backup.part(name), target) for name, target in targets.items()]
+        jobs = [PartRestore(backup.part(name), target) for name, target in targets.items()]
         report = restore(history, backup, content, jobs, RestoreRequest(to={}, only={}, safety=False), say)
     end(history, record)
     return report
@@ -526,12 +526,12 @@ def _database_of(part: PartRecord, target: Any) -> Database:
     return database
 
 
-def end(history: History, record: RestoreRecord) -> None:
+def end(history: BackupHistory, record: RestoreRecord) -> None:
     """Close the journal of a restore: nothing is left to finish or to undo."""
     Journal(history.change, record.id, {}).close()
 
 
-def _supersede(history: History, jobs: Sequence[Job]) -> None:
+def _supersede(history: BackupHistory, jobs: Sequence[PartRestore]) -> None:
     """End the journals of interrupted restores whose targets have all been restored as a whole now."""
     whole = {job.place for job in jobs if not job.only}
     try:
@@ -548,7 +548,7 @@ def _supersede(history: History, jobs: Sequence[Job]) -> None:
 
 
 @contextlib.contextmanager
-def _standing_still(jobs: Sequence[Job]) -> Iterator[None]:
+def _standing_still(jobs: Sequence[PartRestore]) -> Iterator[None]:
     """Enter the working directory anew after the block, if it was in a directory that the block has switched.
 
     Otherwise this process would go on in the directory that was there before, which is deleted: relative paths would

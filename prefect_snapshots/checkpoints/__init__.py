@@ -31,7 +31,7 @@ from .job import Job, check_batches, exception_classes, make_job
 from .keys import item_keys, stable_hash
 from .manager import CheckpointInfo, CheckpointManager
 from .metrics import Metric, failures_of
-from .planning import ItemBatch, Plan, plan
+from .planning import ItemBatch, JobPlan, plan
 from .reading import RAISE, collect, open_log
 from .running import Run, counts_of, run_batch
 from .snapper import FailedItem, Snapper
@@ -45,8 +45,8 @@ __all__ = [
     "Failure",
     "ItemBatch",
     "Job",
+    "JobPlan",
     "Metric",
-    "Plan",
     "Run",
     "RunCounts",
     "Snapper",

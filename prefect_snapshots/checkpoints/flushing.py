@@ -19,7 +19,7 @@ from .keys import Keys
 from .ledger import Ledger
 from .log import Log
 from .log_writer import LogWriter
-from .selection import Selection
+from .selection import ItemSelection
 
 _FLUSH_BYTES = 16 << 20
 """Results of this total size are written before the batch is full. This limits memory, and is so large that the fixed
@@ -34,7 +34,7 @@ class WorkInProgress:
 
     __slots__ = ("ends", "epoch", "keys", "outcomes", "positions", "start", "values", "written")
 
-    def __init__(self, work: Selection) -> None:
+    def __init__(self, work: ItemSelection) -> None:
         self.keys = work.keys
         self.positions = work.positions
         self.start = time.perf_counter()
@@ -122,7 +122,7 @@ class Flusher:
             )
             self._timer.start()
 
-    def begin(self, work: Selection) -> WorkInProgress:
+    def begin(self, work: ItemSelection) -> WorkInProgress:
         """Start items: from now on, their results are written.
 
         Raises:

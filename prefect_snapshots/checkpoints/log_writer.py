@@ -20,7 +20,7 @@ _FULL_RECORDS = 1 << 14
 
 
 @dataclass(slots=True)
-class Summary:
+class SegmentSummary:
     """What the footer of a segment says: keys and outcomes of all its rows, and how many of them each record has."""
 
     counts: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class LogWriter:
         self._function = function
         self._refresh = refresh
         self._writer: SegmentWriter | None = None
-        self._summary = Summary()
+        self._summary = SegmentSummary()
         self.segment = ""
 
     def open(self) -> None:
@@ -58,7 +58,7 @@ class LogWriter:
             self._log.register(self.segment, self._function, self._refresh)
             self._refresh = False
             self._writer = self._log.writer_of(self.segment)
-            self._summary = Summary()
+            self._summary = SegmentSummary()
 
     def write(self, batch: Batch) -> None:
         """Append results. They survive the death of this process at once."""

@@ -14,7 +14,7 @@ from ..repository.commits import Draft
 from ..repository.logs import Extent, new_segment
 from .batches import StoredBatch
 from .log import FULL, KnownSegment, Log
-from .log_writer import Summary
+from .log_writer import SegmentSummary
 
 _SMALL = 4 << 20
 """Bytes of a segment up to which it is merged with others."""
@@ -91,7 +91,7 @@ def _merge(log: Log, run: list[KnownSegment]) -> int:
     if log.commit(announce) is None:
         return 0
     writer = log.writer_of(segment)
-    summary = Summary()
+    summary = SegmentSummary()
     for known in run:
         for frames in known.reader.read(range(known.reader.records)):
             batch = StoredBatch(frames[0], known.start.segment)

@@ -17,7 +17,7 @@ from .ledger import MISSING, Ledger, outcomes_of
 from .log import Log
 from .merging import tidy
 from .reading import open_log
-from .selection import WINDOW, Selection, windows
+from .selection import WINDOW, ItemSelection, windows
 from .starts import Share
 
 
@@ -72,7 +72,7 @@ def _firsts(keys: Keys) -> NDArray[np.int64] | slice:
 
 
 @dataclass(slots=True)
-class ItemBatch(Selection):
+class ItemBatch(ItemSelection):
     """Items to compute together, in any process.
 
     Attributes:
@@ -83,7 +83,7 @@ class ItemBatch(Selection):
 
 
 @dataclass
-class Plan:
+class JobPlan:
     """The items without a result, in batches. You can iterate over it once. After that, the counts are final.
 
     If the iterable of items raises an exception, you get the items before it as a batch, and then the exception.
@@ -110,7 +110,7 @@ class Plan:
         tidy(log)
         size = self.job.batch_size
         share = Share(secrets.token_hex(8), 0, log.settled_segments())
-        parts: list[Selection] = []
+        parts: list[ItemSelection] = []
         trouble: Exception | None = None
         selections = self._select(log)
         while True:
@@ -124,18 +124,18 @@ class Plan:
             parts.append(selection)
             if sum(map(len, parts)) < size:
                 continue
-            whole = Selection.join(parts)
+            whole = ItemSelection.join(parts)
             end = len(whole) - len(whole) % size
             for first in range(0, end, size):
                 yield _batch(whole.part(first, first + size), share)
                 share = replace(share, batch=share.batch + 1)
             parts = [whole.part(end, len(whole))] if end < len(whole) else []
         if parts:
-            yield _batch(Selection.join(parts), share)
+            yield _batch(ItemSelection.join(parts), share)
         if trouble is not None:
             raise trouble
 
-    def _select(self, log: Log) -> Iterator[Selection]:
+    def _select(self, log: Log) -> Iterator[ItemSelection]:
         """Yield the items to compute, window by window, each key once."""
         job, planned = self.job, Ledger()
         for window in windows(self.items, job.key, max(job.batch_size, WINDOW)):
@@ -149,11 +149,11 @@ class Plan:
                 yield window.take(rows)
 
 
-def _batch(selection: Selection, share: Share) -> ItemBatch:
+def _batch(selection: ItemSelection, share: Share) -> ItemBatch:
     return ItemBatch(selection.items, selection.keys, selection.positions, share)
 
 
-def plan(job: Job, items: Iterable[object]) -> Plan:
+def plan(job: Job, items: Iterable[object]) -> JobPlan:
     """Plan the items without a result in batches of the job's size, lazily and with a bounded look-ahead.
 
     Example:
@@ -166,4 +166,4 @@ def plan(job: Job, items: Iterable[object]) -> Plan:
         >>> print(planned.counts)
         4 items: 1 identical to another one, 3 not reached.
     """
-    return Plan(job, items)
+    return JobPlan(job, items)

@@ -28,7 +28,7 @@ from .merging import tidy
 from .planning import ItemBatch, Pending, find_pending
 from .reading import open_log
 from .retries import GivenUp, Retries
-from .selection import Selection
+from .selection import ItemSelection
 from .sharing import WorkSharing, WorkUnit
 
 _PATIENCE = 5.0
@@ -93,7 +93,7 @@ class Run:
         finally:
             self._leaving.__exit__(kind, error, trace)
 
-    def work(self, window: Selection) -> None:
+    def work(self, window: ItemSelection) -> None:
         """Compute the items of a window that have no result."""
         self._sharing.note()
         pending = self._pending(window.keys)
@@ -164,7 +164,7 @@ class Run:
                 flusher.flush()
                 self._sharing.release(keep=unit.claim if first < count else None)
 
-    def _call_for(self, work: Selection) -> None:
+    def _call_for(self, work: ItemSelection) -> None:
         """Call the function for each item."""
         call, now, flusher, retries = self._call, time.perf_counter, self._flusher, self._retries
         begun = flusher.begin(work)
@@ -221,7 +221,7 @@ def counts_of(job: Job, batch: ItemBatch) -> RunCounts:
 
     Args:
         job: The job.
-        batch: A batch of a `Plan`.
+        batch: A batch of a `JobPlan`.
     """
     log = open_log(job)
     ours, failures = Ledger(), Ledger()

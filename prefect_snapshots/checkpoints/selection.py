@@ -24,7 +24,7 @@ slower one. So a slow generator yields its first items soon, and a fast one need
 
 
 @dataclass(slots=True)
-class Selection:
+class ItemSelection:
     """Some items of an iterable. Treat it as immutable. (It is not frozen, because a batch of 1 creates many of them.)
 
     Attributes:
@@ -40,17 +40,17 @@ class Selection:
     def __len__(self) -> int:
         return len(self.items)
 
-    def take(self, rows: NDArray[np.int64]) -> Selection:
+    def take(self, rows: NDArray[np.int64]) -> ItemSelection:
         """Return the items at these indices."""
-        return Selection([self.items[row] for row in rows.tolist()], self.keys[rows], self.positions[rows])
+        return ItemSelection([self.items[row] for row in rows.tolist()], self.keys[rows], self.positions[rows])
 
-    def part(self, first: int, end: int) -> Selection:
+    def part(self, first: int, end: int) -> ItemSelection:
         """Return the items from one index to another."""
         rows = slice(first, end)
-        return Selection(self.items[rows], self.keys[rows], self.positions[rows])
+        return ItemSelection(self.items[rows], self.keys[rows], self.positions[rows])
 
     @classmethod
-    def join(cls, parts: Sequence[Selection]) -> Self:
+    def join(cls, parts: Sequence[ItemSelection]) -> Self:
         """Return several selections as one."""
         return cls(
             [item for part in parts for item in part.items],
@@ -72,7 +72,7 @@ class MetItems:
         self._keys: dict[int, bytes] = {}
         self._alive: list[Any] = []
 
-    def add(self, window: Selection) -> None:
+    def add(self, window: ItemSelection) -> None:
         """Remember the keys of the items that can change."""
         for item, key in zip(window.items, window.keys, strict=True):
             if type(item) not in _UNCHANGING:
@@ -95,7 +95,7 @@ _UNCHANGING = frozenset({int, float, str, bytes, bool, type(None), complex})
 
 def windows(
     items: Iterable[Any], key: Callable[[Any], Any] | None, most: int, make_keys: MakeKeys | None = None
-) -> Iterator[Selection]:
+) -> Iterator[ItemSelection]:
     """Read the items in windows: one item at first, then more as long as they come quickly.
 
     If the iterable raises an exception, or an item has no key, you get the items before it, and then the exception.
@@ -126,7 +126,7 @@ def windows(
             keys = make_keys(found, key=key, first=first)
         took = time.perf_counter() - started
         if found:
-            yield Selection(found, keys, np.arange(first, first + len(found)))
+            yield ItemSelection(found, keys, np.arange(first, first + len(found)))
         if trouble is not None:
             raise trouble
         if ended:

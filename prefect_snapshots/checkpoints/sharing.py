@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .job import Job
 from .keys import Keys
 from .log import Log
-from .selection import Selection
+from .selection import ItemSelection
 
 RETRY_EVERY = 0.5
 """Seconds between two checks of work that others have claimed. Each check is a request if files cannot be locked."""
@@ -30,7 +30,7 @@ class WorkUnit:
     """
 
     claim: int
-    work: Selection
+    work: ItemSelection
 
 
 class WorkSharing:
@@ -73,7 +73,7 @@ class WorkSharing:
         """Remember the current state of the log. Call this before you look up which items are pending."""
         self._known_news = self._log.news
 
-    def claimed(self, window: Selection, rows: NDArray[np.int64]) -> Iterator[WorkUnit]:
+    def claimed(self, window: ItemSelection, rows: NDArray[np.int64]) -> Iterator[WorkUnit]:
         """Claim the pending items of a window. Yields the units to compute now, and defers the others.
 
         Args:
@@ -136,7 +136,7 @@ class WorkSharing:
             self._log.claims.release(unit.claim)
         return None
 
-    def _units(self, window: Selection, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    def _units(self, window: ItemSelection, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield the rows to compute of each unit, with the number of its claim."""
         size = self._job.batch_size
         units = window.positions // size

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import ArtifactNotFound, InvalidArgument
-from .choosing import choose
-from .output import PIN, Answer, Column, count_text, fields, printable, size_text, table, time_text, value_text
+from .naming import choose
+from .output import PIN, Answer, OutputColumn, count_text, fields, printable, size_text, table, time_text, value_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_options, parse_value
 
@@ -475,13 +475,13 @@ def _list_versions(registry: ArtifactRegistry, name: str) -> Answer:
 
 def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
     columns = (
-        Column("collection", cut=True),
-        Column("artifact", cut=True),
-        Column("versions", right=True),
-        Column("latest"),
-        Column("stages", cut=True),
-        Column("logged (local)"),
-        Column("written", right=True),
+        OutputColumn("collection", cut=True),
+        OutputColumn("artifact", cut=True),
+        OutputColumn("versions", right=True),
+        OutputColumn("latest"),
+        OutputColumn("stages", cut=True),
+        OutputColumn("logged (local)"),
+        OutputColumn("written", right=True),
     )
     rows = [
         (
@@ -501,14 +501,14 @@ def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
 
 def _view_versions(document: dict[str, Any]) -> Iterator[str]:
     columns = (
-        Column(""),
-        Column("version"),
-        Column("stages", cut=True),
-        Column("logged (local)"),
-        Column("what"),
-        Column("metadata", cut=True),
-        Column("size", right=True),
-        Column("written", right=True),
+        OutputColumn(""),
+        OutputColumn("version"),
+        OutputColumn("stages", cut=True),
+        OutputColumn("logged (local)"),
+        OutputColumn("what"),
+        OutputColumn("metadata", cut=True),
+        OutputColumn("size", right=True),
+        OutputColumn("written", right=True),
     )
     rows = [
         (
@@ -546,12 +546,17 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
         yield "metadata"
         yield from fields({f"  {key}": value_text(value) for key, value in document["metadata"].items()})
     yield ""
-    columns = Column("file"), Column("size", right=True)
+    columns = OutputColumn("file"), OutputColumn("size", right=True)
     yield from table(columns, [(file["path"], size_text(file["size"])) for file in document["files"]])
 
 
 def _view_differences(document: dict[str, Any]) -> Iterator[str]:
-    columns = Column("path", cut=True), Column("kind"), Column("old", cut=True), Column("new", cut=True)
+    columns = (
+        OutputColumn("path", cut=True),
+        OutputColumn("kind"),
+        OutputColumn("old", cut=True),
+        OutputColumn("new", cut=True),
+    )
     rows = [(each["path"], each["kind"], each["old"] or "", each["new"] or "") for each in document["differences"]]
     if rows:
         yield from table(columns, rows)
@@ -562,7 +567,14 @@ def _view_differences(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_moves(document: dict[str, Any]) -> Iterator[str]:
-    columns = Column("moved (local)"), Column("stage"), Column("from"), Column("to"), Column("by", cut=True), Column("")
+    columns = (
+        OutputColumn("moved (local)"),
+        OutputColumn("stage"),
+        OutputColumn("from"),
+        OutputColumn("to"),
+        OutputColumn("by", cut=True),
+        OutputColumn(""),
+    )
     rows = [
         (
             time_text(move["moved_at"]),
@@ -579,11 +591,11 @@ def _view_moves(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_release(document: dict[str, Any]) -> Iterator[str]:
-    yield from table((Column("artifact"), Column("version")), list(document["artifacts"].items()))
+    yield from table((OutputColumn("artifact"), OutputColumn("version")), list(document["artifacts"].items()))
 
 
 def _view_releases(document: dict[str, Any]) -> Iterator[str]:
-    columns = Column("tag"), Column("released (local)"), Column("artifacts", cut=True)
+    columns = OutputColumn("tag"), OutputColumn("released (local)"), OutputColumn("artifacts", cut=True)
     rows = [
         (
             each["tag"],

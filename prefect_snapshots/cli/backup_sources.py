@@ -157,7 +157,7 @@ class HookOptions:
             InvalidArgument: They are invalid.
         """
         from ..backups import Hooks
-        from ..backups.files import split_command
+        from ..backups.single_files import split_command
 
         limit = {} if self.hook_timeout is None else {"timeout": self.hook_timeout}
         if self.before or self.after:

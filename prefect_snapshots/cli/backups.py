@@ -25,8 +25,8 @@ from .backup_sources import (
     configuration,
     manager_of,
 )
-from .choosing import LATEST, choose
-from .output import PIN, Answer, Column, count_text, fields, size_text, table, time_text
+from .naming import LATEST, choose
+from .output import PIN, Answer, OutputColumn, count_text, fields, size_text, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned
 from .session import Session, SessionArgument
 
@@ -610,12 +610,12 @@ def _described(backup: Backup) -> dict[str, Any]:
 
 def _view_backups(document: dict[str, Any]) -> Iterator[str]:
     columns = (
-        Column(""),
-        Column("name"),
-        Column("created (local)"),
-        Column("size", right=True),
-        Column("written", right=True),
-        Column("", cut=True),
+        OutputColumn(""),
+        OutputColumn("name"),
+        OutputColumn("created (local)"),
+        OutputColumn("size", right=True),
+        OutputColumn("written", right=True),
+        OutputColumn("", cut=True),
     )
     rows = [
         (
@@ -677,7 +677,13 @@ def _view_backup(backup: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_files(document: dict[str, Any]) -> Iterator[str]:
-    columns = Column("mode"), Column("size", right=True), Column("modified (local)"), Column("part"), Column("path")
+    columns = (
+        OutputColumn("mode"),
+        OutputColumn("size", right=True),
+        OutputColumn("modified (local)"),
+        OutputColumn("part"),
+        OutputColumn("path"),
+    )
     kinds = {"file": "-", "directory": "d", "link": "l", "fifo": "p"}
     rows = [
         (
@@ -708,7 +714,7 @@ def _view_diff(document: dict[str, Any]) -> Iterator[str]:
     told = {row[1] for row in rows}
     rows += [("M", part, "", "same counts, other data") for part in document["databases_changed"] if part not in told]
     if rows:
-        yield from table((Column(""), Column("part"), Column("what"), Column("")), rows)
+        yield from table((OutputColumn(""), OutputColumn("part"), OutputColumn("what"), OutputColumn("")), rows)
 
 
 def _view_changes(document: dict[str, Any]) -> Iterator[str]:
@@ -737,7 +743,13 @@ def _view_findings(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_drill(document: dict[str, Any]) -> Iterator[str]:
-    columns = Column("part"), Column("kind"), Column("files", right=True), Column("rows", right=True), Column("found")
+    columns = (
+        OutputColumn("part"),
+        OutputColumn("kind"),
+        OutputColumn("files", right=True),
+        OutputColumn("rows", right=True),
+        OutputColumn("found"),
+    )
     rows = [
         (
             row["part"],

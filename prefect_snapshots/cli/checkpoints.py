@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import CheckpointNotFound, Pinned
-from .choosing import choose
-from .output import PIN, Answer, Column, count_text, table, time_text
+from .naming import choose
+from .output import PIN, Answer, OutputColumn, count_text, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument
 
@@ -173,14 +173,14 @@ def _said(name: str, pinned: bool) -> str:
 
 
 _COLUMNS = (
-    Column(""),
-    Column("name", cut=True),
-    Column("function", cut=True),
-    Column("fingerprint"),
-    Column("done", right=True),
-    Column("failed", right=True),
-    Column("segments", right=True),
-    Column("started (local)"),
+    OutputColumn(""),
+    OutputColumn("name", cut=True),
+    OutputColumn("function", cut=True),
+    OutputColumn("fingerprint"),
+    OutputColumn("done", right=True),
+    OutputColumn("failed", right=True),
+    OutputColumn("segments", right=True),
+    OutputColumn("started (local)"),
 )
 
 
@@ -208,4 +208,4 @@ def _view_list(document: dict[str, Any]) -> Iterator[str]:
 def _view_diff(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['old']} -> {document['new']}"
     counts = [(key.replace("_", " "), f"{document[key]:,}") for key in ("unchanged", "changed", "only_old", "only_new")]
-    yield from table((Column("results"), Column("items", right=True)), counts)
+    yield from table((OutputColumn("results"), OutputColumn("items", right=True)), counts)

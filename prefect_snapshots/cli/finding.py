@@ -17,7 +17,7 @@ from ..snapshots.backends import Durable
 from ..snapshots.records import Record, finder
 from ..values.manifest import LeafInfo, describe
 from ..values.paths import matcher
-from .choosing import LATEST, choose
+from .naming import LATEST, choose
 
 
 @dataclass(frozen=True, slots=True)

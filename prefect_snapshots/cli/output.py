@@ -98,7 +98,7 @@ def fields(texts: Mapping[str, str]) -> Iterator[str]:
     return (f"{key}{' ' * (width - width_of(key))}{_GAP}{text}" for key, text in said.items())
 
 
-class Column(NamedTuple):
+class OutputColumn(NamedTuple):
     """A column of a table. If `cut` is true, it is shortened with an ellipsis if the terminal is too narrow."""
 
     title: str
@@ -106,7 +106,7 @@ class Column(NamedTuple):
     cut: bool = False
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(columns: Sequence[OutputColumn], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield lines of aligned columns. They are as wide as needed, unless the terminal is narrower."""
     cells = [[column.title for column in columns], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 from cyclopts import App
 
 from ..errors import RepositoryNotFound, WrongPassword
-from .output import Answer, Column, printable, table
+from .output import Answer, OutputColumn, printable, table
 from .session import SessionArgument, new_password
 
 Document = dict[str, Any]
@@ -105,7 +105,7 @@ def trust(*, session: SessionArgument) -> Answer:
     if config is None:
         raise RepositoryNotFound(f"There is no repository at {location.url}. Check the URL.")
     before = known.find(location)
-    now = known.Known(config["id"], bool(config["passwords"]))
+    now = known.KnownRepository(config["id"], bool(config["passwords"]))
     encrypted = "encrypted" if now.encrypted else "not encrypted"
     if before is not None:
         session.confirm(
@@ -131,4 +131,4 @@ def _view(document: Document) -> Iterator[str]:
         yield f"{document['repository']} is not encrypted."
         return
     rows = [[printable(found["name"]), found["created"]] for found in document["passwords"]]
-    yield from table([Column("name"), Column("created")], rows)
+    yield from table([OutputColumn("name"), OutputColumn("created")], rows)

@@ -318,7 +318,7 @@ def restore(
         with found.naming_damage():
             write_npz(to, chosen, *found.backend.content(found.record))
     else:
-        from ..snapshots.files import write_file
+        from ..snapshots.exported_file import write_file
         from ..snapshots.records import Ranking
 
         with found.naming_damage():

@@ -7,7 +7,7 @@ from typing import Any
 
 from .output import (
     PIN,
-    Column,
+    OutputColumn,
     count_text,
     fields,
     printable,
@@ -31,7 +31,7 @@ _METADATA_WIDTH = 16
 _TAGS_WIDTH = 16
 """Characters of the tags in a table: two short ones in full."""
 
-Cells = tuple[Column, list[str]]
+Cells = tuple[OutputColumn, list[str]]
 """A column of a table with its values."""
 
 
@@ -42,12 +42,12 @@ def names(document: Document) -> Iterator[str]:
         yield "There are no snapshots in this repository."
         return
     yield from _table(
-        (Column("name"), [each["name"] for each in found]),
-        (Column("snapshots", right=True), [f"{each['snapshots']:,}" for each in found]),
-        (Column("size", right=True), [size_text(each["size"]) for each in found]),
-        (Column("written", right=True), [size_text(each["written"]) for each in found]),
+        (OutputColumn("name"), [each["name"] for each in found]),
+        (OutputColumn("snapshots", right=True), [f"{each['snapshots']:,}" for each in found]),
+        (OutputColumn("size", right=True), [size_text(each["size"]) for each in found]),
+        (OutputColumn("written", right=True), [size_text(each["written"]) for each in found]),
         (
-            Column("latest (local)"),
+            OutputColumn("latest (local)"),
             [time_text(each["latest"]["created_at"]) if each["latest"] else "" for each in found],
         ),
     )
@@ -61,16 +61,16 @@ def snapshots(document: Document) -> Iterator[str]:
     marks = ["".join((PIN * each["pinned"], BEST * (each["id"] == document["best"]))) for each in shown]
     tags = [", ".join(each["tags"]) for each in shown]
     first: list[Cells] = [
-        (Column("id"), [each["id"] for each in shown]),
-        (Column("saved (local)"), [time_text(each["created_at"], seconds=False) for each in shown]),
+        (OutputColumn("id"), [each["id"] for each in shown]),
+        (OutputColumn("saved (local)"), [time_text(each["created_at"], seconds=False) for each in shown]),
     ]
     if any(marks):
-        first.insert(0, (Column(""), marks))
+        first.insert(0, (OutputColumn(""), marks))
     if any(tags):
-        first.append((Column("tags"), [shortened(printable(text), _TAGS_WIDTH) for text in tags]))
+        first.append((OutputColumn("tags"), [shortened(printable(text), _TAGS_WIDTH) for text in tags]))
     last: list[Cells] = [
-        (Column("size", right=True), [size_text(each["size"]) for each in shown]),
-        (Column("written", right=True), [size_text(each["written"]) for each in shown]),
+        (OutputColumn("size", right=True), [size_text(each["size"]) for each in shown]),
+        (OutputColumn("written", right=True), [size_text(each["written"]) for each in shown]),
     ]
     metadata = [_flattened(each["metadata"]) for each in shown]
     keys = list(dict.fromkeys(key for each in metadata for key in each))
@@ -80,7 +80,7 @@ def snapshots(document: Document) -> Iterator[str]:
     for key in keys[:_METADATA_COLUMNS]:
         numeric = all(isinstance(each.get(key, 0), int | float) for each in metadata)
         texts = [value_text(each[key]) if key in each else "" for each in metadata]
-        cells = Column(_short(key), right=numeric), [_short(text) for text in texts]
+        cells = OutputColumn(_short(key), right=numeric), [_short(text) for text in texts]
         room -= _width(cells)
         if room < 0:
             break
@@ -118,12 +118,12 @@ def snapshot(document: Document) -> Iterator[str]:
         yield from fields({f"  {key}": value_text(value) for key, value in metadata.items()})
     yield ""
     yield from _table(
-        (Column("path"), [leaf["path"] or "(the value itself)" for leaf in leaves]),
-        (Column("kind"), [leaf["kind"] for leaf in leaves]),
-        (Column("dtype"), [leaf["dtype"] or "" for leaf in leaves]),
-        (Column("shape"), ["" if leaf["shape"] is None else str(list(leaf["shape"])) for leaf in leaves]),
-        (Column("bytes", right=True), [size_text(leaf["bytes"]) if leaf["bytes"] else "" for leaf in leaves]),
-        (Column("value", cut=True), [value_text(leaf["value"]) if "value" in leaf else "" for leaf in leaves]),
+        (OutputColumn("path"), [leaf["path"] or "(the value itself)" for leaf in leaves]),
+        (OutputColumn("kind"), [leaf["kind"] for leaf in leaves]),
+        (OutputColumn("dtype"), [leaf["dtype"] or "" for leaf in leaves]),
+        (OutputColumn("shape"), ["" if leaf["shape"] is None else str(list(leaf["shape"])) for leaf in leaves]),
+        (OutputColumn("bytes", right=True), [size_text(leaf["bytes"]) if leaf["bytes"] else "" for leaf in leaves]),
+        (OutputColumn("value", cut=True), [value_text(leaf["value"]) if "value" in leaf else "" for leaf in leaves]),
     )
 
 
@@ -133,12 +133,12 @@ def differences(document: Document) -> Iterator[str]:
     if not found:
         return
     yield from _table(
-        (Column("path"), [each["path"] or "(the value itself)" for each in found]),
-        (Column("is"), [each["kind"] for each in found]),
-        (Column("value", cut=True), [_change(each) for each in found]),
-        (Column("elements", right=True), [_share(each) for each in found]),
-        (Column("largest", right=True), [_number(each["max_abs"]) for each in found]),
-        (Column("relative", right=True), [_number(each["relative_l2"]) for each in found]),
+        (OutputColumn("path"), [each["path"] or "(the value itself)" for each in found]),
+        (OutputColumn("is"), [each["kind"] for each in found]),
+        (OutputColumn("value", cut=True), [_change(each) for each in found]),
+        (OutputColumn("elements", right=True), [_share(each) for each in found]),
+        (OutputColumn("largest", right=True), [_number(each["max_abs"]) for each in found]),
+        (OutputColumn("relative", right=True), [_number(each["relative_l2"]) for each in found]),
     )
 
 

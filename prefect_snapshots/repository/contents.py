@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ..errors import DamagedObject, IntegrityError, MalformedContent, MissingChunk, ObjectMissing, StorageError
 from .chunking import cut
-from .index import BASES, LARGEST_CHUNK, Entry, Index, find_rows
+from .index import BASES, LARGEST_CHUNK, ChunkCopy, Index, find_rows
 from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path
 from .reserve import spare_reserve
@@ -163,8 +163,8 @@ class Writer:
         self._avoid = avoid
         self._limit = LOCAL_LIMIT if store.location.is_local else REMOTE_LIMIT
         self._pack: PackWriter | None = None
-        self._closing: deque[Future[list[Entry]]] = deque()
-        self._entries: list[Entry] = []
+        self._closing: deque[Future[list[ChunkCopy]]] = deque()
+        self._entries: list[ChunkCopy] = []
         self._new: set[bytes] = set()
         self._written = 0
         self._publishing = False
@@ -647,14 +647,14 @@ class ChunkReader:
             job()
         return bytes(target)
 
-    def open(self, entry: Entry, data: Buffer) -> Buffer:
+    def open(self, entry: ChunkCopy, data: Buffer) -> Buffer:
         """Return the verified plaintext of one copy of a chunk from its stored bytes."""
         return open_chunk(self._store.sealer, entry, data, self.read_bases(entry.bases))
 
-    def _jobs(self, located: Iterable[tuple[Piece, Entry]]) -> list[Callable[[], None]]:
+    def _jobs(self, located: Iterable[tuple[Piece, ChunkCopy]]) -> list[Callable[[], None]]:
         """Return the reads for these pieces. Adjacent ones are joined, up to a few MB stored or in memory."""
         jobs: list[Callable[[], None]] = []
-        run: list[tuple[Piece, Entry]] = []
+        run: list[tuple[Piece, ChunkCopy]] = []
         length = 0
         for piece, entry in located:
             cost = entry.stored if entry.whole else entry.size
@@ -672,7 +672,7 @@ class ChunkReader:
             jobs.append(self._job(run))
         return jobs
 
-    def _job(self, run: list[tuple[Piece, Entry]]) -> Callable[[], None]:
+    def _job(self, run: list[tuple[Piece, ChunkCopy]]) -> Callable[[], None]:
         def job() -> None:
             first, last = run[0][1], run[-1][1]
             path = pack_path(first.pack)
@@ -694,7 +694,7 @@ class ChunkReader:
 
         return job
 
-    def _direct_job(self, piece: Piece, entry: Entry) -> Callable[[], None]:
+    def _direct_job(self, piece: Piece, entry: ChunkCopy) -> Callable[[], None]:
         target = piece.parts[0][1]
 
         def job() -> None:
@@ -712,13 +712,13 @@ class ChunkReader:
 
         return job
 
-    def _locate(self, piece: Piece) -> Entry:
+    def _locate(self, piece: Piece) -> ChunkCopy:
         entry = self._find(piece.chunk, self._store.index.find)
         if entry.size != piece.size:
             raise DamagedObject(pack_path(entry.pack), f"the index gives chunk {piece.chunk.hex()[:16]} another size")
         return entry
 
-    def _find(self, chunk: bytes, find: Callable[[bytes, Collection[bytes]], Entry | None]) -> Entry:
+    def _find(self, chunk: bytes, find: Callable[[bytes, Collection[bytes]], ChunkCopy | None]) -> ChunkCopy:
         index = self._store.index
         if not index.loaded:
             index.load()
@@ -732,7 +732,7 @@ class ChunkReader:
             raise next(iter(index.damaged.values()), None) or MissingChunk(chunk.hex())
         return entry
 
-    def _elsewhere(self, piece: Piece, tried: Entry, error: IntegrityError) -> Buffer:
+    def _elsewhere(self, piece: Piece, tried: ChunkCopy, error: IntegrityError) -> Buffer:
         """Return another copy of a chunk, after its pack was pruned or this copy turned out to be damaged."""
         index = self._store.index
         gone = {tried}

@@ -56,7 +56,7 @@ def sketch(chunk: Buffer) -> Sketch:
     return np.concatenate((found, np.full(FEATURES - len(found), _NONE)))
 
 
-class Previous:
+class PreviousChunks:
     """The chunks of the previous version of a stream, which can be searched by their sketches.
 
     Args:
@@ -92,7 +92,7 @@ class Previous:
 
 
 def similar_stream(
-    pieces: Iterable[Buffer], previous: Previous | None, sketches: list[Sketch], average: int = AVERAGE_SIZE
+    pieces: Iterable[Buffer], previous: PreviousChunks | None, sketches: list[Sketch], average: int = AVERAGE_SIZE
 ) -> Iterator[tuple[int, Batch]]:
     """Split a stream into chunks, and let threads find similar chunks in its previous version.
 
@@ -118,6 +118,6 @@ def similar_stream(
         yield len(chunk), partial(_compared, chunk, previous, sketches, len(sketches) - 1)
 
 
-def _compared(chunk: Buffer, previous: Previous | None, sketches: list[Sketch], at: int) -> list[Similar]:
+def _compared(chunk: Buffer, previous: PreviousChunks | None, sketches: list[Sketch], at: int) -> list[Similar]:
     sketches[at] = sketch(chunk)
     return [Similar(chunk, previous.like(sketches[at]) if previous else ())]

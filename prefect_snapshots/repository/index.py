@@ -82,7 +82,7 @@ def _locked(method: Callable[Concatenate[Index, P], R]) -> Callable[Concatenate[
     return call
 
 
-class Entry(NamedTuple):
+class ChunkCopy(NamedTuple):
     """Where one copy of a chunk lies."""
 
     chunk: bytes
@@ -123,7 +123,7 @@ class Index:
         self._table: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), np.empty(0, ROW))
         self._bases: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), _no_bases())
         """Sorted places of the deltas in the table, and their bases. It is set before the table that needs it."""
-        self._recent: dict[bytes, list[Entry]] = {}
+        self._recent: dict[bytes, list[ChunkCopy]] = {}
         self._unsorted: list[tuple[NDArray[np.uint64], Array, Array]] = []
         self._known: set[str] = set()
         self._superseded: set[str] = set()
@@ -136,25 +136,25 @@ class Index:
 
     # --- looking up ---------------------------------------------------------------------------------------
 
-    def find(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
+    def find(self, chunk: bytes, avoid: Container[bytes] = ()) -> ChunkCopy | None:
         """Return one copy of a chunk that can be read without the packs in `avoid`, or None."""
         for entry in self._copies(chunk):
             if entry.pack not in avoid and all(self.find_whole(base, avoid) for base in entry.bases):
                 return entry
         return None
 
-    def find_whole(self, chunk: bytes, avoid: Container[bytes] = ()) -> Entry | None:
+    def find_whole(self, chunk: bytes, avoid: Container[bytes] = ()) -> ChunkCopy | None:
         """Return one copy of a chunk outside the packs in `avoid` that is not a delta, or None."""
         return next((entry for entry in self._copies(chunk) if entry.whole and entry.pack not in avoid), None)
 
-    def find_all(self, chunk: bytes) -> list[Entry]:
+    def find_all(self, chunk: bytes) -> list[ChunkCopy]:
         """Return every known copy of a chunk."""
         return list(self._copies(chunk))
 
-    def _copies(self, chunk: bytes) -> Iterable[Entry]:
+    def _copies(self, chunk: bytes) -> Iterable[ChunkCopy]:
         return chain(self._recent.get(chunk, ()), self._in_table(chunk))
 
-    def _in_table(self, chunk: bytes) -> Iterable[Entry]:
+    def _in_table(self, chunk: bytes) -> Iterable[ChunkCopy]:
         heads, rows = self._table
         head = np.uint64(int.from_bytes(chunk[:8], "big"))
         at = int(heads.searchsorted(head))
@@ -164,10 +164,10 @@ class Index:
                 yield self._entry(chunk, row)
             at += 1
 
-    def _entry(self, chunk: bytes, row: Any) -> Entry:
+    def _entry(self, chunk: bytes, row: Any) -> ChunkCopy:
         size, codec = int(row["size"]) & _SIZE_MASK, int(row["size"]) >> _SIZE_BITS
         bases = _bases_of(self._bases, row)[0] if codec == DELTA else ()
-        return Entry(
+        return ChunkCopy(
             chunk, self._packs[int(row["pack"])], int(row["offset"]), int(row["stored"]), size, codec, _names(bases)
         )
 
@@ -181,7 +181,7 @@ class Index:
         self._fold()
         return *self._table, self._packs
 
-    def entry_at(self, row: int) -> Entry:
+    def entry_at(self, row: int) -> ChunkCopy:
         """Return the entry at one row of `table()`."""
         heads, rows = self._table
         return self._entry(int(heads[row]).to_bytes(8, "big") + rows[row]["tail"].tobytes(), rows[row])
@@ -250,7 +250,7 @@ class Index:
         return self.load() or self.load()
 
     @_locked
-    def publish(self, entries: Sequence[Entry]) -> None:
+    def publish(self, entries: Sequence[ChunkCopy]) -> None:
         """Store the entries of packs that are already durable, as new index objects."""
         for start in range(0, len(entries), _LARGEST):
             part = entries[start : start + _LARGEST]
@@ -454,7 +454,7 @@ def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[N
     return which[same], rows[same]
 
 
-def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[Buffer]:
+def records_of(entries: Sequence[ChunkCopy], numbers: Mapping[bytes, int]) -> list[Buffer]:
     """Return entries as frames of an index object or of a pack's table. `numbers` maps packs to their numbers."""
     records = np.array(
         [(e.chunk, numbers[e.pack], e.offset, e.stored, pack_size(e.size, e.codec)) for e in entries], RECORD
@@ -462,12 +462,12 @@ def records_of(entries: Sequence[Entry], numbers: Mapping[bytes, int]) -> list[B
     return _frames(records, _pairs(entries))
 
 
-def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[Entry]:
+def entries_from(frames: Sequence[Buffer], packs: Sequence[bytes]) -> list[ChunkCopy]:
     """Undo `records_of`. Raises `ValueError` for invalid frames."""
     records, bases = _parse_records(frames)
     found = iter(bases)
     return [
-        Entry(
+        ChunkCopy(
             record["chunk"].tobytes(),
             packs[int(record["pack"])],
             int(record["offset"]),
@@ -525,7 +525,7 @@ def _no_bases() -> Array:
     return np.empty((0, BASES), f"V{ID_SIZE}")
 
 
-def _pairs(entries: Iterable[Entry]) -> Array:
+def _pairs(entries: Iterable[ChunkCopy]) -> Array:
     """Return the bases of the deltas among these entries, in order. A single base is repeated."""
     pairs = [(entry.bases * BASES)[:BASES] for entry in entries if not entry.whole]
     return np.frombuffer(b"".join(chain.from_iterable(pairs)), f"V{ID_SIZE}").reshape(-1, BASES)

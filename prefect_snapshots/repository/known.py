@@ -30,13 +30,13 @@ _MOST_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRepository:
     """A repository that was opened before."""
 
     id: str
     encrypted: bool
 
-    def is_replaced_by(self, other: Known) -> bool:
+    def is_replaced_by(self, other: KnownRepository) -> bool:
         """Return whether another repository is here now, or this one lost its encryption."""
         return self.id != other.id or (self.encrypted and not other.encrypted)
 
@@ -44,7 +44,7 @@ class Known:
         return self.id if self.encrypted else f"{self.id}, which is not encrypted"
 
 
-def find(location: Location) -> Known | None:
+def find(location: Location) -> KnownRepository | None:
     """Return the repository that was opened here last, if it is remembered."""
     if location.url.startswith("memory://"):
         return None
@@ -52,13 +52,13 @@ def find(location: Location) -> Known | None:
         with open(_file(location), "rb") as file:
             match json.loads(file.read(_MOST_BYTES)):
                 case {"id": str(found), **more}:
-                    return Known(found, more.get("encrypted") is not False)
+                    return KnownRepository(found, more.get("encrypted") is not False)
     except (OSError, ValueError, RecursionError):
         pass  # it was never opened, or what was written is damaged: it is written anew
     return None
 
 
-def remember(location: Location, repository: Known) -> None:
+def remember(location: Location, repository: KnownRepository) -> None:
     """Remember which repository is here. Does nothing if your state folder cannot be written."""
     if _is_forgettable(location, repository) or find(location) == repository:
         return
@@ -90,6 +90,6 @@ def _file(location: Location) -> Path:
     return home / "prefect-snapshots" / "repositories" / f"{name}.json"
 
 
-def _is_forgettable(location: Location, repository: Known) -> bool:
+def _is_forgettable(location: Location, repository: KnownRepository) -> bool:
     temporary = Path(tempfile.gettempdir()).resolve().as_uri() + "/"
     return location.url.startswith("memory://" if repository.encrypted else ("memory://", temporary))

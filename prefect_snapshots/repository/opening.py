@@ -209,5 +209,5 @@ class Opener:
         return found
 
 
-def _known(config: dict[str, Any]) -> known.Known:
-    return known.Known(config["id"], bool(config["passwords"]))
+def _known(config: dict[str, Any]) -> known.KnownRepository:
+    return known.KnownRepository(config["id"], bool(config["passwords"]))

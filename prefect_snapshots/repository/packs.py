@@ -11,7 +11,7 @@ import os
 import struct
 
 from ..errors import DamagedObject, ObjectMissing
-from .index import Entry, entries_from, records_of
+from .index import ChunkCopy, entries_from, records_of
 from .location import Buffer, Location
 from .sealing import RAW, SALT_SIZE, Sealer
 
@@ -59,7 +59,7 @@ class PackWriter:
     def __init__(self, location: Location, sealer: Sealer, *, read_soon: bool = True) -> None:
         self.pack = os.urandom(SALT_SIZE)
         self.path = pack_path(self.pack)
-        self.entries: list[Entry] = []
+        self.entries: list[ChunkCopy] = []
         self._sealer = sealer
         self._cipher = sealer.cipher(self.pack)
         self._object = location.writer(self.path, read_soon=read_soon)
@@ -74,7 +74,7 @@ class PackWriter:
         if self._cipher is not None:
             data = self._sealer.lock_chunk(self._cipher, self.size, chunk, data)
         self._waiting.append(data)
-        self.entries.append(Entry(chunk, self.pack, self.size, len(data), size, codec, bases))
+        self.entries.append(ChunkCopy(chunk, self.pack, self.size, len(data), size, codec, bases))
         self.size += len(data)
 
     def write_out(self) -> None:
@@ -82,7 +82,7 @@ class PackWriter:
         self._object.write(self._waiting)
         self._waiting = []
 
-    def close(self) -> list[Entry]:
+    def close(self) -> list[ChunkCopy]:
         """Write the table, make the pack durable and visible, and return its entries."""
         table = self._sealer.seal(f"{self.path}#table", records_of(self.entries, {self.pack: 0}))
         self._object.write([*self._waiting, table, _TAIL.pack(len(table), _MAGIC)])
@@ -94,7 +94,7 @@ class PackWriter:
         self._object.abort()
 
 
-def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") -> Buffer:
+def open_chunk(sealer: Sealer, entry: ChunkCopy, data: Buffer, prefix: bytes = b"") -> Buffer:
     """Return the verified plaintext of a chunk from its stored bytes and, for a delta, its joined bases."""
     path = pack_path(entry.pack)
     if len(data) != entry.stored:
@@ -105,12 +105,12 @@ def open_chunk(sealer: Sealer, entry: Entry, data: Buffer, prefix: bytes = b"") 
     return sealer.open_chunk(entry.chunk, entry.codec, entry.size, data, path, prefix)
 
 
-def is_plain(sealer: Sealer, entry: Entry) -> bool:
+def is_plain(sealer: Sealer, entry: ChunkCopy) -> bool:
     """Return whether the stored bytes of a chunk are its plaintext, so that it can be read directly into a buffer."""
     return entry.codec == RAW and not sealer.encrypted
 
 
-def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
+def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[ChunkCopy]:
     """Return the table at the end of a pack.
 
     Raises:
@@ -125,7 +125,7 @@ def read_table(location: Location, sealer: Sealer, pack: bytes) -> list[Entry]:
     return _entries(sealer, pack, location.read_range(path, start, length), start)
 
 
-def open_pack(sealer: Sealer, pack: bytes, data: memoryview) -> list[Entry]:
+def open_pack(sealer: Sealer, pack: bytes, data: memoryview) -> list[ChunkCopy]:
     """Return the table of a pack that was read whole. Its first and last bytes are verified, too, but not the chunks.
 
     Raises:
@@ -148,7 +148,7 @@ def _table_range(path: str, tail: Buffer, size: int) -> tuple[int, int]:
     return size - _TAIL.size - length, length
 
 
-def _entries(sealer: Sealer, pack: bytes, table: Buffer, end: int) -> list[Entry]:
+def _entries(sealer: Sealer, pack: bytes, table: Buffer, end: int) -> list[ChunkCopy]:
     path = pack_path(pack)
     try:
         entries = entries_from(sealer.open(f"{path}#table", table), [pack])

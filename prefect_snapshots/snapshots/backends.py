@@ -19,7 +19,7 @@ from ..repository.repository import Repository
 from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream
 from ..values import Encoded, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
-from .records import Record, Records
+from .records import Record, SnapshotRecords
 
 KIND = "snapshots"
 
@@ -32,17 +32,17 @@ class Backend(Protocol):
     """The storage backend that a manager needs."""
 
     @property
-    def state(self) -> Records:
+    def state(self) -> SnapshotRecords:
         """The records as of the last refresh. Use them only inside drafts, because other threads may change them."""
 
     @property
-    def view(self) -> Records:
+    def view(self) -> SnapshotRecords:
         """The records as of the last refresh. These never change."""
 
-    def refresh(self) -> Records:
+    def refresh(self) -> SnapshotRecords:
         """Read the events of other writers, and return records that never change."""
 
-    def look(self, find: Callable[[Records], R]) -> R:
+    def look(self, find: Callable[[SnapshotRecords], R]) -> R:
         """Read the events of other writers, and return the result of `find`, without copying the records.
 
         `find` must be quick and use no storage. It must return only values that later events do not change, such as
@@ -78,7 +78,7 @@ class Memory:
     """Snapshots in memory, as live references or deep copies. They are lost when the process ends."""
 
     def __init__(self, name: str, deepcopy_on_save: bool, deepcopy_on_retrieve: bool) -> None:
-        self.state = Records(name)
+        self.state = SnapshotRecords(name)
         self._on_save = deepcopy_on_save
         self._on_retrieve = deepcopy_on_retrieve
         self._values: dict[int, _Kept] = {}
@@ -88,15 +88,15 @@ class Memory:
         self._lock = Lock()
 
     @property
-    def view(self) -> Records:
+    def view(self) -> SnapshotRecords:
         with self._lock:
             self._shared = True
             return self.state
 
-    def refresh(self) -> Records:
+    def refresh(self) -> SnapshotRecords:
         return self.view  # there are no other writers
 
-    def look(self, find: Callable[[Records], R]) -> R:
+    def look(self, find: Callable[[SnapshotRecords], R]) -> R:
         with self._lock:
             return find(self.state)
 
@@ -180,7 +180,7 @@ class Durable:
 
     def __init__(self, repository: Repository, name: str) -> None:
         self.repository = repository
-        self._tracked = TrackedStream(repository, KIND, name, Records(name))
+        self._tracked = TrackedStream(repository, KIND, name, SnapshotRecords(name))
 
     @property
     def events(self) -> Sequence[Event]:
@@ -188,17 +188,17 @@ class Durable:
         return self._tracked.events
 
     @property
-    def state(self) -> Records:
+    def state(self) -> SnapshotRecords:
         return self._tracked.state
 
     @property
-    def view(self) -> Records:
+    def view(self) -> SnapshotRecords:
         return self._tracked.view
 
-    def refresh(self) -> Records:
+    def refresh(self) -> SnapshotRecords:
         return self._tracked.refresh()
 
-    def look(self, find: Callable[[Records], R]) -> R:
+    def look(self, find: Callable[[SnapshotRecords], R]) -> R:
         stream = self._tracked.stream
         with stream.lock:
             stream.refresh()

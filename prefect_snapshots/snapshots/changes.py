@@ -14,7 +14,7 @@ from ..values.scalars import encode_node
 from ..values.structure import leaf_paths
 from .backends import Durable
 from .manager import SnapshotManager
-from .records import Record, Records
+from .records import Record, SnapshotRecords
 
 
 class Leaves:
@@ -85,7 +85,7 @@ def undo(manager: SnapshotManager[Any], save: Event) -> list[str]:
     """
     backend = _durable(manager)
     brought = manager.current_records().get(save.body["id"])
-    before = Records(manager.name)
+    before = SnapshotRecords(manager.name)
     for event in backend.events[: save.sequence - 1] if save.deletes else ():
         before.apply(event)
     evicted = [old for old in before.by_id.values() if old.sequence in save.deletes]

@@ -27,10 +27,10 @@ from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, R
 from ..values.diff import LeafDifference, diff_contents, diff_values
 from .backends import KIND, Backend, Durable, Memory
 from .background import BackgroundSaver
-from .files import read_file, write_file
+from .exported_file import read_file, write_file
 from .handler import NAME as HANDLER
 from .query import Query, Source
-from .records import Compare, Ranking, Record, Records, Snapshot, SnapshotInfo, clean_tags
+from .records import Compare, Ranking, Record, Snapshot, SnapshotInfo, SnapshotRecords, clean_tags
 from .requests import SaveRequest
 
 T = TypeVar("T", default=Any)
@@ -602,11 +602,11 @@ class SnapshotManager(Generic[T]):
     # --- for queries and reports -------------------------------------------------------------------------------
 
     @property
-    def records(self) -> Records:
+    def records(self) -> SnapshotRecords:
         """The records of all snapshots, as of the last call that read the repository. They never change."""
         return self._backend.view
 
-    def current_records(self) -> Records:
+    def current_records(self) -> SnapshotRecords:
         """Return the current records of all snapshots, including those of other writers. They never change."""
         return self._backend.refresh()
 

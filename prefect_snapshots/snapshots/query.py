@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import InvalidArgument
 from ..repository.metadata import clean_value
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, Records, Snapshot, clean_tags, finder
+from .records import Record, Snapshot, SnapshotRecords, clean_tags, finder
 
 _ANY = object()
 """Matches any value: the key only has to exist."""
@@ -30,7 +30,7 @@ class Source:
         leaves_of: A function that loads the leaves of a record.
     """
 
-    records: Records
+    records: SnapshotRecords
     snapshot_of: Callable[[Record], Snapshot[Any]]
     leaves_of: Callable[[Record], Iterable[Any]]
 

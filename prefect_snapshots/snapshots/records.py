@@ -128,7 +128,7 @@ class Record:
         return SnapshotInfo(self.id, self.timestamp, metadata, tuple(self.tags), self.pinned, self.size, self.written)
 
 
-class Records:
+class SnapshotRecords:
     """All snapshots of one name, in the order in which they were saved."""
 
     def __init__(self, name: str) -> None:
@@ -137,9 +137,9 @@ class Records:
         self.by_tag: dict[str, dict[str, None]] = {}
         self._ids: dict[int, str] = {}
 
-    def copy(self) -> Records:
+    def copy(self) -> SnapshotRecords:
         """Return a copy that is independent of later events."""
-        other = Records(self.name)
+        other = SnapshotRecords(self.name)
         other.by_id = dict(self.by_id)
         other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
         other._ids = dict(self._ids)

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageError, StorageFull
 from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others, resolve
 from .entries import Entry
-from .planning import Options, Plan, above, find_alone, make_plan
+from .restore_plan import Options, RestorePlan, above, find_alone, make_plan
 from .stored import StoredTree
 from .workspaces import Workspace, delete_tree, recover, swap, sync_all, workspace
 from .writing import Placed, set_directories, set_open, write_entries
@@ -140,7 +140,7 @@ class StagedDirectory:
         closing: Deletes the workspaces when it is closed.
     """
 
-    def __init__(self, tree: StoredTree, root: Path, plan: Plan, options: Options, closing: ExitStack) -> None:
+    def __init__(self, tree: StoredTree, root: Path, plan: RestorePlan, options: Options, closing: ExitStack) -> None:
         self._tree, self._root, self._plan, self._options = tree, root, plan, options
         self._swaps: dict[bytes, _Swap] = {}
         self._spaces: dict[bytes, Workspace] = {}

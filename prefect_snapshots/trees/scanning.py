@@ -25,7 +25,7 @@ _TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55"
 """The first bytes of a valid tag, see https://bford.info/cachedir/. Other files of this name have no meaning."""
 
 
-class Selection(msgspec.Struct, array_like=True, frozen=True):
+class FileSelection(msgspec.Struct, array_like=True, frozen=True):
     """Which files in a directory belong to its tree. Backups exclude all others, and restores do not change them.
 
     Attributes:
@@ -93,9 +93,9 @@ class Directory:
             raise InvalidArgument(f"larger_than must be a number of bytes, not {self.larger_than}.")
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> FileSelection:
         """Which of its files belong to the backup."""
-        return Selection(
+        return FileSelection(
             tuple(self.excludes),
             tuple(self.ignore_files),
             self.exclude_caches,
@@ -109,7 +109,7 @@ Failed = Callable[[str, OSError], None]
 """Called with a path that cannot be read, relative to the directory, and the reason."""
 
 
-def walk(folder: str, selection: Selection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], int, bool]]:
+def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tuple[str, os.DirEntry[str], int, bool]]:
     """Find everything in a folder, directories before their contents.
 
     The contents of excluded directories are skipped. Directories are kept open, and no link is followed, so replacing a
@@ -181,7 +181,7 @@ def _read(directory: int, name: str, length: int = -1) -> bytes:
         return file.read(length) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
-def _is_mark(directory: int, entry: os.DirEntry[str], selection: Selection) -> bool:
+def _is_mark(directory: int, entry: os.DirEntry[str], selection: FileSelection) -> bool:
     """Whether an entry says that the contents of its directory are left out."""
     if entry.name in selection.exclude_if_present:
         return entry.is_file(follow_symlinks=False)
@@ -204,7 +204,7 @@ def _is_larger(entry: os.DirEntry[str], limit: int) -> bool:
         return False
 
 
-class Known(Protocol):
+class KnownFiles(Protocol):
     """The files that an earlier scan found, and that are stored already."""
 
     entries: Sequence[Entry]
@@ -246,7 +246,7 @@ class Scan:
         self.left_out.append(os.fsencode(path))
 
 
-def scan(root: str, selection: Selection, known: Known | None = None, *, hard_links: bool = True) -> Scan:
+def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *, hard_links: bool = True) -> Scan:
     """Scan a directory without reading its files.
 
     Args:

@@ -9,13 +9,13 @@ from typing import Protocol
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument
 from ..repository.location import Buffer
 from .entries import Entry
-from .scanning import Selection
+from .scanning import FileSelection
 
 _READ = 4 * 1024 * 1024
 """Bytes to read at once: enough to need few calls, and few enough for the caches of a processor."""
 
 
-class Content(Protocol):
+class VerifiedContent(Protocol):
     """Bytes that are verified when they are read."""
 
     def read(self, offset: int, length: int) -> Buffer:
@@ -41,14 +41,14 @@ class StoredTree:
 
     def __init__(
         self,
-        content: Content,
+        content: VerifiedContent,
         entries: Sequence[Entry],
         offset: int = 0,
         label: str = "",
         name: str = "",
         *,
         root: Entry | None = None,
-        selection: Selection = Selection(),  # noqa: B008  it cannot change
+        selection: FileSelection = FileSelection(),  # noqa: B008  it cannot change
         left_out: Iterable[bytes] = (),
     ) -> None:
         self.content = content

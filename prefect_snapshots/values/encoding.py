@@ -62,7 +62,7 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
     encoder = _Encoder(allow_pickle)
     try:
         node = encoder.node(root)
-    except _Refused as refused:
+    except _Unwritable as refused:
         raise UnserialisableLeaf(path_of(root, refused.item), refused.reason) from refused.__cause__
     manifest = encode_node([FORMAT, encoder.nbytes, encoder.classes, node])
     return Encoded(manifest, [buffer() if callable(buffer) else buffer for buffer in encoder.buffers])
@@ -84,7 +84,7 @@ def validate(value: Any) -> None:
     encode(value)
 
 
-class _Refused(Exception):
+class _Unwritable(Exception):
     """A leaf or branch cannot be written."""
 
     def __init__(self, item: Any, reason: str) -> None:
@@ -149,15 +149,15 @@ class _Encoder:
         """The pickle stream and its out-of-band buffers; `item` is blamed when there are none."""
         if not self._allow_pickle:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise _Refused(item, f"Only pickle could store this {name}, and allow_pickle is False.")
+            raise _Unwritable(item, f"Only pickle could store this {name}, and allow_pickle is False.")
         try:
             return dump(value)
         except MemoryError:
             raise
         except NotReadable as error:
-            raise _Refused(item, str(error)) from error
+            raise _Unwritable(item, str(error)) from error
         except Exception as error:  # any object's own code runs here
-            raise _Refused(item, f"It cannot be pickled ({error}).") from error
+            raise _Unwritable(item, f"It cannot be pickled ({error}).") from error
 
 
 _LABELS: dict[Kind, Callable[[_Encoder, Branch], Node]] = {
@@ -204,7 +204,7 @@ def _write_jax(encoder: _Encoder, array: Any) -> Node:
     try:
         parts = jax_parts(array)
     except NotAtHand as error:
-        raise _Refused(array, str(error)) from None
+        raise _Unwritable(array, str(error)) from None
     return encoder.array(JAX_ARRAY if parts.implementation is None else JAX_KEYS, parts)
 
 

@@ -164,7 +164,7 @@ class ArangoDB(ServerDatabase):
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[Database]:
         """Another database, which is dropped when the block ends."""
-        other = _Beside(self._renamed(name), self.password)
+        other = _BesideArangoDB(self._renamed(name), self.password)
         with dataclasses.replace(self, url=self._renamed("_system"))._server() as server:
             with contextlib.suppress(BackupFailed):  # there is none, unless a restore of this database was killed
                 server.call("DELETE", f"/_api/database/{quote(name, safe='')}")
@@ -240,7 +240,7 @@ class ArangoDB(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _Beside(ArangoDB):
+class _BesideArangoDB(ArangoDB):
     """A database of our own: nothing needs to be built beside it."""
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:

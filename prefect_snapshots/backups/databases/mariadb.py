@@ -43,7 +43,7 @@ from .base import (
     read_settings,
     restoring,
 )
-from .mariadb_dumps import Part, RowCounter, disabled, of_this_database, rows, statements, without_definer
+from .mariadb_dumps import RowCounter, StatementPart, disabled, of_this_database, rows, statements, without_definer
 
 _DUMP = "database.sql"
 _SETTINGS = "database.json"
@@ -83,7 +83,7 @@ _DATA = re.compile(
 """What a client repeats of the statement that failed: the rows of somebody's tables."""
 
 
-class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+class _MariaDBSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What belongs to a database itself; names of character sets and collations are words."""
 
     database: str
@@ -167,7 +167,7 @@ class MariaDB(ServerDatabase):
             raise BackupFailed(f"{self.name}: There is no such database.")
         broken = self._broken_views() if self.address.options.get(_STRICT) == "false" else {}
         ((charset, collation),) = found
-        settings = _Settings(self._database, charset, collation, [f"view {name}" for name in broken])
+        settings = _MariaDBSettings(self._database, charset, collation, [f"view {name}" for name in broken])
         ignored = [f"--ignore-table={self._database}.{name}" for name in broken]
         with self._client("mariadb-dump mysqldump") as tool:
             version = re.search(rb"(\d+)\.(\d+)\.\d+-MariaDB", tool.run("--version"))
@@ -223,7 +223,7 @@ class MariaDB(ServerDatabase):
             ask(f"DO GET_LOCK({_literal(_lock(drill_lock(other._database)))}, 0)")
             other._ask(f"CREATE DATABASE {_quoted(other._database)}", database="")
             with self._confined(other, mark) as (address, password, notes):
-                yield _Scratch(address, password, list(notes))
+                yield _ScratchMariaDB(address, password, list(notes))
 
     def drop_abandoned(self) -> list[str]:
         """See `DropsAbandoned`."""
@@ -257,7 +257,7 @@ class MariaDB(ServerDatabase):
     @contextlib.contextmanager
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
         """Build the backup in a database beside this one; the switch lets the tables change places."""
-        settings, there = read_settings(dump, _SETTINGS, _Settings), self._is_there()
+        settings, there = read_settings(dump, _SETTINGS, _MariaDBSettings), self._is_there()
         referring = self._ask(
             "SELECT DISTINCT JSON_ARRAY(table_schema, table_name) FROM information_schema.key_column_usage "
             "WHERE referenced_table_schema = database() AND table_schema <> database()",
@@ -284,20 +284,24 @@ class MariaDB(ServerDatabase):
             other._run(disabled(text) if event else text for text, event in _kept(code))
             yield lambda: self._switch(other, settings, code)
 
-    def _load(self, dump: DumpReader, settings: _Settings, code: IO[bytes], copy: bool) -> None:
+    def _load(self, dump: DumpReader, settings: _MariaDBSettings, code: IO[bytes], copy: bool) -> None:
         """Create and fill the tables of a dump, and write what else it creates to `code`."""
 
         def tables() -> Iterator[bytes]:
             for part, text in statements(dump.open(_DUMP)):
-                if part in (Part.TABLES, Part.BOTH):
+                if part in (StatementPart.TABLES, StatementPart.BOTH):
                     yield text if text.startswith(b"(") else of_this_database(text, settings.database)
-                if part is not Part.TABLES:
+                if part is not StatementPart.TABLES:
                     kept = of_this_database(text, settings.database)
-                    _keep(code, disabled(kept) if part is Part.EVENT and copy else kept, part is Part.EVENT)
+                    _keep(
+                        code,
+                        disabled(kept) if part is StatementPart.EVENT and copy else kept,
+                        part is StatementPart.EVENT,
+                    )
 
         self._run(itertools.chain([_AS_THEY_ARE], tables()))
 
-    def _switch(self, other: MariaDB, settings: _Settings, code: IO[bytes]) -> Sequence[str]:
+    def _switch(self, other: MariaDB, settings: _MariaDBSettings, code: IO[bytes]) -> Sequence[str]:
         """Let the tables change places, and create anew what cannot be moved.
 
         Until the end, the old tables stand in a third database, and `before` has what else there was.
@@ -410,7 +414,7 @@ class MariaDB(ServerDatabase):
                 f"{', '.join(hit)} has triggers, which would react to every row. Restore the whole backup, maybe to "
                 "another database."
             )
-        settings = read_settings(dump, _SETTINGS, _Settings)
+        settings = read_settings(dump, _SETTINGS, _MariaDBSettings)
         with self._beside("being_restored", _mark(self._database)) as other, tempfile.TemporaryFile() as code:
             other._drop_database()
             other._create(settings)
@@ -512,7 +516,7 @@ class MariaDB(ServerDatabase):
         found = f"SELECT JSON_ARRAY(count(*)) FROM information_schema.schemata WHERE schema_name = {name}"
         return self._ask(found, database="") != [[0]]
 
-    def _create(self, settings: _Settings) -> None:
+    def _create(self, settings: _MariaDBSettings) -> None:
         self._ask(f"CREATE DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
 
     def _drop_database(self) -> None:
@@ -628,7 +632,7 @@ class MariaDB(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _Scratch(MariaDB):
+class _ScratchMariaDB(MariaDB):
     """An empty database for a drill: what a dump creates runs nothing, and belongs to whoever drills.
 
     Attributes:
@@ -640,7 +644,7 @@ class _Scratch(MariaDB):
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
         with restoring(self.name, "and contains only a part of the backup"), tempfile.TemporaryFile() as code:
-            settings = read_settings(dump, _SETTINGS, _Settings)
+            settings = read_settings(dump, _SETTINGS, _MariaDBSettings)
             self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
             self._load(dump, settings, code, copy=True)
             code.seek(0)
@@ -695,7 +699,7 @@ def _mark(database: str) -> str:
     return hashlib.blake2b(database.encode(), digest_size=4).hexdigest()
 
 
-def _charset(settings: _Settings) -> str:
+def _charset(settings: _MariaDBSettings) -> str:
     return f"CHARACTER SET {_quoted(settings.charset)} COLLATE {_quoted(settings.collation)}"
 
 

@@ -1,8 +1,8 @@
 """Read the SQL of `mariadb-dump`: count its rows, and check its statements before any of them runs.
 
 A dump comes out of a repository, so it is untrusted: a statement that `mariadb-dump` never writes is refused.
-Statements are sorted by `Part`, because tables are built first, beside the old ones, and code (triggers, routines,
-events, views) is created when the tables are in place.
+Statements are sorted by `StatementPart`, because tables are built first, beside the old ones, and code (triggers,
+routines, events, views) is created when the tables are in place.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _STATUS = re.compile(
 )
 
 
-class Part(enum.Enum):
+class StatementPart(enum.Enum):
     """What a statement of a dump is for."""
 
     TABLES = "tables"
@@ -150,7 +150,7 @@ def rows(content: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
     """Yield each row of a dump with the name of its table."""
     table = ""
     for part, text in statements(content):
-        if part is not Part.TABLES:
+        if part is not StatementPart.TABLES:
             continue
         row = text
         if filled := _FILLED.match(text):
@@ -161,7 +161,7 @@ def rows(content: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
             yield table, row[:-2]
 
 
-def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, bytes]]:
+def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[StatementPart, bytes]]:
     """Split a dump into statements, each with what it is for. A statement of many rows comes row by row.
 
     Raises:
@@ -174,7 +174,7 @@ def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, by
             if not _ROW.fullmatch(line):
                 raise _refused(number)
             filling = line.endswith(b",\n")
-            yield Part.TABLES, line
+            yield StatementPart.TABLES, line
             continue
         begun += line
         if len(begun) > _LONGEST:
@@ -195,13 +195,13 @@ def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Part, by
                     raise _refused(number)
                 # The rows follow, one a line, unless this line had the only one.
                 filling = not begun.endswith(b";\n")
-                yield Part.TABLES, begun
+                yield StatementPart.TABLES, begun
                 begun = b""
         elif line.rstrip().endswith(b";") and _STATEMENT.fullmatch(begun):
             part = _part(begun, number)
-            if part is Part.BOTH:
+            if part is StatementPart.BOTH:
                 _follow(begun, odd, number)
-            elif part is Part.TABLES and odd:
+            elif part is StatementPart.TABLES and odd:
                 raise _refused(number)
             yield part, begun
             begun = b""
@@ -241,14 +241,14 @@ def of_this_database(statement: bytes, source: str) -> bytes:
     return _ALTER_DATABASE.sub(b"ALTER DATABASE ", plain)
 
 
-def _part(statement: bytes, number: int) -> Part:
+def _part(statement: bytes, number: int) -> StatementPart:
     plain = _EXECUTABLE.sub(b"", statement).lstrip()
     if _BOTH.match(plain):
-        return Part.BOTH
+        return StatementPart.BOTH
     if _TABLES.match(plain):
-        return Part.TABLES
+        return StatementPart.TABLES
     if _CODE.match(plain):
-        return Part.CODE
+        return StatementPart.CODE
     raise _refused(number)
 
 
@@ -269,15 +269,15 @@ def _follow(statement: bytes, odd: set[bytes], number: int) -> None:
             odd.discard(variable)
 
 
-def _part_of_block(body: bytes, number: int) -> Part:
-    at, part = 1, Part.BOTH
+def _part_of_block(body: bytes, number: int) -> StatementPart:
+    at, part = 1, StatementPart.BOTH
     while at < len(body):
         found = _IN_BLOCK.match(body, at)
         if found is None:
             raise _refused(number)
         plain = _EXECUTABLE.sub(b"", found["one"]).strip()
         if made := _CREATED_CODE.match(plain):
-            part = Part.EVENT if made["kind"] == b"EVENT" else Part.CODE
+            part = StatementPart.EVENT if made["kind"] == b"EVENT" else StatementPart.CODE
         elif not _SET_IN_BLOCK.fullmatch(plain) and not _CODE.match(plain):
             raise _refused(number)
         at = found.end()

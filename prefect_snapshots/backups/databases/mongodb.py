@@ -49,7 +49,7 @@ _SERVERS_OWN = ("admin", "config", "local")
 """Databases of the server itself: `mongorestore` takes users and roles from a dump of `admin`, wherever it goes."""
 
 
-class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+class _MongoDBSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What belongs to a database itself."""
 
     database: Annotated[str, msgspec.Meta(pattern=r"\A[^/\\. \"$*<>:|?\x00-\x1f]{1,63}\Z")]
@@ -132,7 +132,7 @@ class MongoDB(ServerDatabase):
         yield switch
 
     def _source_of(self, dump: DumpReader) -> str:
-        source = read_settings(dump, _SETTINGS, _Settings).database
+        source = read_settings(dump, _SETTINGS, _MongoDBSettings).database
         if source in _SERVERS_OWN and source != self.address.database:
             raise BackupFailed(
                 f"The backup is of {source}, which contains the users of a server. Restore it to a "
@@ -164,7 +164,7 @@ class MongoDB(ServerDatabase):
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[Database]:
         """Another database, which is dropped when the block ends."""
-        other = _Beside(self._of(name), self.password)
+        other = _BesideMongoDB(self._of(name), self.password)
         try:
             yield other
         finally:
@@ -213,7 +213,7 @@ class MongoDB(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _Beside(MongoDB):
+class _BesideMongoDB(MongoDB):
     """A database of our own: nothing needs to be built beside it."""
 
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:

@@ -275,7 +275,9 @@ SELECT jsonb_build_object(
 """
 
 
-class _Settings(msgspec.Struct, forbid_unknown_fields=True, rename={"collate": "LC_COLLATE", "ctype": "LC_CTYPE"}):
+class _PostgreSQLSettings(
+    msgspec.Struct, forbid_unknown_fields=True, rename={"collate": "LC_COLLATE", "ctype": "LC_CTYPE"}
+):
     """What belongs to a database itself. It comes out of a backup: every value has a type, and no line of its own."""
 
     encoding: str
@@ -437,7 +439,7 @@ class PostgreSQL(ServerDatabase):
             session.run(f"SELECT pg_advisory_lock({_DRILLS}, {drill_lock(other._database)})")
             session.run(f"CREATE DATABASE {_quoted(other._database)} TEMPLATE template0")
             try:
-                yield _Scratch(other.url, other.password, self, mark)
+                yield _ScratchPostgreSQL(other.url, other.password, self, mark)
             finally:
                 for warning in self._drop_all(other._database, other._beside, other._replaced):
                     logger.warning("%s", warning)
@@ -474,7 +476,7 @@ class PostgreSQL(ServerDatabase):
 
     @contextlib.contextmanager
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
-        settings = read_settings(dump, _SETTINGS, _Settings)
+        settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
         with self._maintenance() as session:
             lock = int.from_bytes(hashlib.blake2b(self._database.encode(), digest_size=4).digest())
             if not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
@@ -504,7 +506,7 @@ class PostgreSQL(ServerDatabase):
             finally:
                 self._drop_all(beside._database)
 
-    def _check_roles(self, session: _Session, settings: _Settings) -> None:
+    def _check_roles(self, session: _Session, settings: _PostgreSQLSettings) -> None:
         """Refuse before anything is made: `pg_restore` would stop at the first role that is not there."""
         if not self._with_owners:
             return
@@ -517,7 +519,7 @@ class PostgreSQL(ServerDatabase):
             )
 
     def _load(
-        self, dump: DumpReader, settings: _Settings, *, drill: bool = False, there: Collection[str] = ()
+        self, dump: DumpReader, settings: _PostgreSQLSettings, *, drill: bool = False, there: Collection[str] = ()
     ) -> list[str]:
         """Load a dump into this database, which is empty.
 
@@ -860,7 +862,7 @@ class PostgreSQL(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _Scratch(PostgreSQL):
+class _ScratchPostgreSQL(PostgreSQL):
     """An empty database for a drill.
 
     What a backup creates runs nothing and reaches nobody: no event triggers, subscriptions, publications or foreign
@@ -879,7 +881,7 @@ class _Scratch(PostgreSQL):
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         check_only(only, dump.counts)
         with restoring(self.name, "and contains only a part of the backup"):
-            settings = read_settings(dump, _SETTINGS, _Settings)
+            settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
             with self._maintenance() as session:
                 session.run(f"DROP DATABASE IF EXISTS {_quoted(self._database)} WITH (FORCE)")
                 session.run(_create_statement(self._database, settings, owners=False))
@@ -1078,7 +1080,7 @@ def _restored(
     return warnings, keys
 
 
-def _check_extensions(session: _Session, settings: _Settings) -> None:
+def _check_extensions(session: _Session, settings: _PostgreSQLSettings) -> None:
     """Refuse before anything is made: `pg_restore` would stop at the first extension that is not there."""
     there = session.ask("SELECT coalesce(jsonb_agg(name), '[]') FROM pg_available_extensions")
     if absent := sorted(set(settings.extensions) - set(there)):
@@ -1088,7 +1090,7 @@ def _check_extensions(session: _Session, settings: _Settings) -> None:
         )
 
 
-def _create_statement(name: str, settings: _Settings, owners: bool) -> str:
+def _create_statement(name: str, settings: _PostgreSQLSettings, owners: bool) -> str:
     parts = [f"CREATE DATABASE {_quoted(name)} TEMPLATE template0 ENCODING {_literal(settings.encoding)}"]
     parts += [f"LC_COLLATE {_literal(settings.collate)} LC_CTYPE {_literal(settings.ctype)}"]
     if settings.provider != "libc" and settings.locale is not None:
@@ -1098,7 +1100,7 @@ def _create_statement(name: str, settings: _Settings, owners: bool) -> str:
     return " ".join(parts)
 
 
-def _alter_statements(name: str, settings: _Settings, owners: bool) -> Iterator[str]:
+def _alter_statements(name: str, settings: _PostgreSQLSettings, owners: bool) -> Iterator[str]:
     database = _quoted(name)
     yield f"ALTER DATABASE {database} CONNECTION LIMIT {settings.connections}"
     if settings.comment is not None:

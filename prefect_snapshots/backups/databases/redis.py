@@ -124,7 +124,7 @@ class Redis(ServerDatabase):
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
         with working_folder("redis") as folder, _throwaway(folder, 2048):
-            yield _Scratch(f"redis://localhost?unix_socket={folder}/socket")
+            yield _ScratchRedis(f"redis://localhost?unix_socket={folder}/socket")
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[_Connection]:
@@ -148,7 +148,7 @@ class Redis(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _Scratch(Redis):
+class _ScratchRedis(Redis):
     """A server for a drill.
 
     Attributes:
@@ -177,7 +177,7 @@ Reply: TypeAlias = Any
 """bytes, an integer, None, an error, or a list of replies."""
 
 
-class _Refused(Exception):
+class _RedisError(Exception):
     """An error that the server answers."""
 
 
@@ -208,7 +208,7 @@ class _Connection:
         replies = [self._read() for _ in commands]
         for command, reply in zip(commands, replies, strict=True):
             for answer in reply if isinstance(reply, list) else [reply]:
-                if isinstance(answer, _Refused):
+                if isinstance(answer, _RedisError):
                     raise BackupFailed(f"Redis refuses {command[0]!s}: {answer}")
         return replies
 
@@ -223,7 +223,7 @@ class _Connection:
             raise ConnectionError("the connection ended")
         kind, rest = line[:1], line[1:-2]
         if kind == b"-":
-            return _Refused(rest.decode(errors="replace"))
+            return _RedisError(rest.decode(errors="replace"))
         if kind == b"+":
             return rest
         if kind == b":" or int(rest) < 0:

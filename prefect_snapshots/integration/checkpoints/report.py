@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from ...checkpoints import CheckpointManager, Job, Plan, RunCounts
+from ...checkpoints import CheckpointManager, Job, JobPlan, RunCounts
 from ...documents import Document, code
 from ...documents.texts import count_text
 from ...repository.threads import Lock
@@ -41,7 +41,7 @@ class Processing:
         self._logger = run_logger()
         self._since = time.monotonic()
         self._lock = Lock()
-        self._plan: Plan | None = None
+        self._plan: JobPlan | None = None
         self._planned: int | None = None
         """Items in all batches; None while an iterable without a length is read."""
         self._before = 0
@@ -72,7 +72,7 @@ class Processing:
         context = self._context.copy()
         future.add_done_callback(lambda ended: context.run(self._ended, ended))
 
-    def all_submitted(self, plan: Plan) -> None:
+    def all_submitted(self, plan: JobPlan) -> None:
         """Take the counts of the whole plan. Call it after the last `submitted`."""
         with self._lock:
             self._plan = plan

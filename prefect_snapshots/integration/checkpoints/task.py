@@ -34,7 +34,7 @@ from ...checkpoints import (
     Failure,
     ItemBatch,
     Job,
-    Plan,
+    JobPlan,
     RunCounts,
     check_batches,
     collect,
@@ -375,7 +375,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         futures: The futures of the batches.
     """
 
-    def __init__(self, job: Job, plan: Plan, futures: list[PrefectFuture[Any]], ends: list[int], run: Any) -> None:
+    def __init__(self, job: Job, plan: JobPlan, futures: list[PrefectFuture[Any]], ends: list[int], run: Any) -> None:
         super().__init__(run)
         self.futures = futures
         self._job = job
@@ -517,7 +517,7 @@ class _Mapping(Generic[R]):
     ) -> None:
         self._task = task
         self._job = job
-        self._plan = Plan(job, items)
+        self._plan = JobPlan(job, items)
         self._total = total
         self._submit = submit
         self._futures: list[PrefectFuture[Any]] = []

@@ -18,7 +18,7 @@ from .. import packs as packs_module
 from ..catalog import CATALOG, COMPACTED, ROOT, Root, slot_path
 from ..configuration import CONFIG, CONFIG_COPY, parse_config
 from ..contents import ContentReader
-from ..index import Entry, Index, find_rows
+from ..index import ChunkCopy, Index, find_rows
 from ..location import Location, ObjectInfo
 from ..opened import Opened
 from ..packs import open_chunk, open_pack, pack_path
@@ -26,7 +26,7 @@ from ..progress import Progress, silent
 from ..sealing import ID_SIZE
 from .liveness import list_packs, live_contents, paths, unregistered, version_label
 from .rows import entries_of, groups, named_packs
-from .scanning import Slots, root_of, scan_stream, scan_streams
+from .stream_scanning import Slots, root_of, scan_stream, scan_streams
 
 _DAY = 24 * 3600
 
@@ -173,7 +173,7 @@ def _check_contents(
                 hurt.setdefault(chunk, []).append(label)
     report.chunks = len(np.unique(groups(heads, table)[needed]))
 
-    def is_sound(entry: Entry) -> bool:
+    def is_sound(entry: ChunkCopy) -> bool:
         info = packs.get(entry.pack)
         ends = entry.offset + entry.stored
         return info is not None and ends <= info.size and (entry.pack, entry.chunk) not in damage
@@ -195,7 +195,7 @@ def _check_contents(
     return blamed
 
 
-def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[Entry], bool]) -> list[bytes]:
+def _at_fault(index: Index, chunk: bytes, is_sound: Callable[[ChunkCopy], bool]) -> list[bytes]:
     """Return the chunks that make a chunk unreadable: itself, or the lost bases of an intact delta."""
     bases = {base for entry in index.find_all(chunk) if is_sound(entry) for base in entry.bases}
     lost = [base for base in bases if not any(copy.whole and is_sound(copy) for copy in index.find_all(base))]

@@ -283,7 +283,7 @@ def _copy_out(opened: Opened, candidates: set[bytes], report: PruneReport) -> No
                 raise
 
 
-def _needy(opened: Opened, candidates: set[bytes]) -> tuple[list[index_module.Entry], frozenset[bytes]]:
+def _needy(opened: Opened, candidates: set[bytes]) -> tuple[list[index_module.ChunkCopy], frozenset[bytes]]:
     """Return a copy of each live chunk and base that only candidates or condemned packs have, and these packs."""
     live = live_rows(opened)
     avoid = frozenset(opened.catalog.state.condemned | candidates)
@@ -297,7 +297,7 @@ def _needy(opened: Opened, candidates: set[bytes]) -> tuple[list[index_module.En
     return [opened.index.entry_at(int(row)) for row in needy], avoid
 
 
-def _copy(opened: Opened, entries: list[index_module.Entry], avoid: frozenset[bytes]) -> int:
+def _copy(opened: Opened, entries: list[index_module.ChunkCopy], avoid: frozenset[bytes]) -> int:
     """Store chunks once more, outside of some packs. Return the number of bytes written."""
     with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
         for whole, group in groupby(entries, lambda entry: entry.whole):

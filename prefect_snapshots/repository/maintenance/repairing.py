@@ -23,7 +23,7 @@ from ..progress import Progress, silent
 from .checking import CheckReport, Problem, check_config, damaged_segments, look, read_packs
 from .liveness import list_packs, stream_of
 from .rows import entries_of, named_packs
-from .scanning import Slots, root_of, scan_streams
+from .stream_scanning import Slots, root_of, scan_streams
 
 Act = Callable[[str, Callable[[], Any]], None]
 """Called with the description of an action and the function that performs it."""

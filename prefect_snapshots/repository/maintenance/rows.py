@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..index import Entry, Index, find_rows, is_whole
+from ..index import ChunkCopy, Index, find_rows, is_whole
 
 
 def groups(heads: NDArray[np.uint64], rows: Any) -> NDArray[np.int64]:
@@ -55,7 +55,7 @@ def named_packs(index: Index) -> set[bytes]:
     return packs_at(index, slice(None))
 
 
-def entries_of(index: Index, pack: bytes) -> list[Entry]:
+def entries_of(index: Index, pack: bytes) -> list[ChunkCopy]:
     """Return the entries of a pack in the index."""
     return [index.entry_at(int(row)) for row in np.flatnonzero(in_packs(index, lambda other: other == pack))]
 

@@ -43,7 +43,7 @@ _SHARED = AVERAGE_SIZE // 4
 T = TypeVar("T")
 
 
-class Previous:
+class PreviousTree:
     """An earlier tree of a directory: which of its files are still stored, and in which chunks.
 
     Args:
@@ -101,7 +101,7 @@ class Tree:
         OSError: The directory cannot be opened.
     """
 
-    def __init__(self, root: str, scan: Scan, previous: Previous | None = None, *, exact: bool = True) -> None:
+    def __init__(self, root: str, scan: Scan, previous: PreviousTree | None = None, *, exact: bool = True) -> None:
         self.scan = scan
         self.kept = 0
         self.unread = 0

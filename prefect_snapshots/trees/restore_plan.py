@@ -34,7 +34,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class Plan:
+class RestorePlan:
     """What happens to each path. All paths are relative to the directory.
 
     Attributes:
@@ -55,7 +55,7 @@ class Plan:
     mounts: list[Path] = field(default_factory=list)
 
 
-def make_plan(tree: StoredTree, root: Path, only: Sequence[str], options: Options) -> Plan:
+def make_plan(tree: StoredTree, root: Path, only: Sequence[str], options: Options) -> RestorePlan:
     """Decide what a restore does. All paths are checked before anything changes.
 
     Args:
@@ -72,7 +72,7 @@ def make_plan(tree: StoredTree, root: Path, only: Sequence[str], options: Option
     if root == root.parent:
         raise InvalidArgument("The root of the file system cannot be restored to. Restore to another place.")
     chosen = _choose(tree, root, only) if only else {b"": list(tree.entries)}
-    plan = Plan([entry for entries in chosen.values() for entry in entries])
+    plan = RestorePlan([entry for entries in chosen.values() for entry in entries])
     plan.mounts = [mount for mount in _mounts() if mount.is_relative_to(root)]
     plan.alone = find_alone(tree, root, options)
     _Expansion(plan, tree, root, options).run(chosen)
@@ -148,7 +148,7 @@ def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bo
 class _Expansion:
     """Finds out which directories are kept."""
 
-    def __init__(self, plan: Plan, tree: StoredTree, root: Path, options: Options) -> None:
+    def __init__(self, plan: RestorePlan, tree: StoredTree, root: Path, options: Options) -> None:
         self.plan, self.tree, self.root, self.options = plan, tree, root, options
         self.directories = {entry.raw for entry in plan.entries if entry.is_directory} | {b""}
         self.children: dict[bytes, list[bytes]] = defaultdict(list)
