@@ -1,7 +1,7 @@
 """Processes whose every single storage request waits until a test lets it go: any interleaving, at will and repeatable.
 
-A `World` holds one repository in memory and some *processes*, each with a `Repository` of its own and one thread, of
-which only one runs at a time. A request can be performed, lost on the way, performed without its reply coming back, or
+A `World` holds one repository in memory and some *processes*, each with a `Repository` of its own and one greenlet: a
+call that stops at each request, and goes on there. A request can be performed, lost on the way, performed without its reply coming back, or
 performed *late*: long after the process gave it up. Listings come in pages, as from an object store.
 
 The world keeps the *history*: every event that ever landed in a slot, in order. What is committed and not deleted is
@@ -11,7 +11,6 @@ read back with fresh eyes after every request that could have hurt it.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
+from greenlet import GreenletExit, getcurrent, greenlet
 from shelf import KIND, Shelf
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, StorageUnavailable
@@ -45,7 +45,7 @@ PAGE = 3
 """Objects in one page of a listing."""
 
 _worlds = count()
-_current = threading.local()
+_current = SimpleNamespace(process=None)
 
 
 class Dead(BaseException):
@@ -105,9 +105,7 @@ class Process:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._go = threading.Semaphore(0)
-        self._stopped = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
+        self._greenlet: greenlet | None = None
         self._order = DO
         self._error: BaseException | None = None
         self._settle: Callable[[Any, BaseException | None], None] = _ignore
@@ -131,7 +129,7 @@ class Process:
 
     @property
     def busy(self) -> bool:
-        return self._thread is not None
+        return self._greenlet is not None
 
     def shelf(self, name: str) -> Shelf:
         if name not in self.shelves:
@@ -146,9 +144,8 @@ class Process:
         self.faults = self.overlooked = 0
         self._error = self._result = None
         self._settle = settle or _ignore
-        self._thread = threading.Thread(target=self._run, args=(operation,), daemon=True)
-        self._thread.start()
-        self._wait()
+        self._greenlet = greenlet(self._run)
+        self._go_on(operation)
 
     def step(self, order: str = DO) -> None:
         """Let the request that waits go; returns at the next one, or at the end of the operation."""
@@ -157,8 +154,7 @@ class Process:
         self.faults += order in FAULTS
         self.overlooked += order == OVERLOOK
         self._order = order
-        self._go.release()
-        self._wait()
+        self._go_on()
         if order != _DIE:
             self._world.verify_after(request)
 
@@ -180,12 +176,14 @@ class Process:
         self.forget()
 
     def pass_gate(self, verb: str, path: str, perform: Callable[[], T]) -> T:
-        """Called by the thread of this process, for every request."""
+        """Called by the greenlet of this process, for every request."""
         if self._order == _DIE:
             raise Dead
         self.pending = Request(verb, path)
-        self._stopped.release()
-        self._go.acquire()
+        try:
+            getcurrent().parent.switch()
+        except GreenletExit:  # the test has ended, and nobody will ever let this request go
+            self._order = _DIE
         if self._order == _DIE:
             raise Dead
         request = self.pending
@@ -199,22 +197,21 @@ class Process:
         raise StorageUnavailable(f"{path}: no answer")
 
     def _run(self, operation: Callable[[], Any]) -> None:
-        _current.process = self
         try:
             self._result = operation()
         except BaseException as error:
             self._error = error
         self.pending = None
-        self._stopped.release()
 
-    def _wait(self) -> None:
-        """Until the thread stops at its next request, or ends."""
-        assert self._stopped.acquire(timeout=20), "a process waits for something that never comes"
-        if self.pending is None or self._order == _DIE:
-            assert self._thread is not None
-            self._thread.join(20)
-            self._thread = None
-            self.pending = None
+    def _go_on(self, *arguments: Any) -> None:
+        """Until the greenlet stops at its next request, or ends."""
+        assert self._greenlet is not None
+        self._greenlet.parent = getcurrent()
+        before, _current.process = _current.process, self
+        self._greenlet.switch(*arguments)
+        _current.process = before
+        if self._greenlet.dead:
+            self._greenlet = None
             self._order = DO
             self._settle(self._result, self._error)
 

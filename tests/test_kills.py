@@ -98,7 +98,7 @@ def test_a_process_may_be_killed_at_any_of_200_moments(tmp_path: Path) -> None:
 def test_a_writer_may_be_stopped_for_longer_than_a_prune(tmp_path: Path) -> None:
     url = str(tmp_path / "repository")
     writers = [
-        Writer(tmp_path / f"writer-{number}", "commit", url, "shelf", str(number * 10_000), "-1") for number in range(3)
+        Writer(tmp_path / f"writer-{number}", "commit", url, "shelf", str(number * 10**7), "-1") for number in range(3)
     ]
     try:
         for writer in writers:
