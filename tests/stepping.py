@@ -1,8 +1,9 @@
-"""Processes whose every single storage request waits until a test lets it go: any interleaving, at will and repeatable.
+"""Processes whose every single storage request waits until a test lets it go on: any interleaving, and repeatable.
 
 A `World` holds one repository in memory and some *processes*, each with a `Repository` of its own and one greenlet: a
-call that stops at each request, and goes on there. A request can be performed, lost on the way, performed without its reply coming back, or
-performed *late*: long after the process gave it up. Listings come in pages, as from an object store.
+call that stops at each request, and goes on there. A request can be performed, lost on the way, performed without its
+reply coming back, or performed *late*: long after the process gave it up. Listings come in pages, as from an object
+store.
 
 The world keeps the *history*: every event that ever landed in a slot, in order. What is committed and not deleted is
 read back with fresh eyes after every request that could have hurt it.
