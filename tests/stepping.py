@@ -181,8 +181,10 @@ class Process:
         if self._order == _DIE:
             raise Dead
         self.pending = Request(verb, path)
+        whoever_steps = getcurrent().parent
+        assert whoever_steps is not None
         try:
-            getcurrent().parent.switch()
+            whoever_steps.switch()
         except GreenletExit:  # the test has ended, and nobody will ever let this request go
             self._order = _DIE
         if self._order == _DIE:
