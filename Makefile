@@ -11,6 +11,10 @@ S3RVER := 3.7.1
 VENV := .venv
 BIN := $(VENV)/bin
 
+# These say in a sentence what they do, instead of showing their commands.
+SETUP := $(addprefix $(VENV)/.,created demo dev docs bench s3rver databases browser)
+.SILENT: demo $(SETUP)
+
 help:
 	@echo 'make demo         train a small model, kill it on the way, resume it, restore the best snapshot'
 	@echo 'make test         lint, types, imports and all tests (PYTEST_ARGS="$(PYTEST_ARGS)")'
@@ -74,31 +78,37 @@ install = $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1
 torch = $(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 
 $(VENV)/.created:
+	echo 'Making a Python environment in $(VENV) ...'
 	$(call system,$(PYTHON) -c 'import ensurepip',python3-venv)
 	$(PYTHON) -m venv $(VENV)
 	-$(BIN)/pip install --quiet --disable-pip-version-check uv
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.created
+	echo 'Installing prefect-snapshots and what the demo needs ...'
 	$(call install,jax,demo)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.created
+	echo 'Installing prefect-snapshots and what the tests need, which takes some minutes the first time ...'
 	$(call torch)
 	$(call install,all,dev)
 	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.created
+	echo 'Installing prefect-snapshots and what the documentation needs ...'
 	$(call install,s3,docs)
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.created
+	echo 'Installing prefect-snapshots and what the benchmarks need ...'
 	$(call torch)
 	$(call install,all,bench)
 	touch $@
 
 # An S3 server that ignores preconditions: a repository on it has to be refused.
 $(VENV)/.s3rver: Makefile | $(VENV)/.created
+	echo 'Installing a server for the tests: s3rver ...'
 	$(call system,command -v npm,npm)
 	npm install --prefix $(VENV)/s3rver --no-audit --no-fund --no-save --loglevel error s3rver@$(S3RVER)
 	touch $@
@@ -106,6 +116,7 @@ $(VENV)/.s3rver: Makefile | $(VENV)/.created
 # The servers of the databases that are backed up, and the peers of backups: retention is compared with restic, restored
 # directories with rsync.
 $(VENV)/.databases: Makefile | $(VENV)/.created
+	echo 'Installing the database servers, and the tools to compare with, where they are missing ...'
 	$(call system,ls /usr/lib/postgresql/*/bin/postgres,postgresql)
 	$(call system,PATH=$$PATH:/usr/sbin command -v mariadbd,mariadb-server)
 	$(call system,command -v redis-server,redis-server)
@@ -117,5 +128,6 @@ $(VENV)/.databases: Makefile | $(VENV)/.created
 
 # The browser that the tests look at Prefect's pages with.
 $(VENV)/.browser: Makefile | $(VENV)/.created
+	echo 'Installing a browser, where it is missing ...'
 	$(call system,command -v chromium,chromium fonts-dejavu-core)
 	touch $@
