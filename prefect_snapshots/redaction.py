@@ -7,7 +7,7 @@ Unknown parts are removed, whatever their names are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -111,11 +111,28 @@ def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
     secrets = {secret for secret in _secrets(options) if len(secret) >= _SHORTEST_SECRET}
     for part in _chained(url or ""):
         secrets.update(_secrets_of(part))
-    written = {form for secret in secrets - {""} for form in (secret, quote(secret, safe=""), unquote(secret))}
-    if not written:
+    return masking(form for secret in secrets for form in (secret, quote(secret, safe=""), unquote(secret)))
+
+
+def masking(secrets: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that masks these secrets in any string.
+
+    A secret of fewer than 4 characters is masked only as a whole word: a password `a` would make messages unreadable.
+
+    Example:
+        >>> masking(["a", "letmein"])("password 'a' at letmeinside")
+        "password '***' at ***side"
+    """
+    longest_first = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+    if not longest_first:
         return str
-    hidden = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+    words = (re.escape(secret) if len(secret) >= _SHORTEST_SECRET else _word(secret) for secret in longest_first)
+    hidden = re.compile("|".join(words))
     return lambda text: hidden.sub(MASK, text)
+
+
+def _word(secret: str) -> str:
+    return rf"(?<!\w){re.escape(secret)}(?!\w)"
 
 
 def is_ambiguous(url: str) -> bool:

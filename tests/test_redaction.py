@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from prefect_snapshots import BackupManager, Repository, errors
 from prefect_snapshots.backups.databases import PostgreSQL, open_database
+from prefect_snapshots.backups.databases.base import Tool
 from prefect_snapshots.redaction import MASK, harmless_options, hider, safe_url
 from prefect_snapshots.repository.handing_over import WithSecrets
 from prefect_snapshots.repository.location import open_location
@@ -227,3 +229,13 @@ def test_no_traceback_shows_a_secret(given: str) -> None:
         with pytest.raises(errors.SnapshotsError) as caught:
             location.read("a")
     assert "ss-word" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_short_password_leaves_messages_readable() -> None:
+    hide = hider("sftp://u:a@host", {})
+    assert (
+        hide("no such database as 'a': password a was refused")
+        == f"no such database as '{MASK}': password {MASK} was refused"
+    )
+    tool = Tool(Path("pg_dump"), {}, ["e"])
+    assert tool.masked("the server refused e") == f"the server refused {MASK}"

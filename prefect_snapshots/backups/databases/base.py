@@ -31,7 +31,7 @@ import msgspec
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...messages import logger
 from ...private_files import create_file
-from ...redaction import is_ambiguous, safe_url
+from ...redaction import is_ambiguous, masking, safe_url
 from ..sources import Database, DumpFile, DumpReader, Password, Switch
 
 PIECE = 1 << 20
@@ -379,8 +379,7 @@ class Tool:
 
     def masked(self, text: str) -> str:
         """Return a message without secrets and data."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
+        text = masking(self.secrets)(text)
         return self.hidden.sub(lambda found: found.groupdict().get("kept") or "", text).strip() if self.hidden else text
 
 
