@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flat_database import Flat
 from manual import rewritten, steady
 from servers import Storage
 
-from prefect_snapshots import Repository, Snapper, SnapshotManager
+from prefect_snapshots import BackupManager, Repository, Snapper, SnapshotManager
 from prefect_snapshots.cli import output, session
 from prefect_snapshots.errors import WrongPassword
 
@@ -1002,6 +1003,16 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     shop.run("backups", "restore", name, "--only", "uploads::photo", "--yes")
     assert (shop.directory / "uploads" / "photo").stat().st_size == 10_000
     assert "was restored and is identical" in shop.run("backups", "drill").stdout
+    (shop.directory / "pyproject.toml").write_text('[tool.prefect-snapshots]\nrepository = "backups"\n')
+    missing = shop.complaint("backups", "restore", name, status=2)
+    assert "No target for part" in missing, "nobody is asked about what cannot be done"
+    assert "(--to " in missing
+    assert "is identical" in shop.run("backups", "drill").stdout, "files need no source"
+    (shop.directory / "lines").write_text("one\ntwo\n")
+    BackupManager(shop.directory / "backups", name="other", databases=[Flat(shop.directory / "lines")]).create_backup()
+    said = shop.run("backups", "drill", "--name", "other", status=2).stdout
+    assert "it was not tried, because that needs its server" in said
+    assert "was not proven, because a part of it could not be tried" in said
 
 
 def test_latest_is_that_of_the_name_that_is_given(shop: Program) -> None:

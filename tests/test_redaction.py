@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -237,5 +236,5 @@ def test_a_short_password_leaves_messages_readable() -> None:
         hide("no such database as 'a': password a was refused")
         == f"no such database as '{MASK}': password {MASK} was refused"
     )
-    tool = Tool(Path("pg_dump"), {}, ["e"])
+    tool = Tool("pg_dump", {}, ["e"])
     assert tool.masked("the server refused e") == f"the server refused {MASK}"

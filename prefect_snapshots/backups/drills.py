@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..documents.texts import count_text
+from ..errors import SnapshotsError
 from ..repository.progress import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
 from .claims import files_of
+from .databases import open_database
 from .interruption import terminable
 from .manifest import DIRECTORY
 from .origin import host
@@ -40,6 +42,7 @@ class DrillRow:
         counts: Restored rows or documents per table or collection.
         problems: What differs, or why the part could not be restored. Empty if the restored part is identical.
         notes: What the drill left out or could not check. Notes do not make it fail.
+        tried: False if the drill could not begin with this part, because it needs the server of its database.
     """
 
     part: str
@@ -48,6 +51,7 @@ class DrillRow:
     counts: Mapping[str, int]
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    tried: bool = True
 
     @property
     def ok(self) -> bool:
@@ -104,19 +108,37 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
     files = 0
     counts: dict[str, int] = {}
     notes: Sequence[str] = ()
+    tried = True
     try:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)
         elif part.kind == FILE:
             _, problems, _ = _try_database(part, source if isinstance(source, File) else File(part.name))
             files = 1
-        elif source is None or isinstance(source, Directory):
-            problems = ["the manager has no database with this name, so no scratch database could be created"]
+        elif (database := _database_of(part, source)) is None:
+            tried = False
+            problems = [
+                "it was not tried, because that needs its server: add a database with this name (--database URL)"
+            ]
         else:
-            counts, problems, notes = _try_database(part, source)
+            counts, problems, notes = _try_database(part, database)
     except Exception as error:  # whatever stops a restore is what a drill is there to find
         problems = [f"the restore failed: {error}"]
-    return DrillRow(part.name, part.kind, files, counts, tuple(problems), tuple(notes))
+    return DrillRow(part.name, part.kind, files, counts, tuple(problems), tuple(notes), tried)
+
+
+def _database_of(part: PartReader, source: Database | Directory | None) -> Database | None:
+    """Return what creates the scratch database. A database that is a file needs no source, because it needs no server.
+
+    A server is never taken from the name of a part: whoever wrote the backup could choose who gets our password.
+    """
+    if source is not None and not isinstance(source, Directory):
+        return source
+    try:
+        database = open_database(part.name)
+    except SnapshotsError:
+        return None
+    return database if files_of(database) else None
 
 
 def _try_directory(part: PartReader) -> tuple[int, list[str]]:

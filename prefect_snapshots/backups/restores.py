@@ -172,8 +172,8 @@ def changes(content: Archive, jobs: Sequence[PartRestore], keep_extra: bool) -> 
 def _target(backup: Backup, part: PartRecord, target: Any) -> Source:
     if target is None:
         raise InvalidArgument(
-            f"No target for part {part.name!r} of backup {backup.name!r}. Add a source with this name to the manager, "
-            f"or pass to={{{part.name!r}: TARGET}}."
+            f"No target for part {part.name!r} of backup {backup.name!r}. Add a source with this name, or pass "
+            f"to={{{part.name!r}: TARGET}} (--to {part.name}=TARGET)."
         )
     if part.kind == DIRECTORY:
         if isinstance(target, Directory):

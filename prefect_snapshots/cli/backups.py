@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import sys
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from ..errors import BackupNotFound, InvalidArgument, SnapshotsError
+from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, SnapshotsError
 from .backup_sources import (
     AS_CONFIGURED,
     HOOKS_AS_CONFIGURED,
@@ -39,6 +41,8 @@ app = App(name="backups", help="Make, browse, verify, restore and export backups
 PROVEN = "✓"
 _PROBLEM = 1
 """The exit code of a command that found a problem."""
+_NOT_TRIED = 2
+"""The exit code of a drill that could not try a part: what is missing is an argument."""
 _INCOMPLETE = 3
 """The exit code of a backup that was made, but left something out. It is the same as restic's.
 
@@ -287,23 +291,24 @@ def restore(
     targets = dict(map(_pair, to or ()))
     owner, found = _find(repository, backup, sources.name)
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name), hooks=hooks)
+    restored = functools.partial(
+        manager.restore_backup,
+        found.name,
+        include_directories=not no_directories,
+        include_databases=not no_databases,
+        to={name: _target(found, name, target) for name, target in targets.items()},
+        only=_only(only),
+        safety=not no_safety_backup,
+        in_place=in_place,
+        keep_extra=keep_extra,
+    )
     if not dry_run:
+        with contextlib.suppress(ConfirmationRequired):
+            restored()  # what cannot be done is refused before anybody is asked
         lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
         session.confirm("This REPLACES the current data. Restore it?", lines)
     with session.progress() as progress:
-        report = manager.restore_backup(
-            found.name,
-            confirm=not dry_run,
-            include_directories=not no_directories,
-            include_databases=not no_databases,
-            to={name: _target(found, name, target) for name, target in targets.items()},
-            only=_only(only),
-            safety=not no_safety_backup,
-            in_place=in_place,
-            progress=progress,
-            keep_extra=keep_extra,
-            dry_run=dry_run,
-        )
+        report = restored(confirm=not dry_run, progress=progress, dry_run=dry_run)
     return _restored_answer([report])
 
 
@@ -377,7 +382,8 @@ def export(backup: str, path: Path, /, *, session: SessionArgument) -> Answer:
 def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
     """Prove a backup: restore it into a temporary place, and compare. The exit code is 1 if something differs.
 
-    If everything is identical, the backup is marked as proven.
+    If everything is identical, the backup is marked as proven. The exit code is 2 if a part could not be tried, because
+    it needs the server of its database: name it as for `create`.
 
     Args:
         backup: The name of the backup. Default: the latest.
@@ -388,8 +394,12 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
     with session.progress() as progress:
         report = manager.drill(found.name, progress)
     document = {**dataclasses.asdict(report), "ok": report.ok}
-    remark = f"{report.name} was restored and is {'' if report.ok else 'NOT '}identical."
-    return Answer(document, _view_drill, remark, status=0 if report.ok else _PROBLEM)
+    if report.ok:
+        return Answer(document, _view_drill, f"{report.name} was restored and is identical.")
+    if all(row.ok or not row.tried for row in report.rows):
+        remark = f"{report.name} was not proven, because a part of it could not be tried."
+        return Answer(document, _view_drill, remark, status=_NOT_TRIED)
+    return Answer(document, _view_drill, f"{report.name} was restored and is NOT identical.", status=_PROBLEM)
 
 
 # --- changing and deleting --------------------------------------------------------------------------------------------
