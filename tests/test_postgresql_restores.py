@@ -18,7 +18,7 @@ import pytest
 from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
 from prefect_snapshots import BackupManager
-from prefect_snapshots.backups.databases import PostgreSQL, PostgreSQLRoles, postgresql
+from prefect_snapshots.backups.databases import PostgreSQL, PostgreSQLRoles, PostgreSQLServer, postgresql
 from prefect_snapshots.errors import BackupFailed, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
@@ -701,6 +701,15 @@ def test_a_whole_server_comes_back_with_its_roles(server: Server, whole: Client,
     assert again.create_backup(dry_run=True).part_names == [place, f"{place}shop"]
     with pytest.raises(BackupFailed, match="No database matches"):
         BackupManager(tmp_path / "repository", databases=[url.replace("/*", "/x*")]).create_backup()
+
+
+def test_only_a_star_that_is_not_encoded_matches_others() -> None:
+    server = PostgreSQLServer("postgresql://u@[::1]/a%2A[b]%3F*")
+    place = "postgresql://[::1]:5432/"
+    assert server.name == f"{place}a%2A%5Bb%5D%3F*"
+    names = ["a%2A%5Bb%5D%3F", "a%2A%5Bb%5D%3Fc%2A"]
+    assert all(server.covers(place + name) for name in names)
+    assert not any(server.covers(place + name) for name in ("aXX%5Bb%5D%3F", "a%2Ab%3F", "a%2A%5Bb%5DX"))
 
 
 def test_roles_of_a_restore_that_fails_are_dropped(server: Server, whole: Client, tmp_path: Path) -> None:

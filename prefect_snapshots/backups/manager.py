@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -626,8 +625,10 @@ def _each_database(to: Mapping[Any, Any], backup: Backup) -> dict[Any, Any]:
         if not isinstance(server, DatabaseServer):
             targets[source] = target
             continue
+        origin = open_databases(source) if isinstance(source, str) and is_pattern(source) else source
         pattern = source if isinstance(source, str) else source.name
-        found = [part for part in backup.part_names if fnmatchcase(part, pattern)]
+        matches = origin.covers if isinstance(origin, DatabaseServer) else pattern.__eq__
+        found = [part for part in backup.part_names if matches(part)]
         if not found:
             raise InvalidArgument(
                 f"No part of backup {backup.name!r} matches {pattern!r}. It has: {backup.part_names}."

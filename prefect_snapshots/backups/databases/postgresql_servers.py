@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import glob
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, TypeAlias
@@ -258,7 +258,7 @@ class PostgreSQLServer(ServerDatabase):
     @property
     def name(self) -> str:
         """The URL without user, password and options."""
-        return _place(self.address) + quote(self.address.database, safe="*")
+        return _place(self.address) + "*".join(quote(piece, safe="") for piece in self._pieces)
 
     def databases(self) -> list[Database]:
         """Return the roles of the server, and the databases that match now.
@@ -300,10 +300,13 @@ class PostgreSQLServer(ServerDatabase):
         """See `DropsAbandoned`."""
         return PostgreSQL(self.renamed("postgres"), self.password).drop_abandoned()
 
+    @property
+    def _pieces(self) -> list[str]:
+        """What is between the stars. They are found before decoding: a `%2A` is a part of a name."""
+        return [unquote(piece) for piece in self.url.partition("?")[0].rpartition("/")[2].split("*")]
+
     def _matches(self, name: str) -> bool:
-        # Only * is special: the other characters of fnmatch may be in names.
-        pattern = re.sub(r"[\[?]", r"[\g<0>]", self.address.database)
-        return fnmatch.fnmatchcase(name, pattern)
+        return fnmatch.fnmatchcase(name, "*".join(map(glob.escape, self._pieces)))
 
 
 def _place(address: Address) -> str:
