@@ -18,12 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .messages import printable
+
 
 class SnapshotsError(Exception):
     """Base of every error raised by prefect-snapshots.
 
     Catch it to catch all of them. The group below it says what you can do.
     """
+
+    def __str__(self) -> str:
+        # Messages quote names, files, storages and programs, and end up on terminals and in the logs of Prefect. So
+        # no subclass overrides this method.
+        return printable(self._message())
+
+    def _message(self) -> str:
+        return Exception.__str__(self)
 
     @classmethod
     def docs_anchor(cls) -> str:
@@ -70,9 +80,6 @@ class StorageError(SetupError, OSError):
 
     The message quotes the storage. Check the URL, `storage_options` and the disk, and try again.
     """
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)
 
 
 class ObjectMissing(StorageError, FileNotFoundError):
@@ -135,9 +142,6 @@ class RepositoryNotFound(RepositoryError, FileNotFoundError):
     Check the URL. The first save creates a repository.
     """
 
-    def __str__(self) -> str:
-        return Exception.__str__(self)
-
 
 class NotARepository(RepositoryError):
     """The location is not empty, and does not contain a repository. Nothing was changed.
@@ -176,9 +180,6 @@ class ReadOnlyRepository(RepositoryError, PermissionError):
     Open it without `read_only=True`.
     """
 
-    def __str__(self) -> str:
-        return Exception.__str__(self)
-
 
 class EphemeralRepositoryError(RepositoryError):
     """A deployed run would store its data in a directory that is deleted when the run ends. Nothing was written.
@@ -201,7 +202,7 @@ class DamagedObject(IntegrityError):
         self.path = path
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"{self.path} is damaged: {self.reason}. Run `prefect-snapshots check`, then `repair`."
 
 
@@ -216,7 +217,7 @@ class MissingChunk(IntegrityError):
         self.chunk = chunk
         self.where = where
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         of = f" (needed by {self.where})" if self.where else ""
         return f"Chunk {self.chunk[:16]} is in no pack{of}. Run `prefect-snapshots check`, then `repair`."
 
@@ -241,7 +242,7 @@ class DamagedVersion(IntegrityError):
         self.part = part
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         part = f", {self.part}" if self.part else ""
         return f"{self.version}{part}: {self.reason}"
 
@@ -268,7 +269,7 @@ class CommitUnknown(CommitError):
         self.token = token
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return (
             f"The storage did not confirm the commit{why}. Save again with token={self.token!r}: you get the version "
@@ -310,9 +311,6 @@ class SnapshotNotFound(UsageError, KeyError):
     List the ids with `prefect-snapshots snapshots list NAME`. The message names similar ones.
     """
 
-    def __str__(self) -> str:
-        return Exception.__str__(self)
-
 
 class SnapshotExists(UsageError, ValueError):
     """A snapshot with this id already exists.
@@ -332,7 +330,7 @@ class LeafError(UsageError):
         self.path = path
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"Leaf {self.path or '(the value itself)'}: {self.reason}"
 
 
@@ -366,9 +364,6 @@ class ArtifactNotFound(UsageError, KeyError):
 
     List existing artifacts with `prefect-snapshots artifacts list`. The message names similar ones.
     """
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)
 
 
 class ArtifactExpired(UsageError):
@@ -434,7 +429,7 @@ class UnfingerprintableFunction(UsageError, TypeError):
         self.function = function
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return (
             f"{self.function} has no fingerprint: {self.reason}. Pass function_version=, and change it whenever the "
             "function changes."
@@ -452,7 +447,7 @@ class ItemError(UsageError):
         self.index = index
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"item {self.index}: {self.reason}"
 
 
@@ -462,7 +457,7 @@ class UnhashableItem(ItemError, TypeError):
     Pass `key=`, a function that returns what identifies an item.
     """
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"item {self.index}: {self.reason}. Pass key=, a function that returns what identifies an item."
 
 
@@ -478,9 +473,6 @@ class CheckpointNotFound(UsageError, KeyError):
 
     Choose one that the message names.
     """
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)
 
 
 class Pinned(UsageError):
@@ -503,7 +495,7 @@ class IncompleteResults(RetryableError, LookupError):
         self.total = total
         self.first = first
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         failures = f", {self.failed} of them because they failed" if self.failed else ""
         return (
             f"{self.missing} of {self.total} items have no result{failures}; the first one is item {self.first}. "
@@ -527,9 +519,6 @@ class BackupNotFound(UsageError, KeyError):
 
     List the backups with `prefect-snapshots backups list`. The message names the parts.
     """
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)
 
 
 class ConfirmationRequired(UsageError):
@@ -566,7 +555,7 @@ class NotProven(IntegrityError):
         self.backup = backup
         self.problems = tuple(problems)
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return (
             f"Backup {self.backup} was made, but the data restored from it is not identical: "
             f"{'; '.join(self.problems)}. Fix the cause, and make another backup. To inspect the problems again, run "
@@ -587,6 +576,3 @@ class ToolMissing(SetupError, FileNotFoundError):
 
     Install the package that the message names.
     """
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)

@@ -1,4 +1,4 @@
-"""Escape untrusted strings in messages: `printable`, and the logger of this package, which uses it."""
+"""Escape untrusted strings in messages: `printable`, and what uses it: errors, the logger, and output of programs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def last_words(output: str, most: int) -> str:
+    """Return the end of what a program printed, in one line of visible characters.
+
+    Example:
+        >>> last_words("starting\\n\\x1b[1mno disk\\n", 14)
+        '\\\\x1b[1mno disk'
+    """
+    return printable(" ".join(output.split()))[-most:]
 
 
 class EscapingLogger(logging.LoggerAdapter[Any]):

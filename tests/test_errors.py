@@ -43,6 +43,15 @@ def test_every_error_has_a_heading(kind: type[SnapshotsError]) -> None:
     assert anchor in {heading.lower() for heading in re.findall(r"^##+ (.*)$", PAGE.read_text(), re.MULTILINE)}
 
 
+@pytest.mark.parametrize("kind", EVERY_ERROR)
+def test_no_error_shows_a_control_character(kind: type[SnapshotsError]) -> None:
+    given = [each for each in inspect.signature(kind.__init__).parameters.values() if each.name != "self"]
+    wanted = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in given)
+    shown = str(kind(*["a\x1b[2J\nERROR: forged\u202e"] * max(1, wanted)))
+    assert shown.isprintable()
+    assert r"\x1b[2J\nERROR: forged\u202e" in shown
+
+
 def test_a_subclass_of_another_module_has_the_anchor_of_its_base() -> None:
     class Own(errors.StorageFull):
         pass

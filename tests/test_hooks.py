@@ -18,7 +18,7 @@ from prefect_snapshots import BackupManager
 from prefect_snapshots.backups import HookCall, Hooks
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed
 
-FAILS = ["sh", "-c", "echo no disk; exit 7"]
+FAILS = ["sh", "-c", r"printf 'no\ndisk\033[2J\n'; exit 7"]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_hook_before_stops_everything_but_the_hooks_after(flat: Flat) -> None:
     manager = managed(flat, before_backup=[FAILS, calls.append], before_restore=[["no-such-program"]], **after)
     with pytest.raises(BackupFailed, match="because the hook sh failed with exit code 7: no disk") as failure:
         manager.create_backup()
-    assert failure.value.__notes__ == ["After the backup, the hook sh failed with exit code 7: no disk"]
+    assert failure.value.__notes__ == [r"After the backup, the hook sh failed with exit code 7: no disk\x1b[2J"]
     assert [call.result for call in calls] == ["failed", "failed"]
     assert manager.list_backups() == []
     manager.hooks = Hooks()
@@ -96,7 +96,7 @@ def test_a_hook_after_is_reported(flat: Flat) -> None:
     manager = managed(flat, after_backup=[FAILS, fail], after_restore=[fail])
     backup = manager.create_backup()
     assert [each.partition(", ")[2] for each in backup.failed_hooks] == [
-        "the hook sh failed with exit code 7: no disk",
+        r"the hook sh failed with exit code 7: no disk\x1b[2J",
         f"the hook {fail.__qualname__} raised ValueError('is away').",
     ]
     assert len(manager.restore_backup("latest", confirm=True, safety=False).failed_hooks) == 1

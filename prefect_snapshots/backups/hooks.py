@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Literal, TypeAlias
 
 from ..errors import BackupFailed, InvalidArgument, RestoreFailed
-from ..messages import logger
+from ..messages import last_words, logger, printable
 from .interruption import terminable
 
 _MOST = 4096
@@ -209,7 +209,7 @@ def _run(hook: Hook, call: HookCall, timeout: float) -> str:
         try:
             returned = hook(call)
         except Exception as error:  # a hook may be any function, and raise anything
-            return f"the hook {name} raised {error!r}."
+            return f"the hook {name} raised {printable(repr(error))}."
         if not inspect.isawaitable(returned):
             return ""
         if inspect.iscoroutine(returned):
@@ -228,7 +228,7 @@ def _run(hook: Hook, call: HookCall, timeout: float) -> str:
             return ""
         output.seek(0, os.SEEK_END)
         output.seek(max(0, output.tell() - 4 * _SHOWN))
-        words = output.read().decode(errors="replace").strip()[-_SHOWN:] or "it printed nothing"
+        words = last_words(output.read().decode(errors="replace"), _SHOWN) or "it printed nothing"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
     return f"the hook {hook[0]} {how}: {words}"
 

@@ -110,7 +110,7 @@ def _launch(
     except Exception as error:
         hide = hider(repository, options)
         if debug:
-            print(hide(traceback.format_exc()), end="", file=sys.stderr)
+            print(*map(printable, hide(traceback.format_exc()).split("\n")), sep="\n", end="", file=sys.stderr)
         return _complain(hide(_message(error)), MISUSED if isinstance(error, InvalidArgument | InvalidName) else FAILED)
     return answer.status
 

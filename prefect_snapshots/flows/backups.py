@@ -46,6 +46,7 @@ from ..integration.database_blocks import load_database
 from ..integration.reporter import only_warn, this_run
 from ..integration.run_context import run_logger
 from ..integration.settings import SnapshotsSettings
+from ..messages import printable
 from ..repository.handing_over import limited
 from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
@@ -325,7 +326,7 @@ def _with_warnings(result: R, name: str, warnings: Sequence[str]) -> R:
     more = len(warnings) - _SHOWN
     told = [*warnings[:_SHOWN], *([f"And {count_text(more, 'more warning')}: see the log."] if more > 0 else [])]
     message = f"{name} has {count_text(len(warnings), 'warning')}. {' '.join(told)}"
-    return cast(R, Completed(name=WITH_WARNINGS, message=message, data=result))
+    return cast(R, Completed(name=WITH_WARNINGS, message=printable(message), data=result))
 
 
 def _drilled(manager: BackupManager, name: str) -> DrillReport:

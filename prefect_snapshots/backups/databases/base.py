@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, quote, unquote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
-from ...messages import logger
+from ...messages import last_words, logger
 from ...private_files import create_file
 from ...redaction import is_ambiguous, masking, safe_url
 from ..sources import Database, DumpFile, DumpReader, Password, Switch
@@ -375,7 +375,7 @@ class Tool:
         complaints.seek(0)
         words = complaints.read().decode(errors="replace").strip()
         how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        return f"{self.name} {how}: {self.masked(words)[-_SHOWN:] or 'it did not say why'}"
+        return f"{self.name} {how}: {last_words(self.masked(words), _SHOWN) or 'it did not say why'}"
 
     def masked(self, text: str) -> str:
         """Return a message without secrets and data."""

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ...documents.texts import count_text
 from ...errors import BackupFailed, InvalidArgument
-from ...messages import logger
+from ...messages import last_words, logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from ..working import working_folder
 from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, write
@@ -413,7 +413,7 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
                     if "LOADING" not in str(error):
                         raise
                 if process.poll() is not None:
-                    words = (folder / "log").read_text(errors="replace")[-1000:]
+                    words = last_words((folder / "log").read_text(errors="replace"), 1000)
                     raise BackupFailed(f"A Redis server does not start from the dump: {words}")
                 time.sleep(0.05)
         finally:
