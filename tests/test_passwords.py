@@ -33,6 +33,7 @@ from prefect_snapshots.errors import (
 )
 from prefect_snapshots.repository import envelopes, keyring
 from prefect_snapshots.repository.configuration import config_bytes
+from prefect_snapshots.repository.location.local import LocalLocation
 from prefect_snapshots.repository.passwords import password_from_command, password_from_file
 
 PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
@@ -425,6 +426,22 @@ class TestSeveralPasswords:
         with pytest.raises(CommitConflict, match=r"Nothing was changed\. Run the command again"):
             repository.add_password("other", "second")
         assert [one.name for one in repository.list_passwords()] == ["default"]
+        assert (tmp_path / "r" / keyring.EDIT_CLAIM).read_bytes() == b"of somebody else"
+
+    def test_a_change_that_another_process_may_have_undone_is_not_acknowledged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was stopped just before it wrote. The other one has read the old passwords by then."""
+        repository = save(tmp_path / "r", password="first")
+        replace = LocalLocation.replace
+
+        def taken_over(location: LocalLocation, path: str, data: bytes) -> None:
+            (tmp_path / "r" / keyring.EDIT_CLAIM).write_bytes(b"of somebody else")
+            replace(location, path, data)
+
+        monkeypatch.setattr(LocalLocation, "replace", taken_over)
+        with pytest.raises(CommitConflict, match="Either change may be missing"):
+            repository.add_password("other", "second")
         assert (tmp_path / "r" / keyring.EDIT_CLAIM).read_bytes() == b"of somebody else"
 
     @pytest.mark.parametrize(

@@ -114,21 +114,27 @@ def _edit(opened: Opened, edit: Callable[[list[Envelope], bytes], list[Envelope]
             )
         envelopes = edit(parse_envelopes(current["passwords"]), opened.secret)
         data = config_bytes({**current, "passwords": [envelope.record() for envelope in envelopes]})
-        check()
+        check("Nothing was changed. Run the command again.")
         # Write the copy first: if the second write fails, the repository still opens with the old passwords.
         for path in (CONFIG_COPY, CONFIG):
             location.replace(path, data)
+        # Another process may have read the passwords before this write, and written them after it.
+        check("Either change may be missing. List the passwords, and repeat what is missing.")
 
 
 @contextlib.contextmanager
-def _alone(location: Location) -> Iterator[Callable[[], None]]:
+def _alone(location: Location) -> Iterator[Callable[[str], None]]:
     """Exclude other processes from editing the passwords. Otherwise one of two edits would undo the other.
 
     No storage can change several objects atomically, but all can create an object exclusively.
 
+    One case remains: a process that is stopped for more than `_PATIENCE` between its check and its write undoes an edit
+    that was acknowledged meanwhile. It is told when it goes on, so that somebody lists the passwords. To exclude it,
+    all storages would have to replace an object only if it has not changed.
+
     Yields:
         A function that raises `CommitConflict` if another process has taken over, because this one was stopped for
-        long.
+        long. Its argument is the end of the message.
     """
     claim = os.urandom(16).hex().encode()
     seen, since = b"", time.monotonic()
@@ -147,11 +153,10 @@ def _alone(location: Location) -> Iterator[Callable[[], None]]:
             return location.read(EDIT_CLAIM) == claim
         return False
 
-    def check() -> None:
+    def check(advice: str) -> None:
         if not holds():
             raise CommitConflict(
-                f"Another process edited the passwords of {location.url} while this one was stopped. Nothing was "
-                "changed. Run the command again."
+                f"Another process edited the passwords of {location.url} while this one was stopped. {advice}"
             )
 
     try:
