@@ -150,6 +150,10 @@ def test_what_cannot_be_switched_says_what_is_new_and_can_be_finished(tmp_path: 
     with pytest.raises(RestoreFailed, match=r"cannot be undone.*Nothing was changed"):
         manager.resume_restore(undo=True)
     second.fails = ""
+    other = BackupManager(tmp_path / "repository", databases=[first, second])
+    with pytest.raises(InvalidArgument, match=r"'data', which is none of the sources\. Nothing was changed"):
+        other.resume_restore()  # anybody could have recorded this folder
+    assert (second.path.read_text(), set(texts(folder).values())) == ("new\n", {"new"})
     [report] = manager.resume_restore()
     assert report.restored == (second.name, "data")
     assert (second.path.read_text(), set(texts(folder).values())) == ("old\n", {"old"})

@@ -410,14 +410,15 @@ class BackupManager:
             undo: Whether to undo them instead, by restoring the safety backup. This is possible only for databases
                 that are changed in place.
             dismiss: Whether to leave all targets as they are, and only close the records of these restores.
-            to: The targets, by the names of the parts. Default: the manager's sources, or else the targets of the
-                interrupted restores. You must pass a database on a server that is not a source of the manager.
+            to: The targets, by the names of the parts. Default: the manager's sources. You must pass a target that is
+                not a source of the manager.
             progress: As for `restore_backup`.
 
         Returns:
             One report for each interrupted restore.
 
         Raises:
+            InvalidArgument: A target is neither a source of the manager nor in `to`. This restore was not continued.
             RestoreFailed: As for `restore_backup`; or a restore cannot be undone.
         """
         if undo and dismiss:

@@ -507,12 +507,22 @@ def undo(
 
 
 def find_target(part: PartRecord, touched: RestorePart, sources: Mapping[str, Source], to: Mapping[str, Any]) -> Source:
-    """Return the target of an interrupted restore: from `to`, else the source with its name, else the recorded path."""
-    own = sources.get(touched.target)
-    named = own if own is not None and not isinstance(own, Directory) else None
-    chosen = to.get(touched.name, named)
+    """Return the target of an interrupted restore: from `to`, else the source that it is.
+
+    The recorded target alone is not enough: whoever can write to the repository could record any path or server.
+
+    Raises:
+        InvalidArgument: It is no source, and not in `to`.
+    """
+    folders = {str(source.path): source.path for source in sources.values() if isinstance(source, Directory)}
+    known = folders if part.kind == DIRECTORY else sources
+    chosen = to.get(touched.name, known.get(touched.target))
     if chosen is None:
-        chosen = Path(touched.target) if part.kind == DIRECTORY else touched.target
+        raise InvalidArgument(
+            f"The interrupted restore has recorded {touched.target!r} as the target of part {touched.name!r}, which is "
+            f"none of the sources. Nothing was changed. If this target is right, pass to={{{touched.name!r}: TARGET}} "
+            "(--to PART=TARGET)."
+        )
     if part.kind == DIRECTORY:
         return chosen if isinstance(chosen, Directory) else Directory(chosen)
     return _database_of(part, chosen)

@@ -328,7 +328,7 @@ def resume_restore(
     Args:
         undo: Undo them instead: restore their safety backups.
         dismiss: Leave all targets as they are, and only close the records of these restores.
-        to: PART=TARGET: the target of a part. Required for a database on a server that is not one of the sources.
+        to: PART=TARGET: the target of a part. Required if it is not one of the sources.
         dry_run: Change nothing. Only show which restores were interrupted, and the state of each part.
     """
     repository = _opened(session, writing=not dry_run)
