@@ -105,7 +105,10 @@ class Stage:
                 for part in backup.part_names:
                     for file in manager_.list_files(backup.name, part):
                         assert file.path
-            manager_.list_interrupted_restores()
+            for record in manager_.list_interrupted_restores():
+                assert record.described()
+            with suppress(SnapshotsError):  # a forged target is refused, and so is a forged backup
+                manager_.resume_restore()
             manager_.verify_backup("latest")
             if prove:
                 manager_.drill("latest")
@@ -151,6 +154,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
         backups = stage.manager(repository, name)
         backup = backups.create_backup("b")
         backups.edit_backup(backup.name, description="c")
+        backups.pin(backup.name)
+        backups.restore_backup(backup.name, confirm=True, only={"folder": []})
         ResultLog(repository, name).write("k", b"v")
         Snapper(range(3), square, repository=repository, name=name, function_version="1").start()
     registry.create_release("1.0", {"victim": "v0"}, metadata={"m": 1})
