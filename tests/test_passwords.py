@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pickle
+import pwd
 import shutil
 import stat
 import subprocess
@@ -277,6 +278,23 @@ class TestIdentity:
         save(tmp_path / "r", password=False)
         assert load(tmp_path / "r") == 1
         assert first != Repository(tmp_path / "r").id
+
+    def test_a_user_without_a_home_remembers_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in a container that runs as a user who is not in /etc/passwd."""
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.delenv("HOME")
+        users: dict[int, object] = {}
+        monkeypatch.setattr(pwd, "getpwuid", users.__getitem__)
+        save(tmp_path / "r", password="right")
+        assert load(tmp_path / "r", password="right") == 1
+
+    def test_what_cannot_be_remembered_leaves_nothing(self, tmp_path: Path) -> None:
+        save(tmp_path / "r", password="right")
+        [file] = (tmp_path / "state").rglob("*.json")
+        file.unlink()
+        file.mkdir()
+        assert load(tmp_path / "r", password="right") == 1
+        assert list(file.parent.iterdir()) == [file]
 
     def test_is_pinned_by_an_argument(self, tmp_path: Path) -> None:
         for password in (None, "right"):

@@ -53,8 +53,8 @@ def find(location: Location) -> KnownRepository | None:
             match json.loads(file.read(_MOST_BYTES)):
                 case {"id": str(found), **more}:
                     return KnownRepository(found, more.get("encrypted") is not False)
-    except (OSError, ValueError, RecursionError):
-        pass  # it was never opened, or what was written is damaged: it is written anew
+    except (OSError, ValueError, RuntimeError):
+        pass  # it was never opened, there is no home, or what was written is damaged: it is written anew
     return None
 
 
@@ -62,20 +62,22 @@ def remember(location: Location, repository: KnownRepository) -> None:
     """Remember which repository is here. Does nothing if your state folder cannot be written."""
     if _is_forgettable(location, repository) or find(location) == repository:
         return
-    file = _file(location)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # a user without an entry in /etc/passwd may have no home
+        file = _file(location)
         # One by one: the mode of `mkdir` is not for the parents.
         for folder in (file.parent.parent, file.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Atomically, because another process may do the same, and a half-written file would be useless.
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".tmp-", delete=False) as new:
-            new.write(json.dumps({"url": location.url, "id": repository.id, "encrypted": repository.encrypted}))
-        os.replace(new.name, file)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".tmp-") as beside:
+            new = Path(beside) / file.name
+            new.touch(0o600)
+            new.write_text(json.dumps({"url": location.url, "id": repository.id, "encrypted": repository.encrypted}))
+            os.replace(new, file)
 
 
 def forget(location: Location) -> None:
     """Delete the saved id of a location."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
         _file(location).unlink()
 
 
