@@ -398,8 +398,9 @@ def test_diff_tells_how_much_changed(program: Program) -> None:
 
 def test_ids_are_found_under_any_name_or_the_one_that_is_given(program: Program) -> None:
     assert program.json("snapshots", "show", "red")["name"] == "forged"
-    assert "Several names have a snapshot 'best': best/ever, train. Choose one with --name" in program.complaint(
-        "snapshots", "show", "best", status=2
+    assert (
+        "Several names have a snapshot 'best': best/ever, train. Put its name in front of the id."
+        in program.complaint("snapshots", "show", "best", status=2)
     )
     assert program.json("snapshots", "show", "best", "--name", "best/ever")["name"] == "best/ever"
     assert "no snapshot 'red'" in program.complaint("snapshots", "show", "red", "--name", "train", status=1)
@@ -446,8 +447,30 @@ def test_pin_and_unpin(own: Program) -> None:
     assert not any(pinned.values())
 
 
+def test_a_name_may_stand_in_front_of_ids(own: Program) -> None:
+    show = own.json("snapshots", "show", "epoch-0")
+    assert own.json("snapshots", "show", "train", "epoch-0") == show
+    assert own.json("snapshots", "diff", "train", "epoch-0", "epoch-0")["differences"] == []
+    own.run("snapshots", "pin", "train", "epoch-0", "epoch-2")
+    assert own.json("snapshots", "show", "train", "epoch-2")["pinned"]
+    said = own.complaint("snapshots", "show", "train", status=1)
+    assert "There is no snapshot 'train': it is a name. Put an id behind it: train ID." in said
+    assert "Pass NAME ID." in own.complaint("snapshots", "show", "train", "epoch-0", "epoch-1", status=2)
+    assert "Did you mean 'train'" in own.complaint("snapshots", "show", "trian", "epoch-0", status=1)
+    SnapshotManager(own.directory / "snapshots", name="epoch-0").save_snapshot({}, "epoch-1")
+    unclear = own.complaint("snapshots", "delete", "epoch-0", "epoch-1", "--yes", status=2)
+    assert "is a name, and also the id of a snapshot of 'train'" in unclear
+    own.run("snapshots", "delete", "epoch-1", "--name", "epoch-0", "--yes")
+
+
 def test_delete_asks_first(own: Program) -> None:
     before = contents(own.directory)
+    planned = own.json("snapshots", "delete", "train", "epoch-0", "--dry-run")
+    assert ([each["id"] for each in planned["deleted"]], planned["dry_run"]) == (["epoch-0"], True)
+    assert (
+        "epoch-1 of train) would be deleted" in own.run("snapshots", "delete", "epoch-1", "--force", "--dry-run").stdout
+    )
+    assert "Pinned: epoch-1" in own.complaint("snapshots", "delete", "epoch-1", "--dry-run", status=1)
     complaint = own.complaint("snapshots", "delete", "epoch-0", "epoch-1", "--force", status=2)
     assert "epoch-0 of train, 📌 epoch-1 of train" in complaint
     assert "--yes" in complaint
@@ -484,7 +507,7 @@ def test_latest_and_beginnings_of_ids_are_enough(program: Program) -> None:
     assert program.json("snapshots", "show", "latest", "--name", "train")["id"] == "best"
     assert program.json("snapshots", "show", "bes", "--name", "best/ever")["id"] == "best"
     assert "begin with 'epoch-'" in program.complaint("snapshots", "show", "epoch-", status=2)
-    assert "with --name" in program.complaint("snapshots", "show", "latest", status=2)
+    assert "in front of the id" in program.complaint("snapshots", "show", "latest", status=2)
     named = program.json("snapshots", "diff", "train", "epoch-1", "epoch-3")
     assert named == program.json("snapshots", "diff", "epoch-1", "epoch-3", "--name", "train")
 
@@ -788,6 +811,7 @@ def test_checkpoints_are_listed_shown_and_deleted(worked: Program) -> None:
     assert "ZeroDivisionError: division by zero" in text
     before = contents(worked.directory)
     worked.complaint("checkpoints", "delete", name, status=2)  # there is no terminal to ask on
+    assert "would be deleted" in worked.run("checkpoints", "delete", name, "--dry-run").stdout
     assert contents(worked.directory) == before
     cleared = worked.json("checkpoints", "delete", name, "--fingerprint", first["fingerprint"], "--yes")
     assert [row["fingerprint"] for row in cleared["deleted"]] == [first["fingerprint"]]
@@ -864,10 +888,10 @@ def test_artifacts_are_promoted_rolled_back_and_released(shelf: Program) -> None
     for text in ("one", "two"):
         (shelf.directory / "notes.txt").write_text(text)
         shelf.run("artifacts", "log", "notes", "notes.txt")
-    shelf.run("artifacts", "promote", "notes", "v0", "--stage", "production", "--expected", "none")
-    shelf.run("artifacts", "promote", "notes", "--stage", "production", "--expected", "v0")
+    shelf.run("artifacts", "promote", "notes", "v0", "--to", "production", "--expected", "none")
+    shelf.run("artifacts", "promote", "notes", "--to", "production", "--expected", "v0")
     assert "is v1, not v0 as expected" in shelf.complaint(
-        *("artifacts", "promote", "notes", "v0", "--stage", "production", "--expected", "v0"), status=1
+        *("artifacts", "promote", "notes", "v0", "--to", "production", "--expected", "v0"), status=1
     )
     assert "no terminal" in shelf.complaint("artifacts", "rollback", "notes", "production", status=2)
     assert shelf.json("artifacts", "rollback", "notes", "production", "--yes")["version"] == "v0"
@@ -900,6 +924,10 @@ def test_versions_are_pinned_cleaned_up_and_deleted(shelf: Program) -> None:
     assert shelf.json("artifacts", "cleanup", "--keep-last", "1")["deleted"] == planned["deleted"]
     assert not shelf.json("artifacts", "unpin", "notes", "v0")["pinned"]
     shelf.complaint("artifacts", "delete", "notes", "v0", status=2)  # there is no terminal to ask on
+    assert (
+        "1 version of default/notes would be deleted"
+        in shelf.run("artifacts", "delete", "notes", "v0", "--dry-run").stdout
+    )
     assert "no artifact" in shelf.complaint("artifacts", "delete", "note", "--yes", status=1)
     gone = shelf.json("artifacts", "delete", "notes", "v0", "--yes")["deleted"]
     assert [info["version"] for info in gone] == ["v0"]
@@ -922,9 +950,9 @@ def test_artifacts_that_are_not_there(shelf: Program) -> None:
     before = contents(shelf.directory)
     for command in (
         "artifacts promote notes",
-        "artifacts promote notes --stage v1",
-        "artifacts promote notes --stage 2020-01-01",
-        "artifacts promote notes --stage a --to-collection b",
+        "artifacts promote notes --to v1",
+        "artifacts promote notes --to 2020-01-01",
+        "artifacts promote notes --to a --to-collection b",
         "artifacts promote notes --to-collection b --expected v0",
         "artifacts log ../up notes.txt",
         "artifacts log a notes.txt --metadata loss",
@@ -1101,7 +1129,8 @@ def test_backups_go_when_they_are_told_to(shop: Program) -> None:
     shop.run("backups", "pin", names[2])
     how = "--group-by", "host", "--group-by", "sources", "--count-from", "now"
     assert shop.json("backups", "cleanup", "--keep-last", "1", *how)["deleted"] == []
-    assert "pinned" in shop.complaint("backups", "delete", names[2], "--yes", status=1)
+    assert "pinned" in shop.complaint("backups", "delete", names[2], "--dry-run", status=1)
+    assert shop.json("backups", "delete", names[2], "--force", "--dry-run") == {"deleted": names[2], "dry_run": True}
     shop.run("backups", "delete", names[2], "--force", "--yes")
     shop.complaint("backups", "delete", names[3], status=2)  # there is no terminal to ask on
     assert "limit_upload" in shop.complaint("backups", "list", "--limit-upload", "0", status=2)

@@ -277,15 +277,15 @@ class Artifact:
         """Protect a version because a release is about to include it, and return its label."""
         return self._pin(version, "release", "released").label
 
-    def delete_version(self, version: VersionLike, *, force: bool = False) -> None:
+    def delete_version(self, version: VersionLike, *, force: bool = False, dry_run: bool = False) -> None:
         """Delete one version. See `ArtifactRegistry.delete_version`."""
         found = self._look().resolve(version, "exact", self._label)
-        self._delete(lambda history: [found] if found.number in history.versions else [], force)
+        self._delete(lambda history: [found] if found.number in history.versions else [], force, dry_run)
 
-    def delete(self, *, force: bool = False) -> None:
+    def delete(self, *, force: bool = False, dry_run: bool = False) -> None:
         """Delete all versions. See `ArtifactRegistry.delete_artifact`."""
         self._look()
-        self._delete(lambda history: list(history.versions.values()), force)
+        self._delete(lambda history: list(history.versions.values()), force, dry_run)
 
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
         """Delete versions that a retention policy does not keep. See `ArtifactRegistry.cleanup`."""
@@ -489,7 +489,7 @@ class Artifact:
         self._tracked.change(draft)
         return found
 
-    def _delete(self, choose: Callable[[ArtifactHistory], list[StoredVersion]], force: bool) -> None:
+    def _delete(self, choose: Callable[[ArtifactHistory], list[StoredVersion]], force: bool, dry_run: bool) -> None:
         def draft() -> Draft | None:
             history = self._tracked.view
             chosen = choose(history)
@@ -501,7 +501,7 @@ class Artifact:
                     )
             return Draft("delete", {}, [version.event.sequence for version in chosen]) if chosen else None
 
-        self._tracked.change(draft)
+        self._tracked.change(draft, dry_run=dry_run)
 
     def _stack_of(self, alias: str, history: ArtifactHistory) -> list[int]:
         stack = history.aliases.get(alias)

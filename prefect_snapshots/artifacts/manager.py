@@ -99,8 +99,8 @@ class ArtifactHandle(Protocol):
     ) -> None: ...
     def pin(self, version: VersionLike = None) -> None: ...
     def unpin(self, version: VersionLike = None) -> None: ...
-    def delete_version(self, version: VersionLike, *, force: bool = False) -> None: ...
-    def delete(self, *, force: bool = False) -> None: ...
+    def delete_version(self, version: VersionLike, *, force: bool = False, dry_run: bool = False) -> None: ...
+    def delete(self, *, force: bool = False, dry_run: bool = False) -> None: ...
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport: ...
     def set_alias(
         self, alias: str, version: VersionLike, expected: VersionLike | EllipsisType = ..., *, by: str | None = None
@@ -504,22 +504,31 @@ class ArtifactManager(ABC):
         self.artifact(name, collection).unpin(version)
 
     def delete_version(
-        self, name: str, version: VersionLike, *, force: bool = False, collection: str | None = None
+        self,
+        name: str,
+        version: VersionLike,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        collection: str | None = None,
     ) -> None:
         """Delete one version. Its number is never used again. The next prune reclaims the space.
 
         Args:
             name, version, collection: See the class.
             force: Delete it even if it is pinned, released, or has an alias. Its aliases are deleted, too.
+            dry_run: Delete nothing, and only raise the error that would be raised.
 
         Raises:
             InvalidArgument: It is pinned, released, or has an alias, and `force` is False.
         """
-        self.artifact(name, collection).delete_version(version, force=force)
+        self.artifact(name, collection).delete_version(version, force=force, dry_run=dry_run)
 
-    def delete_artifact(self, name: str, *, force: bool = False, collection: str | None = None) -> None:
+    def delete_artifact(
+        self, name: str, *, force: bool = False, dry_run: bool = False, collection: str | None = None
+    ) -> None:
         """Delete all versions of an artifact, or none if one of them needs `force=True`. See `delete_version`."""
-        self.artifact(name, collection).delete(force=force)
+        self.artifact(name, collection).delete(force=force, dry_run=dry_run)
 
     def cleanup(
         self,

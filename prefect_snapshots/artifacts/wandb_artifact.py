@@ -274,21 +274,22 @@ class WandbArtifact:
         """Raise `NotSupported`: see `pin`."""
         raise NotSupported("W&B has no pins. Call set_artifact_expiry to say when a version expires.")
 
-    def delete_version(self, version: VersionLike, *, force: bool = False) -> None:
+    def delete_version(self, version: VersionLike, *, force: bool = False, dry_run: bool = False) -> None:
         """Delete one version.
 
         Args:
             version: Which one.
             force: Whether to delete a version that has an alias other than `latest`, and its aliases with it.
+            dry_run: Whether to delete nothing, and only raise what would be raised.
 
         Raises:
             InvalidArgument: It has an alias, and `force` is False.
         """
-        self._delete([self._find(version, "exact")], force)
+        self._delete([self._find(version, "exact")], force, dry_run)
 
-    def delete(self, *, force: bool = False) -> None:
+    def delete(self, *, force: bool = False, dry_run: bool = False) -> None:
         """Delete all versions. See `delete_version`."""
-        self._delete(self._every(), force)
+        self._delete(self._every(), force, dry_run)
 
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
         """Raise `NotSupported`: W&B deletes versions by their TTL. Use `set_expiry`."""
@@ -535,14 +536,14 @@ class WandbArtifact:
         with asking(f"changing {found.label}"):
             artifact.save()
 
-    def _delete(self, versions: Sequence[WandbVersion], force: bool) -> None:
+    def _delete(self, versions: Sequence[WandbVersion], force: bool, dry_run: bool) -> None:
         for version in () if force else versions:
             if aliases := [alias for alias in version.artifact.aliases if alias != LATEST]:
                 raise InvalidArgument(
                     f"{version.label} was not deleted: it has the aliases {', '.join(aliases)}. Nothing was changed. "
                     "Pass force=True to delete it with its aliases."
                 )
-        for version in versions:
+        for version in () if dry_run else versions:
             with asking(f"deleting {version.label}"):
                 version.artifact.delete(delete_aliases=True)
 

@@ -5,6 +5,7 @@ A version is a number (`3` or `v3`), `latest`, a stage such as `production`, or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,19 @@ from cyclopts import App, Parameter
 
 from ..errors import ArtifactNotFound, InvalidArgument
 from .naming import choose
-from .output import PIN, Answer, OutputColumn, count_text, fields, printable, size_text, table, time_text, value_text
+from .output import (
+    PIN,
+    Answer,
+    OutputColumn,
+    count_text,
+    deleted,
+    fields,
+    printable,
+    size_text,
+    table,
+    time_text,
+    value_text,
+)
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_options, parse_value
 
@@ -80,7 +93,7 @@ def show(
 
     Args:
         name: The artifact, or the beginning of its name.
-        version: A number, latest, a stage or a time.
+        version: A number, latest, a stage or a time. Default: latest.
     """
     registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
@@ -183,7 +196,7 @@ def download(
 
     Args:
         name: The artifact, or the beginning of its name.
-        version: A number, latest, a stage or a time.
+        version: A number, latest, a stage or a time. Default: latest.
         to: The directory.
         expired: Download the version even if it has expired.
     """
@@ -206,7 +219,7 @@ def promote(
     version: str = "latest",
     /,
     *,
-    stage: str | None = None,
+    to: str | None = None,
     expected: str | None = None,
     to_collection: str | None = None,
     to_repository: str | None = None,
@@ -220,26 +233,26 @@ def promote(
 
     Args:
         name: The artifact, or the beginning of its name.
-        version: A number, latest, a stage or a time.
-        stage: The stage, such as production.
+        version: A number, latest, a stage or a time. Default: latest.
+        to: The stage, such as production.
         expected: Promote only if the stage is this version now, or 'none' if it must be new.
         to_collection: The collection of the target. Default: the same.
         to_repository: The URL or path of the target. It is created if there is none.
         to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
     """
     elsewhere = to_collection is not None or to_repository is not None
-    if (stage is not None) == elsewhere:
-        raise InvalidArgument("Say where to promote: pass --stage, or --to-collection or --to-repository.")
-    if expected is not None and stage is None:
-        raise InvalidArgument("--expected needs --stage: it says what the stage must be.")
+    if (to is not None) == elsewhere:
+        raise InvalidArgument("Say where to promote: pass --to STAGE, or --to-collection or --to-repository.")
+    if expected is not None and to is None:
+        raise InvalidArgument("--expected needs --to: it says what the stage must be.")
     if to_storage_option and to_repository is None:
         raise InvalidArgument("--to-storage-option needs --to-repository: it configures that repository.")
     registry, name = _named(session, collection, name, writing=to_repository is None)
-    if stage is not None:
+    if to is not None:
         known = ... if expected is None else None if expected == "none" else expected
-        promoted = registry.promote_artifact(name, version, to=stage, expected=known)
-        remark = f"{stage} of {collection}/{name} is {promoted.version}."
-        return Answer({**asdict(promoted), "stage": stage}, remark=remark)
+        promoted = registry.promote_artifact(name, version, to=to, expected=known)
+        remark = f"{to} of {collection}/{name} is {promoted.version}."
+        return Answer({**asdict(promoted), "stage": to}, remark=remark)
     if to_repository is None:
         target = type(registry)(registry.repository, to_collection or collection)
     else:
@@ -337,6 +350,7 @@ def delete(
     /,
     *,
     force: bool = False,
+    dry_run: bool = False,
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
@@ -346,21 +360,23 @@ def delete(
         name: The whole name of the artifact.
         version: A number, latest, a stage or a time. Default: all versions.
         force: Delete versions even if they are pinned, released or have a stage.
+        dry_run: Only show what would be deleted.
     """
-    registry, name = _named(session, collection, name, writing=True, whole=True)
+    registry, name = _named(session, collection, name, writing=not dry_run, whole=True)
     infos = registry.list_versions(name) if version is None else [registry.get_artifact(name, version)]
     size = size_text(sum(info.size for info in infos))
     if version is None:
-        session.confirm(f"Delete all of {collection}/{name}: {count_text(len(infos), 'version')}, {size}?")
+        question = f"Delete all of {collection}/{name}: {count_text(len(infos), 'version')}, {size}?"
+        delete_them = functools.partial(registry.delete_artifact, name, force=force)
     else:
-        session.confirm(f"Delete {collection}/{name} {infos[0].version} ({size})?")
-    if version is None:
-        registry.delete_artifact(name, force=force)
-    else:
-        registry.delete_version(name, infos[0].version, force=force)
+        question = f"Delete {collection}/{name} {infos[0].version} ({size})?"
+        delete_them = functools.partial(registry.delete_version, name, infos[0].version, force=force)
+    delete_them(dry_run=True)  # what is refused is refused before anybody is asked
+    if not dry_run:
+        session.confirm(question)
+        delete_them()
     document = {"name": name, "collection": collection, "deleted": [asdict(info) for info in infos]}
-    remark = f"Deleted {count_text(len(infos), 'version')} of {collection}/{name}."
-    return Answer(document, remark=f"{remark} Run `prefect-snapshots prune` to reclaim the space.")
+    return deleted(f"{count_text(len(infos), 'version')} of {collection}/{name}", document, dry_run)
 
 
 @app.command
@@ -371,7 +387,7 @@ def pin(
 
     Args:
         name: The artifact, or the beginning of its name.
-        version: A number, latest, a stage or a time.
+        version: A number, latest, a stage or a time. Default: latest.
     """
     return _set_pinned(session, collection, name, version, True)
 
@@ -384,7 +400,7 @@ def unpin(
 
     Args:
         name: The artifact, or the beginning of its name.
-        version: A number, latest, a stage or a time.
+        version: A number, latest, a stage or a time. Default: latest.
     """
     return _set_pinned(session, collection, name, version, False)
 

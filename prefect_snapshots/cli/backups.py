@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, SnapshotsError
+from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, Pinned, SnapshotsError
 from .backup_sources import (
     AS_CONFIGURED,
     HOOKS_AS_CONFIGURED,
@@ -28,7 +28,7 @@ from .backup_sources import (
     manager_of,
 )
 from .naming import LATEST, choose
-from .output import PIN, Answer, OutputColumn, count_text, fields, size_text, table, time_text
+from .output import PIN, Answer, OutputColumn, count_text, deleted, fields, size_text, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned
 from .session import Session, SessionArgument
 
@@ -406,7 +406,7 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
 
 
 @app.command
-def delete(backup: str, /, *, force: bool = False, session: SessionArgument) -> Answer:
+def delete(backup: str, /, *, force: bool = False, dry_run: bool = False, session: SessionArgument) -> Answer:
     """Delete a backup. Asks first.
 
     `prefect-snapshots prune` reclaims the space.
@@ -414,11 +414,18 @@ def delete(backup: str, /, *, force: bool = False, session: SessionArgument) -> 
     Args:
         backup: The full name of the backup.
         force: Delete it even if it is pinned or its record cannot be read.
+        dry_run: Only show what would be deleted.
     """
-    manager, found = _find(_opened(session, writing=True), backup, whole=True)
-    session.confirm(f"Delete {backup} ({found.description or 'no description'}, {size_text(found.size)})?")
-    manager.delete_backup(backup, force)
-    return Answer({"deleted": backup}, remark=f"Deleted {backup}. Run `prefect-snapshots prune` to reclaim the space.")
+    manager, found = _find(_opened(session, writing=not dry_run), backup, whole=True)
+    if found.pinned and not force:
+        raise Pinned(
+            f"{backup} is pinned. Nothing was deleted. Run `prefect-snapshots backups unpin` first, or pass --force."
+        )
+    what = f"{backup} ({found.description or 'no description'}, {size_text(found.size)})"
+    if not dry_run:
+        session.confirm(f"Delete {what}?")
+        manager.delete_backup(backup, force)
+    return deleted(what, {"deleted": backup}, dry_run)
 
 
 @app.command

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from ..errors import CheckpointNotFound, Pinned
 from .naming import choose
-from .output import PIN, Answer, OutputColumn, count_text, table, time_text
+from .output import PIN, Answer, OutputColumn, count_text, deleted, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument
 
@@ -73,15 +73,24 @@ def diff(name: str, old: str, new: str | None = None, /, *, session: SessionArgu
 
 
 @app.command
-def delete(name: str, /, *, fingerprint: Fingerprint = None, force: bool = False, session: SessionArgument) -> Answer:
+def delete(
+    name: str,
+    /,
+    *,
+    fingerprint: Fingerprint = None,
+    force: bool = False,
+    dry_run: bool = False,
+    session: SessionArgument,
+) -> Answer:
     """Delete the results of a name, so that its items are computed again. Asks first.
 
     Args:
         name: The whole name of the checkpoints.
         fingerprint: Delete only the results of this version of the function. Default: those of all versions.
         force: Delete them even if the name is pinned.
+        dry_run: Only show what would be deleted.
     """
-    manager = _manager(session, writing=True)
+    manager = _manager(session, writing=not dry_run)
     rows = manager.list_checkpoints(_name(manager, name, whole=True))
     if fingerprint is not None:
         chosen = manager.get_checkpoint(name, fingerprint).fingerprint
@@ -92,10 +101,12 @@ def delete(name: str, /, *, fingerprint: Fingerprint = None, force: bool = False
             "--force."
         )
     results = count_text(sum(row.done for row in rows), "result")
-    session.confirm(f"Delete {results} of {name}?")
-    segments = manager.delete_checkpoint(name, fingerprint, force=force)
+    segments = sum(row.segments for row in rows)
+    if not dry_run:
+        session.confirm(f"Delete {results} of {name}?")
+        segments = manager.delete_checkpoint(name, fingerprint, force=force)
     document = {"name": name, "segments": segments, "deleted": [asdict(row) for row in rows]}
-    return Answer(document, remark=f"Deleted {results}. Run `prefect-snapshots prune` to reclaim the space.")
+    return deleted(f"{results} of {name}", document, dry_run)
 
 
 @app.command

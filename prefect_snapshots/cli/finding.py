@@ -70,24 +70,44 @@ class Found:
             raise DamagedVersion(f"snapshot {self.record.id!r} of {self.name!r}", "", str(error)) from error
 
 
-def find(repository: Repository, ids: Sequence[str], name: str | None, *, whole: bool = False) -> list[Found]:
+def find(
+    repository: Repository,
+    words: Sequence[str],
+    name: str | None,
+    *,
+    number: int | None = None,
+    whole: bool = False,
+) -> list[Found]:
     """Return the snapshots with these ids, under one name or any.
 
     Args:
         repository: The repository to look in.
-        ids: Ids, beginnings of ids, or `latest`.
-        name: The name to look under. Default: any.
+        words: Ids, beginnings of ids, or `latest`. The name may stand in front of them.
+        name: The name to look under. Default: the one in front of the ids, or else any.
+        number: How many ids there must be. Default: any number.
         whole: Whether only whole ids count.
 
     Raises:
         SnapshotNotFound: An id, or the name, is not known. The message names similar ones.
-        InvalidArgument: Several names have the id, or several ids begin like it.
+        InvalidArgument: There are too few or too many ids, several names have the id, several ids begin like it, or it
+            is not clear whether the first word is a name or an id.
     """
     if name is not None:
         check_known(repository, name)
-    names = list_names(repository) if name is None else [name]
-    backends = {each: Durable(repository, each) for each in names}
-    return [_find(snapshot_id, backends, whole) for snapshot_id in ids]
+    known = list_names(repository)
+    backends = {each: Durable(repository, each) for each in (known if name is None else [name])}
+    if name is None and _begins_with_name(words, backends, number):
+        name, *words = words
+        backends = {name: backends[name]}
+    if number is None:
+        words = list(dict.fromkeys(words))
+    if len(words) != (number or max(1, len(words))):
+        wanted = "NAME ID" if number == 1 else "NAME OLD NEW" if number == 2 else "NAME ID..."
+        raise InvalidArgument(f"Pass {wanted}. You can leave out the name if no other name has such an id.")
+    for word in words:
+        if word in known and not any(word in backend.view.by_id for backend in backends.values()):
+            raise SnapshotNotFound(f"There is no snapshot {word!r}: it is a name. Put an id behind it: {word} ID.")
+    return [_find(word, backends, whole) for word in words]
 
 
 def check_known(repository: Repository, name: str) -> None:
@@ -115,17 +135,30 @@ def best_of(ranked: Sequence[Record], key: str) -> str:
     return ranked[0].id
 
 
+def _begins_with_name(words: Sequence[str], backends: dict[str, Durable], number: int | None) -> bool:
+    if len(words) < 2 or (number is not None and len(words) != number + 1):
+        return False
+    holders = [name for name, backend in backends.items() if words[0] in backend.view.by_id]
+    if number is None and holders and words[0] in backends:
+        raise InvalidArgument(
+            f"{words[0]!r} is a name, and also the id of a snapshot of {holders[0]!r}. Pass the name with --name."
+        )
+    if words[0] not in backends and number is not None:
+        raise SnapshotNotFound(f"There are no snapshots under the name {words[0]!r}. {hint(words[0], list(backends))}")
+    return words[0] in backends
+
+
 def _find(wanted: str, backends: dict[str, Durable], whole: bool) -> Found:
     holders = [name for name, backend in backends.items() if wanted in backend.view.by_id]
     if len(holders) > 1:
         raise InvalidArgument(
-            f"Several names have a snapshot {wanted!r}: {', '.join(holders)}. Choose one with --name."
+            f"Several names have a snapshot {wanted!r}: {', '.join(holders)}. Put its name in front of the id."
         )
     if holders:
         backend = backends[holders[0]]
         return Found(holders[0], backend, backend.view.by_id[wanted])
     if wanted == LATEST and len(backends) > 1 and not whole:
-        raise InvalidArgument(f"Several names have snapshots: {', '.join(backends)}. Choose one with --name.")
+        raise InvalidArgument(f"Several names have snapshots: {', '.join(backends)}. Put its name in front of the id.")
     records = [(record, name) for name, backend in backends.items() for record in backend.view.by_id.values()]
     records.sort(key=lambda pair: pair[0].order, reverse=True)
     chosen = choose(wanted, [record.id for record, _ in records], "snapshot", SnapshotNotFound, whole=whole)

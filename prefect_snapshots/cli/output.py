@@ -53,6 +53,13 @@ class Answer:
             yield printable(self.remark)
 
 
+def deleted(what: str, document: dict[str, Any], dry_run: bool) -> Answer:
+    """Return the result of a command that deletes versions, or would delete them."""
+    done = f"Deleted {what}. Run `prefect-snapshots prune` to reclaim the space."
+    remark = f"{what} would be deleted. Nothing was changed." if dry_run else done
+    return Answer({**document, "dry_run": dry_run}, remark=remark)
+
+
 def as_json(document: Any) -> str:
     """Return a document as JSON. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are strings.
 

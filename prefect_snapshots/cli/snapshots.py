@@ -18,7 +18,7 @@ from cyclopts.validators import Number
 
 from ..errors import InvalidArgument, PickleRefused, Pinned
 from . import views
-from .output import PIN, Answer, count_text, size_text
+from .output import PIN, Answer, count_text, deleted, size_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_value
 
@@ -46,7 +46,8 @@ def _parse_moment(_: object, tokens: Sequence[Token]) -> datetime:
 
 Moment = Annotated[datetime | None, Parameter(converter=_parse_moment)]
 Name = Annotated[str | None, Parameter(help="Look only under this name. Default: any.")]
-Ids = Annotated[str, Parameter(name="snapshot-id")]
+Id = Annotated[str, Parameter(name="[NAME] ID")]
+Ids = Annotated[str, Parameter(name="[NAME] ID...")]
 
 
 # --- looking -----------------------------------------------------------------------------------------------------
@@ -114,18 +115,17 @@ def list_snapshots(
 
 
 @app.command
-def show(
-    snapshot_id: str, /, *, name: Name = None, leaves: list[str] | None = None, session: SessionArgument
-) -> Answer:
+def show(*snapshot_id: Id, name: Name = None, leaves: list[str] | None = None, session: SessionArgument) -> Answer:
     """Show the metadata and the leaves of a snapshot, without loading its data.
 
     Args:
-        snapshot_id: Its id, the beginning of it, or latest.
+        snapshot_id: The name, which you can leave out if no other name has such an id; then the id, the beginning of
+            it, or latest.
         leaves: A pattern of the leaf paths to list, such as 'encoder/**'. Repeat it for several.
     """
     from .finding import find
 
-    [found] = find(session.open(), [snapshot_id], name)
+    [found] = find(session.open(), snapshot_id, name, number=1)
     described = [_described_leaf(leaf) for leaf in found.leaves(leaves)]
     return Answer({**_described(found), "leaves": described}, views.snapshot)
 
@@ -150,13 +150,7 @@ def diff(
     from ..values.diff import diff_contents
     from .finding import find
 
-    if len(snapshot_ids) == 3 and name is None:
-        name, *ids = snapshot_ids
-    elif len(snapshot_ids) == 2:
-        ids = list(snapshot_ids)
-    else:
-        raise InvalidArgument("Pass the two snapshots to compare: diff NAME OLD NEW.")
-    before, after = find(session.open(), ids, name)
+    before, after = find(session.open(), snapshot_ids, name, number=2)
     with before.naming_damage(), after.naming_damage():
         contents = before.backend.content(before.record), after.backend.content(after.record)
         try:
@@ -178,9 +172,7 @@ def diff(
 
 @app.command
 def tag(
-    snapshot_id: str,
-    /,
-    *,
+    *snapshot_id: Id,
     add: list[str] | None = None,
     remove: list[str] | None = None,
     name: Name = None,
@@ -189,7 +181,8 @@ def tag(
     """Add tags to a snapshot, or remove them.
 
     Args:
-        snapshot_id: Its id, the beginning of it, or latest.
+        snapshot_id: The name, which you can leave out if no other name has such an id; then the id, the beginning of
+            it, or latest.
         add: A tag to add. Repeat it for several.
         remove: A tag to remove. Repeat it for several.
     """
@@ -199,13 +192,13 @@ def tag(
     added, removed = clean_tags(add), clean_tags(remove)
     if not added and not removed:
         raise InvalidArgument("Pass the tags with --add or --remove.")
-    [found] = find(session.open(writing=True), [snapshot_id], name)
-    manager, snapshot_id = found.manager(), found.record.id
+    [found] = find(session.open(writing=True), snapshot_id, name, number=1)
+    manager = found.manager()
     if added:
-        manager.add_tags(snapshot_id, added)
+        manager.add_tags(found.record.id, added)
     if removed:
-        manager.remove_tags(snapshot_id, removed)
-    tags = manager.get_tags(snapshot_id)
+        manager.remove_tags(found.record.id, removed)
+    tags = manager.get_tags(found.record.id)
     return Answer(
         {**found.reference, "tags": tags}, remark=f"{found.label} has the tags: {', '.join(tags) or '(none)'}"
     )
@@ -216,7 +209,8 @@ def pin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answ
     """Exempt snapshots from eviction and retention.
 
     Args:
-        snapshot_ids: Their ids, the beginnings of them, or latest.
+        snapshot_ids: The name, which you can leave out if no other name has these ids; then their ids, the beginnings
+            of them, or latest.
     """
     return _set_pinned(session, snapshot_ids, name, True)
 
@@ -226,20 +220,26 @@ def unpin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> An
     """Allow eviction and retention to delete snapshots again.
 
     Args:
-        snapshot_ids: Their ids, the beginnings of them, or latest.
+        snapshot_ids: The name, which you can leave out if no other name has these ids; then their ids, the beginnings
+            of them, or latest.
     """
     return _set_pinned(session, snapshot_ids, name, False)
 
 
 @app.command
-def delete(*snapshot_ids: Ids, force: bool = False, name: Name = None, session: SessionArgument) -> Answer:
+def delete(
+    *snapshot_ids: Ids, force: bool = False, dry_run: bool = False, name: Name = None, session: SessionArgument
+) -> Answer:
     """Delete snapshots. Asks first.
 
     Args:
-        snapshot_ids: Their full ids.
+        snapshot_ids: The name, which you can leave out if no other name has these ids; then their full ids.
         force: Delete snapshots even if they are pinned.
+        dry_run: Only show what would be deleted.
     """
-    chosen = _find_some(session.open(writing=True), snapshot_ids, name, whole=True)
+    from .finding import find
+
+    chosen = find(session.open(writing=not dry_run), snapshot_ids, name, whole=True)
     pinned = [found.label for found in chosen if found.record.pinned]
     if pinned and not force:
         raise Pinned(
@@ -250,11 +250,11 @@ def delete(*snapshot_ids: Ids, force: bool = False, name: Name = None, session: 
     if len(chosen) > _LISTED:
         labels.append(f"and {len(chosen) - _LISTED:,} more")
     count = count_text(len(chosen), "snapshot")
-    session.confirm(f"Delete {count} ({', '.join(labels)})?")
-    for found in chosen:
-        found.manager().delete_snapshot(found.record.id, force)
-    document = {"deleted": [_described(found) for found in chosen]}
-    return Answer(document, remark=f"Deleted {count}. Run `prefect-snapshots prune` to reclaim the space.")
+    if not dry_run:
+        session.confirm(f"Delete {count} ({', '.join(labels)})?")
+        for found in chosen:
+            found.manager().delete_snapshot(found.record.id, force)
+    return deleted(f"{count} ({', '.join(labels)})", {"deleted": [_described(found) for found in chosen]}, dry_run)
 
 
 @app.command
@@ -281,9 +281,7 @@ def cleanup(
 
 @app.command
 def restore(
-    snapshot_id: str,
-    /,
-    *,
+    *snapshot_id: Id,
     to: Path,
     leaves: list[str] | None = None,
     name: Name = None,
@@ -296,7 +294,8 @@ def restore(
     leaf, nothing is written: choose other leaves with --leaves.
 
     Args:
-        snapshot_id: Its id, the beginning of it, or latest.
+        snapshot_id: The name, which you can leave out if no other name has such an id; then the id, the beginning of
+            it, or latest.
         to: The file to write: FILE.snapshots or FILE.npz.
         leaves: A pattern of the leaf paths to write into FILE.npz, such as 'encoder/**'. Repeat it for several.
     """
@@ -308,7 +307,7 @@ def restore(
         raise InvalidArgument(f"There is no directory {to.parent} to write {to.name} to.")
     from .finding import find
 
-    [found] = find(session.open(), [snapshot_id], name)
+    [found] = find(session.open(), snapshot_id, name, number=1)
     if to.exists():
         session.confirm(f"{to} exists. Replace it?")
     if to.suffix == ".npz":
@@ -372,19 +371,11 @@ def _condition(text: str) -> Expression:
     return ByMetadata(key, value) | ByMetadata(key, parse_value(value)) if separator else ByMetadata(key)
 
 
-def _find_some(
-    repository: Repository, snapshot_ids: tuple[str, ...], name: str | None, *, whole: bool = False
-) -> list[Found]:
-    from .finding import find
-
-    if not snapshot_ids:
-        raise InvalidArgument("Pass the id of at least one snapshot.")
-    return find(repository, list(dict.fromkeys(snapshot_ids)), name, whole=whole)
-
-
 def _set_pinned(session: Session, snapshot_ids: tuple[str, ...], name: str | None, pinned: bool) -> Answer:
     repository = session.open(writing=True)
-    chosen = _find_some(repository, snapshot_ids, name)
+    from .finding import find
+
+    chosen = find(repository, snapshot_ids, name)
     for found in chosen:
         manager = found.manager()
         (manager.pin if pinned else manager.unpin)(found.record.id)
