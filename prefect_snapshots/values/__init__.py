@@ -2,9 +2,9 @@
 
 The *manifest* describes the structure of a value and holds its small plain values. The *body* is the bytes of the
 larger leaves, end to end in the order of the tree. Arrays, scalars, containers of the standard library, named tuples,
-dataclasses and JAX arrays need no pickle (`scalars`, `arrays` and `structure` list them). Everything else becomes one
-pickled leaf, whose large buffers are part of the body like those of arrays. A dataclass or named tuple of the running
-script, or of a function, is stored by field like any other, with its class pickled beside.
+dataclasses, JAX arrays and PyTorch tensors need no pickle (`scalars`, `arrays`, `tensors` and `structure` list them).
+Everything else becomes one pickled leaf, whose large buffers are part of the body like those of arrays. A dataclass or
+named tuple of the running script, or of a function, is stored by field like any other, with its class pickled beside.
 
 Equal values give equal bytes in every process, except for what is pickled. Decoding trusts nothing: damaged or hostile
 bytes raise `IntegrityError`, and nothing is unpickled unless you pass `allow_pickle=True`.

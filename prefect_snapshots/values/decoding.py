@@ -21,12 +21,14 @@ from .manifest import (
     LONG_INTEGER,
     LONG_TEXT,
     PICKLE,
+    TENSOR,
     StoredLeaf,
     array_spec_of,
     damaged,
     distrust,
     leaf_info,
     parse,
+    tensor_spec_of,
 )
 from .pickling import load, require_pickle
 from .scalars import integer_of, no_class, plain_value, text_of
@@ -52,6 +54,7 @@ from .structure import (
     same_paths,
     select,
 )
+from .tensors import check_torch, is_tensor_class, make, new_memory
 
 
 class BodyReader(Protocol):
@@ -154,6 +157,8 @@ class _Target(NamedTuple):
     on_jax: bool
     sharding: Any = None
     """None for JAX's default device."""
+    device: Any = None
+    """Of a tensor; None for where tensors are put otherwise, the CPU."""
 
 
 class _Reading(NamedTuple):
@@ -217,11 +222,12 @@ class _Decoder:
         """The values of leaves. Reads all their bytes at once."""
         found: list[Any] = [leaf.value if type(leaf) is Static else leaf for leaf, _ in wanted]
         readings: dict[int, _Reading] = {}
+        tensors = _TensorReadings()
         targets: list[tuple[int, memoryview]] = []
         with distrust():
             for number, (leaf, target) in enumerate(wanted):
                 if type(leaf) is StoredLeaf:
-                    reading = readings[number] = self._open(leaf, target)
+                    reading = readings[number] = self._open(leaf, target, tensors)
                     offset = leaf.offset
                     for view in reading.views:
                         targets.append((offset, view))
@@ -237,13 +243,15 @@ class _Decoder:
             found[number] = array
         return found
 
-    def _open(self, leaf: StoredLeaf, target: _Target | None) -> _Reading:
+    def _open(self, leaf: StoredLeaf, target: _Target | None, tensors: _TensorReadings) -> _Reading:
         code = leaf.node[0]
         if code in _OPENERS:
             return _OPENERS[code](leaf.sizes[0])
         if code == PICKLE:
             return self._open_pickle(leaf)
         try:
+            if code == TENSOR:
+                return tensors.open(leaf, target and target.device)
             if code in _ARRAYS or target is not None:
                 return _open_array(leaf, target)
         except Unavailable as error:
@@ -353,6 +361,34 @@ def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     return _Reading([view], lambda: array, jax)
 
 
+class _TensorReadings:
+    """The tensors that are read together: which of them are one, and which use the same memory."""
+
+    def __init__(self) -> None:
+        self._memories: dict[tuple[int, int], list[Any]] = {}
+        self._made: dict[tuple[int, Any], Any] = {}
+
+    def open(self, leaf: StoredLeaf, device: Any) -> _Reading:
+        spec = tensor_spec_of(leaf)
+        check_torch(spec, leaf.sizes)
+        views: list[memoryview] = []
+        # Memory of no bytes has the offset of the next leaf: the number of bytes tells them apart.
+        place = leaf.offset, sum(leaf.sizes)
+        if place not in self._memories:
+            pairs = [new_memory(size) for size in leaf.sizes]
+            views = [view for _, view in pairs]
+            self._memories[place] = [memory for memory, _ in pairs]
+        memories = self._memories[place]
+
+        def finish() -> Any:
+            key = id(leaf.node), device
+            if key not in self._made:
+                self._made[key] = make(spec, memories, device)
+            return self._made[key]
+
+        return _Reading(views, finish)
+
+
 def _open_memory(size: int, make: Callable[[bytearray], Any]) -> _Reading:
     memory = bytearray(size)
     return _Reading([memoryview(memory)], lambda: make(memory))
@@ -381,6 +417,8 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
     Raises:
         StructureMismatch: what is stored is another array, or none.
     """
+    if is_tensor_class(type(form)):
+        return _tensor_target(path, leaf, form)
     asked = _array_form(form)
     if asked is None:
         if form is None and leaf is not None:
@@ -404,6 +442,16 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
     raise StructureMismatch(path, f"like= has {asked_text}, but {_text(path, leaf)} is stored.")
 
 
+def _tensor_target(path: str, leaf: Any, form: Any) -> _Target | None:
+    with distrust():
+        info = leaf_info(path, leaf)
+    asked = str(form.dtype).removeprefix("torch."), tuple(form.shape)
+    if info.kind != "pickle" and (info.kind, info.dtype, info.shape) != ("torch", *asked):
+        shape = ", ".join(map(str, form.shape))
+        raise StructureMismatch(path, f"like= has torch {asked[0]}[{shape}], but {_text(path, leaf)} is stored.")
+    return _Target(False, device=form.device)
+
+
 def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
     """Dtype, shape and target that a leaf of `like` stands for, if it is an array."""
     if isinstance(form, np.ndarray):
@@ -417,4 +465,6 @@ def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
 
 def _text(path: str, leaf: Any) -> str:
     info = leaf_info(path, leaf)
-    return info.kind if info.shape is None else f"{info.dtype}[{', '.join(map(str, info.shape))}]"
+    if info.shape is None:
+        return info.kind
+    return f"{'torch ' * (info.kind == 'torch')}{info.dtype}[{', '.join(map(str, info.shape))}]"

@@ -21,10 +21,13 @@ from .manifest import (
     LONG_INTEGER,
     LONG_TEXT,
     PICKLE,
+    TENSOR,
+    TENSOR_AGAIN,
 )
 from .pickling import NotReadable, dump
 from .scalars import WRITERS, Node, NotPlain, encode_node, integer_bytes, plain_node, text_bytes
-from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch, Kind, outline, path_of
+from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch, Kind, leaves_of, outline, path_of
+from .tensors import Tensors, is_tensor, is_tensor_class
 
 _INLINE = 256
 """Text, bytes and integers up to this many bytes are in the manifest: a chunk of their own would cost more than they
@@ -44,7 +47,7 @@ class Encoded:
 def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
     """A value as a manifest and a body.
 
-    The same list or array at two places is written twice.
+    The same list or array at two places is written twice, the same tensor once.
 
     Args:
         value: any object.
@@ -59,7 +62,7 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
         [16]
     """
     root = outline(value)
-    encoder = _Encoder(allow_pickle)
+    encoder = _Encoder(root, allow_pickle)
     try:
         node = encoder.node(root)
     except _Unwritable as refused:
@@ -95,9 +98,15 @@ class _Unwritable(Exception):
 class _Encoder:
     """Turns the outline of a value into nodes, and collects the body."""
 
-    __slots__ = ("_allow_pickle", "_numbers", "buffers", "classes", "nbytes")
+    __slots__ = (
+        "_allow_pickle", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes", "nbytes"
+    )  # fmt: skip
 
-    def __init__(self, allow_pickle: bool) -> None:
+    def __init__(self, root: Any, allow_pickle: bool) -> None:
+        self._root = root
+        self._tensors: Tensors | None = None
+        self._tensor_numbers: dict[int, int] = {}
+        self._memories: dict[int, int] = {}
         self._allow_pickle = allow_pickle
         self._numbers: dict[type, int] = {}
         self.buffers: list[Buffer | Callable[[], Buffer]] = []
@@ -126,6 +135,24 @@ class _Encoder:
         self.nbytes += parts.nbytes
         implementation = () if parts.implementation is None else (parts.implementation,)
         return [code, parts.nbytes, parts.dtype, parts.flags, *implementation, *parts.shape]
+
+    def tensor(self, tensor: Any) -> Node:
+        """A tensor; one that was written before, or whose memory was, refers to it."""
+        if id(tensor) in self._tensor_numbers:
+            return [TENSOR_AGAIN, self._tensor_numbers[id(tensor)]]
+        if self._tensors is None:
+            self._tensors = Tensors(leaves_of(self._root))
+        parts = self._tensors.parts(tensor)
+        number = self._tensor_numbers[id(tensor)] = len(self._tensor_numbers)
+        sizes: Node = [memory.nbytes for memory in parts.memories]
+        if parts.shared in self._memories:
+            sizes = self._memories[parts.shared]
+        else:
+            self.buffers += [memory.read for memory in parts.memories]
+            self.nbytes += sum(sizes)
+            if parts.shared is not None:
+                self._memories[parts.shared] = number
+        return [TENSOR, sizes, parts.form, parts.flags, parts.extra, *map(list, parts.components)]
 
     def pickle(self, item: Any) -> Node:
         pieces = self._pickled(item, item)
@@ -208,11 +235,23 @@ def _write_jax(encoder: _Encoder, array: Any) -> Node:
     return encoder.array(JAX_ARRAY if parts.implementation is None else JAX_KEYS, parts)
 
 
+def _write_tensor(encoder: _Encoder, tensor: Any) -> Node:
+    if not is_tensor(tensor):
+        return encoder.pickle(tensor)
+    try:
+        return encoder.tensor(tensor)
+    except NotAtHand as error:
+        raise _Unwritable(tensor, str(error)) from error
+
+
 def _write_other(encoder: _Encoder, value: Any) -> Node:
     jax = loaded_jax()
     if jax is not None and isinstance(value, jax.Array):
         _LEAF_WRITERS[type(value)] = _write_jax
         return _write_jax(encoder, value)
+    if is_tensor_class(type(value)):
+        _LEAF_WRITERS[type(value)] = _write_tensor
+        return _write_tensor(encoder, value)
     try:
         return plain_node(value)
     except NotPlain:
@@ -228,4 +267,4 @@ _LEAF_WRITERS: dict[type, Callable[[_Encoder, Any], Node]] = {
     np.ndarray: _write_array,
     np.memmap: _write_array,
 }
-"""By exact type; those of JAX arrays are added when the first one is met."""
+"""By exact type; those of JAX arrays and tensors are added when the first one is met."""

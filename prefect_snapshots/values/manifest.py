@@ -25,11 +25,12 @@ from .arrays import FORTRAN, ArraySpec, array_spec
 from .classes import Unavailable
 from .scalars import ENUM, FORMS, NUMPY_SCALAR, RAW, Node, kind_of, no_class, plain_value
 from .structure import DATACLASS, KINDS, MAX_DEPTH, NAMED_TUPLE, Branch, leaf_paths
+from .tensors import TensorSpec, tensor_spec
 
 FORMAT = 1
 """The version of a value's manifest. A reader refuses a higher one."""
 
-LONG_TEXT, BYTES, BYTEARRAY, LONG_INTEGER, ARRAY, JAX_ARRAY, JAX_KEYS, PICKLE = range(48, 56)
+LONG_TEXT, BYTES, BYTEARRAY, LONG_INTEGER, ARRAY, JAX_ARRAY, JAX_KEYS, PICKLE, TENSOR, TENSOR_AGAIN = range(48, 58)
 _BODY_KINDS = {
     LONG_TEXT: "str",
     BYTES: "bytes",
@@ -39,6 +40,7 @@ _BODY_KINDS = {
     JAX_ARRAY: "jax",
     JAX_KEYS: "jax-keys",
     PICKLE: "pickle",
+    TENSOR: "torch",
 }
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -68,7 +70,8 @@ class LeafInfo:
 
     path: str
     kind: str
-    """`none`, `bool`, `int`, `str`, `datetime`, ..., `numpy`, `numpy-scalar`, `jax`, `jax-keys`, `enum`, `pickle`."""
+    """`none`, `bool`, `int`, `str`, `datetime`, ..., `numpy`, `numpy-scalar`, `jax`, `jax-keys`, `torch`, `enum`,
+    `pickle`."""
     dtype: str | None
     """Of arrays and NumPy scalars."""
     shape: tuple[int, ...] | None
@@ -81,7 +84,7 @@ class LeafInfo:
     """Whether `value` is the leaf. False too for a member of an enum, whose class is not looked up here."""
     value: Any = None
     order: str | None = None
-    """Of arrays: `C` or `F`, how their elements lie in the body."""
+    """How the elements lie in the body. Of arrays: `C` or `F`. Of tensors: their form, flags and components."""
 
 
 def describe(manifest: bytes) -> list[LeafInfo]:
@@ -139,6 +142,11 @@ def leaf_info(path: str, leaf: Any) -> LeafInfo:
     if type(leaf) is not StoredLeaf:
         return LeafInfo(path, kind_of(leaf), None, None, 0, 0, True, leaf)
     code = leaf.node[0]
+    if code == TENSOR:
+        tensor = tensor_spec_of(leaf)
+        layout = str([tensor.form, tensor.flags, tensor.extra, *map(list, tensor.components)])
+        nbytes = sum(leaf.sizes)
+        return LeafInfo(path, "torch", tensor.dtype, tensor.shape, leaf.offset, nbytes, False, order=layout)
     spec = array_spec_of(leaf)
     dtype, shape = (None, None) if spec is None else (spec.dtype_name, spec.shape)
     if leaf.sizes:
@@ -166,6 +174,15 @@ def array_spec_of(leaf: Any) -> ArraySpec | None:
         _, data, dtype = node
         return array_spec(dtype, 0, (), len(data))
     return None
+
+
+def tensor_spec_of(leaf: StoredLeaf) -> TensorSpec:
+    """Return what a tensor is.
+
+    Raises:
+        ValueError, TypeError: the manifest is damaged.
+    """
+    return tensor_spec(*leaf.node[2:])
 
 
 def damaged(why: object) -> IntegrityError:
@@ -200,10 +217,11 @@ def distrust() -> Iterator[None]:
 class _Reader:
     """Turns nodes into branches and leaves, and adds up where leaves lie in the body."""
 
-    __slots__ = ("offset",)
+    __slots__ = ("offset", "tensors")
 
     def __init__(self) -> None:
         self.offset = 0
+        self.tensors: list[StoredLeaf] = []
 
     def read(self, node: Node, depth: int) -> Any:
         if type(node) in RAW:
@@ -228,11 +246,26 @@ class _Reader:
 
     def _leaf(self, node: list[Node]) -> StoredLeaf:
         code, sizes = node[0], node[1]
+        if code == TENSOR_AGAIN:
+            earlier = self._tensor(sizes)
+            return StoredLeaf(earlier.node, earlier.offset, earlier.sizes)
         if code not in _BODY_KINDS:
             raise ValueError(f"{code!r} is no code")
-        leaf = StoredLeaf(node, self.offset, tuple(sizes) if code == PICKLE else (sizes,))
+        if code == TENSOR and type(sizes) is int:
+            earlier = self._tensor(sizes)
+            leaf = StoredLeaf(node, earlier.offset, earlier.sizes)
+            self.tensors.append(leaf)
+            return leaf
+        leaf = StoredLeaf(node, self.offset, tuple(sizes) if code in (PICKLE, TENSOR) else (sizes,))
+        if code == TENSOR:
+            self.tensors.append(leaf)
         for size in leaf.sizes:
             if type(size) is not int or size < 0:
                 raise ValueError(f"{size!r} is no size")
             self.offset += size
         return leaf
+
+    def _tensor(self, number: Any) -> StoredLeaf:
+        if type(number) is not int or not 0 <= number < len(self.tensors):
+            raise ValueError(f"{number!r} is no number of an earlier tensor")
+        return self.tensors[number]

@@ -11,7 +11,8 @@ import importlib
 import io
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ..errors import MissingDependency, PickleRefused
 from .arrays import Buffer
 from .classes import SCRIPT_MODULES, look_up, reference
+from .tensors import loaded_torch
 
 _PROTOCOL = 5
 """The first protocol that hands out large buffers without a copy. Every supported Python reads it."""
@@ -136,7 +138,48 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         # Callables of libraries that are no plain functions, such as jitted ones, would go by value: as other objects.
         if not isinstance(obj, type) and callable(obj) and (name := reference(obj)) is not None:
             return name.partition(":")[2]
-        return super().reducer_override(obj)
+        return _reduce_torch(obj) or super().reducer_override(obj)
+
+
+def _reduce_torch(value: Any) -> Any:
+    """Return how to pickle a tensor, or the memory of one on the CPU; None for anything else.
+
+    PyTorch pickles memory as an archive of its own: equal tensors have different bytes, which are copied twice, and
+    tensors of newer dtypes cannot be unpickled. This form refers to PyTorch only, so any program can unpickle it.
+    """
+    torch = loaded_torch()
+    if torch is None:
+        return None
+    if isinstance(value, torch.Tensor):
+        return _typed(torch, value.__reduce_ex__(_PROTOCOL))
+    if type(value) is torch.storage.TypedStorage and value._untyped_storage.device.type == "cpu":
+        # Its public attributes warn that it is deprecated.
+        options = {"wrap_storage": value._untyped_storage, "dtype": value.dtype, "_internal": True}
+        typed: Callable[..., Any] = torch.storage.TypedStorage
+        return partial(typed, **options), ()
+    if type(value) is not torch.UntypedStorage or value.device.type != "cpu":
+        return None
+    if not value.nbytes():
+        return torch.UntypedStorage, (0,)
+    return torch.Tensor.untyped_storage, (_TensorBytes(torch.empty(0, dtype=torch.uint8).set_(value).numpy()),)
+
+
+def _typed(torch: Any, part: Any) -> Any:
+    # For newer dtypes, PyTorch pickles a storage without a type, and expects one with a type.
+    if type(part) is torch.UntypedStorage:
+        return torch.storage.TypedStorage(wrap_storage=part, dtype=torch.uint8, _internal=True)
+    return tuple(_typed(torch, one) for one in part) if type(part) is tuple else part
+
+
+class _TensorBytes:
+    """Memory that is pickled as a tensor of bytes."""
+
+    def __init__(self, memory: Any) -> None:
+        self._memory = memory
+
+    def __reduce__(self) -> Any:
+        torch = sys.modules["torch"]
+        return partial(torch.frombuffer, dtype=torch.uint8), (pickle.PickleBuffer(self._memory),)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -37,6 +37,7 @@ from .scalars import (
     kind_of,
     plain_node,
 )
+from .tensors import is_tensor_class
 
 MAX_DEPTH = 200
 """Containers within containers; deeper ones would run into Python's recursion limit."""
@@ -235,6 +236,9 @@ def split(value: Any) -> Branch | None:
     record = record_of(cls)  # type: ignore[arg-type]
     if record is not None:
         return _split_record(value, *record)
+    if is_tensor_class(cls):
+        _LEAF_TYPES.add(cls)
+        return None
     return _split_registered(value)
 
 
@@ -438,7 +442,7 @@ _SPLITTERS: dict[type, Callable[[Any], Branch | None]] = {
     SimpleNamespace: lambda value: _keyed(NAMESPACE, list(vars(value)), list(vars(value).values())),
 }
 _LEAF_TYPES: set[type] = {*WRITERS, bytearray, np.ndarray, np.memmap, Static}
-"""Types known to be leaves; those of JAX arrays are added when the first one is met."""
+"""Types known to be leaves; those of JAX arrays and tensors are added when the first one is met."""
 
 
 @lru_cache(maxsize=1024)
