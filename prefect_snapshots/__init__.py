@@ -17,6 +17,6 @@ def __getattr__(name: str) -> object:
     except AttributeError as error:
         if name.startswith("_"):
             raise
-        from .repository.tracking import hint
+        from .messages import hint
 
         raise AttributeError(f"{__name__} has no public name {name!r}. {hint(name, __all__)}", name=name) from error

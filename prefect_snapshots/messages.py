@@ -1,10 +1,15 @@
-"""Escape untrusted strings in messages: `printable`, and what uses it: errors, the logger, and output of programs."""
+"""Help for messages: escape untrusted strings (`printable`: errors, the logger and the output of programs use it), and
+suggest similar names (`hint`)."""
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
+
+_SEARCHED = 2_000
+"""The most names that are searched for similar ones. More would make an error message take seconds."""
 
 
 def printable(text: str) -> str:
@@ -27,6 +32,33 @@ def last_words(output: str, most: int) -> str:
         '\\\\x1b[1mno disk'
     """
     return printable(" ".join(output.split()))[-most:]
+
+
+def close_names(wanted: object, existing: Iterable[str]) -> list[str]:
+    """Return up to three existing names that are similar to `wanted`, or the last three if there are none."""
+    names = list(existing)
+    return _similar(wanted, names) or names[-3:]
+
+
+def hint(wanted: object, existing: Iterable[str]) -> str:
+    """Return a hint for a message about an unknown name: similar names, or the last three if there are none.
+
+    Example:
+        >>> hint("trian", ["train", "test"]), hint("x", ["train", "test"]), hint("x", ["train"]), hint("x", [])
+        ("Did you mean 'train'?", 'There are: train, test.', "There is only 'train'.", 'There are none.')
+    """
+    names = list(existing)
+    if close := _similar(wanted, names):
+        *others, last = map(repr, close)
+        return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
+    if len(names) < 2:
+        return f"There is only {names[0]!r}." if names else "There are none."
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"There are: {', '.join(names[-3:])}{more}."
+
+
+def _similar(wanted: object, names: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(str(wanted), names[:_SEARCHED], 3, 0.5)
 
 
 class EscapingLogger(logging.LoggerAdapter[Any]):

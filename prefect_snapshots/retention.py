@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from .arguments import checking_names
 from .errors import InvalidArgument
 
 Bucket = tuple[int, ...]
@@ -111,6 +112,7 @@ class CleanupReport:
     freed_later: int = 0
 
 
+@checking_names
 @dataclass(frozen=True)
 class RetentionPolicy:
     """Choose which backups, snapshots, checkpoints or versions to keep.
@@ -131,8 +133,8 @@ class RetentionPolicy:
             item of each group is kept. Only backups have hosts and sources. Default: all items are one group.
 
     Raises:
-        InvalidArgument: The policy keeps nothing, a count is below -1, a duration is malformed, the time zone is
-            unknown, or another value is not one of those above.
+        InvalidArgument: An argument or the time zone is unknown, the policy keeps nothing, a count is below -1, a
+            duration is malformed, or another value is not one of those above.
 
     Example:
         >>> from datetime import UTC, datetime

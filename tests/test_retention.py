@@ -386,6 +386,7 @@ def test_checkpoints_too(tmp_path: Path) -> None:
         {"keep_last": -2},
         {"keep_last": "3"},
         {"keep_last": True},
+        {"keep_lst": 3},
         {"keep_daily_within": ""},
         {"keep_daily_within": "-1d"},
         {"keep_daily_within": "7"},

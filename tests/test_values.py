@@ -761,9 +761,9 @@ def test_like_takes_a_part_too() -> None:
         ({"a": jax.random.key(0), "n": 1}, r"Leaf a: like= has key<fry>\[\], but float32"),
         ({"a": np.ones((2, 3), np.float32), "n": np.ones(())}, r"Leaf n: like= has float64\[\], but int"),
         ({"a": None, "n": 1}, r"Leaf a: like= has None, but float32\[2, 3\]"),
-        ({"a": [1], "n": 1}, r"Leaf a: It is in what is stored, but not in like=, which has 'a/0'"),
-        ({"a": 1}, r"Leaf n: It is in what is stored, but not in like="),
-        ({"a": 1, "n": 1, "m": 2}, r"Leaf m: It is in like=, but not in what is stored"),
+        ({"a": [1], "n": 1}, r"Leaf a: It is in the stored value, but not in like=, which has 'a/0'"),
+        ({"a": 1}, r"Leaf n: It is in the stored value, but not in like="),
+        ({"a": 1, "n": 1, "m": 2}, r"Leaf m: It is in like=, but not in the stored value"),
     ],
 )  # fmt: skip
 def test_like_that_does_not_fit_names_the_path(like: Any, message: str) -> None:
@@ -902,7 +902,7 @@ def test_a_class_that_is_gone_or_changed_is_named(tmp_path: pathlib.Path, monkey
     monkeypatch.delitem(sys.modules, "module_that_changes")
     module.write_text("import dataclasses\n@dataclasses.dataclass\nclass Thing:\n    a: int\n    new: int = 0\n")
     with pytest.raises(
-        LeafError, match=r"Leaf t: .*Thing' is no dataclass with the fields a in this process\. Pass like="
+        LeafError, match=r"Leaf t: .*Thing' is not a dataclass with the fields a in this process\. Pass like="
     ):
         decode(encoded.manifest, body)
     assert decode(encoded.manifest, body, like={"t": {"a": 0}, "u": 0}) == {"t": {"a": 1}, "u": 2}
@@ -1108,7 +1108,7 @@ def test_deep_values_come_back_and_too_deep_ones_are_refused(wrap: Callable[[Any
         again = again[0] if isinstance(again, (list, tuple)) else again["k"] if isinstance(again, dict) else again.inner
     assert again == "leaf"
     for attempt in (encode, lambda value: list(iter_leaves(value))):
-        with pytest.raises(UnserialisableLeaf, match="Containers nest more than 200 deep"):
+        with pytest.raises(UnserialisableLeaf, match="Containers nest more than 200 levels deep"):
             attempt(wrap(value))
 
 

@@ -14,14 +14,14 @@ from types import EllipsisType
 from typing import Any
 
 from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument
-from ..messages import logger
+from ..messages import hint, logger
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader, Stored, Writer, inline
 from ..repository.metadata import clean_metadata
 from ..repository.progress import Progress
 from ..repository.times import from_nanoseconds
-from ..repository.tracking import TrackedStream, hint
+from ..repository.tracking import TrackedStream
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, tree_of

@@ -25,8 +25,8 @@ from ..errors import (
     SnapshotsError,
     UnserialisableValue,
 )
+from ..messages import hint
 from ..repository.location import Buffer
-from ..repository.tracking import hint
 from ..values.pickling import dump, dump_joblib, load, load_joblib, load_numpy, require_pickle
 from .differences import Body, Difference, diff_files, read_body
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
+from ..messages import close_names
 from ..repository.catalog import Event
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
-from ..repository.tracking import close_names
 
 Match = Literal["exact", "asof"]
 VersionLike = int | str | datetime | None

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from ..errors import ArtifactNotFound, DamagedVersion, ReleaseExists
-from ..messages import logger
+from ..messages import hint, logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.repository import Repository
 from ..repository.times import from_nanoseconds
-from ..repository.tracking import TrackedStream, hint
+from ..repository.tracking import TrackedStream
 from .history import ArtifactHistory, Match, StoredVersion, is_time
 from .infos import Release
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from ..errors import ArtifactNotFound
+from ..messages import hint
 from ..repository.names import check_name
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
-from ..repository.tracking import TrackedStream, hint
+from ..repository.tracking import TrackedStream
 from .artifact import Artifact
 from .history import ArtifactHistory
 from .releases import Releases

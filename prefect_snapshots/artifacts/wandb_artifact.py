@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidArgument, NotSupported, StorageError
+from ..messages import close_names
 from ..repository.contents import ContentReader
 from ..repository.progress import Progress
 from ..repository.times import parse_time, to_nanoseconds
-from ..repository.tracking import close_names
 from ..retention import CleanupReport, RetentionPolicy
 from ..trees.restoring import write_tree
 from .differences import Difference, diff_files, diff_folders

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Literal, TypeAlias
 
+from ..arguments import checking_names
 from ..errors import BackupFailed, InvalidArgument, RestoreFailed
 from ..messages import last_words, logger, printable
 from .interruption import terminable
@@ -72,6 +73,7 @@ def _is_hook(hook: object) -> bool:
     return isinstance(hook, list | tuple) and all(isinstance(word, str) for word in hook) and bool(hook and hook[0])
 
 
+@checking_names
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
     """Commands and functions to run before and after backups and restores, in order.

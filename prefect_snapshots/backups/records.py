@@ -19,9 +19,9 @@ import msgspec
 
 from ..documents.texts import count_text
 from ..errors import BackupNotFound
+from ..messages import hint
 from ..repository.catalog import Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
-from ..repository.tracking import hint
 from ..retention import PINNED
 from .directories import SourceSummary
 from .journal import RestoreRecord, apply_restore_event

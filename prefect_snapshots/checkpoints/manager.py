@@ -11,10 +11,11 @@ import numpy as np
 
 from ..documents import Document
 from ..errors import CheckpointNotFound, IntegrityError, InvalidArgument, Pinned
+from ..messages import hint
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
 from ..repository.times import from_nanoseconds
-from ..repository.tracking import TrackedStream, hint
+from ..repository.tracking import TrackedStream
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .batches import DONE
 from .differences import CheckpointDiff, compare

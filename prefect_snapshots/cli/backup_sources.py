@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,16 +159,16 @@ class HookOptions:
         from ..backups import Hooks
         from ..backups.single_files import split_command
 
-        limit = {} if self.hook_timeout is None else {"timeout": self.hook_timeout}
+        limit: dict[str, Any] = {} if self.hook_timeout is None else {"timeout": self.hook_timeout}
         if self.before or self.after:
             before, after = (
                 [split_command(text, f"The command {text!r}") for text in each] for each in (self.before, self.after)
             )
             return Hooks(before_backup=before, before_restore=before, after_backup=after, after_restore=after, **limit)
         try:
-            return Hooks(**{**configured, **limit})
-        except TypeError as error:
-            raise InvalidArgument(f"The hooks in pyproject.toml have an unknown key: {error}.") from None
+            return replace(Hooks(**configured), **limit)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"The hooks in pyproject.toml are not valid: {error}") from None
 
 
 AS_CONFIGURED = SourceOptions()

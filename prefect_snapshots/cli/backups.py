@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, Pinned, SnapshotsError
+from ..messages import hint
 from .backup_sources import (
     AS_CONFIGURED,
     HOOKS_AS_CONFIGURED,
@@ -113,7 +114,6 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
     from ..backups import list_names
-    from ..repository.tracking import hint
 
     repository = _opened(session)
     names = _names(repository, name)

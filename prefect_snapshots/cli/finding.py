@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound
+from ..messages import hint
 from ..repository import Repository
 from ..repository.names import check_name
-from ..repository.tracking import hint
 from ..snapshots import SnapshotManager, list_names
 from ..snapshots.backends import Durable
 from ..snapshots.records import Record, finder

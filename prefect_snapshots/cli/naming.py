@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InvalidArgument, SnapshotsError
+from ..messages import hint
 
 LATEST = "latest"
 
@@ -41,7 +42,6 @@ def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsEr
             return meant[0]
         if meant:
             raise InvalidArgument(f"Several names of a {what} begin with {wanted!r}: {_some(meant)}. Type more of it.")
-    from ..repository.tracking import hint  # the commands start without the repository
 
     raise error(f"There is no {what} {wanted!r}. {hint(wanted, reversed(known))}")
 

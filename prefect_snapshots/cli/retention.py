@@ -83,9 +83,10 @@ def policy_of(options: RetentionOptions | None, configured: Mapping[str, Any]) -
     if set(given) - _HOW:
         return RetentionPolicy(**{"keep_last": 0, "keep_weekly_within": None, **given})
     try:
-        return RetentionPolicy(**{**configured, **given})
-    except TypeError as error:
-        raise InvalidArgument(f"The retention in pyproject.toml has an unknown key: {error}.") from None
+        policy = RetentionPolicy(**configured)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"The retention in pyproject.toml is not valid: {error}") from None
+    return dataclasses.replace(policy, **given)
 
 
 def required_policy(options: RetentionOptions) -> RetentionPolicy:

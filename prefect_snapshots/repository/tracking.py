@@ -2,15 +2,13 @@
 
 A kind defines the meaning of its events by its *state*, to which they are applied one by one. `TrackedStream` does what
 is the same for all kinds: it reads before it decides, creates no repository if there is nothing to change, commits in
-the order of the calls, never makes a reader wait for an upload, and assigns damage to a version. `hint` suggests
-similar names if something is not found.
+the order of the calls, never makes a reader wait for an upload, and assigns damage to a version.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 from ..errors import DamagedVersion, IntegrityError
@@ -145,26 +143,3 @@ def damage_of(label: str) -> Iterator[None]:
         raise
     except IntegrityError as error:
         raise DamagedVersion(label, "", str(error)) from error
-
-
-def close_names(wanted: object, existing: Iterable[str]) -> list[str]:
-    """Return up to three existing names that are similar to `wanted`, or the last three if there are none."""
-    names = list(existing)
-    return difflib.get_close_matches(str(wanted), names, 3, 0.5) or names[-3:]
-
-
-def hint(wanted: object, existing: Iterable[str]) -> str:
-    """Return a hint for a message about an unknown name: similar names, or the last three if there are none.
-
-    Example:
-        >>> hint("trian", ["train", "test"]), hint("x", ["train", "test"]), hint("x", ["train"]), hint("x", [])
-        ("Did you mean 'train'?", 'There are: train, test.', "There is only 'train'.", 'There are none.')
-    """
-    names = list(existing)
-    if close := difflib.get_close_matches(str(wanted), names, 3, 0.5):
-        *others, last = map(repr, close)
-        return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
-    if len(names) < 2:
-        return f"There is only {names[0]!r}." if names else "There are none."
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return f"There are: {', '.join(names[-3:])}{more}."

@@ -13,10 +13,10 @@ from typing import Any, Generic, Literal, cast
 from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotNotFound
+from ..messages import hint
 from ..repository.catalog import Event
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds
-from ..repository.tracking import hint
 
 T = TypeVar("T", default=Any)
 

@@ -1,16 +1,17 @@
 """Convert Python values to bytes and back: any object, or a JAX pytree, as a manifest and a body.
 
-The *manifest* describes the structure of a value and holds its small plain values. The *body* is the bytes of the
-larger leaves, end to end in the order of the tree. Arrays, scalars, containers of the standard library, named tuples,
-dataclasses, JAX arrays and PyTorch tensors need no pickle (`scalars`, `arrays`, `tensors` and `structure` list them).
-Everything else becomes one pickled leaf, whose large buffers are part of the body like those of arrays. A dataclass or
-named tuple of the running script, or of a function, is stored by field like any other, with its class pickled beside.
+The *manifest* describes the structure of a value and contains its small plain values. The *body* contains the bytes of
+the larger leaves, one after another in the order of the tree. Arrays, scalars, containers of the standard library,
+named tuples, dataclasses, JAX arrays and PyTorch tensors need no pickle (`scalars`, `arrays`, `tensors` and `structure`
+list them). Everything else becomes one pickled leaf, and its large buffers are part of the body, like those of arrays.
+A dataclass or named tuple that is defined in the running script or in a function is stored by field like any other, and
+its class is pickled, too.
 
 Equal values give equal bytes in every process, except for what is pickled. Decoding trusts nothing: damaged or hostile
 bytes raise `IntegrityError`, and nothing is unpickled unless you pass `allow_pickle=True`.
 
-This package knows no repository: snapshots, checkpoints and artifacts choose where the bytes live. `encode` and
-`decode` are all that most callers need; `pickling` is the one module that unpickles.
+This package does not know about repositories: snapshots, checkpoints and artifacts choose where to store the bytes.
+Most callers need only `encode` and `decode`. `pickling` is the only module that unpickles.
 
 Example:
     >>> from prefect_snapshots.values import MemoryBody, decode, encode

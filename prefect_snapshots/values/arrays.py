@@ -1,7 +1,7 @@
-"""Arrays: what their bytes are, and how they come back.
+"""Convert arrays to bytes and back.
 
-NumPy arrays and JAX arrays are written alike: dtype, shape and the elements' bytes, handed on without a copy wherever
-the memory is contiguous. JAX is never imported to write; it is imported to read an array that was one.
+NumPy arrays and JAX arrays are written in the same way: dtype, shape, and the bytes of the elements, without a copy if
+the memory is contiguous. JAX is never imported for writing. It is imported for reading a value that was a JAX array.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from .dtypes import dtype_node, parse_dtype
 Buffer = memoryview | bytes | bytearray
 
 FORTRAN, WEAK = 1, 2
-"""Flags: elements lie in Fortran order; the JAX array is weakly typed, as `jnp.asarray(1.0)` is."""
+"""Flags: the elements are in Fortran order; the JAX array is weakly typed, like `jnp.asarray(1.0)`."""
 
 _CASTABLE = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))
-"""Dtypes that the buffer protocol and `memoryview.cast` know."""
+"""Dtypes that the buffer protocol and `memoryview.cast` support."""
 _DIMENSIONS = 64
-"""Most dimensions of an array: what NumPy 2 allows."""
+"""The most dimensions of an array: the limit of NumPy 2."""
 _ALIGNMENT = 64
-"""What JAX asks of memory that it adopts on the CPU instead of copying it."""
+"""The alignment in bytes of memory that JAX adopts on the CPU. It would copy any other memory."""
 
 
 class ArraySpec(NamedTuple):
-    """What an array is, without its elements."""
+    """The description of an array, without its elements."""
 
     dtype: np.dtype[Any]
-    """Of a key array: that of the data below it."""
+    """The dtype of the elements; for an array of random keys, that of their raw data."""
     shape: tuple[int, ...]
-    """Likewise."""
+    """The shape of the array; for an array of random keys, that of their raw data."""
     flags: int
     implementation: str | None = None
-    """Of an array of random keys: its generator."""
+    """The generator, for an array of random keys."""
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +56,7 @@ _name = lru_cache(str)
 
 
 class NotAnArrayOfBytes(Exception):
-    """The elements are not plain bytes: only pickle can store this array."""
+    """The elements are not plain bytes, so only pickle can store this array."""
 
 
 class NotAtHand(Exception):
@@ -64,9 +64,9 @@ class NotAtHand(Exception):
 
 
 def loaded_jax() -> Any:
-    """JAX, if this process has imported it, else None: without it there is no JAX array to recognise."""
+    """Return JAX if this process has imported it, or else None, because then there cannot be any JAX arrays."""
     jax = sys.modules.get("jax")
-    # while another thread is importing it, it is there in part
+    # while another thread imports it, it may be incomplete
     return jax if hasattr(jax, "Array") and hasattr(jax, "tree_util") else None
 
 
@@ -74,7 +74,7 @@ def loaded_jax() -> Any:
 
 
 class Parts(NamedTuple):
-    """What is written of an array."""
+    """The parts of an array that are written."""
 
     dtype: Any
     """The manifest form."""
@@ -82,14 +82,15 @@ class Parts(NamedTuple):
     shape: tuple[int, ...]
     nbytes: int
     read: Callable[[], Buffer]
-    """Gives the elements; waits for a copy from a device that was started already."""
+    """Returns the elements. May wait for a copy from a device, which has already started."""
     implementation: str | None = None
 
 
 def numpy_parts(array: NDArray[Any]) -> Parts:
-    """
+    """Return the parts of a NumPy array.
+
     Raises:
-        NotAnArrayOfBytes: its elements are objects or strings of variable width.
+        NotAnArrayOfBytes: Its elements are objects or strings of variable width.
     """
     dtype = dtype_node(array.dtype)
     if dtype is None:
@@ -104,7 +105,7 @@ def numpy_parts(array: NDArray[Any]) -> Parts:
 
 
 def bytes_of(array: NDArray[Any]) -> memoryview:
-    """The memory of a contiguous array, as flat bytes."""
+    """Return the memory of a contiguous array as flat bytes."""
     if array.size == 0:
         return memoryview(b"")
     if array.dtype in _CASTABLE:
@@ -113,10 +114,10 @@ def bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def jax_parts(array: Any) -> Parts:
-    """For random keys, dtype and shape are those of the data below.
+    """Return the parts of a JAX array. For random keys, dtype and shape are those of their raw data.
 
     Raises:
-        NotAtHand: the array is traced, deleted, or spread over several processes.
+        NotAtHand: The array is traced, deleted, or spread over several processes.
     """
     jax = loaded_jax()
     if isinstance(array, jax.core.Tracer):
@@ -155,9 +156,9 @@ def _reader(array: Any, dtype: np.dtype[Any], nbytes: int) -> Callable[[], Buffe
 
 
 def _local(array: Any) -> Any:
-    """A new array over the memory of one device, on its way to the host.
+    """Return a new array over the memory of one device, and start to copy it to the host.
 
-    JAX keeps the copy on the host as long as the array it was made of: that must not be the caller's array.
+    JAX keeps the copy on the host for as long as the array that was copied. So this must not be the caller's array.
     """
     local = array.addressable_data(0)
     local.copy_to_host_async()
@@ -175,19 +176,19 @@ def _joined(shape: tuple[int, ...], dtype: np.dtype[Any], parts: Sequence[tuple[
 
 
 def array_spec(dtype: Any, flags: Any, shape: Sequence[Any], nbytes: int, implementation: Any = None) -> ArraySpec:
-    """What a manifest says of an array.
+    """Return the description of an array from a manifest.
 
     Raises:
-        ValueError: it contradicts itself.
-        Unavailable, MissingDependency: its dtype does not exist here.
+        ValueError: It is not valid.
+        Unavailable, MissingDependency: The dtype does not exist here.
     """
     for number in (flags, *shape):
         if type(number) is not int or number < 0:
-            raise ValueError(f"{shape} with flags {flags!r} is no shape")
+            raise ValueError(f"{shape} with flags {flags!r} is not a shape")
     if len(shape) > _DIMENSIONS:
         raise ValueError(f"{len(shape)} dimensions are too many")
     if type(implementation) not in (str, type(None)):
-        raise ValueError(f"{implementation!r} is no random number generator")
+        raise ValueError(f"{implementation!r} is not a random number generator")
     spec = ArraySpec(parse_dtype(dtype), tuple(shape), flags, implementation)
     if spec.nbytes != nbytes or not spec.dtype.itemsize:
         raise ValueError(f"{spec.dtype_name}{spec.shape} does not have {nbytes} bytes")
@@ -195,11 +196,11 @@ def array_spec(dtype: Any, flags: Any, shape: Sequence[Any], nbytes: int, implem
 
 
 def empty(spec: ArraySpec, *, aligned: bool) -> tuple[NDArray[Any], memoryview]:
-    """A new writable array, and its memory, to be filled in the order in which it was written.
+    """Return a new writable array, and its memory in the order in which the elements were written.
 
     Args:
-        spec: what to make.
-        aligned: whether its memory shall be such that JAX can adopt it.
+        spec: The description of the array.
+        aligned: Whether to align its memory so that JAX can adopt it.
     """
     shape = spec.shape[::-1] if spec.flags & FORTRAN else spec.shape
     if aligned:
@@ -212,10 +213,11 @@ def empty(spec: ArraySpec, *, aligned: bool) -> tuple[NDArray[Any], memoryview]:
 
 
 def check_jax(spec: ArraySpec) -> None:
-    """
+    """Check that JAX can hold an array without changing it.
+
     Raises:
         MissingDependency: JAX is not installed.
-        Unavailable: JAX would change the dtype, or does not know the generator of keys.
+        Unavailable: JAX would change the dtype, or does not know the generator of the keys.
     """
     jax = _jax()
     if spec.implementation is not None:
@@ -229,10 +231,10 @@ def check_jax(spec: ArraySpec) -> None:
 
 @lru_cache
 def key_form(implementation: str) -> tuple[Any, int]:
-    """The dtype of an array of random keys, and how many dimensions the data below have more.
+    """Return the dtype of an array of random keys, and how many more dimensions its raw data has.
 
     Raises:
-        Unavailable: JAX knows no generator of this name.
+        Unavailable: JAX has no generator with this name.
     """
     jax = _jax()
     try:
@@ -243,10 +245,10 @@ def key_form(implementation: str) -> tuple[Any, int]:
 
 
 def to_jax(arrays: Sequence[tuple[NDArray[Any], ArraySpec, Any]]) -> list[Any]:
-    """JAX arrays with the contents of freshly filled NumPy ones, whose memory they adopt where JAX can.
+    """Return JAX arrays with the contents of new NumPy arrays. JAX adopts their memory if it can.
 
     Args:
-        arrays: each with what it is, and the sharding to put it onto, or None for JAX's default device.
+        arrays: Each array with its description and its sharding, or None for JAX's default device.
     """
     if not arrays:
         return []
@@ -271,7 +273,7 @@ def _finish(jax: Any, array: Any, spec: ArraySpec, sharding: Any) -> Any:
         keys = jax.random.wrap_key_data(array, impl=spec.implementation)
         return keys if sharding is None else jax.device_put(keys, sharding)
     if spec.flags & WEAK:
-        # JAX has no public function for it; 1.0 * array would make a strong type
+        # JAX has no public function to make a weak type, and 1.0 * array would make a strong one
         return jax.lax.convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
     return array
 

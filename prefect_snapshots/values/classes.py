@@ -1,7 +1,7 @@
 """Classes by name.
 
-A class is stored as a *reference*, `module:qualname`. A reference is data: it is looked up in the dictionaries of
-modules, never evaluated, and what is found is used only after the caller has checked what it is.
+A class is stored as a *reference*, `module:qualname`. A reference is looked up in the dictionaries of modules and never
+evaluated. The caller checks the type of the object that it finds before using it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import sys
 from typing import Any
 
 SCRIPT_MODULES = ("__main__", "__mp_main__")
-"""The names of the running script. A worker of `multiprocessing` calls the script that started it by the second one."""
+"""The module names of the running script. In a worker of `multiprocessing`, the script of the parent has the second."""
 
 
 class Unavailable(Exception):
-    """What a manifest names (a class, a member, a time zone, a dtype) does not exist here: see the message."""
+    """A class, member, time zone or dtype of a manifest does not exist here. The message names it."""
 
 
 def reference(cls: Any) -> str | None:
-    """`module:qualname`, or None for a class that another process would not find by it.
+    """Return the reference of a class, or None if another process could not find the class by it.
 
-    That is a class of the running script or notebook (`__main__`), one defined inside a function, and one whose name
-    was given to something else since.
+    It could not if the class is defined in the running script or notebook (`__main__`) or inside a function, or if its
+    name now refers to something else.
     """
     module, name = getattr(cls, "__module__", None), getattr(cls, "__qualname__", None)
     if type(module) is not str or type(name) is not str or module in SCRIPT_MODULES:
@@ -31,14 +31,14 @@ def reference(cls: Any) -> str | None:
 
 
 def find_class(name: str, *, importing: bool) -> type:
-    """The class that a reference names.
+    """Return the class that a reference names.
 
     Args:
-        name: the reference.
-        importing: whether its module may be imported. If not, it must have been imported already.
+        name: The reference.
+        importing: Whether its module may be imported. If not, only modules that are already imported are searched.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: There is no such class.
     """
     module = name.partition(":")[0]
     if importing and module not in sys.modules:
@@ -57,7 +57,8 @@ def find_class(name: str, *, importing: bool) -> type:
 
 
 def look_up(name: str) -> Any:
-    """What a reference names among imported modules, or None. Runs no code: module `__getattr__` is not asked."""
+    """Return the object that a reference names in an imported module, or None. Runs no code, not even a module's
+    `__getattr__`."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):

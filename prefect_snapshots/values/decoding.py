@@ -1,4 +1,4 @@
-"""Bytes -> values. The words are those of `values`."""
+"""Decode bytes to values. See the package `values` for the vocabulary."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from .tensors import check_torch, is_tensor_class, make, new_memory
 
 
 class BodyReader(Protocol):
-    """Where a body is read from."""
+    """The source of the bytes of a body."""
 
     @property
     def body_size(self) -> int:
@@ -72,7 +72,7 @@ class MemoryBody:
     """A body in memory, as the reader that `decode` takes.
 
     Args:
-        data: the bytes of the body.
+        data: The bytes of the body.
     """
 
     def __init__(self, data: Buffer) -> None:
@@ -84,7 +84,7 @@ class MemoryBody:
         return len(self._data)
 
     def read_into(self, targets: Sequence[tuple[int, memoryview]]) -> None:
-        """Copy the bytes from each offset on into the buffer beside it."""
+        """Copy the bytes from each offset on into its buffer."""
         for offset, view in targets:
             view[:] = self._data[offset : offset + len(view)]
 
@@ -97,29 +97,30 @@ def decode(
     like: Any = None,
     allow_pickle: bool = True,
 ) -> Any:
-    """The value that was encoded, or a part of it.
+    """Return the encoded value, or a part of it.
 
-    Arrays come back in new writable memory, JAX arrays on JAX's default device. All bytes that are needed are read by
-    one call.
+    Arrays are returned in new writable memory, and JAX arrays on JAX's default device. All bytes that are needed are
+    read with one call.
 
     Args:
-        manifest: of the value.
-        body: reads its body.
-        leaves: patterns of paths (`encoder/**`, `**/bias`, see `paths.matcher`). Only matching leaves are read. Dicts
-            and sets keep what leads to a match; other containers keep their shape and have `...` elsewhere.
-        like: a value whose containers, of any type, have the same paths. It gives the types of containers, what JAX
-            knows as static, and for each array (or `jax.ShapeDtypeStruct`) whether it comes back as NumPy or JAX and
-            onto which sharding. Shapes and dtypes must be equal; a stored Python number fits a JAX scalar, and stays a
-            number. Leaves of `like` that are no arrays take what is stored.
-        allow_pickle: whether what was pickled may be unpickled, and modules of classes may be imported.
+        manifest: The manifest of the value.
+        body: The reader of its body.
+        leaves: Patterns of paths (`encoder/**`, `**/bias`, see `paths.matcher`). Only matching leaves are read. Dicts
+            and sets contain only what leads to a match. Other containers keep their shape, with `...` for other leaves.
+            Default: all leaves.
+        like: A value with the same paths. Its containers may have other types. It determines the types of the
+            containers, the static fields of JAX, and for each array (or `jax.ShapeDtypeStruct`) whether to return NumPy
+            or JAX, with which sharding. Shapes and dtypes must be equal. A stored Python number matches a JAX scalar,
+            and stays a number. A leaf of `like` that is not an array matches anything. Default: as it was stored.
+        allow_pickle: Whether pickled leaves may be unpickled, and the modules of classes imported.
 
     Raises:
-        IntegrityError: the manifest is damaged.
-        UnsupportedFormat: a newer version wrote it.
-        PickleRefused: a wanted leaf was pickled, and `allow_pickle` is False.
-        StructureMismatch: the value does not look `like` this.
-        LeafError: no leaf matches, or one cannot be made here: its class is gone, its time zone unknown.
-        MissingDependency: JAX is needed and not installed.
+        IntegrityError: The manifest is damaged.
+        UnsupportedFormat: A newer version wrote it.
+        PickleRefused: A leaf that you selected was pickled, and `allow_pickle` is False.
+        StructureMismatch: The value does not have the structure of `like`.
+        LeafError: No leaf matches, or one cannot be made here, for example because its class or time zone is missing.
+        MissingDependency: JAX is needed, but not installed.
 
     Example:
         >>> from prefect_snapshots.values import MemoryBody, encode
@@ -137,22 +138,22 @@ def decode(
 def decode_leaves(
     manifest: bytes, body: BodyReader, paths: Collection[str] | None = None, *, allow_pickle: bool = True
 ) -> dict[str, Any]:
-    """Leaves by path. Containers are not put together, so their classes need not exist here.
+    """Return leaves by path. No containers are built, so their classes need not exist here.
 
     Args:
-        manifest: of the value.
-        body: reads its body.
-        paths: of the leaves, as `describe` names them; others are ignored. Default: all leaves.
-        allow_pickle: whether what was pickled may be unpickled, and modules of enums may be imported.
+        manifest: The manifest of the value.
+        body: The reader of its body.
+        paths: The paths of the leaves, as `describe` returns them. Unknown paths are ignored. Default: all leaves.
+        allow_pickle: Whether pickled leaves may be unpickled, and the modules of enums imported.
 
     Raises:
-        IntegrityError, UnsupportedFormat, PickleRefused, LeafError, MissingDependency: as `decode`.
+        IntegrityError, UnsupportedFormat, PickleRefused, LeafError, MissingDependency: As for `decode`.
     """
     return _Decoder(manifest, body, allow_pickle).leaves(paths)
 
 
 class _Target(NamedTuple):
-    """Where an array shall be."""
+    """The library and the devices for an array."""
 
     on_jax: bool
     sharding: Any = None
@@ -162,23 +163,23 @@ class _Target(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """A leaf on its way: the buffers that its bytes go to, and what makes the value of them."""
+    """A leaf while it is read: the buffers for its bytes, and the function that makes the value from them."""
 
     views: list[memoryview]
     finish: Callable[[], Any]
     jax: tuple[ArraySpec, Any] | None = None
-    """For an array that goes to JAX: what it is, and onto which sharding."""
+    """The description and sharding, for an array that becomes a JAX array."""
 
 
 _Wanted = tuple[Any, _Target | None]
-"""A leaf, and where its array shall be; None for where it was."""
+"""A leaf, and the target for its array; None for the same library as before."""
 
 
 class _Decoder:
     def __init__(self, manifest: bytes, body: BodyReader, allow_pickle: bool) -> None:
         stored = parse(manifest)
         if stored.nbytes != body.body_size:
-            raise damaged(f"it describes a body of {stored.nbytes} bytes, and there are {body.body_size}")
+            raise damaged(f"it describes a body of {stored.nbytes} bytes, but the body has {body.body_size}")
         self._root = stored.root
         self._entries = stored.classes
         self._classes: dict[int, type] = {}
@@ -205,7 +206,9 @@ class _Decoder:
         static = {path for path, form in asked if type(form) is Static and form is not PLACEHOLDER}
         below = tuple(f"{path}/" for path in static)
         stored = {path: leaf for path, leaf in stored.items() if path not in static and not path.startswith(below)}
-        same_paths(stored, {path: form for path, form in asked if type(form) is not Static}, "what is stored", "like=")
+        same_paths(
+            stored, {path: form for path, form in asked if type(form) is not Static}, "the stored value", "like="
+        )
         wanted: list[_Wanted] = [
             (form, None) if type(form) is Static else (stored[path], _target(path, stored[path], form))
             for path, form in asked
@@ -219,7 +222,7 @@ class _Decoder:
         return dict(zip(wanted, found, strict=True))
 
     def _restore(self, wanted: Sequence[_Wanted]) -> list[Any]:
-        """The values of leaves. Reads all their bytes at once."""
+        """Return the values of leaves. All their bytes are read with one call."""
         found: list[Any] = [leaf.value if type(leaf) is Static else leaf for leaf, _ in wanted]
         readings: dict[int, _Reading] = {}
         tensors = _TensorReadings()
@@ -270,7 +273,7 @@ class _Decoder:
             return load(stream, buffers, allow_pickle=self._allow_pickle)
         except PickleRefused:
             raise
-        except Exception as error:  # any object's own code runs here
+        except Exception as error:  # code of the pickled objects runs here
             raise LeafError(path_of(self._root, item), f"It cannot be unpickled ({error!r}).") from error
 
     def _finish(self, leaf: StoredLeaf, reading: _Reading) -> Any:
@@ -282,7 +285,7 @@ class _Decoder:
     # --- branches
 
     def _resolve(self, branch: Branch) -> None:
-        """Find the class, and what else it takes to put a stored branch together."""
+        """Find the keys, the class and whatever else is needed to build the container of a stored branch."""
         try:
             if branch.keys is not None:
                 branch.names = [plain_value(key, self._find_enum) for key in branch.keys]
@@ -296,17 +299,17 @@ class _Decoder:
         return find_class(name, importing=self._allow_pickle)
 
     def _find_record(self, branch: Branch) -> type:
-        """The class of a named tuple or dataclass, which must have the fields that were stored."""
+        """Return the class of a named tuple or dataclass, after checking that it has the stored fields."""
         number, expected = branch.maker, (branch.kind, tuple(branch.names))
         if type(number) is not int or number < 0:
-            raise ValueError(f"{number!r} is no number of a class")
+            raise ValueError(f"{number!r} is not the number of a class")
         if number not in self._classes:
             entry = self._entries[number]
             name, by_value = (entry, None) if type(entry) is str else entry
             found = self._find_by_name(name, expected, by_value is None)
             self._classes[number] = found or self._find_by_value(branch, name, by_value)
         if record_of(self._classes[number]) != expected:
-            raise ValueError(f"class {number} is no {branch.kind.name} of {branch.names}")
+            raise ValueError(f"class {number} is not a {branch.kind.name} with the fields {branch.names}")
         return self._classes[number]
 
     def _find_by_name(self, name: str, expected: tuple[Kind, tuple[str, ...]], required: bool) -> type | None:
@@ -315,7 +318,9 @@ class _Decoder:
             if record_of(found) == expected:
                 return found
             fields = ", ".join(expected[1])
-            raise Unavailable(f"Its class {name!r} is no {expected[0].name} with the fields {fields} in this process.")
+            raise Unavailable(
+                f"Its class {name!r} is not a {expected[0].name} with the fields {fields} in this process."
+            )
         except Unavailable:
             if required:
                 raise
@@ -326,7 +331,7 @@ class _Decoder:
             require_pickle(False, f"Its class {name!r} was", path_of(self._root, branch))
         found = self._unpickle(branch, pickled)
         if not isinstance(found, type):
-            raise ValueError(f"what was stored for {name!r} is no class")
+            raise ValueError(f"the object stored for {name!r} is not a class")
         return found
 
     def _refuse_registered(self, branch: Branch) -> Any:
@@ -350,7 +355,7 @@ _ARRAYS = (ARRAY, JAX_ARRAY, JAX_KEYS)
 def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     spec = array_spec_of(leaf)
     if spec is None:
-        raise ValueError("no array")
+        raise ValueError("the leaf is not an array")
     on_jax = leaf.node[0] != ARRAY if target is None else target.on_jax
     if on_jax:
         check_jax(spec)
@@ -395,7 +400,7 @@ def _open_memory(size: int, make: Callable[[bytearray], Any]) -> _Reading:
 
 
 def _open_bytes(size: int) -> _Reading:
-    stream = io.BytesIO(bytes(size))  # gives its memory away as bytes without a copy
+    stream = io.BytesIO(bytes(size))  # passes its memory on as bytes, without a copy
     return _Reading([stream.getbuffer()], stream.getvalue)
 
 
@@ -408,14 +413,14 @@ _OPENERS: dict[int, Callable[[int], _Reading]] = {
 
 
 _NUMBERS: dict[type, str] = {bool: "b", int: "iu", float: "f"}
-"""The kinds of dtypes that JAX takes Python's numbers for."""
+"""The kinds of dtypes to which JAX converts each type of Python number."""
 
 
 def _target(path: str, leaf: Any, form: Any) -> _Target | None:
-    """Where `like` wants an array; None for a leaf that is to be as it was.
+    """Return the target that `like` gives for a leaf, or None for a leaf to return as it was stored.
 
     Raises:
-        StructureMismatch: what is stored is another array, or none.
+        StructureMismatch: The stored leaf is not an array, or has another shape or dtype.
     """
     if is_tensor_class(type(form)):
         return _tensor_target(path, leaf, form)
@@ -453,7 +458,7 @@ def _tensor_target(path: str, leaf: Any, form: Any) -> _Target | None:
 
 
 def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
-    """Dtype, shape and target that a leaf of `like` stands for, if it is an array."""
+    """Return the dtype, shape and target that a leaf of `like` requires, or None if it is not an array."""
     if isinstance(form, np.ndarray):
         return form.dtype, form.shape, _Target(on_jax=False)
     jax = loaded_jax()

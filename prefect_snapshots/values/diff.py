@@ -1,4 +1,4 @@
-"""What changed between two values, leaf by leaf."""
+"""Compare two values leaf by leaf."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
 
 @dataclass(frozen=True, slots=True)
 class LeafDifference:
-    """How one leaf of two values differs."""
+    """The difference between two values at one leaf."""
 
     path: str
     kind: Literal["equal", "changed", "added", "removed"]
     old: str | None
-    """`float32[3, 4]` for an array, a short `repr` of anything else; None if it was added."""
+    """The old leaf: dtype and shape of an array, as in `float32[3, 4]`, a short `repr` of anything else, or None if the
+    leaf was added."""
     new: str | None
-    """Likewise; None if it was removed."""
+    """The new leaf in the same form; None if it was removed."""
     elements: int | None = None
-    """Elements of each array, where both have the same shape."""
+    """The number of elements of each array, if both have the same shape."""
     changed: int | None = None
-    """How many of them differ. NaN equals NaN."""
+    """The number of elements that differ. NaN equals NaN."""
     max_abs: float | None = None
-    """The largest absolute difference between numbers; NaN where one became NaN."""
+    """The largest absolute difference between numbers; NaN if a number changed to or from NaN."""
     mean_abs: float | None = None
     """The mean absolute difference, over all elements."""
     relative_l2: float | None = None
@@ -49,14 +50,14 @@ class LeafDifference:
 
 
 class Contents(BodyReader, Protocol):
-    """A body that can tell equal bytes without reading them."""
+    """A body that can recognise identical bytes without reading them."""
 
     def identity(self, offset: int, length: int) -> object:
-        """Something that is equal only where the bytes are equal."""
+        """Return a value that is equal only for identical bytes."""
 
 
 def diff_values(a: Any, b: Any) -> list[LeafDifference]:
-    """The leaves that differ between two values, in order of their paths.
+    """Return the leaves that differ between two values, in the order of their paths.
 
     Example:
         >>> [(d.path, d.kind, d.old, d.new) for d in diff_values({"a": 1, "b": 2}, {"b": 3, "c": 4})]
@@ -69,18 +70,18 @@ def diff_values(a: Any, b: Any) -> list[LeafDifference]:
 def diff_contents(
     a: tuple[bytes, Contents], b: tuple[bytes, Contents], *, allow_pickle: bool = True
 ) -> list[LeafDifference]:
-    """The leaves that differ between two encoded values, in order of their paths.
+    """Return the leaves that differ between two encoded values, in the order of their paths.
 
     Leaves that share their stored bytes are not read.
 
     Args:
-        a: manifest and body of the old value.
-        b: manifest and body of the new value.
-        allow_pickle: whether leaves that were pickled and differ may be unpickled.
+        a: The manifest and body of the old value.
+        b: The manifest and body of the new value.
+        allow_pickle: Whether pickled leaves that differ may be unpickled.
 
     Raises:
-        IntegrityError: a manifest or body is damaged.
-        PickleRefused: a pickled leaf differs, and `allow_pickle` is False.
+        IntegrityError: A manifest or body is damaged.
+        PickleRefused: A pickled leaf differs, and `allow_pickle` is False.
     """
     (old_manifest, old_body), (new_manifest, new_body) = a, b
     before = {leaf.path: leaf for leaf in describe(old_manifest)}
@@ -98,8 +99,8 @@ def compare(old: Any, new: Any, path: str = "") -> LeafDifference:
     """Compare two leaves.
 
     Args:
-        old, new: arrays, scalars or any other objects.
-        path: goes into the result.
+        old, new: Arrays, scalars or any other objects.
+        path: The path of the leaf, for the result.
 
     Example:
         >>> difference = compare(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
@@ -129,14 +130,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any], common: Collection[st
 
 
 def _is_shared(old: LeafInfo, old_body: Contents, new: LeafInfo, new_body: Contents) -> bool:
-    """Whether two leaves are the same stored bytes, read in the same way."""
+    """Return whether two leaves have the same stored bytes and the same type."""
     if not old.nbytes or replace(old, offset=new.offset) != new:
         return False
     return old_body.identity(old.offset, old.nbytes) == new_body.identity(new.offset, new.nbytes)
 
 
 def _is_equal(old: Any, new: Any) -> bool:
-    """Whether two objects are stored as the same bytes, or call themselves equal."""
+    """Return whether two objects are stored as the same bytes, or compare as equal."""
     if type(old) is not type(new):
         return False
     try:
@@ -144,10 +145,10 @@ def _is_equal(old: Any, new: Any) -> bool:
         if before.manifest == after.manifest and before.buffers == after.buffers:
             return True
     except UnserialisableLeaf:
-        pass  # leaves of a manager in memory need not be
+        pass  # values that were never stored may have leaves that cannot be encoded
     try:
         return bool(old == new)
-    except Exception:  # any object's own code runs here, and tables refuse to be one truth value
+    except Exception:  # code of arbitrary objects runs here, and a comparison of tables has no single truth value
         return False
 
 
@@ -165,7 +166,8 @@ def _text(leaf: Any) -> str:
 
 
 def _as_array(leaf: Any) -> NDArray[Any] | None:
-    """The elements of an array or NumPy scalar, on the host; None for anything else, and for arrays of objects."""
+    """Return the elements of an array or NumPy scalar, in host memory, or None for anything else and for arrays of
+    objects."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return np.asarray(leaf) if dtype_node(leaf.dtype) is not None else None
     jax = loaded_jax()
@@ -175,7 +177,7 @@ def _as_array(leaf: Any) -> NDArray[Any] | None:
 
 
 def _compare_arrays(old: NDArray[Any], new: NDArray[Any]) -> tuple[int, tuple[float, ...]]:
-    """How many elements differ; and for numbers the largest, the mean and the relative difference."""
+    """Return the number of elements that differ and, for numbers, the largest, mean and relative difference."""
     if old.flags.f_contiguous and new.flags.f_contiguous:
         old, new = old.T, new.T
     old, new = old.reshape(-1), new.reshape(-1)
@@ -199,7 +201,7 @@ def _compare_arrays(old: NDArray[Any], new: NDArray[Any]) -> tuple[int, tuple[fl
 
 
 def _differ(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which elements differ. NaN equals NaN, and NaT equals NaT."""
+    """Return which elements differ. NaN equals NaN, and NaT equals NaT."""
     if old.dtype == new.dtype and old.dtype.kind in "biuSUmMV" and old.dtype.type.__module__ == "numpy":
         raw = np.dtype(f"V{old.dtype.itemsize}")
         return np.asarray(old.view(raw) != new.view(raw))

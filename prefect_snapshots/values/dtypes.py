@@ -1,8 +1,8 @@
 """NumPy dtypes as manifest data.
 
-Built-in dtypes are written as NumPy's own short text (`<f4`, `>i8`, `<M8[ns]`), those of ml_dtypes by name
-(`bfloat16`), structured ones as a nested list. Everything read back is matched against a pattern first: a text from
-a manifest never reaches NumPy's own parser, which accepts far more, unless it is one of these.
+Built-in dtypes are written as NumPy's own short strings (`<f4`, `>i8`, `<M8[ns]`), those of ml_dtypes by name
+(`bfloat16`), and structured ones as nested lists. A string from a manifest must match one of these patterns before it
+is passed to NumPy's own parser, because that accepts far more.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ _EXTENSION = re.compile(r"[a-z][a-z0-9_]{1,30}")
 _LONG_DOUBLES = (np.longdouble, np.clongdouble)
 _MANTISSA = int(np.finfo(np.longdouble).nmant)
 _NESTING = 16
-"""How deep the fields of a dtype may nest: real ones have three levels."""
+"""How deep the fields of a dtype may nest. Real dtypes have up to three levels; deeper ones could exhaust the stack."""
 
 
 def dtype_node(dtype: np.dtype[Any]) -> Any:
-    """The manifest form of a dtype, or None if its elements are not plain bytes (objects, variable-width strings)."""
+    """Return the manifest form of a dtype, or None if its elements are not plain bytes (objects, variable-width
+    strings)."""
     return _KNOWN.get(dtype) or _node(dtype)
 
 
 def parse_dtype(node: Any, nesting: int = 0) -> np.dtype[Any]:
-    """The dtype of a manifest form.
+    """Return the dtype of a manifest form.
 
     Raises:
-        ValueError: it describes none.
-        Unavailable: it describes one that does not exist here.
-        MissingDependency: it is one of ml_dtypes, which is not installed.
+        ValueError: The form is not valid.
+        Unavailable: The dtype does not exist here.
+        MissingDependency: The dtype needs ml_dtypes, which is not installed.
     """
     if type(node) is str:
         return _parse_text(node)
@@ -59,7 +60,7 @@ def parse_dtype(node: Any, nesting: int = 0) -> np.dtype[Any]:
             return structured
     except (TypeError, OverflowError) as error:
         raise ValueError(str(error)) from None
-    raise ValueError(f"{node!r} is no dtype")
+    raise ValueError(f"{node!r} is not a dtype")
 
 
 def _node(dtype: np.dtype[Any]) -> Any:
@@ -74,13 +75,13 @@ def _node(dtype: np.dtype[Any]) -> Any:
     if dtype.type.__module__ == "ml_dtypes":
         return dtype.name
     if issubclass(dtype.type, _LONG_DOUBLES):
-        # the same name means another format on another processor: the width of the mantissa tells them apart
+        # the same name means different formats on different processors, which differ in the width of the mantissa
         return f"{dtype.str}:{_MANTISSA}"
     return dtype.str if _BUILTIN.fullmatch(dtype.str) else None
 
 
 def _structured_node(dtype: np.dtype[Any]) -> Any:
-    """`[names, formats, offsets, titles, itemsize, aligned]`"""
+    """Return the form of a structured dtype: `[names, formats, offsets, titles, itemsize, aligned]`."""
     names = list(dtype.names or ())
     fields: list[Any] = [dtype.fields[name] for name in names if dtype.fields]
     formats = [dtype_node(field[0]) for field in fields]
@@ -99,10 +100,10 @@ def _parse_text(text: str) -> np.dtype[Any]:
             raise ValueError(str(error)) from None
     if long := _LONG.fullmatch(text):
         if int(long[2]) != _MANTISSA:
-            raise Unavailable(f"Its dtype {text!r} is the long double of another kind of processor.")
+            raise Unavailable(f"Its dtype {text!r} is a long double in the format of another kind of processor.")
         return np.dtype(long[1])
     if not _EXTENSION.fullmatch(text):
-        raise ValueError(f"{text!r} is no dtype")
+        raise ValueError(f"{text!r} is not a dtype")
     try:
         import ml_dtypes
     except ImportError as error:
@@ -111,7 +112,7 @@ def _parse_text(text: str) -> np.dtype[Any]:
         ) from error
     scalar = getattr(ml_dtypes, text, None)
     if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
-        raise Unavailable(f"The installed version of ml_dtypes has no {text!r}. Update it.")
+        raise Unavailable(f"The installed version of ml_dtypes has no dtype {text!r}. Update it.")
     return np.dtype(scalar)
 
 

@@ -1,4 +1,4 @@
-"""Values -> bytes. The words are those of `values`."""
+"""Encode values as bytes. See the package `values` for the vocabulary."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch,
 from .tensors import Tensors, is_tensor, is_tensor_class
 
 _INLINE = 256
-"""Text, bytes and integers up to this many bytes are in the manifest: a chunk of their own would cost more than they
-have."""
+"""Strings, bytes and integers up to this many bytes are stored in the manifest, because a separate leaf in the body
+would take more space than that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A value as bytes."""
+    """An encoded value."""
 
     manifest: bytes
     buffers: list[Buffer]
-    """The body in order. Views of the value's own arrays where their memory is contiguous: those must not change
-    before the buffers are used."""
+    """The body in order. It contains views of arrays with contiguous memory: do not change these before you have used
+    the buffers."""
 
 
 def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
-    """A value as a manifest and a body.
+    """Encode a value as a manifest and a body.
 
-    The same list or array at two places is written twice, the same tensor once.
+    A list or array that occurs at two places is written twice, a tensor once.
 
     Args:
-        value: any object.
-        allow_pickle: whether objects that nothing else can hold are pickled.
+        value: Any object.
+        allow_pickle: Whether to pickle objects that cannot be stored in another way.
 
     Raises:
-        UnserialisableLeaf: a leaf cannot be written, a container contains itself, or containers nest too deeply.
+        UnserialisableLeaf: A leaf cannot be written, a container contains itself, or containers nest too deeply.
 
     Example:
         >>> encoded = encode({"weights": np.zeros(4, np.float32), "loss": 0.5})
@@ -75,7 +75,7 @@ def validate(value: Any) -> None:
     """Check that a value can be stored. Takes as long as encoding it.
 
     Raises:
-        UnserialisableLeaf: it cannot; names the leaf.
+        UnserialisableLeaf: It cannot. The message names the leaf.
 
     Example:
         >>> import threading
@@ -96,7 +96,7 @@ class _Unwritable(Exception):
 
 
 class _Encoder:
-    """Turns the outline of a value into nodes, and collects the body."""
+    """Converts the outline of a value to nodes, and collects the body."""
 
     __slots__ = (
         "_allow_pickle", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes", "nbytes"
@@ -161,7 +161,7 @@ class _Encoder:
         return [PICKLE, [len(piece) for piece in pieces]]
 
     def class_number(self, branch: Branch) -> int:
-        """The position of a class among `classes`. One that could not be found by name is pickled."""
+        """Return the position of a class in `classes`. A class that could not be found by name is pickled."""
         cls = branch.maker
         if cls not in self._numbers:
             name = reference(cls)
@@ -173,7 +173,7 @@ class _Encoder:
         return self._numbers[cls]
 
     def _pickled(self, item: Any, value: Any) -> list[Buffer]:
-        """The pickle stream and its out-of-band buffers; `item` is blamed when there are none."""
+        """Return the pickle stream and its out-of-band buffers. If this fails, the error names `item`."""
         if not self._allow_pickle:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
             raise _Unwritable(item, f"Only pickle could store this {name}, and allow_pickle is False.")
@@ -183,7 +183,7 @@ class _Encoder:
             raise
         except NotReadable as error:
             raise _Unwritable(item, str(error)) from error
-        except Exception as error:  # any object's own code runs here
+        except Exception as error:  # code of the pickled objects runs here
             raise _Unwritable(item, f"It cannot be pickled ({error}).") from error
 
 
@@ -193,7 +193,7 @@ _LABELS: dict[Kind, Callable[[_Encoder, Branch], Node]] = {
     DATACLASS: _Encoder.class_number,
     REGISTERED: lambda _, branch: branch.maker[0],
 }
-"""What a manifest says of a branch's maker, where that is not the maker itself."""
+"""How the maker of a branch is stored in a manifest, by kind. If a kind is missing, the maker itself is stored."""
 
 
 def _write_plain(encoder: _Encoder, value: Any) -> Node:
@@ -267,4 +267,4 @@ _LEAF_WRITERS: dict[type, Callable[[_Encoder, Any], Node]] = {
     np.ndarray: _write_array,
     np.memmap: _write_array,
 }
-"""By exact type; those of JAX arrays and tensors are added when the first one is met."""
+"""The functions by exact type. Those for JAX arrays and tensors are added when the first one is encountered."""

@@ -1,14 +1,14 @@
-"""The manifest of a value: its structure and its plain values, as a few bytes of msgpack.
+"""The manifest of a value, which contains its structure and its plain values, encoded with msgpack.
 
     [format, bytes of the body, classes, root]
 
 A node is a plain value (see `scalars`), a branch `[code, label, keys or None, child, ...]` (see `structure`), or a leaf
-whose bytes are in the body, `[code, size or sizes, ...]`. Bodies are laid out in the order of the tree, so offsets are
-sums. Classes are named once, in `classes`, as `module:qualname`, or `[that, pickled class]` when no other process could
-find it by this name; the label of a named tuple or dataclass is a position there.
+whose bytes are in the body, `[code, size or sizes, ...]`. The body is in the order of the tree, so offsets are sums of
+sizes. Each class is listed once, in `classes`: as its reference `module:qualname`, or as `[reference, pickled class]`
+if no other process could find it by its reference. The label of a named tuple or dataclass is a position in this list.
 
-Nothing here trusts a manifest: whatever does not hold together is an `IntegrityError`. Reading one finds no class and
-runs no code of it.
+No manifest is trusted: one that is inconsistent raises `IntegrityError`. Reading a manifest does not look up or run any
+classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .structure import DATACLASS, KINDS, MAX_DEPTH, NAMED_TUPLE, Branch, leaf_pa
 from .tensors import TensorSpec, tensor_spec
 
 FORMAT = 1
-"""The version of a value's manifest. A reader refuses a higher one."""
+"""The format version of the manifest. A reader refuses a higher one."""
 
 LONG_TEXT, BYTES, BYTEARRAY, LONG_INTEGER, ARRAY, JAX_ARRAY, JAX_KEYS, PICKLE, TENSOR, TENSOR_AGAIN = range(48, 58)
 _BODY_KINDS = {
@@ -48,12 +48,12 @@ _decode = msgspec.msgpack.Decoder().decode
 
 @dataclass(slots=True, eq=False)
 class StoredLeaf:
-    """A leaf that is more than a raw value."""
+    """A stored leaf other than a raw value."""
 
     node: list[Node]
     offset: int = 0
     sizes: tuple[int, ...] = ()
-    """The lengths of its pieces in the body; none for a leaf that is in the manifest."""
+    """The lengths of its parts in the body. Empty for a leaf that is in the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +66,35 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class LeafInfo:
-    """One leaf, as the manifest describes it."""
+    """The description of one leaf in the manifest."""
 
     path: str
     kind: str
     """`none`, `bool`, `int`, `str`, `datetime`, ..., `numpy`, `numpy-scalar`, `jax`, `jax-keys`, `torch`, `enum`,
     `pickle`."""
     dtype: str | None
-    """Of arrays and NumPy scalars."""
+    """The dtype, for arrays and NumPy scalars."""
     shape: tuple[int, ...] | None
-    """Of arrays and NumPy scalars. For random keys, of the data below."""
+    """The shape, for arrays and NumPy scalars. For random keys, that of their raw data."""
     offset: int
-    """Where its bytes start in the body."""
+    """The offset of its bytes in the body."""
     nbytes: int
-    """Bytes in the body."""
+    """The number of its bytes in the body."""
     inline: bool
-    """Whether `value` is the leaf. False too for a member of an enum, whose class is not looked up here."""
+    """Whether `value` is the leaf itself. False for a member of an enum, too, because its class is not looked up."""
     value: Any = None
     order: str | None = None
-    """How the elements lie in the body. Of arrays: `C` or `F`. Of tensors: their form, flags and components."""
+    """The order of the elements in the body. Arrays: `C` or `F`. Tensors: their form, flags and components."""
 
 
 def describe(manifest: bytes) -> list[LeafInfo]:
-    """Every leaf of an encoded value in order. Nothing of the body is needed, and no class is imported.
+    """Describe every leaf of an encoded value in order. The body is not needed, and no class is imported.
 
     Raises:
-        IntegrityError: the manifest is damaged.
-        UnsupportedFormat: a newer version wrote it.
-        LeafError: a leaf names a time zone or a dtype that does not exist here.
-        MissingDependency: a leaf has a dtype of ml_dtypes, which is not installed.
+        IntegrityError: The manifest is damaged.
+        UnsupportedFormat: A newer version wrote it.
+        LeafError: A leaf names a time zone or a dtype that does not exist here.
+        MissingDependency: A leaf has a dtype of ml_dtypes, which is not installed.
 
     Example:
         >>> from prefect_snapshots.values import encode
@@ -112,10 +112,11 @@ def describe(manifest: bytes) -> list[LeafInfo]:
 
 
 def parse(manifest: bytes) -> Manifest:
-    """
+    """Decode a manifest, and check it.
+
     Raises:
-        IntegrityError: the manifest is damaged.
-        UnsupportedFormat: a newer version wrote it.
+        IntegrityError: It is damaged.
+        UnsupportedFormat: A newer version wrote it.
     """
     with distrust():
         version, nbytes, classes, root = _decode(manifest)
@@ -125,19 +126,20 @@ def parse(manifest: bytes) -> Manifest:
                 "prefect-snapshots."
             )
         if version != FORMAT or type(nbytes) is not int or type(classes) is not list:
-            raise ValueError("its head is none")
+            raise ValueError("its first fields are not valid")
         reader = _Reader()
         parsed = reader.read(root, 0)
     if reader.offset != nbytes:
-        raise damaged(f"its leaves take {reader.offset} bytes of a body of {nbytes}")
+        raise damaged(f"its leaves have {reader.offset} bytes, but the body has {nbytes}")
     return Manifest(parsed, nbytes, classes)
 
 
 def leaf_info(path: str, leaf: Any) -> LeafInfo:
-    """
+    """Return the description of a leaf.
+
     Raises:
-        ValueError, TypeError, ArithmeticError, LookupError: the manifest is damaged.
-        Unavailable, MissingDependency: its time zone or dtype does not exist here.
+        ValueError, TypeError, ArithmeticError, LookupError: The manifest is damaged.
+        Unavailable, MissingDependency: The time zone or dtype of the leaf does not exist here.
     """
     if type(leaf) is not StoredLeaf:
         return LeafInfo(path, kind_of(leaf), None, None, 0, 0, True, leaf)
@@ -158,11 +160,11 @@ def leaf_info(path: str, leaf: Any) -> LeafInfo:
 
 
 def array_spec_of(leaf: Any) -> ArraySpec | None:
-    """What an array or a NumPy scalar is; None for other leaves.
+    """Return the description of an array or a NumPy scalar, or None for other leaves.
 
     Raises:
-        ValueError, TypeError: the manifest is damaged.
-        Unavailable, MissingDependency: the dtype does not exist here.
+        ValueError, TypeError: The manifest is damaged.
+        Unavailable, MissingDependency: The dtype does not exist here.
     """
     node: Sequence[Node] = leaf.node if type(leaf) is StoredLeaf else (None,)
     code = node[0]
@@ -193,10 +195,10 @@ def damaged(why: object) -> IntegrityError:
 
 @contextmanager
 def distrust() -> Iterator[None]:
-    """Whatever taking apart an arbitrary manifest raises becomes an `IntegrityError`.
+    """Convert every error that an arbitrary manifest may cause to an `IntegrityError`.
 
     Raises:
-        IntegrityError: the manifest is damaged.
+        IntegrityError: The manifest is damaged.
     """
     try:
         yield
@@ -215,7 +217,7 @@ def distrust() -> Iterator[None]:
 
 
 class _Reader:
-    """Turns nodes into branches and leaves, and adds up where leaves lie in the body."""
+    """Converts nodes to branches and leaves, and adds up the offsets of leaves in the body."""
 
     __slots__ = ("offset", "tensors")
 
@@ -227,16 +229,16 @@ class _Reader:
         if type(node) in RAW:
             return node
         if type(node) is not list:
-            raise ValueError(f"a {type(node).__name__} is no node")
+            raise ValueError(f"a {type(node).__name__} is not a node")
         code = node[0]
         kind = KINDS.get(code)
         if kind is None:
             return StoredLeaf(node) if code in FORMS else self._leaf(node)
         _, label, keys, *children = node
         if depth == MAX_DEPTH:
-            raise ValueError(f"containers nest more than {MAX_DEPTH} deep")
+            raise ValueError(f"containers nest more than {MAX_DEPTH} levels deep")
         if kind.keyed != (type(keys) is list) or (kind.keyed and len(keys) != len(children)):
-            raise ValueError(f"a {kind.name} of {len(children)} has the keys {keys!r}")
+            raise ValueError(f"a {kind.name} with {len(children)} children has the keys {keys!r}")
         if kind in (NAMED_TUPLE, DATACLASS) and not all(type(key) is str for key in keys):
             raise ValueError(f"a {kind.name} has the fields {keys!r}")
         for position, child in enumerate(children):
@@ -250,7 +252,7 @@ class _Reader:
             earlier = self._tensor(sizes)
             return StoredLeaf(earlier.node, earlier.offset, earlier.sizes)
         if code not in _BODY_KINDS:
-            raise ValueError(f"{code!r} is no code")
+            raise ValueError(f"{code!r} is not a code")
         if code == TENSOR and type(sizes) is int:
             earlier = self._tensor(sizes)
             leaf = StoredLeaf(node, earlier.offset, earlier.sizes)
@@ -261,7 +263,7 @@ class _Reader:
             self.tensors.append(leaf)
         for size in leaf.sizes:
             if type(size) is not int or size < 0:
-                raise ValueError(f"{size!r} is no size")
+                raise ValueError(f"{size!r} is not a size")
             self.offset += size
         return leaf
 

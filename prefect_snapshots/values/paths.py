@@ -1,17 +1,15 @@
 """Names of leaves, as in `encoder/layers/0/kernel`, and patterns over them.
 
-A *path* is the way from a value to one of its leaves: *components* joined by `/`. A component is a dict key, a field
-name, or a position. `/ % * ?`, control characters and lone surrogates in keys are percent-encoded, so a path holds
-no wildcard and is itself the pattern that matches it alone.
+A *path* leads from a value to one of its leaves. It consists of *components* joined by `/`. A component is a dict key,
+a field name, or a position. `/ % * ?`, control characters and lone surrogates in keys are percent-encoded, so a path
+contains no wildcards. Used as a pattern, it matches only itself.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 _ESCAPES: dict[int, str] = (
     {code: f"%{code:02X}" for code in (*range(0x20), 0x7F)}
@@ -20,19 +18,18 @@ _ESCAPES: dict[int, str] = (
 )
 _WILDCARDS = re.compile(r"(/\*\*$|(?:(?<=/)|^)\*\*/|\*\*|\*|\?)")
 _EXPRESSIONS = {"/**": "(?:/.*)?", "**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-_SEARCHED = 2_000
-"""Paths looked at for near misses; more would make an error message take seconds."""
 
 
 def components(texts: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """The path components of the keys of one dict: their texts, escaped and told apart.
+    """Return the path components of the keys of one dict: their strings, escaped and made unique.
 
-    Where keys of several types share a text, as `1` and `"1"` do, the string keeps it and every other one gets `%` and
-    its type: `1%int`. Where that is not enough (two NaN), `#` and its position follow. Neither can arise from a string.
+    If keys of different types have the same string, as `1` and `"1"` do, the key that is a string keeps it, and every
+    other key gets `%` and its type: `1%int`. If that is not enough (two NaN), `#` and its position follow. No string
+    key can contain these.
 
     Args:
-        texts: the text of each key.
-        kinds: the type of each key, `str` for strings.
+        texts: Each key as a string.
+        kinds: The type of each key, `str` for strings.
 
     Example:
         >>> components(["1", "1", "a/b"], ["int", "str", "str"])
@@ -51,10 +48,10 @@ def components(texts: Sequence[str], kinds: Sequence[str]) -> list[str]:
 
 
 def matcher(patterns: str | Sequence[str]) -> Callable[[str], bool]:
-    """A test whether a path matches one of the patterns.
+    """Return a function that tells whether a path matches one of the patterns.
 
-    `*` stands for any text within a component, `?` for one character of it, and `**` for any number of components:
-    `encoder/**`, `**/bias`, `encoder/layers/*/kernel`.
+    `*` stands for any characters within a component, `?` for one character of it, and `**` for any number of
+    components: `encoder/**`, `**/bias`, `encoder/layers/*/kernel`.
 
     Example:
         >>> matches = matcher(["encoder/**", "*/bias"])
@@ -68,11 +65,6 @@ def matcher(patterns: str | Sequence[str]) -> Callable[[str], bool]:
     if not globs:
         return literal.__contains__
     return lambda path: path in literal or expression.fullmatch(path) is not None
-
-
-def nearest(path: str, paths: Iterable[str]) -> list[str]:
-    """Up to three paths that somebody who wrote `path` may have meant, the likeliest first."""
-    return difflib.get_close_matches(path, islice(paths, _SEARCHED), n=3, cutoff=0.4)
 
 
 def _expression(pattern: str) -> str:

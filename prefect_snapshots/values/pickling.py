@@ -1,8 +1,8 @@
 """Pickle and unpickle values: the only module that calls pickle, cloudpickle, joblib or `torch.load`.
 
-Unpickling runs code that the writer of the bytes chose. Every function here that reads therefore takes `allow_pickle`
-and raises `PickleRefused` before it looks at the bytes if you did not permit it. No other module of the package may
-import these libraries; a test searches for it.
+Unpickling runs code that the writer of the bytes chose. So every function here that reads takes `allow_pickle` and, if
+it is False, raises `PickleRefused` before it reads the bytes. No other module of the package may import these
+libraries, and a test verifies this.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .classes import SCRIPT_MODULES, look_up, reference
 from .tensors import loaded_torch
 
 _PROTOCOL = 5
-"""The first protocol that hands out large buffers without a copy. Every supported Python reads it."""
+"""The first protocol that passes on large buffers without a copy. Every supported version of Python reads it."""
 
 
 class NotReadable(Exception):
-    """A value can be pickled, but what was pickled cannot be unpickled."""
+    """A value can be pickled, but the pickle cannot be unpickled."""
 
 
 def require_pickle(allow_pickle: bool, what: str, path: str = "") -> None:
@@ -53,20 +53,21 @@ def require_pickle(allow_pickle: bool, what: str, path: str = "") -> None:
 
 
 def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
-    """Return a value as a pickle stream, followed by its large buffers. Find out that it can be read again.
+    """Return a value as a pickle stream, followed by its large buffers, after verifying that it can be unpickled.
 
-    Classes and functions of the running script go by value, so that other programs can read them. Everything that
-    another process can import goes by name.
+    Classes and functions of the running script are pickled by value, so that other programs can read them. Everything
+    that another process can import is pickled by name.
 
     Args:
         value: Any object.
         out_of_band: Whether large buffers may follow the stream, without a copy. If not, the stream holds everything.
 
     Raises:
-        Exception: The value cannot be pickled, or what was pickled cannot be unpickled. Any object's own code runs.
+        Exception: The value cannot be pickled, or the pickle cannot be unpickled. It may be any type, because code of
+            the pickled objects runs.
     """
     if (worker := sys.modules.get("__mp_main__")) is not None:
-        # The script of a multiprocessing worker goes by this name, which exists in no other program.
+        # In a multiprocessing worker the script has this module name, which exists in no other program.
         cloudpickle.register_pickle_by_value(worker)
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
@@ -80,7 +81,7 @@ def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
 
 
 def load(stream: Any, buffers: Sequence[Any] = (), *, allow_pickle: bool, what: str = "It was", path: str = "") -> Any:
-    """Return the value that `dump` pickled. A class of the running script that still exists is used as it is now.
+    """Return the value that `dump` pickled. If a class of the running script still exists, it is used unchanged.
 
     Args:
         stream: The pickle stream.
@@ -91,27 +92,27 @@ def load(stream: Any, buffers: Sequence[Any] = (), *, allow_pickle: bool, what: 
 
     Raises:
         PickleRefused: `allow_pickle` is False.
-        Exception: The value cannot be unpickled here. Any object's own code runs.
+        Exception: The value cannot be unpickled here. It may be any type, because code of the pickled objects runs.
     """
     require_pickle(allow_pickle, what, path)
     return _Unpickler(io.BytesIO(stream), buffers=buffers).load()
 
 
 def dump_joblib(value: Any, **options: Any) -> bytes:
-    """Return a value as a file of joblib. Options are those of `joblib.dump`."""
+    """Return the bytes of a joblib file with a value. The options are those of `joblib.dump`."""
     file = io.BytesIO()
     _import("joblib", "joblib").dump(value, file, **options)
     return file.getvalue()
 
 
 def load_joblib(data: Buffer, *, allow_pickle: bool) -> Any:
-    """Return the value of a file of joblib, which is a pickle."""
+    """Return the value in a joblib file, which is a pickle."""
     require_pickle(allow_pickle, "This file of joblib was")
     return _import("joblib", "joblib").load(io.BytesIO(data))
 
 
 def load_numpy(data: Buffer, *, allow_pickle: bool) -> NDArray[Any]:
-    """Return the array of a file of NumPy. Only arrays of objects need pickle."""
+    """Return the array in a NumPy file. Only arrays of objects need pickle."""
     try:
         found: NDArray[Any] = np.load(io.BytesIO(data))
     except ValueError:  # its elements are objects
@@ -121,12 +122,12 @@ def load_numpy(data: Buffer, *, allow_pickle: bool) -> NDArray[Any]:
 
 
 def load_torch(path: Any, *, device: Any, weights_only: bool, allow_pickle: bool) -> Any:
-    """Return the content of a state file of torch, which is a pickle.
+    """Return the content of a torch file, which is a pickle.
 
     Args:
         path: The file.
-        device: Where tensors go.
-        weights_only: Whether torch loads nothing but tensors and plain values.
+        device: The device for tensors.
+        weights_only: Whether torch loads only tensors and plain values.
         allow_pickle: Whether the user permits unpickling.
     """
     require_pickle(allow_pickle, "This file of torch was")
@@ -135,7 +136,7 @@ def load_torch(path: Any, *, device: Any, weights_only: bool, allow_pickle: bool
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
-        # Callables of libraries that are no plain functions, such as jitted ones, would go by value: as other objects.
+        # Without this, library callables that are not plain functions, such as jitted ones, would be pickled by value.
         if not isinstance(obj, type) and callable(obj) and (name := reference(obj)) is not None:
             return name.partition(":")[2]
         return _reduce_torch(obj) or super().reducer_override(obj)
@@ -183,10 +184,10 @@ class _TensorBytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Leaves the classes of the running program alone.
+    """An unpickler that does not change the classes of the running program.
 
-    cloudpickle would write the stored methods into a class that it finds under the same identity: loading an old value
-    would take the program's own class back to what it was when the value was saved.
+    cloudpickle would write the stored methods into an existing class with the same identity. So loading an old value
+    would return a class of the program to its state at the time of the save.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

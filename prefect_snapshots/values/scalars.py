@@ -1,8 +1,8 @@
-"""Plain values: small immutable ones that are written into the manifest itself, without pickle.
+"""Plain values: small immutable values that are stored in the manifest itself, without pickle.
 
-Keys of dicts and elements of sets must be plain. None, bool, float, short text and bytes, and integers of 64 bits are
-written as they are; the others as `[code, ...]`, by the two tables below. Tuples and frozensets of plain values are
-plain, and so are members of an enum that can be found by name.
+Keys of dicts and elements of sets must be plain. None, bool, float, short strings and bytes, and 64-bit integers are
+stored as they are. All others are stored as `[code, ...]`, see the two tables below. Tuples and frozensets of plain
+values are plain, too, and so are members of an enum that can be found by name.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .classes import Unavailable, reference
 from .dtypes import dtype_node, parse_dtype
 
 Node = Any
-"""A piece of a manifest: what msgpack knows, in lists."""
+"""A part of a manifest: a type of msgpack, or a list of nodes."""
 
 RAW = frozenset({type(None), bool, int, float, str, bytes})
-"""The types that stand in a manifest for themselves."""
+"""The types that are stored in a manifest without a code."""
 
 # 1 to 15 are the containers, in `structure`; 48 and above are leaves with bytes in the body, in `leaves`
 TUPLE, FROZENSET = 2, 4
@@ -38,32 +38,32 @@ DECIMAL, FRACTION, UNIQUE_ID, RANGE, SLICE, PATH = range(26, 32)
 encode_node = msgspec.msgpack.Encoder().encode
 
 _NESTING = 32
-"""How deep tuples may nest in a key."""
+"""How deep tuples may nest in a key, so that a hostile manifest cannot exhaust the stack."""
 _LONGEST_INTEGER = 1024
-"""Most bytes of an integer in a key or a fraction. Python refuses to write longer ones as decimal text, and reducing a
-fraction takes time that grows with the square of its length: a few bytes on disk must not cost minutes."""
+"""The most bytes of an integer in a key or a fraction. Python refuses to convert longer ones to decimal strings, and
+the time to reduce a fraction grows with the square of its length: a small hostile manifest could take minutes."""
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 class NotPlain(Exception):
-    """The value is not plain."""
+    """The value is not a plain value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the node of one code is read."""
+    """How to read nodes with one code."""
 
     name: str
     arguments: tuple[type, ...]
-    """The types of what follows the code; `object` is checked by `read`."""
+    """The types of the arguments after the code. `read` checks those with the type `object`."""
     read: Callable[..., Any]
 
 
 def plain_node(value: Any, nesting: int = 0) -> Node:
-    """The manifest form of a plain value.
+    """Return the manifest form of a plain value.
 
     Raises:
-        NotPlain: it is none.
+        NotPlain: The value is not plain.
     """
     cls = type(value)
     write = WRITERS.get(cls)
@@ -81,15 +81,15 @@ def plain_node(value: Any, nesting: int = 0) -> Node:
 
 
 def plain_value(node: Node, find: Callable[[str], type]) -> Any:
-    """The value of a plain node.
+    """Return the value of a plain node.
 
     Args:
-        node: the manifest form.
-        find: finds the class of an enum by its reference.
+        node: The manifest form.
+        find: A function that returns the class of an enum by its reference.
 
     Raises:
-        Unavailable: it names an enum, a time zone or a dtype that does not exist here.
-        ValueError, TypeError, ArithmeticError: the node is damaged.
+        Unavailable: The node names an enum, a time zone or a dtype that does not exist here.
+        ValueError, TypeError, ArithmeticError: The node is damaged.
     """
     if type(node) is not list:
         return node
@@ -99,15 +99,15 @@ def plain_value(node: Node, find: Callable[[str], type]) -> Any:
         return tuple(items) if code == TUPLE else frozenset(items)
     form = FORMS.get(code)
     if form is None or len(arguments) != len(form.arguments) or not all(map(isinstance, arguments, form.arguments)):
-        raise ValueError(f"code {code!r} with {len(arguments)} arguments is no plain value")
+        raise ValueError(f"code {code!r} with {len(arguments)} arguments is not a plain value")
     return form.read(*arguments, find) if code == ENUM else form.read(*arguments)
 
 
 def key_text(node: Node) -> str:
-    """What a key is called in a path: `str` of it, and `Colour.RED` for a member of an enum.
+    """Return a key as a string for a path: its `str`, or `Colour.RED` for a member of an enum.
 
     Raises:
-        ValueError, TypeError, ArithmeticError: the node is damaged.
+        ValueError, TypeError, ArithmeticError: The node is damaged.
     """
     if type(node) is not list:
         return node if type(node) is str else str(node)
@@ -122,19 +122,19 @@ def key_text(node: Node) -> str:
 
 
 def kind_of(node: Node) -> str:
-    """The name of a plain node's type."""
+    """Return the name of the type of a plain node."""
     if type(node) is list:
         return FORMS[node[0]].name
     return "none" if node is None else type(node).__name__
 
 
 def in_order(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes of a set in an order that does not depend on hashes, so that equal sets give equal bytes."""
+    """Return the nodes of a set in an order that does not depend on hashes, so that equal sets give equal bytes."""
     return sorted(nodes, key=encode_node)
 
 
 def text_bytes(value: str) -> bytes:
-    """UTF-8. Lone surrogates, as in file names that are not UTF-8, are kept."""
+    """Encode a string as UTF-8. Lone surrogates, as in file names that are not UTF-8, are kept."""
     return value.encode("utf-8", "surrogatepass")
 
 
@@ -157,8 +157,8 @@ def _short_integer_of(data: bytes) -> int:
 
 
 def no_class(name: str) -> type:
-    """Finds no class, for those who want values of other types only."""
-    raise Unavailable(f"Its class {name!r} is not looked up here.")
+    """Find no class. For callers that need values of other types only."""
+    raise Unavailable(f"The class {name!r} is not needed here.")
 
 
 # --- how types are written -----------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def _text_node(value: str) -> Node:
     if not value.isascii():
         try:
             value.encode()
-        except UnicodeEncodeError:  # msgpack holds no lone surrogates
+        except UnicodeEncodeError:  # msgpack cannot store lone surrogates in strings
             return [TEXT, text_bytes(value)]
     return value
 
@@ -197,14 +197,14 @@ def _numpy_node(value: np.generic) -> Node:
 def _enum_node(member: Enum) -> Node:
     cls = type(member)
     name = reference(cls)
-    # a combination of flags is no member
+    # a combination of flags is not a member
     if name is None or cls.__members__.get(member.name) is not member:
         raise NotPlain
     return [ENUM, name, member.name]
 
 
 def _zone_node(zone: dt.tzinfo | None) -> Node:
-    """None, the key of a time zone, or `[microseconds, name?]` of a fixed offset."""
+    """Return None, the key of a time zone, or `[microseconds, name?]` for a fixed offset."""
     if zone is None:
         return None
     if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
@@ -257,9 +257,9 @@ def _value(node: Node) -> Any:
 
 
 def _integer(node: Node) -> int:
-    """Read an integer, and nothing else that `Fraction` takes: the string "1e300000000" would run for hours."""
+    """Read an integer. `Fraction` accepts strings, too, but "1e300000000" would take hours."""
     if type(node) is not int and not (type(node) is list and node[0] == INTEGER):
-        raise ValueError("a fraction or range is made of integers")
+        raise ValueError("a fraction or a range must consist of integers")
     return int(_value(node))
 
 
@@ -267,7 +267,7 @@ def _enum_member(name: str, member: str, find: Callable[[str], type]) -> Enum:
     cls = find(name)
     found = cls.__members__.get(member) if issubclass(cls, Enum) else None
     if found is None:
-        raise Unavailable(f"Its class {name!r} is no enum with a member {member!r} in this process.")
+        raise Unavailable(f"Its class {name!r} is not an enum with a member {member!r} in this process.")
     return found
 
 
@@ -284,7 +284,7 @@ def _zone(node: Node) -> dt.tzinfo | None:
 
 
 def _path(windows: bool, concrete: bool, text: Node) -> PurePath:
-    """A concrete path of the other operating system comes back pure."""
+    """Read a path. A concrete path of another operating system becomes a pure one."""
     pure = PureWindowsPath if windows else PurePosixPath
     return (Path if concrete and issubclass(type(Path()), pure) else pure)(_value(text))
 

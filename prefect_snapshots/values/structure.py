@@ -1,13 +1,14 @@
 """The structure of a value: which containers hold which leaves.
 
-A *branch* is a container taken apart: its kind, its keys and its children, which are branches or *leaves* (everything
-that is not looked into). Live values and stored manifests give the same branches, so that paths, selection and
-putting together are written once. A *kind* says how containers of one sort are put together.
+A *branch* describes a container: its kind, its keys and its children, which are branches or *leaves* (everything that
+is not a container). Live values and stored manifests give the same branches, so one implementation of paths, selection
+and rebuilding serves both. A *kind* describes how to build containers of one type.
 
 Containers are dict, OrderedDict, defaultdict of a built-in type, list, tuple, set, frozenset, deque, SimpleNamespace,
-named tuples, dataclasses, and nodes registered with JAX. The same list at two places is two branches; a container
-inside itself is an error. Dataclasses come apart by field, whatever JAX was told about them; one that holds more
-than its fields, or pickles itself in its own way, is a leaf. So is a dict or a set with keys that are not plain.
+named tuples, dataclasses, and nodes registered with JAX. A list that occurs at two places becomes two branches. A
+container inside itself is an error. Dataclasses are split by field, even if they are registered with JAX in another
+way. A dataclass with other state than its fields, or with its own pickling, is a leaf. So is a dict or a set with keys
+that are not plain.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import LeafError, StructureMismatch, UnserialisableLeaf
+from ..messages import close_names, hint
 from .arrays import loaded_jax
-from .paths import components, matcher, nearest
+from .paths import components, matcher
 from .scalars import (
     FROZENSET,
     TUPLE,
@@ -40,26 +42,27 @@ from .scalars import (
 from .tensors import is_tensor_class
 
 MAX_DEPTH = 200
-"""Containers within containers; deeper ones would run into Python's recursion limit."""
+"""How deep containers may nest. Deeper ones would reach Python's recursion limit."""
 
 FACTORIES: dict[str, type] = {
     cls.__name__: cls for cls in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
 }
-"""What a defaultdict may make without pickle."""
+"""The factories of a defaultdict that need no pickle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """How the containers of one sort are put together."""
+    """How to build containers of one type."""
 
     name: str
     code: int
     keyed: bool
-    """Children have keys or field names, not positions."""
+    """Whether children have keys or field names. If not, they have positions."""
     fixed: bool
-    """Every child has its place: one that is not asked for leaves `...`. Else it is left out."""
+    """Whether a child that is not selected is replaced by `...`, because all others must keep their places. If not, it
+    is left out."""
     join: Callable[[Any, Sequence[Any], list[Any]], Any]
-    """Makes the container of `maker`, `names` and children."""
+    """Builds the container from `maker`, `names` and the children."""
 
 
 LIST = Kind("list", 1, False, True, lambda _, __, children: children)
@@ -100,30 +103,30 @@ KINDS: dict[int, Kind] = {
 
 @dataclass(slots=True, eq=False)
 class Branch:
-    """A container taken apart."""
+    """The description of a container."""
 
     kind: Kind
     keys: list[Node] | None
-    """The nodes of keys or field names, where children have any."""
+    """The nodes of the keys or field names, or None if children have positions."""
     children: list[Any]
     names: Sequence[Any] = ()
-    """The keys themselves; for a stored branch, once they are resolved."""
+    """The keys themselves. For a stored branch, they are set when it is resolved."""
     maker: Any = None
-    """What `kind.join` needs beside: a class, a factory, a length limit. Of a stored branch, what the manifest says of
-    it until it is resolved."""
+    """The other argument of `kind.join`: a class, a factory or a length limit. For a stored branch, its form in the
+    manifest until it is resolved."""
 
     def components(self) -> list[str]:
-        """The path component of each child.
+        """Return the path component of each child.
 
         Raises:
-            ValueError, TypeError, ArithmeticError: of a stored branch that is damaged.
+            ValueError, TypeError, ArithmeticError: The branch is stored and damaged.
         """
         if self.keys is None:
             return list(map(str, range(len(self.children))))
         return components([key_text(key) for key in self.keys], [kind_of(key) for key in self.keys])
 
     def keep(self, positions: list[int]) -> Branch:
-        """The same container with some of its children."""
+        """Return the same container with only some of its children."""
         return Branch(
             self.kind,
             self.keys and [self.keys[position] for position in positions],
@@ -135,25 +138,25 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Static:
-    """A field that JAX was told is no child of its dataclass, such as a function: part of the structure."""
+    """A field that is registered with JAX as static, such as a function. It is part of the structure."""
 
     value: Any
 
 
 PLACEHOLDER = Static(...)
-"""Stands where a child of a fixed kind was not asked for."""
+"""Replaces a child of a fixed kind that was not selected."""
 
 
 # --- live values ----------------------------------------------------------------------------------------------------
 
 
 def iter_leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a value in order, each with its path.
+    """Return the leaves of a value in order, each with its path.
 
-    The path of a value that is itself a leaf is the empty string.
+    If the value itself is a leaf, its path is the empty string.
 
     Raises:
-        UnserialisableLeaf: a container contains itself, or containers nest too deeply.
+        UnserialisableLeaf: A container contains itself, or containers nest too deeply.
 
     Example:
         >>> list(iter_leaves({"loss": 0.5, "layers": [1, 2]}))
@@ -163,19 +166,19 @@ def iter_leaves(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def map_leaves(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
-    """Apply a function to the leaves of one value, or to those that several values have at the same path.
+    """Apply a function to the leaves of a value, or to the leaves of several values at the same paths.
 
-    None counts as structure, as in JAX, and so do fields that were registered with JAX as static: they are kept as they
-    are in the first value and never given to `fn`.
+    None and fields that are registered with JAX as static are part of the structure, as in JAX. They are taken from the
+    first value and never passed to `fn`.
 
     Args:
-        fn: called with one leaf of each value.
-        value: gives the containers of the result.
-        rest: values with the same paths.
+        fn: Called with one leaf of each value.
+        value: The first value, which determines the containers of the result.
+        rest: More values with the same paths.
 
     Raises:
-        StructureMismatch: a path is in one value and not in another.
-        UnserialisableLeaf: a container contains itself, or containers nest too deeply.
+        StructureMismatch: A path is in one value, but not in another.
+        UnserialisableLeaf: A container contains itself, or containers nest too deeply.
 
     Example:
         >>> map_leaves(lambda old, new: (old + new) / 2, {"w": 1.0, "b": [0.0]}, {"w": 3.0, "b": [1.0]})
@@ -185,7 +188,7 @@ def map_leaves(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
 
 
 def map_leaves_with_path(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
-    """As `map_leaves`, but `fn` is given the path of the leaves first.
+    """Do the same as `map_leaves`, but pass the path of the leaves to `fn` as the first argument.
 
     Example:
         >>> map_leaves_with_path(lambda path, leaf: 0.0 if path.endswith("b") else leaf, {"w": 1.0, "b": 2.0})
@@ -210,14 +213,14 @@ def map_leaves_with_path(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
 
 
 def outline(value: Any, *, static: bool = False) -> Any:
-    """A value taken apart all the way down: a branch, or the value itself if it is a leaf.
+    """Return a value as a tree of branches, or the value itself if it is a leaf.
 
     Args:
-        value: any object.
-        static: make `Static` leaves of fields that JAX takes for part of the structure.
+        value: Any object.
+        static: Whether fields that are registered with JAX as static become `Static` leaves.
 
     Raises:
-        UnserialisableLeaf: a container contains itself, or containers nest too deeply.
+        UnserialisableLeaf: A container contains itself, or containers nest too deeply.
     """
     try:
         return _outline(value, set(), static)
@@ -226,7 +229,7 @@ def outline(value: Any, *, static: bool = False) -> Any:
 
 
 def split(value: Any) -> Branch | None:
-    """Take one container apart, without looking into its children. None for a leaf."""
+    """Return the branch of one container, with its children as they are, or None for a leaf."""
     cls = type(value)
     splitter = _SPLITTERS.get(cls)
     if splitter is not None:
@@ -246,14 +249,14 @@ def split(value: Any) -> Branch | None:
 
 
 def leaf_paths(item: Any) -> list[tuple[str, Any]]:
-    """The leaves of a branch in order, each with its path."""
+    """Return the leaves of a branch in order, each with its path."""
     found: list[tuple[str, Any]] = []
     _collect(item, "", found)
     return found
 
 
 def leaves_of(item: Any) -> list[Any]:
-    """The leaves of a branch in order."""
+    """Return the leaves of a branch in order."""
     if type(item) is not Branch:
         return [item]
     found: list[Any] = []
@@ -266,7 +269,7 @@ def leaves_of(item: Any) -> list[Any]:
 
 
 def branches_of(item: Any) -> list[Branch]:
-    """A branch and all branches below it."""
+    """Return a branch and all branches below it."""
     if type(item) is not Branch:
         return []
     found = [item]
@@ -277,7 +280,7 @@ def branches_of(item: Any) -> list[Branch]:
 
 
 def path_of(root: Any, wanted: Any) -> str:
-    """The path of the first place where a branch or leaf stands, found by identity."""
+    """Return the path of the first place of a branch or leaf, found by identity."""
     stack = [("", root)]
     while stack:
         path, item = stack.pop()
@@ -290,27 +293,30 @@ def path_of(root: Any, wanted: Any) -> str:
 
 
 def select(root: Any, patterns: str | Sequence[str]) -> Any:
-    """The part of a tree that leads to the leaves whose paths match.
+    """Return the part of a tree that leads to the leaves with matching paths.
 
     An empty container counts as a leaf. See `paths.matcher` for patterns.
 
     Raises:
-        LeafError: nothing matches.
+        LeafError: No path matches.
     """
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     chosen = prune(root, matcher(given))
     if chosen is PLACEHOLDER:
-        raise LeafError(", ".join(given), f"No leaf has such a path.{_hint(given, root)}")
+        paths = [path for path, _ in leaf_paths(root)]
+        below = [f"{pattern}/**" for pattern in given if any(path.startswith(f"{pattern}/") for path in paths)]
+        advice = f"Did you mean {' or '.join(map(repr, below))}?" if below else hint(", ".join(given), paths)
+        raise LeafError(", ".join(given), f"No leaf has such a path. {advice}")
     return chosen
 
 
 def prune(root: Any, keep: Callable[[str], bool]) -> Any:
-    """The part of a tree that leads to the leaves whose paths are kept; `PLACEHOLDER` if none is."""
+    """Return the part of a tree that leads to the leaves with paths to keep; `PLACEHOLDER` if there are none."""
     return _prune(root, "", keep)
 
 
 def build(item: Any, leaves: Iterator[Any]) -> Any:
-    """Put a tree together, with new leaves in the order of `leaves_of`."""
+    """Build the value of a tree, with new leaves in the order of `leaves_of`."""
     if type(item) is not Branch:
         return next(leaves)
     children = []
@@ -320,9 +326,10 @@ def build(item: Any, leaves: Iterator[Any]) -> Any:
 
 
 def same_paths(expected: Collection[str], found: Collection[str], expected_name: str, found_name: str) -> None:
-    """
+    """Check that two collections contain the same paths.
+
     Raises:
-        StructureMismatch: a path is in one collection and not in the other.
+        StructureMismatch: A path is in one collection, but not in the other.
     """
     for some, others, here, there in (
         (expected, found, expected_name, found_name),
@@ -330,24 +337,16 @@ def same_paths(expected: Collection[str], found: Collection[str], expected_name:
     ):
         for path in some:
             if path not in others:
-                near = nearest(path, others)
-                hint = f", which has {', '.join(map(repr, near))}" if near else ""
-                raise StructureMismatch(path, f"It is in {here}, but not in {there}{hint}.")
+                near = close_names(path, others)
+                has = f", which has {', '.join(map(repr, near))}" if near else ""
+                raise StructureMismatch(path, f"It is in {here}, but not in {there}{has}.")
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _hint(patterns: Sequence[str], root: Any) -> str:
-    """Return what a caller whose patterns match nothing may have meant, as a sentence."""
-    paths = [path for path, _ in leaf_paths(root)]
-    meant = [f"{pattern}/**" for pattern in patterns if any(path.startswith(f"{pattern}/") for path in paths)]
-    meant = meant or [path for pattern in patterns for path in nearest(pattern, paths)]
-    return f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
-
-
 class _Endless(Exception):
-    """Containers nest for ever, or nearly so; `trail` is filled from the inside out."""
+    """Containers nest too deeply. `trail` collects the path components, the innermost first."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -359,9 +358,9 @@ def _outline(value: Any, around: set[int], static: bool) -> Any:
     if branch is None:
         return value
     if id(value) in around:
-        raise _Endless("This container contains itself, which only pickle could store.")
+        raise _Endless("This container contains itself. Only pickle could store it.")
     if len(around) == MAX_DEPTH:
-        raise _Endless(f"Containers nest more than {MAX_DEPTH} deep.")
+        raise _Endless(f"Containers nest more than {MAX_DEPTH} levels deep.")
     around.add(id(value))
     if static and branch.kind is DATACLASS:
         _mark_static(value, branch)
@@ -403,7 +402,7 @@ def _prune(item: Any, prefix: str, keep: Callable[[str], bool]) -> Any:
     return pruned
 
 
-# --- one function for each sort of container --------------------------------------------------------------------------
+# --- one function for each type of container --------------------------------------------------------------------------
 
 
 def _keyed(kind: Kind, names: list[Any], children: list[Any], maker: Any = None) -> Branch | None:
@@ -442,12 +441,12 @@ _SPLITTERS: dict[type, Callable[[Any], Branch | None]] = {
     SimpleNamespace: lambda value: _keyed(NAMESPACE, list(vars(value)), list(vars(value).values())),
 }
 _LEAF_TYPES: set[type] = {*WRITERS, bytearray, np.ndarray, np.memmap, Static}
-"""Types known to be leaves; those of JAX arrays and tensors are added when the first one is met."""
+"""The types that are always leaves. Those of JAX arrays and tensors are added when the first one is encountered."""
 
 
 @lru_cache(maxsize=1024)
 def record_of(cls: type) -> tuple[Kind, tuple[str, ...]] | None:
-    """The kind and the fields of a named tuple or dataclass that holds nothing but its fields, else None."""
+    """Return the kind and the fields of a named tuple or dataclass that has no other state, or else None."""
     if any(getattr(cls, hook) is not getattr(object, hook) for hook in ("__reduce__", "__reduce_ex__")):
         return None
     if cls in copyreg.dispatch_table or not all(
@@ -465,11 +464,11 @@ def record_of(cls: type) -> tuple[Kind, tuple[str, ...]] | None:
 
 
 _HEAP_TYPE = 1 << 9
-"""CPython's flag of classes written in Python: others may hold state that fields do not show."""
+"""CPython's flag for classes that are written in Python. Others may have state that is not in their fields."""
 
 
 def _is_default_hook(hook: Any) -> bool:
-    # dataclasses writes its own hooks for frozen classes with slots
+    # dataclasses adds these hooks to frozen classes with slots
     return hook is None or hook is object.__getstate__ or hook.__module__ == "dataclasses"
 
 
@@ -487,7 +486,7 @@ def _split_record(value: Any, kind: Kind, fields: tuple[str, ...]) -> Branch | N
 
 
 def _join_dataclass(cls: type, names: Sequence[str], children: list[Any]) -> Any:
-    """Sets the fields of a new object without running its `__init__`."""
+    """Set the fields of a new object without running its `__init__`."""
     made: Any = object.__new__(cls)
     for name, child in zip(names, children, strict=True):
         object.__setattr__(made, name, child)
@@ -495,7 +494,7 @@ def _join_dataclass(cls: type, names: Sequence[str], children: list[Any]) -> Any
 
 
 def _split_registered(value: Any) -> Branch | None:
-    """Take a node apart in the way that was registered with JAX, if it was; JAX is not imported for it."""
+    """Return the branch of a node that is registered with JAX, or None. JAX is not imported."""
     jax = loaded_jax()
     if jax is None or isinstance(value, tuple):
         return None

@@ -28,6 +28,7 @@ from prefect.utilities.annotations import unmapped
 from prefect.utilities.collections import isiterable
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_inputs_sync
 
+from ...arguments import check_names
 from ...checkpoints import (
     RAISE,
     CheckpointManager,
@@ -50,7 +51,6 @@ from ...documents.texts import count_text
 from ...errors import InvalidArgument
 from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
-from ...repository.tracking import hint
 from ..blocks import current_repository
 from ..run_context import run_logger
 from .report import Processing, outcome_of
@@ -204,8 +204,7 @@ def checkpointed(
 def _check_options(options: Iterable[str]) -> None:
     """Raise an error for a name that is an option of neither the checkpoints nor a Prefect task."""
     known = {*_Options.__dataclass_fields__, *inspect.signature(Task.__init__).parameters} - {"self", "fn"}
-    for unknown in sorted(set(options) - known):
-        raise InvalidArgument(f"@checkpointed has no option {unknown!r}. {hint(unknown, sorted(known))}")
+    check_names("@checkpointed", options, known)
 
 
 class CheckpointedTask(Task[P, R]):

@@ -1,16 +1,16 @@
-"""Where a repository lives: a URL and its options. The only part that touches fsspec.
+"""Read and write the objects of a repository at a URL. This is the only package that uses fsspec.
 
-A **location** holds **objects**: immutable byte strings under relative **paths** such as `packs/3f/3f09...`.
+A **location** contains **objects**: immutable byte strings under relative **paths** such as `packs/3f/3f09...`.
 Every path segment begins with a letter, a digit or `_`, so that no path leads out of the location.
 
-To **create** an object is the one exclusive operation (put-if-absent): of any number of contending creates exactly one
-wins, and when it returns, the object survives a loss of power. *Durable* always means that here.
-A **temporary** file is an object that is still being written; one whose writer died is a **leftover**.
+**Create** is the only exclusive operation (put-if-absent): if several writers create the same object, exactly one
+succeeds. When it returns, the object survives a loss of power. This is what *durable* means here.
+A **temporary** file is an object that is still being written. If its writer died, it is a **leftover**.
 
 This package does not know what the bytes mean.
 
-- `interface`: what a location does, and what it hands out. `schemes`: which location a URL means.
-- `local`, `memory`, `s3`, `gcs`, `generic`: one backend each. Other packages bring more through the entry-point group
+- `interface`: the base class of locations and of the objects that they return. `schemes`: the location for a URL.
+- `local`, `memory`, `s3`, `gcs`, `generic`: one backend each. Other packages can add more with the entry-point group
   `prefect_snapshots.locations`.
 - `limiting`: a location that writes at a limited rate.
 - `files`, `large_files`: durable files, for `local`. `object_store`, `clients`: the base of `s3` and `gcs`.

@@ -1,4 +1,4 @@
-"""Clients of the libraries below: made once for each process, and their answers translated into our errors."""
+"""Create the clients of other libraries once per process, and convert their errors to ours."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ...errors import (
 T = TypeVar("T")
 
 NO_CACHES = {"use_listings_cache": False, "skip_instance_cache": True}
-"""Options for every file system of fsspec: what other writers do is seen at once."""
+"""Options for every file system of fsspec, so that changes by other writers are visible immediately."""
 
 
 class PerProcess(Generic[T]):
-    """Something that a forked child makes anew. It never closes the parent's, which would disturb the parent."""
+    """An object that each forked child creates again. It never closes that of its parent, which is still in use."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -35,13 +35,13 @@ class PerProcess(Generic[T]):
     def __call__(self) -> T:
         pid = os.getpid()
         found = self._made.get(pid)
-        # No lock, which a fork could copy while it is held: of two made at once the second is dropped.
+        # There is no lock, because a fork could copy it while it is held. If two threads create one, one is dropped.
         return self._made.setdefault(pid, self._make()) if found is None else found
 
 
 @contextlib.contextmanager
 def blaming_options(url: str, hide: Callable[[str], str]) -> Iterator[None]:
-    """Turn what Python says about the arguments of a client into an error about the options that the user gave."""
+    """Convert Python's errors about the arguments of a client to an error about the options of the user."""
     try:
         yield
     except (TypeError, AttributeError, LookupError, ValueError, FileNotFoundError) as error:
@@ -50,15 +50,15 @@ def blaming_options(url: str, hide: Callable[[str], str]) -> Iterator[None]:
 
 
 class Exists(StorageError):
-    """The store refused an exclusive create, because the object is there already."""
+    """The store refused an exclusive create, because the object already exists."""
 
 
 class Contended(StorageUnavailable):
-    """The store refused a request, because another one on the same object was under way."""
+    """The store refused a request, because it conflicted with another request for the same object."""
 
 
 class BeyondEnd(StorageError):
-    """A range that begins where the object has ended."""
+    """The requested range begins after the end of the object."""
 
 
 _Meaning = tuple[type[SnapshotsError], str]
@@ -96,19 +96,19 @@ _STATUSES: dict[int | None, _Meaning] = {
     507: (StorageFull, "Free some space, or run `prefect-snapshots prune`."),
 }
 
-# Google's tokens are checked by a request whose URL holds them: those that come from a file or from the environment,
-# too, which no list of given secrets has.
+# Google's library checks tokens with a request whose URL contains them. This includes tokens from files and from the
+# environment, which are not in the list of secrets to hide.
 _TOKEN = re.compile(r"(?<=access_token=)[^&\s)]+")
 
 
 def answer_error(status: int | None, code: str, detail: object, where: str) -> SnapshotsError:
-    """Return the error for what a store answered.
+    """Return our error for the answer of a store.
 
     Args:
         status: The HTTP status.
-        code: The code of the store, such as `"SlowDown"`, or `""`.
-        detail: What the store said.
-        where: What messages call the object.
+        code: The error code of the store, such as `"SlowDown"`, or `""`.
+        detail: The message of the store.
+        where: The name of the object in messages.
     """
     kind, advice = _CODES.get(code) or _STATUSES.get(status) or _OTHER
     said = str(detail or (kind.__doc__ or "").partition("\n")[0]).rstrip(".")
@@ -116,6 +116,6 @@ def answer_error(status: int | None, code: str, detail: object, where: str) -> S
 
 
 def unreachable(error: Exception, where: str) -> StorageUnavailable:
-    """Return the error for no answer at all."""
+    """Return our error for a store that does not answer."""
     reason = _TOKEN.sub("...", str(error)) or type(error).__name__
     return StorageUnavailable(f"{where}: no answer ({reason}). Check the network and the endpoint.")

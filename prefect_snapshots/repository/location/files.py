@@ -1,4 +1,4 @@
-"""Files and directories below a location: write them durably, create them exclusively, walk them, name their errors."""
+"""Create files durably and exclusively, create and list directories, and convert errors of the operating system."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MOST_BUFFERS = 1024  # IOV_MAX of Linux
 _RENAME_NOREPLACE = 1
 """The flag of Linux's renameat2."""
 
-# How file systems say that they lack hard links, unnamed files or exclusive renames.
+# The errors of file systems that do not support hard links, unnamed files or exclusive renames.
 _UNKNOWN_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EISDIR}
 
 
 def write_all(file: int, buffers: Sequence[Buffer]) -> None:
-    """Write all buffers without joining them, however many there are and however little one call takes."""
+    """Write all buffers without joining them. One call of the system may accept only some of them."""
     rest = [view.cast("B") for buffer in buffers if (view := memoryview(buffer)).nbytes]
     while rest:
         written = os.writev(file, rest[:_MOST_BUFFERS])
@@ -46,7 +46,7 @@ def write_all(file: int, buffers: Sequence[Buffer]) -> None:
 
 
 def pieces(file: int, start: int, length: int) -> Iterator[bytes]:
-    """Yield up to `length` bytes from `start` on; more than one piece only beyond what one call returns (2 GiB)."""
+    """Yield up to `length` bytes from `start` on, in several pieces only if one call cannot return all (2 GiB)."""
     while length and (piece := os.pread(file, length, start)):
         yield piece
         start += len(piece)
@@ -58,7 +58,7 @@ def sync_directory(directory: int) -> None:
     try:
         os.fsync(directory)
     except OSError as error:
-        # Some network file systems have nothing to sync in a directory, and say so.
+        # Some network file systems do not need to sync directories, and return one of these errors.
         if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
             raise
 
@@ -68,7 +68,7 @@ def sync_entry(directory: int, where: str) -> None:
 
     Args:
         directory: The descriptor of the directory.
-        where: What messages call the object.
+        where: The name of the object in messages.
 
     Raises:
         StorageUnavailable: It is not known whether the entry is durable.
@@ -77,8 +77,8 @@ def sync_entry(directory: int, where: str) -> None:
         sync_directory(directory)
     except OSError as error:
         raise StorageUnavailable(
-            f"{where}: its directory could not be synced ({error.strerror}), so that it is not known whether it "
-            "survives a loss of power. Check the disk."
+            f"{where}: its directory could not be synced ({error.strerror}), so it may not survive a loss of power. "
+            "Check the disk."
         ) from error
 
 
@@ -86,11 +86,11 @@ def sync_entry(directory: int, where: str) -> None:
 
 
 class Directories:
-    """The directories of a location, created durably when they are missing.
+    """The directories of a location. Missing directories are created durably.
 
-    Links inside the location are not followed: whoever may write to it could otherwise make you, or root, write and
-    delete elsewhere. A folder directly below the root may be a link, to have it on another disk, if the link belongs
-    to you or to root.
+    Symbolic links inside the location are not followed, because anyone who can write to it could make you or root write
+    and delete elsewhere. There is one exception, for folders on another disk: a folder directly below the root may be a
+    link that belongs to you or to root.
 
     Args:
         root: The absolute path of the location.
@@ -100,7 +100,7 @@ class Directories:
     def __init__(self, root: str, mode: int) -> None:
         self._root = root
         self._mode = mode
-        # Those whose entry in their parent is known to be durable.
+        # The directories whose entry in their parent is known to be durable.
         self._durable: set[str] = set()
 
     @contextlib.contextmanager
@@ -108,8 +108,8 @@ class Directories:
         """Open a directory of the location.
 
         Args:
-            folder: Its path within the location; `""` is the root.
-            create: Whether to create it if it is missing. Default: True.
+            folder: Its path within the location, or `""` for the root.
+            create: Whether to create a missing directory. Default: True.
         """
         directory = f"{self._root}/{folder}" if folder else self._root
         if create and directory not in self._durable:
@@ -119,7 +119,7 @@ class Directories:
         except FileNotFoundError:
             if not create:
                 raise
-            # Somebody removed it since.
+            # Somebody has deleted it since.
             self._durable.clear()
             self._make_durable(directory)
             descriptor = self._enter(folder)
@@ -142,7 +142,7 @@ class Directories:
         try:
             return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         except OSError as error:
-            # Systems disagree about which of the two a link is.
+            # For a link, some systems return one of these errors, and some the other.
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             status = os.stat(name, dir_fd=above, follow_symlinks=False)
@@ -155,8 +155,8 @@ class Directories:
     def _make_durable(self, directory: str) -> None:
         """Create a directory and those above it, and make their entries durable.
 
-        One that exists already is synced as well: whoever created it may have died, or not have come to that yet.
-        Above the location only what is missing is touched.
+        An existing directory is synced, too, because the process that created it may not have done this. Above the
+        location, only missing directories are created and synced.
         """
         above = os.path.dirname(directory)
         inside = directory.startswith(self._root + "/")
@@ -166,7 +166,7 @@ class Directories:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, self._mode)
             created = True
-        # The directory that holds the location may be one that we cannot open, as /home is for some.
+        # Some users may not open the parent directory of the location, such as /home.
         with contextlib.nullcontext() if created or inside else contextlib.suppress(PermissionError):
             descriptor = os.open(above, _DIRECTORY)
             try:
@@ -177,8 +177,8 @@ class Directories:
 
 
 _LINK = (
-    "{name} is a symbolic link, which is followed only directly below the repository, and only if it belongs to you or "
-    "to root. Replace it with what it points to."
+    "{name} is a symbolic link. Links are followed only directly below the repository, and only if they belong to you "
+    "or to root. Replace it with the file or directory that it points to."
 )
 
 
@@ -187,14 +187,14 @@ def _is_trusted(link: os.stat_result) -> bool:
 
 
 def walk(top: str, depth: int = 0) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """Yield every entry below a directory that is no directory itself, with its status.
+    """Yield every entry below a directory except directories, with its status.
 
-    What vanishes meanwhile is left out. A link, a pipe or a device is yielded as it is, and never followed; but see
-    `Directories` for links to folders directly below the location.
+    Entries that are deleted at the same time are left out. Links, pipes and devices are yielded, but not followed. The
+    exception are links to folders directly below the location: see `Directories`.
 
     Args:
         top: The directory.
-        depth: How far below the location it is. Default: 0, the location itself.
+        depth: Its number of levels below the location. Default: 0, the location itself.
     """
     try:
         entries = os.scandir(top)
@@ -219,11 +219,11 @@ def walk(top: str, depth: int = 0) -> Iterator[tuple[os.DirEntry[str], os.stat_r
 
 
 class WayUnknown(Exception):
-    """This file system does not know this way to publish a file."""
+    """This file system does not support this way to publish a file."""
 
 
 def _anonymous(directory: int, name: str, data: bytes, mode: int) -> bool:
-    """Give a file its name when it is complete, so that nothing is left to clean up after a kill."""
+    """Name a file only after it is complete, so that a kill leaves no file to clean up."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
         raise WayUnknown
@@ -232,7 +232,7 @@ def _anonymous(directory: int, name: str, data: bytes, mode: int) -> bool:
         try:
             write_all(file, [data])
             os.fsync(file)
-            # Without a directory descriptor Python would not call linkat(AT_SYMLINK_FOLLOW), which this needs.
+            # This needs linkat(AT_SYMLINK_FOLLOW), which Python calls only with a directory descriptor.
             os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory, follow_symlinks=True)
         finally:
             os.close(file)
@@ -260,9 +260,9 @@ def _renamed(directory: int, name: str, data: bytes, mode: int) -> bool:
 
 
 WAYS: tuple[Callable[[int, str, bytes, int], bool], ...] = (_anonymous, _linked, _renamed)
-"""The ways to put a durable file under a new name, exclusively, the best first.
+"""The ways to create a durable file exclusively, the best first.
 
-Each takes the descriptor of a directory, a name, the bytes and the permissions, and returns False if the name is taken.
+Each takes the descriptor of a directory, a name, the bytes and the permissions, and returns False if the name exists.
 """
 
 
@@ -287,7 +287,7 @@ def _named(directory: int, data: bytes, mode: int, publish: Callable[[str], None
 
 
 def _rename_exclusively(directory: int, old: str, new: str) -> None:
-    """Call renameat2(RENAME_NOREPLACE), which Python does not offer."""
+    """Call renameat2(RENAME_NOREPLACE), for which Python has no function."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError as error:
@@ -322,7 +322,7 @@ _NUMBERS: dict[int | None, _Meaning] = {
     errno.ENETUNREACH: _NETWORK,
     errno.EHOSTUNREACH: _NETWORK,
 }
-# File systems that are written in Python raise these without a number, or with one of their own.
+# File systems in Python raise these without an error number, or with their own numbers.
 _TYPES: dict[type[OSError], _Meaning] = {
     FileNotFoundError: _NUMBERS[errno.ENOENT],
     PermissionError: (PermissionDenied, "Check the credentials, and what they are allowed to do."),
@@ -333,20 +333,25 @@ _TYPES: dict[type[OSError], _Meaning] = {
 
 
 def os_error(error: OSError, where: str) -> StorageError:
-    """Return one of our errors for one of the operating system; `where` names what it happened to."""
+    """Convert an error of the operating system to one of our errors.
+
+    Args:
+        error: The error.
+        where: The name of the file or object in messages.
+    """
     by_type = (found for kind, found in _TYPES.items() if isinstance(error, kind))
     kind, advice = _NUMBERS.get(error.errno) or next(by_type, (StorageError, "Check the storage."))
     return kind(f"{where}: {error.strerror or error}. {advice}")
 
 
 class Translated(contextlib.AbstractContextManager[None]):
-    """Turns errors of the operating system into ours.
+    """Convert errors of the operating system to our errors.
 
-    A class with two slots, because `contextlib.contextmanager` takes longer than a small write.
+    This is a class, because `contextlib.contextmanager` takes longer than a small write.
 
     Args:
-        where: What it happened to.
-        explain: Called with the error. Returns a more fitting error of ours, or None.
+        where: The name of the file or object in messages.
+        explain: A function that returns a more specific error of ours for an error, or None.
     """
 
     __slots__ = ("_explain", "_where")

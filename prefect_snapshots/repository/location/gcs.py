@@ -1,4 +1,4 @@
-"""Objects in Google Cloud Storage."""
+"""Store objects in Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GCSLocation(ObjectStoreLocation):
     def _connect(self) -> Any:
         from aiohttp import TraceConfig
 
-        # Not gcsfs.GCSFileSystem, which asks over gRPC for the kind of the bucket, and waits a minute on emulators.
+        # Not gcsfs.GCSFileSystem: it requests the type of the bucket over gRPC, which takes a minute on emulators.
         from gcsfs.core import GCSFileSystem
 
         trace = TraceConfig()
@@ -92,12 +92,12 @@ class GCSLocation(ObjectStoreLocation):
         if isinstance(error, FileExistsError):
             return answer_error(412, "", error, where)
         if isinstance(error, FileNotFoundError):
-            # It holds the path of what was asked for: of an object, or of all objects in the bucket.
+            # The message contains the requested path: that of an object, or of all objects in the bucket.
             return answer_error(404, "NoSuchBucket" if str(error).endswith("/o") else "", error, where)
         if isinstance(error, TransportError):
             return unreachable(error, where)
         if isinstance(error, GoogleAuthError) or str(error).startswith("Forbidden"):
             return answer_error(403, "", error, where)
-        if isinstance(error, HTTPError | OSError):  # those of requests, which fetches tokens, are OSErrors
+        if isinstance(error, HTTPError | OSError):  # gcsfs fetches tokens with requests, whose errors are OSErrors
             return unreachable(error, where)
         return answer_error(None, type(error).__name__, error, where)

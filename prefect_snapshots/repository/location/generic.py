@@ -1,4 +1,4 @@
-"""Objects in any other file system of fsspec, for a single writer."""
+"""Store objects in any other file system of fsspec, for a single writer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .interface import Location, ObjectInfo, checked
 
 
 class GenericLocation(Location):
-    """Any other file system of fsspec. None of them can create exclusively, so only a single writer may use it.
+    """Any other file system of fsspec. These cannot create objects exclusively, so only a single writer may use them.
 
-    How durable and atomic a write is depends on that file system.
+    Whether writes are durable and atomic depends on the file system.
     """
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
@@ -102,7 +102,7 @@ class GenericLocation(Location):
 
     @contextlib.contextmanager
     def _named(self, path: str) -> Iterator[tuple[Any, str]]:
-        """Give the file system, and what it calls an object, or with an empty path the location itself."""
+        """Yield the file system and its own path of an object. For an empty path, that of the location."""
         where = self._where(checked(path) if path else "")
         try:
             files, root = self._files()
@@ -113,13 +113,13 @@ class GenericLocation(Location):
             meant: StorageError = os_error(error, where)
             raise self._without_secrets(meant) from self._harmless(error)
         except Exception as error:
-            # A file system may have errors of its own, as FTP does.
+            # Some file systems, such as FTP, raise their own types of errors.
             reason = f"{type(error).__name__}: {error}".rstrip(".: ")
             meant = StorageError(f"{where}: {reason}. Check the URL and storage_options.")
             raise self._without_secrets(meant) from self._harmless(error)
 
     def _connect(self) -> tuple[Any, str]:
-        """Return the file system, and what it calls this location."""
+        """Return the file system and its own path of this location."""
         import fsspec
 
         target = f"{self._protocol}://{self._place}"

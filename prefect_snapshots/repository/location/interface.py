@@ -1,4 +1,4 @@
-"""The interface of every location: what it does, what it raises, and the helpers that every backend uses."""
+"""The interface of all locations, the errors that they raise, and helpers for backends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ...redaction import harmless_options, hider, safe_url
 Buffer: TypeAlias = bytes | bytearray | memoryview
 E = TypeVar("E", bound=Exception)
 
-# Four threads find a store without the condition in practice always, and cost one round trip.
+# In practice, four threads always detect a store that ignores the condition, and take one round trip.
 _CONTENDERS = 4
 _PROBE = re.compile(r"probe/[0-9a-f]{32}")
 
@@ -47,14 +47,14 @@ class ObjectInfo:
 
 
 class ObjectWriter(ABC):
-    """Write one object piece by piece. Nothing is visible under its path before `close` returns.
+    """Write one object in pieces. Nothing is visible under its path before `close` returns.
 
     `close` and `abort` may be called from another thread than `write`.
     """
 
     @abstractmethod
     def write(self, buffers: Buffer | Sequence[Buffer]) -> None:
-        """Append one buffer, or several in order. You may reuse them afterwards."""
+        """Append one buffer, or several in order. You may reuse the buffers afterwards."""
 
     @abstractmethod
     def close(self) -> None:
@@ -62,18 +62,18 @@ class ObjectWriter(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Discard what was written. Does nothing after `close`."""
+        """Discard the written data. Does nothing after `close`."""
 
 
 class Appender(ABC):
-    """Append to one file that nobody else writes. Methods may be called from any thread."""
+    """Append to one file that nobody else writes to. Methods may be called from any thread."""
 
     @abstractmethod
     def append(self, buffers: Buffer | Sequence[Buffer]) -> None:
         """Append one buffer, or several in order.
 
-        The data survives the death of this process at once, and a loss of power after a second and after `close`.
-        After an error a part of it may be in the file, and nothing can be appended any more.
+        When this returns, the data survives the end of this process. It survives a loss of power after about a second,
+        and after `close`. After an error, the file may contain a part of the data, and every later append fails.
         """
 
     @abstractmethod
@@ -86,11 +86,11 @@ class Appender(ABC):
 
 
 class ByteLocks(ABC):
-    """Locks on the bytes of a file, each held until it is released or this process ends. Never waits."""
+    """Locks on the bytes of a file. A lock is held until it is released or this process ends. No method waits."""
 
     @abstractmethod
     def take(self, number: int) -> bool:
-        """Lock byte `number` (below 2**62). Returns False if somebody else holds it."""
+        """Lock the byte at offset `number` (below 2**62). Return False if somebody else holds the lock."""
 
     @abstractmethod
     def release(self, number: int) -> None:
@@ -98,22 +98,22 @@ class ByteLocks(ABC):
 
     @abstractmethod
     def is_held(self, number: int) -> bool:
-        """Return whether somebody else holds a byte."""
+        """Return whether somebody else holds the lock of a byte."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything."""
+        """Release all locks."""
 
 
 class Requests(Mapping[str, int]):
     """The number of requests that a location has made, by verb: GET, PUT, LIST, DELETE, HEAD.
 
-    For S3 and Google Cloud Storage every request counts, retries included, except for those that aiohttp repeats by
-    itself when a connection turns out to be closed. For others every call counts. A verb that was never used counts 0.
+    For S3 and Google Cloud Storage, this is the number of requests including retries, except for requests that aiohttp
+    repeats because a connection was closed. For other locations, it is the number of calls. An unused verb has 0.
     """
 
     def __init__(self) -> None:
-        # One entry for each thread, so that no lock is needed: a fork could copy one while it is held.
+        # Each thread has its own entries, so no lock is needed, which a fork could copy while it is held.
         self._counts: dict[tuple[int, str], int] = {}
 
     def __getitem__(self, verb: str) -> int:
@@ -141,32 +141,33 @@ class Requests(Mapping[str, int]):
 
 
 class Location(ABC):
-    """A place that holds objects. Every method may be called from any thread.
+    """A directory, bucket or other place for objects. Every method may be called from any thread.
 
-    To bring a backend, subclass this, implement the abstract methods, and name the class in the entry-point group
+    To add a backend, subclass this, implement the abstract methods, and register the class in the entry-point group
     `prefect_snapshots.locations` under the scheme of its URLs. `prefect_snapshots.testing.LocationContract` tests it.
 
-    Besides the errors named at each method, all of them raise:
+    In addition to the errors that their docstrings list, all methods raise:
 
     - `PermissionDenied` if the credentials or the file permissions do not allow the call,
     - `StorageUnavailable` if the store did not answer after all retries,
     - `StorageError` for any other failure of the store,
-    - `InvalidArgument` if the options do not make a client,
+    - `InvalidArgument` if no client can be created with the options,
     - `InvalidName` for a path that leads out of the location.
 
     Args:
         protocol: The scheme of the URL, such as `"s3"`.
-        place: What follows `://` in the URL.
-        storage_options: Options for the store. They may hold secrets.
+        place: The part of the URL after `://`.
+        storage_options: Options for the store. They may contain secrets.
 
     Attributes:
-        url: The URL in one canonical form and without secrets: it may be logged.
-        storage_options: The options it was opened with. They may hold secrets.
+        url: The URL in canonical form and without secrets, so that you can log it.
+        storage_options: The options that it was opened with. They may contain secrets.
         requests: The number of requests made so far.
-        is_local: Objects are plain files: small calls are cheap, and writers stream.
-        appends: Files can grow: `appender` returns one.
-        reserve: Bytes that the reserve of the repository must have, as far as this process knows: see the module
-            `reserve`.
+        is_local: Whether objects are plain files. If so, small calls are cheap, and writers do not collect the object
+            in memory.
+        appends: Whether files can grow. If so, `appender` returns an appender.
+        reserve: The size in bytes that the reserve of the repository must have, as far as this process knows. See the
+            module `reserve`.
     """
 
     is_local: bool = False
@@ -190,7 +191,7 @@ class Location(ABC):
 
     @property
     def url_with_secrets(self) -> str:
-        """The URL as it was given, with the password that it may hold. Never show, log or store it."""
+        """The URL as it was passed, which may contain a password. Never show, log or store it."""
         return f"{self._protocol}://{self._place}"
 
     @abstractmethod
@@ -199,13 +200,13 @@ class Location(ABC):
 
     @abstractmethod
     def read_range(self, path: str, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start` on, fewer if the object ends before. Raises `ObjectMissing`."""
+        """Return `length` bytes from `start` on, or fewer if the object is shorter. Raises `ObjectMissing`."""
 
     def read_into(self, path: str, start: int, target: memoryview) -> int:
         """Fill `target` with the bytes from `start` on.
 
         Returns:
-            The number of bytes read, less than the size of `target` only if the object ends before.
+            The number of bytes read. It is less than the size of `target` only if the object is shorter.
 
         Raises:
             ObjectMissing: There is no such object.
@@ -215,29 +216,31 @@ class Location(ABC):
         return len(data)
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return all bytes of many objects in the order of `paths`, and None for a missing one.
+        """Return all bytes of many objects in the order of `paths`, with None for each missing object.
 
         Remote stores fetch them in parallel.
         """
         return [self._read_or_none(path) for path in paths]
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put an object where none is: durable and exclusive.
+        """Create an object durably and exclusively: only if there is none with this path.
 
         Args:
-            path: Where to put it.
-            data: Its bytes. They hold something that no other writer has (a random token): a writer that finds its own
-                bytes under the path has won, even if the reply that said so was lost.
+            path: The path of the object.
+            data: Its bytes. They must contain something that no other writer has, such as a random token. So a writer
+                that finds its own bytes under the path has succeeded, even if the reply was lost.
 
         Returns:
-            True if the object is there with exactly these bytes, False if there is another one.
+            True if the object now exists with exactly these bytes, False if there is another object.
 
         Raises:
-            StorageUnavailable: It is not known whether the object was put.
-            StorageFull: It was not put, because there is no space.
+            StorageUnavailable: It is not known whether the object was created.
+            StorageFull: It was not created, because there is no space.
         """
         if not data:
-            raise InvalidArgument(f"{path}: an empty object cannot be created exclusively. Give it at least a token.")
+            raise InvalidArgument(
+                f"{path}: an empty object cannot be created exclusively. It must contain at least a token."
+            )
         return self._create(checked(path), data)
 
     @abstractmethod
@@ -245,77 +248,79 @@ class Location(ABC):
 
     @abstractmethod
     def replace(self, path: str, data: bytes) -> None:
-        """Put an object, over an older one if there is one: durable and atomic. Raises `StorageFull`."""
+        """Write an object durably and atomically, and replace an older one. Raises `StorageFull`."""
 
     def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
-        """Return a writer for the object at `path`, which replaces an older one when it is closed.
+        """Return a writer for an object. When it is closed, the object replaces an older one.
 
-        Object stores hold the object in memory and send it in one request on `close`: at most 64 MB.
+        For object stores, it collects the object in memory and sends it in one request on `close`, so write at most
+        64 MB.
 
         Args:
             path: The path of the object.
-            read_soon: Whether the object is worth a place in the cache of the operating system. Default: True.
+            read_soon: Whether to write through the cache of the operating system, for an object that will probably be
+                read soon. Default: True.
         """
         return BufferedWriter(self.replace, checked(path))
 
     def appender(self, path: str) -> Appender | None:
-        """Create a file at `path` and return an appender to it. Readers see what was appended so far.
+        """Create a file at `path`, and return an appender for it. Readers see the data that was appended so far.
 
         Returns:
-            The appender; None if files of this location cannot grow.
+            The appender, or None if files of this location cannot grow.
         """
         return None
 
     def resize(self, path: str, size: int) -> None:
-        """Make a file of this many arbitrary bytes, which take space on the disk, out of the one that may be there.
+        """Set the size of a file, and create it if it does not exist. Its contents are arbitrary, but take disk space.
 
-        It is not durable. Only locations with `is_local` can do this.
+        The change is not durable. Only locations with `is_local` support this.
 
         Raises:
-            StorageFull: There is no space for so many. The file has as many as there is space for.
+            StorageFull: There is not enough space. The file is as large as the space allows.
         """
-        raise UnsupportedStorage(f"{self.url}: objects cannot be resized here.")
+        raise UnsupportedStorage(f"{self.url}: this location cannot resize objects.")
 
     def locks(self, path: str) -> ByteLocks | None:
-        """Return locks between the processes that use this location, on a file at `path`; None if there are none."""
+        """Return locks between the processes that use this location, on a file at `path`, or None if not supported."""
         return None
 
     def leftovers(self) -> list[ObjectInfo]:
-        """Return the temporary files, of which some may still be in use. `delete` takes their paths."""
+        """Return the temporary files. Some may still be in use. `delete` accepts their paths."""
         return []
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """Return all objects below the folder `prefix`, at any depth, sorted by path.
 
-        A listing is no snapshot: an object created or deleted meanwhile may or may not be in it.
+        A listing is not a snapshot: an object that is created or deleted at the same time may or may not be in it.
 
         Args:
-            prefix: The folder, or `""` for everything. Temporary files are left out.
+            prefix: The folder, or `""` for everything. Temporary files are not returned.
         """
         found = self._objects(checked(prefix) if prefix else "")
         return sorted((info for info in found if not is_temporary(info.path)), key=attrgetter("path"))
 
     @abstractmethod
     def _objects(self, folder: str) -> Iterator[ObjectInfo]:
-        """Yield everything below a folder, temporary files too, in any order."""
+        """Yield everything below a folder, including temporary files, in any order."""
 
     @abstractmethod
     def size(self, path: str) -> int | None:
-        """Return the size of an object in bytes, None if it is missing."""
+        """Return the size of an object in bytes, or None if it does not exist."""
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
-        """Delete objects. One that is missing already is fine."""
+        """Delete objects. Objects that do not exist are ignored."""
 
     def is_empty(self) -> bool:
-        """Return whether nothing is here. A missing directory is empty; probes and leftovers do not count."""
+        """Return whether there are no objects. A missing directory is empty. Probes and leftovers are ignored."""
         return all(is_temporary(found.path) or _PROBE.fullmatch(found.path) for found in self._objects(""))
 
     def prove_exclusive(self) -> None:
-        """Prove that `create` is exclusive here: several threads race for one probe object.
+        """Test that `create` is exclusive: several threads try to create one probe object.
 
         Raises:
-            UnsupportedStorage: It is not: two writers could overwrite each other.
+            UnsupportedStorage: It is not exclusive, so that two writers could overwrite each other.
         """
         path = f"probe/{secrets.token_hex(16)}"
 
@@ -323,16 +328,16 @@ class Location(ABC):
             return self.create(path, secrets.token_bytes(16))
 
         with ThreadPoolExecutor(_CONTENDERS) as contenders:
-            # One more afterwards: a store may be exclusive only among requests that overlap.
+            # Try once more afterwards, because a store may be exclusive only for requests that overlap.
             claims = [*contenders.map(claim, range(_CONTENDERS)), claim(None)]
-        # A writer without the right to delete leaves the probe behind.
+        # A writer that may not delete leaves the probe.
         with contextlib.suppress(PermissionDenied):
             self.delete([path])
         if claims.count(True) != 1 or claims[-1]:
             raise UnsupportedStorage(
                 f"{self.url} let {claims.count(True)} of {len(claims)} writers create the same object, so that writers "
                 "could overwrite each other. Use a store that supports conditional writes, or pass single_writer=True "
-                "if never more than one process writes at a time."
+                "if only one process ever writes at a time."
             )
 
     def _read_or_none(self, path: str) -> bytes | None:
@@ -342,7 +347,7 @@ class Location(ABC):
             return None
 
     def _where(self, path: str) -> str:
-        """Return what messages call an object, or with an empty path the location itself."""
+        """Return the name of an object for messages. For an empty path, that of the location."""
         return f"{self.url}/{path}" if path else self.url
 
     def _without_secrets(self, error: E) -> E:
@@ -351,7 +356,7 @@ class Location(ABC):
         return error
 
     def _harmless(self, error: BaseException) -> BaseException | None:
-        """Return an error to name as a cause, or None if it or one of its own causes shows a secret."""
+        """Return an error to use as a cause, or None if it or one of its own causes contains a secret."""
         seen: BaseException | None = error
         while seen is not None:
             if self._hide(said := f"{seen} {seen!r}") != said:
@@ -361,7 +366,7 @@ class Location(ABC):
 
 
 class BufferedWriter(ObjectWriter):
-    """Collect an object in memory, and hand it to `put` as a whole."""
+    """Collect an object in memory, and pass it to `put` on `close`."""
 
     def __init__(self, put: Callable[[str, bytes], None], path: str) -> None:
         self._put = put
@@ -384,13 +389,13 @@ class BufferedWriter(ObjectWriter):
 
 
 def several(buffers: Buffer | Sequence[Buffer]) -> Sequence[Buffer]:
-    """Return one buffer, or several, as a sequence."""
+    """Return one buffer or several buffers as a sequence."""
     return [buffers] if isinstance(buffers, Buffer) else buffers
 
 
 def closed(path: str) -> InvalidArgument:
     """Return the error for a write after `close`."""
-    return InvalidArgument(f"{path} is closed: nothing can be written to it any more.")
+    return InvalidArgument(f"{path} is closed, so you cannot write to it. Open a new writer.")
 
 
 def checked(path: str, temporary: bool = False) -> str:
@@ -398,7 +403,7 @@ def checked(path: str, temporary: bool = False) -> str:
 
     Args:
         path: The path. Every segment begins with a letter, a digit or `_`.
-        temporary: Whether the path of a temporary file is fine, too. Default: False.
+        temporary: Whether to accept the path of a temporary file, too. Default: False.
 
     Raises:
         InvalidName: The path could lead out of the location.
@@ -416,5 +421,5 @@ def temporary_name() -> str:
 
 
 def is_temporary(path: str) -> bool:
-    """Return whether a path is that of a temporary file."""
+    """Return whether a path is the path of a temporary file."""
     return path.rpartition("/")[2].startswith(".tmp-")

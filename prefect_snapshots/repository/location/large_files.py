@@ -1,9 +1,9 @@
-"""Write large files past the page cache.
+"""Write large files without the page cache of the operating system.
 
-The operating system copies what is written into its cache page by page. That takes a good part of the time of a backup,
-and evicts what other programs read. Here the data goes through a small buffer from which the disk takes it itself
-(`O_DIRECT`). Disks take whole blocks only: small pieces and the last block go the usual way, and so does everything on
-a file system without `O_DIRECT`.
+Copying data into the page cache takes a large part of the time of a backup, and evicts data that other programs read.
+So the data is copied to a small buffer, from which it is written directly to the disk (`O_DIRECT`). Disks accept only
+whole blocks in this way: small pieces and the last block are written normally, and so is everything on a file system
+without `O_DIRECT`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ except ImportError:  # as on Windows
 else:
     _DIRECT = getattr(os, "O_DIRECT", 0)  # which macOS does not have
 
-# Larger buffers write no faster, and each open file has one.
+# The size of the buffer in bytes. Larger buffers are not faster, and each open file has one.
 _BUFFER = 1024 * 1024
-# Bytes of a block, or a multiple of them: some disks have 512.
+# A size in bytes that is a multiple of the block size of every common disk (512 or 4096).
 _BLOCK = 4096
-# Smaller writes do not gain from it. A file that begins with them switches at the first larger one.
+# Smaller writes in bytes do not benefit. A file that begins with small writes switches at the first larger one.
 _LARGE = 256 * 1024
 
 
 class LargeFile:
-    """Append to an open file. Call `finish` before you do anything else with it.
+    """Append to an open file. Call `finish` before you use the file in another way.
 
     Args:
         file: The descriptor of the file.
-        size: Where in the file to begin, in bytes. Default: 0.
+        size: The offset in bytes of the first write. Default: 0.
     """
 
     def __init__(self, file: int, size: int = 0) -> None:
@@ -54,7 +54,7 @@ class LargeFile:
                 write_all(self._file, buffers)
                 self._size += size
                 return
-            # Aligned to a page, as disks need it.
+            # Direct writes need memory that is aligned to a page.
             self._buffer = mmap.mmap(-1, _BUFFER, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for buffer in buffers:
             rest = memoryview(buffer).cast("B")
@@ -68,7 +68,7 @@ class LargeFile:
                     self._write_out(direct=self._size % _BLOCK == 0)
 
     def finish(self) -> None:
-        """Write the rest. Afterwards the file takes anything again."""
+        """Write the rest of the buffer. Afterwards you can use the file normally."""
         if self._buffer is not None:
             self._write_out(direct=False)
 

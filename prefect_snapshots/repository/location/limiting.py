@@ -1,4 +1,4 @@
-"""A location that writes no faster than a given rate, so that uploads leave room for others on the line."""
+"""Limit the rate of writes to a location, so that uploads leave bandwidth for others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .interface import Appender, Buffer, ByteLocks, Location, ObjectInfo, Object
 
 
 class Rate:
-    """Paces the bytes that all threads of a process send. Unused time is not saved up for a burst.
+    """Limits how fast all threads of a process together send bytes. Unused time does not allow a later burst.
 
     Args:
-        limit: Bytes a second.
+        limit: Bytes per second.
     """
 
     def __init__(self, limit: float) -> None:
@@ -23,7 +23,7 @@ class Rate:
         self._lock = Lock()
 
     def count(self, size: int) -> float:
-        """Count bytes, and return how many seconds their sender must wait for those counted before."""
+        """Count bytes, and return how many seconds the sender must wait for bytes that were counted earlier."""
         with self._lock:
             now = time.monotonic()
             free_at = max(self._free_at, now)
@@ -31,18 +31,18 @@ class Rate:
             return free_at - now
 
     def wait(self, buffers: Buffer | Sequence[Buffer]) -> None:
-        """Wait until buffers may be sent."""
+        """Wait until the buffers may be sent."""
         time.sleep(self.count(sum(len(memoryview(buffer).cast("B")) for buffer in several(buffers))))
 
 
 class LimitedLocation(Location):
     """A location that writes packs and logs at a limited rate.
 
-    Small objects, such as events and locks, are counted, but they do not wait: others may be waiting for them.
+    Small objects, such as events and locks, are counted but do not wait, because other processes may wait for them.
 
     Args:
         inner: The location that is written to.
-        limit: Bytes a second, for all threads of this process together.
+        limit: Bytes per second, for all threads of this process together.
     """
 
     def __init__(self, inner: Location, limit: float) -> None:
@@ -62,7 +62,7 @@ class LimitedLocation(Location):
 
     @property
     def limit(self) -> float:
-        """Bytes a second."""
+        """The rate in bytes per second."""
         return self._rate.limit
 
     # --- writing ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Objects as files in a directory, and what this location hands out: writers, appenders, locks."""
+"""Store objects as files in a directory, with writers, appenders and locks for them."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ from .interface import (
 )
 from .large_files import LargeFile
 
-# How much a loss of power may cost an appender. Syncing more often would let each small result wait for the disk.
+# The most seconds of appended data that a loss of power may destroy. With more frequent syncs, small results would wait
+# for the disk.
 _SYNC_INTERVAL = 1.0
 
-# Whether this operating system knows locks of an open file description.
+# Whether this operating system supports locks of an open file description.
 _LOCKS_AVAILABLE = hasattr(fcntl, "F_OFD_SETLK")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock where off_t has 64 bits
 
-# A pipe in the place of an object would let `open` wait for a writer forever.
+# Without O_NONBLOCK, opening a pipe in the place of an object would wait forever for a writer.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class LocalLocation(Location):
     """A directory.
 
-    The option `umask`, a string of octal digits, opens the files to others: by default only their owner can read them.
+    By default, only their owner can read the files. The option `umask`, a string of octal digits, gives others access.
     """
 
     is_local = True
@@ -119,8 +120,10 @@ class LocalLocation(Location):
             try:
                 there = os.fstat(file).st_size
                 os.ftruncate(file, min(there, size))
-                os.lseek(file, there, os.SEEK_SET)  # not to the end: somebody else may be at it, too
-                # Random: a file system that compresses would give no space to zeros.
+                os.lseek(
+                    file, there, os.SEEK_SET
+                )  # not to the end, because another process may resize it at the same time
+                # Random bytes, because a file system with compression would allocate no space for zeros.
                 write_all(file, [os.urandom(max(size - there, 0))])
             finally:
                 os.close(file)
@@ -154,7 +157,9 @@ class LocalLocation(Location):
             with self._errors(path):
                 try:
                     status = os.stat(self._full(checked(path)))
-                except FileNotFoundError:  # the usual answer to whoever waits for news, so it has to be quick
+                except (
+                    FileNotFoundError
+                ):  # the most frequent result when readers poll for new events, so it must be fast
                     return None
         except ObjectMissing:
             return None
@@ -184,16 +189,16 @@ class LocalLocation(Location):
         return file
 
     def _folder(self, path: str) -> contextlib.AbstractContextManager[int]:
-        """Open the directory of an object."""
+        """Open the directory of an object, and create it if it does not exist."""
         return self._directories.opened(os.path.dirname(path))
 
     def _publish(self, directory: int, name: str, data: bytes) -> bool:
-        """Put a durable file under a new name in an open directory, in the first way that this file system knows."""
+        """Create a durable file in an open directory, in the first way that this file system supports."""
         for publish in list(self._ways):
             try:
                 return publish(directory, name, data, self._modes.file)
             except files.WayUnknown:
-                # Another thread may have dropped it already.
+                # Another thread may have removed it already.
                 with contextlib.suppress(ValueError):
                     self._ways.remove(publish)
         raise UnsupportedStorage(
@@ -217,7 +222,7 @@ class LocalLocation(Location):
 
 
 class _FileWriter(ObjectWriter):
-    """Stream into a temporary file in the directory of its final name."""
+    """Write to a temporary file in the directory of the final file."""
 
     def __init__(self, where: str, name: str, directory: int, mode: int, requests: Requests, read_soon: bool) -> None:
         self._where = where
@@ -250,7 +255,7 @@ class _FileWriter(ObjectWriter):
             with Translated(self._where):
                 if self._large is not None:
                     self._large.finish()
-                # The data before the name: a name without data would be a damaged object after a loss of power.
+                # Sync the data before the rename: otherwise a loss of power could leave the name without its data.
                 os.fsync(self._file)
                 os.rename(self._temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 sync_entry(self._directory, self._where)
@@ -270,10 +275,10 @@ class _FileWriter(ObjectWriter):
 
 
 class _FileAppender(Appender):
-    """Append to an open file, which a thread of its own syncs at most once a second.
+    """Append to an open file. A separate thread syncs it at most once a second.
 
     Args:
-        where: What messages call the file.
+        where: The name of the file in messages.
         file: Its descriptor.
     """
 
@@ -296,7 +301,7 @@ class _FileAppender(Appender):
                 with Translated(self._where):
                     write_all(self._file, several(buffers))
             except BaseException as error:
-                # A part of a record may be in the file: what is appended after it could not be told from it.
+                # The file may contain a part of a record, and later records could not be distinguished from it.
                 self._failure = error
                 raise
         if not self._dirty.is_set():
@@ -324,14 +329,14 @@ class _FileAppender(Appender):
             self.close()
 
     def _forget_thread(self) -> None:
-        # A forked child has no thread that syncs: the next append starts one.
+        # A forked child does not have the thread that syncs. The next append starts a new one.
         self._thread = None
         self._dirty = threading.Event()
         self._closing = threading.Event() if not self._closing.is_set() else self._closing
 
     def _check(self) -> None:
         if self._failure is not None:
-            # A full disk stays a full disk: whoever catches it can free space.
+            # Keep the type of the error: callers that catch StorageFull can free space.
             kind = StorageFull if isinstance(self._failure, StorageFull) else StorageError
             raise kind(
                 f"{self._where}: an earlier write failed, so nothing can be appended any more ({self._failure}) "
@@ -353,9 +358,9 @@ class _FileAppender(Appender):
 
 
 class _FileLocks(ByteLocks):
-    """Locks of the open file description, so that two of these in one process exclude each other as well.
+    """Locks of an open file description, so that two instances in one process exclude each other, too.
 
-    The kernel releases them when their holder ends, however it ends.
+    The kernel releases them when the process ends, even if it is killed.
     """
 
     def __init__(self, file: int) -> None:

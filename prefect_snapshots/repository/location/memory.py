@@ -1,4 +1,4 @@
-"""Objects in the memory of this process, for tests and examples."""
+"""Store objects in the memory of this process, for tests and examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .interface import Location, ObjectInfo, checked
 
 
 class MemoryLocation(Location):
-    """A name in fsspec's memory store, shared by the threads of this process and gone with it."""
+    """A prefix in fsspec's memory store, which all threads of this process share. It is lost when the process ends."""
 
     def __init__(self, protocol: str, place: str, storage_options: Mapping[str, Any]) -> None:
         place = "/".join(part for part in place.split("/") if part)
@@ -34,7 +34,7 @@ class MemoryLocation(Location):
 
     def _create(self, path: str, data: bytes) -> bool:
         self.requests.add("PUT")
-        # A dict's setdefault is atomic, which none of the methods of fsspec's file system is.
+        # The setdefault of a dict is atomic, but no method of fsspec's file system is.
         kept: bytes = self._store.setdefault(self._root + path, self._file(None, self._root + path, data)).getvalue()
         return kept == data
 
@@ -47,7 +47,7 @@ class MemoryLocation(Location):
         below = f"{self._root}{folder}/" if folder else self._root
         for name, file in list(self._store.items()):
             if name.startswith(below):
-                # Not of its buffer, which would copy it.
+                # getvalue() returns the bytes without a copy; reading them from the file would copy them.
                 size = len(file.getvalue())
                 yield ObjectInfo(name.removeprefix(self._root), size, file.modified.timestamp())
 

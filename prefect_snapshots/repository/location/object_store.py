@@ -1,7 +1,7 @@
-"""The base of locations in object stores: a bucket, keys below a prefix, and an asynchronous client from fsspec.
+"""The base class of locations in object stores: a bucket, keys below a prefix, and an asynchronous client from fsspec.
 
-It uses the client's own calls only, one request each. The file operations of fsspec look things up before they act,
-which costs requests, and looks into caches.
+It uses only the calls of the client, with one request each. The file operations of fsspec make additional requests, and
+use caches, which may be out of date.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from .interface import Location, ObjectInfo, checked
 T = TypeVar("T")
 
 PARALLEL = 16
-"""Requests under way at once: more of them do not read small objects faster."""
+"""The most requests at the same time. More do not read small objects faster."""
 ATTEMPTS = 8
-"""Tries of a request that is worth repeating, with pauses of up to 2 s: about 8 s in all."""
+"""The most attempts of a request that may succeed later, with pauses of up to 2 s. They take about 8 s in total, which
+is enough for a short outage."""
 _BATCH = 1000  # the most that S3 deletes in one request
 
 
@@ -49,7 +50,7 @@ class ObjectStoreLocation(Location):
 
     @abstractmethod
     async def _page(self, client: Any, prefix: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
-        """Return some of the objects whose keys start with `prefix`, and a token to go on with."""
+        """Return some of the objects whose keys start with `prefix`, and a token for the next page."""
 
     @abstractmethod
     async def _size(self, client: Any, key: str) -> int: ...
@@ -59,7 +60,7 @@ class ObjectStoreLocation(Location):
 
     @abstractmethod
     def _meaning(self, error: Exception, where: str) -> SnapshotsError:
-        """Return one of our errors for one of the client."""
+        """Convert an error of the client to one of our errors."""
 
     # --- common to all of them
 
@@ -68,7 +69,7 @@ class ObjectStoreLocation(Location):
         super().__init__(self._scheme, place, storage_options)
         if "?" in place or "#" in place:
             raise InvalidArgument(
-                f"{self.url}: a URL of a bucket takes no options after '?' or '#'. Pass them as storage_options."
+                f"{self.url}: the URL of a bucket cannot have options after '?' or '#'. Pass them as storage_options."
             )
         self._bucket, _, folder = place.partition("/")
         self._root = f"{folder}/" if folder else ""
@@ -117,7 +118,7 @@ class ObjectStoreLocation(Location):
                 self._run(path, self._put, key, data, True)
                 return True
             except Exists:
-                # Perhaps it is ours: a retry of a request whose reply was lost looks like a lost race.
+                # It may be our own object: if the reply to a request was lost, its retry looks like a lost race.
                 found = self._read_or_none(path)
             except Contended:
                 found = None
@@ -128,7 +129,7 @@ class ObjectStoreLocation(Location):
             if found is not None:
                 return found == data
             time.sleep(random.uniform(0.5, 1) * min(0.05 * 2**attempt, 2))
-        raise StorageUnavailable(f"{self._where(path)}: other writers were in the way {ATTEMPTS} times. Try again.")
+        raise StorageUnavailable(f"{self._where(path)}: {ATTEMPTS} attempts conflicted with other writers. Try again.")
 
     def replace(self, path: str, data: bytes) -> None:
         self._run(path, self._put, self._key(path), data, False)
@@ -149,7 +150,7 @@ class ObjectStoreLocation(Location):
         token = None
         while True:
             page, token = self._run(folder, self._page, prefix, token)
-            # Some consoles, and SeaweedFS after a deletion, keep empty objects that stand for folders.
+            # Some consoles create empty objects for folders, and so does SeaweedFS after a deletion.
             yield from (info for info in page if not info.path.endswith("/"))
             if token is None:
                 return
@@ -172,7 +173,7 @@ class ObjectStoreLocation(Location):
 
     @contextlib.contextmanager
     def _errors(self, path: str) -> Iterator[None]:
-        """Turn errors of the client into ours, without the secrets that clients put into their messages."""
+        """Convert errors of the client to our errors, without the secrets that clients include in their messages."""
         try:
             yield
         except SnapshotsError:

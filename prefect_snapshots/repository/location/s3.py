@@ -1,4 +1,4 @@
-"""Objects in S3."""
+"""Store objects in S3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VERBS = {"ListObjectsV2": "LIST", "DeleteObjects": "DELETE"}
 
 
 class S3Location(ObjectStoreLocation):
-    """A prefix in a bucket of S3, or of a store that speaks its protocol."""
+    """A prefix in a bucket of S3 or of a compatible store."""
 
     _scheme = "s3"
     _package = "s3fs"
@@ -30,7 +30,7 @@ class S3Location(ObjectStoreLocation):
         with blaming_options(self.url, self._hide):
             await client.set_session()
         connection = await client.get_s3(self._bucket)
-        # Once only, thanks to the id, and for every attempt that goes over the wire.
+        # The id prevents a second registration. The event occurs for every attempt that is sent.
         connection.meta.events.register("before-send.s3", self._count, unique_id="prefect-snapshots")
         answer: dict[str, Any] = await client._call_s3(operation, Bucket=self._bucket, **arguments)
         return answer
@@ -47,7 +47,7 @@ class S3Location(ObjectStoreLocation):
                 try:
                     return bytes(await body.read())
                 except Exception:
-                    # The connection broke while the object came in: the one thing that s3fs does not retry.
+                    # The connection broke during the download of the object, which s3fs does not retry.
                     failures += 1
                     if failures == ATTEMPTS:
                         raise
@@ -78,7 +78,7 @@ class S3Location(ObjectStoreLocation):
         from aiohttp import ClientError as HTTPError
         from botocore.exceptions import ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
-        # s3fs puts an OSError of its own in front of what the server said, and not always the same one.
+        # s3fs wraps the server's error in different kinds of OSError.
         response = getattr(error.__cause__ or error, "response", None)
         if response:
             said = response.get("Error", {})

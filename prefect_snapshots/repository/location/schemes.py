@@ -1,4 +1,4 @@
-"""Find the kind of location that a URL means: one of ours, one that another package brings, or one of fsspec's."""
+"""Find the class of locations for a URL: one of this package or of another package, or a file system of fsspec."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ...redaction import is_ambiguous, safe_url
 from .interface import Location
 
 GROUP = "prefect_snapshots.locations"
-"""The entry-point group in which a package names its locations: the scheme of their URLs, and the class."""
+"""The entry-point group in which packages register their locations: the scheme of the URLs, and the class."""
 
-# Not in the group: no package can take their place, and reading the group costs 30 ms, which a local path saves.
+# These are not in the group, so that no package can replace them, and because reading the group takes 30 ms.
 _OURS: Mapping[str, tuple[str, str]] = {
     "file": ("local", "LocalLocation"),
     "local": ("local", "LocalLocation"),
@@ -29,20 +29,20 @@ _OURS: Mapping[str, tuple[str, str]] = {
 
 
 def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Location:
-    """Return the location at a URL. Nothing is read, written or connected to yet.
+    """Return the location at a URL. This neither connects to it nor reads or writes anything.
 
     Args:
         url: A directory (`"./snapshots"`, `"/data/snapshots"`, `"file:///data/snapshots"`), `"memory://name"`,
-            `"s3://bucket/prefix"`, `"gs://bucket/prefix"`, the URL of a location that another package brings, or the
-            URL of any other fsspec file system.
+            `"s3://bucket/prefix"`, `"gs://bucket/prefix"`, the URL of a location that another package adds, or the URL
+            of any other fsspec file system.
         storage_options: Options for the store: credentials, endpoints, time-outs. Default: none.
 
     Returns:
-        The location. It may be used from any thread and after a fork. Its pickle holds no secret: only options that
-        are known to be harmless travel, and credentials come from the environment of the process that loads it.
+        The location. You can use it from any thread and after a fork. Its pickle contains no secrets: only options that
+        are known to be harmless are pickled. Credentials come from the environment of the process that loads it.
 
     Raises:
-        MissingDependency: The package for this kind of URL is not installed, or does not load.
+        MissingDependency: The package for this kind of URL is not installed, or cannot be imported.
         InvalidArgument: The URL has no path, or chains several file systems (`simplecache::s3://...`), or
             its password is not percent-encoded.
 
@@ -59,7 +59,9 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
         raise InvalidArgument(f"storage_options must be a dictionary, not {type(storage_options).__name__}.")
     given = os.fspath(url)
     if "::" in given:
-        raise InvalidArgument(f"{safe_url(given)}: a chained URL cannot hold a repository. Pass its last part.")
+        raise InvalidArgument(
+            f"{safe_url(given)}: a repository cannot be at a chained URL. Pass the last part of the URL."
+        )
     scheme, separator, rest = given.partition("://")
     scheme, rest = (scheme.lower(), rest) if separator else ("file", given)
     local = scheme in ("file", "local")
@@ -91,13 +93,13 @@ def _loaded(found: EntryPoint) -> type[Location]:
         kind = found.load()
     except Exception as error:
         raise MissingDependency(
-            f"Locations of {found.name}:// URLs are brought by the package {package}, which does not load "
+            f"The package {package}, which provides the locations of {found.name}:// URLs, cannot be imported "
             f"({type(error).__name__}: {error}). Repair or uninstall it."
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Location)):
         raise MissingDependency(
-            f"The package {package} names {found.value} as the location of {found.name}:// URLs, which is not a "
-            "subclass of prefect_snapshots.repository.location.Location. Update or uninstall it."
+            f"The package {package} registers {found.value} for {found.name}:// URLs, which is not a subclass of "
+            "prefect_snapshots.repository.location.Location. Update or uninstall it."
         )
     return kind
 
