@@ -1208,7 +1208,12 @@ def test_a_pyproject_that_makes_no_sense(shop: Program, text: str, complaint: st
             "snapshots restore epoch-1 --to nowhere/x.npz",
             "snapshots diff epoch-1",
         ),
-        *("snapshots restore epoch-1 --to x.snapshots --leaves step", "prune --grace soon", "prune --grace=-1h"),
+        *(
+            "snapshots restore epoch-1 --to x.snapshots --leaves step",
+            "prune --grace soon",
+            "prune --grace=-1h",
+            "prune --grace 999999d",
+        ),
         *("prune --grace 99999999999y", "check -r", "check -r s3://", "check -r a -r b"),
     ],
 )

@@ -173,6 +173,12 @@ def test_since_when_a_backup_is_due() -> None:
         assert watching._before(latest, every, timezone) == expected
 
 
+@pytest.mark.parametrize("every", ["99999999d", "-1d", "0d", timedelta.max, "0 0 30 2 *", "60 * * * *"])
+def test_impossible_times_between_backups_are_refused(every: timedelta | str) -> None:
+    with pytest.raises(InvalidArgument):
+        watching._before(datetime.now(UTC), every, "UTC")
+
+
 def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="'daily' is neither a duration"):
         watch_repository({"x": "daily"}, repository=str(tmp_path))

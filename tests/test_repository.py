@@ -6,6 +6,7 @@ The same behaviour on every kind of storage; then what does not depend on it, in
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import random
@@ -171,6 +172,9 @@ class TestEveryStorage:
         shelf.put("deleted", [NOISE[50_000:300_000]])
         shelf.remove("deleted")
         before = sum(listing(storage).values())
+        for grace in (-1, math.nan):
+            with pytest.raises(InvalidArgument, match="at least 0"):
+                shelf.repository.prune(grace=grace)
         report = shelf.repository.prune(grace=0)
         assert report.packs_deleted
         assert sum(listing(storage).values()) < before - 150_000

@@ -18,11 +18,17 @@ DAMAGED = 3
 """Exit code: damage was found, or something is lost."""
 
 
+_LONGEST_GRACE = timedelta(days=36525)
+"""A century. The calendar of Python, in which it is shown, ends at year 1."""
+
+
 def _parse_grace(_: object, tokens: Sequence[Token]) -> timedelta:
     try:
         grace: timedelta = convert(timedelta, tokens)
     except OverflowError:
-        raise ValueError(f'"{tokens[0].value}" is too long.') from None
+        grace = timedelta.max
+    if grace > _LONGEST_GRACE:
+        raise ValueError(f'"{tokens[0].value}" is too long.')
     if grace < timedelta():
         raise ValueError(f'"{tokens[0].value}" is negative.')
     return grace

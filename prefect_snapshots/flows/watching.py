@@ -127,12 +127,14 @@ def watch_repository(
     """
     watched = current_repository(repository)
     now = datetime.now(UTC)
-    due = {name: _before(now - margin, every, timezone) for name, every in (backups or {}).items()}
-    drilled = {name: _before(now - margin, every, timezone) for name, every in (proven or {}).items()}
+    latest = _ago(now, margin, "margin")
+    start = _ago(now, within, "within")
+    due = {name: _before(latest, every, timezone) for name, every in (backups or {}).items()}
+    drilled = {name: _before(latest, every, timezone) for name, every in (proven or {}).items()}
     report = WatchReport(
         backups=tuple(BackupWatch(name, since, _newest(watched, name, now + margin)) for name, since in due.items()),
-        since=now - within,
-        written=watched.written_since(now - within),
+        since=start,
+        written=watched.written_since(start),
         limit=limit,
         unproven=tuple(
             name for name, since in drilled.items() if report_proof_overdue(BackupManager(watched, name=name), since)
@@ -146,9 +148,13 @@ def watch_repository(
 def _before(latest: datetime, every: timedelta | str, timezone: str) -> datetime:
     """The last time before `latest` at which there was something to do, in UTC."""
     try:
-        return latest - _AS_DURATION.validate_python(every)
+        duration = _AS_DURATION.validate_python(every)
     except ValidationError:
         pass
+    else:
+        if not duration:
+            raise InvalidArgument(f"{every!r} is not a time between two backups. Pass a duration such as '1d'.")
+        return _ago(latest, duration, repr(every))
     try:
         return next(CronSim(str(every), latest.astimezone(ZoneInfo(timezone)), reverse=True)).astimezone(UTC)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -157,6 +163,15 @@ def _before(latest: datetime, every: timedelta | str, timezone: str) -> datetime
         raise InvalidArgument(
             f'{every!r} is neither a duration, such as "1d" or "PT6H", nor a cron, such as "0 2 * * *": {error}.'
         ) from None
+
+
+def _ago(moment: datetime, duration: timedelta, what: str) -> datetime:
+    try:
+        if duration >= timedelta():
+            return moment - duration
+    except OverflowError:
+        pass
+    raise InvalidArgument(f"{what} is negative, or longer than the calendar: {duration}. Pass a duration such as '7d'.")
 
 
 def _newest(repository: Repository, name: str, end: datetime) -> Backup | None:

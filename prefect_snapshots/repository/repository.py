@@ -274,7 +274,12 @@ class Repository:
 
         Returns:
             A report of what was freed, and of what a later prune will free.
+
+        Raises:
+            InvalidArgument: `grace` is negative.
         """
+        if not grace >= 0:
+            raise InvalidArgument(f"grace={grace!r} must be a number of seconds, at least 0. Nothing was deleted.")
         return maintenance.prune(self.parts(writing=not dry_run), dry_run, grace, progress, without)
 
     def repair(self, dry_run: bool = False, *, progress: Progress | None = None) -> RepairReport:
