@@ -87,6 +87,9 @@ class BackupManager:
     ) -> None:
         self.repository = as_repository(repository)
         self.name = check_name(name)
+        for what, given in {"databases": databases, "directories": directories, "files": files}.items():
+            if isinstance(given, str | os.PathLike | Mapping):
+                raise InvalidArgument(f"{what} must be a list, not {type(given).__name__}.")
         opened = [open_databases(database) if isinstance(database, str) else database for database in databases]
         self.servers = tuple(each for each in opened if isinstance(each, DatabaseServer))
         self.databases: tuple[Database, ...] = tuple(each for each in opened if not isinstance(each, DatabaseServer))
