@@ -362,7 +362,7 @@ def test_a_wrong_name_deletes_and_restores_nothing(world: World, name: Any) -> N
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     for one in ("app.db", {"app.db": 1}):
-        with pytest.raises(InvalidArgument, match="databases must be a list, not (str|dict)"):
+        with pytest.raises(InvalidArgument, match=r"databases must be a list, not (str|dict)"):
             BackupManager(tmp_path / "repository", databases=one)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=r"A source must be a database, .* not int"):
         BackupManager(tmp_path / "repository", databases=[3])  # type: ignore[list-item]
