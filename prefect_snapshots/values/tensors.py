@@ -159,24 +159,6 @@ class Tensors:
         return TensorParts(form, flags, extra, list(components), list(memories), None)
 
 
-def content(tensor: Any) -> tuple[list[Any], list[Buffer]]:
-    """Return what a tensor means: a description, and its elements in order, whatever its memory looks like.
-
-    Args:
-        tensor: A tensor for which `is_tensor` holds.
-
-    Raises:
-        NotAtHand: Its elements cannot be read here.
-    """
-    plain = tensor.detach()
-    form, extra, found = _take_apart(plain.coalesce() if plain.layout is sys.modules["torch"].sparse_coo else plain)
-    if form == META:
-        raise NotAtHand("It is on the device 'meta', so it has no elements.")
-    dense = [one.resolve_conj().resolve_neg().contiguous() for one in found]
-    described = [form, extra, [[_name(one), list(one.shape)] for one in dense]]
-    return described, [_component(one)[1].read() for one in dense]
-
-
 def _take_apart(tensor: Any) -> tuple[int, list[Any], list[Any]]:
     """Return the form of a tensor, what it needs in addition, and its components as tensors."""
     torch = sys.modules["torch"]
