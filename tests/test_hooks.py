@@ -139,7 +139,7 @@ def test_a_hook_of_another_user_goes_on_and_this_is_said() -> None:
         manager = BackupManager("memory://sudo", directories=[folder], hooks=Hooks(before_backup=[hook]))
 
         def waiting() -> bool:
-            """Whether the hook runs, and the main thread is in `Popen.wait`: an interrupt in `Popen` itself is its own."""
+            """Whether the hook runs and is waited for: before that, an interrupt would hit `Popen` itself."""
             frame = sys._current_frames()[threading.main_thread().ident or 0]
             while frame.f_back and frame.f_code is not subprocess.Popen.wait.__code__:
                 frame = frame.f_back
