@@ -611,7 +611,7 @@ class TestDirectories:
             lambda: local.create("packs/0002", b"x"),
         ]
         for use in uses:
-            with pytest.raises(errors.PermissionDenied, match="belongs to you"):
+            with pytest.raises(errors.PermissionDenied, match="belong to you"):
                 use()
         assert (tmp_path / "elsewhere/0001").read_bytes() == b"precious"
 

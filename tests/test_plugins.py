@@ -151,7 +151,7 @@ repository = Repository(sys.argv[1], password="secret")
 SnapshotManager(repository, name="x").save_snapshot({"a": 1}, "one")
 assert SnapshotManager(Repository(sys.argv[1], password="secret"), name="x").get_snapshot("one").data == {"a": 1}
 assert repository.check(read_data=True).ok
-for url, why in (("broken://x", "toy-plugin, which does not load"), ("wrong://x", "not a subclass")):
+for url, why in (("broken://x", "toy-plugin, which cannot be imported"), ("wrong://x", "not a subclass")):
     try:
         open_location(url)
     except errors.MissingDependency as error:

@@ -77,8 +77,8 @@ def sync_entry(directory: int, where: str) -> None:
         sync_directory(directory)
     except OSError as error:
         raise StorageUnavailable(
-            f"{where}: its directory could not be synced ({error.strerror}), so it may not survive a loss of power. "
-            "Check the disk."
+            f"{where}: its directory could not be synced ({error.strerror}), so it is not known whether it survives "
+            "a loss of power. Check the disk."
         ) from error
 
 

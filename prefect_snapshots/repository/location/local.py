@@ -157,9 +157,7 @@ class LocalLocation(Location):
             with self._errors(path):
                 try:
                     status = os.stat(self._full(checked(path)))
-                except (
-                    FileNotFoundError
-                ):  # the most frequent result when readers poll for new events, so it must be fast
+                except FileNotFoundError:  # readers that poll for new events get this most often, so it must be fast
                     return None
         except ObjectMissing:
             return None
@@ -203,7 +201,7 @@ class LocalLocation(Location):
                     self._ways.remove(publish)
         raise UnsupportedStorage(
             f"{self.url} is on a file system with neither hard links nor an exclusive rename, so that writers could "
-            "overwrite each other. Use another directory, or pass single_writer=True if never more than one process "
+            "overwrite each other. Use another directory, or pass single_writer=True if only one process ever "
             "writes at a time."
         )
 

@@ -93,7 +93,7 @@ def _loaded(found: EntryPoint) -> type[Location]:
         kind = found.load()
     except Exception as error:
         raise MissingDependency(
-            f"The package {package}, which provides the locations of {found.name}:// URLs, cannot be imported "
+            f"The locations of {found.name}:// URLs are provided by the package {package}, which cannot be imported "
             f"({type(error).__name__}: {error}). Repair or uninstall it."
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Location)):
