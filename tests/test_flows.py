@@ -173,7 +173,7 @@ def test_since_when_a_backup_is_due() -> None:
         assert watching._before(latest, every, timezone) == expected
 
 
-@pytest.mark.parametrize("every", ["99999999d", "-1d", "0d", timedelta.max, "0 0 30 2 *", "60 * * * *"])
+@pytest.mark.parametrize("every", ["99999999d", "-1d", timedelta.max, "0 0 30 2 *", "60 * * * *"])
 def test_impossible_times_between_backups_are_refused(every: timedelta | str) -> None:
     with pytest.raises(InvalidArgument):
         watching._before(datetime.now(UTC), every, "UTC")

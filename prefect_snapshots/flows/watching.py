@@ -152,8 +152,6 @@ def _before(latest: datetime, every: timedelta | str, timezone: str) -> datetime
     except ValidationError:
         pass
     else:
-        if not duration:
-            raise InvalidArgument(f"{every!r} is not a time between two backups. Pass a duration such as '1d'.")
         return _ago(latest, duration, repr(every))
     try:
         return next(CronSim(str(every), latest.astimezone(ZoneInfo(timezone)), reverse=True)).astimezone(UTC)
