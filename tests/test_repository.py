@@ -29,6 +29,7 @@ from shelf import KIND, Shelf
 
 from prefect_snapshots.errors import (
     CommitUnknown,
+    IntegrityError,
     InvalidArgument,
     InvalidName,
     NotARepository,
@@ -1014,3 +1015,24 @@ def test_threads_share_a_repository_with_a_prune(local_storage: Storage) -> None
     items = [item for number in range(2) for item in Shelf(fresh, f"name-{number}").items]
     assert len(items) == 6 * 17
     assert fresh.check(read_data=True).ok
+
+
+def test_writers_that_never_pause_hold_up_neither_reads_nor_check_nor_prune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside them, every look at the index finds something new."""
+    shelf = Shelf(Repository(str(tmp_path / "repository")))
+    shelf.put("one", [NOISE[:100_000]])
+    [pack] = [path for path in (tmp_path / "repository" / "packs").rglob("*") if path.is_file()]
+    for entry in (tmp_path / "repository" / "index").rglob("*"):
+        if entry.is_file():
+            entry.unlink()
+    pack.unlink()
+    load = index.Index.load
+    monkeypatch.setattr(index.Index, "load", lambda one: load(one) or True)
+    fresh = Shelf(Repository(str(tmp_path / "repository")))
+    with pytest.raises(IntegrityError):
+        fresh.get("one")
+    with pytest.raises(IntegrityError):
+        fresh.repository.prune(grace=0)
+    assert not fresh.repository.check().ok

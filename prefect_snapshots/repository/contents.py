@@ -724,9 +724,8 @@ class ChunkReader:
             index.load()
         condemned = self._store.condemned()
         entry = find(chunk, condemned)
-        # As long as something new turns up: the listing that showed it may have overlooked what is wanted.
-        while entry is None and index.look_again():
-            entry = find(chunk, condemned)
+        if entry is None:
+            entry = next((found for _ in index.looks() if (found := find(chunk, condemned))), None)
         entry = entry or find(chunk, ())  # condemned, but perhaps not deleted yet
         if entry is None:
             raise next(iter(index.damaged.values()), None) or MissingChunk(chunk.hex())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import chain
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -63,6 +63,8 @@ again once a level."""
 _SMALL = 8 * 1024
 """The largest index object in bytes that is kept in memory until it is merged."""
 
+_LOOKS = 10
+"""Looks in a row after which an object that none of them showed is missing. Two suffice for one that was overlooked."""
 _LARGEST = 500_000
 """Entries in one index object (24 MB), so that it is always a single request."""
 
@@ -248,6 +250,17 @@ class Index:
     def look_again(self) -> bool:
         """Read new objects before reporting something as missing. One listing may miss an object, but two do not."""
         return self.load() or self.load()
+
+    def looks(self) -> Iterator[None]:
+        """Look again before something is reported as missing; yields whenever something new turned up.
+
+        What was listed may have hidden what is wanted, so look as long as anything is new. Beside writers that never
+        pause, something always is: hence the limit.
+        """
+        for _ in range(_LOOKS):
+            if not self.look_again():
+                return
+            yield
 
     @_locked
     def publish(self, entries: Sequence[ChunkCopy]) -> None:

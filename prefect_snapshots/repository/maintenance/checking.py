@@ -92,7 +92,7 @@ def look(opened: Opened, read_data: bool, damage: Damage, say: Progress) -> Chec
     for number, slots in enumerate(scanned):
         say("streams", number, len(scanned))
         _check_slots(slots, report)
-    while opened.index.look_again():
+    for _ in opened.index.looks():
         pass
     for name, error in opened.index.damaged.items():
         report.problems.append(Problem(name, error.reason))

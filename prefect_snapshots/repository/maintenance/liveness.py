@@ -83,9 +83,12 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
                 raise
             if len(absent):
                 late.append((stream, event, absent))
-    if late:
-        while index.look_again():  # they were committed since the index was read
-            pass
+    absent_yet = late
+    for _ in index.looks() if late else ():  # they were committed since the index was read
+        now = index.table()
+        absent_yet = [one for one in absent_yet if len(np.unique(find_rows(now[0], now[1], one[2])[0])) < len(one[2])]
+        if not absent_yet:
+            break
     if index.table()[0] is not heads:
         # It grew, now or when a table of chunks was read.
         known = join_ids(heads[live], table["tail"][live])
