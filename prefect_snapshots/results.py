@@ -88,7 +88,8 @@ class ResultLog:
             IntegrityError: The result is damaged.
         """
         tracked = self._tracked(_number(key))
-        event = tracked.refresh().results.get(key)
+        with tracked.current() as latest:
+            event = latest.results.get(key)
         if event is None:
             raise ObjectMissing(
                 f"There is no result {key!r} in {self._repository.url}. It was never stored, or was deleted: run the "
@@ -99,7 +100,8 @@ class ResultLog:
 
     def exists(self, key: str) -> bool:
         """Return whether a key has a result, without reading it."""
-        return key in self._tracked(_number(key)).refresh().results
+        with self._tracked(_number(key)).current() as latest:
+            return key in latest.results
 
     def keys(self) -> list[str]:
         """Return the keys of all results, sorted."""

@@ -203,6 +203,33 @@ def test_nothing_is_copied_unless_somebody_looks(tmp_path: Path) -> None:
     assert tracked.state is state
 
 
+def test_reading_one_version_between_writes_copies_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a write would take longer with each version that exists."""
+    repository = Repository(tmp_path / "repository")
+    registry, results = ArtifactRegistry(repository), ResultLog(repository)
+    snapshots = SnapshotManager(repository, name="model")
+    copies: list[object] = []
+    apply = TrackedStream._apply
+
+    def counted(tracked: TrackedStream[Any], event: Event) -> None:
+        before = tracked.state
+        apply(tracked, event)
+        if tracked.state is not before:
+            copies.append(event)
+
+    monkeypatch.setattr(TrackedStream, "_apply", counted)
+    for number in range(3):
+        registry.log_artifact("features", {"x": number}, handler="json")
+        assert registry.get_artifact("features").version == f"v{number}"
+        registry.set_stage("features", f"v{number}", "production")
+        results.write("key", b"%d" % number)
+        assert results.exists("key")
+        assert results.read("key") == b"%d" % number
+        snapshots.save_snapshot(number, snapshot_id=f"s{number}")
+        assert snapshots.get_snapshot(f"s{number}").data == number
+    assert copies == []
+
+
 def test_saves_land_in_the_order_of_the_calls(gated: Repository) -> None:
     tracked = track(gated)
     with writing(gated, lambda: say(tracked, "long", LARGE.tobytes())):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import getpass
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -93,13 +94,13 @@ class Artifact:
 
     def get(self, version: VersionLike = None, match: Match = "exact") -> ArtifactInfo:
         """Return the metadata of a version without reading it. See `ArtifactRegistry.get_artifact`."""
-        history = self._look()
-        return self._info(history.resolve(version, match, self._label), history)
+        with self._current() as history:
+            return self._info(history.resolve(version, match, self._label), history)
 
     def exists(self, version: VersionLike = None, match: Match = "exact") -> bool:
         """Return whether there is such a version, expired or not."""
         try:
-            self._look().resolve(version, match, self._label)
+            self._resolve(version, match)
         except ArtifactNotFound:
             return False
         return True
@@ -190,7 +191,7 @@ class Artifact:
 
         def draft() -> Draft | None:
             nonlocal there
-            history = self._tracked.view
+            history = self._tracked.state
             there = history.newest if number is None else history.versions.get(number)
             if there is not None and _is_from(there, body.get("source")):
                 return None
@@ -269,7 +270,7 @@ class Artifact:
         found = self._find(version)
 
         def draft() -> Draft | None:
-            return Draft("unpin", {"version": found.label}) if found.number in self._tracked.view.pinned else None
+            return Draft("unpin", {"version": found.label}) if found.number in self._tracked.state.pinned else None
 
         self._tracked.change(draft)
 
@@ -279,7 +280,7 @@ class Artifact:
 
     def delete_version(self, version: VersionLike, *, force: bool = False, dry_run: bool = False) -> None:
         """Delete one version. See `ArtifactRegistry.delete_version`."""
-        found = self._look().resolve(version, "exact", self._label)
+        found = self._resolve(version)
         self._delete(lambda history: [found] if found.number in history.versions else [], force, dry_run)
 
     def delete(self, *, force: bool = False, dry_run: bool = False) -> None:
@@ -295,7 +296,7 @@ class Artifact:
         gone: list[str] = []
 
         def draft() -> Draft | None:
-            history = self._tracked.view
+            history = self._tracked.state
             rows[:] = policy.plan(
                 RetentionItem(version.label, from_nanoseconds(version.time), exempt=history.exempt(number))
                 for number, version in history.versions.items()
@@ -332,17 +333,18 @@ class Artifact:
     ) -> ArtifactVersion:
         """Promote a version to a stage. See `ArtifactRegistry.set_stage`."""
         alias = check_alias(stage)
-        history = self._look()
-        found = history.resolve(version, match, self._label)
+        with self._current() as history:
+            found = history.resolve(version, match, self._label)
+            now = history.alias_target(alias)
         self._refuse_expired(found)
-        return self._move(alias, lambda _: found, history.alias_target(alias) if expected is ... else expected, by)
+        return self._move(alias, lambda _: found, now if expected is ... else expected, by)
 
     def delete_alias(self, alias: str, *, by: str | None = None) -> None:
         """Delete an alias, but keep its history. See `ArtifactRegistry.delete_alias`."""
         self._look()
 
         def draft() -> Draft:
-            self._stack_of(alias, self._tracked.view)
+            self._stack_of(alias, self._tracked.state)
             return Draft("alias", {"alias": alias, "version": None, "by": by or _who()})
 
         self._tracked.change(draft)
@@ -424,13 +426,23 @@ class Artifact:
 
     def _look(self) -> ArtifactHistory:
         """Return the current state. Raise `ArtifactNotFound` if there is no version."""
-        history = self._tracked.refresh()
-        if history.newest is None:
-            raise self._missing(self)
-        return history
+        with self._current():
+            return self._tracked.view
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[ArtifactHistory]:
+        """Lend the current state, or raise `ArtifactNotFound` if there is no version."""
+        with self._tracked.current() as history:
+            if history.newest is None:
+                raise self._missing(self)
+            yield history
+
+    def _resolve(self, version: VersionLike = None, match: Match = "exact") -> StoredVersion:
+        with self._current() as history:
+            return history.resolve(version, match, self._label)
 
     def _find(self, version: VersionLike, match: Match = "exact") -> StoredVersion:
-        return self._sound(self._look().resolve(version, match, self._label))
+        return self._sound(self._resolve(version, match))
 
     def _sound(self, version: StoredVersion) -> StoredVersion:
         if version.damage is not None:
@@ -463,7 +475,7 @@ class Artifact:
         self, body: dict[str, Any], content: Stored | None, store: Callable[[Writer], Stored], token: str | None
     ) -> ArtifactVersion:
         def draft() -> Draft:
-            return Draft("version", {"id": f"v{self._tracked.view.next_number}", **body})
+            return Draft("version", {"id": f"v{self._tracked.state.next_number}", **body})
 
         return self._version_of(self._tracked.store(draft, content, store, token=token_from(token)))
 
@@ -471,7 +483,7 @@ class Artifact:
         found = self._find(version, match)
 
         def draft() -> Draft:
-            now = self._tracked.view.versions.get(found.number, found)
+            now = self._tracked.state.versions.get(found.number, found)
             clean_metadata({**now.metadata, **changes.get("metadata", {})})  # the sum may be too large
             return Draft("annotate", {"version": found.label, **changes})
 
@@ -481,7 +493,7 @@ class Artifact:
         found = self._find(version)
 
         def draft() -> Draft | None:
-            history = self._tracked.view
+            history = self._tracked.state
             # Another writer may have deleted it since, and a pin of a deleted version would be a false promise.
             history.resolve(found.number, "exact", self._label)
             return None if found.number in getattr(history, what) else Draft(kind, {"version": found.label})
@@ -491,7 +503,7 @@ class Artifact:
 
     def _delete(self, choose: Callable[[ArtifactHistory], list[StoredVersion]], force: bool, dry_run: bool) -> None:
         def draft() -> Draft | None:
-            history = self._tracked.view
+            history = self._tracked.state
             chosen = choose(history)
             for version in () if force else chosen:
                 if reasons := history.protection(version.number):
@@ -520,10 +532,10 @@ class Artifact:
         moved_by = by or _who()
         wanted = None
         if expected is not None and expected is not ...:
-            wanted = self._tracked.view.resolve(expected, "exact", self._label).label
+            wanted = self._resolve(expected).label
 
         def draft() -> Draft | None:
-            history = self._tracked.view
+            history = self._tracked.state
             now, chosen = history.alias_target(alias), choose(history)
             if expected is not ... and now != wanted:
                 raise CommitConflict(

@@ -95,14 +95,14 @@ class Releases:
 
     def find(self, tag: str | datetime | None, match: Match) -> Release:
         """Return a release by its tag or time."""
-        now = self._tracked.refresh()
-        if isinstance(tag, str) and tag in now.by_tag:
-            return self._release(now.by_tag[tag])
-        if isinstance(tag, str) and not is_time(tag):
-            raise ArtifactNotFound(
-                f"The collection {self._collection!r} has no release {tag!r}. {hint(tag, now.by_tag)}"
-            )
-        return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
+        with self._tracked.current() as now:
+            if isinstance(tag, str) and tag in now.by_tag:
+                return self._release(now.by_tag[tag])
+            if isinstance(tag, str) and not is_time(tag):
+                raise ArtifactNotFound(
+                    f"The collection {self._collection!r} has no release {tag!r}. {hint(tag, now.by_tag)}"
+                )
+            return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
 
     def _release(self, version: StoredVersion) -> Release:
         try:

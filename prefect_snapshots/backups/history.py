@@ -57,7 +57,8 @@ class BackupHistory:
         Raises:
             BackupNotFound: There is no such backup. The message names similar ones.
         """
-        return self.tracked.refresh().find(name)
+        with self.tracked.current() as records:
+            return records.find(name)
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[Backup, Archive]]:

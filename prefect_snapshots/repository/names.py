@@ -28,9 +28,10 @@ def check_name(name: str, what: str = "name") -> str:
     if not name or len(name) > NAME_LIMIT:
         raise InvalidName(f"A {what} must have 1 to {NAME_LIMIT} characters, not {len(name)}.")
     shown = name if len(name) <= 40 else name[:40] + "..."
-    if any(unicodedata.category(char) in _INVISIBLE for char in name):
+    plain = name.isascii() and name.isprintable()  # most names are, and every call that takes a name comes here
+    if not plain and any(unicodedata.category(char) in _INVISIBLE for char in name):
         raise InvalidName(f"The {what} {shown!r} has control or invisible characters. Remove them.")
-    if unicodedata.normalize("NFC", name) != name:
+    if not plain and unicodedata.normalize("NFC", name) != name:
         raise InvalidName(
             f"The {what} {shown!r} is not in Unicode normal form C, so another one could look the same. "
             "Pass it through unicodedata.normalize('NFC', name)."

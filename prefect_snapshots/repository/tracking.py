@@ -65,9 +65,18 @@ class TrackedStream(Generic[S]):
 
         The returned state never changes, because the next event is applied to a copy.
         """
+        with self.current():
+            return self.view
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[S]:
+        """Read new events, and lend the state, which must not change or be used after the `with` block.
+
+        Unlike after `refresh`, the next event needs no copy, whose cost grows with the number of versions.
+        """
         with self.stream.lock:
             self.stream.refresh()
-            return self.view
+            yield self.state
 
     @property
     def view(self) -> S:

@@ -199,10 +199,8 @@ class Durable:
         return self._tracked.refresh()
 
     def look(self, find: Callable[[SnapshotRecords], R]) -> R:
-        stream = self._tracked.stream
-        with stream.lock:
-            stream.refresh()
-            return find(self._tracked.state)
+        with self._tracked.current() as records:
+            return find(records)
 
     def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
         _refuse_references(deepcopy)

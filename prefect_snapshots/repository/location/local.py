@@ -209,8 +209,8 @@ class LocalLocation(Location):
         return Translated(self._where(path), self._explained)
 
     def _explained(self, error: OSError) -> InvalidArgument | None:
-        place = Path(self._root)
         if isinstance(error, NotADirectoryError):
+            place = Path(self._root)  # not earlier: readers that poll for new events come here at every look
             for each in (place, *place.parents):
                 if each.exists() and not each.is_dir():
                     return InvalidArgument(
