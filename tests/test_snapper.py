@@ -1131,3 +1131,91 @@ def test_tensors_without_content_of_their_own_are_named(repository: Repository, 
     }
     with pytest.raises(UnhashableItem, match=r"item 1: a torch tensor .* Pass key="):
         snapper([torch.ones(1), made[layout]()], double, repository).start()
+
+
+# --- iterables that use one object for all items ---------------------------------------------------------------------
+
+
+@dataclass
+class Buffer:
+    """An object that no container or array is."""
+
+    number: int = 0
+
+
+def _one_array() -> Iterator[Any]:
+    array = np.zeros(1, int)
+    for number in range(9):
+        array[0] = number
+        yield array
+
+
+def _views() -> Iterator[Any]:
+    array = np.zeros(4, int)
+    for number in range(9):
+        array[:] = number
+        yield array[:1]
+
+
+def _two_arrays() -> Iterator[Any]:
+    arrays = [np.zeros(1, int), np.zeros(1, int)]
+    for number in range(9):
+        arrays[number % 2][0] = number
+        yield arrays[number % 2]
+
+
+def _one_dict() -> Iterator[Any]:
+    item: dict[str, Any] = {"list": [0]}
+    for number in range(9):
+        item["list"][0] = number
+        yield item
+
+
+def _one_object() -> Iterator[Any]:
+    item = Buffer()
+    for number in range(9):
+        item.number = number
+        yield item
+
+
+def _changed_afterwards() -> Iterator[Any]:
+    for number in range(9):
+        item = [number]
+        yield item
+        item.append(1)
+
+
+def _number_of(item: Any) -> int:
+    if isinstance(item, Buffer):
+        return item.number
+    if isinstance(item, dict):
+        return int(item["list"][0])
+    return int(sum(item))
+
+
+@pytest.mark.parametrize("items", [_one_array, _views, _two_arrays, _one_dict, _one_object, _changed_afterwards])
+def test_an_iterable_that_reuses_its_objects_gives_what_a_loop_gives(
+    repository: Repository, items: Callable[[], Iterator[Any]]
+) -> None:
+    expected = [_number_of(item) for item in items()]
+    one = snapper(items(), _number_of, repository, batch_size=2)
+    one.start()
+    assert one.load() == expected
+    assert snapper(items(), _number_of, repository).load() == expected
+    if items is not _one_object:
+        job = make_job(repository, _number_of, name="planned", batch_size=9)
+        assert [_number_of(item) for batch in plan(job, items()) for item in batch.items] == expected
+
+
+def test_an_object_that_changes_ahead_of_its_use_is_refused(repository: Repository) -> None:
+    with pytest.raises(InvalidArgument, match="changes the Buffer at position 1 after it yields it"):
+        list(plan(make_job(repository, _number_of, batch_size=3), _one_object()))
+
+    def pairs() -> Iterator[Any]:
+        item = Buffer()
+        for number in range(9):
+            item.number = number
+            yield Buffer(number), item
+
+    with pytest.raises(InvalidArgument, match="changes the tuple at position 2"):
+        snapper(pairs(), lambda pair: pair[1].number, repository).start()

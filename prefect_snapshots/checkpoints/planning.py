@@ -138,7 +138,7 @@ class JobPlan:
     def _select(self, log: Log) -> Iterator[ItemSelection]:
         """Yield the items to compute, window by window, each key once."""
         job, planned = self.job, Ledger()
-        for window in windows(self.items, job.key, max(job.batch_size, WINDOW)):
+        for window in windows(self.items, job.key, max(job.batch_size, WINDOW), keep=True):
             pending = find_pending(job, log, window.keys, planned if job.refresh else None)
             rows = pending.rows[planned.find(window.keys[pending.rows]) == MISSING]
             planned.add(window.keys[rows], rows.astype(np.uint64))
