@@ -91,12 +91,20 @@ class Program:
         assert line.startswith("prefect-snapshots: ")
         return line.removeprefix("prefect-snapshots: ")
 
-    def typing(self, *arguments: str, answers: Sequence[tuple[str, str]] = (), status: int = 0) -> tuple[str, str]:
-        """Run on a terminal, and type an answer to each prompt. Returns what was printed, and all on the terminal."""
+    def typing(
+        self,
+        *arguments: str,
+        answers: Sequence[tuple[str, str]] = (),
+        status: int = 0,
+        piped: bool = True,
+    ) -> tuple[str, str]:
+        """Run on a terminal, and type an answer to each prompt. Returns what was piped, and all on the terminal."""
         ours, its = pty.openpty()
         try:
             # In a session of its own it does not find the terminal that the tests themselves may have.
-            process = self.start(*arguments, stdin=its, stdout=subprocess.PIPE, stderr=its, start_new_session=True)
+            process = self.start(
+                *arguments, stdin=its, stdout=subprocess.PIPE if piped else its, stderr=its, start_new_session=True
+            )
         finally:
             os.close(its)
         shown = b""
@@ -113,7 +121,7 @@ class Program:
             except OSError:
                 pass  # this is how Linux says that the other end is closed
         assert process.returncode == status, (said, shown)
-        return said, shown.decode()
+        return said or "", shown.decode()
 
 
 @pytest.fixture(scope="session")
@@ -348,6 +356,24 @@ def test_tables_fit_80_columns(program: Program) -> None:
     assert "More metadata" not in wide
 
 
+def test_reasons_are_not_cut_on_a_narrow_terminal(own: Program) -> None:
+    tags = ["--keep-tag", "fit", "--keep-tag", "even", "--keep-daily", "1", "--keep-weekly-within", "3m"]
+    narrow = own.but(COLUMNS="40").run("snapshots", "cleanup", "train", "--dry-run", *tags).stdout.splitlines()
+    assert max(map(output.width_of, narrow[:-1])) <= 40
+    wide = own.but(COLUMNS="200").run("snapshots", "cleanup", "train", "--dry-run", *tags).stdout.splitlines()
+    assert " ".join(narrow).split() == " ".join(wide).split()
+    assert len(narrow) > len(wide)
+
+
+def test_headings_and_errors_stand_out_on_a_terminal(program: Program) -> None:
+    _, shown = program.typing("snapshots", "list", piped=False)
+    assert shown.startswith("\x1b[1mname")
+    _, shown = program.typing("snapshots", "show", "nope", piped=False, status=1)
+    assert shown.startswith("\x1b[1;31mprefect-snapshots:\x1b[0m ")
+    _, shown = program.but(NO_COLOR="1").typing("snapshots", "list", piped=False)
+    assert "\x1b" not in shown
+
+
 def test_text_of_a_list(program: Program) -> None:
     lines = program.run("snapshots", "list", "train").stdout.splitlines()
     assert lines[0].split() == ["id", "saved", "(local)", "tags", "epoch", "loss", "size", "written"]
@@ -453,6 +479,9 @@ def test_a_name_may_stand_in_front_of_ids(own: Program) -> None:
     assert own.json("snapshots", "diff", "train", "epoch-0", "epoch-0")["differences"] == []
     own.run("snapshots", "pin", "train", "epoch-0", "epoch-2")
     assert own.json("snapshots", "show", "train", "epoch-2")["pinned"]
+    SnapshotManager(own.directory / "snapshots", name="best/ever").save_snapshot({}, "forged-2")
+    assert own.json("snapshots", "show", "forged")["id"] == "forged-2", "a name, and the beginning of one id"
+    assert "it is a name" in own.complaint("snapshots", "delete", "forged", "--yes", status=1)
     said = own.complaint("snapshots", "show", "train", status=1)
     assert "There is no snapshot 'train': it is a name. Put an id behind it: train ID." in said
     assert "Pass NAME ID." in own.complaint("snapshots", "show", "train", "epoch-0", "epoch-1", status=2)
@@ -695,6 +724,8 @@ def test_password_from_the_environment_a_command_or_the_terminal(encrypted: Prog
     assert "--password-command" in encrypted.complaint(*listing, status=1)
     assert encrypted.but(**{PASSWORD: SECRET}).json(*listing)["count"] == 1
     assert encrypted.json(*listing, "--password-command", f"echo {SECRET}")["count"] == 1
+    wrong = ["--password-command", "echo guess"]
+    assert "The password came from --password-command." in encrypted.complaint(*listing, *wrong, status=1)
     said, shown = encrypted.typing(*listing, answers=[("Password of the repository: ", SECRET)])
     assert "only" in said
     assert SECRET not in shown
@@ -741,7 +772,9 @@ def test_password_change(encrypted: Program) -> None:
     right = encrypted.but(**{PASSWORD: SECRET})
     assert "--new-password-command" in right.complaint(*change, status=2)
     right.run(*change, "--new-password-command", "echo second")
-    assert "does not open" in right.complaint("check", status=1)
+    complaint = right.complaint("check", status=1)
+    assert "/snapshots. Check it, and the URL." in complaint
+    assert f"The password came from {PASSWORD}." in complaint
 
     second = encrypted.but(**{PASSWORD: "second"})
     prompts = "New password: ", "The same again: "
@@ -771,9 +804,11 @@ def test_manual_covers_every_command_and_option(program: Program) -> None:
     manual = MANUAL.read_text()
     for command in re.findall(r"^## (.*)$", manual, re.MULTILINE)[1:]:
         section = manual.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
-        own, _, common = program.run(*command.split(), "--help").stdout.partition("Global options")
+        own, _, common = program.run(*command.split(), "--help").stdout.partition("For the global options")
         assert set(re.findall(r"--[a-z][a-z-]+", own)) <= set(re.findall(r"--[a-z][a-z-]+", section)), command
-        assert set(re.findall(r"--[a-z][a-z-]+", common)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
+        assert "prefect-snapshots --help" in " ".join(common.split())
+    everywhere = program.run("--help").stdout.partition("Global options")[2]
+    assert set(re.findall(r"--[a-z][a-z-]+", everywhere)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
     for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("backups",), ("password",)):
         listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
         for name in re.findall(r"^│ ([a-z][a-z-]*) ", listed, re.MULTILINE):
@@ -1002,7 +1037,7 @@ def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> N
     assert (other["pinned"], len(other["parts"])) == (True, 1)
     listed = shop.json("backups", "list")["backups"]
     assert [backup["description"] for backup in listed] == ["x", "Before: the migration!"]
-    assert "📌" in shop.run("backups", "list", "--name", "app").stdout
+    assert "📌" in shop.run("backups", "list", "app").stdout
     assert "users  100" in shop.run("backups", "list", "--verbose").stdout
     assert shop.json("backups", "show", made["name"]) == {key: listed[1][key] for key in made}
     assert "is undamaged" in shop.run("backups", "verify", made["name"]).stdout
@@ -1052,17 +1087,21 @@ def test_latest_is_that_of_the_name_that_is_given(shop: Program) -> None:
         database.execute("DELETE FROM users")
     database.close()
     (shop.directory / "uploads" / "photo").unlink()
-    shop.run("backups", "restore", "latest", "--name", "shop", "--yes")
+    above = replace(shop, directory=shop.directory.parent)
+    assert "under several names: app, shop" in above.complaint(
+        "backups", "restore", "-r", "own/backups", "--yes", status=2
+    )
+    assert "under the name 'ap'. Did you mean 'app'" in shop.complaint("backups", "drill", "--name", "ap", status=1)
+    assert shop.json("backups", "show", "latest", "--name", "app")["name"] == newer
+    shop.run("backups", "restore", "--name", "shop", "--yes")
     assert (users(shop), (shop.directory / "uploads" / "photo").exists()) == (100, True)
     assert f"There is no backup {newer!r}" in shop.complaint(
         "backups", "restore", newer, "--name", "shop", "--yes", status=1
     )
     shop.run("backups", "restore", newer, "--yes")
-    assert "no backups under the name 'ap'" in shop.run("backups", "list", "--name", "ap").stdout
+    assert "no backups under the name 'ap'" in shop.run("backups", "list", "ap").stdout
     shop.run("backups", "delete", newer, "--yes")
-    assert (
-        "no backups under the name 'app'. There is only 'shop'" in shop.run("backups", "list", "--name", "app").stdout
-    )
+    assert "no backups under the name 'app'. There is only 'shop'" in shop.run("backups", "list", "app").stdout
     shop.run("backups", "delete", older, "--force", "--yes")
     for backup in shop.json("backups", "list")["backups"]:
         shop.run("backups", "delete", backup["name"], "--force", "--yes")
@@ -1222,6 +1261,15 @@ def test_misuse_is_one_line_and_exits_with_2(program: Program, command: str) -> 
         assert "Usage" in program.run(command).stdout
     else:
         program.complaint(*command.split(), status=2)
+
+
+def test_unknown_options_get_those_that_come_near(program: Program) -> None:
+    for command, said in {
+        "check --repsitory x": "Unknown option: --repsitory. Did you mean --repository? See `prefect-snapshots check",
+        "snapshots list --hepl": "Unknown option: --hepl. Did you mean --help? See `prefect-snapshots snapshots list",
+        "backups create --no-bulk": "Unknown option: --no-bulk. See `prefect-snapshots backups create",
+    }.items():
+        assert program.complaint(*command.split(), status=2) == f"{said} --help`."
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "a/../b", "\x1b[2J", "x" * 5000, "cafe\u0301", "a\\b", ""])

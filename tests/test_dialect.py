@@ -46,11 +46,17 @@ def test_every_verb_is_a_method(verb: str, cells: list[str]) -> None:
             assert inspect.getdoc(getattr(manager, method)), method
 
 
-def test_every_verb_is_a_command_of_every_kind() -> None:
+def test_every_verb_is_a_command_of_every_kind_and_takes_names_as_the_page_says() -> None:
     for verb, *cells in rows_of("verbs.md", "show"):
-        assert cells == [f"`{kind} {verb}`" for kind in KINDS]
+        usages = []
         for kind in KINDS:
-            assert verb in set(import_module(f"prefect_snapshots.cli.{kind}").app)
+            arguments = import_module(f"prefect_snapshots.cli.{kind}").app[verb].assemble_argument_collection()
+            taken = [each for each in arguments if each.index is not None]
+            words = [each.name if each.required or each.name.startswith("[") else f"[{each.name}]" for each in taken]
+            usages.append(f"`{' '.join((kind, verb, *words))}`")
+            by_name = kind in ("snapshots", "backups") and verb not in ("list", "cleanup")
+            assert any("--name" in each.names for each in arguments) == by_name, (kind, verb)
+        assert cells == usages
 
 
 @pytest.fixture

@@ -9,18 +9,19 @@ Starting the program loads neither Prefect nor the repository: commands import w
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
-from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
 from ..redaction import hider
 from . import artifacts, backups, checkpoints, maintenance, passwords, report, snapshots
-from .output import Answer, as_json, printable
+from .output import RED, Answer, as_json, printable, styled
 from .session import Session, parse_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -29,10 +30,15 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 def main() -> None:
     """Run the command line of this process, and exit."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, unless Python is embedded
+    commands = [word for word in _app.parse_commands(sys.argv[1:])[0] if word not in _app.help_flags]
+    if commands:  # the help of the program itself lists them: a command's own options would be lost among them
+        _app.meta.group_parameters = Group("Global options", show=False)
+        _app.help_epilogue = "For the global options, such as --repository and --json, see `prefect-snapshots --help`."
     try:
         status = _app.meta(print_error=False, exit_on_error=False, result_action="return_value")
     except CycloptsError as error:
-        status = _complain(f"{_understandable(error)} See --help.", MISUSED)
+        help_line = " ".join(["prefect-snapshots", *commands, "--help"])
+        status = _complain(f"{_understandable(error)} See `{help_line}`.", MISUSED)
     except KeyboardInterrupt:
         status = _complain("Interrupted.", INTERRUPTED)
     sys.exit(status)
@@ -47,7 +53,7 @@ def _version() -> str:
 _app = App(
     name="prefect-snapshots",
     help="Inspect and maintain a repository of snapshots, checkpoints, artifacts and backups.",
-    help_format="plaintext",
+    help_format="markdown",
     version=_version,
     default_parameter=Parameter(negative=(), show_default=False),
 )
@@ -61,6 +67,7 @@ _app.command(maintenance.prune)
 _app.command(maintenance.repair)
 _app.command(maintenance.stats)
 _app.command(passwords.app)
+_app.register_install_completion_command(help="Install completion of commands and options for your shell.")
 _app.meta.suppress_keyboard_interrupt = False
 _app.meta.group_parameters = Group("Global options", sort_key=99)
 
@@ -120,6 +127,15 @@ def _understandable(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         tokens = error.unused_tokens or []
         return f"Unexpected {'argument' if len(tokens) == 1 else 'arguments'}: {' '.join(map(repr, tokens))}."
+    if isinstance(error, UnknownOptionError):
+        option = (error.token.keyword or error.token.value).partition("=")[0]
+        known = [
+            *error.argument_collection,
+            *_app.meta.assemble_argument_collection(default_parameter=_app.default_parameter),
+        ]
+        names = {name.lstrip("-"): name for each in known for name in each.names} | {"help": "--help"}
+        near = difflib.get_close_matches(option.lstrip("-"), names, 1)
+        return f"Unknown option: {option}." + "".join(f" Did you mean {names[name]}?" for name in near)
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         name = error.argument.name
         return f"{'Option' if name.startswith('-') else 'Argument'} {name} is missing, or has no value."
@@ -149,5 +165,5 @@ def _write(answer: Answer, *, as_document: bool, quiet: bool) -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"prefect-snapshots: {printable(message)}", file=sys.stderr)
+    print(styled("prefect-snapshots:", RED, sys.stderr), printable(message), file=sys.stderr)
     return status

@@ -28,8 +28,8 @@ from .backup_sources import (
     configuration,
     manager_of,
 )
-from .naming import LATEST, choose
-from .output import PIN, Answer, OutputColumn, count_text, deleted, fields, size_text, table, time_text
+from .naming import LATEST, Name, choose
+from .output import PIN, RED, Answer, OutputColumn, count_text, deleted, fields, size_text, styled, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned
 from .session import Session, SessionArgument
 
@@ -106,15 +106,13 @@ def create(
 
 
 @app.command(name="list")
-def list_all(*, name: str | None = None, verbose: bool = False, session: SessionArgument) -> Answer:
+def list_all(name: str | None = None, /, *, verbose: bool = False, session: SessionArgument) -> Answer:
     """List backups, newest first. 📌 marks pinned ones, and ✓ proven ones.
 
     Args:
         name: List only the backups of this name. Default: the name in pyproject.toml, or else all.
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
-    from ..backups import list_names
-
     repository = _opened(session)
     names = _names(repository, name)
     found = {each: _manager(repository, each).list_backups() for each in names}
@@ -123,21 +121,18 @@ def list_all(*, name: str | None = None, verbose: bool = False, session: Session
         "backups": [{"manager": each, **_described(backup)} for each, backups in found.items() for backup in backups],
     }
     total = sum(map(len, found.values()))
-    remark = f"{count_text(total, 'backup')}." if total else "There are no backups."
-    others = [] if total else sorted(set(list_names(repository)).difference(names))
-    if others:
-        remark = f"There are no backups under the name {names[0]!r}. {hint(names[0], others)}"
+    remark = f"{count_text(total, 'backup')}." if total else _none_under(repository, names)
     return Answer(document, _view_verbosely if verbose else _view_backups, remark)
 
 
 @app.command
-def show(backup: str, /, *, session: SessionArgument) -> Answer:
+def show(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
     """Show the parts, counts and sizes of a backup, and where it was made.
 
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    _, found = _find(_opened(session), backup)
+    _, found = _find(_opened(session), backup, name)
     return Answer(_described(found), _view_backup)
 
 
@@ -148,6 +143,7 @@ def list_files(
     path: str = "",
     /,
     *,
+    name: Name = None,
     session: SessionArgument,
 ) -> Answer:
     """List the files in a backup, without reading them.
@@ -157,13 +153,21 @@ def list_files(
         part: List only this part. Its name is as in `show`, or the end of that.
         path: List only this file or directory of the part, and everything below it.
     """
-    manager, found = _find(_opened(session), backup)
+    manager, found = _find(_opened(session), backup, name)
     files = manager.list_files(found.name, part, path)
     return _files_answer(found, files)
 
 
 @app.command
-def find(pattern: str, backup: str = "latest", /, *, part: str | None = None, session: SessionArgument) -> Answer:
+def find(
+    pattern: str,
+    backup: str = "latest",
+    /,
+    *,
+    part: str | None = None,
+    name: Name = None,
+    session: SessionArgument,
+) -> Answer:
     """Find files in a backup by name.
 
     Args:
@@ -171,12 +175,12 @@ def find(pattern: str, backup: str = "latest", /, *, part: str | None = None, se
         backup: The name of the backup, the beginning of it, or latest.
         part: Search only this part.
     """
-    manager, found = _find(_opened(session), backup)
+    manager, found = _find(_opened(session), backup, name)
     return _files_answer(found, manager.list_files(found.name, part, pattern=pattern))
 
 
 @app.command
-def cat(backup: str, part: str, path: str, /, *, session: SessionArgument) -> None:
+def cat(backup: str, part: str, path: str, /, *, name: Name = None, session: SessionArgument) -> None:
     """Print one file of a backup to standard output. Every byte is verified.
 
     Args:
@@ -184,34 +188,34 @@ def cat(backup: str, part: str, path: str, /, *, session: SessionArgument) -> No
         part: The part with the file. Its name is as in `show`, or the end of that.
         path: The path of the file within the part.
     """
-    manager, found = _find(_opened(session), backup)
+    manager, found = _find(_opened(session), backup, name)
     for piece in manager.open_file(found.name, part, path):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
 
 @app.command
-def diff(old: str, new: str = "latest", /, *, session: SessionArgument) -> Answer:
+def diff(old: str, new: str = "latest", /, *, name: Name = None, session: SessionArgument) -> Answer:
     """Show what differs between two backups: files, and rows or documents per table or collection.
 
     Args:
         old: The name of a backup.
         new: Another backup of the same name. Default: the latest.
     """
-    manager, found = _find(_opened(session), old)
+    manager, found = _find(_opened(session), old, name)
     difference = manager.diff(found.name, new)
     remark = "They are identical." if difference.identical else ""
     return Answer({**dataclasses.asdict(difference), "identical": difference.identical}, _view_diff, remark)
 
 
 @app.command
-def verify(backup: str, /, *, session: SessionArgument) -> Answer:
+def verify(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
     """Read a whole backup and verify every byte.
 
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    manager, found = _find(_opened(session), backup)
+    manager, found = _find(_opened(session), backup, name)
     with session.progress() as progress:
         manager.verify_backup(found.name, progress)
     return Answer(_described(found), remark=f"{found.name} is undamaged: {size_text(found.size)} verified.")
@@ -255,7 +259,7 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
 
 @app.command
 def restore(
-    backup: str,
+    backup: str | None = None,
     /,
     *,
     no_directories: bool = False,
@@ -276,7 +280,8 @@ def restore(
     changed in place are backed up first.
 
     Args:
-        backup: The name of the backup, the beginning of it, or latest.
+        backup: The name of the backup, the beginning of it, or latest. Default: the latest, if all backups have one
+            name or you pass --name.
         no_directories: Do not restore directories.
         no_databases: Do not restore databases.
         to: PART=TARGET: another target for a part. PART is a name as in `show`, or the end of that. TARGET is the URL
@@ -289,7 +294,12 @@ def restore(
     """
     repository = _opened(session, create=not dry_run)
     targets = dict(map(_pair, to or ()))
-    owner, found = _find(repository, backup, sources.name)
+    names = _names(repository, sources.name)
+    if backup is None and len(names) > 1:
+        raise InvalidArgument(
+            f"There are backups under several names: {', '.join(names)}. Pass one of them with --name, or a BACKUP."
+        )
+    owner, found = _find(repository, backup or LATEST, sources.name)
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name), hooks=hooks)
     restored = functools.partial(
         manager.restore_backup,
@@ -363,14 +373,14 @@ def resume_restore(
 
 
 @app.command
-def export(backup: str, path: Path, /, *, session: SessionArgument) -> Answer:
+def export(backup: str, path: Path, /, *, name: Name = None, session: SessionArgument) -> Answer:
     """Write a backup to a plain tar file, which other programs can read.
 
     Args:
         backup: The name of the backup, the beginning of it, or latest.
         path: A file that does not exist yet. With the suffix .zst it is compressed.
     """
-    manager, found = _find(_opened(session), backup)
+    manager, found = _find(_opened(session), backup, name)
     with session.progress() as progress:
         written = manager.export(found.name, path, progress)
     size = written.stat().st_size
@@ -406,7 +416,9 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
 
 
 @app.command
-def delete(backup: str, /, *, force: bool = False, dry_run: bool = False, session: SessionArgument) -> Answer:
+def delete(
+    backup: str, /, *, force: bool = False, dry_run: bool = False, name: Name = None, session: SessionArgument
+) -> Answer:
     """Delete a backup. Asks first.
 
     `prefect-snapshots prune` reclaims the space.
@@ -416,7 +428,7 @@ def delete(backup: str, /, *, force: bool = False, dry_run: bool = False, sessio
         force: Delete it even if it is pinned or its record cannot be read.
         dry_run: Only show what would be deleted.
     """
-    manager, found = _find(_opened(session, writing=not dry_run), backup, whole=True)
+    manager, found = _find(_opened(session, writing=not dry_run), backup, name, whole=True)
     if found.pinned and not force:
         raise Pinned(
             f"{backup} is pinned. Nothing was deleted. Run `prefect-snapshots backups unpin` first, or pass --force."
@@ -429,24 +441,24 @@ def delete(backup: str, /, *, force: bool = False, dry_run: bool = False, sessio
 
 
 @app.command
-def pin(backup: str, /, *, session: SessionArgument) -> Answer:
+def pin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
     """Exempt a backup from retention.
 
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    manager, found = _find(_opened(session, writing=True), backup)
+    manager, found = _find(_opened(session, writing=True), backup, name)
     return Answer(_described(manager.pin(found.name)), remark=f"Pinned {found.name}.")
 
 
 @app.command
-def unpin(backup: str, /, *, session: SessionArgument) -> Answer:
+def unpin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
     """Allow retention to delete a backup again.
 
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    manager, found = _find(_opened(session, writing=True), backup)
+    manager, found = _find(_opened(session, writing=True), backup, name)
     return Answer(_described(manager.unpin(found.name)), remark=f"Unpinned {found.name}.")
 
 
@@ -458,6 +470,7 @@ def edit(
     description: str | None = None,
     tag: list[str] | None = None,
     no_tags: bool = False,
+    name: Name = None,
     session: SessionArgument,
 ) -> Answer:
     """Change the description or the tags of a backup. Its name and data do not change.
@@ -468,15 +481,16 @@ def edit(
         tag: A new tag. The given tags replace all others. Repeat it for several.
         no_tags: Remove all tags.
     """
-    manager, found = _find(_opened(session, writing=True), backup)
+    manager, found = _find(_opened(session, writing=True), backup, name)
     changed = manager.edit_backup(found.name, description, [] if no_tags else tag)
     return Answer(_described(changed), _view_backup, f"Changed {found.name}.", told=True)
 
 
 @app.command
 def cleanup(
-    *,
     name: str | None = None,
+    /,
+    *,
     dry_run: bool = False,
     no_prune: bool = False,
     retention: Retention = NO_RETENTION,
@@ -544,14 +558,25 @@ def _find(
     from ..backups import list_names
 
     latest = backup == LATEST and not whole
-    names = list_names(repository) if name is None and not latest else _names(repository, name)
+    names = _names(repository, name) if name is not None or latest else list_names(repository)
     managers = [_manager(repository, each) for each in names]
     listed = [
         (manager, each) for manager in managers for each in manager.list_backups() if not latest or each.broken is None
     ]
+    if not listed:
+        raise BackupNotFound(_none_under(repository, names))
     listed.sort(key=lambda pair: pair[1].created_at, reverse=True)
     chosen = choose(backup, [each.name for _, each in listed], "backup", BackupNotFound, whole=whole)
     return next(pair for pair in listed if pair[1].name == chosen)
+
+
+def _none_under(repository: Repository, names: Sequence[str]) -> str:
+    from ..backups import list_names
+
+    if len(names) != 1:
+        return "There are no backups."
+    others = [each for each in list_names(repository) if each not in names]
+    return f"There are no backups under the name {names[0]!r}" + (f". {hint(names[0], others)}" if others else ".")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -632,7 +657,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
         OutputColumn("created (local)"),
         OutputColumn("size", right=True),
         OutputColumn("written", right=True),
-        OutputColumn("", cut=True),
+        OutputColumn("", whole=True),
     )
     rows = [
         (
@@ -756,7 +781,7 @@ def _view_interrupted(document: dict[str, Any]) -> Iterator[str]:
 
 def _view_findings(document: dict[str, Any]) -> Iterator[str]:
     for finding in document["findings"]:
-        yield f"{'ok ' if finding['ok'] else 'BAD'} {finding['what']}: {'; '.join(finding['found'])}"
+        yield f"{'ok ' if finding['ok'] else styled('BAD', RED)} {finding['what']}: {'; '.join(finding['found'])}"
 
 
 def _view_drill(document: dict[str, Any]) -> Iterator[str]:

@@ -47,9 +47,15 @@ def _charts(charts: Iterable[Block]) -> Iterator[str]:
 def _table(shown: Table) -> Iterator[str]:
     yield _titled(shown.title, len(shown.rows), shown.of)
     used = [at for at, _ in enumerate(shown.columns) if any(row[at] not in (None, "") for row in shown.rows)]
+    chosen = [shown.columns[at] for at in used]
     columns = [
-        OutputColumn(_local(each.title), right=is_numeric(each.kind), cut=each.kind == "text")
-        for each in (shown.columns[at] for at in used)
+        OutputColumn(
+            _local(each.title),
+            is_numeric(each.kind),
+            cut=each.kind == "text" and each is not chosen[-1],
+            whole=each.kind == "text" and each is chosen[-1],
+        )
+        for each in chosen
     ]
     yield from table(columns, [[_text(row[at], shown.columns[at].kind) for at in used] for row in shown.rows])
 

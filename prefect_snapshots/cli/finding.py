@@ -92,9 +92,7 @@ def find(
         InvalidArgument: There are too few or too many ids, several names have the id, several ids begin like it, or it
             is not clear whether the first word is a name or an id.
     """
-    if name is not None:
-        check_known(repository, name)
-    known = list_names(repository)
+    known = list_names(repository) if name is None else check_known(repository, name)
     backends = {each: Durable(repository, each) for each in (known if name is None else [name])}
     if name is None and _begins_with_name(words, backends, number):
         name, *words = words
@@ -104,14 +102,15 @@ def find(
     if len(words) != (number or max(1, len(words))):
         wanted = "NAME ID" if number == 1 else "NAME OLD NEW" if number == 2 else "NAME ID..."
         raise InvalidArgument(f"Pass {wanted}. You can leave out the name if no other name has such an id.")
+    ids = [each for backend in backends.values() for each in backend.view.by_id]
     for word in words:
-        if word in known and not any(word in backend.view.by_id for backend in backends.values()):
+        if word in known and not any(each == word if whole else each.startswith(word) for each in ids):
             raise SnapshotNotFound(f"There is no snapshot {word!r}: it is a name. Put an id behind it: {word} ID.")
     return [_find(word, backends, whole) for word in words]
 
 
-def check_known(repository: Repository, name: str) -> None:
-    """Check that snapshots were saved under a name.
+def check_known(repository: Repository, name: str) -> list[str]:
+    """Check that snapshots were saved under a name. Returns all names that have snapshots.
 
     Raises:
         InvalidName: It is not a valid name.
@@ -121,6 +120,7 @@ def check_known(repository: Repository, name: str) -> None:
     if name not in known:
         check_name(name)
         raise SnapshotNotFound(f"There are no snapshots under the name {name!r}. {hint(name, known)}")
+    return known
 
 
 def best_of(ranked: Sequence[Record], key: str) -> str:

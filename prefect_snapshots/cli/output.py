@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from ..documents.texts import count_text as count_text
 from ..documents.texts import size_text as size_text
@@ -22,7 +24,10 @@ from ..messages import printable as printable
 PIN = "📌"
 """Marks what is exempt from retention."""
 
-_GAP = "  "
+BOLD, RED = "1", "1;31"
+"""Styles: the parameters of the escape sequences of ECMA-48."""
+
+_GAP, _INDENT = "  ", "    "
 _SHORTEST = 8
 """Characters that a column keeps when a table is too wide for the terminal: enough to recognise a name by."""
 
@@ -106,28 +111,59 @@ def fields(texts: Mapping[str, str]) -> Iterator[str]:
 
 
 class OutputColumn(NamedTuple):
-    """A column of a table. If `cut` is true, it is shortened with an ellipsis if the terminal is too narrow."""
+    """A column of a table.
+
+    Args:
+        title: The heading.
+        right: Whether cells are aligned to the right.
+        cut: Whether cells may be shortened with an ellipsis if the terminal is too narrow.
+        whole: Whether cells are moved below their rows if the terminal is too narrow, such as reasons, which are
+            useless when shortened.
+    """
 
     title: str
     right: bool = False
     cut: bool = False
+    whole: bool = False
 
 
 def table(columns: Sequence[OutputColumn], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield lines of aligned columns. They are as wide as needed, unless the terminal is narrower."""
+    """Yield lines of aligned columns. They are as wide as needed, unless the terminal is narrower.
+
+    The headings are bold on a terminal with colors.
+    """
     cells = [[column.title for column in columns], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - terminal_width()
-    cuttable = [at for at, column in enumerate(columns) if column.cut]
+    below = [at for at, column in enumerate(columns) if column.whole and excess > 0]
+    excess -= sum(widths[at] + len(_GAP) for at in below)
+    beside = [at for at, _ in enumerate(columns) if at not in below]
+    cuttable = [at for at in beside if columns[at].cut]
     while excess > 0 and cuttable:
         widest = max(cuttable, key=widths.__getitem__)
         if widths[widest] <= _SHORTEST:
             break
         widths[widest] -= 1
         excess -= 1
-    for row in cells:
-        fitted = (_fit(cell, width, column.right) for cell, width, column in zip(row, widths, columns, strict=True))
-        yield _GAP.join(fitted).rstrip()
+    for number, row in enumerate(cells):
+        lines = [_GAP.join(_fit(row[at], widths[at], columns[at].right) for at in beside).rstrip()]
+        lines += [
+            f"{_INDENT}{line}" for at in below for line in textwrap.wrap(row[at], terminal_width() - len(_INDENT))
+        ]
+        yield from (styled(line, BOLD) if number == 0 else line for line in lines)
+
+
+def styled(text: str, style: str, stream: TextIO | None = None) -> str:
+    """Return a string with the escape sequences of a style if the stream is a terminal with colors.
+
+    Args:
+        text: A string, without escape sequences.
+        style: The parameters of the escape sequence.
+        stream: Where the string is printed. Default: standard output.
+    """
+    stream = stream or sys.stdout
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+    return text if plain else f"\x1b[{style}m{text}\x1b[0m"
 
 
 def width_of(text: str) -> int:

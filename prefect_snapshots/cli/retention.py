@@ -128,4 +128,4 @@ def _given(options: RetentionOptions | None) -> dict[str, Any]:
 def _view(document: dict[str, Any]) -> Iterator[str]:
     rows = [(row["name"], "keep" if row["keep"] else "delete", ", ".join(row["reasons"])) for row in document["rows"]]
     if rows:
-        yield from table((OutputColumn("name"), OutputColumn(""), OutputColumn("reasons", cut=True)), rows)
+        yield from table((OutputColumn("name"), OutputColumn(""), OutputColumn("reasons", whole=True)), rows)

@@ -61,20 +61,21 @@ class Session:
             RepositoryNotFound: There is no repository.
             WrongPassword: The password is wrong, or there is none and no terminal to type one.
         """
-        from ..repository.passwords import configured_password
+        from ..repository.passwords import PASSWORD_SETTING, password_setting
 
         given = self._password()
-        if given is None:
-            given = configured_password()
         try:
             return self._open(given, writing or create, create)
-        except WrongPassword:
-            if given is not None:
+        except WrongPassword as error:
+            if given:
+                option = "--password-file" if self.password_file else "--password-command"
+                raise WrongPassword(f"{error} The password came from {option}.") from None
+            if given is False or password_setting():
                 raise
         if not _at_terminal():
             raise WrongPassword(
                 "The repository is encrypted, and there is no terminal to type its password on. "
-                f"Set {_setting()}, or pass --password-file or --password-command."
+                f"Set {PASSWORD_SETTING}, or pass --password-file or --password-command."
             )
         return self._open(getpass.getpass("Password of the repository: "), writing or create, create)
 
@@ -224,9 +225,3 @@ def parse_value(text: str) -> Any:
 
 def _at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _setting() -> str:
-    from ..repository.passwords import PASSWORD_SETTING
-
-    return PASSWORD_SETTING

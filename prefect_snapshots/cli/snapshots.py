@@ -18,6 +18,7 @@ from cyclopts.validators import Number
 
 from ..errors import InvalidArgument, PickleRefused, Pinned
 from . import views
+from .naming import Name
 from .output import PIN, Answer, count_text, deleted, size_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_value
@@ -45,7 +46,6 @@ def _parse_moment(_: object, tokens: Sequence[Token]) -> datetime:
 
 
 Moment = Annotated[datetime | None, Parameter(converter=_parse_moment)]
-Name = Annotated[str | None, Parameter(help="Look only under this name. Default: any.")]
 Id = Annotated[str, Parameter(name="[NAME] ID")]
 Ids = Annotated[str, Parameter(name="[NAME] ID...")]
 

@@ -199,13 +199,16 @@ class Opener:
                 raise WrongPassword(
                     f"{self._url} is not encrypted, but a password is configured for it. Somebody may have replaced "
                     "it. If it should not be encrypted, pass password=False (--no-password on the command line)."
+                    f"{self._password.origin}"
                 )
             return "", None
         if password is None:
             raise WrongPassword(f"{self._url} is encrypted. Pass a password, or set {PASSWORD_SETTING}.")
         found = opened_by(parse_envelopes(config["passwords"]), password, config["id"])
         if found is None:
-            raise WrongPassword(f"The password does not open {self._url}. Check it, and the URL.")
+            raise WrongPassword(
+                f"The password does not open {self._url}. Check it, and the URL.{self._password.origin}"
+            )
         return found
 
 

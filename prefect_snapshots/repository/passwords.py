@@ -62,9 +62,22 @@ class PasswordSource:
                     )
         return self._found
 
+    @property
+    def origin(self) -> str:
+        """A sentence for messages that says which setting the password came from. Empty if it was passed."""
+        setting = None if self._given else password_setting()
+        return f" The password came from {setting}." if setting else ""
+
     def use(self, password: str) -> None:
         """Use another password from now on."""
         self._given = self._found = password
+
+
+def password_setting() -> str | None:
+    """Return the name of the environment variable that configures the password, or None."""
+    if PASSWORD_SETTING in os.environ:
+        return PASSWORD_SETTING
+    return next((each for each in (PASSWORD_FILE_SETTING, PASSWORD_COMMAND_SETTING) if os.environ.get(each)), None)
 
 
 def configured_password() -> str | None:
@@ -73,18 +86,20 @@ def configured_password() -> str | None:
     Raises:
         WrongPassword: It is empty or cannot be read. A missing secret must not mean that data is not encrypted.
     """
-    found = os.environ.get(PASSWORD_SETTING)
-    if found is not None:
-        if not found:
-            raise WrongPassword(
-                f"{PASSWORD_SETTING} is set, but empty. Set it to the password, or unset it. For a repository without "
-                "encryption, pass password=False or --no-password."
-            )
-        return found
-    file, command = os.environ.get(PASSWORD_FILE_SETTING), os.environ.get(PASSWORD_COMMAND_SETTING)
-    if file:
-        return password_from_file(file)
-    return password_from_command(command) if command else None
+    setting = password_setting()
+    if setting is None:
+        return None
+    found = os.environ[setting]
+    if setting == PASSWORD_FILE_SETTING:
+        return password_from_file(found)
+    if setting == PASSWORD_COMMAND_SETTING:
+        return password_from_command(found)
+    if not found:
+        raise WrongPassword(
+            f"{PASSWORD_SETTING} is set, but empty. Set it to the password, or unset it. For a repository without "
+            "encryption, pass password=False or --no-password."
+        )
+    return found
 
 
 def password_from_command(command: str) -> str:
