@@ -453,7 +453,9 @@ def test_progress_report_and_event(tmp_path: Path) -> None:
     [bar] = [one for one in found if one.type == "progress"]
     assert bar.data == 100.0
     [report] = [one for one in found if one.type == "markdown"]
-    assert "| items | 40 |" in str(report.data)
+    this_run, all_runs = str(report.data).split("### All runs of told")
+    assert "| items in this run | 40 |\n| done now | 30 |\n| failed now | 0 |\n| done before | 10 |" in this_run
+    assert "| items | 40 |" in all_runs
     first, second = events_about("prefect-snapshots.checkpoints.told", 2)
     assert first.event == second.event == "prefect-snapshots.checkpoints.completed"
     assert second.payload["items"] == 40

@@ -733,11 +733,41 @@ def test_metrics_count_the_attempt_that_counts(repository: Repository) -> None:
 
 
 def test_slow_items_stand_out(repository: Repository) -> None:
-    one = snapper(range(50), lambda x: time.sleep(0.2 if x == 17 else 0.001), repository, batch_size=10)
+    def process(text: str) -> None:
+        time.sleep(0.2 if text == "long" else 0.001)
+
+    texts = [f"text {number}" for number in range(50)]
+    texts[17] = "long"
+    one = snapper(texts, process, repository, batch_size=10, name="slow")
     one.start()
-    [slow] = json.loads(one.generate_report("json"))["slow_outliers"]
-    assert slow["index"] == 17
-    assert "#### Slow items\n\n| item | took |\n|---|---:|\n| 17 | " in one.generate_report()
+    snapper([*texts, "another"], process, repository, batch_size=10, name="slow").start()
+    manager = CheckpointManager(repository)
+    for merged in (0, 2):  # a merged segment still says so
+        assert merge(open_log(one.job), 2 if merged else 99) == merged
+        [slow] = json.loads(manager.report("slow", format="json"))["slow_outliers"]
+        assert (slow["index"], slow["item"]) == (17, "'long'")
+        table = "#### Slow items\n\n| item | input | duration |\n|---|---|---:|\n| 17 | 'long' | "
+        assert table in one.generate_report()
+
+
+def test_where_items_take_nearly_the_same_time_none_is_slow(repository: Repository) -> None:
+    snapper(range(5000), double, repository, name="quick", batch_size=1000).start()
+    report = json.loads(CheckpointManager(repository).report("quick", format="json"))
+    assert report["max_duration"] > report["avg_duration"]
+    assert report["slow_outliers"] == []
+
+
+def test_throughput_is_of_the_time_in_which_something_was_computed(repository: Repository) -> None:
+    def process(x: int) -> None:
+        time.sleep(0.01)
+
+    snapper(range(10), process, repository, name="pause").start()
+    time.sleep(1)
+    snapper(range(20), process, repository, name="pause").start()
+    report = json.loads(CheckpointManager(repository).report("pause", format="json"))
+    assert report["total_elapsed"] > 1.2
+    assert 0.2 <= report["working_time"] <= report["total_elapsed"] - 1
+    assert report["items_per_second"] == pytest.approx(20 / report["working_time"])
 
 
 def test_a_report_of_nothing_says_so(repository: Repository) -> None:

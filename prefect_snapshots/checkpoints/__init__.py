@@ -30,7 +30,7 @@ from .frozen import Failure
 from .job import Job, check_batches, exception_classes, make_job
 from .keys import item_keys, stable_hash
 from .manager import CheckpointInfo, CheckpointManager
-from .metrics import Metric, failures_of
+from .metrics import Metric, describe_run, failures_of
 from .planning import ItemBatch, JobPlan, plan
 from .reading import RAISE, collect, open_log
 from .running import Run, counts_of, run_batch
@@ -53,6 +53,7 @@ __all__ = [
     "check_batches",
     "collect",
     "counts_of",
+    "describe_run",
     "exception_classes",
     "failures_of",
     "fingerprint",

@@ -140,6 +140,11 @@ class Flusher:
         with self._lock:
             return [work.keys for work in self._works]
 
+    def note_slow(self, work: WorkInProgress, items: Sequence[Any]) -> None:
+        """Note which of the items that are done took long, for the report."""
+        with self._lock:
+            self._writer.slow.note(items, work.keys, work.start, work.ends)
+
     def freeze(self, value: Any, position: int) -> Any:
         """Return a result in an immutable form.
 

@@ -8,9 +8,11 @@ Pickle is used only for objects that have no other form, and only if the reposit
 
 from __future__ import annotations
 
+import reprlib
 import struct
 import traceback
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,9 +180,19 @@ def _is_plain(value: Any, depth: int) -> bool:
     return others <= {list, dict} and all(_is_plain(one, depth - 1) for one in inner if type(one) in others)
 
 
-def _repr(item: Any) -> str:
+_shortened = reprlib.Repr()
+_shortened.maxlevel, _shortened.maxlist, _shortened.maxtuple, _shortened.maxdict, _shortened.maxset = 4, 20, 20, 20, 20
+_shortened.maxstring = _shortened.maxother = _shortened.maxlong = 200
+
+
+def brief(item: Any) -> str:
+    """Return the beginning of the `repr` of an item, without computing that of a long list, dict or string first."""
+    return _cut(_repr(item, _shortened.repr), 200)
+
+
+def _repr(item: Any, how: Callable[[Any], str] = repr) -> str:
     try:
-        return repr(item)
+        return how(item)
     except Exception as error:
         return f"<{type(item).__qualname__} whose repr failed: {type(error).__name__}>"
 

@@ -29,6 +29,7 @@ from .batches import Results, StoredBatch
 from .frozen import LIMIT
 from .keys import Keys
 from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, segments_of, split_record
+from .slow import SlowItems
 from .starts import KIND, Share, Start, Starts
 
 FULL = {True: 1 << 30, False: 24 << 20}
@@ -75,6 +76,7 @@ class Log:
         ledger: Which items are done, as far as this log knows.
         share: The batch that is computed; None: all segments are read.
         known: The segments, as far as they were read.
+        slow: The slow items that the footers of segments name.
         lock: Held while the log changes.
         news: Grows whenever this log learns of results of other writers.
 
@@ -98,6 +100,7 @@ class Log:
     def _forget(self) -> None:
         self.ledger = Ledger()
         self.known: list[KnownSegment] = []
+        self.slow = SlowItems()
         self._by_segment: dict[str, KnownSegment] = {}
         self._own_numbers: list[int] = []
         self._growing: list[KnownSegment] = []
@@ -223,6 +226,8 @@ class Log:
         counts = np.frombuffer(frames[0], "<u4").astype(np.int64)
         keys = np.frombuffer(frames[1], np.uint64).reshape(-1, 2)
         self.ledger.add(keys, places(known.number, counts, np.frombuffer(frames[2], np.uint8)))
+        if len(frames) > 3:
+            self.slow.read(frames[3], known.start.segment)
         self.news += 1
 
     # --- reading results -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from ..repository.logs import SegmentWriter, new_segment
 from .batches import RECORD_LIMIT, Batch, encode_batch
 from .keys import Keys
 from .log import FULL, Log
+from .slow import SlowItems
 
 _FULL_ROWS = 1 << 20
 """Items after which a segment is closed: its keys (16 MB) are read at once by whoever resumes."""
@@ -21,12 +22,14 @@ _FULL_RECORDS = 1 << 14
 
 @dataclass(slots=True)
 class SegmentSummary:
-    """What the footer of a segment says: keys and outcomes of all its rows, and how many of them each record has."""
+    """What the footer of a segment says: keys and outcomes of all its rows, how many of them each record has, and which
+    items were slow."""
 
     counts: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     outcomes: list[bytes] = field(default_factory=list)
     rows: int = 0
+    slow: SlowItems = field(default_factory=SlowItems)
 
     def add(self, keys: Keys, outcomes: NDArray[np.uint8]) -> None:
         self.counts.append(len(keys))
@@ -35,7 +38,8 @@ class SegmentSummary:
         self.rows += len(keys)
 
     def frames(self) -> list[Buffer]:
-        return [np.array(self.counts, "<u4").tobytes(), b"".join(self.keys), b"".join(self.outcomes)]
+        slow = [self.slow.encoded()] if self.slow else []
+        return [np.array(self.counts, "<u4").tobytes(), b"".join(self.keys), b"".join(self.outcomes), *slow]
 
 
 class LogWriter:
@@ -49,6 +53,11 @@ class LogWriter:
         self._summary = SegmentSummary()
         self.segment = ""
 
+    @property
+    def slow(self) -> SlowItems:
+        """The slow items of the open segment."""
+        return self._summary.slow
+
     def open(self) -> None:
         """Register a segment, so that others know that somebody is at work."""
         if self._writer is None:
@@ -58,7 +67,6 @@ class LogWriter:
             self._log.register(self.segment, self._function, self._refresh)
             self._refresh = False
             self._writer = self._log.writer_of(self.segment)
-            self._summary = SegmentSummary()
 
     def write(self, batch: Batch) -> None:
         """Append results. They survive the death of this process at once."""
@@ -70,6 +78,7 @@ class LogWriter:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             extent = writer.close(self._summary.frames())
+            self._summary = SegmentSummary()
             if extent is not None:
                 self._log.closed(self.segment, extent)
             self._log.claims.stop_holding(self.segment)
@@ -78,6 +87,7 @@ class LogWriter:
         """Give the segment up after a failed write. What was written before stays."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
+            self._summary = SegmentSummary()
             writer.abandon()
 
     def _write(self, batch: Batch) -> None:

@@ -21,7 +21,7 @@ from .batches import DONE
 from .differences import CheckpointDiff, compare
 from .ledger import outcomes_of
 from .log import Log
-from .metrics import Metrics, describe, load_metrics, render
+from .metrics import describe, load_metrics, render
 from .reading import read_recorded
 from .starts import KIND, Starts
 
@@ -214,7 +214,7 @@ class CheckpointManager:
             CheckpointNotFound: There are no checkpoints with this name and fingerprint.
             InvalidArgument: The format is unknown.
         """
-        return render(name, self._metrics(name, fingerprint), format)
+        return render(name, load_metrics(self._log(name, fingerprint)), format)
 
     def describe(self, name: str, fingerprint: str | None = None) -> Document:
         """Return the report as a document that can be shown as Markdown, as HTML or in a terminal.
@@ -222,10 +222,7 @@ class CheckpointManager:
         Raises:
             CheckpointNotFound: There are no checkpoints with this name and fingerprint.
         """
-        return describe(name, self._metrics(name, fingerprint))
-
-    def _metrics(self, name: str, fingerprint: str | None) -> Metrics:
-        return load_metrics(self._log(name, fingerprint))
+        return describe(name, load_metrics(self._log(name, fingerprint)))
 
     def _log(self, name: str, fingerprint: str | None) -> Log:
         return Log(self.repository, name, self._choose(name, self._state(name), fingerprint))

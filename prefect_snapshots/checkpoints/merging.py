@@ -97,6 +97,8 @@ def _merge(log: Log, run: list[KnownSegment]) -> int:
             batch = StoredBatch(frames[0], known.start.segment)
             writer.append(frames)
             summary.add(batch.keys, batch.outcomes)
+            if log.slow:
+                summary.slow.take(log.slow, batch.keys)
     extent = writer.close(summary.frames())
     if log.commit(finish) is None:
         return 0

@@ -93,11 +93,13 @@ class JobPlan:
         items: The items.
         counts: The counts of the items read so far. Items in batches count as skipped. Add the counts of a batch with
             `RunCounts.after`.
+        id: Identifies what is written for this plan.
     """
 
     job: Job
     items: Iterable[object]
     counts: RunCounts = field(default_factory=RunCounts)
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
     _keys: list[Keys] = field(default_factory=list)
 
     @property
@@ -109,7 +111,7 @@ class JobPlan:
         log = open_log(self.job)
         tidy(log)
         size = self.job.batch_size
-        share = Share(secrets.token_hex(8), 0, log.settled_segments())
+        share = Share(self.id, 0, log.settled_segments())
         parts: list[ItemSelection] = []
         trouble: Exception | None = None
         selections = self._select(log)

@@ -30,6 +30,7 @@ from .reading import open_log
 from .retries import GivenUp, Retries
 from .selection import ItemSelection
 from .sharing import WorkSharing, WorkUnit
+from .slow import LEAST
 
 _PATIENCE = 5.0
 """The least seconds to wait for other processes to finish what they have claimed; the limit is four times the longest
@@ -196,7 +197,10 @@ class Run:
         finally:
             self._worked += len(ends)
             flusher.rows += len(ends)
-            self._longest = max(self._longest, now() - begun.start)
+            took = now() - begun.start
+            self._longest = max(self._longest, took)
+            if took >= LEAST:
+                flusher.note_slow(begun, work.items)
 
 
 def run_batch(job: Job, batch: ItemBatch) -> RunCounts:

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from ..messages import printable
 
 Value = str | int | float | datetime | None
-Kind = Literal["text", "name", "number", "bytes", "seconds", "time"]
+Kind = Literal["text", "name", "number", "bytes", "seconds", "rate", "time"]
 """How a value is formatted. A "name" is a value that people copy."""
 
 _UNITS = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6))
 
 
 def text_of(value: Value, kind: Kind) -> str:
-    """Format a value in one line of visible characters.
+    """Format a value in one line of visible characters. A rate is the number of something per second.
 
     Example:
         >>> text_of(1_500_000, "bytes"), text_of(0.0125, "seconds"), text_of(1797, "number"), text_of(None, "text")
@@ -33,12 +33,14 @@ def text_of(value: Value, kind: Kind) -> str:
         return size_text(value)
     if kind == "seconds":
         return _duration(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    if kind == "rate":
+        return f"{_plain_number(value)}/s"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}" if abs(value) < 1e5 else _plain_number(value)
 
 
 def is_numeric(kind: Kind) -> bool:
     """Return whether values of this kind are numbers, which are aligned on the right."""
-    return kind in ("number", "bytes", "seconds")
+    return kind in ("number", "bytes", "seconds", "rate")
 
 
 def size_text(count: float) -> str:
@@ -71,6 +73,11 @@ def shown_text(shown: int, of: int) -> str:
 def _shortened(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _plain_number(value: float) -> str:
+    """Format a number with three digits or, if it has more before the point, with all of those and no others."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e15 else f"{value:,.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from ...checkpoints import CheckpointManager, Job, JobPlan, RunCounts
+from ...checkpoints import Job, JobPlan, RunCounts, describe_run, open_log
 from ...documents import Document, code
 from ...documents.texts import count_text
 from ...repository.threads import Lock
@@ -49,6 +49,8 @@ class Processing:
         """The counts of the items in batches that have ended."""
         self._batches = self._running = self._failed_batches = 0
         self._finished = False
+        self._counts = RunCounts()
+        self._seconds = 0.0
         self._reporter = Reporter(job.repository, "checkpoints", job.name)
         self._bar = self._reporter.live_progress(f"Progress of {code(label)}", self._percentage)
         self._page = self._reporter.live_page(self._document)
@@ -91,6 +93,7 @@ class Processing:
                 self._planned = self._outcomes.worked
             counts = self._plan.counts.after(self._outcomes)
         seconds = time.monotonic() - self._since
+        self._counts, self._seconds = counts, seconds
         # A reader who looks only at the log level must not mistake missing results for success.
         level = logging.WARNING if counts.missing else logging.INFO
         said = f"{counts} {_remedy(counts)}".rstrip()
@@ -117,8 +120,8 @@ class Processing:
         return min(100.0, 100.0 * (self._before + self._outcomes.worked) / whole) if whole else 100.0
 
     def _document(self) -> Document:
-        job = self._job
-        return CheckpointManager(job.repository).describe(job.name, job.fingerprint)
+        assert self._plan is not None  # only a finished map has a page
+        return describe_run(open_log(self._job), self._job.name, self._plan, self._counts, self._seconds)
 
     def _emit(self, counts: RunCounts, seconds: float) -> None:
         job, numbers = self._job, counts.as_dict()
