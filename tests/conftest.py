@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
+import memory_disk
 import pytest
 import servers
 from servers import BUCKET, Storage
 from warm import warm_program
 
 from prefect_snapshots.repository.location import open_location
+
+memory_disk.work_in_memory()
 
 # Which repositories were opened before is remembered in the state folder of the user, which is not the tester's own.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="prefect-snapshots-tests-")

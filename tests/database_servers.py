@@ -65,6 +65,8 @@ def postgresql() -> Iterator[Server]:
         made = [f"{programs}/initdb", f"--pgdata={folder}/data", "--username=postgres", f"--pwfile={password}"]
         _run([*made, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
         options = ["-h", _HOST, "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        # Segments in /dev/shm would outlive the servers that tests kill.
+        options += ["-c", "dynamic_shared_memory_type=mmap"]
         with _started([f"{programs}/postgres", "-D", f"{folder}/data", *options], port, folder) as server:
             ready = [f"{programs}/pg_isready", "-q", "-h", _HOST, "-p", str(port)]
             _wait(server, lambda: subprocess.run(ready, check=False).returncode == 0)
