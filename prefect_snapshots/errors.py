@@ -319,6 +319,13 @@ class SnapshotExists(UsageError, ValueError):
     """
 
 
+class PathNotFound(UsageError, FileNotFoundError):
+    """There is nothing at this path of the file system `snapshots://`.
+
+    List what there is with `prefect-snapshots ls`. The message names similar paths.
+    """
+
+
 class LeafError(UsageError):
     """One leaf of a value cannot be stored or restored. `path` names it, as in `encoder/layers/0/kernel`.
 

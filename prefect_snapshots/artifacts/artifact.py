@@ -24,6 +24,7 @@ from ..repository.progress import Progress
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
+from ..trees.stored import StoredTree
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, tree_of
 from .folders import decode_manifest, scan_folder
@@ -107,9 +108,13 @@ class Artifact:
 
     def list_files(self, version: VersionLike = None, match: Match = "exact") -> list[tuple[str, int]]:
         """List the path and size in bytes of each file of a version. See `ArtifactRegistry.list_files`."""
+        return [(entry.path, entry.size) for entry, _ in self.stored_files(version, match).files]
+
+    def stored_files(self, version: VersionLike = None, match: Match = "exact") -> StoredTree:
+        """Return the files of a version, to read parts of them without downloading it."""
         found = self._find(version, match)
         with self._content(found) as content:
-            return [(entry.path, entry.size) for entry, _ in tree_of(content, self.name, *self._files_of(found)).files]
+            return tree_of(content, self.name, *self._files_of(found))
 
     # --- logging -----------------------------------------------------------------------------------------------------
 

@@ -474,6 +474,10 @@ class ContentReader:
         if int(table["size"].sum(dtype=np.int64)) != self._content.size:
             raise MalformedContent("the table of chunks does not add up to the size of the content")
 
+    def through(self, chunks: ChunkReader) -> ContentReader:
+        """Return a reader of the same content that uses another reader of chunks, such as one that remembers them."""
+        return ContentReader(chunks, self._content, self._data)
+
     def names_like(self, sealer: Sealer) -> bool:
         """Return whether equal chunks have the same names here as in the repository of another sealer."""
         return self._chunks.names_like(sealer)

@@ -87,11 +87,37 @@ class StoredTree:
             InvalidArgument: There is no such file.
             DamagedVersion: The next piece cannot be verified.
         """
-        found = self.by_path.get(path)
-        if found is None or not found[0].is_file:
-            raise InvalidArgument(f"There is no file {path!r} in {self.title}.")
-        entry, offset = self.by_path[found[0].link.decode("utf-8", "surrogateescape")] if found[0].link else found
-        return self._pieces(entry, offset)
+        return self._pieces(*self._file(path))
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Return some bytes of one file, verified. Fewer at its end.
+
+        Args:
+            path: The path of the file.
+            offset: The first byte to read.
+            length: How many bytes to read.
+
+        Raises:
+            InvalidArgument: There is no such file.
+            DamagedVersion: The bytes cannot be verified.
+        """
+        entry, at = self._file(path)
+        end = min(offset + length, entry.size)
+        target = bytearray(max(0, end - offset))
+        view = memoryview(target)
+        wanted = []
+        for begin, size in entry.spans:
+            first, last = max(begin, offset), min(begin + size, end)
+            if first < last:
+                wanted.append((at + first - begin, view[first - offset : last - offset]))
+            at += size
+        try:
+            self.content.read_into(wanted)
+        except IntegrityError as error:
+            raise DamagedVersion(
+                self.label, ": ".join(filter(None, (self.name, f"file {path!r}"))), str(error)
+            ) from error
+        return bytes(target)
 
     def damaged(self, files: Iterable[tuple[Entry, int]] | None = None) -> str:
         """Return the name of the first file that cannot be verified. Empty if all can.
@@ -122,6 +148,13 @@ class StoredTree:
     def title(self) -> str:
         """Its name in error messages: the version or backup, and its name within that."""
         return f"{self.label}, {self.name}" if self.name else self.label
+
+    def _file(self, path: str) -> tuple[Entry, int]:
+        """Return the entry with the bytes of a file, and their offset in the content."""
+        found = self.by_path.get(path)
+        if found is None or not found[0].is_file:
+            raise InvalidArgument(f"There is no file {path!r} in {self.title}.")
+        return self.by_path[found[0].link.decode("utf-8", "surrogateescape")] if found[0].link else found
 
     def _pieces(self, entry: Entry, offset: int) -> Iterator[memoryview]:
         at = 0

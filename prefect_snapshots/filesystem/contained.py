@@ -1,0 +1,203 @@
+"""The files of a repository by their paths: see `segments` for what a path is."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..errors import ArtifactExpired, ArtifactNotFound, BackupNotFound, PathNotFound, SnapshotNotFound
+from ..messages import hint
+from ..repository.repository import Repository
+from ..repository.threads import Lock, pool
+from .kinds import ArtifactFiles, BackupFiles, KindFiles, ReleaseFiles, SnapshotFiles, Version
+from .nodes import FileTree, Node, NodeType, Read, missing_hint
+from .recent_chunks import RecentChunks
+from .segments import Reference, parse_path
+
+_OPEN = 16
+"""Versions whose lists of files are kept: one dataset reads from few, and a list can have millions of files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """What is at one path of a repository.
+
+    Attributes:
+        path: The path.
+        type: "file", "directory", "link" or "other".
+        size: The size of a file in bytes, else 0.
+        modified: When a file was last changed, or a version committed, in seconds since 1970. None: unknown.
+        exact: The same path with the exact version: without "latest", an alias or a time.
+        version: The version that it belongs to.
+        link: What a symbolic link points to.
+        read: A function that returns verified bytes of a file, from an offset on. None for everything else.
+    """
+
+    path: str
+    type: NodeType
+    size: int = 0
+    modified: float | None = None
+    exact: str = ""
+    version: Version | None = None
+    link: str | None = None
+    read: Read | None = None
+
+
+class RepositoryFiles:
+    """Find the files of a repository by their paths, and read parts of them.
+
+    Args:
+        repository: The repository. Nothing is written to it.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self._chunks = RecentChunks(repository.parts().store)
+        artifacts = ArtifactFiles(repository, lambda content: content.through(self._chunks))
+        self.kinds: dict[str, KindFiles] = {
+            "artifacts": artifacts,
+            "backups": BackupFiles(repository, lambda content: content.through(self._chunks)),
+            "releases": ReleaseFiles(repository, artifacts),
+            "snapshots": SnapshotFiles(repository, lambda content: content.through(self._chunks)),
+        }
+        self._lock = Lock(self.forget)
+        self._fixed: dict[str, tuple[Version, str]] = {}
+        self._trees: OrderedDict[str, FileTree] = OrderedDict()
+
+    def find(self, path: str) -> Contained:
+        """Return what is at a path.
+
+        Raises:
+            PathNotFound: There is nothing. The message names similar paths.
+        """
+        reference = parse_path(path)
+        if reference is None:
+            return self._above(path)
+        version, exact = self._version(reference)
+        if not reference.inside:
+            return _of_version(reference.top, version, exact)
+        tree = self._tree(version, exact)
+        node = tree.find(reference.inside)
+        if node is None:
+            raise PathNotFound(
+                f"There is no {reference.inside!r} in {reference.top}. {missing_hint(tree, reference.inside)}"
+            )
+        return _of_node(reference.top, node, version, exact)
+
+    def children(self, path: str) -> list[Contained]:
+        """Return what a directory contains: kinds, names, versions (newest first) or files.
+
+        Raises:
+            PathNotFound: There is nothing at this path.
+        """
+        reference = parse_path(path)
+        if reference is None:
+            self._above(path)
+            return self._names(path)
+        version, exact = self._version(reference, listing=True)
+        tree = self._tree(version, exact)
+        if reference.inside and tree.find(reference.inside) is None:
+            self.find(path)
+        return [_of_node(reference.top, node, version, exact) for node in tree.children(reference.inside)]
+
+    def forget(self) -> None:
+        """Forget which versions were listed, and their lists of files."""
+        self._fixed = {}
+        self._trees = OrderedDict()
+
+    def _version(self, reference: Reference, *, listing: bool = False) -> tuple[Version, str]:
+        """Return a version, and its exact path.
+
+        A version that was found by its exact path never changes. What another path leads to is fixed by listing it:
+        the files of one listing belong to one version, whoever commits the next one meanwhile.
+        """
+        with self._lock:
+            fixed = self._fixed.get(reference.top)
+        if fixed is not None and (fixed[1] == reference.top or reference.inside or not listing):
+            return fixed
+        kind = self._kind(reference.kind)
+        try:
+            version = kind.find(reference.name, reference.version)
+        except (ArtifactNotFound, BackupNotFound, SnapshotNotFound) as error:
+            raise PathNotFound(f"There is no {reference.top}: {error}") from error
+        exact = f"{reference.kind}/{reference.name}@{version.key}"
+        if listing or exact == reference.top:
+            with self._lock:
+                self._fixed[reference.top] = version, exact
+        return version, exact
+
+    def _tree(self, version: Version, exact: str) -> FileTree:
+        with self._lock:
+            tree = self._trees.get(exact)
+        if tree is None:
+            tree = version.open()
+        with self._lock:
+            self._trees[exact] = tree
+            self._trees.move_to_end(exact)
+            while len(self._trees) > _OPEN:
+                self._trees.popitem(last=False)
+        return tree
+
+    def _kind(self, name: str) -> KindFiles:
+        if name not in self.kinds:
+            raise PathNotFound(f"There is no {name!r} in a repository. {hint(name, self.kinds)}")
+        return self.kinds[name]
+
+    def _above(self, path: str) -> Contained:
+        """Return the directory at a path that names no version."""
+        kind, _, prefix = path.partition("/")
+        if path:
+            names = self._kind(kind).names()
+            if prefix in names:
+                raise PathNotFound(
+                    f"There is no {path} without a version. Add one, as in {path}@latest, or list {kind}."
+                )
+            if prefix and not any(name.startswith(f"{prefix}/") for name in names):
+                raise PathNotFound(f"There is no {path}. {hint(prefix, names)}")
+        return Contained(path, "directory", exact=path)
+
+    def _names(self, path: str) -> list[Contained]:
+        if not path:
+            return [Contained(kind, "directory", exact=kind) for kind in self.kinds]
+        name, _, prefix = path.partition("/")
+        kind = self.kinds[name]
+        prefix += "/" * bool(prefix)
+        below = [each for each in kind.names() if each.startswith(prefix)]
+        folders = dict.fromkeys(each[len(prefix) :].split("/")[0] for each in below if "/" in each[len(prefix) :])
+        found = [Contained(f"{path}/{folder}", "directory", exact=f"{path}/{folder}") for folder in folders]
+        here = [each for each in below if "/" not in each[len(prefix) :]]
+        for each, versions in zip(here, pool("network").map(kind.versions, here), strict=True):
+            found += _all_of(f"{name}/{each}", versions)
+        return found
+
+
+def refuse_expired(found: Contained) -> None:
+    """Raise an error if the files of a version must not be read.
+
+    Raises:
+        ArtifactExpired: The version has expired.
+    """
+    if found.version is not None and found.version.refusal is not None:
+        raise ArtifactExpired(found.version.refusal)
+
+
+def _all_of(name: str, versions: Sequence[Version]) -> Iterator[Contained]:
+    for version in versions:
+        exact = f"{name}@{version.key}"
+        yield _of_version(exact, version, exact)
+
+
+def _of_version(path: str, version: Version, exact: str) -> Contained:
+    return Contained(path, "directory", 0, _seconds(version.created_at), exact, version)
+
+
+def _of_node(top: str, node: Node, version: Version, exact: str) -> Contained:
+    modified = _seconds(version.created_at) if node.modified is None else node.modified
+    path, exact = (f"{each}/{node.path}" for each in (top, exact))
+    return Contained(path, node.type, node.size, modified, exact, version, node.link, node.read)
+
+
+def _seconds(moment: datetime) -> float:
+    return moment.timestamp()
