@@ -205,7 +205,7 @@ def demo(
     show(resumed)
     ui = get_current_settings().ui_url or "http://127.0.0.1:4200"
     key = artifact_key("checkpoints", name)
-    tell(f"\nThe report: {ui}/v2/artifacts/key/{key}, after [b]prefect server start[/b]")
+    tell(f"\nThe report: {ui}/artifacts/key/{key}, after [b]prefect server start[/b]")
     tell(f"The same here: [b]prefect-snapshots checkpoints show {name} -r {repository}[/b]")
 
 

@@ -288,7 +288,7 @@ def demo(epochs: int = 16, kill_after: int = 6, repository: str = "./snapshots")
     tell("   Both ended with the same weights, moments and random key, bit for bit.\n")
     show(report)
     ui = get_current_settings().ui_url or "http://127.0.0.1:4200"
-    tell(f"\nThe report: {ui}/v2/artifacts/key/{REPORT}, after [b]prefect server start[/b]")
+    tell(f"\nThe report: {ui}/artifacts/key/{REPORT}, after [b]prefect server start[/b]")
     tell(
         f"The snapshots: [b]prefect-snapshots snapshots list {name}/best --rank-by loss --mode min -r {repository}[/b]"
     )

@@ -677,7 +677,7 @@ def test_the_demo_of_the_corpus(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Killed it (SIGKILL)." in done.stdout
     assert "Both ended with the same embeddings." in done.stdout
-    assert "http://127.0.0.1:4200/v2/artifacts/key/prefect-snapshots-checkpoints-corpus-demo-" in done.stdout
+    assert "http://127.0.0.1:4200/artifacts/key/prefect-snapshots-checkpoints-corpus-demo-" in done.stdout
 
 
 def test_what_is_logged_when_a_batch_ends_has_the_settings_of_the_run() -> None:

@@ -25,7 +25,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import Artifact
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.transactions import transaction
 from prefect.utilities.annotations import quote
 from prefect_support import artifact_text, artifacts_of, events_about, events_of, flush
@@ -143,17 +143,17 @@ def test_a_line_in_the_log(caplog: pytest.LogCaptureFixture, name: str) -> None:
     @flow
     def pipeline() -> None:
         data = {f"leaf-{number}": np.full(20_000, number) for number in range(10)}
-        save_snapshot(data, "first", name=name)
+        save_snapshot(data, "first", {"loss": 0.38}, name=name)
         data["leaf-3"] = data["leaf-3"] + 1
         data["small"] = np.arange(3)
         save_snapshot(data, "second", name=name)
 
     pipeline()
     [first, second] = [record.getMessage() for record in caplog.records if "Saved snapshot" in record.getMessage()]
-    assert f"Saved snapshot 'first' of '{name}': 1.6 MB, " in first
-    assert "leaves: 10." in first
-    assert "changed leaves: 2 of 11 since 'first'." in second
-    assert second.endswith(f"/v2/artifacts/key/{artifact_key('snapshots', name)}")
+    [page] = artifacts_of(name)
+    assert f"Saved snapshot 'first' of '{name}': loss=0.38, 1.6 MB, " in first
+    assert first.endswith(f"leaves: 10. {PREFECT_UI_URL.value()}/artifacts/artifact/{page.id}"), "the page itself"
+    assert second.endswith("changed leaves: 2 of 11 since 'first'."), "one link a run is enough"
 
 
 def test_one_artifact_lists_the_latest_and_marks_the_best(name: str) -> None:

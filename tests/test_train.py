@@ -152,7 +152,7 @@ def test_the_demo_works_from_nothing_and_again(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "Killed it (SIGKILL). The last snapshot is epoch-000" in done.stdout
         assert "the same weights, moments and random key, bit for bit" in done.stdout
-        assert "/v2/artifacts/key/digits-training" in done.stdout
+        assert "/artifacts/key/digits-training" in done.stdout
         assert "prefect_snapshots" not in done.stderr  # Prefect itself may complain of a slow machine
         assert not [one.cmdline() for one in psutil.process_iter(["environ"]) if of_home(one, home)]
         packs.append(sum(path.stat().st_size for path in (tmp_path / "snapshots" / "packs").rglob("*")))

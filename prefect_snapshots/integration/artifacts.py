@@ -38,7 +38,7 @@ from ..reports.artifacts import about_artifact, about_release, about_version
 from ..repository.choosing import RepositoryLike
 from ..repository.repository import Repository
 from .blocks import current_repository
-from .live import artifact_key, artifact_url, plain
+from .live import artifact_key, history_url, plain
 from .reporter import Reporter, only_warn
 from .run_context import in_run, run_logger
 from .snapshots.saving import manager_of
@@ -296,13 +296,13 @@ def report_logged(registry: ArtifactRegistry, version: ArtifactVersion) -> None:
     """Report that a version was logged or copied from another registry."""
     with only_warn(f"{version} was logged"):
         info = registry.get_artifact(version.name, version.version, collection=version.collection)
-        reporter, size, written = _reporter(registry, version), size_text(info.size), size_text(info.written)
-        run_logger().info("Logged %s: %s, %s written.%s", version, size, written, reporter.link)
+        size, written = size_text(info.size), size_text(info.written)
+        link = _leave_page(registry, version, str(version), about_version(info))
+        run_logger().info("Logged %s: %s, %s written.%s", version, size, written, link)
         if in_run():
             facts = {"handler": info.handler, "size": info.size, "written": info.written, "source": info.source}
             _emit("artifact.logged", registry, version, {**facts, "metadata": plain(info.metadata)})
             _materialize(registry, info)
-            _leave_page(registry, version, str(version), about_version(info))
 
 
 def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage: str) -> None:
@@ -314,25 +314,25 @@ def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage:
             return  # another process has moved the stage again and reports its own move
         back = "went back to" if move.rollback else "is now"
         was = f", and was {move.previous}" if move.previous else ""
-        reporter = _reporter(registry, version)
-        run_logger().info("%s of %s %s %s%s.%s", stage, reporter.name, back, version.version, was, reporter.link)
+        title = f"{stage} {back} {version.version}{was}"
+        said: Said = {"moved by": (move.moved_by, "text"), "moved (UTC)": (move.moved_at, "time")}
+        link = _leave_page(registry, version, title, said)
+        name = _reporter(registry, version).name
+        run_logger().info("%s of %s %s %s%s.%s", stage, name, back, version.version, was, link)
         if in_run():
             facts = {"previous": move.previous, "moved_by": move.moved_by, "rollback": move.rollback}
             _emit("artifact.promoted", registry, version, {"stage": stage, **facts})
-            title = f"{stage} {back} {version.version}{was}"
-            said: Said = {"moved by": (move.moved_by, "text"), "moved (UTC)": (move.moved_at, "time")}
-            _leave_page(registry, version, title, said)
 
 
 def report_released(registry: ArtifactRegistry, release: Release) -> None:
     """Report that a release was created."""
     with only_warn(f"Release {release.tag!r} was created"):
         versions = ", ".join(f"{name} {version}" for name, version in release.artifacts.items())
-        run_logger().info("Released %s:%s: %s.", release.collection, release.tag, versions)
-        facts = {"tag": release.tag, "artifacts": release.artifacts, "metadata": plain(release.metadata)}
         reporter = Reporter(registry.repository, "releases", release.collection)
+        link = reporter.leave_page(lambda: Document(f"Release {release.tag}", tuple(about_release(release))))
+        run_logger().info("Released %s:%s: %s.%s", release.collection, release.tag, versions, link)
+        facts = {"tag": release.tag, "artifacts": release.artifacts, "metadata": plain(release.metadata)}
         reporter.emit("release.created", {"collection": release.collection, **facts})
-        reporter.leave_page(Document(f"Release {release.tag}", tuple(about_release(release))))
 
 
 def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
@@ -344,13 +344,16 @@ def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
             context.update_tracked_assets()
 
 
-def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> None:
-    """Add a page to the timeline: this step, followed by the current list of versions."""
+def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> str:
+    """Add a page to the timeline: this step, followed by the current list of versions. Return its link."""
     reporter = _reporter(registry, version)
-    versions = about_artifact(registry, version.name, version.collection, LISTED)
     about = f"Artifact {code(reporter.name)}: {version.version}, in {code(registry.repository.url)}"
-    blocks = Facts(facts), Heading(f"All versions of {reporter.name}"), *versions
-    reporter.leave_page(Document(title, blocks), about)
+
+    def page() -> Document:
+        versions = about_artifact(registry, version.name, version.collection, LISTED)
+        return Document(title, (Facts(facts), Heading(f"All versions of {reporter.name}"), *versions))
+
+    return reporter.leave_page(page, about)
 
 
 def _emit(what: str, registry: ArtifactRegistry, version: ArtifactVersion, facts: dict[str, Any]) -> None:
@@ -376,5 +379,5 @@ def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:
 def _asset(registry: ArtifactRegistry, name: str, collection: str) -> Asset:
     label = f"{collection}/{name}"
     key = artifact_key("artifacts", label)
-    about = AssetProperties(name=label, url=artifact_url(key), description=f"In {code(registry.repository.url)}")
+    about = AssetProperties(name=label, url=history_url(key), description=f"In {code(registry.repository.url)}")
     return Asset(key=f"snapshots://{registry.repository.id}/{key}", properties=about)

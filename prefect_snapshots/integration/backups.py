@@ -1,6 +1,6 @@
 """Report backups to Prefect: a progress bar, events, and a page for each backup, restore, drill and cleanup.
 
-All pages of a name share one key, so `/v2/artifacts/key/<key>` shows their history.
+All pages of a name share one key, so `/artifacts/key/<key>` shows their history.
 
 Events for automations have the resource `prefect-snapshots.backups.<name>` and are related to the run. Each has
 `repository` (URL) and `name`:
@@ -28,7 +28,7 @@ from ..reports.backups import PINNED, about_backup, about_backups, about_cleanup
 from ..repository.progress import Progress
 from ..retention import CleanupReport
 from .reporter import Reporter, only_warn
-from .run_context import in_run, run_logger
+from .run_context import run_logger
 
 LISTED = 20
 """How many of the newest backups a page lists. A longer table would not fit on a screen."""
@@ -47,10 +47,12 @@ def progress_bar(manager: BackupManager, what: str, expected: int = 0) -> Abstra
 def report_created(manager: BackupManager, backup: Backup) -> None:
     """Report that a backup was created, and what it contains."""
     with only_warn(f"Backup {backup.name} was created"):
+        pin = f"{PINNED} " if backup.pinned else ""
+        link = _leave_page(manager, f"{pin}{backup.name}", about_backup(backup))
         run_logger().info(
             "Created backup %s: %s in %s, %s written, in %.1f s.%s",
             *(backup.name, size_text(backup.size), count_text(backup.files, "file"), size_text(backup.written)),
-            *(backup.duration, _reporter(manager).link),
+            *(backup.duration, link),
         )
         for part in backup.parts:
             for note in part.notes:
@@ -60,8 +62,6 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
         facts |= {"incomplete": backup.incomplete}
         sizes = {"size": backup.size, "written": backup.written, "files": backup.files, "rows": rows}
         _emit("created", manager, {"backup": backup.name, **facts, **sizes})
-        pin = f"{PINNED} " if backup.pinned else ""
-        _leave_page(manager, f"{pin}{backup.name}", about_backup(backup))
 
 
 def report_failed(manager: BackupManager, error: Exception) -> None:
@@ -76,38 +76,38 @@ def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
         would = "would be " if report.dry_run else ""
         told = f"{len(report.deleted)} {would}deleted", f"{size_text(report.freed)} {would}freed now"
         later = size_text(report.freed_later)
-        run_logger().info("Backups of %r: %s; %s, %s later.", manager.name, *told, later)
+        title = f"Cleanup of {manager.name}{' (dry run)' if report.dry_run else ''}"
+        link = _leave_page(manager, title, about_cleanup(report))
+        run_logger().info("Backups of %r: %s; %s, %s later.%s", manager.name, *told, later, link)
         if not report.dry_run:
             kept = sum(row.keep for row in report.rows)
             sizes = {"freed": report.freed, "freed_later": report.freed_later}
             _emit("cleaned", manager, {"deleted": list(report.deleted), "kept": kept, **sizes})
-        title = f"Cleanup of {manager.name}{' (dry run)' if report.dry_run else ''}"
-        _leave_page(manager, title, about_cleanup(report))
 
 
 def report_restored(manager: BackupManager, report: RestoreReport) -> None:
     """Report what was restored, and which backup holds the previous contents."""
     with only_warn(f"{report.name} was restored"):
         safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
-        run_logger().info("Restored %s from %s.%s", ", ".join(report.restored), report.name, safe)
+        link = _leave_page(manager, f"Restored {report.name}", about_restore(report))
+        run_logger().info("Restored %s from %s.%s%s", ", ".join(report.restored), report.name, safe, link)
         for warning in report.warnings:
             run_logger().warning("%s", warning)
         parts = {"restored": list(report.restored), "safety_backup": report.safety_backup}
         _emit("restored", manager, {"backup": report.name, **parts})
-        _leave_page(manager, f"Restored {report.name}", about_restore(report))
 
 
 def report_drilled(manager: BackupManager, report: DrillReport) -> None:
     """Report whether a test restore of a backup gave identical data."""
     with only_warn(f"The drill of {report.name} ended"):
         problems = [f"{row.part}: {problem}" for row in report.rows for problem in row.problems]
-        if report.ok:
-            run_logger().info("Drill of %s: the restored data is identical. Took %.1f s.", report.name, report.duration)
-        else:
-            run_logger().error("Drill of %s: the restored data DIFFERS: %s.", report.name, "; ".join(problems))
-        _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
         outcome = "the restored data is identical" if report.ok else "the restored data DIFFERS"
-        _leave_page(manager, f"Drill of {report.name}: {outcome}", about_drill(report))
+        link = _leave_page(manager, f"Drill of {report.name}: {outcome}", about_drill(report))
+        if report.ok:
+            run_logger().info("Drill of %s: %s. Took %.1f s.%s", report.name, outcome, report.duration, link)
+        else:
+            run_logger().error("Drill of %s: %s: %s.%s", report.name, outcome, "; ".join(problems), link)
+        _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
 
 
 def report_proof_overdue(manager: BackupManager, since: datetime) -> bool:
@@ -131,11 +131,13 @@ def report_proof_overdue(manager: BackupManager, since: datetime) -> bool:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> None:
-    """Add a page that says what happened, followed by the current list of backups."""
-    if in_run():
-        backups = Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)
-        _reporter(manager).leave_page(Document(title, (*blocks, *backups)))
+def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> str:
+    """Add a page that says what happened, followed by the current list of backups. Return its link."""
+
+    def page() -> Document:
+        return Document(title, (*blocks, Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)))
+
+    return _reporter(manager).leave_page(page)
 
 
 def _emit(what: str, manager: BackupManager, facts: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, Settings, get_current_s
 from ..messages import logger
 from ..repository.threads import Lock, before_threads_end
 from .private_apis import stop_retrying_events
-from .run_context import run_ids
+from .run_context import run_ids, run_logger
 
 _INTERVAL = 1.0
 """The least seconds between two updates of an artifact: people see no difference, and the server has less to do."""
@@ -98,6 +98,20 @@ class LiveArtifact:
             timer = self._wait()
         if at_once and patience:
             timer.join(patience)
+
+    @property
+    def link(self) -> str:
+        """A space and the URL of the artifact in the UI, for the end of a log line. Empty if it is not there yet.
+
+        Without a server that outlives the run there is no URL. Then a line in the log says, once, how to see the pages.
+        """
+        ui = get_current_settings().ui_url
+        if self._id is None:
+            return ""
+        if not ui:
+            _say_how_to_see_pages(self._id)
+            return ""
+        return f" {ui}{_path(self._id)}"
 
     def _wait(self) -> threading.Timer:
         """Start a timer that sends the update when it is due. Call it with the lock held."""
@@ -182,9 +196,28 @@ def artifact_key(kind: str, name: str) -> str:
     )
 
 
-def artifact_url(key: str) -> str:
-    """Return the URL of an artifact and its history in the Prefect UI."""
-    return f"{get_current_settings().ui_url or ''}/v2/artifacts/key/{key}"
+def history_url(key: str) -> str | None:
+    """Return the URL of all pages with a key in the Prefect UI. None without a server that outlives the run."""
+    ui = get_current_settings().ui_url
+    return f"{ui}/artifacts/key/{key}" if ui else None
+
+
+def _path(artifact_id: UUID) -> str:
+    return f"/artifacts/artifact/{artifact_id}"
+
+
+_said_how = False
+
+
+def _say_how_to_see_pages(artifact_id: UUID) -> None:
+    """Say once in this process how to see pages that a temporary server has stored in the database of Prefect."""
+    global _said_how
+    if not _said_how:
+        _said_how = True
+        run_logger().info(
+            "This run has pages. To see them, run `prefect server start`, and open http://127.0.0.1:4200%s",
+            _path(artifact_id),
+        )
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from prefect.events import emit_event
 from ..documents import Document, code, markdown
 from ..repository import Repository
 from ..repository.progress import Progress
-from .live import LiveArtifact, artifact_key, artifact_url
+from .live import LiveArtifact, artifact_key
 from .run_context import in_run, run_ids, run_logger
 
 
@@ -40,11 +40,6 @@ class Reporter:
     def key(self) -> str:
         """The key of the pages in the Prefect UI."""
         return artifact_key(self.kind, self.name)
-
-    @property
-    def link(self) -> str:
-        """A space and the URL of the page, for the end of a log line. Empty outside of a run."""
-        return f" {artifact_url(self.key)}" if in_run() else ""
 
     @property
     def about(self) -> str:
@@ -70,16 +65,24 @@ class Reporter:
             payload={"repository": self.repository.url, **facts},
         )
 
-    def leave_page(self, document: Document, about: str = "") -> None:
-        """Add a page. All pages with the same key form a history, at `/v2/artifacts/key/<key>`.
+    def leave_page(self, document: Callable[[], Document], about: str = "") -> str:
+        """Add a page. All pages with the same key form a history, at `/artifacts/key/<key>`.
 
         Args:
-            document: The content of the page.
+            document: A function that returns the content of the page. An error of it is only a warning.
             about: The Markdown that the UI shows above it. Default: the property `about`.
+
+        Returns:
+            `LiveArtifact.link` of the page. Empty outside of a run.
         """
-        if in_run():
-            text = markdown(document)
-            LiveArtifact(self.key, "markdown", about or self.about, lambda: text, shared=False).update()
+        if not in_run():
+            return ""
+        with only_warn(f"{self.kind.capitalize()} of {self.name} changed"):
+            text = markdown(document())
+            page = LiveArtifact(self.key, "markdown", about or self.about, lambda: text, shared=False)
+            page.update()
+            return page.link
+        return ""
 
     def live_page(self, document: Callable[[], Document]) -> LiveArtifact:
         """Return the page of this flow run. You can update it as often as you like.

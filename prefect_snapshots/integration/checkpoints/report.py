@@ -97,9 +97,9 @@ class Processing:
         # A reader who looks only at the log level must not mistake missing results for success.
         level = logging.WARNING if counts.missing else logging.INFO
         said = f"{counts} {_remedy(counts)}".rstrip()
-        self._logger.log(level, "%s: %s Took %.1f s.%s", self._label, said, seconds, self._reporter.link)
         self._bar.update(self._context, patience=0)
         self._page.update(self._context)
+        self._logger.log(level, "%s: %s Took %.1f s.%s", self._label, said, seconds, self._page.link)
         self._bar.flush()
         self._emit(counts, seconds)
 

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ...documents import Document
-from ...documents.texts import size_text
+from ...documents.texts import metadata_text, size_text
 from ...reports.snapshots import about_snapshots, count_leaves
 from ...snapshots.changes import evicted_by
 from ...snapshots.manager import SnapshotManager
@@ -35,12 +35,14 @@ def report_saved(manager: Manager, record: Record) -> None:
     """Report that a snapshot was saved: in the log of the run, as an event, and on the page."""
     with only_warn(f"Snapshot {record.id!r} of {manager.name!r} was saved"):
         previous = _previous(manager, record)
-        run_logger().info("%s", _sentence(manager, record, previous))
+        first = (run_ids()[0], manager) not in _pages
+        link = _update_page(manager) if in_run() else ""
+        # The link is the same for every save of a run, so one is enough.
+        run_logger().info("%s%s", _sentence(manager, record, previous), link if first else "")
         if in_run():
             _emit("saved", manager, record.id, _facts(manager, record, previous))
             for evicted in evicted_by(manager, record.event):
                 _emit("evicted", manager, evicted, {"evicted_by": record.id})
-            _update_page(manager)
 
 
 def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[str]) -> None:
@@ -58,12 +60,13 @@ def report_rolled_back(manager: Manager, snapshot_id: str, restored: Sequence[st
 
 def _sentence(manager: Manager, record: Record, previous: Record | None) -> str:
     leaves, changed = count_leaves(manager, previous, record)
-    parts = [size_text(record.size), f"{size_text(record.written)} written"]
+    parts = [metadata_text(record.metadata)] if record.metadata else []
+    parts += [size_text(record.size), f"{size_text(record.written)} written"]
     if previous is not None and changed is not None:
         parts.append(f"changed leaves: {changed} of {leaves} since {previous.id!r}")
     elif leaves is not None:
         parts.append(f"leaves: {leaves}")
-    return f"Saved snapshot {record.id!r} of {manager.name!r}: {', '.join(parts)}.{_reporter(manager).link}"
+    return f"Saved snapshot {record.id!r} of {manager.name!r}: {', '.join(parts)}."
 
 
 def _facts(manager: Manager, record: Record, previous: Record | None) -> dict[str, Any]:
@@ -104,9 +107,11 @@ _newest: dict[tuple[UUID | None, Manager], int] = {}
 """The order of the last snapshot of a run, by page: a page may be sent while another run is already saving."""
 
 
-def _update_page(manager: Manager) -> None:
+def _update_page(manager: Manager) -> str:
+    """Update the page of this run, and return its link."""
     key = run_ids()[0], manager
     _newest[key] = next((record.order for record in reversed(manager.records.by_id.values())), -1)
     if key not in _pages:
         _pages[key] = _reporter(manager).live_page(lambda: _page(manager, _newest[key]))
     _pages[key].update()
+    return _pages[key].link
