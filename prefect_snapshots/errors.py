@@ -115,7 +115,7 @@ class UnsupportedStorage(SetupError):
     """The storage cannot create an object exclusively, so two writers could overwrite each other.
 
     Use a directory, S3, Google Cloud Storage, or another store with conditional writes. Pass `single_writer=True`
-    if only one process writes at a time.
+    if at most one process writes at a time.
     """
 
 

@@ -1,6 +1,6 @@
 """The result log of one name and one function: which items are done, and where their results are.
 
-The events of the name say which segments there are: see `starts`. A log follows these segments, and reads results.
+The events of the name list the segments: see `starts`. A log follows these segments, and reads results from them.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from .slow import SlowItems
 from .starts import KIND, Share, Start, Starts
 
 FULL = {True: 1 << 30, False: 24 << 20}
-"""Bytes after which a segment is closed and another one begun. Where files cannot grow, a closed segment is put in one
-request, which stores accept up to about 32 MB; elsewhere only the time to read it matters."""
+"""Bytes after which a segment is closed, and the next one begins. The key is whether files can grow. If they cannot, a
+closed segment is uploaded in one request, and stores accept about 32 MB. Otherwise only the time to read it matters."""
 _REMOTE_LIMIT = 24 << 20
-"""Most bytes of one result where a segment is put in one request when it is closed."""
+"""The most bytes of one result if a closed segment is uploaded in one request."""
 _CACHE = 16 << 20
-"""Bytes of decoded results in memory: neighbours often lie in the same record."""
+"""Bytes of decoded results to keep in memory, because the next result is often in the same record."""
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at what others have written: each is a request on an object store."""
+"""Seconds between two checks for results of other writers: each is a request to the object store."""
 _MOST_SEEN = 64
-"""Open segments of others that a start vouches for: 50 bytes each, in an event of at most 16 KB."""
+"""The most open segments of others whose size a start records: 50 bytes each, in an event of at most 16 KB."""
 
 
 @dataclass(slots=True)
 class KnownSegment:
-    """A segment as far as it was read."""
+    """A segment, and how much of it has been read."""
 
     start: Start
     number: int
@@ -66,19 +66,19 @@ class Log:
     """Follow the results of one name and function.
 
     Args:
-        repository: Where they are.
+        repository: The repository that contains them.
         name: The name of the checkpoints.
         fingerprint: The fingerprint of the function.
-        share: The batch that you want to compute: segments that do not concern it are not read. Default: None, read all
-            segments.
+        share: The batch to compute. Segments that cannot contain results for it are not read. Default: None, which
+            reads all segments.
 
     Attributes:
-        ledger: Which items are done, as far as this log knows.
-        share: The batch that is computed; None: all segments are read.
-        known: The segments, as far as they were read.
+        ledger: The items that this log knows to be done.
+        share: The batch to compute, or None to read all segments.
+        known: The segments, and how much of each has been read.
         slow: The slow items that the footers of segments name.
         lock: Held while the log changes.
-        news: Grows whenever this log learns of results of other writers.
+        news: A counter that increases when this log reads results of other writers.
 
     Raises:
         DamagedObject: A segment is missing, short or damaged.
@@ -111,27 +111,27 @@ class Log:
 
     @property
     def starts(self) -> Starts:
-        """What the events say."""
+        """The state that the events of the name describe."""
         return self._tracked.state
 
     @property
     def label(self) -> str:
-        """What messages call the stream."""
+        """The name of the stream in messages."""
         return self._stream.label
 
-    # --- learning what there is ------------------------------------------------------------------------------------
+    # --- reading the list of segments ------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Read what other writers have written since."""
+        """Read the results that other writers have added."""
         with self.lock:
             self._stream.refresh()
             self.take_in()
 
     def poll(self, *, thorough: bool = True) -> None:
-        """Read what other writers have written, at the cost of one or two requests if there is nothing.
+        """Read the results that other writers have added. If there are none, this costs one or two requests.
 
         Args:
-            thorough: False: look at most once a second at segments whose growth costs a listing.
+            thorough: If false, check segments that can only be checked by a listing at most once a second.
         """
         with self.lock:
             if self._location.size(slot_path(self._stream.id, self._stream.head + 1)) is not None:
@@ -142,7 +142,7 @@ class Log:
                 self._unless_dropped(self._follow)
 
     def take_in(self) -> None:
-        """Take in the segments that the stream names.
+        """Read the segments that the stream lists and that this log does not know yet.
 
         Raises:
             DamagedObject: A segment is missing, short or damaged.
@@ -150,9 +150,9 @@ class Log:
         self._unless_dropped(self._take_in_segments)
 
     def _unless_dropped(self, look: Callable[[], None]) -> None:
-        """Look at segments. Damage counts only if nothing was dropped since the stream was read.
+        """Read segments. Report damage only if no segment was dropped since the stream was read.
 
-        Otherwise a segment may be missing because it was merged or deleted, and pruned.
+        If one was dropped, a segment may be missing because it was merged or deleted, and then pruned.
         """
         try:
             look()
@@ -188,7 +188,7 @@ class Log:
             if summary is not None:
                 self._add_summary(known, summary)
             elif known.own:
-                self._read_on(known)  # what it has so far; `wrote` adds the rest
+                self._read_on(known)  # the records that it has now; `wrote` adds later ones
             else:
                 self._growing.append(known)
         self._follow(listed)
@@ -204,13 +204,13 @@ class Log:
         return map(summary, known) if self._location.is_local else pool("network").map(summary, known)
 
     def _follow(self, listed: _Listed = None) -> None:
-        """Read on in the segments that may have grown."""
+        """Read new records of the segments that may have grown."""
         if self._growing and listed is None:
             listed = list_objects(self._location, self._stream.id)
         self._looked = time.monotonic()
         for known in list(self._growing):
             known.reader.extent = self.starts.extents.get(known.start.segment)
-            # Asked before reading: what comes after the last look at a dead writer does not exist.
+            # Check this before reading: if the writer is dead now, this read sees its last record.
             live = self._claims is None or self._claims.is_live(known.start.segment)
             self._read_on(known, _of(listed, known))
             if known.reader.closed or not live:
@@ -233,12 +233,12 @@ class Log:
     # --- reading results -------------------------------------------------------------------------------------------
 
     def find(self, keys: Keys) -> Places:
-        """Where items lie, `MISSING` for those that are not done."""
+        """Return the places of the results of items. The place of an item that is not done is `MISSING`."""
         with self.lock:
             return self.ledger.find(keys)
 
     def is_own(self, found: Places) -> NDArray[np.bool_]:
-        """Tell which places lie in segments that this process writes."""
+        """Return, for each place, whether it is in a segment that this process writes."""
         with self.lock:
             if not self._own_numbers:
                 return np.zeros(len(found), bool)
@@ -248,7 +248,7 @@ class Log:
         """Return results by place, in the order of `found`. A failed item gives a `Failure`.
 
         Raises:
-            ObjectMissing: The segments were merged or deleted meanwhile. Call `refresh`, and look the keys up again.
+            ObjectMissing: The segments were merged or deleted. Call `refresh`, and look up the keys again.
         """
         return self._taken(found, Results.take)
 
@@ -269,7 +269,7 @@ class Log:
         return result
 
     def _results(self, wanted: list[int]) -> Iterator[Results]:
-        """The results in records, which are given in ascending order."""
+        """Yield the results in records. `wanted` is in ascending order."""
         absent = [number for number in wanted if number not in self._cache]
         by_segment: dict[int, list[int]] = {}
         for number in absent:
@@ -300,7 +300,7 @@ class Log:
             yield StoredBatch(frames[0], known.start.segment)
 
     def batches(self, share: Share | None = None) -> Iterator[tuple[StoredBatch, Places]]:
-        """Read every batch in the log, or those that were written for one share, with the places of its rows."""
+        """Yield every batch in the log, or those that were written for one share, with the places of their rows."""
         chosen = [known for known in self.known if share is None or share.wrote(known.start)]
         for known in sorted(chosen, key=lambda one: (one.start.generation, one.start.rank)):
             self._catch_up(known)
@@ -310,7 +310,7 @@ class Log:
                     yield batch, places(known.number, np.array([len(batch)]), batch.outcomes, number)
 
     def _catch_up(self, known: KnownSegment) -> None:
-        """Learn where our own records lie. The ledger has them already."""
+        """Read the offsets of records in a segment of this process. The ledger already has their items."""
         if known.own and not known.reader.closed and known.reader.summary() is None:
             for _ in known.reader.follow():
                 pass
@@ -319,7 +319,7 @@ class Log:
 
     @property
     def claims(self) -> Claims:
-        """Who works on what."""
+        """The claims of processes: which items and segments each one works on."""
         if self._claims is None:
             opened = self.repository.parts(writing=True)
             self._claims = Claims(self._location, self._stream.id, opened.sealer)
@@ -340,7 +340,7 @@ class Log:
             self._claims = None
 
     def register(self, segment: str, function: str, refresh: bool) -> None:
-        """Register a segment of our own."""
+        """Register a segment that this process is going to write."""
         body = {
             "segment": segment,
             "fingerprint": self.fingerprint,
@@ -373,7 +373,7 @@ class Log:
         return found
 
     def closed(self, segment: str, extent: Extent) -> None:
-        """Vouch for a segment of our own that was closed."""
+        """Record the size of a closed segment of this process, so that its loss is noticed."""
 
         def draft() -> Draft | None:
             return Draft("closed", {"closes": segment, **extent.body()}) if self.is_wanted(segment) else None
@@ -381,11 +381,11 @@ class Log:
         try:
             self.commit(draft)
         except (StorageError, CommitError) as error:
-            # The results are written and durable. Without this event a later loss of the segment may go unnoticed.
+            # The results are durable. But without this event, a later loss of the segment may go unnoticed.
             logger.warning("Could not record that a segment of %s is complete: %s", self._stream.label, error)
 
     def wrote(self, segment: str, record: int, keys: Keys, outcomes: NDArray[np.uint8]) -> None:
-        """Take in what was just written by ourselves."""
+        """Add the results that this process has just written."""
         with self.lock:
             known = self._by_segment.get(segment)
             if known is not None:
@@ -399,7 +399,7 @@ class Log:
         opened = self.repository.parts(writing=True)
         return SegmentWriter(self._location, opened.sealer, self._stream.id, segment)
 
-    # --- small pieces ----------------------------------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------------------------------------
 
     @property
     def _location(self) -> Any:
@@ -407,15 +407,15 @@ class Log:
 
     @property
     def result_limit(self) -> int:
-        """Most bytes that one result may take here."""
+        """The most bytes of one result at this location."""
         return LIMIT if self._location.appends else _REMOTE_LIMIT
 
     def is_wanted(self, segment: str) -> bool:
-        """Whether a registered segment still counts."""
+        """Return whether a registered segment is still part of the log."""
         return segment in self.starts.segments
 
     def _reader(self, segment: str) -> SegmentReader:
         sealer = self.repository.parts().sealer
-        # Our own segments grow while we read the events: what we write, we know.
+        # Segments of this process grow while it reads the events, so a recorded size may already be outdated.
         extent = None if segment in self._own else self.starts.extents.get(segment)
         return SegmentReader(self._location, sealer, self._stream.id, segment, extent)

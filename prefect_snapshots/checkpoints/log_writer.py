@@ -1,4 +1,4 @@
-"""Writing to a log: the results of one start, record by record, in segments that are closed when they are large."""
+"""Write the results of one run to a log. Records are appended to a segment, which is closed when it is large."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from .log import FULL, Log
 from .slow import SlowItems
 
 _FULL_ROWS = 1 << 20
-"""Items after which a segment is closed: its keys (16 MB) are read at once by whoever resumes."""
+"""Items after which a segment is closed. A run that resumes reads all keys of a segment at once: 16 MB for so many."""
 _FULL_RECORDS = 1 << 14
-"""A segment that a kill leaves open is read record by record, 10 to 20 µs each: at most 0.3 s for this many."""
+"""Records after which a segment is closed. If a kill leaves it open, each record is read on its own, in 10 to 20 µs: at
+most 0.3 s for this many."""
 
 
 @dataclass(slots=True)
 class SegmentSummary:
-    """What the footer of a segment says: keys and outcomes of all its rows, how many of them each record has, and which
-    items were slow."""
+    """The footer of a segment: the keys and outcomes of all its rows, the number of rows of each record, and the slow
+    items."""
 
     counts: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
@@ -43,7 +44,7 @@ class SegmentSummary:
 
 
 class LogWriter:
-    """Write the results of one start. One thread at a time may use it."""
+    """Write the results of one run. It is not thread-safe."""
 
     def __init__(self, log: Log, function: str, refresh: bool = False) -> None:
         self._log = log
@@ -59,17 +60,17 @@ class LogWriter:
         return self._summary.slow
 
     def open(self) -> None:
-        """Register a segment, so that others know that somebody is at work."""
+        """Register a segment, so that other processes see that this one is working."""
         if self._writer is None:
             self.segment = new_segment()
-            # Before anybody can see it: who finds it registered and not held takes its writer for dead.
+            # Hold it before others can see it. A registered segment that nobody holds means that its writer is dead.
             self._log.claims.hold(self.segment)
             self._log.register(self.segment, self._function, self._refresh)
             self._refresh = False
             self._writer = self._log.writer_of(self.segment)
 
     def write(self, batch: Batch) -> None:
-        """Append results. They survive the death of this process at once."""
+        """Append results. When this returns, they survive a kill of this process."""
         for first in range(0, len(batch), RECORD_LIMIT):
             self._write(batch if len(batch) <= RECORD_LIMIT else batch.part(first, first + RECORD_LIMIT))
 
@@ -84,7 +85,7 @@ class LogWriter:
             self._log.claims.stop_holding(self.segment)
 
     def abandon(self) -> None:
-        """Give the segment up after a failed write. What was written before stays."""
+        """Stop writing to the segment after a failed write. Records that were written before stay."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             self._summary = SegmentSummary()
@@ -92,7 +93,7 @@ class LogWriter:
 
     def _write(self, batch: Batch) -> None:
         if self._writer is not None and not self._log.is_wanted(self.segment):
-            self.close()  # cleared meanwhile: what comes now belongs to a new one
+            self.close()  # the checkpoints were deleted during the run: continue in a new segment
         self.open()
         assert self._writer is not None
         record = self._writer.append([encode_batch(batch)])

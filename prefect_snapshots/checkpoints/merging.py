@@ -1,7 +1,7 @@
-"""Merging: many small closed segments become one, which replaces them.
+"""Merge many small closed segments into one that replaces them.
 
-A merger registers its segment before it writes it. A later merger drops what an earlier one has not finished, and so
-prevents it from finishing: otherwise both would replace the same segments.
+Each merge registers its segment before it writes it. A later merge drops the registration of an unfinished one, which
+then cannot finish. Otherwise both would replace the same segments.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .log import FULL, KnownSegment, Log
 from .log_writer import SegmentSummary
 
 _SMALL = 4 << 20
-"""Bytes of a segment up to which it is merged with others."""
+"""A segment of up to this many bytes is small, and can be merged with others."""
 _FEW = 8
-"""Small segments that are left alone: merging them would write more than their requests cost a reader."""
+"""Merge at least this many small segments. For fewer, the merge costs more than the requests that it saves."""
 _MANY = 64
-"""How many small segments a run merges on its way. Each costs a later reader one request."""
+"""The number of segments at which a run merges the small ones. Each costs a later reader one request."""
 _MOST_MERGED = 256
-"""Segments that are merged at once: a bound on what one step reads, writes and holds in memory."""
+"""The most segments in one merge. This limits what it reads, writes and keeps in memory."""
 
 
 def merge(log: Log, fewest: int = _FEW) -> int:
-    """Merge small closed segments that follow one another.
+    """Merge small closed segments that are neighbors.
 
     Args:
         log: The log.
-        fewest: Runs of fewer segments are left as they are.
+        fewest: The smallest number of neighbors to merge. Default: 8.
 
     Returns:
         The number of segments that were merged.
@@ -41,12 +41,12 @@ def merge(log: Log, fewest: int = _FEW) -> int:
 
 
 def tidy(log: Log) -> None:
-    """Merge if there are many small segments. A log of one share knows too few of them, and leaves it to others."""
+    """Merge if there are many small segments. The log of one share knows only some segments, and merges none."""
     if len(log.known) < _MANY or log.share is not None:
         return
     try:
         merge(log, _MANY)
-    except (StorageError, IntegrityError) as error:  # it only spares later readers some requests
+    except (StorageError, IntegrityError) as error:  # a merge only saves later readers some requests
         logger.warning("Could not merge the segments of %s: %s", log.label, error)
 
 
@@ -77,7 +77,7 @@ def _merge(log: Log, run: list[KnownSegment]) -> int:
 
     def announce() -> Draft | None:
         if any(source not in log.starts.segments for source in sources):
-            return None  # somebody else was faster
+            return None  # another process has merged or deleted them
         unfinished = [one for one, owner in log.starts.merging.items() if owner == log.fingerprint]
         return Draft("merging", {**body, "building": segment, "drops": unfinished})
 

@@ -1,9 +1,9 @@
-"""What the events of a name say: who wrote which segment, and in which order the results count.
+"""The state of a name: which process wrote which segment, and which result of an item is valid.
 
-Each start registers its segment in the stream of the name, with the fingerprint of the function. The order of these
-events decides which result of an item counts: that of the segment registered first. A *refresh* is a start whose
-results count before all earlier ones. When a segment is closed, another event vouches for it, so that its loss is
-noticed.
+Each run registers a *start* in the stream of the name: its segment, and the fingerprint of the function. If several
+segments contain a result of an item, the result in the segment that was registered first is valid. A *refresh* is a
+start whose results override all earlier ones. When a segment is closed, another event records its size, so that its
+loss is noticed.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ class Start:
     segment: str
     fingerprint: str
     rank: int
-    """Sequence of the event by which it counts."""
+    """The sequence number of the event that decides the order. For a merged segment, it is that of its first source."""
     generation: int
     function: str
     time: int
-    """Nanoseconds since 1970 in UTC, by the writer's clock."""
+    """Nanoseconds since 1970 in UTC, by the clock of the writer."""
     plan: str = ""
     batch: int = 0
-    """Which batch of a plan it was written for."""
+    """The number of the batch in the plan."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """The batch of a plan that a run computes. Segments that cannot hold results for it are not read.
+    """The batch of a plan that a run computes. Segments that cannot contain results for it are not read.
 
     Attributes:
-        plan: id of the plan. Its batches have no item in common.
-        batch: number of the batch.
-        settled: segments that were read to their end when the plan was made.
+        plan: The id of the plan. Its batches have no item in common.
+        batch: The number of the batch.
+        settled: The segments that had been read to their end when the plan was made.
     """
 
     plan: str
@@ -48,27 +48,27 @@ class Share:
     settled: frozenset[str]
 
     def concerns(self, start: Start) -> bool:
-        """Whether a segment may hold results for the batch."""
+        """Return whether a segment may contain results for the batch."""
         return start.segment not in self.settled and (start.plan != self.plan or start.batch == self.batch)
 
     def wrote(self, start: Start) -> bool:
-        """Whether a segment was written for this batch."""
+        """Return whether a segment was written for this batch."""
         return (start.plan, start.batch) == (self.plan, self.batch)
 
 
 class Starts:
-    """What the events of a name say: the segments that count, in their order."""
+    """The state that the events of a name describe: the segments, and their order."""
 
     def __init__(self) -> None:
         self.segments: dict[str, Start] = {}
         self.merging: dict[str, str] = {}
-        """Segments of mergers that have not finished, each with its fingerprint."""
+        """The segments of unfinished merges, each with its fingerprint."""
         self.changes = 0
-        """How often something was dropped."""
+        """A counter that increases when a segment is dropped."""
         self.pinned = False
         """Whether the name is exempt from retention."""
         self.extents: dict[str, Extent] = {}
-        """How much of each segment there has to be."""
+        """The recorded size of each segment: less than that is a loss."""
 
     def copy(self) -> Starts:
         """Return a copy that later events do not change."""
@@ -101,7 +101,7 @@ class Starts:
             self._enter(event, first, generation)
 
     def of(self, fingerprint: str | None) -> list[Start]:
-        """The segments of one function, or of all, in the order in which they count."""
+        """Return the segments of one function, or of all. The results of earlier ones override those of later ones."""
         wanted = [start for start in self.segments.values() if fingerprint in (None, start.fingerprint)]
         return sorted(wanted, key=lambda start: (-start.generation, start.rank))
 

@@ -50,8 +50,8 @@ FIRST_RANGE = 64
 """Events in the smallest compacted range: few enough to read one by one, and each larger range takes `FAN_OUT` times as
 many."""
 FAN_OUT = 4
-"""Ranges of one level in one of the next: a cold start reads at most three of each level, and an event is written again
-once a level."""
+"""Ranges of one level that make one of the next. A cold start reads at most three of each level, and each event is
+rewritten once per level."""
 LEVELS = 12
 """Levels of ranges: 64 * 4^11 events, more than a stream will ever have."""
 
@@ -281,7 +281,7 @@ class Stream:
     # --- reading -------------------------------------------------------------------------------------------
 
     def _start_over(self) -> None:
-        """Forget all events, in a child that was forked while another thread was reading some."""
+        """Forget all events in a child process that was forked while another thread was reading."""
         self.events = []
         self._hash = _GENESIS
         self._loaded = False
@@ -414,7 +414,7 @@ class Stream:
         try:
             self._apply(event)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, msgspec.MsgspecError) as error:
-            self._start_over()  # it may be half applied: the next refresh begins anew, and fails here again
+            self._start_over()  # it may be partly applied: the next refresh starts again, and fails here again
             reason = f"it is not a valid event of {self.label} ({type(error).__name__})"
             raise DamagedObject(slot_path(self.id, event.sequence), reason) from error
 
@@ -492,14 +492,14 @@ class Stream:
 
 
 UNREADABLE = "unreadable"
-"""Kind of an event that no reader can decode, as `StreamOfAll` takes it."""
+"""The kind that `StreamOfAll` gives to an event that cannot be decoded."""
 
 
 class StreamOfAll(Stream):
-    """A stream for those who need no more than its place in the chain of an event that nobody can decode.
+    """A stream that tolerates undecodable events, for maintenance, which needs only their place in the chain.
 
-    Its bytes are authentic, so that no damage can pass for it: no version of this package wrote it, and nobody will
-    ever read it. If it names a content all the same, that is kept. No summary is written: it has no place there.
+    The bytes of such an event are authentic, so it is not damaged: another program wrote it. If the content that it
+    names can be decoded, that content is kept. No compacted range is written, because it could not contain the event.
     """
 
     _is_complete = True
@@ -522,7 +522,7 @@ class StreamOfAll(Stream):
 
 
 def _content_of(encoded: Buffer) -> Content | None:
-    """Return the content that an event names which cannot be decoded as a whole, if that much of it can be."""
+    """Return the content that an undecodable event names, or None if that part of it cannot be decoded either."""
     try:
         return _decode_content(_decode_fields(encoded)[7])
     except _UNREADABLE:

@@ -352,7 +352,7 @@ class Writer:
         if packed is None or chunk in self._new:
             return
         if self._pack is None:
-            # An upload of many packs must not take what prune frees meanwhile before the reserve is full again.
+            # The reserve must be full again before an upload of many packs uses the space that prune frees.
             spare_reserve(self._store.location)
             self._pack = PackWriter(self._store.location, self._store.sealer, read_soon=self.read_soon)
         self._pack.add(chunk, size, *packed)
@@ -430,7 +430,7 @@ class ContentReader:
         if content.depth and len(content.table) > _TABLE_LIMIT:
             raise MalformedContent("the event has a longer table of chunks than events have")
         if content.depth == 0 and len(data) != content.size:
-            raise MalformedContent(f"the event holds {len(data)} bytes of content where {content.size} were committed")
+            raise MalformedContent(f"the event contains {len(data)} bytes of content instead of {content.size}")
 
     @property
     def inline(self) -> Stored | None:

@@ -57,14 +57,14 @@ _FOLD = 50_000
 up."""
 
 _MERGE = 64
-"""Index objects of one level that are merged into one of the next: a cold start reads few, and each entry is written
-again once a level."""
+"""Index objects of one level that are merged into one of the next. A cold start reads few objects, and each entry is
+rewritten once per level."""
 
 _SMALL = 8 * 1024
 """The largest index object in bytes that is kept in memory until it is merged."""
 
 _LOOKS = 10
-"""Looks in a row after which an object that none of them showed is missing. Two suffice for one that was overlooked."""
+"""Listings in a row after which something that none of them showed is missing. Two suffice unless others write."""
 _LARGEST = 500_000
 """Entries in one index object (24 MB), so that it is always a single request."""
 
@@ -118,7 +118,7 @@ class Index:
         self._forget()
 
     def _forget(self) -> None:
-        """Know nothing, as before the first load."""
+        """Forget everything, as before the first load."""
         self._packs: list[bytes] = []
         self._pack_numbers: dict[bytes, int] = {}
         # Heads and rows are replaced together, so that other threads may look up while one sorts.
@@ -252,10 +252,10 @@ class Index:
         return self.load() or self.load()
 
     def looks(self) -> Iterator[None]:
-        """Look again before something is reported as missing; yields whenever something new turned up.
+        """Read new objects before something is reported as missing. Yields each time that there were any.
 
-        What was listed may have hidden what is wanted, so look as long as anything is new. Beside writers that never
-        pause, something always is: hence the limit.
+        As long as a listing shows new objects, it may still have missed the wanted one. While others write without a
+        pause, every listing shows new objects: hence the limit.
         """
         for _ in range(_LOOKS):
             if not self.look_again():

@@ -6,9 +6,9 @@ repository is remembered when it is first opened, as SSH remembers the keys of h
 `$XDG_STATE_HOME/prefect-snapshots/repositories` (default: `~/.local/state/...`), readable by you only.
 
 The id of a plain repository protects against mistakes only: whoever can write to it can keep the id and change the
-rest. Plain repositories in the directory for temporary files are not remembered: they come and go by the thousand.
+rest. Plain repositories in the directory for temporary files are not remembered: tests create thousands of them.
 
-Where nothing can be remembered, as in a container, nothing is noticed: pass `Repository(url, id=...)` there.
+If nothing can be saved, as in a container, a replaced repository is not noticed. Pass `Repository(url, id=...)` there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def find(location: Location) -> KnownRepository | None:
                 case {"id": str(found), **more}:
                     return KnownRepository(found, more.get("encrypted") is not False)
     except (OSError, ValueError, RuntimeError):
-        pass  # it was never opened, there is no home, or what was written is damaged: it is written anew
+        pass  # never opened, no home directory, or a damaged file, which will be rewritten
     return None
 
 

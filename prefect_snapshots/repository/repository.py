@@ -56,8 +56,8 @@ class Repository:
         allow_pickle: Whether to load objects that were stored with pickle. Pass False for a repository that others
             write to: loading a pickle can run any code. Default: True.
         read_only: Write nothing at all, not even summaries. Default: False.
-        single_writer: Accept storage that cannot create objects exclusively. You promise that never more than one
-            process writes at a time. Default: False.
+        single_writer: Accept storage that cannot create objects exclusively. Pass True only if at most one process
+            writes at a time. Default: False.
         limit_upload: Write at most this many bytes a second on average, for all threads of this process together. An
             object store gets its objects in one piece, so that a shorter burst can be faster. Default: no limit.
 

@@ -1,12 +1,11 @@
-"""PyTorch tensors: what their bytes are, and how they come back.
+"""Convert PyTorch tensors to bytes and back.
 
 A *component* is a dense tensor: elements of one dtype in memory, with a shape and strides. A tensor is stored as its
-components, without pickle: a dense tensor has one, sparse and quantised tensors have several. Its *form* says how it is
-made of them. The dtype is only a name, so every dtype of PyTorch can be stored.
+components, without pickle: a dense tensor has one, sparse and quantised tensors have several. Its *form* says how to
+build it from them. The dtype is only a name, so every dtype of PyTorch can be stored.
 
-Of a view, only the part of the memory that it shows is stored. Tensors of one value that overlap in memory are stored
-as one piece of memory, and overlap again when they are loaded. PyTorch is imported to load a tensor, never to store
-one.
+Only the part of the memory that a view shows is stored. Tensors of one value that overlap in memory are stored as one
+piece of memory, and overlap again after loading. PyTorch is imported to load a tensor, never to store one.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .arrays import Buffer, NotAtHand, bytes_of
 from .classes import Unavailable
 
 DENSE, META, COO, CSR, CSC, BSR, BSC, PER_TENSOR, PER_CHANNEL = range(9)
-"""Forms: a dense tensor, one without memory, sparse ones, and ones quantised with one scale or with one per channel."""
+"""The forms: dense, without memory, sparse, and quantised with one scale or with one per channel."""
 _COMPONENTS = {DENSE: 1, META: 1, COO: 2, CSR: 3, CSC: 3, BSR: 3, BSC: 3, PER_TENSOR: 1, PER_CHANNEL: 3}
 _COMPRESSED = {CSR: "sparse_csr", CSC: "sparse_csc", BSR: "sparse_bsr", BSC: "sparse_bsc"}
 _SPARSE = (COO, *_COMPRESSED)
@@ -35,10 +34,10 @@ _QUANTISED = {"uint8": "quint8", "int8": "qint8", "int32": "qint32"}
 PARAMETER, REQUIRES_GRAD, COALESCED = 1, 2, 4
 """Flags of a tensor."""
 CONJUGATED, NEGATED = 1, 2
-"""Flags of a component: what PyTorch still has to do to each element."""
+"""Flags of a component: operations that PyTorch applies to each element lazily."""
 
 _DIMENSIONS = 64
-"""Most dimensions of a tensor: what PyTorch allows."""
+"""The most dimensions of a tensor that PyTorch allows."""
 
 
 def loaded_torch() -> Any:
@@ -49,7 +48,7 @@ def loaded_torch() -> Any:
 
 
 def is_tensor_class(cls: Any) -> bool:
-    """Return whether a class is that of tensors or parameters; their other subclasses may hold more than that."""
+    """Return whether a class is that of tensors or parameters. Other subclasses may have more state."""
     torch: Any = loaded_torch()
     return torch is not None and cls in (torch.Tensor, torch.nn.Parameter)
 
@@ -91,20 +90,20 @@ class TensorMemory(NamedTuple):
 
 
 class TensorParts(NamedTuple):
-    """What is written of a tensor."""
+    """The parts of a tensor to store."""
 
     form: int
     flags: int
     extra: list[Any]
-    """What the form needs in addition: the shape of a sparse tensor, the parameters of a quantised one."""
+    """The additional data of the form: the shape of a sparse tensor, or the parameters of a quantised one."""
     components: list[Component]
     memories: list[TensorMemory]
     shared: int | None
-    """The same number for all tensors that use the same memory; None for a tensor that has its own."""
+    """A number that all tensors with the same memory share. None for a tensor whose memory is not shared."""
 
 
 class Tensors:
-    """The tensors of one value. Finds out which of them overlap in memory.
+    """The tensors of one value, and which of them overlap in memory.
 
     Args:
         leaves: All leaves of the value.
@@ -127,7 +126,7 @@ class Tensors:
         for extent in [*extents, (sys.maxsize, sys.maxsize, 0)]:
             if group and extent[0] >= end:
                 if len(group) > 1:
-                    # The elements of each dtype have to begin at a multiple of their size.
+                    # The elements of each dtype must start at a multiple of their size.
                     widest = max(tensors[one].element_size() for *_, one in group)
                     start = group[0][0] - group[0][0] % widest
                     memory = TensorMemory(end - start, _reader(tensors[group[0][2]], start, end))
@@ -138,10 +137,10 @@ class Tensors:
             end = max(end, extent[1])
 
     def parts(self, tensor: Any) -> TensorParts:
-        """Return what to write of a tensor.
+        """Return the parts of a tensor to store.
 
         Args:
-            tensor: One of the tensors for which `is_tensor` holds.
+            tensor: A tensor for which `is_tensor` is true.
 
         Raises:
             NotAtHand: Its elements cannot be read here.
@@ -160,7 +159,7 @@ class Tensors:
 
 
 def _take_apart(tensor: Any) -> tuple[int, list[Any], list[Any]]:
-    """Return the form of a tensor, what it needs in addition, and its components as tensors."""
+    """Return the form of a tensor, its additional data, and its components as tensors."""
     torch = sys.modules["torch"]
     try:
         if tensor.is_meta:
@@ -250,7 +249,7 @@ def _reader(tensor: Any, start: int, end: int) -> Callable[[], Buffer]:
 
 
 class TensorSpec(NamedTuple):
-    """What a tensor is, without its elements."""
+    """The description of a tensor, without its elements."""
 
     form: int
     flags: int
@@ -269,7 +268,7 @@ class TensorSpec(NamedTuple):
 
 
 def tensor_spec(form: Any, flags: Any, extra: Any, *components: Any) -> TensorSpec:
-    """Return what a manifest says of a tensor.
+    """Return the description of a tensor in a manifest.
 
     Raises:
         ValueError, TypeError: It contradicts itself.
@@ -324,7 +323,7 @@ def check_torch(spec: TensorSpec, sizes: Sequence[int]) -> None:
     """Check, before memory is allocated, that each component lies within its memory.
 
     Args:
-        spec: What the tensor is.
+        spec: The description of the tensor.
         sizes: The bytes of the memory of each component.
 
     Raises:
@@ -357,12 +356,12 @@ def make(spec: TensorSpec, memories: Sequence[Any], device: Any = None) -> Any:
     """Return a tensor that uses the memory of its components.
 
     Args:
-        spec: What it is. `check_torch` has accepted it.
+        spec: The description of the tensor, which `check_torch` has accepted.
         memories: The memory of each component, as tensors of bytes.
-        device: Where the tensor goes. Default: the CPU.
+        device: The device of the new tensor. Default: the CPU.
 
     Raises:
-        Unavailable: The installed PyTorch cannot make it, or refuses what it is made of.
+        Unavailable: The installed PyTorch cannot create it, or refuses its components.
     """
     torch = _torch()
     try:

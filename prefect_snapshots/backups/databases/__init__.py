@@ -136,13 +136,13 @@ def drivers() -> tuple[type[DatabaseDriver], ...]:
 
 @functools.cache
 def _found() -> tuple[tuple[type[DatabaseDriver], ...], dict[str, str]]:
-    """The classes of all entry points, and what is wrong with those that cannot be imported."""
+    """Return the classes of all entry points, and the errors of those that cannot be imported."""
     found: list[type[DatabaseDriver]] = []
     broken: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUP), key=_rank):
         try:
             driver = entry.load()
-        except Exception as error:  # a package that cannot be imported must not take the other databases along
+        except Exception as error:  # a package that cannot be imported must not disable the other databases
             broken[entry.name] = f"{type(error).__name__}: {error}"
         else:
             if driver not in found:  # a package may be on the path twice
@@ -151,7 +151,7 @@ def _found() -> tuple[tuple[type[DatabaseDriver], ...], dict[str, str]]:
 
 
 def _rank(entry: EntryPoint) -> tuple[bool, str]:
-    """Ours come first: no other package can take one of their schemes over."""
+    """Sort key: our own come first, so that no other package can take over one of their schemes."""
     return not entry.value.startswith(f"{__name__}."), entry.name
 
 

@@ -45,11 +45,11 @@ _URL = re.compile(
 _DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})")
 _DENIED = re.compile(r"(?i)not authorized|unauthorized|forbidden")
 _DIGEST = 16
-"""Bytes of a checksum: 128 bits do not meet by chance, and a report shows them on one line."""
+"""Bytes of a checksum: 128 bits never collide by chance, and fit on one line of a report."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
-"""Maximal size of a settings file in bytes. It is read into memory, and has a few thousand names at most."""
+"""The largest settings file in bytes. It is read into memory, and has at most a few thousand names."""
 _SHOWN = 2000
-"""Maximal number of characters of a tool's messages that an error repeats: the last ones."""
+"""The most characters of a tool's output that an error repeats, from its end."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class ServerDatabase(StagedDatabase):
     kind: ClassVar[str]
     default_port: ClassVar[int]
     options: ClassVar[Collection[str] | None]
-    """What a URL may say after its `?`; None if the client of the database judges it."""
+    """The options that a URL can have after its `?`. None if the client of the database checks them."""
     has_databases: ClassVar[bool] = True
-    """Whether a backup is of one database of the server, which the URL has to name."""
+    """Whether a backup contains one database of the server, which the URL must name."""
 
     def __post_init__(self) -> None:
         kind, address = type(self), Address.of(self.url)
@@ -151,7 +151,7 @@ class ServerDatabase(StagedDatabase):
         return cls(url, password)
 
     def check_url(self, address: Address) -> None:
-        """Refuse a URL that is not valid for this kind of database. Its name and its options are checked already.
+        """Refuse a URL that is not valid for this kind of database. Its name and its options have been checked before.
 
         Raises:
             InvalidArgument: The URL is not valid. The message shows what a valid URL looks like.
@@ -161,7 +161,7 @@ class ServerDatabase(StagedDatabase):
         return f"{type(self).__name__}({safe_url(self.url)!r})"
 
     def __reduce__(self) -> tuple[Callable[..., ServerDatabase], tuple[Any, ...]]:
-        # No password travels, as with a repository: the other process finds it where the database's own tools do.
+        # As for a repository, a pickle has no password. The other process finds it where the tools of the database do.
         harmless = {"url": safe_url(self.url), "password": self.password if callable(self.password) else None}
         return _remade, (type(self), {**vars(self), **harmless})
 
@@ -181,7 +181,7 @@ class ServerDatabase(StagedDatabase):
         return {}
 
     def secret(self) -> str | None:
-        """Return the password, if one was given."""
+        """Return the password, if you passed one."""
         if self.password is None:
             return self.address.password
         return self.password() if callable(self.password) else self.password
@@ -287,7 +287,7 @@ class Tool:
         return os.path.basename(self.path)
 
     def dying_with_us(self) -> Tool:
-        """Return the same program, which Linux ends if this process is killed: a server would keep running."""
+        """Return the same program. Linux ends it if this process is killed; otherwise a server would keep running."""
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             return self
@@ -311,7 +311,7 @@ class Tool:
         with tempfile.TemporaryFile() as output:
             with self.started(*arguments, stdin=subprocess.PIPE, stdout=stdout or output, stderr=stderr) as process:
                 assert process.stdin is not None
-                # A tool that has seen enough, or has failed, closes its end: its exit code says which.
+                # A tool that needs no more input, or has failed, closes the pipe. Its exit code says which.
                 with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
                     for piece in stdin:
                         pipe.write(piece)
@@ -362,7 +362,7 @@ class Tool:
                 process.kill()
                 raise
             finally:
-                # Waiting would be for ever if it waits for us.
+                # Waiting would take forever if the program waits for us.
                 for pipe in (process.stdin, process.stdout):
                     if pipe is not None:
                         with contextlib.suppress(BrokenPipeError):
@@ -384,7 +384,7 @@ class Tool:
 
 
 class Checksums:
-    """Computes a checksum for each table: the sum of the digests of its rows, so that their order does not matter."""
+    """Compute a checksum for each table: the sum of the digests of its rows, which does not depend on their order."""
 
     def __init__(self) -> None:
         self._sums: dict[str, int] = {}
@@ -399,7 +399,7 @@ class Checksums:
 
 
 class LocalHTTP(http.client.HTTPConnection):
-    """HTTP through a Unix socket."""
+    """An HTTP connection through a Unix socket."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -457,7 +457,7 @@ def restoring(name: str, state: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def private_file(text: str) -> Iterator[tuple[str, int]]:
-    """Make a file for another program that has no name in any folder, so that a kill of this process leaves nothing.
+    """Create a file without a name in any folder for another program, so that a kill of this process leaves nothing.
 
     Returns:
         The path by which the program can open it, and the descriptor that the program must inherit.
@@ -465,9 +465,9 @@ def private_file(text: str) -> Iterator[tuple[str, int]]:
     data = text.encode()
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("prefect-snapshots")
-        os.fchmod(descriptor, 0o600)  # clients ignore a file of options that everybody may write
+        os.fchmod(descriptor, 0o600)  # clients ignore an option file that everybody can write to
         os.write(descriptor, data)
-    else:  # a pipe takes 16 KB before anybody reads, on every system
+    else:  # on every system, a pipe buffers 16 KB before it is read
         descriptor, end = os.pipe()
         os.write(end, data)
         os.close(end)
@@ -515,15 +515,15 @@ T = TypeVar("T")
 
 
 def read_settings(dump: DumpReader, path: str, kind: type[T]) -> T:
-    """Return one JSON file of a dump, checked: whoever can write to the repository may have forged it.
+    """Return the checked contents of a JSON file of a dump. Anybody who can write to the repository may have forged it.
 
     Args:
         dump: The dump.
         path: The path of the file.
-        kind: What it must be, as `msgspec` checks it.
+        kind: The type of its contents, as `msgspec` checks it.
 
     Raises:
-        BackupFailed: The dump has no such file, or it is something else.
+        BackupFailed: The dump has no such file, or its contents have another type.
     """
     data = bytearray()
     try:
@@ -531,9 +531,9 @@ def read_settings(dump: DumpReader, path: str, kind: type[T]) -> T:
             data += piece
             if len(data) > _LARGEST_SETTINGS:
                 raise ValueError("it is too large")
-        # Of two values for one key, the tools of a database may take the other one than we check.
+        # If a key has two values, a tool may use another one than the value that was checked.
         return msgspec.convert(json.loads(data, object_pairs_hook=_unique), kind)
-    except (ValueError, RecursionError) as error:  # msgspec's errors are a ValueError, too
+    except (ValueError, RecursionError) as error:  # includes the errors of msgspec
         raise BackupFailed(
             f"The settings of the database in this backup are damaged or forged ({path}). Nothing was changed."
         ) from error
@@ -566,10 +566,10 @@ def check_beside(beside: AbstractContextManager[Database], dump: DumpReader, onl
         only: Build only these collections. Empty: all.
 
     Returns:
-        A warning if the user may have no such database. Then the database is changed without this.
+        A warning if the user has no right to create such a database. Then it is restored without this step.
 
     Raises:
-        BackupFailed: The dump cannot be restored, or it does not hold what the backup says.
+        BackupFailed: The dump cannot be restored, or its counts are not those of the backup.
     """
     try:
         with beside as built:
@@ -582,7 +582,7 @@ def check_beside(beside: AbstractContextManager[Database], dump: DumpReader, onl
                 f"to create one: {error}"
             ]
         raise BackupFailed(str(error)) from error
-    # What belongs to the server is no collection of its own there.
+    # Collections of the server itself do not exist in the temporary database.
     wanted = {
         name: count
         for name, count in dump.counts.items()
@@ -593,7 +593,7 @@ def check_beside(beside: AbstractContextManager[Database], dump: DumpReader, onl
 
 
 def beside_name(database: str) -> str:
-    """Return the name of the database in which a restore builds a backup: one for each, so that none is left over."""
+    """Return the name of the temporary database of a restore. It never changes, so that the next one replaces it."""
     return f"{database[:36]}_being_restored_{hashlib.blake2b(database.encode(), digest_size=4).hexdigest()}"
 
 

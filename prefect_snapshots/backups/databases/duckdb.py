@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 _LOAD = "load.sql"
 _TABLE = ".csv"
 _WHOLE = "database.duckdb"
-"""The file itself, if its schema cannot be exported."""
+"""The name of a copy of the file itself, for a database whose schema cannot be exported."""
 _AT_ONCE = 1000
-"""Rows that are fetched at once: few calls, and little memory."""
+"""Rows to fetch at once: few calls, and little memory."""
 _PATIENCE = 60.0
-"""Seconds for other connections to end their transactions: longer than most take, and a restore must not hang."""
+"""Seconds to wait for transactions of other connections: longer than most take, and a restore must not hang."""
 _PAUSE = 0.01
-"""Seconds between two attempts: short beside a transaction, and no load."""
+"""Seconds between two attempts: short compared with a transaction, and long enough to cause no load."""
 _CONFINED = ("enable_external_access = false", "lock_configuration = true")
-"""The last one keeps the dump from changing the others; both hold for the connection's whole life."""
+"""The second setting prevents the dump from changing any setting. Neither can be undone in this connection."""
 _LOADED = re.compile(r'COPY (?:"(?:[^"]|"")*"|[^\s"()\'])+ ?(?:\([^\']*\) ?)?FROM \'')
 _LEFT_OUT = re.compile(r"CREATE (?:VIEW|MACRO)\b")
 
@@ -130,7 +130,7 @@ class DuckDB(FileDatabase):
                 with _connected(str(folder / _WHOLE), read_only=True) as connection:
                     counts = _counts(connection)
             else:
-                # The paths in it would differ with every backup; when it is imported, only the names count.
+                # The paths would differ in every backup. An import uses only the names of the files.
                 load = folder / _LOAD
                 load.write_text(load.read_text().replace(f"FROM {_literal(str(folder))[:-1]}/", "FROM '"))
                 notes = [
@@ -142,7 +142,7 @@ class DuckDB(FileDatabase):
     def _copy(self, connection: DuckDBPyConnection, folder: Path) -> None:
         """Copy the file, because `EXPORT` cannot write every schema.
 
-        What others commit during the copy stays in the log beside the file until the next checkpoint.
+        Commits of other connections during the copy stay in the log beside the file until the next checkpoint.
         """
         for path in folder.iterdir():
             path.unlink()
@@ -236,8 +236,8 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
 def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
     """Create a database from the files of a dump.
 
-    The statements come out of a backup. They run where no file but those of the dump can be opened, no extension
-    loaded and no setting changed, and only statements that `EXPORT DATABASE` writes are run at all.
+    The statements come from a backup, which may be forged. So they run in a connection that can open only the files of
+    the dump, load no extension and change no setting. Statements that `EXPORT DATABASE` never writes are refused.
 
     Returns:
         Warnings: which views and macros could not be created.
@@ -246,7 +246,7 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
         for (extension,) in connection.execute(
             "SELECT extension_name FROM duckdb_extensions() WHERE installed AND NOT loaded"
         ).fetchall():
-            # What somebody installed here; the types of a table may need it.
+            # Load installed extensions, because the types of a table may need them.
             connection.execute(f"LOAD {_quoted(extension)}")
         connection.execute(f"SET allowed_directories = [{_literal(str(folder))}]")
         for setting in _CONFINED:
@@ -259,14 +259,14 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
         check_counts(_counts(connection), counts)
     if not left:
         return []
-    # Views of files beside the database, such as read_csv(...): creating one reads it, and writes nothing.
+    # For views of files, such as read_csv(...). To create one reads the file, and writes nothing.
     with _connected(str(path)) as connection:
         left = _create(connection, left)
     return [f"{statement.partition(' AS ')[0]} was left out: it refers to something missing." for statement in left]
 
 
 def _is_importable(folder: Path) -> bool:
-    """Return whether the schema of an export can be created anew: not all that `EXPORT` writes can be read again."""
+    """Return whether the schema of an export can be imported. DuckDB cannot read everything that `EXPORT` writes."""
     with _connected(":memory:", create=True) as connection:
         for setting in _CONFINED:
             connection.execute(f"SET {setting}")
@@ -286,7 +286,7 @@ def _statements(connection: DuckDBPyConnection, file: Path, kinds: Sequence[str]
 
 
 def _create(connection: DuckDBPyConnection, statements: Sequence[str]) -> list[str]:
-    """Run statements in an order in which each finds what it needs, because `EXPORT` sorts views by name.
+    """Run statements in the order of their dependencies, because `EXPORT` sorts views by name.
 
     Returns:
         Views and macros that cannot be created in any order.
@@ -297,7 +297,7 @@ def _create(connection: DuckDBPyConnection, statements: Sequence[str]) -> list[s
         for statement in left:
             try:
                 connection.execute(statement)
-            except Exception as error:  # each of DuckDB's errors: which one an unknown name is differs by kind
+            except Exception as error:  # any error of DuckDB: an unknown name has a different one for each kind
                 failed[statement] = error
         if len(failed) == len(left):
             for statement, why in failed.items():
@@ -309,7 +309,7 @@ def _create(connection: DuckDBPyConnection, statements: Sequence[str]) -> list[s
 
 
 def _broken(connection: DuckDBPyConnection) -> list[str]:
-    """Views and macros that refer to what is not there, and so cannot be created anew."""
+    """Return the views and macros that refer to something missing, so that a restore could not create them."""
     mine = "NOT internal AND database_name = current_database() ORDER BY ALL"
     views = connection.execute(f"SELECT schema_name, view_name FROM duckdb_views() WHERE {mine}").fetchall()
     macros = connection.execute(
@@ -349,7 +349,7 @@ def _replace(target: Path, beside: Path) -> None:
         try:
             with _connected(str(target)) as connection:
                 connection.execute("FORCE CHECKPOINT")
-            # While a connection of this process may write, none can be made that may not.
+            # DuckDB allows no read-only connection while this process has a connection that can write.
             with _connected(str(target), read_only=True):
                 pass
         except BackupFailed as error:
@@ -357,15 +357,15 @@ def _replace(target: Path, beside: Path) -> None:
                 raise BackupFailed(f"{target} is open in this process. Close its connections first.") from error
             if "lock" in str(error):
                 raise
-            # It cannot be opened at all, and nobody has it open.
+            # It is damaged, and no program has it open.
         shutil.copymode(target, beside)
-    # What a lost or broken database left behind would be played back into the new one.
+    # DuckDB would replay a log of a lost or broken database into the new one.
     log.unlink(missing_ok=True)
     os.replace(beside, target)
 
 
 def _replace_tables(target: Path, beside: Path, only: Sequence[str]) -> None:
-    """Make the rows of some tables what they are in the file beside, in one transaction."""
+    """Replace the rows of some tables by those in the file beside the target, in one transaction."""
     with _connected(str(target)) as connection:
         connection.execute(f"ATTACH {_literal(str(beside))} AS restoring (READ_ONLY)")
         (catalog,) = connection.execute("SELECT current_database()").fetchone() or ("",)
@@ -417,7 +417,7 @@ def _tables(connection: DuckDBPyConnection) -> list[tuple[str, str]]:
 
 
 def _named(schema: str, table: str) -> str:
-    """What counts call a table: its name, with the schema's in front where that is not the usual one."""
+    """Return the name of a table in counts: with the schema in front, unless that is the default one."""
     plain = [name if re.fullmatch(r"\w+", name) else _quoted(name) for name in (schema, table)]
     return plain[1] if schema == "main" else ".".join(plain)
 

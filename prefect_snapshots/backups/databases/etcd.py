@@ -33,11 +33,11 @@ _SOCKET = "client:1"  # etcd wants the name of a socket to look like a host and 
 _PAGE = 500
 """Keys in one answer: few round trips, and little memory for values of usual size."""
 _OPERATIONS, _BYTES = 100, 500_000
-"""Of one transaction; a server takes 128 operations and 1.5 MB."""
+"""The limits of one transaction: a server accepts 128 operations and 1.5 MB."""
 _TIMEOUT = 60.0
-"""Seconds for an answer: a busy cluster may need long, and one that is gone must not hold a backup for ever."""
+"""Seconds to wait for an answer. A busy cluster may be slow, but a dead one must not block a backup forever."""
 _PATIENCE = 60.0
-"""Seconds for our own member to start: it reads its files, which takes a moment on a busy disk."""
+"""Seconds for the temporary server to start. It reads its files, which takes a while on a busy disk."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +85,7 @@ class Etcd(ServerDatabase):
         with working_folder("etcd") as folder:
             file = folder / _FILE
             with self._gateway() as gateway:
-                # etcdctl would wait for ever for a server that is not there.
+                # Otherwise etcdctl would wait forever for a server that does not answer.
                 gateway.call(_STATUS, {})
                 self._tool().run("snapshot", "save", str(file))
                 status = json.loads(_snapshots().run("snapshot", "status", str(file), "--write-out=json"))
@@ -148,7 +148,7 @@ class Etcd(ServerDatabase):
 
     @contextlib.contextmanager
     def _gateway(self, path: Path | None = None) -> Iterator[_Gateway]:
-        """The HTTP interface of the cluster, or of our own member with its socket at a path."""
+        """Return the HTTP interface of the cluster, or of the temporary server with its socket at a path."""
         address, secret = self.address, self.secret()
         place = str(path) if path else address.options.get("unix_socket")
         connection: http.client.HTTPConnection
@@ -176,17 +176,17 @@ class Etcd(ServerDatabase):
 
 
 class _Gateway:
-    """What of etcd's interface is needed, as JSON."""
+    """The part of etcd's JSON interface that backups need."""
 
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self._connection = connection
         self._headers = {"Content-Type": "application/json"}
 
     def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One call.
+        """Make one call, and return the answer.
 
         Raises:
-            BackupFailed: the server refuses it.
+            BackupFailed: The server refuses it.
         """
         self._connection.request("POST", path, json.dumps(body), self._headers)
         reply = self._connection.getresponse()
@@ -200,19 +200,19 @@ class _Gateway:
         try:
             answer = self.call("/v3/auth/authenticate", {"name": user, "password": password})
         except BackupFailed as error:
-            # A server that wants no password needs none.
+            # A server without authentication needs no password.
             if "authentication is not enabled" in str(error):
                 return
             raise
         self._headers["Authorization"] = answer["token"]
 
     def count(self, revision: int = 0) -> int:
-        """Keys, now or at an earlier revision."""
+        """Return the number of keys, now or at an earlier revision."""
         body = {"key": "AA==", "range_end": "AA==", "count_only": True, "revision": str(revision)}
         return int(self.call("/v3/kv/range", body).get("count", 0))
 
     def keys(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys and values of one revision, in order."""
+        """Yield all keys and values of one revision, in order."""
         start, revision = b"\0", "0"
         while True:
             body = {"key": _text(start), "range_end": "AA==", "limit": str(_PAGE), "revision": revision}
@@ -225,7 +225,7 @@ class _Gateway:
             start = found[-1][0] + b"\0"
 
     def write(self, operations: list[dict[str, Any]]) -> None:
-        """Some operations, all or nothing."""
+        """Run operations in one transaction."""
         if operations:
             self.call("/v3/kv/txn", {"success": operations})
 
@@ -250,7 +250,7 @@ def _copy(source: _Gateway, target: _Gateway) -> None:
 def _joined(
     first: Iterator[tuple[bytes, bytes]], second: Iterator[tuple[bytes, bytes]]
 ) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """Every key with its value in each of two sorted listings."""
+    """Yield every key with its values in two sorted listings."""
     left, right = next(first, None), next(second, None)
     while left is not None or right is not None:
         key = min(pair[0] for pair in (left, right) if pair is not None)
@@ -264,7 +264,7 @@ def _joined(
 
 @contextlib.contextmanager
 def _member(folder: Path) -> Iterator[None]:
-    """A server on a socket in a folder, with the data that is there, or empty."""
+    """Run a server on a socket in a folder, with the data in the folder, or empty."""
     client, peer = f"unix://{_SOCKET}", "unix://peer:1"
     options = [f"--data-dir={folder}/data", f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
     options += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", "--name=default"]
@@ -284,7 +284,7 @@ def _member(folder: Path) -> Iterator[None]:
         finally:
             process.terminate()
             process.wait()
-            # It ended because we asked it to.
+            # It ended because it was told to.
             process.returncode = 0
 
 
@@ -299,7 +299,7 @@ def _is_healthy(path: Path) -> bool:
 
 
 def _snapshots() -> Tool:
-    """What reads snapshots: since etcd 3.6 a program of its own."""
+    """Return the program that reads snapshots: since etcd 3.6 it is a separate one."""
     return Tool.find("etcdutl etcdctl", _PACKAGE, {"ETCDCTL_API": "3"})
 
 

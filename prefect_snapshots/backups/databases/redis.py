@@ -30,9 +30,9 @@ _FILE = "dump.rdb"
 _BATCH = 500
 """Keys in one round trip: few round trips, and the server is not blocked for long."""
 _MARK = "prefect-snapshots:restoring"
-"""A key in a database that a restore is filling, by which the next restore knows what one left that was killed."""
+"""A key in each database that a restore is filling. It shows the next restore what a killed one left behind."""
 _TIMEOUT = 60.0
-"""Seconds for an answer: a busy server may need long, and one that is gone must not hold a backup for ever."""
+"""Seconds to wait for an answer. A busy server may be slow, but a dead one must not block a backup forever."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,7 +152,7 @@ class _ScratchRedis(Redis):
     """A server for a drill.
 
     Attributes:
-        expiring: keys per database that expire by themselves.
+        expiring: The number of keys in each database that expire.
     """
 
     expiring: dict[str, int] = field(default_factory=dict, compare=False)
@@ -164,7 +164,7 @@ class _ScratchRedis(Redis):
             self.expiring.update((name, expiring) for name, (_, expiring) in _counts_in(folder / _FILE).items())
 
     def still_expected(self, counts: Mapping[str, int], found: Mapping[str, int]) -> Mapping[str, int]:
-        """See `Expires`: keys that have expired since the backup are no difference."""
+        """See `Expires`: keys that have expired since the backup do not count as differences."""
         expected: dict[str, int] = {}
         for name, keys in counts.items():
             there = found.get(name, 0)
@@ -178,26 +178,26 @@ Reply: TypeAlias = Any
 
 
 class _RedisError(Exception):
-    """An error that the server answers."""
+    """An error in an answer of the server."""
 
 
 class _Connection:
-    """A connection that speaks Redis's protocol, version 2."""
+    """A connection with version 2 of Redis's protocol."""
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
         self._file = opened.makefile("rb")
 
     def run(self, *command: str | bytes | int) -> Reply:
-        """The answer to one command.
+        """Return the answer to one command.
 
         Raises:
-            BackupFailed: the server refuses it.
+            BackupFailed: The server refuses it.
         """
         return self.all_of([command])[0]
 
     def all_of(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Reply]:
-        """The answers to many commands, in one round trip."""
+        """Return the answers to many commands, in one round trip."""
         sent = bytearray()
         for command in commands:
             words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
@@ -213,7 +213,7 @@ class _Connection:
         return replies
 
     def sizes(self) -> dict[str, int]:
-        """Keys per database."""
+        """Return the number of keys in each database."""
         found = re.findall(rb"^(db\d+):keys=(\d+)", self.run("INFO", "keyspace"), re.MULTILINE)
         return {name.decode(): int(keys) for name, keys in found}
 
@@ -240,8 +240,8 @@ def _filled(
     """Fill empty databases of the target, and empty them when the block ends.
 
     Args:
-        source: A server with what is restored.
-        connect: Connects to the target: a server may end a connection that waits for other parts of a backup.
+        source: A server with the data to restore.
+        connect: Connects to the target. A connection may not stay open while other parts of the backup are restored.
         only: The databases to restore. Empty: all.
 
     Returns:
@@ -273,7 +273,7 @@ def _filled(
 
         yield swap
     finally:
-        # A server without memory refuses every write of everybody, until what was copied is gone again.
+        # A server that is out of memory refuses all writes of all clients until the copies are deleted.
         try:
             with connect() as target:
                 for free in spare:
@@ -288,7 +288,7 @@ def _swap(
     """Swap the filled databases with the real ones, and empty these and all others of `old`, in one transaction.
 
     Raises:
-        BackupFailed: Somebody else has emptied one of the filled databases: another restore. Nothing was changed.
+        BackupFailed: Another restore has emptied one of the filled databases. Nothing was changed.
     """
     commands: list[tuple[str | bytes | int, ...]] = [("MULTI",)]
     for number, free in filled:
@@ -296,7 +296,7 @@ def _swap(
         target.run("WATCH", _MARK)
         if target.run("GET", _MARK) != token.encode():
             raise BackupFailed("Another restore of this server is running.")
-        # Afterwards `free` is what the database was.
+        # After the swap, `free` contains the previous data.
         commands += [("SELECT", free), ("DEL", _MARK), ("SWAPDB", free, number), ("FLUSHDB",)]
     for number in sorted(set(old) - {number for number, _ in filled}):
         commands += [("SELECT", number), ("FLUSHDB",)]
@@ -307,12 +307,12 @@ def _swap(
 
 
 def _empty(target: _Connection, number: int, token: str | None = None) -> None:
-    """Empty a database that a restore was filling, also where FLUSHDB is no command.
+    """Empty a database that a restore was filling, even if the server has no FLUSHDB.
 
     Args:
         target: The server.
-        number: The database. If it has no mark, nobody was filling it.
-        token: Only if its mark is this one.
+        number: The database. If it has no mark, it was not being filled, and nothing is deleted.
+        token: Empty it only if this is its mark.
     """
     try:
         target.run("SELECT", number)
@@ -329,7 +329,7 @@ def _empty(target: _Connection, number: int, token: str | None = None) -> None:
                     target.run("UNLINK", *others)
                 if cursor == b"0":
                     break
-            target.run("UNLINK", _MARK)  # the last one: until then a database is known to be ours
+            target.run("UNLINK", _MARK)  # delete the mark last: until then the database is known to be ours
     except (BackupFailed, OSError) as error:
         logger.warning(
             "Database %d of the server could not be emptied. The next restore tries again: %s", number, error
@@ -337,7 +337,7 @@ def _empty(target: _Connection, number: int, token: str | None = None) -> None:
 
 
 def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The numbers of the target's databases with keys, and of as many empty ones as are wanted."""
+    """Return the numbers of the target's databases with keys, and of as many empty ones as are needed."""
     there = []
     for number in map(_number, target.sizes()):
         target.run("SELECT", number)
@@ -347,7 +347,7 @@ def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[
             there.append(number)
     spare: list[int] = []
     number = 0
-    with contextlib.suppress(BackupFailed):  # the number behind the last database
+    with contextlib.suppress(BackupFailed):  # raised by the number after the last database
         while len(spare) < len(wanted):
             target.run("SELECT", number)
             if number not in there and number not in wanted:
@@ -362,7 +362,7 @@ def _copy_keys(source: _Connection, target: _Connection) -> None:
         cursor, keys = source.run("SCAN", cursor, "COUNT", _BATCH)
         values = source.all_of([("DUMP", key) for key in keys])
         left = source.all_of([("PTTL", key) for key in keys])
-        # None, or -2: it has expired in between. A key may be seen twice.
+        # None or -2: it has expired since. A scan may return a key twice.
         target.all_of(
             [
                 ("RESTORE", key, max(0, ttl), value, "REPLACE")
@@ -375,7 +375,7 @@ def _copy_keys(source: _Connection, target: _Connection) -> None:
 
 
 def _functions(source: _Connection, target: _Connection) -> bytes | None:
-    """The libraries of functions, which servers have since version 7."""
+    """Return the libraries of functions, which servers have since version 7."""
     try:
         target.run("FUNCTION", "STATS")
     except BackupFailed:
@@ -386,14 +386,14 @@ def _functions(source: _Connection, target: _Connection) -> bytes | None:
 
 @contextlib.contextmanager
 def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
-    """A server on a socket in a folder, with the dump that is there."""
+    """Run a server on a socket in a folder, with the dump in the folder."""
     path = str(folder / "socket")
     options = ["--port", "0", "--unixsocket", path, "--unixsocketperm", "700", "--dir", str(folder), "--save", ""]
     options += ["--dbfilename", _FILE, "--appendonly", "no", "--databases", str(databases), "--loglevel", "warning"]
     tool = _find("redis-server", "redis-server")
     version = re.search(rb"v=(\d+)\.(\d+)", tool.run("--version"))
     if version and (int(version[1]), int(version[2])) >= (6, 2):
-        # Values of a forged dump could otherwise crash this server, and then the one that they are copied to.
+        # Otherwise a forged dump could crash this server, and then the server that it is copied to.
         options += ["--sanitize-dump-payload", "yes"]
     with (
         (folder / "log").open("wb") as log,
@@ -419,7 +419,7 @@ def _throwaway(folder: Path, databases: int) -> Iterator[_Connection]:
         finally:
             process.terminate()
             process.wait()
-            # It ended because we asked it to.
+            # It ended because it was told to.
             process.returncode = 0
 
 
@@ -432,7 +432,7 @@ def _open_socket(path: str) -> Iterator[socket.socket]:
 
 
 def _counts_in(file: Path) -> dict[str, tuple[int, int]]:
-    """Keys per database, and how many of them expire, as the file says in front of each.
+    """Return the number of keys in each database and how many of them expire, as recorded in the file.
 
     `redis-check-rdb` verifies the file and knows where that is.
     """
@@ -450,7 +450,7 @@ def _counts_in(file: Path) -> dict[str, tuple[int, int]]:
 
 
 def _length(data: bytes) -> tuple[int, int]:
-    """A length of the RDB format, and its size in bytes, which its first two bits tell."""
+    """Return a length of the RDB format, and its size in bytes, which its first two bits encode."""
     first, low = data[0] >> 6, data[0] & 0x3F
     if first == 0:
         return low, 1
@@ -461,7 +461,7 @@ def _length(data: bytes) -> tuple[int, int]:
 
 
 def _checked_number(name: str) -> int:
-    """Return the number of a database of a backup, which is data. A server takes 1 kB for each up to the largest."""
+    """Return the checked number of a database in a backup. A server uses 1 kB of memory for each, up to the largest."""
     if not re.fullmatch(r"db[0-9]{1,5}", name, re.ASCII):
         raise BackupFailed("The backup has databases that no Redis server has: it is damaged or forged.")
     return _number(name)

@@ -29,20 +29,20 @@ from .base import Checksums, FileDatabase, check_only, file_pieces, restoring, w
 _FILE = "database.sqlite"
 _SETTINGS = "database.json"
 _SHOWN = 100
-"""Problems that a check counts: more tell nothing new, and counting all of a large table takes long."""
+"""The most problems that a check counts. More tell you nothing new, and counting all in a large table takes long."""
 _RULES = re.compile(
     r"^(?:NULL value in|CHECK constraint failed in|[\w-]+ value in|non-unique entry in index|row \d+ missing from)"
 )
-"""What a check finds of rows whose pages are sound."""
+"""The problems of rows whose pages are undamaged."""
 _PATIENCE = 60.0
-"""Seconds for other connections to let us in: longer than most transactions take, and a backup must not hang."""
+"""Seconds to wait for the locks of other connections: longer than most transactions, and a backup must not hang."""
 _PAUSE = 0.002
-"""Seconds between two attempts: writers that never rest leave no longer gaps."""
+"""Seconds between two attempts. Writers that never pause leave only short gaps."""
 _SIDECARS = ("-wal", "-shm", "-journal")
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    """Mode and owner of the file: a database that was lost gets them back."""
+    """The mode and the owner of the file. A database that was lost gets them back."""
 
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)]
     uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
@@ -91,7 +91,7 @@ class SQLite(FileDatabase):
             copy = folder / _FILE
             try:
                 with _readable(self.path) as source, contextlib.closing(sqlite3.connect(copy)) as target:
-                    # All pages at once: in steps it would begin anew with every write of others.
+                    # All pages in one step. Between steps, a write of another connection would restart the copy.
                     source.backup(target, pages=-1, progress=_impatient(self.path), sleep=_PAUSE)
             except BackupFailed as error:
                 if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
@@ -120,7 +120,7 @@ class SQLite(FileDatabase):
                     write(folder / _FILE, file.pieces)
             with _connected(str(folder / _FILE), "ro&immutable=1") as connection:
                 tables = list(_counts(connection))
-                connection.text_factory = bytearray  # not to be taken for a blob, and maybe no text at all
+                connection.text_factory = bytearray  # must not be read as a blob, and may not be valid text
                 for table in tables:
                     query = f"SELECT * FROM {_quoted(table)}"
                     _compile(connection, query)
@@ -161,13 +161,13 @@ class SQLite(FileDatabase):
 
 @contextlib.contextmanager
 def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
-    """A connection to a file that is there."""
+    """Connect to an existing file."""
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(path)}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
         ) as connection:
-            # A schema may come out of a hostile backup, and still needs no `trusted_schema = OFF`: a schema can call no
-            # function with effects outside of the database (`load_extension`, `fts3_tokenizer`) in any case. With it,
+            # A hostile backup may contain any schema. `trusted_schema = OFF` is still not needed, because a schema can
+            # never call a function with effects outside of the database (`load_extension`, `fts3_tokenizer`). With it,
             # schemas with `json_extract` in an index, as in Prefect's own database, could not be opened.
             yield connection
     except sqlite3.Error as error:
@@ -175,7 +175,7 @@ def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
 
 
 def _impatient(path: str) -> Callable[[int, int, int], None]:
-    """For `Connection.backup`, which would wait for ever for another connection's lock."""
+    """A callback for `Connection.backup`, which would otherwise wait forever for the lock of another connection."""
     deadline = time.monotonic() + _PATIENCE
 
     def check(status: int, remaining: int, total: int) -> None:
@@ -189,10 +189,10 @@ def _impatient(path: str) -> Callable[[int, int, int], None]:
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[sqlite3.Connection]:
-    """A connection to copy from.
+    """Connect to a database to copy it.
 
-    A database in WAL mode cannot be opened by somebody who may only read it and its folder, unless a program has it
-    open. Without a log beside it, nobody has: the file alone is the database, as long as it does not change.
+    If you can only read a database in WAL mode and its folder, you can open it only while another program has it open.
+    If there is no log beside it, no program has. Then the file alone is the database, as long as it does not change.
     """
     try:
         with _connected(path, "rw") as connection:
@@ -217,7 +217,7 @@ def _readable(path: str) -> Iterator[sqlite3.Connection]:
 
 
 def _compile(connection: sqlite3.Connection, query: str) -> None:
-    """Let a query that only reads pages run where the application's collations and functions are not."""
+    """Define stand-ins for the application's collations and functions, which a query that reads pages never calls."""
     while True:
         try:
             connection.execute(f"EXPLAIN {query}").fetchall()
@@ -236,10 +236,10 @@ def _compile(connection: sqlite3.Connection, query: str) -> None:
 
 
 def _check_integrity(path: Path) -> str:
-    """Return what is odd in a database that can be copied all the same, such as rows that its own rules forbid.
+    """Return notes about a database that can be copied, but has problems, such as rows that its own rules forbid.
 
     Raises:
-        BackupFailed: it is damaged: nobody could read it.
+        BackupFailed: It is damaged and cannot be read.
     """
     with _connected(str(path), "ro&immutable=1") as connection:
         # A check of pages does not depend on the order that a collation defines.
@@ -262,12 +262,12 @@ def _kept(dump: DumpReader) -> _File | None:
         return None
     try:
         return msgspec.json.decode(b"".join(dump.open(_SETTINGS)), type=_File)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no UTF-8, or nested too deeply
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # not UTF-8, or nested too deeply
         raise BackupFailed("What the backup says of the file's mode and owner is damaged.") from error
 
 
 def _replace(target: Path, beside: Path, kept: _File | None) -> None:
-    """Make the target what the file beside it is, in one transaction."""
+    """Replace the contents of the target by those of the file beside it, in one transaction."""
     try:
         with _connected(str(beside), "ro&immutable=1") as source, _connected(str(target), "rw") as connection:
             if _page_size(source) != _page_size(connection):
@@ -284,7 +284,7 @@ def _replace(target: Path, beside: Path, kept: _File | None) -> None:
             if os.geteuid() == 0:
                 os.chown(beside, kept.uid, kept.gid)
             os.chmod(beside, kept.mode)
-        # What a lost or broken database left behind would be played back into the new one.
+        # SQLite would replay a log of a lost or broken database into the new one.
         for suffix in _SIDECARS:
             Path(f"{target}{suffix}").unlink(missing_ok=True)
         os.replace(beside, target)
@@ -300,7 +300,7 @@ def _is_no_database(error: BackupFailed) -> bool:
 
 
 def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence[str]) -> None:
-    """Make the rows of some tables what they are in the file beside, in one transaction."""
+    """Replace the rows of some tables by those in the file beside the target, in one transaction."""
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("ATTACH ? AS source", [f"file:{quote(str(beside))}?mode=ro&immutable=1"])
     connection.execute("BEGIN IMMEDIATE")
@@ -310,13 +310,13 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
             "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?", [table]
         ).fetchone():
             _create(connection, table)
-        # Triggers would react to every row.
+        # Otherwise triggers would fire for every row.
         triggers = connection.execute(
             "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE", [table]
         ).fetchall()
         for name, _ in triggers:
             connection.execute(f"DROP TRIGGER main.{_quoted(name)}")
-        # Generated columns are left to SQLite.
+        # SQLite computes generated columns itself.
         columns = connection.execute("SELECT name FROM pragma_table_xinfo(?, 'source') WHERE hidden = 0", [table])
         names = ", ".join(_quoted(name) for (name,) in columns)
         connection.execute(f"DELETE FROM main.{_quoted(table)}")
@@ -330,7 +330,7 @@ def _replace_tables(connection: sqlite3.Connection, beside: Path, only: Sequence
 
 
 def _create(connection: sqlite3.Connection, table: str) -> None:
-    """A table with its indexes and triggers, as in the backup."""
+    """Create a table with its indexes and triggers, as in the backup."""
     for (sql,) in connection.execute(
         "SELECT sql FROM source.sqlite_master WHERE tbl_name = ? AND sql NOT NULL ORDER BY type <> 'table'", [table]
     ).fetchall():
@@ -338,7 +338,7 @@ def _create(connection: sqlite3.Connection, table: str) -> None:
 
 
 def _counts(connection: sqlite3.Connection) -> dict[str, int]:
-    # The tables behind virtual ones are counted; the virtual ones may need extensions that are not here.
+    # The tables behind virtual tables are counted. The virtual tables may need extensions that are not installed here.
     names = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
         "AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"

@@ -83,7 +83,7 @@ class GenericLocation(Location):
     def prove_exclusive(self) -> None:
         raise UnsupportedStorage(
             f"{self.url}: this kind of storage cannot create an object exclusively, so that writers could overwrite "
-            "each other. Use a directory, S3 or Google Cloud Storage, or pass single_writer=True if never more than "
+            "each other. Use a directory, S3 or Google Cloud Storage, or pass single_writer=True if at most "
             "one process writes at a time."
         )
 

@@ -337,7 +337,7 @@ class Location(ABC):
             raise UnsupportedStorage(
                 f"{self.url} let {claims.count(True)} of {len(claims)} writers create the same object, so that writers "
                 "could overwrite each other. Use a store that supports conditional writes, or pass single_writer=True "
-                "if only one process ever writes at a time."
+                "if at most one process writes at a time."
             )
 
     def _read_or_none(self, path: str) -> bytes | None:

@@ -201,8 +201,8 @@ class LocalLocation(Location):
                     self._ways.remove(publish)
         raise UnsupportedStorage(
             f"{self.url} is on a file system with neither hard links nor an exclusive rename, so that writers could "
-            "overwrite each other. Use another directory, or pass single_writer=True if only one process ever "
-            "writes at a time."
+            "overwrite each other. Use another directory, or pass single_writer=True if at most one "
+            "process writes at a time."
         )
 
     def _errors(self, path: str) -> Translated:
