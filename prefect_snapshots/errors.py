@@ -549,6 +549,28 @@ class RestoreFailed(SetupError):
     """
 
 
+class PrivilegesRefused(UsageError):
+    """A backup has users with privileges, which a restore creates only if you allow it. Nothing was changed. `place`
+    is the server, and `refused` lists the users and their privileges.
+
+    Whoever can write to the repository could have added them. If you trust the list, pass `allow_privileges=True`, or
+    `--allow-privileges` on the command line. Otherwise create these users yourself, and restore again.
+    """
+
+    def __init__(self, place: str, refused: Sequence[str]) -> None:
+        super().__init__(place, tuple(refused))
+        self.place = place
+        self.refused = tuple(refused)
+
+    def _message(self) -> str:
+        more = f"; and {len(self.refused) - 20} more" if len(self.refused) > 20 else ""
+        return (
+            f"Restoring {self.place} would create users with privileges: {'; '.join(self.refused[:20])}{more}. Nothing "
+            "was changed. Whoever can write to the repository could have added them. If you trust the list, pass "
+            "allow_privileges=True (--allow-privileges). Otherwise create these users yourself, and restore again."
+        )
+
+
 class NotProven(IntegrityError):
     """A backup was made, but the data restored from it is not identical. `backup` is its name, and `problems` says what
     differs.

@@ -7,6 +7,7 @@ words, and never a reason to skip a test.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import pwd
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -328,7 +330,14 @@ def killed_in_a_drill(database: Any, password: str) -> str:
 
 
 def killed_at_each_step(
-    database: Any, kept: Any, owner: type, method: str, begin: Callable[[], object], look: Callable[[], object]
+    database: Any,
+    kept: Any,
+    owner: type,
+    method: str,
+    begin: Callable[[], object],
+    look: Callable[[], object],
+    *,
+    staging: bool = False,
 ) -> int:
     """Restore in a child that is killed before a step of its switch: the first one, then the second one, and so on.
 
@@ -339,41 +348,65 @@ def killed_at_each_step(
         method: One of its methods. Each call of it is a step.
         begin: Called before each restore.
         look: Called after each kill.
+        staging: Whether what comes before the switch has steps, too.
 
     Returns:
         How many steps there are.
     """
-    step = 0
-    while True:
-        step += 1
-        begin()
-        if (child := os.fork()) == 0:
-            _killed_at(step, database, kept, owner, method)
-        status = os.waitpid(child, 0)[1]
-        if status == 0:
-            return step - 1
-        assert os.WTERMSIG(status) == signal.SIGKILL, (step, status)
-        look()
 
-
-def _killed_at(step: int, database: Any, kept: Any, owner: type, method: str) -> None:
-    calls, original, armed = 0, getattr(owner, method), False
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += armed
-        if calls == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-
-    setattr(owner, method, counted)
-    try:
+    def work(arm: Callable[[], None]) -> None:
+        if staging:
+            arm()
         with database.stage(kept) as switch:
-            armed = True
+            arm()
             switch()
-        os._exit(0)
-    finally:
-        os._exit(1)
+
+    for step in itertools.count(1):
+        begin()
+        if not killed_at(step, work, owner, method):
+            return step - 1
+        look()
+    raise AssertionError
+
+
+def killed_at(step: int, work: Callable[[Callable[[], None]], object], owner: type, method: str) -> bool:
+    """Do something in a child that is killed before a step of it.
+
+    Args:
+        step: The number of the step.
+        work: Called with a function that starts counting.
+        owner: A class.
+        method: One of its methods. Each call of it is a step.
+
+    Returns:
+        Whether it was killed. False: it has fewer steps.
+    """
+    if (child := os.fork()) == 0:
+        calls, original, armed = 0, getattr(owner, method), False
+
+        def arm() -> None:
+            nonlocal armed
+            armed = True
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += armed
+            if calls == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **options)
+
+        setattr(owner, method, counted)
+        try:
+            work(arm)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, (step, status)
+    return status != 0
 
 
 def until(true: Callable[[], bool], act: Callable[[], object]) -> None:

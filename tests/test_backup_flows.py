@@ -189,7 +189,16 @@ def test_clean_up_says_what_goes_and_why_the_rest_stays(place: Path, name: str) 
 
 
 @pytest.mark.parametrize("typed", ["its name", "yes"])
-def test_a_restore_waits_for_the_name_of_the_backup(place: Path, name: str, typed: str) -> None:
+def test_a_restore_waits_for_the_name_of_the_backup(
+    place: Path, name: str, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored, options = BackupManager.restore_backup, {}
+
+    def watched(*arguments: Any, **given: Any) -> Any:
+        options.update(given)
+        return restored(*arguments, **given)
+
+    monkeypatch.setattr(BackupManager, "restore_backup", watched)
     backup = made(place, name)
     database = sqlite3.connect(place / "app.db")
     database.execute("DELETE FROM users")
@@ -207,6 +216,7 @@ def test_a_restore_waits_for_the_name_of_the_backup(place: Path, name: str, type
                     directories=[str(place / "uploads")],
                     repository=str(place / "repository"),
                     poll_interval=1,
+                    allow_privileges=True,
                 )
             )
         except Exception as error:
@@ -228,6 +238,7 @@ def test_a_restore_waits_for_the_name_of_the_backup(place: Path, name: str, type
     [came] = outcome
     if typed == "its name":
         assert (came.name, rows(place)) == (backup.name, 10)
+        assert options["allow_privileges"] is True, "the form starts with the parameter"
         assert (place / "uploads" / "photo").stat().st_size == 100_000
         assert {event.event for event in events_about(f"prefect-snapshots.backups.{name}", 2)} >= {
             "prefect-snapshots.backup.restored"
@@ -264,12 +275,22 @@ def test_a_backup_is_proven_at_once_and_old_proof_is_told(place: Path, name: str
     assert sorted(told) == ["created", "created", "drilled", "proof-overdue"]
 
 
-def test_the_database_of_the_server_is_backed_up_while_it_goes_on(tmp_path: Path, name: str) -> None:
+def test_the_database_of_the_server_is_backed_up_while_it_goes_on(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = get_current_settings().server.database.connection_url
     assert url is not None
-    backup = backup_prefect_server(name, repository=str(tmp_path / "repository"))
+    repository, mark = str(tmp_path / "repository"), tmp_path / "stopped"
+    with pytest.raises(CommandRefused):
+        backup_prefect_server(name, repository=repository, before=[["touch", str(mark)]])
+    with pytest.raises(InvalidArgument, match="limit_upload"):
+        backup_prefect_server(name, repository=repository, limit_upload=0)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS", "true")
+    hooks: dict[str, Any] = {"before": [["touch", str(mark)]], "after": [["mv", str(mark), f"{mark}.ended"]]}
+    backup = backup_prefect_server(name, repository=repository, limit_upload=1e9, **hooks)
     [part] = backup.parts
     assert (part.kind, part.counts["flow_run"] > 0) == ("sqlite", True)
+    assert Path(f"{mark}.ended").exists()
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------

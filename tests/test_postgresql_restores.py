@@ -19,7 +19,8 @@ from database_servers import PASSWORD, Client, Server, killed_at_each_step, kill
 
 from prefect_snapshots import BackupManager
 from prefect_snapshots.backups.databases import PostgreSQL, PostgreSQLRoles, PostgreSQLServer, postgresql
-from prefect_snapshots.errors import BackupFailed, RestoreFailed
+from prefect_snapshots.backups.databases.base import drill_mark
+from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
@@ -685,7 +686,11 @@ def test_a_whole_server_comes_back_with_its_roles(server: Server, whole: Client,
     assert PASSWORD not in repr(manager) + json.dumps(backup.to_dict())
     forget(server, whole)
     only: dict[str, list[str]] = {name: [] for name in backup.part_names if not name.endswith("/postgres")}
-    report = manager.restore_backup("latest", confirm=True, only=only)
+    with pytest.raises(PrivilegesRefused) as refused:
+        manager.restore_backup("latest", confirm=True, only=only)
+    assert refused.value.refused == ("role 'clerk': membership in 'pg_monitor'",)
+    assert manager.list_interrupted_restores() == []
+    report = manager.restore_backup("latest", confirm=True, only=only, allow_privileges=True)
     assert report.warnings[0] == "These roles were created without a password. Set one for each: clerk."
     assert everything(server) == before
     # A role that exists is left as it is, whatever the backup says.
@@ -720,11 +725,41 @@ def test_roles_of_a_restore_that_fails_are_dropped(server: Server, whole: Client
     parts: dict[str, list[str]] = {name: [] for name in backup.part_names if name.endswith(("/", "/shop"))}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RestoreFailed, match="is gone"):
         patch.setattr(PostgreSQL, "_verify", fail)
-        manager.restore_backup("latest", confirm=True, only=parts)
+        manager.restore_backup("latest", confirm=True, only=parts, allow_privileges=True)
     assert whole("SELECT count(*) FROM pg_roles WHERE rolname IN ('clerk', 'the Owner');") == ["0"]
     elsewhere = {f"postgresql://127.0.0.1:{server.port}/*": f"{url}?owners=false"}
     manager.restore_backup("latest", confirm=True, only={backup.part_names[-1]: []}, to=elsewhere)
     assert database_servers.psql(server, "shop")("SELECT count(*) FROM t;") == ["2"]
+
+
+def test_a_restore_of_roles_that_is_killed_at_any_step_is_taken_over_by_the_next(server: Server, admin: Client) -> None:
+    roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD)
+    admin("""
+        CREATE ROLE reader LOGIN VALID UNTIL '2031-01-01 00:00:00+00'; ALTER ROLE reader SET work_mem = '1MB';
+        CREATE ROLE writer CREATEDB; COMMENT ON ROLE writer IS 'x'; GRANT writer TO reader WITH ADMIN OPTION;""")
+    before, kept = everything(server), StoredDump.of(roles)
+    # What a killed restore has created may come from another backup.
+    admin("""
+        ALTER ROLE reader NOLOGIN CONNECTION LIMIT 7; ALTER ROLE reader SET search_path = public;
+        REVOKE writer FROM reader; GRANT reader TO writer;""")
+    other = StoredDump.of(roles)
+
+    def look() -> None:
+        # Its lock is given back when the server sees that its client is dead.
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';"
+        until(lambda: admin(held) == ["0"], lambda: None)
+        found = everything(server)
+        names = [name for name in ("reader", "writer") if f"CREATE ROLE {name};" in found]
+        assert len(names) in (0, 2), found
+        if not names or "has not ended" in found:
+            with roles.stage(kept) as switch:
+                assert switch() == ["These roles were created without a password. Set one for each: reader."]
+            assert everything(server) == before
+        else:
+            assert "CONNECTION LIMIT 7" in found, "it was killed when it had ended"
+
+    begin = functools.partial(admin, "DROP ROLE reader, writer;")
+    assert killed_at_each_step(roles, other, postgresql._Session, "_answer", begin, look, staging=True) > 10
 
 
 def fail(*_: Any) -> None:
@@ -737,6 +772,8 @@ def fail(*_: Any) -> None:
         {"name": ""},
         {"name": "a\0"},
         {"name": "x" * 64},
+        {"name": "ü" * 32},
+        {"comment": f"A restore by prefect-snapshots has not ended yet: {drill_mark()}"},
         {"login": "true; DROP TABLE t"},
         {"connections": "1"},
         {"settings": ["work_mem"]},
@@ -744,7 +781,7 @@ def fail(*_: Any) -> None:
         {"settings": ["a=1\0"]},
         {"password": "x"},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_forged_roles_are_refused(server: Server, whole: Client, change: dict[str, Any]) -> None:
     roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD)
@@ -758,8 +795,54 @@ def test_forged_roles_are_refused(server: Server, whole: Client, change: dict[st
     assert everything(server) == before
 
 
-def test_hostile_names_of_roles_are_only_names(server: Server, whole: Client) -> None:
+@pytest.mark.parametrize(
+    ("forged", "refused"),
+    [
+        ({"superuser": True, "createrole": True}, ["SUPERUSER", "CREATEROLE"]),
+        ({"replication": True, "bypassrls": True}, ["REPLICATION", "BYPASSRLS"]),
+        ({"settings": ["session_preload_libraries=x"]}, ["the setting session_preload_libraries"]),
+        ({"settings": ["Role=postgres", "work_mem=1MB"]}, ["the setting Role"]),
+        ({"settings": ["plperl.on_plperl_init=x"]}, ["the setting plperl.on_plperl_init"]),
+        ({"in": ["postgres"]}, ["membership in 'postgres'"]),
+        ({"in": ["pg_read_server_files"]}, ["membership in 'pg_read_server_files'"]),
+    ],
+    ids=str,
+)
+def test_privileges_of_a_forged_role_are_refused(
+    server: Server, admin: Client, forged: dict[str, Any], refused: list[str]
+) -> None:
     roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD)
+    dump = StoredDump.of(roles)
+    plain = dict.fromkeys(("superuser", "createrole", "createdb", "replication", "bypassrls"), False)
+    more: dict[str, Any] = {
+        "inherit": True,
+        "login": True,
+        "connections": -1,
+        "valid_until": None,
+        "comment": None,
+        "settings": [],
+    }
+    member = {"admin": True, "inherit": None, "set": None}
+    group = {**plain, **more, "name": "group"}
+    evil = {**group, "name": "evil", **{key: value for key, value in forged.items() if key != "in"}}
+    joined = ["group", "absent", *forged.get("in", [])]
+    memberships = [{"role": role, "member": "evil", **member} for role in sorted(joined)]
+    dump.files["roles.json"] = json.dumps({"roles": [evil, group], "memberships": memberships}).encode()
+    before = everything(server)
+    with pytest.raises(PrivilegesRefused, match="Nothing was changed") as error:
+        roles.restore(dump)
+    assert list(error.value.refused) == [f"role 'evil': {each}" for each in refused]
+    assert everything(server) == before
+    admin("CREATE ROLE evil;")  # what exists is not changed, so there is nothing to refuse
+    roles.restore(dump)
+    assert admin("SELECT count(*) FROM pg_auth_members JOIN pg_roles m ON m.oid = member WHERE rolname = 'evil';") == [
+        "0"
+    ]
+    admin('DROP ROLE evil; DROP ROLE "group";')
+
+
+def test_hostile_names_of_roles_are_only_names(server: Server, whole: Client) -> None:
+    roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{server.port}/", PASSWORD, allow_privileges=True)
     dump = StoredDump.of(roles)
     found = json.loads(dump.files["roles.json"])
     name = '"; DROP ROLE clerk; --\n\\! touch /tmp/x \'"'

@@ -161,6 +161,25 @@ def test_what_cannot_be_switched_says_what_is_new_and_can_be_finished(tmp_path: 
     assert manager.create_backup("after").part(second.name).notes == []
 
 
+def test_all_targets_are_found_before_the_first_interrupted_restore_goes_on(tmp_path: Path) -> None:
+    flats = [Staged(tmp_path / name, fails="interrupt") for name in ("first", "second")]
+    for flat in flats:
+        flat.path.write_text("old\n")
+    manager = BackupManager(tmp_path / "repository", databases=flats)
+    manager.create_backup()
+    for flat in flats:
+        flat.path.write_text("new\n")
+        with pytest.raises(KeyboardInterrupt):
+            manager.restore_backup("latest", confirm=True, only={flat.name: []})
+        flat.fails = ""
+    assert len(manager.list_interrupted_restores()) == 2
+    with pytest.raises(InvalidArgument, match="second', which is none of the sources"):
+        BackupManager(tmp_path / "repository", databases=flats[:1]).resume_restore()
+    assert [flat.path.read_text() for flat in flats] == ["new\n", "new\n"]
+    assert len(manager.resume_restore()) == 2
+    assert [flat.path.read_text() for flat in flats] == ["old\n", "old\n"]
+
+
 def test_a_warning_after_the_switch_is_no_failure(tmp_path: Path) -> None:
     flat = Staged(tmp_path / "flat", fails="warn")
     flat.path.write_text("old\n")

@@ -323,6 +323,7 @@ class BackupManager:
         progress: Progress | None = None,
         *,
         keep_extra: bool = False,
+        allow_privileges: bool = False,
         dry_run: bool = False,
     ) -> RestoreReport:
         """Restore databases and directories to the state in a backup. Anything that is not in the backup is deleted.
@@ -344,6 +345,9 @@ class BackupManager:
                 file by file.
             progress: Called with a label of the current step, how much of it is done, and the total.
             keep_extra: Whether files that are not in the backup stay. Databases are always restored completely.
+            allow_privileges: Whether roles of a server may be created with privileges: SUPERUSER, CREATEROLE,
+                REPLICATION, BYPASSRLS, memberships in roles that exist, and settings that a role cannot change for
+                itself. Pass True only if you trust everybody who can write to the repository.
             dry_run: Whether to change nothing, and only return what would change. Needs no `confirm`.
 
         Returns:
@@ -352,6 +356,8 @@ class BackupManager:
         Raises:
             ConfirmationRequired: You did not pass `confirm=True`. Nothing was changed.
             DamagedVersion: Stored data is damaged. Nothing was changed.
+            PrivilegesRefused: The backup has roles with privileges, and you did not pass `allow_privileges=True`.
+                Nothing was changed.
             RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
                 partly restored, and which command to run.
 
@@ -376,6 +382,7 @@ class BackupManager:
                 safety=safety,
                 in_place=in_place,
                 keep_extra=keep_extra,
+                allow_privileges=allow_privileges,
             )
             jobs = restores.plan(backup, request, self._by_name(backup.part_names))
             for job in jobs:
@@ -406,6 +413,8 @@ class BackupManager:
         dismiss: bool = False,
         to: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        *,
+        allow_privileges: bool = False,
     ) -> list[RestoreReport]:
         """Finish interrupted restores: restore every part that is not new yet. Or undo them.
 
@@ -415,27 +424,34 @@ class BackupManager:
             dismiss: Whether to leave all targets as they are, and only close the records of these restores.
             to: The targets, by the names of the parts. Default: the manager's sources. You must pass a target that is
                 not a source of the manager.
-            progress: As for `restore_backup`.
+            progress, allow_privileges: As for `restore_backup`.
 
         Returns:
             One report for each interrupted restore.
 
         Raises:
-            InvalidArgument: A target is neither a source of the manager nor in `to`. This restore was not continued.
+            InvalidArgument: A target is neither a source of the manager nor in `to`. No restore was continued.
             RestoreFailed: As for `restore_backup`; or a restore cannot be undone.
         """
         if undo and dismiss:
             raise InvalidArgument("Pass undo=True or dismiss=True, not both.")
         say = progress or silent
-        reports = []
-        for record in self.list_interrupted_restores():
-            if dismiss:
+        records = self.list_interrupted_restores()
+        if dismiss:
+            for record in records:
                 restores.end(self._history, record)
-                continue
-            proceed = restores.undo if undo else restores.finish
+            return []
+        # All targets are found before the first restore goes on: otherwise a mistake in the last one is met too late.
+        find, proceed = (restores.to_undo, restores.undo) if undo else (restores.to_finish, restores.finish)
+        found = []
+        for record in records:
+            own = self._by_name([part.target for part in record.parts])
+            found.append((record, find(self._history, record, own, to or {})))
+        request = RestoreRequest(to={}, only={}, allow_privileges=allow_privileges)
+        reports = []
+        for record, jobs in found:
             with around(self.hooks, "restore", self.name, record.backup) as outcome:
-                own = self._by_name([part.target for part in record.parts])
-                report = proceed(self._history, record, own, to or {}, say)
+                report = proceed(self._history, record, jobs, request, say)
             reports.append(dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks)))
         return reports
 

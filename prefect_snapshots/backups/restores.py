@@ -19,12 +19,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed
+from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed, UsageError
 from ..messages import logger
 from ..repository.progress import Progress
 from ..trees.restoring import stage_directory
@@ -40,7 +40,7 @@ from .making import BackupRequest, make
 from .manifest import DIRECTORY
 from .records import Backup, PartRecord
 from .single_files import FILE, File, how_to_get, is_homeless
-from .sources import Database, StagedRestores
+from .sources import CreatesUsers, Database, StagedRestores
 from .working import check_space
 
 FINISH = "`prefect-snapshots backups resume-restore`"
@@ -85,6 +85,7 @@ class RestoreRequest:
         safety: Whether to make a safety backup of targets that can only be changed in place.
         in_place: Whether a directory that cannot be switched as a whole may be restored file by file.
         keep_extra: Whether files that are not in the backup stay.
+        allow_privileges: Whether users of a server may be created with privileges.
     """
 
     include_directories: bool = True
@@ -94,6 +95,11 @@ class RestoreRequest:
     safety: bool = True
     in_place: bool = False
     keep_extra: bool = False
+    allow_privileges: bool = False
+
+    def permitted(self, target: Source) -> Source:
+        """Return a target that may create users with privileges, if the request allows it."""
+        return target.allowing_privileges() if self.allow_privileges and isinstance(target, CreatesUsers) else target
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def plan(backup: Backup, request: RestoreRequest, sources: Mapping[str, Source])
         if not chosen and is_homeless(part.name, part.kind, place):
             continue  # the report says so
         if wanted and (not chosen or part.name in chosen):
-            target = _target(backup, part, place)
+            target = request.permitted(_target(backup, part, place))
             jobs.append(PartRestore(part, target, tuple(chosen.get(part.name, ()))))
     if not jobs:
         raise InvalidArgument(
@@ -360,7 +366,7 @@ class _Restore:
             yield
         except BaseException as error:
             told = self._after_failure(job, error, staging)
-            if isinstance(error, InvalidArgument) and self._unchanged():
+            if isinstance(error, UsageError) and self._unchanged():
                 raise  # its message is enough: it says what to pass
             if not isinstance(error, Exception):
                 # Whoever asked for the end gets it, and still learns what there is.
@@ -461,47 +467,78 @@ def interrupted(history: BackupHistory) -> list[RestoreRecord]:
     return [record for record in history.open_restores() if record.changed and not record.runs]
 
 
-def finish(
-    history: BackupHistory, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
-) -> RestoreReport:
-    """Finish an interrupted restore: restore again every part that is not new.
+def to_finish(
+    history: BackupHistory, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any]
+) -> list[PartRestore]:
+    """Return what finishes an interrupted restore: every part that is not new, and its target.
 
     Raises:
-        RestoreFailed: A part could not be restored.
+        InvalidArgument: A target is neither a source nor in `to`.
     """
-    with history.opened(record.backup) as (backup, content):
-        jobs = [
-            PartRestore(backup.part(part.name), find_target(backup.part(part.name), part, sources, to), part.only)
-            for part in record.parts
-            if part.state is not PartState.NEW
-        ]
-        if not jobs:  # it was killed between its last step and its end
-            end(history, record)
-            return RestoreReport(record.backup, ())
-        request = RestoreRequest(to={}, only={}, in_place=True, keep_extra=record.keep_extra)
-        return restore(history, backup, content, jobs, request, say, again=record)
+    backup = history.find(record.backup)[1]
+    return [
+        PartRestore(backup.part(part.name), find_target(backup.part(part.name), part, sources, to), part.only)
+        for part in record.parts
+        if part.state is not PartState.NEW
+    ]
 
 
-def undo(
-    history: BackupHistory, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any], say: Progress
-) -> RestoreReport:
-    """Undo an interrupted restore: restore the safety backup to the targets that were changed.
+def to_undo(
+    history: BackupHistory, record: RestoreRecord, sources: Mapping[str, Source], to: Mapping[str, Any]
+) -> list[PartRestore]:
+    """Return what undoes an interrupted restore: the parts of the safety backup, and the targets that were changed.
 
     Raises:
+        InvalidArgument: A target is neither a source nor in `to`.
         RestoreFailed: There is no backup of the previous contents of a target. Nothing was changed.
     """
     touched = [part for part in record.parts if part.found is not PartState.OLD]
-    safe = history.find(record.safety_backup)[1].part_names if record.safety_backup else []
-    if lost := [part.target for part in touched if part.target not in safe]:
+    safe = history.find(record.safety_backup)[1] if record.safety_backup else None
+    if lost := [part.target for part in touched if safe is None or part.target not in safe.part_names]:
         raise RestoreFailed(
             f"The restore of {record.backup} cannot be undone: there is no safety backup of {_listed(lost)}. "
             f"{record.described()} Nothing was changed. Run {FINISH} to finish it."
         )
+    if safe is None:
+        return []
+    targets = {part.target: find_target(safe.part(part.target), part, sources, to) for part in touched}
+    return [PartRestore(safe.part(name), target) for name, target in targets.items()]
+
+
+def finish(
+    history: BackupHistory, record: RestoreRecord, jobs: Sequence[PartRestore], request: RestoreRequest, say: Progress
+) -> RestoreReport:
+    """Finish an interrupted restore.
+
+    Args:
+        history: The stream of the backups.
+        record: The interrupted restore.
+        jobs: What `to_finish` returned.
+        request: The options. Those that were recorded replace them.
+        say: As for `restore`.
+
+    Raises:
+        RestoreFailed: A part could not be restored.
+    """
+    if not jobs:  # it was killed between its last step and its end
+        end(history, record)
+        return RestoreReport(record.backup, ())
+    request = replace(request, in_place=True, keep_extra=record.keep_extra)
+    jobs = [replace(job, target=request.permitted(job.target)) for job in jobs]
+    with history.opened(record.backup) as (backup, content):
+        return restore(history, backup, content, jobs, request, say, again=record)
+
+
+def undo(
+    history: BackupHistory, record: RestoreRecord, jobs: Sequence[PartRestore], request: RestoreRequest, say: Progress
+) -> RestoreReport:
+    """Undo an interrupted restore. The arguments are those of `finish`, and `jobs` is what `to_undo` returned."""
+    if not jobs:  # nothing was changed
+        end(history, record)
+        return RestoreReport(record.backup, ())
     assert record.safety_backup is not None
     with history.opened(record.safety_backup) as (backup, content):
-        targets = {part.target: find_target(backup.part(part.target), part, sources, to) for part in touched}
-        jobs = [PartRestore(backup.part(name), target) for name, target in targets.items()]
-        report = restore(history, backup, content, jobs, RestoreRequest(to={}, only={}, safety=False), say)
+        report = restore(history, backup, content, jobs, replace(request, safety=False), say)
     end(history, record)
     return report
 

@@ -206,6 +206,15 @@ class DatabaseServer(Protocol):
 
 
 @runtime_checkable
+class CreatesUsers(Protocol):
+    """A part whose restore creates users of a server. It refuses to give them privileges, unless it is allowed to."""
+
+    def allowing_privileges(self) -> Database:
+        """Return this part, with a restore that may create users with privileges on the server."""
+        ...
+
+
+@runtime_checkable
 class Expires(Protocol):
     """A scratch database whose data may expire on its own."""
 

@@ -269,6 +269,7 @@ def restore(
     keep_extra: bool = False,
     no_safety_backup: bool = False,
     in_place: bool = False,
+    allow_privileges: bool = False,
     dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
     hooks: HookArguments = HOOKS_AS_CONFIGURED,
@@ -290,6 +291,7 @@ def restore(
         keep_extra: Keep files that are not in the backup.
         no_safety_backup: Do not back up databases that are changed in place first.
         in_place: Restore a directory that cannot be switched as a whole, such as a mount point, file by file.
+        allow_privileges: Create roles of a server even if they have privileges, such as SUPERUSER.
         dry_run: Change nothing. Only show what would change.
     """
     repository = _opened(session, create=not dry_run)
@@ -311,6 +313,7 @@ def restore(
         safety=not no_safety_backup,
         in_place=in_place,
         keep_extra=keep_extra,
+        allow_privileges=allow_privileges,
     )
     if not dry_run:
         with contextlib.suppress(ConfirmationRequired):
@@ -328,6 +331,7 @@ def resume_restore(
     undo: bool = False,
     dismiss: bool = False,
     to: list[str] | None = None,
+    allow_privileges: bool = False,
     dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
     hooks: HookArguments = HOOKS_AS_CONFIGURED,
@@ -339,6 +343,7 @@ def resume_restore(
         undo: Undo them instead: restore their safety backups.
         dismiss: Leave all targets as they are, and only close the records of these restores.
         to: PART=TARGET: the target of a part. Required if it is not one of the sources.
+        allow_privileges: Create roles of a server even if they have privileges, such as SUPERUSER.
         dry_run: Change nothing. Only show which restores were interrupted, and the state of each part.
     """
     repository = _opened(session, writing=not dry_run)
@@ -366,7 +371,7 @@ def resume_restore(
     reports = []
     with session.progress() as progress:
         for manager in dict.fromkeys(manager for manager, _ in found):
-            reports += manager.resume_restore(undo, dismiss, targets, progress)
+            reports += manager.resume_restore(undo, dismiss, targets, progress, allow_privileges=allow_privileges)
     if dismiss:
         return Answer(document, remark=f"Dismissed {count_text(len(found), 'interrupted restore')}.")
     return _restored_answer(reports)

@@ -28,7 +28,7 @@ from pydantic import Field
 from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, Hooks, RestoreReport
 from ..backups.databases import open_database, open_databases
 from ..backups.hooks import NO_HOOKS
-from ..backups.sources import Database
+from ..backups.sources import Database, DatabaseServer
 from ..documents import code, escape
 from ..documents.texts import count_text
 from ..errors import CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
@@ -71,6 +71,11 @@ class RestoreConfirmation(RunInput):
 
     name_of_the_backup: str = Field(
         title="Name of the backup", description="Type the whole name of the backup to restore it."
+    )
+    allow_privileges: bool = Field(
+        False,
+        title="Allow privileges",
+        description="Create roles of a server even if they have privileges, such as SUPERUSER.",
     )
 
 
@@ -219,6 +224,7 @@ def restore_backup(
     before: Sequence[Sequence[str]] = (),
     after: Sequence[Sequence[str]] = (),
     hook_timeout: float = Hooks.timeout,
+    allow_privileges: bool = False,
 ) -> RestoreReport:
     """Restore databases and directories after a person has confirmed it on the page of the flow run.
 
@@ -234,11 +240,14 @@ def restore_backup(
         patience: How many seconds to wait for the confirmation.
         poll_interval: Seconds between two checks for the confirmation.
         before, after, hook_timeout: As for `create_backup`. They run after the confirmation.
+        allow_privileges: Create roles of a server even if they have privileges, such as SUPERUSER. The form of the
+            confirmation starts with this value, and decides.
 
     Raises:
         CommandRefused: There are commands, and the settings where the flow runs do not allow them.
         ConfirmationRequired: Something else was typed. Nothing was changed.
         DamagedVersion: Stored data is damaged. Nothing was changed.
+        PrivilegesRefused: The backup has roles with privileges, and nobody allowed that. Nothing was changed.
         RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
             partly restored, and which command to run.
     """
@@ -247,12 +256,14 @@ def restore_backup(
     found = manager.get_backup(backup) if backup else _newest(manager)
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
-    form = RestoreConfirmation.with_initial_data(description=_question(found))
+    form = RestoreConfirmation.with_initial_data(description=_question(found), allow_privileges=allow_privileges)
     typed = pause_flow_run(wait_for_input=form, timeout=patience, poll_interval=poll_interval)
     if typed is None or typed.name_of_the_backup.strip() != found.name:
         raise ConfirmationRequired(f"What you typed is not {found.name!r}. Nothing was changed.")
     with progress_bar(manager, "Restore", found.size) as progress:
-        report = manager.restore_backup(found.name, confirm=True, to=to, only=only, progress=progress)
+        report = manager.restore_backup(
+            found.name, confirm=True, to=to, only=only, progress=progress, allow_privileges=typed.allow_privileges
+        )
     report_restored(manager, report)
     return _with_warnings(report, report.name, [*report.warnings, *report.failed_hooks])
 
@@ -289,18 +300,22 @@ def backup_prefect_server(
     name: str = "prefect-server",
     retention: RetentionPolicy = DEFAULT_RETENTION,
     repository: str | None = None,
+    before: Sequence[Sequence[str]] = (),
+    after: Sequence[Sequence[str]] = (),
+    hook_timeout: float = Hooks.timeout,
+    limit_upload: float | None = None,
 ) -> Backup:
     """Back up the database of the Prefect server while it runs. The settings of this flow run must name the database.
 
     Args:
-        name, retention, repository: As for `create_backup`.
+        name, retention, repository, before, after, hook_timeout, limit_upload: As for `create_backup`.
 
     Raises:
+        CommandRefused: There are commands, and the settings where the flow runs do not allow them.
         InvalidArgument: The settings name no database.
     """
-    manager = BackupManager(
-        current_repository(repository), name=name, databases=[_server_database()], retention=retention
-    )
+    hooks = _allowed_hooks(before, after, hook_timeout)
+    manager = _manager(name, [_server_database()], (), repository, retention, hooks=hooks, limit_upload=limit_upload)
     try:
         with progress_bar(manager, "Backup") as progress:
             backup = manager.create_backup("prefect server", run=this_run(), progress=progress)
@@ -351,7 +366,7 @@ def _allowed_hooks(
 
 def _manager(
     name: str,
-    databases: Sequence[str],
+    databases: Sequence[str | Database],
     directories: Sequence[str | Directory],
     repository: str | None,
     retention: RetentionPolicy = DEFAULT_RETENTION,
@@ -359,7 +374,7 @@ def _manager(
     hooks: Hooks = NO_HOOKS,
     limit_upload: float | None = None,
 ) -> BackupManager:
-    opened = [load_database(text) if _BLOCK.fullmatch(text) else open_databases(text) for text in databases]
+    opened = [_opened(each) if isinstance(each, str) else each for each in databases]
     place = current_repository(repository)
     return BackupManager(
         place if limit_upload is None else limited(place, limit_upload),
@@ -370,6 +385,10 @@ def _manager(
         retention=retention,
         hooks=hooks,
     )
+
+
+def _opened(text: str) -> Database | DatabaseServer:
+    return load_database(text) if _BLOCK.fullmatch(text) else open_databases(text)
 
 
 def _newest(manager: BackupManager) -> Backup:

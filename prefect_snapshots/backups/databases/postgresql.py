@@ -145,7 +145,7 @@ _LOOKING = 3
 backup must not take longer for it than people notice. What is not found is told by the restore."""
 
 _DRILLS = 0x736E6170
-"""The first number of the advisory locks of drills: "snap". No other program uses it by chance."""
+"""The first number of the advisory locks of drills and of restores of roles: "snap". Nobody else uses it by chance."""
 
 _AT_ONCE = 100
 """Tables that are counted before their locks are given back: far fewer than a server has room for (6,400 by default,
@@ -436,7 +436,7 @@ class PostgreSQL(ServerDatabase):
         other = dataclasses.replace(self, url=self.renamed(f"{_stem(self._database)}_drill_{mark}"))
         with self._maintenance() as session:
             # Before anything is made: what has no lock is dropped by others. The session ends with this process.
-            session.run(f"SELECT pg_advisory_lock({_DRILLS}, {drill_lock(other._database)})")
+            _hold_mark(session, other._database)
             session.run(f"CREATE DATABASE {_quoted(other._database)} TEMPLATE template0")
             try:
                 yield _ScratchPostgreSQL(other.url, other.password, self, mark)
@@ -455,10 +455,7 @@ class PostgreSQL(ServerDatabase):
                 )
             )
             # After the names: whoever made one of them held its lock before.
-            held = session.ask(
-                "SELECT coalesce(jsonb_agg(objid::bigint), '[]') FROM pg_locks "
-                f"WHERE locktype = 'advisory' AND classid = {_DRILLS} AND objsubid = 2"
-            )
+            held = _held_marks(session)
             left = [name for name, lock in databases.items() if lock not in held]
             warnings = self._drop_all(*left)
         for role, lock in roles.items():
@@ -967,6 +964,20 @@ class _Session:
                 return answer
             answer = line
         raise BrokenPipeError
+
+
+def _hold_mark(session: _Session, name: str) -> None:
+    """Hold the lock of a name that ends in a `drill_mark`, until the session ends."""
+    session.run(f"SELECT pg_advisory_lock({_DRILLS}, {drill_lock(name)})")
+
+
+def _held_marks(session: _Session) -> list[int]:
+    """Return the numbers of the locks that running drills and restores hold."""
+    held: list[int] = session.ask(
+        "SELECT coalesce(jsonb_agg(objid::bigint), '[]') FROM pg_locks "
+        f"WHERE locktype = 'advisory' AND classid = {_DRILLS} AND objsubid = 2"
+    )
+    return held
 
 
 def _counts(session: _Session) -> dict[str, int]:
