@@ -247,6 +247,26 @@ class DamagedVersion(IntegrityError):
         return f"{self.version}{part}: {self.reason}"
 
 
+class CopyDiverged(IntegrityError):
+    """A name was changed in a copy of a repository, or the original has lost its newest events.
+
+    Nothing more is copied under this name, because nobody can say which of the two is right. Compare both with
+    `prefect-snapshots check --against`. Then delete the name where it is wrong, or copy to another repository.
+    """
+
+    def __init__(self, name: str, sequence: int) -> None:
+        super().__init__(name, sequence)
+        self.name = name
+        self.sequence = sequence
+
+    def _message(self) -> str:
+        return (
+            f"The copy of {self.name} has an event, number {self.sequence}, that the original does not have: somebody "
+            "wrote to the copy, or the newest events of the original were taken away. Nothing more of this name was "
+            "copied."
+        )
+
+
 # --- committing ------------------------------------------------------------------------------------------
 
 

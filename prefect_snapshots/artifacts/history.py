@@ -19,7 +19,7 @@ import msgspec
 
 from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
 from ..messages import close_names
-from ..repository.catalog import Event
+from ..repository.catalog import OMITTED, Event
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
 
@@ -167,6 +167,8 @@ class ArtifactHistory:
             self.released.add(int(body["version"][1:]))
         elif event.kind == "lost":
             self.next_number += 1  # it may have been a version, and a number is never used twice
+        elif event.kind == OMITTED:
+            self.next_number = max(self.next_number, int(body["id"][1:]) + 1)
 
     @property
     def newest(self) -> StoredVersion | None:
@@ -256,12 +258,15 @@ class ArtifactHistory:
             raise TypeError("an alias must be a string")
         version, previous = body["version"], self.alias_target(alias)
         rollback = body.get("rollback", False)
-        if version is None:
-            self.aliases.pop(alias, None)
-        elif rollback:
-            self.aliases[alias].pop()
-        else:
-            self.aliases.setdefault(alias, []).append(int(version[1:]))
+        stack = self.aliases.pop(alias, [])
+        number = None if version is None else int(version[1:])
+        # In a copy of a repository, a version does not exist if it was deleted before it was copied.
+        if number in self.versions:
+            if rollback:
+                stack = stack[:-1]
+            if not rollback or stack[-1:] != [number]:
+                stack = [*stack, number]
+            self.aliases[alias] = stack
         self.moves.append(Move(alias, version, previous, from_nanoseconds(event.time), body["by"], rollback))
 
 

@@ -20,7 +20,7 @@ import msgspec
 from ..documents.texts import count_text
 from ..errors import BackupNotFound
 from ..messages import hint
-from ..repository.catalog import Event
+from ..repository.catalog import OMITTED, Event
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..retention import PINNED
 from .directories import SourceSummary
@@ -207,6 +207,8 @@ class BackupRecords:
             self.by_name[backup.name] = event, backup
             self._names[event.sequence] = backup.name
             self._given.add(backup.name)
+        elif event.kind == OMITTED:
+            self._given.add(str(event.body["id"]))
         elif event.kind == "annotate":
             self._annotate(event)
         else:

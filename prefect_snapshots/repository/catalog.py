@@ -46,6 +46,10 @@ CATALOG = "catalog"
 COMPACTED = "compacted"
 ROOT = "root"
 
+OMITTED = "omitted"
+"""The kind of an event that stands in a copy for a version that was deleted before it was copied, so that its number is
+not given again."""
+
 FIRST_RANGE = 64
 """Events in the smallest compacted range: few enough to read one by one, and each larger range takes `FAN_OUT` times as
 many."""
@@ -236,11 +240,14 @@ class Stream:
         *,
         epoch: int,
         token: bytes,
+        at: int | None = None,
         content: Content | None = None,
         inline: bytes = b"",
         deletes: Sequence[int] = (),
     ) -> Event | None:
         """Try to commit an event in the next slot.
+
+        `at` is the time of the event in nanoseconds since 1970, for a copy of an older one. Default: now.
 
         Returns:
             The event, or None if another writer took the slot. Then `refresh` and decide again.
@@ -249,7 +256,8 @@ class Stream:
             CommitUnknown: The storage did not say whether the commit succeeded.
         """
         with self.lock:
-            event = Event(self.head + 1, self._hash, epoch, token, time.time_ns(), kind, body, content, tuple(deletes))
+            at = time.time_ns() if at is None else at
+            event = Event(self.head + 1, self._hash, epoch, token, at, kind, body, content, tuple(deletes))
             encoded = _encode(event)
             path = slot_path(self.id, event.sequence)
             data = self._sealer.seal(path, [encoded, inline])

@@ -29,11 +29,15 @@ class Draft:
         kind: The type of the event, as the kind of the stream defines it.
         body: The fields of the event, in plain types.
         deletes: The sequences of earlier events whose content is deleted.
+        time: When it was first committed, for a copy of an event of another repository. Default: now.
+        token: The token of that event. Default: the token of this commit.
     """
 
     kind: str
     body: dict[str, Any] = field(default_factory=dict)
     deletes: Sequence[int] = ()
+    time: int | None = None
+    token: bytes | None = None
 
 
 MakeDraft = Callable[[], Draft | None]
@@ -125,7 +129,8 @@ def _commit(
                     plan.kind,
                     plan.body,
                     epoch=max(epoch, required),
-                    token=own_token,
+                    token=plan.token or own_token,
+                    at=plan.time,
                     content=stored.content if stored else None,
                     inline=stored.inline if stored else b"",
                     deletes=plan.deletes,

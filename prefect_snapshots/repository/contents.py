@@ -126,6 +126,9 @@ Prepared: TypeAlias = tuple[bytes, int, Packed | None]
 Batch: TypeAlias = Callable[[], Sequence[Buffer | Similar]]
 """A function that returns chunks, some MB together. A thread calls it before hashing, so that it also reads them."""
 
+Translate: TypeAlias = Callable[[list[bytes]], list[bytes | None]]
+"""A function that returns the names in this repository of chunks of another one, or None for unknown ones."""
+
 Item: TypeAlias = Buffer | Similar | Kept | Batch
 """A part of a body that is split into chunks."""
 
@@ -209,7 +212,12 @@ class Writer:
         has[which[index.readable(found, lambda rows: usable[table["pack"][rows]])]] = True
         return has
 
-    def adopt(self, source: ContentReader, passed: Callable[[int], None] = lambda _: None) -> Stored:
+    def adopt(
+        self,
+        source: ContentReader,
+        passed: Callable[[int], None] = lambda _: None,
+        translate: Translate | None = None,
+    ) -> Stored:
         """Refer to a content that is already stored in this or another repository.
 
         Missing chunks and chunks in condemned packs are copied. Copies are added to the index from time to time, so
@@ -218,24 +226,35 @@ class Writer:
         Args:
             source: The content.
             passed: Called with the number of bytes that were copied or are already here.
+            translate: Returns the names that some chunks of the source have here, None for unknown ones. They are read
+                again. Default: if both repositories have the same keys, the names are equal, else none is known.
         """
         if source.inline is not None:
             return source.inline
         written = entered = self._written
-        alike = source.names_like(self._store.sealer)
+        translate = translate or (list if source.names_like(self._store.sealer) else lambda names: [None] * len(names))
         table: list[bytes] = []
         for rows in source.batches(_ADOPTED):
-            names = [row["chunk"].tobytes() for row in rows]
-            absent = [at for at, name in enumerate(names) if not (alike and self._has(name))]
-            stored = np.frombuffer(self._ingest(source.chunks(rows[absent]), small=False), TABLE)
+            names = translate([row["chunk"].tobytes() for row in rows])
+            absent = [at for at, name in enumerate(names) if name is None or not self._has(name)]
+            items = self._as_stored(source, rows[absent], translate)
+            stored = np.frombuffer(self._ingest(items, small=False), TABLE)
             for at, row in zip(absent, stored, strict=True):
                 names[at] = row["chunk"].tobytes()
-            table += [name + int(row["size"]).to_bytes(4, "little") for name, row in zip(names, rows, strict=True)]
+            table += [
+                name + int(row["size"]).to_bytes(4, "little") for name, row in zip(names, rows, strict=True) if name
+            ]
             if self._written - entered >= REMOTE_LIMIT:
                 self.flush()
                 entered = self._written
             passed(int(rows["size"].sum(dtype=np.int64)))
         return self._stored(source.size, source.size - source.body_size, b"".join(table), written)
+
+    def _as_stored(self, source: ContentReader, rows: Any, translate: Translate) -> Iterator[Buffer | Similar]:
+        """Yield chunks of another content, those that are deltas there as similar to their bases, if these are here."""
+        for data, bases in zip(source.chunks(rows), source.bases(rows), strict=True):
+            known = tuple(name for name in translate(bases) if name is not None)
+            yield Similar(data, known) if known else data
 
     def copy(self, chunk: bytes, plain: Buffer, bases: tuple[bytes, ...] = ()) -> None:
         """Store another copy of a chunk, unless there is one outside the packs to avoid. A delta stays a delta."""
@@ -499,6 +518,10 @@ class ContentReader:
         )
         return targets
 
+    def bases(self, rows: Any) -> list[list[bytes]]:
+        """Return the bases of the chunks in these rows of the table, as they are stored; empty for whole chunks."""
+        return [self._chunks.bases(row["chunk"].tobytes()) for row in rows]
+
     def identity(self, offset: int, length: int) -> object:
         """Return a value that is equal for equal stored bytes, without reading those that are stored in chunks.
 
@@ -594,6 +617,11 @@ class ChunkReader:
         target = bytearray(size)
         self.fetch([Piece(chunk, size, [(0, memoryview(target))])])
         return bytes(target)
+
+    def bases(self, chunk: bytes) -> list[bytes]:
+        """Return the bases of a chunk that is stored as a delta. Empty if it is stored whole."""
+        found = self._store.index.find(chunk)
+        return list(found.bases) if found else []
 
     def locate(self, rows: Any) -> None:
         """Find the chunks in these table rows. Raises `IntegrityError` if one is missing or has another size."""

@@ -14,10 +14,11 @@ from typing import Any
 
 from ..errors import InvalidArgument, RepositoryNotFound
 from ..redaction import harmless_options
-from . import keyring, maintenance
+from . import copies, keyring, maintenance
 from .catalog import Catalog, Event, Stream
 from .commits import MakeDraft, commit
 from .contents import ContentReader, Stored, Writer
+from .copies import CopyReport
 from .keyring import PasswordInfo
 from .location import LimitedLocation, Location, open_location
 from .maintenance import CheckReport, PruneReport, RepairReport, Statistics
@@ -27,6 +28,7 @@ from .opening import Opener
 from .passwords import Password, PasswordSource
 from .progress import Progress
 from .sealing import Compression
+from .times import parse_time, to_nanoseconds
 
 DEFAULT_URL = "./snapshots"
 SETTING = "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"
@@ -293,6 +295,67 @@ class Repository:
             A report of what was done, and of each version that is lost.
         """
         return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress)
+
+    def copy_to(
+        self,
+        target: Repository,
+        *,
+        kinds: Collection[str] = (),
+        names: Collection[str] = (),
+        since: datetime | str | None = None,
+        dry_run: bool = False,
+        unencrypted: bool = False,
+        progress: Progress | None = None,
+    ) -> CopyReport:
+        """Copy what is missing in another repository, such as a second place for your only backups.
+
+        Versions keep their numbers, times, metadata, tags, stages and pins. Deletes are not copied: the retention of
+        the copy decides there. The storage, the password and the compression of the two can differ. You can run it at
+        any time, and again after it was killed: it continues where it stopped.
+
+        Do not write to the names of the copy. If you did, they are reported, and only the others are copied.
+
+        Args:
+            target: The other repository. It is created if it does not exist.
+            kinds: Copy only these kinds: "snapshots", "checkpoints", "artifacts" (with releases), "backups" or
+                "results". Default: all.
+            names: Copy only names that are equal to one of these, or match it as a pattern such as `"train-*"`.
+                Artifacts are called `COLLECTION:NAME`. Releases are copied only with all artifacts. Default: all.
+            since: Leave out versions that were committed before this time: a datetime with a time zone, or an ISO 8601
+                string. They cannot be added to the same copy later. Default: leave out none.
+            dry_run: Only report what would be copied. Writes nothing. Default: False.
+            unencrypted: Allow to copy an encrypted repository to one without encryption. Default: False.
+            progress: As for `check`.
+
+        Returns:
+            A report of what was copied, and of what could not be copied and why. `ok` is True if nothing is missing.
+
+        Raises:
+            InvalidArgument: The target is the same repository, or is not encrypted and this one is.
+
+        Example:
+            >>> from prefect_snapshots import Repository, SnapshotManager
+            >>> repository, second = Repository("memory://example-copied"), Repository("memory://example-second")
+            >>> SnapshotManager(repository).save_snapshot({"a": 1}, snapshot_id="first")
+            'first'
+            >>> repository.copy_to(second).versions
+            1
+            >>> SnapshotManager(second).load_snapshot("first")
+            {'a': 1}
+        """
+        source = self._reading()
+        exists = target.exists()
+        if exists and target.id == source.id:
+            raise InvalidArgument(f"{self.url} and {target.url} are the same repository. Nothing was copied.")
+        encrypts = target.encrypted if exists else target._password() is not None
+        if source.sealer.encrypted and not encrypts and not unencrypted:
+            raise InvalidArgument(
+                f"{self.url} is encrypted, and {target.url} is not. Nothing was copied. Give the copy a password, or "
+                "pass unencrypted=True (--unencrypted) if everybody who can read its storage may read the data."
+            )
+        selection = copies.Selection(kinds, names, None if since is None else to_nanoseconds(parse_time(since)))
+        there = target.parts(writing=not dry_run) if exists or not dry_run else None
+        return copies.copy(source, there, selection, dry_run, progress)
 
     def stats(self) -> Statistics:
         """Count objects, bytes, the savings of deduplication, and the requests of this process.
