@@ -13,8 +13,6 @@ from servers import Storage
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
 from prefect_snapshots.checkpoints import CheckpointManager, Snapper
-from prefect_snapshots.errors import InvalidArgument
-from prefect_snapshots.repository import catalog
 from prefect_snapshots.results import ResultLog
 
 
@@ -100,9 +98,7 @@ class Everything:
                 self.checkpoints.load_checkpoint("job", info.fingerprint)
                 for info in self.checkpoints.list_checkpoints("job")
             ],
-            "results": {
-                key: (self.results.read(key), self.results.older_than("2100-01-01")) for key in self.results.keys()
-            },
+            "results": [(result, self.results.read(result.key)) for result in self.results.older_than("2100-01-01")],
         }
 
 
