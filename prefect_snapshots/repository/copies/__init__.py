@@ -1,6 +1,6 @@
 """Copy a repository into another one, event by event.
 
-`histories` compares the two histories of a name, `copying` copies events and contents, and `segments` copies the
+`histories` compares the two histories of a name, `copying` copies events and contents, and `log_copies` copies the
 results of checkpoints. An event keeps its token, its time and its body, so that another run finds where the last one
 ended, and nothing else has to be remembered.
 """

@@ -26,7 +26,7 @@ from ..names import check_name
 from ..opened import Opened
 from ..progress import Progress, silent
 from .histories import Histories, deleted, name_of, travels
-from .segments import Copied, Originals, body_of_start, count_records, merged, merging, reader_of, write_copy
+from .log_copies import Copied, Originals, body_of_start, count_records, merged, merging, reader_of, write_copy
 
 _READ_FIRST = frozenset({"releases"})
 """Kinds whose events name versions of other streams. They are read first and copied last: what they name is there."""
