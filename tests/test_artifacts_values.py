@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections import OrderedDict
 from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import scipy.sparse
+import torch
 from sklearn.linear_model import LinearRegression
 
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
-from prefect_snapshots.artifacts import FileHandler, Handler, list_handlers
+from prefect_snapshots.artifacts import FileHandler, Handler, handlers, list_handlers, register_handler
 from prefect_snapshots.artifacts.handlers import JSON
 from prefect_snapshots.errors import (
     DamagedVersion,
@@ -99,7 +103,8 @@ def test_arrays_of_jax_are_pytrees(registry: ArtifactRegistry) -> None:
     ],
 )
 def test_downloaded_values_are_files_for_everybody(registry: ArtifactRegistry, handler: str, read: Any) -> None:
-    value: Any = {"text": "[1, 2, 3]", "parquet": pd.DataFrame({"a": [1, 2, 3]})}.get(handler, [1, 2, 3])
+    values = {"text": "[1, 2, 3]", "parquet": pd.DataFrame({"a": [1, 2, 3]}), "numpy": np.array([1, 2, 3])}
+    value: Any = values.get(handler, [1, 2, 3])
     registry.log_artifact("x", value, handler=handler)
     with registry.download_artifact("x") as folder:
         [path] = folder.iterdir()
@@ -116,7 +121,7 @@ def test_a_downloaded_pytree_is_body_and_manifest(registry: ArtifactRegistry) ->
 @pytest.mark.parametrize(
     ("handler", "value", "words"),
     [
-        ("json", {1, 2}, "'json' cannot write this set, and nothing was saved: Object of type set"),
+        ("json", {1, 2}, "'json' cannot write this set, and nothing was saved: A set is not a type of JSON"),
         ("text", 5, "'text' cannot write this int, and nothing was saved: it is not a string"),
         ("pickle", (i for i in range(3)), "'pickle' cannot write this generator"),
         ("joblib", sys._getframe(), "'joblib' cannot write this frame"),
@@ -132,6 +137,107 @@ def test_what_cannot_be_written_logs_nothing(registry: ArtifactRegistry, handler
     assert issubclass(UnserialisableValue, TypeError)
 
 
+class Refuses:
+    """An object that can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+class Color(StrEnum):
+    RED = "red"
+
+
+TABLE = pd.DataFrame({"a": [1, 2]})
+LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))})
+
+
+@pytest.mark.parametrize(
+    ("handler", "value", "words"),
+    [
+        ("json", {1: "x", "1": "y"}, "A dict would come back as a dict with other keys"),
+        ("json", {"a": [(1, 2)]}, "At a/0: a tuple would come back as a list"),
+        ("json", {"a": [Fraction(1, 2)]}, "At a/0: a Fraction is not a type of JSON"),
+        ("json", [Color.RED], "At 0: a Color is not a type of JSON"),
+        ("numpy", np.ma.array([1.0, -999.0], mask=[0, 1]), "cannot write this MaskedArray"),
+        ("numpy", TABLE, "cannot write this DataFrame"),
+        ("numpy", scipy.sparse.csr_matrix([[1, 0]]), "cannot write this csr_matrix"),
+        ("numpy", np.matrix([[1]]), "cannot write this matrix"),
+        ("numpy", np.array([Refuses()], object), "cannot write this ndarray"),
+        ("parquet", TABLE.astype("category"), "would not bring back the same table"),
+        ("parquet", pd.DataFrame({"a": [[1, 2], [3]]}), "would not bring back the same table"),
+        ("parquet", pd.DataFrame({"a": [{"x": 1}, {"y": 2}]}), "would not bring back the same table"),
+        ("parquet", LISTS, "would not bring back the same table"),
+        ("joblib", {"a": Refuses()}, "It can be pickled, but not unpickled"),
+        ("joblib", {"a": [torch.ones(2).to(torch.float8_e4m3fn)]}, "It can be pickled, but not unpickled"),
+        ("joblib", {"a": {"b": [sys._getframe()]}}, "At a/b/0: cannot pickle"),
+        ("pickle", {"a": {"b": [sys._getframe()]}}, "At a/b/0: cannot pickle"),
+    ],
+)
+def test_what_a_handler_would_change_is_refused(
+    registry: ArtifactRegistry, handler: str, value: Any, words: str
+) -> None:
+    with pytest.raises(UnserialisableValue, match=words):
+        registry.log_artifact("x", value, handler=handler)
+    assert not registry.exists("x")
+
+
+def test_changes_can_be_allowed(registry: ArtifactRegistry) -> None:
+    registry.log_artifact("x", {1: (2, 3)}, strict=False)
+    assert registry.load_artifact("x") == {"1": [2, 3]}
+    registry.log_artifact("x", pd.DataFrame({"a": [(1, 2)]}), "parquet", strict=False)
+    assert list(registry.load_artifact("x")["a"][0]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pa.Table.from_pandas(pd.DataFrame({"a": [1.0, float("nan")]}, index=[3, 4])),
+        pa.table({"a": [[1.0, float("nan")], None]}).replace_schema_metadata({"key": "value"}),
+        pl.DataFrame({"a": ["x", None], "b": [[1], [2, 3]]}, schema_overrides={"a": pl.Enum(["x", "y"])}),
+    ],
+    ids=["from pandas", "nested", "polars"],
+)
+def test_a_table_comes_back_as_it_was(registry: ArtifactRegistry, value: Any) -> None:
+    for options in [{}, {"use_pyarrow": True}] if isinstance(value, pl.DataFrame) else [{}]:
+        registry.log_artifact("x", value, "parquet", **options)
+        back = registry.load_artifact("x")
+        assert type(back) is type(value)
+        assert back.schema == value.schema
+        assert repr(back.to_dict(as_series=False) if isinstance(back, pl.DataFrame) else back.to_pydict()) == repr(
+            value.to_dict(as_series=False) if isinstance(value, pl.DataFrame) else value.to_pydict()
+        )
+
+
+def test_joblib_refuses_what_only_the_running_script_has(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from prefect_snapshots import ArtifactRegistry\n"
+        "class Model: pass\n"
+        "registry = ArtifactRegistry('memory://script')\n"
+        "try: registry.log_artifact('m', {'model': Model()}, 'joblib')\n"
+        "except TypeError as error: print(error)\n"
+        "registry.log_artifact('m', {'model': Model()}, 'pickle')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert "refers to Model of the running script" in done.stdout
+
+
+def test_a_handler_can_be_registered(registry: ArtifactRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "_registered", {})
+    backwards = FileHandler(
+        "txt",
+        dump=lambda value, allow_pickle: [value[::-1].encode()],
+        load=lambda data, allow_pickle: str(data, "utf-8")[::-1],
+    )
+    register_handler("backwards", backwards)
+    registry.log_artifact("x", "abc", "backwards")
+    assert registry.load_artifact("x") == "abc"
+    assert "backwards" in list_handlers()
+    with pytest.raises(InvalidArgument, match="installed a handler 'json' already"):
+        register_handler("json", backwards)
+
+
 def test_a_leaf_that_cannot_be_written_is_named(registry: ArtifactRegistry) -> None:
     with pytest.raises(UnserialisableLeaf, match="Leaf a/0: It cannot be pickled"):
         registry.log_artifact("x", {"a": [sys._getframe()]}, handler="pytree")
@@ -145,7 +251,7 @@ def test_an_unknown_option_logs_nothing(registry: ArtifactRegistry) -> None:
 
 
 def test_an_unknown_handler_names_near_ones(registry: ArtifactRegistry) -> None:
-    with pytest.raises(HandlerNotFound, match=r"No handler 'pikle' is installed\. Did you mean 'pickle'"):
+    with pytest.raises(HandlerNotFound, match=r"No handler 'pikle' is installed or registered\. Did you mean 'pickle'"):
         registry.log_artifact("x", 1, handler="pikle")
 
 

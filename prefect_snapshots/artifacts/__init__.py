@@ -7,7 +7,7 @@ entry-point group `prefect_snapshots.handlers`. Their dependencies are imported 
 from .artifact import Artifact
 from .differences import Difference, FileDifference
 from .downloads import Download, LoggedFolder
-from .handlers import FileHandler, Handler, list_handlers
+from .handlers import FileHandler, Handler, list_handlers, register_handler
 from .history import Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion, Release
 from .manager import ArtifactHandle, ArtifactManager
@@ -36,4 +36,5 @@ __all__ = [
     "WandbArtifact",
     "WandbArtifactRegistry",
     "list_handlers",
+    "register_handler",
 ]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import itertools
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,12 +23,16 @@ from typing import Any, Protocol
 from ..errors import (
     EnvironmentMismatch,
     HandlerNotFound,
+    InvalidArgument,
     MissingDependency,
     SnapshotsError,
+    UnserialisableLeaf,
     UnserialisableValue,
 )
 from ..messages import hint
 from ..repository.location import Buffer
+from ..repository.names import check_name
+from ..values import validate
 from ..values.pickling import dump, dump_joblib, load, load_joblib, load_numpy, require_pickle
 from .differences import Body, Difference, diff_files, read_body
 
@@ -85,7 +91,8 @@ class FileHandler:
         >>> body
         [b'a,b\\nc,d']
 
-    To use it by name, declare it as an entry point of your package in the group `prefect_snapshots.handlers`.
+    To use it by name, call `register_handler`, or declare it as an entry point of your package in the group
+    `prefect_snapshots.handlers`.
     """
 
     suffix: str
@@ -106,6 +113,41 @@ class FileHandler:
         return diff_files(f"value.{self.suffix}", old[1], new[1])
 
 
+_registered: dict[str, Handler] = {}
+
+
+def register_handler(name: str, handler: Handler) -> None:
+    """Make a handler available by name in this process, for example one that you define in a notebook.
+
+    To read the artifacts in another process, register it there, too. A package declares its handlers as entry points
+    instead.
+
+    Args:
+        name: The name of the handler. If you have registered one under this name before, the new one replaces it.
+        handler: The handler, such as a `FileHandler`.
+
+    Raises:
+        InvalidArgument: An installed package has a handler of this name.
+
+    Example:
+        >>> from prefect_snapshots import ArtifactRegistry
+        >>> shouting = FileHandler(
+        ...     "txt",
+        ...     dump=lambda value, allow_pickle: [value.upper().encode()],
+        ...     load=lambda data, allow_pickle: str(data, "utf-8"),
+        ... )
+        >>> register_handler("shouting", shouting)
+        >>> registry = ArtifactRegistry("memory://example-register")
+        >>> version = registry.log_artifact("greeting", "hello", "shouting")
+        >>> registry.load_artifact("greeting")
+        'HELLO'
+    """
+    check_name(name, "handler")
+    if name in _entry_points():
+        raise InvalidArgument(f"A package has installed a handler {name!r} already. Choose another name.")
+    _registered[name] = handler
+
+
 def find_handler(name: str) -> Handler:
     """Return the handler of a name.
 
@@ -117,11 +159,16 @@ def find_handler(name: str) -> Handler:
         >>> find_handler("json").suffix
         'json'
     """
+    if name in _registered:
+        return _registered[name]
     if name not in _entry_points():
         _entry_points.cache_clear()  # its package may have been installed since
     found = _entry_points().get(name)
     if found is None:
-        raise HandlerNotFound(f"No handler {name!r} is installed. {hint(name, list_handlers())}")
+        raise HandlerNotFound(
+            f"No handler {name!r} is installed or registered. {hint(name, list_handlers())} Install the package "
+            "that has it, or call register_handler."
+        )
     try:
         handler: Handler = found.load()
     except ImportError as error:
@@ -130,13 +177,13 @@ def find_handler(name: str) -> Handler:
 
 
 def list_handlers() -> list[str]:
-    """List the names of all installed handlers, sorted.
+    """List the names of all installed and registered handlers, sorted.
 
     Example:
         >>> "json" in list_handlers()
         True
     """
-    return sorted(_entry_points())
+    return sorted({*_entry_points(), *_registered})
 
 
 def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[str, Any]) -> tuple[Handler, Written]:
@@ -151,9 +198,19 @@ def write_value(name: str, value: Any, *, allow_pickle: bool, options: Mapping[s
     except SnapshotsError:
         raise
     except Exception as error:  # runs code of any class
+        where = _leaf_of(value) if allow_pickle and name in ("pickle", "joblib") else ""
         raise UnserialisableValue(
-            f"The handler {name!r} cannot write this {type(value).__name__}, and nothing was saved: {error}"
+            f"The handler {name!r} cannot write this {type(value).__name__}, and nothing was saved: {where}{error}"
         ) from error
+
+
+def _leaf_of(value: Any) -> str:
+    """Return the path of the leaf of a value that cannot be pickled, for a message. Empty if each can."""
+    try:
+        validate(value)
+    except UnserialisableLeaf as error:
+        return f"At {error.path}: " if error.path else ""
+    return ""
 
 
 def check_environment(stored: Mapping[str, str], label: str) -> None:
@@ -212,8 +269,53 @@ def _require(module: str, handler: str) -> ModuleType:
 # --- the handlers of this package -------------------------------------------------------------------------------------
 
 
-def _dump_json(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:
-    return [json.dumps(value, **options).encode()]
+def _dump_json(value: Any, allow_pickle: bool, strict: bool = True, **options: Any) -> list[Buffer]:
+    if strict and not options.keys() & {"default", "cls"} and (path := _unlike_json(value)):
+        raise TypeError(path)
+    data = json.dumps(value, **options).encode()
+    back = json.loads(data)
+    if strict and (path := _unlike(value, back)):
+        raise TypeError(path)
+    return [data]
+
+
+_ALLOW_JSON = "Use the handler 'pytree', or pass strict=False to store what JSON makes of it."
+
+
+def _unlike_json(value: Any, path: str = "") -> str:
+    """Return where a value is nothing that JSON can hold, as a sentence. Empty if it can hold all of it."""
+    if isinstance(value, dict):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        known = value is None or (isinstance(value, str | int | float) and not isinstance(value, Enum))
+        return (
+            "" if known else f"{_at(path)}{type(value).__qualname__} is not a type of JSON. Use the handler 'pytree'."
+        )
+    return next((found for name, part in parts if (found := _unlike_json(part, f"{path}/{name}"))), "")
+
+
+def _unlike(value: Any, back: Any, path: str = "") -> str:
+    """Return where JSON has changed a value, as a sentence. Empty if it has not."""
+    parts: Iterable[tuple[Any, Any, Any]] = ()
+    if type(back) is dict and type(value) is dict:
+        changed = value.keys() != back.keys()
+        parts = [] if changed else [(name, part, back[name]) for name, part in value.items()]
+    elif type(back) is list:
+        changed = type(value) is not list or len(value) != len(back)
+        parts = [] if changed else zip(itertools.count(), value, back)
+    else:
+        # A NumPy float is a float, and comes back as one.
+        changed = not isinstance(value, type(back)) or (value != back and (value == value or back == back))
+    if changed:
+        what = "a dict with other keys" if type(value) is type(back) is dict else f"a {type(back).__name__}"
+        return f"{_at(path)}{type(value).__name__} would come back as {what}. {_ALLOW_JSON}"
+    return next((found for name, one, two in parts if (found := _unlike(one, two, f"{path}/{name}"))), "")
+
+
+def _at(path: str) -> str:
+    return f"At {path[1:]}: a " if path else "A "
 
 
 def _load_json(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
@@ -251,6 +353,11 @@ def _load_joblib(data: memoryview, allow_pickle: bool) -> Any:
 def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
     import numpy as np
 
+    if type(value) not in (np.ndarray, np.memmap):
+        raise TypeError(
+            "a NumPy file holds arrays only. Use the handler 'pytree', or pass numpy.asarray(value) to store what "
+            "NumPy makes of it."
+        )
     array = np.asarray(value)
     described = np.lib.format.header_data_from_array_1_0(array)
     if np.lib.format.descr_to_dtype(described["descr"]) != array.dtype:
@@ -260,6 +367,7 @@ def _dump_numpy(value: Any, allow_pickle: bool) -> list[Buffer]:
         if array.dtype.hasobject:
             require_pickle(allow_pickle, _WHAT)
         np.save(head, array)
+        load_numpy(head.getbuffer(), allow_pickle=True)  # objects may be pickled that cannot be unpickled
         return [head.getvalue()]
     np.lib.format.write_array_header_1_0(head, described)
     flat = (array.T if described["fortran_order"] else np.ascontiguousarray(array)).reshape(-1)
@@ -270,31 +378,86 @@ def _load_numpy(data: memoryview, allow_pickle: bool) -> Any:
     return load_numpy(data, allow_pickle=allow_pickle)
 
 
-def _dump_parquet(value: Any, allow_pickle: bool, **options: Any) -> list[Buffer]:
+_LIBRARY = b"prefect_snapshots.library"
+"""The key in the metadata of a Parquet file for the library of the table, where the file itself does not show it."""
+
+
+def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options: Any) -> list[Buffer]:
     file = io.BytesIO()
     library = type(value).__module__.partition(".")[0]
-    if library == "pandas":
-        value.to_parquet(file, **options)
+    if library == "polars" and options.pop("use_pyarrow", False):
+        _write_arrow(value.to_arrow(), file, "polars", **options)
     elif library == "polars":
         value.write_parquet(file, **options)
+    elif library == "pandas":
+        value.to_parquet(file, **options)
     elif library == "pyarrow":
-        _require("pyarrow.parquet", "parquet").write_table(value, file, **options)
+        _write_arrow(value, file, "pyarrow", **options)
     else:
         raise TypeError(
             "a Parquet file holds tables of pandas, polars or pyarrow, not "
             f"{type(value).__name__}. Use the handler 'pytree'."
         )
+    if strict:
+        _check_table(value, library, file.getbuffer())
     return [file.getvalue()]
+
+
+def _write_arrow(table: Any, file: io.BytesIO, library: str, **options: Any) -> None:
+    marked = table.replace_schema_metadata({**(table.schema.metadata or {}), _LIBRARY: library})
+    _require("pyarrow.parquet", "parquet").write_table(marked, file, **options)
+
+
+def _check_table(value: Any, library: str, data: memoryview) -> None:
+    """Raise an exception if a Parquet file does not bring back a table."""
+    try:
+        back = _load_parquet(data, False)
+        if library == "pandas":
+            testing = importlib.import_module("pandas.testing")
+            testing.assert_frame_equal(value, back, check_exact=True, check_freq=False)
+            kept = all(map(_same_kinds, _objects(value), _objects(back)))
+        elif library == "polars":
+            kept = type(value) is type(back) and value.schema == back.schema and value.equals(back, null_equal=True)
+        else:
+            kept = value.schema.metadata == back.schema.metadata and value.schema.equals(back.schema)
+            kept = kept and all(map(_same_column, value, back))
+    except MissingDependency:
+        raise
+    except Exception:  # code of the library, which may fail to read what it wrote
+        kept = False
+    if not kept:
+        raise TypeError(
+            "a Parquet file would not bring back the same table: its types or values would change. Use the handler "
+            "'pytree', convert the columns, or pass strict=False to store what Parquet makes of it."
+        )
+
+
+def _objects(frame: Any) -> list[Any]:
+    return [column for _, column in frame.items() if column.dtype == object]
+
+
+def _same_kinds(column: Any, back: Any) -> bool:
+    """Return whether the objects of a column have the same types, such as a list that would become an array."""
+    return all(type(one) is type(two) for one, two in zip(column, back, strict=True))
+
+
+def _same_column(column: Any, back: Any) -> bool:
+    # PyArrow says that NaN differs from NaN.
+    return column.equals(back) or repr(column.to_pylist()) == repr(back.to_pylist())
 
 
 def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     parquet = _require("pyarrow.parquet", "parquet")
     file = parquet.ParquetFile(io.BytesIO(data))
     table = file.read(**options)
-    if table.schema.pandas_metadata is not None:
-        return table.to_pandas()
-    if file.metadata.created_by.startswith("Polars"):
+    marks = dict(table.schema.metadata or {})
+    library = marks.pop(_LIBRARY, b"")
+    if library:
+        table = table.replace_schema_metadata(marks or None)
+    if library == b"polars" or (not library and file.metadata.created_by.startswith("Polars")):
         return _require("polars", "parquet").from_arrow(table)
+    if not library and table.schema.pandas_metadata is not None:
+        return table.to_pandas()
     return table
 
 

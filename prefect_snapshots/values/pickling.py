@@ -11,6 +11,7 @@ import importlib
 import io
 import pickle
 import sys
+import types
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -99,10 +100,41 @@ def load(stream: Any, buffers: Sequence[Any] = (), *, allow_pickle: bool, what: 
 
 
 def dump_joblib(value: Any, **options: Any) -> bytes:
-    """Return the bytes of a joblib file with a value. The options are those of `joblib.dump`."""
+    """Return the bytes of a joblib file with a value, after verifying that it can be read.
+
+    Args:
+        value: Any object.
+        options: The options of `joblib.dump`.
+
+    Raises:
+        NotReadable: It refers to the running script, which other programs cannot import, or cannot be unpickled.
+    """
+    joblib = _import("joblib", "joblib")
     file = io.BytesIO()
-    _import("joblib", "joblib").dump(value, file, **options)
+    joblib.dump(value, file, **options)
+    finder = _ScriptFinder(io.BytesIO(), _PROTOCOL, buffer_callback=lambda _: None)
+    finder.dump(value)
+    if finder.found:
+        raise NotReadable(
+            f"It refers to {finder.found} of the running script, which other programs cannot import. Move "
+            f"{finder.found} to a module, or use the handler 'pickle', which stores it by value."
+        )
+    file.seek(0)
+    try:
+        joblib.load(file)
+    except Exception as error:
+        raise NotReadable(f"It can be pickled, but not unpickled: {error!r}.") from error
     return file.getvalue()
+
+
+class _ScriptFinder(pickle.Pickler):
+    """Finds a class or function of the running script in a value. Plain pickle would store it by name."""
+
+    found = ""
+
+    def persistent_id(self, obj: Any) -> None:
+        if isinstance(obj, type | types.FunctionType) and obj.__module__ in SCRIPT_MODULES:
+            self.found = obj.__qualname__
 
 
 def load_joblib(data: Buffer, *, allow_pickle: bool) -> Any:
