@@ -199,7 +199,8 @@ def test_changes_can_be_allowed(registry: ArtifactRegistry) -> None:
     ids=["from pandas", "nested", "polars"],
 )
 def test_a_table_comes_back_as_it_was(registry: ArtifactRegistry, value: Any) -> None:
-    for options in [{}, {"use_pyarrow": True}] if isinstance(value, pl.DataFrame) else [{}]:
+    ways: list[dict[str, Any]] = [{}, {"use_pyarrow": True}] if isinstance(value, pl.DataFrame) else [{}]
+    for options in ways:
         registry.log_artifact("x", value, "parquet", **options)
         back = registry.load_artifact("x")
         assert type(back) is type(value)
