@@ -22,7 +22,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-import scipy.sparse
+import scipy.sparse  # type: ignore[import-untyped]
 import torch
 from sklearn.linear_model import LinearRegression
 
@@ -159,7 +159,7 @@ LISTS = pd.DataFrame({"a": pd.Series([[1, 2], [3]], dtype=pd.ArrowDtype(pa.list_
         ("json", {"a": [(1, 2)]}, "At a/0: a tuple would come back as a list"),
         ("json", {"a": [Fraction(1, 2)]}, "At a/0: a Fraction is not a type of JSON"),
         ("json", [Color.RED], "At 0: a Color is not a type of JSON"),
-        ("numpy", np.ma.array([1.0, -999.0], mask=[0, 1]), "cannot write this MaskedArray"),
+        ("numpy", np.ma.array([1.0, -999.0], mask=[False, True]), "cannot write this MaskedArray"),
         ("numpy", TABLE, "cannot write this DataFrame"),
         ("numpy", scipy.sparse.csr_matrix([[1, 0]]), "cannot write this csr_matrix"),
         ("numpy", np.matrix([[1]]), "cannot write this matrix"),
