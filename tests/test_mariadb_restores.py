@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import database_servers
 import pytest
 from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
-from prefect_snapshots.backups.databases import MariaDB
+from prefect_snapshots.backups import BackupManager
+from prefect_snapshots.backups.databases import MariaDB, MariaDBUsers
+from prefect_snapshots.backups.databases.base import Tool
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
-from prefect_snapshots.errors import BackupFailed, RestoreFailed
+from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed
 from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
@@ -498,7 +502,9 @@ def test_a_table_that_others_refer_to_is_not_moved(full: MariaDB, admin: Client,
 
 KILLED = """
 import pickle, sys
-from prefect_snapshots.backups.databases import MariaDB
+from prefect_snapshots.backups import BackupManager
+from prefect_snapshots.backups.databases import MariaDB, MariaDBServer, MariaDBUsers
+from prefect_snapshots.backups.databases.base import Tool
 url, password, kept = pickle.load(open(sys.argv[1], "rb"))
 class Waiting(type(kept)):
     def open(self, path):
@@ -572,3 +578,207 @@ def test_a_dump_of_a_mysql_server_with_gtids_changes_no_replication(plus: bytes,
 def test_what_only_resembles_the_lines_about_gtids_is_refused(forged: bytes) -> None:
     with pytest.raises(BackupFailed):
         next(statements([forged]))
+
+
+PEOPLE = r"""
+CREATE ROLE reader; CREATE ROLE `odd 'ro`;
+CREATE USER clerk IDENTIFIED BY 'x' REQUIRE SSL WITH MAX_QUERIES_PER_HOUR 5 MAX_STATEMENT_TIME 2.5
+  PASSWORD EXPIRE INTERVAL 90 DAY ACCOUNT LOCK;
+CREATE USER "it's"@'10.0.0.0/255.0.0.0' IDENTIFIED VIA unix_socket OR mysql_native_password USING PASSWORD('q')
+  REQUIRE SUBJECT '/CN=x''\\' AND ISSUER '/CN=y' AND CIPHER 'a-b' PASSWORD EXPIRE NEVER; CREATE USER ''@`x.y`;
+GRANT SELECT, INSERT ON nc.* TO clerk WITH GRANT OPTION; GRANT SELECT ON `n\_%`.* TO reader;
+GRANT reader TO clerk WITH ADMIN OPTION; GRANT `odd 'ro` TO reader; SET DEFAULT ROLE reader FOR clerk;
+GRANT SELECT (id, name), UPDATE (id), DELETE ON nc.parents TO "it's"@'10.0.0.0/255.0.0.0' WITH GRANT OPTION;
+GRANT EXECUTE ON PROCEDURE nc.notes TO clerk; GRANT ALTER ROUTINE ON FUNCTION nc.twice TO `odd 'ro` WITH GRANT OPTION;
+GRANT ALL ON `we``ird'_%db`.* TO clerk; GRANT USAGE ON nc.log TO reader WITH GRANT OPTION;
+CREATE DEFINER=clerk VIEW nc.by_clerk AS SELECT id FROM nc.parents;
+"""
+FORGET = "DROP USER IF EXISTS clerk, `it's`@`10.0.0.0/255.0.0.0`, ''@`x.y`; DROP ROLE IF EXISTS reader, `odd 'ro`;"
+
+
+@pytest.fixture
+def people(full: MariaDB, admin: Client, server: Server) -> Iterator[MariaDBUsers]:
+    admin(PEOPLE)
+    yield MariaDBUsers(f"mariadb://admin@127.0.0.1:{server.port}/", PASSWORD)
+    admin(FORGET + "DROP ROLE IF EXISTS mighty, boss; DROP USER IF EXISTS chief;")
+
+
+def rights(admin: Client) -> list[str]:
+    """What the server itself says of all accounts, without their passwords."""
+    accounts = admin(
+        "SELECT concat('`', user, '`', if(host = '', '', concat('@`', host, '`'))) FROM mysql.global_priv "
+        "WHERE host <> (SELECT lower(@@hostname));"
+    )
+    asked = [
+        f"SHOW GRANTS FOR {account};" + f"SHOW CREATE USER {account};" * ("@" in account)
+        for account in (account.replace("``@", "''@") for account in accounts)
+    ]
+    told = "\n".join(sorted(admin(" ".join(asked))))
+    return re.sub(r" IDENTIFIED (VIA|BY PASSWORD) [^']*'(\*\w{40}|invalid)'", "", told).splitlines()
+
+
+def test_a_whole_server_comes_back_with_its_users(
+    people: MariaDBUsers, admin: Client, server: Server, tmp_path: Path
+) -> None:
+    url = f"mariadb://admin:{QUOTED}@127.0.0.1:{server.port}/*"
+    manager = BackupManager(tmp_path / "repository", databases=[url])
+    before, states = rights(admin), [state(server), state(server, "prod")]
+    assert sum("clerk" in line for line in before) > 5
+    # Only one of these has the mark of a restore that was killed.
+    admin("CREATE DATABASE nc_replaced_12345678; CREATE DATABASE nc_being_restored_ef28ba4e;")
+    backup = manager.create_backup(prove=True)
+    place = f"mariadb://127.0.0.1:{server.port}/"
+    assert backup.part_names == [place, *(f"{place}{name}" for name in ("nc", "nc_replaced_12345678", "prod"))]
+    admin("DROP DATABASE nc_replaced_12345678;")
+    assert backup.parts[0].counts == {"users": 7, "roles": 2, "memberships": 4, "rights": 11}
+    stored = b"".join(StoredDump.of(people).files.values())
+    hashes = admin("SELECT json_value(priv, '$.authentication_string') FROM mysql.global_priv WHERE user = 'clerk';")
+    assert hashes[0].encode() not in stored
+    assert PASSWORD not in repr(manager) + json.dumps(backup.to_dict())
+    admin(FORGET + "DROP DATABASE nc; DELETE FROM prod.ticks;")
+    only: dict[str, list[str]] = {name: [] for name in backup.part_names if not name.endswith("8")}
+    report = manager.restore_backup(backup.name, confirm=True, only=only)
+    assert [state(server), state(server, "prod")] == states
+    assert rights(admin) == before
+    assert "until you set a password for each: ``@`x.y`, `clerk`@`%`, `it's`@" in report.warnings[-1].replace(
+        "''@", "``@"
+    )
+    # Accounts that exist are left as they are, whatever the backup says.
+    admin("REVOKE INSERT ON nc.* FROM clerk; REVOKE reader FROM clerk; ALTER USER clerk ACCOUNT UNLOCK;")
+    changed = rights(admin)
+    assert changed != before
+    manager.restore_backup(backup.name, confirm=True, only=only)
+    assert not any("LOCK" in line or "INSERT" in line for line in rights(admin) if "clerk" in line)
+    alone = BackupManager(tmp_path / "repository", databases=[url.replace("/*", "/n*c?users=false")])
+    assert alone.create_backup(dry_run=True).part_names == [f"{place}nc"]
+    with pytest.raises(BackupFailed, match=r"No database matches.* The server has: nc, prod\."):
+        BackupManager(tmp_path / "repository", databases=[url.replace("/*", "/x*")]).create_backup()
+
+
+def test_users_that_were_killed_on_their_way_are_made_again(
+    people: MariaDBUsers, admin: Client, server: Server
+) -> None:
+    kept, before = StoredDump.of(people), rights(admin)
+    without = [line for line in before if not re.search("clerk|it's|x.y|reader|odd", line)]
+
+    def begin() -> None:
+        admin(FORGET)
+
+    def look() -> None:
+        # Somebody who has got a password since is no leftover.
+        if "clerk" in admin("SELECT user FROM mysql.global_priv;"):
+            admin("SET PASSWORD FOR clerk = PASSWORD('x');")
+        people.restore(kept)
+        # A user with a password stays as the killed restore left it.
+        assert {*without} < {*rights(admin)} <= {*before}
+        admin(FORGET)
+        people.restore(kept)
+        assert rights(admin) == before
+
+    assert killed_at_each_step(people, kept, Tool, "run", begin, look, staging=True) > 6
+    assert "prefect_snapshots_new_users" not in admin("SHOW DATABASES;")
+
+
+def forged(dump: StoredDump, **changes: Any) -> StoredDump:
+    """A dump with a user "chief" and a role "boss", and more."""
+    found = json.loads(dump.files["users.json"])
+    found["accounts"] += [
+        {"name": "boss", "host": "", "role": True},
+        {"name": "chief", "host": "%", "role": False, **changes.pop("account", {})},
+    ]
+    for key, more in changes.items():
+        found[key] = [*found[key], *more]
+    return StoredDump({"users.json": json.dumps(found).encode()}, dump.counts)
+
+
+def right(on: str, *rights: str, name: str = "chief", **more: Any) -> dict[str, Any]:
+    return {"name": name, "host": "%" * (name != "boss"), "on": on, "rights": rights, "grantable": False, **more}
+
+
+PRIVILEGED: list[tuple[dict[str, Any], str]] = [
+    ({"rights": [right("server", "ALL PRIVILEGES")]}, r"'chief'@'%' \(ALL PRIVILEGES ON \*\.\*"),
+    ({"rights": [right("server", "SUPER", name="boss")]}, r"'boss' \(SUPER ON \*\.\*"),
+    ({"rights": [right("server", "SELECT")]}, r"'chief'@'%' \(SELECT ON \*\.\*"),
+    ({"rights": [right("server", grantable=True)]}, r"GRANT OPTION ON \*\.\*"),
+    ({"rights": [right("database", "INSERT", database="mysql")]}, r"INSERT ON `mysql`\.\*"),
+    ({"rights": [right("database", "INSERT", database="%")]}, r"INSERT ON `%`\.\*"),
+    ({"rights": [right("database", "INSERT", database="MYS_L")]}, r"INSERT ON `MYS_L`\.\*"),
+    ({"rights": [right("table", "UPDATE", database="mysql", object="global_priv")]}, "UPDATE ON `mysql`"),
+    ({"rights": [right("table", database="mysql", object="db", columns={"UPDATE": ["User"]})]}, "ON `mysql`"),
+    ({"memberships": [{"role": "mighty", "name": "chief", "host": "%", "admin": False}]}, "the existing role 'mighty'"),
+    ({"memberships": [{"role": "mighty", "name": "boss", "host": "", "admin": True}]}, r"'boss' \(the existing role"),
+]
+
+
+def test_a_forged_list_of_users_gives_nobody_rights_on_the_server(people: MariaDBUsers, admin: Client) -> None:
+    admin("CREATE ROLE mighty; GRANT ALL ON *.* TO mighty;")
+    kept, before = StoredDump.of(people), rights(admin)
+    for changes, told in PRIVILEGED:
+        with pytest.raises(PrivilegesRefused, match=told):
+            people.restore(forged(kept, **changes))
+    assert rights(admin) == before
+    # What an account has that exists is no matter of the backup.
+    for changes, _ in PRIVILEGED[::3]:
+        made = json.loads(json.dumps(changes).replace("chief", "clerk").replace("boss", "reader"))
+        people.restore(forged(kept, **made))
+        admin("DROP ROLE boss; DROP USER chief;")
+        assert rights(admin) == before
+    people.allowing_privileges().restore(forged(kept, **PRIVILEGED[0][0]))
+    assert any(re.match("GRANT ALL PRIVILEGES .* `chief`", line) for line in rights(admin))
+
+
+FORGED: list[dict[str, Any]] = [
+    {"account": {"name": "a\0"}},
+    {"account": {"name": "x" * 129}},
+    {"account": {"password": "x"}},
+    {"account": {"locked": "x; DROP DATABASE prod"}},
+    {"account": {"seconds": "1; DROP DATABASE prod"}},
+    {"account": {"tls": 4}},
+    {"rights": [right("database", "SELECT ON *.* TO chief; --", database="nc")]},
+    {"rights": [right("database", "select", database="nc")]},
+    {"rights": [right("table", database="nc", object="log", columns={"SELECT (a), INSERT": ["what"]})]},
+    {"rights": [right("everywhere", "SELECT")]},
+]
+
+
+def test_forged_users_are_refused(people: MariaDBUsers, admin: Client) -> None:
+    kept, before = StoredDump.of(people), rights(admin)
+    for changes in FORGED:
+        with pytest.raises(RestoreFailed, match="damaged or forged"):
+            people.restore(forged(kept, **changes))
+    assert rights(admin) == before
+
+
+def test_hostile_names_of_users_are_only_names(people: MariaDBUsers, admin: Client, server: Server) -> None:
+    name = "`; DROP DATABASE prod; -- \n\\! touch /tmp/x '\""
+    own = {
+        "account": {"subject": f"'{name}", "issuer": "\\", "tls": 3},
+        "rights": [
+            right("database", "SELECT", database=name),
+            right("table", "SELECT", database="nc", object=name),
+            right("FUNCTION", "EXECUTE", database=name, object=name),
+            right("table", database="nc", object="log", columns={"SELECT": [name]}),
+        ],
+    }
+    kept, prod, before = StoredDump.of(people), state(server, "prod"), rights(admin)
+    dump = forged(kept, **own)
+    with people.stage(dump) as switch:
+        warnings = switch()
+    # What rights are on may be in another backup.
+    assert sum(": there is no such table, column or routine." in said for said in warnings) == 3
+    assert state(server, "prod") == prod
+    admin("DROP ROLE boss; DROP USER chief;")
+    assert rights(admin) == before
+
+
+def test_whoever_may_not_see_users_is_told_so(people: MariaDBUsers, admin: Client, server: Server) -> None:
+    database = weak(admin, server, "ALL")
+    for given in ("", "GRANT SELECT ON mysql.global_priv TO weak;"):
+        admin(given)
+        with pytest.raises(BackupFailed, match=r"Grant SELECT ON mysql\.\* .*users=false"):
+            MariaDBUsers(database.renamed(""), PASSWORD).counts()
+    admin("GRANT SELECT ON mysql.* TO weak;")
+    assert MariaDBUsers(database.renamed(""), PASSWORD).counts()["users"] == people.counts()["users"]
+    with pytest.raises(RestoreFailed, match="and is unchanged"):
+        MariaDBUsers(database.renamed(""), PASSWORD).restore(forged(StoredDump.of(people)))
+    assert not admin("SELECT user FROM mysql.user WHERE user IN ('chief', 'boss');")

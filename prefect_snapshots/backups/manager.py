@@ -49,7 +49,7 @@ class BackupManager:
         name: The name of this set of backups. Managers with different names can share a repository. It is the first
             part of the name of every backup. Default: "default".
         databases: What to back up: objects such as `SQLite("app.db")`, or URLs such as `"postgresql://localhost/app"`.
-            `"postgresql://localhost/*"` means all databases of a server, and its roles.
+            `"postgresql://localhost/*"` means all databases of a server, and its roles or users.
         directories: What to back up: paths, or `Directory` objects with their own excludes.
         files: What to back up: paths of single files, or objects `File`, `Command` (the output of a command) and
             `StandardInput`. They count as databases where a method takes these and directories apart.

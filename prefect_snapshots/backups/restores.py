@@ -40,7 +40,7 @@ from .making import BackupRequest, make
 from .manifest import DIRECTORY
 from .records import Backup, PartRecord
 from .single_files import FILE, File, how_to_get, is_homeless
-from .sources import CreatesUsers, Database, StagedRestores
+from .sources import CanBeMissing, CreatesUsers, Database, StagedRestores
 from .working import check_space
 
 FINISH = "`prefect-snapshots backups resume-restore`"
@@ -125,6 +125,11 @@ class PartRestore:
     def by_steps(self, request: RestoreRequest) -> bool:
         """Whether the switch takes several steps, so that a kill between two of them leaves the target mixed."""
         return self.in_place or (isinstance(self.target, Directory) and (request.in_place or len(self.only) > 1))
+
+    @property
+    def last(self) -> bool:
+        """Whether this part is switched after all others, because it refers to what is in them."""
+        return bool(getattr(self.target, "switches_last", False))
 
     @property
     def in_place(self) -> bool:
@@ -237,7 +242,11 @@ def restore(
             with contextlib.suppress(BackupFailed):
                 database.check()
         safety = again.safety_backup if again else None
-        in_place = [job.target for job in jobs if job.in_place and not isinstance(job.target, Directory)]
+        in_place = [
+            database
+            for database in databases
+            if not database.swaps and not (isinstance(database, CanBeMissing) and not database.is_there())
+        ]
         # A backup of what an interrupted restore has left would be one of a mixture: it is no way back.
         if in_place and request.safety and again is None:
             safety = _safety_backup(history, backup.name, in_place, say)
@@ -314,7 +323,8 @@ class _Restore:
                 self.say("restoring", self.done, len(self.jobs))
                 with self._telling(job, staging=True):
                     switches.append(beside.enter_context(self._staged(job)))
-            for job, switch in zip(jobs, switches, strict=True):
+            # Rights of users refer to tables: those have to be there.
+            for job, switch in sorted(zip(jobs, switches, strict=True), key=lambda pair: pair[0].last):
                 with self._telling(job, staging=False):
                     # Before the switch: a process that is killed during it must not be taken for one that was not.
                     self.journal.step(job.part.name, PartState.SWITCHING)

@@ -184,6 +184,15 @@ class DropsAbandoned(Protocol):
 
 
 @runtime_checkable
+class CanBeMissing(Protocol):
+    """A database that can only be changed in place, and that a restore creates if it does not exist."""
+
+    def is_there(self) -> bool:
+        """Return whether the database exists. If it does not, there is nothing to back up before a restore."""
+        ...
+
+
+@runtime_checkable
 class DatabaseServer(Protocol):
     """The databases of a server whose names match a pattern. Each is a part of a backup."""
 

@@ -71,9 +71,9 @@ class SourceOptions:
 
     Args:
         name: The name of this set of backups. Sets with different names can share a repository. Default: default.
-        database: The URL of a database, or the path of an SQLite or DuckDB file. postgresql://host/* is every database
-            of the server, and its roles. Repeat it for several. Put the password into the environment or the
-            database's password file: other users can read a command line.
+        database: The URL of a database, or the path of an SQLite or DuckDB file. postgresql://host/* and
+            mariadb://host/* are every database of a server, and its roles or users. Repeat it for several. Put the
+            password into the environment or the database's password file: other users can read a command line.
         directory: A directory. Repeat it for several.
         file: A single file. Repeat it for several.
         command: NAME=COMMAND: back up the output of a command under a name such as users.sql. If the command fails, so

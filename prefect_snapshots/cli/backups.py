@@ -291,7 +291,7 @@ def restore(
         keep_extra: Keep files that are not in the backup.
         no_safety_backup: Do not back up databases that are changed in place first.
         in_place: Restore a directory that cannot be switched as a whole, such as a mount point, file by file.
-        allow_privileges: Create roles of a server even if they have privileges, such as SUPERUSER.
+        allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER.
         dry_run: Change nothing. Only show what would change.
     """
     repository = _opened(session, create=not dry_run)
@@ -343,7 +343,7 @@ def resume_restore(
         undo: Undo them instead: restore their safety backups.
         dismiss: Leave all targets as they are, and only close the records of these restores.
         to: PART=TARGET: the target of a part. Required if it is not one of the sources.
-        allow_privileges: Create roles of a server even if they have privileges, such as SUPERUSER.
+        allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER.
         dry_run: Change nothing. Only show which restores were interrupted, and the state of each part.
     """
     repository = _opened(session, writing=not dry_run)

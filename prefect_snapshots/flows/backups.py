@@ -75,7 +75,7 @@ class RestoreConfirmation(RunInput):
     allow_privileges: bool = Field(
         False,
         title="Allow privileges",
-        description="Create roles of a server even if they have privileges, such as SUPERUSER.",
+        description="Create roles and users of a server even if they have privileges, such as SUPERUSER.",
     )
 
 
@@ -240,8 +240,8 @@ def restore_backup(
         patience: How many seconds to wait for the confirmation.
         poll_interval: Seconds between two checks for the confirmation.
         before, after, hook_timeout: As for `create_backup`. They run after the confirmation.
-        allow_privileges: Create roles of a server even if they have privileges, such as SUPERUSER. The form of the
-            confirmation starts with this value, and decides.
+        allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER. The form
+            of the confirmation starts with this value, and decides.
 
     Raises:
         CommandRefused: There are commands, and the settings where the flow runs do not allow them.

@@ -19,17 +19,21 @@ from .arangodb import ArangoDB
 from .duckdb import DuckDB
 from .etcd import Etcd
 from .mariadb import MariaDB
+from .mariadb_servers import MariaDBServer, MariaDBUsers
 from .mongodb import MongoDB
 from .postgresql import PostgreSQL
 from .postgresql_servers import PostgreSQLRoles, PostgreSQLServer
 from .redis import Redis
 from .sqlite import SQLite
+from .whole_servers import WholeServer
 
 __all__ = [
     "ArangoDB",
     "DuckDB",
     "Etcd",
     "MariaDB",
+    "MariaDBServer",
+    "MariaDBUsers",
     "MongoDB",
     "PostgreSQL",
     "PostgreSQLRoles",
@@ -44,6 +48,7 @@ __all__ = [
 
 GROUP = "prefect_snapshots.databases"
 """The entry point group under which packages register their databases."""
+_SERVERS: tuple[type[WholeServer], ...] = (PostgreSQLServer, MariaDBServer)
 
 
 def open_database(url: str, password: Password = None, options: Mapping[str, str] | None = None) -> Database:
@@ -92,7 +97,7 @@ def open_databases(
     """Return the database with a URL, or with `*` in place of its name all databases of a server that match.
 
     Args:
-        url: As for `open_database`, or a URL such as `postgresql://user@host/*` or `postgresql://user@host/shop_*`.
+        url: As for `open_database`, or a URL such as `postgresql://user@host/*` or `mariadb://user@host/shop_*`.
             Write a `*` that is a part of a name as `%2A`.
         password, options: As for `open_database`.
 
@@ -104,16 +109,20 @@ def open_databases(
         >>> open_databases("postgresql://backup@db.example.com/*")
         PostgreSQLServer('postgresql://backup@db.example.com/*')
     """
-    if is_pattern(url):
-        return PostgreSQLServer(_with_options(url, options), password)
-    return open_database(url, password, options)
+    kind = _server_kind(url)
+    return open_database(url, password, options) if kind is None else kind(_with_options(url, options), password)
 
 
 def is_pattern(url: str) -> bool:
     """Return whether a URL means all databases of a server that match."""
+    return _server_kind(url) is not None
+
+
+def _server_kind(url: str) -> type[WholeServer] | None:
     scheme, _, rest = url.partition("://")
-    name = rest.partition("?")[0].rpartition("/")[2]
-    return "*" in name and scheme.partition("+")[0] in PostgreSQLServer.schemes
+    if "*" not in rest.partition("?")[0].rpartition("/")[2]:
+        return None
+    return next((kind for kind in _SERVERS if scheme.partition("+")[0] in kind.schemes), None)
 
 
 def open_target(kind: str, url: str) -> Database:
@@ -121,12 +130,13 @@ def open_target(kind: str, url: str) -> Database:
 
     Args:
         kind: The kind of the part.
-        url: The URL of a database; for the roles of a server, the URL of the server.
+        url: The URL of a database; for the users or roles of a server, the URL of the server.
 
     Raises:
         InvalidArgument: As for `open_database`.
     """
-    return PostgreSQLRoles(url) if kind == PostgreSQLRoles.kind else open_database(url)
+    accounts = next((server.accounts for server in _SERVERS if server.accounts.kind == kind), None)
+    return accounts.from_url(url) if accounts else open_database(url)
 
 
 def drivers() -> tuple[type[DatabaseDriver], ...]:

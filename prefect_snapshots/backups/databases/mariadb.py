@@ -52,6 +52,9 @@ _OPTIONS = {"unix_socket": "socket", "ssl_ca": "ssl-ca", "ssl_cert": "ssl-cert",
 """What a URL may say after its `?`, and the clients' option of the same meaning."""
 _USER = "snapshots_drill_"
 """How the names of users for drills begin. MySQL allows 32 characters."""
+_STEM = 36
+"""Characters of the name of a database that names beside it begin with: a name has 64 at most."""
+_LEFT = re.compile(r"(?s)(.*)_(?:being_restored|replaced)_([0-9a-f]{8})")
 _LONGEST_DRILL = 7 * 24 * 3600
 """Seconds after which the server may end the session that holds the lock of a drill: longer than any drill takes."""
 _STRICT = "strict"
@@ -68,7 +71,7 @@ _ONE_ROW_A_LINE = (10, 11)
 
 _BRIEFLY = b"/*M! SET max_statement_time = 5 */;\n"
 """In front of a look at all views, which reads no rows: seconds for each, in case that planning one takes long."""
-_FAILED = re.compile(r"(?m)^ERROR (\d+) \(\w+\) at line (\d+): (.*)")
+FAILED = re.compile(r"(?m)^ERROR (\d+) \(\w+\) at line (\d+): (.*)")
 _TIMED_OUT = "1969"
 _DENIED = frozenset({"1044", "1142", "1143", "1227", "1370"})
 """What a server says when rights are missing: on a database, a table, a column, for everything, on a routine."""
@@ -126,9 +129,10 @@ class MariaDB(ServerDatabase):
             "routines, events and views are created again. A failure is undone"
         ),
         not_kept=(
-            "users and rights, the GTID position, the history of system-versioned tables; tables of engines without "
-            "transactions are not dumped at the same moment. A row whose SQL is longer than the server's "
-            "`max_allowed_packet` cannot be restored (blobs take twice their size). `mariadb-dump` cannot dump events "
+            "users and rights (unless you back up [the whole server](backups.md#whole-servers)), the GTID position, "
+            "the history of system-versioned tables; tables of engines without transactions are not dumped at the same "
+            "moment. A row whose SQL is longer than the server's `max_allowed_packet` cannot be restored (blobs take "
+            "twice their size). `mariadb-dump` cannot dump events "
             "of a database whose *name* has quotes, backslashes or control characters"
         ),
     )
@@ -257,7 +261,7 @@ class MariaDB(ServerDatabase):
     @contextlib.contextmanager
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
         """Build the backup in a database beside this one; the switch lets the tables change places."""
-        settings, there = read_settings(dump, _SETTINGS, _MariaDBSettings), self._is_there()
+        settings, there = read_settings(dump, _SETTINGS, _MariaDBSettings), self.is_there()
         referring = self._ask(
             "SELECT DISTINCT JSON_ARRAY(table_schema, table_name) FROM information_schema.key_column_usage "
             "WHERE referenced_table_schema = database() AND table_schema <> database()",
@@ -309,7 +313,7 @@ class MariaDB(ServerDatabase):
         with self._beside("replaced", _mark(self._database)) as replaced, tempfile.TemporaryFile() as before:
             replaced._drop_database()
             replaced._create(settings)
-            there = self._is_there()
+            there = self.is_there()
             old, new = self._tables(sequences=True) if there else [], other._tables(sequences=True)
             unusable: list[str] = []
             if there:
@@ -473,7 +477,7 @@ class MariaDB(ServerDatabase):
     @contextlib.contextmanager
     def _beside(self, what: str, mark: str) -> Iterator[MariaDB]:
         """Another database, which is dropped when the block ends."""
-        stem = self._database[:36]
+        stem = self._database[:_STEM]
         other = dataclasses.replace(self, url=self.renamed(f"{stem}_{what}_{mark}"))
         try:
             yield other
@@ -511,7 +515,8 @@ class MariaDB(ServerDatabase):
         finally:
             self._ask(f"DROP USER IF EXISTS {account}", database="")
 
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
+        """See `CanBeMissing`."""
         name = _literal(self._database)
         found = f"SELECT JSON_ARRAY(count(*)) FROM information_schema.schemata WHERE schema_name = {name}"
         return self._ask(found, database="") != [[0]]
@@ -540,9 +545,9 @@ class MariaDB(ServerDatabase):
         by_line = dict(zip(starts, names, strict=False))
         with self._client("mariadb mysql") as tool, tempfile.TemporaryFile() as said:
             # With `--force`, a statement that fails is no failure of the client; a server that is gone is one.
-            tool.run(*_SESSION, "--force", *_in(self._database), stdin=itertools.chain([_BRIEFLY], asked), stderr=said)
+            tool.run(*SESSION, "--force", *_in(self._database), stdin=itertools.chain([_BRIEFLY], asked), stderr=said)
             said.seek(0)
-            found = _FAILED.findall(said.read().decode(errors="replace"))
+            found = FAILED.findall(said.read().decode(errors="replace"))
         return {by_line[int(line)]: f"{why.strip()}." for code, line, why in found if code != _TIMED_OUT}
 
     def _views(self) -> list[str]:
@@ -605,7 +610,7 @@ class MariaDB(ServerDatabase):
         """The rows of a query, each of them one JSON value."""
         chosen = self._database if database is None else database
         with self._client("mariadb mysql") as tool:
-            written = tool.run(*_SESSION, *_in(chosen), stdin=[query.encode()])
+            written = tool.run(*SESSION, *_in(chosen), stdin=[query.encode()])
         return [json.loads(line) for line in written.splitlines()]
 
     @contextlib.contextmanager
@@ -614,8 +619,9 @@ class MariaDB(ServerDatabase):
         chosen = self._database if database is None else database
         with (
             self._client("mariadb mysql") as tool,
+            tempfile.TemporaryFile() as said,
             tool.started(
-                *_SESSION, "--unbuffered", *_in(chosen), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                *(*SESSION, "--unbuffered", *_in(chosen)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
             ) as process,
         ):
             assert process.stdin is not None
@@ -623,10 +629,17 @@ class MariaDB(ServerDatabase):
             to, written = process.stdin, process.stdout
 
             def ask(query: str) -> list[Any]:
-                to.write(f"{query};\nSELECT 'done';\n".encode())
-                to.flush()
-                rows = list(iter(written.readline, b"done\n")) if process.poll() is None else [b""]
-                return [json.loads(line) for line in rows]
+                with contextlib.suppress(BrokenPipeError):
+                    to.write(f"{query};\nSELECT 'done';\n".encode())
+                    to.flush()
+                rows = []
+                while (line := written.readline()) != b"done\n":
+                    if not line:  # a client ends with the first statement that fails
+                        said.seek(0)
+                        why = tool.masked(said.read().decode(errors="replace"))
+                        raise BackupFailed(f"{tool.name} ended early: {why or 'it did not say why'}")
+                    rows.append(json.loads(line))
+                return rows
 
             yield ask
 
@@ -662,7 +675,7 @@ class _ScratchMariaDB(MariaDB):
             tool.run(*options, *_in(self._database), stdin=script, stderr=said)
             said.seek(0)
             words = tool.masked(said.read().decode(errors="replace"))
-        failed = _FAILED.findall(words)
+        failed = FAILED.findall(words)
         if failed and not any(code in _DENIED for code, _, _ in failed):
             raise BackupFailed(f"A trigger, routine or view could not be created: {failed[0][2]}")
         # What uses one of those cannot be created either.
@@ -699,11 +712,21 @@ def _mark(database: str) -> str:
     return hashlib.blake2b(database.encode(), digest_size=4).hexdigest()
 
 
+def is_left_by_restore(name: str) -> bool:
+    """Return whether a killed restore has left this database: it holds what is on its way, or was replaced.
+
+    A database of the user's may have a similar name, but not the checksum of what stands in front of it. Where that was
+    shortened, it cannot be checked.
+    """
+    found = _LEFT.fullmatch(name)
+    return found is not None and (len(found[1]) == _STEM or _mark(found[1]) == found[2])
+
+
 def _charset(settings: _MariaDBSettings) -> str:
     return f"CHARACTER SET {_quoted(settings.charset)} COLLATE {_quoted(settings.collation)}"
 
 
-_SESSION = ("--batch", "--raw", "--skip-column-names", "--binary-mode", "--default-character-set=utf8mb4")
+SESSION = ("--batch", "--raw", "--skip-column-names", "--binary-mode", "--default-character-set=utf8mb4")
 
 
 def _in(database: str) -> list[str]:

@@ -1,8 +1,5 @@
 """Whole servers of PostgreSQL: every database whose name matches a pattern, and the roles.
 
-`postgresql://host/*` means all databases of a server, and `postgresql://host/shop_*` those that begin with `shop_`. The
-list is made once, when a backup begins. Each database is a part of its own, as if its URL had been given.
-
 Roles are a part of their own, which comes first. It is read from the catalog and not from `pg_dumpall`: so any user may
 back it up, and a restore never runs SQL of a repository, because names and values are checked and become SQL here.
 Passwords are not in it. A restore creates the roles that are missing, before the databases that they own. It changes no
@@ -19,21 +16,18 @@ of a killed one by it, and takes them over.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import glob
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, TypeAlias
-from urllib.parse import quote, unquote
 
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, PrivilegesRefused
 from ...messages import logger
 from ..sources import Database, Dump, DumpFile, DumpReader, Switch
-from .base import Address, ServerDatabase, check_counts, drill_lock, drill_mark, read_settings, restoring
+from .base import ServerDatabase, check_counts, drill_lock, drill_mark, read_settings, restoring
 from .postgresql import (
     PostgreSQL,
     _held_marks,
@@ -45,6 +39,7 @@ from .postgresql import (
     _set_statement,
     is_left_by_restore,
 )
+from .whole_servers import OpenedByURL, WholeServer, place
 
 _ROLES = "roles.json"
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[^\x00]+\Z")]
@@ -226,7 +221,7 @@ class PostgreSQLRoles(ServerDatabase):
     @property
     def name(self) -> str:
         """The URL of the server, without a database."""
-        return _place(self.address)
+        return place(self._server.name)
 
     @property
     def _server(self) -> PostgreSQL:
@@ -374,7 +369,7 @@ class _Trial(PostgreSQLRoles):
 
 
 @dataclass(frozen=True, repr=False)
-class PostgreSQLServer(ServerDatabase):
+class PostgreSQLServer(WholeServer):
     """The databases of a PostgreSQL server whose names match a pattern, and its roles.
 
     Args:
@@ -391,64 +386,18 @@ class PostgreSQLServer(ServerDatabase):
     kind: ClassVar[str] = "postgresql-server"
     default_port: ClassVar[int] = PostgreSQL.default_port
     options: ClassVar[tuple[str, ...]] = PostgreSQL.options
+    single: ClassVar[type[OpenedByURL]] = PostgreSQL
+    accounts: ClassVar[type[OpenedByURL]] = PostgreSQLRoles
+    home: ClassVar[str] = "postgres"
 
-    @property
-    def name(self) -> str:
-        """The URL without user, password and options."""
-        return _place(self.address) + "*".join(quote(piece, safe="") for piece in self._pieces)
-
-    def databases(self) -> list[Database]:
-        """Return the roles of the server, and the databases that match now.
-
-        Raises:
-            BackupFailed: The server cannot be reached, or no database matches.
-        """
-        with PostgreSQL(self.renamed("postgres"), self.password)._maintenance() as session:
+    def listed(self) -> list[str]:
+        """See `WholeServer`. Templates and databases that allow no connections are left out."""
+        with PostgreSQL(self.renamed(self.home), self.password)._maintenance() as session:
             names = session.ask(
                 "SELECT coalesce(jsonb_agg(datname ORDER BY datname), '[]') FROM pg_database "
                 "WHERE datallowconn AND NOT datistemplate"
             )
-        found = [
-            name for name in names if self._matches(name) and not is_left_by_restore(name) and drill_lock(name) is None
-        ]
-        if not found:
-            raise BackupFailed(f"No database matches {self.name}. The server has: {', '.join(names)}.")
-        return [self.named(""), *map(self.named, found)]
-
-    def covers(self, part: str) -> bool:
-        """Return whether a part of a backup comes from this server, and its name matches.
-
-        Args:
-            part: The name of the part.
-        """
-        head, _, name = part.rpartition("/")
-        return f"{head}/" == _place(self.address) and (not name or self._matches(unquote(name)))
-
-    def named(self, database: str) -> Database:
-        """Return one database of the server.
-
-        Args:
-            database: Its name. Empty: the roles.
-        """
-        kind = PostgreSQL if database else PostgreSQLRoles
-        return kind(self.renamed(database), self.password)
-
-    def drop_abandoned(self) -> list[str]:
-        """See `DropsAbandoned`."""
-        return PostgreSQL(self.renamed("postgres"), self.password).drop_abandoned()
-
-    @property
-    def _pieces(self) -> list[str]:
-        """What is between the stars. They are found before decoding: a `%2A` is a part of a name."""
-        return [unquote(piece) for piece in self.url.partition("?")[0].rpartition("/")[2].split("*")]
-
-    def _matches(self, name: str) -> bool:
-        return fnmatch.fnmatchcase(name, "*".join(map(glob.escape, self._pieces)))
-
-
-def _place(address: Address) -> str:
-    host = f"[{address.host}]" if ":" in address.host else address.host or "localhost"
-    return f"{PostgreSQL.kind}://{host}:{address.port or PostgreSQL.default_port}/"
+        return [name for name in names if not is_left_by_restore(name) and drill_lock(name) is None]
 
 
 def _in_one(session: _Session, statements: Iterable[str]) -> None:

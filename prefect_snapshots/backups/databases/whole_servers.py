@@ -1,0 +1,128 @@
+"""Whole servers: every database whose name matches a pattern, and the accounts.
+
+`mariadb://host/*` means all databases of a server, and `mariadb://host/shop_*` those that begin with `shop_`. The list
+is made once, when a backup begins. Each database is a part of its own, as if its URL had been given. Accounts (users or
+roles) are a part of their own, which comes first, because what is in the databases refers to them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+from urllib.parse import quote, unquote
+
+from ...errors import BackupFailed
+from ..sources import Database, DropsAbandoned, Password
+from .base import Address, ServerDatabase
+
+
+class OpenedByURL(Database, Protocol):
+    """A database of a server, or its accounts."""
+
+    @classmethod
+    def from_url(cls, url: str, password: Password = None) -> Self:
+        """See `DatabaseDriver.from_url`."""
+        ...
+
+
+@dataclass(frozen=True, repr=False)
+class WholeServer(ServerDatabase):
+    """The databases of a server whose names match a pattern, and its accounts.
+
+    Args:
+        url: The URL of a server, with a pattern in place of the name of a database. `*` matches any characters.
+        password: As for one database.
+    """
+
+    single: ClassVar[type[OpenedByURL]]
+    """The class of one database."""
+    accounts: ClassVar[type[OpenedByURL]]
+    """The class of the accounts. The name of this part is the URL of the server."""
+    of_accounts: ClassVar[tuple[str, ...]] = ()
+    """Options of a URL that are for the accounts alone: the class of one database does not know them."""
+    home: ClassVar[str]
+    """The database that stands for the server: what is asked about the whole server is asked by way of it."""
+
+    def check_url(self, address: Address) -> None:
+        for each in (self.home, ""):
+            self.named(each)
+
+    @property
+    def name(self) -> str:
+        """The URL without user, password and options."""
+        return self._place + "*".join(quote(piece, safe="") for piece in self._pieces)
+
+    def databases(self) -> list[Database]:
+        """Return the accounts of the server, and the databases that match now.
+
+        Raises:
+            BackupFailed: The server cannot be reached, or no database matches.
+        """
+        names = self.listed()
+        found = [name for name in names if self._matches(name)]
+        if not found:
+            raise BackupFailed(f"No database matches {self.name}. The server has: {', '.join(names) or 'none'}.")
+        return [self.named(name) for name in ([""] * self.with_accounts + found)]
+
+    def covers(self, part: str) -> bool:
+        """Return whether a part of a backup comes from this server, and its name matches.
+
+        Args:
+            part: The name of the part.
+        """
+        head, _, name = part.rpartition("/")
+        if f"{head}/" != self._place:
+            return False
+        return self._matches(unquote(name)) if name else self.with_accounts
+
+    def named(self, database: str) -> Database:
+        """Return one database of the server.
+
+        Args:
+            database: Its name. Empty: the accounts.
+        """
+        url = self.renamed(database)
+        if not database:
+            return self.accounts.from_url(url, self.password)
+        return self.single.from_url(without_options(url, self.of_accounts), self.password)
+
+    @property
+    def with_accounts(self) -> bool:
+        """Whether the accounts are backed up."""
+        return True
+
+    def drop_abandoned(self) -> Sequence[str]:
+        """See `DropsAbandoned`."""
+        server = self.named(self.home)
+        return server.drop_abandoned() if isinstance(server, DropsAbandoned) else []
+
+    def listed(self) -> list[str]:
+        """Return the databases of the server, sorted, without its own and without those of drills and restores."""
+        raise NotImplementedError
+
+    @property
+    def _place(self) -> str:
+        return place(self.named(self.home).name)
+
+    @property
+    def _pieces(self) -> list[str]:
+        """What is between the stars. They are found before decoding: a `%2A` is a part of a name."""
+        return [unquote(piece) for piece in self.url.partition("?")[0].rpartition("/")[2].split("*")]
+
+    def _matches(self, name: str) -> bool:
+        return fnmatch.fnmatchcase(name, "*".join(map(glob.escape, self._pieces)))
+
+
+def without_options(url: str, names: Collection[str]) -> str:
+    """Return a URL without some of the options after its `?`."""
+    head, _, options = url.partition("?")
+    kept = [option for option in options.split("&") if option and unquote(option.partition("=")[0]) not in names]
+    return f"{head}?{'&'.join(kept)}" if kept else head
+
+
+def place(name: str) -> str:
+    """Return the name of the server in the name of one of its databases."""
+    return name.rpartition("/")[0] + "/"
