@@ -63,7 +63,7 @@ def steady(text: str) -> list[str]:
     """The lines of a manual without what may differ whenever its examples run: times, sizes, random names, requests."""
     text = re.sub(r"\b[0-9a-f]{2}/[0-9a-f]{32}\b|\b[0-9a-f]{16}(?:[0-9a-f]{16})?\b", "NAME", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d[\d:.+]*", "TIME", text)
-    text = re.sub(r"_\d{8}_\d{6}\b|_\d{8}_\d{6}_", "_TIME_", text)
+    text = re.sub(r"[_@]\d{8}_\d{6}(?:_|\b)", "_TIME_", text)
     text = re.sub(r"^(\s*host\s+).*$", r"\1HOST", text, flags=re.MULTILINE)
     text = re.sub(r"\b[\d.]+ (?:B|kB|MB|GB|TB)\b", "SIZE", text)
     text = re.sub(r'("(?:size|written|\w*bytes\w*|catalog|compacted|index|logs|packs)": )\d+', r"\1SIZE", text)

@@ -1129,8 +1129,9 @@ def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(sh
     assert "closed" in json.dumps(made["parts"])
     assert "incomplete" in shop.run("backups", "list").stdout
     assert "incomplete  something was left out" in shop.run("backups", "show", "latest").stdout
-    files = shop.json("backups", "ls", "latest", "uploads")["files"]
-    assert {file["path"] for file in files} - {"marked"} == {".ignore", "photo", "marked/.nobackup"}
+    found = shop.json("ls", "backups/shop@latest/uploads", "--recursive")["entries"]
+    paths = {each["path"].removeprefix("backups/shop@latest/uploads/") for each in found}
+    assert paths - {"marked"} == {".ignore", "photo", "marked/.nobackup"}
     assert not shop.json("backups", "create")["incomplete"]
 
 
@@ -1146,7 +1147,7 @@ def test_files_commands_and_standard_input_are_backed_up(shop: Program) -> None:
     said = shop.run("backups", "restore", "latest", "--yes").stdout
     assert "'greeting.txt' is not a file on this machine" in said
     assert settings.read_text() == "{}"
-    assert shop.run("backups", "cat", "latest", "greeting.txt", "greeting.txt").stdout == "hello\n"
+    assert shop.run("cat", "backups/shop@latest/greeting.txt/greeting.txt").stdout == "hello\n"
     shop.run("backups", "restore", "latest", "--only", "greeting.txt", "--to", "greeting.txt=back", "--yes")
     assert (shop.directory / "back").read_text() == "hello\n"
     assert "was restored and is identical" in shop.run("backups", "drill").stdout
@@ -1157,7 +1158,7 @@ def test_files_commands_and_standard_input_are_backed_up(shop: Program) -> None:
     with shop.start(*piped, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         document = json.loads(process.communicate("1\n2\n")[0])
     assert [(part["name"], part["kind"], part["size"]) for part in document["parts"]] == [("rows.sql", "file", 4)]
-    assert shop.run("backups", "cat", document["name"], "rows.sql", "rows.sql").stdout == "1\n2\n"
+    assert shop.run("cat", f"backups/piped@{document['name']}/rows.sql/rows.sql").stdout == "1\n2\n"
 
 
 def test_backups_go_when_they_are_told_to(shop: Program) -> None:

@@ -109,6 +109,7 @@ def test_the_list_has_every_file_by_a_path_that_reads_it(everything: Everything)
     assert files.info(f"{backup}/uploads/deep/up") | {"mtime": 0, "created": 0} == {
         "name": f"{backup}/uploads/deep/up",
         "type": "link",
+        "mode": 0o777,
         "size": 0,
         "mtime": 0,
         "created": 0,

@@ -114,9 +114,7 @@ def list_files(content: Archive, part: str | None, path: str, pattern: str | Non
         if _is_below(entry.path, path) and (pattern is None or _matches(entry.path, pattern))
     ]
     if path and not found and pattern is None:
-        raise InvalidArgument(
-            f"There is no {path!r} in {content.label}. List its files with `prefect-snapshots backups ls`."
-        )
+        raise InvalidArgument(f"There is no {path!r} in {content.label}. List its files with `prefect-snapshots ls`.")
     return found
 
 

@@ -1,7 +1,7 @@
 """Single files, the output of commands and standard input as sources of a backup, and files as targets of a restore.
 
 All of them are parts of the kind "file": bytes under a name. A file is restored with its mode, owner and time. The
-output of a command can be restored to a file, or printed with `backups cat`.
+output of a command can be restored to a file, or printed with `prefect-snapshots cat`.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ def how_to_get(name: str) -> str:
     """Return sentences that explain how to restore a part that has no target."""
     return (
         f"Restore it to a file with to={{{name!r}: PATH}} (--to {name}=PATH), or print it with "
-        f"`prefect-snapshots backups cat BACKUP {name} {name}`."
+        f"`prefect-snapshots cat backups/NAME@BACKUP/{name}/{name}`."
     )
 
 

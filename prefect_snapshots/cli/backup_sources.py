@@ -36,6 +36,7 @@ from cyclopts import Parameter
 
 from ..errors import InvalidArgument
 from .retention import RetentionOptions, policy_of
+from .session import Session
 
 if TYPE_CHECKING:
     from ..backups import BackupManager, Hooks
@@ -197,6 +198,19 @@ def configuration() -> dict[str, Any]:
         if table is not None:
             return _checked(table, file)
     return {}
+
+
+def configured(session: Session) -> Session:
+    """Return a session for the repository in pyproject.toml, unless the options or the environment name another one."""
+    from ..repository.repository import SETTING
+
+    found = configuration()
+    url, limit = session.url, session.limit_upload
+    return replace(
+        session,
+        url=found.get("repository") if url is None and not os.environ.get(SETTING) else url,
+        limit_upload=found.get("limit_upload") if limit is None else limit,
+    )
 
 
 def manager_of(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from .backup_sources import (
     SourceOptions,
     Sources,
     configuration,
+    configured,
     manager_of,
 )
 from .naming import LATEST, Name, choose
@@ -34,7 +33,7 @@ from .retention import NO_RETENTION, Retention, cleaned
 from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
-    from ..backups import Backup, BackupManager, FileInfo, RestoreReport
+    from ..backups import Backup, BackupManager, RestoreReport
     from ..repository import Repository
 
 app = App(name="backups", help="Make, browse, verify, restore and export backups of databases and directories.")
@@ -134,64 +133,6 @@ def show(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answ
     """
     _, found = _find(_opened(session), backup, name)
     return Answer(_described(found), _view_backup)
-
-
-@app.command(name="ls")
-def list_files(
-    backup: str = "latest",
-    part: str | None = None,
-    path: str = "",
-    /,
-    *,
-    name: Name = None,
-    session: SessionArgument,
-) -> Answer:
-    """List the files in a backup, without reading them.
-
-    Args:
-        backup: The name of the backup, the beginning of it, or latest.
-        part: List only this part. Its name is as in `show`, or the end of that.
-        path: List only this file or directory of the part, and everything below it.
-    """
-    manager, found = _find(_opened(session), backup, name)
-    files = manager.list_files(found.name, part, path)
-    return _files_answer(found, files)
-
-
-@app.command
-def find(
-    pattern: str,
-    backup: str = "latest",
-    /,
-    *,
-    part: str | None = None,
-    name: Name = None,
-    session: SessionArgument,
-) -> Answer:
-    """Find files in a backup by name.
-
-    Args:
-        pattern: A pattern such as '*.csv'. With a slash it is compared with the whole path.
-        backup: The name of the backup, the beginning of it, or latest.
-        part: Search only this part.
-    """
-    manager, found = _find(_opened(session), backup, name)
-    return _files_answer(found, manager.list_files(found.name, part, pattern=pattern))
-
-
-@app.command
-def cat(backup: str, part: str, path: str, /, *, name: Name = None, session: SessionArgument) -> None:
-    """Print one file of a backup to standard output. Every byte is verified.
-
-    Args:
-        backup: The name of the backup, the beginning of it, or latest.
-        part: The part with the file. Its name is as in `show`, or the end of that.
-        path: The path of the file within the part.
-    """
-    manager, found = _find(_opened(session), backup, name)
-    for piece in manager.open_file(found.name, part, path):
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
 
 
 @app.command
@@ -522,15 +463,7 @@ def cleanup(
 
 
 def _opened(session: Session, *, writing: bool = False, create: bool = False) -> Repository:
-    """The repository of the options, else that of pyproject.toml, unless the environment names one."""
-    from ..repository.repository import SETTING
-
-    configured = configuration()
-    if session.url is None and not os.environ.get(SETTING):
-        session = dataclasses.replace(session, url=configured.get("repository"))
-    if session.limit_upload is None:
-        session = dataclasses.replace(session, limit_upload=configured.get("limit_upload"))
-    return session.open(writing=writing, create=create)
+    return configured(session).open(writing=writing, create=create)
 
 
 def _manager(repository: Repository, name: str) -> BackupManager:
@@ -601,11 +534,6 @@ def _only(texts: Sequence[str] | None) -> dict[str, list[str]]:
 
 def _target(backup: Backup, part: str, target: str) -> Any:
     return Path(target) if backup.part(part).kind in ("directory", "file") else target
-
-
-def _files_answer(backup: Backup, files: Sequence[FileInfo]) -> Answer:
-    document = {"backup": backup.name, "files": [dataclasses.asdict(file) for file in files]}
-    return Answer(document, _view_files, f"{count_text(len(files), 'entry', 'entries')}.")
 
 
 def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
@@ -721,29 +649,6 @@ def _view_brief(backup: dict[str, Any]) -> Iterator[str]:
 def _view_backup(backup: dict[str, Any]) -> Iterator[str]:
     yield f"{PIN + ' ' if backup['pinned'] and not backup['broken'] else ''}{backup['name']}"
     yield from _view_brief(backup)
-
-
-def _view_files(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn("mode"),
-        OutputColumn("size", right=True),
-        OutputColumn("modified (local)"),
-        OutputColumn("part"),
-        OutputColumn("path"),
-    )
-    kinds = {"file": "-", "directory": "d", "link": "l", "fifo": "p"}
-    rows = [
-        (
-            f"{kinds[file['type']]}{file['mode']:04o}",
-            size_text(file["size"]) if file["type"] == "file" else "",
-            time_text(file["modified_at"], seconds=False),
-            file["part"],
-            file["path"] + (f" -> {file['target']}" if file["target"] else ""),
-        )
-        for file in document["files"]
-    ]
-    if rows:
-        yield from table(columns, rows)
 
 
 def _view_diff(document: dict[str, Any]) -> Iterator[str]:

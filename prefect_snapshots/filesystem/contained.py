@@ -32,6 +32,7 @@ class Contained:
         exact: The same path with the exact version: without "latest", an alias or a time.
         version: The version that it belongs to.
         link: What a symbolic link points to.
+        mode: The permissions of a file or directory. None: unknown.
         read: A function that returns verified bytes of a file, from an offset on. None for everything else.
     """
 
@@ -42,6 +43,7 @@ class Contained:
     exact: str = ""
     version: Version | None = None
     link: str | None = None
+    mode: int | None = None
     read: Read | None = None
 
 
@@ -196,7 +198,7 @@ def _of_version(path: str, version: Version, exact: str) -> Contained:
 def _of_node(top: str, node: Node, version: Version, exact: str) -> Contained:
     modified = _seconds(version.created_at) if node.modified is None else node.modified
     path, exact = (f"{each}/{node.path}" for each in (top, exact))
-    return Contained(path, node.type, node.size, modified, exact, version, node.link, node.read)
+    return Contained(path, node.type, node.size, modified, exact, version, node.link, node.mode, node.read)
 
 
 def _seconds(moment: datetime) -> float:

@@ -258,6 +258,8 @@ def _info(found: Contained) -> dict[str, Any]:
         info["version"] = found.version.key
         if found.version.aliases and "/" not in found.path.partition("@")[2]:
             info["aliases"] = list(found.version.aliases)
+    if found.mode is not None:
+        info["mode"] = found.mode
     if found.link is not None:
         info |= {"islink": True, "destination": found.link}
     return info

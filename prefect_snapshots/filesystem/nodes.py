@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ class Node:
         size: The size of a file in bytes, else 0.
         modified: When the file was last changed, in seconds since 1970. None: unknown.
         link: What a symbolic link points to.
+        mode: The permissions of a file or directory. None: unknown.
         read: A function that returns bytes of a file. None for everything else.
     """
 
@@ -39,6 +41,7 @@ class Node:
     size: int = 0
     modified: float | None = None
     link: str | None = None
+    mode: int | None = None
     read: Read | None = None
 
 
@@ -77,18 +80,16 @@ class StoredFiles:
         return [self._node(each, self._tree.by_path[each][0]) for each in self._below.get(path, ())]
 
     def _node(self, path: str, entry: Entry) -> Node:
+        type_: NodeType = "directory" if entry.is_directory else "file" if entry.is_file else "other"
         modified = entry.mtime / 1e9 if entry.mtime else None
-        if entry.is_directory:
-            return Node(path, "directory", modified=modified)
-        if entry.is_file:
-            return Node(path, "file", entry.size, modified, read=partial(self._tree.read, path))
+        node = Node(path, type_, entry.size if entry.is_file else 0, modified, mode=stat.S_IMODE(entry.mode))
         if not entry.is_symlink:
-            return Node(path, "other", modified=modified)
-        link = entry.link.decode("utf-8", "surrogateescape")
-        target = self._follow(path)
+            return dataclasses.replace(node, read=partial(self._tree.read, path)) if entry.is_file else node
+        link, target = entry.link.decode("utf-8", "surrogateescape"), self._follow(path)
         if target is None:
-            return Node(path, "link", modified=modified, link=link)
-        return Node(path, "file", target.size, modified, link, partial(self._tree.read, target.path))
+            return dataclasses.replace(node, type="link", link=link)
+        read = partial(self._tree.read, target.path)
+        return dataclasses.replace(node, type="file", size=target.size, link=link, read=read)
 
     def _follow(self, path: str) -> Entry | None:
         """Return the file that a link leads to, if that is in this tree and no other link is on the way."""
