@@ -569,6 +569,22 @@ class RestoreFailed(SetupError):
     """
 
 
+class RestoreRunning(RetryableError):
+    """Another restore is changing the same target. Nothing was changed. `target` is its name, and `holder` says who
+    runs the other restore, and since when.
+
+    Wait until it has ended, and try again. If its process is killed, the target is free at once.
+    """
+
+    def __init__(self, target: str, holder: str) -> None:
+        super().__init__(target, holder)
+        self.target = target
+        self.holder = holder
+
+    def _message(self) -> str:
+        return f"{self.target} is in use by {self.holder}. Nothing was changed. Wait until it has ended, and try again."
+
+
 class PrivilegesRefused(UsageError):
     """A backup has users with privileges, which a restore creates only if you allow it. Nothing was changed. `place`
     is the server, and `refused` lists the users and their privileges.

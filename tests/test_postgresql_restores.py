@@ -20,7 +20,7 @@ from database_servers import PASSWORD, Client, Server, killed_at_each_step, kill
 from prefect_snapshots import BackupManager
 from prefect_snapshots.backups.databases import PostgreSQL, PostgreSQLRoles, PostgreSQLServer, postgresql
 from prefect_snapshots.backups.databases.base import drill_mark
-from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed
+from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed, RestoreRunning
 from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
@@ -549,6 +549,19 @@ def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(
 
     begin = functools.partial(shop, "UPDATE t SET state = 'old'")
     assert killed_at_each_step(database, kept, postgresql._Session, "_answer", begin, look) > 5
+
+
+def test_a_restore_on_another_machine_is_named(
+    server: Server, admin: Client, shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "_ENDING", 0.1)
+    shop("CREATE TABLE t AS SELECT 1 AS i")
+    database = of(server)
+    kept = StoredDump.of(database)
+    with database.stage(kept), pytest.raises(RestoreRunning) as running:
+        database.restore(kept)
+    assert running.value.holder.startswith("a restore by user postgres at 127.0.0.1, which has been running since 20")
+    database.restore(kept)
 
 
 def test_what_a_killed_drill_leaves_is_dropped_by_the_next(server: Server, admin: Client, shop: Client) -> None:

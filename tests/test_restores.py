@@ -7,6 +7,7 @@ parts; parts that would claim one file; partial restores of several paths; dry r
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +25,8 @@ from prefect_snapshots.backups import PartState, RestoreRecord
 from prefect_snapshots.backups.databases import SQLite
 from prefect_snapshots.backups.interruption import deferred, terminable
 from prefect_snapshots.backups.sources import DumpReader, Switch
-from prefect_snapshots.errors import InvalidArgument, RestoreFailed
+from prefect_snapshots.backups.working import working_path
+from prefect_snapshots.errors import InvalidArgument, RestoreFailed, RestoreRunning
 
 PROCESS = Path(__file__).parent / "restoring_process.py"
 
@@ -205,6 +207,53 @@ def test_whoever_is_interrupted_learns_what_there_is(tmp_path: Path, caplog: pyt
     second.fails = ""
     manager.resume_restore()
     assert manager.list_interrupted_restores() == []
+
+
+# --- two at once -----------------------------------------------------------------------------------------------------
+
+
+class Waiting(Staged):
+    """A database whose restore waits for the test when it has begun."""
+
+    def __init__(self, path: Path, begun: int) -> None:
+        super().__init__(path)
+        self.begun = begun
+
+    @contextmanager
+    def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
+        os.write(self.begun, b"x")
+        signal.pause()
+        yield list
+
+
+def test_two_restores_of_one_target_never_run_at_once(tmp_path: Path, folder: Path) -> None:
+    flat, beside = Staged(folder / "flat"), Staged(tmp_path / "beside")
+    for each in (flat, beside):
+        each.path.write_text("old\n")
+    managers = [
+        BackupManager(tmp_path / "one", databases=[flat, beside]),
+        BackupManager(tmp_path / "two", name="other", databases=[flat], directories=[folder, folder / "sub"]),
+    ]
+    for manager in managers:
+        manager.create_backup()
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        to = {flat.name: Waiting(flat.path, writing)}
+        managers[0].restore_backup("latest", confirm=True, only={flat.name: []}, to=to)
+        os._exit(1)
+    assert os.read(reading, 1) == b"x"
+    for manager, chosen in ((managers[0], flat.name), (managers[1], flat.name), (managers[1], "data")):
+        with pytest.raises(RestoreRunning, match="Nothing was changed") as running:
+            manager.restore_backup("latest", confirm=True, only={chosen: []})
+        who = f"the restore of backup default_.* process {child} on .* since 20.* UTC"
+        assert re.search(who, running.value.holder), running.value
+    managers[0].restore_backup("latest", confirm=True, only={beside.name: []})
+    managers[1].restore_backup("latest", confirm=True, only={"sub": []})
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    managers[1].restore_backup("latest", confirm=True)
+    assert flat.path.read_text() == "old\n"
+    assert not list(working_path("x").parent.glob("target-*"))
 
 
 # --- changed in place -------------------------------------------------------------------------------------------------

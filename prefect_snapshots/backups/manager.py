@@ -358,6 +358,7 @@ class BackupManager:
             DamagedVersion: Stored data is damaged. Nothing was changed.
             PrivilegesRefused: The backup has roles with privileges, and you did not pass `allow_privileges=True`.
                 Nothing was changed.
+            RestoreRunning: Another restore is changing one of the targets. Nothing was changed.
             RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
                 partly restored, and which command to run.
 

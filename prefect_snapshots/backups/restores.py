@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed, UsageError
+from ..errors import BackupFailed, DamagedVersion, InvalidArgument, RestoreFailed, RestoreRunning, UsageError
 from ..messages import logger
 from ..repository.progress import Progress
 from ..trees.restoring import stage_directory
@@ -39,6 +39,7 @@ from .journal import Journal, PartState, RestorePart, RestoreRecord, begun
 from .making import BackupRequest, make
 from .manifest import DIRECTORY
 from .records import Backup, PartRecord
+from .rivals import alone
 from .single_files import FILE, File, how_to_get, is_homeless
 from .sources import CanBeMissing, CreatesUsers, Database, StagedRestores
 from .working import check_space
@@ -230,11 +231,12 @@ def restore(
         again: An interrupted restore that this one finishes.
 
     Raises:
+        RestoreRunning: Another restore is changing one of the targets. Nothing was changed.
         DamagedVersion: Stored data is damaged. Nothing was changed.
         RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
             partly restored.
     """
-    with terminable():
+    with terminable(), alone([(job.place, job.folder) for job in jobs], backup.name):
         verify(content, [job.part.name for job in jobs], counting(say, f"verifying {backup.name}", backup.size))
         databases = [job.target for job in jobs if not isinstance(job.target, Directory)]
         for database in databases:
@@ -376,7 +378,7 @@ class _Restore:
             yield
         except BaseException as error:
             told = self._after_failure(job, error, staging)
-            if isinstance(error, UsageError) and self._unchanged():
+            if isinstance(error, UsageError | RestoreRunning) and self._unchanged():
                 raise  # its message is enough: it says what to pass
             if not isinstance(error, Exception):
                 # Whoever asked for the end gets it, and still learns what there is.

@@ -3,6 +3,8 @@
 All working folders of a user are in `prefect-snapshots-UID` in the temporary folder of the system, which only this user
 can open. A process holds a lock on its working folder until it ends, in whatever way. Creating a working folder first
 deletes those that nobody has locked: they belong to processes that were killed.
+
+A working folder can also stand for something that only one process may do at a time: see `exclusively`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import PermissionDenied, StorageFull
@@ -25,6 +28,16 @@ _NAME = 50
 """Characters of a file's name in the name of a folder beside it: names have at most 255 bytes, a letter up to 4."""
 _NAMES = 100
 """Names to try for the folder of a user. If all are taken, somebody blocks them on purpose."""
+_MOMENT = 1.0
+"""Seconds in which whoever deletes the folder of a killed process gives its lock back. It takes milliseconds."""
+
+
+class AlreadyHeld(Exception):
+    """Living processes hold a name. `notes` are theirs."""
+
+    def __init__(self, notes: Sequence[str]) -> None:
+        super().__init__(*notes)
+        self.notes = tuple(notes)
 
 
 @contextlib.contextmanager
@@ -54,6 +67,30 @@ def folder_beside(place: Path) -> Iterator[Path]:
     _clean(place.parent, prefix)
     with _held(place.parent, prefix) as folder:
         yield folder
+
+
+@contextlib.contextmanager
+def exclusively(name: str, note: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a name among all processes of this user on this machine. However the process ends, the name is free again.
+
+    Args:
+        name: The name: letters, digits and `-`.
+        note: What others learn who want the same name.
+        shared: Whether others may hold it at the same time, if they share it, too.
+
+    Raises:
+        AlreadyHeld: Others hold it.
+    """
+    folder = _parent() / name
+    with contextlib.ExitStack() as stack:
+        # A signal between two of these steps would leave a folder that nobody deletes.
+        with deferred():
+            file = _lock_of(folder, shared, stack)
+            stack.callback(_leave, file, folder)
+            own = folder / f"{os.getpid()}-{os.urandom(4).hex()}"
+            own.write_text(note)
+            stack.callback(own.unlink)
+        yield
 
 
 def check_space(size: int, folder: Path, what: str) -> None:
@@ -157,17 +194,57 @@ def _held(parent: Path, prefix: str) -> Iterator[Path]:
         yield folder
 
 
+def _lock_of(folder: Path, shared: bool, stack: contextlib.ExitStack) -> int:
+    """Make a folder unless it is there, and lock it until the stack is closed. Returns its descriptor."""
+    deadline = time.monotonic() + _MOMENT
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as trying:
+            try:
+                file = trying.enter_context(_locked(folder, shared))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise AlreadyHeld(_notes_in(folder)) from None
+                time.sleep(_MOMENT / 50)
+                continue
+            # Without this look, somebody who cleans between `mkdir` and the lock would delete it under us.
+            if _is_at(file, folder):
+                stack.push(trying.pop_all())
+                return file
+
+
+def _leave(file: int, folder: Path) -> None:
+    """Delete the folder of a lock, if nobody shares it."""
+    # Otherwise, the last one who shares it deletes it.
+    with deferred(), contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _delete(folder)
+
+
+def _notes_in(folder: Path) -> list[str]:
+    """Return the notes of living processes."""
+    notes = []
+    for path in sorted(folder.glob("*-*")):
+        with contextlib.suppress(OSError, ValueError):
+            note = path.read_text()
+            with contextlib.suppress(PermissionError):  # it lives, and belongs to somebody else
+                os.kill(int(path.name.partition("-")[0]), 0)
+            notes.append(note)
+    return notes
+
+
 def _delete_undisturbed(folder: Path) -> None:
     with deferred():
         _delete(folder)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[int]:
+def _locked(folder: Path, shared: bool = False) -> Iterator[int]:
     """Hold the lock of a folder. Raises `BlockingIOError` when another process does."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         yield file
     finally:
         os.close(file)

@@ -26,6 +26,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar, Literal
@@ -33,7 +34,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument
+from ...errors import BackupFailed, InvalidArgument, RestoreRunning
 from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from .base import (
@@ -64,8 +65,8 @@ _LEFT = re.compile(r"(?s)(.*)_(?:being_restored|replaced)_([0-9a-f]{8})_[0-9a-f]
 _ATTEMPTS = 10
 """To swap while others keep connecting to the old database."""
 
-_A_MOMENT = 2.0
-"""Seconds in which psql, if it is what failed, ends: it only has to print its last words."""
+_ENDING = 5.0
+"""Seconds in which the server notices that the client of a killed restore is gone, and gives its lock back."""
 
 _OPTIONS = {
     "host": "PGHOST",
@@ -475,9 +476,7 @@ class PostgreSQL(ServerDatabase):
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
         settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
         with self._maintenance() as session:
-            lock = int.from_bytes(hashlib.blake2b(self._database.encode(), digest_size=4).digest())
-            if not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
-                raise BackupFailed("Another restore of this database is running.")
+            self._hold(session)
             self._check_roles(session, settings)
             _check_extensions(session, settings)
             # What an earlier restore left that was killed, or that could not be dropped: it never stands in the way,
@@ -502,6 +501,21 @@ class PostgreSQL(ServerDatabase):
                 yield switch
             finally:
                 self._drop_all(beside._database)
+
+    def _hold(self, session: _Session) -> None:
+        """Hold the lock of this database on its server, for restores on other machines, until the session ends."""
+        lock = int(_digest(self._database), 16)
+        deadline = time.monotonic() + _ENDING
+        while not session.ask(f"SELECT to_jsonb(pg_try_advisory_lock({lock}))"):
+            if time.monotonic() > deadline:
+                held = session.ask(
+                    "SELECT to_jsonb(string_agg(format('a restore by user %s at %s, which has been running since %s', "
+                    "usename, coalesce(client_addr::text, 'an unknown address'), backend_start), ' and ')) "
+                    "FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                    f"WHERE locktype = 'advisory' AND classid = 0 AND objid = {lock} AND objsubid = 1 AND granted"
+                )
+                raise RestoreRunning(self.name, held or "a restore that is just ending")
+            time.sleep(_ENDING / 50)
 
     def _check_roles(self, session: _Session, settings: _PostgreSQLSettings) -> None:
         """Refuse before anything is made: `pg_restore` would stop at the first role that is not there."""
