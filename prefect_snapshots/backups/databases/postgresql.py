@@ -510,7 +510,7 @@ class PostgreSQL(ServerDatabase):
             if time.monotonic() > deadline:
                 held = session.ask(
                     "SELECT to_jsonb(string_agg(format('a restore by user %s at %s, which has been running since %s', "
-                    "usename, coalesce(client_addr::text, 'an unknown address'), backend_start), ' and ')) "
+                    "usename, coalesce(host(client_addr), 'an unknown address'), backend_start), ' and ')) "
                     "FROM pg_locks JOIN pg_stat_activity USING (pid) "
                     f"WHERE locktype = 'advisory' AND classid = 0 AND objid = {lock} AND objsubid = 1 AND granted"
                 )
