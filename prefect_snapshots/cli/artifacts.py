@@ -18,7 +18,7 @@ from .naming import choose
 from .output import (
     PIN,
     Answer,
-    OutputColumn,
+    columns,
     count_text,
     deleted,
     fields,
@@ -490,15 +490,6 @@ def _list_versions(registry: ArtifactRegistry, name: str) -> Answer:
 
 
 def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn("collection", cut=True),
-        OutputColumn("artifact", cut=True),
-        OutputColumn("versions", right=True),
-        OutputColumn("latest"),
-        OutputColumn("stages", cut=True),
-        OutputColumn("logged (local)"),
-        OutputColumn("written", right=True),
-    )
     rows = [
         (
             row["collection"],
@@ -511,21 +502,12 @@ def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
         )
         for row in document["artifacts"]
     ]
-    if rows:
-        yield from table(columns, rows)
+    yield from table(
+        columns("collection…", "artifact…", ">versions", "latest", "stages…", "logged (local)", ">written"), rows
+    )
 
 
 def _view_versions(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn(""),
-        OutputColumn("version"),
-        OutputColumn("stages", cut=True),
-        OutputColumn("logged (local)"),
-        OutputColumn("what"),
-        OutputColumn("metadata", cut=True),
-        OutputColumn("size", right=True),
-        OutputColumn("written", right=True),
-    )
     rows = [
         (
             PIN if row["pinned"] else "",
@@ -539,7 +521,9 @@ def _view_versions(document: dict[str, Any]) -> Iterator[str]:
         )
         for row in document["versions"]
     ]
-    yield from table(columns, rows)
+    yield from table(
+        columns("", "version", "stages…", "logged (local)", "what", "metadata…", ">size", ">written"), rows
+    )
 
 
 def _view_version(document: dict[str, Any]) -> Iterator[str]:
@@ -562,20 +546,12 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
         yield "metadata"
         yield from fields({f"  {key}": value_text(value) for key, value in document["metadata"].items()})
     yield ""
-    columns = OutputColumn("file"), OutputColumn("size", right=True)
-    yield from table(columns, [(file["path"], size_text(file["size"])) for file in document["files"]])
+    yield from table(columns("file", ">size"), [(file["path"], size_text(file["size"])) for file in document["files"]])
 
 
 def _view_differences(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn("path", cut=True),
-        OutputColumn("kind"),
-        OutputColumn("old", cut=True),
-        OutputColumn("new", cut=True),
-    )
     rows = [(each["path"], each["kind"], each["old"] or "", each["new"] or "") for each in document["differences"]]
-    if rows:
-        yield from table(columns, rows)
+    yield from table(columns("path…", "kind", "old…", "new…"), rows)
     for each in document["differences"]:
         if each["text"]:
             yield ""
@@ -583,14 +559,6 @@ def _view_differences(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_moves(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn("moved (local)"),
-        OutputColumn("stage"),
-        OutputColumn("from"),
-        OutputColumn("to"),
-        OutputColumn("by", cut=True),
-        OutputColumn(""),
-    )
     rows = [
         (
             time_text(move["moved_at"]),
@@ -602,16 +570,14 @@ def _view_moves(document: dict[str, Any]) -> Iterator[str]:
         )
         for move in document["moves"]
     ]
-    if rows:
-        yield from table(columns, rows)
+    yield from table(columns("moved (local)", "stage", "from", "to", "by…", ""), rows)
 
 
 def _view_release(document: dict[str, Any]) -> Iterator[str]:
-    yield from table((OutputColumn("artifact"), OutputColumn("version")), list(document["artifacts"].items()))
+    yield from table(columns("artifact", "version"), list(document["artifacts"].items()))
 
 
 def _view_releases(document: dict[str, Any]) -> Iterator[str]:
-    columns = OutputColumn("tag"), OutputColumn("released (local)"), OutputColumn("artifacts", cut=True)
     rows = [
         (
             each["tag"],
@@ -620,5 +586,4 @@ def _view_releases(document: dict[str, Any]) -> Iterator[str]:
         )
         for each in document["releases"]
     ]
-    if rows:
-        yield from table(columns, rows)
+    yield from table(columns("tag", "released (local)", "artifacts…"), rows)

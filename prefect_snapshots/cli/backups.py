@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -28,7 +29,7 @@ from .backup_sources import (
     manager_of,
 )
 from .naming import LATEST, Name, choose
-from .output import PIN, RED, Answer, OutputColumn, count_text, deleted, fields, size_text, styled, table, time_text
+from .output import PIN, RED, Answer, columns, count_text, deleted, fields, size_text, styled, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned
 from .session import Session, SessionArgument
 
@@ -98,7 +99,7 @@ def create(
         remark += ". Something was left out: see the notes."
     remark = " ".join([remark, *backup.failed_hooks])
     status = _INCOMPLETE if backup.incomplete or backup.failed_hooks else 0
-    return Answer(_described(backup), _view_backup, remark, told=not dry_run, status=status)
+    return Answer(backup.to_dict(), _view_backup, remark, told=not dry_run, status=status)
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def list_all(name: str | None = None, /, *, verbose: bool = False, session: Sess
     found = {each: _manager(repository, each).list_backups() for each in names}
     document = {
         "repository": repository.url,
-        "backups": [{"manager": each, **_described(backup)} for each, backups in found.items() for backup in backups],
+        "backups": [{"manager": each, **backup.to_dict()} for each, backups in found.items() for backup in backups],
     }
     total = sum(map(len, found.values()))
     remark = f"{count_text(total, 'backup')}." if total else _none_under(repository, names)
@@ -132,7 +133,7 @@ def show(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answ
         backup: The name of the backup, the beginning of it, or latest.
     """
     _, found = _find(_opened(session), backup, name)
-    return Answer(_described(found), _view_backup)
+    return Answer(found.to_dict(), _view_backup)
 
 
 @app.command
@@ -159,7 +160,7 @@ def verify(backup: str, /, *, name: Name = None, session: SessionArgument) -> An
     manager, found = _find(_opened(session), backup, name)
     with session.progress() as progress:
         manager.verify_backup(found.name, progress)
-    return Answer(_described(found), remark=f"{found.name} is undamaged: {size_text(found.size)} verified.")
+    return Answer(found.to_dict(), remark=f"{found.name} is undamaged: {size_text(found.size)} verified.")
 
 
 @app.command
@@ -184,7 +185,10 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
     for database in manager.databases:
         look(f"database {database.name}", lambda one=database: _look_at_database(one))
     for directory in manager.directories:
-        look(f"directory {directory.path}", lambda place=Path(directory.path): _look_at_directory(place))
+        look(
+            f"directory {directory.path}",
+            lambda one=directory: [count_text(len(os.listdir(one.path)), "entry", "entries")],
+        )
     for file in manager.files:
         look(f"file {file.name}", file.check)
     if not (manager.databases or manager.servers or manager.directories or manager.files):
@@ -259,7 +263,7 @@ def restore(
     if not dry_run:
         with contextlib.suppress(ConfirmationRequired):
             restored()  # what cannot be done is refused before anybody is asked
-        lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(_described(found)))]
+        lines = [f"Restore backup: {found.name}", *(f"  {line}" for line in _view_brief(found.to_dict()))]
         session.confirm("This REPLACES the current data. Restore it?", lines)
     with session.progress() as progress:
         report = restored(confirm=not dry_run, progress=progress, dry_run=dry_run)
@@ -394,7 +398,7 @@ def pin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answe
         backup: The name of the backup, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session, writing=True), backup, name)
-    return Answer(_described(manager.pin(found.name)), remark=f"Pinned {found.name}.")
+    return Answer(manager.pin(found.name).to_dict(), remark=f"Pinned {found.name}.")
 
 
 @app.command
@@ -405,7 +409,7 @@ def unpin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Ans
         backup: The name of the backup, the beginning of it, or latest.
     """
     manager, found = _find(_opened(session, writing=True), backup, name)
-    return Answer(_described(manager.unpin(found.name)), remark=f"Unpinned {found.name}.")
+    return Answer(manager.unpin(found.name).to_dict(), remark=f"Unpinned {found.name}.")
 
 
 @app.command
@@ -429,7 +433,7 @@ def edit(
     """
     manager, found = _find(_opened(session, writing=True), backup, name)
     changed = manager.edit_backup(found.name, description, [] if no_tags else tag)
-    return Answer(_described(changed), _view_backup, f"Changed {found.name}.", told=True)
+    return Answer(changed.to_dict(), _view_backup, f"Changed {found.name}.", told=True)
 
 
 @app.command
@@ -575,23 +579,7 @@ def _look_at_database(database: Any) -> list[str]:
     return found
 
 
-def _look_at_directory(place: Path) -> Iterator[str]:
-    yield f"{count_text(sum(1 for _ in place.iterdir()), 'entry', 'entries')}"
-
-
-def _described(backup: Backup) -> dict[str, Any]:
-    return backup.to_dict()
-
-
 def _view_backups(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn(""),
-        OutputColumn("name"),
-        OutputColumn("created (local)"),
-        OutputColumn("size", right=True),
-        OutputColumn("written", right=True),
-        OutputColumn("", whole=True),
-    )
     rows = [
         (
             "!" if each["broken"] else PIN * each["pinned"] + PROVEN * bool(each["proven_at"]),
@@ -603,8 +591,7 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
         )
         for each in document["backups"]
     ]
-    if rows:
-        yield from table(columns, rows)
+    yield from table(columns("", "name", "created (local)", ">size", ">written", "↓"), rows)
 
 
 def _remarks(backup: dict[str, Any]) -> Iterator[str]:
@@ -665,8 +652,7 @@ def _view_diff(document: dict[str, Any]) -> Iterator[str]:
         rows.append(("M", count["part"], count["table"], f"{old} -> {new}"))
     told = {row[1] for row in rows}
     rows += [("M", part, "", "same counts, other data") for part in document["databases_changed"] if part not in told]
-    if rows:
-        yield from table((OutputColumn(""), OutputColumn("part"), OutputColumn("what"), OutputColumn("")), rows)
+    yield from table(columns("", "part", "what", ""), rows)
 
 
 def _view_changes(document: dict[str, Any]) -> Iterator[str]:
@@ -695,13 +681,6 @@ def _view_findings(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_drill(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn("part"),
-        OutputColumn("kind"),
-        OutputColumn("files", right=True),
-        OutputColumn("rows", right=True),
-        OutputColumn("found"),
-    )
     rows = [
         (
             row["part"],
@@ -712,7 +691,7 @@ def _view_drill(document: dict[str, Any]) -> Iterator[str]:
         )
         for row in document["rows"]
     ]
-    yield from table(columns, rows)
+    yield from table(columns("part", "kind", ">files", ">rows", "found"), rows)
 
 
 def _moment(text: str, *, seconds: bool = True) -> str:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from ..errors import CheckpointNotFound, Pinned
 from .naming import choose
-from .output import PIN, Answer, OutputColumn, count_text, deleted, table, time_text
+from .output import PIN, Answer, columns, count_text, deleted, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument
 
@@ -176,47 +176,28 @@ def _set_pinned(session: Session, name: str, pinned: bool) -> Answer:
     name = _name(manager, name)
     (manager.pin if pinned else manager.unpin)(name)
     rows = [asdict(row) for row in manager.list_checkpoints(name)]
-    return Answer({"name": name, "pinned": pinned, "checkpoints": rows}, remark=_said(name, pinned))
-
-
-def _said(name: str, pinned: bool) -> str:
-    return f"{'Pinned' if pinned else 'Unpinned'} {name}."
-
-
-_COLUMNS = (
-    OutputColumn(""),
-    OutputColumn("name", cut=True),
-    OutputColumn("function", cut=True),
-    OutputColumn("fingerprint"),
-    OutputColumn("done", right=True),
-    OutputColumn("failed", right=True),
-    OutputColumn("segments", right=True),
-    OutputColumn("started (local)"),
-)
+    remark = f"{'Pinned' if pinned else 'Unpinned'} {name}."
+    return Answer({"name": name, "pinned": pinned, "checkpoints": rows}, remark=remark)
 
 
 def _view_list(document: dict[str, Any]) -> Iterator[str]:
-    rows = document["checkpoints"]
-    if rows:
-        yield from table(
-            _COLUMNS,
-            [
-                (
-                    PIN if row["pinned"] else "",
-                    row["name"],
-                    row["function"],
-                    row["fingerprint"],
-                    f"{row['done']:,}",
-                    f"{row['failed']:,}",
-                    f"{row['segments']:,}",
-                    time_text(row["started_at"]),
-                )
-                for row in rows
-            ],
+    rows = [
+        (
+            PIN if row["pinned"] else "",
+            row["name"],
+            row["function"],
+            row["fingerprint"],
+            *(f"{row[count]:,}" for count in ("done", "failed", "segments")),
+            time_text(row["started_at"]),
         )
+        for row in document["checkpoints"]
+    ]
+    return table(
+        columns("", "name…", "function…", "fingerprint", ">done", ">failed", ">segments", "started (local)"), rows
+    )
 
 
 def _view_diff(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['old']} -> {document['new']}"
     counts = [(key.replace("_", " "), f"{document[key]:,}") for key in ("unchanged", "changed", "only_old", "only_new")]
-    yield from table((OutputColumn("results"), OutputColumn("items", right=True)), counts)
+    yield from table(columns("results", ">items"), counts)

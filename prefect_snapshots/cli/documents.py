@@ -9,7 +9,7 @@ from datetime import datetime
 from ..documents import Block, Calendar, Chart, Document, Facts, Heading, Note, Table, Timeline
 from ..documents.charts import describe, extremes, sparkline
 from ..documents.texts import Kind, Value, is_numeric, shown_text, text_of
-from .output import OutputColumn, fields, printable, table, time_text
+from .output import OutputColumn, columns, fields, printable, table, time_text
 
 
 def document_lines(document: Document) -> Iterator[str]:
@@ -34,7 +34,7 @@ def _lines(block: Block) -> Iterator[str]:
         case Timeline(title, steps, of) if steps:
             yield _titled(title, len(steps), of)
             rows = [(time_text(step.when), step.what, step.about) for step in steps]
-            yield from table((OutputColumn("when (local)"), OutputColumn("what"), OutputColumn("", cut=True)), rows)
+            yield from table(columns("when (local)", "what", "…"), rows)
         case Table() if block.rows:
             yield from _table(block)
 
@@ -46,18 +46,12 @@ def _charts(charts: Iterable[Block]) -> Iterator[str]:
 
 def _table(shown: Table) -> Iterator[str]:
     yield _titled(shown.title, len(shown.rows), shown.of)
-    used = [at for at, _ in enumerate(shown.columns) if any(row[at] not in (None, "") for row in shown.rows)]
-    chosen = [shown.columns[at] for at in used]
-    columns = [
-        OutputColumn(
-            _local(each.title),
-            is_numeric(each.kind),
-            cut=each.kind == "text" and each is not chosen[-1],
-            whole=each.kind == "text" and each is chosen[-1],
-        )
-        for each in chosen
+    last, kinds = len(shown.columns) - 1, [each.kind for each in shown.columns]
+    headings = [
+        OutputColumn(_local(each.title), is_numeric(each.kind), each.kind == "text", each.kind == "text" and at == last)
+        for at, each in enumerate(shown.columns)
     ]
-    yield from table(columns, [[_text(row[at], shown.columns[at].kind) for at in used] for row in shown.rows])
+    yield from table(headings, [map(_text, row, kinds) for row in shown.rows])
 
 
 def _local(title: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PathNotFound
 from .backup_sources import configured
-from .output import Answer, OutputColumn, count_text, size_text, table, time_text
+from .output import Answer, columns, count_text, size_text, table, time_text
 from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
@@ -77,13 +77,6 @@ def _described(found: Contained) -> dict[str, Any]:
 
 
 def _view(document: dict[str, Any]) -> Iterator[str]:
-    columns = (
-        OutputColumn("mode"),
-        OutputColumn("size", right=True),
-        OutputColumn("modified (local)"),
-        OutputColumn("path"),
-        OutputColumn("aliases"),
-    )
     rows = [
         (
             _TYPES[each["type"]] + ("" if each["mode"] is None else f"{each['mode']:04o}"),
@@ -94,6 +87,4 @@ def _view(document: dict[str, Any]) -> Iterator[str]:
         )
         for each in document["entries"]
     ]
-    used = [at for at in range(len(columns)) if any(row[at] for row in rows)]
-    if rows:
-        yield from table([columns[at] for at in used], [[row[at] for at in used] for row in rows])
+    return table(columns("mode", ">size", "modified (local)", "path", "aliases"), rows)

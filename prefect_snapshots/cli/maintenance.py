@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token, convert
 
-from .output import Answer, OutputColumn, count_text, fields, printable, size_text, table
+from .output import Answer, columns, count_text, fields, printable, size_text, table
 from .session import SessionArgument
 
 Document = dict[str, Any]
@@ -171,6 +171,4 @@ def _view_statistics(document: Document) -> Iterator[str]:
         [kind, f"{document['objects'][kind]:,}", size_text(document["bytes"][kind])]
         for kind in sorted(document["objects"])
     ]
-    yield from table(
-        [OutputColumn("kind"), OutputColumn("objects", right=True), OutputColumn("bytes", right=True)], rows
-    )
+    yield from table(columns("kind", ">objects", ">bytes"), rows)

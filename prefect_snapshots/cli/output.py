@@ -127,12 +127,22 @@ class OutputColumn(NamedTuple):
     whole: bool = False
 
 
-def table(columns: Sequence[OutputColumn], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def columns(*titles: str) -> list[OutputColumn]:
+    """Return columns. `>` before a title aligns it to the right; `…` after it means cut, and `↓` means whole."""
+    return [OutputColumn(each.strip(">…↓"), each[:1] == ">", each[-1:] == "…", each[-1:] == "↓") for each in titles]
+
+
+def table(columns: Sequence[OutputColumn], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """Yield lines of aligned columns. They are as wide as needed, unless the terminal is narrower.
 
-    The headings are bold on a terminal with colors.
+    The headings are bold on a terminal with colors. Columns without any text are left out.
     """
-    cells = [[column.title for column in columns], *([printable(cell) for cell in row] for row in rows)]
+    texts = [[printable(cell) for cell in row] for row in rows]
+    used = [at for at, _ in enumerate(columns) if any(row[at] for row in texts)]
+    if not used:
+        return
+    columns = [columns[at] for at in used]
+    cells = [[column.title for column in columns], *([row[at] for at in used] for row in texts)]
     widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - terminal_width()
     below = [at for at, column in enumerate(columns) if column.whole and excess > 0]

@@ -8,7 +8,7 @@ from typing import Any
 from cyclopts import App
 
 from ..errors import RepositoryNotFound, WrongPassword
-from .output import Answer, OutputColumn, printable, table
+from .output import Answer, columns, printable, table
 from .session import SessionArgument, new_password
 
 Document = dict[str, Any]
@@ -131,4 +131,4 @@ def _view(document: Document) -> Iterator[str]:
         yield f"{document['repository']} is not encrypted."
         return
     rows = [[printable(found["name"]), found["created"]] for found in document["passwords"]]
-    yield from table([OutputColumn("name"), OutputColumn("created")], rows)
+    yield from table(columns("name", "created"), rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument
-from .output import Answer, OutputColumn, count_text, size_text, table
+from .output import Answer, columns, count_text, size_text, table
 
 if TYPE_CHECKING:
     from ..retention import CleanupReport, RetentionPolicy
@@ -127,5 +127,4 @@ def _given(options: RetentionOptions | None) -> dict[str, Any]:
 
 def _view(document: dict[str, Any]) -> Iterator[str]:
     rows = [(row["name"], "keep" if row["keep"] else "delete", ", ".join(row["reasons"])) for row in document["rows"]]
-    if rows:
-        yield from table((OutputColumn("name"), OutputColumn(""), OutputColumn("reasons", whole=True)), rows)
+    yield from table(columns("name", "", "reasons↓"), rows)

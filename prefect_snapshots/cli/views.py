@@ -56,8 +56,6 @@ def names(document: Document) -> Iterator[str]:
 def snapshots(document: Document) -> Iterator[str]:
     """Yield the lines for the snapshots under a name, with as many columns of metadata as fit."""
     shown = document["snapshots"]
-    if not shown:
-        return
     marks = ["".join((PIN * each["pinned"], BEST * (each["id"] == document["best"]))) for each in shown]
     tags = [", ".join(each["tags"]) for each in shown]
     first: list[Cells] = [
@@ -130,8 +128,6 @@ def snapshot(document: Document) -> Iterator[str]:
 def differences(document: Document) -> Iterator[str]:
     """Yield the lines for the leaves that differ between two snapshots."""
     found = document["differences"]
-    if not found:
-        return
     yield from _table(
         (OutputColumn("path"), [each["path"] or "(the value itself)" for each in found]),
         (OutputColumn("is"), [each["kind"] for each in found]),
@@ -143,9 +139,7 @@ def differences(document: Document) -> Iterator[str]:
 
 
 def _table(*columns: Cells) -> Iterator[str]:
-    """A table without the columns in which nothing is."""
-    shown = [(column, cells) for column, cells in columns if any(cells)]
-    return table([column for column, _ in shown], zip(*(cells for _, cells in shown), strict=True))
+    return table([column for column, _ in columns], zip(*(cells for _, cells in columns), strict=True))
 
 
 def _width(cells: Cells) -> int:
