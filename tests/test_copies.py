@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count as count_from
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from histories import Client, snapper_of
 from servers import Storage
 
-from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, RetentionPolicy, SnapshotManager
 from prefect_snapshots.checkpoints import CheckpointManager, Snapper
+from prefect_snapshots.errors import InvalidArgument
+from prefect_snapshots.repository.location import MemoryLocation
 from prefect_snapshots.results import ResultLog
+
+T = TypeVar("T")
 
 
 def double(item: int) -> int:
@@ -148,3 +159,296 @@ def test_a_copy_has_everything(
     target.prune(grace=0)
     assert target.check(read_data=True).problems == []
     assert_same(copied.seen(), seen)
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+class Dead(BaseException):
+    """The process was killed."""
+
+
+class Mortal(MemoryLocation):
+    """A location in memory whose process is killed at one of its writes: before it, or before the reply."""
+
+    writes = 0
+    dies_at = 0
+    last_succeeds = False
+
+    def _die_or(self, write: Callable[[], T]) -> T:
+        self.writes += 1
+        if self.dies_at and self.writes >= self.dies_at:
+            if self.writes == self.dies_at and self.last_succeeds:
+                write()
+            raise Dead
+        return write()
+
+    def _create(self, path: str, data: bytes) -> bool:
+        return self._die_or(lambda: MemoryLocation._create(self, path, data))
+
+    def replace(self, path: str, data: bytes) -> None:
+        self._die_or(lambda: MemoryLocation.replace(self, path, data))
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._die_or(partial(MemoryLocation.delete, self, [path]))
+
+
+def mortal(url: str, dies_at: int, last_succeeds: bool, password: str | None = None) -> Repository:
+    repository = Repository(url, password=password)
+    place = Mortal("memory", url.removeprefix("memory://"), {})
+    place.dies_at, place.last_succeeds = dies_at, last_succeeds
+    repository.location = place
+    return repository
+
+
+def test_a_copy_that_is_killed_at_any_write_can_be_continued(tmp_path: Path, memory_storage: Storage) -> None:
+    source = Repository(tmp_path / "source")
+    snapshots, registry = SnapshotManager(source), ArtifactRegistry(source)
+    for number in range(3):
+        snapshots.save_snapshot(noise(number, 30_000 * number + 100), f"s{number}")
+    snapshots.save_snapshot(noise(3, 50_000), "s0", overwrite=True)
+    registry.log_artifact("model", noise(4, 50_000).hex(), "json")
+    registry.create_release("1.0")
+    for count in (3, 5):
+        Snapper(range(count), double, repository=source, name="job", function_version="1").start()
+    snapshots.delete_snapshot("s1")
+    wanted = {info.id: snapshots.load_snapshot(info.id) for info in snapshots.list_snapshots()}
+    for step in count_from(2):
+        url = f"{memory_storage.url}/{step}"
+        Repository(url).parts(writing=True)
+        try:
+            source.copy_to(mortal(url, step // 2, bool(step % 2)))
+        except Dead:
+            pass
+        else:
+            break
+        repository = Repository(url)
+        # What a reader finds is complete, wherever the copy was killed.
+        assert repository.check(read_data=True).problems == []
+        if ArtifactRegistry(repository).list_releases():
+            assert ArtifactRegistry(repository).list_versions("model")
+        assert source.copy_to(repository).problems == []
+        copied = SnapshotManager(repository)
+        assert {info.id: copied.load_snapshot(info.id) for info in copied.list_snapshots()} == wanted
+        assert ArtifactRegistry(repository).load_artifact("model") == noise(4, 50_000).hex()
+        assert CheckpointManager(repository).load_checkpoint("job") == [double(item) for item in range(5)]
+        again = source.copy_to(repository)
+        assert (again.versions, again.events, again.segments) == (0, 0, 0)
+        assert repository.check(read_data=True).problems == []
+    assert step > 60, "too few writes were seen"
+
+
+# --- others that write meanwhile -------------------------------------------------------------------------------------
+
+
+Contents = dict[tuple[str, str], Any]
+
+
+def contents(repository: Repository) -> Contents:
+    """Everything that a client has written, with its times."""
+    if not repository.exists():
+        return {}
+    found: Contents = {}
+    snapshots, registry = SnapshotManager(repository, name="shared"), ArtifactRegistry(repository)
+    checkpoints, results = CheckpointManager(repository), ResultLog(repository, "shared")
+    for info in snapshots.list_snapshots():
+        found["snapshot", info.id] = info.created_at, snapshots.load_snapshot(info.id)
+    for version in registry.list_versions("shared") if registry.list_names() else ():
+        value = registry.load_artifact("shared", version.version)
+        found["artifact", version.version] = version.created_at, version.metadata, value
+    for result in results.older_than("2100-01-01"):
+        found["result", result.key] = result.written_at, results.read(result.key)
+    for name in repository.names("backups"):
+        manager = BackupManager(repository, name=name)
+        for backup in manager.list_backups():
+            found["backup", backup.name] = backup.created_at, b"".join(manager.open_file(backup.name, "data", "number"))
+    for name in {info.name for info in checkpoints.list_checkpoints()}:
+        found["checkpoint", name] = checkpoints.load_checkpoint(name)
+    return found
+
+
+class World:
+    """A repository in which everything happens, its copy, and what the copy must have."""
+
+    def __init__(self, url: str, folder: Path, seed: int, passwords: tuple[str | None, str | None]) -> None:
+        self.chance = random.Random(seed)
+        self.password = passwords[1]
+        self.client = Client(f"{url}/source", folder, seed, {})
+        self.client.repository = self.source = Repository(f"{url}/source", password=passwords[0])
+        self.url = f"{url}/target"
+        self.target = Repository(self.url, password=passwords[1])
+        self.copied: Contents = {}
+        self.cleaned: Contents = {}
+
+    def step(self) -> None:
+        acts = self.write, self.prune, self.copy, self.copy_and_die, self.clean_up, self.clear
+        self.chance.choices(acts, (15, 2, 3, 4, 1, 1))[0]()
+
+    def write(self) -> None:
+        kind = self.chance.choices(("snapshots", "artifacts", "results", "checkpoints", "backups"), (6, 4, 6, 1, 1))[0]
+        getattr(self.client, f"_{kind}")()
+
+    def prune(self) -> None:
+        for repository in (self.source, self.target):
+            if repository.exists():
+                repository.prune(grace=0)
+
+    def copy(self) -> None:
+        if self.source.exists():
+            assert self.source.copy_to(self.target).problems == []
+            self.copied |= contents(self.source)
+
+    def copy_and_die(self) -> None:
+        if self.target.exists():
+            with contextlib.suppress(Dead):
+                self.source.copy_to(
+                    mortal(self.url, self.chance.randint(1, 15), self.chance.random() < 0.5, self.password)
+                )
+
+    def clean_up(self) -> None:
+        """The retention of the copy decides there, and artifacts are deleted in the source."""
+        before = contents(self.target)
+        if before:
+            SnapshotManager(self.target, name="shared").cleanup(RetentionPolicy(keep_last=3))
+            ArtifactRegistry(self.target).cleanup(RetentionPolicy(keep_last=3))
+            after = contents(self.target)
+            self.cleaned |= {what: data for what, data in before.items() if what not in after}
+        ArtifactRegistry(self.source).cleanup(RetentionPolicy(keep_last=4))
+
+    def clear(self) -> None:
+        """Checkpoints are cleared, and perhaps begun again."""
+        manager = CheckpointManager(self.source)
+        for name in [info.name for info in manager.list_checkpoints()[:2]] if self.source.exists() else ():
+            manager.delete_checkpoint(name)
+            if self.chance.random() < 0.5:
+                snapper_of(self.source, name, int(name.rpartition("-")[2])).start()
+
+    def verify(self) -> None:
+        """The copy has all that its source has, and all that it had before, except for what it has cleaned up."""
+        self.copy()
+        found, original = contents(self.target), contents(self.source)
+        for what, data in self.copied.items():
+            if what not in found:
+                assert self.cleaned[what][0] >= data[0]
+            elif what in original:
+                assert found[what] == data, what
+            else:  # a run that was killed may have copied a later one that was deleted since
+                assert found[what] == data or found[what][0] > data[0], what
+        for repository in (self.source, self.target):
+            assert repository.check(read_data=True).problems == []
+
+
+@pytest.mark.parametrize(("seed", "passwords"), [(31, (None, None)), (2, (None, "two"))])
+def test_copies_are_complete_beside_writers_deletes_prunes_and_kills(
+    tmp_path: Path, memory_storage: Storage, seed: int, passwords: tuple[str | None, str | None]
+) -> None:
+    (tmp_path / "client").mkdir()
+    world = World(memory_storage.url, tmp_path / "client", seed, passwords)
+    for number in range(120):
+        world.step()
+        if number % 20 == 19:
+            world.verify()
+    # The next version would have the same number in both.
+    numbers = {str(ArtifactRegistry(each).log_artifact("shared", 1, "json")) for each in (world.source, world.target)}
+    assert len(numbers) == 1
+
+
+def test_two_copies_of_one_source_at_the_same_time_copy_everything_once(memory_storage: Storage) -> None:
+    url = memory_storage.url
+    source, target = Repository(f"{url}/source"), Repository(f"{url}/target", password="two")
+    for number in range(12):
+        SnapshotManager(source, name="run").save_snapshot(noise(number, 20_000), str(number))
+        Snapper(range(number), double, repository=source, name="job", function_version="1").start()
+    target.parts(writing=True)
+    with ThreadPoolExecutor() as threads:
+        copies = [
+            threads.submit(Repository(f"{url}/source").copy_to, Repository(f"{url}/target", password="two"))
+            for _ in range(3)
+        ]
+        assert all(each.result().problems == [] for each in copies)
+    assert len(SnapshotManager(target, name="run").list_snapshots()) == 12
+    assert CheckpointManager(target).load_checkpoint("job") == [double(item) for item in range(11)]
+    assert target.check(read_data=True).problems == []
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_was_written_in_the_copy_is_an_error_for_this_name_alone(memory_storage: Storage) -> None:
+    url = memory_storage.url
+    source, target = Repository(f"{url}/source"), Repository(f"{url}/target")
+    for name in ("a", "b", "c"):
+        SnapshotManager(source, name=name).save_snapshot(1, "first")
+    assert source.copy_to(target).ok
+    SnapshotManager(target, name="b").save_snapshot(2, "own")
+    # What the retention of the copy and drills do is no such thing.
+    SnapshotManager(target, name="c").delete_snapshot("first")
+    for name in ("a", "b", "c"):
+        SnapshotManager(source, name=name).save_snapshot(3, "second")
+    report = source.copy_to(target)
+    assert [problem.path for problem in report.problems] == ["snapshots/b"]
+    assert "number 2, that the original does not have" in report.problems[0].what
+    assert [info.id for info in SnapshotManager(target, name="a").list_snapshots()] == ["second", "first"]
+    assert [info.id for info in SnapshotManager(target, name="b").list_snapshots()] == ["own", "first"]
+    assert [info.id for info in SnapshotManager(target, name="c").list_snapshots()] == ["second"]
+
+
+def test_a_source_without_its_newest_events_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target")
+    manager = SnapshotManager(source, name="a")
+    for number in range(3):
+        manager.save_snapshot(number, str(number))
+    assert source.copy_to(target).ok
+    for slot in (tmp_path / "source" / "catalog").glob("*/000000000003"):
+        if slot.parent.name != "root":
+            slot.unlink()
+    [problem] = Repository(tmp_path / "source").copy_to(target).problems
+    assert "the newest events of the original were taken away" in problem.what
+    assert len(SnapshotManager(target, name="a").list_snapshots()) == 3
+
+
+def test_a_damaged_version_is_reported_and_the_others_are_copied(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target", password="two")
+    manager = SnapshotManager(source, name="a")
+    manager.save_snapshot({"a": noise(1)}, "lost")
+    for pack in (tmp_path / "source" / "packs").glob("*/*"):
+        pack.write_bytes(pack.read_bytes()[:-1000])
+    manager.save_snapshot(noise(2), "kept")
+    report = Repository(tmp_path / "source").copy_to(target)
+    assert (report.versions, [problem.path for problem in report.problems]) == (1, ["snapshots/a:lost"])
+    copied = SnapshotManager(target, name="a")
+    assert [info.id for info in copied.list_snapshots()] == ["kept"]
+    assert copied.load_snapshot("kept") == noise(2)
+
+
+def test_an_encrypted_repository_is_copied_in_plain_only_on_request(tmp_path: Path) -> None:
+    source = Repository(tmp_path / "source", password="one")
+    SnapshotManager(source).save_snapshot("a secret", "first")
+    plain = Repository(tmp_path / "plain", password=False)
+    with pytest.raises(InvalidArgument, match="pass unencrypted=True"):
+        source.copy_to(plain)
+    assert not plain.exists()
+    assert source.copy_to(plain, unencrypted=True).versions == 1
+    with pytest.raises(InvalidArgument, match="the same repository"):
+        source.copy_to(Repository(tmp_path / "source", password="one"))
+
+
+def test_a_selection_copies_only_what_it_names(tmp_path: Path) -> None:
+    source = Repository(tmp_path / "source")
+    for name in ("train-1", "train-2", "other"):
+        SnapshotManager(source, name=name).save_snapshot(1, "old")
+    moment = datetime.now(UTC)
+    SnapshotManager(source, name="other").save_snapshot(2, "new")
+    registry = ArtifactRegistry(source)
+    registry.log_artifact("model", 1, "json")
+    registry.create_release("1.0")
+
+    def copied(**selection: Any) -> list[tuple[str, str]]:
+        target = Repository(tmp_path / str(len(list(tmp_path.iterdir()))))
+        assert source.copy_to(target, **selection).ok
+        return sorted(target.parts().catalog.streams().values())
+
+    assert copied(kinds=["artifacts"]) == [("artifacts", "default:model"), ("releases", "default")]
+    assert copied(names=["train-*"]) == [("snapshots", "train-1"), ("snapshots", "train-2")]
+    assert copied(kinds=["snapshots"], since=moment) == [("snapshots", "other")]

@@ -26,7 +26,17 @@ from ..names import check_name
 from ..opened import Opened
 from ..progress import Progress, silent
 from .histories import Histories, deleted, name_of, travels
-from .log_copies import Copied, Originals, body_of_start, count_records, merged, merging, reader_of, write_copy
+from .log_copies import (
+    Copied,
+    Originals,
+    body_of_start,
+    clearing,
+    count_records,
+    merged,
+    merging,
+    reader_of,
+    write_copy,
+)
 
 _READ_FIRST = frozenset({"releases"})
 """Kinds whose events name versions of other streams. They are read first and copied last: what they name is there."""
@@ -93,6 +103,13 @@ class Selection:
         selected = not self.kinds or _CONTAINED.get(kind, kind) in self.kinds
         return selected and (not self.names or any(name == one or fnmatchcase(name, one) for one in self.names))
 
+    def concerns(self, stream: Stream) -> bool:
+        """Return whether a selected name has anything to copy: a version that is new enough, or results."""
+        since = self.since
+        return since is None or any(
+            event.time >= since for event in stream.events if event.content is not None or "segment" in event.body
+        )
+
 
 def copy(
     source: Opened, target: Opened | None, selection: Selection, dry_run: bool, progress: Progress | None = None
@@ -107,7 +124,7 @@ def copy(
     for number, one in enumerate(chosen):
         say("copying", number, len(chosen))
         stream = early[one] if one in early else _read(source, *one, report)
-        if stream is None:
+        if stream is None or not selection.concerns(stream):
             continue
         report.names += 1
         try:
@@ -270,7 +287,7 @@ class _Copier:
             self._replace_segment(str(event.body.get("segment")), place)
             return
         if event.kind == "start":
-            self._commit(place, lambda: Draft("start", body_of_start(events, place, self._segments)))
+            self._commit(place, lambda: Draft("start", body_of_start(event)))
         else:
             self._commit(place, lambda: Draft(event.kind, self.histories.body_of(event)))
         self._report.events += 1
@@ -345,6 +362,13 @@ class _Copier:
             held = originals.holders(segment, self._segments)
             if held and self._is_behind(originals, segment, held):
                 self._replace_segment(segment)
+
+        def clear() -> Draft | None:
+            self._check()
+            body = clearing(self._stream.events, self._segments)
+            return None if body is None else Draft("clear", body)
+
+        self._commit_own(clear)
 
     def _is_behind(self, originals: Originals, segment: str, held: set[str]) -> bool:
         there = [self._segments.extents.get(one) for one in held]

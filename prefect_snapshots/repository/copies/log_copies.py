@@ -2,12 +2,12 @@
 
 A copied start registers its segment first. Then a new segment with the records of the source replaces it, by an event
 `merged`, as `repair` and merges do. A segment that has grown since is replaced in the same way. So a reader of the copy
-sees the records of one run of the copy or of the next, and a kill leaves a segment that the next run drops.
+sees the records of one run or of the next, and a kill leaves a segment that the next run drops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .. import logs
@@ -90,30 +90,36 @@ class Originals:
         return found
 
 
-def body_of_start(events: list[Event], place: int, copied: Copied) -> dict[str, Any]:
-    """Return the body for the copy of a start.
+def body_of_start(start: Event) -> dict[str, Any]:
+    """Return the body for the copy of a start."""
+    return {name: value for name, value in start.body.items() if name not in _OF_THE_OLD}
 
-    Results that were cleared stay in the copy until the function is started again. Then they are cleared there as well,
-    because otherwise they would count instead of the new ones.
+
+def clearing(events: Sequence[Event], copied: Copied) -> dict[str, Any] | None:
+    """Return the body of the event that clears in the copy what was cleared in the source, or None.
+
+    Cleared results stay in the copy until there are new ones of the same function: otherwise the old ones would count
+    instead of the new ones.
     """
-    start = events[place]
-    body = {name: value for name, value in start.body.items() if name not in _OF_THE_OLD}
-    earlier = Originals(events[:place])
-    cleared: set[str] = set()
-    for event in events[:place]:
-        if event.kind == "clear":
-            cleared.update(logs.drops_of(event))
-            if event.body.get("pinned") is False:
-                body["pinned"] = False
-        elif event.kind in ("pin", "unpin"):
+    originals = Originals(events)
+    renewed = {
+        (event.body.get("fingerprint"), event.sequence)
+        for segment, event in originals.events.items()
+        if segment in originals.wanted and any(one in copied.extents for one in originals.holders(segment, copied))
+    }
+    drops: set[str] = set()
+    body: dict[str, Any] = {}
+    for event in events:
+        if event.kind in ("pin", "unpin"):
             body.pop("pinned", None)
-    same = [
-        old
-        for old in cleared
-        if old in earlier.events and earlier.events[old].body.get("fingerprint") == body.get("fingerprint")
-    ]
-    drops = sorted(set[str]().union(*(earlier.holders(old, copied) for old in same)))
-    return {**body, "drops": drops} if drops else body
+        elif event.kind == "clear":
+            for old in logs.drops_of(event):
+                owner = originals.events[old].body.get("fingerprint") if old in originals.events else None
+                if any(fingerprint == owner and number > event.sequence for fingerprint, number in renewed):
+                    drops |= originals.holders(old, copied)
+                    if event.body.get("pinned") is False:
+                        body["pinned"] = False
+    return {**body, "drops": sorted(drops)} if drops else None
 
 
 def reader_of(source: Opened, stream: str, segment: str, extent: logs.Extent | None) -> logs.SegmentReader:
