@@ -12,10 +12,12 @@ import random
 import stat
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from servers import Storage
 
@@ -389,6 +391,83 @@ def test_expired_versions_are_refused_and_can_be_read_all_the_same(registry: Art
     assert registry.exists("x")
     registry.set_artifact_expiry("x", None)
     assert registry.load_artifact("x") == 1
+
+
+def test_the_latest_version_is_the_newest_that_has_not_expired(registry: ArtifactRegistry) -> None:
+    for value in ("zero", "one", "two"):
+        registry.log_artifact("x", value)
+    before = datetime.now(UTC)
+    time.sleep(0.001)
+    registry.set_artifact_expiry("x", datetime.now(UTC), 2)
+    assert registry.load_artifact("x") == registry.load_artifact("x", "latest") == "one"
+    assert registry.get_artifact("x").version == "v1"
+    assert registry.load_artifact("x", before, "asof") == "two", "it had not expired then"
+    assert registry.load_artifact("x", datetime.now(UTC), "asof") == "one"
+    assert registry.create_release("r1").artifacts == {"x": "v1"}
+    assert registry.promote_artifact("x", to="production").version == "v1"
+    for refused in (
+        lambda: registry.load_artifact("x", 2),
+        lambda: registry.create_release("r2", {"x": 2}),
+        lambda: registry.promote_artifact("x", 2, to="production"),
+    ):
+        with pytest.raises(ArtifactExpired, match="default/x:v2 expired at"):
+            refused()
+    rows = registry.cleanup(RetentionPolicy(keep_last=1), dry_run=True)
+    assert "v1" not in str(rows.deleted), "both the newest and the latest valid version stay"
+
+
+def test_a_version_can_be_a_number_or_time_of_another_library(registry: ArtifactRegistry) -> None:
+    for value in range(2):
+        registry.log_artifact("x", value)
+    assert registry.load_artifact("x", np.int64(0)) == 0  # type: ignore[arg-type]
+    assert registry.load_artifact("x", pd.Timestamp.now("UTC"), "asof") == 1
+    assert registry.load_artifact("x", np.datetime64("2200-01-01"), "asof") == 1  # type: ignore[arg-type]
+    registry.set_artifact_expiry("x", pd.Timestamp("2100-01-01", tz="Europe/Berlin"))
+    assert registry.get_artifact("x").expiry == datetime(2099, 12, 31, 23, tzinfo=UTC)
+    registry.set_artifact_expiry("x", date(2100, 1, 1))  # type: ignore[arg-type]
+    assert registry.get_artifact("x").expiry == datetime(2100, 1, 1, tzinfo=UTC)
+    for wrong in (5, 1.5, np.datetime64("NaT"), pd.NaT, [2]):
+        with pytest.raises(InvalidArgument):
+            registry.set_artifact_expiry("x", wrong)  # type: ignore[arg-type]
+    for nothing in (True, np.True_, 1.0, [1], np.ones(2)):
+        with pytest.raises(InvalidArgument, match="is not a version"):
+            registry.load_artifact("x", nothing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_what_did_not_change_gets_no_new_version(registry: ArtifactRegistry, tmp_path: Path, size: int) -> None:
+    values = [list(range(size)), list(range(1, size + 1))]
+    first = registry.log_artifact("x", values[0], if_changed=True)
+    assert registry.log_artifact("x", values[0], if_changed=True, metadata={"again": True}) == first
+    assert registry.get_artifact_metadata("x") == {"again": True}
+    other = ArtifactRegistry(registry.repository.url)
+    assert other.log_artifact("x", values[1], if_changed=True).version == "v1"
+    assert registry.log_artifact("x", values[0], if_changed=True).version == "v2", "the latest one is another"
+    assert registry.log_artifact("x", values[0], "pickle", if_changed=True).version == "v3"
+    (tmp_path / "file").write_bytes(bytes(size))
+    versions = [registry.log_files("f", tmp_path / "file", if_changed=True).version for _ in range(2)]
+    (tmp_path / "file").write_bytes(bytes(size - 1) + b"1")
+    assert [*versions, registry.log_files("f", tmp_path / "file", if_changed=True).version] == ["v0", "v0", "v1"]
+
+
+def test_a_version_may_stand_in_the_name(registry: ArtifactRegistry) -> None:
+    for value in range(2):
+        registry.log_artifact("model", value)
+    registry.promote_artifact("model", 0, to="production")
+    assert registry.load_artifact("model:production") == registry.load_artifact("model:v0") == 0
+    assert registry.get_artifact("model:latest").version == "v1"
+    with pytest.raises(ArtifactNotFound, match="has no version 'nowhere'"):
+        registry.load_artifact("model:nowhere")
+    registry.log_artifact("model:production", "another artifact")
+    assert registry.load_artifact("model:production") == "another artifact"
+
+
+def test_an_empty_folder_logs_nothing(registry: ArtifactRegistry) -> None:
+    logged = registry.log_folder("x")
+    with logged:
+        pass
+    assert logged.version is None
+    assert not registry.exists("x")
 
 
 # --- differences -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,32 @@ def test_an_experiment_promotes_into_the_registry(tmp_path: Path) -> None:
     source = registry.get_artifact("features").source
     assert source is not None
     assert (source["collection"], source["version"]) == ("my-experiment", "v0")
+
+
+def test_the_time_of_creation_travels_and_newer_versions_are_not_hidden(tmp_path: Path) -> None:
+    experiment, registry, third = (ArtifactRegistry(tmp_path / name) for name in ("experiment", "registry", "third"))
+    experiment.log_artifact("model", "old")
+    created = experiment.get_artifact("model").created_at
+    registry.log_artifact("model", "new")
+    with pytest.raises(InvalidArgument, match=r"default/model already has a newer one.*allow_older=True"):
+        experiment.promote_artifact("model", to=registry)
+    assert registry.load_artifact("model") == "new"
+    assert str(experiment.promote_artifact("model", to=registry, allow_older=True)) == "default/model:v1"
+    assert registry.get_artifact("model").created_at == created
+    assert registry.load_artifact("model", created, "asof") == "old"
+    assert registry.promote_artifact("model", to=third) == third.promote_artifact("model", to="production")
+    assert third.get_artifact("model").created_at == created
+    assert registry.promote_artifact("model", to=third) == third.promote_artifact("model", to="production"), "again"
+
+
+@pytest.mark.parametrize("forged", ["tomorrow", "9999-01-01", "0001-01-01T00:00:00+23:59", ""])
+def test_a_forged_time_of_creation_changes_nothing(tmp_path: Path, forged: str) -> None:
+    registry = ArtifactRegistry(tmp_path / "registry")
+    registry.log_artifact("source", 1)
+    artifact = registry.artifact("source")
+    with artifact._content(artifact._find(None)) as content:
+        registry.adopt("model", content, handler="json", source={"created_at": forged})
+    assert abs(registry.get_artifact("model").created_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_within_a_repository_nothing_is_copied(tmp_path: Path) -> None:

@@ -810,6 +810,17 @@ def test_a_comparison_ranks_by_anything(home: str | None) -> None:
     assert manager.get_ids_by_rank() == ["r5 again", "r5"]
 
 
+@pytest.mark.parametrize("rank_by", ["score", None])
+def test_the_limit_holds_after_every_save(tmp_path: Path, rank_by: str | None) -> None:
+    unlimited = SnapshotManager(tmp_path)
+    for score in range(5):
+        unlimited.save_snapshot(score, f"s{score}", {"score": score})
+    unlimited.pin("s0")
+    limited = SnapshotManager(tmp_path, rank_by=rank_by, max_snapshots=2)
+    assert (limited.save_snapshot(-1, "bad", {"score": -1}) is None) == (rank_by is not None)
+    assert sorted(limited) == (["s0", "s4"] if rank_by else ["bad", "s0"])
+
+
 def test_ties_are_newest_first(home: str | None) -> None:
     manager = SnapshotManager(home, rank_by="score", max_snapshots=2)
     for name in "abc":

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
-from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument
+from ..errors import ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument
 from ..messages import hint, logger
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
@@ -36,9 +36,10 @@ from .history import (
     StoredVersion,
     VersionLike,
     check_alias,
+    created,
     expiry_of,
-    is_expired,
     moves_of,
+    refuse_older,
     source_of,
 )
 from .infos import ArtifactInfo, ArtifactVersion
@@ -125,6 +126,7 @@ class Artifact:
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        if_changed: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
@@ -132,7 +134,7 @@ class Artifact:
         body = notes_of(metadata, expiry)
         folder = scan_folder(Path(local_path), artifact_path)
         passed = _counter("upload", folder.size, progress)
-        return self._log(body, folder.travelling(), lambda writer: folder.store(writer, passed()), token)
+        return self._log(body, folder.travelling(), lambda writer: folder.store(writer, passed()), token, if_changed)
 
     def log_folder(
         self,
@@ -152,6 +154,7 @@ class Artifact:
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        if_changed: bool = False,
         token: str | None = None,
         **writer_options: Any,
     ) -> ArtifactVersion:
@@ -164,6 +167,7 @@ class Artifact:
             inline(manifest, buffers),
             lambda writer: writer.store(manifest, buffers),
             token,
+            if_changed,
         )
 
     def adopt(
@@ -176,6 +180,7 @@ class Artifact:
         environment: Mapping[str, str] | None = None,
         expiry: datetime | str | None = None,
         source: Mapping[str, str] | None = None,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Create a version from content that is already stored. See `ArtifactRegistry.adopt`."""
@@ -186,10 +191,16 @@ class Artifact:
             body["environment"] = dict(environment)
         if source:
             body["source"] = dict(source)
-        return self._adopt(content, body, progress)
+        return self._adopt(content, body, progress, allow_older=allow_older)
 
     def _adopt(
-        self, content: ContentReader, body: dict[str, Any], progress: Progress | None, number: int | None = None
+        self,
+        content: ContentReader,
+        body: dict[str, Any],
+        progress: Progress | None,
+        number: int | None = None,
+        *,
+        allow_older: bool = True,
     ) -> ArtifactVersion:
         """Create a version from content and the fields of its event. The number is by default the next one."""
         there: StoredVersion | None = None
@@ -200,6 +211,8 @@ class Artifact:
             there = history.newest if number is None else history.versions.get(number)
             if there is not None and _is_from(there, body.get("source")):
                 return None
+            if not allow_older and history.newest is not None:
+                refuse_older(body.get("source"), from_nanoseconds(history.newest.time), self._label)
             if number is not None and number < history.next_number:
                 raise CommitConflict(
                     f"v{number} of {self._label} cannot be copied: {self.repository.url} already has "
@@ -222,9 +235,7 @@ class Artifact:
         progress: Progress | None = None,
     ) -> Download:
         """Download a version. Every byte is verified. See `ArtifactRegistry.download_artifact`."""
-        found = self._find(version, match)
-        if validate:
-            self._refuse_expired(found)
+        found = self._find(version, match, valid=validate)
         with self._content(found) as content:
             tree = tree_of(content, self.name, *self._files_of(found))
             passed = _counter("download", tree.stored, progress)()
@@ -234,11 +245,10 @@ class Artifact:
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any
     ) -> Any:
         """Return the value of a version. Every byte is verified. See `ArtifactRegistry.load_artifact`."""
-        found = self._find(version, match)
+        found = self._find(version, match, valid=validate)
         if found.handler is None:
             raise InvalidArgument(f"{self._label_of(found)} is a folder of files. Use download_artifact.")
         if validate:
-            self._refuse_expired(found)
             check_environment(found.event.body.get("environment", {}), self._label_of(found))
         handler = find_handler(found.handler)
         with self._content(found) as content:
@@ -281,7 +291,7 @@ class Artifact:
 
     def release(self, version: VersionLike) -> str:
         """Protect a version because a release is about to include it, and return its label."""
-        return self._pin(version, "release", "released").label
+        return self._pin(self._find(version, valid=True).number, "release", "released").label
 
     def delete_version(self, version: VersionLike, *, force: bool = False, dry_run: bool = False) -> None:
         """Delete one version. See `ArtifactRegistry.delete_version`."""
@@ -303,7 +313,7 @@ class Artifact:
         def draft() -> Draft | None:
             history = self._tracked.state
             rows[:] = policy.plan(
-                RetentionItem(version.label, from_nanoseconds(version.time), exempt=history.exempt(number))
+                RetentionItem(version.label, from_nanoseconds(version.event.time), exempt=history.exempt(number))
                 for number, version in history.versions.items()
             )
             gone[:] = [row.name for row in rows if not row.keep]
@@ -339,9 +349,8 @@ class Artifact:
         """Promote a version to a stage. See `ArtifactRegistry.set_stage`."""
         alias = check_alias(stage)
         with self._current() as history:
-            found = history.resolve(version, match, self._label)
+            found = history.resolve(version, match, self._label, valid=True)
             now = history.alias_target(alias)
-        self._refuse_expired(found)
         return self._move(alias, lambda _: found, now if expected is ... else expected, by)
 
     def delete_alias(self, alias: str, *, by: str | None = None) -> None:
@@ -384,12 +393,12 @@ class Artifact:
         version: VersionLike = None,
         match: Match = "exact",
         *,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Copy a version into another registry. See `ArtifactRegistry.copy_to`."""
         require_store(to)
-        found = self._find(version, match)
-        self._refuse_expired(found)
+        found = self._find(version, match, valid=True)
         body = found.event.body
         with self._content(found) as content:
             return to.adopt(
@@ -401,6 +410,7 @@ class Artifact:
                 environment=body.get("environment"),
                 expiry=None if found.expiry is None else from_nanoseconds(found.expiry),
                 source=self._source(found),
+                allow_older=allow_older,
                 progress=progress,
             )
 
@@ -411,7 +421,7 @@ class Artifact:
         body |= {"metadata": found.metadata, "expiry": found.expiry, "source": self._source(found)}
         with self._content(found) as content:
             to._adopt(content, body, progress, found.number)
-        to.release(found.label)
+        to._pin(found.number, "release", "released")  # even if it has expired since
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -442,12 +452,12 @@ class Artifact:
                 raise self._missing(self)
             yield history
 
-    def _resolve(self, version: VersionLike = None, match: Match = "exact") -> StoredVersion:
+    def _resolve(self, version: VersionLike = None, match: Match = "exact", valid: bool = False) -> StoredVersion:
         with self._current() as history:
-            return history.resolve(version, match, self._label)
+            return history.resolve(version, match, self._label, valid=valid)
 
-    def _find(self, version: VersionLike, match: Match = "exact") -> StoredVersion:
-        return self._sound(self._resolve(version, match))
+    def _find(self, version: VersionLike, match: Match = "exact", *, valid: bool = False) -> StoredVersion:
+        return self._sound(self._resolve(version, match, valid))
 
     def _sound(self, version: StoredVersion) -> StoredVersion:
         if version.damage is not None:
@@ -477,12 +487,54 @@ class Artifact:
         )
 
     def _log(
-        self, body: dict[str, Any], content: Stored | None, store: Callable[[Writer], Stored], token: str | None
+        self,
+        body: dict[str, Any],
+        content: Stored | None,
+        store: Callable[[Writer], Stored],
+        token: str | None,
+        if_changed: bool,
     ) -> ArtifactVersion:
-        def draft() -> Draft:
+        stored, unchanged = content, None
+
+        def storing(writer: Writer) -> Stored:
+            nonlocal stored
+            stored = store(writer)
+            return stored
+
+        def draft() -> Draft | None:
+            nonlocal unchanged
+            newest = self._tracked.state.latest()
+            if if_changed and newest is not None and stored is not None and self._holds(newest, stored, body):
+                unchanged = newest
+                return None
             return Draft("version", {"id": f"v{self._tracked.state.next_number}", **body})
 
-        return self._version_of(self._tracked.store(draft, content, store, token=token_from(token)))
+        if if_changed:
+            self._tracked.refresh()  # otherwise, a version that is no longer the latest could look unchanged
+        event = self._tracked.store(draft, content, storing, token=token_from(token))
+        if unchanged is None:
+            return self._version_of(event)
+        notes: dict[str, Any] = {key: body[key] for key in ("metadata", "expiry") if key in body}
+        if notes:
+            self._annotate(unchanged.number, "exact", notes)
+        return self._version_of(unchanged.event)
+
+    def _holds(self, version: StoredVersion, stored: Stored, body: Mapping[str, Any]) -> bool:
+        """Return whether a version has the same content as a new one would have."""
+        old, new = version.event.content, stored.content
+        if old is None or (old.size, old.manifest_size, old.depth, old.table) != (
+            new.size,
+            new.manifest_size,
+            new.depth,
+            new.table,
+        ):
+            return False
+        if any(version.event.body.get(key) != body.get(key) for key in ("handler", "suffix", "environment")):
+            return False
+        if new.depth:
+            return True
+        with self._content(version) as content:
+            return content.inline is not None and content.inline.inline == stored.inline
 
     def _annotate(self, version: VersionLike, match: Match, changes: dict[str, Any]) -> None:
         found = self._find(version, match)
@@ -558,14 +610,6 @@ class Artifact:
         label = choose(self._tracked.view).label if event is None else event.body["version"]
         return ArtifactVersion(self.name, self.collection, label)
 
-    def _refuse_expired(self, version: StoredVersion) -> None:
-        if is_expired(version):
-            assert version.expiry is not None
-            raise ArtifactExpired(
-                f"{self._label_of(version)} expired at {from_nanoseconds(version.expiry).isoformat()}. Choose another "
-                "version, or pass validate=False to read it anyway."
-            )
-
     def _source(self, version: StoredVersion) -> dict[str, str]:
         return {
             "repository": self.repository.id,
@@ -573,6 +617,7 @@ class Artifact:
             "collection": self.collection,
             "name": self.name,
             "version": version.label,
+            **created(version),
         }
 
     def __repr__(self) -> str:
@@ -614,7 +659,8 @@ def _is_from(version: StoredVersion, source: Mapping[str, str] | None) -> bool:
     earlier = source_of(version)
     if source is None or earlier is None:
         return False
-    return {**earlier, "url": ""} == {**source, "url": ""}
+    ours = ("repository", "collection", "name", "version", "snapshot")
+    return all(earlier.get(key) == source.get(key) for key in ours)
 
 
 def _who() -> str:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from ..messages import logger
 from ..repository.contents import ContentReader
 from ..trees.descriptors import opened
 from ..trees.entries import Entry
@@ -61,7 +62,7 @@ class LoggedFolder(contextlib.AbstractContextManager[Path]):
     """A context manager with a temporary folder that is logged when the block ends. `log_folder` returns one.
 
     Attributes:
-        version: The version that was logged. None until the block has ended.
+        version: The version that was logged. None until the block has ended, and if it wrote no file.
     """
 
     def __init__(self, log: Callable[[Path], ArtifactVersion]) -> None:
@@ -76,7 +77,9 @@ class LoggedFolder(contextlib.AbstractContextManager[Path]):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         assert self._folder is not None
         try:
-            if kind is None:
+            if kind is None and not any(self._folder.iterdir()):
+                logger.warning("The folder is empty, so no version was logged.")
+            elif kind is None:
                 self.version = self._log(self._folder)
         finally:
             delete_folder(self._folder)

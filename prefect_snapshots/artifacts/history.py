@@ -8,20 +8,23 @@ cannot miss it.
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import re
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import dropwhile
 from typing import Any, Literal
 
 import msgspec
 
-from ..errors import ArtifactNotFound, InvalidArgument, InvalidName
+from ..errors import ArtifactExpired, ArtifactNotFound, InvalidArgument, InvalidName
 from ..messages import close_names
 from ..repository.catalog import OMITTED, Event
 from ..repository.names import check_name
-from ..repository.times import from_nanoseconds, parse_time, to_nanoseconds
+from ..repository.times import from_nanoseconds, is_moment, parse_time, to_nanoseconds
 
 Match = Literal["exact", "asof"]
 VersionLike = int | str | datetime | None
@@ -33,6 +36,7 @@ LATEST = "latest"
 NUMBER = re.compile(r"v?(0|[1-9][0-9]{0,17})")
 """A version number as a string: `3` or `v3`. At most 18 digits, so that it fits into 64 bits."""
 _SECOND = 1_000_000_000
+_CREATED = "created_at"
 
 
 class _VersionBody(msgspec.Struct):
@@ -74,8 +78,10 @@ class StoredVersion:
 
     @property
     def time(self) -> int:
-        """When it was committed, in nanoseconds since 1970 in UTC, by the writer's clock."""
-        return self.event.time
+        """When it was first logged, in nanoseconds since 1970 in UTC, by the writer's clock. Promotion to another
+        registry does not change it."""
+        made = created_at(source_of(self))
+        return self.event.time if made is None else min(to_nanoseconds(made), self.event.time)
 
     @property
     def handler(self) -> str | None:
@@ -180,9 +186,19 @@ class ArtifactHistory:
         stack = self.aliases.get(alias)
         return f"v{stack[-1]}" if stack else None
 
+    def latest(self, moment: datetime | None = None) -> StoredVersion | None:
+        """Return the newest version that has not expired, or the newest one if all have.
+
+        Args:
+            moment: The point in time to look at the expiry. Default: now.
+        """
+        valid = (one for one in reversed(self.versions.values()) if not is_expired(one, moment))
+        return next(valid, self._newest)
+
     def exempt(self, number: int) -> list[str]:
         """Return the reasons why retention never deletes a version. Empty if it can."""
-        reasons = ["latest"] if self._newest is not None and self._newest.number == number else []
+        latest = (self._newest, self.latest())
+        reasons = ["latest"] if any(one is not None and one.number == number for one in latest) else []
         rollbacks = [alias for alias, stack in sorted(self.aliases.items()) if number in stack[-2:-1]]
         return reasons + self.protection(number) + [f"rollback of alias {alias}" for alias in rollbacks]
 
@@ -196,15 +212,17 @@ class ArtifactHistory:
         """Return the aliases that point to a version, sorted."""
         return sorted(alias for alias, stack in list(self.aliases.items()) if stack[-1] == number)
 
-    def resolve(self, version: VersionLike, match: Match, label: str) -> StoredVersion:
-        """Find a version.
+    def resolve(self, version: VersionLike, match: Match, label: str, *, valid: bool = False) -> StoredVersion:
+        """Find a version. The latest one, and an as-of search, skip versions that had expired if others had not.
 
         Args:
             version: See `VersionLike`.
             match: For a point in time: the version of exactly that time, or the newest one at that time.
             label: The name of the artifact in error messages.
+            valid: Refuse a version that has expired or, in an as-of search, had expired at that time.
 
         Raises:
+            ArtifactExpired: The version has expired, and `valid` is True.
             ArtifactNotFound: There is no such version. The message lists the existing ones.
             InvalidArgument: `version` or `match` is invalid.
         """
@@ -212,25 +230,45 @@ class ArtifactHistory:
             raise InvalidArgument(f'match must be "exact" or "asof", not {match!r}.')
         if self._newest is None:
             raise ArtifactNotFound(f"{label} has no version yet.")
-        if version is None or version == LATEST:
-            return self._newest
+        version = plain_version(version)
+        moment = self._moment_of(version)
+        found = self._named(version, label) if moment is None else self._at_time(moment, match, label)
+        if valid and is_expired(found, moment if match == "asof" else None):
+            assert found.expiry is not None
+            raise ArtifactExpired(
+                f"{label}:{found.label} expired at {from_nanoseconds(found.expiry).isoformat()}. Choose another "
+                "version, or pass validate=False to read it anyway."
+            )
+        return found
+
+    def _moment_of(self, version: int | str | datetime | None) -> datetime | None:
         if isinstance(version, datetime):
-            return self.versions[at_time(self._times, version, match, label)]
-        if isinstance(version, int) and not isinstance(version, bool):
-            number: int | None = version
-        elif not isinstance(version, str):
-            raise InvalidArgument(NO_VERSION.format(version))
-        elif written := NUMBER.fullmatch(version):
+            return version
+        named = not isinstance(version, str) or version in self.aliases or NUMBER.fullmatch(version) is not None
+        return None if named or not is_time(str(version)) else parse_time(str(version))
+
+    def _named(self, version: int | str | datetime | None, label: str) -> StoredVersion:
+        latest = self.latest()
+        if latest is not None and (version is None or version == LATEST):
+            return latest
+        number: int | None = None
+        if isinstance(version, int):
+            number = version
+        elif isinstance(version, str) and (written := NUMBER.fullmatch(version)):
             number = int(written[1])
-        elif version in self.aliases:
+        elif isinstance(version, str) and version in self.aliases:
             number = self.aliases[version][-1]
-        elif is_time(version):
-            return self.versions[at_time(self._times, parse_time(version), match, label)]
-        else:
-            number = None
         if number is None or number not in self.versions:
             aliases = close_names(str(version), self.aliases)
             raise ArtifactNotFound(no_such_version(label, version, list(self.versions), aliases))
+        return self.versions[number]
+
+    def _at_time(self, moment: datetime, match: Match, label: str) -> StoredVersion:
+        number = at_time(self._times, moment, match, label)
+        if match == "asof":
+            until = dropwhile(lambda pair: pair[1] != number, reversed(self._times))
+            valid = (each for _, each in until if not is_expired(self.versions[each], moment))
+            number = next(valid, number)
         return self.versions[number]
 
     def _replace(self, old: StoredVersion, new: StoredVersion) -> None:
@@ -314,6 +352,22 @@ def at_time(times: Sequence[tuple[int, int]], moment: datetime, match: Match, la
     )
 
 
+def plain_version(version: Any) -> int | str | datetime | None:
+    """Return a version as one of four types: NumPy integers, dates and times of other libraries are converted.
+
+    Raises:
+        InvalidArgument: It is something else.
+    """
+    if is_moment(version) and not isinstance(version, datetime):
+        return parse_time(version)
+    if isinstance(version, str | datetime | None):
+        return version
+    if not isinstance(version, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(version)
+    raise InvalidArgument(NO_VERSION.format(version))
+
+
 def check_alias(alias: str) -> str:
     """Return an alias after checking that it cannot be mistaken for a version.
 
@@ -359,6 +413,30 @@ def moves_of(history: ArtifactHistory, alias: str | None) -> Iterator[Move]:
     return (move for move in history.moves if alias in (None, move.alias))
 
 
+def created_at(source: Mapping[str, Any] | None) -> datetime | None:
+    """Return when the version that a version was copied from was first logged, or None if that is not recorded."""
+    try:
+        return parse_time((source or {}).get(_CREATED))
+    except InvalidArgument:  # it is not recorded, or forged by someone who can write to the repository
+        return None
+
+
+def created(version: StoredVersion) -> dict[str, str]:
+    """Return the part of a source that says when a version was first logged."""
+    return {_CREATED: from_nanoseconds(version.time).isoformat()}
+
+
+def refuse_older(source: Mapping[str, str] | None, newest: datetime, label: str) -> None:
+    """Raise `InvalidArgument` if a source is older than the newest version of the target."""
+    made = created_at(source)
+    if made is not None and made < newest:
+        raise InvalidArgument(
+            f"This version is from {made.isoformat()}, and {label} already has a newer one, from {newest.isoformat()}. "
+            "Nothing was copied. Pass allow_older=True, or --allow-older on the command line, to copy it anyway."
+        )
+
+
 def source_of(version: StoredVersion) -> Mapping[str, Any] | None:
     """Return the source that a version was copied from, or None if it was logged here."""
-    return version.event.body.get("source")
+    found = version.event.body.get("source")
+    return found if isinstance(found, dict) else None

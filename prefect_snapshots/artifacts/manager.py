@@ -46,6 +46,7 @@ class ArtifactHandle(Protocol):
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        if_changed: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion: ...
@@ -63,6 +64,7 @@ class ArtifactHandle(Protocol):
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        if_changed: bool = False,
         token: str | None = None,
         **writer_options: Any,
     ) -> ArtifactVersion: ...
@@ -76,6 +78,7 @@ class ArtifactHandle(Protocol):
         environment: Mapping[str, str] | None = None,
         expiry: datetime | str | None = None,
         source: Mapping[str, str] | None = None,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion: ...
     def download(
@@ -124,6 +127,7 @@ class ArtifactHandle(Protocol):
         version: VersionLike = None,
         match: Match = "exact",
         *,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion: ...
 
@@ -137,6 +141,8 @@ class ArtifactManager(ABC):
     - `version`: a number (`3`, `"v3"`), `"latest"` or None, an alias such as `"production"`, or a point in time: a
       datetime with a time zone, or an ISO 8601 string (UTC if it has no zone). A time without a fraction of a second
       means any time within that second.
+      `get_artifact`, `load_artifact` and `download_artifact` also take it as part of the name, as in
+      `"model:production"`.
     - `match`: for a point in time: `"exact"`, or `"asof"` for the newest version at that time.
     - `collection`: the collection of the artifact. Default: the active one.
 
@@ -205,7 +211,8 @@ class ArtifactManager(ABC):
         Raises:
             ArtifactNotFound: There is no such artifact or version.
         """
-        return self.artifact(name, collection).get(version, match)
+        artifact, version = self._named(name, version, collection)
+        return artifact.get(version, match)
 
     def get_artifact_metadata(
         self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
@@ -230,6 +237,7 @@ class ArtifactManager(ABC):
         *,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        if_changed: bool = False,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
@@ -243,6 +251,8 @@ class ArtifactManager(ABC):
             artifact_path: The folder in the artifact to put them into, as in "data/raw". Default: the top.
             metadata: JSON-like values with string keys, up to 64 KB.
             expiry: When the version expires: a datetime with a time zone, or an ISO 8601 string. Default: never.
+            if_changed: If the latest version has the same content, return it instead of creating a new one. It gets the
+                new metadata and expiry.
             token: The `token` of a `CommitUnknown` that an earlier call raised. If that call succeeded after all, its
                 version is returned, and nothing is logged twice.
             progress: Called with "upload", the number of bytes read so far, and the total.
@@ -256,7 +266,13 @@ class ArtifactManager(ABC):
             InvalidArgument: A file changed while it was read. Nothing was saved.
         """
         return self.artifact(name, collection).log_files(
-            local_path, artifact_path, metadata=metadata, expiry=expiry, token=token, progress=progress
+            local_path,
+            artifact_path,
+            metadata=metadata,
+            expiry=expiry,
+            if_changed=if_changed,
+            token=token,
+            progress=progress,
         )
 
     def log_folder(
@@ -274,7 +290,8 @@ class ArtifactManager(ABC):
             name, collection, metadata, expiry, progress: As for `log_files`.
 
         Returns:
-            A context manager that returns the path of the folder. After the block, its `version` is the logged version.
+            A context manager that returns the path of the folder. After the block, its `version` is the logged version,
+            or None if the folder was empty: then nothing is logged.
 
         Example:
             >>> from prefect_snapshots import ArtifactRegistry
@@ -296,6 +313,7 @@ class ArtifactManager(ABC):
         collection: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         expiry: datetime | str | None = None,
+        if_changed: bool = False,
         token: str | None = None,
         **writer_options: Any,
     ) -> ArtifactVersion:
@@ -306,7 +324,7 @@ class ArtifactManager(ABC):
             value: A value that the handler can write.
             handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one that another package
                 installs.
-            collection, metadata, expiry, token: As for `log_files`.
+            collection, metadata, expiry, if_changed, token: As for `log_files`.
             writer_options: Options of the handler, such as `indent=4` for JSON.
 
         Returns:
@@ -319,7 +337,7 @@ class ArtifactManager(ABC):
             PickleRefused: The handler uses pickle, and the repository was opened with `allow_pickle=False`.
         """
         return self.artifact(name, collection).log(
-            value, handler, metadata=metadata, expiry=expiry, token=token, **writer_options
+            value, handler, metadata=metadata, expiry=expiry, if_changed=if_changed, token=token, **writer_options
         )
 
     def adopt(
@@ -334,6 +352,7 @@ class ArtifactManager(ABC):
         environment: Mapping[str, str] | None = None,
         expiry: datetime | str | None = None,
         source: Mapping[str, str] | None = None,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Create a version from content that is already stored in this or another repository.
@@ -346,7 +365,8 @@ class ArtifactManager(ABC):
             handler: The handler that reads the value. None for a folder.
             suffix: The suffix of the downloaded file. Default: that of the handler.
             environment: The versions of `python` and of packages, by name, that are required to load the value.
-            source: Where the content comes from, as strings with string keys.
+            source: Where the content comes from, as strings with string keys. `created_at` is when it was first logged.
+            allow_older: Create the version even if the artifact has one that was logged after `created_at`.
             collection, metadata, expiry: As for `log_files`.
             progress: Called with "copy", the number of bytes copied or already here, and the total.
 
@@ -361,6 +381,7 @@ class ArtifactManager(ABC):
             environment=environment,
             expiry=expiry,
             source=source,
+            allow_older=allow_older,
             progress=progress,
         )
 
@@ -395,7 +416,8 @@ class ArtifactManager(ABC):
             InvalidArgument: The target is not a directory, or has a directory where the artifact has a file.
             DamagedVersion: A file is damaged. The message names it. The target is unchanged.
         """
-        return self.artifact(name, collection).download(version, to, match=match, validate=validate, progress=progress)
+        artifact, version = self._named(name, version, collection)
+        return artifact.download(version, to, match=match, validate=validate, progress=progress)
 
     def load_artifact(
         self,
@@ -428,7 +450,8 @@ class ArtifactManager(ABC):
             >>> registry.load_artifact("model", leaves="head/**")["head"]
             [2.0]
         """
-        return self.artifact(name, collection).load(version, match, validate, **reader_options)
+        artifact, version = self._named(name, version, collection)
+        return artifact.load(version, match, validate, **reader_options)
 
     def diff(
         self,
@@ -686,17 +709,19 @@ class ArtifactManager(ABC):
         match: Match = "exact",
         *,
         collection: str | None = None,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Copy a version into another registry: another collection, repository or storage.
 
-        The copy appears only when it is complete, with its metadata, expiry and environment. Only chunks that the
-        target lacks are copied. If the copy is interrupted, call it again to copy the rest. If the newest version of
-        the target is already a copy of this one, nothing changes.
+        The copy appears only when it is complete, with its metadata, expiry, environment and time of creation. Only
+        chunks that the target lacks are copied. If the copy is interrupted, call it again to copy the rest. If the
+        newest version of the target is already a copy of this one, nothing changes.
 
         Args:
             name, version, match, collection: See the class.
             to: The other registry.
+            allow_older: Copy the version even if the target has one that was logged later. The copy becomes its latest.
             progress: Called with "copy", the number of bytes already in the target, and the total.
 
         Returns:
@@ -704,8 +729,9 @@ class ArtifactManager(ABC):
 
         Raises:
             ArtifactExpired: The version has expired.
+            InvalidArgument: The target has a newer version, and `allow_older` is False.
         """
-        return self.artifact(name, collection).copy_to(to, version, match, progress=progress)
+        return self.artifact(name, collection).copy_to(to, version, match, allow_older=allow_older, progress=progress)
 
     def promote_artifact(
         self,
@@ -717,6 +743,7 @@ class ArtifactManager(ABC):
         collection: str | None = None,
         expected: VersionLike | EllipsisType = ...,
         by: str | None = None,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Promote a version to a stage, or copy it into another registry. See `set_stage` and `copy_to`.
@@ -725,7 +752,7 @@ class ArtifactManager(ABC):
             name, version, match, collection: See the class.
             to: A stage, such as "production", or a registry.
             expected, by: As for `set_stage`.
-            progress: As for `copy_to`.
+            allow_older, progress: As for `copy_to`.
 
         Returns:
             The version. If `to` is a registry, the version in that registry.
@@ -743,7 +770,13 @@ class ArtifactManager(ABC):
         """
         if isinstance(to, str):
             return self.set_stage(name, version, to, match, expected=expected, collection=collection, by=by)
-        return self.copy_to(name, version, to, match, collection=collection, progress=progress)
+        return self.copy_to(name, version, to, match, collection=collection, allow_older=allow_older, progress=progress)
+
+    def _named(self, name: str, version: VersionLike, collection: str | None) -> tuple[ArtifactHandle, VersionLike]:
+        """Return the artifact and the version of a name such as `model:production`."""
+        if version is None and ":" in name and not self.artifact(name, collection).exists():
+            name, _, version = name.rpartition(":")
+        return self.artifact(name, collection), version
 
 
 def require_store(to: object) -> None:

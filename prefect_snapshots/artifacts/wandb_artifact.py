@@ -23,7 +23,19 @@ from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, tree_of
 from .folders import Folder, scan_folder
 from .handlers import check_environment, find_handler, write_value
-from .history import LATEST, NO_VERSION, NUMBER, Match, Move, VersionLike, at_time, is_time, no_such_version
+from .history import (
+    LATEST,
+    NUMBER,
+    Match,
+    Move,
+    VersionLike,
+    at_time,
+    created_at,
+    is_time,
+    no_such_version,
+    plain_version,
+    refuse_older,
+)
 from .infos import ArtifactInfo, ArtifactVersion
 from .manager import ArtifactManager, require_store
 from .wandb_project import WandbProject, check_wandb_alias, check_wandb_path, ttl_of
@@ -98,6 +110,7 @@ class WandbArtifact:
         *,
         metadata: _Metadata = None,
         expiry: _Expiry = None,
+        if_changed: bool = True,
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
@@ -110,6 +123,7 @@ class WandbArtifact:
             local_path, artifact_path: As for `ArtifactRegistry.log_files`.
             metadata: Values that JSON can hold, by up to 99 string keys.
             expiry: When W&B deletes the version: its TTL.
+            if_changed: Has no effect, because W&B never creates a version of identical files.
             token: Not supported.
             progress: Called with "upload", the bytes that the server has and the bytes in total: at the end.
 
@@ -144,6 +158,7 @@ class WandbArtifact:
         *,
         metadata: _Metadata = None,
         expiry: _Expiry = None,
+        if_changed: bool = True,
         token: str | None = None,
         **writer_options: Any,
     ) -> ArtifactVersion:
@@ -178,6 +193,7 @@ class WandbArtifact:
         environment: Mapping[str, str] | None = None,
         expiry: _Expiry = None,
         source: Mapping[str, str] | None = None,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Make a version from content that is stored in a repository: write its files out, and log them.
@@ -192,6 +208,8 @@ class WandbArtifact:
         there = None if run.offline else self._get(LATEST)
         if there is not None and origin and there.note.source == origin:
             return there.label
+        if there is not None and not allow_older:
+            refuse_older(origin, created_at(there.note.source) or there.created_at, self._label)
         with tempfile.TemporaryDirectory(prefix="prefect-snapshots-") as folder:
             tree = tree_of(content, self.name, suffix, self._label)
             write_tree(tree, Path(folder))
@@ -388,6 +406,7 @@ class WandbArtifact:
         version: VersionLike = None,
         match: Match = "exact",
         *,
+        allow_older: bool = False,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
         """Copy a version into another store of artifacts, or link it into a registry of W&B.
@@ -414,6 +433,7 @@ class WandbArtifact:
                 environment=found.note.environment,
                 expiry=found.expiry,
                 source=self._source(found),
+                allow_older=allow_older,
                 progress=progress,
             )
 
@@ -468,8 +488,7 @@ class WandbArtifact:
         """Return a version, or raise `ArtifactNotFound`, which lists the existing ones."""
         if match not in ("exact", "asof"):
             raise InvalidArgument(f'match must be "exact" or "asof", not {match!r}.')
-        if isinstance(version, bool) or not isinstance(version, int | str | datetime | None):
-            raise InvalidArgument(NO_VERSION.format(version))
+        version = plain_version(version)
         if not isinstance(version, datetime):
             wanted = LATEST if version is None else str(version)
             number = NUMBER.fullmatch(wanted)
@@ -560,7 +579,8 @@ class WandbArtifact:
     def _source(self, found: WandbVersion) -> dict[str, str]:
         place = f"{found.artifact.entity}/{found.artifact.project}"
         where = {"repository": f"wandb:{place}", "url": f"{self._project.api.settings['base_url']}/{place}"}
-        return {**where, "collection": self.collection, "name": self.name, "version": found.label.version}
+        made = {"created_at": found.created_at.isoformat()}
+        return {**where, "collection": self.collection, "name": self.name, "version": found.label.version, **made}
 
     def __repr__(self) -> str:
         return f"WandbArtifact({self._label!r}, {self._project.path!r})"

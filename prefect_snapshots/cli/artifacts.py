@@ -157,6 +157,7 @@ def log(
     *,
     metadata: list[str] | None = None,
     expiry: str | None = None,
+    if_changed: bool = False,
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
@@ -168,10 +169,13 @@ def log(
         metadata: KEY=VALUE to store with it. A value is parsed as JSON if possible, else it is a string. Repeat it for
             several.
         expiry: When the version expires: an ISO 8601 time, in UTC if it has no time zone.
+        if_changed: Create no version if the latest one has the same content.
     """
     registry = _registry(session, collection, create=True)
     with session.progress() as progress:
-        version = registry.log_files(name, path, metadata=_metadata(metadata), expiry=expiry, progress=progress)
+        version = registry.log_files(
+            name, path, metadata=_metadata(metadata), expiry=expiry, if_changed=if_changed, progress=progress
+        )
     info = registry.get_artifact(name, version.version)
     remark = f"Logged {version}: {size_text(info.size)}, {size_text(info.written)} of it written."
     return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
@@ -224,6 +228,7 @@ def promote(
     to_collection: str | None = None,
     to_repository: str | None = None,
     to_storage_option: list[str] | None = None,
+    allow_older: bool = False,
     collection: Collection = "default",
     session: SessionArgument,
 ) -> Answer:
@@ -239,6 +244,7 @@ def promote(
         to_collection: The collection of the target. Default: the same.
         to_repository: The URL or path of the target. It is created if there is none.
         to_storage_option: KEY=VALUE for the file system of the target. Repeat it for more.
+        allow_older: Copy the version even if the target has a newer one.
     """
     elsewhere = to_collection is not None or to_repository is not None
     if (to is not None) == elsewhere:
@@ -259,7 +265,7 @@ def promote(
         other = session.at(to_repository, parse_options(to_storage_option or ()))
         target = _registry(other, to_collection or collection, create=True)
     with session.progress() as progress:
-        promoted = registry.promote_artifact(name, version, to=target, progress=progress)
+        promoted = registry.promote_artifact(name, version, to=target, allow_older=allow_older, progress=progress)
     document = {**asdict(promoted), "repository": target.repository.url}
     return Answer(document, remark=f"Promoted to {promoted} in {target.repository.url}.")
 

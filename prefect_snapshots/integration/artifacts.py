@@ -60,6 +60,7 @@ def log_artifact(
     repository: RepositoryLike | None = None,
     metadata: Mapping[str, Any] | None = None,
     expiry: datetime | str | None = None,
+    if_changed: bool = False,
     **writer_options: Any,
 ) -> ArtifactVersion:
     """Log a value as a new version of an artifact, and report it to Prefect as a page, an asset and an event.
@@ -73,6 +74,7 @@ def log_artifact(
         repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
         metadata: JSON-like values with string keys, up to 64 KB.
         expiry: When the version expires. Default: never.
+        if_changed: If the latest version has the same content, return it instead of creating a new one.
         writer_options: Options of the handler, such as `indent=4` for JSON.
 
     Returns:
@@ -93,7 +95,9 @@ def log_artifact(
         [0, 1, 2]
     """
     registry = _registry(repository, collection)
-    version = registry.log_artifact(name, value, handler, metadata=metadata, expiry=expiry, **writer_options)
+    version = registry.log_artifact(
+        name, value, handler, metadata=metadata, expiry=expiry, if_changed=if_changed, **writer_options
+    )
     report_logged(registry, version)
     return version
 
@@ -108,6 +112,7 @@ def log_files(
     repository: RepositoryLike | None = None,
     metadata: Mapping[str, Any] | None = None,
     expiry: datetime | str | None = None,
+    if_changed: bool = False,
 ) -> ArtifactVersion:
     """Log a file or a folder as a new version of an artifact, and report it as `log_artifact` does.
 
@@ -119,12 +124,15 @@ def log_files(
         repository: As for `log_artifact`.
         metadata: As for `log_artifact`.
         expiry: When the version expires. Default: never.
+        if_changed: If the latest version has the same content, return it instead of creating a new one.
 
     Returns:
         The new version.
     """
     registry = _registry(repository, collection)
-    version = registry.log_files(name, local_path, None, artifact_path, metadata=metadata, expiry=expiry)
+    version = registry.log_files(
+        name, local_path, None, artifact_path, metadata=metadata, expiry=expiry, if_changed=if_changed
+    )
     report_logged(registry, version)
     return version
 

@@ -186,7 +186,7 @@ class SnapshotManager(Generic[T]):
         draft = self._put_draft(lambda: data, request)
         prepared = self._backend.prepare(data, deepcopy)
         self._background.settle()
-        return _id_of(self._backend.put(draft, prepared, request.token))
+        return self._kept(self._backend.put(draft, prepared, request.token))
 
     def start_save(self, data: T, request: SaveRequest) -> Future[str | None]:
         """Save a value in the background, as `save_async` does, with arguments that are already checked.
@@ -201,7 +201,7 @@ class SnapshotManager(Generic[T]):
         self._check_value(data)
         prepared = self._backend.prepare(data, None, detach=True)
         draft = self._put_draft(lambda: self._backend.value_of(prepared), request)
-        return self._background.submit(lambda: _id_of(self._backend.put(draft, prepared, request.token)))
+        return self._background.submit(lambda: self._kept(self._backend.put(draft, prepared, request.token)))
 
     def wait(self) -> None:
         """Wait for every `save_async`, and raise the first error among them. The next call raises the next one."""
@@ -234,7 +234,7 @@ class SnapshotManager(Generic[T]):
         request = SaveRequest.of(new_id, merged, list(source.tags) if tags is None else tags)
         draft = self._put_draft(lambda: self.snapshot_of(source).data, request)
         self._background.settle()
-        return _id_of(self._backend.clone(draft, source))
+        return self._kept(self._backend.clone(draft, source))
 
     def promote(self, snapshot_id: str, registry: Registry, name: str) -> Any:
         """Log a snapshot and its metadata as a new version of an artifact.
@@ -686,6 +686,22 @@ class SnapshotManager(Generic[T]):
             return None if self.ranking else [record for record in worst if record is not new]
         return worst
 
+    def _kept(self, event: Event | None) -> str | None:
+        """Return the id of a saved snapshot, or None if it ranks too low to be kept."""
+        if event is not None:
+            return str(event.body["id"])
+
+        def draft() -> Draft | None:
+            # A manager without this limit may have saved more snapshots.
+            records = self._backend.state.by_id.values()
+            excess = len(records) - (self.max_snapshots or len(records))
+            ranked = self.ranking.best_first([one for one in records if not one.pinned], self.snapshot_of)
+            worst = ranked[-excess:] if excess > 0 else []
+            return Draft("cleanup", {}, [record.sequence for record in worst]) if worst else None
+
+        self._note(draft)
+        return None
+
     def _annotate(self, snapshot_id: str, **changes: Any) -> None:
         def draft() -> Draft:
             return Draft("annotate", {"id": self._backend.state.get(snapshot_id).id, **changes})
@@ -726,10 +742,6 @@ class SnapshotManager(Generic[T]):
 def list_names(repository: RepositoryLike) -> list[str]:
     """Return the sorted names under which a repository has snapshots."""
     return as_repository(repository).names(KIND)
-
-
-def _id_of(event: Event | None) -> str | None:
-    return None if event is None else str(event.body["id"])
 
 
 def _warn_inside_a_run() -> None:
