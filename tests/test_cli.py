@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -1159,6 +1160,37 @@ def test_files_commands_and_standard_input_are_backed_up(shop: Program) -> None:
         document = json.loads(process.communicate("1\n2\n")[0])
     assert [(part["name"], part["kind"], part["size"]) for part in document["parts"]] == [("rows.sql", "file", 4)]
     assert shop.run("cat", f"backups/piped@{document['name']}/rows.sql/rows.sql").stdout == "1\n2\n"
+
+
+def test_files_of_all_kinds_are_listed_printed_and_served(shop: Program) -> None:
+    shop.run("backups", "create", "first", "--quiet")
+    assert shop.run("ls", "--quiet").stdout.split() == [
+        *("mode", "path", "d", "artifacts", "d", "backups", "d", "releases", "d", "snapshots")
+    ]
+    [entry] = shop.json("ls", "backups/shop@latest/**/ph*")["entries"]
+    assert entry == {
+        "path": "backups/shop@latest/uploads/photo",
+        "type": "file",
+        "size": 10_000,
+        "mode": 0o644,
+        "link": None,
+        "modified_at": entry["modified_at"],
+        "version": entry["version"],
+        "aliases": [],
+    }
+    assert "1 entry." in shop.run("ls", "backups/shop@latest/uploads").stdout
+    assert shop.run("cat", entry["path"]).stdout == "\0" * 10_000
+    assert "Did you mean 'uploads'" in shop.complaint("cat", "backups/shop@latest/upload/photo", status=1)
+    assert "Nothing matches" in shop.complaint("ls", "backups/shop@latest/*.csv", status=1)
+    assert "65535" in shop.complaint("serve", "--port", "65536", status=2)
+    with shop.start("serve", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        [url] = re.findall(r" is at (http://\S+/) until ", process.stdout.readline())
+        with urlopen(f"{url}download/{entry['path']}") as reply:
+            assert reply.read() == bytes(10_000)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("Stopped.\n", "")
+    assert process.returncode == 0
 
 
 def test_backups_go_when_they_are_told_to(shop: Program) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from .markdown import code, escape, markdown
 from .model import Block, Calendar, Chart, Column, Day, Document, Facts, Heading, Note, Step, Table, Timeline
 from .page import html_page
+from .texts import Link
 
 __all__ = [
     "Block",
@@ -23,6 +24,7 @@ __all__ = [
     "Document",
     "Facts",
     "Heading",
+    "Link",
     "Note",
     "Step",
     "Table",

@@ -8,7 +8,7 @@ from html import escape
 
 from .charts import DARK, LIGHT, STYLE, inline, variables
 from .model import Block, Calendar, Chart, Column, Document, Facts, Heading, Note, Table, Timeline
-from .texts import Kind, Value, is_numeric, shown_text, text_of
+from .texts import Kind, Link, Value, is_numeric, shown_text, text_of
 
 _STYLE = f"""
 :root{{color-scheme:light dark;{variables(LIGHT)}}}
@@ -181,6 +181,8 @@ def _titled(title: str, shown: int, of: int) -> str:
 
 def _cell(value: Value, kind: Kind) -> str:
     text = _text(text_of(value, kind))
+    if isinstance(value, Link):
+        return f'<a href="{escape(value.url)}">{text}</a>'
     if isinstance(value, datetime):
         return f'<time datetime="{value.isoformat()}">{text}</time>'
     return f"<code>{text}</code>" if kind == "name" and text else f"<span>{text}</span>"

@@ -9,6 +9,23 @@ from typing import Any, Literal
 
 from ..messages import printable
 
+
+class Link(str):
+    """A string that leads somewhere on a page. Everywhere else it is only a string.
+
+    Args:
+        text: The string.
+        url: Where it leads: a URL of this server, without a scheme.
+    """
+
+    url: str
+
+    def __new__(cls, text: str, url: str) -> Link:
+        link = super().__new__(cls, text)
+        link.url = url
+        return link
+
+
 Value = str | int | float | datetime | None
 Kind = Literal["text", "name", "number", "bytes", "seconds", "rate", "time"]
 """How a value is formatted. A "name" is a value that people copy."""

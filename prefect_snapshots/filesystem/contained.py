@@ -175,14 +175,25 @@ class RepositoryFiles:
         return found
 
 
-def refuse_expired(found: Contained) -> None:
-    """Raise an error if the files of a version must not be read.
+def reader_of(found: Contained) -> Read:
+    """Return the function that reads a file.
 
     Raises:
-        ArtifactExpired: The version has expired.
+        PathNotFound: It is not a file.
+        ArtifactExpired: Its version has expired.
     """
+    if found.read is None:
+        raise PathNotFound(f"{found.path} cannot be opened, because it is {described(found)}.")
     if found.version is not None and found.version.refusal is not None:
         raise ArtifactExpired(found.version.refusal)
+    return found.read
+
+
+def described(found: Contained) -> str:
+    """Return a description of what is not a file, for messages."""
+    if found.type == "link":
+        return f"a link to {found.link!r}, which is not a file of this version"
+    return "a directory" if found.type == "directory" else "neither a file nor a directory"
 
 
 def _all_of(name: str, versions: Sequence[Version]) -> Iterator[Contained]:

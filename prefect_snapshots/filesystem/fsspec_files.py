@@ -14,7 +14,7 @@ from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository, selected_repository
 from ..repository.passwords import Password
 from ..repository.repository import DEFAULT_URL, SETTING, Repository
-from .contained import Contained, RepositoryFiles, refuse_expired
+from .contained import Contained, RepositoryFiles, described, reader_of
 
 _LINE = 64 * 1024
 """Bytes to look for the end of a line in at once: one chunk on average."""
@@ -163,7 +163,7 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         """Copy one file to the local disk. Links that lead to no file of the version are left out with a warning."""
         found = self.files.find(self._strip_protocol(rpath))
         if found.type in ("link", "other"):
-            logger.warning("%s was not copied, because it is %s.", found.path, _described(found))
+            logger.warning("%s was not copied, because it is %s.", found.path, described(found))
             return
         given = {} if callback is None else {"callback": callback}
         super().get_file(rpath, lpath, outfile=outfile, **given, **options)
@@ -181,9 +181,6 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         if mode != "rb":
             self._refuse()
         found = self.files.find(path)
-        if found.read is None:
-            raise PathNotFound(f"{path} cannot be opened, because it is {_described(found)}.")
-        refuse_expired(found)
         # An open file is pickled by its path: with the exact one, another process reads the same bytes.
         return VerifiedFile(self, found, block_size, cache_type, cache_options)
 
@@ -228,8 +225,7 @@ class VerifiedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         super().__init__(
             fs, found.exact, "rb", block_size, cache_type=cache_type, cache_options=cache_options, size=found.size
         )
-        assert found.read is not None
-        self._read = found.read
+        self._read = reader_of(found)
         self._next = self._ready = self._ahead = 0
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
@@ -263,9 +259,3 @@ def _info(found: Contained) -> dict[str, Any]:
     if found.link is not None:
         info |= {"islink": True, "destination": found.link}
     return info
-
-
-def _described(found: Contained) -> str:
-    if found.type == "link":
-        return f"a link to {found.link!r}, which is no file of this version"
-    return "a directory" if found.type == "directory" else "neither a file nor a directory"
