@@ -28,6 +28,7 @@ from prefect_snapshots.errors import (
     InvalidArgument,
     InvalidName,
     RepositoryChanged,
+    RepositoryError,
     RepositoryNotFound,
     SnapshotsError,
     WrongPassword,
@@ -288,13 +289,32 @@ class TestIdentity:
         save(tmp_path / "r", password="right")
         assert load(tmp_path / "r", password="right") == 1
 
-    def test_what_cannot_be_remembered_leaves_nothing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("what", ["pipe", "folder"])
+    def test_what_is_no_file_is_named_and_never_waited_for(self, tmp_path: Path, what: str) -> None:
         save(tmp_path / "r", password="right")
         [file] = (tmp_path / "state").rglob("*.json")
         file.unlink()
-        file.mkdir()
-        assert load(tmp_path / "r", password="right") == 1
+        os.mkfifo(file) if what == "pipe" else file.mkdir()
+        for use in (load, save):
+            with pytest.raises(RepositoryError, match=rf"{file} .* is not a regular file.*Delete it"):
+                use(tmp_path / "r", password="right")
         assert list(file.parent.iterdir()) == [file]
+
+    def test_processes_that_open_at_once_remember_all(self, tmp_path: Path) -> None:
+        for number in range(6):
+            save(tmp_path / f"r{number}", password="right")
+        shutil.rmtree(tmp_path / "state")
+        children = []
+        for first in range(6):
+            if (child := os.fork()) == 0:
+                for number in range(6):
+                    load(tmp_path / f"r{(first + number) % 6}", password="right")
+                os._exit(0)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+        files = list((tmp_path / "state").rglob("*.json"))
+        assert len({json.loads(file.read_text())["id"] for file in files}) == len(files) == 6
+        assert len(list(files[0].parent.iterdir())) == 6
 
     def test_is_pinned_by_an_argument(self, tmp_path: Path) -> None:
         for password in (None, "right"):
@@ -342,12 +362,26 @@ class TestIdentity:
         assert json.loads(file.read_text()) == {"url": repository.url, "id": repository.id, "encrypted": True}
 
     @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"id": 5}', b"[" * 100_000, b"\xff"])
-    def test_what_is_remembered_may_be_damaged(self, tmp_path: Path, content: bytes) -> None:
+    def test_what_is_remembered_may_be_damaged(
+        self, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
         save(tmp_path / "r", password="right")
         (file,) = (tmp_path / "state").rglob("*.json")
         file.write_bytes(content)
         assert load(tmp_path / "r", password="right") == 1
         assert json.loads(file.read_text())["url"].endswith("/r")
+        [warning] = caplog.messages
+        assert f"{file} is damaged" in warning
+
+    def test_what_cannot_be_read_is_a_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        save(tmp_path / "r", password="right")
+        [file] = (tmp_path / "state").rglob("*.json")
+        shutil.rmtree(file.parent)
+        file.parent.write_text("")  # so root cannot read it either
+        assert load(tmp_path / "r", password="right") == 1
+        [warning] = caplog.messages
+        assert "could not be read ([Errno 20] Not a directory" in warning
+        assert "you would not notice" in warning
 
     def test_nothing_is_remembered_of_temporary_plain_ones_and_without_a_state_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

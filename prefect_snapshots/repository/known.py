@@ -16,17 +16,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
-from ..redaction import harmless_options
+from ..errors import RepositoryError
+from ..messages import logger
+from ..redaction import harmless_options, safe_url
 from .location import Location
 
 _MOST_BYTES = 16 * 1024
 """The largest size in bytes of such a file. A valid one has a few hundred bytes."""
+
+
+class _Stored(msgspec.Struct):
+    id: str
+    encrypted: bool = True
+    """Files of older versions do not say it."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +55,35 @@ class KnownRepository:
 
 
 def find(location: Location) -> KnownRepository | None:
-    """Return the repository that was opened here last, if it is remembered."""
+    """Return the repository that was opened here last, if it is remembered.
+
+    What cannot be read is a warning: the repository opens, but another one in its place is not noticed.
+
+    Raises:
+        RepositoryError: A pipe or something else is where the file should be. It is not read.
+    """
     if location.url.startswith("memory://"):
         return None
     try:
-        with open(_file(location), "rb") as file:
-            match json.loads(file.read(_MOST_BYTES)):
-                case {"id": str(found), **more}:
-                    return KnownRepository(found, more.get("encrypted") is not False)
-    except (OSError, ValueError, RuntimeError):
-        pass  # never opened, no home directory, or a damaged file, which will be rewritten
-    return None
+        return _load(location)
+    except (FileNotFoundError, RuntimeError):
+        return None  # it was never opened here, or a user without an entry in /etc/passwd has no home
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "The saved id of %s could not be read (%s). So you would not notice if another repository is there now.",
+            safe_url(location.url),
+            error,
+        )
+        return None
 
 
 def remember(location: Location, repository: KnownRepository) -> None:
     """Remember which repository is here. Does nothing if your state folder cannot be written."""
-    if _is_forgettable(location, repository) or find(location) == repository:
+    if _is_forgettable(location, repository):
         return
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if _load(location) == repository:
+            return
     with contextlib.suppress(OSError, RuntimeError):  # a user without an entry in /etc/passwd may have no home
         file = _file(location)
         # One by one: the mode of `mkdir` is not for the parents.
@@ -79,6 +101,26 @@ def forget(location: Location) -> None:
     """Delete the saved id of a location."""
     with contextlib.suppress(OSError, RuntimeError):
         _file(location).unlink()
+
+
+def _load(location: Location) -> KnownRepository:
+    path = _file(location)
+    # Opening a pipe would wait for somebody who writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise RepositoryError(
+                f"{path} should have the id of a repository, and is not a regular file. Nothing was opened. Delete it, "
+                "unless you know who put it there, and try again."
+            )
+        data = os.read(descriptor, _MOST_BYTES)
+    finally:
+        os.close(descriptor)
+    try:
+        stored = msgspec.json.decode(data, type=_Stored)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return KnownRepository(stored.id, stored.encrypted)
 
 
 def _file(location: Location) -> Path:
