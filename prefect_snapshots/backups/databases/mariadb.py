@@ -38,12 +38,21 @@ from .base import (
     check_only,
     drill_lock,
     drill_mark,
-    pieces,
     private_file,
     read_settings,
     restoring,
 )
-from .mariadb_dumps import RowCounter, StatementPart, disabled, of_this_database, rows, statements, without_definer
+from .mariadb_dumps import (
+    RowCounter,
+    StatementPart,
+    definer,
+    disabled,
+    of_this_database,
+    replacing,
+    rows,
+    statements,
+    without_definer,
+)
 
 _DUMP = "database.sql"
 _SETTINGS = "database.json"
@@ -57,8 +66,9 @@ _STEM = 36
 _LEFT = re.compile(r"(?s)(.*)_(?:being_restored|replaced)_([0-9a-f]{8})")
 _LONGEST_DRILL = 7 * 24 * 3600
 """Seconds after which the server may end the session that holds the lock of a drill: longer than any drill takes."""
-_STRICT = "strict"
-"""An option of a URL: with `false`, views that cannot be used are left out of the backup."""
+_STRICT, _OWNERS = "strict", "owners"
+"""Options of a URL: with `false`, views that cannot be used are left out of the backup, and a restore creates
+everything for its own user."""
 
 # Without LOCK TABLES, because a locked session cannot read the sequences that defaults refer to.
 _DUMPED = (
@@ -111,7 +121,8 @@ class MariaDB(ServerDatabase):
 
     Parts that the URL leaves out come from `~/.my.cnf`. The URL can have the options `?unix_socket=`, `ssl_ca=`,
     `ssl_cert=`, `ssl_key=`, and `strict=false`, which leaves out views that cannot be restored, such as views of a
-    deleted table.
+    deleted table. With `owners=false`, what a restore creates belongs to its own user, and not to the users in the
+    backup (`DEFINER`).
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("mariadb", "mysql")
@@ -137,11 +148,12 @@ class MariaDB(ServerDatabase):
         ),
     )
     default_port: ClassVar[int] = 3306
-    options: ClassVar[tuple[str, ...]] = (*_OPTIONS, _STRICT)
+    options: ClassVar[tuple[str, ...]] = (*_OPTIONS, _STRICT, _OWNERS)
 
     def check_url(self, address: Address) -> None:
-        if address.options.get(_STRICT, "true") not in ("true", "false"):
-            raise InvalidArgument("In the URL of a MariaDB database, strict= is true or false.")
+        for option in (_STRICT, _OWNERS):
+            if address.options.get(option, "true") not in ("true", "false"):
+                raise InvalidArgument(f"In the URL of a MariaDB database, {option}= is true or false.")
 
     def check(self) -> list[str]:
         with self._client("mariadb-dump mysqldump") as tool:
@@ -283,20 +295,56 @@ class MariaDB(ServerDatabase):
             other._create(settings)
             other._load(dump, settings, code, copy)
             check_counts(other.counts(), dump.counts)
-            # This proves that we may create it. Events would begin to run, and so they are created disabled.
             code.seek(0)
-            other._run(disabled(text) if event else text for text, event in _kept(code))
-            yield lambda: self._switch(other, settings, code)
+            owners = {owner for text, _ in _kept(code) if (owner := definer(text))}
+            warnings = self._check_owners(owners)
+            # This proves that it can be created. Events would begin to run, and so they are created disabled. In a
+            # database of this name, definers have no rights, and views of such views cannot be created.
+            code.seek(0)
+            other._run(without_definer(disabled(text) if event else text) for text, event in _kept(code))
+
+            def switch() -> Sequence[str]:
+                self._switch(other, settings, code)
+                return warnings
+
+            yield switch
+
+    def _check_owners(self, owners: Collection[tuple[str, str]]) -> list[str]:
+        """Return a warning about owners that this server does not have.
+
+        Raises:
+            BackupFailed: We may not create anything for others.
+        """
+        ((mine,),) = self._ask("SELECT JSON_ARRAY(current_user())", database="")
+        others = sorted(name for owner in owners if (name := _account(*owner)) != mine)
+        remedy = f"or add ?{_OWNERS}=false to the URL of the target, so that everything belongs to {mine}."
+        if others and not self._may_define():
+            raise BackupFailed(
+                f"The backup has code and views of {', '.join(others)}, which {mine} may not create. Grant SET USER to "
+                f"{mine}, restore as an administrator, {remedy}"
+            )
+        try:
+            there = {_account(*account) for account in self._ask("SELECT JSON_ARRAY(user, host) FROM mysql.user", "")}
+        except BackupFailed:  # whoever may not see users learns it from the server, when the code runs
+            return []
+        if absent := [name for name in others if name not in there]:
+            return [
+                f"{self.name} has code and views of users that do not exist on this server: {', '.join(absent)}. They "
+                f"fail until you create these users, {remedy}"
+            ]
+        return []
 
     def _load(self, dump: DumpReader, settings: _MariaDBSettings, code: IO[bytes], copy: bool) -> None:
         """Create and fill the tables of a dump, and write what else it creates to `code`."""
+
+        owners = self.address.options.get(_OWNERS) != "false"
 
         def tables() -> Iterator[bytes]:
             for part, text in statements(dump.open(_DUMP)):
                 if part in (StatementPart.TABLES, StatementPart.BOTH):
                     yield text if text.startswith(b"(") else of_this_database(text, settings.database)
                 if part is not StatementPart.TABLES:
-                    kept = of_this_database(text, settings.database)
+                    kept = of_this_database(text if owners else without_definer(text), settings.database)
                     _keep(
                         code,
                         disabled(kept) if part is StatementPart.EVENT and copy else kept,
@@ -305,16 +353,18 @@ class MariaDB(ServerDatabase):
 
         self._run(itertools.chain([_AS_THEY_ARE], tables()))
 
-    def _switch(self, other: MariaDB, settings: _MariaDBSettings, code: IO[bytes]) -> Sequence[str]:
+    def _switch(self, other: MariaDB, settings: _MariaDBSettings, code: IO[bytes]) -> None:
         """Let the tables change places, and create anew what cannot be moved.
 
-        Until the end, the old tables stand in a third database, and `before` has what else there was.
+        Until the end, the old tables stand in a third database, and `before` has what else there was. Routines are
+        replaced, and not dropped and created: dropping one revokes all rights on it.
         """
         with self._beside("replaced", _mark(self._database)) as replaced, tempfile.TemporaryFile() as before:
             replaced._drop_database()
             replaced._create(settings)
             there = self.is_there()
             old, new = self._tables(sequences=True) if there else [], other._tables(sequences=True)
+            routines = other._routines()
             unusable: list[str] = []
             if there:
                 # Nobody could create these again, and so they are dropped when everything else has succeeded.
@@ -323,21 +373,21 @@ class MariaDB(ServerDatabase):
                 self._dump_code(before, broken)
             else:
                 self._create(settings)
+            earlier = self._routines()
             try:
                 # A table with triggers cannot be moved, and a view would keep its name from a table.
                 self._drop_code(unusable)
                 other._drop_code()
                 _exchange(self, (self, replaced, old), (other, self, new))
                 self._qualify_sequences(other._database)
-                code.seek(0)
-                self._run(line for line, _ in _kept(code))
+                self._recreate(code)
+                self._drop_routines(set(earlier) - set(routines))
                 self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}")
                 if unusable:
                     self._ask("; ".join(f"DROP VIEW IF EXISTS {_quoted(name)}" for name in unusable))
             except BaseException:
-                self._take_back(other, replaced, there, new, before, unusable)
+                self._take_back(other, replaced, there, new, before, unusable, earlier)
                 raise
-        return []
 
     def _take_back(
         self,
@@ -347,6 +397,7 @@ class MariaDB(ServerDatabase):
         new: Sequence[str],
         before: IO[bytes],
         unusable: Sequence[str],
+        earlier: Collection[tuple[str, str]],
     ) -> None:
         """Make the database what it was before `_switch`, wherever that failed."""
         if not there:
@@ -357,17 +408,33 @@ class MariaDB(ServerDatabase):
             # The old tables have left, and so the new ones are here: the exchange was one statement.
             _exchange(self, (self, other, new), (replaced, self, old))
             self._qualify_sequences(replaced._database)
-        before.seek(0)
-        self._run(pieces(before))
+        self._recreate(before)
+        self._drop_routines(set(self._routines()) - set(earlier))
+
+    def _recreate(self, code: IO[bytes]) -> None:
+        """Run a file of statements, so that they replace routines if the server can do that. MySQL cannot."""
+        ((version,),) = self._ask("SELECT JSON_ARRAY(version())")
+        code.seek(0)
+        self._run(replacing(text) if "MariaDB" in version else text for text, _ in _kept(code))
+
+    def _routines(self) -> list[tuple[str, str]]:
+        """The kind and the name of each routine."""
+        found = self._ask(
+            "SELECT JSON_ARRAY(routine_type, routine_name) FROM information_schema.routines "
+            "WHERE routine_schema = database() AND routine_type <> 'PACKAGE BODY'"
+        )
+        return [(what, name) for what, name in found]
+
+    def _drop_routines(self, routines: Collection[tuple[str, str]]) -> None:
+        if routines:
+            self._ask("; ".join(f"DROP {what} IF EXISTS {_quoted(name)}" for what, name in sorted(routines)))
 
     def _drop_code(self, but: Sequence[str] = ()) -> None:
-        """Drop triggers, routines, events and views, but not the views `but`."""
+        """Drop triggers, events and views, but not the views `but`."""
         found = self._ask(
             "SELECT JSON_ARRAY('TRIGGER', trigger_name) FROM information_schema.triggers "
             "WHERE trigger_schema = database() UNION ALL SELECT JSON_ARRAY('EVENT', event_name) "
             "FROM information_schema.events WHERE event_schema = database() UNION ALL "
-            "SELECT JSON_ARRAY(routine_type, routine_name) FROM information_schema.routines "
-            "WHERE routine_schema = database() AND routine_type <> 'PACKAGE BODY' UNION ALL "
             "SELECT JSON_ARRAY('VIEW', table_name) FROM information_schema.views WHERE table_schema = database()"
         )
         dropped = [
@@ -380,11 +447,15 @@ class MariaDB(ServerDatabase):
         """Write the statements that create triggers, routines, events and all views but the broken ones anew."""
         views = [name for name in self._views() if name not in broken]
         with self._client("mariadb-dump mysqldump") as tool:
+            dumps = []
             if views:
                 without = ["--no-data", "--skip-triggers", "--skip-routines", "--skip-events"]
-                to.write(tool.run(*_DUMPED, *without, "--", self._database, *views))
+                dumps.append([*without, "--", self._database, *views])
             ignored = [f"--ignore-table={self._database}.{name}" for name in broken]
-            to.write(tool.run(*_DUMPED, "--no-data", "--no-create-info", *ignored, "--", self._database))
+            dumps.append(["--no-data", "--no-create-info", *ignored, "--", self._database])
+            for arguments in dumps:
+                for part, text in statements([tool.run(*_DUMPED, *arguments)]):
+                    _keep(to, text, part is StatementPart.EVENT)
 
     def _qualify_sequences(self, source: str) -> None:
         """Let defaults draw from the sequences of this database, and not from those of where their table stood."""
@@ -574,7 +645,8 @@ class MariaDB(ServerDatabase):
         """Whether we may create what belongs to somebody else."""
         found = self._ask(
             "SELECT JSON_ARRAY(count(*)) FROM information_schema.user_privileges "
-            "WHERE privilege_type IN ('SUPER', 'SET USER', 'SET_USER_ID', 'SET_ANY_DEFINER')"
+            "WHERE privilege_type IN ('SUPER', 'SET USER', 'SET_USER_ID', 'SET_ANY_DEFINER')",
+            database="",
         )
         return bool(found != [[0]])
 
@@ -691,6 +763,11 @@ def _exchange(server: MariaDB, *moves: tuple[MariaDB, MariaDB, Sequence[str]]) -
     )
     if renamed:
         server._ask(f"SET foreign_key_checks = 0; RENAME TABLE {renamed}", database="")
+
+
+def _account(user: str, host: str) -> str:
+    """An account as the server shows it: a role has no host."""
+    return f"{user}@{host}" if host else user
 
 
 def _keep(to: IO[bytes], text: bytes, event: bool) -> None:

@@ -20,6 +20,8 @@ _LONGEST = 64 << 20
 by default), and little enough to hold in memory."""
 
 _NAME = rb"`(?:[^`]|``)+`"
+_QUOTED = rb"(?:%s|\"(?:[^\"]|\"\")+\")" % _NAME
+"""A name in the code of somebody who had the mode ANSI_QUOTES or ORACLE may be in double quotes."""
 _INSERT = rb"INSERT INTO (?P<filled>%(name)s)(?: \((?:%(name)s(?:, )?)+\))? VALUES(?:\n| )" % {b"name": _NAME}
 _STRING = rb"'(?:[^'\\]++|\\.|'')*+'|\"(?:[^\"\\]++|\\.|\"\")*+\"|`[^`]*+`"
 # Comments of bodies may hold quotes; comments that begin with ! or M! are statements.
@@ -50,7 +52,18 @@ _EXECUTABLE = re.compile(rb"/\*M?!\d{5,6}\s?|\s?\*/")
 
 _VALUE = rb"(?:@*\w+|'[^'\\]*'|-?\d+)"
 _SET = rb"SET\s+(?:NAMES \w+|(?:(?!(?:PASSWORD|ROLE)\b)@*\w+\s*=\s*%s(?:,\s*)?)+)\s*" % _VALUE
-_DEFINER = rb"(?:DEFINER=(?:%(n)s@%(n)s|%(n)s)\s*)?" % {b"n": _NAME}
+_DEFINER = rb"(?:DEFINER=%(n)s(?:@%(n)s)?\s*)?" % {b"n": _QUOTED}
+_GAP = rb"(?:\s|/\*M?!\d*|\*/)*"
+_OWNER = re.compile(
+    rb"%(gap)sCREATE\b(?:\s+OR REPLACE)?(?:\s+ALGORITHM=\w+)?%(gap)s"
+    rb"(?P<owner>DEFINER=(?P<user>%(n)s)(?:@(?P<host>%(n)s))?)" % {b"n": _QUOTED, b"gap": _GAP}
+)
+_ROUTINE = rb"(?:PROCEDURE|FUNCTION|PACKAGE BODY|PACKAGE)"
+_DROPPED_ROUTINE = re.compile(rb"%sDROP %s IF EXISTS " % (_GAP, _ROUTINE))
+_CREATED_ROUTINE = re.compile(
+    rb"\A(?P<head>(?:DELIMITER ;;\n)?%(gap)sCREATE)(?=\b%(gap)s%(definer)s%(gap)s(?:AGGREGATE\s+)?%(routine)s\b)"
+    % {b"gap": _GAP, b"definer": _DEFINER, b"routine": _ROUTINE}
+)
 _TABLES = re.compile(
     rb"(?:CREATE TABLE (?:IF NOT EXISTS )?%(n)s \(|CREATE SEQUENCE %(n)s |"
     rb"(?:DO|SELECT) SETVAL\(%(n)s, -?\d+, [01](?:, \d+)?\)\s*;|"
@@ -142,8 +155,9 @@ def _unfinished(data: bytes, at: int) -> int:
 
 
 def name_of(quoted: bytes) -> str:
-    """Return the name that is written in backticks."""
-    return quoted[1:-1].replace(b"``", b"`").decode()
+    """Return the name that is written in backticks or double quotes."""
+    quote = quoted[:1]
+    return quoted[1:-1].replace(quote * 2, quote).decode()
 
 
 def rows(content: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
@@ -209,9 +223,36 @@ def statements(content: Iterable[bytes | memoryview]) -> Iterator[tuple[Statemen
         raise BackupFailed("The dump of this backup ends in the middle of a statement: it is damaged.")
 
 
+def definer(code: bytes) -> tuple[str, str] | None:
+    """Return the user and the host that a statement creates something for. A role has no host."""
+    found = _owner(code)
+    return found and (name_of(found["user"]), name_of(found["host"] or b"``"))
+
+
 def without_definer(code: bytes) -> bytes:
     """Return a statement without its definer, so that the object belongs to the user who runs it."""
-    return re.sub(rb"DEFINER=(?:%(n)s@%(n)s|%(n)s)" % {b"n": _NAME}, b"", code)
+    found = _owner(code)
+    return code[: found.start("owner")] + code[found.end("owner") :] if found else code
+
+
+def _owner(code: bytes) -> re.Match[bytes] | None:
+    """Find the definer at the head of a statement, or of one in a block: a body may quote others."""
+    if not code.startswith(b"DELIMITER ;;\n"):
+        return _OWNER.match(code)
+    at = code.index(b"\n") + 1
+    while found := _IN_BLOCK.match(code, at):
+        if owner := _OWNER.match(code, at):
+            return owner
+        at = found.end()
+    return None
+
+
+def replacing(code: bytes) -> bytes:
+    """Return a statement that replaces a routine instead of dropping it first, which would revoke all rights on it.
+
+    A statement that drops one becomes empty.
+    """
+    return b"" if _DROPPED_ROUTINE.match(code) else _CREATED_ROUTINE.sub(rb"\g<head> OR REPLACE", code)
 
 
 def disabled(event: bytes) -> bytes:

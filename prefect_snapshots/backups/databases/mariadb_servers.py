@@ -45,6 +45,8 @@ _HARMLESS = frozenset({"USAGE", "SHOW DATABASES"})
 _ABSENT = frozenset({"1054", "1146", "1305"})
 """What a server says when a right is granted on a column, a table or a routine that is not there."""
 _WITH_USERS = "users"
+_SPECIAL, _ESCAPED = re.compile(r"([\\_%])"), r"\\\1"
+"""What means something in the name of a database in a right on it, and how it is written to mean itself."""
 
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00]+\Z")]
 _Host: TypeAlias = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00]*\Z")]
@@ -197,6 +199,8 @@ class _Users(msgspec.Struct, forbid_unknown_fields=True):
         """Yield what creates the accounts, with the rights that need no table and no routine."""
         quoted = {account.key: account.quoted() for account in self.accounts}
         yield from (account.created() for account in self.accounts)
+        for (*key, whole), rights in self._meanwhile().items():
+            yield f"GRANT {', '.join(rights)} ON {whole} TO {quoted[key[0], key[1]]}"
         for each in self.memberships:
             option = " WITH ADMIN OPTION" if each.admin else ""
             yield f"GRANT {_quoted(each.role)} TO {quoted[each.name, each.host]}{option}"
@@ -209,6 +213,25 @@ class _Users(msgspec.Struct, forbid_unknown_fields=True):
         """Return the rights on tables and routines, by what grants them."""
         quoted = {account.key: account.quoted() for account in self.accounts}
         return {right.granted(quoted[right.name, right.host]): right for right in self.rights if right.later}
+
+    def last(self) -> Iterator[str]:
+        """Yield what takes back the rights that were granted in the meantime."""
+        quoted = {account.key: account.quoted() for account in self.accounts}
+        for (*key, whole), rights in self._meanwhile().items():
+            yield f"REVOKE {', '.join(rights)} ON {whole} FROM {quoted[key[0], key[1]]}"
+
+    def _meanwhile(self) -> dict[tuple[str, str, str], list[str]]:
+        """Return rights on a whole database for whoever will have some on its tables or routines.
+
+        The views of these accounts are created before they have those, and other views could not use them.
+        """
+        kept = {(right.name, right.host, right.place): right.rights for right in self.rights if not right.later}
+        found = {}
+        for right in self.rights:
+            if right.later:
+                whole = (right.name, right.host, f"{_quoted(re.sub(_SPECIAL, _ESCAPED, right.database))}.*")
+                found[whole] = [what for what in ("SELECT", "EXECUTE") if what not in kept.get(whole, ())]
+        return {key: rights for key, rights in found.items() if rights}
 
 
 @dataclass(frozen=True, repr=False)
@@ -311,6 +334,7 @@ class MariaDBUsers(ServerDatabase):
         def finish() -> Sequence[str]:
             nonlocal finished
             warnings = self._grant(new.later())
+            self._asked("; ".join(new.last()))
             # Up to here they can be taken back, and from here on they stay.
             self._asked(f"DROP DATABASE IF EXISTS {_quoted(_NEW)}")
             finished = True
@@ -339,18 +363,9 @@ class MariaDBUsers(ServerDatabase):
         )
         if ["accounts"] in tables:
             ((found,),) = self._asked(f"SELECT JSON_ARRAY(accounts) FROM {_quoted(_NEW)}.accounts")
-            # A user that somebody has given a password since then is not a leftover any more.
-            used = {
-                (name, host)
-                for name, host in self._asked(
-                    "SELECT JSON_ARRAY(user, host) FROM mysql.global_priv "
-                    "WHERE JSON_VALUE(priv, '$.authentication_string') <> 'invalid'"
-                )
-            }
             dropped = [
                 f"DROP {'ROLE' if role else 'USER'} IF EXISTS {_account(name, host, role)}"
                 for name, host, role in json.loads(found)
-                if (name, host) not in used
             ]
             self._asked("; ".join(dropped))
         self._asked(f"DROP DATABASE IF EXISTS {_quoted(_NEW)}")
