@@ -18,18 +18,28 @@ import pandas
 import polars
 import pyarrow.dataset
 import pytest
+import xarray
 from dask.distributed import Client, LocalCluster
+from servers import Storage
+from upath import UPath
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Directory, Repository, SnapshotManager, use_repository
+from prefect_snapshots.backups.manifest import BackupPart, encode_manifest
+from prefect_snapshots.backups.records import Backup, body_of
 from prefect_snapshots.errors import (
     ArtifactExpired,
     DamagedVersion,
     IntegrityError,
     PathNotFound,
     ReadOnlyRepository,
+    WrongPassword,
 )
 from prefect_snapshots.filesystem import SnapshotsFileSystem
 from prefect_snapshots.filesystem.segments import component, decoded
+from prefect_snapshots.repository.commits import Draft
+from prefect_snapshots.repository.contents import Stored, inline
+from prefect_snapshots.trees.entries import Entry
+from prefect_snapshots.values import encode
 
 TABLE = pandas.DataFrame({name: np.random.default_rng(at).random(100_000) for at, name in enumerate("abcdefgh")})
 
@@ -269,6 +279,41 @@ def test_tables_are_read_by_pandas_polars_pyarrow_and_duckdb(everything: Everyth
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*snapshots.*:UserWarning:upath")  # it says that it has no tests for this protocol
+def test_arrays_are_read_by_xarray_and_paths_by_universal_pathlib(tmp_path: Path) -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    xarray.Dataset({"t": (("x", "y"), values)}).to_zarr(tmp_path / "climate", consolidated=False, zarr_format=3)
+    url = str(tmp_path / "repository")
+    ArtifactRegistry(url).log_files("climate", tmp_path / "climate")
+    stored = xarray.open_zarr(
+        "snapshots://artifacts/climate@latest", storage_options={"repository": url}, consolidated=False
+    )
+    assert np.array_equal(stored["t"].values, values)
+    path = UPath("snapshots://artifacts/climate@latest", repository=url)
+    assert {each.name for each in path.iterdir()} == {"t", "zarr.json"}
+    assert (path / "zarr.json").read_text() == (tmp_path / "climate" / "zarr.json").read_text()
+    assert not (path / "nothing").exists()
+
+
+def test_an_encrypted_repository_on_s3_is_read_with_the_options_of_pandas(s3_storage: Storage, tmp_path: Path) -> None:
+    repository = Repository(s3_storage.url, storage_options=s3_storage.storage_options, password="correct horse")
+    TABLE.to_parquet(tmp_path / "table.parquet")
+    ArtifactRegistry(repository).log_files("table", tmp_path / "table.parquet")
+    options = {"repository": s3_storage.url, "storage_options": s3_storage.storage_options, "password": "correct horse"}
+    url = "snapshots://artifacts/table@latest/table.parquet"
+    assert pandas.read_parquet(url, columns=["h"], storage_options=options).equals(TABLE[["h"]])
+    files = fsspec.filesystem("snapshots", **options)
+    requests = files.files.repository.location.requests
+    before = requests["GET"]
+    with files.open(url) as file:
+        assert file.read(100_000) == (tmp_path / "table.parquet").read_bytes()[:100_000]
+        assert file.read(100_000) == (tmp_path / "table.parquet").read_bytes()[100_000:200_000]
+        assert len(file.read()) == file.size - 200_000
+    assert requests["GET"] - before < 10, "adjacent chunks are read in one request"
+    with pytest.raises(WrongPassword):
+        fsspec.filesystem("snapshots", **{**options, "password": "wrong"}).exists("artifacts")
+
+
 def test_a_dask_worker_reads_it_without_a_secret_in_the_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(tmp_path / "secret")
     ArtifactRegistry(Repository(url, password="correct horse")).log_artifact("notes", "hello", "text")
@@ -296,6 +341,41 @@ def test_the_repository_is_the_configured_one_unless_it_is_given(
     assert not files.exists("artifacts")
     with use_repository(everything.url):
         assert files.exists("artifacts/features@v1")
+
+
+def test_forged_names_lead_nowhere_else(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+
+    def commit(kind: str, name: str, what: str, body: dict[str, Any], content: Stored) -> None:
+        stream = repository.stream(kind, name, lambda event: None)
+        assert repository.commit(stream, lambda: Draft(what, body), content=content) is not None
+
+    value = encode({"w": 1})
+    stored = inline(value.manifest, value.buffers)
+    assert stored is not None
+    for forged in ("../../up", "..", "/etc/x", "a\0b"):
+        commit("snapshots", "train", "put", {"id": forged, "metadata": {}, "tags": []}, stored)
+    parts = [BackupPart(name, "directory", [Entry(b"f", 0o100644, 1)]) for name in ("..", "../../up", "", "/etc")]
+    backup = Backup("shop_../../up", "", datetime.now(UTC))
+    stored = inline(encode_manifest(parts), [b"1234"])
+    assert stored is not None
+    commit("backups", "shop", "backup", body_of(backup), stored)
+    ArtifactRegistry(repository).log_artifact("model", 1)
+    body = {"id": "v0", "tag": "../..", "artifacts": {"..": "v0", "model": "v0", "nothing": "v0"}, "metadata": {}}
+    commit("releases", "default", "version", body, stored)
+    files = SnapshotsFileSystem(str(tmp_path / "repository"))
+    found = files.find("")
+    assert len(found) == 4 + 4 + 2
+    for path in found:
+        assert not {"", ".", ".."} & set(path.split("/"))
+        assert "\0" not in path
+        assert files.cat(path)
+    top = tmp_path / "a" / "b" / "c"
+    for kind in ("snapshots", "backups"):
+        files.get(kind, str(top), recursive=True)
+    assert {path for path in tmp_path.rglob("*") if path.is_file() and top not in path.parents} == {
+        path for path in (tmp_path / "repository").rglob("*") if path.is_file()
+    }
 
 
 # --- while others write, and what was damaged ------------------------------------------------------------------------

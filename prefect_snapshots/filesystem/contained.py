@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..errors import ArtifactExpired, ArtifactNotFound, BackupNotFound, PathNotFound, SnapshotNotFound
+from ..errors import (
+    ArtifactExpired,
+    ArtifactNotFound,
+    BackupNotFound,
+    InvalidArgument,
+    InvalidName,
+    PathNotFound,
+    SnapshotNotFound,
+)
 from ..messages import hint
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
@@ -16,6 +24,8 @@ from .nodes import FileTree, Node, NodeType, Read, missing_hint
 from .recent_chunks import RecentChunks
 from .segments import Reference, parse_path
 
+_NOT_FOUND = (ArtifactNotFound, BackupNotFound, SnapshotNotFound, InvalidArgument, InvalidName)
+"""What the kinds raise for a name or a version that does not exist, or that nothing can have."""
 _OPEN = 16
 """Versions whose lists of files are kept: one dataset reads from few, and a list can have millions of files."""
 
@@ -122,7 +132,7 @@ class RepositoryFiles:
         kind = self._kind(reference.kind)
         try:
             version = kind.find(reference.name, reference.version)
-        except (ArtifactNotFound, BackupNotFound, SnapshotNotFound) as error:
+        except _NOT_FOUND as error:
             raise PathNotFound(f"There is no {reference.top}: {error}") from error
         exact = f"{reference.kind}/{reference.name}@{version.key}"
         if listing or exact == reference.top:
@@ -134,13 +144,19 @@ class RepositoryFiles:
         with self._lock:
             tree = self._trees.get(exact)
         if tree is None:
-            tree = version.open()
+            tree = self._open(version, exact)
         with self._lock:
             self._trees[exact] = tree
             self._trees.move_to_end(exact)
             while len(self._trees) > _OPEN:
                 self._trees.popitem(last=False)
         return tree
+
+    def _open(self, version: Version, exact: str) -> FileTree:
+        try:
+            return version.open()
+        except _NOT_FOUND as error:  # it was deleted after it was found
+            raise PathNotFound(f"There is no {exact}: {error}") from error
 
     def _kind(self, name: str) -> KindFiles:
         if name not in self.kinds:

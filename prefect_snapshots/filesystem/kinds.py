@@ -15,7 +15,7 @@ from ..artifacts.releases import KIND as RELEASES
 from ..backups.history import KIND as BACKUPS
 from ..backups.history import BackupHistory
 from ..backups.records import Backup
-from ..errors import BackupNotFound, SnapshotNotFound
+from ..errors import ArtifactNotFound, BackupNotFound, InvalidName, PathNotFound, SnapshotNotFound
 from ..messages import hint
 from ..repository.contents import ContentReader
 from ..repository.repository import Repository
@@ -190,7 +190,10 @@ class ReleaseFiles:
 
     def _open(self, release: Release) -> FileTree:
         def opened(name: str, version: str) -> FileTree:
-            return self._artifacts.find(_artifact(release.collection, name), version).open()
+            try:
+                return self._artifacts.find(_artifact(release.collection, name), version).open()
+            except (ArtifactNotFound, InvalidName) as error:
+                raise PathNotFound(f"Release {release.tag!r} has no {name!r} any more: {error}") from error
 
         return JoinedTrees(
             {component(name): partial(opened, name, version) for name, version in release.artifacts.items()}
