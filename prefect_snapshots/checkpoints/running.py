@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,6 +38,10 @@ batch of this run. A shorter wait would compute what another process is about to
 a process that has stopped."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop before an item."""
+
+
 class Run:
     """Computes items and writes their results. As a context manager, it always writes finished results at its end.
 
@@ -45,10 +49,19 @@ class Run:
         job: The job to run.
         log: The log of the job, if you have already opened it.
         on_flush: Called with the number of results of each write.
+        stopping: The run raises `Stopped` before the next item as soon as this is not empty.
     """
 
-    def __init__(self, job: Job, log: Log | None = None, *, on_flush: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        log: Log | None = None,
+        *,
+        on_flush: Callable[[int], None] | None = None,
+        stopping: Sequence[object] = (),
+    ) -> None:
         self.job = job
+        self._stopping = stopping
         self.log = log or open_log(job)
         self._call: Callable[[Any], Any] = job.function
         self._seen = RunCounts()
@@ -169,10 +182,13 @@ class Run:
         """Call the function for each item."""
         call, now, flusher, retries = self._call, time.perf_counter, self._flusher, self._retries
         begun = flusher.begin(work)
+        stopping = self._stopping
         stops: Exception | None = None
         values, ends = begun.values, begun.ends
         try:
             for item in work.items:
+                if stopping:
+                    raise Stopped
                 try:
                     value = call(item)
                 except Exception as error:
@@ -203,18 +219,24 @@ class Run:
                 flusher.note_slow(begun, work.items)
 
 
-def run_batch(job: Job, batch: ItemBatch) -> RunCounts:
+def run_batch(job: Job, batch: ItemBatch, *, stopping: Sequence[object] = ()) -> RunCounts:
     """Compute the items of a batch that have no result yet, and write the results to the repository.
 
+    Args:
+        job: The job.
+        batch: A batch of a `JobPlan`.
+        stopping: A list. As soon as it has an element, the batch ends before its next item.
+
     Returns:
-        The counts of the items.
+        The counts of the items. If the batch ended early, the others count as skipped.
 
     Raises:
         Exception: The error of the function, if the job does not skip failing items. Earlier results are saved, and
             `counts_of` returns how many.
         SnapshotsError: The results could not be written.
     """
-    with Run(job, open_log(job, batch.share)) as run:
+    run = Run(job, open_log(job, batch.share), stopping=stopping)
+    with contextlib.suppress(Stopped), run:
         run.work(batch)
         run.finish()
     return run.counts

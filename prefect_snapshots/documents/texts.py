@@ -49,7 +49,7 @@ def text_of(value: Value, kind: Kind) -> str:
     if kind == "bytes":
         return size_text(value)
     if kind == "seconds":
-        return _duration(value)
+        return duration_text(value)
     if kind == "rate":
         return f"{_plain_number(value)}/s"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}" if abs(value) < 1e5 else _plain_number(value)
@@ -97,7 +97,8 @@ def _plain_number(value: float) -> str:
     return f"{value:,.0f}" if 100 <= abs(value) < 1e15 else f"{value:,.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Format seconds, as in `12.5 ms` or `2 min 10 s`."""
     if seconds >= 120:
         minutes, rest = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)

@@ -202,7 +202,7 @@ def cleanup_backups(
         prune: Also reclaim the space.
     """
     manager = _manager(name, (), (), repository, retention)
-    with progress_bar(manager, "Clean-up") as progress:
+    with progress_bar(manager, "Cleanup", unit="step") as progress:
         report = manager.cleanup(None, dry_run, prune, progress)
     report_cleaned(manager, report)
     return report
@@ -345,7 +345,7 @@ def _with_warnings(result: R, name: str, warnings: Sequence[str]) -> R:
 
 
 def _drilled(manager: BackupManager, name: str) -> DrillReport:
-    with progress_bar(manager, "Drill") as progress:
+    with progress_bar(manager, "Drill", unit="step") as progress:
         report = manager.drill(name, progress, run=this_run())
     report_drilled(manager, report)
     return report

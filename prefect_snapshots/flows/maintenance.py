@@ -51,7 +51,8 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
         IntegrityError: Data is damaged. The report lists every problem and the versions that it affects.
     """
     checked = current_repository(repository)
-    report = checked.check(read_data)
+    with _reporter(checked).progress_bar("Check", unit="step") as progress:
+        report = checked.check(read_data, progress=progress)
     with only_warn(f"{checked.url} is checked"):
         _emit_checked(checked, report, read_data)
         _reporter(checked).leave_table(
@@ -84,7 +85,8 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
         IntegrityError: Data is damaged. Nothing was deleted.
     """
     pruned = current_repository(repository)
-    report = pruned.prune(dry_run)
+    with _reporter(pruned).progress_bar("Prune", unit="step") as progress:
+        report = pruned.prune(dry_run, progress=progress)
     freed, waiting = size_text(report.bytes_freed), size_text(report.bytes_waiting)
     would = "would be " if dry_run else ""
     run_logger().info("%s of %s %sfreed, %s waiting.", freed, pruned.url, would, waiting)

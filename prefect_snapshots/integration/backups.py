@@ -29,19 +29,23 @@ from ..repository.progress import Progress
 from ..retention import CleanupReport
 from .reporter import Reporter, only_warn
 from .run_context import run_logger
+from .terminal import Unit
 
 LISTED = 20
 """How many of the newest backups a page lists. A longer table would not fit on a screen."""
 
 
-def progress_bar(manager: BackupManager, what: str, expected: int = 0) -> AbstractContextManager[Progress]:
-    """Show a progress bar in the UI, and yield a callback for the `progress` argument of the manager.
+def progress_bar(
+    manager: BackupManager, what: str, expected: int = 0, unit: Unit = "byte"
+) -> AbstractContextManager[Progress]:
+    """Show a progress bar in the UI and in the terminal, and yield a callback for the `progress` of the manager.
 
     Args:
         what: What is in progress, such as `"Backup"`.
         expected: The estimated total in bytes, such as the size of the last backup. Used if the total is unknown.
+        unit: What the manager counts.
     """
-    return _reporter(manager).progress_bar(what, expected)
+    return _reporter(manager).progress_bar(what, expected, unit)
 
 
 def report_created(manager: BackupManager, backup: Backup) -> None:

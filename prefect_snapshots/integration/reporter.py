@@ -20,6 +20,7 @@ from ..repository import Repository
 from ..repository.progress import Progress
 from .live import LiveArtifact, artifact_key
 from .run_context import in_run, run_ids, run_logger
+from .terminal import ProgressLine, Unit
 
 
 @dataclass(frozen=True)
@@ -102,22 +103,28 @@ class Reporter:
         return LiveArtifact(f"{self.key}-progress", "progress", about, percentage)
 
     @contextlib.contextmanager
-    def progress_bar(self, what: str, expected: int = 0) -> Iterator[Progress]:
+    def progress_bar(self, what: str, expected: int = 0, unit: Unit = "byte") -> Iterator[Progress]:
         """Show a progress bar in the UI, and yield a callback for the `progress` argument of a manager.
 
         Args:
             what: What is in progress, such as `"Backup"`.
             expected: The estimated total in bytes, such as the size of the last backup. Used if the total is unknown.
+            unit: What the manager counts.
         """
         share, ended, context = 0.0, False, contextvars.copy_context()
+        line = ProgressLine(f"{what} of {self.name}", unit)
         bar = self.live_progress(f"{what} of {code(self.name)}", lambda: 100.0 if ended else share)
 
         def progress(_: str, done: int, total: int) -> None:
             nonlocal share
             share = min(99.0, 100 * done / max(total or expected or done, 1))
             bar.update(context, patience=0)
+            line.update(done, total or expected or None)
 
-        yield progress
+        try:
+            yield progress
+        finally:
+            line.close()
         ended = True
         if in_run():
             bar.update()

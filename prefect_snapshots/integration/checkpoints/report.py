@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import Any
 
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 
 from ...checkpoints import Job, JobPlan, RunCounts, describe_run, open_log
 from ...documents import Document, code
@@ -24,6 +27,7 @@ from ...documents.texts import count_text
 from ...repository.threads import Lock
 from ..reporter import Reporter
 from ..run_context import run_logger
+from ..terminal import ProgressLine
 
 
 class Processing:
@@ -49,27 +53,40 @@ class Processing:
         """The counts of the items in batches that have ended."""
         self._batches = self._running = self._failed_batches = 0
         self._finished = False
+        self._idle = threading.Event()
+        """Set while no batch is running or waiting."""
+        self._idle.set()
         self._counts = RunCounts()
         self._seconds = 0.0
         self._reporter = Reporter(job.repository, "checkpoints", job.name)
         self._bar = self._reporter.live_progress(f"Progress of {code(label)}", self._percentage)
         self._page = self._reporter.live_page(self._document)
+        self._line = ProgressLine(label, "item", hidden=f"{label}[")
 
-    def begin(self, before: int, planned: int, batches: int) -> None:
-        """Report how many items are done already, and how many are left to compute."""
-        self._before, self._planned = before, planned
+    def begin(self, counts: RunCounts, planned: int, batches: int) -> None:
+        """Report how many items are done already, and how many are left to compute.
+
+        Args:
+            counts: The counts of the plan, in which the items to compute count as skipped.
+            planned: How many items are to be computed.
+            batches: In how many batches.
+        """
+        self._before, self._planned = counts.done_before, planned
+        known = str(replace(counts, total=counts.total - planned)).partition(": ")[2].rstrip(".")
         self._logger.info(
-            "%s: %s to compute in %s, %s already done in %s.",
-            *(self._label, count_text(planned, "item"), count_text(batches, "batch", "batches"), f"{before:,}"),
-            self._job.repository.url,
+            "%s: %s, %s to compute in %s, in %s.%s",
+            *(self._label, count_text(counts.total, "item"), f"{planned:,}", count_text(batches, "batch", "batches")),
+            *(self._job.repository.url, f" The others: {known}." if known else ""),
         )
         self._bar.update(self._context)
+        self._show()
 
     def submitted(self, future: PrefectFuture[Any]) -> None:
         """Follow a batch that was submitted."""
         with self._lock:
             self._batches += 1
             self._running += 1
+            self._idle.clear()
         # The callback may run in any thread, but must log and send with the context and settings of this run.
         context = self._context.copy()
         future.add_done_callback(lambda ended: context.run(self._ended, ended))
@@ -89,6 +106,7 @@ class Processing:
             if self._finished or self._plan is None or self._running:
                 return
             self._finished = True
+            self._line.close()
             if not self._failed_batches:
                 self._planned = self._outcomes.worked
             counts = self._plan.counts.after(self._outcomes)
@@ -111,9 +129,34 @@ class Processing:
                 self._failed_batches += 1
             else:
                 self._outcomes = self._outcomes.after(outcome)
+            if not self._running:
+                self._idle.set()
         if self._planned is not None:
             self._bar.update(self._context, patience=0)
+        self._show()
         self.finish()
+
+    def interrupted(self, patience: float) -> None:
+        """Say once what an interrupted map has kept, and how to continue.
+
+        Args:
+            patience: The most seconds to wait for the batches to end, so that what they have done is counted.
+        """
+        with self._lock:
+            if self._finished:
+                return
+            self._finished = True  # the last batch must not report a map that ended
+        self._line.close()
+        self._idle.wait(patience)
+        done = (self._plan.counts.done_before if self._plan else self._before) + self._outcomes.done
+        self._logger.warning(
+            "%s was interrupted. %s stored in %s. Run it again to compute only the others.",
+            *(self._label, count_text(done, "result is", "results are"), self._job.repository.url),
+        )
+
+    def _show(self) -> None:
+        whole = None if self._planned is None else self._before + self._planned
+        self._line.update(self._before + self._outcomes.worked, whole, self._outcomes.failed)
 
     def _percentage(self) -> float:
         whole = self._before + (self._planned or 0)
@@ -146,3 +189,10 @@ def outcome_of(future: PrefectFuture[Any]) -> RunCounts | None:
     except (CancelledError, Exception):
         return None
     return outcome if isinstance(outcome, RunCounts) else None
+
+
+def cancel_waiting(futures: Iterable[PrefectFuture[Any]]) -> None:
+    """Cancel the batches that wait for a thread. Batches of other task runners are stopped by these."""
+    for future in futures:
+        if isinstance(future, PrefectConcurrentFuture):
+            future.wrapped_future.cancel()

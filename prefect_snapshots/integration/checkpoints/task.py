@@ -8,6 +8,7 @@ in the state Cached, represents all items that were computed before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Sized
@@ -20,7 +21,7 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable
+from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable, TerminationSignal
 from prefect.futures import PrefectFuture, PrefectTaskRunFuture, wait
 from prefect.settings import get_current_settings
 from prefect.states import Completed
@@ -53,7 +54,8 @@ from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
 from ..blocks import current_repository
 from ..run_context import run_logger
-from .report import Processing, outcome_of
+from ..terminal import hide_traceback_of_interrupt
+from .report import Processing, cancel_waiting, outcome_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +65,10 @@ _BATCH_SIZE = 100
 """Items per task run. A task run costs about 10 ms in Prefect, so 100 items cost 0.1 ms each."""
 _MAX_WAIT_TIME = 10.0
 """Seconds between two writes within a batch: the most computing time that a killed process loses."""
+_INCOMPLETE = "CompletedWithFailures"
+"""The name of the state of a batch or map of which items have no result. Its type is that of a completed run."""
+_PATIENCE = 10.0
+"""Seconds to wait after an interrupt for the items that are being computed, before the line that says what is kept."""
 _AHEAD = 32
 """How many batches may be running or queued while an iterable without a length is read. Enough for 32 workers; more
 would only keep more items in memory."""
@@ -381,6 +387,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         self._plan = plan
         self._ends = ends
         self._processing: Processing | None = None
+        self._interruptions: _Interruptions | None = None
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all batches have ended.
@@ -388,7 +395,8 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         Args:
             timeout: The most seconds to wait. Default: no limit.
         """
-        pending = wait(list(self.futures), timeout=timeout).not_done
+        with self._interruptible():
+            pending = wait(list(self.futures), timeout=timeout).not_done
         if not pending and self._processing is not None:
             self._processing.finish()
 
@@ -427,7 +435,8 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         keys = self._plan.keys
         first = 0
         for future, end in zip(self.futures, self._ends, strict=True):
-            future.result()
+            with self._interruptible():
+                future.result()
             log.refresh()
             yield from collect(self._job, keys[first:end], missing=missing, log=log)
             first = end
@@ -465,7 +474,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         counts = self._plan.counts
         for future in self.futures:
             counts = counts.after(outcome_of(future) or RunCounts())
-        name = "CompletedWithFailures" if counts.missing else "Completed"
+        name = _INCOMPLETE if counts.missing else "Completed"
         return Completed(name=name, message=str(counts), data=self.result(raise_on_failure=False))
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[list[R]]], None]) -> None:
@@ -489,8 +498,12 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         for future in self.futures:
             future.add_done_callback(one_ended)
 
+    def _interruptible(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._interruptions is None else self._interruptions.told()
+
     def _wait_to_the_end(self, timeout: float | None) -> None:
-        pending = wait(list(self.futures), timeout=timeout).not_done
+        with self._interruptible():
+            pending = wait(list(self.futures), timeout=timeout).not_done
         if pending:
             raise TimeoutError(
                 f"{len(pending)} of {count_text(len(self.futures), 'batch', 'batches')} did not end within {timeout} s "
@@ -501,6 +514,35 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
 
 
 # --- submitting batches ------------------------------------------------------------------------------------------
+
+
+class _Interruptions:
+    """How an interrupt of the flow ends a map: batches end after their current item, and one line says what is kept.
+
+    Args:
+        processing: The report of the map.
+        futures: The futures of the batches that are submitted.
+
+    Attributes:
+        stopping: Not empty when the batches of this process are to end. Other processes get a copy that stays empty:
+            their task runner stops them.
+    """
+
+    def __init__(self, processing: Processing, futures: list[PrefectFuture[Any]]) -> None:
+        self.stopping: list[object] = []
+        self._processing = processing
+        self._futures = futures
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyboardInterrupt, TerminationSignal):
+            self.stopping.append(True)
+            cancel_waiting(self._futures)
+            self._processing.interrupted(_PATIENCE)
+            hide_traceback_of_interrupt()
+            raise
 
 
 class _Mapping(Generic[R]):
@@ -522,32 +564,37 @@ class _Mapping(Generic[R]):
         self._futures: list[PrefectFuture[Any]] = []
         self._ends: list[int] = []
         self._processing = Processing(job, task.name)
+        self._interruptions = _Interruptions(self._processing, self._futures)
 
     def start(self) -> CheckpointedFuture[R]:
         batches: Iterable[ItemBatch] = self._plan
-        try:
-            if self._total is not None:
-                batches = list(batches)
-                self._processing.begin(self._plan.counts.done_before, sum(map(len, batches)), len(batches))
-            for batch in batches:
-                self._add(batch)
-                if self._total is None and not self._keep_up():
-                    break
-        except BaseException:
-            wait(list(self._futures))  # so that the results of batches submitted before are stored
-            raise
+        with self._interruptions.told():
+            try:
+                if self._total is not None:
+                    batches = list(batches)
+                    self._processing.begin(self._plan.counts, sum(map(len, batches)), len(batches))
+                for batch in batches:
+                    self._add(batch)
+                    if self._total is None and not self._keep_up():
+                        break
+            except Exception:
+                wait(list(self._futures))  # so that the results of batches submitted before are stored
+                raise
         run_id = (
             self._stand_in() if self._plan.counts.done_before or not self._futures else self._futures[-1].task_run_id
         )
         future: CheckpointedFuture[R] = CheckpointedFuture(self._job, self._plan, self._futures, self._ends, run_id)
-        future._processing = self._processing
+        future._processing, future._interruptions = self._processing, self._interruptions
         self._processing.all_submitted(self._plan)
         return future
 
     def _add(self, batch: ItemBatch) -> None:
         first, last = int(batch.positions[0]), int(batch.positions[-1])
         task = _task_for(self._task, _do_batch)
-        parameters = {"label": f"{self._task.name}[{first}-{last}]", "work": _Work(self._job, batch)}
+        parameters = {
+            "label": f"{self._task.name}[{first}-{last}]",
+            "work": _Work(self._job, batch, self._interruptions.stopping),
+        }
         future = self._submit(task=task, parameters=parameters)
         self._futures.append(future)
         self._ends.append(last + 1)
@@ -580,15 +627,18 @@ def _task_for(task: CheckpointedTask[Any, Any], fn: Callable[..., Any]) -> Task[
 class _Work:
     """A batch to compute. Not a tuple or dataclass, because Prefect would search each item of those for futures."""
 
-    def __init__(self, job: Job, batch: ItemBatch) -> None:
+    def __init__(self, job: Job, batch: ItemBatch, stopping: list[object]) -> None:
         self.job = job
         self.batch = batch
+        self.stopping = stopping
         self.access = WithSecrets(job.repository)
 
 
-def _do_batch(label: str, work: _Work) -> RunCounts:
+def _do_batch(label: str, work: _Work) -> State[RunCounts]:
     """The body of a batch's task run."""
-    return run_batch(replace(work.job, repository=work.access.repository), work.batch)
+    counts = run_batch(replace(work.job, repository=work.access.repository), work.batch, stopping=work.stopping)
+    name = "Interrupted" if counts.skipped else _INCOMPLETE if counts.missing else "Completed"
+    return Completed(name=name, message=str(counts), data=counts)
 
 
 def _say_done(label: str, done: int, url: str) -> State[int]:

@@ -1,0 +1,119 @@
+"""What a person sees in a terminal while a flow runs, and what a pipe gets instead."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+CORPUS = """
+import sys, time
+from prefect import flow
+from prefect_snapshots import checkpointed
+
+@checkpointed(batch_size=20, skip_item_errors=True, max_retries=0, function_version=1)
+def tokenise(number):
+    time.sleep(float(sys.argv[2]))
+    if number % 70 == 5:
+        raise ValueError("bad")
+    return number
+
+@flow
+def corpus():
+    return tokenise.map(range(int(sys.argv[1])))
+
+if __name__ == "__main__":
+    corpus()
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.py"
+    path.write_text(CORPUS)
+    return path
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Those of a person who has a server, and a terminal."""
+    wanted = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_UI_URL": str(PREFECT_UI_URL.value())}
+    wanted |= {"TERM": "xterm-256color", "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY": str(tmp_path / "repository")}
+    return {**{key: value for key, value in os.environ.items() if key != "CI"}, **wanted}
+
+
+def in_terminal(tmp_path: Path, *command: str, until: str = "", then: int = 0) -> tuple[int, str]:
+    """Run a command in a terminal, and send it a signal when it shows something. Return its status and its output."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, *command], stdin=follower, stdout=follower, stderr=follower, env=environment(tmp_path)
+    )
+    os.close(follower)
+    shown = b""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if select.select([leader], [], [], 1)[0]:
+            try:
+                shown += os.read(leader, 1 << 16)
+            except OSError:  # the terminal is closed: the process has ended
+                break
+            if until and re.search(until, shown.decode(errors="replace")):
+                os.kill(process.pid, then)
+                until = ""
+    os.close(leader)
+    return process.wait(30), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode(errors="replace"))
+
+
+def test_a_terminal_shows_a_live_line_and_no_line_for_each_batch(
+    tmp_path: Path, script: Path, prefect_server: str
+) -> None:
+    status, shown = in_terminal(tmp_path, str(script), "1600", "0.05")
+    assert status == 0
+    assert re.search(r"tokenise ━+╸?━* [\d,]+ of 1,600 items, [\d,.]+/s, \d+ s left, \d+ failed", shown)
+    assert "tokenise[" not in shown, "the line has counted them"
+    assert "1,577 done now, 23 failed now." in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_says_what_is_kept_and_shows_no_traceback(
+    tmp_path: Path, script: Path, prefect_server: str, number: int
+) -> None:
+    status, shown = in_terminal(tmp_path, str(script), "9000", "0.05", until=r"[1-9]\d* of 9,000 items", then=number)
+    assert status == -number
+    kept = re.search(r"tokenise was interrupted\. ([\d,]+) results are stored in \S+ Run it again", shown)
+    assert kept
+    assert "Traceback" not in shown
+    assert shown.count("was interrupted") == 1
+    count = subprocess.run(
+        [sys.executable, "-c", COUNT], env=environment(tmp_path), capture_output=True, text=True, check=True
+    ).stdout
+    assert int(count) >= int(kept[1].replace(",", ""))
+
+
+COUNT = """
+from prefect_snapshots.checkpoints import CheckpointManager
+import os
+print(CheckpointManager(os.environ["PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY"]).list_checkpoints()[0].done)
+"""
+
+
+def test_a_pipe_gets_no_control_codes(tmp_path: Path, script: Path, prefect_server: str) -> None:
+    command = [sys.executable, str(script), "60", "0"]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stderr + done.stdout
+    assert "━" not in done.stderr
+    assert "tokenise[0-19]" in done.stderr
