@@ -44,8 +44,10 @@ def name() -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory with a database of ten rows and a folder with a file."""
+def place(tmp_path: Path, name: str) -> Path:
+    """A directory with a database of ten rows and a folder with a file. No other test has had a repository there."""
+    tmp_path = tmp_path / name
+    tmp_path.mkdir()
     database = sqlite3.connect(tmp_path / "app.db")
     database.execute("CREATE TABLE users (name TEXT)")
     database.executemany("INSERT INTO users VALUES (?)", [(f"user {number}",) for number in range(10)])
