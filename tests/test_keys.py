@@ -14,7 +14,7 @@ import threading
 import uuid
 import zoneinfo
 from collections import OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -22,7 +22,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pydantic
 import pytest
+import scipy.sparse  # type: ignore[import-untyped]
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,6 +142,23 @@ DIFFERENT: list[Any] = [
     ),
     dt.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
     *(pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a"), pathlib.Path("a"), uuid.UUID(int=1)),
+    *(np.ma.array([1, 2]), np.ma.array([1, 2], mask=[True, False]), np.ma.array([1, 2], mask=[False, True])),
+    *(pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]}), pd.DataFrame({"a": [1.0]}), pd.DataFrame({"a": [1]}, [1])),
+    *(pd.DataFrame({"a": pd.array([1], "Int64")}), pd.DataFrame({"a": pd.array([None], "Int64")}), pd.DataFrame()),
+    *(pd.Series([1]), pd.Series([1], name="a"), pd.Series(["1"]), pd.Series(["1"], dtype=object), pd.Index([1])),
+    *(pd.Series(["a"], dtype="category"), pd.Series(["a"], dtype=pd.CategoricalDtype(["a", "b"]))),
+    *(pd.to_datetime(["2026"]), pd.to_datetime(["2026"]).tz_localize("UTC"), pd.to_timedelta([1]), pd.Timestamp(0)),
+    *(pa.array([1, None]), pa.array([None, 1]), pa.array([1]), pa.array([1], pa.int32()), pa.array(["1"]), pa.nulls(1)),
+    *(pa.array([[1], [2]]), pa.array([[1, 2]]), pa.array([[1, 2], []]), pa.array([["1"], ["2"]]), pa.array([b"1"])),
+    *(pa.array([{"a": 1}]), pa.array([{"b": 1}]), pa.array([{"a": None}]), pa.array([None], pa.struct({"a": "int64"}))),
+    *(pa.table({"a": [1]}), pa.table({"b": [1]}), pa.table({"a": [1]}).replace_schema_metadata({"k": "v"})),
+    *(pl.DataFrame({"a": [1]}), pl.DataFrame({"b": [1]}), pl.Series([1]), pl.Series("a", [1]), pl.Series([1.0])),
+    *(pl.Series([None], dtype=pl.Int64), pl.Series(["a"]), pl.Series(["a"], dtype=pl.Categorical), pl.Series([[1]])),
+    *(scipy.sparse.csr_matrix([[1, 0]]), scipy.sparse.csr_matrix([[0, 1]]), scipy.sparse.csc_matrix([[1, 0]])),
+    *(torch.eye(2), torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr(), torch.zeros(2).to_sparse(), torch.zeros(2)),
+    torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    torch.quantize_per_tensor(2 * torch.ones(3), 0.2, 0, torch.qint8),
+    *(torch.tensor([1 + 1j]), torch.tensor([1 + 1j]).conj(), torch.nn.Parameter(torch.zeros(2))),
     *(Decimal("1"), Decimal("1.0"), Fraction(1), sys, len, max, ValueError("a"), ValueError("b"), KeyError("a")),
 ]
 
@@ -228,6 +251,7 @@ def test_keys_are_the_same_in_other_processes_and_with_other_hash_seeds() -> Non
         ("text", "8c712ed9d99ac506bcaf264e3958b068"),
         ({"b": [1, 2.5], "a": None}, "ccd52d3babb5062a89168857298098ff"),
         (np.arange(3, dtype=np.float32), "b8c807c774da796814833bd3b4f1f8e1"),
+        (torch.arange(3.0), "dfd91ccc280fff64a442725be9422dd1"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -241,6 +265,78 @@ def test_arrays_count_by_content_and_not_by_layout() -> None:
     assert stable_hash(array) == stable_hash(np.asfortranarray(array))
     assert stable_hash(array[:, ::2]) == stable_hash(array[:, ::2].copy())
     assert stable_hash(array) != stable_hash(array.T)
+
+
+def _mutated(value: Any, use: Callable[[Any], Any]) -> Any:
+    use(value)
+    return value
+
+
+class Model(pydantic.BaseModel):
+    number: int = 1
+
+
+FRAME = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+BEHIND_NULL = pa.Array.from_buffers(
+    pa.int64(), 3, [pa.py_buffer(b"\x05"), pa.py_buffer(np.array([1, 77, 3]).tobytes())]
+)
+LISTS = pa.array([[1], [2, 3], None, []])
+STRUCTS = pa.array([{"a": 1, "b": "x"}, {"a": None, "b": "y"}, None])
+PADDED = np.dtype({"names": ["a", "b"], "formats": ["i1", "i4"], "offsets": [0, 4], "itemsize": 8})
+PADDING = np.frombuffer(b"\xff" * 16, PADDED).copy()
+PADDING["a"] = PADDING["b"] = 0
+DUPLICATES = torch.sparse_coo_tensor(torch.tensor([[0, 0]]), torch.ones(2), (2,))
+
+SAME = {
+    "masked array": (np.ma.array([1.0, 5.0], mask=[False, True]), np.ma.array([1.0, 9.0], mask=[False, True])),
+    "no mask": (np.ma.array([1.0, 5.0]), np.ma.array([1.0, 5.0], mask=[False, False])),
+    "padding": (np.zeros(2, PADDED), PADDING),
+    "long double": (
+        np.zeros(1, np.longdouble),
+        _mutated(np.frombuffer(b"\xff" * 16, np.longdouble).copy(), lambda array: array.__setitem__(0, 0)),
+    ),
+    "frame by column": (FRAME, _mutated(pd.DataFrame({"a": [1, 2]}), lambda frame: frame.insert(1, "b", ["x", "y"]))),
+    "filtered frame": (FRAME, pd.DataFrame({"a": [1, 2, 9], "b": ["x", "y", "z"]}).query("a < 5")),
+    "used frame": (FRAME, _mutated(FRAME.copy(), lambda frame: (frame["a"].mean(), frame.index.is_unique))),
+    "strings": (pd.Series(["b", "c"]), pd.Series(["a", "b", "c"])[1:].reset_index(drop=True)),
+    "nullable integers": (
+        pd.Series(pd.arrays.IntegerArray(np.array([1, 5]), np.array([False, True]))),
+        pd.Series(pd.arrays.IntegerArray(np.array([1, 9]), np.array([False, True]))),
+    ),
+    "levels": (
+        pd.MultiIndex.from_tuples([(1, "a")]),
+        pd.MultiIndex.from_tuples([(1, "a"), (2, "b")])[:1],
+    ),
+    "arrow slice": (pa.array(["b", "c"]), pa.array(["a", "b", "c"])[1:]),
+    "arrow chunks": (pa.chunked_array([[1], [2]]), pa.chunked_array([[1, 2]])),
+    "arrow table": (pa.table({"a": pa.chunked_array([["x"], ["y"]])}), pa.table({"a": ["x", "y"]})),
+    "arrow nulls": (BEHIND_NULL, pa.array([1, None, 3])),
+    "arrow lists": (LISTS[1:], pa.array([[2, 3], None, []])),
+    "arrow structs": (STRUCTS[1:], pa.array([{"a": None, "b": "y"}, None], STRUCTS.type)),
+    "arrow booleans": (pa.array([True, None, False])[1:], pa.array([None, False])),
+    "arrow decimals": (pa.array([Decimal("1.5"), Decimal("2.5")])[1:], pa.array([Decimal("2.5")])),
+    "arrow dictionary": (pa.array(["a", "b"]).dictionary_encode()[1:], pa.array(["b"]).dictionary_encode()),
+    "arrow batch": (pa.record_batch({"a": [1, 2]}).slice(1), pa.record_batch({"a": [2]})),
+    "polars chunks": (
+        pl.concat([pl.DataFrame({"a": [[1]]}), pl.DataFrame({"a": [[2, None]]})], rechunk=False),
+        pl.DataFrame({"a": [[1], [2, None]]}),
+    ),
+    "polars slice": (pl.Series(["a", "b"], dtype=pl.Categorical)[1:], pl.Series(["b"], dtype=pl.Categorical)),
+    "default given": (Model(), Model(number=1)),
+    "used matrix": (
+        scipy.sparse.csr_matrix([[1, 0], [0, 2]]),
+        _mutated(scipy.sparse.csr_matrix([[1, 0], [0, 2]]), lambda matrix: matrix.has_canonical_format),
+    ),
+    "sparse tensor": (torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([2.0]), (2,)), DUPLICATES),
+    "conjugated": (torch.tensor([1 + 1j]).conj(), torch.tensor([1 - 1j])),
+    "view": (torch.arange(4.0)[::2], torch.tensor([0.0, 2.0])),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_keys_go_by_content(name: str) -> None:
+    one, other = SAME[name]
+    assert stable_hash(one) == stable_hash(other)
 
 
 def test_what_contains_itself_has_a_key() -> None:
@@ -260,7 +356,10 @@ def test_large_content_counts_to_the_last_byte() -> None:
     assert stable_hash(large) != before
 
 
-@pytest.mark.parametrize("item", [threading.Lock(), (number for number in range(3)), open(os.devnull)])  # noqa: SIM115
+@pytest.mark.parametrize(
+    "item",
+    [torch.empty(2, device="meta"), threading.Lock(), (number for number in range(3)), open(os.devnull)],  # noqa: SIM115
+)
 def test_what_has_no_content_is_refused_by_index(item: Any) -> None:
     with pytest.raises(UnhashableItem, match=r"item 12: .* Pass key=") as caught:
         item_keys([1, [item]], first=11)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copyreg
 import datetime as dt
 import struct
-import sys
 import types
 import zoneinfo
 from array import array
@@ -26,6 +25,8 @@ from uuid import UUID
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
+
+from .foreign import NoContent, write_foreign
 
 
 class Unhashable(Exception):
@@ -53,6 +54,8 @@ def canonical(value: Any, special: Special | None = None) -> bytes:
 
 _LENGTH = struct.Struct("<Q")
 _DOUBLE = struct.Struct("<d")
+_EXTENDED = np.finfo(np.longdouble).nmant == 63 and np.dtype(np.longdouble).itemsize == 16
+"""Whether a `longdouble` has 80 bits in 16 bytes, as on x86-64."""
 _LARGE = 4096
 """Content of at least this many bytes is represented by its hash, so that a large argument is not copied."""
 
@@ -117,7 +120,11 @@ class Canon:
         if dtype.hasobject:
             self.sequence(b"E", value.tolist() if value.ndim else [value.item()])
         else:
-            self.data(b"D", np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+            content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            if dtype.char in "gG" and _EXTENDED:
+                content = content.copy()
+                content.reshape(-1, 16)[:, 10:] = 0  # padding
+            self.data(b"D", content.data)
 
     def _nested(self, value: Any, write: Callable[[Any], None]) -> None:
         depth = self._above.get(id(value))
@@ -157,10 +164,14 @@ class Canon:
             fields = [name for name in cls.__dataclass_fields__ if hasattr(value, name)]
             self.text(b"C", _reference(cls))
             self.sequence(b"F", [part for name in fields for part in (name, getattr(value, name))])
-        elif (root := cls.__module__.partition(".")[0]) in _FOREIGN and _FOREIGN[root](self, value):
-            pass
-        else:
+        elif not self._write_foreign(value):
             self._write_reduced(value)
+
+    def _write_foreign(self, value: Any) -> bool:
+        try:
+            return write_foreign(self, value)
+        except NoContent as error:
+            raise Unhashable(str(error)) from error.__cause__
 
     def _write_reduced(self, value: Any) -> None:
         """Append the pickled form of an object: its constructor, the arguments of that, and its state."""
@@ -201,36 +212,6 @@ def _integer(canon: Canon, value: int) -> None:
 def _moment(canon: Canon, value: dt.datetime | dt.time) -> None:
     canon.sequence(b"d", [type(value).__name__, value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo])
 
-
-def _jax_array(canon: Canon, value: Any) -> bool:
-    jax = sys.modules["jax"]
-    if not isinstance(value, jax.Array):
-        return False
-    if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
-        canon.text(b"J", str(jax.random.key_impl(value)))
-        value = jax.random.key_data(value)
-    canon.array(np.asarray(value), b"J")
-    return True
-
-
-def _torch_tensor(canon: Canon, value: Any) -> bool:
-    torch = sys.modules["torch"]
-    if not isinstance(value, torch.Tensor):
-        return False
-    if value.layout != torch.strided or value.is_meta or value.is_nested:
-        raise Unhashable(f"a torch tensor of the layout {value.layout} on {value.device} has no content to compare")
-    canon.text(b"T", f"{_reference(type(value))}|{value.dtype}|{tuple(value.shape)}")
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    canon.data(b"D", flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return True
-
-
-_FOREIGN: dict[str, Callable[[Canon, Any], bool]] = {
-    "jaxlib": _jax_array,
-    "jax": _jax_array,
-    "torch": _torch_tensor,
-}
-"""Packages whose arrays have no unique pickled form, by module name."""
 
 _WRITERS: dict[type, Callable[[Canon, Any], None]] = {
     type(None): lambda canon, _: canon.out.extend(b"N"),

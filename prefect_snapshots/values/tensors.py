@@ -151,15 +151,19 @@ class Tensors:
             number, start, memory = self._shared[id(tensor)]
             component = _described(tensor)._replace(offset=tensor.storage_offset() - start // tensor.element_size())
             return TensorParts(DENSE, flags, [], [component], [memory], number)
-        form, extra, found = _take_apart(tensor.detach())
+        form, extra, found = take_apart(tensor.detach())
         if form == COO and tensor.is_coalesced():
             flags |= COALESCED
         components, memories = zip(*map(_component, found), strict=True)
         return TensorParts(form, flags, extra, list(components), list(memories), None)
 
 
-def _take_apart(tensor: Any) -> tuple[int, list[Any], list[Any]]:
-    """Return the form of a tensor, its additional data, and its components as tensors."""
+def take_apart(tensor: Any) -> tuple[int, list[Any], list[Any]]:
+    """Return the form of a tensor, its additional data, and its components as tensors.
+
+    Raises:
+        NotAtHand: Its elements cannot be read.
+    """
     torch = sys.modules["torch"]
     try:
         if tensor.is_meta:
