@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..values.arrays import NotAtHand
 from ..values.tensors import take_apart
 
-if TYPE_CHECKING:
-    from .canonical import Canon
+
+class Canon(Protocol):
+    """What writes the canonical form of a value: see `canonical`."""
+
+    def write(self, value: Any) -> None: ...
+    def text(self, mark: bytes, content: str) -> None: ...
+    def data(self, mark: bytes, content: bytes | bytearray | memoryview) -> None: ...
+    def array(self, value: NDArray[Any], mark: bytes = b"A") -> None: ...
 
 
 class NoContent(Exception):
