@@ -18,7 +18,7 @@ from ..values.arrays import NotAtHand
 from ..values.tensors import take_apart
 
 
-class Canon(Protocol):
+class CanonicalWriter(Protocol):
     """What writes the canonical form of a value: see `canonical`."""
 
     def write(self, value: Any) -> None: ...
@@ -31,7 +31,7 @@ class NoContent(Exception):
     """An object has no content that could be compared. The message says why."""
 
 
-def write_foreign(canon: Canon, value: Any) -> bool:
+def write_foreign(canon: CanonicalWriter, value: Any) -> bool:
     """Write an object of another library by content. Return False if it is of none that is known here.
 
     Raises:
@@ -44,18 +44,18 @@ def write_foreign(canon: Canon, value: Any) -> bool:
     return write is not None and write(canon, value)
 
 
-def _start(canon: Canon, value: Any, *parts: Any) -> None:
+def _start(canon: CanonicalWriter, value: Any, *parts: Any) -> None:
     """Write the class of an object, and some of its parts."""
     _class(canon, type(value))
     for part in parts:
         canon.write(part)
 
 
-def _class(canon: Canon, cls: type) -> None:
+def _class(canon: CanonicalWriter, cls: type) -> None:
     canon.text(b"C", f"{cls.__module__}:{cls.__qualname__}")
 
 
-def _jax(canon: Canon, value: Any) -> bool:
+def _jax(canon: CanonicalWriter, value: Any) -> bool:
     jax = sys.modules["jax"]
     if not isinstance(value, jax.Array):
         return False
@@ -66,7 +66,7 @@ def _jax(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _torch(canon: Canon, value: Any) -> bool:
+def _torch(canon: CanonicalWriter, value: Any) -> bool:
     torch = sys.modules["torch"]
     if not isinstance(value, torch.Tensor):
         return False
@@ -92,7 +92,7 @@ def _torch(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _numpy(canon: Canon, value: Any) -> bool:
+def _numpy(canon: CanonicalWriter, value: Any) -> bool:
     if not isinstance(value, np.ma.MaskedArray):
         return False
     mask = np.ma.getmaskarray(value)
@@ -102,7 +102,7 @@ def _numpy(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _scipy(canon: Canon, value: Any) -> bool:
+def _scipy(canon: CanonicalWriter, value: Any) -> bool:
     if not type(value).__module__.startswith("scipy.sparse") or not hasattr(value, "tocoo"):
         return False
     entries = value.tocoo(copy=True)
@@ -112,7 +112,7 @@ def _scipy(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _pydantic_model(canon: Canon, value: Any) -> bool:
+def _pydantic_model(canon: CanonicalWriter, value: Any) -> bool:
     """Write the fields of a model. Which of them were given, and not set by default, is not content."""
     if not isinstance(getattr(value, "__dict__", None), dict):
         return False
@@ -124,7 +124,7 @@ def _pydantic_model(canon: Canon, value: Any) -> bool:
 # --- pandas -----------------------------------------------------------------------------------------------------------
 
 
-def _pandas(canon: Canon, value: Any) -> bool:
+def _pandas(canon: CanonicalWriter, value: Any) -> bool:
     pandas = sys.modules["pandas"]
     if isinstance(value, pandas.DataFrame):
         _start(canon, value, value.index, value.columns, dict(value.attrs))
@@ -149,7 +149,7 @@ def _pandas(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _column(canon: Canon, column: Any) -> None:
+def _column(canon: CanonicalWriter, column: Any) -> None:
     """Write an array of pandas."""
     pandas = sys.modules["pandas"]
     dtype = column.dtype
@@ -173,7 +173,7 @@ def _column(canon: Canon, column: Any) -> None:
 # --- Arrow and polars -------------------------------------------------------------------------------------------------
 
 
-def _polars(canon: Canon, value: Any) -> bool:
+def _polars(canon: CanonicalWriter, value: Any) -> bool:
     polars = sys.modules["polars"]
     if isinstance(value, polars.DataFrame):
         _start(canon, value, [(name, repr(dtype)) for name, dtype in value.schema.items()], value.height)
@@ -191,7 +191,7 @@ def _polars(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _pyarrow(canon: Canon, value: Any) -> bool:
+def _pyarrow(canon: CanonicalWriter, value: Any) -> bool:
     pyarrow = sys.modules["pyarrow"]
     if isinstance(value, pyarrow.Table | pyarrow.RecordBatch):
         fields = [(field.name, str(field.type), field.nullable, field.metadata) for field in value.schema]
@@ -207,7 +207,7 @@ def _pyarrow(canon: Canon, value: Any) -> bool:
     return True
 
 
-def _arrow_array(canon: Canon, array: Any) -> None:
+def _arrow_array(canon: CanonicalWriter, array: Any) -> None:
     """Write the elements of an Arrow array: neither chunks, nor what it was cut from, nor what lies behind a null."""
     arrow: Any = sys.modules["pyarrow"]
     types = arrow.types
@@ -250,7 +250,7 @@ def _arrow_array(canon: Canon, array: Any) -> None:
         canon.write(present.to_pylist())
 
 
-_WRITERS: dict[str, Callable[[Canon, Any], bool]] = {
+_WRITERS: dict[str, Callable[[CanonicalWriter, Any], bool]] = {
     "jaxlib": _jax,
     "jax": _jax,
     "torch": _torch,
