@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -25,8 +25,9 @@ import database_servers
 import database_stand_ins
 import duckdb
 import pytest
-from database_servers import PASSWORD, Server
+from database_servers import PASSWORD, Server, killed_at, killed_at_each_step
 
+from prefect_snapshots.backups import BackupManager
 from prefect_snapshots.backups.databases import (
     ArangoDB,
     DuckDB,
@@ -36,11 +37,13 @@ from prefect_snapshots.backups.databases import (
     PostgreSQL,
     Redis,
     SQLite,
+    arangodb,
     open_database,
     postgresql,
 )
-from prefect_snapshots.backups.databases.base import beside_name, check_beside
+from prefect_snapshots.backups.databases.base import Tool, beside_name, check_beside
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter
+from prefect_snapshots.backups.journal import PartState
 from prefect_snapshots.backups.sources import Database
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
 from prefect_snapshots.testing import StoredDump
@@ -1102,6 +1105,77 @@ def test_mongodb_comes_back_whole(mongo_port: int) -> None:
         MongoDB("mongodb://u:p%40@h1,h2:27018/shop?w=1")._of("x")
         == "mongodb://u:p%40@h1,h2:27018/x?w=1&authSource=shop"
     )
+
+
+def each_kill_is_mended(
+    database: MongoDB | ArangoDB, change: Callable[[], object], names: Callable[[], Collection[str]]
+) -> None:
+    """A restore that is killed before any step leaves something that the next one makes whole."""
+    kept, there = take(database), set(names())
+
+    def look() -> None:
+        database.restore(kept)
+        assert database.counts() == kept.counts
+        assert set(names()) == there
+
+    assert killed_at_each_step(database, kept, Tool, "started", change, look, staging=True) == 2
+
+
+def a_mixture_is_mended(
+    database: MongoDB | ArangoDB, change: Callable[[], object], undo: bool, place: Path, at: tuple[int, type, str]
+) -> None:
+    """A restore that is killed between its last two steps is recorded. It can be finished or undone."""
+    manager = BackupManager(place, databases=[database])
+    new = database.counts()
+    backup = manager.create_backup()
+    change()
+    old = database.counts()
+
+    def restore(arm: Callable[[], None]) -> None:
+        arm()
+        manager.restore_backup(backup.name, confirm=True)
+
+    number, owner, method = at
+    assert killed_at(number, restore, owner, method)
+    assert database.counts() not in (old, new)
+    [record] = manager.list_interrupted_restores()
+    assert [part.state for part in record.parts] == [PartState.SWITCHING]
+    manager.resume_restore(undo=undo)
+    assert database.counts() == (old if undo else new)
+    assert manager.list_interrupted_restores() == []
+
+
+def test_restores_of_mongodb_that_are_killed_are_mended(mongo_port: int, tmp_path: Path) -> None:
+    import pymongo.database
+
+    database = MongoDB(f"mongodb://127.0.0.1:{mongo_port}/shop")
+    with pymongo.MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{mongo_port}") as client:
+        client["shop"]["users"].insert_many([{"_id": 1}, {"_id": 2}])
+
+        def change() -> None:
+            client["shop"]["users"].delete_many({})
+            client["shop"]["later"].insert_one({})
+
+        each_kill_is_mended(database, change, client.list_database_names)
+        at = (1, pymongo.database.Database, "drop_collection")
+        a_mixture_is_mended(database, change, False, tmp_path / "repository", at)
+
+
+def test_restores_of_arangodb_that_are_killed_are_mended(arango: database_stand_ins.Arango, tmp_path: Path) -> None:
+    database = ArangoDB(f"arangodb://us%40er@127.0.0.1:{arango.port}/my%20%40shop", arango.password)
+
+    def change() -> None:
+        arango.load()
+        arango.databases["my @shop"]["collections"] |= {"users": [], "later": [{}]}
+        arango.save()
+
+    def names() -> list[str]:
+        arango.load()
+        return list(arango.databases)
+
+    each_kill_is_mended(database, change, names)
+    at = (2, arangodb._Server, "drop_others")
+    a_mixture_is_mended(database, change, True, tmp_path / "repository", at)
 
 
 # --- forged dumps ----------------------------------------------------------------------------------------
