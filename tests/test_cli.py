@@ -14,6 +14,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -1066,7 +1067,11 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     assert not (shop.directory / "uploads" / "photo").exists()
     shop.run("backups", "restore", name, "--only", "uploads::photo", "--yes")
     assert (shop.directory / "uploads" / "photo").stat().st_size == 10_000
+    assert "proven" not in shop.run("backups", "list").stdout + shop.run("backups", "show", name).stdout
     assert "was restored and is identical" in shop.run("backups", "drill").stdout
+    by = re.escape(socket.gethostname())
+    assert re.search(rf"✓ +{name} .*\n +proven 20\d\d-\S+ \S+ by {by}", shop.run("backups", "list").stdout)
+    assert re.search(rf"proven +20\d\d-\S+ \S+ \(local\), by {by}", shop.run("backups", "show", name).stdout)
     (shop.directory / "pyproject.toml").write_text('[tool.prefect-snapshots]\nrepository = "backups"\n')
     missing = shop.complaint("backups", "restore", name, status=2)
     assert "No target for part" in missing, "nobody is asked about what cannot be done"

@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +18,7 @@ import pytest
 from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
 from prefect_snapshots import BackupManager
+from prefect_snapshots.backups import PartState
 from prefect_snapshots.backups.databases import PostgreSQL, PostgreSQLRoles, PostgreSQLServer, postgresql
 from prefect_snapshots.backups.databases.base import drill_mark
 from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed, RestoreRunning
@@ -65,6 +66,10 @@ def state(server: Server, database: str = "shop") -> list[str]:
     program = f"{database_servers.newest('/usr/lib/postgresql/*/bin')}/pg_dump"
     lines = dataclasses.replace(client, command=[program, "--create"])("")
     return [line for line in lines if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';"
+"""The locks of running drills and restores: a killed one gives its own back a moment later."""
 
 
 def leftovers(admin: Client) -> list[str]:
@@ -758,9 +763,7 @@ def test_a_restore_of_roles_that_is_killed_at_any_step_is_taken_over_by_the_next
     other = StoredDump.of(roles)
 
     def look() -> None:
-        # Its lock is given back when the server sees that its client is dead.
-        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';"
-        until(lambda: admin(held) == ["0"], lambda: None)
+        until(lambda: admin(HELD) == ["0"], lambda: None)
         found = everything(server)
         names = [name for name in ("reader", "writer") if f"CREATE ROLE {name};" in found]
         assert len(names) in (0, 2), found
@@ -773,6 +776,71 @@ def test_a_restore_of_roles_that_is_killed_at_any_step_is_taken_over_by_the_next
 
     begin = functools.partial(admin, "DROP ROLE reader, writer;")
     assert killed_at_each_step(roles, other, postgresql._Session, "_answer", begin, look, staging=True) > 10
+
+
+def kill_a_whole_restore(server: Server, admin: Client, folder: Path, chosen: Callable[[int], Iterable[int]]) -> None:
+    """Restore roles and two databases, and kill that before some of its steps: what is there is named and finished."""
+    url = f"postgresql://postgres:{QUOTED}@127.0.0.1:{server.port}/*"
+    manager = BackupManager(folder / "repository", name="whole", databases=[url])
+    backup = manager.create_backup("new", permanent=True)
+    only: dict[str, list[str]] = {name: [] for name in backup.part_names if not name.endswith("/postgres")}
+    new, names = everything(server), ("shop", "blog")
+
+    def rows(name: str) -> list[str]:
+        return database_servers.psql(server, name)("SELECT count(*) FROM t;")
+
+    def make_old() -> None:
+        forget(server, admin)
+        for name in names:
+            admin(f"CREATE DATABASE {name} TEMPLATE template0;")
+            database_servers.psql(server, name)("CREATE TABLE t (a int);")
+
+    def restore(arm: Callable[[], None]) -> None:
+        arm()
+        manager.restore_backup(backup.name, confirm=True, only=only, allow_privileges=True)
+
+    calls, original = 0, postgresql._Session._answer
+
+    def counted(self: Any, statement: str) -> bytes:
+        nonlocal calls
+        calls += 1
+        return original(self, statement)
+
+    make_old()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgresql._Session, "_answer", counted)
+        restore(lambda: None)
+    for step in chosen(calls):
+        make_old()
+        assert database_servers.killed_at(step, restore, postgresql._Session, "_answer"), step
+        until(lambda: admin(HELD) == ["0"], lambda: None)
+        found = {name: rows(name) for name in names}
+        interrupted = manager.list_interrupted_restores()
+        assert interrupted or found["blog"] == found["shop"], (step, found)
+        for part in (part for each in interrupted for part in each.parts):
+            name = part.target.rpartition("/")[2]
+            if name in found and part.found in (PartState.OLD, PartState.NEW):
+                assert found[name] == ["0" if part.found is PartState.OLD else "2"], (step, part, found)
+        if interrupted:
+            manager.resume_restore(allow_privileges=True)
+        else:
+            restore(lambda: None)
+        assert everything(server) == new, step
+        assert leftovers(admin) == [], step
+        assert manager.list_interrupted_restores() == [], step
+
+
+def test_a_restore_of_a_whole_server_that_is_killed_is_finished(server: Server, whole: Client, tmp_path: Path) -> None:
+    # In the switch of the roles, and between those of the databases.
+    kill_a_whole_restore(server, whole, tmp_path, lambda steps: (steps - 18, steps - 9))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_a_restore_of_a_whole_server_that_is_killed_at_any_step_is_finished(
+    server: Server, whole: Client, tmp_path: Path
+) -> None:
+    kill_a_whole_restore(server, whole, tmp_path, lambda steps: range(1, steps + 1))
 
 
 def fail(*_: Any) -> None:

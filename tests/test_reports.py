@@ -37,7 +37,7 @@ from prefect_snapshots.documents import (
 from prefect_snapshots.documents.charts import describe, image, sparkline
 from prefect_snapshots.errors import SnapshotNotFound
 from prefect_snapshots.reports import describe_repository
-from prefect_snapshots.reports.backups import about_backup
+from prefect_snapshots.reports.backups import about_backup, about_backups
 from prefect_snapshots.repository.catalog import slot_path
 
 EVIL = (
@@ -146,6 +146,29 @@ def test_one_backup_shows_its_parts(repository: Repository) -> None:
     document = Document(backup.name, tuple(about_backup(backup)))
     assert found(document, Table, "Parts").rows == (("uploads", "directory", 40_000, None),)
     assert values_of(document)["files"] == 4
+
+
+def test_pages_say_when_a_backup_was_proven_and_by_whom(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    manager = BackupManager(tmp_path / "repository", name="shop", directories=[tmp_path / "data"])
+    manager.create_backup("first")
+    unproven = Document("", tuple(about_backups(manager, 10)))
+    assert [values_of(unproven)[fact] for fact in ("last proven", "proven on (UTC)")] == ["none", None]
+    backup = manager.create_backup("second", prove=True, run={"flow": "nightly", "flow_run": "fast-owl"})
+    assert backup.proven_at is not None
+    everything = Document("", tuple(about_backups(manager, 10)))
+    shown = {fact: values_of(everything)[fact] for fact in ("last proven", "proven on (UTC)", "proven by")}
+    assert shown == {
+        "last proven": backup.name,
+        "proven on (UTC)": backup.proven_at,
+        "proven by": "nightly / fast-owl",
+    }
+    assert found(everything, Table, "Backups, newest first").rows[0][-1].startswith("✓ last proven, ")
+    one = Document("", tuple(about_backup(backup)))
+    assert (values_of(one)["proven (UTC)"], values_of(one)["proven by"]) == (backup.proven_at, "nightly / fast-owl")
+    page = markdown(one)
+    assert f"{backup.proven_at:%Y-%m-%d %H:%M}" in page
+    assert "nightly / fast-owl" in page
 
 
 def test_snapshots_show_their_metrics_and_the_best(repository: Repository) -> None:
