@@ -83,6 +83,12 @@ def test_requests_on_s3(tmp_path: Path) -> None:
     assert met(report, "3 writers") == [True]
 
 
+def test_file_system(tmp_path: Path) -> None:
+    report = measure(tmp_path, "file_system.py", "--size-mb", "10", "--ranges", "5", "--repeat", "1")
+    assert met(report, "requests") == [True] * 3
+    assert contenders(report, "read one column of 20") == {"prefect-snapshots", "s3fs"}
+
+
 def test_iterables(tmp_path: Path) -> None:
     report = measure(tmp_path, "iterables.py", "--count", "2000", "--done", "2000", "--repeat", "1")
     assert met(report, "memory of the process") == [True]

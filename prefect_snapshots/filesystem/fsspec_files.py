@@ -20,8 +20,8 @@ _LINE = 64 * 1024
 """Bytes to look for the end of a line in at once: one chunk on average."""
 _AHEAD_FIRST = 256 * 1024
 """Bytes to read ahead when a program begins to read in order: the largest chunk, so at most one is read in vain."""
-_AHEAD_MOST = 4 * 1024 * 1024
-"""Bytes to read ahead at most: longer requests are not faster."""
+_AHEAD_MOST = 8 * 1024 * 1024
+"""Bytes to read ahead at most: two requests at the same time, and what is remembered of one read."""
 
 
 class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -203,8 +203,8 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
 class VerifiedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
     """An open file. Its bytes are read when they are needed, and verified.
 
-    A program that reads in order gets more and more bytes with one request, up to 4 MB. Other reads get exactly the
-    chunks with their bytes.
+    A program that reads in order gets more and more bytes at once, up to 8 MB. Other reads get exactly the chunks with
+    their bytes.
 
     Args:
         fs: The file system.
@@ -237,8 +237,8 @@ class VerifiedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         if start != self._next:
             self._ready = self._ahead = 0
         elif start and end > self._ready and end - start < _AHEAD_MOST:
-            self._ahead = min(max(2 * self._ahead, _AHEAD_FIRST), _AHEAD_MOST)
-            self._ready = start + max(self._ahead, end - start)
+            self._ahead = min(2 * max(self._ahead, _AHEAD_FIRST // 2, end - start), _AHEAD_MOST)
+            self._ready = min(start + self._ahead, self.size)
             self._next = end
             return self._read(start, self._ready - start)[: end - start]
         self._next = end

@@ -10,8 +10,10 @@ from ..repository.threads import Lock
 
 _LIMIT = 64 * 1024 * 1024
 """Bytes of chunks to remember: the columns of some row groups, and less than what reading a table takes anyway."""
-_STREAMED = 8 * 1024 * 1024
-"""Reads of more bytes at once are not remembered: they would displace everything else, and are not repeated."""
+_STREAMED = 24 * 1024 * 1024
+"""Reads of more bytes at once are not remembered: they would displace everything else, and are not repeated.
+
+What is read ahead (8 MB, and up to two chunks of 4 MB at its ends) has to be remembered, or it would be read twice."""
 
 
 class RecentChunks(ChunkReader):
