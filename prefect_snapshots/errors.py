@@ -277,6 +277,38 @@ class CommitError(RetryableError):
     """
 
 
+class StagedPartsLost(CommitError):
+    """Parts that were staged for a commit are no longer stored, because a prune has freed them since.
+
+    Stage these parts again, and commit. `parts` has their positions among the parts of the commit.
+    """
+
+    def __init__(self, parts: Sequence[int]) -> None:
+        super().__init__(tuple(parts))
+        self.parts = tuple(parts)
+
+    def _message(self) -> str:
+        numbers = ", ".join(map(str, self.parts))
+        return (
+            f"Nothing was committed, because a prune has freed staged parts since: {numbers}. Stage these again, and "
+            "then commit."
+        )
+
+
+class ProcessesDisagree(UsageError, ValueError):
+    """The processes of a run called one method with different arguments. The message says which.
+
+    Pass the same in every process. Values that differ belong into arrays that are spread over the processes.
+    """
+
+
+class ProcessFailed(RetryableError):
+    """Another process of the run failed, ended, or did not take part in a call within `process_timeout`.
+
+    The message says which process, and whether anything was saved. Restart the run from its latest snapshot.
+    """
+
+
 class CommitUnknown(CommitError):
     """The storage did not say whether a commit succeeded.
 

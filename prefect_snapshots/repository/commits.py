@@ -13,7 +13,9 @@ from typing import Any
 
 from ..errors import CommitUnknown, DamagedObject, IntegrityError, ObjectMissing, StorageError, StorageFull
 from .catalog import Catalog, Event, Stream, new_token, slot_path
-from .contents import Store, Stored, Writer
+from .chunking import cut
+from .contents import Store, Stored, Writer, inline
+from .location import Buffer
 from .reserve import spare_reserve, with_reserve
 
 _STORE_ATTEMPTS = 3
@@ -78,6 +80,17 @@ def commit(
             raise
         # The request of the earlier attempt may succeed as late as now, whatever stopped this attempt.
         raise CommitUnknown(token.hex(), str(error)) from error
+
+
+def stage(catalog: Catalog, chunks: Store, buffers: Sequence[Buffer]) -> Stored:
+    """Store content that no event names yet. See `Repository.stage`."""
+    few = inline(b"", buffers)
+    if few is not None:
+        return few
+    spare_reserve(chunks.location, _count_streams(catalog))
+    # A later commit finds out by itself whether these chunks are still stored, so nobody needs the epoch.
+    separate = [chunk for buffer in buffers for chunk in cut([buffer])]
+    return _store(catalog, chunks, lambda writer: writer.store_cut(b"", separate))[0]
 
 
 def _count_streams(catalog: Catalog) -> int:

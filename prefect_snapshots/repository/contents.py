@@ -84,6 +84,20 @@ class Stored:
     inline: bytes
 
 
+class StagedPart(msgspec.Struct, array_like=True, frozen=True):
+    """Content that is stored, and that no version needs yet. `Repository.stage` returns it.
+
+    It is small, contains no secret, and can be sent to another process with pickle or msgpack. Prune frees the content
+    of a part that is never committed.
+    """
+
+    repository: str
+    """The id of the repository."""
+    content: Content
+    inline: bytes
+    """The bytes themselves, if there are few."""
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The parts of a repository that read and write chunks."""
@@ -211,6 +225,30 @@ class Writer:
         has = np.zeros(len(rows), bool)
         has[which[index.readable(found, lambda rows: usable[table["pack"][rows]])]] = True
         return has
+
+    def keep(self, part: ContentReader) -> Any:
+        """Return the rows of a content of this repository that no version needs yet, to commit it as a part of another.
+
+        Whoever stored it decided which chunks to reuse under an epoch that may have passed. So every chunk is looked
+        for again, under the epoch of this commit.
+
+        Returns:
+            An array of `TABLE`. Parts of it can be `Kept`.
+
+        Raises:
+            IntegrityError: A chunk has no copy outside the packs to avoid.
+        """
+        rows = part.table
+        lost = rows[~self.has(rows)]
+        if len(lost):
+            # Another process may have published the index of its chunks since this one has read the index.
+            for _ in self._store.index.looks():
+                lost = rows[~self.has(rows)]
+                if not len(lost):
+                    break
+        if len(lost):
+            raise MissingChunk(lost["chunk"][0].tobytes().hex())
+        return rows
 
     def adopt(
         self,

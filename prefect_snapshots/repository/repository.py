@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,11 +16,11 @@ from ..errors import InvalidArgument, RepositoryNotFound
 from ..redaction import harmless_options
 from . import copies, keyring, maintenance
 from .catalog import Catalog, Event, Stream
-from .commits import MakeDraft, commit
-from .contents import ContentReader, Stored, Writer
+from .commits import MakeDraft, commit, stage
+from .contents import ContentReader, StagedPart, Stored, Writer
 from .copies import CopyReport
 from .keyring import PasswordInfo
-from .location import LimitedLocation, Location, open_location
+from .location import Buffer, LimitedLocation, Location, open_location
 from .maintenance import CheckReport, PruneReport, RepairReport, Statistics
 from .names import check_name
 from .opened import Opened
@@ -229,6 +229,35 @@ class Repository:
         if source.inline is not None:
             return self.commit(stream, draft, content=source.inline, token=token)
         return self.commit(stream, draft, store=lambda writer: writer.adopt(source, passed), token=token)
+
+    def stage(self, buffers: Sequence[Buffer]) -> StagedPart:
+        """Store bytes for a commit that another process makes, or this one later.
+
+        The process that commits opens each part with `staged`, and keeps its chunks with `Writer.keep` while its own
+        content is stored. A part whose data was pruned meanwhile is reported there, and must be staged again.
+
+        Args:
+            buffers: The bytes. A chunk never contains bytes of two buffers, so that a commit can keep some of them.
+
+        Returns:
+            A small value that says where the bytes are.
+        """
+        opened = self._writing()
+        stored = stage(opened.catalog, opened.store, buffers)
+        return StagedPart(self.id, stored.content, stored.inline)
+
+    def staged(self, part: StagedPart) -> ContentReader:
+        """Return a reader for a staged part.
+
+        Raises:
+            InvalidArgument: It was staged in another repository.
+        """
+        if part.repository != self.id:
+            raise InvalidArgument(
+                f"This part was staged in repository {part.repository}, but {self.url} has the id {self.id}. Open the "
+                "same repository in all processes."
+            )
+        return ContentReader(self._reading().reader, part.content, part.inline)
 
     def read(self, stream: Stream, event: Event) -> ContentReader:
         """Return a reader for the content of an event.

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -49,8 +49,17 @@ class Backend(Protocol):
         single records.
         """
 
-    def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
-        """Return a value in the form that `put` takes. `detach` makes a copy, for a value that may change before."""
+    def prepare(
+        self, value: Any, deepcopy: bool | None, *, detach: bool = False, agreed: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return a value in the form that `put` takes.
+
+        Args:
+            value: The value.
+            deepcopy: In memory, whether to store a copy. None: as the manager is set up.
+            detach: Whether to make a copy anyway, for a value that may change before `put`.
+            agreed: The arguments that must be equal in all processes, where several save together.
+        """
 
     def value_of(self, prepared: Any) -> Any:
         """Return the value that was prepared."""
@@ -64,7 +73,9 @@ class Backend(Protocol):
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
         """Commit a snapshot with the value of another one."""
 
-    def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
+    def loader(
+        self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
+    ) -> Callable[[], Any]:
         """Return a function that loads the value of a snapshot later, even if it was deleted by then."""
 
     def leaves(self, record: Record) -> Iterable[Any]:
@@ -100,7 +111,9 @@ class Memory:
         with self._lock:
             return find(self.state)
 
-    def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Any:
+    def prepare(
+        self, value: Any, deepcopy: bool | None, *, detach: bool = False, agreed: Mapping[str, Any] | None = None
+    ) -> Any:
         return _copied(value) if detach or (self._on_save if deepcopy is None else deepcopy) else value
 
     def value_of(self, prepared: Any) -> Any:
@@ -125,8 +138,10 @@ class Memory:
     def clone(self, draft: MakeDraft, source: Record) -> Event | None:
         return self.put(draft, _copied(self._kept(source).value), None)
 
-    def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
-        return functools.partial(self._load, self._kept(record), deepcopy, leaves, like)
+    def loader(
+        self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
+    ) -> Callable[[], Any]:
+        return functools.partial(self._load, self._kept(record), deepcopy, leaves, like, sharding)
 
     def leaves(self, record: Record) -> Iterable[Any]:
         kept = self._kept(record)
@@ -138,9 +153,9 @@ class Memory:
         held = _held(self._kept(record).value)
         return held.manifest, bytes(held.body)
 
-    def _load(self, kept: _Kept, deepcopy: bool | None, leaves: Leaves, like: Any) -> Any:
-        if leaves is not None or like is not None:
-            return _held(kept.value).value(leaves, like)
+    def _load(self, kept: _Kept, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None) -> Any:
+        if leaves is not None or like is not None or sharding is not None:
+            return _held(kept.value).value(leaves, like, sharding)
         with self._lock:
             if isinstance(kept.value, Held):
                 kept.value = kept.value.value()
@@ -202,10 +217,12 @@ class Durable:
         with self._tracked.current() as records:
             return find(records)
 
-    def prepare(self, value: Any, deepcopy: bool | None, *, detach: bool = False) -> Encoded:
+    def prepare(
+        self, value: Any, deepcopy: bool | None, *, detach: bool = False, agreed: Mapping[str, Any] | None = None
+    ) -> Any:
         _refuse_references(deepcopy)
         encoded = encode(value, allow_pickle=self.repository.allow_pickle)
-        return Encoded(encoded.manifest, [_detached(part) for part in encoded.buffers]) if detach else encoded
+        return Encoded(encoded.manifest, [detached(part) for part in encoded.buffers]) if detach else encoded
 
     def value_of(self, prepared: Encoded) -> Any:
         body = b"".join(prepared.buffers)
@@ -221,9 +238,11 @@ class Durable:
         with self._tracked.reading(source.event, self._label(source)) as content:
             return self._tracked.adopt(draft, content)
 
-    def loader(self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any) -> Callable[[], Any]:
+    def loader(
+        self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
+    ) -> Callable[[], Any]:
         _refuse_references(deepcopy)
-        return functools.partial(self._load, record, leaves, like)
+        return functools.partial(self._load, record, leaves, like, sharding)
 
     def leaves(self, record: Record) -> Iterable[Any]:
         with self._reading(record) as (manifest, body):
@@ -238,9 +257,11 @@ class Durable:
         with self._tracked.reading(record.event, self._label(record)) as body:
             return body.manifest, body
 
-    def _load(self, record: Record, leaves: Leaves, like: Any) -> Any:
+    def _load(self, record: Record, leaves: Leaves, like: Any, sharding: Any = None) -> Any:
         with self._reading(record) as (manifest, body):
-            return decode(manifest, body, leaves=leaves, like=like, allow_pickle=self.repository.allow_pickle)
+            return decode(
+                manifest, body, leaves=leaves, like=like, sharding=sharding, allow_pickle=self.repository.allow_pickle
+            )
 
     @contextlib.contextmanager
     def _reading(self, record: Record) -> Iterator[tuple[bytes, ContentReader]]:
@@ -263,9 +284,16 @@ class Held:
     body: Buffer
     allow_pickle: bool
 
-    def value(self, leaves: Leaves = None, like: Any = None) -> Any:
+    def value(self, leaves: Leaves = None, like: Any = None, sharding: Any = None) -> Any:
         """Return the value, or a part of it."""
-        return decode(self.manifest, MemoryBody(self.body), leaves=leaves, like=like, allow_pickle=self.allow_pickle)
+        return decode(
+            self.manifest,
+            MemoryBody(self.body),
+            leaves=leaves,
+            like=like,
+            sharding=sharding,
+            allow_pickle=self.allow_pickle,
+        )
 
     def leaves(self) -> Iterable[Any]:
         """Return its leaves in order."""
@@ -289,7 +317,7 @@ def _copied(value: Any) -> Any:
         ) from error
 
 
-def _detached(part: Buffer) -> memoryview | bytes:
+def detached(part: Buffer) -> memoryview | bytes:
     """Return a copy of the same type, which determines how the bytes are split into chunks."""
     return memoryview(bytes(part)) if isinstance(part, memoryview) else bytes(part)
 

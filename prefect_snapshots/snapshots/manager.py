@@ -111,7 +111,7 @@ class SnapshotManager(Generic[T]):
             _warn_inside_a_run()
             self._backend = Memory(name, deepcopy_on_save, deepcopy_on_retrieve)
         else:
-            self._backend = Durable(self.repository, name)
+            self._backend = self._open_backend(self.repository)
 
     # --- saving -----------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class SnapshotManager(Generic[T]):
         """
         self._check_value(data)
         draft = self._put_draft(lambda: data, request)
-        prepared = self._backend.prepare(data, deepcopy)
+        prepared = self._backend.prepare(data, deepcopy, agreed=self._agreed(request))
         self._background.settle()
         return self._kept(self._backend.put(draft, prepared, request.token))
 
@@ -199,7 +199,7 @@ class SnapshotManager(Generic[T]):
             A future with the result of `save`.
         """
         self._check_value(data)
-        prepared = self._backend.prepare(data, None, detach=True)
+        prepared = self._backend.prepare(data, None, detach=True, agreed=self._agreed(request))
         draft = self._put_draft(lambda: self._backend.value_of(prepared), request)
         return self._background.submit(lambda: self._kept(self._backend.put(draft, prepared, request.token)))
 
@@ -293,6 +293,7 @@ class SnapshotManager(Generic[T]):
         *,
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
+        sharding: Any = None,
     ) -> Snapshot[T]:
         """Return a snapshot. Its `data` is loaded and verified when you first use it.
 
@@ -301,11 +302,13 @@ class SnapshotManager(Generic[T]):
             deepcopy: In memory, overrides `deepcopy_on_retrieve`.
             leaves: Patterns of leaf paths to load, such as `"encoder/**"`. Default: all leaves.
             like: A value whose structure, custom node types and sharding the result gets.
+            sharding: Instead of `like`, the sharding of its JAX arrays: one for all of them, or a dict with one for
+                each pattern of leaf paths. On devices of several processes, each reads only the bytes that it needs.
 
         Raises:
             SnapshotNotFound: There is no such snapshot.
         """
-        return self.snapshot_of(self._record(snapshot_id), deepcopy, leaves, like)
+        return self.snapshot_of(self._record(snapshot_id), deepcopy, leaves, like, sharding)
 
     def load_snapshot(
         self,
@@ -314,12 +317,13 @@ class SnapshotManager(Generic[T]):
         *,
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
+        sharding: Any = None,
     ) -> T:
         """Load the value of a snapshot. Every byte is verified.
 
         Args:
             snapshot_id: The id of the snapshot.
-            deepcopy, leaves, like: As for `get_snapshot`.
+            deepcopy, leaves, like, sharding: As for `get_snapshot`.
 
         Returns:
             The value that was saved.
@@ -329,7 +333,7 @@ class SnapshotManager(Generic[T]):
             IntegrityError: Stored bytes are damaged. The message names the leaf.
             PickleRefused: A leaf needs pickle, and the repository was opened with `allow_pickle=False`.
         """
-        return self.get_snapshot(snapshot_id, deepcopy, leaves=leaves, like=like).data
+        return self.get_snapshot(snapshot_id, deepcopy, leaves=leaves, like=like, sharding=sharding).data
 
     def __getitem__(self, snapshot_id: str) -> Snapshot[T]:
         return self.get_snapshot(snapshot_id)
@@ -616,14 +620,15 @@ class SnapshotManager(Generic[T]):
         deepcopy: bool | None = None,
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
+        sharding: Any = None,
     ) -> Snapshot[T]:
         """Return the snapshot of a record. Its data is loaded when you first use it.
 
         Args:
             record: The record of the snapshot.
-            deepcopy, leaves, like: As for `get_snapshot`.
+            deepcopy, leaves, like, sharding: As for `get_snapshot`.
         """
-        load = self._backend.loader(record, deepcopy, leaves, like)
+        load = self._backend.loader(record, deepcopy, leaves, like, sharding)
         metadata = copy.deepcopy(record.metadata)
         return Snapshot(record.id, record.timestamp, metadata, list(record.tags), lambda: cast(T, load()))
 
@@ -639,6 +644,21 @@ class SnapshotManager(Generic[T]):
         return self._backend.leaves(record)
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _open_backend(self, repository: Repository) -> Backend:
+        return Durable(repository, self.name)
+
+    def _agreed(self, request: SaveRequest) -> dict[str, Any]:
+        """Return what must be equal in all processes if several save together, by the names that users know."""
+        return {
+            "snapshot_id": request.id if request.named else None,
+            "metadata": dict(request.metadata),
+            "tags": list(request.tags),
+            "overwrite": request.overwrite,
+            "max_snapshots": self.max_snapshots,
+            "rank_by": self.ranking.rank_by,
+            "mode": self.ranking.mode,
+        }
 
     def _check_value(self, data: Any) -> None:
         """Raise an error if a value cannot be saved, before anything is written. This class accepts any value."""

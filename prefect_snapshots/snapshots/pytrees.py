@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ..errors import InvalidArgument
+from ..repository.choosing import RepositoryLike
+from ..repository.repository import Repository
 from ..values import map_leaves, map_leaves_with_path, validate
 from ..values.paths import matcher
+from .backends import Backend
 from .manager import SnapshotManager, T
-from .records import Snapshot
+from .records import Compare, Snapshot
+from .shared import Shared
 
 
 class PyTreeSnapshotManager(SnapshotManager[T]):
     """A `SnapshotManager` for pytrees that checks values before it saves them, and transforms leaves.
 
-    The arguments are those of `SnapshotManager`.
+    In a run of several JAX processes (`jax.distributed.initialize`), call each method in all of them, with the same
+    arguments. Each process stores only what it alone has, and one commits: a snapshot appears as a whole or not at all,
+    and all processes return the same id or raise the same error.
+
+    Args:
+        repository, name, deepcopy_on_save, deepcopy_on_retrieve, max_snapshots, rank_by, mode, cmp: As for
+            `SnapshotManager`.
+        all_processes: Whether all processes of a run save, annotate and delete together. Pass False to use the manager
+            in one of them only. Default: True.
+        process_timeout: How many seconds one process may be later than another one before `ProcessFailed` is raised.
+            Default: 600.
 
     Example:
         >>> from prefect_snapshots import PyTreeSnapshotManager
@@ -26,8 +40,41 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
         {'txt': 'hello jax', 'x': 42}
     """
 
+    def __init__(
+        self,
+        repository: RepositoryLike | None = None,
+        *,
+        name: str = "default",
+        deepcopy_on_save: bool = True,
+        deepcopy_on_retrieve: bool = True,
+        max_snapshots: int | None = None,
+        rank_by: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        cmp: Compare | None = None,
+        all_processes: bool = True,
+        process_timeout: float = 600.0,
+    ) -> None:
+        self.all_processes = all_processes
+        self.process_timeout = process_timeout
+        super().__init__(
+            repository,
+            name=name,
+            deepcopy_on_save=deepcopy_on_save,
+            deepcopy_on_retrieve=deepcopy_on_retrieve,
+            max_snapshots=max_snapshots,
+            rank_by=rank_by,
+            mode=mode,
+            cmp=cmp,
+        )
+
+    def _open_backend(self, repository: Repository) -> Backend:
+        if not self.all_processes:
+            return super()._open_backend(repository)
+        return Shared(repository, self.name, self.process_timeout)
+
     def _check_value(self, data: Any) -> None:
-        validate(data)
+        if self.repository is None:
+            validate(data)  # a repository encodes the value anyway, before it writes anything
 
     def tree_map(
         self, fn: Callable[[Any], Any], snapshot_id: str | None = None, new_id: str | None = None

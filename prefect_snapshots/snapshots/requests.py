@@ -26,6 +26,7 @@ class SaveRequest:
         token: Identifies the save, so that a retry after `CommitUnknown` cannot store it twice.
         time: When it was saved, in nanoseconds since 1970. None means now.
         pinned: Whether it is pinned from the beginning.
+        named: Whether the caller chose the id.
     """
 
     id: str
@@ -35,6 +36,7 @@ class SaveRequest:
     token: bytes | None = None
     time: int | None = None
     pinned: bool = False
+    named: bool = True
 
     @classmethod
     def of(
@@ -60,7 +62,8 @@ class SaveRequest:
             InvalidArgument: The metadata cannot be stored, or the token is malformed.
         """
         known = _new_id() if snapshot_id is None else check_name(snapshot_id, "snapshot id")
-        return cls(known, clean_metadata(metadata), clean_tags(tags), overwrite, token_from(token))
+        named = snapshot_id is not None
+        return cls(known, clean_metadata(metadata), clean_tags(tags), overwrite, token_from(token), named=named)
 
     @classmethod
     def again(cls, record: Record) -> SaveRequest:

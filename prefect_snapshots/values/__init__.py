@@ -23,7 +23,7 @@ Example:
 from __future__ import annotations
 
 from .decoding import BodyReader, MemoryBody, decode, decode_leaves
-from .encoding import Encoded, encode, validate
+from .encoding import Encoded, SharedValue, Spread, encode, encode_shared, validate
 from .manifest import LeafInfo, describe
 from .structure import iter_leaves, map_leaves, map_leaves_with_path
 
@@ -32,10 +32,13 @@ __all__ = [
     "Encoded",
     "LeafInfo",
     "MemoryBody",
+    "SharedValue",
+    "Spread",
     "decode",
     "decode_leaves",
     "describe",
     "encode",
+    "encode_shared",
     "iter_leaves",
     "map_leaves",
     "map_leaves_with_path",

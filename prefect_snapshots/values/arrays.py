@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import MissingDependency
 from .classes import Unavailable
 from .dtypes import dtype_node, parse_dtype
+from .grids import Box, Cuts, box_of, cells, cuts_of
 
 Buffer = memoryview | bytes | bytearray
 
@@ -113,6 +114,70 @@ def bytes_of(array: NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+class Shards(NamedTuple):
+    """The parts of a JAX array that is spread over the processes of a run."""
+
+    whole: Parts
+    """The description of the whole array. Its elements cannot be read."""
+    cuts: Cuts
+    mine: list[tuple[int, int, Callable[[], Buffer]]]
+    """The cells of the grid that this process has to write: the number, the size in bytes, and what returns the
+    elements. Of each cell, one process in the run has it here."""
+
+
+def shards_of(array: Any) -> Shards | None:
+    """Return the parts of a JAX array that is spread over several processes, or None for any other.
+
+    Raises:
+        NotAtHand: As for `jax_parts`, or its pieces do not form a regular grid.
+    """
+    if _is_traced_or_deleted(array) or array.is_fully_addressable or array.is_fully_replicated:
+        return None
+    implementation = None
+    if not isinstance(array.dtype, np.dtype):
+        implementation = _implementation(array)
+        array = loaded_jax().random.key_data(array)
+    shape, dtype = array.shape, array.dtype
+    boxes = [box_of(index, shape) for index in array.sharding.devices_indices_map(shape).values()]
+    try:
+        cuts = cuts_of(boxes, shape)
+    except ValueError as error:
+        raise NotAtHand(f"It is spread over several processes, and {error}. Choose a NamedSharding.") from None
+    numbers = {_start(cell.box): number for number, cell in enumerate(cells(cuts, shape, 1))}
+    mine = []
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            number = numbers[_start(box_of(shard.index, shape))]
+            mine.append((number, math.prod(shard.data.shape) * dtype.itemsize, _shard_reader(_local(shard.data))))
+    nbytes = math.prod(shape) * dtype.itemsize
+    flags = WEAK if array.weak_type else 0
+    whole = Parts(dtype_node(dtype), flags, shape, nbytes, _not_here, implementation)
+    return Shards(whole, cuts, sorted(mine, key=lambda cell: cell[0]))
+
+
+def _start(box: Box) -> tuple[int, ...]:
+    return tuple(part.start for part in box)
+
+
+def _shard_reader(local: Any) -> Callable[[], Buffer]:
+    return lambda: bytes_of(np.ascontiguousarray(np.asarray(local)))
+
+
+def _not_here() -> Buffer:
+    raise AssertionError("the elements of this array are not all in this process")
+
+
+def _is_traced_or_deleted(array: Any) -> bool:
+    return isinstance(array, loaded_jax().core.Tracer) or array.is_deleted()
+
+
+def _implementation(array: Any) -> str:
+    implementation = loaded_jax().random.key_impl(array)
+    if not isinstance(implementation, str):
+        raise NotAtHand(f"Its random number generator, {implementation}, is not registered with JAX.")
+    return implementation
+
+
 def jax_parts(array: Any) -> Parts:
     """Return the parts of a JAX array. For random keys, dtype and shape are those of their raw data.
 
@@ -126,9 +191,7 @@ def jax_parts(array: Any) -> Parts:
         raise NotAtHand("This array was deleted, or donated to a jitted function.")
     dtype = array.dtype
     if not isinstance(dtype, np.dtype):
-        implementation = jax.random.key_impl(array)
-        if not isinstance(implementation, str):
-            raise NotAtHand(f"Its random number generator, {implementation}, is not registered with JAX.")
+        implementation = _implementation(array)
         return jax_parts(jax.random.key_data(array))._replace(implementation=implementation)
     shape = array.shape
     nbytes = math.prod(shape) * dtype.itemsize
@@ -149,7 +212,8 @@ def _reader(array: Any, dtype: np.dtype[Any], nbytes: int) -> Callable[[], Buffe
         return lambda: bytes_of(np.ascontiguousarray(np.asarray(local)))
     if not array.is_fully_addressable:
         raise NotAtHand(
-            "It is spread over several processes. Gather it with jax.experimental.multihost_utils.process_allgather."
+            "It is spread over several processes. Save it with a PyTreeSnapshotManager with a repository, in all of "
+            "them, or gather it with jax.experimental.multihost_utils.process_allgather."
         )
     parts = [(shard.index, _local(shard.data)) for shard in array.addressable_shards if shard.replica_id == 0]
     return lambda: _joined(array.shape, dtype, parts)
@@ -276,6 +340,22 @@ def _finish(jax: Any, array: Any, spec: ArraySpec, sharding: Any) -> Any:
         # JAX has no public function to make a weak type, and 1.0 * array would make a strong one
         return jax.lax.convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
     return array
+
+
+def regions_of(sharding: Any, shape: Sequence[int]) -> list[Box]:
+    """Return the regions of an array that a sharding puts on devices of this process, each once."""
+    indices = sharding.addressable_devices_indices_map(tuple(shape)).values()
+    return list({_start(box): box for box in (box_of(index, shape) for index in indices)}.values())
+
+
+def from_regions(spec: ArraySpec, sharding: Any, regions: Sequence[tuple[Box, NDArray[Any]]]) -> Any:
+    """Return a JAX array with a sharding, from the regions of it that this process needs."""
+    jax = _jax()
+    by_start = {_start(box): array for box, array in regions}
+    placed = jax.make_array_from_callback(
+        spec.shape, sharding, lambda index: by_start[_start(box_of(index, spec.shape))]
+    )
+    return _finish(jax, placed, spec, sharding)
 
 
 def _jax() -> Any:

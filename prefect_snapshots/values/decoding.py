@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..errors import LeafError, PickleRefused, StructureMismatch
-from .arrays import ArraySpec, Buffer, check_jax, empty, key_form, loaded_jax, to_jax
+from ..errors import InvalidArgument, LeafError, PickleRefused, StructureMismatch
+from .arrays import FORTRAN, ArraySpec, Buffer, check_jax, empty, from_regions, key_form, loaded_jax, regions_of, to_jax
 from .classes import Unavailable, find_class
+from .grids import RegionReading
 from .manifest import (
     ARRAY,
     BYTEARRAY,
     BYTES,
     JAX_ARRAY,
     JAX_KEYS,
+    JAX_SHARDS,
     LONG_INTEGER,
     LONG_TEXT,
     PICKLE,
     TENSOR,
     StoredLeaf,
     array_spec_of,
+    cuts_of_leaf,
     damaged,
     distrust,
     leaf_info,
     parse,
     tensor_spec_of,
 )
+from .paths import matcher
 from .pickling import load, require_pickle
 from .scalars import integer_of, no_class, plain_value, text_of
 from .structure import (
@@ -95,6 +99,7 @@ def decode(
     *,
     leaves: str | Sequence[str] | None = None,
     like: Any = None,
+    sharding: Any = None,
     allow_pickle: bool = True,
 ) -> Any:
     """Return the encoded value, or a part of it.
@@ -112,6 +117,8 @@ def decode(
             containers, the static fields of JAX, and for each array (or `jax.ShapeDtypeStruct`) whether to return NumPy
             or JAX, with which sharding. Shapes and dtypes must be equal. A stored Python number matches a JAX scalar,
             and stays a number. A leaf of `like` that is not an array matches anything. Default: as it was stored.
+        sharding: The sharding of JAX arrays, instead of `like`: one for all, or a dict with one for each pattern of
+            paths. In a run of several processes, each reads only the bytes that its devices need.
         allow_pickle: Whether pickled leaves may be unpickled, and the modules of classes imported.
 
     Raises:
@@ -119,6 +126,7 @@ def decode(
         UnsupportedFormat: A newer version wrote it.
         PickleRefused: A leaf that you selected was pickled, and `allow_pickle` is False.
         StructureMismatch: The value does not have the structure of `like`.
+        InvalidArgument: You passed both `like` and `sharding`, or `sharding` has a pattern that matches no JAX array.
         LeafError: No leaf matches, or one cannot be made here, for example because its class or time zone is missing.
         MissingDependency: JAX is needed, but not installed.
 
@@ -132,7 +140,11 @@ def decode(
         {'loss': 0.5}
     """
     decoder = _Decoder(manifest, body, allow_pickle)
-    return decoder.as_stored(leaves) if like is None else decoder.alike(like, leaves)
+    if like is None:
+        return decoder.as_stored(leaves, sharding)
+    if sharding is not None:
+        raise InvalidArgument("Pass either like= or sharding=: the arrays in like= have shardings themselves.")
+    return decoder.alike(like, leaves)
 
 
 def decode_leaves(
@@ -166,9 +178,12 @@ class _Reading(NamedTuple):
     """A leaf while it is read: the buffers for its bytes, and the function that makes the value from them."""
 
     views: list[memoryview]
+    """Buffers for all of its bytes in order."""
     finish: Callable[[], Any]
     jax: tuple[ArraySpec, Any] | None = None
-    """The description and sharding, for an array that becomes a JAX array."""
+    """The description and sharding, for an array that becomes a JAX array after reading."""
+    places: Sequence[tuple[int, memoryview]] = ()
+    """Buffers for some of its bytes, each with its offset among them."""
 
 
 _Wanted = tuple[Any, _Target | None]
@@ -186,12 +201,13 @@ class _Decoder:
         self._body = body
         self._allow_pickle = allow_pickle
 
-    def as_stored(self, leaves: str | Sequence[str] | None) -> Any:
+    def as_stored(self, leaves: str | Sequence[str] | None, sharding: Any = None) -> Any:
         with distrust():
             root = self._root if leaves is None else select(self._root, leaves)
             for branch in branches_of(root):
                 self._resolve(branch)
-        found = self._restore([(leaf, None) for leaf in leaves_of(root)])
+            wanted = [(leaf, None) for leaf in leaves_of(root)] if sharding is None else _spread(root, sharding)
+        found = self._restore(wanted)
         with distrust():
             return build(root, iter(found))
 
@@ -232,6 +248,7 @@ class _Decoder:
                 if type(leaf) is StoredLeaf:
                     reading = readings[number] = self._open(leaf, target, tensors)
                     offset = leaf.offset
+                    targets += [(offset + place, view) for place, view in reading.places]
                     for view in reading.views:
                         targets.append((offset, view))
                         offset += len(view)
@@ -349,7 +366,8 @@ _RESOLVERS: dict[Kind, Callable[[_Decoder, Branch], Any]] = {
 
 # --- leaves -----------------------------------------------------------------------------------------------------------
 
-_ARRAYS = (ARRAY, JAX_ARRAY, JAX_KEYS)
+_ON_JAX = (JAX_ARRAY, JAX_KEYS, JAX_SHARDS)
+_ARRAYS = (ARRAY, *_ON_JAX)
 
 
 def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
@@ -362,8 +380,32 @@ def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     jax = (spec, target and target.sharding) if on_jax else None
     if not leaf.sizes:
         return _Reading([], lambda: np.asarray(plain_value(leaf.node, no_class)), jax)
+    sharding = target and target.sharding
+    if sharding is not None and not spec.implementation:
+        try:
+            sharding.shard_shape(spec.shape)
+        except ValueError as error:
+            raise Unavailable(f"It cannot get this sharding ({error}).") from error
+    if on_jax and sharding is not None and not (sharding.is_fully_addressable or spec.implementation):
+        return _open_regions(leaf, spec, sharding)
+    if leaf.node[0] == JAX_SHARDS:
+        whole = RegionReading(tuple(slice(0, size) for size in spec.shape), spec.dtype, cuts_of_leaf(leaf), spec.shape)
+        return _Reading([], whole.finish, jax, whole.targets)
     array, view = empty(spec, aligned=on_jax)
     return _Reading([view], lambda: array, jax)
+
+
+def _open_regions(leaf: StoredLeaf, spec: ArraySpec, sharding: Any) -> _Reading:
+    """Read only the regions that this process needs of an array that is put on the devices of several."""
+    order, shape = (slice(None, None, -1), spec.shape[::-1]) if spec.flags & FORTRAN else (slice(None), spec.shape)
+    cuts = cuts_of_leaf(leaf)[order]
+    regions = [(box, RegionReading(box[order], spec.dtype, cuts, shape)) for box in regions_of(sharding, spec.shape)]
+
+    def finish() -> Any:
+        found = [(box, region.finish().T if spec.flags & FORTRAN else region.finish()) for box, region in regions]
+        return from_regions(spec, sharding, found)
+
+    return _Reading([], finish, None, [target for _, region in regions for target in region.targets])
 
 
 class _TensorReadings:
@@ -410,6 +452,26 @@ _OPENERS: dict[int, Callable[[int], _Reading]] = {
     BYTEARRAY: partial(_open_memory, make=lambda memory: memory),
     BYTES: _open_bytes,
 }
+
+
+def _spread(root: Any, sharding: Any) -> list[_Wanted]:
+    """Return the leaves with the shardings that JAX arrays among them get."""
+    by_pattern = sharding if isinstance(sharding, Mapping) else {"**": sharding}
+    tests = [(pattern, matcher(pattern), each) for pattern, each in by_pattern.items()]
+    used = set()
+    wanted: list[_Wanted] = []
+    for path, leaf in leaf_paths(root):
+        target = None
+        if type(leaf) is StoredLeaf and leaf.node[0] in _ON_JAX:
+            for pattern, matches, each in tests:
+                if matches(path):
+                    used.add(pattern)
+                    target = _Target(True, each)
+                    break
+        wanted.append((leaf, target))
+    if isinstance(sharding, Mapping) and (unused := set(by_pattern) - used):
+        raise InvalidArgument(f"No JAX array matches {', '.join(sorted(unused))}, for which sharding= has an entry.")
+    return wanted
 
 
 _NUMBERS: dict[type, str] = {bool: "b", int: "iu", float: "f"}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..errors import UnserialisableLeaf
-from .arrays import Buffer, NotAnArrayOfBytes, NotAtHand, Parts, jax_parts, loaded_jax, numpy_parts
+from .arrays import Buffer, NotAnArrayOfBytes, NotAtHand, Parts, Shards, jax_parts, loaded_jax, numpy_parts, shards_of
 from .classes import reference
 from .manifest import (
     ARRAY,
@@ -18,6 +19,7 @@ from .manifest import (
     FORMAT,
     JAX_ARRAY,
     JAX_KEYS,
+    JAX_SHARDS,
     LONG_INTEGER,
     LONG_TEXT,
     PICKLE,
@@ -44,6 +46,48 @@ class Encoded:
     the buffers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The bytes of an array that is spread over the processes of a run.
+
+    Attributes:
+        cells: The number of its pieces, which follow one another in the body.
+        mine: The pieces that this process has to store: the number of each, its size in bytes, and a function that
+            returns its bytes.
+    """
+
+    cells: int
+    mine: list[tuple[int, int, Callable[[], Buffer]]]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedValue:
+    """A value of which each process of a run has a part.
+
+    Attributes:
+        manifest: The manifest, equal in all processes.
+        body: The parts of the body in order: functions that return bytes which every process has, and arrays that are
+            spread over the processes.
+    """
+
+    manifest: bytes
+    body: list[Buffer | Callable[[], Buffer] | Spread]
+
+
+def encode_shared(value: Any, *, allow_pickle: bool = True) -> SharedValue:
+    """Encode a value of which other processes encode other parts at the same time.
+
+    Args:
+        value: As for `encode`. It may contain JAX arrays that are spread over the processes of a run.
+        allow_pickle: As for `encode`.
+
+    Raises:
+        UnserialisableLeaf: As for `encode`.
+    """
+    encoder = _encoded(value, allow_pickle, shared=True)
+    return SharedValue(encoder.manifest, encoder.buffers)
+
+
 def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
     """Encode a value as a manifest and a body.
 
@@ -61,14 +105,20 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
         >>> [len(buffer) for buffer in encoded.buffers]
         [16]
     """
+    encoder = _encoded(value, allow_pickle, shared=False)
+    buffers = [buffer() if callable(buffer) else buffer for buffer in encoder.buffers]
+    return Encoded(encoder.manifest, cast("list[Buffer]", buffers))
+
+
+def _encoded(value: Any, allow_pickle: bool, shared: bool) -> _Encoder:
     root = outline(value)
-    encoder = _Encoder(root, allow_pickle)
+    encoder = _Encoder(root, allow_pickle, shared)
     try:
         node = encoder.node(root)
     except _Unwritable as refused:
         raise UnserialisableLeaf(path_of(root, refused.item), refused.reason) from refused.__cause__
-    manifest = encode_node([FORMAT, encoder.nbytes, encoder.classes, node])
-    return Encoded(manifest, [buffer() if callable(buffer) else buffer for buffer in encoder.buffers])
+    encoder.manifest = encode_node([FORMAT, encoder.nbytes, encoder.classes, node])
+    return encoder
 
 
 def validate(value: Any) -> None:
@@ -99,17 +149,20 @@ class _Encoder:
     """Converts the outline of a value to nodes, and collects the body."""
 
     __slots__ = (
-        "_allow_pickle", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes", "nbytes"
+        "_allow_pickle", "_memories", "_numbers", "_root", "_tensor_numbers", "_tensors", "buffers", "classes",
+        "manifest", "nbytes", "shared",
     )  # fmt: skip
 
-    def __init__(self, root: Any, allow_pickle: bool) -> None:
+    def __init__(self, root: Any, allow_pickle: bool, shared: bool) -> None:
         self._root = root
         self._tensors: Tensors | None = None
         self._tensor_numbers: dict[int, int] = {}
         self._memories: dict[int, int] = {}
         self._allow_pickle = allow_pickle
         self._numbers: dict[type, int] = {}
-        self.buffers: list[Buffer | Callable[[], Buffer]] = []
+        self.manifest = b""
+        self.shared = shared
+        self.buffers: list[Buffer | Callable[[], Buffer] | Spread] = []
         self.classes: list[Node] = []
         self.nbytes = 0
 
@@ -135,6 +188,14 @@ class _Encoder:
         self.nbytes += parts.nbytes
         implementation = () if parts.implementation is None else (parts.implementation,)
         return [code, parts.nbytes, parts.dtype, parts.flags, *implementation, *parts.shape]
+
+    def shards(self, shards: Shards) -> Node:
+        """An array that is spread over several processes."""
+        whole = shards.whole
+        self.buffers.append(Spread(math.prod(map(len, shards.cuts)), shards.mine))
+        self.nbytes += whole.nbytes
+        cuts = [list(starts) for starts in shards.cuts]
+        return [JAX_SHARDS, whole.nbytes, whole.dtype, whole.flags, whole.implementation, list(whole.shape), cuts]
 
     def tensor(self, tensor: Any) -> Node:
         """A tensor; one that was written before, or whose memory was, refers to it."""
@@ -229,6 +290,8 @@ def _write_array(encoder: _Encoder, array: Any) -> Node:
 
 def _write_jax(encoder: _Encoder, array: Any) -> Node:
     try:
+        if encoder.shared and (shards := shards_of(array)) is not None:
+            return encoder.shards(shards)
         parts = jax_parts(array)
     except NotAtHand as error:
         raise _Unwritable(array, str(error)) from None

@@ -23,6 +23,7 @@ import msgspec
 from ..errors import IntegrityError, LeafError, SnapshotsError, UnsupportedFormat
 from .arrays import FORTRAN, ArraySpec, array_spec
 from .classes import Unavailable
+from .grids import Cuts, check_cuts
 from .scalars import ENUM, FORMS, NUMPY_SCALAR, RAW, Node, kind_of, no_class, plain_value
 from .structure import DATACLASS, KINDS, MAX_DEPTH, NAMED_TUPLE, Branch, leaf_paths
 from .tensors import TensorSpec, tensor_spec
@@ -30,7 +31,9 @@ from .tensors import TensorSpec, tensor_spec
 FORMAT = 1
 """The format version of the manifest. A reader refuses a higher one."""
 
-LONG_TEXT, BYTES, BYTEARRAY, LONG_INTEGER, ARRAY, JAX_ARRAY, JAX_KEYS, PICKLE, TENSOR, TENSOR_AGAIN = range(48, 58)
+LONG_TEXT, BYTES, BYTEARRAY, LONG_INTEGER, ARRAY, JAX_ARRAY, JAX_KEYS, PICKLE, TENSOR, TENSOR_AGAIN, JAX_SHARDS = range(
+    48, 59
+)
 _BODY_KINDS = {
     LONG_TEXT: "str",
     BYTES: "bytes",
@@ -41,6 +44,7 @@ _BODY_KINDS = {
     JAX_KEYS: "jax-keys",
     PICKLE: "pickle",
     TENSOR: "torch",
+    JAX_SHARDS: "jax",
 }
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -84,7 +88,8 @@ class LeafInfo:
     """Whether `value` is the leaf itself. False for a member of an enum, too, because its class is not looked up."""
     value: Any = None
     order: str | None = None
-    """The order of the elements in the body. Arrays: `C` or `F`. Tensors: their form, flags and components."""
+    """The order of the elements in the body. Arrays: `C` or `F`, with the grid if they are in pieces. Tensors: their
+    form, flags and components."""
 
 
 def describe(manifest: bytes) -> list[LeafInfo]:
@@ -153,6 +158,9 @@ def leaf_info(path: str, leaf: Any) -> LeafInfo:
     dtype, shape = (None, None) if spec is None else (spec.dtype_name, spec.shape)
     if leaf.sizes:
         order = None if spec is None else "F" if spec.flags & FORTRAN else "C"
+        if code == JAX_SHARDS:
+            order = f"C {[list(starts) for starts in cuts_of_leaf(leaf)]}"
+            code = JAX_KEYS if spec is not None and spec.implementation else JAX_ARRAY
         return LeafInfo(path, _BODY_KINDS[code], dtype, shape, leaf.offset, sum(leaf.sizes), False, order=order)
     inline = code != ENUM
     value = plain_value(leaf.node, no_class) if inline else None
@@ -172,10 +180,25 @@ def array_spec_of(leaf: Any) -> ArraySpec | None:
         return array_spec(node[2], node[3], node[4:], node[1])
     if code == JAX_KEYS:
         return array_spec(node[2], node[3], node[5:], node[1], node[4])
+    if code == JAX_SHARDS:
+        return array_spec(node[2], node[3], node[5], node[1], node[4])
     if code == NUMPY_SCALAR:
         _, data, dtype = node
         return array_spec(dtype, 0, (), len(data))
     return None
+
+
+def cuts_of_leaf(leaf: StoredLeaf) -> Cuts:
+    """Return the grid in which an array is stored. One that is stored in one piece has one cell.
+
+    Raises:
+        ValueError, TypeError: The manifest is damaged.
+    """
+    spec = array_spec_of(leaf)
+    assert spec is not None
+    if leaf.node[0] != JAX_SHARDS:
+        return ((0,),) * len(spec.shape)
+    return check_cuts(leaf.node[6], spec.shape)
 
 
 def tensor_spec_of(leaf: StoredLeaf) -> TensorSpec:

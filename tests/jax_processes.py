@@ -1,0 +1,260 @@
+"""A run of several JAX processes on this machine: `Run` starts it, and has all of its processes do the same.
+
+As a program, it is one of these processes: it takes one call after the other from its input, and prints the results.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+ROWS, COLUMNS = 1024, 8192
+"""Of the largest array, 32 MB: with one row of cells for each of four processes, each cell has two chunks of 4 MB."""
+PATIENCE = 120.0
+
+
+class Run:
+    """The processes of one run, and their answers."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[str]]) -> None:
+        self.processes = processes
+
+    def call(self, what: str, only: Sequence[int] | None = None, **arguments: Any) -> list[Any]:
+        """The answers of all processes (or some) to the same call: values, or `{"error": class, "message": text}`."""
+        chosen = [self.processes[index] for index in (range(len(self.processes)) if only is None else only)]
+        for process in chosen:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps([what, arguments]) + "\n")
+            process.stdin.flush()
+        return [self._answer(process) for process in chosen]
+
+    def _answer(self, process: subprocess.Popen[str]) -> Any:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("answer "):
+                return json.loads(line.removeprefix("answer "))
+        return {"error": "Ended", "message": f"exit status {process.wait(PATIENCE)}"}
+
+
+@contextmanager
+def jax_run(count: int, port: int, devices: int = 2) -> Iterator[Run]:
+    """A run of so many processes with so many devices each."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, __file__, str(count), str(port)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for index in range(count)
+    ]
+    try:
+        yield Run(processes)
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def expected(seed: int, shape: tuple[int, ...]) -> Any:
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+class Worker:
+    """What a process can be asked to do. Its devices form a grid: one row for each process."""
+
+    def __init__(self, count: int, index: int) -> None:
+        import jax
+
+        self.index = index
+        self.jax = jax
+        devices = np.array(jax.devices()).reshape(count, -1)
+        self.mesh = jax.sharding.Mesh(devices, ("x", "y"))
+        self.managers: dict[str, Any] = {}
+
+    def sharding(self, *axes: Any) -> Any:
+        specification: Any = self.jax.sharding.PartitionSpec
+        return self.jax.sharding.NamedSharding(self.mesh, specification(*axes))
+
+    def array(self, seed: int, shape: tuple[int, ...], *axes: Any) -> Any:
+        host = expected(seed, shape)
+        return self.jax.make_array_from_callback(shape, self.sharding(*axes), lambda index: host[index])
+
+    def state(self, step: int) -> dict[str, Any]:
+        keys = self.jax.jit(
+            lambda: self.jax.random.split(self.jax.random.key(step), 8), out_shardings=self.sharding("x")
+        )
+        return {
+            "weights": self.array(1, (ROWS, COLUMNS), "x", None),
+            "columns": self.array(step, (64, 256), None, ("x", "y")),
+            "both": self.array(3, (64, 96, 2), "x", "y"),
+            "bias": self.array(4, (96,), None),
+            "keys": keys(),
+            "step": step,
+            "local": np.arange(5),
+            "empty": self.array(5, (0, 4), None),
+        }
+
+    def manager(self, url: str, **options: Any) -> Any:
+        from prefect_snapshots import PyTreeSnapshotManager, Repository
+
+        name = json.dumps([url, options], sort_keys=True)
+        if name not in self.managers:
+            storage, password = options.pop("storage", None), options.pop("password", None)
+            repository = Repository(url, storage_options=storage, password=password)
+            self.managers[name] = PyTreeSnapshotManager(repository, name="run", **options)
+        return self.managers[name]
+
+    def save(
+        self,
+        place: Mapping[str, Any],
+        step: int,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+        fault: str | None = None,
+        background: bool = False,
+        **arguments: Any,
+    ) -> Any:
+        """Save a state. `own` has arguments of single processes, `fault` what happens to one of them."""
+        manager = self.manager(**place)
+        arguments.update((own or {}).get(str(self.index), {}))
+        state = self.state(step)
+        state["step"] = arguments.pop("value", step)
+        with faulty(fault, self.index, manager):
+            if background:
+                saving = manager.save_async(state, **arguments)
+                for leaf in self.jax.tree.leaves(state):
+                    if isinstance(leaf, self.jax.Array):
+                        leaf.delete()
+                return saving.result()
+            return manager.save_snapshot(state, **arguments)
+
+    def load(self, place: Mapping[str, Any], snapshot_id: str, step: int, axes: Sequence[Any] | None = None) -> Any:
+        """Load a state onto these devices, check it, and return how many bytes of packs were read."""
+        import jax
+
+        from prefect_snapshots.repository.location import LocalLocation
+
+        manager = self.manager(**place)
+        read = 0
+
+        def counted(method: Any) -> Any:
+            def counting(location: Any, path: str, start: int, what: Any) -> Any:
+                nonlocal read
+                if path.startswith("packs/"):
+                    read += what if isinstance(what, int) else len(what)
+                return method(location, path, start, what)
+
+            return counting
+
+        names = ("weights", "columns", "both")
+        sharding = None if axes is None else {name: self.sharding(*axes) for name in names}
+        with (
+            patch.object(LocalLocation, "read_into", counted(LocalLocation.read_into)),
+            patch.object(LocalLocation, "read_range", counted(LocalLocation.read_range)),
+        ):
+            found = manager.load_snapshot(snapshot_id, sharding=sharding)
+        wanted = {
+            "weights": expected(1, (ROWS, COLUMNS)),
+            "columns": expected(step, (64, 256)),
+            "both": expected(3, (64, 96, 2)),
+            "bias": expected(4, (96,)),
+        }
+        for name, host in wanted.items():
+            for shard in found[name].addressable_shards:
+                assert np.array_equal(np.asarray(shard.data), host[shard.index]), name
+            if sharding and name in sharding:
+                assert found[name].sharding == sharding[name]
+        keys = jax.random.key_data(jax.random.split(jax.random.key(step), 8))
+        assert np.array_equal(np.asarray(jax.random.key_data(found["keys"])), np.asarray(keys))
+        assert found["step"] == step
+        assert np.array_equal(found["local"], np.arange(5))
+        return read
+
+    def ask(self, place: Mapping[str, Any], method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the manager."""
+        found = getattr(self.manager(**place), method)(*arguments, **options)
+        return found if isinstance(found, str | int | list | None) else str(found)
+
+
+@contextmanager
+def faulty(fault: str | None, index: int, manager: Any) -> Iterator[None]:
+    """Let something happen in one process: `process what`."""
+    process, _, what = (fault or "-1 ").partition(" ")
+    if int(process) != index:
+        yield
+        return
+    from prefect_snapshots.errors import StorageFull
+    from prefect_snapshots.repository import Repository
+    from prefect_snapshots.snapshots import shared
+    from prefect_snapshots.snapshots.processes import Turn
+
+    def die(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fill(*_: Any, **__: Any) -> Any:
+        raise StorageFull("the disk of this process is full")
+
+    def prune(*arguments: Any) -> Any:
+        if not pruned:
+            pruned.append(manager.repository.prune(grace=0))
+        return join(*arguments)
+
+    pruned: list[Any] = []
+    join = shared.Shared._join
+    faults: dict[str, tuple[Any, str, Any]] = {
+        "is killed before it stores": (shared, "encode_shared", die),
+        "is killed before it reports": (Turn, "report", die),
+        "is killed while it waits": (Turn, "wait", die),
+        "is killed before it commits": (shared.Shared, "_join", die),
+        "is killed before it answers": (Turn, "answer", die),
+        "has a full disk": (Repository, "stage", fill),
+        "prunes": (shared.Shared, "_join", prune),
+    }
+    with patch.object(*faults[what]):
+        yield
+
+
+def main(count: int, port: int, index: int) -> None:
+    import jax
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if count > 1:
+        configuration: Any = jax.config
+        configuration.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=index)
+    worker = Worker(count, index)
+    for line in sys.stdin:
+        what, arguments = json.loads(line)
+        try:
+            answer = getattr(worker, what)(**arguments)
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            answer = {"error": type(error).__name__, "message": str(error), "token": getattr(error, "token", None)}
+        print("answer", json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main(*map(int, sys.argv[1:]))
