@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prefect_snapshots.errors import SnapshotExists, SnapshotNotFound
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.commits import Draft
-from prefect_snapshots.repository.contents import Similar, Stored, Writer, inline
+from prefect_snapshots.repository.contents import Kept, Similar, StagedPart, Stored, Writer, inline
 from prefect_snapshots.repository.location import Buffer
 from prefect_snapshots.repository.repository import Repository
 
@@ -71,6 +71,15 @@ class Shelf:
             return None
         content = source.repository.read(source.stream, origin)
         return self.repository.adopt(self.stream, lambda: Draft("put", {"id": new}), content)
+
+    def join(self, item: str, parts: Sequence[StagedPart]) -> Event | None:
+        """Commit an item whose body is what was staged, by anybody."""
+
+        def store(writer: Writer) -> Stored:
+            kept = [Kept(writer.keep(self.repository.staged(part))) for part in parts]
+            return writer.store_cut(item.encode(), kept)
+
+        return self.repository.commit(self.stream, lambda: Draft("put", {"id": item}), store=store)
 
     def remove(self, item: str) -> Event | None:
         """Delete an item; None when it is not there."""

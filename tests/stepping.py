@@ -26,7 +26,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from shelf import KIND, Shelf
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, StorageUnavailable
-from prefect_snapshots.repository import Repository, catalog, chunking, contents, index
+from prefect_snapshots.repository import Repository, catalog, chunking, commits, contents, index
 from prefect_snapshots.repository.catalog import CATALOG, Event, Stream
 from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
 from prefect_snapshots.repository.maintenance import pruning
@@ -246,6 +246,7 @@ class World:
         patch.setattr(chunking, "SHARED_SIZE", 1)
         patch.setattr(contents, "_TABLE_LIMIT", 3 * contents.TABLE.itemsize)
         patch.setattr(contents, "submit", _at_once)
+        patch.setattr(commits, "inline", lambda manifest, buffers: None)  # what is staged lies in chunks
         patch.setattr(catalog, "FIRST_RANGE", 2)
         patch.setattr(catalog, "FAN_OUT", 2)
         patch.setattr(catalog, "_HINT_EVERY", {True: 3, False: 3})

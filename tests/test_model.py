@@ -24,6 +24,7 @@ from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
 from prefect_snapshots.errors import CommitUnknown, IntegrityError, StorageUnavailable
 from prefect_snapshots.repository import Repository
 from prefect_snapshots.repository.catalog import CATALOG, ROOT
+from prefect_snapshots.repository.contents import StagedPart
 from prefect_snapshots.repository.index import ChunkCopy
 from prefect_snapshots.repository.location import MemoryLocation, ObjectInfo
 from prefect_snapshots.repository.maintenance import CheckReport
@@ -55,6 +56,9 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self.world = World(PROCESSES)
         self._items = count()
+        self._prunes = 0
+        self._staged: list[tuple[bytes, StagedPart, int]] = []
+        """The bytes of each staged part, the part, and how many prunes had begun before it was stored."""
 
     @initialize()
     def begin(self) -> None:
@@ -130,6 +134,36 @@ class Interleavings(RuleBasedStateMachine):
             process.start(copy, settle)
         self._advance(process, steps)
 
+    @rule(number=processes, parts=bodies, steps=steps)
+    def stage(self, number: int, parts: tuple[bytes, ...], steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            before = self._prunes
+
+            def settle(part: StagedPart | None, error: BaseException | None) -> None:
+                if part is not None:
+                    self._staged.append((b"".join(parts), part, before))
+                self._accept(process, error)
+
+            process.start(lambda: process.repository.stage(parts), settle)
+        self._advance(process, steps)
+
+    @rule(number=processes, name=names, picks=st.lists(st.integers(0, 20), min_size=1, max_size=3), steps=steps)
+    def join(self, number: int, name: str, picks: list[int], steps: int) -> None:
+        """What others have staged, long ago or just now, becomes one version, or is said to be lost."""
+        process = self.world.processes[number]
+        if not process.busy and self._staged:
+            chosen = [self._staged[pick % len(self._staged)] for pick in picks]
+            item = f"item-{next(self._items)}"
+            self.world.bodies[item] = b"".join(data for data, _, _ in chosen)
+
+            def settle(_: object, error: BaseException | None) -> None:
+                pruned = self._prunes > min(before for _, _, before in chosen)
+                self._accept(process, error, IntegrityError if pruned else ())
+
+            process.start(lambda: process.shelf(name).join(item, [part for _, part, _ in chosen]), settle)
+        self._advance(process, steps)
+
     @rule(number=processes, name=names, steps=steps)
     def delete(self, number: int, name: str, steps: int) -> None:
         process = self.world.processes[number]
@@ -168,6 +202,7 @@ class Interleavings(RuleBasedStateMachine):
     def prune(self, number: int, steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
+            self._prunes += 1
             process.start(lambda: process.repository.prune(grace=0), lambda _, error: self._accept(process, error))
         self._advance(process, steps)
 
@@ -458,6 +493,34 @@ def test_original_is_deleted_and_pruned_at_every_moment_of_a_copy() -> None:
             assert_kept(world, "kept", "copy")
         world.verify()
     assert refused
+
+
+def test_prune_at_every_moment_of_a_commit_of_staged_parts() -> None:
+    """What two processes have staged, one of them garbage to the other, is one version or is said to be lost."""
+
+    def begin(world: World) -> Process:
+        staged: list[Any] = []
+        for number in (0, 3):
+            process = world.processes[number]
+            part = PARTS_OF_ALL[number and 1 :]
+            process.start(partial(process.repository.stage, part), lambda found, _: staged.append(found))
+            process.run()
+        world.bodies["joined"] = b"".join((*PARTS_OF_ALL, *PARTS_OF_ALL[1:]))
+        joining = world.processes[2]
+        joining.start(lambda: joining.shelf("b").join("joined", staged))
+        return joining
+
+    lost = 0
+    for world, process in moments_of(begin):
+        prune(world.processes[1])
+        try:
+            process.run()
+        except IntegrityError:
+            lost += 1
+        else:
+            assert_kept(world, "kept", "joined")
+        world.verify()
+    assert lost
 
 
 def test_prune_killed_at_every_moment_is_resumed_by_another() -> None:

@@ -21,7 +21,7 @@ from prefect_snapshots.errors import (
     StorageFull,
 )
 from prefect_snapshots.repository.contents import StagedPart
-from prefect_snapshots.snapshots.processes import Failure, runtime
+from prefect_snapshots.snapshots.processes import ProcessFailure, runtime
 
 pytestmark = pytest.mark.xdist_group("jax-processes")
 
@@ -226,8 +226,8 @@ def test_a_failure_of_another_process_has_its_class_and_details() -> None:
         StorageFull("full"),
         OSError("gone"),
     ):
-        failure = msgspec.msgpack.decode(msgspec.msgpack.encode(Failure.of(3, error)), type=Failure)
-        again = failure.error()
+        failure = msgspec.msgpack.decode(msgspec.msgpack.encode(ProcessFailure.of(3, error)), type=ProcessFailure)
+        again = pickle.loads(pickle.dumps(failure.error()))
         assert isinstance(again, type(error) if type(error) is not OSError else ProcessFailed)
         assert "Process 3 of the run failed" in str(again)
         assert getattr(again, "token", None) == getattr(error, "token", None)

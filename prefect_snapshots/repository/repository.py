@@ -249,6 +249,9 @@ class Repository:
     def staged(self, part: StagedPart) -> ContentReader:
         """Return a reader for a staged part.
 
+        Args:
+            part: What `stage` has returned, here or in another process.
+
         Raises:
             InvalidArgument: It was staged in another repository.
         """

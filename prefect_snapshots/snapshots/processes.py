@@ -36,7 +36,7 @@ _turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 _lock = Lock()
 
 
-class Failure(msgspec.Struct, array_like=True, frozen=True):
+class ProcessFailure(msgspec.Struct, array_like=True, frozen=True):
     """An error of one process, as the others get it."""
 
     process: int
@@ -46,7 +46,7 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
     """Attributes of the error, such as the token of an unknown commit."""
 
     @classmethod
-    def of(cls, process: int, error: BaseException) -> Failure:
+    def of(cls, process: int, error: BaseException) -> ProcessFailure:
         """Describe an error."""
         details = {
             name: value
@@ -62,17 +62,24 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
         if isinstance(found, type) and issubclass(found, SnapshotsError):
             if not isinstance(found.__init__, FunctionType):
                 return found(text)  # its only argument is the message
-            relayed = _relayed(found)
-            error: SnapshotsError = relayed.__new__(relayed)
-            error.args = (text,)
-            vars(error).update(self.details)
-            return error
+            return _relay(found, text, self.details)
         return ProcessFailed(f"{text} ({self.name}). Nothing was saved.")
 
 
-def _relayed(found: type[SnapshotsError]) -> type[SnapshotsError]:
-    """Return a class of the same name whose message is its argument, for a class whose constructor takes others."""
-    return type(found.__name__, (found,), {"_message": lambda self: str(self.args[0]), "__module__": found.__module__})
+def _relay(found: type[SnapshotsError], text: str, details: dict[str, Any]) -> SnapshotsError:
+    """Return an error of a class, with the whole message instead of the arguments of its constructor."""
+
+    class Relayed(found):  # type: ignore[valid-type,misc]
+        def _message(self) -> str:
+            return text
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _relay, (found, text, details)
+
+    Relayed.__name__ = Relayed.__qualname__ = found.__name__
+    error: SnapshotsError = Relayed.__new__(Relayed)
+    vars(error).update(details)
+    return error
 
 
 class Turn:
@@ -108,7 +115,7 @@ class Turn:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this process has failed."""
-        failure = Failure.of(self.index, error)
+        failure = ProcessFailure.of(self.index, error)
         # The caller raises `error`, which says more than that the others cannot be told, or were told before.
         with contextlib.suppress(Exception):
             if self.leads:
@@ -137,7 +144,7 @@ class Turn:
         return _opened(self._get(f"answer/{self.attempt}", time.monotonic() + 2 * self._timeout, 0), kind)
 
     def _set(self, key: str, value: Any) -> None:
-        failed = isinstance(value, Failure)
+        failed = isinstance(value, ProcessFailure)
         self._client.key_value_set_bytes(f"{self._prefix}/{key}", msgspec.msgpack.encode([failed, value]))
 
     def _get(self, key: str, end: float, process: int) -> bytes:
@@ -163,7 +170,7 @@ def _opened(data: bytes, kind: type[T]) -> T:
     """Return the value in a message. Raises the error of the process that sent it, if it failed."""
     failed, value = msgspec.msgpack.decode(data, type=tuple[bool, msgspec.Raw])
     if failed:
-        raise msgspec.msgpack.decode(value, type=Failure).error()
+        raise msgspec.msgpack.decode(value, type=ProcessFailure).error()
     return msgspec.msgpack.decode(value, type=kind)
 
 

@@ -28,7 +28,7 @@ _ATTEMPTS = 3
 """How often parts that a prune has freed are staged again. A prune spares what is younger than its grace time."""
 
 
-class Piece(msgspec.Struct, array_like=True, frozen=True):
+class ArrayPiece(msgspec.Struct, array_like=True, frozen=True):
     """A piece of an array: the position of the array in the body, the number of the cell, and its size in bytes."""
 
     leaf: int
@@ -42,12 +42,12 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
     agreed: dict[str, Any]
     """What must be equal in all processes, by the name that error messages use."""
     manifest: bytes
-    pieces: list[Piece]
+    pieces: list[ArrayPiece]
     """The pieces in its part, in order."""
     part: StagedPart | None
 
 
-class Answer(msgspec.Struct, array_like=True, frozen=True):
+class CommitAnswer(msgspec.Struct, array_like=True, frozen=True):
     """What process 0 says after an attempt to commit."""
 
     sequence: int | None
@@ -57,7 +57,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class SharedSave:
     """A value that is ready to be saved by all processes.
 
     Attributes:
@@ -72,7 +72,7 @@ class Share:
     agreed: dict[str, Any]
     manifest: bytes
     body: list[Buffer | Spread]
-    mine: list[tuple[Piece, Buffer]]
+    mine: list[tuple[ArrayPiece, Buffer]]
 
 
 class Shared(Durable):
@@ -95,12 +95,12 @@ class Shared(Durable):
             raise
 
     def value_of(self, prepared: Any) -> Any:
-        if isinstance(prepared, Share):
+        if isinstance(prepared, SharedSave):
             raise UnserialisableLeaf("", "No process has the whole value. Rank by rank_by, or by metadata in cmp.")
         return super().value_of(prepared)
 
     def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
-        if not isinstance(prepared, Share):
+        if not isinstance(prepared, SharedSave):
             return super().put(draft, prepared, token)
         turn = prepared.turn
         try:
@@ -142,12 +142,12 @@ class Shared(Durable):
         self._tracked.stream.refresh()
         return self.events[sequence - 1]
 
-    def _share(self, turn: Turn, value: SharedValue, agreed: Mapping[str, Any] | None, detach: bool) -> Share:
+    def _share(self, turn: Turn, value: SharedValue, agreed: Mapping[str, Any] | None, detach: bool) -> SharedSave:
         body: list[Buffer | Spread] = []
-        mine: list[tuple[Piece, Buffer]] = []
+        mine: list[tuple[ArrayPiece, Buffer]] = []
         for leaf, part in enumerate(value.body):
             if isinstance(part, Spread):
-                mine += [(Piece(leaf, cell, size), read()) for cell, size, read in part.mine]
+                mine += [(ArrayPiece(leaf, cell, size), read()) for cell, size, read in part.mine]
                 body.append(part)
             elif not turn.leads:
                 body.append(b"")  # only process 0 stores what all have
@@ -156,22 +156,22 @@ class Shared(Durable):
                 body.append(detached(buffer) if detach else buffer)
         if detach:
             mine = [(piece, detached(buffer)) for piece, buffer in mine]
-        return Share(turn, dict(agreed or {}), value.manifest, body, mine)
+        return SharedSave(turn, dict(agreed or {}), value.manifest, body, mine)
 
-    def _contribute(self, share: Share) -> int | None:
+    def _contribute(self, share: SharedSave) -> int | None:
         """Stage the part of this process, and return the sequence of the event that process 0 has committed."""
         turn, wanted = share.turn, True
         while True:
             if wanted:
                 part = self.repository.stage([buffer for _, buffer in share.mine]) if share.mine else None
                 turn.report(Report(share.agreed, share.manifest, [piece for piece, _ in share.mine], part))
-            answer = turn.wait(Answer)
+            answer = turn.wait(CommitAnswer)
             if answer.again is None:
                 return answer.sequence
             wanted = turn.index in answer.again
             turn.attempt += 1
 
-    def _commit(self, draft: MakeDraft, share: Share, token: bytes | None) -> Event | None:
+    def _commit(self, draft: MakeDraft, share: SharedSave, token: bytes | None) -> Event | None:
         """Commit what this process and the others have stored. Ask those again whose parts a prune has freed."""
         turn = share.turn
         reports = turn.reports(Report, range(1, turn.count))
@@ -187,14 +187,14 @@ class Shared(Durable):
             except StagedPartsLost as lost:
                 if turn.attempt == _ATTEMPTS - 1:
                     raise
-                turn.answer(Answer(None, list(lost.parts)))
+                turn.answer(CommitAnswer(None, list(lost.parts)))
                 turn.attempt += 1
                 reports.update(turn.reports(Report, lost.parts))
                 continue
-            turn.answer(Answer(None if event is None else event.sequence))
+            turn.answer(CommitAnswer(None if event is None else event.sequence))
             return event
 
-    def _join(self, writer: Writer, share: Share, reports: Mapping[int, Report]) -> Stored:
+    def _join(self, writer: Writer, share: SharedSave, reports: Mapping[int, Report]) -> Stored:
         """Store what only this process has, and refer to what the others have stored."""
         pieces: dict[tuple[int, int], list[Item]] = {
             (piece.leaf, piece.cell): [*cut([buffer])] for piece, buffer in share.mine
@@ -213,7 +213,7 @@ class Shared(Durable):
 
 
 def _split(
-    writer: Writer, part: ContentReader, pieces: Sequence[Piece]
+    writer: Writer, part: ContentReader, pieces: Sequence[ArrayPiece]
 ) -> Iterator[tuple[tuple[int, int], list[Item]]]:
     """Yield each piece of a part as what `Writer.store_cut` takes. A piece begins and ends where chunks do."""
     ends = np.cumsum([piece.size for piece in pieces], dtype=np.int64)
@@ -243,7 +243,7 @@ def _items(body: Sequence[Buffer | Spread], pieces: Mapping[tuple[int, int], lis
                 yield from pieces[leaf, cell]
 
 
-def _check_agreed(share: Share, process: int, report: Report) -> None:
+def _check_agreed(share: SharedSave, process: int, report: Report) -> None:
     """Raise `ProcessesDisagree` if another process has called the same method with other arguments."""
     for name in share.agreed.keys() | report.agreed.keys():
         mine, other = share.agreed.get(name), report.agreed.get(name)
