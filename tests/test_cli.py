@@ -206,6 +206,13 @@ def test_version(program: Program) -> None:
     assert re.fullmatch(r"\d+\.\d+\S*\n", program.installed().run("--version").stdout)
 
 
+def test_completion_knows_commands_and_options(program: Program, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    at_home = program.but(HOME=str(tmp_path))
+    at_home.run("--install-completion", "--shell", "bash", "--output", str(script))
+    assert {"restore", "--repository", "--keep-extra"} <= set(re.findall(r"[\w-]+", script.read_text()))
+
+
 # --- which repository --------------------------------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ def _dumped(
     previous: deltas.PreviousChunks | None,
     passed: Callable[[int], None],
 ) -> Iterator[Batch]:
-    """The chunks of a dump, each with those of the previous one that it is like. Its files are entered in the part."""
+    """Yield the chunks of a dump, each with similar chunks of the previous dump. Adds the files to the part."""
     folders: set[bytes] = set()
     with source.dump() as dump:
         for file in dump.files:

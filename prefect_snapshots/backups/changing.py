@@ -15,7 +15,7 @@ from .making import checked_string, checked_tags
 from .records import Backup, BackupRecords, changes_body, clocks_behind
 
 LAST_PROVEN = "last proven"
-"""Why retention keeps the last backup of which a drill has shown that it can be restored."""
+"""The reason why retention keeps the last backup that a drill has proven."""
 
 
 def annotate(history: BackupHistory, name: str, **changes: Any) -> Backup:
@@ -102,11 +102,11 @@ def _plan(history: BackupHistory, policy: RetentionPolicy, records: BackupRecord
     now = datetime.now(UTC)
     behind = clocks_behind(history.tracked.events, now)
     committed = list(records.by_name.values())
-    # These count for nothing: a wrong time would push sound backups out of the policy's days and weeks.
+    # Ignore these: a wrong time would push valid backups out of the days and weeks of the policy.
     spared = {backup.name: behind[event.sequence] for event, backup in committed if event.sequence in behind}
     spared |= {backup.name: "its record is broken" for _, backup in committed if backup.broken is not None}
     counted = [backup for _, backup in committed if backup.name not in spared]
-    # Backups that nobody has restored may all turn out to be worthless: the last good one stays until there is another.
+    # Backups that were never restored may all be useless, so the last proven one stays until there is a newer one.
     oldest_first = sorted(counted, key=lambda each: each.created_at)
     last_proven = {policy.group_of(_item(each)): each.name for each in oldest_first if each.proven_at}.values()
     items = [_item(each, *([LAST_PROVEN] if each.name in last_proven else ())) for each in counted]

@@ -24,16 +24,16 @@ from .interruption import terminable
 _MOST = 4096
 """Characters of an error in the environment of a command. Linux allows 128 KB for one variable, and less in total."""
 _SHOWN = 500
-"""Last characters of what a failed command printed: the reason comes last."""
+"""Characters of the output of a failed command, from its end, where the reason usually is."""
 _RUNS_ON = "It runs as another user, so it could not be killed. It may still be running: stop {} yourself."
 
 
 @dataclass(frozen=True, slots=True)
 class HookCall:
-    """What a hook is called with. A command gets it as environment variables: see `environment`.
+    """The argument of a hook. A command gets it as environment variables: see `environment`.
 
     Attributes:
-        hook: Which hook it is: "before_backup", "after_backup", "before_restore" or "after_restore".
+        hook: The kind of the hook: "before_backup", "after_backup", "before_restore" or "after_restore".
         manager: The name of the manager.
         backup: The name of the backup. Empty as long as it has none.
         result: "succeeded", "incomplete" (something was left out) or "failed". Empty before.
@@ -47,7 +47,7 @@ class HookCall:
     error: str = ""
 
     def environment(self) -> dict[bytes, bytes]:
-        """Return the environment of a command: that of this process, and `PREFECT_SNAPSHOTS_HOOK` and so on."""
+        """Return the environment of a command: that of this process, with `PREFECT_SNAPSHOTS_HOOK` and so on."""
         facts = {
             "HOOK": self.hook,
             "MANAGER": self.manager,
@@ -55,7 +55,7 @@ class HookCall:
             "RESULT": self.result,
             "ERROR": self.error[:_MOST],
         }
-        # Messages quote others: what no environment can hold must not keep a hook from running.
+        # Messages quote untrusted text. Characters that no environment can hold must not prevent the hook.
         ours = {
             f"PREFECT_SNAPSHOTS_{name}".encode(): value.replace("\0", "").encode(errors="backslashreplace")
             for name, value in facts.items()
@@ -132,12 +132,12 @@ NO_HOOKS = Hooks()
 
 @dataclass(slots=True)
 class Outcome:
-    """How a backup or restore has ended. The block in `around` says it.
+    """The outcome of a backup or restore, which the block in `around` sets.
 
     Attributes:
         backup: The name of the backup.
         incomplete: Whether something was left out.
-        failed_hooks: Which hooks failed afterwards, in full sentences.
+        failed_hooks: Full sentences about hooks that failed afterwards.
     """
 
     backup: str = ""
@@ -242,7 +242,7 @@ def _exit_code(command: Sequence[str], call: HookCall, timeout: float, output: I
         stdout=output,
         stderr=subprocess.STDOUT,
         env=call.environment(),
-        start_new_session=True,  # a group of its own, so that a timeout ends what it has started, too
+        start_new_session=True,  # a separate process group, so that a timeout also ends its child processes
     )
     try:
         return process.wait(timeout)

@@ -35,10 +35,10 @@ from .origin import host
 from .working import is_held, working_folder, working_path
 
 _MOST_OPEN = 100
-"""Journals without an end that are remembered, the latest ones: each takes some hundred bytes in every reader."""
+"""The most journals without an end to keep in memory, from the latest: each takes a few hundred bytes."""
 
 _LOCK = re.compile(r"restore-\w+")
-"""What names a working folder: whatever else a journal says leads nowhere."""
+"""The form of the name of a working folder. Any other name in a journal is ignored."""
 
 Change = Callable[[Callable[[], Draft | None]], object]
 """Commits an event to the stream of the backups."""
@@ -62,7 +62,7 @@ class _RestoredPart(msgspec.Struct, kw_only=True):
     target: str
     only: list[str] = []
     in_place: bool = False
-    """Whether it is changed in place, so that an end during the switch leaves it mixed."""
+    """Whether it is changed in place, so that a kill during the switch leaves it mixed."""
 
 
 class _Begun(msgspec.Struct, kw_only=True):

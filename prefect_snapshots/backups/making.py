@@ -66,7 +66,7 @@ def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int],
         CommitUnknown: The storage did not say whether the backup was committed.
     """
     started = time.monotonic()
-    clean_working_folders()  # a backup that was killed has left a plain copy of a database
+    clean_working_folders()  # a killed backup may have left a plain copy of a database
     known = token_from(request.token)
     described = _described(request)
     with terminable():
@@ -74,7 +74,7 @@ def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int],
         notes = _interrupted_notes(history.open_restores(), request.sources)
         for source in request.sources:
             if isinstance(source, Directory):
-                recover(source.path)  # what a restore that was killed has set aside belongs into the backup
+                recover(source.path)  # a killed restore may have moved away files that belong into the backup
         body = body_of(made)
 
         def draft() -> Draft:
@@ -140,7 +140,7 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def _described(request: BackupRequest) -> Backup:
-    """The record as far as the request says it. Whatever is wrong about the request is found here."""
+    """Return the parts of the record that the request determines. Errors in the request are found here."""
     return Backup(
         name="",
         description=checked_string(request.description, "description"),
@@ -153,11 +153,11 @@ def _described(request: BackupRequest) -> Backup:
 
 
 def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
-    """The record with what a look at the sources says, before anything of them is read."""
+    """Return the record with the result of checking the sources, before their data is read."""
     databases = [source for source in sources if not isinstance(source, Directory)]
     versions = {database.name: database.check() for database in databases}
     for database in databases:
-        # What no restore could bring back is told now, and not on the day when the backup is needed.
+        # Report data that no restore could bring back now, and not on the day when the backup is needed.
         if found := database.check_restorable():
             raise BackupFailed(
                 f"{database.name} was not backed up, because a restore would fail or be incomplete: {' '.join(found)} "
@@ -168,7 +168,7 @@ def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
 
 
 def _interrupted_notes(restores: Sequence[RestoreRecord], sources: Sequence[Source]) -> dict[str, str]:
-    """What to say of a part whose source a restore has left old, new or mixed: it is backed up as it is."""
+    """Return notes about a part whose source is in an interrupted restore. It is backed up in its current state."""
     notes = {}
     for source in sources:
         target = str(source.path) if isinstance(source, Directory) else source.name

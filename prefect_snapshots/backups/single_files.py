@@ -37,7 +37,7 @@ _SCHEME = "file://"
 
 
 class _Status(msgspec.Struct, forbid_unknown_fields=True):
-    """What a file gets back. It comes out of a backup."""
+    """The attributes that a restore gives to a file. They come from a backup, and are not trusted."""
 
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)]
     uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)]
@@ -46,7 +46,7 @@ class _Status(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Bytes:
-    """What these sources share. A drill restores them to a file in a temporary folder."""
+    """The base of these sources. A drill restores them to a file in a temporary folder."""
 
     kind: ClassVar[str] = FILE
     swaps: ClassVar[bool] = True
@@ -181,7 +181,7 @@ class File(_Bytes):
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
-        """The file, open. A pipe or a device could keep a backup waiting for ever."""
+        """Open the file. A pipe or a device is refused, because it could block a backup forever."""
         with _told(self.path), contextlib.ExitStack() as stack:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)

@@ -23,17 +23,17 @@ from ..errors import PermissionDenied, StorageFull
 from .interruption import deferred
 
 _LIMIT = 1000
-"""Maximal number of folders that one call deletes: a backup must not wait for the leftovers of years."""
+"""The most folders that one call deletes. A backup must not wait until the leftovers of years are deleted."""
 _NAME = 50
-"""Characters of a file's name in the name of a folder beside it: names have at most 255 bytes, a letter up to 4."""
+"""Characters of a file's name in the name of a folder beside it. A name has at most 255 bytes, a character up to 4."""
 _NAMES = 100
-"""Names to try for the folder of a user. If all are taken, somebody blocks them on purpose."""
+"""Names to try for the folder of a user. If all are taken, another user blocks them on purpose."""
 _MOMENT = 1.0
-"""Seconds in which whoever deletes the folder of a killed process gives its lock back. It takes milliseconds."""
+"""Seconds to wait for a process that is deleting the folder of a killed process. Usually that takes milliseconds."""
 
 
 class AlreadyHeld(Exception):
-    """Living processes hold a name. `notes` are theirs."""
+    """Other processes hold a name. `notes` are their notes."""
 
     def __init__(self, notes: Sequence[str]) -> None:
         super().__init__(*notes)
@@ -71,15 +71,15 @@ def folder_beside(place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def exclusively(name: str, note: str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a name among all processes of this user on this machine. However the process ends, the name is free again.
+    """Hold a name among all processes of this user on this machine. The name is free again when the process ends.
 
     Args:
         name: The name: letters, digits and `-`.
-        note: What others learn who want the same name.
-        shared: Whether others may hold it at the same time, if they share it, too.
+        note: A note for other processes that want the same name.
+        shared: Whether other processes that also pass True may hold the name at the same time.
 
     Raises:
-        AlreadyHeld: Others hold it.
+        AlreadyHeld: Another process holds it.
     """
     folder = _parent() / name
     with contextlib.ExitStack() as stack:
@@ -94,12 +94,12 @@ def exclusively(name: str, note: str, *, shared: bool = False) -> Iterator[None]
 
 
 def check_space(size: int, folder: Path, what: str) -> None:
-    """Refuse before anything is written: whoever fills a file system harms whatever else needs it.
+    """Refuse to write more than fits, before anything is written. A full file system would stop other programs, too.
 
     Args:
-        size: Bytes that are going to be written.
-        folder: A folder on the file system that they are written to.
-        what: What needs the space: the beginning of a sentence.
+        size: The number of bytes to write.
+        folder: A folder on the file system to write to.
+        what: The thing that needs the space, as the beginning of a sentence.
 
     Raises:
         StorageFull: There is less space.
@@ -114,7 +114,7 @@ def check_space(size: int, folder: Path, what: str) -> None:
 
 
 def clean_working_folders() -> None:
-    """Delete the working folders of this user's processes that were killed."""
+    """Delete the working folders of killed processes of this user."""
     _clean(_parent())
 
 
@@ -135,9 +135,9 @@ def working_path(name: str) -> Path:
 
 
 def _parent() -> Path:
-    """The folder that has all working folders of this user.
+    """Return the folder that contains all working folders of this user.
 
-    Everybody may make names in the temporary folder: one that somebody else has taken is passed over.
+    Every user can create names in the temporary folder. A name that another user has taken is skipped.
     """
     name = f"prefect-snapshots-{os.geteuid()}"
     for taken in ("", *(f"-{number}" for number in range(2, _NAMES))):
@@ -160,7 +160,7 @@ def _clean(parent: Path, prefix: str = "") -> None:
         ours = (entry for entry in entries if entry.name.startswith(prefix))
         folders = [Path(entry.path) for entry, _ in zip(ours, range(_LIMIT), strict=False)]
     for folder in folders:
-        # A lock that cannot be taken is held by its living owner; a name that is no folder is none of ours.
+        # A lock that cannot be taken is held by a living process. A name that is not a folder is not ours.
         with contextlib.suppress(OSError), _locked(folder):
             _delete(folder)
 
@@ -170,7 +170,7 @@ def _delete(folder: Path) -> None:
         try:
             shutil.rmtree(folder)
         except PermissionError:
-            # What was restored into it may have folders that their owner cannot write.
+            # Data that was restored into it may contain folders that their owner cannot write to.
             for at, _, _ in os.walk(folder):
                 os.chmod(at, 0o700)
             shutil.rmtree(folder)
@@ -186,7 +186,7 @@ def _held(parent: Path, prefix: str) -> Iterator[Path]:
                 folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
                 with contextlib.suppress(FileNotFoundError, BlockingIOError), contextlib.ExitStack() as trying:
                     file = trying.enter_context(_locked(folder))
-                    # Without this look, somebody who cleans between `mkdtemp` and the lock would delete it under us.
+                    # Without this check, a cleanup by another process before the lock is held would delete our folder.
                     if _is_at(file, folder):
                         stack.push(trying.pop_all())
                         stack.callback(_delete_undisturbed, folder)
@@ -208,15 +208,15 @@ def _lock_of(folder: Path, shared: bool, stack: contextlib.ExitStack) -> int:
                     raise AlreadyHeld(_notes_in(folder)) from None
                 time.sleep(_MOMENT / 50)
                 continue
-            # Without this look, somebody who cleans between `mkdir` and the lock would delete it under us.
+            # Without this check, a cleanup by another process before the lock is held would delete our folder.
             if _is_at(file, folder):
                 stack.push(trying.pop_all())
                 return file
 
 
 def _leave(file: int, folder: Path) -> None:
-    """Delete the folder of a lock, if nobody shares it."""
-    # Otherwise, the last one who shares it deletes it.
+    """Delete the folder of a lock, unless other processes share it."""
+    # Otherwise, the last process that shares it deletes it.
     with deferred(), contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _delete(folder)
@@ -228,7 +228,7 @@ def _notes_in(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*-*")):
         with contextlib.suppress(OSError, ValueError):
             note = path.read_text()
-            with contextlib.suppress(PermissionError):  # it lives, and belongs to somebody else
+            with contextlib.suppress(PermissionError):  # it is alive, and belongs to another user
                 os.kill(int(path.name.partition("-")[0]), 0)
             notes.append(note)
     return notes
@@ -241,7 +241,7 @@ def _delete_undisturbed(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, shared: bool = False) -> Iterator[int]:
-    """Hold the lock of a folder. Raises `BlockingIOError` when another process does."""
+    """Hold the lock of a folder. Raises `BlockingIOError` if another process holds it."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

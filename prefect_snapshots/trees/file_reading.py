@@ -115,7 +115,7 @@ class Tree:
 
     @property
     def entries(self) -> list[Entry]:
-        """The entries of what was read. Files that could not be read are missing, and so are their hard links."""
+        """The entries of the files that were read. Unreadable files and their hard links are missing."""
         found: dict[bytes, Entry] = {}
         for scanned, entry in zip(self.scan.entries, self._entries, strict=True):
             if entry is None:
@@ -204,11 +204,11 @@ class Tree:
             return next(iter(self._read(at, read, parents)), Kept(np.empty(0, TABLE)))
 
     def _read(self, at: int, read: Callable[[int, Entry], tuple[list[T], int]], parents: Parents) -> list[T]:
-        """Read a file, and once more if it changed meanwhile. Enters what was found; empty if there is no file.
+        """Read a file, and read it again if it changed during that. Records the result: empty if the file is gone.
 
         Args:
             at: Its number.
-            read: Returns what it made of an open file, and how many bytes that are.
+            read: Reads an open file. Returns its result, and the number of bytes.
             parents: Finds its directory.
         """
         scanned = cast(Entry, self._entries[at])
@@ -256,7 +256,7 @@ class Tree:
 
 
 def _read_small(file: int, entry: Entry) -> tuple[list[Buffer], int]:
-    # A file that has outgrown this since the scan ends here: the looks before and after find that it changed.
+    # A file that has grown since the scan is cut off here. The checks before and after detect the change.
     data = b"".join(islice(_pieces(file, entry), 2))
     if len(data) <= AVERAGE_SIZE:
         return [data] if data else [], len(data)
@@ -272,7 +272,7 @@ def _pieces(file: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _shortened(entry: Entry, stored: int) -> Entry:
-    """Return an entry with at most so many bytes in the body."""
+    """Return an entry with at most this many bytes in the body."""
     if entry.extents is None:
         return msgspec.structs.replace(entry, size=stored)
     extents = []

@@ -86,7 +86,7 @@ def above(raw: bytes) -> list[bytes]:
 
 
 def _choose(tree: StoredTree, root: Path, only: Sequence[str]) -> dict[bytes, list[Entry]]:
-    """Find what has to be swapped so that each path is there: it, or the first missing directory above it."""
+    """Return what to swap for each path: the path itself, or the first missing directory above it."""
     chosen: dict[bytes, dict[bytes, Entry]] = defaultdict(dict)
     for path in only:
         base, entries = _choose_one(tree, root, path)
@@ -99,7 +99,7 @@ def _choose(tree: StoredTree, root: Path, only: Sequence[str]) -> dict[bytes, li
 
 
 def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[Entry]]:
-    base = os.fsencode(path.rstrip("/"))  # entries are checked: what is not one of them is refused
+    base = os.fsencode(path.rstrip("/"))  # entries were checked before: any other path is refused
     found = [entry for entry in tree.entries if entry.raw == base or entry.raw.startswith(base + b"/")]
     if not found:
         raise InvalidArgument(f"There is no {path!r} in {tree.title}. Nothing was changed.")
@@ -117,7 +117,7 @@ def _choose_one(tree: StoredTree, root: Path, path: str) -> tuple[bytes, list[En
 
 
 def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bool]:
-    """Find what stays unchanged in a directory although it is not in the tree. See `Plan.alone`."""
+    """Find the paths in a directory that stay although they are not in the tree. See `Plan.alone`."""
     alone: dict[bytes, bool] = {}
     if not root.is_dir() or options.merge:
         return alone
@@ -129,7 +129,7 @@ def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bo
             alone.setdefault(each, False)
 
     def failed(path: str, error: OSError) -> None:
-        # What is in it cannot be seen. If it is in the tree, what is excluded in it would be lost.
+        # Its contents cannot be listed. If it is in the tree, excluded files in it would be lost.
         if os.fsencode(path) in held:
             raise error
         stay(os.fsencode(path))
@@ -138,7 +138,7 @@ def find_alone(tree: StoredTree, root: Path, options: Options) -> dict[bytes, bo
         raw = os.fsencode(path)
         if item.name.startswith(RESTORING) or alone.get(raw.rpartition(b"/")[0]):
             continue
-        # A directory whose contents could not be read is in the tree, but what is in it is not.
+        # A directory whose contents could not be read is in the tree, but its contents are not.
         unread = tree.left_out.intersection(held, (raw.rpartition(b"/")[0],))
         if is_left_out or unread or (raw not in held and (raw in tree.left_out or not options.delete)):
             stay(raw)
@@ -168,7 +168,7 @@ class _Expansion:
                 continue
             self.plan.kept.append(base)
             if base and place in self.plan.mounts and self.tree.selection.one_file_system:
-                continue  # what is mounted was left out
+                continue  # the mounted contents were excluded
             waiting += self.children[base]
             if not self.options.merge:
                 self._find_extras(base, place)
@@ -203,7 +203,7 @@ class _Expansion:
                     "it, or restore to another place."
                 )
             if raw in self.plan.alone:
-                self.plan.swaps.append(raw)  # a directory: the new one has nothing but what stays
+                self.plan.swaps.append(raw)  # the new directory contains only the paths that stay
             elif self.options.delete:
                 self.plan.extras.append(raw)
 

@@ -122,9 +122,9 @@ class _Swap:
     place: bytes
     """Its path relative to the directory that the target is in."""
     space: Workspace
-    """Where the new is built."""
+    """The descriptor of the folder in which the new state is built."""
     new: bytes
-    """Its name there."""
+    """The name of the new state in that folder."""
     where: bytes
     """The path of the place relative to the folder that the workspace is in."""
 
@@ -149,8 +149,8 @@ class StagedDirectory:
         self._undo: list[Callable[[], None]] = []
         self._switched = False
         self._above = closing.enter_context(opened(root.parent, create=True))
-        # When the block ends: delete the workspaces, which changes the directories that they are in; make those as
-        # writable as they were; and give the ones that stay their new attributes.
+        # When the block ends: delete the workspaces, which changes the directories around them; restore their
+        # permissions; and set the new attributes of directories that stay.
         closing.callback(self._set_kept)
         self._writable = closing.enter_context(ExitStack())
         self._open = closing.enter_context(ExitStack())
@@ -176,7 +176,7 @@ class StagedDirectory:
         for space, entries in placed.items():
             below = [each for each in entries if b"/" in each[1]]
             self._not_set += set_directories(self._tree, space.file, below)
-            # Renaming a directory takes the right to write it. `_finish` gives it its own permissions.
+            # To rename a directory, you need the right to write to it. `_finish` sets its real permissions.
             tops = [each for each in entries if b"/" not in each[1]]
             self._not_set += set_directories(self._tree, space.file, tops, also=0o700 if os.geteuid() else 0)
         # Without this, a loss of power after the switch could leave new files without their bytes.
@@ -191,7 +191,7 @@ class StagedDirectory:
         return b"/".join(filter(None, (os.fsencode(self._root.name), base)))
 
     def _space(self, folder: bytes) -> Workspace:
-        """The workspace in a folder, made if need be."""
+        """Return the workspace in a folder. It is created if necessary."""
         if folder not in self._spaces:
             file = self._open.enter_context(opened_below(self._above, folder))
             _make_writable(file, self._writable)
@@ -223,7 +223,7 @@ class StagedDirectory:
         return None
 
     def _carry(self) -> None:
-        """Give what stays a second name in the new directories."""
+        """Create a second name (a hard link) in the new directories for every path that stays."""
         kept = set(self._plan.kept)
         made: list[tuple[int, bytes, bytes]] = []
         for raw in [raw for raw, whole in self._plan.alone.items() if whole]:
@@ -237,7 +237,7 @@ class StagedDirectory:
 
     def _carry_one(self, raw: bytes, space: int, where: bytes, made: list[tuple[int, bytes, bytes]]) -> bool:
         with _unless_in_the_way(), Parents(self._above) as old, Parents(space) as new:
-            # Directories that are not in the tree, but above what stays.
+            # directories that are not in the tree, but above a path that stays
             for depth, directory in enumerate(above(where)[1:]):
                 parent, name = new.find(directory)
                 if not exists(parent, name):
@@ -250,7 +250,7 @@ class StagedDirectory:
             held = os.fstat(target)
             try:
                 _link(source, name, target, new_name)
-                # Once it is built, the directory has the time that the tree gives it.
+                # When it is built, the directory has the time from the tree.
                 os.utime(target, ns=(held.st_atime_ns, held.st_mtime_ns))
             except PermissionError:
                 raise InvalidArgument(
@@ -261,16 +261,16 @@ class StagedDirectory:
         return False
 
     def _finish_above(self, made: list[tuple[int, bytes, bytes]]) -> None:
-        """Give directories that were made above what stays the attributes that they have in the old directory."""
+        """Copy the attributes of old directories to the new ones that were created above paths that stay."""
         for space, new, old in reversed(made):
             with opened_below(space, new) as file, opened_below(self._above, self._place(old)) as like:
                 _copy_attributes(like, file)
 
     def _carry_again(self) -> None:
-        """Do so once more with what has changed since: building may take hours, and programs go on.
+        """Repeat this for paths that changed since, because the build may take hours while programs go on.
 
-        A database that is left out may have got a `-wal`, or lost it. Without that file its last rows would be gone,
-        and an old one, found again, would take others back.
+        For example, an excluded database may have a new `-wal` file, or none. Without the new file, the database would
+        lose its last rows; with an old file, it would undo others.
         """
         before, now = self._plan.alone, find_alone(self._tree, self._root, self._options)
         made: list[tuple[int, bytes, bytes]] = []
@@ -325,8 +325,8 @@ class StagedDirectory:
     def _take(self, swapped: _Swap) -> None:
         parent, name = self._parent(swapped.place)
         space, new, where = swapped.space, swapped.new, swapped.where
-        with suppress(OSError):  # it is no directory, or does not exist
-            # A directory that its owner may not write cannot be renamed.
+        with suppress(OSError):  # it is not a directory, or does not exist
+            # A directory that its owner cannot write to cannot be renamed.
             old = os.open(name, DIRECTORY, dir_fd=parent)
             self._open.callback(os.close, old)
             _make_writable(old, self._writable)
@@ -367,7 +367,7 @@ class StagedDirectory:
         self._undo.clear()
 
     def _finish(self) -> None:
-        """Give directories that were moved the permissions that would have prevented it."""
+        """Set the real permissions of moved directories, which might have prevented the move."""
         for base, swapped in self._swaps.items():
             entry = self._entry(base)
             if entry is not None and os.geteuid() and entry.mode & 0o700 != 0o700:
@@ -408,7 +408,7 @@ def write_tree(tree: StoredTree, folder: Path, passed: Callable[[int], None] = l
 
 @contextmanager
 def _unless_in_the_way() -> Iterator[None]:
-    """Leave the block if there is a file or a link where a directory is needed: what the tree holds goes first."""
+    """Leave the block if a file or a link is in the place of a directory. The tree has precedence."""
     try:
         yield
     except OSError as error:
@@ -417,7 +417,7 @@ def _unless_in_the_way() -> Iterator[None]:
 
 
 def _make_writable(file: int, back: ExitStack) -> None:
-    """Let the owner of a directory write it, until `back` is closed. Root needs no permission."""
+    """Give the owner of a directory write permission until `back` is closed. Root needs no permission."""
     status = os.fstat(file)
     if os.geteuid() and status.st_uid == os.geteuid() and status.st_mode & 0o300 != 0o300:
         copy = os.dup(file)
@@ -427,7 +427,7 @@ def _make_writable(file: int, back: ExitStack) -> None:
 
 
 def _link(source: int, name: bytes, target: int, new: bytes) -> None:
-    """Give a file, or everything in a directory, a second name."""
+    """Create a second name (a hard link) for a file, or for everything in a directory."""
     if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
         os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         return
@@ -439,7 +439,7 @@ def _link(source: int, name: bytes, target: int, new: bytes) -> None:
 
 
 def _link_anew(source: int | None, name: bytes, target: int, new: bytes) -> None:
-    """Have a second name mean what the first one means now. `source` None: there is no first one any more."""
+    """Update a second name to the file that the first name has now. `source` None: the first name is gone."""
     first = None if source is None else _status(source, name)
     second = _status(target, new)
     if first is not None and second is not None:
@@ -459,7 +459,7 @@ def _link_anew(source: int | None, name: bytes, target: int, new: bytes) -> None
         os.unlink(new, dir_fd=target)
     if first is not None and source is not None:
         _link(source, name, target, new)
-    # The directory already has the time that the tree gives it.
+    # The directory already has the time from the tree.
     os.utime(target, ns=(held.st_atime_ns, held.st_mtime_ns))
     os.fsync(target)
 
@@ -472,7 +472,7 @@ def _status(folder: int, raw: bytes) -> os.stat_result | None:
 
 
 def _copy_attributes(old: int, new: int) -> None:
-    """Give an open directory the attributes of another one."""
+    """Copy the attributes of another directory to an open one."""
     status = os.fstat(old)
     if os.geteuid() == 0:
         os.chown(new, status.st_uid, status.st_gid)
@@ -486,7 +486,7 @@ def _copy_attributes(old: int, new: int) -> None:
 
 @contextmanager
 def _errors(place: Path) -> Iterator[None]:
-    """Raise errors of the system as errors of ours, which say what cannot be restored."""
+    """Convert errors of the system to our own, which say what cannot be restored."""
     try:
         yield
     except StorageError:

@@ -94,7 +94,7 @@ class Directory:
 
     @property
     def selection(self) -> FileSelection:
-        """Which of its files belong to the backup."""
+        """The files that belong to the backup."""
         return FileSelection(
             tuple(self.excludes),
             tuple(self.ignore_files),
@@ -134,7 +134,7 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
     try:
         while waiting:
             prefix, name, depth, rules = waiting.pop()
-            # What is in a directory comes before its siblings, so that those above it are the first ones held.
+            # The contents of a directory come before its siblings, so that its parents are the first ones held open.
             while len(held) > depth:
                 os.close(held.pop())
             try:
@@ -176,13 +176,13 @@ def walk(folder: str, selection: FileSelection, failed: Failed) -> Iterator[tupl
 
 
 def _read(directory: int, name: str, length: int = -1) -> bytes:
-    """Read a file in an open directory, or the beginning of it. Nothing but a file is read, and no link followed."""
+    """Read a file in an open directory, or its beginning. Only regular files are read, and no link is followed."""
     with open(os.open(name, FILE, dir_fd=directory), "rb") as file:
         return file.read(length) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def _is_mark(directory: int, entry: os.DirEntry[str], selection: FileSelection) -> bool:
-    """Whether an entry says that the contents of its directory are left out."""
+    """Return whether an entry means that the contents of its directory are excluded."""
     if entry.name in selection.exclude_if_present:
         return entry.is_file(follow_symlinks=False)
     return selection.exclude_caches and _is_tag(directory, entry)
@@ -200,12 +200,12 @@ def _is_tag(directory: int, entry: os.DirEntry[str]) -> bool:
 def _is_larger(entry: os.DirEntry[str], limit: int) -> bool:
     try:
         return entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size > limit
-    except OSError:  # gone meanwhile, as the caller finds out next
+    except OSError:  # it was deleted, which the caller notices next
         return False
 
 
 class KnownFiles(Protocol):
-    """The files that an earlier scan found, and that are stored already."""
+    """The files of an earlier scan that are already stored."""
 
     entries: Sequence[Entry]
 
@@ -298,19 +298,19 @@ def scan(root: str, selection: FileSelection, known: KnownFiles | None = None, *
 
 
 def _enter(done: Scan, found: Sequence[tuple[bytes, Entry, int, tuple[int, int] | None]]) -> None:
-    """Enter what was found, with all names of a file but the first as links to that."""
+    """Add the entries that were found. All names of a file but the first become links to the first."""
     names: dict[tuple[int, int], bytes] = {}
     directories = {b""}
     for raw, entry, number, inode in found:
         if raw.rpartition(b"/")[0] not in directories:
-            # Somebody moved or replaced the directory between two looks at it: no tree could hold what was in it.
+            # The directory was moved or replaced during the scan, so its contents cannot be in this tree.
             done.vanished.append(entry.path)
             continue
         if entry.is_directory:
             directories.add(raw)
         if inode is not None and (first := names.setdefault(inode, raw)) != raw:
             entry, number = msgspec.structs.replace(entry, link=first, extents=None), -1
-        elif entry.link and entry.is_file:  # its first name is gone, so that now it is the one with the bytes
+        elif entry.link and entry.is_file:  # its first name was deleted, so this name gets the bytes
             entry, number = msgspec.structs.replace(entry, link=b""), -1
         done.entries.append(entry)
         done.known.append(number)
@@ -320,7 +320,7 @@ def _path(found: tuple[bytes, Entry, int, object]) -> bytes:
     return found[0]
 
 
-# --- what the system says ----------------------------------------------------------------------------------------
+# --- metadata from the system ------------------------------------------------------------------------------------
 
 
 def entry_of(

@@ -28,7 +28,7 @@ _ASIDE = b"old-"
 _WHERE = b"where-"
 """The prefix of the name of the file that contains the original path of an old state."""
 _PATH_LIMIT = 1 << 20
-"""Maximal number of bytes to read from such a file: longer paths are impossible."""
+"""The most bytes to read from such a file: no path is longer."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _EXCHANGE = 2
 """The flag of Linux's renameat2 that exchanges two names."""
@@ -59,7 +59,7 @@ def workspace(folder: int) -> Iterator[Workspace]:
         file = os.open(name, DIRECTORY, dir_fd=folder)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Somebody may have renamed it since, and put an older directory of ours in its place; or taken it for a
+            # Another process may have renamed it, and put an older directory of ours in its place; or treated it as a
             # leftover before it was locked, and deleted it.
             if not _is_private(file) or os.listdir(file) or not exists(folder, name):
                 continue
@@ -74,7 +74,7 @@ def workspace(folder: int) -> Iterator[Workspace]:
 
 
 def recover(target: str | os.PathLike[str]) -> None:
-    """Delete what a killed restore has left beside a target or in it, after putting back what it had set aside."""
+    """Clean up after a killed restore beside a target or in it. Old states that it had set aside are put back first."""
     place = Path(target)
     for path in (place.parent, place):
         try:
@@ -89,7 +89,7 @@ def recover(target: str | os.PathLike[str]) -> None:
 def _recover(folder: int, name: bytes) -> None:
     file = os.open(name, DIRECTORY, dir_fd=folder)
     try:
-        # What others made is theirs: what it says about places would be done with the rights of this user.
+        # Ignore workspaces of other users: paths in them would be changed with the rights of this user.
         if not _is_private(file):
             return
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +102,7 @@ def _recover(folder: int, name: bytes) -> None:
 
 
 def _put_back(folder: int, file: int, note: bytes) -> None:
-    """Put back what was set aside, if nothing came in its place."""
+    """Put back an old state that was set aside, unless a new state is in its place."""
     descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=file)
     try:
         raw = os.read(descriptor, _PATH_LIMIT)
@@ -139,7 +139,7 @@ def swap(space: Workspace, new: bytes, parent: int, name: bytes, where: bytes) -
         note, aside = _WHERE + new, _ASIDE + new
         descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=space.file)
         try:
-            # A kill between the next two renames leaves nothing in the place. Without the note, what was set aside
+            # A kill between the next two renames leaves nothing in the place. Without the note, the old state
             # would be deleted with the workspace.
             os.write(descriptor, where)
             os.fsync(descriptor)
@@ -155,7 +155,7 @@ def swap(space: Workspace, new: bytes, parent: int, name: bytes, where: bytes) -
 
 
 def _exchange(one_folder: int, one: bytes, other_folder: int, other: bytes) -> bool:
-    """Swap two names at once. Returns False if the system cannot."""
+    """Swap two names atomically. Returns False if the system cannot."""
     call = getattr(_LIBC, "renameat2", None)
     if call is None:
         return False
