@@ -31,6 +31,7 @@ from prefect_snapshots.errors import (
     ArtifactExpired,
     DamagedVersion,
     IntegrityError,
+    InvalidArgument,
     PathNotFound,
     ReadOnlyRepository,
     WrongPassword,
@@ -345,6 +346,8 @@ def test_the_repository_is_the_configured_one_unless_it_is_given(
     assert not files.exists("artifacts")
     with use_repository(everything.url):
         assert files.exists("artifacts/features@v1")
+    with pytest.raises(InvalidArgument, match=r"no option 'repositry'\. Did you mean"):
+        fsspec.filesystem("snapshots", repositry=everything.url)
 
 
 def test_forged_names_lead_nowhere_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NoReturn
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
+from ..arguments import check_names
 from ..errors import PathNotFound, ReadOnlyRepository
 from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository, selected_repository
@@ -16,6 +17,10 @@ from ..repository.passwords import Password
 from ..repository.repository import DEFAULT_URL, SETTING, Repository
 from .contained import Contained, RepositoryFiles, described, reader_of
 
+_OPTIONS = frozenset({"repository", "storage_options", "password", "id"}) | frozenset(
+    {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
+)
+"""Our options, and those of every file system of fsspec. A misspelled `repository` would open another repository."""
 _LINE = 64 * 1024
 """Bytes to look for the end of a line in at once: one chunk on average."""
 _AHEAD_FIRST = 256 * 1024
@@ -41,6 +46,9 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         id: The id that the repository must have. Default: any.
         options: Options of all file systems of fsspec, such as `skip_instance_cache`.
 
+    Raises:
+        InvalidArgument: An option is not known.
+
     Example:
         >>> import fsspec
         >>> from prefect_snapshots import ArtifactRegistry
@@ -64,6 +72,7 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         id: str | None = None,
         **options: Any,
     ) -> None:
+        check_names("snapshots://", options, _OPTIONS)
         super().__init__(**options)
         self._given = repository
         self._options: dict[str, Any] = {"storage_options": storage_options, "password": password, "id": id}
