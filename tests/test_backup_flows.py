@@ -172,6 +172,14 @@ def test_a_backup_that_fails_commits_nothing_and_is_told(
     assert failed.event == "prefect-snapshots.backup.failed"
     assert overdue.event == "prefect-snapshots.backup.proof-overdue", "above all where backups fail"
     assert "app.db" in failed.payload["error"]
+    flush()
+    [page] = [str(page.data) for page in artifacts_of(name, "backups") if "## Failed backup of" in str(page.data)]
+    assert "**Note:** The last backup failed at " in page
+    assert "Failed backups, newest first" in page
+    [failure] = BackupManager(place / "repository", name=name).list_failed_backups()
+    assert failure.error == f"BackupFailed: {failed.payload['error']}"
+    assert failure.run is not None
+    assert failure.run["flow"] == "create-backup"
 
 
 def test_clean_up_says_what_goes_and_why_the_rest_stays(place: Path, name: str) -> None:
@@ -234,17 +242,25 @@ def test_a_restore_waits_for_the_name_of_the_backup(
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert rows(place) == 0
+    [waiting] = [page for page in artifacts_of(name, "backups") if "waits for you" in str(page.data)]
+    assert f"| `{place / 'uploads'}` | `{place / 'uploads'}` | directory |" in str(waiting.data)
     answer = backup.name if typed == "its name" else typed
-    resume_flow_run(found[0].id, run_input={"name_of_the_backup": answer})
+    resume_flow_run(found[0].id, run_input={"name_of_the_backup": answer, "your_name": "Ada"})
     run.join(60)
     [came] = outcome
     if typed == "its name":
         assert (came.name, rows(place)) == (backup.name, 10)
         assert options["allow_privileges"] is True, "the form starts with the parameter"
         assert (place / "uploads" / "photo").stat().st_size == 100_000
-        assert {event.event for event in events_about(f"prefect-snapshots.backups.{name}", 2)} >= {
-            "prefect-snapshots.backup.restored"
-        }
+        told = {event.event: event.payload for event in events_about(f"prefect-snapshots.backups.{name}", 3)}
+        asked = told["prefect-snapshots.restore.waiting"]
+        assert asked["url"].endswith(f"/runs/flow-run/{found[0].id}")
+        assert set(asked["replaces"]) == {part.name for part in backup.parts}
+        assert told["prefect-snapshots.backup.restored"]["confirmed_by"] == "Ada"
+        flush()
+        [page] = [page for page in artifacts_of(name, "backups") if "## Restored" in str(page.data)]
+        assert "| confirmed by | Ada |" in str(page.data)
+        assert "| rows | 10 |" in str(page.data)
     else:
         assert isinstance(came, ConfirmationRequired)
         assert (rows(place), (place / "uploads").exists()) == (0, False)

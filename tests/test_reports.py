@@ -136,9 +136,35 @@ def test_a_calendar_tells_apart_what_is_kept_and_what_goes() -> None:
     assert describe(EVERYTHING.blocks[6]).endswith(  # type: ignore[arg-type]
         ": 1 day kept, 1 day pinned, 1 day will be deleted, from 2025-01-01 to 2026-06-30"
     )
-    drawn = image(Calendar("", {date(2026, 6, 1): "kept", date(2026, 6, 3): "pinned", date(2026, 6, 4): "going"}))
+    drawn = image(
+        Calendar(
+            "",
+            {
+                date(2026, 6, 1): "kept",
+                date(2026, 6, 3): "pinned",
+                date(2026, 6, 4): "going",
+                date(2026, 6, 5): "failed",
+            },
+        )
+    )
     days = {title.text for title in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}title")}
-    assert days == {"2026-06-01: kept", "2026-06-03: pinned", "2026-06-04: will be deleted"}
+    assert days == {"2026-06-01: kept", "2026-06-03: pinned", "2026-06-04: will be deleted", "2026-06-05: failed"}
+    assert '<rect class="bad"' in drawn
+
+
+def test_a_failed_backup_is_red_unless_another_one_was_made_that_day(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    manager = BackupManager(tmp_path / "repository", name="shop", directories=[tmp_path / "data"])
+    manager.record_failure("nobody notices")
+    assert manager.list_failed_backups() == [], "a failure creates no repository"
+    manager.delete_backup(manager.create_backup("gone").name, force=True)
+    manager.record_failure("BackupFailed: the server is gone.", run={"flow_run": "busy-owl"})
+    document = Document("", tuple(about_backups(manager, 10)))
+    assert str(document.blocks[0]).count("The last backup failed at ") == 1
+    [row] = found(document, Table, "Failed backups, newest first").rows
+    assert row[1:3] == ("BackupFailed: the server is gone.", "busy-owl")
+    manager.create_backup()
+    assert set(found(Document("", tuple(about_backups(manager, 10))), Calendar).days.values()) == {"kept"}
 
 
 def test_one_backup_shows_its_parts(repository: Repository) -> None:

@@ -7,7 +7,7 @@ from .experiments import safe_experiment
 from .hooks import HookCall, Hooks
 from .journal import PartState, RestorePart, RestoreRecord
 from .manager import BackupManager, list_names
-from .records import Backup, PartRecord, last_proven
+from .records import Backup, FailedBackup, PartRecord, last_proven
 from .restores import RestoreReport
 from .single_files import Command, File, StandardInput
 
@@ -20,6 +20,7 @@ __all__ = [
     "Directory",
     "DrillReport",
     "DrillRow",
+    "FailedBackup",
     "File",
     "FileChange",
     "FileInfo",

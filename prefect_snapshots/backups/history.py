@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from ..errors import DamagedObject, DamagedVersion, IntegrityError
 from ..messages import logger
@@ -15,7 +16,8 @@ from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream, damage_of
 from .archive import Archive
 from .journal import Change, RestoreRecord
-from .records import Backup, BackupRecords, broken_record
+from .origin import host
+from .records import Backup, BackupRecords, FailedBackup, broken_record, failure_body
 
 KIND = "backups"
 """The kind of the streams of backups."""
@@ -95,6 +97,15 @@ class BackupHistory:
     def open_restores(self) -> list[RestoreRecord]:
         """Return the restores that have started and not ended, oldest first."""
         return list(self.tracked.refresh().restores.values())
+
+    def failures(self) -> list[FailedBackup]:
+        """Return the last failed backups, newest first."""
+        return list(self.tracked.refresh().failures[::-1])
+
+    def record_failure(self, error: str, run: Mapping[str, Any] | None) -> None:
+        """Record that a backup failed, if there is a repository to record it in."""
+        if not self.repository.read_only and self.repository.exists():
+            self.tracked.change(lambda: Draft("failed", failure_body(error, host(), run)))
 
     @property
     def change(self) -> Change | None:

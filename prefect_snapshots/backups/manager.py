@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from ..errors import BackupFailed, ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
 from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
@@ -33,7 +34,7 @@ from .history import KIND, BackupHistory
 from .hooks import NO_HOOKS, Hooks, around
 from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview
-from .records import LATEST, Backup
+from .records import LATEST, Backup, FailedBackup
 from .restores import RestoreReport, RestoreRequest
 from .single_files import Command, File, StandardInput
 from .sources import Database, DatabaseServer, DropsAbandoned
@@ -399,6 +400,24 @@ class BackupManager:
             with around(self.hooks, "restore", self.name, backup.name) as outcome:
                 report = restores.restore(self._history, backup, content, jobs, request, progress or silent)
         return dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks))
+
+    def list_failed_backups(self) -> list[FailedBackup]:
+        """Return the last backups that a flow run of this package tried to make and could not, newest first."""
+        return self._history.failures()
+
+    def record_failure(self, error: str, *, run: Mapping[str, Any] | None = None) -> None:
+        """Record that a backup failed, so that reports show it. Does nothing if there is no repository yet.
+
+        The flows of this package call it. Call it yourself if you make backups in another way.
+
+        Args:
+            error: Why it failed, without secrets.
+            run: Facts about the run, as plain values.
+
+        Raises:
+            SnapshotsError: The repository cannot be written to.
+        """
+        self._history.record_failure(checked_string(error, "error"), None if run is None else clean_metadata(run))
 
     def list_interrupted_restores(self) -> list[RestoreRecord]:
         """Return the restores that were killed or failed while they changed targets, oldest first.

@@ -37,6 +37,10 @@ _SHOWN = 10
 """Files of a part that a note names: more would make the record large, and nobody reads them."""
 _MOST_NOTES = 50
 """Notes of a database that a record keeps, for the same reason."""
+_MOST_FAILURES = 400
+"""Failed backups that are remembered, the newest ones: a year of nightly failures, in a few hundred kilobytes."""
+_LONGEST = 2000
+"""Characters of an error that is stored: an event is small, and the log of the run has the rest."""
 _DAY = timedelta(days=1)
 
 
@@ -73,6 +77,14 @@ class _BackupBody(msgspec.Struct, kw_only=True):
     git: Git | None = None
     run: dict[str, Any] | None = None
     versions: dict[str, list[str]] = {}
+
+
+class _FailureBody(msgspec.Struct, kw_only=True):
+    """The body of the event of a backup that failed."""
+
+    error: str
+    host: str = ""
+    run: dict[str, Any] | None = None
 
 
 class _Changes(msgspec.Struct, kw_only=True):
@@ -180,12 +192,30 @@ class Backup:
         return {**plain, "size": self.size, "files": self.files, "incomplete": self.incomplete}
 
 
+@dataclass(frozen=True, slots=True)
+class FailedBackup:
+    """A flow run that should have made a backup, and failed.
+
+    Attributes:
+        failed_at: When it failed, in UTC.
+        error: Why, as a full sentence.
+        host: The machine on which it ran.
+        run: The Prefect run.
+    """
+
+    failed_at: datetime
+    error: str
+    host: str = ""
+    run: Mapping[str, Any] | None = None
+
+
 class BackupRecords:
-    """All backups of one stream in the order in which they were committed, and the restores that have not ended."""
+    """All backups of one stream in the order of their commits, failed ones, and restores that have not ended."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[Event, Backup]] = {}
         self.restores: dict[str, RestoreRecord] = {}
+        self.failures: tuple[FailedBackup, ...] = ()
         self._names: dict[int, str] = {}
         self._given: set[str] = set()
 
@@ -193,6 +223,7 @@ class BackupRecords:
         """Return a copy that later events do not change."""
         other = BackupRecords()
         other.by_name, other.restores = dict(self.by_name), dict(self.restores)
+        other.failures = self.failures
         other._names, other._given = dict(self._names), set(self._given)
         return other
 
@@ -211,8 +242,18 @@ class BackupRecords:
             self._given.add(str(event.body["id"]))
         elif event.kind == "annotate":
             self._annotate(event)
+        elif event.kind == "failed":
+            self._note_failure(event)
         else:
             apply_restore_event(self.restores, event)
+
+    def _note_failure(self, event: Event) -> None:
+        try:
+            body = msgspec.convert(event.body, _FailureBody)
+        except msgspec.ValidationError:
+            return  # as for `_annotate`
+        failed = FailedBackup(from_nanoseconds(event.time), body.error[:_LONGEST], body.host, body.run)
+        self.failures = (*self.failures[1 - _MOST_FAILURES :], failed)
 
     def _annotate(self, event: Event) -> None:
         try:
@@ -317,6 +358,13 @@ def body_of(backup: Backup) -> dict[str, Any]:
         run=dict(backup.run) if backup.run is not None else None,
         versions={name: list(versions) for name, versions in backup.versions.items()},
     )
+    plain: dict[str, Any] = msgspec.to_builtins(body)
+    return plain
+
+
+def failure_body(error: str, host: str, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the body of the event that records a failed backup."""
+    body = _FailureBody(error=error[:_LONGEST], host=host, run=dict(run) if run is not None else None)
     plain: dict[str, Any] = msgspec.to_builtins(body)
     return plain
 

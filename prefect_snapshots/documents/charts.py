@@ -195,7 +195,7 @@ def _chart(chart: Chart) -> Iterator[str]:
         yield f'<text class="best" {place}>best {_short(value, chart.kind)}</text>'
 
 
-_LEGEND: dict[Day, str] = {"kept": "kept", "pinned": "pinned", "going": "will be deleted"}
+_LEGEND: dict[Day, str] = {"kept": "kept", "pinned": "pinned", "going": "will be deleted", "failed": "failed"}
 
 
 def _calendar(calendar: Calendar) -> Iterator[str]:
@@ -231,7 +231,7 @@ def _square(x: float, y: float, kind: Day | None, day: date | None) -> str:
     title = f"<title>{day}: {_LEGEND[kind]}</title>" if day and kind else ""
     if kind == "going":
         return f'<rect class="going" x="{x + 1}" y="{y + 1}" width="10" height="10" rx="2">{title}</rect>'
-    name = "data" if kind else "none"
+    name = "bad" if kind == "failed" else "data" if kind else "none"
     square = f'<rect class="{name}" x="{x}" y="{y}" width="12" height="12" rx="2">{title}</rect>'
     return square + f'<circle class="hole" cx="{x + 6}" cy="{y + 6}" r="2.5"/>' * (kind == "pinned")
 

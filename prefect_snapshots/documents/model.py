@@ -9,7 +9,7 @@ from typing import Literal
 
 from .texts import Kind, Value
 
-Day = Literal["kept", "pinned", "going"]
+Day = Literal["kept", "pinned", "going", "failed"]
 """The state of a day in a calendar. If several apply, it is the best one."""
 
 

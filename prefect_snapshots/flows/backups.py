@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
@@ -40,6 +41,7 @@ from ..integration.backups import (
     report_failed,
     report_proof_overdue,
     report_restored,
+    report_waiting,
 )
 from ..integration.blocks import current_repository
 from ..integration.database_blocks import load_database
@@ -47,6 +49,7 @@ from ..integration.reporter import only_warn, this_run
 from ..integration.run_context import run_logger
 from ..integration.settings import SnapshotsSettings
 from ..messages import printable
+from ..redaction import safe_url
 from ..repository.handing_over import limited
 from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
@@ -72,6 +75,7 @@ class RestoreConfirmation(RunInput):
     name_of_the_backup: str = Field(
         title="Name of the backup", description="Type the whole name of the backup to restore it."
     )
+    your_name: str = Field("", title="Your name", description="It is shown on the page of the finished restore.")
     allow_privileges: bool = Field(
         False,
         title="Allow privileges",
@@ -256,15 +260,17 @@ def restore_backup(
     found = manager.get_backup(backup) if backup else _newest(manager)
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
+    report_waiting(manager, found, _replaced(found, to, only), datetime.now(UTC) + timedelta(seconds=patience))
     form = RestoreConfirmation.with_initial_data(description=_question(found), allow_privileges=allow_privileges)
     typed = pause_flow_run(wait_for_input=form, timeout=patience, poll_interval=poll_interval)
     if typed is None or typed.name_of_the_backup.strip() != found.name:
         raise ConfirmationRequired(f"What you typed is not {found.name!r}. Nothing was changed.")
+    since = time.monotonic()
     with progress_bar(manager, "Restore", found.size) as progress:
         report = manager.restore_backup(
             found.name, confirm=True, to=to, only=only, progress=progress, allow_privileges=typed.allow_privileges
         )
-    report_restored(manager, report)
+    report_restored(manager, report, found, time.monotonic() - since, typed.your_name.strip())
     return _with_warnings(report, report.name, [*report.warnings, *report.failed_hooks])
 
 
@@ -389,6 +395,13 @@ def _manager(
 
 def _opened(text: str) -> Database | DatabaseServer:
     return load_database(text) if _BLOCK.fullmatch(text) else open_databases(text)
+
+
+def _replaced(backup: Backup, to: Mapping[str, str] | None, only: Mapping[str, Sequence[str]] | None) -> dict[str, str]:
+    """Return what a restore replaces: the targets, by the names of the parts."""
+    targets = {backup.part(name).name: safe_url(target) for name, target in (to or {}).items()}
+    names = [backup.part(name).name for name in only] if only else backup.part_names
+    return {name: targets.get(name, name) for name in names}
 
 
 def _newest(manager: BackupManager) -> Backup:

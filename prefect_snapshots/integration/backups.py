@@ -9,26 +9,38 @@ Events for automations have the resource `prefect-snapshots.backups.<name>` and 
   (rows or documents of all databases), `seconds`, `incomplete` (whether something was left out);
 - `prefect-snapshots.backup.failed`: `error`;
 - `prefect-snapshots.backup.cleaned`: `deleted` (names), `kept` (a number), `freed` and `freed_later` (bytes);
-- `prefect-snapshots.backup.restored`: `backup`, `restored` (parts), `safety_backup` (or null);
+- `prefect-snapshots.restore.waiting`: `backup`, `replaces` (targets), `until` (ISO 8601), `url` (of the flow run);
+- `prefect-snapshots.backup.restored`: `backup`, `restored` (parts), `safety_backup` (or null), `seconds`,
+  `confirmed_by` (what the person typed as their name);
 - `prefect-snapshots.backup.drilled` and `prefect-snapshots.backup.drill-failed`: `backup`, `problems` (strings);
 - `prefect-snapshots.backup.proof-overdue`: `backup` (the last proven one, or null) and `proven_at` (ISO 8601, or null).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
+from prefect.settings import get_current_settings
+
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
-from ..documents import Block, Document, Heading
+from ..documents import Block, Document, Heading, Note
 from ..documents.texts import count_text, size_text
-from ..reports.backups import PINNED, about_backup, about_backups, about_cleanup, about_drill, about_restore
+from ..reports.backups import (
+    PINNED,
+    about_backup,
+    about_backups,
+    about_cleanup,
+    about_drill,
+    about_restore,
+    about_waiting,
+)
 from ..repository.progress import Progress
 from ..retention import CleanupReport
-from .reporter import Reporter, only_warn
-from .run_context import run_logger
+from .reporter import Reporter, only_warn, this_run
+from .run_context import run_ids, run_logger
 from .terminal import Unit
 
 LISTED = 20
@@ -69,9 +81,30 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
 
 
 def report_failed(manager: BackupManager, error: Exception) -> None:
-    """Report that a backup failed. The caller still raises the error."""
+    """Report that a backup failed: an event, a page, and a record for reports. The caller still raises the error."""
     with only_warn(f"No backup of {manager.name!r} was created"):
         _emit("failed", manager, {"error": str(error)})
+        with only_warn(f"No backup of {manager.name!r} was created"):  # the repository may be what has failed
+            manager.record_failure(f"{type(error).__name__}: {error}", run=this_run())
+        link = _leave_page(manager, f"Failed backup of {manager.name}", [Note(str(error))])
+        if link:
+            run_logger().info("The page about the failed backup and the ones before:%s", link)
+
+
+def report_waiting(manager: BackupManager, backup: Backup, replaced: Mapping[str, str], until: datetime) -> None:
+    """Report that a restore waits for a person: which backup, what is replaced, who can answer, and until when."""
+    with only_warn(f"The restore of {backup.name} waits"):
+        ui, (flow_run_id, _) = get_current_settings().ui_url, run_ids()
+        url = f"{ui}/runs/flow-run/{flow_run_id}" if ui else ""
+        facts = {"backup": backup.name, "replaces": list(replaced.values()), "until": until.isoformat(), "url": url}
+        Reporter(manager.repository, "backups", manager.name).emit("restore.waiting", {"name": manager.name, **facts})
+        title = f"Restore of {backup.name} waits for you"
+        link = _leave_page(manager, title, about_waiting(backup, replaced, until))
+        run_logger().info(
+            "The restore of %s waits until %s UTC. It replaces %s. Whoever can resume this flow run can confirm it: "
+            "open %s, choose Resume, and type the name of the backup.%s",
+            *(backup.name, f"{until:%F %T}", ", ".join(replaced.values()), url or "the flow run in the UI", link),
+        )
 
 
 def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
@@ -89,16 +122,20 @@ def report_cleaned(manager: BackupManager, report: CleanupReport) -> None:
             _emit("cleaned", manager, {"deleted": list(report.deleted), "kept": kept, **sizes})
 
 
-def report_restored(manager: BackupManager, report: RestoreReport) -> None:
-    """Report what was restored, and which backup holds the previous contents."""
+def report_restored(
+    manager: BackupManager, report: RestoreReport, backup: Backup, seconds: float, confirmed_by: str
+) -> None:
+    """Report what was restored, by whom, and which backup holds the previous contents. See `about_restore`."""
     with only_warn(f"{report.name} was restored"):
         safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
-        link = _leave_page(manager, f"Restored {report.name}", about_restore(report))
-        run_logger().info("Restored %s from %s.%s%s", ", ".join(report.restored), report.name, safe, link)
+        link = _leave_page(manager, f"Restored {report.name}", about_restore(report, backup, seconds, confirmed_by))
+        parts = ", ".join(report.restored)
+        run_logger().info("Restored %s from %s in %.1f s.%s%s", parts, report.name, seconds, safe, link)
         for warning in report.warnings:
             run_logger().warning("%s", warning)
-        parts = {"restored": list(report.restored), "safety_backup": report.safety_backup}
-        _emit("restored", manager, {"backup": report.name, **parts})
+        facts: dict[str, Any] = {"restored": list(report.restored), "safety_backup": report.safety_backup}
+        facts |= {"seconds": round(seconds, 3), "confirmed_by": confirmed_by}
+        _emit("restored", manager, {"backup": report.name, **facts})
 
 
 def report_drilled(manager: BackupManager, report: DrillReport) -> None:

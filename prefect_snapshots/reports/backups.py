@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import date
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 
-from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
+from ..backups import Backup, BackupManager, DrillReport, FailedBackup, PartRecord, RestoreReport, last_proven
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
 from ..retention import CleanupReport, RetentionRow
 
@@ -14,7 +14,9 @@ PROVEN = "✓"
 
 _DRAWN = 60
 """How many of the newest backups a chart shows: more bars would be thinner than a pixel on a page of Prefect."""
-_BETTER: tuple[Day, ...] = ("going", "kept", "pinned")
+_FAILED_LISTED = 10
+"""How many failed backups are listed: the newest ones say what is wrong now."""
+_BETTER: tuple[Day, ...] = ("failed", "going", "kept", "pinned")
 
 
 def about_backup(backup: Backup) -> Iterator[Block]:
@@ -66,11 +68,63 @@ def about_cleanup(report: CleanupReport) -> Iterator[Block]:
     )
 
 
-def about_restore(report: RestoreReport) -> Iterator[Block]:
-    """Describe a restore: the parts that were restored, and the backup of the previous state, if any."""
-    yield Facts({"from": (report.name, "name"), "previous state": (report.safety_backup, "name")})
-    yield Table("Restored", (Column("part", "name"),), tuple((part,) for part in report.restored))
+def about_waiting(backup: Backup, replaced: Mapping[str, str], until: datetime) -> Iterator[Block]:
+    """Describe a restore that waits for a person: the backup, what is replaced, and how long it waits.
+
+    Args:
+        backup: The backup, which was verified.
+        replaced: The targets, by the names of the parts.
+        until: When it stops waiting.
+    """
+    yield Note("Nothing is changed until you resume the flow run and type the name of the backup. It was verified.")
+    yield Facts(
+        {
+            "backup": (backup.name, "name"),
+            "made (UTC)": (backup.created_at, "time"),
+            "waits until (UTC)": (until, "time"),
+        }
+    )
+    yield Table("Replaced", _PARTS, tuple(_part_row(backup.part(name), target) for name, target in replaced.items()))
+
+
+def about_restore(report: RestoreReport, backup: Backup, seconds: float, confirmed_by: str) -> Iterator[Block]:
+    """Describe a restore: who confirmed it, how long it took, what was restored, and what holds the previous state.
+
+    Args:
+        report: The report of the manager.
+        backup: The backup that was restored.
+        seconds: How long it took, without the wait for the confirmation.
+        confirmed_by: Who confirmed it. Empty if that is not known.
+    """
+    parts = [backup.part(name) for name in report.restored]
+    yield Facts(
+        {
+            "backup made (UTC)": (backup.created_at, "time"),
+            "restored (UTC)": (datetime.now(UTC), "time"),
+            "confirmed by": (confirmed_by, "text"),
+            "duration": (seconds, "seconds"),
+            "size": (sum(part.size for part in parts), "bytes"),
+            "files": (sum(part.files for part in parts), "number"),
+            "rows": (sum(sum(part.counts.values()) for part in parts) or None, "number"),
+            "previous state": (report.safety_backup, "name"),
+        }
+    )
+    yield Table("Restored", _PARTS, tuple(_part_row(part, "") for part in parts))
     yield from map(Note, (*report.warnings, *report.failed_hooks))
+
+
+_PARTS = (
+    Column("part", "name"),
+    Column("target", "name"),
+    Column("kind"),
+    Column("size", "bytes"),
+    Column("files", "number"),
+    Column("rows", "number"),
+)
+
+
+def _part_row(part: PartRecord, target: str) -> tuple[str | int | None, ...]:
+    return part.name, target, part.kind, part.size, part.files, sum(part.counts.values()) or None
 
 
 def about_drill(report: DrillReport) -> Iterator[Block]:
@@ -92,8 +146,12 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
         listed: The most rows of the table, newest first.
     """
     backups = manager.list_backups()
+    failures = manager.list_failed_backups()
+    if failures and (not backups or failures[0].failed_at > backups[0].created_at):
+        yield Note(f"The last backup failed at {failures[0].failed_at:%F %T} UTC: {failures[0].error}")
     if not backups:
         yield Note("There are no backups.")
+        yield from _about_failures(failures)
         return
     proven = last_proven(backups)
     rows = {row.name: row for row in manager.cleanup(dry_run=True, prune=False).rows}
@@ -115,7 +173,8 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
         yield Chart("Size of each backup", "line", "bytes", tuple(each.size for each in drawn), labels)
         yield Chart("Newly written by each backup", "bars", "bytes", tuple(each.written for each in drawn), labels)
         yield Chart("Duration of each backup", "bars", "seconds", tuple(each.duration for each in drawn), labels)
-    yield Calendar("Days with backups", _days(backups, rows))
+    yield Calendar("Days with backups", _days(backups, failures, rows))
+    yield from _about_failures(failures)
     columns = Column("backup", "name"), Column("size", "bytes"), Column("new", "bytes"), Column("duration", "seconds")
     yield Table(
         "Backups, newest first",
@@ -125,8 +184,22 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
     )
 
 
-def _days(backups: Sequence[Backup], rows: dict[str, RetentionRow]) -> dict[date, Day]:
-    days: dict[date, Day] = {}
+def _about_failures(failures: Sequence[FailedBackup]) -> Iterator[Block]:
+    yield Table(
+        "Failed backups, newest first",
+        (Column("failed (UTC)", "time"), Column("error"), Column("run"), Column("host", "name")),
+        tuple(
+            (each.failed_at, each.error, str((each.run or {}).get("flow_run") or ""), each.host)
+            for each in failures[:_FAILED_LISTED]
+        ),
+        len(failures),
+    )
+
+
+def _days(
+    backups: Sequence[Backup], failures: Sequence[FailedBackup], rows: dict[str, RetentionRow]
+) -> dict[date, Day]:
+    days: dict[date, Day] = {each.failed_at.date(): "failed" for each in failures}
     for each in backups:
         row = rows.get(each.name)
         found: Day = "pinned" if each.pinned else "kept" if row is None or row.keep else "going"

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import CopyDiverged
 from ..catalog import Event, Stream
 
-_OWN = frozenset({"fence", "lost", "merging", "closed", "restore", "restore-step", "restore-end"})
+_OWN = frozenset({"fence", "lost", "merging", "closed", "restore", "restore-step", "restore-end", "failed"})
 """Kinds of events that describe the repository that they are in, and not what it contains."""
 
 
