@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -452,3 +453,66 @@ def test_a_selection_copies_only_what_it_names(tmp_path: Path) -> None:
     assert copied(kinds=["artifacts"]) == [("artifacts", "default:model"), ("releases", "default")]
     assert copied(names=["train-*"]) == [("snapshots", "train-1"), ("snapshots", "train-2")]
     assert copied(kinds=["snapshots"], since=moment) == [("snapshots", "other")]
+
+
+# --- what neither can show alone -------------------------------------------------------------------------------------
+
+
+def copied_pair(tmp_path: Path, folder: Path, password: str | None) -> tuple[Everything, Repository]:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target", password=password)
+    everything = Everything(source, folder)
+    everything.fill()
+    assert source.copy_to(target).ok
+    return everything, target
+
+
+def test_a_copy_shows_what_was_taken_away_replaced_or_is_not_copied_yet(tmp_path: Path, folder: Path) -> None:
+    everything, target = copied_pair(tmp_path, folder, "two")
+    report = everything.repository.check(True, against=target)
+    assert (report.problems, report.notes) == ([], [])
+    SnapshotManager(everything.repository, name="run").save_snapshot(1, "later")
+    SnapshotManager(everything.repository, name="new").save_snapshot(1, "later")
+    [copied, new] = sorted(everything.repository.check(against=target).notes)
+    assert (copied, new) == ("snapshots/new is not copied yet", "snapshots/run has 1 newer events than the copy")
+    assert everything.repository.copy_to(target).ok
+    source = tmp_path / "source"
+    # The newest events are taken away, and one version is replaced by another one in the same place.
+    catalog = Repository(source).parts().catalog
+    run = next(folder for folder, name in catalog.streams().items() if name == ("snapshots", "run"))
+    newest = max((source / "catalog" / run).iterdir())
+    newest.unlink()
+    for summary in (source / "compacted").glob(f"{run}/*"):
+        summary.unlink()
+    [problem] = Repository(source).check(against=target).problems
+    assert problem.path == "snapshots/run"
+    assert "newer events than there are here" in problem.what
+    SnapshotManager(Repository(source), name="run").save_snapshot(2, "forged")
+    [problem] = Repository(source).check(against=target).problems
+    assert "the copy has other events" in problem.what
+
+
+@pytest.mark.parametrize("password", [None, "two"])
+def test_damaged_objects_come_back_from_a_copy(tmp_path: Path, folder: Path, password: str | None) -> None:
+    everything, target = copied_pair(tmp_path, folder, password)
+    wanted = everything.seen()
+    source = tmp_path / "source"
+    kept = tmp_path / "kept"
+    shutil.copytree(source, kept)
+    damaged = 0
+    for path in sorted([*(kept / "packs").glob("*/*"), *(kept / "logs").glob("*/" + "[0-9a-f]" * 32)]):
+        place = source / path.relative_to(kept)
+        data = bytearray(place.read_bytes())
+        data[len(data) // 2] ^= 1
+        place.write_bytes(data)
+        repository = Repository(source)
+        if repository.check(True).ok:
+            continue  # another copy is used
+        damaged += 1
+        assert repository.repair(copy=target).lost == []
+        repository = Repository(source)
+        report = repository.check(True, against=target)
+        assert report.problems == [], path
+        assert_same(Everything(repository, folder).seen(), wanted)
+        shutil.rmtree(source)
+        shutil.copytree(kept, source)
+    assert damaged >= 5

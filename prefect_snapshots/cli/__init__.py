@@ -20,7 +20,7 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownOpti
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
 from ..redaction import hider
-from . import artifacts, backups, checkpoints, filesystem, maintenance, passwords, report, serving, snapshots
+from . import artifacts, backups, checkpoints, copies, filesystem, maintenance, passwords, report, serving, snapshots
 from .output import RED, Answer, as_json, printable, styled
 from .session import Session, parse_options
 
@@ -65,6 +65,7 @@ _app.command(filesystem.ls)
 _app.command(filesystem.cat)
 _app.command(serving.serve)
 _app.command(report.report)
+_app.command(copies.copy)
 _app.command(maintenance.check)
 _app.command(maintenance.prune)
 _app.command(maintenance.repair)

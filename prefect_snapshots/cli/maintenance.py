@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token, convert
 
+from .copies import SAME, Other
 from .output import Answer, columns, count_text, fields, printable, size_text, table
 from .session import SessionArgument
 
@@ -37,15 +38,20 @@ def _parse_grace(_: object, tokens: Sequence[Token]) -> timedelta:
 Grace = Annotated[timedelta, Parameter(converter=_parse_grace)]
 
 
-def check(*, read_data: bool = False, session: SessionArgument) -> Answer:
+def check(
+    *, read_data: bool = False, against: str | None = None, other: Other = SAME, session: SessionArgument
+) -> Answer:
     """Verify that all committed data exists. The exit code is 3 if something is missing or damaged.
 
     Args:
         read_data: Also read and verify every byte.
+        against: The URL or path of a copy of the repository. Also find newest versions that were taken away here, and
+            data that was replaced in one of the two.
     """
     repository = session.open()
+    copy = None if against is None else other.open(session, against)
     with session.progress() as progress:
-        report = repository.check(read_data, progress=progress)
+        report = repository.check(read_data, against=copy, progress=progress)
     document = {"repository": repository.url, "ok": report.ok, "read_data": read_data, **asdict(report)}
     return Answer(document, _view_problems, _summary(document), status=0 if report.ok else DAMAGED)
 
@@ -65,19 +71,27 @@ def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: S
     return Answer(document, _view_freed, told=not dry_run)
 
 
-def repair(*, dry_run: bool = False, session: SessionArgument) -> Answer:
+def repair(
+    *,
+    dry_run: bool = False,
+    copy: Annotated[str | None, Parameter(name="--from")] = None,
+    other: Other = SAME,
+    session: SessionArgument,
+) -> Answer:
     """Recover what can be recovered, and list what is lost. Asks first. The exit code is 3 if something is lost.
 
     Stop all other writers first: repair replaces damaged objects.
 
     Args:
         dry_run: Only show what would be done.
+        copy: The URL or path of a copy of the repository. What is damaged here is read there, and verified.
     """
     repository = session.open(writing=not dry_run)
+    second = None if copy is None else other.open(session, copy)
     if not dry_run:
         session.confirm(f"Repair {repository.url}? No other process may write to it meanwhile.")
     with session.progress() as progress:
-        report = repository.repair(dry_run, progress=progress)
+        report = repository.repair(dry_run, copy=second, progress=progress)
     document = {"repository": repository.url, **asdict(report)}
     return Answer(document, _view_repaired, status=DAMAGED if report.lost else 0)
 

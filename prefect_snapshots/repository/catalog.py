@@ -361,9 +361,9 @@ class Stream:
         except _UNREADABLE as error:
             raise DamagedObject(path, f"it cannot be read as events ({error})") from None
 
-    def slot_bytes(self, event: Event) -> bytes:
-        """Return the object of an event without inline content, for repair."""
-        return self._sealer.seal(slot_path(self.id, event.sequence), [_encode(event), b""])
+    def slot_bytes(self, event: Event, inline: Buffer = b"") -> bytes:
+        """Return the object of an event, for repair."""
+        return self._sealer.seal(slot_path(self.id, event.sequence), [_encode(event), inline])
 
     def _read_hint(self) -> _Hint | None:
         path = self._hint_path

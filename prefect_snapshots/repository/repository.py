@@ -276,17 +276,25 @@ class Repository:
 
     # --- maintenance -----------------------------------------------------------------------------------
 
-    def check(self, read_data: bool = False, *, progress: Progress | None = None) -> CheckReport:
+    def check(
+        self, read_data: bool = False, *, against: Repository | None = None, progress: Progress | None = None
+    ) -> CheckReport:
         """Verify that all committed data exists.
 
         Args:
             read_data: Also read and verify every byte. Default: only check that the data exists.
+            against: A copy of this repository that `copy_to` made. Also find what only a second place can show: newest
+                versions that were taken away here, and data that was replaced in one of the two. With `read_data`, all
+                data is compared. Default: none.
             progress: Called with a label of the current step, how much of it is done, and the total.
 
         Returns:
             A report of what was checked, and of each problem. `ok` is True if there is none.
         """
-        return maintenance.check(self._reading(), read_data, progress)
+        report = maintenance.check(self._reading(), read_data, progress)
+        if against is not None:
+            copies.compare(self._reading(), against.parts(), read_data, report, progress)
+        return report
 
     def prune(
         self,
@@ -316,17 +324,22 @@ class Repository:
             raise InvalidArgument(f"grace={grace!r} must be a number of seconds, at least 0. Nothing was deleted.")
         return maintenance.prune(self.parts(writing=not dry_run), dry_run, grace, progress, without)
 
-    def repair(self, dry_run: bool = False, *, progress: Progress | None = None) -> RepairReport:
+    def repair(
+        self, dry_run: bool = False, *, copy: Repository | None = None, progress: Progress | None = None
+    ) -> RepairReport:
         """Recover as much damaged data as possible, and report what is lost. Stop other writers first.
 
         Args:
             dry_run: Only report what would be done. Writes nothing. Default: False.
+            copy: A copy of this repository that `copy_to` made, or its original. Data that is damaged here is read
+                there, and verified. Default: none.
             progress: As for `check`.
 
         Returns:
             A report of what was done, and of each version that is lost.
         """
-        return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress)
+        elsewhere = None if copy is None else copies.SecondPlace(copy.parts())
+        return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress, elsewhere)
 
     def copy_to(
         self,

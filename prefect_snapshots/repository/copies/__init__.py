@@ -1,12 +1,15 @@
 """Copy a repository into another one, event by event.
 
-`histories` compares the two histories of a name, `copying` copies events and contents, and `log_copies` copies the
-results of checkpoints. An event keeps its token, its time and its body, so that another run finds where the last one
-ended, and nothing else has to be remembered.
+An event keeps its token, its time and its body, so that another run finds where the last one ended, and nothing else
+has to be remembered. `histories` compares the two histories of a name, `copying` copies events and contents, and
+`log_copies` copies the results of checkpoints. `comparing` finds what one of the two has lost, and `second_place`
+brings it back.
 """
 
 from __future__ import annotations
 
+from .comparing import compare
 from .copying import CopyReport, Selection, copy
+from .second_place import SecondPlace
 
-__all__ = ["CopyReport", "Selection", "copy"]
+__all__ = ["CopyReport", "SecondPlace", "Selection", "compare", "copy"]

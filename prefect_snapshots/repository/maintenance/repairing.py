@@ -6,22 +6,23 @@ A lost event is replaced by a *stand-in*, an event without content, so that the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from ...errors import DamagedObject, IntegrityError, ObjectMissing
+from ...errors import DamagedObject, DamagedVersion, IntegrityError, ObjectMissing
 from .. import logs
-from ..catalog import CATALOG, Event, Root, event_hash, new_token, slot_path
+from ..catalog import CATALOG, Event, Root, Stream, event_hash, new_token, slot_path
 from ..commits import Draft, commit
 from ..configuration import config_bytes
-from ..contents import Writer
+from ..contents import ContentReader, Writer
+from ..location import Buffer
 from ..opened import Opened
 from ..packs import pack_path, read_table
 from ..progress import Progress, silent
 from .checking import CheckReport, Problem, check_config, damaged_segments, look, read_packs
-from .liveness import list_packs, stream_of
+from .liveness import all_of_stream, list_packs, live_contents, stream_of, version_label
 from .rows import entries_of, named_packs
 from .stream_scanning import Slots, root_of, scan_streams
 
@@ -39,7 +40,19 @@ class RepairReport:
     """What cannot be restored, and the versions that this affects."""
 
 
-def repair(opened: Opened, dry_run: bool, progress: Progress | None = None) -> RepairReport:
+class Elsewhere(Protocol):
+    """Another repository that may have what is damaged here."""
+
+    def content(self, kind: str, name: str, event: Event) -> ContentReader | None:
+        """Return the content of a version, or None if it is not there."""
+
+    def records(self, damaged: Stream, segment: str, records: int) -> Iterator[list[Buffer]] | None:
+        """Return the records of a log segment, or None if there are fewer than the given number."""
+
+
+def repair(
+    opened: Opened, dry_run: bool, progress: Progress | None = None, elsewhere: Elsewhere | None = None
+) -> RepairReport:
     """See `Repository.repair`. Stop other writers first: it replaces damaged objects in place."""
     opened = opened.apart(writing=not dry_run)
     say = progress or silent
@@ -54,12 +67,16 @@ def repair(opened: Opened, dry_run: bool, progress: Progress | None = None) -> R
     root = Root()
     for slots in scan_streams(opened):
         _repair_stream(opened, slots, root.epoch, report, act)
-        _repair_logs(opened, slots, report, act)
+        if elsewhere is not None:
+            _restore_inline(opened, slots, elsewhere, act)
+        _repair_logs(opened, slots, report, act, elsewhere)
         if not slots.stream.kind:
             root = root_of(slots)
     _repair_index(opened, root.condemned, act)
     damage = dict(read_packs(opened, list_packs(opened), CheckReport(), say))
     _repair_packs(opened, {pack for pack, _ in damage}, root, act)
+    if elsewhere is not None:
+        _restore_contents(opened, {pack for pack, _ in damage}, elsewhere, act)
     if not dry_run:
         report.lost += [problem for problem in look(opened, False, damage, say).problems if problem.versions]
     return report
@@ -93,29 +110,88 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
         slots.events[sequence] = event
 
 
-def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -> None:
+def _restore_inline(opened: Opened, slots: Slots, elsewhere: Elsewhere, act: Act) -> None:
+    """Restore the data inside events that were restored from a summary, or whose data is damaged."""
+    stream, location = slots.stream, opened.store.location
+    deletes = {sequence for event in slots.events.values() for sequence in event.deletes}
+    for sequence, event in slots.events.items():
+        content = event.content
+        if content is None or content.depth or sequence in deletes:
+            continue
+        if sequence in slots.emptied or (sequence in slots.damaged and sequence in slots.rescued):
+            found = elsewhere.content(stream.kind, stream.name, event)
+            if found is not None and found.inline is not None and len(found.inline.inline) == content.size:
+                path = slot_path(stream.id, sequence)
+                act(
+                    f"restore the data in {path} from the other repository",
+                    partial(location.replace, path, stream.slot_bytes(event, found.inline.inline)),
+                )
+
+
+def _restore_contents(opened: Opened, hurt: set[bytes], elsewhere: Elsewhere, act: Act) -> None:
+    """Store again what live versions need and no intact pack has."""
+    opened.catalog.root.refresh()
+    opened.index.load()
+    avoid = frozenset(opened.catalog.state.condemned | hurt)
+    missing = named_packs(opened.index) - list_packs(opened).keys()
+    avoid |= {pack for pack in missing if opened.store.location.size(pack_path(pack)) is None}
+
+    def restore(event: Event, found: ContentReader, label: str) -> None:
+        with Writer(opened.store, opened.catalog.state.epoch, avoid) as writer:
+            # The same bytes in the same pieces have the same names, so that the event needs no change.
+            stored = writer.adopt(found).content
+            wanted = event.content
+            if wanted is None or (stored.depth, stored.table) != (wanted.depth, wanted.table):
+                raise DamagedVersion(label, "", "the other repository has other data under this version")
+            writer.flush()
+
+    for kind, name in opened.catalog.streams().values():
+        try:
+            stream = all_of_stream(opened, kind, name)
+        except IntegrityError:
+            continue  # the final check reports it
+        for event, content in live_contents(stream):
+            if content.depth == 0:
+                continue
+            try:
+                rows = ContentReader(opened.reader, content).all_rows()
+                whole = bool(Writer(opened.store, 0, avoid).has(rows).all())
+            except IntegrityError:
+                whole = False
+            found = None if whole else elsewhere.content(kind, name, event)
+            if found is not None:
+                label = version_label(stream, event)
+                act(f"restore {label} from the other repository", partial(restore, event, found, label))
+
+
+def _repair_logs(
+    opened: Opened, slots: Slots, report: RepairReport, act: Act, elsewhere: Elsewhere | None = None
+) -> None:
     """Copy the intact records out of damaged log segments, and drop these. Lost items are then computed again."""
     location, stream = opened.store.location, slots.stream
-    bodies = {
-        event.body["segment"]: event.body for event in slots.in_order() if isinstance(event.body.get("segment"), str)
-    }
+    begun = {event.body["segment"]: event for event in slots.in_order() if isinstance(event.body.get("segment"), str)}
     try:
         damaged = list(damaged_segments(opened, slots, True, CheckReport()))
     except IntegrityError as wrong:  # an invalid event: `check` reports it, and the other segments are repaired
         report.lost.append(Problem(f"{CATALOG}/{stream.id}", str(wrong), (stream.label,)))
         return
+    known = logs.extents(slots.in_order())
+    stream.events = slots.in_order()
     for segment, error in damaged:
-        report.lost.append(Problem(error.path, error.reason, (stream.label,)))
+        records = known[segment].records if segment in known else 0
+        saved = elsewhere.records(stream, segment, records) if elsewhere is not None and records else None
+        if saved is None:
+            report.lost.append(Problem(error.path, error.reason, (stream.label,)))
 
-        def replace(segment: str = segment) -> None:
+        def replace(segment: str = segment, saved: Iterator[list[Buffer]] | None = saved) -> None:
             writer = logs.SegmentWriter(location, opened.sealer, stream.id, logs.new_segment())
-            for frames in logs.salvage(location, opened.sealer, stream.id, segment):
+            for frames in saved or logs.salvage(location, opened.sealer, stream.id, segment):
                 writer.append(frames)
             extent = logs.Extent(writer.records, writer.size)
             # Only the kind can write a footer. Without one, the next reader reads record by record.
             writer.abandon()
             body = {
-                **{name: value for name, value in bodies[segment].items() if name not in _OF_THE_OLD},
+                **{name: value for name, value in begun[segment].body.items() if name not in _OF_THE_OLD},
                 **extent.body(),
                 "segment": writer.segment,
                 "drops": [segment],
@@ -123,9 +199,10 @@ def _repair_logs(opened: Opened, slots: Slots, report: RepairReport, act: Act) -
             # One event drops the old segment and registers the new one, so that exactly one of them is always in use.
             current = stream_of(opened, stream.kind, stream.name)
             current.refresh()
-            commit(opened.catalog, opened.store, current, lambda: Draft("merged", body))
+            commit(opened.catalog, opened.store, current, lambda: Draft("merged", body, time=begun[segment].time))
 
-        act(f"copy intact data out of {error.path}, and delete it", replace)
+        place = "out of" if saved is None else "from the other repository in place of"
+        act(f"copy intact data {place} {error.path}, and delete it", replace)
 
 
 _OF_THE_OLD = frozenset({"seen", "drops", "records", "size", "hash", "plan", "batch"})
