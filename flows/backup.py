@@ -12,9 +12,15 @@ from pathlib import Path
 
 import cyclopts
 
-from prefect_snapshots.flows import backup_prefect_server, check_repository, cleanup_backups, create_backup
+from prefect_snapshots.flows import (
+    backup_prefect_server,
+    check_repository,
+    cleanup_backups,
+    copy_repository,
+    create_backup,
+)
 
-__all__ = ["backup_prefect_server", "check_repository", "cleanup_backups", "create_backup"]
+__all__ = ["backup_prefect_server", "check_repository", "cleanup_backups", "copy_repository", "create_backup"]
 
 app = cyclopts.App(help=__doc__.partition("\n")[0])
 

@@ -473,7 +473,7 @@ def test_a_copy_shows_what_was_taken_away_replaced_or_is_not_copied_yet(tmp_path
     SnapshotManager(everything.repository, name="run").save_snapshot(1, "later")
     SnapshotManager(everything.repository, name="new").save_snapshot(1, "later")
     [copied, new] = sorted(everything.repository.check(against=target).notes)
-    assert (copied, new) == ("snapshots/new is not copied yet", "snapshots/run has 1 newer events than the copy")
+    assert (copied, new) == ("snapshots/new is not copied yet", "snapshots/run has 1 newer version than the copy")
     assert everything.repository.copy_to(target).ok
     source = tmp_path / "source"
     # The newest events are taken away, and one version is replaced by another one in the same place.

@@ -188,7 +188,9 @@ def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
         watch_repository({"x": "1d"}, repository=str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("name", ["check_repository", "prune_repository", "expire_results", "watch_repository"])
+@pytest.mark.parametrize(
+    "name", ["check_repository", "copy_repository", "prune_repository", "expire_results", "watch_repository"]
+)
 def test_deployable_by_the_name_of_the_module(name: str) -> None:
     deployable: Flow[..., Any] = load_flow_from_entrypoint(f"prefect_snapshots.flows.{name}")
     deployment = deployable.to_deployment("weekly", cron="0 4 * * 0")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill
 from .maintenance import check_repository, expire_results, prune_repository
+from .repository_copies import copy_repository
 from .watching import watch_repository
 
 __all__ = [
     "backup_prefect_server",
     "check_repository",
     "cleanup_backups",
+    "copy_repository",
     "create_backup",
     "expire_results",
     "prune_repository",

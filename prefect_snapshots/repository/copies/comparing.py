@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...errors import IntegrityError, ObjectMissing
-from ..catalog import Event, Stream
+from ..catalog import OMITTED, Event, Stream
 from ..contents import ContentReader
 from ..maintenance.checking import CheckReport, Problem
 from ..maintenance.liveness import version_label
 from ..opened import Opened
 from ..progress import Progress, silent
-from .histories import Histories, deleted, travels
+from .histories import Histories, deleted
 
 _PIECE = 4 << 20
 """How many bytes of two contents are compared at a time."""
@@ -63,16 +63,18 @@ def _compare_name(
             else "the copy has other events than there are here: one of the two was replaced"
         )
         yield Problem(stream.label, what, (stream.label,))
-    waiting = sum(travels(event) for event in stream.events[histories.last + 1 :])
-    if waiting:
-        report.notes.append(f"{stream.label} has {waiting:,} newer events than the copy")
     gone = deleted(stream.events), deleted(copied.events)
+    newer = stream.events[histories.last + 1 :]
+    waiting = sum(event.content is not None and event.sequence not in gone[0] for event in newer)
+    if waiting:
+        versions = "1 newer version" if waiting == 1 else f"{waiting:,} newer versions"
+        report.notes.append(f"{stream.label} has {versions} than the copy")
     for event in copied.events:
         original = histories.original(event)
         if original is None:
             continue
         label = version_label(stream, original)
-        if (original.kind, original.time) != (event.kind, event.time) and event.content is not None:
+        if (original.kind, original.time) != (event.kind, event.time) and event.kind != OMITTED:
             yield Problem(label, "it differs from its copy: one of the two was replaced", (label,))
         elif original.content is not None and event.content is not None:
             a, b = original.content, event.content

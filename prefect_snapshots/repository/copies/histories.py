@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...errors import CopyDiverged
-from ..catalog import Event, Stream
+from ..catalog import OMITTED, Event, Stream
 
 _OWN = frozenset({"fence", "lost", "merging", "closed", "restore", "restore-step", "restore-end", "failed"})
 """Kinds of events that describe the repository that they are in, and not what it contains."""
@@ -91,8 +91,9 @@ class Histories:
             place = next((lost for lost in self._lost if lost > self.last), None)
         if place is not None and place > self.last:
             self.last = place
-            self._copied.append(place)
-            self._numbers.append(event.sequence)
+            if event.kind != OMITTED:
+                self._copied.append(place)
+                self._numbers.append(event.sequence)
         elif place is not None or not _is_own(event):
             self.foreign = self.foreign or event
 
