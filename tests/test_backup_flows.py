@@ -243,7 +243,7 @@ def test_a_restore_waits_for_the_name_of_the_backup(
             time.sleep(0.1)
     assert rows(place) == 0
     [waiting] = [page for page in artifacts_of(name, "backups") if "waits for you" in str(page.data)]
-    assert f"| `{place / 'uploads'}` | `{place / 'uploads'}` | directory |" in str(waiting.data)
+    assert f"| `uploads` | `{place / 'uploads'}` | directory |" in str(waiting.data)
     answer = backup.name if typed == "its name" else typed
     resume_flow_run(found[0].id, run_input={"name_of_the_backup": answer, "your_name": "Ada"})
     run.join(60)
@@ -255,7 +255,7 @@ def test_a_restore_waits_for_the_name_of_the_backup(
         told = {event.event: event.payload for event in events_about(f"prefect-snapshots.backups.{name}", 3)}
         asked = told["prefect-snapshots.restore.waiting"]
         assert asked["url"].endswith(f"/runs/flow-run/{found[0].id}")
-        assert set(asked["replaces"]) == {part.name for part in backup.parts}
+        assert asked["replaces"] == [backup.parts[0].name, str(place / "uploads")]
         assert told["prefect-snapshots.backup.restored"]["confirmed_by"] == "Ada"
         flush()
         [page] = [page for page in artifacts_of(name, "backups") if "## Restored" in str(page.data)]

@@ -260,7 +260,7 @@ def restore_backup(
     found = manager.get_backup(backup) if backup else _newest(manager)
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
-    report_waiting(manager, found, _replaced(found, to, only), datetime.now(UTC) + timedelta(seconds=patience))
+    report_waiting(manager, found, _replaced(manager, found, to, only), datetime.now(UTC) + timedelta(seconds=patience))
     form = RestoreConfirmation.with_initial_data(description=_question(found), allow_privileges=allow_privileges)
     typed = pause_flow_run(wait_for_input=form, timeout=patience, poll_interval=poll_interval)
     if typed is None or typed.name_of_the_backup.strip() != found.name:
@@ -397,9 +397,13 @@ def _opened(text: str) -> Database | DatabaseServer:
     return load_database(text) if _BLOCK.fullmatch(text) else open_databases(text)
 
 
-def _replaced(backup: Backup, to: Mapping[str, str] | None, only: Mapping[str, Sequence[str]] | None) -> dict[str, str]:
+def _replaced(
+    manager: BackupManager, backup: Backup, to: Mapping[str, str] | None, only: Mapping[str, Sequence[str]] | None
+) -> dict[str, str]:
     """Return what a restore replaces: the targets, by the names of the parts."""
-    targets = {backup.part(name).name: safe_url(target) for name, target in (to or {}).items()}
+    # The name of a directory is the last component of its path; that of a database is its URL without secrets.
+    targets = {directory.name: str(directory.path) for directory in manager.directories}
+    targets |= {backup.part(name).name: safe_url(target) for name, target in (to or {}).items()}
     names = [backup.part(name).name for name in only] if only else backup.part_names
     return {name: targets.get(name, name) for name in names}
 
