@@ -16,14 +16,17 @@ import duckdb
 import pymongo
 import pytest
 from database_servers import PASSWORD, Server
+from forging import assert_forged_dumps_harm_nobody
 
 from prefect_snapshots.backups.databases import (
     ArangoDB,
     DuckDB,
     Etcd,
     MariaDB,
+    MariaDBUsers,
     MongoDB,
     PostgreSQL,
+    PostgreSQLRoles,
     Redis,
     SQLite,
     drivers,
@@ -31,7 +34,7 @@ from prefect_snapshots.backups.databases import (
 )
 from prefect_snapshots.backups.sources import DatabaseDriver
 from prefect_snapshots.errors import InvalidArgument
-from prefect_snapshots.testing import DatabaseContract
+from prefect_snapshots.testing import DatabaseContract, StoredDump
 
 DOCS = Path(__file__).parent.parent / "docs" / "databases.md"
 QUOTED = quote(PASSWORD, safe="")
@@ -42,7 +45,31 @@ CHANGE = "UPDATE users SET name = 'c' WHERE id = 1"
 GROW = "INSERT INTO users VALUES (3, 'd')"
 
 
-class TestSQLite(DatabaseContract):
+class Contract(DatabaseContract):
+    """The contract, and forgeries of every file of a dump: one value in each field here, and all of them nightly."""
+
+    def others(self) -> object:
+        """Return what is on the server of the database and does not belong to it."""
+        return None
+
+    def test_a_forged_dump_harms_nobody(
+        self, database: DatabaseDriver, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        assert_forged_dumps_harm_nobody(
+            database, StoredDump.of(database), self.others, tmp_path_factory.mktemp("evil"), every=False
+        )
+
+    @pytest.mark.nightly
+    @pytest.mark.timeout(3600)
+    def test_no_forged_dump_harms_anybody(
+        self, database: DatabaseDriver, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        assert_forged_dumps_harm_nobody(
+            database, StoredDump.of(database), self.others, tmp_path_factory.mktemp("evil"), every=True
+        )
+
+
+class TestSQLite(Contract):
     @pytest.fixture
     def database(self, tmp_path: Path) -> DatabaseDriver:
         database = SQLite(str(tmp_path / "shop.db"))
@@ -62,7 +89,7 @@ class TestSQLite(DatabaseContract):
         self.run(database, GROW)
 
 
-class TestDuckDB(DatabaseContract):
+class TestDuckDB(Contract):
     @pytest.fixture
     def database(self, tmp_path: Path) -> DatabaseDriver:
         database = DuckDB(str(tmp_path / "shop.duckdb"))
@@ -87,7 +114,40 @@ def postgresql_server() -> Iterator[Server]:
         yield server
 
 
-class TestPostgreSQL(DatabaseContract):
+def of_postgresql(server: Server) -> list[str]:
+    """Roles, with all that they may, and the names of databases."""
+    return database_servers.psql(server)(
+        "SELECT r FROM pg_roles r ORDER BY oid; SELECT roleid, member FROM pg_auth_members ORDER BY 1, 2; "
+        "SELECT datname FROM pg_database ORDER BY 1; SELECT * FROM pg_db_role_setting WHERE setdatabase = 0;"
+    )
+
+
+NIGHTLY = [False, pytest.param(True, marks=[pytest.mark.nightly, pytest.mark.timeout(3600)])]
+
+
+@pytest.mark.parametrize("every", NIGHTLY)
+def test_forged_roles_of_postgresql_harm_nobody(postgresql_server: Server, tmp_path: Path, every: bool) -> None:
+    client = database_servers.psql(postgresql_server)
+    client("CREATE ROLE member LOGIN VALID UNTIL '2031-01-01'; CREATE ROLE leader; GRANT leader TO member;")
+    client("COMMENT ON ROLE leader IS 'x'; ALTER ROLE leader SET work_mem = '1MB';")
+    roles = PostgreSQLRoles(f"postgresql://postgres@127.0.0.1:{postgresql_server.port}/", PASSWORD)
+    kept = StoredDump.of(roles)
+
+    def others() -> object:
+        """What is left after new roles are dropped, and those of them that have rights."""
+        new = "FROM pg_roles r WHERE oid > 16383"
+        strong = client(f"SELECT rolname {new} AND (rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls);")
+        strong += client(
+            f"SELECT rolname {new} AND EXISTS (SELECT FROM pg_auth_members WHERE member = r.oid AND roleid < 16384);"
+        )
+        client(f"SELECT format('DROP ROLE %I', rolname) {new} \\gexec\n")
+        return strong, of_postgresql(postgresql_server)
+
+    assert_forged_dumps_harm_nobody(roles, kept, others, tmp_path, every=every)
+    others()
+
+
+class TestPostgreSQL(Contract):
     @pytest.fixture
     def database(self, postgresql_server: Server, monkeypatch: pytest.MonkeyPatch) -> DatabaseDriver:
         name = next(NAMES)
@@ -100,6 +160,9 @@ class TestPostgreSQL(DatabaseContract):
     @pytest.fixture(autouse=True)
     def _client(self, postgresql_server: Server) -> None:
         self.server = postgresql_server
+
+    def others(self) -> object:
+        return of_postgresql(self.server)
 
     def run(self, database: DatabaseDriver, statement: str) -> None:
         assert isinstance(database, PostgreSQL)
@@ -118,7 +181,7 @@ def mariadb_server() -> Iterator[Server]:
         yield server
 
 
-class TestMariaDB(DatabaseContract):
+class TestMariaDB(Contract):
     @pytest.fixture
     def database(self, mariadb_server: Server) -> DatabaseDriver:
         name = next(NAMES)
@@ -129,6 +192,9 @@ class TestMariaDB(DatabaseContract):
     @pytest.fixture(autouse=True)
     def _client(self, mariadb_server: Server) -> None:
         self.server = mariadb_server
+
+    def others(self) -> object:
+        return of_mariadb(self.server)
 
     def run(self, database: DatabaseDriver, statement: str) -> None:
         assert isinstance(database, MariaDB)
@@ -141,7 +207,40 @@ class TestMariaDB(DatabaseContract):
         self.run(database, GROW)
 
 
-class TestRedis(DatabaseContract):
+def of_mariadb(server: Server) -> list[str]:
+    """Accounts, with all that they may, and the names of databases."""
+    return database_servers.mariadb_client(server)(
+        "SELECT * FROM mysql.global_priv ORDER BY 1, 2; SELECT * FROM mysql.roles_mapping; SELECT * FROM mysql.db; "
+        "SHOW DATABASES"
+    )
+
+
+@pytest.mark.parametrize("every", NIGHTLY)
+def test_forged_users_of_mariadb_harm_nobody(mariadb_server: Server, tmp_path: Path, every: bool) -> None:
+    client = database_servers.mariadb_client(mariadb_server)
+    client("CREATE ROLE leader; CREATE USER member@localhost; GRANT leader TO member@localhost")
+    client("GRANT SELECT ON shop.* TO leader")
+    there = ("admin", "root", "mariadb.sys", "PUBLIC", "mysql", "nobody")
+    users = MariaDBUsers(f"mariadb://admin@127.0.0.1:{mariadb_server.port}/", PASSWORD)
+    kept = StoredDump.of(users)
+
+    def others() -> object:
+        """What is left after new accounts are dropped, and the rights of these on the whole server."""
+        new = f"FROM mysql.global_priv WHERE user NOT IN {there} AND user <> ''"
+        strong = client(f"SELECT user, priv {new} AND JSON_VALUE(priv, '$.access') > 0")
+        # In hexadecimal, because names may have line feeds.
+        for statement in client(
+            f"SELECT HEX(CONCAT('DROP ', IF(JSON_VALUE(priv, '$.is_role'), CONCAT('ROLE ', QUOTE(user)), "
+            f"CONCAT('USER ', QUOTE(user), '@', QUOTE(host))))) {new}"
+        ):
+            client(bytes.fromhex(statement).decode())
+        return strong, of_mariadb(mariadb_server)
+
+    assert_forged_dumps_harm_nobody(users, kept, others, tmp_path, every=every)
+    others()
+
+
+class TestRedis(Contract):
     @pytest.fixture
     def database(self) -> Iterator[DatabaseDriver]:
         with database_servers.redis() as server:
@@ -156,7 +255,7 @@ class TestRedis(DatabaseContract):
         self.client("SET c 1\n")
 
 
-class TestEtcd(DatabaseContract):
+class TestEtcd(Contract):
     partial = False
 
     @pytest.fixture
@@ -177,7 +276,7 @@ class TestEtcd(DatabaseContract):
         self.put("c", "1")
 
 
-class TestMongoDB(DatabaseContract):
+class TestMongoDB(Contract):
     @pytest.fixture
     def database(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseDriver]:
         with (
@@ -197,7 +296,7 @@ class TestMongoDB(DatabaseContract):
         self.shop["users"].insert_one({"_id": 3})
 
 
-class TestArangoDB(DatabaseContract):
+class TestArangoDB(Contract):
     @pytest.fixture
     def database(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseDriver]:
         with database_stand_ins.arango(tmp_path, "root", "secret") as server:

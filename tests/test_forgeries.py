@@ -25,6 +25,7 @@ from typing import Any
 import duckdb
 import msgspec
 import pytest
+from forging import MISSING, VALUES, Field, fields_of, replaced
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
 from prefect_snapshots.checkpoints import CheckpointManager
@@ -40,25 +41,8 @@ MOST_SECONDS = 5.0
 MOST_MEMORY = 2 * 1024**3
 """Bytes beyond what the process has: a table for a stored number would take far more."""
 
-Path_ = tuple[str | int, ...]
-MISSING = object()
 encode = msgspec.msgpack.encode
 decode = msgspec.msgpack.decode
-
-
-def _deep(depth: int) -> Any:
-    value: Any = 1
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-VALUES: list[Any] = [
-    *(MISSING, None, True, -1, 0, 2**31, 2**62, 2**64 - 1, 1e308, float("nan"), float("inf")),
-    *("", "x\ny", "a\0b", "../../../etc/passwd", "/", "\u202e\x1b[2J", "x" * 10_000_000),
-    *(b"", b"\0\xff", b"\xff" * 1000, [], {}, ["x"], {"x": 1}, [None], {"": None}, [[]], _deep(300)),
-    msgspec.Raw(b"\xa3\xed\xa0\x80"),  # half of a pair of surrogates, which is no UTF-8
-]
 
 
 def square(number: int) -> int:
@@ -222,34 +206,11 @@ def _root_writer(kind: str) -> Callable[[Path, Any], None]:
     return write
 
 
-def _fields(value: Any, at: Path_ = ()) -> Iterator[Path_]:
-    if at:
-        yield at
-    if isinstance(value, dict):
-        for key in value:
-            yield from _fields(value[key], (*at, key))
-    elif isinstance(value, list | tuple):
-        for number in range(len(value)):
-            yield from _fields(value[number], (*at, number))
-
-
-def _with(value: Any, at: Path_, new: Any) -> Any:
-    """Return a copy of a value with one field replaced, or without it."""
-    first, *rest = at
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    changed = [
-        (key, _with(each, tuple(rest), new) if rest and key == first else new if key == first else each)
-        for key, each in items
-        if not (key == first and not rest and new is MISSING)
-    ]
-    return dict(changed) if isinstance(value, dict) else [each for _, each in changed]
-
-
-def _forgeries(victims: list[Victim], every: bool) -> Iterator[tuple[Victim, Path_, Any]]:
+def _forgeries(victims: list[Victim], every: bool) -> Iterator[tuple[Victim, Field, Any]]:
     """Yield every field with all values, or with one each: the next of them, so that all values have their turn."""
     turn = itertools.cycle(VALUES)
     for victim in victims:
-        fields = list(_fields(victim.fields))
+        fields = list(fields_of(victim.fields))
         # The manifest of a backup has many entries, which are all alike.
         for at in fields if every or len(fields) < 100 else fields[::4]:
             for value in VALUES if every else [next(turn)]:
@@ -297,7 +258,7 @@ def _run(stage: Stage, place: Path, every: bool) -> None:
         for victim, at, value in _forgeries(stage.victims, every):
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(stage.base, place)
-            victim.write(place, _with(victim.fields, at, value))
+            victim.write(place, replaced(victim.fields, at, value))
             count += 1
             try:
                 _assert_nobody_else_is_hurt(stage, place, victim, value)
@@ -323,7 +284,7 @@ def test_values_that_once_hung_or_had_no_name(stage: Stage, tmp_path: Path) -> N
     for (label, at), value in found.items():
         [victim] = [victim for victim in stage.victims if victim.label == label]
         shutil.copytree(stage.base, tmp_path / label)
-        victim.write(tmp_path / label, _with(victim.fields, at, value))
+        victim.write(tmp_path / label, replaced(victim.fields, at, value))
         _assert_nobody_else_is_hurt(stage, tmp_path / label, victim, value)
 
 
@@ -340,7 +301,7 @@ def test_a_password_that_is_forged_is_named(tmp_path: Path) -> None:
     config = json.loads((folder / CONFIG).read_bytes())
     values = [v for v in VALUES if v is MISSING or not isinstance(v, bytes | msgspec.Raw)]
     for name, value in itertools.product([*config["passwords"][0], None], values):
-        forged = [_with(config["passwords"][0], (name,), value)] if name else value
+        forged = [replaced(config["passwords"][0], (name,), value)] if name else value
         if forged is MISSING:
             continue
         for file in (CONFIG, CONFIG_COPY):

@@ -49,6 +49,8 @@ class StoredDump:
 
     def open(self, path: str) -> Iterator[memoryview]:
         """See `DumpReader.open`."""
+        if path not in self.files:
+            raise InvalidArgument(f"There is no file {path!r} in the dump.")
         data = memoryview(self.files[path])
         torn = self.torn is not None and path.endswith(self.torn)
         for start in range(0, len(data) // 2 if torn else len(data), _PIECE):

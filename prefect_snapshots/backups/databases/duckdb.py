@@ -279,7 +279,10 @@ def _is_importable(folder: Path) -> bool:
 
 
 def _statements(connection: DuckDBPyConnection, file: Path, kinds: Sequence[str]) -> list[str]:
-    found = connection.extract_statements(file.read_text()) if file.exists() else []
+    try:
+        found = connection.extract_statements(file.read_text("utf-8")) if file.exists() else []
+    except UnicodeDecodeError:
+        raise BackupFailed(f"{file.name} of the dump is not text: it is damaged or forged.") from None
     if any(statement.type.name not in kinds for statement in found):
         raise BackupFailed(f"{file.name} of the dump has a statement that DuckDB never exports: it was refused.")
     return [statement.query.strip() for statement in found]
