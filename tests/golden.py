@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from shelf import Shelf
+from toy_kind import ToyKind
 
 from prefect_snapshots.repository import Repository
 
@@ -28,11 +28,11 @@ def body(number: int) -> bytes:
 
 def make(place: Path, password: str | None) -> None:
     repository = Repository(place, password=password)
-    shelf, other = Shelf(repository, "golden"), Shelf(repository, "others/Größe")
+    toy, other = ToyKind(repository, "golden"), ToyKind(repository, "others/Größe")
     for number in range(COUNT):
-        shelf.put(f"item-{number}", [body(number)])
-    shelf.remove("item-1")
-    other.copy(shelf, "item-2", "copy")
+        toy.put(f"item-{number}", [body(number)])
+    toy.remove("item-1")
+    other.copy(toy, "item-2", "copy")
     repository.prune(grace=0)
 
 

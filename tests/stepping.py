@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
-from shelf import KIND, Shelf
+from toy_kind import KIND, ToyKind
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, StorageUnavailable
 from prefect_snapshots.repository import Repository, catalog, chunking, commits, contents, index
@@ -120,7 +120,7 @@ class Process:
         """Start again with an empty memory, as after a restart."""
         self.repository = Repository(self._world.url)
         self.repository.location = SteppedLocation("memory", self._world.place, {})
-        self.shelves: dict[str, Shelf] = {}
+        self.toys: dict[str, ToyKind] = {}
         self.tokens: list[tuple[str, str, tuple[bytes, ...], bytes, tuple[bytes, ...]]] = []
 
     @property
@@ -132,10 +132,10 @@ class Process:
     def busy(self) -> bool:
         return self._greenlet is not None
 
-    def shelf(self, name: str) -> Shelf:
-        if name not in self.shelves:
-            self.shelves[name] = Shelf(self.repository, name)
-        return self.shelves[name]
+    def toy(self, name: str) -> ToyKind:
+        if name not in self.toys:
+            self.toys[name] = ToyKind(self.repository, name)
+        return self.toys[name]
 
     def start(
         self, operation: Callable[[], T], settle: Callable[[T | None, BaseException | None], None] | None = None
@@ -300,12 +300,12 @@ class World:
         """With fresh eyes: the history is what really happened, and every live item has the bytes that it should."""
         repository = Repository(self.url)
         for name in self.names:
-            shelf = Shelf(repository, name)
-            assert shelf.events == self.history[name]
-            assert shelf.items.keys() == self.live(name).keys()
-            for item in shelf.items:
+            toy = ToyKind(repository, name)
+            assert toy.events == self.history[name]
+            assert toy.items.keys() == self.live(name).keys()
+            for item in toy.items:
                 try:
-                    assert shelf.get(item) == self.bodies[item]
+                    assert toy.get(item) == self.bodies[item]
                 except IntegrityError as error:
                     raise AssertionError(f"{item} was committed, and is unreadable") from error
 

@@ -48,7 +48,7 @@ from prefect_snapshots.trees.workspaces import recover, workspace
 FORKS = multiprocessing.get_context("forkserver")
 
 
-class Shelf:
+class Vault:
     """A repository with backups in it."""
 
     def __init__(self, url: Path, **options: Any) -> None:
@@ -73,8 +73,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "repository")
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "repository")
 
 
 @pytest.fixture
@@ -144,8 +144,8 @@ def leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(RESTORING)]
 
 
-def size_of(shelf: Shelf) -> int:
-    return sum(info.size for info in shelf.repository.location.list(""))
+def size_of(vault: Vault) -> int:
+    return sum(info.size for info in vault.repository.location.list(""))
 
 
 def settle() -> None:
@@ -158,23 +158,23 @@ def settle() -> None:
 
 @pytest.mark.parametrize("password", [None, "secret"])
 def test_everything_comes_back(tmp_path: Path, source: Path, password: str | None) -> None:
-    shelf = Shelf(tmp_path / "repository", password=password)
-    archive = shelf.backup(Directory(source))
+    vault = Vault(tmp_path / "repository", password=password)
+    archive = vault.backup(Directory(source))
     archive.verify()
     target = tmp_path / "elsewhere" / "target"
-    restored = restore_directory(shelf.open().part("source"), target)
+    restored = restore_directory(vault.open().part("source"), target)
     assert described(target) == described(source)
     assert restored.target == target
     assert not restored.not_set
     assert (target / "sparse").stat().st_blocks * 512 < 1_000_000
     assert (target / "all hole").stat().st_blocks == 0
-    assert shelf.summary.files == 9
-    assert shelf.repository.check(read_data=True).ok
+    assert vault.summary.files == 9
+    assert vault.repository.check(read_data=True).ok
     assert not leftovers(target.parent)
 
 
-def test_a_populated_target_becomes_what_the_backup_holds(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    archive = shelf.backup(Directory(source))
+def test_a_populated_target_becomes_what_the_backup_holds(tmp_path: Path, vault: Vault, source: Path) -> None:
+    archive = vault.backup(Directory(source))
     target = tmp_path / "target"
     (target / "a" / "text").mkdir(parents=True)
     (target / "more").write_text("not in the backup")
@@ -184,12 +184,12 @@ def test_a_populated_target_becomes_what_the_backup_holds(tmp_path: Path, shelf:
     assert sorted(os.listdir(tmp_path)) == ["repository", "source", "target"]
 
 
-def test_what_is_excluded_stays_in_the_target(tmp_path: Path, shelf: Shelf) -> None:
+def test_what_is_excluded_stays_in_the_target(tmp_path: Path, vault: Vault) -> None:
     source = tmp_path / "source"
     (source / ".git").mkdir(parents=True)
     (source / ".git" / "HEAD").write_text("main")
     (source / "kept").write_text("1")
-    archive = shelf.backup(Directory(source))
+    archive = vault.backup(Directory(source))
     assert [entry.path for entry in archive.part("source").entries] == ["kept"]
     (source / "kept").write_text("2")
     (source / "new").write_text("3")
@@ -200,8 +200,8 @@ def test_what_is_excluded_stays_in_the_target(tmp_path: Path, shelf: Shelf) -> N
     assert (source / "kept").read_text() == "1"
 
 
-def test_what_is_not_in_the_backup_can_stay(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    archive = shelf.backup(Directory(source))
+def test_what_is_not_in_the_backup_can_stay(tmp_path: Path, vault: Vault, source: Path) -> None:
+    archive = vault.backup(Directory(source))
     (source / "a" / "more").mkdir()
     (source / "a" / "more" / "file").write_text("more")
     (source / "a" / "text").unlink()
@@ -213,8 +213,8 @@ def test_what_is_not_in_the_backup_can_stay(tmp_path: Path, shelf: Shelf, source
 
 
 @pytest.mark.parametrize("only", ["a/deep", "a/deep/er/random", "a", "inside", "third name"])
-def test_one_folder_or_file(tmp_path: Path, shelf: Shelf, source: Path, only: str) -> None:
-    archive = shelf.backup(Directory(source))
+def test_one_folder_or_file(tmp_path: Path, vault: Vault, source: Path, only: str) -> None:
+    archive = vault.backup(Directory(source))
     before = described(source)
     target = tmp_path / "target"
     subprocess.run(["cp", "-a", source, target], check=True)
@@ -233,8 +233,8 @@ def test_one_folder_or_file(tmp_path: Path, shelf: Shelf, source: Path, only: st
     assert after[os.fsencode(only)][4] == described(tmp_path / "missing")[os.fsencode(only)][4]
 
 
-def test_nothing_is_written_through_a_link(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    archive = shelf.backup(Directory(source))
+def test_nothing_is_written_through_a_link(tmp_path: Path, vault: Vault, source: Path) -> None:
+    archive = vault.backup(Directory(source))
     target, victim = tmp_path / "target", tmp_path / "victim"
     (victim / "deep").mkdir(parents=True)
     target.mkdir()
@@ -246,8 +246,8 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, shelf: Shelf, source:
     assert [path.name for path in victim.rglob("*")] == ["deep"]
 
 
-def test_a_link_as_target_is_followed(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    archive = shelf.backup(Directory(source))
+def test_a_link_as_target_is_followed(tmp_path: Path, vault: Vault, source: Path) -> None:
+    archive = vault.backup(Directory(source))
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert restore_directory(archive.part("source"), tmp_path / "link").target == tmp_path / "real"
@@ -255,70 +255,70 @@ def test_a_link_as_target_is_followed(tmp_path: Path, shelf: Shelf, source: Path
     assert described(tmp_path / "real") == described(source)
 
 
-def test_files_are_read_in_pieces(shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_files_are_read_in_pieces(vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     for path in part.paths:
         assert b"".join(part.open(path)) == (source / path).read_bytes()
     with pytest.raises(InvalidArgument, match="no file 'absent'"):
         part.open("absent")
 
 
-def test_two_sources_of_one_name(shelf: Shelf, source: Path) -> None:
+def test_two_sources_of_one_name(vault: Vault, source: Path) -> None:
     with pytest.raises(InvalidArgument, match="another name"):
-        shelf.backup(Directory(source), Directory(source))
-    archive = shelf.backup(Directory(source), Directory(source / "a", name="again"))
+        vault.backup(Directory(source), Directory(source))
+    archive = vault.backup(Directory(source), Directory(source / "a", name="again"))
     assert [part.name for part in archive.parts] == ["source", "again"]
 
 
 # --- what changed ----------------------------------------------------------------------------------------------------
 
 
-def test_an_unchanged_file_is_not_read(shelf: Shelf, source: Path) -> None:
+def test_an_unchanged_file_is_not_read(vault: Vault, source: Path) -> None:
     settle()
-    shelf.backup(Directory(source))
+    vault.backup(Directory(source))
     for path in source.rglob("*"):
         if path.is_file() and not path.is_symlink():
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 1))  # atime now differs, and so does ctime
     settle()
-    shelf.backup(Directory(source))
-    assert shelf.summary.kept == 0
-    archive = shelf.backup(Directory(source))
-    assert (shelf.summary.kept, shelf.summary.read) == (shelf.summary.files, 0)
+    vault.backup(Directory(source))
+    assert vault.summary.kept == 0
+    archive = vault.backup(Directory(source))
+    assert (vault.summary.kept, vault.summary.read) == (vault.summary.files, 0)
     archive.verify()
     for name in archive.part("source").paths:
         assert b"".join(archive.part("source").open(name)) == (source / name).read_bytes()
-    before = size_of(shelf)
-    shelf.backup(Directory(source))
-    assert size_of(shelf) - before < 12_000
+    before = size_of(vault)
+    vault.backup(Directory(source))
+    assert size_of(vault) - before < 12_000
 
 
-def test_a_file_that_changed_just_before_the_look_is_read_again(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_file_that_changed_just_before_the_look_is_read_again(tmp_path: Path, vault: Vault) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "file").write_text("old")
-    shelf.backup(Directory(source))
-    shelf.backup(Directory(source))
-    assert shelf.summary.kept == 0
+    vault.backup(Directory(source))
+    vault.backup(Directory(source))
+    assert vault.summary.kept == 0
     settle()
-    shelf.backup(Directory(source))
-    assert shelf.summary.kept == 0  # the last look was too early
-    shelf.backup(Directory(source))
-    assert shelf.summary.kept == 1
+    vault.backup(Directory(source))
+    assert vault.summary.kept == 0  # the last look was too early
+    vault.backup(Directory(source))
+    assert vault.summary.kept == 1
 
 
-def test_a_chunk_that_is_gone_is_read_again(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+def test_a_chunk_that_is_gone_is_read_again(tmp_path: Path, vault: Vault, source: Path) -> None:
     settle()
-    shelf.backup(Directory(source))
-    assert shelf.newest is not None
-    other = Shelf(tmp_path / "other")
-    other.newest = shelf.newest
+    vault.backup(Directory(source))
+    assert vault.newest is not None
+    other = Vault(tmp_path / "other")
+    other.newest = vault.newest
     archive = other.backup(Directory(source))
     assert other.summary.kept < other.summary.files
     archive.verify()
     assert other.repository.check(read_data=True).ok
 
 
-def test_changes_between_backups(tmp_path: Path, shelf: Shelf) -> None:
+def test_changes_between_backups(tmp_path: Path, vault: Vault) -> None:
     source = tmp_path / "source"
     generator = random.Random(5)
     source.mkdir()
@@ -337,7 +337,7 @@ def test_changes_between_backups(tmp_path: Path, shelf: Shelf) -> None:
                 path.write_bytes(generator.randbytes(generator.choice([0, 5, 70_000, 5_000_000])))
         if step % 3 == 2:
             settle()
-        archive = shelf.backup(Directory(source))
+        archive = vault.backup(Directory(source))
         restore_directory(archive.part("source"), tmp_path / "target")
         assert described(tmp_path / "target") == described(source)
 
@@ -350,7 +350,7 @@ def _append(path: str, running: Any, stop: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [3_000_000, 12_000_000])
-def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, shelf: Shelf, size: int) -> None:
+def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, vault: Vault, size: int) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "growing").write_bytes(os.urandom(size))
@@ -360,23 +360,23 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, shelf:
     process.start()
     try:
         running.wait(30)
-        while not shelf.summary.changed:  # the writer need not have its turn within one look
-            archive = shelf.backup(Directory(source))
+        while not vault.summary.changed:  # the writer need not have its turn within one look
+            archive = vault.backup(Directory(source))
     finally:
         stop.set()
         process.join(30)
-    assert shelf.summary.changed == ["growing"]
+    assert vault.summary.changed == ["growing"]
     archive.verify()
     read = b"".join(archive.part("source").open("growing"))
     assert (source / "growing").read_bytes().startswith(read)
     settle()
-    shelf.backup(Directory(source))
-    shelf.backup(Directory(source))
-    assert shelf.summary.changed == []
-    assert shelf.summary.kept == 2
+    vault.backup(Directory(source))
+    vault.backup(Directory(source))
+    assert vault.summary.changed == []
+    assert vault.summary.kept == 2
 
 
-def test_sockets_are_skipped_and_reported(tmp_path: Path, shelf: Shelf) -> None:
+def test_sockets_are_skipped_and_reported(tmp_path: Path, vault: Vault) -> None:
     import socket
 
     source = tmp_path / "source"
@@ -388,8 +388,8 @@ def test_sockets_are_skipped_and_reported(tmp_path: Path, shelf: Shelf) -> None:
             server.bind("socket")
         finally:
             os.chdir(here)
-        shelf.backup(Directory(source))
-    assert shelf.summary.skipped == ["socket"]
+        vault.backup(Directory(source))
+    assert vault.summary.skipped == ["socket"]
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------
@@ -399,12 +399,12 @@ def _as_nobody(repository: str, source: str, strict: bool, answers: Any) -> None
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
-    shelf = Shelf(Path(repository))
+    vault = Vault(Path(repository))
     try:
-        archive = shelf.backup(Directory(source, strict=strict))
-        answers.put((sorted(archive.part("source").paths), sorted(shelf.summary.unreadable)))
+        archive = vault.backup(Directory(source, strict=strict))
+        answers.put((sorted(archive.part("source").paths), sorted(vault.summary.unreadable)))
     except BackupFailed as error:
-        answers.put((str(error), len(shelf.events)))
+        answers.put((str(error), len(vault.events)))
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
@@ -440,22 +440,22 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"Icon\r", b"new\nline", b"bell\a", b"\x1b[2J", b"\xff\xfe\x7f", b" ", b"-rf"])
-def test_odd_names_come_back_as_they_were(tmp_path: Path, shelf: Shelf, name: bytes) -> None:
+def test_odd_names_come_back_as_they_were(tmp_path: Path, vault: Vault, name: bytes) -> None:
     source = tmp_path / "source"
     (source / os.fsdecode(name)).mkdir(parents=True)
     (source / os.fsdecode(name) / os.fsdecode(name)).write_text("odd")
     (source / os.fsdecode(b"link to " + name)).symlink_to(os.fsdecode(name))
-    archive = shelf.backup(Directory(source))
+    archive = vault.backup(Directory(source))
     restore_directory(archive.part("source"), tmp_path / "target")
     assert described(tmp_path / "target") == described(source)
 
 
-def test_a_source_that_is_missing_or_a_file(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_source_that_is_missing_or_a_file(tmp_path: Path, vault: Vault) -> None:
     with pytest.raises(BackupFailed, match="cannot be read"):
-        shelf.backup(Directory(tmp_path / "absent"))
+        vault.backup(Directory(tmp_path / "absent"))
     (tmp_path / "file").touch()
     with pytest.raises(BackupFailed, match="not a directory"):
-        shelf.backup(Directory(tmp_path / "file"))
+        vault.backup(Directory(tmp_path / "file"))
 
 
 # --- excludes --------------------------------------------------------------------------------------------------------
@@ -559,31 +559,31 @@ FILE, FOLDER, LINK = 0o100644, 0o040755, 0o120777
     ],
     ids=lambda entries: repr(entries[-1].raw),
 )
-def test_hostile_manifests_are_refused(shelf: Shelf, entries: list[Entry]) -> None:
+def test_hostile_manifests_are_refused(vault: Vault, entries: list[Entry]) -> None:
     manifest = encode_manifest([BackupPart("source", "directory", entries)])
-    event = shelf.repository.commit(
-        shelf.stream, lambda: Draft("created"), store=lambda writer: writer.store_cut(manifest, [])
+    event = vault.repository.commit(
+        vault.stream, lambda: Draft("created"), store=lambda writer: writer.store_cut(manifest, [])
     )
     assert event is not None
     with pytest.raises((InvalidName, IntegrityError)):
-        Archive(shelf.repository.read(shelf.stream, event))
+        Archive(vault.repository.read(vault.stream, event))
 
 
 @pytest.mark.parametrize("manifest", [b"", b"\xc1", msgspec.msgpack.encode([1, "x"]), bytes(range(100))])
-def test_a_manifest_that_is_none(shelf: Shelf, manifest: bytes) -> None:
-    event = shelf.repository.commit(
-        shelf.stream, lambda: Draft("created"), store=lambda writer: writer.store_cut(manifest, [b"body"])
+def test_a_manifest_that_is_none(vault: Vault, manifest: bytes) -> None:
+    event = vault.repository.commit(
+        vault.stream, lambda: Draft("created"), store=lambda writer: writer.store_cut(manifest, [b"body"])
     )
     assert event is not None
     with pytest.raises(IntegrityError):
-        Archive(shelf.repository.read(shelf.stream, event))
+        Archive(vault.repository.read(vault.stream, event))
 
 
 # --- damage, kills, full disks ---------------------------------------------------------------------------------------
 
 
-def test_a_flipped_bit_is_named_and_the_target_untouched(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    shelf.backup(Directory(source))
+def test_a_flipped_bit_is_named_and_the_target_untouched(tmp_path: Path, vault: Vault, source: Path) -> None:
+    vault.backup(Directory(source))
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").write_text("old")
@@ -594,7 +594,7 @@ def test_a_flipped_bit_is_named_and_the_target_untouched(tmp_path: Path, shelf: 
             at = generator.randrange(100, 9_000_000)  # within what no compression made smaller
             data[at] ^= 1
             pack.write_bytes(data)
-            archive = Archive(shelf.repository.read(shelf.stream, shelf.events[-1]), "the backup")
+            archive = Archive(vault.repository.read(vault.stream, vault.events[-1]), "the backup")
             with pytest.raises(DamagedVersion, match="source: file"):
                 archive.verify()
             with pytest.raises(DamagedVersion, match="source: file") as raised:
@@ -604,7 +604,7 @@ def test_a_flipped_bit_is_named_and_the_target_untouched(tmp_path: Path, shelf: 
             assert not leftovers(tmp_path)
             data[at] ^= 1
             pack.write_bytes(data)
-    shelf.open().verify()
+    vault.open().verify()
 
 
 RESTORE = """
@@ -622,10 +622,10 @@ restore_directory(part, sys.argv[2])
 
 
 def _restore(repository: str, target: str) -> None:
-    restore_directory(Shelf(Path(repository)).open().part("source"), target)
+    restore_directory(Vault(Path(repository)).open().part("source"), target)
 
 
-def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, vault: Vault) -> None:
     generator = random.Random(7)
     source, target = tmp_path / "source", tmp_path / "target"
     states = []
@@ -634,8 +634,8 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, shelf: Shelf) -> None:
         for number in range(400):
             (source / f"{number}").write_bytes(generator.randbytes(2000 * step))
         states.append(described(source))
-        shelf.backup(Directory(source))
-    first = Archive(shelf.repository.read(shelf.stream, shelf.events[0]))
+        vault.backup(Directory(source))
+    first = Archive(vault.repository.read(vault.stream, vault.events[0]))
     restore_directory(first.part("source"), target)
     command = [sys.executable, "-c", RESTORE, str(tmp_path / "repository"), str(target)]
     span = 0.0
@@ -659,7 +659,7 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, shelf: Shelf) -> None:
         if found == states[1]:
             restore_directory(first.part("source"), target)
     assert 1 in seen
-    assert shelf.repository.check().ok
+    assert vault.repository.check().ok
 
 
 def test_what_was_set_aside_is_put_back(tmp_path: Path) -> None:
@@ -682,10 +682,10 @@ def test_a_running_restore_is_left_alone(tmp_path: Path) -> None:
         assert not exists(folder, space.name)
 
 
-def test_a_swap_in_two_steps(tmp_path: Path, shelf: Shelf, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swap_in_two_steps(tmp_path: Path, vault: Vault, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on systems that cannot exchange two names."""
     monkeypatch.setattr("prefect_snapshots.trees.workspaces._LIBC", object())
-    archive = shelf.backup(Directory(source))
+    archive = vault.backup(Directory(source))
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "mine").write_text("old")
     restore_directory(archive.part("source"), tmp_path / "target")
@@ -701,8 +701,8 @@ def _with_little_room(repository: str, target: str, answers: Any) -> None:
         answers.put(str(error))
 
 
-def test_a_full_disk_leaves_the_target(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    shelf.backup(Directory(source))
+def test_a_full_disk_leaves_the_target(tmp_path: Path, vault: Vault, source: Path) -> None:
+    vault.backup(Directory(source))
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").write_text("old")
@@ -726,11 +726,11 @@ def mounted(tmp_path: Path) -> Any:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_mount_point_is_restored_in_place_when_asked(tmp_path: Path, shelf: Shelf, mounted: Path) -> None:
+def test_a_mount_point_is_restored_in_place_when_asked(tmp_path: Path, vault: Vault, mounted: Path) -> None:
     source = tmp_path / "source"
     (source / "folder").mkdir(parents=True)
     (source / "folder" / "file").write_text("new")
-    archive = shelf.backup(Directory(source))
+    archive = vault.backup(Directory(source))
     (mounted / "folder").mkdir()
     (mounted / "gone").write_text("old")
     with pytest.raises(InvalidArgument, match="mount point"):
@@ -740,7 +740,7 @@ def test_a_mount_point_is_restored_in_place_when_asked(tmp_path: Path, shelf: Sh
     restore_directory(archive.part("source"), mounted, in_place=True)
     assert described(mounted) == described(source)
     (source / "large").write_bytes(os.urandom(3_000_000))
-    archive = shelf.backup(Directory(source))
+    archive = vault.backup(Directory(source))
     with pytest.raises(StorageFull):
         restore_directory(archive.part("source"), mounted, in_place=True)
     assert sorted(os.listdir(mounted)) == ["folder"]

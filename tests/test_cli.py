@@ -876,7 +876,7 @@ def test_checkpoints_that_are_not_there(worked: Program) -> None:
 
 
 @pytest.fixture
-def shelf(own: Program) -> Program:
+def models(own: Program) -> Program:
     """On a repository without artifacts, beside a folder and a file."""
     folder = own.directory / "model"
     (folder / "code").mkdir(parents=True)
@@ -887,100 +887,100 @@ def shelf(own: Program) -> Program:
     return own
 
 
-def test_artifacts_are_logged_listed_shown_and_downloaded(shelf: Program) -> None:
-    logged = shelf.json("artifacts", "log", "model", "model", "--metadata", "loss=0.5", "--metadata", "by=ada")
+def test_artifacts_are_logged_listed_shown_and_downloaded(models: Program) -> None:
+    logged = models.json("artifacts", "log", "model", "model", "--metadata", "loss=0.5", "--metadata", "by=ada")
     assert (logged["version"], logged["metadata"]) == ("v0", {"loss": 0.5, "by": "ada"})
-    (shelf.directory / "model" / "code" / "run.sh").write_text("exit 1\n")
-    assert "Logged default/model:v1" in shelf.run("artifacts", "log", "model", "model").stdout
-    shelf.run("artifacts", "log", "notes", "notes.txt", "-c", "texts", "--expiry", "2020-01-01")
-    rows = shelf.json("artifacts", "list")["artifacts"]
+    (models.directory / "model" / "code" / "run.sh").write_text("exit 1\n")
+    assert "Logged default/model:v1" in models.run("artifacts", "log", "model", "model").stdout
+    models.run("artifacts", "log", "notes", "notes.txt", "-c", "texts", "--expiry", "2020-01-01")
+    rows = models.json("artifacts", "list")["artifacts"]
     assert [(row["collection"], row["name"], row["versions"]) for row in rows] == [
         ("default", "model", 2),
         ("texts", "notes", 1),
     ]
-    assert [row["version"] for row in shelf.json("artifacts", "list", "model")["versions"]] == ["v1", "v0"]
-    files = shelf.json("artifacts", "show", "model", "0")["files"]
+    assert [row["version"] for row in models.json("artifacts", "list", "model")["versions"]] == ["v1", "v0"]
+    files = models.json("artifacts", "show", "model", "0")["files"]
     assert files == [{"path": "code/run.sh", "size": 7}, {"path": "weights.bin", "size": 256_000}]
-    [difference] = shelf.json("artifacts", "diff", "model", "v0")["differences"]
+    [difference] = models.json("artifacts", "diff", "model", "v0")["differences"]
     assert (difference["path"], difference["kind"]) == ("code/run.sh", "changed")
-    assert "+exit 1" in shelf.run("artifacts", "diff", "model", "v0", "v1").stdout
+    assert "+exit 1" in models.run("artifacts", "diff", "model", "v0", "v1").stdout
 
-    shelf.run("artifacts", "download", "model", "v0", "--to", "there/it/is")
-    there = shelf.directory / "there" / "it" / "is"
+    models.run("artifacts", "download", "model", "v0", "--to", "there/it/is")
+    there = models.directory / "there" / "it" / "is"
     assert ((there / "code" / "run.sh").read_text(), (there / "code" / "run.sh").stat().st_mode & 0o777) == (
         "exit 0\n",
         0o755,
     )
-    complaint = shelf.complaint("artifacts", "download", "model", "--to", "there/it/is", status=2)
+    complaint = models.complaint("artifacts", "download", "model", "--to", "there/it/is", status=2)
     assert "There is no terminal to ask on" in complaint
     assert (there / "code" / "run.sh").read_text() == "exit 0\n"
-    shelf.run("artifacts", "download", "model", "--to", "there/it/is", "--yes")
+    models.run("artifacts", "download", "model", "--to", "there/it/is", "--yes")
     assert (there / "code" / "run.sh").read_text() == "exit 1\n"
-    assert "expired" in shelf.complaint("artifacts", "download", "notes", "-c", "texts", "--to", "t", status=1)
-    shelf.run("artifacts", "download", "notes", "-c", "texts", "--to", "t", "--expired")
-    assert (shelf.directory / "t" / "notes.txt").read_text() == "one\n"
-    assert "is not a directory" in shelf.complaint("artifacts", "download", "model", "--to", "notes.txt", status=2)
-    created = shelf.json("artifacts", "show", "model", "0")["created_at"]
-    assert shelf.json("artifacts", "show", "model", created)["version"] == "v0"
-    assert shelf.json("artifacts", "show", "model", "2999-01-01", "--asof")["version"] == "v1"
-    assert "Its first version is from" in shelf.complaint(
+    assert "expired" in models.complaint("artifacts", "download", "notes", "-c", "texts", "--to", "t", status=1)
+    models.run("artifacts", "download", "notes", "-c", "texts", "--to", "t", "--expired")
+    assert (models.directory / "t" / "notes.txt").read_text() == "one\n"
+    assert "is not a directory" in models.complaint("artifacts", "download", "model", "--to", "notes.txt", status=2)
+    created = models.json("artifacts", "show", "model", "0")["created_at"]
+    assert models.json("artifacts", "show", "model", created)["version"] == "v0"
+    assert models.json("artifacts", "show", "model", "2999-01-01", "--asof")["version"] == "v1"
+    assert "Its first version is from" in models.complaint(
         "artifacts", "show", "model", "2001-01-01", "--asof", status=1
     )
 
 
-def test_artifacts_are_promoted_rolled_back_and_released(shelf: Program) -> None:
+def test_artifacts_are_promoted_rolled_back_and_released(models: Program) -> None:
     for text in ("one", "two"):
-        (shelf.directory / "notes.txt").write_text(text)
-        shelf.run("artifacts", "log", "notes", "notes.txt")
-    shelf.run("artifacts", "promote", "notes", "v0", "--to", "production", "--expected", "none")
-    shelf.run("artifacts", "promote", "notes", "--to", "production", "--expected", "v0")
-    assert "is v1, not v0 as expected" in shelf.complaint(
+        (models.directory / "notes.txt").write_text(text)
+        models.run("artifacts", "log", "notes", "notes.txt")
+    models.run("artifacts", "promote", "notes", "v0", "--to", "production", "--expected", "none")
+    models.run("artifacts", "promote", "notes", "--to", "production", "--expected", "v0")
+    assert "is v1, not v0 as expected" in models.complaint(
         *("artifacts", "promote", "notes", "v0", "--to", "production", "--expected", "v0"), status=1
     )
-    assert "no terminal" in shelf.complaint("artifacts", "rollback", "notes", "production", status=2)
-    assert shelf.json("artifacts", "rollback", "notes", "production", "--yes")["version"] == "v0"
-    moves = shelf.json("artifacts", "history", "notes", "production")["moves"]
+    assert "no terminal" in models.complaint("artifacts", "rollback", "notes", "production", status=2)
+    assert models.json("artifacts", "rollback", "notes", "production", "--yes")["version"] == "v0"
+    moves = models.json("artifacts", "history", "notes", "production")["moves"]
     assert [(move["previous"], move["version"], move["rollback"]) for move in moves] == [
         ("v1", "v0", True),
         ("v0", "v1", False),
         (None, "v0", False),
     ]
-    shelf.run("artifacts", "release", "1", "--artifact", "notes=production", "--metadata", "for=all")
-    assert "1" in shelf.complaint("artifacts", "release", "1", status=1)
-    [release] = shelf.json("artifacts", "releases")["releases"]
+    models.run("artifacts", "release", "1", "--artifact", "notes=production", "--metadata", "for=all")
+    assert "1" in models.complaint("artifacts", "release", "1", status=1)
+    [release] = models.json("artifacts", "releases")["releases"]
     assert (release["tag"], release["artifacts"], release["metadata"]) == ("1", {"notes": "v0"}, {"for": "all"})
 
-    promoted = shelf.json("artifacts", "promote", "notes", "v1", "--to-repository", "other", "--to-collection", "prod")
+    promoted = models.json("artifacts", "promote", "notes", "v1", "--to-repository", "other", "--to-collection", "prod")
     assert (promoted["collection"], promoted["version"]) == ("prod", "v0")
-    assert shelf.json("artifacts", "promote", "notes", "--to-collection", "prod")["version"] == "v0"
-    assert shelf.json("artifacts", "copy-release", "1", "--to", "released")["artifacts"] == {"notes": "v0"}
-    [copied] = shelf.json("artifacts", "list", "--repository", "released")["artifacts"]
+    assert models.json("artifacts", "promote", "notes", "--to-collection", "prod")["version"] == "v0"
+    assert models.json("artifacts", "copy-release", "1", "--to", "released")["artifacts"] == {"notes": "v0"}
+    [copied] = models.json("artifacts", "list", "--repository", "released")["artifacts"]
     assert (copied["name"], copied["versions"]) == ("notes", 1)
 
 
-def test_versions_are_pinned_cleaned_up_and_deleted(shelf: Program) -> None:
+def test_versions_are_pinned_cleaned_up_and_deleted(models: Program) -> None:
     for _ in range(4):
-        shelf.run("artifacts", "log", "notes", "notes.txt")
-    assert shelf.json("artifacts", "pin", "not", "v0")["pinned"]
-    planned = shelf.json("artifacts", "cleanup", "notes", "--keep-last", "1", "--dry-run")
+        models.run("artifacts", "log", "notes", "notes.txt")
+    assert models.json("artifacts", "pin", "not", "v0")["pinned"]
+    planned = models.json("artifacts", "cleanup", "notes", "--keep-last", "1", "--dry-run")
     assert sorted(planned["deleted"]) == ["notes:v1", "notes:v2"]
-    assert len(shelf.json("artifacts", "list", "notes")["versions"]) == 4
-    assert shelf.json("artifacts", "cleanup", "--keep-last", "1")["deleted"] == planned["deleted"]
-    assert not shelf.json("artifacts", "unpin", "notes", "v0")["pinned"]
-    shelf.complaint("artifacts", "delete", "notes", "v0", status=2)  # there is no terminal to ask on
+    assert len(models.json("artifacts", "list", "notes")["versions"]) == 4
+    assert models.json("artifacts", "cleanup", "--keep-last", "1")["deleted"] == planned["deleted"]
+    assert not models.json("artifacts", "unpin", "notes", "v0")["pinned"]
+    models.complaint("artifacts", "delete", "notes", "v0", status=2)  # there is no terminal to ask on
     assert (
         "1 version of default/notes would be deleted"
-        in shelf.run("artifacts", "delete", "notes", "v0", "--dry-run").stdout
+        in models.run("artifacts", "delete", "notes", "v0", "--dry-run").stdout
     )
-    assert "no artifact" in shelf.complaint("artifacts", "delete", "note", "--yes", status=1)
-    gone = shelf.json("artifacts", "delete", "notes", "v0", "--yes")["deleted"]
+    assert "no artifact" in models.complaint("artifacts", "delete", "note", "--yes", status=1)
+    gone = models.json("artifacts", "delete", "notes", "v0", "--yes")["deleted"]
     assert [info["version"] for info in gone] == ["v0"]
-    shelf.run("artifacts", "delete", "notes", "--yes")
-    assert shelf.json("artifacts", "list")["artifacts"] == []
+    models.run("artifacts", "delete", "notes", "--yes")
+    assert models.json("artifacts", "list")["artifacts"] == []
 
 
-def test_artifacts_that_are_not_there(shelf: Program) -> None:
-    shelf.run("artifacts", "log", "notes", "notes.txt")
+def test_artifacts_that_are_not_there(models: Program) -> None:
+    models.run("artifacts", "log", "notes", "notes.txt")
     for command, near in {
         "artifacts list nites": "Did you mean 'notes'?",
         "artifacts show notes v7": "Existing versions: v0.",
@@ -990,8 +990,8 @@ def test_artifacts_that_are_not_there(shelf: Program) -> None:
         "artifacts log other nothing": "no file or folder",
         "artifacts copy-release 1 --to else": "no release",
     }.items():
-        assert near in shelf.complaint(*command.split(), status=1)
-    before = contents(shelf.directory)
+        assert near in models.complaint(*command.split(), status=1)
+    before = contents(models.directory)
     for command in (
         "artifacts promote notes",
         "artifacts promote notes --to v1",
@@ -1002,8 +1002,8 @@ def test_artifacts_that_are_not_there(shelf: Program) -> None:
         "artifacts log a notes.txt --metadata loss",
         "artifacts log a notes.txt --expiry soon",
     ):
-        shelf.complaint(*command.split(), status=2)
-    assert contents(shelf.directory) == before
+        models.complaint(*command.split(), status=2)
+    assert contents(models.directory) == before
 
 
 # --- backups -----------------------------------------------------------------------------------------------------

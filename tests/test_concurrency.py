@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from shelf import Shelf
+from toy_kind import ToyKind
 
 from prefect_snapshots.repository import Repository
 
@@ -22,8 +22,8 @@ def test_sixteen_writers_make_few_requests(moto_endpoint: str, warm_python: Path
     """Packs, index, hints and merges included."""
     with servers.dropping_proxy(moto_endpoint) as proxy:
         url, options = f"s3://{servers.BUCKET}/{uuid.uuid4().hex}", servers.s3_options(proxy.endpoint)
-        shelf = Shelf(Repository(url, storage_options=options), "one")
-        shelf.put("first", [b"1"])
+        toy = ToyKind(Repository(url, storage_options=options), "one")
+        toy.put("first", [b"1"])
         before = proxy.requests["PUT"]
         script = str(Path(__file__).parent / "writers.py")
         arguments = [[url, "one", str(number * 1_000), str(COMMITS), json.dumps(options)] for number in range(WRITERS)]
@@ -32,7 +32,7 @@ def test_sixteen_writers_make_few_requests(moto_endpoint: str, warm_python: Path
         ]
         assert [process.wait() for process in started] == [0] * WRITERS
         requests = proxy.requests["PUT"] - before
-    shelf = Shelf(Repository(url, storage_options=servers.s3_options(moto_endpoint)), "one")
-    commits = len(shelf.events) - 1
+    toy = ToyKind(Repository(url, storage_options=servers.s3_options(moto_endpoint)), "one")
+    commits = len(toy.events) - 1
     assert commits == WRITERS * COMMITS * 5 // 4
     assert requests / commits <= 6

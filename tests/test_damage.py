@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shelf import Shelf
+from toy_kind import ToyKind
 from writers import body_of
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, UnsupportedFormat
@@ -50,12 +50,12 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         patch.setattr(catalog, "FIRST_RANGE", 4)
         patch.setattr(envelopes, "COST", 2)  # the tests open them a thousand times
         for kind, password in PASSWORDS.items():
-            shelf = Shelf(Repository(root / kind, password=password, compression="none"))
+            toy = ToyKind(Repository(root / kind, password=password, compression="none"))
             for number in range(ITEMS - 2):
-                shelf.put(item(number), [body_of(number), *([LARGE] if number == 5 else [])])
-            shelf.put(item(ITEMS - 2), [BASE], chunked=True)
-            shelf.put(item(ITEMS - 1), [NEAR], like=[BASE])
-            shelf.stream.write_hint()
+                toy.put(item(number), [body_of(number), *([LARGE] if number == 5 else [])])
+            toy.put(item(ITEMS - 2), [BASE], chunked=True)
+            toy.put(item(ITEMS - 1), [NEAR], like=[BASE])
+            toy.stream.write_hint()
     return {kind: root / kind for kind in PASSWORDS}
 
 
@@ -91,13 +91,13 @@ def expected(number: int) -> bytes:
 def read_everything(place: Path, kind: str) -> set[str]:
     """Read every item: right, or a named error. Returns those that were right."""
     try:
-        shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
+        toy = ToyKind(Repository(place, password=PASSWORDS[kind]))
     except SnapshotsError:
         return set()
     right = set()
     for number in range(ITEMS):
         try:
-            assert shelf.get(item(number)) == expected(number)
+            assert toy.get(item(number)) == expected(number)
         except SnapshotsError:
             continue
         right.add(item(number))
@@ -126,12 +126,12 @@ def heal(place: Path, kind: str) -> None:
     left = problems_of(place, kind)
     assert all(problem.versions for problem in left)
     assert lost_items(left) <= lost
-    shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
+    toy = ToyKind(Repository(place, password=PASSWORDS[kind]))
     for number in range(ITEMS):
-        shelf.put(item(number), [expected(number)], overwrite=True)
+        toy.put(item(number), [expected(number)], overwrite=True)
     assert len(read_everything(place, kind)) == ITEMS
     assert problems_of(place, kind) == []
-    shelf.repository.prune(grace=0)
+    toy.repository.prune(grace=0)
     assert len(read_everything(place, kind)) == ITEMS
     assert problems_of(place, kind) == []
 
@@ -215,7 +215,7 @@ def test_objects_in_each_others_place_are_damage(templates: dict[str, Path], kin
 @kinds
 def test_object_of_another_repository_is_damage(templates: dict[str, Path], kind: str, tmp_path: Path) -> None:
     """Even with the same password: the objects of two repositories are bound to them."""
-    stranger = Shelf(Repository(tmp_path / "stranger", password=PASSWORDS[kind]))
+    stranger = ToyKind(Repository(tmp_path / "stranger", password=PASSWORDS[kind]))
     stranger.put("item-0", [b"another one"])
     with copied(templates[kind]) as place:
         slot = next(path for path in objects(place) if path.parts[0] == "catalog" and path.parts[1] != "root")
@@ -244,31 +244,31 @@ def test_sound_repository_needs_no_repair(templates: dict[str, Path]) -> None:
 
 
 @pytest.fixture
-def twice(tmp_path: Path) -> tuple[Shelf, Path, Path]:
+def twice(tmp_path: Path) -> tuple[ToyKind, Path, Path]:
     """An item whose only chunk is stored in two packs, because two writers did not know of each other."""
     place = tmp_path / "repository"
-    shelf, rival = Shelf(Repository(place)), Shelf(Repository(place))
-    for each in (shelf, rival):
+    toy, rival = ToyKind(Repository(place)), ToyKind(Repository(place))
+    for each in (toy, rival):
         each.put("warm", [b"up"], chunked=True, overwrite=True)
-    shelf.put("one", [body_of(0)], chunked=True)
+    toy.put("one", [body_of(0)], chunked=True)
     rival.put("two", [body_of(0)], chunked=True)
     first, second = sorted((place / "packs").rglob("*/*"), key=lambda path: path.stat().st_mtime_ns)[-2:]
-    return Shelf(Repository(place)), first, second
+    return ToyKind(Repository(place)), first, second
 
 
-def test_copy_elsewhere_is_read(twice: tuple[Shelf, Path, Path]) -> None:
-    shelf, first, second = twice
+def test_copy_elsewhere_is_read(twice: tuple[ToyKind, Path, Path]) -> None:
+    toy, first, second = twice
     for harmed in (first, second):
         content = harmed.read_bytes()
         for damage in (None, content[:100], content[:40] + b"x" + content[41:]):
             harmed.write_bytes(damage) if damage is not None else harmed.unlink()
-            assert Shelf(Repository(shelf.repository.url)).get("one") == body_of(0)
+            assert ToyKind(Repository(toy.repository.url)).get("one") == body_of(0)
         harmed.write_bytes(content)
 
 
-def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_keeps_the_last_copy(twice: tuple[ToyKind, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune has condemned one copy, because there is another one, and dies; then that one is lost."""
-    shelf, first, second = twice
+    toy, first, second = twice
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -276,12 +276,12 @@ def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr("prefect_snapshots.repository.maintenance.pruning._fence", die)
         with pytest.raises(KeyboardInterrupt):
-            shelf.repository.prune(grace=0)
+            toy.repository.prune(grace=0)
     condemned = {
-        pack.hex() for pack in Repository(shelf.repository.url).parts().apart(writing=False).catalog.state.condemned
+        pack.hex() for pack in Repository(toy.repository.url).parts().apart(writing=False).catalog.state.condemned
     }
     assert not condemned
-    root = Repository(shelf.repository.url).parts().apart(writing=False).catalog
+    root = Repository(toy.repository.url).parts().apart(writing=False).catalog
     root.root.refresh()
     doomed = {pack.hex() for pack in root.state.condemned}
     [last, other] = (first, second) if first.name in doomed else (second, first)
@@ -289,8 +289,8 @@ def test_prune_keeps_the_last_copy(twice: tuple[Shelf, Path, Path], monkeypatch:
     assert other.name not in doomed
     other.unlink()
     with pytest.raises(IntegrityError):  # the manifest of the other item had no copy
-        Repository(shelf.repository.url).prune(grace=0)
-    assert Shelf(Repository(shelf.repository.url)).get("one" if last == first else "two") == body_of(0)
+        Repository(toy.repository.url).prune(grace=0)
+    assert ToyKind(Repository(toy.repository.url)).get("one" if last == first else "two") == body_of(0)
 
 
 def test_stream_whose_registration_was_lost(templates: dict[str, Path]) -> None:
@@ -305,8 +305,8 @@ def test_stream_whose_registration_was_lost(templates: dict[str, Path]) -> None:
         assert any("is not registered" in problem.what for problem in problems_of(place, "plain"))
         with pytest.raises(IntegrityError, match="is not registered"):
             Repository(place).prune(grace=0)
-        shelf = Shelf(Repository(place))
-        shelf.put("one more", [body_of(1)], chunked=True)
+        toy = ToyKind(Repository(place))
+        toy.put("one more", [body_of(1)], chunked=True)
         assert problems_of(place, "plain") == []
         Repository(place).prune(grace=0)
         assert len(read_everything(place, "plain")) == ITEMS
@@ -316,20 +316,20 @@ def test_reading_says_which_object_is_damaged(templates: dict[str, Path]) -> Non
     with copied(templates["plain"]) as place:
         for pack in (place / "packs").rglob("*/*"):
             pack.write_bytes(pack.read_bytes()[:30])
-        shelf = Shelf(Repository(place))
+        toy = ToyKind(Repository(place))
         with pytest.raises(IntegrityError, match=r"packs/../[0-9a-f]{32} is damaged: .* Run `prefect-snapshots check`"):
-            shelf.get(item(5))
+            toy.get(item(5))
 
 
 @pytest.fixture(params=PASSWORDS)
 def lonely(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, dict[bytes, ChunkCopy]]:
     """A repository whose only item is a delta; nothing but that needs its base. And where both of them are."""
-    shelf = Shelf(Repository(tmp_path / "repository", password=PASSWORDS[request.param]))
-    shelf.put("base", [BASE], chunked=True)
-    shelf.put("near", [NEAR], like=[BASE])
-    shelf.remove("base")
-    shelf.repository.prune(grace=0)
-    opened = shelf.repository.parts()
+    toy = ToyKind(Repository(tmp_path / "repository", password=PASSWORDS[request.param]))
+    toy.put("base", [BASE], chunked=True)
+    toy.put("near", [NEAR], like=[BASE])
+    toy.remove("base")
+    toy.repository.prune(grace=0)
+    opened = toy.repository.parts()
     opened.index.load()
     entries = {data: opened.index.find(opened.sealer.chunk_id(data), opened.store.condemned()) for data in (BASE, NEAR)}
     assert [entry and entry.whole for entry in entries.values()] == [True, False]
@@ -353,26 +353,26 @@ def test_flipped_bit_in_a_delta_or_its_base(
     entry = entries[BASE if of_base else NEAR]
     with copied(template) as place:
         flip(place, entry, at)
-        shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
+        toy = ToyKind(Repository(place, password=PASSWORDS[kind]))
         with pytest.raises(IntegrityError, match=pack_path(entry.pack)):
-            shelf.get("near")
+            toy.get("near")
         assert [(problem.path, problem.versions) for problem in problems_of(place, kind)] == [
             (pack_path(entry.pack), ("shelf/default:near",))
         ]
-        assert [problem.versions for problem in shelf.repository.repair().lost] == [("shelf/default:near",)]
-        shelf = Shelf(Repository(place, password=PASSWORDS[kind]))
-        shelf.put("near", [NEAR], chunked=True, overwrite=True)
-        assert shelf.get("near") == NEAR
+        assert [problem.versions for problem in toy.repository.repair().lost] == [("shelf/default:near",)]
+        toy = ToyKind(Repository(place, password=PASSWORDS[kind]))
+        toy.put("near", [NEAR], chunked=True, overwrite=True)
+        assert toy.get("near") == NEAR
         assert problems_of(place, kind) == []
 
 
 def test_lost_pack_of_a_base(lonely: tuple[Path, str, dict[bytes, ChunkCopy]]) -> None:
     template, kind, entries = lonely
-    shelf = Shelf(Repository(template, password=PASSWORDS[kind]))
+    toy = ToyKind(Repository(template, password=PASSWORDS[kind]))
     (template / pack_path(entries[BASE].pack)).unlink()
     with pytest.raises(IntegrityError):
-        shelf.get("near")
-    problems = shelf.repository.check().problems
+        toy.get("near")
+    problems = toy.repository.check().problems
     assert ("shelf/default:near",) in [problem.versions for problem in problems]
     assert pack_path(entries[BASE].pack) in [problem.path for problem in problems]
     with pytest.raises(IntegrityError):
@@ -391,4 +391,4 @@ def test_another_copy_of_a_base_or_of_the_chunk_is_read(lonely: tuple[Path, str,
                     writer.flush()
                 flip(place, entries[harmed], 1_000)
                 if data in (harmed, NEAR):
-                    assert Shelf(Repository(place, password=PASSWORDS[kind])).get("near") == NEAR
+                    assert ToyKind(Repository(place, password=PASSWORDS[kind])).get("near") == NEAR

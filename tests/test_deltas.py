@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shelf import Shelf
+from toy_kind import ToyKind
 
 from prefect_snapshots.repository import Repository, envelopes
 from prefect_snapshots.repository.catalog import Event
@@ -79,65 +79,65 @@ def test_similar_chunk_is_stored_as_a_delta(
     tmp_path_factory: pytest.TempPathFactory, password: str | None, compression: Any, places: list[int], swap: bool
 ) -> None:
     place = tmp_path_factory.mktemp("delta")
-    shelf = Shelf(Repository(place, password=password, compression=compression))
-    shelf.put("one", [NOISE, OTHER], like=[NOISE, OTHER])
+    toy = ToyKind(Repository(place, password=password, compression=compression))
+    toy.put("one", [NOISE, OTHER], like=[NOISE, OTHER])
     body = [change(part, *places) for part in ([OTHER, NOISE] if swap else [NOISE, OTHER])]
-    event = shelf.put("two", body, like=[OTHER, NOISE] if swap else [NOISE, OTHER])
+    event = toy.put("two", body, like=[OTHER, NOISE] if swap else [NOISE, OTHER])
     assert event.content is not None
     assert event.content.written < 4_000
-    again = Shelf(Repository(place, password=password))
+    again = ToyKind(Repository(place, password=password))
     assert again.get("two") == b"".join(body)
     assert again.repository.check(read_data=True).problems == []
 
 
 def test_what_is_not_alike_is_stored_whole(tmp_path: Path) -> None:
-    shelf = Shelf(Repository(tmp_path / "repository"))
-    shelf.put("one", [NOISE], chunked=True)
-    shelf.put("two", [OTHER], like=[NOISE])
-    shelf.put("three", [NOISE[:10_000] + OTHER[10_000:]], like=[b"never stored"])
-    assert entry_of(shelf.repository, OTHER).whole
-    assert shelf.get("two") == OTHER
-    assert shelf.get("three") == NOISE[:10_000] + OTHER[10_000:]
+    toy = ToyKind(Repository(tmp_path / "repository"))
+    toy.put("one", [NOISE], chunked=True)
+    toy.put("two", [OTHER], like=[NOISE])
+    toy.put("three", [NOISE[:10_000] + OTHER[10_000:]], like=[b"never stored"])
+    assert entry_of(toy.repository, OTHER).whole
+    assert toy.get("two") == OTHER
+    assert toy.get("three") == NOISE[:10_000] + OTHER[10_000:]
 
 
 def test_delta_of_a_delta_is_one_of_its_base(tmp_path: Path) -> None:
     """So that reading takes one step, however many versions there are."""
-    shelf = Shelf(Repository(tmp_path / "repository"))
+    toy = ToyKind(Repository(tmp_path / "repository"))
     bodies = [change(NOISE, *range(0, 100 * number, 100)) for number in range(10)]
-    shelf.put("0", [bodies[0]], chunked=True)
+    toy.put("0", [bodies[0]], chunked=True)
     for number in range(1, 10):
-        shelf.put(str(number), [bodies[number]], like=[bodies[number - 1]])
-        entry = entry_of(shelf.repository, bodies[number])
+        toy.put(str(number), [bodies[number]], like=[bodies[number - 1]])
+        entry = entry_of(toy.repository, bodies[number])
         assert entry.codec == DELTA
-        assert entry.bases == (shelf.repository.parts().sealer.chunk_id(NOISE),)
-    assert [shelf.get(str(number)) for number in range(10)] == bodies
+        assert entry.bases == (toy.repository.parts().sealer.chunk_id(NOISE),)
+    assert [toy.get(str(number)) for number in range(10)] == bodies
 
 
 def test_new_base_when_the_delta_has_grown(tmp_path: Path) -> None:
-    shelf = Shelf(Repository(tmp_path / "repository"))
+    toy = ToyKind(Repository(tmp_path / "repository"))
     body = NOISE
-    shelf.put("0", [body], chunked=True)
+    toy.put("0", [body], chunked=True)
     whole = []
     for number in range(1, 12):
         start = 1_000 * number
         older, body = body, body[:start] + random.Random(number).randbytes(800) + body[start + 800 :]
-        shelf.put(str(number), [body], like=[older])
-        whole.append(entry_of(shelf.repository, body).whole)
+        toy.put(str(number), [body], like=[older])
+        whole.append(entry_of(toy.repository, body).whole)
     assert 1 <= sum(whole) <= 3
     assert not whole[0]
-    assert shelf.get("11") == body
+    assert toy.get("11") == body
 
 
 @keys
 def test_other_repository_gets_it_whole(tmp_path: Path, password: str | None) -> None:
-    shelf = Shelf(Repository(tmp_path / "repository", password=password))
-    shelf.put("base", [NOISE], chunked=True)
-    shelf.put("near", [change(NOISE, 7)], like=[NOISE])
-    here, there = Shelf(shelf.repository, "other"), Shelf(Repository(tmp_path / "other"))
-    copied = here.copy(shelf, "near", "copy")
+    toy = ToyKind(Repository(tmp_path / "repository", password=password))
+    toy.put("base", [NOISE], chunked=True)
+    toy.put("near", [change(NOISE, 7)], like=[NOISE])
+    here, there = ToyKind(toy.repository, "other"), ToyKind(Repository(tmp_path / "other"))
+    copied = here.copy(toy, "near", "copy")
     assert copied is not None
     assert written(copied) == 0
-    there.copy(shelf, "near", "copy")
+    there.copy(toy, "near", "copy")
     assert here.get("copy") == there.get("copy") == change(NOISE, 7)
     assert entry_of(there.repository, change(NOISE, 7)).whole
 
@@ -159,11 +159,11 @@ def rows(count: int, changes: int = 0) -> list[bytes]:
     return found
 
 
-def put_dump(shelf: Shelf, name: str, data: bytes, previous: str | None, average: int) -> Event:
+def put_dump(toy: ToyKind, name: str, data: bytes, previous: str | None, average: int) -> Event:
     """How a kind keeps a dump: the sketches are its manifest."""
     before = None
     if previous is not None:
-        content = shelf.repository.read(shelf.stream, shelf.items[previous])
+        content = toy.repository.read(toy.stream, toy.items[previous])
         sketches = np.frombuffer(content.manifest, "<u8").reshape(-1, FEATURES)
         before = PreviousChunks(content.table["chunk"], sketches)
 
@@ -176,7 +176,7 @@ def put_dump(shelf: Shelf, name: str, data: bytes, previous: str | None, average
 
         return writer.store_cut(lambda: np.array(sketches).tobytes(), chunks())
 
-    event = shelf.repository.commit(shelf.stream, lambda: Draft("put", {"id": name}), store=store)
+    event = toy.repository.commit(toy.stream, lambda: Draft("put", {"id": name}), store=store)
     assert event is not None
     return event
 
@@ -189,9 +189,9 @@ def written(event: Event) -> int:
 @keys
 def test_dump_costs_what_changed(tmp_path: Path, password: str | None) -> None:
     """Values here and there, rows that move to the end, rows in one place, and new rows."""
-    shelf = Shelf(Repository(tmp_path / "repository", password=password))
+    toy = ToyKind(Repository(tmp_path / "repository", password=password))
     dump = rows(40_000)
-    first = written(put_dump(shelf, "first", b"".join(dump), None, 64 * 1024))
+    first = written(put_dump(toy, "first", b"".join(dump), None, 64 * 1024))
     moved = set(range(7, len(dump), 100))
     versions = {
         "scattered": rows(40_000, 1),
@@ -204,7 +204,7 @@ def test_dump_costs_what_changed(tmp_path: Path, password: str | None) -> None:
     costs = {}
     for name, version in versions.items():
         previous = "scattered" if name == "again" else "first"
-        costs[name] = written(put_dump(shelf, name, b"".join(version), previous, 64 * 1024)) / first
+        costs[name] = written(put_dump(toy, name, b"".join(version), previous, 64 * 1024)) / first
     assert costs["same"] < 0.001
     assert costs["inserted"] < 0.005
     assert costs["gone"] < 0.02
@@ -212,7 +212,7 @@ def test_dump_costs_what_changed(tmp_path: Path, password: str | None) -> None:
     assert costs["again"] < 0.06
     assert costs["moved"] < 0.1  # the last chunk is stored whole
     for name, version in versions.items():
-        assert shelf.get(name) == b"".join(version)
+        assert toy.get(name) == b"".join(version)
 
 
 def test_sketches_find_what_together_makes_a_chunk() -> None:

@@ -19,7 +19,7 @@ import zstandard
 from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from shelf import KIND, Shelf
+from toy_kind import KIND, ToyKind
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
 from prefect_snapshots.checkpoints import CheckpointManager
@@ -52,7 +52,7 @@ def place(tmp_path: Path) -> Path:
     """A repository with a victim and somebody else."""
     repository = Repository(tmp_path / "r")
     for name in ("victim", "other"):
-        Shelf(repository, name).put("large", [LARGE, name.encode()], chunked=True)
+        ToyKind(repository, name).put("large", [LARGE, name.encode()], chunked=True)
     return tmp_path / "r"
 
 
@@ -70,14 +70,14 @@ def forge(place: Path, kind: str, name: str, what: str, body: dict[str, Any], **
 
 def assert_others_unhurt(place: Path, *, prunes: bool = True) -> list[str]:
     """What others stored can be read, saved again and looked after. Returns what `check` says is wrong."""
-    other = Shelf(Repository(place), "other")
+    other = ToyKind(Repository(place), "other")
     assert other.get("large") == LARGE + b"other"
     other.put("new", [LARGE[::-1]], overwrite=True, chunked=True)
     report = Repository(place).check(read_data=True)
     if prunes:
         other.remove("new")
         Repository(place).prune(grace=0)
-    assert Shelf(Repository(place), "other").get("large") == LARGE + b"other"
+    assert ToyKind(Repository(place), "other").get("large") == LARGE + b"other"
     return [problem.what for problem in report.problems]
 
 
@@ -103,7 +103,7 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_a_content_that_makes_no_sense_hurts_its_version_alone(place: Path, content: Content) -> None:
     forge(place, KIND, "victim", "put", {"id": "forged"}, content=content)
-    victim = Shelf(Repository(place), "victim")
+    victim = ToyKind(Repository(place), "victim")
     assert victim.get("large") == LARGE + b"victim"
     with pytest.raises(IntegrityError):
         victim.get("forged")
@@ -116,14 +116,14 @@ def test_a_content_that_makes_no_sense_hurts_its_version_alone(place: Path, cont
 def test_a_table_in_chunks_that_makes_no_sense(place: Path, stored_row: bool) -> None:
     """Its chunks are authentic: what they say is not."""
     repository = Repository(place)
-    shelf = Shelf(repository, "victim")
+    toy = ToyKind(repository, "victim")
     data = rows((bytes(32), 2**32 - 1)) if stored_row else b"no rows"
-    shelf.put("table", [data], chunked=True)
+    toy.put("table", [data], chunked=True)
     chunk = repository.parts().sealer.chunk_id(data)
-    shelf.remove("table")
+    toy.remove("table")
     forge(place, KIND, "victim", "put", {"id": "forged"}, content=Content(99, 5, 2, rows((chunk, len(data))), 0))
     with pytest.raises(MalformedContent):
-        Shelf(Repository(place), "victim").get("forged")
+        ToyKind(Repository(place), "victim").get("forged")
     assert assert_others_unhurt(place)
 
 
@@ -186,7 +186,7 @@ UNREADABLE: dict[str, Callable[[list[Any]], Any]] = {
 def test_an_event_that_nobody_can_decode_hurts_its_name_alone(place: Path, what: str) -> None:
     """Prune goes on, keeps the content that the event names, and puts its fence behind it. Repair ends it."""
     repository = Repository(place)
-    victim = Shelf(repository, "victim")
+    victim = ToyKind(repository, "victim")
     kept = victim.put("kept", [LARGE, b"second"], chunked=True)
     victim.remove("kept")
     fields = [victim.stream.head + 1, victim.stream._hash, 0, os.urandom(16), 0, "put", {}, kept.content, ()]
@@ -197,8 +197,8 @@ def test_an_event_that_nobody_can_decode_hurts_its_name_alone(place: Path, what:
     assert problem.startswith("it cannot be read as an event")
     assert repository.location.size(slot_path(victim.stream.id, victim.stream.head + 2))
     uses: list[Callable[[], Any]] = [
-        lambda: Shelf(Repository(place), "victim").get("large"),
-        lambda: Shelf(Repository(place), "victim").put("more", [b"1"]),
+        lambda: ToyKind(Repository(place), "victim").get("large"),
+        lambda: ToyKind(Repository(place), "victim").put("more", [b"1"]),
         victim.stream.refresh,
     ]
     for use in uses:
@@ -209,7 +209,7 @@ def test_an_event_that_nobody_can_decode_hurts_its_name_alone(place: Path, what:
         content = Repository(place).read(victim.stream, kept)
         assert content.read(0, content.body_size) == LARGE + b"second"
     Repository(place).repair()
-    victim = Shelf(Repository(place), "victim")
+    victim = ToyKind(Repository(place), "victim")
     victim.put("more", [b"1"])
     assert victim.get("large") == LARGE + b"victim"
     assert assert_others_unhurt(place) == []
@@ -225,7 +225,7 @@ def test_root_passes_over_what_makes_no_sense(place: Path, what: str, body: dict
 def test_an_epoch_without_end(place: Path) -> None:
     forge(place, KIND, "victim", "put", {"id": "forged"}, epoch=HUGE, content=Content(1, 0, 0, b"", 1))
     with pytest.raises(DamagedObject, match="epoch"):
-        Shelf(Repository(place), "victim").put("more", [LARGE], chunked=True)
+        ToyKind(Repository(place), "victim").put("more", [LARGE], chunked=True)
     assert_others_unhurt(place)
 
 
@@ -238,7 +238,7 @@ def test_segments_that_make_no_sense(place: Path, drops: Any, segment: Any) -> N
 
 def test_a_hint_that_promises_too_much(place: Path) -> None:
     repository = Repository(place)
-    stream = Shelf(repository, "other").stream
+    stream = ToyKind(repository, "other").stream
     path = f"compacted/{stream.id}/hint"
     repository.location.replace(path, repository.parts().sealer.seal(path, [encode(_Hint(HUGE, []))]))
     assert_others_unhurt(place)
@@ -247,7 +247,7 @@ def test_a_hint_that_promises_too_much(place: Path) -> None:
 @pytest.mark.parametrize("name", ["999999999999", "²", "x" * 200, "1" * 200, "-1", "000000000001.bak"])
 @pytest.mark.parametrize("folder", ["catalog/root", "catalog/victim", "index", "packs", "packs/ab", "logs", "logs/x"])
 def test_stray_files(place: Path, folder: str, name: str) -> None:
-    where = place / folder.replace("victim", Shelf(Repository(place), "victim").stream.id) / name
+    where = place / folder.replace("victim", ToyKind(Repository(place), "victim").stream.id) / name
     where.parent.mkdir(parents=True, exist_ok=True)
     where.write_bytes(b"stray")
     assert_others_unhurt(place)
@@ -317,13 +317,13 @@ def test_a_pipe_hangs_nobody(place: Path, folder: str) -> None:
 
 
 def test_a_pipe_in_the_place_of_an_object_is_named(place: Path) -> None:
-    victim = Shelf(Repository(place), "victim").stream
+    victim = ToyKind(Repository(place), "victim").stream
     path = slot_path(victim.id, 1)
     (place / path).unlink()
     os.mkfifo(place / path)
     assert any(path in problem.path for problem in Repository(place).check().problems)
     with pytest.raises(DamagedObject, match="pipe"):
-        Shelf(Repository(place), "victim")
+        ToyKind(Repository(place), "victim")
     assert assert_others_unhurt(place, prunes=False)
 
 
@@ -375,7 +375,7 @@ NESTED = b"\x91" * 100_000 + b"\xc0"
 @pytest.fixture(scope="module")
 def repository() -> Repository:
     one = Repository("memory://hostile-decoders")
-    Shelf(one, "other").put("large", [LARGE], chunked=True)
+    ToyKind(one, "other").put("large", [LARGE], chunked=True)
     return one
 
 
@@ -464,7 +464,7 @@ def test_segments(tmp_path: Path, cut: int, data: bytes, tail: bytes) -> None:
 
 def test_a_footer_that_says_nothing_of_use(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "logs")
-    Shelf(repository).put("x", [b"1"])
+    ToyKind(repository).put("x", [b"1"])
     opened = repository.parts()
     for table in (b"short", np.array([HUGE], "<u8").tobytes(), np.array([0, 0], "<u8").tobytes()):
         segment = os.urandom(16).hex()

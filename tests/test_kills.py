@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers import Storage
-from shelf import Shelf
+from toy_kind import ToyKind
 from writers import body_of
 
 from prefect_snapshots.repository import Repository
@@ -54,11 +54,11 @@ def promised(*writers: Writer) -> set[str]:
 
 def verify(repository: Repository, name: str, items: set[str]) -> None:
     """All these items are there, with the right bytes, and the repository is sound."""
-    shelf = Shelf(repository, name)
-    missing = items - shelf.items.keys()
+    toy = ToyKind(repository, name)
+    missing = items - toy.items.keys()
     assert not missing
-    for item in shelf.items:
-        assert shelf.get(item) == body_of(int(item.removeprefix("item-"))), item
+    for item in toy.items:
+        assert toy.get(item) == body_of(int(item.removeprefix("item-"))), item
 
 
 def kill_again_and_again(url: str, tmp_path: Path, kills: int, seed: int) -> None:
@@ -128,12 +128,12 @@ def count_versions(url: str, options: dict[str, object], tmp_path: Path, writers
     ]
     for writer in started:
         assert writer.process.wait(timeout=280) == 0
-    shelf = Shelf(Repository(url, storage_options=options), "one")
-    puts = [event for event in shelf.events if event.kind == "put"]
-    assert [event.sequence for event in shelf.events] == list(range(1, len(shelf.events) + 1))
-    assert len({event.token for event in shelf.events}) == len(shelf.events)
+    toy = ToyKind(Repository(url, storage_options=options), "one")
+    puts = [event for event in toy.events if event.kind == "put"]
+    assert [event.sequence for event in toy.events] == list(range(1, len(toy.events) + 1))
+    assert len({event.token for event in toy.events}) == len(toy.events)
     assert len(puts) == len({event.body["id"] for event in puts}) == writers * commits
-    assert promised(*started) <= shelf.items.keys()
+    assert promised(*started) <= toy.items.keys()
 
 
 @pytest.mark.timeout(290)

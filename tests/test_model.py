@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from shelf import Shelf
 from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
+from toy_kind import ToyKind
 
 from prefect_snapshots.errors import CommitUnknown, IntegrityError, StorageUnavailable
 from prefect_snapshots.repository import Repository
@@ -119,7 +119,7 @@ class Interleavings(RuleBasedStateMachine):
             origin: list[str] = []
 
             def copy() -> object:
-                source, target = process.shelf(other), process.shelf(name)
+                source, target = process.toy(other), process.toy(name)
                 source.stream.refresh()
                 if not source.items:
                     return None
@@ -161,7 +161,7 @@ class Interleavings(RuleBasedStateMachine):
                 pruned = self._prunes > min(before for _, _, before in chosen)
                 self._accept(process, error, IntegrityError if pruned else ())
 
-            process.start(lambda: process.shelf(name).join(item, [part for _, part, _ in chosen]), settle)
+            process.start(lambda: process.toy(name).join(item, [part for _, part, _ in chosen]), settle)
         self._advance(process, steps)
 
     @rule(number=processes, name=names, steps=steps)
@@ -170,10 +170,10 @@ class Interleavings(RuleBasedStateMachine):
         if not process.busy:
 
             def delete() -> None:
-                shelf = process.shelf(name)
-                shelf.stream.refresh()
-                if shelf.items:
-                    shelf.remove(next(iter(shelf.items)))
+                toy = process.toy(name)
+                toy.stream.refresh()
+                if toy.items:
+                    toy.remove(next(iter(toy.items)))
 
             process.start(delete, lambda _, error: self._accept(process, error))
         self._advance(process, steps)
@@ -185,13 +185,13 @@ class Interleavings(RuleBasedStateMachine):
             known = len(self.world.history[name])
 
             def read() -> None:
-                shelf = process.shelf(name)
-                shelf.stream.refresh()
-                assert len(shelf.events) >= known
-                assert shelf.events == self.world.history[name][: len(shelf.events)]
-                for item in list(shelf.items):
+                toy = process.toy(name)
+                toy.stream.refresh()
+                assert len(toy.events) >= known
+                assert toy.events == self.world.history[name][: len(toy.events)]
+                for item in list(toy.items):
                     try:
-                        assert shelf.get(item) == self.world.bodies[item]
+                        assert toy.get(item) == self.world.bodies[item]
                     except IntegrityError:
                         assert item not in self.world.live(name)
 
@@ -271,7 +271,7 @@ class Interleavings(RuleBasedStateMachine):
             self._accept(process, error)
             assert error is not None or item in {event.body.get("id") for event in self.world.history[name]}
 
-        process.start(lambda: process.shelf(name).put(item, parts, chunked=True, token=token, like=like), settle)
+        process.start(lambda: process.toy(name).put(item, parts, chunked=True, token=token, like=like), settle)
 
     def _advance(self, process: Process, steps: int) -> None:
         for _ in range(steps):
@@ -331,7 +331,7 @@ def prepared(processes: int = 4) -> Iterator[World]:
     with World(processes) as world:
         save(world, world.processes[0], "a", "kept", PARTS[3:4])
         save(world, world.processes[0], "a", "garbage", PARTS_OF_ALL)
-        perform(world.processes[0], lambda: world.processes[0].shelf("a").remove("garbage"))
+        perform(world.processes[0], lambda: world.processes[0].toy("a").remove("garbage"))
         yield world
 
 
@@ -343,7 +343,7 @@ def perform(process: Process, operation: Callable[[], object]) -> None:
 
 def begin_save(world: World, process: Process, name: str, item: str, parts: Sequence[bytes]) -> None:
     world.bodies[item] = b"".join(parts)
-    process.start(lambda: process.shelf(name).put(item, parts, chunked=True))
+    process.start(lambda: process.toy(name).put(item, parts, chunked=True))
 
 
 def save(world: World, process: Process, name: str, item: str, parts: Sequence[bytes]) -> None:
@@ -364,7 +364,7 @@ def make_garbage(world: World, process: Process) -> None:
     """So that the next prune has something to condemn."""
     item = f"garbage of {len(world.bodies)}"
     save(world, process, "a", item, [item.encode()])
-    perform(process, lambda: process.shelf("a").remove(item))
+    perform(process, lambda: process.toy("a").remove(item))
 
 
 def condemns(request: Request) -> bool:
@@ -478,12 +478,12 @@ def test_original_is_deleted_and_pruned_at_every_moment_of_a_copy() -> None:
         process = world.processes[0]
         save(world, process, "a", "original", PARTS_OF_ALL)
         world.bodies["copy"] = world.bodies["original"]
-        process.start(lambda: process.shelf("b").copy(process.shelf("a"), "original", "copy"))
+        process.start(lambda: process.toy("b").copy(process.toy("a"), "original", "copy"))
         return process
 
     refused = 0
     for world, process in moments_of(begin):
-        perform(world.processes[2], partial(lambda other: other.shelf("a").remove("original"), world.processes[2]))
+        perform(world.processes[2], partial(lambda other: other.toy("a").remove("original"), world.processes[2]))
         prune(world.processes[1])
         try:
             process.run()
@@ -507,7 +507,7 @@ def test_prune_at_every_moment_of_a_commit_of_staged_parts() -> None:
             process.run()
         world.bodies["joined"] = b"".join((*PARTS_OF_ALL, *PARTS_OF_ALL[1:]))
         joining = world.processes[2]
-        joining.start(lambda: joining.shelf("b").join("joined", staged))
+        joining.start(lambda: joining.toy("b").join("joined", staged))
         return joining
 
     lost = 0
@@ -548,7 +548,7 @@ def test_read_at_every_moment_of_a_prune() -> None:
         return pruning(world)
 
     def read(reader: Process) -> None:
-        perform(reader, lambda: reader.shelf("a").get("kept"))
+        perform(reader, lambda: reader.toy("a").get("kept"))
 
     for world, process in moments_of(begin):
         world.processes[0].run()
@@ -611,14 +611,14 @@ def test_writer_in_a_thread_beside_a_prune(world: World) -> None:
     pruner.run(condemns)
     pruner.step()
     save(world, rival, "a", "more garbage", PARTS[4:])
-    perform(rival, lambda: rival.shelf("a").remove("more garbage"))
+    perform(rival, lambda: rival.toy("a").remove("more garbage"))
     begin_save(world, sleeper, "a", "new", PARTS[4:])
     sleeper.run(commits)
     begin_prune(rival)
     rival.run(condemns)
     rival.step()
     thread.repository = pruner.repository
-    thread.shelves.clear()
+    thread.toys.clear()
     save(world, thread, "b", "other", PARTS_OF_ALL)
     pruner.run()
     sleeper.run()
@@ -633,7 +633,7 @@ def test_late_commit_loses_its_slot(world: World) -> None:
         world.land(0)
     assert "new" not in world.live("a")
     process = world.processes[0]
-    perform(process, lambda: process.shelf("a").put("new", PARTS_OF_ALL, chunked=True, token=token))
+    perform(process, lambda: process.toy("a").put("new", PARTS_OF_ALL, chunked=True, token=token))
     assert_kept(world, "kept", "new")
 
 
@@ -644,7 +644,7 @@ def test_late_commit_arrives_at_every_moment_of_saving_again() -> None:
         process = world.processes[0]
         token = give_up_commit(world)
         process = world.processes[0]
-        process.start(lambda: process.shelf("a").put("new", PARTS_OF_ALL, chunked=True, token=token))
+        process.start(lambda: process.toy("a").put("new", PARTS_OF_ALL, chunked=True, token=token))
         return process
 
     for world, process in moments_of(begin):
@@ -702,13 +702,13 @@ def prepared_deltas() -> Iterator[World]:
             begin_save_like(world, process, item, body, like)
             process.run()
         for item in ("base", "other base", "other delta"):
-            perform(process, partial(process.shelf("a").remove, item))
+            perform(process, partial(process.toy("a").remove, item))
         yield world
 
 
 def begin_save_like(world: World, process: Process, item: str, body: bytes, like: bytes, name: str = "a") -> None:
     world.bodies[item] = body
-    process.start(lambda: process.shelf(name).put(item, [body], chunked=True, like=[like]))
+    process.start(lambda: process.toy(name).put(item, [body], chunked=True, like=[like]))
 
 
 def entries_of(world: World, body: bytes) -> list[ChunkCopy]:
@@ -737,7 +737,7 @@ def reusing_deltas(world: World) -> Process:
     _, near, nearer = VARIANTS[1]
     process = world.processes[0]
     world.bodies["new"] = nearer + near
-    process.start(lambda: process.shelf("b").put("new", [nearer, near], chunked=True, like=[near, near]))
+    process.start(lambda: process.toy("b").put("new", [nearer, near], chunked=True, like=[near, near]))
     return process
 
 
@@ -752,7 +752,7 @@ def test_base_lives_as_long_as_its_delta() -> None:
         assert [entry.whole for entry in entries_of(world, NEAR)] == [False]
         assert [entry.whole for entry in entries_of(world, BASE)] == [True]
         assert not any(entries_of(world, body) for body in VARIANTS[1])
-        perform(world.processes[2], lambda: world.processes[2].shelf("a").remove("delta"))
+        perform(world.processes[2], lambda: world.processes[2].toy("a").remove("delta"))
         prune(world.processes[1])
         prune(world.processes[1])
         assert not any(entries_of(world, body) for body in (BASE, NEAR))
@@ -807,7 +807,7 @@ def test_read_of_a_delta_at_every_moment_of_a_prune() -> None:
         return world.processes[1]
 
     def read(reader: Process) -> None:
-        perform(reader, lambda: reader.shelf("a").get("delta"))
+        perform(reader, lambda: reader.toy("a").get("delta"))
 
     for world, pruner in moments_with_deltas(begin):
         read(world.processes[2])
@@ -821,7 +821,7 @@ def test_an_index_object_that_a_listing_overlooks_is_found_although_another_is_n
 ) -> None:
     """A reader that has found something new looks once more before it says that a chunk is missing."""
     url = f"memory://{uuid.uuid4().hex}"
-    writer, other, reader = (Shelf(Repository(url), name) for name in ("one", "two", "one"))
+    writer, other, reader = (ToyKind(Repository(url), name) for name in ("one", "two", "one"))
     writer.put("first", [b"1" * 1000], chunked=True)
     reader.stream.refresh()
     assert reader.get("first") == b"1" * 1000

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import servers
 from servers import Storage
-from shelf import KIND, Shelf
+from toy_kind import KIND, ToyKind
 
 from prefect_snapshots.errors import (
     CommitUnknown,
@@ -94,10 +94,10 @@ class TestEveryStorage:
     """What holds on all of them."""
 
     def test_contents_come_back(self, storage: Storage) -> None:
-        shelf = Shelf(opened(storage))
+        toy = ToyKind(opened(storage))
         for item, parts in CONTENTS.items():
-            shelf.put(item, parts)
-        fresh = Shelf(opened(storage))
+            toy.put(item, parts)
+        fresh = ToyKind(opened(storage))
         for item, parts in CONTENTS.items():
             body = b"".join(parts)
             assert fresh.get(item) == body
@@ -110,12 +110,12 @@ class TestEveryStorage:
     def test_reading_never_creates(self, storage: Storage) -> None:
         repository = opened(storage)
         assert not repository.exists()
-        assert Shelf(repository).items == {}
+        assert ToyKind(repository).items == {}
         for look in (repository.check, repository.stats, lambda: repository.names(KIND), lambda: repository.id):
             with pytest.raises(RepositoryNotFound, match="There is no repository at"):
                 look()
         with pytest.raises(RepositoryNotFound):
-            Shelf(opened(storage, read_only=True))
+            ToyKind(opened(storage, read_only=True))
         assert listing(storage) == {}
         if storage.url.startswith("/"):
             assert not Path(storage.url).exists()
@@ -125,7 +125,7 @@ class TestEveryStorage:
         repository = opened(storage)
         for use in (
             repository.exists,
-            lambda: Shelf(repository).put("item", [b"1"]),
+            lambda: ToyKind(repository).put("item", [b"1"]),
             lambda: repository.prune(grace=0),
         ):
             with pytest.raises(NotARepository, match="is not empty, but does not contain a repository"):
@@ -133,14 +133,14 @@ class TestEveryStorage:
         assert listing(storage) == {"thesis/chapter-1": 8}
 
     def test_read_only_writes_nothing_at_all(self, storage: Storage, short: None) -> None:
-        shelf = Shelf(opened(storage))
+        toy = ToyKind(opened(storage))
         for number in range(11):
-            shelf.put(f"item-{number}", [NOISE[number : number + 20_000]])
+            toy.put(f"item-{number}", [NOISE[number : number + 20_000]])
         location = open_location(storage.url, storage.storage_options)
         location.delete(info.path for info in location.list("compacted"))
         before = listing(storage)
         repository = opened(storage, read_only=True)
-        reader = Shelf(repository)
+        reader = ToyKind(repository)
         assert reader.get("item-7") == NOISE[7:20_007]
         assert repository.check(read_data=True).ok
         assert repository.prune(dry_run=True).packs_deleted == 0
@@ -157,46 +157,46 @@ class TestEveryStorage:
         assert listing(storage) == before
 
     def test_compacted_history_reads_the_same(self, storage: Storage, short: None) -> None:
-        shelf = Shelf(opened(storage))
+        toy = ToyKind(opened(storage))
         for number in range(27):
-            shelf.put(f"item-{number % 9}", [b"%d" % number], overwrite=True)
-        fresh = Shelf(opened(storage))
-        assert fresh.events == shelf.events
+            toy.put(f"item-{number % 9}", [b"%d" % number], overwrite=True)
+        fresh = ToyKind(opened(storage))
+        assert fresh.events == toy.events
         assert {path.split("/")[2].split("-")[0] for path in listing(storage) if path.startswith("compacted/")} >= {
             "0",
             "1",
         }
 
     def test_prune_frees_what_nobody_needs(self, storage: Storage) -> None:
-        shelf = Shelf(opened(storage))
-        shelf.put("kept", [NOISE[:100_000]])
-        shelf.put("deleted", [NOISE[50_000:300_000]])
-        shelf.remove("deleted")
+        toy = ToyKind(opened(storage))
+        toy.put("kept", [NOISE[:100_000]])
+        toy.put("deleted", [NOISE[50_000:300_000]])
+        toy.remove("deleted")
         before = sum(listing(storage).values())
         for grace in (-1, math.nan):
             with pytest.raises(InvalidArgument, match="at least 0"):
-                shelf.repository.prune(grace=grace)
-        report = shelf.repository.prune(grace=0)
+                toy.repository.prune(grace=grace)
+        report = toy.repository.prune(grace=0)
         assert report.packs_deleted
         assert sum(listing(storage).values()) < before - 150_000
-        assert Shelf(opened(storage)).get("kept") == NOISE[:100_000]
+        assert ToyKind(opened(storage)).get("kept") == NOISE[:100_000]
         assert opened(storage).check(read_data=True).ok
 
     def test_two_writers_share_a_name(self, storage: Storage) -> None:
-        one, other = Shelf(opened(storage)), Shelf(opened(storage))
+        one, other = ToyKind(opened(storage)), ToyKind(opened(storage))
         for number in range(6):
             (one, other)[number % 2].put(f"item-{number}", [b"%d" % number])
-        assert [event.body["id"] for event in Shelf(opened(storage)).events] == [f"item-{n}" for n in range(6)]
+        assert [event.body["id"] for event in ToyKind(opened(storage)).events] == [f"item-{n}" for n in range(6)]
 
 
 def test_lost_reply_makes_no_second_version(behind_proxy: tuple[Storage, servers.Proxy]) -> None:
     storage, proxy = behind_proxy
-    shelf = Shelf(opened(storage))
-    shelf.put("first", [b"1"])
+    toy = ToyKind(opened(storage))
+    toy.put("first", [b"1"])
     for number in range(3):
         proxy.lost_replies = 1
-        shelf.put(f"item-{number}", [NOISE[:20_000] if number else b"small"])
-    assert [event.body["id"] for event in Shelf(opened(storage)).events] == ["first", "item-0", "item-1", "item-2"]
+        toy.put(f"item-{number}", [NOISE[:20_000] if number else b"small"])
+    assert [event.body["id"] for event in ToyKind(opened(storage)).events] == ["first", "item-0", "item-1", "item-2"]
 
 
 @pytest.mark.parametrize("verb", ["DELETE", "PUT"])
@@ -207,17 +207,17 @@ def test_credentials_that_lack_a_permission(
     storage, proxy = behind_proxy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "_MERGE", 1_000)
-        shelf = Shelf(opened(storage))
+        toy = ToyKind(opened(storage))
         for number in range(9):
-            shelf.put(f"item-{number}", [NOISE[number : number + 20_000]])
+            toy.put(f"item-{number}", [NOISE[number : number + 20_000]])
     proxy.denied = frozenset([verb])
-    fresh = Shelf(opened(storage))
+    fresh = ToyKind(opened(storage))
     assert all(fresh.get(f"item-{number}") == NOISE[number : number + 20_000] for number in range(9))
     if verb == "DELETE":
         for number in range(9, 20):
             fresh.put(f"item-{number}", [NOISE[number : number + 20_000]])
         fresh.remove("item-3")
-        assert len(Shelf(opened(storage)).items) == 19
+        assert len(ToyKind(opened(storage)).items) == 19
         with pytest.raises(PermissionDenied):
             fresh.repository.prune(grace=0)
     else:
@@ -249,39 +249,39 @@ class Unsure(MemoryLocation):
 
 
 @pytest.fixture
-def unsure(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[Shelf, Unsure]:
+def unsure(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[ToyKind, Unsure]:
     monkeypatch.setattr("time.sleep", lambda _: None)
     repository = opened(memory_storage)
     repository.location = location = Unsure("memory", memory_storage.url.removeprefix("memory://"), {})
     location.plan = []
-    shelf = Shelf(repository)
-    shelf.put("first", [b"1"])
-    location.stream = shelf.stream.id
-    return shelf, location
+    toy = ToyKind(repository)
+    toy.put("first", [b"1"])
+    location.stream = toy.stream.id
+    return toy, location
 
 
 @pytest.mark.parametrize("body", [b"small", NOISE[:50_000]], ids=["inline", "chunked"])
 class TestCommits:
-    def test_commit_that_is_answered_in_the_end(self, unsure: tuple[Shelf, Unsure], body: bytes) -> None:
-        shelf, location = unsure
+    def test_commit_that_is_answered_in_the_end(self, unsure: tuple[ToyKind, Unsure], body: bytes) -> None:
+        toy, location = unsure
         for plan in ([False], [True], [False, True, False]):
             location.plan = [*plan]
-            shelf.put("item", [body], overwrite=True)
-        assert [event.body["id"] for event in Shelf(shelf.repository).events] == ["first", "item", "item", "item"]
+            toy.put("item", [body], overwrite=True)
+        assert [event.body["id"] for event in ToyKind(toy.repository).events] == ["first", "item", "item", "item"]
 
     @pytest.mark.parametrize("landed", [True, False])
     @pytest.mark.parametrize("elsewhere", [True, False])
     def test_saving_again_with_the_token(
-        self, unsure: tuple[Shelf, Unsure], body: bytes, landed: bool, elsewhere: bool
+        self, unsure: tuple[ToyKind, Unsure], body: bytes, landed: bool, elsewhere: bool
     ) -> None:
         """Gives the version that landed, or makes it now, in the same process or in another."""
-        shelf, location = unsure
+        toy, location = unsure
         location.plan = [landed, False, False, False]
         with pytest.raises(CommitUnknown, match="Save again with token=") as caught:
-            shelf.put("item", [body])
-        rival = Shelf(Repository(shelf.repository.url))
+            toy.put("item", [body])
+        rival = ToyKind(Repository(toy.repository.url))
         rival.put("between", [b"2"])
-        again = Shelf(Repository(shelf.repository.url)) if elsewhere else shelf
+        again = ToyKind(Repository(toy.repository.url)) if elsewhere else toy
         token = bytes.fromhex(caught.value.token)
         event = again.put("item", [body], token=token)
         assert event.sequence == (2 if landed else 3)
@@ -293,80 +293,80 @@ class TestCommits:
     @pytest.mark.parametrize("refusal", [StorageFull, PermissionDenied])
     @pytest.mark.parametrize("carried_out", [True, False])
     def test_a_refusal_after_silence_tells_the_truth(
-        self, unsure: tuple[Shelf, Unsure], body: bytes, refusal: type[StorageError], carried_out: bool
+        self, unsure: tuple[ToyKind, Unsure], body: bytes, refusal: type[StorageError], carried_out: bool
     ) -> None:
         """The first request got no answer, and the next one is refused: by a full disk, or an expired token."""
-        shelf, location = unsure
+        toy, location = unsure
         location.plan = [carried_out, refusal]
         if carried_out:
-            assert shelf.put("item", [body]).sequence == 2
+            assert toy.put("item", [body]).sequence == 2
         else:
             with pytest.raises(CommitUnknown) as caught:
-                shelf.put("item", [body])
-            assert shelf.put("item", [body], token=bytes.fromhex(caught.value.token)).sequence == 2
-        assert [event.body["id"] for event in Shelf(shelf.repository).events] == ["first", "item"]
+                toy.put("item", [body])
+            assert toy.put("item", [body], token=bytes.fromhex(caught.value.token)).sequence == 2
+        assert [event.body["id"] for event in ToyKind(toy.repository).events] == ["first", "item"]
 
     @pytest.mark.parametrize("error", [StorageError, StorageUnavailable])
     def test_an_error_of_the_disk_is_not_taken_for_a_refusal(
-        self, unsure: tuple[Shelf, Unsure], body: bytes, error: type[StorageError]
+        self, unsure: tuple[ToyKind, Unsure], body: bytes, error: type[StorageError]
     ) -> None:
-        shelf, location = unsure
+        toy, location = unsure
         location.plan = [error] * 4
         with pytest.raises(CommitUnknown):
-            shelf.put("item", [body])
+            toy.put("item", [body])
 
     @pytest.mark.parametrize("refusal", [StorageFull, PermissionDenied])
     def test_a_plain_refusal_commits_nothing(
-        self, unsure: tuple[Shelf, Unsure], body: bytes, refusal: type[StorageError]
+        self, unsure: tuple[ToyKind, Unsure], body: bytes, refusal: type[StorageError]
     ) -> None:
-        shelf, location = unsure
+        toy, location = unsure
         location.plan = [refusal]
         with pytest.raises(refusal):
-            shelf.put("item", [body])
-        assert len(Shelf(shelf.repository).events) == 1
+            toy.put("item", [body])
+        assert len(ToyKind(toy.repository).events) == 1
 
-    def test_a_second_try_that_fails_keeps_its_token(self, unsure: tuple[Shelf, Unsure], body: bytes) -> None:
+    def test_a_second_try_that_fails_keeps_its_token(self, unsure: tuple[ToyKind, Unsure], body: bytes) -> None:
         """The first request may land as late as now, whatever stops the second try."""
-        shelf, location = unsure
+        toy, location = unsure
         location.plan = [StorageUnavailable] * 4
         with pytest.raises(CommitUnknown) as first:
-            shelf.put("item", [body])
+            toy.put("item", [body])
         location.plan = [StorageFull]
         with pytest.raises(CommitUnknown) as second:
-            shelf.put("item", [body], token=bytes.fromhex(first.value.token))
+            toy.put("item", [body], token=bytes.fromhex(first.value.token))
         assert second.value.token == first.value.token
 
     def test_draft_that_refuses_commits_nothing(self, memory_storage: Storage, body: bytes) -> None:
-        shelf = Shelf(opened(memory_storage))
-        shelf.put("item", [body])
+        toy = ToyKind(opened(memory_storage))
+        toy.put("item", [body])
         with pytest.raises(SnapshotExists):
-            shelf.put("item", [body])
-        assert shelf.remove("other") is None
+            toy.put("item", [body])
+        assert toy.remove("other") is None
         with pytest.raises(SnapshotNotFound):
-            shelf.get("other")
-        assert len(Shelf(opened(memory_storage)).events) == 1
+            toy.get("other")
+        assert len(ToyKind(opened(memory_storage)).events) == 1
 
     def test_draft_is_asked_again_when_somebody_was_faster(self, memory_storage: Storage, body: bytes) -> None:
-        shelf = Shelf(opened(memory_storage))
-        Shelf(opened(memory_storage)).put("item", [body])
+        toy = ToyKind(opened(memory_storage))
+        ToyKind(opened(memory_storage)).put("item", [body])
         with pytest.raises(SnapshotExists):
-            shelf.put("item", [body])
-        assert shelf.get("item") == body
+            toy.put("item", [body])
+        assert toy.get("item") == body
 
     def test_overwritten_and_removed_items(self, memory_storage: Storage, body: bytes) -> None:
-        shelf = Shelf(opened(memory_storage))
-        shelf.put("item", [b"old"])
-        shelf.put("item", [body], overwrite=True)
-        assert Shelf(opened(memory_storage)).get("item") == body
-        shelf.remove("item")
-        assert "item" not in Shelf(opened(memory_storage))
+        toy = ToyKind(opened(memory_storage))
+        toy.put("item", [b"old"])
+        toy.put("item", [body], overwrite=True)
+        assert ToyKind(opened(memory_storage)).get("item") == body
+        toy.remove("item")
+        assert "item" not in ToyKind(opened(memory_storage))
         assert opened(memory_storage).stats().versions == 0
-        shelf.put("item", [body])
-        assert shelf.get("item") == body
+        toy.put("item", [body])
+        assert toy.get("item") == body
 
     def test_copy_stores_nothing_again(self, memory_storage: Storage, body: bytes) -> None:
         repository = opened(memory_storage)
-        source, target = Shelf(repository, "source"), Shelf(repository, "target")
+        source, target = ToyKind(repository, "source"), ToyKind(repository, "target")
         source.put("item", [body])
         event = target.copy(source, "item", "copy")
         assert event is not None
@@ -374,18 +374,18 @@ class TestCommits:
         assert event.content.depth == 0 or event.content.written == 0
         source.remove("item")
         repository.prune(grace=0)
-        assert Shelf(opened(memory_storage), "target").get("copy") == body
+        assert ToyKind(opened(memory_storage), "target").get("copy") == body
 
 
 def test_event_with_a_nan_can_be_read_back(memory_storage: Storage) -> None:
     """A NaN differs from itself, and so does an event that holds one."""
     repository = opened(memory_storage)
-    shelf = Shelf(repository)
+    toy = ToyKind(repository)
     body = {"id": "item", "loss": float("nan")}
-    repository.commit(shelf.stream, lambda: Draft("put", body), content=inline(b"item", [b"body"]))
-    shelf.stream.write_hint()
-    assert shelf.get("item") == b"body"
-    assert Shelf(opened(memory_storage)).get("item") == b"body"
+    repository.commit(toy.stream, lambda: Draft("put", body), content=inline(b"item", [b"body"]))
+    toy.stream.write_hint()
+    assert toy.get("item") == b"body"
+    assert ToyKind(opened(memory_storage)).get("item") == b"body"
     assert repository.check(read_data=True).ok
 
 
@@ -406,10 +406,10 @@ class Failing(MemoryLocation):
 
 @pytest.mark.parametrize("answers", range(13))
 def test_first_load_that_failed_goes_on_where_it_stopped(memory_storage: Storage, short: None, answers: int) -> None:
-    shelf = Shelf(opened(memory_storage))
+    toy = ToyKind(opened(memory_storage))
     for number in range(23):
-        shelf.put(f"item-{number}", [b"%d" % number])
-    open_location(memory_storage.url).delete([catalog.range_path(shelf.stream.id, 2, 0)])
+        toy.put(f"item-{number}", [b"%d" % number])
+    open_location(memory_storage.url).delete([catalog.range_path(toy.stream.id, 2, 0)])
     repository = opened(memory_storage)
     repository.location = location = Failing("memory", memory_storage.url.removeprefix("memory://"), {})
     events: list[catalog.Event] = []
@@ -419,7 +419,7 @@ def test_first_load_that_failed_goes_on_where_it_stopped(memory_storage: Storage
     with pytest.raises(StorageUnavailable):
         stream.refresh()
     stream.refresh()
-    assert events == shelf.events
+    assert events == toy.events
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -461,13 +461,13 @@ def test_first_load_that_failed_goes_on_where_it_stopped(memory_storage: Storage
 )
 def test_hostile_name_is_refused(memory_storage: Storage, name: str) -> None:
     with pytest.raises(InvalidName):
-        Shelf(opened(memory_storage), name)
+        ToyKind(opened(memory_storage), name)
     assert listing(memory_storage) == {}
 
 
 def test_name_that_is_no_text_is_refused(memory_storage: Storage) -> None:
     with pytest.raises(InvalidName, match="not int"):
-        Shelf(opened(memory_storage), 7)  # type: ignore[arg-type]
+        ToyKind(opened(memory_storage), 7)  # type: ignore[arg-type]
 
 
 def test_names_are_kept_apart(local_storage: Storage) -> None:
@@ -489,17 +489,17 @@ def test_names_are_kept_apart(local_storage: Storage) -> None:
     ]
     repository = opened(local_storage)
     for name in names:
-        Shelf(repository, name).put("item", [name.encode()])
+        ToyKind(repository, name).put("item", [name.encode()])
     assert repository.names(KIND) == sorted(names)
     for name in names:
-        assert Shelf(opened(local_storage), name).get("item") == name.encode()
+        assert ToyKind(opened(local_storage), name).get("item") == name.encode()
     paths = [path.lower() for path in listing(local_storage)]
     assert len(set(paths)) == len(paths)
 
 
 def test_kinds_are_kept_apart(memory_storage: Storage) -> None:
     repository = opened(memory_storage)
-    Shelf(repository).put("item", [b"1"])
+    ToyKind(repository).put("item", [b"1"])
     assert repository.stream("other", "default", lambda _: None).events == []
     assert repository.names("other") == []
 
@@ -514,58 +514,58 @@ class TestPasswords:
 
     def test_everything_is_encrypted(self, local_storage: Storage) -> None:
         secret = b"attack at dawn " * 10
-        shelf = Shelf(opened(local_storage, password="right"), "operation overlord")
+        toy = ToyKind(opened(local_storage, password="right"), "operation overlord")
         for number in range(20):
-            shelf.put(f"secret-{number}", [secret, b"%d" % number], chunked=number % 2 == 1)
+            toy.put(f"secret-{number}", [secret, b"%d" % number], chunked=number % 2 == 1)
         for file in Path(local_storage.url).rglob("*"):
             content = file.read_bytes() if file.is_file() else b""
             assert not any(word in content for word in (b"attack", b"overlord", b"secret-"))
-        assert Shelf(opened(local_storage, password="right"), "operation overlord").get("secret-7") == secret + b"7"
+        assert ToyKind(opened(local_storage, password="right"), "operation overlord").get("secret-7") == secret + b"7"
         assert opened(local_storage, password="right").encrypted
 
     @pytest.mark.parametrize("password", ["wrong", None])
     def test_without_the_password_nothing_is_read_or_written(
         self, memory_storage: Storage, password: str | None
     ) -> None:
-        Shelf(opened(memory_storage, password="right")).put("item", [b"1"])
+        ToyKind(opened(memory_storage, password="right")).put("item", [b"1"])
         before = listing(memory_storage)
         repository = opened(memory_storage, password=password)
-        for use in (lambda: Shelf(repository), repository.check, repository.prune, lambda: repository.id):
+        for use in (lambda: ToyKind(repository), repository.check, repository.prune, lambda: repository.id):
             with pytest.raises(WrongPassword):
                 use()
         assert listing(memory_storage) == before
 
     def test_password_for_a_plain_repository(self, memory_storage: Storage) -> None:
-        Shelf(opened(memory_storage)).put("item", [b"1"])
+        ToyKind(opened(memory_storage)).put("item", [b"1"])
         with pytest.raises(WrongPassword, match="is not encrypted"):
-            Shelf(opened(memory_storage, password="any")).put("other", [b"2"])
+            ToyKind(opened(memory_storage, password="any")).put("other", [b"2"])
 
     def test_password_from_the_environment(self, memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", "right")
-        Shelf(opened(memory_storage)).put("item", [b"1"])
+        ToyKind(opened(memory_storage)).put("item", [b"1"])
         assert opened(memory_storage).encrypted
         monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD")
         monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND", "printf 'right\\n'")
-        assert Shelf(opened(memory_storage)).get("item") == b"1"
+        assert ToyKind(opened(memory_storage)).get("item") == b"1"
         monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD_COMMAND", "exit 3")
         with pytest.raises(WrongPassword, match="exit 3"):
-            Shelf(opened(memory_storage))
+            ToyKind(opened(memory_storage))
 
     def test_another_password(self, memory_storage: Storage) -> None:
         old = opened(memory_storage, password="old")
-        Shelf(old).put("item", [NOISE[:50_000]])
+        ToyKind(old).put("item", [NOISE[:50_000]])
         objects = listing(memory_storage)
         old.change_password("new")
         assert listing(memory_storage).keys() == objects.keys()
         with pytest.raises(WrongPassword):
-            Shelf(opened(memory_storage, password="old"))
-        assert Shelf(opened(memory_storage, password="new")).get("item") == NOISE[:50_000]
-        Shelf(old).put("more", [b"2"])
+            ToyKind(opened(memory_storage, password="old"))
+        assert ToyKind(opened(memory_storage, password="new")).get("item") == NOISE[:50_000]
+        ToyKind(old).put("more", [b"2"])
         assert opened(memory_storage, password="new").check(read_data=True).ok
 
     def test_plain_repository_gets_no_password(self, memory_storage: Storage) -> None:
         repository = opened(memory_storage)
-        Shelf(repository).put("item", [b"1"])
+        ToyKind(repository).put("item", [b"1"])
         with pytest.raises(WrongPassword, match="is not encrypted"):
             repository.change_password("new")
 
@@ -581,7 +581,7 @@ class TestPasswords:
                 if path == "repository.json":
                     with pytest.MonkeyPatch.context() as patch:
                         patch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", raising=False)
-                        Shelf(opened(memory_storage, password=rival)).put("rival", [b"1"])
+                        ToyKind(opened(memory_storage, password=rival)).put("rival", [b"1"])
                 return super()._create(path, data)
 
         if mine == "environment":
@@ -590,11 +590,11 @@ class TestPasswords:
         loser.location = Slow("memory", memory_storage.url.removeprefix("memory://"), {})
         if mine or rival:
             with pytest.raises(WrongPassword):
-                Shelf(loser).put("loser", [b"plain text"])
+                ToyKind(loser).put("loser", [b"plain text"])
         else:
-            Shelf(loser).put("loser", [b"plain text"])
+            ToyKind(loser).put("loser", [b"plain text"])
         monkeypatch.delenv("PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD", raising=False)
-        winner = Shelf(opened(memory_storage, password=rival))
+        winner = ToyKind(opened(memory_storage, password=rival))
         assert set(winner.items) == ({"rival"} if mine or rival else {"rival", "loser"})
         assert winner.repository.check(read_data=True).ok
 
@@ -602,45 +602,45 @@ class TestPasswords:
         start = threading.Barrier(4)
 
         def create(number: int) -> None:
-            shelf = Shelf(opened(memory_storage, password="one"))
+            toy = ToyKind(opened(memory_storage, password="one"))
             start.wait()
-            shelf.put(f"item-{number}", [b"1"])
+            toy.put(f"item-{number}", [b"1"])
 
         threads = [threading.Thread(target=create, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(Shelf(opened(memory_storage, password="one")).items) == 4
+        assert len(ToyKind(opened(memory_storage, password="one")).items) == 4
 
 
 def test_newer_format_is_refused(local_storage: Storage) -> None:
-    Shelf(opened(local_storage)).put("item", [b"1"])
+    ToyKind(opened(local_storage)).put("item", [b"1"])
     for name in ("repository.json", "repository.copy.json"):
         file = Path(local_storage.url) / name
         file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
     before = listing(local_storage)
-    for use in (lambda: Shelf(opened(local_storage)), opened(local_storage).check, opened(local_storage).repair):
+    for use in (lambda: ToyKind(opened(local_storage)), opened(local_storage).check, opened(local_storage).repair):
         with pytest.raises(UnsupportedFormat, match="format 2, but this version reads only up to 1"):
             use()
     assert listing(local_storage) == before
 
 
 def test_other_cut_points_are_refused_for_writing(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    Shelf(opened(memory_storage)).put("item", [b"1"])
+    ToyKind(opened(memory_storage)).put("item", [b"1"])
     monkeypatch.setattr(chunking, "SEED", 1)
     with pytest.raises(UnsupportedFormat, match="splits data with other parameters"):
-        Shelf(opened(memory_storage))
-    assert Shelf(opened(memory_storage, read_only=True)).get("item") == b"1"
+        ToyKind(opened(memory_storage))
+    assert ToyKind(opened(memory_storage, read_only=True)).get("item") == b"1"
 
 
 def test_creator_that_was_killed_is_finished_by_the_next_writer(local_storage: Storage) -> None:
-    Shelf(opened(local_storage)).put("item", [b"1"])
+    ToyKind(opened(local_storage)).put("item", [b"1"])
     copy = Path(local_storage.url) / "repository.copy.json"
     content = copy.read_bytes()
     copy.unlink()
     assert not opened(local_storage).check().ok
-    Shelf(opened(local_storage)).put("other", [b"1"])
+    ToyKind(opened(local_storage)).put("other", [b"1"])
     assert copy.read_bytes() == content
     assert opened(local_storage).check().ok
 
@@ -655,11 +655,11 @@ def test_storage_that_is_not_exclusive_needs_a_promise(tmp_path: Path) -> None:
     fsspec.register_implementation("plain-files", Plain, clobber=True)
     url = f"plain-files://{tmp_path}/repository"
     with pytest.raises(UnsupportedStorage, match="single_writer=True"):
-        Shelf(Repository(url)).put("item", [b"1"])
-    shelf = Shelf(Repository(url, single_writer=True))
-    shelf.put("item", [NOISE[:100_000]])
-    assert Shelf(Repository(url, single_writer=True)).get("item") == NOISE[:100_000]
-    assert shelf.repository.check(read_data=True).ok
+        ToyKind(Repository(url)).put("item", [b"1"])
+    toy = ToyKind(Repository(url, single_writer=True))
+    toy.put("item", [NOISE[:100_000]])
+    assert ToyKind(Repository(url, single_writer=True)).get("item") == NOISE[:100_000]
+    assert toy.repository.check(read_data=True).ok
 
 
 def test_pickled_repository_carries_no_secret() -> None:
@@ -678,8 +678,8 @@ def test_pickled_repository_carries_no_secret() -> None:
 
 
 def test_pickled_repository_finds_its_password_in_the_other_process(local_storage: Storage) -> None:
-    Shelf(opened(local_storage, password="right")).put("item", [b"1"])
-    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).names('shelf'))"
+    ToyKind(opened(local_storage, password="right")).put("item", [b"1"])
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).names('toy'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=pickle.dumps(opened(local_storage, password="right")),
@@ -694,14 +694,14 @@ def test_pickled_repository_finds_its_password_in_the_other_process(local_storag
 def test_compression(memory_storage: Storage, compression: str) -> None:
     """Each writer decides; what was written otherwise is read, and reused."""
     text = b"".join(b"line %d of a long and boring text\n" % number for number in range(20_000))
-    shelf = Shelf(opened(memory_storage, compression=compression))
-    event = shelf.put("text", [text])
-    noise = shelf.put("noise", [NOISE[:300_000]])
+    toy = ToyKind(opened(memory_storage, compression=compression))
+    event = toy.put("text", [text])
+    noise = toy.put("noise", [NOISE[:300_000]])
     assert event.content is not None
     assert noise.content is not None
     assert (event.content.written < len(text) / 4) == (compression != "none")
     assert 300_000 <= noise.content.written < 301_000
-    other = Shelf(opened(memory_storage, compression="auto" if compression == "none" else "none"))
+    other = ToyKind(opened(memory_storage, compression="auto" if compression == "none" else "none"))
     assert other.get("text") == text
     again = other.put("again", [text])
     assert again.content is not None
@@ -709,10 +709,10 @@ def test_compression(memory_storage: Storage, compression: str) -> None:
 
 
 def test_what_is_kept_is_neither_read_nor_written_again(memory_storage: Storage) -> None:
-    shelf = Shelf(opened(memory_storage))
+    toy = ToyKind(opened(memory_storage))
     random_bytes = random.Random(0).randbytes
     first = [random_bytes(100_000) for _ in range(6)]
-    old = shelf.repository.read(shelf.stream, shelf.put("old", first))
+    old = toy.repository.read(toy.stream, toy.put("old", first))
     new = random_bytes(50_000)
     ends = np.cumsum(old.table["size"])
     cut = int(np.searchsorted(ends, 200_000))
@@ -725,17 +725,17 @@ def test_what_is_kept_is_neither_read_nor_written_again(memory_storage: Storage)
         assert not writer.has(unknown).any()
         return writer.store_cut(lambda: b"the manifest", [Kept(before), new, Kept(behind)])
 
-    event = shelf.repository.commit(shelf.stream, lambda: Draft("put", {"id": "new"}), store=store)
+    event = toy.repository.commit(toy.stream, lambda: Draft("put", {"id": "new"}), store=store)
     assert event is not None
     assert event.content is not None
     assert event.content.written < 60_000
-    content = shelf.repository.read(shelf.stream, event)
+    content = toy.repository.read(toy.stream, event)
     whole = b"".join(first)
     at = int(ends[cut])
     assert content.read(0, content.body_size) == whole[:at] + new + whole[at:]
     assert content.manifest == b"the manifest"
-    shelf.repository.prune(grace=0)
-    assert shelf.repository.check(read_data=True).ok
+    toy.repository.prune(grace=0)
+    assert toy.repository.check(read_data=True).ok
 
 
 def test_unknown_compression_is_refused() -> None:
@@ -748,42 +748,42 @@ def test_unknown_compression_is_refused() -> None:
 
 class TestDeduplication:
     def test_equal_leaves_are_stored_once(self, memory_storage: Storage) -> None:
-        shelf = Shelf(opened(memory_storage))
-        shelf.put("first", [memoryview(NOISE)[:5_000_000]])
+        toy = ToyKind(opened(memory_storage))
+        toy.put("first", [memoryview(NOISE)[:5_000_000]])
         changed = bytearray(NOISE[:5_000_000])
         changed[4_500_000] ^= 1
-        event = shelf.put("second", [memoryview(changed)])
+        event = toy.put("second", [memoryview(changed)])
         assert event.content is not None
         assert event.content.written < 1_000_000
-        assert shelf.get("second") == changed
+        assert toy.get("second") == changed
 
     def test_insertion_moves_the_cut_points_with_it(self, memory_storage: Storage) -> None:
-        shelf = Shelf(opened(memory_storage))
-        shelf.put("first", [NOISE[:3_000_000]])
-        event = shelf.put("second", [NOISE[:1_000] + b"inserted" + NOISE[1_000:3_000_000]])
+        toy = ToyKind(opened(memory_storage))
+        toy.put("first", [NOISE[:3_000_000]])
+        event = toy.put("second", [NOISE[:1_000] + b"inserted" + NOISE[1_000:3_000_000]])
         assert event.content is not None
         assert event.content.written < 300_000
 
     def test_many_small_commits_are_all_found_by_a_cold_reader(self, memory_storage: Storage) -> None:
         """Their index objects are merged on the way."""
-        shelf = Shelf(opened(memory_storage))
+        toy = ToyKind(opened(memory_storage))
         for number in range(300):
-            shelf.put(f"item-{number}", [b"%d" % number], chunked=True)
+            toy.put(f"item-{number}", [b"%d" % number], chunked=True)
         levels = [path[6] for path in listing(memory_storage) if path.startswith("index/")]
         assert levels.count("1") == 4
-        fresh = Shelf(opened(memory_storage))
+        fresh = ToyKind(opened(memory_storage))
         assert [fresh.get(f"item-{number}") for number in range(300)] == [b"%d" % number for number in range(300)]
         before = fresh.repository.location.requests["GET"]
-        assert Shelf(opened(memory_storage)).get("item-7") == b"7"
+        assert ToyKind(opened(memory_storage)).get("item-7") == b"7"
         assert fresh.repository.location.requests["GET"] - before < 60
 
     def test_merged_index_survives_prunes(self, memory_storage: Storage, short: None) -> None:
-        shelf = Shelf(opened(memory_storage))
+        toy = ToyKind(opened(memory_storage))
         for round_number in range(4):
             for number in range(10):
-                shelf.put(f"item-{number}", [b"%d of round %d" % (number, round_number)], chunked=True, overwrite=True)
-            shelf.repository.prune(grace=0)
-        fresh = Shelf(opened(memory_storage))
+                toy.put(f"item-{number}", [b"%d of round %d" % (number, round_number)], chunked=True, overwrite=True)
+            toy.repository.prune(grace=0)
+        fresh = ToyKind(opened(memory_storage))
         assert [fresh.get(f"item-{number}") for number in range(10)] == [b"%d of round 3" % n for n in range(10)]
         assert sum(path.startswith("packs/") for path in listing(memory_storage)) <= 20
 
@@ -878,14 +878,14 @@ def test_repository_of_format_1_is_read(tmp_path: Path, name: str) -> None:
     with tarfile.open(Path(__file__).parent / "data/golden-1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     repository = Repository(tmp_path / name, password=golden.PASSWORDS[name])
-    shelf, other = Shelf(repository, "golden"), Shelf(repository, "others/Größe")
+    toy, other = ToyKind(repository, "golden"), ToyKind(repository, "others/Größe")
     assert repository.names(KIND) == ["golden", "others/Größe"]
     expected = [number for number in range(golden.COUNT) if number != 1]
-    assert sorted(shelf.items) == sorted(f"item-{number}" for number in expected)
-    assert all(shelf.get(f"item-{number}") == golden.body(number) for number in expected)
+    assert sorted(toy.items) == sorted(f"item-{number}" for number in expected)
+    assert all(toy.get(f"item-{number}") == golden.body(number) for number in expected)
     assert other.get("copy") == golden.body(2)
     assert repository.check(read_data=True).ok
-    again = shelf.put("again", [golden.body(2)], chunked=True)
+    again = toy.put("again", [golden.body(2)], chunked=True)
     assert again.content is not None
     assert again.content.written < 100, "chunks are named as they were"
 
@@ -916,18 +916,18 @@ from pathlib import Path
 import numpy as np
 from prefect_snapshots.repository import Repository
 sys.path.insert(0, sys.argv[2])
-from shelf import Shelf
+from toy_kind import ToyKind
 
 def status(name):
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
     return int(line.split()[1]) // 1024
 
-shelf = Shelf(Repository(sys.argv[1]))
-shelf.put("warm", [memoryview(np.random.default_rng(1).bytes(5_000_000))])
+toy = ToyKind(Repository(sys.argv[1]))
+toy.put("warm", [memoryview(np.random.default_rng(1).bytes(5_000_000))])
 array = np.random.default_rng(2).integers(0, 256, 256 << 20, np.uint8)
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
 before = status("VmRSS")
-shelf.put("large", [memoryview(array)])
+toy.put("large", [memoryview(array)])
 print(status("VmHWM") - before)
 """
 
@@ -942,12 +942,12 @@ def test_saving_256_mb_takes_less_than_100_mb(tmp_path: Path) -> None:
 
 
 def test_check_notes_what_does_not_belong(local_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = Shelf(opened(local_storage))
-    shelf.put("item", [b"1"])
+    toy = ToyKind(opened(local_storage))
+    toy.put("item", [b"1"])
     (Path(local_storage.url) / "README.txt").write_text("mine")
     real = catalog.time.time_ns  # type: ignore[attr-defined]
     monkeypatch.setattr(catalog.time, "time_ns", lambda: real() - 3 * 24 * 3600 * 10**9)  # type: ignore[attr-defined]
-    shelf.put("from a slow clock", [b"2"])
+    toy.put("from a slow clock", [b"2"])
     report = opened(local_storage).check(read_data=True)
     assert report.ok
     assert len(report.notes) == 2
@@ -957,22 +957,22 @@ def test_check_notes_what_does_not_belong(local_storage: Storage, monkeypatch: p
 
 def test_full_disk_publishes_nothing(small_disk: Path) -> None:
     repository = Repository(small_disk / "repository")
-    shelf = Shelf(repository)
-    shelf.put("before", [NOISE[:50_000]])
+    toy = ToyKind(repository)
+    toy.put("before", [NOISE[:50_000]])
     ballast = small_disk / "ballast"
     reserve = (small_disk / "repository" / "repository.reserve").stat().st_size
     ballast.write_bytes(bytes(700_000 - reserve))
     for body in (NOISE[:600_000], NOISE[:5_000_000]):
         with pytest.raises(StorageFull):
-            shelf.put("too large", [body])
+            toy.put("too large", [body])
     for name, size in {"inline": 10, "chunked": 30_000}.items():
-        shelf.put(name, [NOISE[:size]])
-    fresh = Shelf(Repository(small_disk / "repository"))
+        toy.put(name, [NOISE[:size]])
+    fresh = ToyKind(Repository(small_disk / "repository"))
     assert set(fresh.items) == {"before", "inline", "chunked"}
     assert fresh.repository.check(read_data=True).ok
     ballast.unlink()
-    shelf.put("too large", [NOISE[:600_000]])
-    assert Shelf(Repository(small_disk / "repository")).get("too large") == NOISE[:600_000]
+    toy.put("too large", [NOISE[:600_000]])
+    assert ToyKind(Repository(small_disk / "repository")).get("too large") == NOISE[:600_000]
 
 
 def test_threads_share_a_repository_with_a_prune(local_storage: Storage) -> None:
@@ -990,13 +990,13 @@ def test_threads_share_a_repository_with_a_prune(local_storage: Storage) -> None
         return run
 
     def write(number: int) -> None:
-        shelf = Shelf(repository, f"name-{number % 2}")
+        toy = ToyKind(repository, f"name-{number % 2}")
         for turn in range(25):
             item = f"item-{number}-{turn}"
-            shelf.put(item, [NOISE[turn * 1_000 : turn * 1_000 + 30_000], item.encode()])
-            assert shelf.get(item) == NOISE[turn * 1_000 : turn * 1_000 + 30_000] + item.encode()
+            toy.put(item, [NOISE[turn * 1_000 : turn * 1_000 + 30_000], item.encode()])
+            assert toy.get(item) == NOISE[turn * 1_000 : turn * 1_000 + 30_000] + item.encode()
             if turn % 3 == 2:
-                shelf.remove(item)
+                toy.remove(item)
 
     def prune() -> None:
         while not done.is_set():
@@ -1012,7 +1012,7 @@ def test_threads_share_a_repository_with_a_prune(local_storage: Storage) -> None
     pruner.join()
     assert failures == []
     fresh = opened(local_storage)
-    items = [item for number in range(2) for item in Shelf(fresh, f"name-{number}").items]
+    items = [item for number in range(2) for item in ToyKind(fresh, f"name-{number}").items]
     assert len(items) == 6 * 17
     assert fresh.check(read_data=True).ok
 
@@ -1021,8 +1021,8 @@ def test_writers_that_never_pause_hold_up_neither_reads_nor_check_nor_prune(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside them, every look at the index finds something new."""
-    shelf = Shelf(Repository(str(tmp_path / "repository")))
-    shelf.put("one", [NOISE[:100_000]])
+    toy = ToyKind(Repository(str(tmp_path / "repository")))
+    toy.put("one", [NOISE[:100_000]])
     [pack] = [path for path in (tmp_path / "repository" / "packs").rglob("*") if path.is_file()]
     for entry in (tmp_path / "repository" / "index").rglob("*"):
         if entry.is_file():
@@ -1030,7 +1030,7 @@ def test_writers_that_never_pause_hold_up_neither_reads_nor_check_nor_prune(
     pack.unlink()
     load = index.Index.load
     monkeypatch.setattr(index.Index, "load", lambda one: load(one) or True)
-    fresh = Shelf(Repository(str(tmp_path / "repository")))
+    fresh = ToyKind(Repository(str(tmp_path / "repository")))
     with pytest.raises(IntegrityError):
         fresh.get("one")
     with pytest.raises(IntegrityError):

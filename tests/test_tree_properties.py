@@ -14,7 +14,7 @@ from typing import IO, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_backup_trees import Shelf, described
+from test_backup_trees import Vault, described
 
 from prefect_snapshots.trees.restoring import restore_directory
 from prefect_snapshots.trees.scanning import Directory
@@ -102,13 +102,13 @@ def rsync(source: Path, target: Path, *options: str) -> str:
 
 def follow(history: list[list[tuple[Any, ...]]], folder: Path) -> None:
     """Back a directory up after each generation of changes, and restore each of them over what there is by then."""
-    source, shelf = folder / "source", Shelf(folder / "repository")
+    source, vault = folder / "source", Vault(folder / "repository")
     source.mkdir()
     archives = []
     for number, generation in enumerate(history):
         for change in generation:
             apply(os.fsencode(source), change)
-        archives.append(shelf.backup(Directory(source)))
+        archives.append(vault.backup(Directory(source)))
         (folder / f"copy-{number}").mkdir()
         rsync(source, folder / f"copy-{number}")
     for number in reversed(range(len(history))):

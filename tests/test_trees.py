@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_backup_trees import Shelf, described, leftovers
+from test_backup_trees import Vault, described, leftovers
 
 from prefect_snapshots import ArtifactRegistry, Directory
 from prefect_snapshots.errors import InvalidArgument, InvalidName, PermissionDenied, SnapshotsError
@@ -44,8 +44,8 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "repository")
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "repository")
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def racing(folder: Path, elsewhere: Path) -> Iterator[None]:
 
 
 @needs_root
-def test_nobody_leads_a_backup_out_of_its_directory(tmp_path: Path, shelf: Shelf, elsewhere: Path) -> None:
+def test_nobody_leads_a_backup_out_of_its_directory(tmp_path: Path, vault: Vault, elsewhere: Path) -> None:
     """Neither the names nor the bytes of what others put a link to get into the backup."""
     folder = tmp_path / "folder"
     for number in range(40):
@@ -136,7 +136,7 @@ def test_nobody_leads_a_backup_out_of_its_directory(tmp_path: Path, shelf: Shelf
         (elsewhere / name).write_text("secret")
     with racing(folder, elsewhere):
         for _ in range(20):
-            part = shelf.backup(Directory(folder, strict=False)).part("folder")
+            part = vault.backup(Directory(folder, strict=False)).part("folder")
             assert not [entry.path for entry in part.entries if "stranger" in entry.path]
 
 
@@ -158,9 +158,9 @@ def elsewhere(tmp_path: Path) -> Path:
 @needs_root
 @pytest.mark.parametrize("options", [{}, {"in_place": True}, {"delete": False}, {"only": ["a/deep", "b", "top"]}])
 def test_nobody_leads_a_restore_out_of_its_folder(
-    tmp_path: Path, shelf: Shelf, source: Path, elsewhere: Path, options: dict[str, Any]
+    tmp_path: Path, vault: Vault, source: Path, elsewhere: Path, options: dict[str, Any]
 ) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+    part = vault.backup(Directory(source)).part("source")
     folder = tmp_path / "folder"
     shutil.copytree(source, folder / "target", symlinks=True)
     give(folder)
@@ -174,10 +174,10 @@ def test_nobody_leads_a_restore_out_of_its_folder(
 
 @needs_root
 def test_nobody_leads_a_restore_out_of_its_directory(
-    tmp_path: Path, shelf: Shelf, source: Path, elsewhere: Path
+    tmp_path: Path, vault: Vault, source: Path, elsewhere: Path
 ) -> None:
     """The same within the target, where files that stay are carried over."""
-    part = shelf.backup(Directory(source, excludes=["kept"])).part("source")
+    part = vault.backup(Directory(source, excludes=["kept"])).part("source")
     target = tmp_path / "target"
     shutil.copytree(source, target, symlinks=True)
     (target / "a" / "kept").mkdir()
@@ -206,8 +206,8 @@ def test_nobody_leads_a_download_out_of_its_folder(tmp_path: Path, source: Path,
 
 
 @needs_root
-def test_root_follows_no_link_of_somebody_else(tmp_path: Path, shelf: Shelf, source: Path, elsewhere: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_root_follows_no_link_of_somebody_else(tmp_path: Path, vault: Vault, source: Path, elsewhere: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "link").symlink_to(elsewhere)
@@ -223,9 +223,9 @@ def test_root_follows_no_link_of_somebody_else(tmp_path: Path, shelf: Shelf, sou
 
 
 @needs_root
-def test_a_workspace_of_somebody_else_is_left_alone(tmp_path: Path, shelf: Shelf, source: Path) -> None:
+def test_a_workspace_of_somebody_else_is_left_alone(tmp_path: Path, vault: Vault, source: Path) -> None:
     """What its notes say would be done with the rights of root."""
-    part = shelf.backup(Directory(source)).part("source")
+    part = vault.backup(Directory(source)).part("source")
     folder = give(tmp_path / "folder")
     victim = tmp_path / "victim"
     fake = folder / f"{RESTORING}fake"
@@ -239,8 +239,8 @@ def test_a_workspace_of_somebody_else_is_left_alone(tmp_path: Path, shelf: Shelf
 
 
 @needs_root
-def test_root_is_told_whose_folder_it_restores_into(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_root_is_told_whose_folder_it_restores_into(tmp_path: Path, vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     folder = give(tmp_path / "folder")
     [warning] = restore_directory(part, folder / "target").warnings
     assert f"{folder} belongs to the user {NOBODY}, who can rename or replace" in warning
@@ -248,7 +248,7 @@ def test_root_is_told_whose_folder_it_restores_into(tmp_path: Path, shelf: Shelf
 
 
 def _restore(repository: str, target: str, options: dict[str, Any]) -> list[str]:
-    return restore_directory(Shelf(Path(repository)).open().part("source"), target, **options).warnings
+    return restore_directory(Vault(Path(repository)).open().part("source"), target, **options).warnings
 
 
 @needs_root
@@ -256,11 +256,11 @@ def _restore(repository: str, target: str, options: dict[str, Any]) -> list[str]
 @pytest.mark.parametrize("only", ["", "a", "a/deep", "a/file"])
 def test_directories_that_their_owner_may_not_write(tmp_path: Path, source: Path, mode: int, only: str) -> None:
     """Renaming a directory takes the right to write it, which its owner can take back at any time."""
-    shelf = Shelf(tmp_path / "repository")
+    vault = Vault(tmp_path / "repository")
     give(source)
     for name in ("a/deep", "a", "."):
         (source / name).chmod(mode)
-    shelf.backup(Directory(source))
+    vault.backup(Directory(source))
     subprocess.run(["chmod", "-R", "a+rX", tmp_path / "repository"], check=True)
     give(tmp_path / "repository")
     folder = give(tmp_path / "folder")
@@ -286,7 +286,7 @@ def test_attributes_of_files_that_their_owner_may_not_write(tmp_path: Path, mode
         os.setxattr(path, "user.comment", b"mine")
         path.chmod(mode)
     give(source)
-    Shelf(tmp_path / "repository").backup(Directory(source))
+    Vault(tmp_path / "repository").backup(Directory(source))
     give(tmp_path / "repository")
     folder = give(tmp_path / "folder")
     assert as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {}) == []
@@ -300,7 +300,7 @@ def test_attributes_that_cannot_be_set_are_said(tmp_path: Path) -> None:
     (source / "file").write_text("text")
     os.setxattr(source / "file", "trusted.secret", b"of root")
     give(source)
-    Shelf(tmp_path / "repository").backup(Directory(source))
+    Vault(tmp_path / "repository").backup(Directory(source))
     give(tmp_path / "repository")
     folder = give(tmp_path / "folder")
     [warning] = as_nobody(_restore, str(tmp_path / "repository"), str(folder / "target"), {})
@@ -311,9 +311,9 @@ def test_attributes_that_cannot_be_set_are_said(tmp_path: Path) -> None:
 
 
 def _backup(repository: str, source: str) -> list[str]:
-    shelf = Shelf(Path(repository))
-    shelf.backup(Directory(source, strict=False))
-    return [*shelf.summary.unreadable, *shelf.summary.skipped]
+    vault = Vault(Path(repository))
+    vault.backup(Directory(source, strict=False))
+    return [*vault.summary.unreadable, *vault.summary.skipped]
 
 
 @needs_root
@@ -335,7 +335,7 @@ def test_what_could_not_be_stored_stays(tmp_path: Path, source: Path, in_place: 
         assert len(as_nobody(_backup, str(tmp_path / "repository"), str(source))) >= 4
         (source / "top").write_text("changed")
         (source / "extra").write_text("extra")
-        restored = restore_directory(Shelf(tmp_path / "repository").open().part("source"), source, in_place=in_place)
+        restored = restore_directory(Vault(tmp_path / "repository").open().part("source"), source, in_place=in_place)
         assert (source / "a" / "secret").read_text() == (source / "second name").read_text() == "secret"
         assert (source / "closed" / "deep" / "file").read_text() == "in it"
         assert stat.S_ISCHR((source / "device").stat().st_mode)
@@ -358,12 +358,12 @@ def cluttered(source: Path) -> Path:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_caches_and_large_files_can_be_left_out(shelf: Shelf, cluttered: Path, in_place: bool) -> None:
+def test_caches_and_large_files_can_be_left_out(vault: Vault, cluttered: Path, in_place: bool) -> None:
     (cluttered / "marked" / "deep").mkdir(parents=True)
     (cluttered / "marked" / ".nobackup").touch()
     (cluttered / "marked" / "deep" / "file").touch()
     directory = Directory(cluttered, exclude_caches=True, larger_than=4999, exclude_if_present=[".nobackup", ".other"])
-    part = shelf.backup(directory).part("source")
+    part = vault.backup(directory).part("source")
     assert {"cache/CACHEDIR.TAG", "b/kept", "b/CACHEDIR.TAG", "top", "marked/.nobackup"} < set(part.paths)
     assert not {"cache/huge", "large", "marked/deep/file"} & set(part.paths)
     (cluttered / "extra").write_text("extra")
@@ -376,9 +376,9 @@ def test_caches_and_large_files_can_be_left_out(shelf: Shelf, cluttered: Path, i
         Directory(cluttered, larger_than=-1)
 
 
-def test_what_stays_keeps_the_directories_above_it(shelf: Shelf, source: Path) -> None:
+def test_what_stays_keeps_the_directories_above_it(vault: Vault, source: Path) -> None:
     """They are not in the backup, but above something that was excluded."""
-    part = shelf.backup(Directory(source, excludes=["*.log"])).part("source")
+    part = vault.backup(Directory(source, excludes=["*.log"])).part("source")
     (source / "b" / "logs" / "old").mkdir(parents=True)
     (source / "b" / "logs" / "old" / "x.log").write_text("log")
     (source / "b" / "logs" / "other").write_text("extra")
@@ -391,11 +391,11 @@ def test_what_stays_keeps_the_directories_above_it(shelf: Shelf, source: Path) -
     assert not (source / "b" / "logs" / "other").exists()
 
 
-def test_what_stays_is_as_it_is_at_the_switch_not_as_it_was_before(shelf: Shelf, source: Path) -> None:
+def test_what_stays_is_as_it_is_at_the_switch_not_as_it_was_before(vault: Vault, source: Path) -> None:
     """Building may take hours. Files are appended to, replaced, deleted and made meanwhile by programs that go on."""
     (source / "logs").mkdir()
     directory = Directory(source, excludes=["*.log", "app.db*", "/cache/"])
-    part = shelf.backup(directory).part("source")
+    part = vault.backup(directory).part("source")
     for name in ("appended.log", "replaced.log", "deleted.log"):
         (source / name).write_text("before")
     (source / "cache" / "deep").mkdir(parents=True)
@@ -431,8 +431,8 @@ def test_what_stays_is_as_it_is_at_the_switch_not_as_it_was_before(shelf: Shelf,
 # --- in place --------------------------------------------------------------------------------------------------------
 
 
-def test_in_place_keeps_the_directory_itself(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_in_place_keeps_the_directory_itself(tmp_path: Path, vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     expected = described(source)
     (source / "top").write_text("changed")
     (source / "extra").mkdir()
@@ -465,8 +465,8 @@ def mounted(source: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_mount_points_are_restored_in_place(shelf: Shelf, source: Path, mounted: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_mount_points_are_restored_in_place(vault: Vault, source: Path, mounted: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     expected = described(source)
     for path in (mounted / "inside", mounted / "folder" / "file", source / "top", source / "a" / "file"):
         path.write_text("changed")
@@ -486,24 +486,24 @@ def test_mount_points_are_restored_in_place(shelf: Shelf, source: Path, mounted:
     assert (mounted / "inside").read_text() == "new"
 
 
-def test_a_mount_point_that_the_backup_does_not_hold(tmp_path: Path, shelf: Shelf, source: Path, mounted: Path) -> None:
+def test_a_mount_point_that_the_backup_does_not_hold(tmp_path: Path, vault: Vault, source: Path, mounted: Path) -> None:
     other = tmp_path / "other" / "source"
     (other / "a").mkdir(parents=True)
-    part = shelf.backup(Directory(other)).part("source")
+    part = vault.backup(Directory(other)).part("source")
     with pytest.raises(InvalidArgument, match=r"is a mount point that is not in .*\. Nothing was changed"):
         restore_directory(part, source, in_place=True)
     assert (mounted / "inside").read_text() == (source / "top").read_text() == "new"
 
 
-def test_one_file_system_leaves_out_what_is_mounted(shelf: Shelf, source: Path, mounted: Path) -> None:
-    part = shelf.backup(Directory(source, one_file_system=True)).part("source")
+def test_one_file_system_leaves_out_what_is_mounted(vault: Vault, source: Path, mounted: Path) -> None:
+    part = vault.backup(Directory(source, one_file_system=True)).part("source")
     assert not any(path.startswith("b/mounted/") for path in part.paths)
     assert any(entry.path == "b/mounted" for entry in part.entries)
     (mounted / "later").write_text("later")
     (source / "top").write_text("changed")
     restore_directory(part, source, in_place=True)
     assert ((source / "top").read_text(), (mounted / "later").read_text()) == ("new", "later")
-    whole = shelf.backup(Directory(source)).part("source")
+    whole = vault.backup(Directory(source)).part("source")
     assert "b/mounted/later" in whole.paths
 
 
@@ -511,8 +511,8 @@ def test_one_file_system_leaves_out_what_is_mounted(shelf: Shelf, source: Path, 
 
 
 @pytest.mark.parametrize("wrong", ["nope", "top/below", "a/file/x", "../up"])
-def test_all_paths_are_looked_at_before_the_first_is_touched(shelf: Shelf, source: Path, wrong: str) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_all_paths_are_looked_at_before_the_first_is_touched(vault: Vault, source: Path, wrong: str) -> None:
+    part = vault.backup(Directory(source)).part("source")
     (source / "a" / "file").write_text("changed")
     before = described(source)
     with pytest.raises((InvalidArgument, InvalidName)):
@@ -520,8 +520,8 @@ def test_all_paths_are_looked_at_before_the_first_is_touched(shelf: Shelf, sourc
     assert described(source) == before
 
 
-def test_several_paths_are_switched_together(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_several_paths_are_switched_together(tmp_path: Path, vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     expected = described(source)
     shutil.rmtree(source / "a" / "deep")
     (source / "top").write_text("changed")
@@ -536,8 +536,8 @@ def test_several_paths_are_switched_together(tmp_path: Path, shelf: Shelf, sourc
     assert not leftovers(tmp_path)
 
 
-def test_a_switch_that_fails_is_taken_back(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_a_switch_that_fails_is_taken_back(tmp_path: Path, vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     for name in ("a/file", "top"):
         (source / name).write_text("changed")
     before = described(source)
@@ -554,8 +554,8 @@ def test_a_switch_that_fails_is_taken_back(tmp_path: Path, shelf: Shelf, source:
     assert (source / "top").read_text() == (source / "a" / "file").read_text() == "changed"
 
 
-def test_what_is_not_taken_is_deleted(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_what_is_not_taken_is_deleted(tmp_path: Path, vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     with pytest.raises(KeyboardInterrupt), stage_directory(part, tmp_path / "target"):
         raise KeyboardInterrupt
     assert not (tmp_path / "target").exists()
@@ -597,7 +597,7 @@ def test_entries_that_no_file_system_takes_are_refused(entries: list[Entry]) -> 
         check_entries(entries)
 
 
-def test_a_directory_in_a_place_that_cannot_be_written_is_said(tmp_path: Path, shelf: Shelf, source: Path) -> None:
-    part = shelf.backup(Directory(source)).part("source")
+def test_a_directory_in_a_place_that_cannot_be_written_is_said(tmp_path: Path, vault: Vault, source: Path) -> None:
+    part = vault.backup(Directory(source)).part("source")
     with pytest.raises((PermissionDenied, InvalidArgument, OSError)):
         restore_directory(part, Path("/proc/self/target"))

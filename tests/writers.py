@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from itertools import count
 
-from shelf import Shelf
+from toy_kind import ToyKind
 
 from prefect_snapshots.repository import Repository
 
@@ -28,14 +28,14 @@ def body_of(number: int) -> bytes:
 
 def commit(repository: Repository, name: str, first: int, numbers: Iterator[int]) -> None:
     """Commit items, and delete every other one again some commits later."""
-    shelf = Shelf(repository, name)
+    toy = ToyKind(repository, name)
     for number in numbers:
-        shelf.put(f"item-{first + number}", [body_of(first + number)])
+        toy.put(f"item-{first + number}", [body_of(first + number)])
         print(f"put item-{first + number}", flush=True)
         if number % 4 == 3:
             doomed = f"item-{first + number - 2}"
             print(f"removing {doomed}", flush=True)
-            shelf.remove(doomed)
+            toy.remove(doomed)
 
 
 def main() -> None:

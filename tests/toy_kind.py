@@ -11,10 +11,10 @@ from prefect_snapshots.repository.contents import Kept, Similar, StagedPart, Sto
 from prefect_snapshots.repository.location import Buffer
 from prefect_snapshots.repository.repository import Repository
 
-KIND = "shelf"
+KIND = "shelf"  # the name in stored repositories, such as those of `golden.py`
 
 
-class Shelf:
+class ToyKind:
     """Items by id. Small ones travel inside their event, unless they are put with `chunked`.
 
     Attributes:
@@ -64,7 +64,7 @@ class Shelf:
         assert event is not None
         return event
 
-    def copy(self, source: Shelf, old: str, new: str) -> Event | None:
+    def copy(self, source: ToyKind, old: str, new: str) -> Event | None:
         """Commit an item with the content of another one; None when that is not there."""
         origin = source.items.get(old)
         if origin is None:
