@@ -14,11 +14,14 @@ from typing import Any
 
 import duckdb
 import fsspec
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas
 import polars
 import pyarrow.dataset
 import pytest
+import torch
 import xarray
 from dask.distributed import Client, LocalCluster
 from servers import Storage
@@ -85,6 +88,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Everything:
     return Everything(url, folder, SnapshotsFileSystem(url))
 
 
+TENSOR = torch.arange(6).reshape(2, 3)
 VALUE: dict[str, Any] = {
     "w": np.arange(5_000_000.0).reshape(1000, 5000),
     "f": np.asfortranarray(np.arange(6).reshape(2, 3)),
@@ -93,6 +97,14 @@ VALUE: dict[str, Any] = {
     "..": 1,
     "c.npy": {"d": 2},
     "c": 3,
+    "j": jnp.arange(5, dtype=jnp.float32),
+    "t": TENSOR,
+    "row": TENSOR[1],
+    # No NumPy without other packages has them, or they are no arrays.
+    "none": None,
+    "transposed": TENSOR.T,
+    "half": jnp.ones(3, jnp.bfloat16),
+    "key": jax.random.key(0),
 }
 
 
@@ -102,7 +114,19 @@ def test_the_list_has_every_file_by_a_path_that_reads_it(everything: Everything)
     assert backup.startswith("backups/shop@2")
     assert backup.endswith("_first")
     stored = ["deep/[odd] 100%*.csv", "deep/link", "deep/up", "part-0.parquet"]
-    leaves = ["%2E%2E.npy", "b.bin", "c%.npy", "c.npy/d.npy", "f.npy", "n/long.txt", "n/loss.npy", "n/text.txt"]
+    leaves = [
+        "%2E%2E.npy",
+        "b.bin",
+        "c%.npy",
+        "c.npy/d.npy",
+        "f.npy",
+        "j.npy",
+        "n/long.txt",
+        "n/loss.npy",
+        "n/text.txt",
+        "row.npy",
+        "t.npy",
+    ]
     assert files.find("") == sorted(
         [
             "artifacts/features@v0/features.txt",
@@ -141,6 +165,9 @@ def test_leaves_of_a_snapshot_are_what_numpy_writes(everything: Everything) -> N
     assert np.array_equal(read("w.npy"), VALUE["w"])
     assert read("f.npy").flags.f_contiguous
     assert [read(path).item() for path in ("n/loss.npy", "%2E%2E.npy", "c%.npy", "c.npy/d.npy")] == [0.5, 1, 3, 2]
+    assert np.array_equal(read("j.npy"), np.arange(5, dtype=np.float32))
+    assert np.array_equal(read("t.npy"), np.arange(6).reshape(2, 3))
+    assert np.array_equal(read("row.npy"), [3, 4, 5])
     assert everything.files.read_text("snapshots/train@step-1/n/text.txt", encoding="utf-8") == "größe"
     assert everything.files.cat("snapshots/train@step-1/b.bin") == b"bytes"
 

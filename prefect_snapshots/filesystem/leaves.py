@@ -1,4 +1,4 @@
-"""The leaves of a snapshot as files: arrays and numbers as `.npy`, strings as `.txt`, bytes as `.bin`.
+"""The leaves of a snapshot as files: arrays, tensors and numbers as `.npy`, strings as `.txt`, bytes as `.bin`.
 
 The bytes of an array are stored as a `.npy` file has them, behind its header. So reading a part of such a file reads
 only the chunks of this part. No class is imported and nothing is unpickled: leaves of other kinds are not files.
@@ -7,22 +7,30 @@ only the chunks of this part. No class is imported and nothing is unpickled: lea
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DamagedVersion, IntegrityError, MissingDependency
 from ..repository.contents import ContentReader
 from ..values.classes import Unavailable
-from ..values.manifest import LeafInfo, array_spec_of, distrust, leaf_info, parse
+from ..values.manifest import LeafInfo, array_spec_of, distrust, leaf_info, parse, tensor_spec_of
 from ..values.scalars import text_bytes
 from ..values.structure import leaf_paths
+from ..values.tensors import DENSE, TensorSpec
 from .nodes import Node
 from .segments import component
 
 _NUMBERS = frozenset({"bool", "int", "float", "complex", "numpy-scalar"})
 _SUFFIXES = {"str": "txt", "bytes": "bin", "bytearray": "bin"}
+_TENSOR_DTYPES = frozenset(
+    {"bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}
+    | {"float16", "float32", "float64", "complex64", "complex128"}
+)
+"""Those that PyTorch and NumPy have under the same name."""
 _WHOLE = "value"
 """The name of a value that is a single leaf, and so has no path."""
 
@@ -65,23 +73,33 @@ class LeafFiles:
             self._below.setdefault(node.path.rpartition("/")[0], []).append(node.path)
 
 
-class _LeafBytes:
-    """The bytes of a leaf: a header, and a part of the body."""
+class _Form(NamedTuple):
+    """A leaf as a file: a header, and a part of the body."""
 
-    def __init__(self, header: bytes, content: ContentReader, leaf: LeafInfo, label: str) -> None:
-        self._header = header
-        self._content = content
-        self._leaf = leaf
-        self._label = label
+    suffix: str
+    header: bytes
+    offset: int = 0
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _LeafBytes:
+    """Reads the bytes of a leaf as a file."""
+
+    form: _Form
+    content: ContentReader
+    label: str
+    path: str
 
     def __call__(self, offset: int, length: int) -> bytes:
-        start = max(0, offset - len(self._header))
-        head = self._header[offset : offset + length]
-        body = max(0, min(length - len(head), self._leaf.nbytes - start))
+        header = self.form.header
+        head = header[offset : offset + length]
+        start = max(0, offset - len(header))
+        body = max(0, min(length - len(head), self.form.nbytes - start))
         try:
-            return head + (self._content.read(self._leaf.offset + start, body) if body else b"")
+            return head + (self.content.read(self.form.offset + start, body) if body else b"")
         except IntegrityError as error:
-            raise DamagedVersion(self._label, f"leaf {self._leaf.path}", str(error)) from error
+            raise DamagedVersion(self.label, f"leaf {self.path or _WHOLE}", str(error)) from error
 
 
 def _files(content: ContentReader, label: str) -> Iterator[Node]:
@@ -90,30 +108,52 @@ def _files(content: ContentReader, label: str) -> Iterator[Node]:
     for path, leaf in leaves:
         with distrust():
             try:
-                info, spec = leaf_info(path, leaf), array_spec_of(leaf)
-            except (Unavailable, MissingDependency):
+                form = _form(leaf, leaf_info(path, leaf))
+            except (Unavailable, MissingDependency):  # its dtype or time zone does not exist here
                 continue
-            made = _made(info, spec)
-        if made is None:
+        if form is None:
             continue
-        suffix, header = made
         name = "/".join(map(_safe, path.split("/"))) if path else _WHOLE
-        size = len(header) + info.nbytes
-        yield Node(f"{name}.{suffix}", "file", size, read=_LeafBytes(header, content, info, label))
+        read = _LeafBytes(form, content, label, path)
+        yield Node(f"{name}.{form.suffix}", "file", len(form.header) + form.nbytes, read=read)
 
 
-def _made(info: LeafInfo, spec: Any) -> tuple[str, bytes] | None:
-    """Return the suffix of a leaf, and the bytes before those in the body. None: it has no form as a file."""
-    if info.kind in ("numpy", "jax") and spec is not None and not info.inline and _is_native(spec.dtype):
-        return "npy", _npy_header(spec.dtype, spec.shape, info.order == "F")
-    if info.inline and info.kind in _NUMBERS:
+def _form(leaf: Any, info: LeafInfo) -> _Form | None:
+    """Return a leaf as a file, or None if there is no form for it."""
+    if info.kind in _NUMBERS and info.inline:
         array = np.asarray(info.value)
         if _is_native(array.dtype):
-            return "npy", _npy_header(array.dtype, array.shape, False) + array.tobytes()
+            return _Form("npy", _npy_header(array.dtype, array.shape, False) + array.tobytes())
     if info.kind in _SUFFIXES:
         value = info.value if info.inline else b""
-        return _SUFFIXES[info.kind], text_bytes(value) if isinstance(value, str) else bytes(value)
+        data = text_bytes(value) if isinstance(value, str) else bytes(value)
+        return _Form(_SUFFIXES[info.kind], data, info.offset, info.nbytes)
+    if info.kind == "torch":
+        return _tensor(tensor_spec_of(leaf), info)
+    spec = array_spec_of(leaf)
+    if info.kind in ("numpy", "jax") and not info.inline and spec is not None and _is_native(spec.dtype):
+        return _Form("npy", _npy_header(spec.dtype, spec.shape, info.order == "F"), info.offset, info.nbytes)
     return None
+
+
+def _tensor(spec: TensorSpec, info: LeafInfo) -> _Form | None:
+    """Return a tensor as a file if its elements are stored in the order of a row-major array."""
+    component = spec.components[0]
+    if spec.form != DENSE or component.flags or component.dtype not in _TENSOR_DTYPES:
+        return None
+    dtype, strides = (
+        np.dtype(component.dtype),
+        [math.prod(component.shape[at + 1 :]) for at in range(len(component.shape))],
+    )
+    if any(
+        length > 1 and stride != wanted
+        for length, stride, wanted in zip(component.shape, component.strides, strides, strict=True)
+    ):
+        return None
+    skipped, nbytes = component.offset * dtype.itemsize, math.prod(component.shape) * dtype.itemsize
+    if skipped + nbytes > info.nbytes:
+        raise ValueError(f"{component} does not fit into {info.nbytes} bytes")
+    return _Form("npy", _npy_header(dtype, component.shape, False), info.offset + skipped, nbytes)
 
 
 def _is_native(dtype: Any) -> bool:
