@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -353,6 +354,36 @@ def test_copies_are_complete_beside_writers_deletes_prunes_and_kills(
     # The next version would have the same number in both.
     numbers = {str(ArtifactRegistry(each).log_artifact("shared", 1, "json")) for each in (world.source, world.target)}
     assert len(numbers) == 1
+
+
+@pytest.mark.parametrize("password", [None, "two"])
+def test_copies_run_beside_writers_and_prunes_of_both_sides(tmp_path: Path, password: str | None) -> None:
+    (tmp_path / "client").mkdir()
+    world = World(str(tmp_path), tmp_path / "client", 5, (None, password))
+    world.write()
+    world.copy()
+    busy = threading.Event()
+
+    def prune(url: str, secret: str | None) -> None:
+        while not busy.is_set():
+            Repository(url, password=secret).prune(grace=0)
+
+    def copy() -> None:
+        while not busy.is_set():
+            report = Repository(world.source.url).copy_to(Repository(world.url, password=password))
+            assert report.problems == []
+
+    with ThreadPoolExecutor() as threads:
+        others = [threads.submit(copy) for _ in range(2)]
+        others += [threads.submit(prune, world.source.url, None), threads.submit(prune, world.url, password)]
+        try:
+            for _ in range(60):
+                world.write()
+        finally:
+            busy.set()
+        for other in others:
+            other.result()
+    world.verify()
 
 
 def test_two_copies_of_one_source_at_the_same_time_copy_everything_once(memory_storage: Storage) -> None:

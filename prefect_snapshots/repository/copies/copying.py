@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,7 +25,7 @@ from ..maintenance.checking import Problem
 from ..maintenance.liveness import version_label
 from ..names import check_name
 from ..opened import Opened
-from ..progress import Progress, silent
+from ..progress import Progress
 from .histories import Histories, deleted, name_of, travels
 from .log_copies import (
     Copied,
@@ -46,6 +47,10 @@ _CONTAINED = {"releases": "artifacts"}
 
 _ATTEMPTS = 5
 """How often a name is compared again if another run copies it, too. Each time, one of them advances."""
+
+_NAMES_AT_ONCE = 4
+"""How many names are copied at the same time if a storage is remote, where most of the time is spent waiting. Each can
+hold a pack in memory."""
 
 _LEARNED = 8
 """How many copied versions of a name tell which chunks are known if the keys differ. The last ones
@@ -80,6 +85,11 @@ class CopyReport:
     def ok(self) -> bool:
         """Return whether everything was copied."""
         return not self.problems
+
+    def add(self, other: CopyReport) -> None:
+        """Add what another report counts."""
+        for count in ("names", "versions", "size", "written", "events", "segments", "problems"):
+            setattr(self, count, getattr(self, count) + getattr(other, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +126,36 @@ def copy(
 ) -> CopyReport:
     """See `Repository.copy_to`. The target is None if it does not exist yet, which only a dry run allows."""
     report = CopyReport(dry_run)
-    say = progress or silent
     chosen = sorted(one for one in source.catalog.streams().values() if selection.contains(*one))
-    chosen.sort(key=lambda one: one[0] in _READ_FIRST)
+    last = [one for one in chosen if one[0] in _READ_FIRST]
     # Read now, so that all artifacts that they name are read later and copied earlier.
-    early = {one: _read(source, *one, report) for one in chosen if one[0] in _READ_FIRST}
-    for number, one in enumerate(chosen):
-        say("copying", number, len(chosen))
-        stream = early[one] if one in early else _read(source, *one, report)
-        if stream is None or not selection.concerns(stream):
-            continue
-        report.names += 1
-        try:
-            _copy_name(source, target, stream, selection.since, report)
-        except IntegrityError as error:
-            report.problems.append(Problem(stream.label, str(error), (stream.label,)))
-    say("copying", len(chosen), len(chosen))
+    early = {one: _read(source, *one, report) for one in last}
+    done = 0
+
+    def copy_name(name: tuple[str, str]) -> CopyReport:
+        found = CopyReport(dry_run)
+        stream = early[name] if name in early else _read(source, *name, found)
+        if stream is not None and selection.concerns(stream):
+            found.names = 1
+            try:
+                _copy_name(source, target, stream, selection.since, found)
+            except IntegrityError as error:
+                found.problems.append(Problem(stream.label, str(error), (stream.label,)))
+        return found
+
+    is_local = source.store.location.is_local and (target is None or target.store.location.is_local)
+    with ThreadPoolExecutor(1 if is_local else _NAMES_AT_ONCE, "prefect-snapshots-copy") as threads:
+        for names in ([one for one in chosen if one not in early], last):
+            running = [threads.submit(copy_name, name) for name in names]
+            try:
+                for copied in running:
+                    report.add(copied.result())
+                    done += 1
+                    if progress is not None:
+                        progress("copying", done, len(chosen))
+            finally:
+                for waiting in running:
+                    waiting.cancel()
     return report
 
 
@@ -223,7 +247,7 @@ class _Copier:
         gone = deleted(self._stream.events)
         last = self.histories.last
         contents = [place for place, event in enumerate(events) if event.content is not None]
-        omitted: set[object] = set()
+        omitted: set[str | bytes] = set()
         for place, event in enumerate(events):
             name = name_of(event)
             if place <= last:
@@ -286,10 +310,8 @@ class _Copier:
         if event.kind == "merged":
             self._replace_segment(str(event.body.get("segment")), place)
             return
-        if event.kind == "start":
-            self._commit(place, lambda: Draft("start", body_of_start(event)))
-        else:
-            self._commit(place, lambda: Draft(event.kind, self.histories.body_of(event)))
+        body = body_of_start(event) if event.kind == "start" else self.histories.body_of(event)
+        self._commit(place, lambda: Draft(event.kind, body))
         self._report.events += 1
 
     def _copy_version(self, place: int) -> bool:

@@ -31,9 +31,10 @@ def _is_own(event: Event) -> bool:
     return not travels(event) or proof or event.kind == "merged"
 
 
-def name_of(event: Event) -> object:
+def name_of(event: Event) -> str | bytes:
     """Return the name of what an event commits or changes within its stream: a later one of this name replaces it."""
-    return event.body.get("id", event.body.get("key"))
+    name = event.body.get("id", event.body.get("key"))
+    return name if isinstance(name, str) else event.token  # whatever a hostile writer wrote replaces nothing
 
 
 class Histories:
@@ -69,8 +70,8 @@ class Histories:
     def forget(self) -> None:
         """Forget the copy, before its events are applied again."""
         self._learn()
-        self.live: dict[object, int] = {}
-        self._names: dict[int, object] = {}
+        self.live: dict[str | bytes, int] = {}
+        self._names: dict[int, str | bytes] = {}
         self.last = -1
         self._copied: list[int] = []
         self._numbers: list[int] = []
