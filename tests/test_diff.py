@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -72,12 +73,33 @@ def test_arrays_are_compared_by_element() -> None:
         (np.zeros((0, 3)), np.zeros((0, 3)), "equal", 0),
         (np.float32(1), np.float32(2), "changed", 1),
         (np.zeros(2), np.zeros(3), "changed", None),
+        (torch.ones(3), torch.ones(3), "equal", 0),
+        (torch.ones(3, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.bfloat16), "changed", 3),
+        (torch.ones(3), torch.ones(3, dtype=torch.float64), "changed", 0),
+        (torch.tensor([1 + 1j]).conj(), torch.tensor([1 - 1j]), "equal", 0),
+        (torch.eye(2).to_sparse(), torch.eye(2).to_sparse(), "equal", None),
         (np.asfortranarray(np.arange(6).reshape(2, 3)), np.arange(6).reshape(2, 3)[::-1], "changed", 6),
     ],
 )
 def test_every_sort_of_element(old: Any, new: Any, kind: str, changed: int | None) -> None:
     difference = compare(old, new)
     assert (difference.kind, difference.changed) == (kind, changed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "distance"),
+    [
+        (np.array([2**53]), np.array([2**53 + 1]), 1),
+        (np.int64(2**60), np.int64(2**60 + 1), 1),
+        (np.array([-(2**63)]), np.array([2**63 - 1]), 2.0**64),
+        (np.array([0], np.uint64), np.array([2**64 - 1], np.uint64), 2.0**64),
+        (np.array([200], np.uint8), np.array([0], np.uint8), 200),
+        (np.array([-128], np.int8), np.array([127], np.int8), 255),
+        (torch.tensor([2**60]), torch.tensor([2**60 - 1]), 1),
+    ],
+)
+def test_distances_of_integers_are_exact(old: Any, new: Any, distance: float) -> None:
+    assert compare(old, new).max_abs == distance
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 import math
 import os
 import pickle
@@ -26,24 +27,28 @@ from collections import namedtuple
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path, PurePosixPath
 from typing import Any, assert_type
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefect_snapshots
 from prefect_snapshots import (
+    ArtifactRegistry,
     ByContent,
     ByLeaf,
     ByMetadata,
     ByTag,
     ByTimeRange,
+    Directory,
     PyTreeSnapshotManager,
     Repository,
     RetentionPolicy,
@@ -1560,3 +1565,66 @@ def test_a_child_saves_in_the_background_after_a_fork(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(tmp_path / "r")], check=True, timeout=60
     )
+
+
+# --- what other libraries bring -------------------------------------------------------------------------------------
+
+
+class Stage(str, enum.Enum):  # noqa: UP042 - many programs have such classes
+    TRAIN = "train"
+
+
+class Loss(float):
+    """A float of a program's own."""
+
+
+def test_metadata_of_other_libraries_is_converted(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    moment = datetime(2026, 1, 2, 3, tzinfo=UTC)
+    given = {
+        "time": pd.Timestamp(moment),
+        "stage": Stage.TRAIN,
+        "loss": Loss(0.5),
+        "path": PurePosixPath("a/b"),
+        "day": date(2026, 1, 2),
+    }
+    manager.save_snapshot(1, "a", given)
+    found = manager["a"].metadata
+    assert found == {"time": moment, "stage": "train", "loss": 0.5, "path": "a/b", "day": "2026-01-02"}
+    assert {type(value) for value in found.values()} == {datetime, str, float}
+    for wrong in (pd.Timestamp("2026"), pd.NaT, np.ones(2), pd.Timedelta(1)):
+        with pytest.raises(InvalidArgument, match="Metadata 'x' is"):
+            manager.save_snapshot(1, "b", {"x": wrong})
+
+
+def test_wrong_arguments_are_named(home: str | None) -> None:
+    manager = SnapshotManager(home)
+    for save in (manager.save, manager.start_save):
+        with pytest.raises(InvalidArgument, match=r"need a SaveRequest, not str\. To pass an id"):
+            save(1, "a")  # type: ignore[arg-type]
+    for options, words in (({"rank_by": 5}, "rank_by must be a metadata key"), ({"cmp": 5}, "cmp must be a function")):
+        with pytest.raises(InvalidArgument, match=words):
+            SnapshotManager(home, **options)  # type: ignore[arg-type]
+
+
+def test_results_of_computations_of_pytorch_are_kept_in_memory() -> None:
+    manager = SnapshotManager()
+    manager.save_snapshot({"loss": torch.ones(2, requires_grad=True) * 2}, "a")
+    assert manager["a"].data["loss"].tolist() == [2, 2]
+
+
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    manager = SnapshotManager("~/repository")
+    manager.save_snapshot(1, "a")
+    manager.save_to_file("~/file")
+    assert list(SnapshotManager.load_from_file("~/file")) == ["a"]
+    registry = ArtifactRegistry("~/repository")
+    registry.log_files("f", "~/file")
+    registry.download_artifact("f", to="~/copy")
+    assert sorted(os.listdir(tmp_path / "home")) == ["copy", "file", "repository"]
+    assert Directory("~/copy").path == tmp_path / "home" / "copy"
+    assert os.listdir() == []

@@ -12,6 +12,7 @@ import copyreg
 import dataclasses
 import datetime as dt
 import enum
+import functools
 import math
 import os
 import pathlib
@@ -34,6 +35,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -51,6 +53,7 @@ from prefect_snapshots.errors import (
 )
 from prefect_snapshots.values import (
     Encoded,
+    MemoryBody,
     decode,
     decode_leaves,
     describe,
@@ -1093,9 +1096,66 @@ def test_cycles_are_named_and_shared_containers_are_not_cycles() -> None:
     assert restored({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
     loop: dict[str, Any] = {"x": {"y": []}}
     loop["x"]["y"].append(loop["x"])
-    for attempt in (encode, lambda value: list(iter_leaves(value)), lambda value: map_leaves(abs, value)):
+    for attempt in (
+        lambda value: encode(value, allow_pickle=False),
+        lambda value: list(iter_leaves(value)),
+        lambda value: map_leaves(abs, value),
+    ):
         with pytest.raises(UnserialisableLeaf, match=r"Leaf x/y/0: This container contains itself"):
             attempt(loop)
+
+
+def test_what_contains_itself_or_nests_deeply_is_stored_as_one_pickle() -> None:
+    loop: dict[str, Any] = {"x": {"y": [], "w": np.arange(3)}}
+    loop["x"]["y"].append(loop["x"])
+    again = restored(loop, allow_pickle=True)
+    assert again["x"]["y"][0] is again["x"]
+    assert again["x"]["w"].tolist() == [0, 1, 2]
+    box: Box[Any] = Box(None)
+    box.inner = [box]
+    assert (found := restored(box, allow_pickle=True)).inner[0] is found
+    deep: Any = np.arange(3)
+    for _ in range(201):
+        deep = [deep]
+    again = restored(deep, allow_pickle=True)
+    for _ in range(201):
+        again = again[0]
+    assert again.tolist() == [0, 1, 2]
+
+
+def test_attributes_of_an_ordered_dict_come_back() -> None:
+    state = torch.nn.BatchNorm1d(2).state_dict()
+    again = restored({"model": state})["model"]
+    assert type(again) is OrderedDict
+    assert again._metadata == state._metadata  # type: ignore[attr-defined]
+    assert type(vars(again)["_metadata"]) is OrderedDict
+    encoded = encode({"model": state}, allow_pickle=False)
+    leaves = decode_leaves(encoded.manifest, body_of(encoded), {"model/weight"}, allow_pickle=False)
+    assert list(leaves) == ["model/weight"], "it is no pickle"
+    odd: Any = OrderedDict(a=1)
+    odd.lock = object
+    assert restored(odd, allow_pickle=True).lock is object
+    assert not vars(restored(OrderedDict(a=1)))
+
+
+@pytest.mark.parametrize("form", [5, [2, None, None, 9], [2, None, None, 1, "a"], [2, None, None, 1, 2, 3]])
+def test_forged_attributes_are_damage(form: Any) -> None:
+    manifest = msgspec.msgpack.encode([1, 0, [], [7, form, []]])
+    with pytest.raises(IntegrityError):
+        decode(manifest, MemoryBody(b""), allow_pickle=True)
+
+
+def test_a_dataclass_with_a_cached_property_is_stored_by_value() -> None:
+    @dataclasses.dataclass
+    class Local:
+        x: int
+
+        @functools.cached_property
+        def double(self) -> int:
+            return 2 * self.x
+
+    again = restored(Local(2), allow_pickle=True)
+    assert (again.x, again.double) == (2, 4)
 
 
 @pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"k": x}, lambda x: (x,), Box])
@@ -1107,7 +1167,7 @@ def test_deep_values_come_back_and_too_deep_ones_are_refused(wrap: Callable[[Any
     for _ in range(200):
         again = again[0] if isinstance(again, (list, tuple)) else again["k"] if isinstance(again, dict) else again.inner
     assert again == "leaf"
-    for attempt in (encode, lambda value: list(iter_leaves(value))):
+    for attempt in (lambda value: encode(value, allow_pickle=False), lambda value: list(iter_leaves(value))):
         with pytest.raises(UnserialisableLeaf, match="Containers nest more than 200 levels deep"):
             attempt(wrap(value))
 

@@ -132,7 +132,7 @@ class Artifact:
     ) -> ArtifactVersion:
         """Log a file or a folder as a new version. See `ArtifactRegistry.log_files`."""
         body = notes_of(metadata, expiry)
-        folder = scan_folder(Path(local_path), artifact_path)
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
         passed = _counter("upload", folder.size, progress)
         return self._log(body, folder.travelling(), lambda writer: folder.store(writer, passed()), token, if_changed)
 

@@ -131,7 +131,7 @@ def download(
             result.remove()
             raise
         return result
-    target = Path(os.path.abspath(to))
+    target = Path(os.path.abspath(os.path.expanduser(to)))
     with stage_directory(tree, target, delete=False, merge=True, passed=passed) as switch:
         switch()
     return Download(target, version)

@@ -139,7 +139,7 @@ class WandbArtifact:
             NotSupported: You passed a token.
         """
         _refuse_token(token)
-        folder = scan_folder(Path(local_path), artifact_path)
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
         version = self._log(folder, VersionNote().with_entries(folder.entries), metadata, expiry)
         _report(progress, "upload", folder.size)
         return version

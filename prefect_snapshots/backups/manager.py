@@ -307,7 +307,12 @@ class BackupManager:
             The path.
         """
         with self._history.opened(name) as (backup, content):
-            return write_tar(Path(path), backup, content, _counting(progress, f"exporting {backup.name}", backup.size))
+            return write_tar(
+                Path(os.path.expanduser(path)),
+                backup,
+                content,
+                _counting(progress, f"exporting {backup.name}", backup.size),
+            )
 
     # --- restoring --------------------------------------------------------------------------------------------
 

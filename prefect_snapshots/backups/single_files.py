@@ -101,7 +101,7 @@ class File(_Bytes):
     path: str | os.PathLike[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
+        object.__setattr__(self, "path", Path(os.path.abspath(os.path.expanduser(self.path))))
         _check_name(Path(self.path).name)
 
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -18,7 +20,8 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a copy in plain types, so that the catalog can store and search it.
 
     Allowed are None, bool, 64-bit int, float, str, bytes, datetime with a time zone, and lists and dictionaries of
-    these with string keys. Scalars of NumPy and JAX are converted.
+    these with string keys. Scalars of NumPy and JAX, enums and subclasses are converted. Paths and dates become
+    strings.
 
     Raises:
         InvalidArgument: A value has another type, or the metadata is larger than 64 KB.
@@ -39,6 +42,7 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return cleaned
 
 
+_SUBCLASSES: dict[type, Callable[[Any], Any]] = {int: int, float: float, str: str.__str__, bytes: bytes}
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
@@ -52,10 +56,18 @@ def clean_value(value: Any, path: str) -> Any:
         return {key: clean_value(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [clean_value(item, f"{path}[{at}]") for at, item in enumerate(value)]
+    if isinstance(value, Enum):
+        return clean_value(value.value, path)
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidArgument(f"Metadata {path!r} is a datetime without a time zone. Add one, such as tzinfo=UTC.")
-        return value
+        # Subclasses, such as that of pandas, have more than the encoder knows.
+        return datetime.combine(value.date(), value.time(), value.tzinfo)
+    if isinstance(value, date | PurePath):
+        return str(value)
+    for plain, convert in _SUBCLASSES.items():
+        if isinstance(value, plain):
+            return convert(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
         return clean_value(value.item(), path)
     raise InvalidArgument(f"Metadata {path!r} is of type {type(value).__name__}. Store it as data, or as a string.")

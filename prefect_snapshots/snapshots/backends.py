@@ -312,6 +312,10 @@ def _copied(value: Any) -> Any:
     try:
         return copy.deepcopy(value)
     except Exception as error:  # runs code of any class
+        with contextlib.suppress(UnserialisableLeaf):
+            # Some objects cannot be copied, but stored, such as results of computations of PyTorch.
+            encoded = encode(value)
+            return Held(encoded.manifest, b"".join(encoded.buffers), True).value()
         raise UnserialisableLeaf(
             "", f"It cannot be copied ({error}). Pass deepcopy=False to keep a live reference."
         ) from error

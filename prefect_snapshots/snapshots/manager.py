@@ -182,6 +182,7 @@ class SnapshotManager(Generic[T]):
         Returns:
             The id, or None if the snapshot ranks too low to be kept.
         """
+        _check_request(request)
         self._check_value(data)
         draft = self._put_draft(lambda: data, request)
         prepared = self._backend.prepare(data, deepcopy, agreed=self._agreed(request))
@@ -198,6 +199,7 @@ class SnapshotManager(Generic[T]):
         Returns:
             A future with the result of `save`.
         """
+        _check_request(request)
         self._check_value(data)
         prepared = self._backend.prepare(data, None, detach=True, agreed=self._agreed(request))
         draft = self._put_draft(lambda: self._backend.value_of(prepared), request)
@@ -552,7 +554,9 @@ class SnapshotManager(Generic[T]):
             path: The file. An existing file is replaced atomically when the new one is complete.
         """
         records = list(self.current_records().by_id.values())
-        write_file(Path(path), self.name, self.max_snapshots, self.ranking, records, self._backend.encoded)
+        write_file(
+            Path(os.path.expanduser(path)), self.name, self.max_snapshots, self.ranking, records, self._backend.encoded
+        )
 
     @classmethod
     def load_from_file(cls, path: str | os.PathLike[str], *, allow_pickle: bool = True) -> SnapshotManager[T]:
@@ -566,7 +570,7 @@ class SnapshotManager(Generic[T]):
             IntegrityError: The file is damaged.
             PickleRefused: The file holds a comparison function, and `allow_pickle` is False.
         """
-        name, max_snapshots, ranking, saved = read_file(Path(path), allow_pickle)
+        name, max_snapshots, ranking, saved = read_file(Path(os.path.expanduser(path)), allow_pickle)
         manager = cls(
             name=name, max_snapshots=max_snapshots, rank_by=ranking.rank_by, mode=ranking.mode, cmp=ranking.cmp
         )
@@ -762,6 +766,14 @@ class SnapshotManager(Generic[T]):
 def list_names(repository: RepositoryLike) -> list[str]:
     """Return the sorted names under which a repository has snapshots."""
     return as_repository(repository).names(KIND)
+
+
+def _check_request(request: object) -> None:
+    if not isinstance(request, SaveRequest):
+        raise InvalidArgument(
+            f"save and start_save need a SaveRequest, not {type(request).__name__}. To pass an id, metadata or tags, "
+            "call save_snapshot or save_async."
+        )
 
 
 def _warn_inside_a_run() -> None:

@@ -230,6 +230,10 @@ class Ranking:
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
             raise InvalidArgument(f'mode must be "max" or "min", not {self.mode!r}.')
+        if self.rank_by is not None and not isinstance(self.rank_by, str):
+            raise InvalidArgument(f"rank_by must be a metadata key, as a string, not {self.rank_by!r}.")
+        if self.cmp is not None and not callable(self.cmp):
+            raise InvalidArgument(f"cmp must be a function of two snapshots, not {self.cmp!r}.")
         if self.cmp is not None and self.rank_by is not None:
             raise InvalidArgument("Pass rank_by or cmp, not both.")
 

@@ -81,7 +81,7 @@ class Directory:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
+        object.__setattr__(self, "path", Path(os.path.abspath(os.path.expanduser(self.path))))
         object.__setattr__(self, "name", self.name or Path(self.path).name)
         if not self.name:
             raise InvalidArgument(f"The directory {self.path} has no name. Pass name=...")

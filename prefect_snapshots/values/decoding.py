@@ -42,11 +42,13 @@ from .structure import (
     DEQUE,
     FACTORIES,
     NAMED_TUPLE,
+    ORDERED_DICT,
     PLACEHOLDER,
     REGISTERED,
     Branch,
     Kind,
     Static,
+    attributes_of,
     branches_of,
     build,
     leaf_paths,
@@ -355,8 +357,16 @@ class _Decoder:
         raise Unavailable(f"JAX is needed to build its class {branch.maker}.")
 
 
+def _attributes(node: Any) -> dict[str, Any]:
+    found = attributes_of(plain_value(node, no_class))
+    if type(found) is not dict or not all(type(name) is str for name in found):
+        raise ValueError("the attributes of an OrderedDict are not a dict of strings")
+    return found
+
+
 _RESOLVERS: dict[Kind, Callable[[_Decoder, Branch], Any]] = {
     DEQUE: lambda _, branch: branch.maker,
+    ORDERED_DICT: lambda _, branch: None if branch.maker is None else _attributes(branch.maker),
     DEFAULT_DICT: lambda _, branch: None if branch.maker is None else FACTORIES[branch.maker],
     NAMED_TUPLE: _Decoder._find_record,
     DATACLASS: _Decoder._find_record,

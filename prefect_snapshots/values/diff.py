@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -18,6 +19,7 @@ from .dtypes import dtype_node
 from .encoding import encode
 from .manifest import LeafInfo, describe
 from .structure import iter_leaves
+from .tensors import is_tensor_class
 
 _BLOCK = 1 << 20
 """Elements compared at a time, so that the difference of large arrays needs little memory."""
@@ -170,10 +172,24 @@ def _as_array(leaf: Any) -> NDArray[Any] | None:
     objects."""
     if isinstance(leaf, (np.ndarray, np.generic)):
         return np.asarray(leaf) if dtype_node(leaf.dtype) is not None else None
+    if is_tensor_class(type(leaf)):
+        return _elements_of(leaf)
     jax = loaded_jax()
     if jax is None or not isinstance(leaf, jax.Array):
         return None
     return np.asarray(leaf if isinstance(leaf.dtype, np.dtype) else jax.random.key_data(leaf))
+
+
+def _elements_of(tensor: Any) -> NDArray[Any] | None:
+    """Return the elements of a dense tensor, or None. NumPy lacks some dtypes of PyTorch, whose values fit float32."""
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+        return None
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+    try:
+        return np.asarray((plain.float() if plain.is_floating_point() and plain.itemsize < 4 else plain).numpy())
+    except (RuntimeError, TypeError, NotImplementedError):  # a rare dtype
+        return None
 
 
 def _compare_arrays(old: NDArray[Any], new: NDArray[Any]) -> tuple[int, tuple[float, ...]]:
@@ -189,15 +205,26 @@ def _compare_arrays(old: NDArray[Any], new: NDArray[Any]) -> tuple[int, tuple[fl
     for before, after in blocks:
         differs = _differ(before, after)
         wide = _wide(before)
-        distance = np.abs(_wide(after) - wide)
+        distance = _distance(before, after)
         distance[~differs] = 0
         changed += int(np.count_nonzero(differs))
-        largest = float(np.maximum(largest, distance.max()))
+        largest = float(np.maximum(largest, float(distance.max())))
+        distance = distance.astype(np.float64)
         total += float(distance.sum())
         squares += float(np.square(distance).sum())
         norm += float(np.square(np.abs(wide)).sum())
     relative = math.sqrt(squares / norm) if norm else math.inf if squares else 0.0
     return changed, (largest, total / old.size, relative)
+
+
+def _distance(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """Return the absolute difference of numbers: of integers exactly, because float64 has only 53 bits."""
+    if not (old.dtype.kind == new.dtype.kind and old.dtype.kind in "iu"):
+        return np.asarray(np.abs(_wide(new) - _wide(old)))
+    less, more = np.minimum(old, new), np.maximum(old, new)
+    # The difference of two signed integers always fits into the unsigned type.
+    wide = np.int64 if old.dtype.kind == "i" else np.uint64
+    return np.asarray(more.astype(wide).view(np.uint64) - less.astype(wide).view(np.uint64))
 
 
 def _differ(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.bool_]:

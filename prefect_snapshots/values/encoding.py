@@ -28,7 +28,19 @@ from .manifest import (
 )
 from .pickling import NotReadable, dump
 from .scalars import WRITERS, Node, NotPlain, encode_node, integer_bytes, plain_node, text_bytes
-from .structure import DATACLASS, DEFAULT_DICT, NAMED_TUPLE, REGISTERED, Branch, Kind, leaves_of, outline, path_of
+from .structure import (
+    DATACLASS,
+    DEFAULT_DICT,
+    NAMED_TUPLE,
+    ORDERED_DICT,
+    REGISTERED,
+    Branch,
+    Kind,
+    leaves_of,
+    outline,
+    path_of,
+    plain_form,
+)
 from .tensors import Tensors, is_tensor, is_tensor_class
 
 _INLINE = 256
@@ -98,7 +110,8 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
         allow_pickle: Whether to pickle objects that cannot be stored in another way.
 
     Raises:
-        UnserialisableLeaf: A leaf cannot be written, a container contains itself, or containers nest too deeply.
+        UnserialisableLeaf: A leaf cannot be written. Without pickle, also if a container contains itself, or if
+            containers nest too deeply.
 
     Example:
         >>> encoded = encode({"weights": np.zeros(4, np.float32), "loss": 0.5})
@@ -111,7 +124,12 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
 
 
 def _encoded(value: Any, allow_pickle: bool, shared: bool) -> _Encoder:
-    root = outline(value)
+    try:
+        root = outline(value)
+    except UnserialisableLeaf:
+        if not allow_pickle:
+            raise
+        root = value  # it contains itself or nests deeply: pickle may store it as one leaf
     encoder = _Encoder(root, allow_pickle, shared)
     try:
         node = encoder.node(root)
@@ -249,6 +267,7 @@ class _Encoder:
 
 
 _LABELS: dict[Kind, Callable[[_Encoder, Branch], Node]] = {
+    ORDERED_DICT: lambda _, branch: None if branch.maker is None else plain_node(plain_form(branch.maker)),
     DEFAULT_DICT: lambda _, branch: branch.maker and branch.maker.__name__,
     NAMED_TUPLE: _Encoder.class_number,
     DATACLASS: _Encoder.class_number,

@@ -7,6 +7,7 @@ libraries, and a test verifies this.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import pickle
@@ -171,6 +172,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         # Without this, library callables that are not plain functions, such as jitted ones, would be pickled by value.
         if not isinstance(obj, type) and callable(obj) and (name := reference(obj)) is not None:
             return name.partition(":")[2]
+        if type(obj) is functools.cached_property:
+            # In Python 3.11 it has a lock, which cannot be pickled.
+            return functools.cached_property, (obj.func,), {"attrname": obj.attrname, "__doc__": obj.__doc__}
         return _reduce_torch(obj) or super().reducer_override(obj)
 
 

@@ -72,7 +72,7 @@ FROZENSET_KIND = Kind("frozenset", FROZENSET, False, False, lambda _, __, childr
 DEQUE = Kind("deque", 5, False, True, lambda maxlen, _, children: deque(children, maxlen))
 DICT = Kind("dict", 6, True, False, lambda _, names, children: dict(zip(names, children, strict=True)))
 ORDERED_DICT = Kind(
-    "OrderedDict", 7, True, False, lambda _, names, children: OrderedDict(zip(names, children, strict=True))
+    "OrderedDict", 7, True, False, lambda attributes, names, children: _join_ordered(attributes, names, children)
 )
 DEFAULT_DICT = Kind(
     "defaultdict",
@@ -413,6 +413,59 @@ def _keyed(kind: Kind, names: list[Any], children: list[Any], maker: Any = None)
     return Branch(kind, keys, children, names, maker)
 
 
+def _split_ordered(value: OrderedDict[Any, Any]) -> Branch | None:
+    attributes = vars(value) or None
+    try:
+        plain_node(plain_form(attributes))
+    except NotPlain:
+        return None
+    return _keyed(ORDERED_DICT, list(value), list(value.values()), attributes)
+
+
+def _join_ordered(attributes: dict[str, Any] | None, names: Sequence[Any], children: list[Any]) -> Any:
+    made = OrderedDict(zip(names, children, strict=True))
+    if attributes is not None:
+        vars(made).update(attributes)
+    return made
+
+
+_FORMS: dict[type, int] = {dict: 1, OrderedDict: 2, list: 3, tuple: 4}
+
+
+def plain_form(attributes: Any) -> Any:
+    """Return attributes of a container as nested tuples, such as the `_metadata` of a state dict of PyTorch.
+
+    Raises:
+        NotPlain: An object in them has attributes, too.
+    """
+    code = _FORMS.get(type(attributes))
+    if code is None:
+        return attributes
+    if code == 2 and vars(attributes):
+        raise NotPlain
+    parts = (part for pair in attributes.items() for part in pair) if code < 3 else attributes
+    return code, *map(plain_form, parts)
+
+
+def attributes_of(form: Any) -> Any:
+    """Return the attributes that `plain_form` has converted.
+
+    Raises:
+        ValueError, TypeError: The form is damaged.
+    """
+    if type(form) is not tuple:
+        return form
+    code, *parts = form
+    made = [attributes_of(part) for part in parts]
+    if code == 4:
+        return tuple(made)
+    if code == 3:
+        return made
+    if code not in (1, 2):
+        raise ValueError(f"{code!r} is no form of attributes")
+    return (dict if code == 1 else OrderedDict)(zip(made[::2], made[1::2], strict=True))
+
+
 def _split_defaultdict(value: defaultdict[Any, Any]) -> Branch | None:
     factory: Any = value.default_factory
     if factory is not None and FACTORIES.get(getattr(factory, "__name__", "")) is not factory:
@@ -436,7 +489,7 @@ _SPLITTERS: dict[type, Callable[[Any], Branch | None]] = {
     frozenset: lambda value: _split_set(FROZENSET_KIND, value),
     deque: lambda value: Branch(DEQUE, None, list(value), (), value.maxlen),
     dict: lambda value: _keyed(DICT, list(value), list(value.values())),
-    OrderedDict: lambda value: _keyed(ORDERED_DICT, list(value), list(value.values())),
+    OrderedDict: _split_ordered,
     defaultdict: _split_defaultdict,
     SimpleNamespace: lambda value: _keyed(NAMESPACE, list(vars(value)), list(vars(value).values())),
 }
