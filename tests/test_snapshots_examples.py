@@ -1600,7 +1600,7 @@ def test_metadata_of_other_libraries_is_converted(home: str | None) -> None:
 def test_wrong_arguments_are_named(home: str | None) -> None:
     manager = SnapshotManager(home)
     for save in (manager.save, manager.start_save):
-        with pytest.raises(InvalidArgument, match=r"need a SaveRequest, not str\. To pass an id"):
+        with pytest.raises(InvalidArgument, match=r"take a SaveRequest, not str\. To pass an id"):
             save(1, "a")  # type: ignore[arg-type]
     for options, words in (({"rank_by": 5}, "rank_by must be a metadata key"), ({"cmp": 5}, "cmp must be a function")):
         with pytest.raises(InvalidArgument, match=words):

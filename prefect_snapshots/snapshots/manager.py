@@ -771,8 +771,8 @@ def list_names(repository: RepositoryLike) -> list[str]:
 def _check_request(request: object) -> None:
     if not isinstance(request, SaveRequest):
         raise InvalidArgument(
-            f"The methods save and start_save need a SaveRequest, not {type(request).__name__}. To pass an id, metadata "
-            "or tags, call save_snapshot or save_async."
+            f"The methods save and start_save take a SaveRequest, not {type(request).__name__}. To pass an id "
+            "or metadata, call save_snapshot or save_async."
         )
 
 
