@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -567,6 +568,34 @@ def test_a_restore_on_another_machine_is_named(
         database.restore(kept)
     assert running.value.holder.startswith("a restore by user postgres at 127.0.0.1, which has been running since 20")
     database.restore(kept)
+
+
+def test_the_space_of_a_server_on_this_machine_is_checked_first(
+    server: Server, admin: Client, shop: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop("CREATE TABLE t AS SELECT 1 AS i")
+    database = of(server)
+    assert database.data_folder() == server.folder / "data"
+    manager = BackupManager(tmp_path / "repository", databases=[database])
+    manager.create_backup()
+    shop("UPDATE t SET i = 2")
+    real = os.statvfs
+
+    def full(path: Any) -> Any:
+        found = list(real(path))
+        return os.statvfs_result([*found[:4], 0, *found[5:]]) if Path(path) == server.folder / "data" else real(path)
+
+    monkeypatch.setattr(os, "statvfs", full)
+    full_ = rf"{database.name} needs [\d,]+ bytes in {server.folder}/data, where 0 are free\. Nothing was changed"
+    with pytest.raises(RestoreFailed, match=full_):
+        manager.restore_backup("latest", confirm=True)
+    [problem] = manager.drill("latest").problems
+    assert re.search(full_, problem), problem
+    assert shop("SELECT i FROM t") == ["2"]
+    escaped = PASSWORD.replace("'", "''")
+    admin(f"CREATE ROLE writer LOGIN CREATEDB PASSWORD '{escaped}'; ALTER DATABASE shop OWNER TO writer")
+    assert of(server, user="writer").data_folder() is None, "it may not know it, and restores without a check"
+    assert PostgreSQL("postgresql://127.0.0.1:1/x").data_folder() is None
 
 
 def test_what_a_killed_drill_leaves_is_dropped_by_the_next(server: Server, admin: Client, shop: Client) -> None:

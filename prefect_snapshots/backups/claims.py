@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar
 from ..errors import InvalidArgument
 from ..repository.repository import Repository
 from ..trees.scanning import Directory
-from .sources import Database
+from .sources import Database, StoredHere
 
 Source: TypeAlias = Database | Directory
 
@@ -60,6 +60,13 @@ def files_of(database: Database) -> list[Path]:
         return []
     place = os.path.realpath(path)
     return [Path(place + suffix) for suffix in _BESIDE]
+
+
+def data_folder(database: Database) -> Path | None:
+    """Return a folder on the file system to which a restore writes a database. None: it is on another machine."""
+    for file in files_of(database)[:1]:
+        return next(folder for folder in file.parents if folder.is_dir())
+    return database.data_folder() if isinstance(database, StoredHere) else None
 
 
 def repository_place(repository: Repository) -> Iterator[Path]:

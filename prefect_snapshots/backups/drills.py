@@ -17,7 +17,7 @@ from ..errors import SnapshotsError
 from ..repository.progress import Progress
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
-from .claims import files_of
+from .claims import data_folder, files_of
 from .databases import open_database
 from .interruption import terminable
 from .manifest import DIRECTORY
@@ -161,6 +161,8 @@ def _try_database(part: PartReader, source: Database) -> tuple[dict[str, int], l
     if files_of(source):
         with working_folder("drill") as folder:
             check_space(part.stored, folder.parent, f"A drill of {part.name}")
+    elif (place := data_folder(source)) is not None:
+        check_space(part.stored, place, f"A drill of {part.name}")
     stored = source.checksums(DumpFile(path, map(bytes, part.open(path))) for path in part.paths)
     restored: dict[str, str] = {}
     with source.scratch() as scratch:

@@ -31,7 +31,7 @@ from ..trees.restoring import stage_directory
 from ..trees.scanning import Directory
 from .archive import Archive
 from .browsing import BackupDiff, restore_changes
-from .claims import Source, files_of, holds_repository, is_within, outer_first
+from .claims import Source, data_folder, files_of, holds_repository, is_within, outer_first
 from .databases import open_target
 from .history import BackupHistory
 from .interruption import deferred, terminable
@@ -357,9 +357,8 @@ class _Restore:
 
                 yield whole
         elif isinstance(target, StagedRestores):
-            for file in files_of(target)[:1]:
-                there = next(folder for folder in file.parents if folder.is_dir())
-                check_space(part.stored, there, f"The restore of {job.place}")
+            if (folder := data_folder(target)) is not None:
+                check_space(part.stored, folder, f"The restore of {job.place}")
             with target.stage(part, job.only) as take:
 
                 def taken() -> Sequence[str]:

@@ -215,6 +215,15 @@ class DatabaseServer(Protocol):
 
 
 @runtime_checkable
+class StoredHere(Protocol):
+    """A database whose server may store its data on this machine. Restores and drills then check the free space."""
+
+    def data_folder(self) -> Path | None:
+        """Return the folder of the server's data. None: it is on another machine, or this user may not know it."""
+        ...
+
+
+@runtime_checkable
 class CreatesUsers(Protocol):
     """A part whose restore creates users of a server. It refuses to give them privileges, unless it is allowed to."""
 

@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -361,6 +362,20 @@ class PostgreSQL(ServerDatabase):
         with self._session() as session:
             server = self._check_version(session)
         return [f"pg_dump {self._dump_version()}", f"PostgreSQL {server}"]
+
+    def data_folder(self) -> Path | None:
+        """See `StoredHere`. Only a superuser may ask the server."""
+        try:
+            with self._maintenance() as session:
+                path, *times = session.ask(
+                    "SELECT jsonb_build_array(current_setting('data_directory'), extract(epoch FROM modification), "
+                    "extract(epoch FROM change)) FROM pg_stat_file('.')"
+                )
+            # The same path on this machine may belong to another server. Its times would differ.
+            found = os.stat(path)
+        except (BackupFailed, OSError):
+            return None  # the restore says what is wrong with the server
+        return Path(path) if times == [int(found.st_mtime), int(found.st_ctime)] else None
 
     def check_restorable(self) -> list[str]:
         """See `Database`."""
