@@ -83,6 +83,7 @@ def test_requests_on_s3(tmp_path: Path) -> None:
     assert met(report, "3 writers") == [True]
 
 
+@pytest.mark.nightly
 def test_file_system(tmp_path: Path) -> None:
     report = measure(tmp_path, "file_system.py", "--size-mb", "10", "--ranges", "5", "--repeat", "1")
     assert met(report, "requests") == [True] * 3

@@ -298,6 +298,9 @@ def test_tables_are_read_by_pandas_polars_pyarrow_and_duckdb(everything: Everyth
     assert pandas.read_parquet(url, columns=["a"], storage_options=everything.options).equals(TABLE[["a"]])
     csv = "snapshots://artifacts/features@latest/deep/[odd] 100%*.csv"
     assert pandas.read_csv(csv, storage_options=everything.options).to_dict("list") == {"a": [1, 3], "b": [2, 4]}
+    for cache in ("simplecache", "filecache", "blockcache"):
+        with fsspec.open(f"{cache}::{csv.replace('@latest', '@v1')}", snapshots=everything.options) as file:
+            assert file.read() == b"a,b\n1,2\n3,4\n"
     with fsspec.open(url, **everything.options) as file:
         assert polars.read_parquet(file, columns=["b"])["b"].to_list() == TABLE["b"].to_list()
     dataset = pyarrow.dataset.dataset("artifacts/features@latest/part-0.parquet", filesystem=everything.files)
@@ -353,7 +356,8 @@ def test_a_dask_worker_reads_it_without_a_secret_in_the_pickle(tmp_path: Path, m
     for files in (SnapshotsFileSystem(url), SnapshotsFileSystem(Repository(url, password="correct horse"))):
         file = files.open("artifacts/notes@latest/notes.txt")
         assert b"correct horse" not in pickle.dumps((files, file))
-        assert pickle.loads(pickle.dumps(file)).read() == b"hello"
+        elsewhere = pickle.loads(pickle.dumps(file))
+        assert (elsewhere.path, elsewhere.read()) == ("artifacts/notes@v0/notes.txt", b"hello")
     with (
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None

@@ -73,7 +73,7 @@ class Artifacts:
         """Find every artifact that has a version. If its first upload is running or has died, it has only a stream."""
         if not self._repository.exists():
             return
-        names = [_names(stream) for stream in self._repository.names(KIND)]
+        names = [names_of(stream) for stream in self._repository.names(KIND)]
 
         def look(key: tuple[str, str]) -> Artifact | None:
             artifact, tracked = self._open(key[1], key[0])
@@ -89,6 +89,7 @@ def _stream_name(collection: str, name: str) -> str:
     return f"{collection.replace('%', '%25').replace(':', '%3A')}:{name}"
 
 
-def _names(stream: str) -> tuple[str, str]:
+def names_of(stream: str) -> tuple[str, str]:
+    """Return the collection and the name of an artifact from the name of its stream."""
     collection, _, name = stream.partition(":")
     return unquote(collection), name

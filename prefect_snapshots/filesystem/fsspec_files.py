@@ -190,7 +190,6 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         if mode != "rb":
             self._refuse()
         found = self.files.find(path)
-        # An open file is pickled by its path: with the exact one, another process reads the same bytes.
         return VerifiedFile(self, found, block_size, cache_type, cache_options)
 
     # --- writing: nothing ------------------------------------------------------------------------------------------
@@ -232,10 +231,16 @@ class VerifiedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no
         cache_options: dict[str, Any] | None,
     ) -> None:
         super().__init__(
-            fs, found.exact, "rb", block_size, cache_type=cache_type, cache_options=cache_options, size=found.size
+            fs, found.path, "rb", block_size, cache_type=cache_type, cache_options=cache_options, size=found.size
         )
         self._read = reader_of(found)
+        self._exact = found.exact
         self._next = self._ready = self._ahead = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With the exact path, another process reads the same bytes, whatever "latest" means there.
+        reopen, (fs, _, *rest) = super().__reduce__()
+        return reopen, (fs, self._exact, *rest)
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
         """Return the bytes up to the next occurrence of a byte, such as the end of a line."""

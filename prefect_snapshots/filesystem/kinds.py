@@ -12,6 +12,8 @@ from ..artifacts import ArtifactRegistry
 from ..artifacts.history import is_time
 from ..artifacts.infos import ArtifactInfo, Release
 from ..artifacts.releases import KIND as RELEASES
+from ..artifacts.streams import KIND as ARTIFACTS
+from ..artifacts.streams import names_of
 from ..backups.history import KIND as BACKUPS
 from ..backups.history import BackupHistory
 from ..backups.records import Backup
@@ -132,16 +134,15 @@ class ArtifactFiles:
 
     def names(self) -> Sequence[str]:
         """Return all names."""
-        return [
-            _artifact(collection, name)
-            for collection in self._registry.list_collection_names()
-            for name in self._registry.list_names(collection)
-        ]
+        return sorted(_artifact(*names_of(stream)) for stream in self._repository.names(ARTIFACTS))
 
     def versions(self, name: str) -> Sequence[Version]:
         """Return all versions of an artifact, newest first."""
         collection, name = _collection_of(name)
-        return [self._version(info) for info in self._registry.artifact(name, collection).list_versions()]
+        try:
+            return [self._version(info) for info in self._registry.artifact(name, collection).list_versions()]
+        except ArtifactNotFound:  # all are deleted, or the first one has not been logged completely
+            return []
 
     def find(self, name: str, version: str) -> Version:
         """Return a version by its number, as "latest", by an alias, or by a point in time."""
