@@ -6,6 +6,8 @@ package takes milliseconds and loads neither Prefect nor JAX. All errors are in 
 
 from __future__ import annotations
 
+import sys
+
 import lazy_loader
 
 _find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
@@ -20,3 +22,10 @@ def __getattr__(name: str) -> object:
         from .messages import hint
 
         raise AttributeError(f"{__name__} has no public name {name!r}. {hint(name, __all__)}", name=name) from error
+
+
+if not {"IPython", "marimo"}.isdisjoint(sys.modules):
+    # In a notebook, results are shown as tables. Elsewhere this would only make the import slower.
+    from .reports import notebooks
+
+    notebooks.attach()

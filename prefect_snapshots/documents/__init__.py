@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .markdown import code, escape, markdown
 from .model import Block, Calendar, Chart, Column, Day, Document, Facts, Heading, Note, Step, Table, Timeline
-from .page import html_page
+from .page import html_fragment, html_page
 from .texts import Link
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Timeline",
     "code",
     "escape",
+    "html_fragment",
     "html_page",
     "markdown",
 ]

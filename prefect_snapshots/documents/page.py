@@ -98,6 +98,29 @@ def html_page(title: str, documents: Sequence[Document], made_at: datetime) -> s
     )
 
 
+_FRAGMENT_STYLE = f"""
+.prefect-snapshots{{{variables(LIGHT)};color:var(--ink);background:var(--card);padding:.75rem;overflow-wrap:anywhere}}
+@media (prefers-color-scheme:dark){{.prefect-snapshots{{{variables(DARK)}}}}}
+.prefect-snapshots table{{border-collapse:collapse;margin:.75rem 0 0}}
+.prefect-snapshots :is(th,td,caption){{text-align:left;padding:.2rem .75rem .2rem 0;color:var(--ink)}}
+.prefect-snapshots :is(th,td).right{{text-align:right}}
+.prefect-snapshots :is(dt,th){{color:var(--soft);font-weight:400}}
+.prefect-snapshots dl{{display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;margin:.5rem 0}}
+.prefect-snapshots dd{{margin:0}}
+.prefect-snapshots :is(dl>div,figure){{min-width:6rem}}
+.prefect-snapshots figure{{display:inline-block;width:26rem;max-width:100%;margin:.5rem 1rem 0 0}}
+{STYLE.strip().replace("svg.chart", ".prefect-snapshots svg.chart")}
+"""
+"""The style of a fragment. Each rule begins with its class, so that it changes nothing else in a notebook."""
+
+
+def html_fragment(document: Document) -> str:
+    """Render a document as HTML that can be put into another page, such as a notebook."""
+    body = "".join(_body(iter(document.blocks)))
+    head = f"<style>{_FRAGMENT_STYLE}</style><strong>{_text(document.title)}</strong>"
+    return f'<div class="prefect-snapshots">{head}{body}</div>'
+
+
 def _section(name: str, document: Document) -> str:
     head = f'<p class="kind">{_text(document.kind)}</p><h2 id="{name}-title">{_text(document.title)}</h2>'
     body = "".join(_body(iter(document.blocks)))

@@ -51,6 +51,10 @@ class LeafDifference:
     """The Euclidean norm of the difference, relative to that of the old array."""
 
 
+class Differences(list[LeafDifference]):
+    """The leaves that differ between two values, in the order of their paths. Notebooks show it as a table."""
+
+
 class Contents(BodyReader, Protocol):
     """A body that can recognise identical bytes without reading them."""
 
@@ -58,7 +62,7 @@ class Contents(BodyReader, Protocol):
         """Return a value that is equal only for identical bytes."""
 
 
-def diff_values(a: Any, b: Any) -> list[LeafDifference]:
+def diff_values(a: Any, b: Any) -> Differences:
     """Return the leaves that differ between two values, in the order of their paths.
 
     Example:
@@ -69,9 +73,7 @@ def diff_values(a: Any, b: Any) -> list[LeafDifference]:
     return _differences(old, new, old.keys() & new.keys())
 
 
-def diff_contents(
-    a: tuple[bytes, Contents], b: tuple[bytes, Contents], *, allow_pickle: bool = True
-) -> list[LeafDifference]:
+def diff_contents(a: tuple[bytes, Contents], b: tuple[bytes, Contents], *, allow_pickle: bool = True) -> Differences:
     """Return the leaves that differ between two encoded values, in the order of their paths.
 
     Leaves that share their stored bytes are not read.
@@ -123,12 +125,12 @@ def compare(old: Any, new: Any, path: str = "") -> LeafDifference:
 # --- leaves -----------------------------------------------------------------------------------------------------------
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], common: Collection[str]) -> list[LeafDifference]:
+def _differences(old: dict[str, Any], new: dict[str, Any], common: Collection[str]) -> Differences:
     found = [LeafDifference(path, "removed", _text(old[path]), None) for path in old.keys() - new.keys()]
     found += [LeafDifference(path, "added", None, _text(new[path])) for path in new.keys() - old.keys()]
     compared = (compare(old[path], new[path], path) for path in common)
     found += [difference for difference in compared if difference.kind != "equal"]
-    return sorted(found, key=lambda difference: difference.path)
+    return Differences(sorted(found, key=lambda difference: difference.path))
 
 
 def _is_shared(old: LeafInfo, old_body: Contents, new: LeafInfo, new_body: Contents) -> bool:
