@@ -679,7 +679,7 @@ def test_pickled_repository_carries_no_secret() -> None:
 
 def test_pickled_repository_finds_its_password_in_the_other_process(local_storage: Storage) -> None:
     ToyKind(opened(local_storage, password="right")).put("item", [b"1"])
-    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).names('toy'))"
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).names('shelf'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=pickle.dumps(opened(local_storage, password="right")),
