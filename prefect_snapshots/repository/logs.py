@@ -156,15 +156,18 @@ class SegmentWriter:
         location, sealer: Those of the repository.
         stream: The id of the stream that the segment is registered in.
         segment: Its name, from `new_segment`.
+        at_once: Whether the segment is closed as soon as all of its records are appended. Where files cannot grow, it
+            is then written in one request, and does not exist before.
 
     Attributes:
         size: Bytes so far.
         records: Records so far.
     """
 
-    def __init__(self, location: Location, sealer: Sealer, stream: str, segment: str) -> None:
+    def __init__(self, location: Location, sealer: Sealer, stream: str, segment: str, *, at_once: bool = False) -> None:
         self.segment = segment
         self.size = 0
+        self._at_once = at_once
         self._location = location
         self._sealer = sealer
         self._path = f"{folder(stream)}/{segment}"
@@ -199,7 +202,7 @@ class SegmentWriter:
             self._appender.append(record)
         else:
             assert self._held is not None
-            if not self._location.create(f"{self._path}/{number:08d}", record):
+            if not self._at_once and not self._location.create(f"{self._path}/{number:08d}", record):
                 raise StorageUnavailable(f"{self._path}/{number:08d} was written by another process.")
             self._held.append(record)
         self._offsets.append(self.size)

@@ -137,19 +137,14 @@ def count_records(reader: logs.SegmentReader) -> tuple[int, bool]:
 
 def write_copy(reader: logs.SegmentReader, target: Opened, stream: str, segment: str) -> logs.Extent:
     """Write all records of a segment to a new segment of another repository, and return its extent."""
-    location = target.store.location
-    writer = logs.SegmentWriter(location, target.sealer, stream, segment)
     summary = reader.summary()
-    if summary is None:
-        for _, frames in reader.follow():
-            writer.append(frames)
-    else:
-        for frames in reader.read(range(reader.records)):
-            writer.append(frames)
-    if summary is not None and (location.appends or writer.size <= _ONE_REQUEST):
-        closed = writer.close(summary)
-        if closed is not None:
-            return closed
+    closes = summary is not None and (target.store.location.appends or reader.nbytes <= _ONE_REQUEST)
+    writer = logs.SegmentWriter(target.store.location, target.sealer, stream, segment, at_once=closes)
+    for frames in (one for _, one in reader.follow()) if summary is None else reader.read(range(reader.records)):
+        writer.append(frames)
+    closed = writer.close(summary) if summary is not None and closes else None
+    if closed is not None:
+        return closed
     extent = logs.Extent(writer.records, writer.size)
     writer.abandon()
     return extent
