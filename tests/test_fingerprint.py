@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import portable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -351,6 +352,58 @@ def test_labels_are_the_names_of_functions() -> None:
     assert label(Adder(1)) == "test_fingerprint.Adder"
     assert label(Adder(1).subtract) == "test_fingerprint.Adder.subtract"
     assert label(len) == "len"
+
+
+SAME_EVERYWHERE = {
+    "enum": "92410469",
+    "flag": "d562f228",
+    "string enum": "f57d5d28",
+    "dataclass": "7dc8d6ac",
+    "slots": "18670c90",
+    "named tuple": "7ef4bf74",
+    "old named tuple": "a635fb4b",
+    "typed dict": "9ed2cfa3",
+    "protocol": "7623f530",
+    "generic": "219d3e98",
+    "class": "ca2df372",
+    "method": "487fe839",
+    "partial": "8aac8a49",
+    "built-in": "d54177e1",
+    "method of a built-in": "7d2a0a51",
+    "closure": "542f7c5e",
+    "cached": "c123efac",
+    "comprehensions": "f0567f23",
+    "strings": "010c8f94",
+    "matching": "0e6aa8ad",
+    "globals_of_all_kinds": "dca37a7a",
+    "waiting": "9c379eb0",
+    "importing": "41ea387b",
+}
+
+
+@pytest.mark.parametrize("name", portable.FUNCTIONS)
+def test_it_is_the_same_in_every_version_of_python(name: str) -> None:
+    """Another fingerprint here means that everything is computed again: in this version of Python, or everywhere."""
+    assert fingerprint(portable.FUNCTIONS[name])[:8] == SAME_EVERYWHERE[name]
+
+
+def test_what_changes_an_enum_or_a_named_tuple_counts(load: Callable[..., Any]) -> None:
+    source = """
+        import enum, typing
+        class Colour(enum.Enum):
+            RED = {0}
+            def lower(self):
+                return self.name.lower() + "{1}"
+        class Pair(typing.NamedTuple):
+            a: int = {2}
+            def both(self):
+                return self.a, "{3}"
+        def process(x):
+            return Colour.RED.lower(), Pair().both()
+    """
+    made = [fingerprint(load(source.format(*values))) for values in np.eye(4, dtype=int).tolist()]
+    assert len(set(made)) == 4
+    assert made[0] == fingerprint(load(source.format(1, 0, 0, 0)))
 
 
 # --- what use changes, and what it reaches -------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import functools
 import math
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -42,6 +43,7 @@ from hypothesis.extra import numpy as hnp
 
 import prefect_snapshots
 from prefect_snapshots.errors import (
+    EnvironmentMismatch,
     IntegrityError,
     LeafError,
     MissingDependency,
@@ -61,6 +63,7 @@ from prefect_snapshots.values import (
     iter_leaves,
     map_leaves,
     map_leaves_with_path,
+    pickling,
     validate,
 )
 from prefect_snapshots.values.paths import matcher
@@ -1143,6 +1146,26 @@ def test_forged_attributes_are_damage(form: Any) -> None:
     manifest = msgspec.msgpack.encode([1, 0, [], [7, form, []]])
     with pytest.raises(IntegrityError):
         decode(manifest, MemoryBody(b""), allow_pickle=True)
+
+
+def test_code_of_another_python_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"model": {"act": lambda x: x + 1}, "weights": np.arange(3), "name": pathlib.Path}
+    encoded = encode(value)
+    assert decode(encoded.manifest, body_of(encoded), allow_pickle=True)["model"]["act"](1) == 2
+    monkeypatch.setattr(pickling, "_VERSION", "3.99")
+    with pytest.raises(
+        EnvironmentMismatch, match=r"Leaf model/act: It contains .* code of Python 3\.1\d, which Python 3\.99"
+    ):
+        decode(encoded.manifest, body_of(encoded), allow_pickle=True)
+    rest = decode(encoded.manifest, body_of(encoded), leaves=["weights", "name"], allow_pickle=True)
+    assert rest["name"] is pathlib.Path, "only code depends on the version"
+    assert rest["weights"].tolist() == [0, 1, 2]
+
+
+def test_a_pickle_with_code_is_a_pickle_for_every_program() -> None:
+    [stream, *_] = pickling.dump({"f": lambda: 5}, out_of_band=False)
+    assert pickle.loads(stream)["f"]() == 5
+    assert pickle._loads(stream)["f"]() == 5  # type: ignore[attr-defined]
 
 
 def test_a_dataclass_with_a_cached_property_is_stored_by_value() -> None:

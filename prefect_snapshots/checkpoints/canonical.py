@@ -196,8 +196,15 @@ class Canon:
         self.unordered(b"K", [] if pairs is None else list(pairs), object())
 
 
+def module_of(value: Any) -> str:
+    """Return the module of a class or function. Empty if it names none."""
+    found = getattr(value, "__module__", "")
+    # In some versions of Python, its classes are in a private submodule.
+    return "" if not isinstance(found, str) else "pathlib" if found.startswith("pathlib.") else found
+
+
 def _reference(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return f"{module_of(value)}:{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _bound_to(value: Any) -> bool:

@@ -5,7 +5,9 @@ globals that it uses (`helpers.clean`, `package.helpers.clean`), its imports, an
 classes of its own package that it uses. Comments, formatting, docstrings, file names and line numbers are ignored. Code
 is compared as a syntax tree, because byte code differs with line breaks and between versions of Python.
 
-Code with a *version* (the standard library, packages installed from an index) is represented by its name and version.
+Code with a *version* (packages installed from an index) is represented by its name and version, and the standard
+library only by name, so that a fingerprint is the same in every version of Python.
+
 Objects that change during use are state, not meaning, so only their type is included: objects that the function itself
 changes (`seen.append(x)`, `counts[x] += 1`, `global total`), attributes that methods of your classes change, random
 generators, locks, iterators, and cached properties.
@@ -24,13 +26,13 @@ import inspect
 import itertools
 import linecache
 import os
-import platform
 import random
 import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -38,7 +40,7 @@ import numpy as np
 from blake3 import blake3
 
 from ..errors import InvalidArgument, UnfingerprintableFunction
-from .canonical import Canon, Unhashable, canonical
+from .canonical import Canon, Unhashable, canonical, module_of
 
 
 def fingerprint(function: Callable[..., Any], version: object = None) -> str:
@@ -174,8 +176,16 @@ class _Walk:
             return
         canon.text(b"s", f"class {value.__qualname__}")
         canon.write(value.__bases__)
+        members: Mapping[str, Any] = vars(value)
+        if issubclass(value, Enum):
+            # How members are kept in a class differs between versions of Python.
+            for name, one in value.__members__.items():
+                self._name(name, partial(getattr, one, "_value_"), False, canon)
+            members = _without(members, {"_value2member_map_", *value.__members__, *_ENUM_NOISE})
+        elif issubclass(value, tuple):
+            members = _without(members, getattr(value, "_fields", ()))  # `_fields` itself is a member
         self._pydantic_fields(value, canon)
-        for name, member in sorted(vars(value).items()):
+        for name, member in sorted(members.items()):
             if name in _CLASS_NOISE or name.startswith("__pydantic_"):
                 continue
             for part in _parts(member):
@@ -318,6 +328,7 @@ _WRITERS: list[tuple[Any, Callable[[_Walk, Any, Canon], None]]] = [
     (types.ModuleType, _Walk.module),
     (_LOCKS, _Walk.by_type),
 ]
+_ENUM_NOISE = frozenset(vars(Enum("_", "A"))) - {"A"} | {"_unhashable_values_map_", "_hashable_values_", "_sort_order_"}
 _CLASS_NOISE = frozenset(
     [
         "__dict__",
@@ -339,6 +350,13 @@ _CLASS_NOISE = frozenset(
         "__annotations_cache__",
         "__annotate_func__",
         "__classdictcell__",
+        "__type_params__",
+        "__protocol_attrs__",
+        "__non_callable_proto_members__",
+        "__callable_proto_members_only__",
+        "__readonly_keys__",
+        "__mutable_keys__",
+        "__replace__",
         "__hash__",
         # created during use: pickling, signatures, resolved annotations
         "__slotnames__",
@@ -349,6 +367,10 @@ _CLASS_NOISE = frozenset(
         "model_fields",
     ]
 )
+
+
+def _without(members: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: member for name, member in members.items() if name not in names}
 
 
 def _itself(value: Any) -> Any:
@@ -443,8 +465,7 @@ def _module_of(value: Any) -> str:
         return value.__name__
     while isinstance(value, partial):
         value = value.func
-    found = getattr(value, "__module__", None) or getattr(type(value), "__module__", None)
-    return found if isinstance(found, str) else ""
+    return module_of(value) or module_of(type(value))
 
 
 def _package(value: Any) -> str:
@@ -462,8 +483,10 @@ def _versioned(value: Any) -> str:
 def _version_of(module: str) -> str | None:
     """Return the version of a module's code, or None if the code can change without a new version."""
     root = module.partition(".")[0]
+    if root == "__main__":
+        return None
     if not root or root == "builtins" or root in sys.stdlib_module_names:
-        return ".".join(platform.python_version_tuple()[:2]) if root != "__main__" else None
+        return "Python"  # not its version: a new minor version is no reason to compute everything again
     found = sys.modules.get(root)
     if found is None:
         spec = _spec_of(root)
@@ -592,10 +615,25 @@ def _dump(node: ast.AST) -> str:
             continue
         if name == "body" and isinstance(node, _SCOPES) and isinstance(value, list):
             value = _without_docstring(value)
+        if isinstance(node, ast.JoinedStr):
+            value = _joined(value)
         text = _dump_field(value)
         if text:
             parts.append(f"{name}={text}")
     return f"{type(node).__name__}({', '.join(parts)})"
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Return the parts of an f-string with strings joined. Versions of Python split them in different places."""
+    found: list[ast.expr] = []
+    for value in values:
+        if not isinstance(value, ast.Constant):
+            found.append(value)
+        elif found and isinstance(found[-1], ast.Constant):
+            found[-1] = ast.Constant(f"{found[-1].value!s}{value.value!s}")
+        elif value.value:
+            found.append(value)
+    return found
 
 
 def _dump_field(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..errors import InvalidArgument, LeafError, PickleRefused, StructureMismatch
+from ..errors import EnvironmentMismatch, InvalidArgument, LeafError, PickleRefused, StructureMismatch
 from .arrays import FORTRAN, ArraySpec, Buffer, check_jax, empty, from_regions, key_form, loaded_jax, regions_of, to_jax
 from .classes import Unavailable, find_class
 from .grids import RegionReading
@@ -292,6 +292,8 @@ class _Decoder:
             return load(stream, buffers, allow_pickle=self._allow_pickle)
         except PickleRefused:
             raise
+        except EnvironmentMismatch as error:
+            raise EnvironmentMismatch(f"Leaf {path_of(self._root, item) or '(the value itself)'}: {error}") from None
         except Exception as error:  # code of the pickled objects runs here
             raise LeafError(path_of(self._root, item), f"It cannot be unpickled ({error!r}).") from error
 

@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import pickle
+import platform
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -22,13 +23,29 @@ import cloudpickle.cloudpickle as _by_value
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingDependency, PickleRefused
+from ..errors import EnvironmentMismatch, MissingDependency, PickleRefused
 from .arrays import Buffer
 from .classes import SCRIPT_MODULES, look_up, reference
 from .tensors import loaded_torch
 
 _PROTOCOL = 5
 """The first protocol that passes on large buffers without a copy. Every supported version of Python reads it."""
+
+
+_CODE = b"prefect-snapshots: code of Python "
+_OPENING = bytes([0x80, _PROTOCOL]) + pickle.SHORT_BINUNICODE
+"""The beginning of a pickle with a short string."""
+
+
+def _made_in(version: str) -> bytes:
+    text = _CODE + version.encode()
+    return _OPENING + bytes([len(text)]) + text + pickle.POP
+
+
+_VERSION = ".".join(platform.python_version_tuple()[:2])
+_MADE_HERE = _made_in(_VERSION)
+"""What precedes a pickle with code: a string that every unpickler reads and drops. Code of another minor version of
+Python does not fail when it is loaded, but ends the process when it runs."""
 
 
 class NotReadable(Exception):
@@ -73,8 +90,12 @@ def dump(value: Any, *, out_of_band: bool = True) -> list[Buffer]:
         cloudpickle.register_pickle_by_value(worker)
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
-    _Pickler(stream, _PROTOCOL, buffer_callback=buffers.append if out_of_band else None).dump(value)
-    parts: list[Buffer] = [stream.getvalue(), *(buffer.raw() for buffer in buffers)]
+    pickler = _Pickler(stream, _PROTOCOL, buffer_callback=buffers.append if out_of_band else None)
+    pickler.dump(value)
+    parts: list[Buffer] = [
+        (_MADE_HERE if pickler.has_code else b"") + stream.getvalue(),
+        *(buffer.raw() for buffer in buffers),
+    ]
     try:
         load(parts[0], parts[1:], allow_pickle=True)
     except Exception as error:
@@ -94,10 +115,25 @@ def load(stream: Any, buffers: Sequence[Any] = (), *, allow_pickle: bool, what: 
 
     Raises:
         PickleRefused: `allow_pickle` is False.
+        EnvironmentMismatch: It contains code of another minor version of Python.
         Exception: The value cannot be unpickled here. It may be any type, because code of the pickled objects runs.
     """
     require_pickle(allow_pickle, what, path)
+    _refuse_other_code(bytes(memoryview(stream)[: len(_MADE_HERE) + 8]))
     return _Unpickler(io.BytesIO(stream), buffers=buffers).load()
+
+
+def _refuse_other_code(head: bytes) -> None:
+    start = len(_OPENING) + 1
+    if not (head.startswith(_OPENING) and head[start:].startswith(_CODE)):
+        return
+    made = head[start + len(_CODE) : start + head[start - 1]].decode("ascii", "replace")
+    if made != _VERSION:
+        raise EnvironmentMismatch(
+            f"It contains functions or classes that were stored as code of Python {made}, which Python {_VERSION} "
+            f"cannot run. Nothing of it was run. Load it with Python {made}, or load other leaves with leaves=. To "
+            "store functions that every Python can load, define them in a module that can be imported."
+        )
 
 
 def dump_joblib(value: Any, **options: Any) -> bytes:
@@ -168,7 +204,12 @@ def load_torch(path: Any, *, device: Any, weights_only: bool, allow_pickle: bool
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    has_code = False
+    """Whether it has pickled a function by value."""
+
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.CodeType:
+            self.has_code = True
         # Without this, library callables that are not plain functions, such as jitted ones, would be pickled by value.
         if not isinstance(obj, type) and callable(obj) and (name := reference(obj)) is not None:
             return name.partition(":")[2]
