@@ -84,6 +84,12 @@ def test_requests_on_s3(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.nightly
+def test_copies(tmp_path: Path) -> None:
+    report = measure(tmp_path, "copies.py", "--size-mb", "4", "--repeat", "1")
+    assert met(report, "") == [True, True, True]
+
+
 def test_file_system(tmp_path: Path) -> None:
     report = measure(tmp_path, "file_system.py", "--size-mb", "10", "--ranges", "5", "--repeat", "1")
     assert met(report, "requests") == [True] * 3

@@ -22,7 +22,14 @@ from prefect_support import events_about
 from prefect_snapshots import BackupManager, SnapshotManager
 from prefect_snapshots.backups import Backup
 from prefect_snapshots.errors import IntegrityError, InvalidArgument, RepositoryNotFound
-from prefect_snapshots.flows import check_repository, maintenance, prune_repository, watch_repository, watching
+from prefect_snapshots.flows import (
+    check_repository,
+    copy_repository,
+    maintenance,
+    prune_repository,
+    watch_repository,
+    watching,
+)
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -94,6 +101,18 @@ def test_each_look_is_an_event(repository: Path) -> None:
     assert pruned.payload["packs_deleted"] == 0
     assert damaged.payload["count"] > 0
     assert damaged.payload["hits"] == ["snapshots/default:kept"]
+
+
+def test_a_copy_is_an_event_and_fails_if_it_is_incomplete(repository: Path, tmp_path: Path) -> None:
+    target = tmp_path / "second"
+    assert copy_repository(str(target), str(repository)).versions == 1
+    SnapshotManager(target).save_snapshot(1, "own")
+    with pytest.raises(IntegrityError, match=r"1 problem while .* The first is snapshots/default: .*Everything else"):
+        copy_repository(str(target), str(repository))
+    copied, refused = events_of(repository, 2)
+    assert [each.event.rpartition(".")[2] for each in (copied, refused)] == ["copied", "not-copied"]
+    assert (copied.payload["versions"], copied.payload["target"]) == (1, f"file://{target}")
+    assert refused.payload["problems"][0].startswith("snapshots/default: ")
 
 
 def test_a_backup_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
