@@ -1295,6 +1295,16 @@ def test_a_url_opens_its_database_whose_name_and_repr_have_no_secret(url: str, k
     assert open_database(database.name).name == name
 
 
+def test_a_forged_name_of_a_part_is_no_database_of_a_server(tmp_path: Path) -> None:
+    manager = BackupManager(
+        tmp_path / "repository", databases=["postgresql://127.0.0.1:1/*", "mariadb://127.0.0.1:1/*"]
+    )
+    parts = ["postgresql://127.0.0.1:1/a%00b", "mariadb://127.0.0.1:1/a%00b", "postgresql://127.0.0.1:1/a"]
+    assert manager._by_name(parts).keys() == {parts[-1]}
+    with pytest.raises(BackupFailed, match="psql could not be started"):
+        open_database(f"postgresql://127.0.0.1:1/{'x' * 200_000}").check()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -1305,6 +1315,8 @@ def test_a_url_opens_its_database_whose_name_and_repr_have_no_secret(url: str, k
         "etcd://u:s3cret@h/x",
         "oracle://u:s3cret@h/x",
         "postgresql://u:s3cret/more@h/x@y",
+        "postgresql://u:s3cret@h/a%00b",
+        "mariadb://u:s3cret@h/x\0",
         "",
         "sqlite://",
         "sqlite:///:memory:",

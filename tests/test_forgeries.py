@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ import pytest
 from forging import MISSING, VALUES, Field, fields_of, replaced
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots.backups.databases import PostgreSQL
+from prefect_snapshots.backups.sources import Dump, DumpFile, DumpNote
 from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.errors import IntegrityError, SnapshotsError
 from prefect_snapshots.repository.catalog import Event, slot_path
@@ -57,6 +59,21 @@ class Victim:
     kind: str
     fields: Any
     write: Callable[[Path, Any], None]
+
+
+class Recorded(PostgreSQL):
+    """A database whose server is not there: what is stored of it is."""
+
+    def check(self) -> list[str]:
+        return ["PostgreSQL 15"]
+
+    def check_restorable(self) -> list[str]:
+        return []
+
+    @contextmanager
+    def dump(self) -> Iterator[Dump]:
+        files = [DumpFile("database.json", iter([b"{}"])), DumpFile("database.pgdump", iter([b"PGDMP"]))]
+        yield Dump(files, {"public.t": 1}, [DumpNote("View v is left out.", left_out=True)])
 
 
 @dataclass(frozen=True)
@@ -104,15 +121,21 @@ class Stage:
             Snapper(range(3), square, repository=repository, name=name, function_version="1").load()
             CheckpointManager(repository).get_checkpoint(name)
 
-    def manager(self, repository: Repository, name: str) -> BackupManager:
+    def manager(self, repository: Repository, name: str, *, making: bool = False) -> BackupManager:
         return BackupManager(
             repository,
             name=name,
             directories=[self.sources / "folder"],
-            databases=[f"sqlite:///{self.sources}/a.sqlite", f"duckdb:///{self.sources}/b.duckdb"],
+            databases=[
+                f"sqlite:///{self.sources}/a.sqlite",
+                f"duckdb:///{self.sources}/b.duckdb",
+                *([Recorded(f"{SERVER}/shop")] if making else [f"{SERVER}/*"]),
+            ],
         )
 
 
+SERVER = "postgresql://127.0.0.1:1"
+"""Nothing listens there."""
 KINDS = ("snapshots", "artifacts", "releases", "backups", "results", "checkpoints")
 
 
@@ -135,7 +158,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
         registry.log_artifact(name, "x" * 10, "json", metadata={"k": 1})
         registry.set_alias(name, "v0", "champion")
         registry.set_stage(name, "v0", "production")
-        backups = stage.manager(repository, name)
+        backups = stage.manager(repository, name, making=True)
         backup = backups.create_backup("b")
         backups.edit_backup(backup.name, description="c")
         backups.pin(backup.name)

@@ -8,6 +8,7 @@ separate module: `making`, `history` (listing), `browsing`, `restores`, `drills`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -626,12 +627,13 @@ class BackupManager:
 
     def _by_name(self, parts: Sequence[str]) -> dict[str, Source]:
         """The sources by name, with those of these parts that come from a server. They need not exist any more."""
-        of_servers = {
-            part: server.named(unquote(part.rpartition("/")[2]))
-            for server in self.servers
-            for part in parts
-            if server.covers(part)
-        }
+        of_servers: dict[str, Source] = {}
+        for part in parts:
+            for server in self.servers:
+                # A forged name may be one that no database can have: then this part has no target.
+                with contextlib.suppress(InvalidArgument):
+                    if server.covers(part):
+                        of_servers[part] = server.named(unquote(part.rpartition("/")[2]))
         return {**of_servers, **{source.name: source for source in self._sources()}}
 
     def __repr__(self) -> str:

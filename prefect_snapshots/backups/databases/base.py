@@ -86,6 +86,10 @@ class Address:
                 "The URL of a database has an '@' after its host, so it is not clear where the password ends. "
                 "Percent-encode special characters: '@' is %40, '/' is %2F."
             )
+        if "\0" in unquote(url):
+            raise InvalidArgument(
+                f"The URL of a database that begins with {part['scheme'][:20]!r} has a zero byte (%00). Remove it."
+            )
         host = part["host"].strip("[]")
         port = int(part["port"] or 0)
         return cls(part["scheme"], part["driver"], part["user"], password, host, port, part["database"], options)
@@ -347,15 +351,18 @@ class Tool:
         """
         with contextlib.nullcontext(stderr) if stderr else tempfile.TemporaryFile() as complaints:
             environment = {**os.environ, **self.environment}
-            process = subprocess.Popen(
-                [self.path, *self.arguments, *arguments],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=complaints,
-                env=environment,
-                cwd=cwd,
-                pass_fds=self.descriptors,
-            )
+            try:
+                process = subprocess.Popen(
+                    [self.path, *self.arguments, *arguments],
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=complaints,
+                    env=environment,
+                    cwd=cwd,
+                    pass_fds=self.descriptors,
+                )
+            except (OSError, ValueError) as error:  # a name that is too long, or a password with a zero byte
+                raise BackupFailed(f"{self.name} could not be started: {self.masked(str(error))}") from None
             try:
                 yield process
             except BaseException:

@@ -183,9 +183,19 @@ class _Users(msgspec.Struct, forbid_unknown_fields=True):
             [each for each in self.rights if (each.name, each.host) in new],
         )
 
-    def privileges(self) -> list[str]:
-        """Return what no restore may give unless it is allowed to: the accounts, each with what it would get."""
+    def privileges(self, there: Iterable[tuple[str, str]]) -> list[str]:
+        """Return what no restore may give unless it is allowed to: the accounts, each with what it would get.
+
+        Args:
+            there: The accounts of the server. The server picks the one with the most specific host, and among these
+                one without a name: so a new account can lock out an existing user.
+        """
         found: dict[str, list[str]] = {}
+        names = {name for name, host in there if host}
+        for account in self.accounts:
+            if not account.role and (not account.name or account.name in names):
+                shadowed = f"the existing user {account.name!r}" if account.name else "existing users"
+                found.setdefault(_shown(*account.key), []).append(f"the place of {shadowed}, from this host")
         new = {account.name for account in self.accounts if account.role}
         for right in self.rights:
             if right.is_privileged():
@@ -310,8 +320,9 @@ class MariaDBUsers(ServerDatabase):
             with restoring(self.name, "and is unchanged"):
                 stack.enter_context(self._alone())
                 self._drop_listed()
-                new = read_settings(dump, _USERS, _Users).without(self._there())
-                if not self.allow_privileges and (refused := new.privileges()):
+                there = self._there()
+                new = read_settings(dump, _USERS, _Users).without(there)
+                if not self.allow_privileges and (refused := new.privileges(there)):
                     raise PrivilegesRefused(self.name, refused)
                 finish = stack.enter_context(self._created(new))
 
