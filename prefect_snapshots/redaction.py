@@ -30,6 +30,7 @@ _PLAIN = frozenset(
         # s3fs, and the options that it passes to botocore
         *("anon", "endpoint_url", "use_ssl", "verify", "region_name", "api_version", "profile", "requester_pays"),
         *("version_aware", "default_block_size", "max_concurrency", "connect_timeout", "read_timeout"),
+        *("object_lock_days", "object_lock_mode", "as_of"),
         *("max_pool_connections", "signature_version", "tcp_keepalive", "total_max_attempts", "max_attempts", "mode"),
         *("addressing_style", "payload_signing_enabled", "use_accelerate_endpoint", "use_dualstack_endpoint"),
         # gcsfs

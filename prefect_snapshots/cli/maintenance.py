@@ -71,6 +71,19 @@ def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: S
     return Answer(document, _view_freed, told=not dry_run)
 
 
+def extend_locks(*, session: SessionArgument) -> Answer:
+    """Extend the Object Lock of everything in a bucket of S3, where it may end soon. Run it on a schedule.
+
+    Pass `--storage-option object_lock_days=30`, the number of days that the locks should have from now on.
+    """
+    repository = session.open(writing=True)
+    count = repository.extend_locks()
+    return Answer(
+        {"repository": repository.url, "extended": count},
+        remark=f"The locks of {count_text(count, 'object')} were extended.",
+    )
+
+
 def repair(
     *,
     dry_run: bool = False,

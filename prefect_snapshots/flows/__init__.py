@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill
-from .maintenance import check_repository, expire_results, prune_repository
+from .maintenance import check_repository, expire_results, extend_locks, prune_repository
 from .repository_copies import copy_repository
 from .watching import watch_repository
 
@@ -14,6 +14,7 @@ __all__ = [
     "copy_repository",
     "create_backup",
     "expire_results",
+    "extend_locks",
     "prune_repository",
     "restore_backup",
     "restore_drill",

@@ -114,6 +114,24 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     return report
 
 
+@flow(name="extend-locks")
+@fails_with_one_error
+def extend_locks(repository: str | None = None) -> int:
+    """Extend the Object Lock of everything in a bucket, so that it never ends while the data is needed.
+
+    Args:
+        repository: A URL or path. Default: the repository that `blocks.current_repository` returns. It needs the
+            storage option `object_lock_days`, which the block has a field for.
+
+    Returns:
+        The number of objects that are locked for longer now.
+    """
+    extended = current_repository(repository)
+    count = extended.extend_locks()
+    run_logger().info("The locks of %s of %s were extended.", count_text(count, "object"), extended.url)
+    return count
+
+
 @dataclass(frozen=True)
 class ExpiryReport:
     """What `expire_results` deleted, or with `dry_run` would delete.

@@ -324,6 +324,21 @@ class Repository:
             raise InvalidArgument(f"grace={grace!r} must be a number of seconds, at least 0. Nothing was deleted.")
         return maintenance.prune(self.parts(writing=not dry_run), dry_run, grace, progress, without)
 
+    def extend_locks(self) -> int:
+        """Extend the Object Lock of everything that is stored, where it may end within half of its time.
+
+        Run this more often than every `object_lock_days / 2` days. What prune has deleted is not extended.
+
+        Returns:
+            The number of objects that are locked for longer now.
+
+        Raises:
+            InvalidArgument: The repository was opened without the storage option `object_lock_days`.
+            UnsupportedStorage: It is not in a bucket of S3.
+        """
+        self.parts()  # there must be a repository
+        return self.location.extend_locks()
+
     def repair(
         self, dry_run: bool = False, *, copy: Repository | None = None, progress: Progress | None = None
     ) -> RepairReport:

@@ -312,6 +312,10 @@ class Location(ABC):
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects. Objects that do not exist are ignored."""
 
+    def extend_locks(self) -> int:
+        """Extend the locks that keep objects from being deleted, where they may end soon. Return how many."""
+        raise UnsupportedStorage(f"{self.url}: objects of this location cannot be locked. Use a bucket of S3.")
+
     def is_empty(self) -> bool:
         """Return whether there are no objects. A missing directory is empty. Probes and leftovers are ignored."""
         return all(is_temporary(found.path) or _PROBE.fullmatch(found.path) for found in self._objects(""))

@@ -117,6 +117,9 @@ class LimitedLocation(Location):
     def delete(self, paths: Iterable[str]) -> None:
         self._inner.delete(paths)
 
+    def extend_locks(self) -> int:
+        return self._inner.extend_locks()
+
     def is_empty(self) -> bool:
         return self._inner.is_empty()
 
