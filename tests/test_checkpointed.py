@@ -404,6 +404,34 @@ def test_skipped_items_are_told() -> None:
     assert (report["successful_items"], report["failed_count"]) == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("fails", "kind", "name"), [(False, "COMPLETED", "CompletedWithFailures"), (True, "FAILED", "Failed")]
+)
+def test_missing_results_decide_the_state_of_the_flow(fails: bool, kind: str, name: str) -> None:
+    @checkpointed(
+        name=f"policy-{fails}",
+        function_version=1,
+        max_retries=0,
+        skip_item_errors=True,
+        fail_if_incomplete=fails,
+    )
+    def invert(x: int) -> float:
+        return 1 / x
+
+    @flow
+    def inverses() -> Any:
+        return invert.map([1, 0, 2])
+
+    state: Any = inverses(return_state=True)
+    assert (state.type.value, state.name) == (kind, name)
+    assert state.message == "3 items: 2 done now, 1 failed now."
+    if fails:
+        with pytest.raises(IncompleteResults, match="1 of 3"):
+            state.result()
+    else:
+        assert state.result() == [1.0, None, 0.5]
+
+
 def test_many_failures_in_a_row_stop_a_batch() -> None:
     @checkpointed(
         name="hopeless",

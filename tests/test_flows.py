@@ -166,6 +166,25 @@ def test_what_a_watch_saw_is_a_table(repository: Path) -> None:
     assert (growth["expected"], growth["ok"]) == ("at most 1.0 GB", "yes")
 
 
+def test_what_a_watch_saw_is_a_file_for_prometheus(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    backup = BackupManager(repository, name="shop", directories=[tmp_path / "data"]).create_backup()
+    file = tmp_path / "snapshots.prom"
+    for _ in range(2):  # the second time it is replaced
+        watch_repository({"shop": "1d", "never": "1d"}, repository=str(repository), metrics_file=str(file))
+    assert [path.name for path in tmp_path.iterdir() if "prom" in path.name] == [file.name]
+    text = file.read_text()
+    labels = f'{{repository="file://{repository}",name="shop"}}'
+    assert f"prefect_snapshots_backup_last_timestamp_seconds{labels} {backup.created_at.timestamp()}\n" in text
+    assert f"prefect_snapshots_backup_overdue{labels} 0\n" in text
+    assert f"prefect_snapshots_backup_overdue{labels.replace('shop', 'never')} 1\n" in text
+    assert text.endswith("# EOF\n")
+    assert len([line for line in text.splitlines() if line.startswith("# TYPE")]) == len(set(text.split("# TYPE ")[1:]))
+    for path, why in (("/etc/passwd", r"must end with \.prom"), ("/nowhere/a.prom", "does not exist")):
+        with pytest.raises(InvalidArgument, match=why):
+            watch_repository(repository=str(repository), metrics_file=path)
+
+
 def test_growth_is_what_was_written_lately(repository: Path) -> None:
     manager = SnapshotManager(repository)
     manager.save_snapshot(bytes(range(256)) * 1000, "equal")  # is there already

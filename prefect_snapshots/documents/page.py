@@ -101,7 +101,7 @@ def html_page(title: str, documents: Sequence[Document], made_at: datetime) -> s
 _FRAGMENT_STYLE = f"""
 .prefect-snapshots{{{variables(LIGHT)};color:var(--ink);background:var(--card);padding:.75rem;overflow-wrap:anywhere}}
 @media (prefers-color-scheme:dark){{.prefect-snapshots{{{variables(DARK)}}}}}
-.prefect-snapshots table{{border-collapse:collapse;margin:.75rem 0 0}}
+.prefect-snapshots table{{border-collapse:collapse;font-size:inherit;margin:.75rem 0 0}}
 .prefect-snapshots :is(th,td,caption){{text-align:left;padding:.2rem .75rem .2rem 0;color:var(--ink)}}
 .prefect-snapshots :is(th,td).right{{text-align:right}}
 .prefect-snapshots :is(dt,th){{color:var(--soft);font-weight:400}}

@@ -14,7 +14,7 @@ Events for automations, in addition to those of `maintenance`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -23,7 +23,7 @@ from cronsim import CronSim, CronSimError
 from prefect import flow
 from pydantic import TypeAdapter, ValidationError
 
-from ..backups import Backup, BackupManager
+from ..backups import Backup, BackupManager, last_proven
 from ..documents.texts import size_text
 from ..errors import InvalidArgument
 from ..integration.backups import report_proof_overdue
@@ -32,6 +32,7 @@ from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
 from ..repository.repository import Repository
 from .failing import fails_with_one_error
+from .openmetrics import Gauge, checked_metrics_file, write_metrics
 
 WATCH = "prefect-snapshots-watch"
 """Key of the report in the Prefect UI."""
@@ -100,6 +101,7 @@ def watch_repository(
     timezone: str = "UTC",
     repository: str | None = None,
     proven: Mapping[str, timedelta | str] | None = None,
+    metrics_file: str | None = None,
 ) -> WatchReport:
     """Report overdue backups and a repository that grows too fast. The run completes in either case.
 
@@ -113,9 +115,11 @@ def watch_repository(
         repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
         proven: How old the last proven backup may be, by name: a duration such as `"40d"`, or the cron expression of
             the schedule of drills.
+        metrics_file: Also write the figures to this file, whose name ends with `.prom`, for Prometheus.
 
     Raises:
-        InvalidArgument: A string is neither a duration nor a cron expression, or the time zone is unknown.
+        InvalidArgument: A string is neither a duration nor a cron expression, the time zone is unknown, or the metrics
+            file cannot be there.
         RepositoryNotFound: The repository does not exist.
 
     Example:
@@ -126,6 +130,7 @@ def watch_repository(
         ['blog']
     """
     watched = current_repository(repository)
+    file = None if metrics_file is None else checked_metrics_file(metrics_file)
     now = datetime.now(UTC)
     latest = _ago(now, margin, "margin")
     start = _ago(now, within, "within")
@@ -140,6 +145,8 @@ def watch_repository(
             name for name, since in drilled.items() if report_proof_overdue(BackupManager(watched, name=name), since)
         ),
     )
+    if file is not None:
+        write_metrics(file, _gauges(watched, report, sorted({*due, *drilled})))
     with only_warn(f"{watched.url} is watched"):
         _report(watched, report)
     return report
@@ -177,6 +184,40 @@ def _newest(repository: Repository, name: str, end: datetime) -> Backup | None:
     backups = BackupManager(repository, name=name).list_backups()
     sound = (backup for backup in backups if not backup.broken and backup.created_at <= end)
     return max(sound, key=lambda backup: backup.created_at, default=None)
+
+
+def _gauges(watched: Repository, report: WatchReport, names: Iterable[str]) -> Iterator[Gauge]:
+    where = {"repository": watched.url}
+    overdue = {each.name: each.overdue for each in report.backups}
+    for name in names:
+        manager = BackupManager(watched, name=name)
+        backups, failures = manager.list_backups(), manager.list_failed_backups()
+        sound = max((each for each in backups if not each.broken), key=lambda each: each.created_at, default=None)
+        proven = last_proven(backups)
+        figures: dict[str, tuple[str, float | None]] = {
+            "backup_last_timestamp_seconds": (
+                "Start of the latest backup.",
+                sound.created_at.timestamp() if sound else None,
+            ),
+            "backup_size_bytes": ("Size of the latest backup.", sound.size if sound else None),
+            "backup_duration_seconds": ("Duration of the latest backup.", sound.duration if sound else None),
+            "backup_count": ("Number of backups.", len(backups)),
+            "backup_overdue": ("1 if a backup is overdue.", int(overdue[name]) if name in overdue else None),
+            "backup_proven_timestamp_seconds": (
+                "Start of the last backup that was proven.",
+                proven.created_at.timestamp() if proven else None,
+            ),
+            "backup_failed_timestamp_seconds": (
+                "Time of the last failed backup.",
+                failures[0].failed_at.timestamp() if failures else None,
+            ),
+        }
+        for figure, (about, value) in figures.items():
+            if value is not None:
+                yield Gauge(figure, about, {**where, "name": name}, value)
+    for kind, size in report.written.items():
+        yield Gauge("written_bytes", "Bytes written in the watched period.", {**where, "kind": kind}, size)
+    yield Gauge("watched_timestamp_seconds", "Time of these figures.", where, datetime.now(UTC).timestamp())
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

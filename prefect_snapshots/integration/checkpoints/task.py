@@ -24,7 +24,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable, TerminationSignal
 from prefect.futures import PrefectFuture, PrefectTaskRunFuture, wait
 from prefect.settings import get_current_settings
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.utilities.annotations import unmapped
 from prefect.utilities.collections import isiterable
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_inputs_sync
@@ -49,7 +49,7 @@ from ...checkpoints import (
     stable_hash,
 )
 from ...documents.texts import count_text
-from ...errors import InvalidArgument
+from ...errors import IncompleteResults, InvalidArgument
 from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
 from ..blocks import current_repository
@@ -89,6 +89,7 @@ class _Options:
     max_consecutive_exceptions: int | None
     skip_item_errors: bool
     retry_failed_items: bool
+    fail_if_incomplete: bool
 
     def __post_init__(self) -> None:
         check_batches(self.batch_size, self.max_wait_time)
@@ -100,7 +101,7 @@ class _Options:
             )
 
     def job(self, fn: Callable[..., Any], *, refresh: bool) -> Job:
-        names = self.__dataclass_fields__.keys() - {"repository", "key"}
+        names = self.__dataclass_fields__.keys() - {"repository", "key", "fail_if_incomplete"}
         settings = {name: getattr(self, name) for name in names}
         return make_job(current_repository(self.repository), fn, refresh=refresh, **settings)
 
@@ -125,6 +126,7 @@ def checkpointed(
     max_consecutive_exceptions: int | None = None,
     skip_item_errors: bool = False,
     retry_failed_items: bool = False,
+    fail_if_incomplete: bool = False,
     **task_options: Any,
 ) -> Callable[[Callable[P, R]], CheckpointedTask[P, R]]: ...
 
@@ -144,6 +146,7 @@ def checkpointed(
     max_consecutive_exceptions: int | None = None,
     skip_item_errors: bool = False,
     retry_failed_items: bool = False,
+    fail_if_incomplete: bool = False,
     **task_options: Any,
 ) -> CheckpointedTask[P, R] | Callable[[Callable[P, R]], CheckpointedTask[P, R]]:
     """Turn a function into a task that stores the result of every item, so that a rerun computes only what is missing.
@@ -165,6 +168,8 @@ def checkpointed(
         max_consecutive_exceptions: How many failing items in a row fail their batch. Default: no limit.
         skip_item_errors: Continue when an item fails. `CheckpointedFuture.failed_items` lists these items.
         retry_failed_items: Whether to retry items that failed in an earlier run.
+        fail_if_incomplete: Whether a map of which items have no result ends in a failed state. Default: it completes,
+            in a state named `CompletedWithFailures`. A flow that returns the future ends in this state.
         task_options: Any option of `@task`. `refresh_cache=True` recomputes everything.
 
     Returns:
@@ -197,6 +202,7 @@ def checkpointed(
         max_consecutive_exceptions,
         skip_item_errors,
         retry_failed_items,
+        fail_if_incomplete,
     )
     if name is not None:
         task_options.setdefault("name", name)
@@ -388,6 +394,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         self._ends = ends
         self._processing: Processing | None = None
         self._interruptions: _Interruptions | None = None
+        self._fails = False
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all batches have ended.
@@ -466,7 +473,7 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
     def state(self) -> State[list[R]]:
         """The state of the first batch that is not completed. If all are, a completed state with the counts.
 
-        The name of that state is `CompletedWithFailures` if items have no result.
+        If items have no result, its name is `CompletedWithFailures`, or with `fail_if_incomplete` it is a failed state.
         """
         for future in self.futures:
             if not future.state.is_completed():
@@ -474,6 +481,10 @@ class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
         counts = self._plan.counts
         for future in self.futures:
             counts = counts.after(outcome_of(future) or RunCounts())
+        if counts.missing and self._fails:
+            failed = counts.failed + counts.failed_before
+            first = min(self.failed_items, default=0)
+            return Failed(message=str(counts), data=IncompleteResults(counts.missing, failed, counts.total, first))
         name = _INCOMPLETE if counts.missing else "Completed"
         return Completed(name=name, message=str(counts), data=self.result(raise_on_failure=False))
 
@@ -585,6 +596,7 @@ class _Mapping(Generic[R]):
         )
         future: CheckpointedFuture[R] = CheckpointedFuture(self._job, self._plan, self._futures, self._ends, run_id)
         future._processing, future._interruptions = self._processing, self._interruptions
+        future._fails = self._task._options.fail_if_incomplete
         self._processing.all_submitted(self._plan)
         return future
 
