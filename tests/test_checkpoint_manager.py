@@ -18,6 +18,7 @@ from prefect_snapshots.checkpoints import (
     Snapper,
     counts_of,
     make_job,
+    open_log,
     plan,
     run_batch,
 )
@@ -29,6 +30,7 @@ from prefect_snapshots.errors import (
     TooManyFailures,
     UsageError,
 )
+from prefect_snapshots.repository.commits import Draft
 
 LAST_ONE = RetentionPolicy(keep_last=1, keep_weekly_within=None)
 
@@ -76,6 +78,35 @@ def test_a_comparison_counts_items(repository: Repository) -> None:
     new = run([0, 1, 2, 4, 5, 6], abs, repository, function_version=2)
     expected = CheckpointDiff(old.fingerprint, new.fingerprint, unchanged=1, changed=2, only_old=1, only_new=3)
     assert CheckpointManager(repository).diff("work", old.fingerprint) == expected
+
+
+def test_why_says_what_changed(repository: Repository, caplog: pytest.LogCaptureFixture) -> None:
+    def made(factor: int) -> Callable[[int], int]:
+        return lambda x: factor * x
+
+    manager = CheckpointManager(repository)
+    for function in (made(2), made(2), made(3)):
+        run([1, 2], function, repository, function_version=None)
+    found = manager.why("work")
+    [name] = found.changed
+    assert name.endswith("<lambda>: factor")
+    assert (found.added, found.removed) == ((), ())
+    assert found.old != found.new == manager.get_checkpoint("work").fingerprint
+    assert manager.why("work", found.new[:8], found.old[:8] if found.old else None).changed == found.changed
+    [warning] = [record.getMessage() for record in caplog.records if "has changed" in record.getMessage()]
+    assert "<lambda>: factor). All items are computed again" in warning
+    run([1], abs, repository, name="single", function_version=None)
+    single = manager.why("single")
+    assert (single.old, single.unchanged) == (None, ("builtins.abs",))
+
+
+@pytest.mark.parametrize("forged", [5, [1], {"a": 1}, {1: "a"}])
+def test_forged_parts_are_ignored(repository: Repository, forged: Any) -> None:
+    job = make_job(repository, abs, name="work")
+    log = open_log(job)
+    body = {"segment": "0" * 32, "fingerprint": job.fingerprint, "function": "abs", "parts": forged}
+    log.commit(lambda: Draft("start", body))
+    assert CheckpointManager(repository).why("work").unchanged == ()
 
 
 def test_a_pinned_name_is_kept_by_retention_and_deleted_by_force_only(repository: Repository) -> None:

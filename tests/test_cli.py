@@ -849,6 +849,10 @@ def test_checkpoints_are_listed_shown_and_deleted(worked: Program) -> None:
     assert worked.json("checkpoints", "list")["checkpoints"] == [second, first]
     assert [(row["name"], row["done"], row["failed"]) for row in (first, second)] == [(name, 11, 1), (name, 5, 0)]
     assert worked.json("checkpoints", "show", name)["successful_items"] == 5
+    explained = worked.json("checkpoints", "why", name)
+    assert (explained["old"], explained["new"]) == (first["fingerprint"], second["fingerprint"])
+    [part] = explained["changed"]
+    assert f"changed  {part}" in worked.run("checkpoints", "why", name).stdout
     report = worked.json("checkpoints", "show", name, "--fingerprint", first["fingerprint"])
     assert (report["successful_items"], report["failed_count"]) == (11, 1)
     text = worked.run("checkpoints", "show", name, "--fingerprint", first["fingerprint"]).stdout

@@ -137,6 +137,7 @@ def test_the_page_has_every_key_of_checkpoints(repository: Path) -> None:
     documents = [
         document(repository, "checkpoints", "list", "numbers"),
         document(repository, "checkpoints", "diff", "numbers", fingerprint),
+        document(repository, "checkpoints", "why", "numbers"),
     ]
     assert keys_in(documents) <= said("Checkpoints")
 

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_snapshots.checkpoints.fingerprint import _parse, fingerprint, label
+from prefect_snapshots.checkpoints.fingerprint import _parse, explain_fingerprint, fingerprint, label
 from prefect_snapshots.errors import InvalidArgument, UnfingerprintableFunction
 
 _modules = count()
@@ -385,6 +385,41 @@ SAME_EVERYWHERE = {
 def test_it_is_the_same_in_every_version_of_python(name: str) -> None:
     """Another fingerprint here means that everything is computed again: in this version of Python, or everywhere."""
     assert fingerprint(portable.FUNCTIONS[name])[:8] == SAME_EVERYWHERE[name]
+
+
+def test_a_fingerprint_is_explained(load: Callable[..., Any]) -> None:
+    source = """
+        import math, random
+        import numpy as np
+        OFFSET = {0}
+        RNG = random.Random()
+        class Cleaner:
+            limit = 5
+            def clean(self, x):
+                return x + OFFSET
+        def helper(x):
+            return np.mean(x)
+        def process(x):
+            return helper(Cleaner().clean(math.sqrt(x))) + RNG.random()
+    """
+    one, other = (explain_fingerprint(load(source.format(offset))) for offset in (1, 2))
+    assert one == explain_fingerprint(load(source.format(1)))
+    module = load(source.format(1)).__module__
+    found = {part.name.removeprefix(f"{module}."): (part.kind, part.detail) for part in one}
+    assert found == {
+        "process": ("code", ""),
+        "process: RNG": ("state", "Random"),
+        "helper": ("code", ""),
+        "Cleaner: limit": ("value", "int"),
+        "Cleaner.clean": ("code", ""),
+        "Cleaner.clean: OFFSET": ("value", "int"),
+        "math": ("version", "Python"),
+        "numpy": ("version", np.__version__),
+    }
+    differing = {a.name for a, b in zip(one, other, strict=True) if a != b}
+    assert {name.removeprefix(f"{module}.") for name in differing} == {"Cleaner.clean: OFFSET"}
+    [part] = explain_fingerprint(len, "v1")
+    assert (part.name, part.kind, part.detail) == ("function_version", "value", "'v1'")
 
 
 def test_what_changes_an_enum_or_a_named_tuple_counts(load: Callable[..., Any]) -> None:

@@ -1150,16 +1150,15 @@ def test_what_the_function_does_to_an_item_does_not_change_its_key(
     assert snapper(make(), function, repository).load() == expected
 
 
-@pytest.mark.parametrize("layout", ["sparse", "meta", "nested"])
+@pytest.mark.parametrize("layout", ["meta", "nested"])
 def test_tensors_without_content_of_their_own_are_named(repository: Repository, layout: str) -> None:
     import torch
 
     made = {
-        "sparse": lambda: torch.eye(2).to_sparse(),
         "meta": lambda: torch.ones(2, device="meta"),
         "nested": lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
     }
-    with pytest.raises(UnhashableItem, match=r"item 1: a torch tensor .* Pass key="):
+    with pytest.raises(UnhashableItem, match=r"item 1: a .*torch tensor .* Pass key="):
         snapper([torch.ones(1), made[layout]()], double, repository).start()
 
 

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 from .counts import RunCounts
 from .differences import CheckpointDiff
-from .fingerprint import fingerprint
+from .explaining import FingerprintDiff
+from .fingerprint import FingerprintPart, explain_fingerprint, fingerprint
 from .frozen import Failure
 from .job import Job, check_batches, exception_classes, make_job
 from .keys import item_keys, stable_hash
@@ -43,6 +44,8 @@ __all__ = [
     "CheckpointManager",
     "FailedItem",
     "Failure",
+    "FingerprintDiff",
+    "FingerprintPart",
     "ItemBatch",
     "Job",
     "JobPlan",
@@ -55,6 +58,7 @@ __all__ = [
     "counts_of",
     "describe_run",
     "exception_classes",
+    "explain_fingerprint",
     "failures_of",
     "fingerprint",
     "item_keys",

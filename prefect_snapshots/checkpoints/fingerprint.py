@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import dis
 import functools
 import gc
@@ -32,9 +33,10 @@ import sysconfig
 import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from blake3 import blake3
@@ -62,16 +64,60 @@ def fingerprint(function: Callable[..., Any], version: object = None) -> str:
         >>> fingerprint(len) == fingerprint(max)
         False
     """
+    return parts_of(function, version)[0]
+
+
+def parts_of(function: Callable[..., Any], version: object = None) -> tuple[str, list[FingerprintPart]]:
+    """Return the fingerprint of a function, and what it includes."""
     if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function)):
         raise InvalidArgument(
             f"{label(function)} is a generator function. Its result can be read only once, so it cannot be stored. "
             "Return a list instead."
         )
     try:
-        form = canonical(["version", version]) if version is not None else _form(function)
+        if version is None:
+            form, parts = _form(function)
+        else:
+            form = canonical(["version", version])
+            parts = [FingerprintPart("function_version", "value", repr(version), _digest(form))]
     except Unhashable as error:
         raise UnfingerprintableFunction(label(function), str(error)) from error.__cause__
-    return blake3(form).hexdigest(16)
+    return blake3(form).hexdigest(16), parts
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintPart:
+    """One thing that a fingerprint includes.
+
+    Attributes:
+        name: The function, class or package, or the function and the name that it uses, as in `pipeline.embed: MODEL`.
+        kind: "code"; "version" for code that is included by its version only; "value"; "state" for an object that
+            changes during use, of which only the type is included.
+        detail: The version, or the type of a value.
+        digest: Hexadecimal digits that change when this part changes.
+    """
+
+    name: str
+    kind: Literal["code", "version", "value", "state"]
+    detail: str
+    digest: str
+
+
+def explain_fingerprint(function: Callable[..., Any], version: object = None) -> list[FingerprintPart]:
+    """Return what the fingerprint of a function includes, sorted by name.
+
+    Args:
+        function, version: As for `fingerprint`.
+
+    Raises:
+        UnfingerprintableFunction, InvalidArgument: As for `fingerprint`.
+
+    Example:
+        >>> import functools
+        >>> [(part.name, part.kind, part.detail) for part in explain_fingerprint(functools.partial(round, ndigits=2))]
+        [('builtins.round', 'version', 'Python')]
+    """
+    return parts_of(function, version)[1]
 
 
 def label(function: Callable[..., Any]) -> str:
@@ -84,10 +130,15 @@ def label(function: Callable[..., Any]) -> str:
     return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
 
 
-def _form(function: Callable[..., Any]) -> bytes:
+def _form(function: Callable[..., Any]) -> tuple[bytes, list[FingerprintPart]]:
     walk = _Walk(_package(function))
     walk.called(function, ())
-    return canonical(function, walk.special)
+    form = canonical(function, walk.special)
+    return form, sorted(walk.parts.values(), key=lambda part: part.name)
+
+
+def _digest(form: bytes | bytearray) -> str:
+    return blake3(form).hexdigest(8)
 
 
 class _Walk:
@@ -99,6 +150,9 @@ class _Walk:
         """The methods of an object that are called, by its id."""
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
+        self.parts: dict[str, FingerprintPart] = {}
+        self._inside = ""
+        """The function or class whose parts are being written."""
 
     def special(self, value: Any, canon: Canon) -> bool:
         """Write functions, classes, modules and their parts."""
@@ -107,7 +161,7 @@ class _Walk:
             writer = _Walk.by_type
         if writer is None:
             if callable(value) and not self._own(value) and _can_be_found(value):
-                canon.text(b"V", _versioned(value))  # such as a compiled function of a library: `jnp.sum`
+                self._version(value, canon)  # such as a compiled function of a library: `jnp.sum`
                 return True
             wrapped = getattr(value, "__wrapped__", None)
             if wrapped is not None and callable(value) and not hasattr(type(value), "__wrapped__"):
@@ -136,17 +190,23 @@ class _Walk:
 
     def function(self, value: types.FunctionType, canon: Canon) -> None:
         if not self._own(value) and _can_be_found(value):
-            canon.text(b"V", _versioned(value))
+            self._version(value, canon)
             return
+        with self._in(label(value)):
+            self._function(value, canon)
+
+    def _function(self, value: types.FunctionType, canon: Canon) -> None:
         node = _definition(value)
         code = value.__code__
         changed = _changed_by(node)
+        start = len(canon.out)
         canon.text(b"S", _dump(node))
         canon.sequence(b"D", [value.__defaults__, value.__kwdefaults__])
+        self._part(self._inside, "code", "", canon.out[start:])
         for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
             self._name(name, partial(getattr, cell, "cell_contents"), name in changed, canon)
         if not self._own(value):
-            canon.text(b"V", _versioned(value))  # defined inside an installed function, whose code has a version
+            self._version(value, canon)  # defined inside an installed function, whose code has a version
             return
         chains = _chains(node)
         for name in sorted(_global_names(code)):
@@ -165,15 +225,19 @@ class _Walk:
             canon.write(part)
 
     def builtin(self, value: Any, canon: Canon) -> None:
-        canon.text(b"V", _versioned(value))
+        self._version(value, canon)
         owner = getattr(value, "__self__", None)
         if owner is not None and not isinstance(owner, types.ModuleType | type):
             canon.write(owner)
 
     def klass(self, value: type, canon: Canon) -> None:
         if not self._own(value):
-            canon.text(b"V", _versioned(value))
+            self._version(value, canon)
             return
+        with self._in(label(value)):
+            self._class(value, canon)
+
+    def _class(self, value: type, canon: Canon) -> None:
         canon.text(b"s", f"class {value.__qualname__}")
         canon.write(value.__bases__)
         members: Mapping[str, Any] = vars(value)
@@ -196,7 +260,42 @@ class _Walk:
                     self._name(name, partial(_itself, part), False, canon)
 
     def module(self, value: types.ModuleType, canon: Canon) -> None:
-        canon.text(b"V", f"{value.__name__} {_version_of(value.__name__) or ''}")
+        version = _version_of(value.__name__)
+        text = f"{value.__name__} {version or ''}"
+        canon.text(b"V", text)
+        if version is not None and value.__name__ not in self.parts:
+            self._part(value.__name__, "version", version, text.encode())
+
+    # --- what the fingerprint includes --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _in(self, name: str) -> Iterator[None]:
+        outer, self._inside = self._inside, name
+        try:
+            yield
+        finally:
+            self._inside = outer
+
+    def _part(
+        self, name: str, kind: Literal["code", "version", "value", "state"], detail: str, form: bytes | bytearray
+    ) -> None:
+        known = name
+        for number in itertools.count(2):  # such as several lambdas of one module
+            if known not in self.parts:
+                break
+            known = f"{name} ({number})"
+        self.parts[known] = FingerprintPart(known, kind, detail, _digest(form))
+
+    def _version(self, value: Any, canon: Canon) -> None:
+        """Write code that is included by its version."""
+        text = _versioned(value)
+        canon.text(b"V", text)
+        module = _module_of(value)
+        package, version = module.partition(".")[0], _version_of(module) or ""
+        known = f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        if known not in self.parts and value is not object:
+            detail = version if version in ("", "Python") else f"{package} {version}"
+            self._part(known, "version", detail, text.encode("utf-8", "surrogatepass"))
 
     def by_type(self, value: Any, canon: Canon) -> None:
         canon.text(b"V", f"a {type(value).__name__}")
@@ -290,11 +389,16 @@ class _Walk:
         except ValueError:  # a variable of the enclosing function that has no value yet
             canon.text(b"?", name)
             return
+        start, kind = len(canon.out), type(value).__name__
         if changed:
-            canon.text(b"V", f"a {type(value).__name__}")
+            canon.text(b"V", f"a {kind}")
+            self._part(f"{self._inside}: {name}", "state", kind, canon.out[start:])
             return
         try:
             canon.write(value)
+            if not isinstance(value, _NAMED):
+                is_state = isinstance(value, _LOCKS) or _is_state(value)
+                self._part(f"{self._inside}: {name}", "state" if is_state else "value", kind, canon.out[start:])
         except Unhashable as error:
             raise Unhashable(f"{name!r}, which it uses: {error}") from error.__cause__
 
@@ -304,6 +408,8 @@ class _Walk:
         return _version_of(package) is None or (package == self._package and _is_from_folder(package))
 
 
+_NAMED = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+"""Types of objects that are parts under their own names, whoever uses them."""
 _LOCKS = (
     type(threading.Lock()),
     type(threading.RLock()),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidArgument
 from ..repository.names import check_name
 from ..repository.repository import Repository
-from .fingerprint import fingerprint, label
+from .fingerprint import label, parts_of
+
+_MOST_PARTS, _LONGEST = 300, 120
+"""How many parts of a fingerprint are stored, and characters of their names: about 40 KB in the first event of a
+version, which is read whenever the checkpoints are opened."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Job:
         skip_item_errors: Whether the run continues after an item fails.
         retry_failed_items: Whether items that failed in an earlier run are retried.
         refresh: Whether items that have results are computed again.
+        parts: What the fingerprint includes: names and digests.
     """
 
     repository: Repository
@@ -47,6 +52,7 @@ class Job:
     skip_item_errors: bool = False
     retry_failed_items: bool = False
     refresh: bool = False
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_batches(batch_size: int, max_wait_time: float | None) -> None:
@@ -103,12 +109,14 @@ def make_job(
         )
     if not callable(function):
         raise InvalidArgument(f"fn must be a function or another callable, not {function!r}.")
+    identity, parts = parts_of(function, function_version)
     return Job(
         repository,
         check_name(label(function) if name is None else name),
         function,
-        fingerprint(function, function_version),
+        identity,
         label(function),
+        parts={part.name[:_LONGEST]: part.digest for part in parts[:_MOST_PARTS]},
         batch_size=batch_size,
         max_wait_time=max_wait_time,
         max_retries=max_retries,

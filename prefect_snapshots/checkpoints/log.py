@@ -26,6 +26,7 @@ from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream
 from .batches import Results, StoredBatch
+from .explaining import explain
 from .frozen import LIMIT
 from .keys import Keys
 from .ledger import MOST_SEGMENTS, Ledger, Places, place, places, records_of, rows_of, segments_of, split_record
@@ -71,6 +72,7 @@ class Log:
         fingerprint: The fingerprint of the function.
         share: The batch to compute. Segments that cannot contain results for it are not read. Default: None, which
             reads all segments.
+        parts: What the fingerprint includes, to record it with the first start. Default: not known.
 
     Attributes:
         ledger: The items that this log knows to be done.
@@ -84,8 +86,16 @@ class Log:
         DamagedObject: A segment is missing, short or damaged.
     """
 
-    def __init__(self, repository: Repository, name: str, fingerprint: str, share: Share | None = None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        name: str,
+        fingerprint: str,
+        share: Share | None = None,
+        parts: Mapping[str, str] | None = None,
+    ) -> None:
         self.repository = repository
+        self._parts = parts or {}
         self.fingerprint = fingerprint
         self.share = share
         self._tracked = TrackedStream(repository, KIND, name, Starts())
@@ -349,6 +359,9 @@ class Log:
             "host": socket.gethostname(),
             "process": os.getpid(),
         }
+        if self._parts and self.fingerprint not in self.starts.parts:
+            body["parts"] = dict(self._parts)
+            self._report_change()
         seen = self._seen()
         if seen:
             body["seen"] = seen
@@ -358,6 +371,20 @@ class Log:
             self._own.add(segment)
             self.commit(lambda: Draft("start", body))
             self.take_in()
+
+    def _report_change(self) -> None:
+        """Warn that the function has changed, so that nothing is computed again unnoticed."""
+        before = self.starts.latest()
+        if before is None or before == self.fingerprint:
+            return
+        changed = explain(self.starts.parts.get(before), self._parts)
+        names = ", ".join([*changed.changed, *changed.added, *changed.removed][:3]) or "not recorded"
+        logger.warning(
+            "The function of %s has changed since its last start (%s). All items are computed again; the earlier "
+            "results are kept. Run `prefect-snapshots checkpoints why` to see all that changed.",
+            self._tracked.name,
+            names,
+        )
 
     def _seen(self) -> dict[str, list[int]]:
         """What this process has read of segments whose writers have not vouched for them: maybe they were killed."""

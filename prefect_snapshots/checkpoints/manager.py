@@ -19,6 +19,7 @@ from ..repository.tracking import TrackedStream
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from .batches import DONE
 from .differences import CheckpointDiff, compare
+from .explaining import FingerprintDiff, explain
 from .ledger import outcomes_of
 from .log import Log
 from .metrics import describe, load_metrics, render
@@ -199,6 +200,38 @@ class CheckpointManager:
             CheckpointNotFound: There are no checkpoints with this name and fingerprint.
         """
         return compare(self._log(name, old), self._log(name, new))
+
+    def why(self, name: str, old: str | None = None, new: str | None = None) -> FingerprintDiff:
+        """Explain why the items of a name were computed again: which code, values and versions have changed.
+
+        Args:
+            name: The name of the checkpoints.
+            old: The fingerprint of one version. Default: the version that was started before the other one.
+            new: The fingerprint of the other version. Default: the version that was started last.
+
+        Returns:
+            What changed between the two versions. If there is only one version, what it includes is `unchanged`. All
+            are empty if an earlier release recorded nothing about them.
+
+        Raises:
+            CheckpointNotFound: There are no checkpoints with this name and fingerprint.
+
+        Example:
+            >>> from prefect_snapshots.checkpoints import CheckpointManager, Snapper
+            >>> for power in (2, 3):
+            ...     Snapper([1, 2], lambda x: x**power, repository="memory://example-why", name="powers").start()
+            >>> CheckpointManager("memory://example-why").why("powers").changed
+            ('<lambda>: power',)
+        """
+        state = self._state(name)
+        later = self._choose(name, state, new)
+        order = sorted(state.of(None), key=lambda start: start.time)
+        known = list(dict.fromkeys(start.fingerprint for start in reversed(order)))
+        if old is not None:
+            earlier: str | None = self._choose(name, state, old)
+        else:
+            earlier = next(iter(known[known.index(later) + 1 :]), None)
+        return explain(state.parts.get(earlier or ""), state.parts.get(later), (earlier, later))
 
     def report(
         self, name: str, fingerprint: str | None = None, *, format: Literal["markdown", "json"] = "markdown"

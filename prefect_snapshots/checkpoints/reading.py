@@ -29,7 +29,7 @@ RAISE: Any = object()
 
 def open_log(job: Job, share: Share | None = None) -> Log:
     """Open the result log of a job."""
-    return Log(job.repository, job.name, job.fingerprint, share)
+    return Log(job.repository, job.name, job.fingerprint, share, job.parts)
 
 
 def collect(job: Job, keys: Keys | Iterable[Keys], *, missing: Any = RAISE, log: Log | None = None) -> Iterator[Any]:

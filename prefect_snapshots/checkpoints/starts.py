@@ -8,6 +8,7 @@ loss is noticed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..repository.catalog import Event
@@ -67,6 +68,8 @@ class Starts:
         """A counter that increases when a segment is dropped."""
         self.pinned = False
         """Whether the name is exempt from retention."""
+        self.parts: dict[str, Mapping[str, str]] = {}
+        """What each fingerprint includes: names and digests."""
         self.extents: dict[str, Extent] = {}
         """The recorded size of each segment: less than that is a loss."""
 
@@ -75,7 +78,12 @@ class Starts:
         other = Starts()
         other.segments, other.merging = dict(self.segments), dict(self.merging)
         other.changes, other.pinned, other.extents = self.changes, self.pinned, dict(self.extents)
+        other.parts = dict(self.parts)
         return other
+
+    def latest(self) -> str | None:
+        """Return the fingerprint that was started last, or None."""
+        return max(self.segments.values(), key=lambda start: start.time).fingerprint if self.segments else None
 
     def apply(self, event: Event) -> None:
         body = event.body
@@ -94,6 +102,10 @@ class Starts:
             known = [start.generation for start in self.segments.values() if start.fingerprint == body["fingerprint"]]
             generation = max(known, default=0) + bool(body.get("refresh"))
             self._enter(event, event.sequence, generation)
+            parts = body.get("parts")
+            # Anyone who can write to the repository can forge it, and it is only shown.
+            if isinstance(parts, dict) and all(isinstance(part, str) for pair in parts.items() for part in pair):
+                self.parts.setdefault(body["fingerprint"], parts)
         elif event.kind == "merging":
             self.merging[body["building"]] = body["fingerprint"]
         elif event.kind == "merged":

@@ -73,6 +73,21 @@ def diff(name: str, old: str, new: str | None = None, /, *, session: SessionArgu
 
 
 @app.command
+def why(name: str, old: str | None = None, new: str | None = None, /, *, session: SessionArgument) -> Answer:
+    """Explain why items were computed again: which code, values and versions of the function have changed.
+
+    Args:
+        name: The name of the checkpoints, or the beginning of it.
+        old: The fingerprint of one version, or the beginning of it. Default: the one that was started before.
+        new: The fingerprint of the other version. Default: the one that was started last.
+    """
+    manager = _manager(session)
+    name = _name(manager, name)
+    found = asdict(manager.why(name, old, new))
+    return Answer({"name": name, **found}, _view_why, _remark_why(found))
+
+
+@app.command
 def delete(
     name: str,
     /,
@@ -195,6 +210,23 @@ def _view_list(document: dict[str, Any]) -> Iterator[str]:
     return table(
         columns("", "name…", "function…", "fingerprint", ">done", ">failed", ">segments", "started (local)"), rows
     )
+
+
+_CHANGES = ("changed", "added", "removed")
+
+
+def _view_why(document: dict[str, Any]) -> Iterator[str]:
+    rows = [(change, part) for change in _CHANGES for part in document[change]]
+    if document["old"] is None:
+        rows = [("included", part) for part in document["unchanged"]]
+    yield f"{document['old']} -> {document['new']}" if document["old"] else document["new"]
+    yield from table(columns("", "part…"), rows)
+
+
+def _remark_why(document: dict[str, Any]) -> str:
+    if any(document[change] for change in _CHANGES) or (document["old"] is None and document["unchanged"]):
+        return ""
+    return "What these versions include was not recorded."
 
 
 def _view_diff(document: dict[str, Any]) -> Iterator[str]:
