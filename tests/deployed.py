@@ -94,7 +94,7 @@ def deployed(place: Path, prefect: Path) -> Iterator[Site]:
     project, repository = place / "project", place / "snapshots"
     for folder in NEEDED:
         shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    commands = re.findall(r"^#   (prefect .+)$", (project / PREFECT_FILE).read_text(), re.MULTILINE)
+    commands = re.findall(r"^# +(prefect .+)$", (project / PREFECT_FILE).read_text(), re.MULTILINE)
     with servers.prefect(place / "home") as server, SyncPrefectClient(server.api_url) as client:
         environment = {**server.environment, "PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY": str(repository)}
         *preparing, working = commands
