@@ -5,6 +5,7 @@ As a program, it is one of these processes: it takes one call after the other fr
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -78,6 +79,21 @@ def jax_run(count: int, port: int, devices: int = 2) -> Iterator[Run]:
 @functools.cache
 def expected(seed: int, shape: tuple[int, ...]) -> Any:
     return np.random.default_rng(seed).random(shape, np.float32)
+
+
+@dataclasses.dataclass
+class Record:
+    """Of a class that only this script has, so that it is stored by value."""
+
+    number: int
+    pairs: list[Any]
+
+
+class Pair(NamedTuple):
+    """The same for a named tuple."""
+
+    first: Any
+    second: Any
 
 
 class Worker:
@@ -189,6 +205,80 @@ class Worker:
         assert found["step"] == step
         assert np.array_equal(found["local"], np.arange(5))
         return read
+
+    def zoo(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arrays of all kinds: in NumPy, and on grids of devices that are no multiples of processes, in any order."""
+        import jax.numpy as jnp
+
+        random = np.random.default_rng(7)
+        devices, count = np.array(self.jax.devices()), len(self.jax.devices())
+        hosts: dict[str, Any] = {}
+        spread: dict[str, Any] = {}
+
+        def put(name: str, host: Any, grid: Any, *axes: Any) -> None:
+            mesh = self.jax.sharding.Mesh(grid, ("x", "y", "z")[: grid.ndim])
+            partition: Any = self.jax.sharding.PartitionSpec
+            sharding = self.jax.sharding.NamedSharding(mesh, partition(*axes))
+            hosts[name] = host
+            spread[name] = self.jax.make_array_from_callback(
+                host.shape, sharding, lambda index: host[index], dtype=host.dtype
+            )
+
+        for number, axes in enumerate(
+            [("x", "y", "z"), (("z", "x"), None, "y"), (None, None, "z"), ("y",), (None, ("x", "y", "z"))]
+        ):
+            grid = random.permutation(devices).reshape(2, 2, -1)
+            put(f"grid{number}", random.random((8, 24, 6), np.float32), grid, *axes)
+        matrix = random.integers(0, 2, (48, 8)).astype(np.float32)
+        for dtype in (jnp.bfloat16, jnp.int4, jnp.float8_e4m3fn, jnp.float4_e2m1fn, np.bool_, np.complex64):
+            put(np.dtype(dtype).name, matrix.astype(dtype), devices.reshape(2, -1), "x", "y")
+        put("some", matrix, devices[3:6], "x")
+        put("some replicated", matrix, devices[2:6].reshape(2, 2), None, "y")
+        put("all replicated on some", matrix, devices[2:6], None)
+        put("of the first", matrix, devices[:2], "x")
+        put("no rows", matrix[:0], devices, "x")
+        put("no columns", matrix[:, :0], devices, "x")
+        put("scalar", np.float32(3)[...], devices)
+        put("scalar on some", np.float32(4)[...], devices[3:])
+        weak = self.jax.lax.convert_element_type_p.bind(
+            spread["grid3"], new_dtype=np.dtype(np.float32), weak_type=True, sharding=None
+        )
+        keys = self.jax.jit(
+            lambda: self.jax.random.split(self.jax.random.key(3, impl="rbg"), count), out_shardings=self.sharding("x")
+        )
+        extra = {
+            "weak": weak,
+            "keys": keys(),
+            "record": Record(1, [Pair(spread["some"], None)]),
+            "fortran": np.asfortranarray(matrix),
+            "pickle": Exception("x" * (self.index + 1)),
+            "after": spread["bool"],
+        }
+        return hosts, {**spread, **extra}
+
+    def keep_zoo(self, place: Mapping[str, Any]) -> None:
+        """Save the arrays of all kinds, and restore them as they were, and onto other devices."""
+        hosts, value = self.zoo()
+        manager = self.manager(**place)
+        random = self.jax.random
+        assert manager.save_snapshot(value, "zoo") == "zoo"
+        for sharding in (None, self.sharding(), {name: value[name].sharding for name in (*hosts, "keys", "weak")}):
+            found = manager.load_snapshot("zoo", sharding=sharding)
+            for name, host in hosts.items():
+                assert found[name].dtype == host.dtype, name
+                for shard in found[name].addressable_shards:
+                    assert np.asarray(shard.data).tobytes() == host[shard.index].tobytes(), (name, shard.index)
+                if isinstance(sharding, dict):
+                    assert found[name].sharding == sharding[name], name
+            assert found["weak"].weak_type
+            assert random.key_impl(found["keys"]) == "rbg"
+            expected_keys = random.key_data(random.split(random.key(3, impl="rbg"), len(self.jax.devices())))
+            for shard in found["keys"].addressable_shards:
+                assert np.array_equal(random.key_data(shard.data), expected_keys[shard.index])
+            assert type(found["record"]) is Record
+            assert type(found["record"].pairs[0]) is Pair
+            assert found["fortran"].flags.f_contiguous
+            assert found["pickle"].args == ("x",), "that of process 0"
 
     def ask(self, place: Mapping[str, Any], method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the manager."""

@@ -73,6 +73,13 @@ def test_all_processes_save_one_snapshot(run: Run, place: dict[str, Any]) -> Non
     assert difference == {"columns", "keys", "step"}
 
 
+def test_arrays_of_every_kind_on_any_devices(run: Run, place: dict[str, Any]) -> None:
+    assert run.call("keep_zoo", place=place) == [None] * COUNT
+    manager = here(place)
+    assert manager.repository is not None
+    assert manager.repository.check(read_data=True).ok
+
+
 def test_a_process_reads_only_what_its_devices_need(run: Run, local: dict[str, Any]) -> None:
     run.call("save", place=local, step=1, snapshot_id="one")
     for answer in run.call("load", place=local, snapshot_id="one", step=1, axes=["x", None]):

@@ -24,6 +24,12 @@ from .records import Record, SnapshotRecords
 KIND = "snapshots"
 
 R = TypeVar("R")
+
+
+def nothing() -> None:
+    """A draft that commits nothing."""
+
+
 Leaves = str | Sequence[str] | None
 """Patterns of leaf paths; None for all leaves."""
 
@@ -64,14 +70,14 @@ class Backend(Protocol):
     def value_of(self, prepared: Any) -> Any:
         """Return the value that was prepared."""
 
-    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
-        """Commit a snapshot, and return its event, or None if the draft is None."""
+    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None, otherwise: MakeDraft = nothing) -> Event | None:
+        """Commit a snapshot, and return its event. If the draft is None, commit the change `otherwise`, return None."""
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         """Commit a change that carries no value."""
 
-    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        """Commit a snapshot with the value of another one."""
+    def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
+        """Commit a snapshot with the value of another one, as `put` does."""
 
     def loader(
         self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
@@ -119,13 +125,15 @@ class Memory:
     def value_of(self, prepared: Any) -> Any:
         return prepared
 
-    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
+    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None, otherwise: MakeDraft = nothing) -> Event | None:
         with self._lock:
             if token is not None and token in self._tokens:
                 return self._tokens[token]
             event = self._commit(draft, token or b"")
             if event is not None:
                 self._values[event.sequence] = _Kept(prepared)
+            else:
+                self._commit(otherwise, b"")
             return event
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
@@ -135,8 +143,8 @@ class Memory:
                 return None
             return self._commit(draft, b"")
 
-    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
-        return self.put(draft, _copied(self._kept(source).value), None)
+    def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
+        return self.put(draft, _copied(self._kept(source).value), None, otherwise)
 
     def loader(
         self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
@@ -228,15 +236,23 @@ class Durable:
         body = b"".join(prepared.buffers)
         return Held(prepared.manifest, body, self.repository.allow_pickle).value()
 
-    def put(self, draft: MakeDraft, prepared: Encoded, token: bytes | None) -> Event | None:
-        return self._tracked.put(draft, prepared.manifest, prepared.buffers, token=token)
+    def put(
+        self, draft: MakeDraft, prepared: Encoded, token: bytes | None, otherwise: MakeDraft = nothing
+    ) -> Event | None:
+        event = self._tracked.put(draft, prepared.manifest, prepared.buffers, token=token)
+        if event is None:
+            self._tracked.change(otherwise)
+        return event
 
     def note(self, draft: MakeDraft, *, dry_run: bool = False) -> Event | None:
         return self._tracked.change(draft, dry_run=dry_run)
 
-    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
+    def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
         with self._tracked.reading(source.event, self._label(source)) as content:
-            return self._tracked.adopt(draft, content)
+            event = self._tracked.adopt(draft, content)
+        if event is None:
+            self._tracked.change(otherwise)
+        return event
 
     def loader(
         self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None

@@ -185,9 +185,10 @@ class SnapshotManager(Generic[T]):
         _check_request(request)
         self._check_value(data)
         draft = self._put_draft(lambda: data, request)
-        prepared = self._backend.prepare(data, deepcopy, agreed=self._agreed(request))
         self._background.settle()
-        return self._kept(self._backend.put(draft, prepared, request.token))
+        # Nothing may come between these two: other processes wait from the first on for what the second does.
+        prepared = self._backend.prepare(data, deepcopy, agreed=self._agreed(request))
+        return _id_of(self._backend.put(draft, prepared, request.token, self._excess_draft))
 
     def start_save(self, data: T, request: SaveRequest) -> Future[str | None]:
         """Save a value in the background, as `save_async` does, with arguments that are already checked.
@@ -203,7 +204,9 @@ class SnapshotManager(Generic[T]):
         self._check_value(data)
         prepared = self._backend.prepare(data, None, detach=True, agreed=self._agreed(request))
         draft = self._put_draft(lambda: self._backend.value_of(prepared), request)
-        return self._background.submit(lambda: self._kept(self._backend.put(draft, prepared, request.token)))
+        return self._background.submit(
+            lambda: _id_of(self._backend.put(draft, prepared, request.token, self._excess_draft))
+        )
 
     def wait(self) -> None:
         """Wait for every `save_async`, and raise the first error among them. The next call raises the next one."""
@@ -236,7 +239,7 @@ class SnapshotManager(Generic[T]):
         request = SaveRequest.of(new_id, merged, list(source.tags) if tags is None else tags)
         draft = self._put_draft(lambda: self.snapshot_of(source).data, request)
         self._background.settle()
-        return self._kept(self._backend.clone(draft, source))
+        return _id_of(self._backend.clone(draft, source, self._excess_draft))
 
     def promote(self, snapshot_id: str, registry: Registry, name: str) -> Any:
         """Log a snapshot and its metadata as a new version of an artifact.
@@ -592,14 +595,7 @@ class SnapshotManager(Generic[T]):
             SnapshotExists: The repository already has a snapshot with one of the ids. Snapshots that were saved
                 before it stay.
         """
-        target = type(self)(
-            as_repository(repository),
-            name=self.name,
-            max_snapshots=self.max_snapshots,
-            rank_by=self.ranking.rank_by,
-            mode=self.ranking.mode,
-            cmp=self.ranking.cmp,
-        )
+        target = type(self)(as_repository(repository), **self._options())
         records = list(self.current_records().by_id.values())
         for done, record in enumerate(records, start=1):
             target.save(self.snapshot_of(record).data, SaveRequest.again(record))
@@ -648,6 +644,16 @@ class SnapshotManager(Generic[T]):
         return self._backend.leaves(record)
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments of this manager for a copy with a repository."""
+        return {
+            "name": self.name,
+            "max_snapshots": self.max_snapshots,
+            "rank_by": self.ranking.rank_by,
+            "mode": self.ranking.mode,
+            "cmp": self.ranking.cmp,
+        }
 
     def _open_backend(self, repository: Repository) -> Backend:
         return Durable(repository, self.name)
@@ -710,21 +716,16 @@ class SnapshotManager(Generic[T]):
             return None if self.ranking else [record for record in worst if record is not new]
         return worst
 
-    def _kept(self, event: Event | None) -> str | None:
-        """Return the id of a saved snapshot, or None if it ranks too low to be kept."""
-        if event is not None:
-            return str(event.body["id"])
+    def _excess_draft(self) -> Draft | None:
+        """Return the change to commit if a new snapshot ranks too low to be kept.
 
-        def draft() -> Draft | None:
-            # A manager without this limit may have saved more snapshots.
-            records = self._backend.state.by_id.values()
-            excess = len(records) - (self.max_snapshots or len(records))
-            ranked = self.ranking.best_first([one for one in records if not one.pinned], self.snapshot_of)
-            worst = ranked[-excess:] if excess > 0 else []
-            return Draft("cleanup", {}, [record.sequence for record in worst]) if worst else None
-
-        self._note(draft)
-        return None
+        A manager without this limit may have saved more snapshots.
+        """
+        records = self._backend.state.by_id.values()
+        excess = len(records) - (self.max_snapshots or len(records))
+        ranked = self.ranking.best_first([one for one in records if not one.pinned], self.snapshot_of)
+        worst = ranked[-excess:] if excess > 0 else []
+        return Draft("cleanup", {}, [record.sequence for record in worst]) if worst else None
 
     def _annotate(self, snapshot_id: str, **changes: Any) -> None:
         def draft() -> Draft:
@@ -753,14 +754,7 @@ class SnapshotManager(Generic[T]):
             raise InvalidArgument(
                 "A manager in memory cannot be pickled. Pass a repository to it, or write a file with save_to_file."
             )
-        options = {
-            "name": self.name,
-            "max_snapshots": self.max_snapshots,
-            "rank_by": self.ranking.rank_by,
-            "mode": self.ranking.mode,
-            "cmp": self.ranking.cmp,
-        }
-        return _restore, (type(self), self.repository, options)
+        return _restore, (type(self), self.repository, self._options())
 
 
 def list_names(repository: RepositoryLike) -> list[str]:
@@ -774,6 +768,11 @@ def _check_request(request: object) -> None:
             f"The methods save and start_save take a SaveRequest, not {type(request).__name__}. To pass an id "
             "or metadata, call save_snapshot or save_async."
         )
+
+
+def _id_of(event: Event | None) -> str | None:
+    """Return the id of a saved snapshot, or None if it ranks too low to be kept."""
+    return None if event is None else str(event.body["id"])
 
 
 def _warn_inside_a_run() -> None:

@@ -32,6 +32,10 @@ T = TypeVar("T")
 _SLICE = 1.0
 """Seconds after which a waiting process looks whether it was interrupted: the wait itself cannot be."""
 
+_NOT_DONE = "Nothing was saved or changed."
+_UNSURE = "Look whether it was done before you repeat it."
+_FAILURE = "_failure_of_a_process"
+
 _turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 _lock = Lock()
 
@@ -47,7 +51,9 @@ class ProcessFailure(msgspec.Struct, array_like=True, frozen=True):
 
     @classmethod
     def of(cls, process: int, error: BaseException) -> ProcessFailure:
-        """Describe an error."""
+        """Describe an error. One that came from another process is passed on as it was."""
+        if isinstance(passed := vars(error).get(_FAILURE), cls):
+            return passed
         details = {
             name: value
             for name, value in vars(error).items()
@@ -59,11 +65,15 @@ class ProcessFailure(msgspec.Struct, array_like=True, frozen=True):
         """Return the error to raise in another process: of the same class if it is one of ours."""
         found = getattr(errors, self.name, None)
         text = f"Process {self.process} of the run failed: {self.message}"
-        if isinstance(found, type) and issubclass(found, SnapshotsError):
-            if not isinstance(found.__init__, FunctionType):
-                return found(text)  # its only argument is the message
-            return _relay(found, text, self.details)
-        return ProcessFailed(f"{text} ({self.name}). Nothing was saved.")
+        if not (isinstance(found, type) and issubclass(found, SnapshotsError)):
+            # Any error may interrupt process 0 after it has committed, for example Ctrl-C.
+            error: SnapshotsError = ProcessFailed(f"{text} ({self.name}). {_NOT_DONE if self.process else _UNSURE}")
+        elif isinstance(found.__init__, FunctionType):
+            error = _relay(found, text, self.details)
+        else:
+            error = found(text)  # its only argument is the message
+        vars(error)[_FAILURE] = self
+        return error
 
 
 def _relay(found: type[SnapshotsError], text: str, details: dict[str, Any]) -> SnapshotsError:
@@ -162,7 +172,7 @@ class Turn:
                     ) from None
 
     def _late(self, process: int, why: str) -> str:
-        outcome = "Nothing was saved." if self.leads else "Look whether it was done before you repeat it."
+        outcome = _NOT_DONE if self.leads else _UNSURE
         return f"Process {process} of {self.count} did not take part in this call: {why}. {outcome}"
 
 
@@ -202,22 +212,29 @@ def runtime() -> tuple[Any, int, int]:
     return state.client, state.process_id or 0, state.num_processes or 1
 
 
-def together(turn: Turn, check: Callable[[], object], act: Callable[[], int | None]) -> int | None:
+def together(
+    turn: Turn,
+    plan: Callable[[], dict[str, Any]],
+    act: Callable[[], int | None],
+    check: Callable[[dict[str, Any], int, dict[str, Any]], None],
+) -> int | None:
     """Let process 0 do something once, and return its result in all processes.
 
     Args:
         turn: The turn of this call.
-        check: What the other processes do first. If it fails in one of them, nothing is done.
+        plan: Returns what a process is about to do. If it fails in one of them, nothing is done.
         act: What process 0 does.
+        check: Takes the plan of process 0, the number of another process, and its plan. Raises an error if they differ.
     """
     try:
+        mine = plan()
         if turn.leads:
-            turn.reports(bool, range(1, turn.count))
+            for process, other in turn.reports(dict[str, Any], range(1, turn.count)).items():
+                check(mine, process, other)
             done = act()
             turn.answer(done)
             return done
-        check()
-        turn.report(True)
+        turn.report(mine)
     except BaseException as error:
         turn.fail(error)
         raise

@@ -67,6 +67,13 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
             cmp=cmp,
         )
 
+    def _options(self) -> dict[str, Any]:
+        return {
+            **super()._options(),
+            "all_processes": self.all_processes,
+            "process_timeout": self.process_timeout,
+        }
+
     def _open_backend(self, repository: Repository) -> Backend:
         if not self.all_processes:
             return super()._open_backend(repository)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ import numpy as np
 from ..errors import IntegrityError, ProcessesDisagree, ProcessFailed, StagedPartsLost, UnserialisableLeaf
 from ..repository.catalog import Event
 from ..repository.chunking import cut
-from ..repository.commits import MakeDraft
+from ..repository.commits import Draft, MakeDraft
 from ..repository.contents import ContentReader, Item, Kept, StagedPart, Stored, Writer
 from ..repository.location import Buffer
 from ..repository.repository import Repository
-from ..values import LeafInfo, SharedValue, Spread, describe, encode_shared
-from .backends import Durable, detached
+from ..values import LeafInfo, SharedValue, Spread, describe, encode_shared, without_pickles
+from .backends import Durable, detached, nothing
 from .processes import Turn, together, turn_of
 from .records import Record
 
@@ -29,9 +30,10 @@ _ATTEMPTS = 3
 
 
 class ArrayPiece(msgspec.Struct, array_like=True, frozen=True):
-    """A piece of an array: the position of the array in the body, the number of the cell, and its size in bytes."""
+    """A piece of an array: the number of the array among those that are spread over the processes, the number of the
+    cell, and its size in bytes."""
 
-    leaf: int
+    array: int
     cell: int
     size: int
 
@@ -99,13 +101,13 @@ class Shared(Durable):
             raise UnserialisableLeaf("", "No process has the whole value. Rank by rank_by, or by metadata in cmp.")
         return super().value_of(prepared)
 
-    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None) -> Event | None:
+    def put(self, draft: MakeDraft, prepared: Any, token: bytes | None, otherwise: MakeDraft = nothing) -> Event | None:
         if not isinstance(prepared, SharedSave):
-            return super().put(draft, prepared, token)
+            return super().put(draft, prepared, token, otherwise)
         turn = prepared.turn
         try:
             if turn.leads:
-                return self._commit(draft, prepared, token)
+                return self._commit(draft, prepared, token, otherwise)
             sequence = self._contribute(prepared)
         except BaseException as error:
             turn.fail(error)
@@ -116,25 +118,32 @@ class Shared(Durable):
         turn = None if dry_run else self._turn()
         if turn is None:
             return super().note(draft, dry_run=dry_run)
-        return self._once(turn, lambda: Durable.note(self, draft, dry_run=True), lambda: Durable.note(self, draft))
 
-    def clone(self, draft: MakeDraft, source: Record) -> Event | None:
+        def plan() -> dict[str, Any]:
+            plans: list[Draft | None] = []
+            Durable.note(self, lambda: plans.append(draft()), dry_run=True)
+            return {} if plans[0] is None else {"change": plans[0].kind, **plans[0].body}
+
+        return self._once(turn, plan, lambda: Durable.note(self, draft))
+
+    def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
         turn = self._turn()
         if turn is None:
-            return super().clone(draft, source)
-        return self._once(turn, lambda: None, lambda: Durable.clone(self, draft, source))
+            return super().clone(draft, source, otherwise)
+        plan = {"snapshot_id": source.id}
+        return self._once(turn, lambda: plan, lambda: Durable.clone(self, draft, source, otherwise))
 
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _turn(self) -> Turn | None:
         return turn_of(f"{self.repository.url} {self._tracked.name}", self._timeout)
 
-    def _once(self, turn: Turn, check: Callable[[], object], act: Callable[[], Event | None]) -> Event | None:
+    def _once(self, turn: Turn, plan: Callable[[], dict[str, Any]], act: Callable[[], Event | None]) -> Event | None:
         def sequence() -> int | None:
             event = act()
             return None if event is None else event.sequence
 
-        return self._event(together(turn, check, sequence))
+        return self._event(together(turn, plan, sequence, _check_plan))
 
     def _event(self, sequence: int | None) -> Event | None:
         if sequence is None:
@@ -145,9 +154,11 @@ class Shared(Durable):
     def _share(self, turn: Turn, value: SharedValue, agreed: Mapping[str, Any] | None, detach: bool) -> SharedSave:
         body: list[Buffer | Spread] = []
         mine: list[tuple[ArrayPiece, Buffer]] = []
-        for leaf, part in enumerate(value.body):
+        arrays = itertools.count()
+        for part in value.body:
             if isinstance(part, Spread):
-                mine += [(ArrayPiece(leaf, cell, size), read()) for cell, size, read in part.mine]
+                array = next(arrays)
+                mine += [(ArrayPiece(array, cell, size), read()) for cell, size, read in part.mine]
                 body.append(part)
             elif not turn.leads:
                 body.append(b"")  # only process 0 stores what all have
@@ -171,7 +182,7 @@ class Shared(Durable):
             wanted = turn.index in answer.again
             turn.attempt += 1
 
-    def _commit(self, draft: MakeDraft, share: SharedSave, token: bytes | None) -> Event | None:
+    def _commit(self, draft: MakeDraft, share: SharedSave, token: bytes | None, otherwise: MakeDraft) -> Event | None:
         """Commit what this process and the others have stored. Ask those again whose parts a prune has freed."""
         turn = share.turn
         reports = turn.reports(Report, range(1, turn.count))
@@ -191,13 +202,15 @@ class Shared(Durable):
                 turn.attempt += 1
                 reports.update(turn.reports(Report, lost.parts))
                 continue
+            if event is None:
+                Durable.note(self, otherwise)
             turn.answer(CommitAnswer(None if event is None else event.sequence))
             return event
 
     def _join(self, writer: Writer, share: SharedSave, reports: Mapping[int, Report]) -> Stored:
         """Store what only this process has, and refer to what the others have stored."""
         pieces: dict[tuple[int, int], list[Item]] = {
-            (piece.leaf, piece.cell): [*cut([buffer])] for piece, buffer in share.mine
+            (piece.array, piece.cell): [*cut([buffer])] for piece, buffer in share.mine
         }
         lost = []
         for process, report in reports.items():
@@ -220,44 +233,51 @@ def _split(
     if part.inline is not None:
         data = memoryview(part.read(0, part.size))
         for piece, end in zip(pieces, ends, strict=True):
-            yield (piece.leaf, piece.cell), [*cut([data[end - piece.size : end]])]
+            yield (piece.array, piece.cell), [*cut([data[end - piece.size : end]])]
         return
     rows = writer.keep(part)
     bounds = np.searchsorted(np.cumsum(rows["size"], dtype=np.int64), ends, side="right")
     first = 0
     for piece, bound in zip(pieces, bounds, strict=True):
-        yield (piece.leaf, piece.cell), [Kept(rows[first:bound])]
+        yield (piece.array, piece.cell), [Kept(rows[first:bound])]
         first = int(bound)
 
 
 def _items(body: Sequence[Buffer | Spread], pieces: Mapping[tuple[int, int], list[Item]]) -> Iterator[Item]:
     """Yield the body in order."""
-    for spread, run in itertools.groupby(enumerate(body), lambda part: isinstance(part[1], Spread)):
+    arrays = itertools.count()
+    for spread, run in itertools.groupby(body, lambda part: isinstance(part, Spread)):
         if not spread:
-            yield from cut(cast("Buffer", part) for _, part in run)
+            yield from cut(cast("Iterator[Buffer]", run))
             continue
-        for leaf, part in run:
+        for part, array in zip(run, arrays, strict=False):
             for cell in range(cast("Spread", part).cells):
-                if (leaf, cell) not in pieces:
+                if (array, cell) not in pieces:
                     raise ProcessFailed("No process of this run has a piece of an array that is spread over them.")
-                yield from pieces[leaf, cell]
+                yield from pieces[array, cell]
 
 
 def _check_agreed(share: SharedSave, process: int, report: Report) -> None:
     """Raise `ProcessesDisagree` if another process has called the same method with other arguments."""
-    for name in share.agreed.keys() | report.agreed.keys():
-        mine, other = share.agreed.get(name), report.agreed.get(name)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            for key in sorted(mine.keys() | other.keys()):
-                _compare(f"{name}[{key!r}]", mine.get(key), other.get(key), process)
-        else:
-            _compare(name, mine, other, process)
-    if share.manifest != report.manifest:
-        mine, other = ({leaf.path: leaf for leaf in describe(each)} for each in (share.manifest, report.manifest))
+    _check_plan(share.agreed, process, report.agreed)
+    manifests = share.manifest, report.manifest
+    if share.manifest != report.manifest and len(set(map(without_pickles, manifests))) > 1:
+        mine, other = ({leaf.path: _compared(leaf) for leaf in describe(each)} for each in manifests)
         for path in (*mine, *other):
             if mine.get(path) != other.get(path):
                 _compare(f"leaf {path}", _shown(mine.get(path)), _shown(other.get(path)), process)
         raise ProcessesDisagree(f"Processes 0 and {process} save values with different containers. {_NOTHING}")
+
+
+def _check_plan(mine: Mapping[str, Any], process: int, other: Mapping[str, Any]) -> None:
+    """Raise `ProcessesDisagree` if another process has passed other arguments."""
+    for name in sorted(mine.keys() | other.keys()):
+        here, there = mine.get(name), other.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            for key in sorted(here.keys() | there.keys()):
+                _compare(f"{name}[{key!r}]", here.get(key), there.get(key), process)
+        else:
+            _compare(name, here, there, process)
 
 
 def _compare(what: str, mine: Any, other: Any, process: int) -> None:
@@ -267,6 +287,11 @@ def _compare(what: str, mine: Any, other: Any, process: int) -> None:
             f"The processes of this run disagree about {what}: it is {mine!r:.80} in process 0, and {other!r:.80} in "
             f"process {process}. {_NOTHING}"
         )
+
+
+def _compared(leaf: LeafInfo) -> LeafInfo:
+    """Return what must be equal in all processes of the description of a leaf."""
+    return dataclasses.replace(leaf, offset=0, nbytes=0 if leaf.kind == "pickle" else leaf.nbytes)
 
 
 def _shown(leaf: LeafInfo | None) -> str:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from .decoding import BodyReader, MemoryBody, decode, decode_leaves
 from .encoding import Encoded, SharedValue, Spread, encode, encode_shared, validate
-from .manifest import LeafInfo, describe
+from .manifest import LeafInfo, describe, without_pickles
 from .structure import iter_leaves, map_leaves, map_leaves_with_path
 
 __all__ = [
@@ -43,4 +43,5 @@ __all__ = [
     "map_leaves",
     "map_leaves_with_path",
     "validate",
+    "without_pickles",
 ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingDependency
+from ..errors import InvalidArgument, MissingDependency
 from .classes import Unavailable
 from .dtypes import dtype_node, parse_dtype
 from .grids import Box, Cuts, box_of, cells, cuts_of
@@ -129,10 +129,16 @@ def shards_of(array: Any) -> Shards | None:
     """Return the parts of a JAX array that is spread over several processes, or None for any other.
 
     Raises:
-        NotAtHand: As for `jax_parts`, or its pieces do not form a regular grid.
+        NotAtHand: As for `jax_parts`, or its pieces do not form a regular grid, or only one other process has it.
     """
-    if _is_traced_or_deleted(array) or array.is_fully_addressable or array.is_fully_replicated:
+    if _is_traced_or_deleted(array) or array.is_fully_addressable:
         return None
+    holders = {device.process_index for device in array.sharding.device_set}
+    if 0 in holders and (len(holders) == 1 or array.is_fully_replicated):
+        return None  # process 0 has all of it
+    if len(holders) == 1:
+        # In that process it cannot be told from the arrays that each process has of its own, such as `jnp.ones(3)`.
+        raise NotAtHand(f"Only process {min(holders)} has it. Put it on devices of process 0 or of several processes.")
     implementation = None
     if not isinstance(array.dtype, np.dtype):
         implementation = _implementation(array)
@@ -178,8 +184,12 @@ def _implementation(array: Any) -> str:
     return implementation
 
 
-def jax_parts(array: Any) -> Parts:
+def jax_parts(array: Any, *, shared: bool = False) -> Parts:
     """Return the parts of a JAX array. For random keys, dtype and shape are those of their raw data.
+
+    Args:
+        array: The array.
+        shared: Whether another process reads the elements if this one has none of them.
 
     Raises:
         NotAtHand: The array is traced, deleted, or spread over several processes.
@@ -192,10 +202,12 @@ def jax_parts(array: Any) -> Parts:
     dtype = array.dtype
     if not isinstance(dtype, np.dtype):
         implementation = _implementation(array)
-        return jax_parts(jax.random.key_data(array))._replace(implementation=implementation)
+        return jax_parts(jax.random.key_data(array), shared=shared)._replace(implementation=implementation)
     shape = array.shape
     nbytes = math.prod(shape) * dtype.itemsize
-    return Parts(dtype_node(dtype), WEAK if array.weak_type else 0, shape, nbytes, _reader(array, dtype, nbytes))
+    elsewhere = shared and not array.sharding.addressable_devices
+    read = _not_here if elsewhere else _reader(array, dtype, nbytes)
+    return Parts(dtype_node(dtype), WEAK if array.weak_type else 0, shape, nbytes, read)
 
 
 def _reader(array: Any, dtype: np.dtype[Any], nbytes: int) -> Callable[[], Buffer]:
@@ -329,7 +341,7 @@ def to_jax(arrays: Sequence[tuple[NDArray[Any], ArraySpec, Any]]) -> list[Any]:
 def _place(jax: Any, host: NDArray[Any], sharding: Any) -> Any:
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(host, sharding)
-    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__, dtype=host.dtype)
 
 
 def _finish(jax: Any, array: Any, spec: ArraySpec, sharding: Any) -> Any:
@@ -348,14 +360,41 @@ def regions_of(sharding: Any, shape: Sequence[int]) -> list[Box]:
     return list({_start(box): box for box in (box_of(index, shape) for index in indices)}.values())
 
 
+def as_sharding(given: Any) -> Any:
+    """Return the sharding that a caller gave, for one device if it is a device.
+
+    Raises:
+        InvalidArgument: It is neither.
+    """
+    jax = _jax()
+    if isinstance(given, jax.Device):
+        return jax.sharding.SingleDeviceSharding(given)
+    if given is not None and not isinstance(given, jax.sharding.Sharding):
+        raise InvalidArgument(
+            f"sharding= takes shardings such as jax.NamedSharding(mesh, jax.P('x')), not {type(given).__name__}."
+        )
+    return given
+
+
 def from_regions(spec: ArraySpec, sharding: Any, regions: Sequence[tuple[Box, NDArray[Any]]]) -> Any:
     """Return a JAX array with a sharding, from the regions of it that this process needs."""
     jax = _jax()
+    shape, dtype = spec.shape, spec.dtype
     by_start = {_start(box): array for box, array in regions}
-    placed = jax.make_array_from_callback(
-        spec.shape, sharding, lambda index: by_start[_start(box_of(index, spec.shape))]
-    )
-    return _finish(jax, placed, spec, sharding)
+    if spec.implementation is not None:
+        dtype, dimensions = key_form(spec.implementation)
+        shape = shape[: len(shape) - dimensions]
+        by_start = {
+            start[: len(shape)]: jax.random.wrap_key_data(array, impl=spec.implementation)
+            for start, array in by_start.items()
+        }
+    if not by_start:  # this process has none of its devices
+        placed = jax.make_array_from_single_device_arrays(shape, sharding, [], dtype=dtype)
+    else:
+        placed = jax.make_array_from_callback(
+            shape, sharding, lambda index: by_start[_start(box_of(index, shape))], dtype=dtype
+        )
+    return placed if spec.implementation is not None else _finish(jax, placed, spec, sharding)
 
 
 def _jax() -> Any:

@@ -10,7 +10,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import EnvironmentMismatch, InvalidArgument, LeafError, PickleRefused, StructureMismatch
-from .arrays import FORTRAN, ArraySpec, Buffer, check_jax, empty, from_regions, key_form, loaded_jax, regions_of, to_jax
+from .arrays import (
+    FORTRAN,
+    ArraySpec,
+    Buffer,
+    as_sharding,
+    check_jax,
+    empty,
+    from_regions,
+    key_form,
+    loaded_jax,
+    regions_of,
+    to_jax,
+)
 from .classes import Unavailable, find_class
 from .grids import RegionReading
 from .manifest import (
@@ -393,12 +405,7 @@ def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     if not leaf.sizes:
         return _Reading([], lambda: np.asarray(plain_value(leaf.node, no_class)), jax)
     sharding = target and target.sharding
-    if sharding is not None and not spec.implementation:
-        try:
-            sharding.shard_shape(spec.shape)
-        except ValueError as error:
-            raise Unavailable(f"It cannot get this sharding ({error}).") from error
-    if on_jax and sharding is not None and not (sharding.is_fully_addressable or spec.implementation):
+    if sharding is not None and _is_for_several_processes(sharding, spec):
         return _open_regions(leaf, spec, sharding)
     if leaf.node[0] == JAX_SHARDS:
         whole = RegionReading(tuple(slice(0, size) for size in spec.shape), spec.dtype, cuts_of_leaf(leaf), spec.shape)
@@ -407,11 +414,31 @@ def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     return _Reading([view], lambda: array, jax)
 
 
+def _is_for_several_processes(sharding: Any, spec: ArraySpec) -> bool:
+    """Whether a sharding puts an array on devices of other processes.
+
+    Raises:
+        Unavailable: The array cannot get this sharding.
+    """
+    shape = spec.shape
+    if spec.implementation is not None:
+        shape = shape[: len(shape) - key_form(spec.implementation)[1]]
+    try:
+        sharding.shard_shape(shape)
+        return not sharding.is_fully_addressable
+    except Exception as error:  # code of JAX, which says nothing about what is stored
+        raise Unavailable(f"It cannot get this sharding ({error}).") from error
+
+
 def _open_regions(leaf: StoredLeaf, spec: ArraySpec, sharding: Any) -> _Reading:
     """Read only the regions that this process needs of an array that is put on the devices of several."""
+    dimensions = 0 if spec.implementation is None else key_form(spec.implementation)[1]
+    logical = spec.shape[: len(spec.shape) - dimensions]
+    raw = tuple(slice(0, size) for size in spec.shape[len(logical) :])
     order, shape = (slice(None, None, -1), spec.shape[::-1]) if spec.flags & FORTRAN else (slice(None), spec.shape)
     cuts = cuts_of_leaf(leaf)[order]
-    regions = [(box, RegionReading(box[order], spec.dtype, cuts, shape)) for box in regions_of(sharding, spec.shape)]
+    boxes = [(*box, *raw) for box in regions_of(sharding, logical)]
+    regions = [(box, RegionReading(box[order], spec.dtype, cuts, shape)) for box in boxes]
 
     def finish() -> Any:
         found = [(box, region.finish().T if spec.flags & FORTRAN else region.finish()) for box, region in regions]
@@ -469,7 +496,7 @@ _OPENERS: dict[int, Callable[[int], _Reading]] = {
 def _spread(root: Any, sharding: Any) -> list[_Wanted]:
     """Return the leaves with the shardings that JAX arrays among them get."""
     by_pattern = sharding if isinstance(sharding, Mapping) else {"**": sharding}
-    tests = [(pattern, matcher(pattern), each) for pattern, each in by_pattern.items()]
+    tests = [(pattern, matcher(pattern), as_sharding(each)) for pattern, each in by_pattern.items()]
     used = set()
     wanted: list[_Wanted] = []
     for path, leaf in leaf_paths(root):

@@ -311,7 +311,7 @@ def _write_jax(encoder: _Encoder, array: Any) -> Node:
     try:
         if encoder.shared and (shards := shards_of(array)) is not None:
             return encoder.shards(shards)
-        parts = jax_parts(array)
+        parts = jax_parts(array, shared=encoder.shared)
     except NotAtHand as error:
         raise _Unwritable(array, str(error)) from None
     return encoder.array(JAX_ARRAY if parts.implementation is None else JAX_KEYS, parts)

@@ -139,6 +139,24 @@ def parse(manifest: bytes) -> Manifest:
     return Manifest(parsed, nbytes, classes)
 
 
+def without_pickles(manifest: bytes) -> bytes:
+    """Return a manifest without what differs between processes that encode equal values: pickles and their sizes.
+
+    For example, cloudpickle gives each class of the running script a random number.
+    """
+    _, _, classes, root = _decode(manifest)
+    names = [entry if type(entry) is str else entry[0] for entry in classes]
+    return msgspec.msgpack.encode([names, _without_pickles(root)])
+
+
+def _without_pickles(node: Node) -> Node:
+    if type(node) is not list:
+        return node
+    if node[0] == PICKLE:
+        return [PICKLE]
+    return [*node[:3], *map(_without_pickles, node[3:])] if node[0] in KINDS else node
+
+
 def leaf_info(path: str, leaf: Any) -> LeafInfo:
     """Return the description of a leaf.
 
