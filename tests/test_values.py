@@ -13,6 +13,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -66,6 +67,7 @@ from prefect_snapshots.values import (
     pickling,
     validate,
 )
+from prefect_snapshots.values.grids import RegionReading, cells, check_cuts
 from prefect_snapshots.values.paths import matcher
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -1257,7 +1259,7 @@ JUNK = st.recursive(
     lambda children: st.lists(children, max_size=6) | st.dictionaries(st.text(max_size=2), children, max_size=2),
     max_leaves=15,
 )  # fmt: skip
-CODED = st.builds(lambda code, rest: [code, *rest], st.integers(1, 56), st.lists(JUNK, max_size=6))
+CODED = st.builds(lambda code, rest: [code, *rest], st.integers(1, 58), st.lists(JUNK, max_size=6))
 
 
 @settings(max_examples=1000, deadline=None)
@@ -1308,6 +1310,79 @@ def test_well_formed_nonsense_is_a_named_error(root: Any, classes: list[Any]) ->
 def test_lies_of_a_manifest_are_found_before_memory_is_taken(root: Any) -> None:
     with pytest.raises(IntegrityError, match="manifest of this value is damaged"):
         decode(msgspec.msgpack.encode([1, 0, [], root]), Body(b""))
+
+
+SPREAD = [58, 24, "<f4", 0, None, [2, 3], [[0, 1], [0, 2]]]
+"""An array of two rows and three columns, of which four processes have stored cells of 2, 1, 2 and 1 elements."""
+SPREAD_KEYS = [58, 16, "<u4", 0, "threefry2x32", [2, 2], [[0, 1], [0]]]
+
+
+@pytest.mark.parametrize(
+    ("place", "lie"),
+    [
+        *((6, lie) for lie in ([], [[0, 1]], [[0, 1], []], [[0, 1], [1]], [[0, 1], [0, 0]], [[0, 1], [0, 3]])),
+        *(
+            (6, lie)
+            for lie in ([[1, 0], [0]], [[0, 2**63], [0]], [[0, -1], [0]], [[0, True], [0]], ["01", [0]], [0, 1])
+        ),
+        *((6, lie) for lie in (None, 1, "ab", {"a": 1}, [[0, 1], [0], [0]], [[0, 1.0], [0]], [[0, None], [0]])),
+        *((5, lie) for lie in ([3, 3], [2, -3], [2**62, 2**62, 0], [-2, -3], [6], [], None, 6, [2, "3"], [2, 3, 1])),
+        *((4, lie) for lie in ("threefry2x32", b"rbg", 1, ["rbg"])),
+        *((3, lie) for lie in (1, 3, -1, None)),
+        *((2, lie) for lie in ("<f8", "|O", "|V0", None, [["a"], ["<f4"], [0], [None], 8, False])),
+        *((1, lie) for lie in (20, 28, 0, 2**62, -24, [24], None)),
+    ],
+)
+def test_lies_about_an_array_in_pieces_are_found(place: int, lie: Any) -> None:
+    """The body has as many bytes as the manifest says."""
+    node = [*SPREAD[:place], lie, *SPREAD[place + 1 :]]
+    size = node[1] if type(node[1]) is int and 0 <= node[1] < 100 else 24
+    manifest = msgspec.msgpack.encode([1, size, [], node])
+    for sharding in (None, jax.sharding.SingleDeviceSharding(jax.devices()[0])):
+        with pytest.raises((IntegrityError, LeafError)):
+            decode(manifest, Body(bytes(size)), sharding=sharding)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from([SPREAD, SPREAD_KEYS]))
+def test_flipped_bytes_of_an_array_in_pieces_are_named_errors(data: st.DataObject, node: list[Any]) -> None:
+    manifest = bytearray(msgspec.msgpack.encode([1, node[1], [], [1, None, None, node]]))
+    for _ in range(data.draw(st.integers(1, 2))):
+        manifest[data.draw(st.integers(0, len(manifest) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    body = Body(bytes(range(node[1])))
+    for read in (
+        lambda: decode(bytes(manifest), body, allow_pickle=False),
+        lambda: decode(bytes(manifest), body, like=[np.zeros((2, 3), np.float32)]),
+        lambda: describe(bytes(manifest)),
+    ):
+        with contextlib.suppress(SnapshotsError):
+            read()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.lists(st.integers(0, 9), max_size=4), st.sampled_from([1, 4, 300]))
+def test_a_region_is_read_completely_or_refused(data: st.DataObject, shape: list[int], itemsize: int) -> None:
+    """No memory that was not read is returned, whatever the grid is."""
+    starts = st.lists(st.integers(-1, 9), max_size=3) | st.sets(st.integers(1, 8)).map(
+        lambda found: [0, *sorted(found)]
+    )
+    try:
+        cuts = check_cuts([data.draw(starts) for _ in shape], shape)
+    except ValueError:
+        return
+    dtype = np.dtype((np.void, itemsize))
+    body = np.random.default_rng(1).bytes(math.prod(shape) * itemsize)
+    whole = np.empty(shape, dtype)
+    filled = 0
+    for box, offset in cells(cuts, shape, itemsize):
+        cell = whole[(*box, ...)]
+        filled += cell.size
+        cell[...] = np.frombuffer(body, dtype, cell.size, offset).reshape(cell.shape) if cell.size else cell
+    assert filled == whole.size
+    bounds = [sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2))) for size in shape]
+    region = RegionReading(tuple(itertools.starmap(slice, bounds)), dtype, cuts, shape)
+    Body(body).read_into(region.targets)
+    assert region.finish().tobytes() == whole[(*itertools.starmap(slice, bounds), ...)].tobytes()
 
 
 @pytest.mark.parametrize(

@@ -294,10 +294,15 @@ def check_jax(spec: ArraySpec) -> None:
     Raises:
         MissingDependency: JAX is not installed.
         Unavailable: JAX would change the dtype, or does not know the generator of the keys.
+        ValueError: No array of JAX is like that.
     """
     jax = _jax()
+    if not _is_for_jax(spec.dtype):
+        raise ValueError(f"JAX has no arrays of {spec.dtype}")
     if spec.implementation is not None:
-        key_form(spec.implementation)
+        _, key_shape = key_form(spec.implementation)
+        if spec.dtype != np.uint32 or spec.shape[max(len(spec.shape) - len(key_shape), 0) :] != key_shape:
+            raise ValueError(f"{spec.dtype}{spec.shape} is not the raw data of keys for {spec.implementation}")
     if jax.dtypes.canonicalize_dtype(spec.dtype) != spec.dtype:
         raise Unavailable(
             f"It was stored as {spec.dtype}, which JAX would cut to {jax.dtypes.canonicalize_dtype(spec.dtype)} here. "
@@ -306,8 +311,17 @@ def check_jax(spec: ArraySpec) -> None:
 
 
 @lru_cache
-def key_form(implementation: str) -> tuple[Any, int]:
-    """Return the dtype of an array of random keys, and how many more dimensions its raw data has.
+def _is_for_jax(dtype: np.dtype[Any]) -> bool:
+    try:
+        _jax().device_put(np.zeros((), dtype))
+    except TypeError:
+        return False
+    return True
+
+
+@lru_cache
+def key_form(implementation: str) -> tuple[Any, tuple[int, ...]]:
+    """Return the dtype of an array of random keys, and the shape of the raw data of one.
 
     Raises:
         Unavailable: JAX has no generator with this name.
@@ -317,7 +331,7 @@ def key_form(implementation: str) -> tuple[Any, int]:
         key = jax.random.key(0, impl=implementation)
     except ValueError as error:
         raise Unavailable(f"The installed JAX has no random number generator {implementation!r}.") from error
-    return key.dtype, jax.random.key_data(key).ndim
+    return key.dtype, jax.random.key_data(key).shape
 
 
 def to_jax(arrays: Sequence[tuple[NDArray[Any], ArraySpec, Any]]) -> list[Any]:
@@ -382,8 +396,8 @@ def from_regions(spec: ArraySpec, sharding: Any, regions: Sequence[tuple[Box, ND
     shape, dtype = spec.shape, spec.dtype
     by_start = {_start(box): array for box, array in regions}
     if spec.implementation is not None:
-        dtype, dimensions = key_form(spec.implementation)
-        shape = shape[: len(shape) - dimensions]
+        dtype, key_shape = key_form(spec.implementation)
+        shape = shape[: len(shape) - len(key_shape)]
         by_start = {
             start[: len(shape)]: jax.random.wrap_key_data(array, impl=spec.implementation)
             for start, array in by_start.items()

@@ -422,7 +422,7 @@ def _is_for_several_processes(sharding: Any, spec: ArraySpec) -> bool:
     """
     shape = spec.shape
     if spec.implementation is not None:
-        shape = shape[: len(shape) - key_form(spec.implementation)[1]]
+        shape = shape[: len(shape) - len(key_form(spec.implementation)[1])]
     try:
         sharding.shard_shape(shape)
         return not sharding.is_fully_addressable
@@ -432,8 +432,8 @@ def _is_for_several_processes(sharding: Any, spec: ArraySpec) -> bool:
 
 def _open_regions(leaf: StoredLeaf, spec: ArraySpec, sharding: Any) -> _Reading:
     """Read only the regions that this process needs of an array that is put on the devices of several."""
-    dimensions = 0 if spec.implementation is None else key_form(spec.implementation)[1]
-    logical = spec.shape[: len(spec.shape) - dimensions]
+    key_shape = () if spec.implementation is None else key_form(spec.implementation)[1]
+    logical = spec.shape[: len(spec.shape) - len(key_shape)]
     raw = tuple(slice(0, size) for size in spec.shape[len(logical) :])
     order, shape = (slice(None, None, -1), spec.shape[::-1]) if spec.flags & FORTRAN else (slice(None), spec.shape)
     cuts = cuts_of_leaf(leaf)[order]
@@ -540,8 +540,8 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
         except Unavailable as error:
             raise LeafError(path, str(error)) from error
     if spec is not None:
-        stored_dtype, dimensions = form_of_keys or (spec.dtype, 0)
-        stored_shape = spec.shape[: len(spec.shape) - dimensions]
+        stored_dtype, key_shape = form_of_keys or (spec.dtype, ())
+        stored_shape = spec.shape[: len(spec.shape) - len(key_shape)]
         if str(stored_dtype) == str(dtype) and stored_shape == shape:
             return target
     asked_text = f"{dtype}[{', '.join(map(str, shape))}]"
@@ -570,7 +570,11 @@ def _array_form(form: Any) -> tuple[Any, tuple[int, ...], _Target] | None:
 
 
 def _text(path: str, leaf: Any) -> str:
-    info = leaf_info(path, leaf)
+    with distrust():
+        try:
+            info = leaf_info(path, leaf)
+        except Unavailable as error:
+            raise LeafError(path, str(error)) from error
     if info.shape is None:
         return info.kind
     return f"{'torch ' * (info.kind == 'torch')}{info.dtype}[{', '.join(map(str, info.shape))}]"

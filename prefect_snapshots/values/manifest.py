@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..errors import IntegrityError, LeafError, SnapshotsError, UnsupportedFormat
-from .arrays import FORTRAN, ArraySpec, array_spec
+from .arrays import FORTRAN, WEAK, ArraySpec, array_spec
 from .classes import Unavailable
 from .grids import Cuts, check_cuts
 from .scalars import ENUM, FORMS, NUMPY_SCALAR, RAW, Node, kind_of, no_class, plain_value
@@ -199,6 +199,8 @@ def array_spec_of(leaf: Any) -> ArraySpec | None:
     if code == JAX_KEYS:
         return array_spec(node[2], node[3], node[5:], node[1], node[4])
     if code == JAX_SHARDS:
+        if node[3] not in (0, WEAK):
+            raise ValueError(f"an array in pieces has the flags {node[3]!r}")
         return array_spec(node[2], node[3], node[5], node[1], node[4])
     if code == NUMPY_SCALAR:
         _, data, dtype = node
