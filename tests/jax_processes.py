@@ -280,8 +280,38 @@ class Worker:
             assert found["fortran"].flags.f_contiguous
             assert found["pickle"].args == ("x",), "that of process 0"
 
-    def ask(self, place: Mapping[str, Any], method: str, *arguments: Any, **options: Any) -> Any:
+    def save_many(self, place: Mapping[str, Any], losses: Sequence[float]) -> list[Any]:
+        """Save in the background with two managers, and pin a snapshot meanwhile."""
+        from prefect_snapshots import PyTreeSnapshotManager
+
+        manager = self.manager(**place)
+        other: Any = PyTreeSnapshotManager(manager.repository, name="other", max_snapshots=1, rank_by="loss")
+        array = self.array(2, (16, 4), "x", None)
+        saves = []
+        for number, loss in enumerate(losses):
+            for each in (manager, other):
+                saves.append(each.save_async({"w": array}, f"many{number}", {"loss": loss}))
+            if number == 0:
+                saves[0].result()
+                manager.pin("many0")
+        return [save.result() for save in saves]
+
+    def promote(self, place: Mapping[str, Any]) -> str:
+        from prefect_snapshots import ArtifactRegistry
+
+        manager = self.manager(**place)
+        return str(manager.promote("one", ArtifactRegistry(manager.repository), "model"))
+
+    def ask(
+        self,
+        place: Mapping[str, Any],
+        method: str,
+        *arguments: Any,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Any:
         """Call a method of the manager."""
+        options.update((own or {}).get(str(self.index), {}))
         found = getattr(self.manager(**place), method)(*arguments, **options)
         return found if isinstance(found, str | int | list | None) else str(found)
 
@@ -293,8 +323,9 @@ def faulty(fault: str | None, index: int, manager: Any) -> Iterator[None]:
     if int(process) != index:
         yield
         return
-    from prefect_snapshots.errors import StorageFull
+    from prefect_snapshots.errors import CommitUnknown, StorageFull
     from prefect_snapshots.repository import Repository
+    from prefect_snapshots.repository.tracking import TrackedStream
     from prefect_snapshots.snapshots import shared
     from prefect_snapshots.snapshots.processes import Turn
 
@@ -304,12 +335,23 @@ def faulty(fault: str | None, index: int, manager: Any) -> Iterator[None]:
     def fill(*_: Any, **__: Any) -> Any:
         raise StorageFull("the disk of this process is full")
 
+    def interrupt(turn: Any, value: Any) -> Any:
+        if not interrupted:
+            interrupted.append(value)
+            raise KeyboardInterrupt
+        return answer(turn, value)
+
+    def lose(*arguments: Any, **options: Any) -> Any:
+        raise CommitUnknown(store(*arguments, **options).token.hex(), "no reply")
+
     def prune(*arguments: Any) -> Any:
         if not pruned:
             pruned.append(manager.repository.prune(grace=0))
         return join(*arguments)
 
     pruned: list[Any] = []
+    interrupted: list[Any] = []
+    answer, store = Turn.answer, TrackedStream.store
     join = shared.Shared._join
     faults: dict[str, tuple[Any, str, Any]] = {
         "is killed before it stores": (shared, "encode_shared", die),
@@ -317,6 +359,9 @@ def faulty(fault: str | None, index: int, manager: Any) -> Iterator[None]:
         "is killed while it waits": (Turn, "wait", die),
         "is killed before it commits": (shared.Shared, "_join", die),
         "is killed before it answers": (Turn, "answer", die),
+        "is interrupted before it reports": (Repository, "stage", interrupt),
+        "is interrupted before it answers": (Turn, "answer", interrupt),
+        "loses the reply": (TrackedStream, "store", lose),
         "has a full disk": (Repository, "stage", fill),
         "prunes": (shared.Shared, "_join", prune),
     }
@@ -337,7 +382,7 @@ def main(count: int, port: int, index: int) -> None:
         what, arguments = json.loads(line)
         try:
             answer = getattr(worker, what)(**arguments)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             import traceback
 
             traceback.print_exc()

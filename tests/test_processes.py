@@ -151,6 +151,45 @@ def test_a_full_disk_of_one_process_is_an_error_of_all(run: Run, local: dict[str
     assert run.call("save", place=local, step=1, snapshot_id="one") == ["one"] * COUNT
 
 
+def test_an_interrupt_of_one_process_is_an_error_of_all(run: Run, local: dict[str, Any]) -> None:
+    answers = run.call("save", place=local, step=1, snapshot_id="one", fault="1 is interrupted before it reports")
+    assert [answer["error"] for answer in answers] == ["ProcessFailed", "KeyboardInterrupt", *["ProcessFailed"] * 2]
+    assert all("Nothing was saved" in answers[process]["message"] for process in (0, 2, 3))
+    answers = run.call("save", place=local, step=1, snapshot_id="one", fault="0 is interrupted before it answers")
+    assert [answer["error"] for answer in answers] == ["KeyboardInterrupt", *["ProcessFailed"] * 3]
+    assert all("Look whether it was done" in answer["message"] for answer in answers[1:]), "it was"
+    assert run.call("ask", place=local, method="get_ids_by_insertion_order") == [["one"]] * COUNT
+
+
+def test_a_save_whose_reply_was_lost_is_not_repeated(run: Run, local: dict[str, Any]) -> None:
+    answers = run.call("save", place=local, step=1, fault="0 loses the reply")
+    assert {answer["error"] for answer in answers} == {"CommitUnknown"}
+    [token] = {answer["token"] for answer in answers}
+    [saved] = set(run.call("save", place=local, step=1, token=token))
+    assert here(local).get_ids_by_insertion_order() == [saved]
+
+
+def test_saves_in_the_background_of_two_managers_and_a_pin(run: Run, local: dict[str, Any]) -> None:
+    place = {**local, "max_snapshots": 1, "rank_by": "loss", "mode": "max"}
+    expected = ["many0", "many0", *[None] * 7, "many4"]  # the first manager keeps the pinned one
+    assert run.call("save_many", place=place, losses=[5.0, 1.0, 2.0, 3.0, 9.0]) == [expected] * COUNT
+    assert here(local).get_ids_by_insertion_order() == ["many0"]
+
+
+def test_what_is_derived_is_made_once(run: Run, local: dict[str, Any]) -> None:
+    assert run.call("ask", place=local, method="save_snapshot", data={"x": 1}, snapshot_id="one") == ["one"] * COUNT
+    arguments = {"replacements": {"x": 2}, "snapshot_id": "one", "new_id": "two"}
+    assert run.call("ask", place=local, method="tree_replace", **arguments) == ["two"] * COUNT
+    assert run.call("promote", place=local) == ["default/model:v0"] * COUNT
+    again = {"data": {"x": 3}, "snapshot_id": "one", "overwrite": True}
+    assert run.call("ask", place=local, method="save_snapshot", **again) == ["one"] * COUNT
+    manager = here(local)
+    assert [manager.load_snapshot(one) for one in manager.get_ids_by_insertion_order()] == [{"x": 2}, {"x": 3}]
+    answers = run.call("ask", place=local, method="pin", snapshot_id="one", own={"2": {"snapshot_id": "two"}})
+    assert {answer["error"] for answer in answers} == {"ProcessesDisagree"}
+    assert all("about id: it is 'one' in process 0, and 'two'" in answer["message"] for answer in answers)
+
+
 def test_parts_that_a_prune_has_freed_are_staged_again(run: Run, local: dict[str, Any]) -> None:
     assert run.call("save", place=local, step=1, snapshot_id="one", fault="0 prunes") == ["one"] * COUNT
     assert here(local).load_snapshot("one")["step"] == 1
@@ -193,6 +232,12 @@ def test_nobody_hangs_when_a_process_is_killed(local: dict[str, Any], victim: in
     manager.load_snapshot("one")
     assert manager.repository is not None
     assert manager.repository.check(read_data=True).ok
+
+
+def test_a_copy_of_a_manager_has_its_options(tmp_path: Path) -> None:
+    manager = PyTreeSnapshotManager[Any](tmp_path / "one", all_processes=False, process_timeout=5.0)
+    for copy in (pickle.loads(pickle.dumps(manager)), manager.persist(tmp_path / "two")):
+        assert (copy.all_processes, copy.process_timeout) == (False, 5.0)
 
 
 def test_the_runtime_of_jax_is_where_it_is_expected() -> None:

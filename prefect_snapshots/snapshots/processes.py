@@ -65,6 +65,8 @@ class ProcessFailure(msgspec.Struct, array_like=True, frozen=True):
         """Return the error to raise in another process: of the same class if it is one of ours."""
         found = getattr(errors, self.name, None)
         text = f"Process {self.process} of the run failed: {self.message}"
+        if found is errors.ProcessesDisagree:
+            text = self.message  # which names the processes
         if not (isinstance(found, type) and issubclass(found, SnapshotsError)):
             # Any error may interrupt process 0 after it has committed, for example Ctrl-C.
             error: SnapshotsError = ProcessFailed(f"{text} ({self.name}). {_NOT_DONE if self.process else _UNSURE}")
