@@ -238,8 +238,8 @@ class Worker:
         put("of the first", matrix, devices[:2], "x")
         put("no rows", matrix[:0], devices, "x")
         put("no columns", matrix[:, :0], devices, "x")
-        put("scalar", np.float32(3)[...], devices)
-        put("scalar on some", np.float32(4)[...], devices[3:])
+        put("scalar", np.full((), 3, np.float32), devices)
+        put("scalar on some", np.full((), 4, np.float32), devices[3:])
         weak = self.jax.lax.convert_element_type_p.bind(
             spread["grid3"], new_dtype=np.dtype(np.float32), weak_type=True, sharding=None
         )
@@ -342,7 +342,9 @@ def faulty(fault: str | None, index: int, manager: Any) -> Iterator[None]:
         return answer(turn, value)
 
     def lose(*arguments: Any, **options: Any) -> Any:
-        raise CommitUnknown(store(*arguments, **options).token.hex(), "no reply")
+        event = store(*arguments, **options)
+        assert event is not None
+        raise CommitUnknown(event.token.hex(), "no reply")
 
     def prune(*arguments: Any) -> Any:
         if not pruned:

@@ -62,6 +62,13 @@ def test_pytrees_of_jax_arrays(tmp_path: Path) -> None:
     assert measure(tmp_path, "pytrees.py", *options)["section"] == "pytrees of jax arrays"
 
 
+@pytest.mark.nightly
+def test_processes(tmp_path: Path) -> None:
+    report = measure(tmp_path, "processes.py", "--size-mb", "20", "--leaves", "5", "--repeat", "1")
+    assert met(report, "bytes / tree") == [True]
+    assert contenders(report, "restore onto another mesh") == {"prefect-snapshots", "Orbax Standard"}
+
+
 def test_catalog(tmp_path: Path) -> None:
     report = measure(tmp_path, "catalog.py", "--count", "300", "--repeat", "1")
     assert met(report, "query") == [True] * 4

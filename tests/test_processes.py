@@ -178,10 +178,10 @@ def test_saves_in_the_background_of_two_managers_and_a_pin(run: Run, local: dict
 
 def test_what_is_derived_is_made_once(run: Run, local: dict[str, Any]) -> None:
     assert run.call("ask", place=local, method="save_snapshot", data={"x": 1}, snapshot_id="one") == ["one"] * COUNT
-    arguments = {"replacements": {"x": 2}, "snapshot_id": "one", "new_id": "two"}
+    arguments: dict[str, Any] = {"replacements": {"x": 2}, "snapshot_id": "one", "new_id": "two"}
     assert run.call("ask", place=local, method="tree_replace", **arguments) == ["two"] * COUNT
     assert run.call("promote", place=local) == ["default/model:v0"] * COUNT
-    again = {"data": {"x": 3}, "snapshot_id": "one", "overwrite": True}
+    again: dict[str, Any] = {"data": {"x": 3}, "snapshot_id": "one", "overwrite": True}
     assert run.call("ask", place=local, method="save_snapshot", **again) == ["one"] * COUNT
     manager = here(local)
     assert [manager.load_snapshot(one) for one in manager.get_ids_by_insertion_order()] == [{"x": 2}, {"x": 3}]
@@ -236,7 +236,8 @@ def test_nobody_hangs_when_a_process_is_killed(local: dict[str, Any], victim: in
 
 def test_a_copy_of_a_manager_has_its_options(tmp_path: Path) -> None:
     manager = PyTreeSnapshotManager[Any](tmp_path / "one", all_processes=False, process_timeout=5.0)
-    for copy in (pickle.loads(pickle.dumps(manager)), manager.persist(tmp_path / "two")):
+    copies: list[Any] = [pickle.loads(pickle.dumps(manager)), manager.persist(tmp_path / "two")]
+    for copy in copies:
         assert (copy.all_processes, copy.process_timeout) == (False, 5.0)
 
 

@@ -1375,14 +1375,16 @@ def test_a_region_is_read_completely_or_refused(data: st.DataObject, shape: list
     whole = np.empty(shape, dtype)
     filled = 0
     for box, offset in cells(cuts, shape, itemsize):
-        cell = whole[(*box, ...)]
+        index: Any = (*box, ...)
+        cell = whole[index]
         filled += cell.size
         cell[...] = np.frombuffer(body, dtype, cell.size, offset).reshape(cell.shape) if cell.size else cell
     assert filled == whole.size
     bounds = [sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2))) for size in shape]
-    region = RegionReading(tuple(itertools.starmap(slice, bounds)), dtype, cuts, shape)
+    wanted: Any = tuple(itertools.starmap(slice, bounds))
+    region = RegionReading(wanted, dtype, cuts, shape)
     Body(body).read_into(region.targets)
-    assert region.finish().tobytes() == whole[(*itertools.starmap(slice, bounds), ...)].tobytes()
+    assert region.finish().tobytes() == whole[wanted].tobytes()
 
 
 @pytest.mark.parametrize(
