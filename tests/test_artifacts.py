@@ -40,6 +40,15 @@ def registry(tmp_path: Path) -> ArtifactRegistry:
     return ArtifactRegistry(tmp_path / "repository")
 
 
+@pytest.mark.timeout(30)
+def test_an_artifact_without_versions_is_not_found_beside_others(registry: ArtifactRegistry) -> None:
+    for name in ("gone", "other", "third"):
+        registry.log_artifact(name, 1)
+    registry.delete_artifact("gone")
+    with pytest.raises(ArtifactNotFound, match=r"no artifact 'gone'\. There are: other, third"):
+        registry.get_artifact("gone")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with everything that one may hold."""

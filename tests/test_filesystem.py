@@ -33,7 +33,6 @@ from prefect_snapshots.backups.records import Backup, body_of
 from prefect_snapshots.errors import (
     ArtifactExpired,
     DamagedVersion,
-    IntegrityError,
     InvalidArgument,
     PathNotFound,
     ReadOnlyRepository,
@@ -462,7 +461,7 @@ def test_a_file_reads_on_while_its_repository_is_pruned_and_says_so_when_its_ver
         registry.delete_version("data", 0, force=True)
         Repository(url).prune(grace=0)
         Repository(url).prune(grace=0)
-        with pytest.raises(IntegrityError, match=r"default/data:v0.*'data'"):
+        with pytest.raises(PathNotFound, match="artifacts/data@v0/data was deleted while it was read"):
             file.read()
 
 
@@ -480,7 +479,7 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     files = SnapshotsFileSystem(url)
     with pytest.raises(DamagedVersion, match="default/data:v0, file 'data'"):
         files.cat("artifacts/data@latest/data")
-    with pytest.raises(DamagedVersion, match=r"snapshot 'step-1'.*, leaf w"):
+    with pytest.raises(DamagedVersion, match="snapshot 'step-1' of 'train', leaf w"):
         files.cat("snapshots/train@latest/w.npy")
 
 

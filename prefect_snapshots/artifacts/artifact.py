@@ -448,9 +448,12 @@ class Artifact:
     def _current(self) -> Iterator[ArtifactHistory]:
         """Lend the current state, or raise `ArtifactNotFound` if there is no version."""
         with self._tracked.current() as history:
-            if history.newest is None:
-                raise self._missing(self)
-            yield history
+            if history.newest is not None:
+                yield history
+                return
+        # Not within the block, which holds a lock: the hint of the error reads this and all other artifacts in other
+        # threads, which would wait for it forever.
+        raise self._missing(self)
 
     def _resolve(self, version: VersionLike = None, match: Match = "exact", valid: bool = False) -> StoredVersion:
         with self._current() as history:

@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from ..errors import (
     ArtifactExpired,
     ArtifactNotFound,
     BackupNotFound,
+    IntegrityError,
     InvalidArgument,
     InvalidName,
     PathNotFound,
@@ -22,7 +24,7 @@ from ..repository.threads import Lock, pool
 from .kinds import ArtifactFiles, BackupFiles, KindFiles, ReleaseFiles, SnapshotFiles, Version
 from .nodes import FileTree, Node, NodeType, Read, missing_hint
 from .recent_chunks import RecentChunks
-from .segments import Reference, parse_path
+from .segments import Reference, decoded, parse_path
 
 _NOT_FOUND = (ArtifactNotFound, BackupNotFound, SnapshotNotFound, InvalidArgument, InvalidName)
 """What the kinds raise for a name or a version that does not exist, or that nothing can have."""
@@ -96,7 +98,7 @@ class RepositoryFiles:
             raise PathNotFound(
                 f"There is no {reference.inside!r} in {reference.top}. {missing_hint(tree, reference.inside)}"
             )
-        return _of_node(reference.top, node, version, exact)
+        return self._of_node(reference, node, version, exact)
 
     def children(self, path: str) -> list[Contained]:
         """Return what a directory contains: kinds, names, versions (newest first) or files.
@@ -112,7 +114,7 @@ class RepositoryFiles:
         tree = self._tree(version, exact)
         if reference.inside and tree.find(reference.inside) is None:
             self.find(path)
-        return [_of_node(reference.top, node, version, exact) for node in tree.children(reference.inside)]
+        return [self._of_node(reference, node, version, exact) for node in tree.children(reference.inside)]
 
     def forget(self) -> None:
         """Forget which versions were listed, and their lists of files."""
@@ -157,6 +159,31 @@ class RepositoryFiles:
             return version.open()
         except _NOT_FOUND as error:  # it was deleted after it was found
             raise PathNotFound(f"There is no {exact}: {error}") from error
+
+    def _of_node(self, reference: Reference, node: Node, version: Version, exact: str) -> Contained:
+        modified = _seconds(version.created_at) if node.modified is None else node.modified
+        path, exact = (f"{top}/{node.path}" for top in (reference.top, exact))
+        read = None if node.read is None else partial(self._read, reference, version, exact, node.read)
+        return Contained(path, node.type, node.size, modified, exact, version, node.link, node.mode, read)
+
+    def _read(self, reference: Reference, version: Version, exact: str, read: Read, offset: int, length: int) -> bytes:
+        """Read a file. If its data is gone because its version was deleted, say so."""
+        try:
+            return read(offset, length)
+        except IntegrityError as error:
+            if self._is_there(reference, version):
+                raise
+            self.forget()
+            raise PathNotFound(
+                f"{exact} was deleted while it was read, and its data was pruned. Read another version."
+            ) from error
+
+    def _is_there(self, reference: Reference, version: Version) -> bool:
+        try:
+            found = self._kind(reference.kind).find(reference.name, decoded(version.key))
+        except _NOT_FOUND:
+            return False
+        return found.created_at == version.created_at  # another snapshot may have the id now
 
     def _kind(self, name: str) -> KindFiles:
         if name not in self.kinds:
@@ -220,12 +247,6 @@ def _all_of(name: str, versions: Sequence[Version]) -> Iterator[Contained]:
 
 def _of_version(path: str, version: Version, exact: str) -> Contained:
     return Contained(path, "directory", 0, _seconds(version.created_at), exact, version)
-
-
-def _of_node(top: str, node: Node, version: Version, exact: str) -> Contained:
-    modified = _seconds(version.created_at) if node.modified is None else node.modified
-    path, exact = (f"{each}/{node.path}" for each in (top, exact))
-    return Contained(path, node.type, node.size, modified, exact, version, node.link, node.mode, node.read)
 
 
 def _seconds(moment: datetime) -> float:

@@ -22,6 +22,7 @@ from ..messages import hint
 from ..repository.contents import ContentReader
 from ..repository.repository import Repository
 from ..repository.times import parse_time
+from ..repository.tracking import damage_of
 from ..snapshots.backends import KIND as SNAPSHOTS
 from ..snapshots.backends import Durable
 from ..snapshots.records import Record
@@ -120,8 +121,8 @@ class SnapshotFiles:
         return Version(component(record.id), record.timestamp, record.size, partial(self._open, backend, record))
 
     def _open(self, backend: Durable, record: Record) -> FileTree:
-        label = f"snapshot {record.id!r}"
-        return LeafFiles(self._through(backend.content(record)[1]), label)
+        with damage_of(backend.label(record)):
+            return LeafFiles(self._through(backend.content(record)[1]), backend.label(record))
 
 
 class ArtifactFiles:

@@ -248,7 +248,7 @@ class Durable:
         return self._tracked.change(draft, dry_run=dry_run)
 
     def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
-        with self._tracked.reading(source.event, self._label(source)) as content:
+        with self._tracked.reading(source.event, self.label(source)) as content:
             event = self._tracked.adopt(draft, content)
         if event is None:
             self._tracked.change(otherwise)
@@ -270,7 +270,7 @@ class Durable:
 
     def content(self, record: Record) -> tuple[bytes, ContentReader]:
         """Return the manifest and the body of a snapshot, for a comparison that reads only differing parts."""
-        with self._tracked.reading(record.event, self._label(record)) as body:
+        with self._tracked.reading(record.event, self.label(record)) as body:
             return body.manifest, body
 
     def _load(self, record: Record, leaves: Leaves, like: Any, sharding: Any = None) -> Any:
@@ -286,9 +286,10 @@ class Durable:
         try:
             yield manifest, body
         except IntegrityError as error:
-            raise DamagedVersion(self._label(record), _damaged_leaf(manifest, body), str(error)) from error
+            raise DamagedVersion(self.label(record), _damaged_leaf(manifest, body), str(error)) from error
 
-    def _label(self, record: Record) -> str:
+    def label(self, record: Record) -> str:
+        """Return the name of a snapshot in error messages."""
         return f"snapshot {record.id!r} of {self._tracked.name!r}"
 
 
