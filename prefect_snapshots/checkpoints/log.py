@@ -375,8 +375,8 @@ class Log:
     def _report_change(self) -> None:
         """Warn that the function has changed, so that nothing is computed again unnoticed."""
         before = self.starts.latest()
-        if before is None or before == self.fingerprint:
-            return
+        if before is None or self.starts.of(self.fingerprint):
+            return  # it is new, or an earlier release started this version without recording its parts
         changed = explain(self.starts.parts.get(before), self._parts)
         names = ", ".join([*changed.changed, *changed.added, *changed.removed][:3]) or "not recorded"
         logger.warning(
