@@ -117,3 +117,17 @@ def test_a_pipe_gets_no_control_codes(tmp_path: Path, script: Path, prefect_serv
     assert "\x1b" not in done.stderr + done.stdout
     assert "━" not in done.stderr
     assert "tokenise[0-19]" in done.stderr
+
+
+def test_an_interrupted_backup_is_one_line(
+    tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS", "true")
+    (tmp_path / "backup.py").write_text(
+        "from prefect_snapshots.flows import create_backup\n"
+        "create_backup(directories=['.'], before=[['sh', '-c', 'sleep 60']])\n"
+    )
+    status, shown = in_terminal(tmp_path, str(tmp_path / "backup.py"), until="Backup of default", then=signal.SIGINT)
+    assert status == -signal.SIGINT
+    assert "The run was interrupted. What was complete is stored, and nothing is stored in part." in shown
+    assert "Traceback" not in shown

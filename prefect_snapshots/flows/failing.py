@@ -1,4 +1,4 @@
-"""Make the flows of this package fail with a single error in the log, which says what to do."""
+"""Make the flows of this package end with a single line in the log, which says what failed and what to do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
+from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
 from ..errors import SnapshotsError
 from ..integration.run_context import run_logger
+from ..integration.terminal import hide_traceback_of_interrupt
+
+_REMEDY = "What was complete is stored, and nothing is stored in part. Start it again to do the rest."
+_REMEDIES = {
+    "restore_backup": "If data was being replaced, `prefect-snapshots backups resume-restore` finishes or undoes that. "
+    "Otherwise nothing was changed.",
+    "restore_drill": "Your data was not touched. The next drill deletes what this one has left.",
+}
+"""What to do after an interrupt, by the name of the function."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,6 +34,8 @@ def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
     ends. An error of this package already says what failed and what to do, so the flow returns a failed state with this
     error instead: the caller of the flow still gets the exception, and `retries` still apply. With the log level DEBUG,
     the exception is raised with its traceback.
+
+    An interrupt is one line, too: what state things are in, and how to go on.
 
     Args:
         fn: The function to which `@flow` is applied next.
@@ -40,6 +52,10 @@ def fails_with_one_error(fn: Callable[P, R]) -> Callable[P, R]:
             message = f"{type(error).__name__}: {error} [{error.docs_anchor()}]"
             logger.error("%s", message)  # noqa: TRY400  # the message says it all
             return cast(R, Failed(message=message, data=error))
+        except (KeyboardInterrupt, TerminationSignal):
+            run_logger().warning("The run was interrupted. %s", _REMEDIES.get(fn.__name__, _REMEDY))
+            hide_traceback_of_interrupt()
+            raise
 
     # Prefect looks up the names of annotations in the module of the function that it gets, which is this one.
     call.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]
