@@ -144,6 +144,14 @@ def test_processes_that_disagree_save_nothing(run: Run, local: dict[str, Any], o
     assert run.call("save", place=local, step=1, snapshot_id="one") == ["one"] * COUNT
 
 
+def test_an_invalid_argument_of_one_process_is_an_error_of_all(run: Run, local: dict[str, Any]) -> None:
+    for process in ("2", "0"):
+        own: dict[str, Any] = {process: {"metadata": {"x": {"a set": [[]] * 99_999}}}}
+        answers = run.call("save", place=local, step=1, snapshot_id="one", own=own)
+        assert {answer["error"] for answer in answers} == {"InvalidArgument"}
+    assert run.call("save", place=local, step=1, snapshot_id="one") == ["one"] * COUNT
+
+
 def test_a_full_disk_of_one_process_is_an_error_of_all(run: Run, local: dict[str, Any]) -> None:
     answers = run.call("save", place=local, step=1, snapshot_id="one", fault="2 has a full disk")
     assert [answer["error"] for answer in answers] == ["StorageFull"] * COUNT

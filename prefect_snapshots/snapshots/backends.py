@@ -67,6 +67,9 @@ class Backend(Protocol):
             agreed: The arguments that must be equal in all processes, where several save together.
         """
 
+    def refuse(self, error: Exception) -> None:
+        """Tell other processes that save together with this one that its arguments are invalid."""
+
     def value_of(self, prepared: Any) -> Any:
         """Return the value that was prepared."""
 
@@ -121,6 +124,9 @@ class Memory:
         self, value: Any, deepcopy: bool | None, *, detach: bool = False, agreed: Mapping[str, Any] | None = None
     ) -> Any:
         return _copied(value) if detach or (self._on_save if deepcopy is None else deepcopy) else value
+
+    def refuse(self, error: Exception) -> None:
+        pass
 
     def value_of(self, prepared: Any) -> Any:
         return prepared
@@ -231,6 +237,9 @@ class Durable:
         _refuse_references(deepcopy)
         encoded = encode(value, allow_pickle=self.repository.allow_pickle)
         return Encoded(encoded.manifest, [detached(part) for part in encoded.buffers]) if detach else encoded
+
+    def refuse(self, error: Exception) -> None:
+        pass
 
     def value_of(self, prepared: Encoded) -> Any:
         body = b"".join(prepared.buffers)

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, Protocol, cast
 
 from typing_extensions import TypeVar
 
-from ..errors import InvalidArgument, Pinned, SnapshotExists
+from ..errors import InvalidArgument, Pinned, SnapshotExists, UsageError
 from ..repository.catalog import Event
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
@@ -146,7 +146,7 @@ class SnapshotManager(Generic[T]):
             UnserialisableLeaf: A leaf cannot be stored, or could not be loaded again. The message names its path.
             CommitUnknown: The storage did not say whether the snapshot was saved.
         """
-        return self.save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token), deepcopy)
+        return self.save(data, self._request(snapshot_id, metadata, tags, overwrite, token=token), deepcopy)
 
     def save_async(
         self,
@@ -169,7 +169,7 @@ class SnapshotManager(Generic[T]):
         Returns:
             A future with the result of `save_snapshot`. `wait` waits for all saves, and raises their errors.
         """
-        return self.start_save(data, SaveRequest.of(snapshot_id, metadata, tags, overwrite, token=token))
+        return self.start_save(data, self._request(snapshot_id, metadata, tags, overwrite, token=token))
 
     def save(self, data: T, request: SaveRequest, deepcopy: bool | None = None) -> str | None:
         """Save a value, as `save_snapshot` does, with arguments that are already checked.
@@ -657,6 +657,13 @@ class SnapshotManager(Generic[T]):
 
     def _open_backend(self, repository: Repository) -> Backend:
         return Durable(repository, self.name)
+
+    def _request(self, *arguments: Any, token: str | None) -> SaveRequest:
+        try:
+            return SaveRequest.of(*arguments, token=token)
+        except UsageError as error:
+            self._backend.refuse(error)
+            raise
 
     def _agreed(self, request: SaveRequest) -> dict[str, Any]:
         """Return what must be equal in all processes if several save together, by the names that users know."""

@@ -96,6 +96,11 @@ class Shared(Durable):
             turn.fail(error)
             raise
 
+    def refuse(self, error: Exception) -> None:
+        turn = self._turn()
+        if turn is not None:
+            turn.fail(error)
+
     def value_of(self, prepared: Any) -> Any:
         if isinstance(prepared, SharedSave):
             raise UnserialisableLeaf("", "No process has the whole value. Rank by rank_by, or by metadata in cmp.")
@@ -174,18 +179,24 @@ class Shared(Durable):
         turn, wanted = share.turn, True
         while True:
             if wanted:
-                part = self.repository.stage([buffer for _, buffer in share.mine]) if share.mine else None
-                turn.report(Report(share.agreed, share.manifest, [piece for piece, _ in share.mine], part))
+                turn.report(self._stage(share))
             answer = turn.wait(CommitAnswer)
             if answer.again is None:
                 return answer.sequence
             wanted = turn.index in answer.again
             turn.attempt += 1
 
+    def _stage(self, share: SharedSave) -> Report:
+        """Store the pieces that this process has, and return what to report about them."""
+        part = self.repository.stage([buffer for _, buffer in share.mine]) if share.mine else None
+        return Report(share.agreed, share.manifest, [piece for piece, _ in share.mine], part)
+
     def _commit(self, draft: MakeDraft, share: SharedSave, token: bytes | None, otherwise: MakeDraft) -> Event | None:
         """Commit what this process and the others have stored. Ask those again whose parts a prune has freed."""
         turn = share.turn
-        reports = turn.reports(Report, range(1, turn.count))
+        # While the others store their parts, not after it.
+        reports = {turn.index: self._stage(share)}
+        reports.update(turn.reports(Report, range(1, turn.count)))
         for process, report in reports.items():
             _check_agreed(share, process, report)
 
@@ -200,7 +211,9 @@ class Shared(Durable):
                     raise
                 turn.answer(CommitAnswer(None, list(lost.parts)))
                 turn.attempt += 1
-                reports.update(turn.reports(Report, lost.parts))
+                if turn.index in lost.parts:
+                    reports[turn.index] = self._stage(share)
+                reports.update(turn.reports(Report, [process for process in lost.parts if process != turn.index]))
                 continue
             if event is None:
                 Durable.note(self, otherwise)
@@ -208,10 +221,8 @@ class Shared(Durable):
             return event
 
     def _join(self, writer: Writer, share: SharedSave, reports: Mapping[int, Report]) -> Stored:
-        """Store what only this process has, and refer to what the others have stored."""
-        pieces: dict[tuple[int, int], list[Item]] = {
-            (piece.array, piece.cell): [*cut([buffer])] for piece, buffer in share.mine
-        }
+        """Store what all processes have, and refer to the pieces that they have stored."""
+        pieces: dict[tuple[int, int], list[Item]] = {}
         lost = []
         for process, report in reports.items():
             if report.part is None:
