@@ -73,9 +73,9 @@ def test_all_processes_save_one_snapshot(run: Run, place: dict[str, Any]) -> Non
     assert difference == {"columns", "keys", "step"}
 
 
-def test_arrays_of_every_kind_on_any_devices(run: Run, place: dict[str, Any]) -> None:
-    assert run.call("keep_zoo", place=place) == [None] * COUNT
-    manager = here(place)
+def test_arrays_of_every_kind_on_any_devices(run: Run, local: dict[str, Any]) -> None:
+    assert run.call("keep_zoo", place=local) == [None] * COUNT
+    manager = here(local)
     assert manager.repository is not None
     assert manager.repository.check(read_data=True).ok
 
@@ -146,9 +146,8 @@ def test_processes_that_disagree_save_nothing(run: Run, local: dict[str, Any], o
 
 def test_an_invalid_argument_of_one_process_is_an_error_of_all(run: Run, local: dict[str, Any]) -> None:
     for process in ("2", "0"):
-        own: dict[str, Any] = {process: {"metadata": {"x": {"a set": [[]] * 99_999}}}}
-        answers = run.call("save", place=local, step=1, snapshot_id="one", own=own)
-        assert {answer["error"] for answer in answers} == {"InvalidArgument"}
+        answers = run.call("save", place=local, step=1, own={process: {"snapshot_id": "a/../b"}})
+        assert {answer["error"] for answer in answers} == {"InvalidName"}
     assert run.call("save", place=local, step=1, snapshot_id="one") == ["one"] * COUNT
 
 
