@@ -193,7 +193,8 @@ def run_deployed(**parameters: Any) -> Any:
 def test_a_deployed_run_keeps_nothing_in_its_own_directory(prefect_server: str, directory: Path) -> None:
     assert tell_repository() == f"file://{directory}/snapshots"
     with pytest.raises(
-        EphemeralRepositoryError, match=r"Set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY, or save a block"
+        EphemeralRepositoryError,
+        match=r"Set PREFECT_INTEGRATIONS_SNAPSHOTS_REPOSITORY in the environment of the worker",
     ):
         run_deployed()
     assert run_deployed(explicit="./snapshots") == f"file://{directory}/snapshots"

@@ -250,7 +250,8 @@ def _unsaid() -> Repository:
     if runtime.deployment.id is not None:
         raise EphemeralRepositoryError(
             f"This deployed run would write to {os.path.abspath(DEFAULT_URL)}, which is deleted when the run ends. "
-            f"Nothing was written. Set {SETTING}, or save a block: SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})."
+            f"Nothing was written. Set {SETTING} in the environment of the worker, or save a block: "
+            f"SnapshotRepository(url=...).save({DEFAULT_BLOCK!r})."
         )
     return _opened(DEFAULT_URL)
 
