@@ -449,6 +449,7 @@ def test_into_a_repository_and_back(registry: WandbArtifactRegistry, name: str, 
         "collection": registry.active_collection,
         "name": name,
         "version": "v0",
+        "created_at": registry.get_artifact(name).created_at.isoformat(),
     }
     with repository.download_artifact(name) as there:
         assert snapshot(there) == expected
