@@ -378,8 +378,8 @@ class Artifact:
             stack = self._stack_of(alias, history)
             if len(stack) < 2:
                 raise ArtifactNotFound(
-                    f"{alias!r} of {self._label} has no previous version: it has always been v{stack[0]}. Nothing was "
-                    "changed."
+                    f"{alias!r} of {self._label} has no previous version: there is nothing before v{stack[0]}. Nothing "
+                    "was changed."
                 )
             return history.versions[stack[-2]]
 

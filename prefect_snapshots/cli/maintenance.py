@@ -187,8 +187,8 @@ def _view_statistics(document: Document) -> Iterator[str]:
             "id": document["id"],
             "encrypted": "yes" if document["encrypted"] else "no",
             "versions": f"{document['versions']:,} in {count_text(document['streams'], 'stream')}",
-            "size": f"{size_text(logical)}, each version stored on its own",
-            "stored": size_text(stored),
+            "size": f"{size_text(logical)} of versions, without deduplication",
+            "stored": f"{size_text(document['bytes'].get('packs', 0))} of versions, {size_text(stored)} in all",
             "saved": size_text(document["saved_bytes"]),
             "requests": ", ".join(f"{count:,} {verb}" for verb, count in document["requests"].items()),
         }

@@ -98,8 +98,9 @@ def _about_repository(repository: Repository) -> Iterable[Block]:
         {
             "versions": (found.versions, "number"),
             "without deduplication": (found.logical_bytes, "bytes"),
-            "stored": (found.stored_bytes, "bytes"),
+            "with deduplication": (found.version_bytes, "bytes"),
             "saved by deduplication": (found.saved_bytes, "bytes"),
+            "total stored": (found.stored_bytes, "bytes"),
         }
     )
 

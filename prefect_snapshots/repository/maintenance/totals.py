@@ -31,9 +31,14 @@ class Statistics:
         return sum(self.bytes.values())
 
     @property
+    def version_bytes(self) -> int:
+        """Return the bytes that store versions, without results of checkpoints, events and indexes."""
+        return self.bytes.get("packs", 0)
+
+    @property
     def saved_bytes(self) -> int:
-        """Return the bytes saved by deduplication and compression."""
-        return max(self.logical_bytes - self.stored_bytes, 0)
+        """Return the bytes of versions saved by deduplication and compression."""
+        return max(self.logical_bytes - self.version_bytes, 0)
 
 
 def statistics(opened: Opened) -> Statistics:
