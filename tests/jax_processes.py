@@ -302,6 +302,42 @@ class Worker:
         manager = self.manager(**place)
         return str(manager.promote("one", ArtifactRegistry(manager.repository), "model"))
 
+    def train(self, place: Mapping[str, Any]) -> list[str]:
+        """Save states of Optax, Equinox and Flax with the decorator, and restore them."""
+        import equinox
+        import jax.numpy as jnp
+        import optax
+        from flax import nnx
+
+        from prefect_snapshots import snapshot
+
+        jax = self.jax
+
+        manager = self.manager(**place)
+        params = {"w": self.array(1, (16, 8), "x", "y"), "b": self.array(2, (8,), None)}
+        optimizer = optax.adamw(1e-3)
+        layer = equinox.nn.MLP(4, 8, 16, 2, key=jax.random.key(0))
+        spread, static = equinox.partition(layer, equinox.is_array)
+        model = equinox.combine(jax.device_put(jax.device_get(spread), self.sharding()), static)
+        module = nnx.Linear(8, 16, rngs=nnx.Rngs(0))
+        state = nnx.state(module)
+
+        @snapshot(name="run", repository=manager.repository, snapshot_id="step-{parameters[step]}")
+        def step(step: int, params: Any, moments: Any) -> Any:
+            gradients = jax.tree.map(jnp.ones_like, params)
+            updates, moments = optimizer.update(gradients, moments, params)
+            return {"params": optax.apply_updates(params, updates), "moments": moments, "mlp": model, "nnx": state}
+
+        value = step(0, params, jax.jit(optimizer.init)(params))
+        found = manager.load_snapshot("step-0", like=value)
+        for mine, stored in zip(jax.tree.leaves(value), jax.tree.leaves(found), strict=True):
+            if isinstance(mine, jax.Array):
+                assert mine.sharding.is_equivalent_to(stored.sharding, mine.ndim)
+                for one, other in zip(mine.addressable_shards, stored.addressable_shards, strict=True):
+                    assert np.array_equal(one.data, other.data)
+        assert jax.tree.structure(found) == jax.tree.structure(value)
+        return list(manager)
+
     def ask(
         self,
         place: Mapping[str, Any],

@@ -197,6 +197,11 @@ def test_what_is_derived_is_made_once(run: Run, local: dict[str, Any]) -> None:
     assert all("about id: it is 'one' in process 0, and 'two'" in answer["message"] for answer in answers)
 
 
+@pytest.mark.nightly  # the libraries take seconds to import in each process
+def test_states_of_libraries_are_saved_with_the_decorator(run: Run, local: dict[str, Any]) -> None:
+    assert run.call("train", place=local) == [["step-0"]] * COUNT
+
+
 def test_parts_that_a_prune_has_freed_are_staged_again(run: Run, local: dict[str, Any]) -> None:
     assert run.call("save", place=local, step=1, snapshot_id="one", fault="0 prunes") == ["one"] * COUNT
     assert here(local).load_snapshot("one")["step"] == 1

@@ -67,7 +67,7 @@ from prefect_snapshots.values import (
     pickling,
     validate,
 )
-from prefect_snapshots.values.grids import RegionReading, cells, check_cuts
+from prefect_snapshots.values.grids import RegionReading, Rows, cells, check_cuts
 from prefect_snapshots.values.paths import matcher
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -1385,6 +1385,20 @@ def test_a_region_is_read_completely_or_refused(data: st.DataObject, shape: list
     region = RegionReading(wanted, dtype, cuts, shape)
     Body(body).read_into(region.targets)
     assert region.finish().tobytes() == whole[wanted].tobytes()
+
+
+def test_rows_that_several_regions_need_are_read_once() -> None:
+    whole = np.arange(8 * 64, dtype=np.float32).reshape(8, 64)
+    rows: Rows = {}
+    cuts = check_cuts([[0, 4], [0]], whole.shape)
+    regions = [
+        RegionReading((slice(0, 8), slice(start, start + 16)), whole.dtype, cuts, whole.shape, rows)
+        for start in range(0, 64, 16)
+    ]
+    targets = [target for region in regions for target in region.targets]
+    assert sum(len(view) for _, view in targets) == whole.nbytes
+    Body(whole.tobytes()).read_into(targets)
+    assert np.array_equal(np.hstack([region.finish() for region in regions]), whole)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ import msgspec
 from .. import errors
 from ..errors import ProcessFailed, SnapshotsError
 from ..repository.threads import Lock
+from ..values import is_spread, iter_leaves
 
 T = TypeVar("T")
 
@@ -212,6 +213,13 @@ def runtime() -> tuple[Any, int, int]:
     """
     state = importlib.import_module("jax._src.distributed").global_state
     return state.client, state.process_id or 0, state.num_processes or 1
+
+
+def concerns_all(value: Any) -> bool:
+    """Whether all processes of this run have to save a value together, because it has arrays on devices of several."""
+    if "jax" not in sys.modules or runtime()[2] < 2:
+        return False
+    return any(is_spread(leaf) for _, leaf in iter_leaves(value))
 
 
 def together(

@@ -22,6 +22,7 @@ Example:
 
 from __future__ import annotations
 
+from .arrays import is_spread
 from .decoding import BodyReader, MemoryBody, decode, decode_leaves
 from .encoding import Encoded, SharedValue, Spread, encode, encode_shared, validate
 from .manifest import LeafInfo, describe, without_pickles
@@ -39,6 +40,7 @@ __all__ = [
     "describe",
     "encode",
     "encode_shared",
+    "is_spread",
     "iter_leaves",
     "map_leaves",
     "map_leaves_with_path",

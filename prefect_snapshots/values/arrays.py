@@ -161,6 +161,14 @@ def shards_of(array: Any) -> Shards | None:
     return Shards(whole, cuts, sorted(mine, key=lambda cell: cell[0]))
 
 
+def is_spread(value: Any) -> bool:
+    """Whether a value is a JAX array on devices of several processes, in whole or in parts."""
+    jax = loaded_jax()
+    if jax is None or not isinstance(value, jax.Array) or _is_traced_or_deleted(value):
+        return False
+    return len({device.process_index for device in value.sharding.device_set}) > 1
+
+
 def _start(box: Box) -> tuple[int, ...]:
     return tuple(part.start for part in box)
 

@@ -24,7 +24,7 @@ from .arrays import (
     to_jax,
 )
 from .classes import Unavailable, find_class
-from .grids import RegionReading
+from .grids import RegionReading, Rows
 from .manifest import (
     ARRAY,
     BYTEARRAY,
@@ -438,7 +438,8 @@ def _open_regions(leaf: StoredLeaf, spec: ArraySpec, sharding: Any) -> _Reading:
     order, shape = (slice(None, None, -1), spec.shape[::-1]) if spec.flags & FORTRAN else (slice(None), spec.shape)
     cuts = cuts_of_leaf(leaf)[order]
     boxes = [(*box, *raw) for box in regions_of(sharding, logical)]
-    regions = [(box, RegionReading(box[order], spec.dtype, cuts, shape)) for box in boxes]
+    rows: Rows = {}
+    regions = [(box, RegionReading(box[order], spec.dtype, cuts, shape, rows)) for box in boxes]
 
     def finish() -> Any:
         found = [(box, region.finish().T if spec.flags & FORTRAN else region.finish()) for box, region in regions]

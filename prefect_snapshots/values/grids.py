@@ -23,6 +23,9 @@ Cuts = tuple[tuple[int, ...], ...]
 Box = tuple[slice, ...]
 """A region of an array: for each dimension, from where to where."""
 
+Rows = dict[tuple[int, int], NDArray[Any]]
+"""Whole rows of a cell, by their offset among the bytes of the array, and their number."""
+
 _MOST_CELLS = 1 << 20
 """The most cells of a grid. There is no run with as many devices."""
 _SHORT = 1024
@@ -93,13 +96,17 @@ class RegionReading:
         dtype: The dtype of the elements.
         cuts: The grid of the array.
         shape: The shape of the array.
+        rows: The rows that are read for several regions of this array: pass the same dictionary for all of them.
 
     Attributes:
         array: The region, a new array. It is complete after its `targets` were filled and `finish` was called.
         targets: Pairs of an offset among the bytes of the array, and the memory to fill with what is there.
     """
 
-    def __init__(self, box: Box, dtype: np.dtype[Any], cuts: Cuts, shape: Sequence[int]) -> None:
+    def __init__(
+        self, box: Box, dtype: np.dtype[Any], cuts: Cuts, shape: Sequence[int], rows: Rows | None = None
+    ) -> None:
+        self._rows = {} if rows is None else rows
         self.array: NDArray[Any] = np.empty(tuple(part.stop - part.start for part in box), dtype)
         self.targets: list[tuple[int, memoryview]] = []
         self._detours: list[tuple[NDArray[Any], NDArray[Any]]] = []
@@ -132,9 +139,11 @@ class RegionReading:
             inner -= 1
         if _view(target, [0] * inner).nbytes < _SHORT and inner:
             # Read whole rows of the first dimension, and take from them what belongs to the region.
-            rows = np.empty((source[0].stop - source[0].start, *sizes[1:]), dtype)
-            self._add(cell.offset + source[0].start * strides[0], rows)
-            self._detours.append((target, rows[(slice(None), *source[1:])]))
+            place = cell.offset + source[0].start * strides[0], source[0].stop - source[0].start
+            if place not in self._rows:
+                self._rows[place] = np.empty((place[1], *sizes[1:]), dtype)
+                self._add(place[0], self._rows[place])
+            self._detours.append((target, self._rows[place][(slice(None), *source[1:])]))
             return
         first = cell.offset + sum(part.start * stride for part, stride in zip(source, strides, strict=True))
         for outer in np.ndindex(target.shape[:inner]):

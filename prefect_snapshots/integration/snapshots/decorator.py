@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import State
 from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
 from ...repository.threads import Lock
+from ...snapshots.processes import concerns_all
 from ...snapshots.records import Ranking, finder
 from ...snapshots.requests import SaveRequest
 from ..blocks import current_repository
@@ -79,6 +80,9 @@ def snapshot(
     background: bool = False,
 ) -> F | Callable[[F], F]:
     """Save what a function returns, or each value that a generator yields, as a snapshot.
+
+    In a run of several JAX processes, a value with arrays on devices of several of them is saved once, by all processes
+    together. Each process has to call the function. All other values are saved by each process that calls it.
 
     Works on functions, methods, asynchronous functions, generators and tasks, inside or outside of a run. You can put
     it above or below `@task`; a task keeps all its options.
@@ -308,7 +312,8 @@ class _Call:
             return
         name = self._resolve(capture.name, value)
         repository = current_repository(capture.repository)
-        manager = manager_of(repository, name, capture.rank_by, capture.mode, capture.max_snapshots)
+        options = capture.rank_by, capture.mode, capture.max_snapshots
+        manager = manager_of(repository, name, *options, all_processes=concerns_all(value))
         run_id = own_run_id(self._fn)
         save_it = save_in_background if capture.background else save
         request = SaveRequest.of(

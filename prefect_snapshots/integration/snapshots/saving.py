@@ -22,6 +22,7 @@ from ...repository.catalog import Event
 from ...repository.repository import Repository
 from ...snapshots.changes import saved_with, undo
 from ...snapshots.manager import SnapshotManager
+from ...snapshots.pytrees import PyTreeSnapshotManager
 from ...snapshots.requests import SaveRequest
 from ..run_context import run_logger, user_transaction
 from .report import report_rolled_back, report_saved
@@ -34,9 +35,15 @@ def manager_of(
     rank_by: str | None = None,
     mode: Literal["max", "min"] = "max",
     max_snapshots: int | None = None,
+    all_processes: bool = False,
 ) -> SnapshotManager[Any]:
-    """Return the manager of a name. It is cached so that events are read only once."""
-    return SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots)
+    """Return the manager of a name. It is cached so that events are read only once.
+
+    Args:
+        all_processes: Whether all processes of a run of JAX save together.
+    """
+    kind = PyTreeSnapshotManager if all_processes else SnapshotManager
+    return kind(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots)
 
 
 def save(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> str | None:
@@ -132,7 +139,9 @@ _in_background: dict[SnapshotManager[Any], Future[None]] = {}
 
 def _known(manager: SnapshotManager[Any], request: SaveRequest) -> tuple[SaveRequest, str | None]:
     """Return the request to carry out, and the id that an earlier attempt saved if nothing is left to do."""
-    earlier = saved_with(manager, request.token) if request.token is not None else None
+    # Where several processes save together, each has a token, and only that of the process that commits is stored.
+    alone = not isinstance(manager, PyTreeSnapshotManager)
+    earlier = saved_with(manager, request.token) if alone and request.token is not None else None
     if earlier is None:
         return request, None
     record = manager.records.by_id.get(earlier.body["id"])
