@@ -35,6 +35,8 @@ from manual import rewritten, steady
 from servers import Storage
 
 from prefect_snapshots import BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots.backups import PartState, RestorePart
+from prefect_snapshots.backups.journal import begun
 from prefect_snapshots.cli import output, session
 from prefect_snapshots.errors import WrongPassword
 
@@ -1093,6 +1095,24 @@ def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     said = shop.run("backups", "drill", "--name", "other", status=2).stdout
     assert "it was not tried, because that needs its server" in said
     assert "was not proven, because a part of it could not be tried" in said
+
+
+def test_restores_of_all_names_are_resumed_or_none_is(shop: Program) -> None:
+    shop.run("backups", "create")
+    other = BackupManager(shop.directory / "backups", name="the-last", directories=[shop.directory / "uploads"])
+    other.create_backup()
+    managers = [BackupManager(shop.directory / "backups", name=name) for name in ("shop", "the-last")]
+    for manager in managers:
+        backup = manager.get_backup("latest")
+        part = RestorePart(backup.part_names[0], backup.part_names[0], (), False, PartState.OLD)
+        with begun(manager._history.change, backup.name, [part], keep_extra=False, safety_backup=None) as journal:
+            journal.step(part.name, PartState.SWITCHING)
+    said = shop.complaint("backups", "resume-restore", "--yes", status=2)
+    assert "'uploads' as the target" in said
+    assert [len(manager.list_interrupted_restores()) for manager in managers] == [1, 1]
+    target = f"uploads={shop.directory / 'elsewhere'}"
+    shop.run("backups", "resume-restore", "--to", target, "--yes")
+    assert [len(manager.list_interrupted_restores()) for manager in managers] == [0, 0]
 
 
 def test_latest_is_that_of_the_name_that_is_given(shop: Program) -> None:

@@ -441,6 +441,7 @@ class BackupManager:
         progress: Progress | None = None,
         *,
         allow_privileges: bool = False,
+        dry_run: bool = False,
     ) -> list[RestoreReport]:
         """Finish interrupted restores: restore every part that is not new yet. Or undo them.
 
@@ -451,9 +452,10 @@ class BackupManager:
             to: The targets, by the names of the parts. Default: the manager's sources. You must pass a target that is
                 not a source of the manager.
             progress, allow_privileges: As for `restore_backup`.
+            dry_run: Whether to change nothing, and only find all targets.
 
         Returns:
-            One report for each interrupted restore.
+            One report for each interrupted restore. With `dismiss` or `dry_run`, an empty list.
 
         Raises:
             InvalidArgument: A target is neither a source of the manager nor in `to`. No restore was continued.
@@ -464,7 +466,7 @@ class BackupManager:
         say = progress or silent
         records = self.list_interrupted_restores()
         if dismiss:
-            for record in records:
+            for record in () if dry_run else records:
                 restores.end(self._history, record)
             return []
         # All targets are found before the first restore goes on: otherwise a mistake in the last one is met too late.
@@ -474,8 +476,8 @@ class BackupManager:
             own = self._by_name([part.target for part in record.parts])
             found.append((record, find(self._history, record, own, to or {})))
         request = RestoreRequest(to={}, only={}, allow_privileges=allow_privileges)
-        reports = []
-        for record, jobs in found:
+        reports: list[RestoreReport] = []
+        for record, jobs in () if dry_run else found:
             with around(self.hooks, "restore", self.name, record.backup) as outcome:
                 report = proceed(self._history, record, jobs, request, say)
             reports.append(dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks)))

@@ -315,8 +315,12 @@ def resume_restore(
     targets: dict[str, Any] = dict(map(_pair, to or ()))
     reports = []
     with session.progress() as progress:
-        for manager in dict.fromkeys(manager for manager, _ in found):
-            reports += manager.resume_restore(undo, dismiss, targets, progress, allow_privileges=allow_privileges)
+        # With all names first: a target that is missing in the last one must not be met after the others are restored.
+        for only_look in (True, False):
+            for manager in dict.fromkeys(manager for manager, _ in found):
+                reports += manager.resume_restore(
+                    undo, dismiss, targets, progress, allow_privileges=allow_privileges, dry_run=only_look
+                )
     if dismiss:
         return Answer(document, remark=f"Dismissed {count_text(len(found), 'interrupted restore')}.")
     return _restored_answer(reports)
