@@ -1107,11 +1107,13 @@ def test_restores_of_all_names_are_resumed_or_none_is(shop: Program) -> None:
         part = RestorePart(backup.part_names[0], backup.part_names[0], (), False, PartState.OLD)
         with begun(manager._history.change, backup.name, [part], keep_extra=False, safety_backup=None) as journal:
             journal.step(part.name, PartState.SWITCHING)
-    said = shop.complaint("backups", "resume-restore", "--yes", status=2)
+    above = replace(shop, directory=shop.directory.parent)  # no name is configured there
+    resume = ("backups", "resume-restore", "-r", "own/backups", "--database", "own/app.db", "--yes")
+    said = above.complaint(*resume, status=2)
     assert "'uploads' as the target" in said
     assert [len(manager.list_interrupted_restores()) for manager in managers] == [1, 1]
     target = f"uploads={shop.directory / 'elsewhere'}"
-    shop.run("backups", "resume-restore", "--to", target, "--yes")
+    above.run(*resume, "--to", target)
     assert [len(manager.list_interrupted_restores()) for manager in managers] == [0, 0]
 
 
