@@ -683,7 +683,9 @@ def test_a_whole_server_comes_back_with_its_users(
     assert PASSWORD not in repr(manager) + json.dumps(backup.to_dict())
     admin(FORGET + "DROP DATABASE nc; DELETE FROM prod.ticks;")
     only: dict[str, list[str]] = {name: [] for name in backup.part_names if not name.endswith("8")}
-    report = manager.restore_backup(backup.name, confirm=True, only=only)
+    with pytest.raises(PrivilegesRefused, match=r"''@'x\.y' \(the place of existing users"):
+        manager.restore_backup(backup.name, confirm=True, only=only)
+    report = manager.restore_backup(backup.name, confirm=True, only=only, allow_privileges=True)
     assert [state(server), state(server, "prod")] == states
     assert rights(admin) == before
     assert "until you set a password for each: ``@`x.y`, `clerk`@`%`, `it's`@" in report.warnings[-1].replace(
@@ -706,11 +708,13 @@ def test_users_that_were_killed_on_their_way_are_made_again(
 ) -> None:
     kept, before = StoredDump.of(people), rights(admin)
 
+    allowed = people.allowing_privileges()
+
     def look() -> None:
-        people.restore(kept)
+        allowed.restore(kept)
         assert rights(admin) == before
 
-    assert killed_at_each_step(people, kept, Tool, "run", lambda: admin(FORGET), look, staging=True) > 6
+    assert killed_at_each_step(allowed, kept, Tool, "run", lambda: admin(FORGET), look, staging=True) > 6
     assert "prefect_snapshots_new_users" not in admin("SHOW DATABASES;")
 
 
@@ -751,6 +755,10 @@ def test_a_forged_list_of_users_gives_nobody_rights_on_the_server(people: MariaD
     for changes, told in PRIVILEGED:
         with pytest.raises(PrivilegesRefused, match=told):
             people.restore(forged(kept, **changes))
+    # The server would pick these when the existing user connects, who has a less specific host.
+    for name, told in ("clerk", "the existing user 'clerk'"), ("", "existing users"):
+        with pytest.raises(PrivilegesRefused, match=rf"'{name}'@'127\.0\.0\.1' \(the place of {told}, "):
+            people.restore(forged(kept, account={"name": name, "host": "127.0.0.1"}))
     assert rights(admin) == before
     # What an account has that exists is no matter of the backup.
     for changes, _ in PRIVILEGED[::3]:
