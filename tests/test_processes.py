@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from prefect_snapshots.errors import (
     StorageFull,
 )
 from prefect_snapshots.repository.contents import StagedPart
-from prefect_snapshots.snapshots.processes import ProcessFailure, runtime
+from prefect_snapshots.snapshots.processes import ProcessFailure, concerns_all, runtime
 
 pytestmark = pytest.mark.xdist_group("jax-processes")
 
@@ -296,3 +297,10 @@ def test_a_failure_of_another_process_has_its_class_and_details() -> None:
         assert isinstance(again, type(error) if type(error) is not OSError else ProcessFailed)
         assert "Process 3 of the run failed" in str(again)
         assert getattr(again, "token", None) == getattr(error, "token", None)
+
+
+def test_a_value_that_contains_itself_is_saved_by_each_process() -> None:
+    endless: list[Any] = [1]
+    endless.append(endless)
+    with patch("prefect_snapshots.snapshots.processes.runtime", lambda: (None, 0, 2)):
+        assert not concerns_all(endless)

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .. import errors
-from ..errors import ProcessFailed, SnapshotsError
+from ..errors import ProcessFailed, SnapshotsError, UnserialisableLeaf
 from ..repository.threads import Lock
 from ..values import is_spread, iter_leaves
 
@@ -219,7 +219,10 @@ def concerns_all(value: Any) -> bool:
     """Whether all processes of this run have to save a value together, because it has arrays on devices of several."""
     if "jax" not in sys.modules or runtime()[2] < 2:
         return False
-    return any(is_spread(leaf) for _, leaf in iter_leaves(value))
+    try:
+        return any(is_spread(leaf) for _, leaf in iter_leaves(value))
+    except UnserialisableLeaf:
+        return False  # it contains itself, so it is stored as one pickle
 
 
 def together(
