@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import pickle
@@ -15,6 +17,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +27,7 @@ from urllib.parse import quote
 import database_servers
 import database_stand_ins
 import duckdb
+import psutil
 import pytest
 from database_servers import PASSWORD, Server, killed_at, killed_at_each_step
 
@@ -43,6 +47,7 @@ from prefect_snapshots.backups.databases import (
 )
 from prefect_snapshots.backups.databases.base import Tool, beside_name, check_beside
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter
+from prefect_snapshots.backups.interruption import terminable
 from prefect_snapshots.backups.journal import PartState
 from prefect_snapshots.backups.sources import Database
 from prefect_snapshots.errors import BackupFailed, InvalidArgument, RestoreFailed, SnapshotsError, ToolMissing
@@ -1178,6 +1183,98 @@ def test_restores_of_arangodb_that_are_killed_are_mended(arango: database_stand_
     a_mixture_is_mended(database, change, True, tmp_path / "repository", at)
 
 
+# --- signals ---------------------------------------------------------------------------------------------
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Start a process that does something until a signal ends it. Returns its number."""
+    if (child := os.fork()) == 0:
+        try:
+            with terminable():
+                work()
+        finally:
+            os._exit(0)
+    return child
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+def test_a_signal_during_a_dump_leaves_no_plain_copy(
+    warehouse: DuckDB,
+    redis_server: Server,
+    etcd_server: Server,
+    arango: database_stand_ins.Arango,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with contextlib.closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        connection.executescript(NOTES)
+    databases: list[Database] = [
+        *(SQLite(str(tmp_path / "app.db")), warehouse, Etcd(f"etcd://127.0.0.1:{etcd_server.port}")),
+        Redis(f"redis://:{QUOTED}@127.0.0.1:{redis_server.port}"),
+        ArangoDB(f"arangodb://us%40er@127.0.0.1:{arango.port}/my%20%40shop", arango.password),
+    ]
+
+    def work() -> None:
+        with database.dump() as dump:
+            next(next(iter(dump.files)).pieces)
+            if files(folder):  # the plain copy
+                signal.raise_signal(number)
+
+    for database, number in itertools.product(databases, SIGNALS):
+        status = os.waitpid(in_a_child(work), 0)[1]
+        assert (status == signal.SIGKILL) == (number == signal.SIGKILL) == bool(files(folder)), (database, number)
+        take(database)  # whoever comes next removes what a kill has left
+        assert not files(folder)
+
+
+def test_a_signal_while_a_client_hangs_leaves_no_password_and_no_client(
+    market: MariaDB, mongo_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, started, program = tmp_path / "temporary", tmp_path / "started", tmp_path / "hanging"
+    for path in (folder, program):
+        path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("PATH", str(program), prepend=":")
+    mongo = MongoDB(f"mongodb://u:{QUOTED}@127.0.0.1:{mongo_port}/shop")
+
+    def work(database: Database) -> None:
+        with database.dump() as dump:
+            for file in dump.files:
+                list(file.pieces)
+
+    hangs: tuple[tuple[Database, str, str], ...] = (
+        (market, "mariadb-dump", "--version"),
+        (market, "mariadb-dump", "--quick"),
+        (mongo, "mongodump", "--archive"),
+    )
+    for (database, name, option), number in itertools.product(hangs, SIGNALS):
+        begun = f"echo $$ > '{started}.new'; mv '{started}.new' '{started}'; exec sleep 600"
+        (program / name).write_text(f'#!/bin/sh\ncase "$*" in *{option}*) {begun};; *) echo 1;; esac\n')
+        (program / name).chmod(0o755)
+        child = in_a_child(functools.partial(work, database))
+        database_servers.until(started.exists, os.sched_yield)
+        os.kill(child, number)
+        os.waitpid(child, 0)
+        client = int(started.read_text())
+        started.unlink()
+        if number == signal.SIGKILL:  # nothing is written to it, and nobody ends it
+            os.kill(client, signal.SIGKILL)
+        assert not files(folder)
+        database_servers.until(functools.partial(is_dead, client), os.sched_yield)
+
+
+def is_dead(process: int) -> bool:
+    return not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+
+
 # --- forged dumps ----------------------------------------------------------------------------------------
 
 VALUES: list[Any] = [
@@ -1203,6 +1300,24 @@ def each_refused(database: Database, dumps: Iterable[StoredDump], file: Path) ->
             database.restore(made)
     assert not file.exists()
     assert database.counts() == before
+
+
+def test_an_error_holds_no_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    # As the tools of MongoDB and ArangoDB say it; the stand-ins know no unique indexes.
+    for database, name, said in (
+        (
+            MongoDB("mongodb://h/shop"),
+            "mongorestore",
+            'E11000 duplicate key: i dup key: { a: "secret\nsecret" }',
+        ),
+        (ArangoDB("arangodb://h/shop"), "arangorestore", "unique constraint violated; conflicting key: secret"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat >&2 <<'.'\n{said}\n.\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+        with pytest.raises(BackupFailed, match=r"failed with exit code 1: .*(duplicate|unique).* key:$") as raised:
+            database._tool(name).run()
+        assert "secret" not in str(raised.value)
 
 
 def test_forged_dumps_of_mongodb_are_refused(mongo_port: int, tmp_path: Path) -> None:

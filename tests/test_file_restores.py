@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import socket
 import sqlite3
 import stat
@@ -66,9 +67,15 @@ def pages(database: SQLite) -> list[str]:
         "UPDATE sqlite_master SET sql = 'CREATE TABLE t (a INT, b INT CHECK (b > 1))' WHERE name = 't';",
         "CREATE TABLE t (a, b INT); INSERT INTO t VALUES ('x', 1); PRAGMA writable_schema = 1; "
         "UPDATE sqlite_master SET sql = 'CREATE TABLE t (a INT, b INT) STRICT' WHERE name = 't';",
-        # An index that lacks rows.
-        "CREATE TABLE t (a INT, b INT); CREATE INDEX i ON t (a); PRAGMA writable_schema = 1; "
-        "UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a) WHERE a > 5' WHERE name = 'i';",
+        # Indexes that lack rows, and that have too many.
+        "CREATE TABLE t (a INT, b INT); INSERT INTO t VALUES (1, 1), (9, 9); CREATE INDEX i ON t (a) WHERE a > 5; "
+        "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a)' WHERE name = 'i';",
+        "CREATE TABLE t (a TEXT COLLATE unicase); INSERT INTO t VALUES ('a'), ('b'); CREATE UNIQUE INDEX i ON t (a) "
+        "WHERE a > 'a'; PRAGMA writable_schema = 1; "
+        "UPDATE sqlite_master SET sql = 'CREATE UNIQUE INDEX i ON t (a)' WHERE name = 'i';",
+        "CREATE TABLE t (a INT, b INT); INSERT INTO t VALUES (1, 1), (9, 9); CREATE INDEX i ON t (a); "
+        "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a) WHERE a > 5' "
+        "WHERE name = 'i';",
         "PRAGMA page_size = 1024; PRAGMA auto_vacuum = FULL; PRAGMA encoding = 'UTF-16le'; CREATE TABLE t (a); "
         "INSERT INTO t VALUES ('ü'); PRAGMA user_version = 7; PRAGMA application_id = 9;",
         "CREATE VIRTUAL TABLE f USING fts5(body); INSERT INTO f VALUES ('a b'); CREATE TABLE t AS SELECT 1 AS a;",
@@ -79,8 +86,11 @@ def test_whatever_sqlite_holds_can_be_restored(tmp_path: Path, sql: str) -> None
     before, kept = Path(database.path).read_bytes(), StoredDump.of(database)
     assert database.check()
     with database.dump() as dump:
-        broken = "INT NOT NULL" in sql or "STRICT" in sql  # what SQLite's quick check finds
-        assert [note.text.startswith("Rows that break rules") for note in dump.notes] == [True] * broken
+        told = " ".join(note.text for note in dump.notes)
+        assert ("Rows that break rules" in told) == ("INT NOT NULL" in sql or "b INT) STRICT" in sql)
+        assert ("Indexes that lack rows" in told) == bool(
+            re.search("= '?CREATE (UNIQUE )?INDEX [^\n;]* ON t \\(a\\)'", sql)
+        )
         assert not any(note.left_out for note in dump.notes)
     with database.scratch() as scratch:
         scratch.restore(kept)
@@ -228,6 +238,33 @@ def test_whatever_duckdb_holds_can_be_restored(tmp_path: Path, sql: str) -> None
     database.restore(kept)
     assert schema(database) == before
     assert StoredDump.of(database).counts == kept.counts
+
+
+def test_an_error_of_duckdb_holds_no_data(tmp_path: Path) -> None:
+    rows = "(1, 'it''s', '2026-01-01', 'x'), (2, 'x', '2026-01-02', 'y')"
+    database = duck(
+        tmp_path / "app.duckdb",
+        "CREATE TABLE t (i INT PRIMARY KEY, s VARCHAR UNIQUE, d DATE, e ENUM ('x', 'y'), CHECK (i < 100)); "
+        f"CREATE TABLE u (s VARCHAR REFERENCES t (s)); INSERT INTO t VALUES {rows}; INSERT INTO u VALUES ('x')",
+    )
+    kept, before = StoredDump.of(database), schema(database)
+    for path, old, new in (
+        ("t.csv", b"2,x", b"2,it's"),
+        ("t.csv", b"2,x", b"secret,x"),
+        ("t.csv", b"2,x", b"99999999999999,secret"),
+        ("t.csv", b"2,x", b"200,secret"),
+        ("t.csv", b"2,x", b"2,secret,secret,secret"),
+        ("t.csv", b"2026-01-02", b"secret"),
+        ("t.csv", b",y", b",secret"),
+        ("u.csv", b"x", b"secret"),
+    ):
+        assert old in kept.files[path]
+        made = {**kept.files, path: kept.files[path].replace(old, new)}
+        with pytest.raises(RestoreFailed, match=r"is unchanged: .*DuckDB says: .*Error") as raised:
+            database.restore(StoredDump(made, kept.counts))
+        for data in ("secret", "it's", "99999", "2026"):
+            assert data not in str(raised.value)
+    assert schema(database) == before
 
 
 def test_a_view_of_what_is_gone_costs_no_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from prefect_snapshots.backups import BackupManager
 from prefect_snapshots.backups.databases import MariaDB, MariaDBUsers
 from prefect_snapshots.backups.databases.base import Tool
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
-from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed
+from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed, StorageFull
 from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
@@ -95,8 +96,17 @@ INSERT INTO `log` VALUES
 (2);
 '); END$$
 CREATE TRIGGER noted AFTER DELETE ON children FOR EACH ROW BEGIN
-  INSERT INTO log VALUES (concat('DELETE;', OLD.id)); END$$
-CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY COMMENT 'it''s ENABLE' DO BEGIN DELETE FROM log; END$$
+  INSERT INTO log VALUES (concat('DELETE;
+DELIMITER ;
+INSERT INTO `children` VALUES
+(1,1,1);
+', OLD.id)); END$$
+CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY COMMENT 'it''s ENABLE' DO BEGIN DELETE FROM log WHERE what = '
+DELIMITER ;
+CREATE TABLE `nowhere` (
+INSERT INTO `log` VALUES
+(1);
+'; END$$
 CREATE EVENT off ON SCHEDULE EVERY 1 DAY DISABLE DO DELETE FROM log$$
 SET sql_mode = ANSI_QUOTES$$
 CREATE FUNCTION "an ""si"() RETURNS int RETURN 1$$
@@ -342,6 +352,7 @@ def test_the_code_of_a_hostile_backup_can_touch_nothing_else_in_a_drill(
                 {"database": ["nc"]},
                 {"more": "DROP DATABASE prod"},
                 {"left_out": "x"},
+                {"size": -1},
             )
         ),
     ],
@@ -365,24 +376,60 @@ def test_the_database_of_a_backup_may_have_any_name(full: MariaDB, admin: Client
     assert state(server, "prod") == prod
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b"(1,'\xc3\xbc", b"(2,'\xc3\xbc"),
-        (b"(1,'\xc3\xbc", b"('not a number','\xc3\xbc"),
-        (b"(1,'\xc3\xbc", b"(1,2,'secret','\xc3\xbc"),
-        (b"'2026-01-01'", b"'secret'"),
-    ],
-)
-def test_an_error_holds_no_data(full: MariaDB, admin: Client, old: bytes, new: bytes) -> None:
+def test_what_does_not_fit_on_the_server_is_not_begun(
+    full: MariaDB, admin: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, before = StoredDump.of(full), state(server)
+    settings = json.loads(kept.files["database.json"])
+    assert 2**20 <= settings["size"] < 2**27
+    large = {**settings, "size": 2**60}
+    dump = StoredDump({**kept.files, "database.json": json.dumps(large).encode()}, kept.counts)
+    for only in ((), ("versions",)):
+        with pytest.raises(StorageFull, match=r"on the server needs 1,152,921,504,606,846,976 bytes in .* Nothing was"):
+            full.restore(dump, only)
+    with full.scratch() as scratch, pytest.raises(StorageFull):
+        scratch.restore(dump)
+    assert state(server) == before
+    assert leftovers(admin) == []
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    full.restore(dump)  # what is free there is not known
+    assert state(server) == before
+
+
+DATA = [
+    (b"(1,'\xc3\xbc", b"(2,'\xc3\xbc"),
+    (b"(1,'\xc3\xbc", b"('not a number','\xc3\xbc"),
+    (b"(1,'\xc3\xbc", b"(1,2,'secret','\xc3\xbc"),
+    (b"(1,'\xc3\xbc", b"(1 2,'secret','\xc3\xbc"),
+    (b"(1,'\xc3\xbc", b"(1 secret,'\xc3\xbc"),
+    (b"(1,'\xc3\xbc", b"(+ 'a\\' for column secret','\xc3\xbc"),
+    (b"'2026-01-01'", b"'secret'"),
+    (b"'2026-01-01'", b"'x\\' for key \\'y\\' secret\\nsecret'"),
+    (b"'b',0x", b"'secret',0x"),
+    (b"0x000000000101000000", b"0x00000000ff"),
+]
+"""What makes rows that no table takes: each has data that a server repeats."""
+
+
+def test_an_error_holds_no_data(full: MariaDB, admin: Client, server: Server) -> None:
     kept = StoredDump.of(full)
-    assert old in kept.files["database.sql"]
-    sql = kept.files["database.sql"].replace(old, new)
-    sql = sql.replace(b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO'", b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES'")
-    with pytest.raises(RestoreFailed, match="ERROR ") as raised:
-        full.restore(StoredDump({**kept.files, "database.sql": sql}, kept.counts))
-    for data in ("secret", "it''s", "ü☃", "not a number"):
-        assert data not in str(raised.value)
+    for old, new in DATA:
+        assert old in kept.files["database.sql"]
+        sql = kept.files["database.sql"].replace(old, new)
+        sql = sql.replace(b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO'", b"SQL_MODE='NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES'")
+        with pytest.raises(RestoreFailed, match="ERROR ") as raised:
+            full.restore(StoredDump({**kept.files, "database.sql": sql}, kept.counts))
+        for data in ("secret", "it''s", "ü☃", "not a number", "01010000"):
+            assert data not in str(raised.value)
+    # Single tables go through a session.
+    admin("INSERT INTO nc.parents VALUES (8, 'secret'), (9, 'secret');")
+    kept = StoredDump.of(full)
+    admin("DELETE FROM nc.parents WHERE id > 7; CREATE UNIQUE INDEX names ON nc.parents (name);")
+    before = state(server)
+    with pytest.raises(RestoreFailed, match=r"ERROR 1062.*Duplicate entry for key 'names'") as raised:
+        full.restore(kept, only=["parents"])
+    assert "secret" not in str(raised.value)
+    assert state(server) == before
 
 
 def test_views_that_no_server_can_create_are_named_or_left_out(full: MariaDB, admin: Client, server: Server) -> None:

@@ -19,7 +19,7 @@ from ..trees.scanning import Directory
 from .archive import Archive, PartReader
 from .claims import data_folder, files_of
 from .databases import open_database
-from .interruption import terminable
+from .interruption import closed_undisturbed, terminable
 from .manifest import DIRECTORY
 from .origin import host
 from .records import Backup
@@ -165,7 +165,8 @@ def _try_database(part: PartReader, source: Database) -> tuple[dict[str, int], l
         check_space(part.stored, place, f"A drill of {part.name}")
     stored = source.checksums(DumpFile(path, map(bytes, part.open(path))) for path in part.paths)
     restored: dict[str, str] = {}
-    with source.scratch() as scratch:
+    with closed_undisturbed() as stack:
+        scratch = stack.enter_context(source.scratch())
         scratch.restore(part)
         found = scratch.counts()
         expected = scratch.still_expected(part.counts, found) if isinstance(scratch, Expires) else part.counts

@@ -53,5 +53,16 @@ def deferred() -> Iterator[None]:
             signal.raise_signal(got)
 
 
+@contextlib.contextmanager
+def closed_undisturbed() -> Iterator[contextlib.ExitStack]:
+    """Yield a stack that no signal keeps from being closed, such as one of what must be deleted again."""
+    stack = contextlib.ExitStack()
+    try:
+        yield stack
+    finally:
+        with deferred():
+            stack.close()
+
+
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()

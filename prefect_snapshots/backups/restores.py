@@ -34,7 +34,7 @@ from .browsing import BackupDiff, restore_changes
 from .claims import Source, data_folder, files_of, holds_repository, is_within, outer_first
 from .databases import open_target
 from .history import BackupHistory
-from .interruption import deferred, terminable
+from .interruption import closed_undisturbed, deferred, terminable
 from .journal import Journal, PartState, RestorePart, RestoreRecord, begun
 from .making import BackupRequest, make
 from .manifest import DIRECTORY
@@ -319,7 +319,7 @@ class _Restore:
     def _round(self, jobs: Sequence[PartRestore]) -> list[str]:
         """Stage all of these, then switch one after the other."""
         warnings: list[str] = []
-        with _closed_undisturbed() as beside:
+        with closed_undisturbed() as beside:
             switches = []
             for job in jobs:
                 self.say("restoring", self.done, len(self.jobs))
@@ -440,17 +440,6 @@ class _Restore:
         if len(by_state[PartState.OLD]) < len(self.jobs):
             return f"Fix the cause, then run {FINISH} to finish the restore."
         return "Nothing was changed. Fix the cause, then restore again."
-
-
-@contextlib.contextmanager
-def _closed_undisturbed() -> Iterator[contextlib.ExitStack]:
-    """A stack that a signal does not keep from being closed: what stands beside targets is deleted first."""
-    stack = contextlib.ExitStack()
-    try:
-        yield stack
-    finally:
-        with deferred():
-            stack.close()
 
 
 def _restored(target: Any, part: Any, only: Sequence[str]) -> Sequence[str]:

@@ -26,6 +26,7 @@ from ...errors import BackupFailed, InvalidArgument
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from ..working import working_folder
 from .base import (
+    DOCUMENTS,
     Address,
     LocalHTTP,
     ServerDatabase,
@@ -195,7 +196,8 @@ class ArangoDB(ServerDatabase):
 
     def _tool(self, name: str) -> Tool:
         secret = self.secret()
-        return Tool.find(name, _PACKAGE, {_VARIABLE: secret} if secret else {}, secret)
+        tool = Tool.find(name, _PACKAGE, {_VARIABLE: secret} if secret else {}, secret)
+        return dataclasses.replace(tool, hidden=DOCUMENTS)
 
     def _run(self, name: str, options: Sequence[str], collections: Sequence[str]) -> None:
         """Run a tool with a file of options, which has room for many collections, and in which no name is an option."""

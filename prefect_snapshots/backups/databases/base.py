@@ -32,6 +32,7 @@ from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
 from ...messages import last_words, logger
 from ...private_files import create_file
 from ...redaction import is_ambiguous, masking, safe_url
+from ..interruption import deferred
 from ..sources import Database, DumpFile, DumpReader, Password, Switch
 
 PIECE = 1 << 20
@@ -44,6 +45,8 @@ _URL = re.compile(
 )
 _DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})")
 _DENIED = re.compile(r"(?i)not authorized|unauthorized|forbidden")
+DOCUMENTS = re.compile(r"(?s)(?P<kept>\b(?:dup key|conflicting key|[Dd]ocument):) .*")
+"""What tools of databases of documents repeat of them in their messages."""
 _DIGEST = 16
 """Bytes of a checksum: 128 bits never collide by chance, and fit on one line of a report."""
 _LARGEST_SETTINGS = 16 * 1024 * 1024
@@ -349,32 +352,26 @@ class Tool:
         Raises:
             BackupFailed: It failed.
         """
-        with contextlib.nullcontext(stderr) if stderr else tempfile.TemporaryFile() as complaints:
-            environment = {**os.environ, **self.environment}
-            try:
-                process = subprocess.Popen(
-                    [self.path, *self.arguments, *arguments],
-                    stdin=stdin,
-                    stdout=stdout,
-                    stderr=complaints,
-                    env=environment,
-                    cwd=cwd,
-                    pass_fds=self.descriptors,
-                )
-            except (OSError, ValueError) as error:  # a name that is too long, or a password with a zero byte
-                raise BackupFailed(f"{self.name} could not be started: {self.masked(str(error))}") from None
-            try:
-                yield process
-            except BaseException:
-                process.kill()
-                raise
-            finally:
-                # Waiting would take forever if the program waits for us.
-                for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        with contextlib.suppress(BrokenPipeError):
-                            pipe.close()
-                process.wait()
+        with contextlib.ExitStack() as stack:
+            complaints = stderr or stack.enter_context(tempfile.TemporaryFile())
+            # A signal in between would leave a program that nobody ends.
+            with deferred():
+                try:
+                    process = subprocess.Popen(
+                        [self.path, *self.arguments, *arguments],
+                        stdin=stdin,
+                        stdout=stdout,
+                        stderr=complaints,
+                        env={**os.environ, **self.environment},
+                        cwd=cwd,
+                        pass_fds=self.descriptors,
+                    )
+                except (OSError, ValueError) as error:  # a name that is too long, or a password with a zero byte
+                    raise BackupFailed(f"{self.name} could not be started: {self.masked(str(error))}") from None
+                stack.push(_ending(process))
+            yield process
+            _close_pipes(process)
+            process.wait()
             if process.returncode:
                 raise BackupFailed(self._failure(process.returncode, complaints))
 
@@ -388,6 +385,26 @@ class Tool:
         """Return a message without secrets and data."""
         text = masking(self.secrets)(text)
         return self.hidden.sub(lambda found: found.groupdict().get("kept") or "", text).strip() if self.hidden else text
+
+
+def _ending(process: subprocess.Popen[bytes]) -> Callable[..., None]:
+    """Return what an `ExitStack` calls: it kills the program if the block failed, and waits for its end."""
+
+    def end(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            process.kill()
+        _close_pipes(process)
+        process.wait()
+
+    return end
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    """Close our ends of the pipes: a program that waits for us would never end."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 class Checksums:

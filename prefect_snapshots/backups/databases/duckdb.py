@@ -41,6 +41,9 @@ _LOAD = "load.sql"
 _TABLE = ".csv"
 _WHOLE = "database.duckdb"
 """The name of a copy of the file itself, for a database whose schema cannot be exported."""
+_DATA = re.compile(r"(?s)(?P<kept>\b(?:key|string|value|range:|Input:)) (?:\"|'|(?=[-+.\d])).*")
+_COLUMN = re.compile(r"(?m)^Error when converting column \"(?:[^\"\n]|\"\")*\"")
+"""What DuckDB repeats of rows, and what it says of a line that it does not read."""
 _AT_ONCE = 1000
 """Rows to fetch at once: few calls, and little memory."""
 _PATIENCE = 60.0
@@ -230,7 +233,7 @@ def _connected(path: str, create: bool = False, read_only: bool = False) -> Iter
         with contextlib.closing(duckdb.connect(path, read_only=read_only, config=config)) as connection:
             yield connection
     except duckdb.Error as error:
-        raise BackupFailed(f"{path}: DuckDB says: {error}") from error
+        raise BackupFailed(f"{path}: DuckDB says: {_without_data(str(error))}") from error
 
 
 def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
@@ -431,6 +434,13 @@ def _place(schema: str, name: str) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _without_data(text: str) -> str:
+    """Return a message of DuckDB without the rows in it: of several lines, only the first one and the column."""
+    column = _COLUMN.search(text)
+    first = _DATA.sub(r"\g<kept> ...", text.partition("\n")[0])
+    return f"{first}. {column[0]}." if column else first
 
 
 def _literal(text: str) -> str:

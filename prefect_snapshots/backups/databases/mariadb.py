@@ -15,13 +15,17 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
+import os
 import re
 import secrets
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, ClassVar
+from pathlib import Path
+from typing import IO, Annotated, Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
@@ -29,6 +33,7 @@ import msgspec
 from ...errors import BackupFailed, InvalidArgument
 from ...messages import logger
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
+from ..working import check_space
 from .base import (
     Address,
     Checksums,
@@ -66,6 +71,8 @@ _STEM = 36
 _LEFT = re.compile(r"(?s)(.*)_(?:being_restored|replaced)_([0-9a-f]{8})")
 _LONGEST_DRILL = 7 * 24 * 3600
 """Seconds after which the server may end the session that holds the lock of a drill: longer than any drill takes."""
+_MB = 1 << 20  # to round sizes: far less than anybody leaves free on a disk
+_HERE = ("", "localhost", "127.0.0.1", "::1")
 _STRICT, _OWNERS = "strict", "owners"
 """Options of a URL: with `false`, views that cannot be used are left out of the backup, and a restore creates
 everything for its own user."""
@@ -91,7 +98,10 @@ _AS_THEY_ARE = b"/*M! SET check_constraint_checks = 0, innodb_strict_mode = 0 */
 Without this no restore would take them. Other servers than MariaDB pass over it."""
 
 _DATA = re.compile(
-    r"(?ms)^-{10,}\n.*?\n-{10,}\n|(?P<kept>(?:Duplicate entry|value:?)) '.*?'(?= for )|(?m:^-{10,}\n(?s:.*)\Z)"
+    r"(?ms)^-{10,}\n.*?\n-{10,}\n|^-{10,}\n.*\Z"
+    # A value may have such a sentence in it: up to the last place where it can end.
+    r"|(?P<kept>Duplicate entry|\bvalue:?|\bnear|Illegal \w+) "
+    r"(?:'.*'(?= for (?:key|column|function) | at line \d| value )|'.*)"
 )
 """What a client repeats of the statement that failed: the rows of somebody's tables."""
 
@@ -103,6 +113,8 @@ class _MariaDBSettings(msgspec.Struct, forbid_unknown_fields=True):
     charset: str
     collation: str
     left_out: list[str] = []
+    size: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
+    """Bytes of its tables and indexes on the server."""
 
     def __post_init__(self) -> None:
         for word in (self.charset, self.collation):
@@ -183,7 +195,13 @@ class MariaDB(ServerDatabase):
             raise BackupFailed(f"{self.name}: There is no such database.")
         broken = self._broken_views() if self.address.options.get(_STRICT) == "false" else {}
         ((charset, collation),) = found
-        settings = _MariaDBSettings(self._database, charset, collation, [f"view {name}" for name in broken])
+        ((size,),) = self._ask(
+            "SELECT JSON_ARRAY(coalesce(sum(data_length + index_length), 0)) FROM information_schema.tables "
+            "WHERE table_schema = database()"
+        )
+        # In whole MB: equal data has equal dumps, though a server counts a few pages more now and then.
+        size = math.ceil(size / _MB) * _MB
+        settings = _MariaDBSettings(self._database, charset, collation, [f"view {name}" for name in broken], size)
         ignored = [f"--ignore-table={self._database}.{name}" for name in broken]
         with self._client("mariadb-dump mysqldump") as tool:
             version = re.search(rb"(\d+)\.(\d+)\.\d+-MariaDB", tool.run("--version"))
@@ -335,7 +353,15 @@ class MariaDB(ServerDatabase):
         return []
 
     def _load(self, dump: DumpReader, settings: _MariaDBSettings, code: IO[bytes], copy: bool) -> None:
-        """Create and fill the tables of a dump, and write what else it creates to `code`."""
+        """Create and fill the tables of a dump, and write what else it creates to `code`.
+
+        Raises:
+            StorageFull: They do not fit on the server. Nothing was created.
+        """
+        ((host, folder),) = self._ask("SELECT JSON_ARRAY(@@hostname, @@datadir)")
+        # The space of another machine, or of a container whose port is forwarded, cannot be known.
+        if self.address.host in _HERE and host == socket.gethostname() and os.path.isdir(folder):
+            check_space(settings.size, Path(folder), f"A copy of {settings.database} on the server")
 
         owners = self.address.options.get(_OWNERS) != "false"
 
@@ -570,21 +596,20 @@ class MariaDB(ServerDatabase):
         account = f"'{user}'@'%'"
         made = f"CREATE USER {account} IDENTIFIED BY '{password}'; GRANT ALL ON {_quoted(pattern)}.* TO {account}"
         try:
-            self._ask(made, database="")
-        except BackupFailed:
-            note = (
-                "The drill ran with the rights of the backup's user, who may not create other users. A malicious "
-                "backup could have used these rights. Grant CREATE USER, so that drills run with fewer rights."
-            )
-            with contextlib.suppress(BackupFailed):
-                self._ask(f"DROP USER IF EXISTS {account}", database="")
-            yield other.url, other.password, (note,)
-            return
-        try:
-            scheme, _, rest = other.url.partition("://")
-            yield f"{scheme}://{quote(user)}@{rest.rpartition('@')[2]}", password, ()
+            try:
+                self._ask(made, database="")
+            except BackupFailed:
+                note = (
+                    "The drill ran with the rights of the backup's user, who may not create other users. A malicious "
+                    "backup could have used these rights. Grant CREATE USER, so that drills run with fewer rights."
+                )
+                yield other.url, other.password, (note,)
+            else:
+                scheme, _, rest = other.url.partition("://")
+                yield f"{scheme}://{quote(user)}@{rest.rpartition('@')[2]}", password, ()
         finally:
-            self._ask(f"DROP USER IF EXISTS {account}", database="")
+            with contextlib.suppress(BackupFailed):  # whoever may not drop users has made none
+                self._ask(f"DROP USER IF EXISTS {account}", database="")
 
     def is_there(self) -> bool:
         """See `CanBeMissing`."""

@@ -24,6 +24,7 @@ from ...errors import BackupFailed, MissingDependency
 from ...redaction import safe_url
 from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
 from .base import (
+    DOCUMENTS,
     ServerDatabase,
     Tool,
     beside_name,
@@ -179,7 +180,8 @@ class MongoDB(ServerDatabase):
         return f"{url}{'&' if '?' in url else '?'}authSource={quote(self.address.database, safe='')}"
 
     def _tool(self, name: str) -> Tool:
-        return Tool.find(name, _PACKAGE, {}, self.secret(), quote(self.secret() or "", safe=""))
+        tool = Tool.find(name, _PACKAGE, {}, self.secret(), quote(self.secret() or "", safe=""))
+        return dataclasses.replace(tool, hidden=DOCUMENTS)
 
     def _with_password(self, url: str) -> str:
         secret = self.secret()
