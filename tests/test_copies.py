@@ -522,6 +522,26 @@ def test_a_copy_shows_what_was_taken_away_replaced_or_is_not_copied_yet(tmp_path
     assert "the copy has other events" in problem.what
 
 
+def test_a_lost_event_comes_back_exactly_as_it_was(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target", password="two")
+    manager = SnapshotManager(source, name="run")
+    for number in range(4):
+        manager.save_snapshot({"n": number}, str(number), {"loss": 0.5})
+        manager.add_tags(str(number), ["x"])
+    assert source.copy_to(target).ok
+    events = list(source.stream("snapshots", "run", lambda _: None).events)
+    [slots] = [place for place in (tmp_path / "source" / "catalog").iterdir() if place.name != "root"]
+    (slots / "000000000001").unlink()
+    (slots / "000000000003").write_bytes(b"damaged")
+    (slots / "000000000006").unlink()
+    report = Repository(tmp_path / "source").repair(copy=target)
+    assert (len(report.actions), report.lost) == (3, [])
+    source = Repository(tmp_path / "source")
+    assert source.stream("snapshots", "run", lambda _: None).events == events
+    assert source.check(True, against=target).problems == []
+    assert SnapshotManager(source, name="run").load_snapshot("1") == {"n": 1}
+
+
 @pytest.mark.parametrize("password", [None, "two"])
 def test_damaged_objects_come_back_from_a_copy(tmp_path: Path, folder: Path, password: str | None) -> None:
     everything, target = copied_pair(tmp_path, folder, password)

@@ -36,6 +36,21 @@ class SecondPlace:
         except (IntegrityError, ObjectMissing):
             return None
 
+    def between(self, kind: str, name: str, before: bytes | None, after: bytes) -> list[tuple[Event, Buffer]]:
+        """Return the events between two others, which are given by their tokens, with the data inside them."""
+        stream = self._stream(kind, name)
+        if stream is None:
+            return []
+        tokens = [event.token for event in stream.events]
+        if after not in tokens or (before is not None and before not in tokens):
+            return []
+        found = stream.events[0 if before is None else tokens.index(before) + 1 : tokens.index(after)]
+        small = [event for event in found if event.content is None or event.content.depth == 0]
+        try:
+            return [(event, stream.inline(event.sequence)) for event in small]
+        except (IntegrityError, ObjectMissing):
+            return []
+
     def records(self, damaged: Stream, segment: str, records: int) -> Iterator[list[Buffer]] | None:
         """Return the records of a log segment in a copy, or None if it has fewer than the given number."""
         stream = self._stream(damaged.kind, damaged.name)

@@ -46,6 +46,9 @@ class Elsewhere(Protocol):
     def content(self, kind: str, name: str, event: Event) -> ContentReader | None:
         """Return the content of a version, or None if it is not there."""
 
+    def between(self, kind: str, name: str, before: bytes | None, after: bytes) -> list[tuple[Event, Buffer]]:
+        """Return the small events between two others, given by their tokens, with the data inside them."""
+
     def records(self, damaged: Stream, segment: str, records: int) -> Iterator[list[Buffer]] | None:
         """Return the records of a log segment, or None if there are fewer than the given number."""
 
@@ -66,7 +69,7 @@ def repair(
     _repair_config(opened, act)
     root = Root()
     for slots in scan_streams(opened):
-        _repair_stream(opened, slots, root.epoch, report, act)
+        _repair_stream(opened, slots, root.epoch, report, act, elsewhere)
         if elsewhere is not None:
             _restore_inline(opened, slots, elsewhere, act)
         _repair_logs(opened, slots, report, act, elsewhere)
@@ -90,7 +93,9 @@ def _repair_config(opened: Opened, act: Act) -> None:
         act(f"rewrite {path}", partial(opened.store.location.replace, path, config_bytes(opened.config)))
 
 
-def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairReport, act: Act) -> None:
+def _repair_stream(
+    opened: Opened, slots: Slots, epoch: int, report: RepairReport, act: Act, elsewhere: Elsewhere | None
+) -> None:
     """Restore damaged slots from summaries. Without a summary, a stand-in keeps the chain whole."""
     stream, location = slots.stream, opened.store.location
     for path in slots.bad_summaries:
@@ -98,7 +103,12 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
     for sequence in sorted(slots.damaged):
         path = slot_path(stream.id, sequence)
         event = slots.rescued.get(sequence)
-        if event is not None:
+        found = _recovered(slots, sequence, elsewhere) if event is None and elsewhere is not None else None
+        if found is not None:
+            event, data = found
+            restore = partial(location.replace, path, stream.slot_bytes(event, data))
+            act(f"restore {path} from the other repository", restore)
+        elif event is not None:
             act(f"restore {path} from a summary", partial(location.replace, path, stream.slot_bytes(event)))
         else:
             event = _stand_in(sequence, slots.events.get(sequence - 1), slots.events.get(sequence + 1), epoch)
@@ -108,6 +118,25 @@ def _repair_stream(opened: Opened, slots: Slots, epoch: int, report: RepairRepor
             hit = (f"{stream.label}#{sequence}",)
             report.lost.append(Problem(path, "the event is lost", hit))
         slots.events[sequence] = event
+
+
+def _recovered(slots: Slots, sequence: int, elsewhere: Elsewhere) -> tuple[Event, Buffer] | None:
+    """Return a lost event with the data inside it from another repository, where it has another number and predecessor.
+
+    The hash in the next event proves that it is exactly the lost one. An event that deletes something, or whose content
+    is in chunks, says something of its own repository, and cannot be restored in this way.
+    """
+    before, after = slots.events.get(sequence - 1), slots.events.get(sequence + 1)
+    if after is None or (before is None and sequence > 1):
+        return None
+    previous = event_hash(before) if before else bytes(32)
+    token = before.token if before else None
+    for other, data in elsewhere.between(slots.stream.kind, slots.stream.name, token, after.token):
+        for epoch in {before.epoch if before else 0, after.epoch}:
+            event = Event(sequence, previous, epoch, other.token, other.time, other.kind, other.body, other.content)
+            if event_hash(event) == after.previous:
+                return event, data
+    return None
 
 
 def _restore_inline(opened: Opened, slots: Slots, elsewhere: Elsewhere, act: Act) -> None:
