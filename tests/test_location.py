@@ -804,3 +804,21 @@ class TestURLs:
         assert location.list("") == []
         assert location.read_many(["x"]) == [None]
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_directory_that_was_removed_meanwhile_is_not_written_to(tmp_path: Path, replaced: bool) -> None:
+    """What was saved would refer to data that is gone."""
+    place = tmp_path / "repository"
+    manager = SnapshotManager(Repository(place), name="m")
+    manager.save_snapshot(bytes(100_000), "one")
+    place.rename(tmp_path / "elsewhere")
+    if replaced:
+        place.mkdir()
+    with pytest.raises(errors.StorageError, match="replaced by another one" if replaced else "removed"):
+        manager.save_snapshot(bytes(100_000), "two")
+    assert list(tmp_path.glob("repository/*")) == []
+    fresh = SnapshotManager(Repository(place), name="m")
+    fresh.save_snapshot(bytes(100_000), "two")
+    assert fresh.repository is not None
+    assert fresh.repository.check(read_data=True).ok

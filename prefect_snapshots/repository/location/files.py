@@ -102,6 +102,8 @@ class Directories:
         self._mode = mode
         # The directories whose entry in their parent is known to be durable.
         self._durable: set[str] = set()
+        # The device and inode of the root, once something was written there.
+        self._identity: tuple[int, int] | None = None
 
     @contextlib.contextmanager
     def opened(self, folder: str, *, create: bool = True) -> Iterator[int]:
@@ -112,6 +114,8 @@ class Directories:
             create: Whether to create a missing directory. Default: True.
         """
         directory = f"{self._root}/{folder}" if folder else self._root
+        if self._identity is not None:
+            self._check_root()
         if create and directory not in self._durable:
             self._make_durable(directory)
         try:
@@ -124,9 +128,27 @@ class Directories:
             self._make_durable(directory)
             descriptor = self._enter(folder)
         try:
+            if create and self._identity is None:
+                self._identity = _identity_of(os.stat(self._root))
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _check_root(self) -> None:
+        """Check that nobody has removed or replaced the root since something was written there.
+
+        What this process remembers of the repository would be wrong: it would refer to data that is gone.
+        """
+        try:
+            if _identity_of(os.stat(self._root)) == self._identity:
+                return
+            what = "replaced by another one"
+        except FileNotFoundError:
+            what = "removed"
+        raise StorageError(
+            f"{self._root}: the directory of the repository was {what} while this process used it. Nothing was "
+            "written. If this is right, restart the process."
+        )
 
     def _enter(self, folder: str) -> int:
         descriptor = os.open(self._root, _DIRECTORY)
@@ -174,6 +196,10 @@ class Directories:
             finally:
                 os.close(descriptor)
         self._durable.add(directory)
+
+
+def _identity_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 _LINK = (
