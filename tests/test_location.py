@@ -815,7 +815,7 @@ def test_a_directory_that_was_removed_meanwhile_is_not_written_to(tmp_path: Path
     place.rename(tmp_path / "elsewhere")
     if replaced:
         place.mkdir()
-    with pytest.raises(errors.StorageError, match="replaced by another one" if replaced else "removed"):
+    with pytest.raises(errors.RepositoryChanged, match="replaced by another one" if replaced else "removed"):
         manager.save_snapshot(bytes(100_000), "two")
     assert list(tmp_path.glob("repository/*")) == []
     fresh = SnapshotManager(Repository(place), name="m")

@@ -14,6 +14,7 @@ from types import TracebackType
 from ...errors import (
     ObjectMissing,
     PermissionDenied,
+    RepositoryChanged,
     SnapshotsError,
     StorageError,
     StorageFull,
@@ -145,7 +146,7 @@ class Directories:
             what = "replaced by another one"
         except FileNotFoundError:
             what = "removed"
-        raise StorageError(
+        raise RepositoryChanged(
             f"{self._root}: the directory of the repository was {what} while this process used it. Nothing was "
             "written. If this is right, restart the process."
         )
