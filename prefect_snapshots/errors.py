@@ -283,9 +283,9 @@ class StagedPartsLost(CommitError):
     Stage these parts again, and commit. `parts` has their positions among the parts of the commit.
     """
 
-    def __init__(self, parts: Sequence[int]) -> None:
-        super().__init__(tuple(parts))
-        self.parts = tuple(parts)
+    def __init__(self, *parts: int) -> None:
+        super().__init__(*parts)
+        self.parts = parts
 
     def _message(self) -> str:
         numbers = ", ".join(map(str, self.parts))

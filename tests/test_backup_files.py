@@ -81,7 +81,7 @@ def test_the_output_of_a_command_counts_if_the_command_succeeds(tmp_path: Path) 
     assert without.restore_backup("latest", confirm=True).warnings == report.warnings
     manager.restore_backup("latest", confirm=True, only={"one": []}, to={"one": tmp_path / "back"})
     assert (tmp_path / "back").read_bytes() == b"a  b\n"
-    with pytest.raises(InvalidArgument, match="cat BACKUP one one"):
+    with pytest.raises(InvalidArgument, match="cat backups/NAME@BACKUP/one/one"):
         manager.restore_backup("latest", confirm=True, only={"one": []})
     failing = [Command("sh -c 'echo half; echo why >&2; exit 3'", name="one"), Command("no-such-program", name="two")]
     for command, why in zip(failing, ["exit code 3: why", "no program 'no-such-program'"], strict=True):

@@ -107,7 +107,9 @@ def test_settings_entry_points_keys_and_the_command_have_a_prefix_of_our_own() -
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert list(project["scripts"]) == ["prefect-snapshots"]
     points = project["entry-points"]
-    assert {group for group in points if not group.startswith("prefect_snapshots.")} == {"prefect.collections"}
+    others = {group for group in points if not group.startswith("prefect_snapshots.")}
+    assert others == {"prefect.collections", "fsspec.specs"}
+    assert list(points["fsspec.specs"]) == ["snapshots"], "no other file system of the registry has this name"
     assert all(name.startswith("prefect_snapshots") for name in points["prefect.collections"])
     keys = artifact_key("backups", "nightly"), maintenance.CHECK, maintenance.PRUNE, watching.WATCH
     assert all(key.startswith("prefect-snapshots-") for key in keys)

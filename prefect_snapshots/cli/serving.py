@@ -263,7 +263,7 @@ class _Request(BaseHTTPRequestHandler):
         from ..messages import logger
 
         if message == "%s":
-            logger.error(message, *arguments)
+            logger.error("%s", *arguments)
 
 
 def _name(found: Contained) -> str:

@@ -232,7 +232,7 @@ class Shared(Durable):
             except IntegrityError:
                 lost.append(process)
         if lost:
-            raise StagedPartsLost(lost)
+            raise StagedPartsLost(*lost)
         return writer.store_cut(share.manifest, _items(share.body, pieces))
 
 
