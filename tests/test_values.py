@@ -1402,7 +1402,9 @@ def test_rows_that_several_regions_need_are_read_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [2**9000, {2**9000: 1}, Fraction(2**9000, 3**9000), range(2**9000), (2**9000,), {2**9000}]
+    "value",
+    [2**9000, {2**9000: 1}, Fraction(2**9000, 3**9000), range(2**9000), (2**9000,), {2**9000}],
+    ids=["integer", "key", "fraction", "range", "tuple", "set"],
 )
 def test_long_integers_come_back_wherever_they_are(value: Any) -> None:
     assert same(restored(value, allow_pickle=True), value)

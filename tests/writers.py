@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from collections.abc import Iterator
 from itertools import count
 
@@ -38,6 +39,13 @@ def commit(repository: Repository, name: str, first: int, numbers: Iterator[int]
             toy.remove(doomed)
 
 
+def endless() -> Iterator[int]:
+    """Yield numbers no faster than a disk commits: in memory, writers would make more versions than a test can read."""
+    for number in count():
+        yield number
+        time.sleep(0.005)
+
+
 def main() -> None:
     """Do what the command line says."""
     what, url, *rest = sys.argv[1:]
@@ -45,7 +53,7 @@ def main() -> None:
     repository = Repository(url, storage_options=options)
     if what == "commit":
         name, first, limit = rest[0], int(rest[1]), int(rest[2])
-        commit(repository, name, first, iter(range(limit)) if limit >= 0 else count())
+        commit(repository, name, first, iter(range(limit)) if limit >= 0 else endless())
     else:
         while True:
             repository.prune(grace=0)
