@@ -239,15 +239,9 @@ class Writer:
             IntegrityError: A chunk has no copy outside the packs to avoid.
         """
         rows = part.table
-        lost = rows[~self.has(rows)]
-        if len(lost):
-            # Another process may have published the index of its chunks since this one has read the index.
-            for _ in self._store.index.looks():
-                lost = rows[~self.has(rows)]
-                if not len(lost):
-                    break
-        if len(lost):
-            raise MissingChunk(lost["chunk"][0].tobytes().hex())
+        # Another process may have published the index of its chunks since this one has read the index.
+        if not self._store.index.look_until(lambda: bool(self.has(rows).all())):
+            raise MissingChunk(rows["chunk"][~self.has(rows)][0].tobytes().hex())
         return rows
 
     def adopt(

@@ -262,6 +262,10 @@ class Index:
                 return
             yield
 
+    def look_until(self, done: Callable[[], bool]) -> bool:
+        """Read new objects until `done` returns True, and return whether it did. See `looks`."""
+        return done() or any(done() for _ in self.looks())
+
     @_locked
     def publish(self, entries: Sequence[ChunkCopy]) -> None:
         """Store the entries of packs that are already durable, as new index objects."""

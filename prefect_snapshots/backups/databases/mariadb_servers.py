@@ -18,21 +18,20 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, PrivilegesRefused
 from ...messages import logger
-from ..sources import Database, Dump, DumpFile, DumpReader, Switch
-from .base import Address, ServerDatabase, check_counts, drill_lock, read_settings, restoring
+from ..sources import Database, DumpReader, Switch
+from .base import Address, drill_lock, restoring
 from .mariadb import FAILED, SESSION, MariaDB, _literal, _quoted, is_left_by_restore
-from .whole_servers import OpenedByURL, WholeServer, place, without_options
+from .whole_servers import AccountsTrial, OpenedByURL, ServerAccounts, WholeServer, without_options
 
 _SYSTEM = ("information_schema", "mysql", "performance_schema", "sys")
 """Databases of the server itself. A dump of `mysql` would not fit any other version of the server."""
-_USERS = "users.json"
 _OWN = ("mariadb.sys", "PUBLIC")
 """Accounts that every server has."""
 _NEW = "prefect_snapshots_new_users"
@@ -245,7 +244,7 @@ class _Users(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, repr=False)
-class MariaDBUsers(ServerDatabase):
+class MariaDBUsers(ServerAccounts[_Users]):
     """The users and roles of a MariaDB server, with their attributes, roles and rights, and without passwords.
 
     A restore creates the users and roles that are missing, and changes no others. Nobody can log in as a new user until
@@ -265,28 +264,17 @@ class MariaDBUsers(ServerDatabase):
 
     schemes: ClassVar[tuple[str, ...]] = MariaDB.schemes
     kind: ClassVar[str] = "mariadb-users"
-    swaps: ClassVar[bool] = True
     switches_last: ClassVar[bool] = True
     default_port: ClassVar[int] = MariaDB.default_port
     options: ClassVar[tuple[str, ...]] = (*MariaDB.options, _WITH_USERS)
-    has_databases: ClassVar[bool] = False
-
-    allow_privileges: bool = False
-
-    def allowing_privileges(self) -> MariaDBUsers:
-        """See `CreatesUsers`."""
-        return replace(self, allow_privileges=True)
+    word: ClassVar[str] = "users"
+    stored_as: ClassVar[type[_Users]] = _Users
 
     def check_url(self, address: Address) -> None:
         without = without_options(self.renamed("_"), (_WITH_USERS,))
         MariaDB(without)  # it checks the other options
         if address.options.get(_WITH_USERS, "true") not in ("true", "false"):
             raise InvalidArgument("In the URL of a MariaDB server, users= is true or false.")
-
-    @property
-    def name(self) -> str:
-        """The URL of the server, without a database."""
-        return place(self._server.name)
 
     @property
     def _server(self) -> MariaDB:
@@ -298,30 +286,18 @@ class MariaDBUsers(ServerDatabase):
         return [f"MariaDB {version}"]
 
     @contextlib.contextmanager
-    def dump(self) -> Iterator[Dump]:
-        """See `Database`."""
-        found = self._read()
-        data = json.dumps(msgspec.to_builtins(found), indent=1, sort_keys=True).encode()
-        yield Dump([DumpFile(_USERS, iter([data]))], found.counts)
-
-    def counts(self) -> dict[str, int]:
-        """See `Database`."""
-        return self._read().counts
-
-    @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
         """See `StagedRestores`. The databases that are staged next need the users, so they are created here.
 
         Leaving the block without a switch drops the new ones.
         """
-        if only:
-            raise InvalidArgument("Users are restored together. Pass an empty list for this part: [].")
+        self._refuse_some(only)
         with contextlib.ExitStack() as stack:
             with restoring(self.name, "and is unchanged"):
                 stack.enter_context(self._alone())
                 self._drop_listed()
                 there = self._there()
-                new = read_settings(dump, _USERS, _Users).without(there)
+                new = self._stored(dump).without(there)
                 if not self.allow_privileges and (refused := new.privileges(there)):
                     raise PrivilegesRefused(self.name, refused)
                 finish = stack.enter_context(self._created(new))
@@ -516,23 +492,13 @@ class MariaDBUsers(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _UsersTrial(MariaDBUsers):
+class _UsersTrial(AccountsTrial[_Users], MariaDBUsers):
     """Reads the users of a backup in a drill, and creates none: what MariaDB has created, it cannot roll back."""
 
-    notes: list[str] = field(default_factory=list, compare=False)
-    found: dict[str, int] = field(default_factory=dict, compare=False)
-
-    def counts(self) -> dict[str, int]:
-        return self.found
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with restoring(self.name, "for a drill"):
-            stored = read_settings(dump, _USERS, _Users)
-            list(stored.statements())
-            stored.later()
+    def _try(self, stored: _Users) -> None:
+        list(stored.statements())
+        stored.later()
         self.notes.append("The users were read and checked, but not created.")
-        self.found.update(stored.counts)
-        check_counts(self.found, dump.counts)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,18 +16,17 @@ of a killed one by it, and takes them over.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeAlias
 
 import msgspec
 
-from ...errors import BackupFailed, InvalidArgument, PrivilegesRefused
+from ...errors import BackupFailed, PrivilegesRefused
 from ...messages import logger
-from ..sources import Database, Dump, DumpFile, DumpReader, Switch
-from .base import ServerDatabase, check_counts, drill_lock, drill_mark, read_settings, restoring
+from ..sources import Database, DumpReader, Switch
+from .base import drill_lock, drill_mark, restoring
 from .postgresql import (
     PostgreSQL,
     _held_marks,
@@ -39,9 +38,8 @@ from .postgresql import (
     _set_statement,
     is_left_by_restore,
 )
-from .whole_servers import OpenedByURL, WholeServer, place
+from .whole_servers import AccountsTrial, OpenedByURL, ServerAccounts, WholeServer
 
-_ROLES = "roles.json"
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[^\x00]+\Z")]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 _Setting: TypeAlias = Annotated[
@@ -188,7 +186,7 @@ class _Roles(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, repr=False)
-class PostgreSQLRoles(ServerDatabase):
+class PostgreSQLRoles(ServerAccounts[_Roles]):
     """The roles of a PostgreSQL server, with their attributes, settings and memberships, and without passwords.
 
     A restore creates the roles that are missing, and changes no other. Their passwords must be set afterwards.
@@ -207,21 +205,10 @@ class PostgreSQLRoles(ServerDatabase):
 
     schemes: ClassVar[tuple[str, ...]] = PostgreSQL.schemes
     kind: ClassVar[str] = "postgresql-roles"
-    swaps: ClassVar[bool] = True
     default_port: ClassVar[int] = PostgreSQL.default_port
     options: ClassVar[tuple[str, ...]] = PostgreSQL.options
-    has_databases: ClassVar[bool] = False
-
-    allow_privileges: bool = False
-
-    def allowing_privileges(self) -> PostgreSQLRoles:
-        """See `CreatesUsers`."""
-        return replace(self, allow_privileges=True)
-
-    @property
-    def name(self) -> str:
-        """The URL of the server, without a database."""
-        return place(self._server.name)
+    word: ClassVar[str] = "roles"
+    stored_as: ClassVar[type[_Roles]] = _Roles
 
     @property
     def _server(self) -> PostgreSQL:
@@ -234,27 +221,15 @@ class PostgreSQLRoles(ServerDatabase):
         return [f"PostgreSQL {version}"]
 
     @contextlib.contextmanager
-    def dump(self) -> Iterator[Dump]:
-        """See `Database`."""
-        found = self._read()
-        data = json.dumps(msgspec.to_builtins(found), indent=1, sort_keys=True).encode()
-        yield Dump([DumpFile(_ROLES, iter([data]))], found.counts)
-
-    def counts(self) -> dict[str, int]:
-        """See `Database`."""
-        return self._read().counts
-
-    @contextlib.contextmanager
     def stage(self, dump: DumpReader, only: Sequence[str] = ()) -> Iterator[Switch]:
         """See `StagedRestores`. The databases that are staged next need the roles, so they are created here.
 
         Leaving the block without a switch drops the new ones. The next restore takes over those of a killed one.
         """
-        if only:
-            raise InvalidArgument("Roles are restored together. Pass an empty list for this part: [].")
+        self._refuse_some(only)
         with contextlib.ExitStack() as stack:
             with restoring(self.name, "and is unchanged"):
-                stored = read_settings(dump, _ROLES, _Roles)
+                stored = self._stored(dump)
                 mark = drill_mark()
                 # Before anything is made: what has no lock is taken over by others. The session ends with this process.
                 _hold_mark(stack.enter_context(self._server._maintenance()), f"_drill_{mark}")
@@ -340,32 +315,22 @@ class PostgreSQLRoles(ServerDatabase):
 
 
 @dataclass(frozen=True, repr=False)
-class _Trial(PostgreSQLRoles):
+class _Trial(AccountsTrial[_Roles], PostgreSQLRoles):
     """Creates the roles of a backup under other names in a drill, and takes that back."""
 
-    notes: list[str] = field(default_factory=list, compare=False)
-    found: dict[str, int] = field(default_factory=dict, compare=False)
-
-    def counts(self) -> dict[str, int]:
-        return self.found
-
-    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
-        with restoring(self.name, "for a drill"):
-            stored = read_settings(dump, _ROLES, _Roles)
-            with self._server._maintenance() as session:
-                there = session.ask("SELECT jsonb_agg(rolname) FROM pg_roles")
-                may = session.ask("SELECT to_jsonb(rolsuper) FROM pg_roles WHERE rolname = current_user")
-                if may:
-                    mark = drill_mark()
-                    new = {role.name: f"r{number}_drill_{mark}" for number, role in enumerate(stored.roles)}
-                    session.run("BEGIN")
-                    for statement in [*stored.statements(there, new, _major(session), {}), *stored.comments(new)]:
-                        session.run(statement)
-                    session.run("ROLLBACK")
-                else:
-                    self.notes.append("The roles were read and not created, because this user is no superuser.")
-        self.found.update(stored.counts)
-        check_counts(self.found, dump.counts)
+    def _try(self, stored: _Roles) -> None:
+        with self._server._maintenance() as session:
+            there = session.ask("SELECT jsonb_agg(rolname) FROM pg_roles")
+            may = session.ask("SELECT to_jsonb(rolsuper) FROM pg_roles WHERE rolname = current_user")
+            if not may:
+                self.notes.append("The roles were read and not created, because this user is no superuser.")
+                return
+            mark = drill_mark()
+            new = {role.name: f"r{number}_drill_{mark}" for number, role in enumerate(stored.roles)}
+            session.run("BEGIN")
+            for statement in [*stored.statements(there, new, _major(session), {}), *stored.comments(new)]:
+                session.run(statement)
+            session.run("ROLLBACK")
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,16 +7,20 @@ roles) are a part of their own, which comes first, because what is in the databa
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast
 from urllib.parse import quote, unquote
 
-from ...errors import BackupFailed
-from ..sources import Database, DropsAbandoned, Password
-from .base import Address, ServerDatabase
+import msgspec
+
+from ...errors import BackupFailed, InvalidArgument
+from ..sources import Database, DropsAbandoned, Dump, DumpFile, DumpReader, Password
+from .base import Address, ServerDatabase, check_counts, read_settings, restoring
 
 
 class OpenedByURL(Database, Protocol):
@@ -114,6 +118,112 @@ class WholeServer(ServerDatabase):
 
     def _matches(self, name: str) -> bool:
         return fnmatch.fnmatchcase(name, "*".join(map(glob.escape, self._pieces)))
+
+
+class Accounts(Protocol):
+    """The accounts of a server, as a dump contains them: a struct whose fields `msgspec` checks."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        ...
+
+
+A = TypeVar("A", bound=Accounts)
+
+
+@dataclass(frozen=True, repr=False)
+class ServerAccounts(ServerDatabase, Generic[A]):
+    """The accounts of a server: users or roles, with their attributes, roles and rights, and without passwords.
+
+    A restore creates the accounts that are missing, and changes no others.
+
+    Args:
+        url: The URL of the server.
+        password: As for one database.
+        allow_privileges: Whether a restore may create accounts with privileges on the server.
+    """
+
+    allow_privileges: bool = False
+
+    swaps: ClassVar[bool] = True
+    has_databases: ClassVar[bool] = False
+    word: ClassVar[str]
+    """What the database calls its accounts, in the plural."""
+    stored_as: ClassVar[type[Accounts]]
+    """The type of what is in the dump."""
+
+    def allowing_privileges(self) -> Self:
+        """See `CreatesUsers`."""
+        return replace(self, allow_privileges=True)
+
+    @property
+    def name(self) -> str:
+        """The URL of the server, without a database."""
+        return place(self._server.name)
+
+    @contextlib.contextmanager
+    def dump(self) -> Iterator[Dump]:
+        """See `Database`."""
+        found = self._read()
+        data = json.dumps(msgspec.to_builtins(found), indent=1, sort_keys=True).encode()
+        yield Dump([DumpFile(self._file, iter([data]))], found.counts)
+
+    def counts(self) -> dict[str, int]:
+        """See `Database`."""
+        return self._read().counts
+
+    @property
+    def _server(self) -> ServerDatabase:
+        """The database that stands for the server."""
+        raise NotImplementedError
+
+    @property
+    def _file(self) -> str:
+        return f"{self.word}.json"
+
+    def _read(self) -> A:
+        """Return the accounts that the server has now."""
+        raise NotImplementedError
+
+    def _stored(self, dump: DumpReader) -> A:
+        """Return the accounts in a dump, checked."""
+        return cast("A", read_settings(dump, self._file, self.stored_as))
+
+    def _refuse_some(self, only: Sequence[str]) -> None:
+        if only:
+            raise InvalidArgument(
+                f"{self.word.capitalize()} are restored together. Pass an empty list for this part: []."
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class AccountsTrial(ServerAccounts[A]):
+    """Tries the accounts of a backup in a drill. Inherit it beside the class of the accounts.
+
+    Attributes:
+        notes: What the drill has not tried.
+        found: How many accounts of each kind came out of the backup.
+    """
+
+    notes: list[str] = field(default_factory=list, compare=False)
+    found: dict[str, int] = field(default_factory=dict, compare=False)
+
+    def counts(self) -> dict[str, int]:
+        """See `Database`."""
+        return self.found
+
+    def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
+        """See `Database`."""
+        with restoring(self.name, "for a drill"):
+            stored = self._stored(dump)
+            self._try(stored)
+        self.found.update(stored.counts)
+        check_counts(self.found, dump.counts)
+
+    def _try(self, stored: A) -> None:
+        """Try to create the accounts, and take that back."""
+        raise NotImplementedError
 
 
 def without_options(url: str, names: Collection[str]) -> str:

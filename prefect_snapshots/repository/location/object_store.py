@@ -30,6 +30,17 @@ is enough for a short outage."""
 _BATCH = 1000  # the most that S3 deletes in one request
 
 
+async def at_once(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the answers to many requests in order. At most `PARALLEL` are sent at the same time."""
+    free = asyncio.Semaphore(PARALLEL)
+
+    async def one(request: Coroutine[Any, Any, T]) -> T:
+        async with free:
+            return await request
+
+    return await asyncio.gather(*map(one, requests))
+
+
 class ObjectStoreLocation(Location):
     """A prefix in a bucket. Each kind of store implements the abstract methods."""
 
@@ -97,17 +108,14 @@ class ObjectStoreLocation(Location):
         keys = [self._key(path) for path in paths]
 
         async def gather(client: Any) -> list[bytes | None]:
-            free = asyncio.Semaphore(PARALLEL)
-
             async def get(path: str, key: str) -> bytes | None:
-                async with free:
-                    try:
-                        with self._errors(path):
-                            return await self._get(client, key, None)
-                    except ObjectMissing:
-                        return None
+                try:
+                    with self._errors(path):
+                        return await self._get(client, key, None)
+                except ObjectMissing:
+                    return None
 
-            return await asyncio.gather(*map(get, paths, keys))
+            return await at_once(map(get, paths, keys))
 
         return self._run("", gather)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -12,7 +11,7 @@ from ...errors import InvalidArgument, ObjectMissing, PermissionDenied, Snapshot
 from . import s3_versions
 from .clients import NO_CACHES, answer_error, blaming_options, unreachable
 from .interface import ObjectInfo
-from .object_store import ATTEMPTS, PARALLEL, ObjectStoreLocation
+from .object_store import ATTEMPTS, PARALLEL, ObjectStoreLocation, at_once
 
 _VERBS = {"ListObjectsV2": "LIST", "DeleteObjects": "DELETE"}
 
@@ -46,13 +45,7 @@ class S3Location(ObjectStoreLocation):
         keys = [self._root + info.path for info in self._objects("") if lock.should_extend(info.modified)]
 
         async def extend(client: Any) -> None:
-            free = asyncio.Semaphore(PARALLEL)
-
-            async def one(key: str) -> None:
-                async with free:
-                    await self._call(client, "put_object_retention", Key=key, Retention=lock.retention)
-
-            await asyncio.gather(*map(one, keys))
+            await at_once(self._call(client, "put_object_retention", Key=key, Retention=lock.retention) for key in keys)
 
         self._run("", extend)
         return len(keys)

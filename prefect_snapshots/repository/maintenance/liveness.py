@@ -83,12 +83,12 @@ def live_rows(opened: Opened, without: Collection[tuple[str, str, int]] = ()) ->
                 raise
             if len(absent):
                 late.append((stream, event, absent))
-    absent_yet = late
-    for _ in index.looks() if late else ():  # they were committed since the index was read
+
+    def all_found() -> bool:
         now = index.table()
-        absent_yet = [one for one in absent_yet if len(np.unique(find_rows(now[0], now[1], one[2])[0])) < len(one[2])]
-        if not absent_yet:
-            break
+        return all(len(np.unique(find_rows(now[0], now[1], absent)[0])) == len(absent) for *_, absent in late)
+
+    index.look_until(all_found)  # they were committed since the index was read
     if index.table()[0] is not heads:
         # It grew, now or when a table of chunks was read.
         known = join_ids(heads[live], table["tail"][live])
