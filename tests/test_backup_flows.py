@@ -227,6 +227,9 @@ def test_a_restore_waits_for_the_name_of_the_backup(
                     repository=str(place / "repository"),
                     poll_interval=1,
                     allow_privileges=True,
+                    keep_extra=True,
+                    only_changed=True,
+                    in_place=True,
                 )
             )
         except Exception as error:
@@ -251,6 +254,7 @@ def test_a_restore_waits_for_the_name_of_the_backup(
     if typed == "its name":
         assert (came.name, rows(place)) == (backup.name, 10)
         assert options["allow_privileges"] is True, "the form starts with the parameter"
+        assert {"keep_extra", "only_changed", "in_place"} <= {name for name, value in options.items() if value is True}
         assert (place / "uploads" / "photo").stat().st_size == 100_000
         told = {event.event: event.payload for event in events_about(f"prefect-snapshots.backups.{name}", 3)}
         asked = told["prefect-snapshots.restore.waiting"]

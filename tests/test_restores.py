@@ -479,6 +479,17 @@ def test_what_the_backup_lacks_stays_if_it_is_to(tmp_path: Path, folder: Path) -
     assert texts(folder) == {"one": "old", "two": "old", "sub/three": "old"}
 
 
+def test_only_files_that_differ_are_written(tmp_path: Path, folder: Path) -> None:
+    manager = BackupManager(tmp_path / "repository", directories=[folder])
+    manager.create_backup()
+    before = (folder / "two").stat().st_ino
+    (folder / "one").write_text("new")
+    report = manager.restore_backup("latest", confirm=True, only_changed=True)
+    assert (set(texts(folder).values()), report.unchanged) == ({"old"}, 2)
+    assert (folder / "two").stat().st_ino == before
+    assert manager.restore_backup("latest", confirm=True).unchanged == 0
+
+
 def test_a_journal_that_makes_no_sense_stops_nothing(tmp_path: Path, folder: Path) -> None:
     from prefect_snapshots.backups.journal import apply_restore_event
     from prefect_snapshots.repository.catalog import Event

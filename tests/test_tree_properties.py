@@ -41,6 +41,7 @@ changes = st.one_of(
     st.tuples(st.just("remove"), paths),
     st.tuples(st.just("rename"), paths, paths),
 )
+options = st.tuples(st.booleans(), st.booleans())
 generations = st.lists(st.lists(changes, min_size=1, max_size=12), min_size=1, max_size=3)
 
 
@@ -100,8 +101,11 @@ def rsync(source: Path, target: Path, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, errors="replace").stdout
 
 
-def follow(history: list[list[tuple[Any, ...]]], folder: Path) -> None:
-    """Back a directory up after each generation of changes, and restore each of them over what there is by then."""
+def follow(history: list[list[tuple[Any, ...]]], folder: Path, options: tuple[bool, bool]) -> None:
+    """Back a directory up after each generation of changes, and restore each of them over what there is by then.
+
+    The options of these restores are `only_changed` and `in_place`.
+    """
     source, vault = folder / "source", Vault(folder / "repository")
     source.mkdir()
     archives = []
@@ -112,24 +116,31 @@ def follow(history: list[list[tuple[Any, ...]]], folder: Path) -> None:
         (folder / f"copy-{number}").mkdir()
         rsync(source, folder / f"copy-{number}")
     for number in reversed(range(len(history))):
-        restored = restore_directory(archives[number].part("source"), source)
+        only_changed, in_place = options
+        part = archives[number].part("source")
+        restored = restore_directory(part, source, only_changed=only_changed, in_place=in_place)
         assert not restored.not_set
         copy = folder / f"copy-{number}"
         assert rsync(copy, source, "--dry-run", "--itemize-changes") == ""
         assert described(source) == described(copy)
+        again = restore_directory(part, source, in_place=True, only_changed=True)
+        assert (again.files, again.unchanged) == (0, restored.files + restored.unchanged)
+        assert described(source) == described(copy)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(history=generations)
-def test_random_directories_come_back_as_rsync_copies_them(history: list[list[tuple[Any, ...]]]) -> None:
+@given(history=generations, options=options)
+def test_random_directories_come_back_as_rsync_copies_them(
+    history: list[list[tuple[Any, ...]]], options: tuple[bool, bool]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        follow(history, Path(folder))
+        follow(history, Path(folder), options)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(history=generations)
-def test_many_random_directories_come_back(history: list[list[tuple[Any, ...]]]) -> None:
+@given(history=generations, options=options)
+def test_many_random_directories_come_back(history: list[list[tuple[Any, ...]]], options: tuple[bool, bool]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        follow(history, Path(folder))
+        follow(history, Path(folder), options)

@@ -307,6 +307,130 @@ def test_attributes_that_cannot_be_set_are_said(tmp_path: Path) -> None:
     assert warning == "The extended attribute 'file: trusted.secret' could not be set."
 
 
+# --- only what differs -----------------------------------------------------------------------------------------------
+
+
+def inodes(root: Path) -> dict[str, int]:
+    files = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path.relative_to(root)): path.stat().st_ino for path in files}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_only_files_that_differ_are_written(tmp_path: Path, vault: Vault, source: Path, in_place: bool) -> None:
+    for name in ("bytes", "time", "mode", "attribute", "linked", "apart", "apart too", "gone", "same", "same too"):
+        (source / "a" / name).write_text("before")
+    os.unlink(source / "a" / "same too")
+    os.link(source / "a" / "same", source / "a" / "same too")
+    os.unlink(source / "a" / "apart too")
+    os.link(source / "a" / "apart", source / "a" / "apart too")
+    (source / "large").write_bytes(bytes(9_000_000))
+    (source / "large too").write_bytes(bytes(9_000_000))
+    part = vault.backup(Directory(source)).part("source")
+    expected, before = described(source), inodes(source)
+
+    def change(name: str, data: bytes, at: int) -> None:
+        """Change bytes, and nothing else that can be seen."""
+        status = (source / name).stat()
+        with (source / name).open("r+b") as file:
+            file.seek(at)
+            file.write(data)
+        os.utime(source / name, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    change("a/bytes", b"BEFORE", 0)
+    change("large too", b"x", 8_999_999)
+    os.utime(source / "a" / "time", ns=(1, 1))
+    (source / "a" / "mode").chmod(0o600)
+    os.setxattr(source / "a" / "attribute", "user.a", b"new")
+    os.link(source / "a" / "linked", tmp_path / "another name")
+    data = (source / "a" / "apart too").read_bytes()
+    (source / "a" / "apart too").unlink()
+    (source / "a" / "apart too").write_bytes(data)
+    (source / "a" / "gone").unlink()
+    (source / "extra").write_text("extra")
+    restored = restore_directory(part, source, in_place=in_place, only_changed=True)
+    assert described(source) == expected
+    now = inodes(source)
+    written = {name for name in now if now[name] != before.get(name)}
+    differing = ("bytes", "time", "mode", "attribute", "linked", "apart", "apart too", "gone")
+    assert written == {"large too", *(f"a/{name}" for name in differing)}
+    assert (restored.files, restored.unchanged) == (len(written), len(now) - len(written))
+    assert (tmp_path / "another name").stat().st_nlink == 1
+    assert not leftovers(tmp_path)
+    assert not leftovers(source)
+    again = restore_directory(part, source, in_place=in_place, only_changed=True)
+    assert (again.files, again.size, again.unchanged) == (0, 0, len(now))
+    assert described(source) == expected
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_unchanged_files_that_change_during_the_build_are_written(
+    tmp_path: Path, vault: Vault, source: Path, in_place: bool
+) -> None:
+    for name in ("appended", "replaced", "deleted", "made private", "renamed", "same"):
+        (source / "a" / name).write_text("before")
+    os.link(source / "a" / "appended", source / "second name")
+    part = vault.backup(Directory(source)).part("source")
+    expected = described(source)
+    with stage_directory(part, source, in_place=in_place, only_changed=True) as switch:
+        with (source / "a" / "appended").open("a") as file:
+            file.write(", after")
+        (source / "new").write_text("after")
+        (source / "new").replace(source / "a" / "replaced")
+        (source / "a" / "deleted").unlink()
+        (source / "a" / "made private").chmod(0o600)
+        (source / "a" / "renamed").rename(source / "a" / "elsewhere")
+        restored = switch()
+    assert described(source) == expected
+    assert restored.files == 6
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_failed_restore_of_what_differs_leaves_the_old_state(
+    tmp_path: Path, vault: Vault, source: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = vault.backup(Directory(source)).part("source")
+    (source / "top").write_text("after")
+    before = described(source)
+    with pytest.raises(KeyboardInterrupt), stage_directory(part, source, in_place=in_place, only_changed=True):
+        raise KeyboardInterrupt
+    assert described(source) == before
+
+    def fail(self: object) -> None:
+        raise OSError(5, "no luck")
+
+    monkeypatch.setattr("prefect_snapshots.trees.restoring.StagedDirectory._finish", fail)
+    with pytest.raises(OSError, match="no luck"):
+        restore_directory(part, source, in_place=in_place, only_changed=True)
+    now = described(source)
+    if in_place:  # swapping there and back sets its time
+        del now[b"."], before[b"."]
+    assert now == before
+    assert not leftovers(tmp_path)
+
+
+@needs_root
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_normal_user_writes_only_what_differs(tmp_path: Path, source: Path, in_place: bool) -> None:
+    """Some of the files belong to others, who let no one link them."""
+    vault = Vault(tmp_path / "repository")
+    give(source)
+    os.chown(source / "a" / "file", 0, 0)
+    (source / "a" / "deep").chmod(0o555)
+    vault.backup(Directory(source))
+    subprocess.run(["chmod", "-R", "a+rX", tmp_path / "repository"], check=True)
+    give(tmp_path / "repository")
+    give(tmp_path)
+    before = inodes(source)
+    (source / "top").write_text("after")
+    options = {"in_place": in_place, "only_changed": True}
+    assert as_nobody(_restore, str(tmp_path / "repository"), str(source), options) == []
+    now = inodes(source)
+    assert "top" in {name for name in now if now[name] != before[name]}
+    assert {name for name in now if now[name] == before[name]} >= {f"a/deep/{each}" for each in range(3)}
+    assert (source / "top").read_text() != "after"
+
+
 # --- what was left out -----------------------------------------------------------------------------------------------
 
 

@@ -330,6 +330,7 @@ class BackupManager:
         progress: Progress | None = None,
         *,
         keep_extra: bool = False,
+        only_changed: bool = False,
         allow_privileges: bool = False,
         dry_run: bool = False,
     ) -> RestoreReport:
@@ -352,6 +353,8 @@ class BackupManager:
                 file by file.
             progress: Called with a label of the current step, how much of it is done, and the total.
             keep_extra: Whether files that are not in the backup stay. Databases are always restored completely.
+            only_changed: Whether files of directories that are identical already are not written again. Their bytes
+                are read and compared. A program that has such a file open keeps the restored file open.
             allow_privileges: Whether roles of a server may be created with privileges: SUPERUSER, CREATEROLE,
                 REPLICATION, BYPASSRLS, memberships in roles that exist, and settings that a role cannot change for
                 itself. Pass True only if you trust everybody who can write to the repository.
@@ -390,6 +393,7 @@ class BackupManager:
                 safety=safety,
                 in_place=in_place,
                 keep_extra=keep_extra,
+                only_changed=only_changed,
                 allow_privileges=allow_privileges,
             )
             jobs = restores.plan(backup, request, self._by_name(backup.part_names))

@@ -64,6 +64,8 @@ class RestoreReport:
         dry_run: Whether this was a dry run, which changes nothing.
         changes: For a dry run: what would change in each target.
         failed_hooks: Full sentences about hooks that failed after the restore.
+        unchanged: How many files of directories were not written, because they were identical. Only with
+            `only_changed`.
     """
 
     name: str
@@ -73,6 +75,7 @@ class RestoreReport:
     dry_run: bool = False
     changes: tuple[BackupDiff, ...] = ()
     failed_hooks: tuple[str, ...] = ()
+    unchanged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class RestoreRequest:
         safety: Whether to make a safety backup of targets that can only be changed in place.
         in_place: Whether a directory that cannot be switched as a whole may be restored file by file.
         keep_extra: Whether files that are not in the backup stay.
+        only_changed: Whether files of directories that are identical already are not written again.
         allow_privileges: Whether users of a server may be created with privileges.
     """
 
@@ -96,6 +100,7 @@ class RestoreRequest:
     safety: bool = True
     in_place: bool = False
     keep_extra: bool = False
+    only_changed: bool = False
     allow_privileges: bool = False
 
     def permitted(self, target: Source) -> Source:
@@ -274,7 +279,9 @@ def restore(
         warnings += [
             f"Part {name!r} is not a file on this machine, and was not restored. {how_to_get(name)}" for name in left
         ]
-    return RestoreReport(backup.name, tuple(job.part.name for job in jobs), safety, tuple(warnings))
+    return RestoreReport(
+        backup.name, tuple(job.part.name for job in jobs), safety, tuple(warnings), unchanged=run.unchanged
+    )
 
 
 def verify(content: Archive, names: Sequence[str], passed: Callable[[int], None]) -> None:
@@ -305,6 +312,7 @@ class _Restore:
     journal: Journal
     safety: str | None
     done: int = 0
+    unchanged: int = 0
 
     def all(self) -> list[str]:
         """Restore all parts. Returns warnings."""
@@ -348,11 +356,13 @@ class _Restore:
                 only=job.only or None,
                 delete=not self.request.keep_extra,
                 in_place=self.request.in_place,
+                only_changed=self.request.only_changed,
             ) as switch:
 
                 def whole() -> Sequence[str]:
                     with deferred():
                         restored = switch()
+                    self.unchanged += restored.unchanged
                     return restored.warnings
 
                 yield whole

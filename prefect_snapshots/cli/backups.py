@@ -212,6 +212,7 @@ def restore(
     to: list[str] | None = None,
     only: list[str] | None = None,
     keep_extra: bool = False,
+    only_changed: bool = False,
     no_safety_backup: bool = False,
     in_place: bool = False,
     allow_privileges: bool = False,
@@ -234,6 +235,7 @@ def restore(
             of a database, or a path. Repeat it for several.
         only: PART, PART::TABLE or PART::PATH: restore only this part, table or path. Repeat it for several.
         keep_extra: Keep files that are not in the backup.
+        only_changed: Compare the files of directories first, and do not write those that are identical already.
         no_safety_backup: Do not back up databases that are changed in place first.
         in_place: Restore a directory that cannot be switched as a whole, such as a mount point, file by file.
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER.
@@ -258,6 +260,7 @@ def restore(
         safety=not no_safety_backup,
         in_place=in_place,
         keep_extra=keep_extra,
+        only_changed=only_changed,
         allow_privileges=allow_privileges,
     )
     if not dry_run:
@@ -554,7 +557,8 @@ def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
             lines.append("Nothing would change." if same else f"This is what restoring {report.name} would change.")
             continue
         safe = f" The previous contents are in backup {report.safety_backup}." if report.safety_backup else ""
-        lines.append(f"Restored {', '.join(report.restored) or 'nothing'} from {report.name}.{safe}")
+        kept = f" Identical, and not written: {count_text(report.unchanged, 'file')}." if report.unchanged else ""
+        lines.append(f"Restored {', '.join(report.restored) or 'nothing'} from {report.name}.{kept}{safe}")
         lines += [*report.warnings, *report.failed_hooks]
     document = documents[0] if len(documents) == 1 else {"restores": documents}
     view = _view_changes if reports and reports[0].dry_run else None

@@ -229,11 +229,14 @@ def restore_backup(
     after: Sequence[Sequence[str]] = (),
     hook_timeout: float = Hooks.timeout,
     allow_privileges: bool = False,
+    keep_extra: bool = False,
+    only_changed: bool = False,
+    in_place: bool = False,
 ) -> RestoreReport:
     """Restore databases and directories after a person has confirmed it on the page of the flow run.
 
     The person must type the name of the backup. Everything is verified and built before anything changes. Anything that
-    is not in the backup is deleted.
+    is not in the backup is deleted, unless you pass `keep_extra`.
 
     Args:
         backup: The name of the backup. Default: the latest.
@@ -246,6 +249,7 @@ def restore_backup(
         before, after, hook_timeout: As for `create_backup`. They run after the confirmation.
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER. The form
             of the confirmation starts with this value, and decides.
+        keep_extra, only_changed, in_place: As for `BackupManager.restore_backup`.
 
     Raises:
         CommandRefused: There are commands, and the settings where the flow runs do not allow them.
@@ -268,7 +272,15 @@ def restore_backup(
     since = time.monotonic()
     with progress_bar(manager, "Restore", found.size) as progress:
         report = manager.restore_backup(
-            found.name, confirm=True, to=to, only=only, progress=progress, allow_privileges=typed.allow_privileges
+            found.name,
+            confirm=True,
+            to=to,
+            only=only,
+            in_place=in_place,
+            progress=progress,
+            keep_extra=keep_extra,
+            only_changed=only_changed,
+            allow_privileges=typed.allow_privileges,
         )
     report_restored(manager, report, found, time.monotonic() - since, typed.your_name.strip())
     return _with_warnings(report, report.name, [*report.warnings, *report.failed_hooks])

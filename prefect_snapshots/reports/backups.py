@@ -105,6 +105,7 @@ def about_restore(report: RestoreReport, backup: Backup, seconds: float, confirm
             "duration": (seconds, "seconds"),
             "size": (sum(part.size for part in parts), "bytes"),
             "files": (sum(part.files for part in parts), "number"),
+            "unchanged files": (report.unchanged or None, "number"),
             "rows": (sum(sum(part.counts.values()) for part in parts) or None, "number"),
             "previous state": (report.safety_backup, "name"),
         }

@@ -31,6 +31,7 @@ class Options:
     delete: bool = True
     in_place: bool = False
     merge: bool = False
+    only_changed: bool = False
 
 
 @dataclass(slots=True)

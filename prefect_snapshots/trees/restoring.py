@@ -21,8 +21,9 @@ from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_
 from .entries import Entry
 from .restore_plan import Options, RestorePlan, above, find_alone, make_plan
 from .stored import StoredTree
+from .unchanged import Placed, UnchangedFiles
 from .workspaces import Workspace, delete_tree, recover, swap, sync_all, workspace
-from .writing import Placed, set_directories, set_open, write_entries
+from .writing import set_directories, set_open, write_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Restored:
         carried: Paths that are not in the tree and stayed: they were excluded, or `delete` was False.
         not_set: Extended attributes that could not be set, as "path: name".
         owner: If the user is root: who else can rename or replace the restored files. Empty if nobody can.
+        unchanged: How many files were not written, because they were identical.
     """
 
     target: Path
@@ -44,6 +46,7 @@ class Restored:
     carried: list[str]
     not_set: list[str]
     owner: str = ""
+    unchanged: int = 0
 
     @property
     def warnings(self) -> list[str]:
@@ -61,10 +64,13 @@ def restore_directory(
     only: str | Sequence[str] | None = None,
     delete: bool = True,
     in_place: bool = False,
+    only_changed: bool = False,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Restored:
     """Restore a directory to the state in a tree, or some files and folders of it. See `stage_directory`."""
-    with stage_directory(tree, target, only=only, delete=delete, in_place=in_place, passed=passed) as switch:
+    with stage_directory(
+        tree, target, only=only, delete=delete, in_place=in_place, only_changed=only_changed, passed=passed
+    ) as switch:
         return switch()
 
 
@@ -77,6 +83,7 @@ def stage_directory(
     delete: bool = True,
     in_place: bool = False,
     merge: bool = False,
+    only_changed: bool = False,
     passed: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Callable[[], Restored]]:
     """Build the new state of a directory beside the old one, verified and durable. The old state does not change.
@@ -92,7 +99,8 @@ def stage_directory(
             then leaves a mixture of old and new. A mount point, and a directory whose parent you cannot write to, can
             only be restored in this way.
         merge: Whether all existing directories stay, and files that are not in the tree are ignored.
-        passed: Called with the number of bytes just written.
+        only_changed: Whether files that are identical already are not written again. See `unchanged`.
+        passed: Called with the number of bytes just written, or found unchanged.
 
     Returns:
         A context manager that yields a function. Calling it switches to the new state. See `StagedDirectory.switch` for
@@ -108,7 +116,7 @@ def stage_directory(
         with _errors(root):
             recover(root)
             paths = (only,) if isinstance(only, str) else only or ()
-            options = Options(delete, in_place, merge)
+            options = Options(delete, in_place, merge, only_changed)
             plan = make_plan(tree, root, paths, options)
             staged = StagedDirectory(tree, root, plan, options, closing)
             staged.build(passed)
@@ -144,6 +152,7 @@ class StagedDirectory:
         self._tree, self._root, self._plan, self._options = tree, root, plan, options
         self._swaps: dict[bytes, _Swap] = {}
         self._spaces: dict[bytes, Workspace] = {}
+        self._unchanged: dict[Workspace, UnchangedFiles] = {}
         self._carried: list[str] = []
         self._not_set: list[str] = []
         self._undo: list[Callable[[], None]] = []
@@ -171,7 +180,9 @@ class StagedDirectory:
             if (found := self._in_workspace(entry.raw)) is not None:
                 placed[found[0].space].append((entry, found[1]))
         for space, entries in placed.items():
-            self._not_set += write_entries(self._tree, space.file, entries, passed)
+            if self._options.only_changed and self._tree.root is not None:
+                self._unchanged[space] = UnchangedFiles(self._above, os.fsencode(self._root.name))
+            self._not_set += write_entries(self._tree, space.file, entries, passed, self._unchanged.get(space))
         self._carry()
         for space, entries in placed.items():
             below = [each for each in entries if b"/" in each[1]]
@@ -288,6 +299,24 @@ class StagedDirectory:
                 _link_anew(source if stays else None, name, target, new_name)
         self._finish_above(made)
 
+    def _write_changed(self) -> None:
+        """Write files that were unchanged during the build, and have changed since."""
+        for space, unchanged in self._unchanged.items():
+            with Parents(space.file) as parents, ExitStack() as back:
+                changed = unchanged.drop_changed(parents)
+                for directory in {place.rpartition(b"/")[0] for _, place in changed}:
+                    file = back.enter_context(opened_below(space.file, directory))
+                    held = os.fstat(file)
+                    # The directory already has the time and the permissions from the tree.
+                    back.callback(os.utime, file, ns=(held.st_atime_ns, held.st_mtime_ns))
+                    _make_writable(file, back)
+                for _, place in changed:
+                    parent, name = parents.find(place)
+                    os.unlink(name, dir_fd=parent)
+                self._not_set += write_entries(self._tree, space.file, changed)
+            if changed:
+                sync_all(space.file)
+
     # --- switching ---------------------------------------------------------------------------------------------------
 
     def switch(self) -> Restored:
@@ -300,6 +329,7 @@ class StagedDirectory:
         with _errors(self._root):
             try:
                 self._carry_again()
+                self._write_changed()
                 for swapped in self._swaps.values():
                     self._take(swapped)
                 for raw in self._plan.extras:
@@ -309,10 +339,16 @@ class StagedDirectory:
                 self._take_back(error)
                 raise
         self._switched = True
-        files = [entry for entry in self._plan.entries if entry.is_file]
+        kept = {
+            entry.raw
+            for unchanged in self._unchanged.values()
+            for names, _ in unchanged.taken.values()
+            for entry, _ in names
+        }
+        files = [entry for entry in self._plan.entries if entry.is_file and entry.raw not in kept]
         owner = owned_by_others(self._root.parent) if os.geteuid() == 0 else ""
         size = sum(entry.size for entry in files)
-        return Restored(self._root, len(files), size, self._carried, self._not_set, owner)
+        return Restored(self._root, len(files), size, self._carried, self._not_set, owner, len(kept))
 
     def _parent(self, place: bytes) -> tuple[int, bytes]:
         """Open the directory of a place, and make it writable."""

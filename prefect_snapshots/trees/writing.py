@@ -6,14 +6,16 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from ..errors import IntegrityError, InvalidName
 from ..repository.location import LargeFile
 from .descriptors import DIRECTORY, Parents, path_of
 from .entries import Entry
 from .stored import StoredTree
+from .unchanged import Placed, UnchangedFiles
 
 _SPAN = 4 * 1024 * 1024
 """Bytes of the body that a thread reads at once: larger spans save few calls, and take more memory per thread."""
@@ -24,8 +26,8 @@ _WORKERS = min(8, max(2, os.cpu_count() or 2))
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _thread = threading.local()
 
-Placed = tuple[Entry, bytes]
-"""An entry, and its path in the folder to which it is written."""
+_File = tuple[Entry, bytes, int]
+"""The entry with the bytes of a file, its first place in the folder, and the offset of its bytes in the content."""
 
 
 def write_entries(
@@ -33,6 +35,7 @@ def write_entries(
     folder: int,
     placed: Sequence[Placed],
     passed: Callable[[int], None] = lambda _: None,
+    unchanged: UnchangedFiles | None = None,
 ) -> list[str]:
     """Write entries below a folder. Directories are private until `set_directories` sets their attributes.
 
@@ -42,7 +45,8 @@ def write_entries(
         tree: The tree with the bytes.
         folder: The descriptor of the folder.
         placed: The entries, directories before their contents.
-        passed: Called with the number of bytes just written.
+        passed: Called with the number of bytes just written, or found unchanged.
+        unchanged: Takes files that need not be written. None: all files are written.
 
     Returns:
         The extended attributes that could not be set, as "path: name".
@@ -52,18 +56,15 @@ def write_entries(
         InvalidName: The file system treats two names of the tree as the same name.
     """
     not_set: list[str] = []
-    files: list[tuple[Entry, bytes, int]] = []
-    written: dict[bytes, bytes] = {}
-    others: list[tuple[bytes, bytes]] = []
+    files: list[_File] = []
+    names: dict[bytes, list[Placed]] = {}
     with Parents(folder) as parents:
         for entry, place in placed:
             if entry.is_file:
                 first, offset = tree.by_path[_text(entry.link or entry.raw)]
-                if first.raw in written:
-                    others.append((written[first.raw], place))
-                else:
-                    written[first.raw] = place
+                if first.raw not in names:
                     files.append((first, place, offset))
+                names.setdefault(first.raw, []).append((entry, place))
                 continue
             parent, name = parents.find(place)
             try:
@@ -79,9 +80,9 @@ def write_entries(
             if tree.root is not None:
                 not_set += _set_named(entry, parent, name)
 
-    def job(span: list[tuple[Entry, bytes, int]]) -> tuple[int, list[str]]:
+    def job(span: list[_File]) -> tuple[int, list[str]]:
         try:
-            return _write_span(tree, span, folder)
+            return _write_span(tree, span, folder, names, unchanged)
         except IntegrityError as error:
             raise tree.damage([(entry, offset) for entry, _, offset in span], error) from error
 
@@ -94,9 +95,10 @@ def write_entries(
             workers.shutdown(cancel_futures=True)
             raise
     with Parents(folder) as from_parents, Parents(folder) as to_parents:
-        for first_place, place in others:
-            (source, old), (target, new) = from_parents.find(first_place), to_parents.find(place)
-            os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        for raw, ((_, first_place), *others) in names.items():
+            for _, place in others if unchanged is None or raw not in unchanged.taken else ():
+                (source, old), (target, new) = from_parents.find(first_place), to_parents.find(place)
+                os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     return not_set
 
 
@@ -198,9 +200,9 @@ def _two_names(entry: Entry) -> InvalidName:
     return InvalidName(f"This file system treats {entry.path!r} and another name in the tree as the same name.")
 
 
-def _spans(files: Iterable[tuple[Entry, bytes, int]]) -> Iterator[list[tuple[Entry, bytes, int]]]:
+def _spans(files: Iterable[_File]) -> Iterator[list[_File]]:
     """Group files whose bytes follow each other; one that is larger than a span is alone."""
-    span: list[tuple[Entry, bytes, int]] = []
+    span: list[_File] = []
     start = end = 0
     for entry, place, offset in files:
         if span and (offset != end or offset + entry.stored - start > _SPAN or len(span) >= _FILES):
@@ -214,7 +216,13 @@ def _spans(files: Iterable[tuple[Entry, bytes, int]]) -> Iterator[list[tuple[Ent
         yield span
 
 
-def _write_span(tree: StoredTree, span: list[tuple[Entry, bytes, int]], folder: int) -> tuple[int, list[str]]:
+def _write_span(
+    tree: StoredTree,
+    span: list[_File],
+    folder: int,
+    names: Mapping[bytes, Sequence[Placed]],
+    unchanged: UnchangedFiles | None,
+) -> tuple[int, list[str]]:
     start = span[0][2]
     end = span[-1][2] + span[-1][0].stored
     together = end - start <= _SPAN
@@ -223,8 +231,13 @@ def _write_span(tree: StoredTree, span: list[tuple[Entry, bytes, int]], folder: 
     if together:
         tree.content.read_into([(start, data)])
     not_set = []
-    with Parents(folder) as parents:
+    with Parents(folder) as parents, Parents(folder if unchanged is None else unchanged.folder) as old:
         for entry, place, offset in span:
+            if unchanged is not None:
+                read = data[offset - start :] if together else None
+                same = partial(_is_same, tree, entry, offset, read, buffer)
+                if unchanged.take(entry, names[entry.raw], old, parents, same):
+                    continue
             parent, name = parents.find(place)
             try:
                 file = os.open(name, _NEW, 0o600, dir_fd=parent)
@@ -243,6 +256,33 @@ def _write_span(tree: StoredTree, span: list[tuple[Entry, bytes, int]], folder: 
             finally:
                 os.close(file)
     return end - start, not_set
+
+
+def _is_same(
+    tree: StoredTree, entry: Entry, offset: int, read: memoryview | None, buffer: memoryview, file: int
+) -> bool:
+    """Compare the bytes of an open file with those of an entry.
+
+    Args:
+        tree: The tree.
+        entry: The entry.
+        offset: The offset of its bytes in the content.
+        read: These bytes, or None to read them piece by piece.
+        buffer: Memory to read them into.
+        file: The descriptor of the file.
+    """
+    for at, length in entry.spans:
+        for done in range(0, length, _SPAN):
+            size = min(_SPAN, length - done)
+            if read is None:
+                tree.content.read_into([(offset + done, buffer[:size])])
+                piece = buffer[:size]
+            else:
+                piece, read = read[:size], read[size:]
+            if os.pread(file, size, at + done) != piece:
+                return False
+        offset += length
+    return True
 
 
 def _write_large(tree: StoredTree, file: int, at: int, length: int, offset: int, buffer: memoryview) -> None:
