@@ -20,7 +20,21 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownOpti
 
 from ..errors import InvalidArgument, InvalidName, SnapshotsError
 from ..redaction import hider
-from . import artifacts, backups, checkpoints, copies, filesystem, maintenance, passwords, report, serving, snapshots
+from . import (
+    artifacts,
+    backups,
+    checkpoints,
+    copies,
+    deployments,
+    filesystem,
+    initializing,
+    maintenance,
+    notifications,
+    passwords,
+    report,
+    serving,
+    snapshots,
+)
 from .output import RED, Answer, as_json, printable, styled
 from .session import Session, parse_options
 
@@ -57,10 +71,13 @@ _app = App(
     version=_version,
     default_parameter=Parameter(negative=(), show_default=False),
 )
+_app.command(initializing.init)
 _app.command(snapshots.app)
 _app.command(checkpoints.app)
 _app.command(artifacts.app)
 _app.command(backups.app)
+_app.command(deployments.deployments)
+_app.command(notifications.notifications)
 _app.command(filesystem.ls)
 _app.command(filesystem.cat)
 _app.command(serving.serve)

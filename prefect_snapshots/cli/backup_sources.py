@@ -1,33 +1,8 @@
-"""Options for what to back up and keep, with defaults from `[tool.prefect-snapshots]` in pyproject.toml.
-
-```toml
-[tool.prefect-snapshots]
-repository = "s3://bucket/backups"
-name = "shop"
-databases = ["postgresql://backup@db.example.com/shop", "app.db"]
-directories = ["uploads"]
-files = ["settings.json"]
-commands = { "users.sql" = "pg_dump --table=users shop" }
-excludes = ["*.log", "/cache/"]
-retention = { keep_last = 10, keep_weekly_within = "3m" }
-
-[tool.prefect-snapshots.hooks]
-before_backup = [["systemctl", "stop", "shop"]]
-after_backup = [["systemctl", "start", "shop"]]
-```
-
-`excludes` are added to the default ones. `ignore_files`, `exclude_caches`, `exclude_if_present`, `one_file_system`,
-`larger_than` and `strict` are those of `Directory`, and apply to all directories. `hooks` are those of `Hooks`, and
-`limit_upload` that of `Repository`.
-
-The file is searched for in the working directory and the directories above it. Paths in it are relative to the file.
-"""
+"""Options for what to back up and keep, with defaults from `[tool.prefect-snapshots]` in pyproject.toml."""
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,32 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument
+from .configuration import DATABASE_BLOCK, configuration
 from .retention import RetentionOptions, policy_of
-from .session import Session
 
 if TYPE_CHECKING:
     from ..backups import BackupManager, Hooks
     from ..repository import Repository
 
-TABLE = "prefect-snapshots"
-_TYPES: Mapping[str, type] = {
-    "repository": str,
-    "name": str,
-    "databases": list,
-    "directories": list,
-    "files": list,
-    "commands": dict,
-    "retention": dict,
-    "hooks": dict,
-    "limit_upload": int,
-    "excludes": list,
-    "ignore_files": list,
-    "exclude_caches": bool,
-    "exclude_if_present": list,
-    "one_file_system": bool,
-    "larger_than": int,
-    "strict": bool,
-}
 _OF_DIRECTORIES = (
     *("ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than", "strict"),
 )
@@ -181,38 +137,6 @@ LeftOut = Annotated[DirectoryOptions, Parameter(name="*")]
 HookArguments = Annotated[HookOptions, Parameter(name="*")]
 
 
-def configuration() -> dict[str, Any]:
-    """Return the configuration in pyproject.toml, with absolute paths.
-
-    Raises:
-        InvalidArgument: A key or a value in it is invalid.
-    """
-    for folder in (here := Path.cwd(), *here.parents):
-        file = folder / "pyproject.toml"
-        if not file.is_file():
-            continue
-        try:
-            table = tomllib.loads(file.read_text()).get("tool", {}).get(TABLE)
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(f"{file} cannot be read: {error}.") from None
-        if table is not None:
-            return _checked(table, file)
-    return {}
-
-
-def configured(session: Session) -> Session:
-    """Return a session for the repository in pyproject.toml, unless the options or the environment name another one."""
-    from ..repository.repository import SETTING
-
-    found = configuration()
-    url, limit = session.url, session.limit_upload
-    return replace(
-        session,
-        url=found.get("repository") if url is None and not os.environ.get(SETTING) else url,
-        limit_upload=found.get("limit_upload") if limit is None else limit,
-    )
-
-
 def manager_of(
     repository: Repository,
     sources: SourceOptions,
@@ -224,17 +148,17 @@ def manager_of(
     from ..backups import BackupManager, Command, Directory, File, StandardInput
 
     configured = configuration()
-    databases: list[Any] = [*sources.database, *map(_database_of_block, sources.block)]
+    databases: Iterable[Any] = [*map(_database, sources.database), *map(_database_of_block, sources.block)]
     directories: list[Any] = list(sources.directory)
     commands = dict(_command(text) for text in sources.command)
     files: list[Any] = list(sources.file)
     if not (databases or directories or files or commands or sources.stdin):
-        databases, directories = configured.get("databases", []), configured.get("directories", [])
+        databases, directories = map(_database, configured.get("databases", [])), configured.get("directories", [])
         files, commands = configured.get("files", []), configured.get("commands", {})
     return BackupManager(
         repository,
         name=sources.name or configured.get("name", "default"),
-        databases=databases,
+        databases=[*databases],
         directories=[Directory(path, **left_out.over(configured)) for path in directories],
         files=[
             *map(File, files),
@@ -253,29 +177,11 @@ def _command(text: str) -> tuple[str, str]:
     return name, command
 
 
+def _database(text: str) -> Any:
+    return _database_of_block(text) if text.startswith(DATABASE_BLOCK) else text
+
+
 def _database_of_block(slug: str) -> Any:
     from ..integration.database_blocks import load_database
 
     return load_database(slug)
-
-
-def _checked(table: Any, file: Path) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise InvalidArgument(f"[tool.{TABLE}] in {file} is not a table.")
-    for key, value in table.items():
-        if key not in _TYPES:
-            keys = ", ".join(_TYPES)
-            raise InvalidArgument(f"[tool.{TABLE}] in {file} has the unknown key {key!r}. The keys are: {keys}.")
-        texts = value if isinstance(value, list) else list(value.values()) if key == "commands" else []
-        if not isinstance(value, _TYPES[key]) or not all(isinstance(text, str) for text in texts):
-            raise InvalidArgument(f"The value of {key} in [tool.{TABLE}] in {file} is invalid: {value!r}.")
-
-    def absolute(text: str) -> str:
-        return text if "://" in text else os.path.join(file.parent, text)
-
-    found = dict(table)
-    for key in {"databases", "directories", "files"} & found.keys():
-        found[key] = [absolute(text) for text in found[key]]
-    if "repository" in found:
-        found["repository"] = absolute(found["repository"])
-    return found

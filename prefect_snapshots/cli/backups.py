@@ -24,14 +24,13 @@ from .backup_sources import (
     LeftOut,
     SourceOptions,
     Sources,
-    configuration,
-    configured,
     manager_of,
 )
+from .configuration import configuration
 from .naming import LATEST, Name, choose
 from .output import PIN, RED, Answer, columns, count_text, deleted, fields, size_text, styled, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned
-from .session import Session, SessionArgument
+from .session import SessionArgument
 
 if TYPE_CHECKING:
     from ..backups import Backup, BackupManager, RestoreReport
@@ -83,7 +82,7 @@ def create(
         tag: A tag, which a retention policy can select. Repeat it for several.
         dry_run: Store nothing. Only show the backup that would be made.
     """
-    manager = manager_of(_opened(session, create=not dry_run), sources, left_out=left_out, hooks=hooks)
+    manager = manager_of(session.open(create=not dry_run), sources, left_out=left_out, hooks=hooks)
     with session.progress() as progress:
         backup = manager.create_backup(
             description,
@@ -113,7 +112,7 @@ def list_all(name: str | None = None, /, *, verbose: bool = False, session: Sess
         name: List only the backups of this name. Default: the name in pyproject.toml, or else all.
         verbose: Also show their parts, with the rows or documents per table or collection.
     """
-    repository = _opened(session)
+    repository = session.open()
     names = _names(repository, name)
     found = {each: _manager(repository, each).list_backups() for each in names}
     document = {
@@ -132,7 +131,7 @@ def show(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answ
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    _, found = _find(_opened(session), backup, name)
+    _, found = _find(session.open(), backup, name)
     return Answer(found.to_dict(), _view_backup)
 
 
@@ -144,7 +143,7 @@ def diff(old: str, new: str = "latest", /, *, name: Name = None, session: Sessio
         old: The name of a backup.
         new: Another backup of the same name. Default: the latest.
     """
-    manager, found = _find(_opened(session), old, name)
+    manager, found = _find(session.open(), old, name)
     difference = manager.diff(found.name, new)
     remark = "They are identical." if difference.identical else ""
     return Answer({**dataclasses.asdict(difference), "identical": difference.identical}, _view_diff, remark)
@@ -157,7 +156,7 @@ def verify(backup: str, /, *, name: Name = None, session: SessionArgument) -> An
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    manager, found = _find(_opened(session), backup, name)
+    manager, found = _find(session.open(), backup, name)
     with session.progress() as progress:
         manager.verify_backup(found.name, progress)
     return Answer(found.to_dict(), remark=f"{found.name} is undamaged: {size_text(found.size)} verified.")
@@ -177,7 +176,7 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
         except (SnapshotsError, OSError) as error:
             findings.append({"what": what, "ok": False, "found": [str(error)]})
 
-    repository = _opened(session, create=True)
+    repository = session.open(create=True)
     look(f"repository {repository.url}", lambda: _look_at_repository(repository))
     manager = manager_of(repository, sources)
     for server in manager.servers:
@@ -241,7 +240,7 @@ def restore(
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER.
         dry_run: Change nothing. Only show what would change.
     """
-    repository = _opened(session, create=not dry_run)
+    repository = session.open(create=not dry_run)
     targets = dict(map(_pair, to or ()))
     names = _names(repository, sources.name)
     if backup is None and len(names) > 1:
@@ -294,7 +293,7 @@ def resume_restore(
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER.
         dry_run: Change nothing. Only show which restores were interrupted, and the state of each part.
     """
-    repository = _opened(session, writing=not dry_run)
+    repository = session.open(writing=not dry_run)
     names = _names(repository, sources.name)
     managers = [manager_of(repository, dataclasses.replace(sources, name=each), hooks=hooks) for each in names]
     found = [(manager, record) for manager in managers for record in manager.list_interrupted_restores()]
@@ -337,7 +336,7 @@ def export(backup: str, path: Path, /, *, name: Name = None, session: SessionArg
         backup: The name of the backup, the beginning of it, or latest.
         path: A file that does not exist yet. With the suffix .zst it is compressed.
     """
-    manager, found = _find(_opened(session), backup, name)
+    manager, found = _find(session.open(), backup, name)
     with session.progress() as progress:
         written = manager.export(found.name, path, progress)
     size = written.stat().st_size
@@ -355,7 +354,7 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
     Args:
         backup: The name of the backup. Default: the latest.
     """
-    repository = _opened(session, writing=True)
+    repository = session.open(writing=True)
     owner, found = _find(repository, backup, sources.name)
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name))
     with session.progress() as progress:
@@ -385,7 +384,7 @@ def delete(
         force: Delete it even if it is pinned or its record cannot be read.
         dry_run: Only show what would be deleted.
     """
-    manager, found = _find(_opened(session, writing=not dry_run), backup, name, whole=True)
+    manager, found = _find(session.open(writing=not dry_run), backup, name, whole=True)
     if found.pinned and not force:
         raise Pinned(
             f"{backup} is pinned. Nothing was deleted. Run `prefect-snapshots backups unpin` first, or pass --force."
@@ -404,7 +403,7 @@ def pin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answe
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    manager, found = _find(_opened(session, writing=True), backup, name)
+    manager, found = _find(session.open(writing=True), backup, name)
     return Answer(manager.pin(found.name).to_dict(), remark=f"Pinned {found.name}.")
 
 
@@ -415,7 +414,7 @@ def unpin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Ans
     Args:
         backup: The name of the backup, the beginning of it, or latest.
     """
-    manager, found = _find(_opened(session, writing=True), backup, name)
+    manager, found = _find(session.open(writing=True), backup, name)
     return Answer(manager.unpin(found.name).to_dict(), remark=f"Unpinned {found.name}.")
 
 
@@ -438,7 +437,7 @@ def edit(
         tag: A new tag. The given tags replace all others. Repeat it for several.
         no_tags: Remove all tags.
     """
-    manager, found = _find(_opened(session, writing=True), backup, name)
+    manager, found = _find(session.open(writing=True), backup, name)
     changed = manager.edit_backup(found.name, description, [] if no_tags else tag)
     return Answer(changed.to_dict(), _view_backup, f"Changed {found.name}.", told=True)
 
@@ -463,7 +462,7 @@ def cleanup(
         dry_run: Only show what would be deleted, and why the rest is kept.
         no_prune: Do not reclaim the space.
     """
-    repository = _opened(session, writing=not dry_run)
+    repository = session.open(writing=not dry_run)
     manager = manager_of(repository, SourceOptions(name=name), retention)
     with session.progress() as progress:
         report = manager.cleanup(dry_run=dry_run, prune=not no_prune, progress=progress)
@@ -471,10 +470,6 @@ def cleanup(
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def _opened(session: Session, *, writing: bool = False, create: bool = False) -> Repository:
-    return configured(session).open(writing=writing, create=create)
 
 
 def _manager(repository: Repository, name: str) -> BackupManager:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PathNotFound
-from .backup_sources import configured
 from .output import Answer, columns, count_text, size_text, table, time_text
 from .session import Session, SessionArgument
 
@@ -56,7 +55,7 @@ def cat(path: str, /, *, session: SessionArgument) -> None:
 def _open(session: Session) -> SnapshotsFileSystem:
     from ..filesystem import SnapshotsFileSystem
 
-    return SnapshotsFileSystem(configured(session).open())
+    return SnapshotsFileSystem(session.open())
 
 
 def _below(files: SnapshotsFileSystem, start: Contained, recursive: bool) -> Iterator[Contained]:

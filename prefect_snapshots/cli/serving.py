@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from ..errors import InvalidArgument, SnapshotsError
 from ..redaction import hider
-from .backup_sources import AS_CONFIGURED, configured, manager_of
+from .backup_sources import AS_CONFIGURED, manager_of
 from .output import Answer, printable
 from .session import SessionArgument
 
@@ -68,7 +68,7 @@ def serve(*, port: int = 0, session: SessionArgument) -> Answer:
         raise InvalidArgument(f"--port must be between 0 and 65535, not {port}.")
     from ..filesystem import RepositoryFiles
 
-    repository = configured(session).open()
+    repository = session.open()
     hide = hider(session.url, session.storage_options)
     with Browser(RepositoryFiles(repository), port, hide) as browser:
         print(f"{printable(repository.url)} is at {browser.url} until you press Ctrl-C.", flush=True)

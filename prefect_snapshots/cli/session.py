@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument, RepositoryNotFound, SnapshotsError, WrongPassword
+from .configuration import configuration
 from .output import printable
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ class Session:
     """The global options of a command.
 
     Args:
-        url: The URL of the repository. Default: what the environment says, else `./snapshots`.
+        url: The URL of the repository. Default: what the environment says, else pyproject.toml, else `./snapshots`.
         storage_options: Options for the file system.
         password_command: A shell command that prints the password.
         password_file: A file with the password.
         no_password: The repository is not encrypted, whatever the environment says.
         quiet: Show no progress.
         yes: Do not ask for confirmation.
-        limit_upload: The most bytes a second to write. None: no limit.
+        limit_upload: The most bytes a second to write. None: what pyproject.toml says, else no limit.
     """
 
     url: str | None = None
@@ -63,7 +64,7 @@ class Session:
         """
         from ..repository.passwords import PASSWORD_SETTING, password_setting
 
-        given = self._password()
+        given = self.password()
         try:
             return self._open(given, writing or create, create)
         except WrongPassword as error:
@@ -72,7 +73,7 @@ class Session:
                 raise WrongPassword(f"{error} The password came from {option}.") from None
             if given is False or password_setting():
                 raise
-        if not _at_terminal():
+        if not at_terminal():
             raise WrongPassword(
                 "The repository is encrypted, and there is no terminal to type its password on. "
                 f"Set {PASSWORD_SETTING}, or pass --password-file or --password-command."
@@ -86,11 +87,26 @@ class Session:
     def location(self) -> Location:
         """Return the location of the repository, without opening it."""
         from ..repository.location import open_location
+
+        return open_location(self.place(), self.storage_options)
+
+    def place(self) -> str:
+        """Return the URL or path of the repository: of the options, the environment, pyproject.toml, or the default.
+
+        Raises:
+            InvalidArgument: pyproject.toml is needed, and is invalid.
+        """
         from ..repository.repository import DEFAULT_URL, SETTING
 
-        return open_location(self.url or os.environ.get(SETTING) or DEFAULT_URL, self.storage_options)
+        return self.url or os.environ.get(SETTING) or configuration().get("repository") or DEFAULT_URL
 
-    def _password(self) -> str | Literal[False] | None:
+    def password(self) -> str | Literal[False] | None:
+        """Return the password of the options, False for `--no-password`, or None if they name none.
+
+        Raises:
+            InvalidArgument: Several options name one.
+            WrongPassword: The file or the command gives none.
+        """
         from ..repository.passwords import password_from_command, password_from_file
 
         if sum(map(bool, (self.password_command, self.password_file, self.no_password))) > 1:
@@ -104,13 +120,14 @@ class Session:
     def _open(self, password: str | Literal[False] | None, writing: bool, create: bool) -> Repository:
         from ..repository.repository import SETTING, Repository
 
+        limit = self.limit_upload
         repository = Repository(
-            self.url,
+            self.place(),
             storage_options=self.storage_options,
             password=password,
             allow_pickle=False,
             read_only=not writing,
-            limit_upload=self.limit_upload,
+            limit_upload=configuration().get("limit_upload") if limit is None and writing else limit,
         )
         try:
             _ = repository.id
@@ -136,7 +153,7 @@ class Session:
         """
         if self.yes:
             return
-        if not _at_terminal():
+        if not at_terminal():
             raise InvalidArgument(f"{question} There is no terminal to ask on: confirm with --yes.")
         for line in about:
             print(printable(line), file=sys.stderr)
@@ -178,7 +195,7 @@ def new_password(command: str | None, file: str | None) -> str:
         return password_from_command(command)
     if file:
         return password_from_file(file)
-    if not _at_terminal():
+    if not at_terminal():
         raise InvalidArgument(
             "There is no terminal to type the new password on. Pass --new-password-file or --new-password-command."
         )
@@ -223,5 +240,6 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _at_terminal() -> bool:
+def at_terminal() -> bool:
+    """Return whether a person can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()

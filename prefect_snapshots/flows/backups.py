@@ -123,7 +123,8 @@ def create_backup(
         permanent: Pin the backup, so that retention never deletes it.
         tags: Labels, which `keep_tags` of a retention policy can select.
         retention: Which backups to keep.
-        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
+            `blocks.current_repository` returns.
         prove: Also restore the backup into a temporary place, and compare. The run fails if something differs.
         proven_within_days: Emit the event `backup.proof-overdue` if the last proven backup is older than this.
         excludes: Patterns of what to exclude from all directories, as in `.gitignore`, in addition to the default ones.

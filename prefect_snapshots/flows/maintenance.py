@@ -44,7 +44,8 @@ def check_repository(repository: str | None = None, read_data: bool = False) -> 
     """Verify that all committed data exists. The run fails if data is missing or damaged.
 
     Args:
-        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
+            `blocks.current_repository` returns.
         read_data: Also read and verify every byte.
 
     Raises:
@@ -78,7 +79,8 @@ def prune_repository(repository: str | None = None, dry_run: bool = False) -> Pr
     """Reclaim the space of data that no version uses. The credentials must allow deletes.
 
     Args:
-        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
+            `blocks.current_repository` returns.
         dry_run: Only report what would be freed.
 
     Raises:
@@ -120,8 +122,9 @@ def extend_locks(repository: str | None = None) -> int:
     """Extend the Object Lock of everything in a bucket, so that it never ends while the data is needed.
 
     Args:
-        repository: A URL or path. Default: the repository that `blocks.current_repository` returns. It needs the
-            storage option `object_lock_days`, which the block has a field for.
+        repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
+            `blocks.current_repository` returns. It needs the storage option `object_lock_days`, which the block has a
+            field for.
 
     Returns:
         The number of objects that are locked for longer now.
@@ -173,7 +176,8 @@ def expire_results(
         keys: The name of the keys, if a block in the same repository is used as `key_storage`.
         dry_run: Only report what would be deleted.
         prune: Also reclaim the space. The credentials must allow deletes.
-        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
+            `blocks.current_repository` returns.
     """
     place = current_repository(repository)
     log = ResultLog(place, name)

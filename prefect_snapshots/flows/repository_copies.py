@@ -12,19 +12,15 @@ from prefect import flow
 
 from ..documents.texts import count_text, size_text
 from ..errors import IntegrityError
-from ..integration.blocks import SnapshotRepository, current_repository
-from ..integration.private_apis import load_block
+from ..integration.blocks import current_repository
 from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
 from ..repository.copies import CopyReport
-from ..repository.repository import Repository
 from .failing import fails_with_one_error
 from .maintenance import LISTED
 
 COPY = "prefect-snapshots-copy"
 """Key of the report in the Prefect UI."""
-
-_BLOCK = "prefect-snapshots-repository/"
 
 
 @flow(name="copy-repository")
@@ -49,7 +45,7 @@ def copy_repository(
     Raises:
         IntegrityError: Some versions or names could not be copied. The report lists them. The others were copied.
     """
-    source, other = _opened(repository), _opened(target)
+    source, other = current_repository(repository), current_repository(target)
     report = source.copy_to(other, kinds=kinds or (), names=names or (), unencrypted=unencrypted)
     what = f"{count_text(report.versions, 'version')}, {size_text(report.size)}, {size_text(report.written)} written"
     run_logger().info("Copied %s to %s: %s.", source.url, other.url, what)
@@ -76,9 +72,3 @@ def copy_repository(
             f"{first.path}: {first.what}. Everything else was copied."
         )
     return report
-
-
-def _opened(place: str | None) -> Repository:
-    if place is not None and place.startswith(_BLOCK):
-        return load_block(SnapshotRepository, place.removeprefix(_BLOCK)).get_repository()
-    return current_repository(place)

@@ -112,7 +112,8 @@ def watch_repository(
         limit: How many bytes may be written `within` the time. Default: no limit.
         within: The period that `limit` applies to.
         timezone: The time zone of the cron expressions.
-        repository: A URL or path. Default: the repository that `blocks.current_repository` returns.
+        repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
+            `blocks.current_repository` returns.
         proven: How old the last proven backup may be, by name: a duration such as `"40d"`, or the cron expression of
             the schedule of drills.
         metrics_file: Also write the figures to this file, whose name ends with `.prom`, for Prometheus.

@@ -21,7 +21,7 @@ from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator, model_validator
 
-from ..errors import EphemeralRepositoryError, RepositoryError
+from ..errors import EphemeralRepositoryError, InvalidArgument, RepositoryError
 from ..repository.choosing import RepositoryLike, selected_repository
 from ..repository.passwords import password_from_command, password_from_file
 from ..repository.repository import DEFAULT_URL, SETTING, Repository
@@ -33,7 +33,8 @@ from .result_gate import check_result
 from .settings import SnapshotsSettings
 
 DEFAULT_BLOCK = "default"
-DEFAULT_SLUG = f"prefect-snapshots-repository/{DEFAULT_BLOCK}"
+_BLOCK = "prefect-snapshots-repository/"
+DEFAULT_SLUG = f"{_BLOCK}{DEFAULT_BLOCK}"
 
 
 def _with_secret_credentials(schema: dict[str, Any], model: type[SnapshotRepository]) -> None:
@@ -215,9 +216,11 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
     The choice between the last two is made once per flow run.
 
     Args:
-        explicit: A repository, a URL or path, or a block. Default: follow the list above.
+        explicit: A repository, a URL or path, a block, or the slug and name of a saved block, such as
+            `"prefect-snapshots-repository/team"`. Default: follow the list above.
 
     Raises:
+        InvalidArgument: There is no block with this name.
         EphemeralRepositoryError: Only the directory is left, and the run is deployed: its working directory is
             deleted when it ends.
         RepositoryError: The Prefect server did not answer whether there is a default block.
@@ -227,7 +230,8 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
         'memory://example'
     """
     if isinstance(explicit, str | os.PathLike):
-        return _opened(os.fspath(explicit))
+        place = os.fspath(explicit)
+        return _of_block(place.removeprefix(_BLOCK)) if place.startswith(_BLOCK) else _opened(place)
     if explicit is not None:
         return explicit if isinstance(explicit, Repository) else explicit.get_repository()
     selected = selected_repository()
@@ -240,6 +244,15 @@ def current_repository(explicit: RepositoryLike | None = None) -> Repository:
     if context is not None and context.flow_run is not None:
         return _unsaid_in(str(context.flow_run.id), get_current_settings().api.url)
     return _unsaid()
+
+
+def _of_block(name: str) -> Repository:
+    try:
+        return load_block(SnapshotRepository, name).get_repository()
+    except ValueError as error:
+        if not isinstance(error.__cause__, ObjectNotFound):
+            raise
+        raise InvalidArgument(f"There is no block {_BLOCK + name!r}. Save it first, or check the name.") from error
 
 
 def _unsaid() -> Repository:

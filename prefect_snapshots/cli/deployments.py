@@ -1,0 +1,247 @@
+"""`prefect-snapshots deployments`: write the deployments of the flows of this package, and apply them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InvalidArgument, SnapshotsError
+from .backup_sources import AS_CONFIGURED, SourceOptions, Sources
+from .configuration import BLOCKS, configuration
+from .output import Answer, columns, table
+from .session import SessionArgument
+
+FlowName = Literal["backup", "restore", "drill", "cleanup", "check", "prune", "watch", "prefect-server", "expire"]
+
+NIGHTLY = "0 2 * * *"
+POOL = "snapshots"
+PREFECT_FILE = Path("prefect.yaml")
+USUAL: tuple[FlowName, ...] = ("backup", "restore", "drill", "check", "watch")
+
+_PLANS: Mapping[FlowName, tuple[str, str, str]] = {
+    "backup": ("create_backup", "Makes a backup, and deletes those that the retention policy does not keep.", NIGHTLY),
+    "restore": ("restore_backup", "Restores a backup after a person has typed its name on the page of the run.", ""),
+    "drill": ("restore_drill", "Restores the latest backup into a temporary place, and compares.", "0 6 1 * *"),
+    "cleanup": ("cleanup_backups", "Deletes backups that the retention policy does not keep.", "0 4 * * 0"),
+    "check": ("check_repository", "Reads and verifies every byte of the repository.", "0 5 * * 0"),
+    "prune": ("prune_repository", "Reclaims the space of deleted data.", "30 4 * * 0"),
+    "watch": ("watch_repository", "Reports overdue backups, and shows the whole repository on one page.", "15 * * * *"),
+    "prefect-server": ("backup_prefect_server", "Backs up the database of the Prefect server.", "30 */6 * * *"),
+    "expire": ("expire_results", "Deletes results of tasks that are older than three months.", "0 6 2 * *"),
+}
+"""The flow, what it does, and the usual schedule of each deployment."""
+
+_BLOCK_OF = dict(zip(("SnapshotRepository", "BackupDatabase"), BLOCKS, strict=True))
+
+_ONE_AT_A_TIME = {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"}}
+_OF_FLOWS = ("excludes", "ignore_files", "exclude_caches", "exclude_if_present", "one_file_system", "larger_than")
+"""Keys of pyproject.toml that are parameters of the flow that makes backups, too."""
+
+
+def deployments(
+    *flows: FlowName,
+    work_pool: str = POOL,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    file: Path = PREFECT_FILE,
+    apply: bool = False,
+    sources: Sources = AS_CONFIGURED,
+    session: SessionArgument,
+) -> Answer:
+    """Write a prefect.yaml with deployments of the flows of this package. You need no checkout and no code of your own.
+
+    Options say what to back up, or else [tool.prefect-snapshots] in pyproject.toml. Runs use the repository that
+    --repository or pyproject.toml names, or else the block `default` or the settings of the worker.
+
+    Args:
+        flows: backup, restore, drill, cleanup, check, prune, watch, prefect-server or expire. Default: backup, restore,
+            drill, check and watch.
+        work_pool: The work pool. Default: snapshots.
+        cron: When backups are made, as a cron expression. Default: 0 2 * * *, every night.
+        timezone: The time zone of all schedules. Default: UTC.
+        file: The file to write. Default: prefect.yaml.
+        apply: Also create the work pool, a process pool, if there is none, and the deployments on the server.
+    """
+    place = session.url or configuration().get("repository")
+    planned = plan(flows or USUAL, sources, place, cron or NIGHTLY, timezone, work_pool)
+    if file.exists():
+        session.confirm(f"Replace {file}?")
+    write(file, planned)
+    if apply:
+        apply_file(file, work_pool)
+    return Answer(
+        {"file": str(file), "applied": apply, "deployments": planned},
+        view_deployments,
+        _next_step(file, work_pool, apply),
+        told=True,
+    )
+
+
+def plan(
+    flows: Sequence[FlowName], sources: SourceOptions, repository: str | None, cron: str, timezone: str, work_pool: str
+) -> list[dict[str, Any]]:
+    """Return the deployments, as prefect.yaml has them.
+
+    Args:
+        flows: What to deploy.
+        sources: What to back up. What it does not say is taken from pyproject.toml.
+        repository: The URL, path or block of the repository. None: what the worker is told.
+        cron: When backups are made.
+        timezone: The time zone of the schedules.
+        work_pool: The work pool.
+
+    Raises:
+        InvalidArgument: Backups are chosen, and there is nothing to back up; flows cannot do what is configured; or
+            the cron expression is invalid.
+    """
+    _check_cron(cron)
+    configured = configuration()
+    name = sources.name or configured.get("name", "default")
+    parts = _parts(sources, configured)
+    if not any(parts.values()) and {"backup", "restore"} & set(flows):
+        raise InvalidArgument(
+            "There is nothing to back up: pass --database, --directory, --file or --block, or configure pyproject.toml."
+        )
+    where = {}
+    if repository is not None:
+        _check_no_secret(repository, "SnapshotRepository")
+        where["repository"] = _absolute(repository)
+    left_out = {key: configured[key] for key in _OF_FLOWS if key in configured}
+    retention = {"retention": configured["retention"]} if "retention" in configured else {}
+    parameters: dict[FlowName, dict[str, Any]] = {
+        "backup": {"description": "scheduled", "name": name, **parts, **left_out, **retention},
+        "restore": {"name": name, **parts},
+        "drill": {"name": name, **{key: value for key, value in parts.items() if key == "databases"}},
+        "cleanup": {"name": name, **retention},
+        "check": {"read_data": True},
+        "watch": {"backups": {name: cron}, "proven": {name: "P40D"}, "margin": "PT2H", "timezone": timezone},
+        "expire": {"older_than": "P90D"},
+    }
+    planned = []
+    for each in dict.fromkeys(flows):
+        flow, about, usual = _PLANS[each]
+        when = cron if each == "backup" else usual
+        planned.append(
+            {
+                "name": name if each in ("backup", "restore", "drill", "cleanup") else "snapshots",
+                "entrypoint": f"prefect_snapshots.flows.{flow}",
+                "description": about,
+                "parameters": {**parameters.get(each, {}), **where},
+                "work_pool": {"name": work_pool},
+                # A run that waits for a person would lose its slot, and be canceled minutes later.
+                **(
+                    {} if each == "restore" else {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"}}
+                ),
+                "schedules": [{"cron": when, "timezone": timezone}] if when else [],
+            }
+        )
+    return planned
+
+
+def write(file: Path, planned: Sequence[Mapping[str, Any]]) -> None:
+    """Write a file for `prefect deploy`."""
+    import yaml
+
+    head = f"# To apply this file, run `prefect --no-prompt deploy --all --prefect-file {file}`.\n"
+    plain = json.loads(json.dumps({"deployments": planned}))  # without values in common, which YAML would refer to
+    file.write_text(head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
+
+
+def apply_file(file: Path, work_pool: str) -> None:
+    """Create the work pool if there is none, and the deployments, on the Prefect server of the active profile.
+
+    Raises:
+        SnapshotsError: Prefect refuses them.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=work_pool, type="process"))
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SnapshotsError(
+            f"{file} was written, but `prefect deploy` failed: {' '.join((done.stderr or done.stdout).split())} Mend "
+            f"this, and run `prefect --no-prompt deploy --all --prefect-file {file}`."
+        )
+
+
+def view_deployments(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of deployments."""
+    rows = [
+        (
+            f"{each['entrypoint'].rpartition('.')[2].replace('_', '-')}/{each['name']}",
+            each["schedules"][0]["cron"] if each["schedules"] else "",
+            each["description"],
+        )
+        for each in document["deployments"]
+    ]
+    yield from table(columns("deployment", "schedule", "what it does↓"), rows)
+
+
+def how_to_run(work_pool: str) -> str:
+    """Return the commands that run what is deployed."""
+    from prefect.settings import get_current_settings
+
+    worker = f"prefect worker start --pool {work_pool}"
+    return worker if get_current_settings().api.url else f"prefect server start, and {worker}"
+
+
+def _next_step(file: Path, work_pool: str, applied: bool) -> str:
+    worker = f"prefect worker start --pool {work_pool}"
+    if applied:
+        return f"Wrote {file}, and created the deployments. To run them: {how_to_run(work_pool)}"
+    pool = f"prefect work-pool create --type process {work_pool}"
+    return f"Wrote {file}. Next: {pool}; prefect --no-prompt deploy --all --prefect-file {file}; {worker}"
+
+
+def _parts(sources: SourceOptions, configured: Mapping[str, Any]) -> dict[str, list[str]]:
+    if sources.command or sources.stdin or configured.get("commands") or configured.get("hooks"):
+        raise InvalidArgument(
+            "Deployments of this command back up databases, directories and files. For commands and hooks, write their "
+            "parameters into prefect.yaml yourself: docs/prefect.md."
+        )
+    given = {
+        "databases": [*sources.database, *sources.block],
+        "directories": [os.path.abspath(each) for each in sources.directory],
+        "files": [os.path.abspath(each) for each in sources.file],
+    }
+    if not any(given.values()):
+        given = {key: [*configured.get(key, ())] for key in given}
+    for url in given["databases"]:
+        _check_no_secret(url, "BackupDatabase")
+    given["databases"] = [_absolute(each) for each in given["databases"]]
+    return {key: value for key, value in given.items() if value}
+
+
+def _check_no_secret(url: str, block: str) -> None:
+    from ..redaction import safe_url
+
+    if safe_url(url) != url:
+        raise InvalidArgument(
+            f"The URL of {safe_url(url)} contains a secret, and the Prefect server stores and shows the parameters of "
+            f"deployments. Save it in a block of the type {block}, and pass {_BLOCK_OF[block]}NAME in its place."
+        )
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place or place.startswith(BLOCKS) else os.path.abspath(place)
+
+
+def _check_cron(cron: str) -> None:
+    from datetime import UTC, datetime
+
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(cron, datetime.now(UTC))
+    except CronSimError as error:
+        raise InvalidArgument(f"{cron!r} is not a cron expression such as '0 2 * * *': {error}.") from None

@@ -1,0 +1,189 @@
+"""What a new user runs first: `init`, `deployments` and `notifications`, on a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.flows import load_flow_from_entrypoint
+from test_cli import Program
+
+from prefect_snapshots import BackupManager, SnapshotRepository
+from prefect_snapshots.backups import Backup
+from prefect_snapshots.integration.private_apis import load_block
+
+PASSWORD = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
+
+
+@pytest.fixture
+def shop(tmp_path: Path, prefect_server: str, warm: Path) -> Program:
+    """In a folder with a database and uploads, and beside a Prefect server."""
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "photo").write_bytes(bytes(10_000))
+    database = sqlite3.connect(tmp_path / "app.db")
+    database.execute("CREATE TABLE users (name TEXT)")
+    database.commit()
+    database.close()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "AWS_"))}
+    home = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
+    return Program(tmp_path, {**kept, **home}, warm)
+
+
+@pytest.fixture
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    """Of the server, which is as before when a test ends."""
+    with get_client(sync_client=True) as client:
+        yield client
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+        for slug in ("prefect-snapshots-repository", "slack-webhook", "webhook"):
+            for document in client.read_block_documents_by_type(slug):
+                client.delete_block_document(document.id)
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
+
+
+def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> None:
+    answers = [("separated by spaces: ", "uploads app.db"), ("[./snapshots]: ", "kept"), ("[0 2 * * *]: ", "")]
+    said, _ = shop.typing("init", "--name", "shop", answers=answers)
+    manager = BackupManager(shop.directory / "kept", name="shop")
+    [first] = manager.list_backups()
+    assert first.name in said
+    assert [part.kind for part in first.parts] == ["sqlite", "directory"]
+
+    # The settings are those of every other command.
+    assert shop.json("backups", "list")["backups"][0]["name"] == first.name
+    assert shop.json("stats")["repository"] == (shop.directory / "kept").as_uri()
+    assert "A backup can be made." in shop.run("backups", "doctor").stdout
+
+    deployed = {each.name: each for each in client.read_deployments() if each.name == "shop"}
+    assert {each.entrypoint for each in client.read_deployments()} == {
+        f"prefect_snapshots.flows.{each}"
+        for each in ("create_backup", "restore_backup", "restore_drill", "check_repository", "watch_repository")
+    }
+    [nightly] = [each for each in client.read_deployments() if str(each.entrypoint).endswith("create_backup")]
+    assert nightly.work_pool_name == "snapshots"
+    assert [schedule.schedule.cron for schedule in nightly.schedules] == ["0 2 * * *"]  # type: ignore[union-attr]
+    assert deployed
+
+    # What is deployed works: the flow finds the repository by the block.
+    made: Backup = load_flow_from_entrypoint(str(nightly.entrypoint))(**nightly.parameters)
+    assert [each.name for each in manager.list_backups()] == [made.name, first.name]
+    for each in client.read_deployments():
+        load_flow_from_entrypoint(str(each.entrypoint)).validate_parameters(each.parameters)
+
+    before = {path.name: path.read_text() for path in shop.directory.glob("p*.*ml")}
+    assert "prefect.yaml already" in shop.complaint("init", "--yes", status=2)
+    assert before == {path.name: path.read_text() for path in shop.directory.glob("p*.*ml")}
+
+
+def test_options_answer_too_and_the_password_is_in_the_block(shop: Program, client: SyncPrefectClient) -> None:
+    SnapshotRepository(url="memory://elsewhere").save("default")
+    encrypted = shop.but(**{PASSWORD: "correct-horse"})
+    document = encrypted.json("init", "--name", "shop", "--directory", "uploads", "--yes")
+    assert document["block"] == "prefect-snapshots-repository/shop"
+    block = load_block(SnapshotRepository, "shop")
+    assert block.password is not None
+    assert block.password.get_secret_value() == "correct-horse"
+    assert [each.name for each in BackupManager(block, name="shop").list_backups()] == [document["backup"]]
+    assert load_block(SnapshotRepository, "default").url == "memory://elsewhere"
+    assert "correct-horse" not in "".join(path.read_text() for path in shop.directory.glob("p*.*ml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--yes"], "There is no terminal to ask on"),
+        (["--directory", "uploads", "--cron", "every day", "--yes"], "is not a cron expression"),
+        (["--database", "postgresql://me:secret@db/shop", "--yes"], "contains a secret"),
+        (["--stdin", "x", "--directory", "uploads", "--yes"], "commands and hooks"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_changes_nothing(shop: Program, arguments: list[str], complaint: str) -> None:
+    before = sorted(shop.directory.iterdir())
+    said = shop.complaint("init", *arguments, status=2)
+    assert complaint in said
+    assert "secret@" not in said
+    assert sorted(shop.directory.iterdir()) == before
+
+
+def test_without_a_server_there_are_a_backup_and_settings(shop: Program) -> None:
+    (shop.directory / "pyproject.toml").write_text("[project]\nname = 'shop'\n")
+    offline = shop.but(PREFECT_API_URL="http://127.0.0.1:9/api")
+    document = offline.json("init", "--directory", "uploads", "--no-deployments", "--yes")
+    assert (document["block"], document["deployments"]) == (None, [])
+    assert (
+        (shop.directory / "pyproject.toml")
+        .read_text()
+        .startswith("[project]\nname = 'shop'\n\n[tool.prefect-snapshots]\n")
+    )
+    assert len(offline.json("backups", "list")["backups"]) == 1
+
+
+def test_flows_are_deployed_without_a_checkout(shop: Program, client: SyncPrefectClient) -> None:
+    chosen = [
+        "backup",
+        "prune",
+        "expire",
+        "prefect-server",
+        "cleanup",
+        "--cron",
+        "30 1 * * *",
+        "--directory",
+        "uploads",
+    ]
+    document = shop.json("deployments", *chosen, "-r", "kept")
+    written = yaml.safe_load((shop.directory / "prefect.yaml").read_text())["deployments"]
+    assert written == document["deployments"]
+    assert [each["schedules"][0]["cron"] for each in written][:2] == ["30 1 * * *", "30 4 * * 0"]
+    assert {each["parameters"]["repository"] for each in written} == {str(shop.directory / "kept")}
+    for each in written:
+        load_flow_from_entrypoint(each["entrypoint"]).validate_parameters(each["parameters"])
+    assert client.read_deployments() == []
+    assert "confirm with --yes" in shop.complaint("deployments", *chosen, status=2)
+    said = shop.run("deployments", "prune", "--apply", "--work-pool", "others", "--yes").stdout
+    assert "prefect worker start --pool others" in said
+    assert [each.work_pool_name for each in client.read_deployments()] == ["others"]
+
+
+def test_what_cannot_be_deployed_is_refused(shop: Program) -> None:
+    assert "nothing to back up" in shop.complaint("deployments", status=2)
+    assert "contains a secret" in shop.complaint("deployments", "check", "-r", "sftp://me:hidden@host/x", status=2)
+    assert not (shop.directory / "prefect.yaml").exists()
+
+
+def test_notifications_are_made_once(shop: Program, client: SyncPrefectClient) -> None:
+    url = "https://hooks.slack.com/services/T1DC2JH3J/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7F"
+    for _ in range(2):
+        made = shop.json("notifications", "slack", "--secret-command", f"echo {url}")
+        assert made["block"] == "slack-webhook/prefect-snapshots-alerts"
+        assert sorted(each.name for each in client.read_automations()) == sorted(
+            each["name"] for each in made["automations"]
+        )
+    assert url not in json.dumps([each.model_dump(mode="json") for each in client.read_automations()])
+    again = shop.json("notifications", "--block", made["block"])
+    assert again["automations"] == made["automations"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Pass slack, teams, mail or webhook"),
+        (["slack", "--block", "slack-webhook/x"], "Pass slack, teams, mail or webhook"),
+        (["mail", "--secret-command", "echo x"], "--sender and --to"),
+        (["slack"], "no terminal"),
+        (["webhook", "--secret-command", "echo not-a-url"], "not a valid URL to call"),
+        (["--block", "slack-webhook/nowhere"], "There is no block"),
+    ],
+)
+def test_notifications_that_make_no_sense(
+    shop: Program, client: SyncPrefectClient, arguments: list[str], complaint: str
+) -> None:
+    assert complaint in shop.complaint("notifications", *arguments, status=2)
+    assert client.read_automations() == []
