@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument
-from .configuration import DATABASE_BLOCK, configuration
+from .project_settings import DATABASE_BLOCK, configuration
 from .retention import RetentionOptions, policy_of
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from .backup_sources import (
     Sources,
     manager_of,
 )
-from .configuration import configuration
 from .naming import LATEST, Name, choose
 from .output import PIN, RED, Answer, columns, count_text, deleted, fields, size_text, styled, table, time_text
+from .project_settings import configuration
 from .retention import NO_RETENTION, Retention, cleaned
 from .session import SessionArgument
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from ..errors import InvalidArgument, SnapshotsError
 from .backup_sources import AS_CONFIGURED, SourceOptions, Sources
-from .configuration import BLOCKS, configuration
 from .output import Answer, columns, table
+from .project_settings import BLOCKS, configuration
 from .session import SessionArgument
 
 FlowName = Literal["backup", "restore", "drill", "cleanup", "check", "prune", "watch", "prefect-server", "expire"]

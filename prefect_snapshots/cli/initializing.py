@@ -13,9 +13,9 @@ from typing import Any
 
 from ..errors import InvalidArgument
 from .backup_sources import AS_CONFIGURED, SourceOptions, Sources, manager_of
-from .configuration import BLOCKS, REPOSITORY_BLOCK, TABLE, configuration
 from .deployments import NIGHTLY, POOL, PREFECT_FILE, USUAL, apply_file, how_to_run, plan, write
 from .output import Answer, fields, printable, size_text
+from .project_settings import BLOCKS, REPOSITORY_BLOCK, TABLE, configuration
 from .session import Session, SessionArgument, at_terminal
 
 _KEPT = ("repository", "name", "databases", "directories", "files")

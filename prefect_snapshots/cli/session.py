@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ..errors import InvalidArgument, RepositoryNotFound, SnapshotsError, WrongPassword
-from .configuration import configuration
 from .output import printable
+from .project_settings import configuration
 
 if TYPE_CHECKING:
     from ..repository import Repository
