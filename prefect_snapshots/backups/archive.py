@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BackupFailed, DamagedVersion, IntegrityError, InvalidArgument
 from ..repository import deltas
-from ..repository.contents import Batch, ContentReader, Item, Stored, Writer
+from ..repository.contents import Batch, ContentReader, Item, Kept, Stored, Writer
 from ..trees.entries import Entry, check_path
 from ..trees.file_reading import PreviousTree
 from ..trees.restoring import write_tree
@@ -33,6 +33,10 @@ def store(
     sources: Sequence[Directory | Database],
     previous: Sequence[Archive] = (),
     passed: Callable[[int], None] = lambda _: None,
+    *,
+    prefix: str = "",
+    joined: Sequence[tuple[Kept, Sequence[BackupPart]]] = (),
+    encode: Callable[[list[BackupPart], list[SourceSummary]], bytes] = lambda parts, _: encode_manifest(parts),
 ) -> tuple[Stored, list[SourceSummary]]:
     """Store a backup.
 
@@ -41,6 +45,9 @@ def store(
         sources: Directories and databases with different names.
         previous: Earlier backups of them, newest first. Data that has not changed since is not read or stored again.
         passed: Called with the number of bytes just read or skipped.
+        prefix: What the names of the parts begin with, before those of the sources.
+        joined: Bodies that are stored already, and the parts that are in each. They come last.
+        encode: Returns the manifest of some parts, with a summary of each that was read here.
 
     Returns:
         The content to commit, and a summary of each source.
@@ -49,7 +56,8 @@ def store(
         BackupFailed: A source cannot be read completely.
         InvalidArgument: Two sources have the same name.
     """
-    names = [source.name for source in sources]
+    others = [part for _, parts in joined for part in parts]
+    names = [*(prefix + source.name for source in sources), *(part.name for part in others)]
     for name in names:
         if names.count(name) > 1:
             raise InvalidArgument(f"Two sources are named {name!r}. Give one of them another name.")
@@ -58,26 +66,30 @@ def store(
 
     def chunks() -> Generator[Item, None, None]:
         for source in sources:
+            name = prefix + source.name
             if isinstance(source, Directory):
-                before = (archive._of_directory(source.name, writer) for archive in previous)
+                before = (archive._of_directory(name, writer) for archive in previous)
                 reader = DirectoryReader(source, next(filter(None, before), None))
                 finishing.append(reader.finish)
                 yield from reader.chunks(writer, passed)
             else:
-                part = BackupPart(source.name, source.kind, [])
+                part = BackupPart(name, source.kind, [])
                 sketches: list[deltas.Sketch] = []
                 notes: list[DumpNote] = []
                 finishing.append(partial(_finish, part, sketches, notes))
                 known = (archive._of_database(part) for archive in previous)
                 yield from _dumped(source, part, sketches, notes, next(filter(None, known), None), passed)
+        for body, _ in joined:
+            yield body
 
     def manifest() -> bytes:
-        parts = []
-        for finish in finishing:
+        own = []
+        for name, finish in zip(names, finishing, strict=False):
             part, summary = finish()
-            parts.append(part)
+            part.name = summary.name = name
+            own.append(part)
             summaries.append(summary)
-        return encode_manifest(parts)
+        return encode([*own, *others], summaries)
 
     writer.read_soon = False
     with closing(chunks()) as given:

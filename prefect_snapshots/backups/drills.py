@@ -25,6 +25,7 @@ from .origin import host
 from .records import Backup
 from .single_files import FILE, File
 from .sources import Database, DumpFile, Expires, Noted
+from .staging import split_name
 from .working import check_space, working_folder
 
 _SHOWN = 10
@@ -113,7 +114,7 @@ def _try(part: PartReader, source: Database | Directory | None) -> DrillRow:
         if part.kind == DIRECTORY:
             files, problems = _try_directory(part)
         elif part.kind == FILE:
-            _, problems, _ = _try_database(part, source if isinstance(source, File) else File(part.name))
+            _, problems, _ = _try_database(part, source if isinstance(source, File) else File(split_name(part.name)[1]))
             files = 1
         elif (database := _database_of(part, source)) is None:
             tried = False
@@ -135,7 +136,7 @@ def _database_of(part: PartReader, source: Database | Directory | None) -> Datab
     if source is not None and not isinstance(source, Directory):
         return source
     try:
-        database = open_database(part.name)
+        database = open_database(split_name(part.name)[1])
     except SnapshotsError:
         return None
     return database if files_of(database) else None

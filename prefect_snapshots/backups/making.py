@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,24 +12,29 @@ from typing import Any
 
 import msgspec
 
-from ..errors import BackupFailed, InvalidArgument
+from ..errors import BackupFailed, InvalidArgument, StagedPartsLost
 from ..messages import logger
 from ..repository.catalog import token_from
 from ..repository.commits import Draft
-from ..repository.contents import Stored, Writer
+from ..repository.contents import StagedPart, Stored, Writer
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..trees.scanning import Directory
 from ..trees.workspaces import recover
 from . import archive
 from .claims import Source
-from .directories import DirectoryReader
+from .directories import DirectoryReader, SourceSummary
 from .history import BackupHistory
 from .interruption import terminable
 from .journal import RestoreRecord
+from .manifest import BackupPart
 from .origin import git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
+from .staging import PlacedPart, StageParts, encode_staged, join, prefix_of
 from .working import clean_working_folders
+
+_ATTEMPTS = 3
+"""How often parts that a prune has freed are staged again. A prune spares what is younger than its grace time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class BackupRequest:
         tags: Labels, which `keep_tags` of a retention policy can select.
         run: Facts about the run that makes it, as plain values.
         token: The token of an earlier backup that raised `CommitUnknown`.
+        parts: Parts that other processes have staged, with the places that they come from. Or a function that has them
+            staged.
     """
 
     sources: Sequence[Source]
@@ -51,6 +58,29 @@ class BackupRequest:
     tags: Sequence[str] = ()
     run: Mapping[str, Any] | None = None
     token: str | None = None
+    parts: Sequence[PlacedPart] | StageParts = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A backup whose sources were checked, and not read yet.
+
+    Attributes:
+        made: Its record, without parts.
+        notes: Notes about its parts, by their names.
+    """
+
+    made: Backup
+    notes: Mapping[str, str]
+
+    def records(self, summaries: Iterable[SourceSummary]) -> list[PartRecord]:
+        """Return the records of parts that were read, and log what was left out of them."""
+        records = []
+        for summary in summaries:
+            for said in summary.notes:
+                logger.warning("%s: %s", summary.name, said.text)
+            records.append(_with_note(part_record(summary), self.notes.get(summary.name)))
+        return records
 
 
 def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int], None]) -> Backup:
@@ -62,40 +92,82 @@ def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int],
         passed: Called with the number of bytes just read or skipped.
 
     Raises:
+        StagedPartsLost: A prune has freed parts that others have staged, and `parts` is no function.
         BackupFailed: A source cannot be read completely, or could not be restored. The message names it.
         CommitUnknown: The storage did not say whether the backup was committed.
     """
-    started = time.monotonic()
+    since = time.monotonic()
     clean_working_folders()  # a killed backup may have left a plain copy of a database
     known = token_from(request.token)
     described = _described(request)
     with terminable():
-        made = _looked_at(described, request.sources)
-        notes = _interrupted_notes(history.open_restores(), request.sources)
-        for source in request.sources:
-            if isinstance(source, Directory):
-                recover(source.path)  # a killed restore may have moved away files that belong into the backup
-        body = body_of(made)
+        started = _started(history, described, request.sources)
+        body = body_of(started.made)
+        parts = list(request.parts(None) if callable(request.parts) else request.parts)
 
         def draft() -> Draft:
             records = history.tracked.state
-            body["id"] = records.free_name(backup_name(history.name, made.created_at, request.description))
+            body["id"] = records.free_name(backup_name(history.name, started.made.created_at, request.description))
             return Draft("backup", body)
 
         def store(writer: Writer) -> Stored:
+            joined = join(history.repository, writer, parts)
             previous = history.previous(source.name for source in request.sources)
-            stored, summaries = archive.store(writer, request.sources, previous, passed)
-            for summary in summaries:
-                for said in summary.notes:
-                    logger.warning("%s: %s", summary.name, said.text)
-            parts = [_with_note(part_record(summary), notes.get(summary.name)) for summary in summaries]
-            body["parts"] = msgspec.to_builtins(parts)
-            body["duration"] = round(time.monotonic() - started, 3)
-            return stored
+            stored, summaries = archive.store(
+                writer, request.sources, previous, passed, joined=[(each.body, each.parts) for each in joined]
+            )
+            records = [*started.records(summaries), *(record for each in joined for record in each.records)]
+            body["parts"] = msgspec.to_builtins(records)
+            body["versions"] = dict(started.made.versions) | {
+                name: list(versions) for each in joined for name, versions in each.versions.items()
+            }
+            body["duration"] = round(time.monotonic() - since, 3)
+            written = stored.content.written + sum(each.written for each in joined)
+            return Stored(msgspec.structs.replace(stored.content, written=written), stored.inline)
 
-        event = history.tracked.store(draft, None, store, token=known)
+        for attempt in range(_ATTEMPTS):
+            try:
+                event = history.tracked.store(draft, None, store, token=known)
+                break
+            except StagedPartsLost as lost:
+                if not callable(request.parts) or attempt == _ATTEMPTS - 1:
+                    raise
+                logger.warning("A prune has freed %d staged parts before they were committed.", len(lost.parts))
+                for number, again in zip(lost.parts, request.parts(lost.parts), strict=True):
+                    parts[number] = again
     assert event is not None
     return read_record(event)
+
+
+def stage(history: BackupHistory, request: BackupRequest, place: str, passed: Callable[[int], None]) -> StagedPart:
+    """Store all sources for a backup that another process commits.
+
+    Args:
+        history: The stream of the backup.
+        request: What to back up. Only its sources count.
+        place: Where they are.
+        passed: Called with the number of bytes just read or skipped.
+
+    Returns:
+        What the process that commits needs.
+
+    Raises:
+        BackupFailed: As for `make`.
+    """
+    clean_working_folders()
+    prefix = prefix_of(place)
+    with terminable():
+        history.tracked.refresh()
+        started = _started(history, _described(request), request.sources, prefix)
+
+        def encode(parts: list[BackupPart], summaries: list[SourceSummary]) -> bytes:
+            return encode_staged(parts, started.records(summaries), started.made.versions)
+
+        def store(writer: Writer) -> Stored:
+            previous = history.previous(prefix + source.name for source in request.sources)
+            return archive.store(writer, request.sources, previous, passed, prefix=prefix, encode=encode)[0]
+
+        return history.repository.stage(store)
 
 
 def preview(history: BackupHistory, request: BackupRequest) -> Backup:
@@ -150,6 +222,17 @@ def _described(request: BackupRequest) -> Backup:
         host=host(),
         run=None if request.run is None else clean_metadata(request.run),
     )
+
+
+def _started(history: BackupHistory, described: Backup, sources: Sequence[Source], prefix: str = "") -> _Started:
+    """Check the sources, and prepare them to be read."""
+    made = _looked_at(described, sources)
+    notes = _interrupted_notes(history.open_restores(), sources)
+    for source in sources:
+        if isinstance(source, Directory):
+            recover(source.path)  # a killed restore may have moved away files that belong into the backup
+    versions = {prefix + name: found for name, found in made.versions.items()}
+    return _Started(dataclasses.replace(made, versions=versions), {prefix + name: note for name, note in notes.items()})
 
 
 def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from ..errors import BackupFailed, ConfirmationRequired, InvalidArgument, NotProven, SnapshotsError
 from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.contents import StagedPart
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
@@ -34,11 +35,12 @@ from .export import write_tar
 from .history import KIND, BackupHistory
 from .hooks import NO_HOOKS, Hooks, around
 from .journal import RestoreRecord
-from .making import BackupRequest, checked_string, make, preview
+from .making import BackupRequest, checked_string, make, preview, stage
 from .records import LATEST, Backup, FailedBackup
 from .restores import RestoreReport, RestoreRequest
 from .single_files import Command, File, StandardInput
 from .sources import Database, DatabaseServer, DropsAbandoned
+from .staging import PlacedPart, StageParts
 
 DEFAULT_RETENTION = RetentionPolicy()
 
@@ -134,6 +136,7 @@ class BackupManager:
         prove: bool = False,
         dry_run: bool = False,
         token: str | None = None,
+        parts: Sequence[PlacedPart] | StageParts = (),
     ) -> Backup:
         """Back up all databases and directories. If one of them fails, nothing is committed.
 
@@ -152,22 +155,28 @@ class BackupManager:
             dry_run: Whether to store nothing, and only return the backup that would be made. Databases are checked,
                 and not read.
             token: From an earlier call that raised `CommitUnknown`. If that backup was committed, it is returned.
+            parts: Parts that other processes have stored with `stage_backup`: for each, the place and the part. They
+                become parts of this backup. Or a function that returns them: it is called with None for all parts, and
+                with the numbers of some that have to be stored again. With `dry_run`, they do not count.
 
         Returns:
             The backup.
 
         Raises:
             BackupFailed: A source could not be read completely, or could not be restored from the backup, or a hook
-                before the backup failed. The message names it. Nothing was committed.
+                before the backup failed, or a part is not valid. The message names it. Nothing was committed.
+            StagedPartsLost: A prune has freed some of `parts`. The error has their numbers. Nothing was committed.
             NotProven: The backup was made, but `prove` found that the restored data is not identical.
             ToolMissing: A program is not installed. The message names its package.
             CommitUnknown: The storage did not say whether the backup was committed.
         """
         if dry_run:
-            return preview(self._history, self._request(include_directories, description, permanent, tags, run, token))
+            request = self._request(include_directories, description, permanent, tags, run, token, empty=bool(parts))
+            return preview(self._history, request)
         # Hooks may start a server, and have to learn that it cannot be reached: so databases are listed between them.
         with around(self.hooks, "backup", self.name) as outcome:
-            request = self._request(include_directories, description, permanent, tags, run, token)
+            request = self._request(include_directories, description, permanent, tags, run, token, empty=bool(parts))
+            request = dataclasses.replace(request, parts=parts)
             backup = make(self._history, request, _counting(progress, "backing up", 0))
             outcome.backup, outcome.incomplete = backup.name, backup.incomplete
         if prove:
@@ -181,6 +190,43 @@ class BackupManager:
             logger.warning("Backup %s was made, but its retention policy could not be applied: %r", backup.name, error)
         return dataclasses.replace(backup, failed_hooks=tuple(outcome.failed_hooks))
 
+    def stage_backup(self, place: str, sources: Sequence[str] = (), progress: Progress | None = None) -> StagedPart:
+        """Store databases and directories for a backup that another process commits. No backup appears yet.
+
+        Call it on each machine that has some of the sources. What it returns is small and contains no secret: send it,
+        with pickle or with `to_text`, to the process that calls `create_backup` with all of these as `parts`. Parts
+        that no backup contains are freed by `prune`. Hooks are not run.
+
+        Args:
+            place: The name of this machine. The names of the parts begin with it, as in `db1::postgresql://...`.
+            sources: The names of the sources to store, or of the patterns. Default: all.
+            progress: Called with a label, the bytes done so far, and 0, because the total is unknown.
+
+        Returns:
+            A value that says where the data is.
+
+        Raises:
+            BackupFailed: A source could not be read completely, or could not be restored from the backup.
+            InvalidArgument: The manager has no source with one of these names.
+            InvalidName: The place is not a valid name, or contains a colon.
+            ToolMissing: A program is not installed. The message names its package.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from prefect_snapshots import BackupManager
+            >>> folder = pathlib.Path(tempfile.mkdtemp()) / "logs"
+            >>> folder.mkdir()
+            >>> _ = (folder / "today.txt").write_text("all is well")
+            >>> web1 = BackupManager("memory://example-parts", directories=[folder])  # on the machine web1
+            >>> part = web1.stage_backup("web1")
+            >>> manager = BackupManager("memory://example-parts")  # on any machine
+            >>> backup = manager.create_backup("nightly", parts=[("web1", part)])
+            >>> backup.part_names
+            ['web1::logs']
+        """
+        request = self._request(True, "", False, (), None, None, only=sources)
+        return stage(self._history, request, place, _counting(progress, "backing up", 0))
+
     def _request(
         self,
         include_directories: bool,
@@ -189,13 +235,22 @@ class BackupManager:
         tags: Sequence[str],
         run: Mapping[str, Any] | None,
         token: str | None,
+        *,
+        only: Sequence[str] = (),
+        empty: bool = False,
     ) -> BackupRequest:
         sources = self._sources(include_directories)
         known = {source.name for source in sources}
+        servers = [server for server in self.servers if not only or server.name in only]
+        if unknown := sorted({*only} - known - {server.name for server in servers}):
+            raise InvalidArgument(
+                f"The manager has no source named {unknown[0]!r}. It has: {', '.join(sorted(known))}."
+            )
         # Of two patterns that match one database, the first counts. Roles come before the databases that they own.
-        listed = {each.name: each for server in reversed(self.servers) for each in server.databases()}
+        listed = {each.name: each for server in reversed(servers) for each in server.databases()}
+        sources = [source for source in sources if not only or source.name in only]
         sources = [*sorted((each for each in listed.values() if each.name not in known), key=_name), *sources]
-        if not sources:
+        if not sources and not empty:
             raise InvalidArgument(
                 "There is nothing to back up. Give the manager databases=[...], directories=[...] or files=[...]."
             )

@@ -37,6 +37,8 @@ _SHOWN = 10
 """Files of a part that a note names: more would make the record large, and nobody reads them."""
 _MOST_NOTES = 50
 """Notes of a database that a record keeps, for the same reason."""
+_LEAST_ROOM = 10
+"""Further notes that `part_record` may add."""
 _MOST_FAILURES = 400
 """Failed backups that are remembered, the newest ones: a year of nightly failures, in a few hundred kilobytes."""
 _LONGEST = 2000
@@ -406,6 +408,11 @@ def part_record(done: SourceSummary) -> PartRecord:
         notes=notes,
         incomplete=bool(done.unreadable) or any(note.left_out for note in done.notes),
     )
+
+
+def limited_notes(notes: Sequence[str]) -> list[str]:
+    """Return notes that somebody else wrote, no more and no longer than those that `part_record` writes."""
+    return [note[:_LONGEST] for note in notes[: _MOST_NOTES + _LEAST_ROOM]]
 
 
 def clocks_behind(events: Iterable[Event], now: datetime) -> dict[int, str]:

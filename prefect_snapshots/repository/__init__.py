@@ -4,6 +4,7 @@ It does not use Prefect, JAX or databases. The kinds are built on `Repository` a
 """
 
 from .choosing import use_repository
+from .contents import StagedPart
 from .repository import Repository
 
-__all__ = ["Repository", "use_repository"]
+__all__ = ["Repository", "StagedPart", "use_repository"]

@@ -82,15 +82,17 @@ def commit(
         raise CommitUnknown(token.hex(), str(error)) from error
 
 
-def stage(catalog: Catalog, chunks: Store, buffers: Sequence[Buffer]) -> Stored:
+def stage(catalog: Catalog, chunks: Store, content: Sequence[Buffer] | Callable[[Writer], Stored]) -> Stored:
     """Store content that no event names yet. See `Repository.stage`."""
-    few = inline(b"", buffers)
-    if few is not None:
-        return few
+    if not callable(content):
+        few = inline(b"", content)
+        if few is not None:
+            return few
+        separate = [chunk for buffer in content for chunk in cut([buffer])]
     spare_reserve(chunks.location, _count_streams(catalog))
+    store = content if callable(content) else lambda writer: writer.store_cut(b"", separate)
     # A later commit finds out by itself whether these chunks are still stored, so nobody needs the epoch.
-    separate = [chunk for buffer in buffers for chunk in cut([buffer])]
-    return _store(catalog, chunks, lambda writer: writer.store_cut(b"", separate))[0]
+    return _store(catalog, chunks, store)[0]
 
 
 def _count_streams(catalog: Catalog) -> int:

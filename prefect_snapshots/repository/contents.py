@@ -12,6 +12,8 @@ verifies every byte.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -25,9 +27,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedObject, IntegrityError, MalformedContent, MissingChunk, ObjectMissing, StorageError
+from ..errors import (
+    DamagedObject,
+    IntegrityError,
+    InvalidArgument,
+    MalformedContent,
+    MissingChunk,
+    ObjectMissing,
+    StorageError,
+)
 from .chunking import cut
-from .index import BASES, LARGEST_CHUNK, ChunkCopy, Index, find_rows
+from .index import BASES, LARGEST_CHUNK, ChunkCopy, Index, find_rows, sizes_of
 from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path
 from .reserve import spare_reserve
@@ -96,6 +106,22 @@ class StagedPart(msgspec.Struct, array_like=True, frozen=True):
     content: Content
     inline: bytes
     """The bytes themselves, if there are few."""
+
+    def to_text(self) -> str:
+        """Return it as a string of letters, digits, `-` and `_`."""
+        return base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).decode().rstrip("=")
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Return the part that `to_text` has turned into a string.
+
+        Raises:
+            InvalidArgument: It is no such string.
+        """
+        try:
+            return msgspec.msgpack.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
+        except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as error:
+            raise InvalidArgument(f"This is no staged part: {error}. Stage it again.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +247,8 @@ class Writer:
         index = self._store.index
         heads, table, packs = index.table()
         which, found = find_rows(heads, table, rows["chunk"])
+        same = sizes_of(table["size"][found]) == rows["size"][which]  # a forged table may state others
+        which, found = which[same], found[same]
         usable = np.array([pack not in self._avoid for pack in packs], bool)
         has = np.zeros(len(rows), bool)
         has[which[index.readable(found, lambda rows: usable[table["pack"][rows]])]] = True
@@ -243,6 +271,20 @@ class Writer:
         if not self._store.index.look_until(lambda: bool(self.has(rows).all())):
             raise MissingChunk(rows["chunk"][~self.has(rows)][0].tobytes().hex())
         return rows
+
+    def keep_body(self, part: ContentReader) -> Kept:
+        """Return the body of such a content, without its manifest, to commit it as a part of another one.
+
+        Raises:
+            IntegrityError: As for `keep`.
+            MalformedContent: A chunk has bytes of the body and of the manifest, or the content has no chunks.
+        """
+        rows = self.keep(part)
+        ends = np.concatenate([[0], np.cumsum(rows["size"], dtype=np.int64)])
+        count = int(ends.searchsorted(part.body_size))
+        if int(ends[count]) != part.body_size:
+            raise MalformedContent("the body of a staged part does not end where a chunk does")
+        return Kept(rows[:count])
 
     def adopt(
         self,

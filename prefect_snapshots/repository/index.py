@@ -508,6 +508,11 @@ def is_whole(rows: Array) -> NDArray[np.bool_]:
     return found
 
 
+def sizes_of(sizes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the sizes of chunks from the field `size` of rows of a table, or of records."""
+    return sizes & np.uint32(_SIZE_MASK)
+
+
 def split_ids(chunks: Array) -> tuple[NDArray[np.uint64], Array]:
     """Return the first 8 bytes of 32-byte ids as integers, and the other 24."""
     flat = np.ascontiguousarray(chunks).view(np.uint8).reshape(-1, ID_SIZE)

@@ -230,20 +230,21 @@ class Repository:
             return self.commit(stream, draft, content=source.inline, token=token)
         return self.commit(stream, draft, store=lambda writer: writer.adopt(source, passed), token=token)
 
-    def stage(self, buffers: Sequence[Buffer]) -> StagedPart:
+    def stage(self, content: Sequence[Buffer] | Callable[[Writer], Stored]) -> StagedPart:
         """Store bytes for a commit that another process makes, or this one later.
 
         The process that commits opens each part with `staged`, and keeps its chunks with `Writer.keep` while its own
         content is stored. A part whose data was pruned meanwhile is reported there, and must be staged again.
 
         Args:
-            buffers: The bytes. A chunk never contains bytes of two buffers, so that a commit can keep some of them.
+            content: The bytes. A chunk never contains bytes of two buffers, so that a commit can keep some of them. Or
+                a function that stores the content with a writer, as for `commit`.
 
         Returns:
             A small value that says where the bytes are.
         """
         opened = self._writing()
-        stored = stage(opened.catalog, opened.store, buffers)
+        stored = stage(opened.catalog, opened.store, content)
         return StagedPart(self.id, stored.content, stored.inline)
 
     def staged(self, part: StagedPart) -> ContentReader:
