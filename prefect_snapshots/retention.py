@@ -68,6 +68,7 @@ class RetentionItem:
         exempt: Reasons to keep it regardless of the policy, such as "pinned", "released" or "alias production".
         host: The machine that created it, for `group_by`.
         sources: The names of its sources, for `group_by`.
+        series: Items of different series are always in different groups.
     """
 
     name: str
@@ -76,6 +77,7 @@ class RetentionItem:
     exempt: Sequence[str] = ()
     host: str = ""
     sources: Sequence[str] = ()
+    series: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,7 @@ class RetentionPolicy:
         Args:
             item: The item.
         """
-        facts = (getattr(item, each, "") for each in self.group_by)
+        facts = (getattr(item, each, "") for each in ("series", *self.group_by))
         return tuple(fact if isinstance(fact, str) else tuple(sorted(set(fact))) for fact in facts)
 
     def _decide(self, group: Sequence[tuple[int, datetime, Item]], now: datetime) -> dict[int, RetentionRow]:

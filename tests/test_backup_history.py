@@ -12,7 +12,7 @@ import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,23 @@ import pytest
 from flat_database import Flat
 
 from prefect_snapshots import BackupManager, RetentionPolicy
+from prefect_snapshots.backups import last_proven
 from prefect_snapshots.backups.databases import SQLite
 from prefect_snapshots.backups.directories import SourceSummary
+from prefect_snapshots.backups.journal import PartState, RestorePart, begun
 from prefect_snapshots.backups.records import part_record, slug
 from prefect_snapshots.backups.sources import Database, DumpReader
 from prefect_snapshots.backups.working import clean_working_folders, folder_beside, is_held, working_folder
-from prefect_snapshots.errors import BackupFailed, BackupNotFound, InvalidArgument, InvalidName, NotProven, Pinned
+from prefect_snapshots.errors import (
+    BackupFailed,
+    BackupNotFound,
+    InvalidArgument,
+    InvalidName,
+    NotProven,
+    Pinned,
+    RestoreFailed,
+)
+from prefect_snapshots.filesystem import SnapshotsFileSystem
 
 
 @pytest.fixture
@@ -210,6 +221,89 @@ def test_what_could_not_be_restored_is_told_when_the_backup_is_made(tmp_path: Pa
     with pytest.raises(BackupFailed, match=r"Drop the view\. Nothing was committed"):
         manager.create_backup()
     assert manager.list_backups() == []
+
+
+# --- safety backups ---------------------------------------------------------------------------------------------------
+
+
+def test_the_latest_backup_is_never_a_safety_backup(tmp_path: Path) -> None:
+    path, url = tmp_path / "flat", str(tmp_path / "repository")
+    path.write_text("old\n")
+    flat = Flat(path)
+    manager = BackupManager(url, name="shop", databases=[flat])
+    first = manager.create_backup("first", prove=True)
+    path.write_text("new\nnew\n")
+    safety = manager.restore_backup("latest", confirm=True).safety_backup or ""
+    assert [(each.name, each.safety) for each in manager.list_backups()] == [(safety, True), (first.name, False)]
+    assert manager.drill(safety).ok  # it can be named, and proves nothing about the regular ones
+
+    assert manager.get_backup("latest").name == first.name
+    assert manager.verify_backup("latest").name == first.name
+    assert [file.size for file in manager.list_files("latest")] == [4]
+    assert b"".join(manager.open_file("latest", flat.name, "lines")) == b"old\n"
+    assert manager.diff(safety).new == first.name
+    assert manager.edit_backup("latest", tags=["nightly"]).name == first.name
+    assert manager.pin("latest").name == first.name
+    manager.unpin("latest")
+    assert manager.drill().name == first.name
+    assert manager.export("latest", tmp_path / "latest.tar").exists()
+    assert last_proven(manager.list_backups()).name == first.name  # type: ignore[union-attr]
+    path.write_text("newer\n")
+    assert manager.restore_backup("latest", confirm=True).name == first.name
+    assert path.read_text() == "old\n"
+
+    files = SnapshotsFileSystem(url)
+    moment = datetime.now(UTC).isoformat()
+    for version in ("latest", moment):
+        part = f"backups/shop@{version}/flat"
+        assert files.cat(f"{part}/lines") == b"old\n"
+    assert files.cat(f"backups/shop@{safety}/flat/lines") == b"new\nnew\n"
+    only_safety = BackupManager(url, name="shop", databases=[flat])
+    only_safety.delete_backup(first.name)
+    with pytest.raises(BackupNotFound, match="There is no backup yet"):
+        only_safety.restore_backup("latest", confirm=True)
+
+
+def test_a_failed_restore_is_tried_again_with_the_same_backup(tmp_path: Path) -> None:
+    path = tmp_path / "flat"
+    path.write_text("old\n")
+    flat = Flat(path, fail_after=10)
+    manager = BackupManager(tmp_path / "repository", databases=[flat])
+    first = manager.create_backup("first")
+    path.write_text("new\n")
+    with pytest.raises(RestoreFailed, match="was put back from backup"):
+        manager.restore_backup("latest", confirm=True)
+    assert path.read_text() == "new\n"
+    assert manager.restore_backup("latest", confirm=True).name == first.name
+    assert path.read_text() == "old\n"
+
+
+def test_retention_treats_safety_backups_separately(tmp_path: Path) -> None:
+    path = tmp_path / "flat"
+    path.write_text("old\n")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    keep_two = RetentionPolicy(keep_last=2, keep_weekly_within=None)
+    manager = BackupManager(tmp_path / "repository", databases=[Flat(path)], directories=[folder], retention=keep_two)
+    first = manager.create_backup("first")
+    safety = [manager.restore_backup(first.name, confirm=True).safety_backup or "" for _ in range(4)]
+    part = RestorePart("flat", Flat(path).name, (), True, PartState.OLD)
+    change = manager._history.change
+    with begun(change, first.name, [part], keep_extra=False, safety_backup=safety[0]) as journal:
+        journal.step("flat", PartState.SWITCHING)  # the block ends without the end of the journal, as after a kill
+    report = manager.cleanup()
+    kept = {row.name: row.reasons for row in report.rows if row.keep}
+    assert kept == {
+        safety[3]: ("last",),
+        safety[2]: ("last",),
+        safety[0]: ("undoes a restore",),
+        first.name: ("last",),
+    }
+    assert [row.name for row in report.rows] == [*reversed(safety), first.name]
+    by_tag = RetentionPolicy(keep_last=0, keep_weekly_within=None, keep_tags=("release",))
+    manager.edit_backup(first.name, tags=["release"])
+    manager.resume_restore(dismiss=True)
+    assert [row.name for row in manager.cleanup(by_tag).rows if row.keep] == [first.name]
 
 
 # --- what is said of a backup -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_database import Flat
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -167,11 +168,15 @@ def test_what_a_watch_saw_is_a_table(repository: Path) -> None:
 
 
 def test_what_a_watch_saw_is_a_file_for_prometheus(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    backup = BackupManager(repository, name="shop", directories=[tmp_path / "data"]).create_backup()
+    flat = Flat(tmp_path / "flat")
+    flat.path.write_text("old\n")
+    manager = BackupManager(repository, name="shop", databases=[flat])
+    backup = manager.create_backup()
+    assert manager.restore_backup("latest", confirm=True).safety_backup  # which is newer, and does not count
     file = tmp_path / "snapshots.prom"
     for _ in range(2):  # the second time it is replaced
-        watch_repository({"shop": "1d", "never": "1d"}, repository=str(repository), metrics_file=str(file))
+        report = watch_repository({"shop": "1d", "never": "1d"}, repository=str(repository), metrics_file=str(file))
+    assert [each.newest and each.newest.name for each in report.backups] == [backup.name, None]
     assert [path.name for path in tmp_path.iterdir() if "prom" in path.name] == [file.name]
     text = file.read_text()
     labels = f'{{repository="file://{repository}",name="shop"}}'

@@ -16,6 +16,8 @@ from .records import Backup, BackupRecords, changes_body, clocks_behind
 
 LAST_PROVEN = "last proven"
 """The reason why retention keeps the last backup that a drill has proven."""
+NEEDED = "undoes a restore"
+"""The reason why retention keeps the safety backup of a restore that has not ended."""
 
 
 def annotate(history: BackupHistory, name: str, **changes: Any) -> Backup:
@@ -108,12 +110,14 @@ def _plan(history: BackupHistory, policy: RetentionPolicy, records: BackupRecord
     counted = [backup for _, backup in committed if backup.name not in spared]
     # Backups that were never restored may all be useless, so the last proven one stays until there is a newer one.
     oldest_first = sorted(counted, key=lambda each: each.created_at)
-    last_proven = {policy.group_of(_item(each)): each.name for each in oldest_first if each.proven_at}.values()
-    items = [_item(each, *([LAST_PROVEN] if each.name in last_proven else ())) for each in counted]
-    last = committed[-1][1].name if committed else None
+    last_proven = {policy.group_of(_item(each)): each.name for each in oldest_first if each.proven_at and each.regular}
+    needed = {record.safety_backup for record in records.restores.values()}
+    reasons = dict.fromkeys(last_proven.values(), LAST_PROVEN) | {name: NEEDED for name in needed if name}
+    items = [_item(each, *filter(None, [reasons.get(each.name)])) for each in counted]
+    latest = next((backup.name for _, backup in reversed(committed) if backup.regular), None)
     return (
         *(
-            RetentionRow(row.name, True, ("latest",)) if row.name == last and not row.keep else row
+            RetentionRow(row.name, True, ("latest",)) if row.name == latest and not row.keep else row
             for row in policy.plan(items, now)
         ),
         *(RetentionRow(name, True, (reason,)) for name, reason in spared.items()),
@@ -122,5 +126,12 @@ def _plan(history: BackupHistory, policy: RetentionPolicy, records: BackupRecord
 
 def _item(backup: Backup, *exempt: str) -> RetentionItem:
     return RetentionItem(
-        backup.name, backup.created_at, backup.tags, (*backup.exempt, *exempt), backup.host, backup.part_names
+        backup.name,
+        backup.created_at,
+        backup.tags,
+        (*backup.exempt, *exempt),
+        backup.host,
+        backup.part_names,
+        # A safety backup of one database must not push a backup of everything out of its day or week.
+        "safety" if backup.safety else "",
     )

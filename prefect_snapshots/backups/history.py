@@ -54,7 +54,7 @@ class BackupHistory:
         return found[::-1]
 
     def find(self, name: str) -> tuple[Event, Backup]:
-        """Return the event and the record of a backup. "latest" is the last committed one.
+        """Return the event and the record of a backup. "latest" is the last committed regular one.
 
         Raises:
             BackupNotFound: There is no such backup. The message names similar ones.

@@ -50,6 +50,7 @@ class BackupRequest:
         token: The token of an earlier backup that raised `CommitUnknown`.
         parts: Parts that other processes have staged, with the places that they come from. Or a function that has them
             staged.
+        safety: Whether a restore makes it, of what it is about to change.
     """
 
     sources: Sequence[Source]
@@ -59,6 +60,7 @@ class BackupRequest:
     run: Mapping[str, Any] | None = None
     token: str | None = None
     parts: Sequence[PlacedPart] | StageParts = ()
+    safety: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,7 @@ def _described(request: BackupRequest) -> Backup:
         tags=checked_tags(request.tags),
         host=host(),
         run=None if request.run is None else clean_metadata(request.run),
+        safety=request.safety,
     )
 
 

@@ -60,7 +60,8 @@ class BackupManager:
         retention: Which backups to keep. It is applied after every backup, and by `cleanup`.
         hooks: What to run before and after every backup and restore.
 
-    Wherever a method takes the name of a backup to read, `"latest"` means the last one that was made.
+    Wherever a method takes the name of a backup to read, `"latest"` means the last one that you or a schedule made. The
+    safety backup of a restore has to be named.
 
     Example:
         >>> import pathlib, tempfile
@@ -642,7 +643,8 @@ class BackupManager:
         It also drops scratch databases that killed drills have left on the servers of the manager's databases.
 
         These are never deleted: pinned backups, the last committed one, the last proven one, those with a broken
-        record, and those whose clock was wrong by a day or more.
+        record, those whose clock was wrong by a day or more, and the safety backup of an interrupted restore. The
+        policy is applied to safety backups separately.
 
         Args:
             policy: Which backups to keep. None: the manager's retention policy.

@@ -28,7 +28,7 @@ from .journal import RestoreRecord, apply_restore_event
 from .origin import Git
 
 LATEST = "latest"
-"""Means the newest backup wherever a backup is read. No backup has this name, because names contain the time."""
+"""Means the newest regular backup wherever one is read. No backup has this name, because names contain the time."""
 
 SLUG_LIMIT = 60
 """Most characters of a description in a name: with the manager's name and the time it still fits one line."""
@@ -79,6 +79,7 @@ class _BackupBody(msgspec.Struct, kw_only=True):
     git: Git | None = None
     run: dict[str, Any] | None = None
     versions: dict[str, list[str]] = {}
+    safety: bool = False
 
 
 class _FailureBody(msgspec.Struct, kw_only=True):
@@ -119,6 +120,8 @@ class Backup:
         proven_at: When a drill last restored it and found it identical, in UTC. None: never.
         proven_by: The machine or the Prefect run that proved it.
         broken: Why its record cannot be read. None if it can.
+        safety: Whether it is a safety backup: a restore made it, of what it was about to change. "latest" never means
+            it, and no watch or report counts it.
         failed_hooks: Full sentences about hooks that failed after it was made. Only `create_backup` returns them: they
             are not stored.
     """
@@ -138,7 +141,13 @@ class Backup:
     proven_at: datetime | None = None
     proven_by: str = ""
     broken: str | None = None
+    safety: bool = False
     failed_hooks: tuple[str, ...] = ()
+
+    @property
+    def regular(self) -> bool:
+        """Whether it can be the latest: it can be read, and is not a safety backup."""
+        return self.broken is None and not self.safety
 
     @property
     def exempt(self) -> tuple[str, ...]:
@@ -287,11 +296,11 @@ class BackupRecords:
         return found
 
     def find(self, name: str) -> tuple[Event, Backup]:
-        """Do what `get` does, and also accept "latest": the last committed backup that can be read."""
+        """Do what `get` does, and also accept "latest": the last committed backup that is `regular`."""
         if name != LATEST:
             return self.get(name)
         for event, backup in reversed(self.by_name.values()):
-            if backup.broken is None:
+            if backup.regular:
                 return event, backup
         raise BackupNotFound("There is no backup yet. Make one with `prefect-snapshots backups create`.")
 
@@ -305,8 +314,11 @@ class BackupRecords:
 
 
 def last_proven(backups: Iterable[Backup]) -> Backup | None:
-    """Return the newest backup of which a drill has shown that it can be restored. None if there is none."""
-    proven = (backup for backup in backups if backup.proven_at is not None and backup.broken is None)
+    """Return the newest backup of which a drill has shown that it can be restored. None if there is none.
+
+    Safety backups do not count.
+    """
+    proven = (backup for backup in backups if backup.proven_at is not None and backup.regular)
     return max(proven, key=lambda backup: backup.created_at, default=None)
 
 
@@ -330,6 +342,7 @@ def read_record(event: Event) -> Backup:
         git=body.git,
         run=body.run,
         versions=body.versions,
+        safety=body.safety,
     )
 
 
@@ -359,6 +372,7 @@ def body_of(backup: Backup) -> dict[str, Any]:
         git=backup.git,
         run=dict(backup.run) if backup.run is not None else None,
         versions={name: list(versions) for name, versions in backup.versions.items()},
+        safety=backup.safety,
     )
     plain: dict[str, Any] = msgspec.to_builtins(body)
     return plain

@@ -459,7 +459,7 @@ def _restored(target: Any, part: Any, only: Sequence[str]) -> Sequence[str]:
 
 def _safety_backup(history: BackupHistory, name: str, databases: Sequence[Database], say: Progress) -> str:
     """The name of a backup of what a restore is about to change in place."""
-    request = BackupRequest(sources=databases, description=f"before restoring {name}")
+    request = BackupRequest(sources=databases, description=f"before restoring {name}", safety=True)
     try:
         return make(history, request, counting(say, "backing up", 0)).name
     except BackupFailed as error:

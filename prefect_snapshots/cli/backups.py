@@ -504,9 +504,7 @@ def _find(
     latest = backup == LATEST and not whole
     names = _names(repository, name) if name is not None or latest else list_names(repository)
     managers = [_manager(repository, each) for each in names]
-    listed = [
-        (manager, each) for manager in managers for each in manager.list_backups() if not latest or each.broken is None
-    ]
+    listed = [(manager, each) for manager in managers for each in manager.list_backups() if each.regular or not latest]
     if not listed:
         raise BackupNotFound(_none_under(repository, names))
     listed.sort(key=lambda pair: pair[1].created_at, reverse=True)
@@ -598,6 +596,8 @@ def _view_backups(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _remarks(backup: dict[str, Any]) -> Iterator[str]:
+    if backup["safety"]:
+        yield "safety backup"
     if backup["incomplete"]:
         yield "incomplete"
     if backup["proven_at"]:

@@ -227,7 +227,8 @@ class BackupFiles:
         if exact:
             return self._version(history, exact[0])
         if version == LATEST or is_time(version):
-            found = _newest(backups, version, lambda backup: backup.created_at)
+            regular = [backup for backup in backups if backup.regular]
+            found = _newest(regular, version, lambda backup: backup.created_at)
             if found is None:
                 raise BackupNotFound(f"{history.name!r} has no backup for {version!r}.")
             return self._version(history, found)

@@ -172,7 +172,7 @@ def create_backup(
 
 
 def _created(manager: BackupManager, description: str, permanent: bool, tags: Sequence[str], prove: bool) -> Backup:
-    last = next((backup.size for backup in manager.list_backups() if not backup.broken), 0)
+    last = next((backup.size for backup in manager.list_backups() if backup.regular), 0)
     try:
         with progress_bar(manager, "Backup", last) as progress:
             backup = manager.create_backup(description, permanent, tags=tags, run=this_run(), progress=progress)
@@ -262,7 +262,7 @@ def restore_backup(
     """
     hooks = _allowed_hooks(before, after, hook_timeout)
     manager = _manager(name, databases, directories, repository, files=[File(path) for path in files], hooks=hooks)
-    found = manager.get_backup(backup) if backup else _newest(manager)
+    found = manager.get_backup(backup or "latest")
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
     report_waiting(manager, found, _replaced(manager, found, to, only), datetime.now(UTC) + timedelta(seconds=patience))
@@ -419,10 +419,6 @@ def _replaced(
     targets |= {backup.part(name).name: safe_url(target) for name, target in (to or {}).items()}
     names = [backup.part(name).name for name in only] if only else backup.part_names
     return {name: targets.get(name, name) for name in names}
-
-
-def _newest(manager: BackupManager) -> Backup:
-    return manager.get_backup(next((each.name for each in manager.list_backups() if not each.broken), ""))
 
 
 def _question(backup: Backup) -> str:

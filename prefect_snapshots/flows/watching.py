@@ -49,7 +49,8 @@ class BackupWatch:
     Attributes:
         name: The name of the backups.
         since: A backup should have started since then.
-        newest: The backup that started last. None if there is no backup that can be read.
+        newest: The backup that started last. None if there is no backup that can be read. Safety backups of restores do
+            not count.
     """
 
     name: str
@@ -183,7 +184,7 @@ def _ago(moment: datetime, duration: timedelta, what: str) -> datetime:
 def _newest(repository: Repository, name: str, end: datetime) -> Backup | None:
     """The newest backup that can be read. What says that it is from after `end` was made by a clock that is wrong."""
     backups = BackupManager(repository, name=name).list_backups()
-    sound = (backup for backup in backups if not backup.broken and backup.created_at <= end)
+    sound = (backup for backup in backups if backup.regular and backup.created_at <= end)
     return max(sound, key=lambda backup: backup.created_at, default=None)
 
 
@@ -193,7 +194,7 @@ def _gauges(watched: Repository, report: WatchReport, names: Iterable[str]) -> I
     for name in names:
         manager = BackupManager(watched, name=name)
         backups, failures = manager.list_backups(), manager.list_failed_backups()
-        sound = max((each for each in backups if not each.broken), key=lambda each: each.created_at, default=None)
+        sound = max((each for each in backups if each.regular), key=lambda each: each.created_at, default=None)
         proven = last_proven(backups)
         figures: dict[str, tuple[str, float | None]] = {
             "backup_last_timestamp_seconds": (

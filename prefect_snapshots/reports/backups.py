@@ -147,8 +147,9 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
         listed: The most rows of the table, newest first.
     """
     backups = manager.list_backups()
+    regular = [each for each in backups if not each.safety]
     failures = manager.list_failed_backups()
-    if failures and (not backups or failures[0].failed_at > backups[0].created_at):
+    if failures and (not regular or failures[0].failed_at > regular[0].created_at):
         yield Note(f"The last backup failed at {failures[0].failed_at:%F %T} UTC: {failures[0].error}")
     if not backups:
         yield Note("There are no backups.")
@@ -159,22 +160,22 @@ def about_backups(manager: BackupManager, listed: int) -> Iterator[Block]:
     yield Facts(
         {
             "backups": (len(backups), "number"),
-            "latest size": (backups[0].size, "bytes"),
+            "latest size": (regular[0].size if regular else None, "bytes"),
             "total stored": (sum(each.written for each in backups), "bytes"),
-            "latest (UTC)": (backups[0].created_at, "time"),
+            "latest (UTC)": (regular[0].created_at if regular else None, "time"),
             "oldest (UTC)": (backups[-1].created_at, "time"),
             "last proven": (proven.name if proven else "none", "name"),
             "proven on (UTC)": (proven.proven_at if proven else None, "time"),
             "proven by": (proven.proven_by if proven else None, "text"),
         }
     )
-    drawn = [each for each in reversed(backups) if each.broken is None][-_DRAWN:]
+    drawn = [each for each in reversed(regular) if each.broken is None][-_DRAWN:]
     if len(drawn) > 1:
         labels = tuple(f"{each.created_at:%Y-%m-%d %H:%M}" for each in drawn)
         yield Chart("Size of each backup", "line", "bytes", tuple(each.size for each in drawn), labels)
         yield Chart("Newly written by each backup", "bars", "bytes", tuple(each.written for each in drawn), labels)
         yield Chart("Duration of each backup", "bars", "seconds", tuple(each.duration for each in drawn), labels)
-    yield Calendar("Days with backups", _days(backups, failures, rows))
+    yield Calendar("Days with backups", _days(regular, failures, rows))
     yield from _about_failures(failures)
     columns = Column("backup", "name"), Column("size", "bytes"), Column("new", "bytes"), Column("duration", "seconds")
     yield Table(
@@ -215,6 +216,7 @@ def _why(backup: Backup, rows: dict[str, RetentionRow]) -> str:
     pin = f"{PINNED} " if backup.pinned else ""
     pin += f"{PROVEN} " if backup.proven_at else ""
     pin += "incomplete; " if backup.incomplete else ""
+    pin += "safety backup; " if backup.safety else ""
     return pin + (_reasons(rows[backup.name], "not kept: the next cleanup deletes it") if backup.name in rows else "")
 
 
