@@ -668,6 +668,20 @@ class CommandRefused(SetupError):
     """
 
 
+class WalRefused(UsageError, ValueError):
+    """A file of the write-ahead log (WAL) cannot be archived, or not under this name. The archive was not changed.
+
+    The message says what is wrong with it. PostgreSQL keeps the file, and tries again.
+    """
+
+
+class WalNotFound(UsageError, FileNotFoundError):
+    """The archive does not contain this file of the write-ahead log (WAL).
+
+    List what it contains with `prefect-snapshots wal list`. During a recovery, PostgreSQL finds the end in this way.
+    """
+
+
 class ToolMissing(SetupError, FileNotFoundError):
     """A program that a database needs is not installed.
 

@@ -56,8 +56,8 @@ _ROOM = 4 << 30
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[Server]:
-    """A PostgreSQL server: user "postgres"."""
+def postgresql(*more: str, segment: int = 16) -> Iterator[Server]:
+    """A PostgreSQL server: user "postgres", more settings, each NAME=VALUE, and segments of the WAL of so many MB."""
     programs = newest("/usr/lib/postgresql/*/bin")
     with _folder() as folder:
         password = folder / "password"
@@ -65,10 +65,11 @@ def postgresql() -> Iterator[Server]:
         _give(password)
         (port,) = servers.free_ports(1)
         made = [f"{programs}/initdb", f"--pgdata={folder}/data", "--username=postgres", f"--pwfile={password}"]
-        _run([*made, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+        _run([*made, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", f"--wal-segsize={segment}"])
         options = ["-h", _HOST, "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB"]
         # Segments in /dev/shm would outlive the servers that tests kill.
         options += ["-c", "dynamic_shared_memory_type=mmap"]
+        options += [word for setting in more for word in ("-c", setting)]
         with _started([f"{programs}/postgres", "-D", f"{folder}/data", *options], port, folder) as server:
             ready = [f"{programs}/pg_isready", "-q", "-h", _HOST, "-p", str(port)]
             _wait(server, lambda: subprocess.run(ready, check=False).returncode == 0)

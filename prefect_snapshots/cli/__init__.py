@@ -34,8 +34,9 @@ from . import (
     report,
     serving,
     snapshots,
+    wal,
 )
-from .output import RED, Answer, as_json, printable, styled
+from .output import RED, Answer, FailedWith, as_json, printable, styled
 from .session import Session, parse_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -78,6 +79,7 @@ _app.command(artifacts.app)
 _app.command(backups.app)
 _app.command(deployments.deployments)
 _app.command(notifications.notifications)
+_app.command(wal.app)
 _app.command(filesystem.ls)
 _app.command(filesystem.cat)
 _app.command(serving.serve)
@@ -140,6 +142,8 @@ def _launch(
         hide = hider(repository, options)
         if debug:
             print(*map(printable, hide(traceback.format_exc()).split("\n")), sep="\n", end="", file=sys.stderr)
+        if isinstance(error, FailedWith):
+            return _complain(hide(_message(error.error)), error.status)
         return _complain(hide(_message(error)), MISUSED if isinstance(error, InvalidArgument | InvalidName) else FAILED)
     return answer.status
 

@@ -46,7 +46,7 @@ class OtherRepository:
 
 SAME = OtherRepository()
 Other = Annotated[OtherRepository, Parameter(name="*")]
-Kind = Literal["snapshots", "checkpoints", "artifacts", "backups", "results"]
+Kind = Literal["snapshots", "checkpoints", "artifacts", "backups", "results", "wal"]
 
 
 def copy(

@@ -58,6 +58,20 @@ class Answer:
             yield printable(self.remark)
 
 
+class FailedWith(Exception):
+    """An error, and the exit code that the command must have because of it.
+
+    Args:
+        error: The error.
+        status: The exit code.
+    """
+
+    def __init__(self, error: Exception, status: int) -> None:
+        super().__init__(error, status)
+        self.error = error
+        self.status = status
+
+
 def deleted(what: str, document: dict[str, Any], dry_run: bool) -> Answer:
     """Return the result of a command that deletes versions, or would delete them."""
     done = f"Deleted {what}. Run `prefect-snapshots prune` to reclaim the space."

@@ -1,0 +1,223 @@
+"""The archive of the WAL: nothing is replaced, no gap is overlooked, and a recovery ends only where it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import database_servers
+import pytest
+from database_servers import Server, until
+
+from prefect_snapshots import Repository
+from prefect_snapshots.errors import DamagedVersion, InvalidArgument, WalNotFound, WalRefused
+from prefect_snapshots.wal import WalArchive, list_systems
+from prefect_snapshots.wal.answering import answering
+
+SYSTEM = 7301234567890123456
+SIZE = 1 << 20
+COMMAND = [sys.executable, "-c", "from prefect_snapshots.cli import main; main()"]
+
+
+def segment(
+    number: int, timeline: int = 1, *, system: int = SYSTEM, fill: bytes = b"\7", start: int | None = None
+) -> bytes:
+    """A segment of 1 MB with the header that PostgreSQL writes."""
+    at = number * SIZE if start is None else start
+    head = struct.pack("=HHIQI4xQII", 0xD110, 2, timeline, at, 0, system, SIZE, 8192)
+    return head + (fill * (SIZE // len(fill) + 1))[: SIZE - len(head)]
+
+
+def name(number: int, timeline: int = 1) -> str:
+    return f"{timeline:08X}{number // 4096:08X}{number % 4096:08X}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder pg_wal of a cluster."""
+    (tmp_path / "data" / "global").mkdir(parents=True)
+    (tmp_path / "data" / "global" / "pg_control").write_bytes(struct.pack("=Q", SYSTEM) + bytes(100))
+    (tmp_path / "data" / "pg_wal").mkdir()
+    return tmp_path / "data" / "pg_wal"
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> WalArchive:
+    return WalArchive(Repository(tmp_path / "repository"), SYSTEM)
+
+
+def push(archive: WalArchive, folder: Path, file: str, data: bytes) -> bool:
+    (folder / file).write_bytes(data)
+    return archive.push(folder / file)
+
+
+def run(*arguments: str, repository: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, "-r", repository, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_what_was_archived_comes_back_and_is_never_replaced(archive: WalArchive, folder: Path) -> None:
+    assert push(archive, folder, name(3), segment(3))
+    assert not push(archive, folder, name(3), segment(3))
+    with pytest.raises(WalRefused, match="other bytes"):
+        push(archive, folder, name(3), segment(3, fill=b"\6"))
+    archive.fetch(name(3), folder / "RECOVERYXLOG")
+    assert (folder / "RECOVERYXLOG").read_bytes() == segment(3)
+    assert [file.name for file in archive.list_files()] == [name(3)]
+    assert os.listdir(folder).count("RECOVERYXLOG.fetching") == 0
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../x",
+        "000000010000000000000003/../x",
+        "00000001000000000000000",
+        "0000000100000000000000ff",
+        "RECOVERYXLOG",
+        "",
+    ],
+)
+def test_only_names_of_postgresql_are_archived(archive: WalArchive, folder: Path, file: str) -> None:
+    with pytest.raises(InvalidArgument):
+        archive.fetch(file, folder / "x")
+    (folder / "x").write_bytes(segment(3))
+    with pytest.raises(InvalidArgument):
+        archive.push(folder / "x", file or "x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        segment(3)[:-1],
+        segment(3)[:20],
+        b"",
+        bytes(SIZE),
+        segment(4),
+        segment(3, timeline=2),
+        segment(3, system=5),
+        segment(3, start=3 * SIZE + 8192),
+    ],
+    ids=[
+        "cut",
+        "header cut",
+        "empty",
+        "zeros",
+        "another segment",
+        "a later timeline",
+        "another server",
+        "another place",
+    ],
+)
+def test_a_file_that_is_not_the_segment_it_is_called_is_refused(archive: WalArchive, folder: Path, data: bytes) -> None:
+    with pytest.raises(WalRefused):
+        push(archive, folder, name(3), data)
+    assert not archive.repository.exists()
+
+
+def test_a_gap_is_seen_and_other_files_are_not_taken_for_segments(archive: WalArchive, folder: Path) -> None:
+    for number in (3, 4, 6, 9):
+        push(archive, folder, name(number), segment(number))
+    push(archive, folder, f"{name(5)}.partial", segment(5))
+    push(archive, folder, f"{name(3)}.00000028.backup", b"START WAL LOCATION: 0/300028\n")
+    push(archive, folder, "00000002.history", f"1\t0/{9 * SIZE:X}\tno recovery target specified\n".encode())
+    push(archive, folder, name(9, 2), segment(9))  # PostgreSQL copies the page of the timeline before
+    first, second = archive.list_timelines()
+    assert first.missing == ((name(5), name(5)), (name(7), name(8)))
+    assert (first.start, first.end, first.segments) == (f"0/{3 * SIZE:X}", f"0/{10 * SIZE:X}", 4)
+    assert second.left == ((1, f"0/{9 * SIZE:X}"),)
+    done = run("--json", "wal", "list", repository=archive.repository.location.url)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["timelines"][0]["missing"] == [[name(5), name(5)], [name(7), name(8)]]
+
+
+@pytest.mark.parametrize("text", ["3\t0/300000\tx", "1\t0/3g\tx", "x", "-1\t0/3\tx", "1\t0/3\n1\t0/4"])
+def test_a_history_that_cannot_be_is_refused(archive: WalArchive, folder: Path, text: str) -> None:
+    with pytest.raises(WalRefused):
+        push(archive, folder, "00000003.history", text.encode())
+
+
+def test_only_what_ends_before_an_lsn_is_deleted_and_prune_frees_it(archive: WalArchive, folder: Path) -> None:
+    for number in range(3, 7):
+        push(archive, folder, name(number), segment(number, fill=os.urandom(1 << 10) + bytes([number])))
+    assert archive.delete_before(5 * SIZE, dry_run=True) == [name(3), name(4)]
+    assert len(archive.list_files()) == 4
+    assert archive.delete_before(5 * SIZE) == [name(3), name(4)]
+    archive.repository.prune(grace=0)
+    assert [file.name for file in WalArchive(Repository(archive.repository.url), SYSTEM).list_files()] == [
+        name(5),
+        name(6),
+    ]
+    assert archive.repository.check(read_data=True).ok
+    archive.fetch(name(5), folder / "back")
+    with pytest.raises(WalNotFound):
+        archive.fetch(name(4), folder / "back")
+
+
+def test_damage_aborts_a_recovery_and_only_the_end_ends_it(archive: WalArchive, folder: Path, tmp_path: Path) -> None:
+    push(archive, folder, name(3), segment(3, fill=os.urandom(1 << 10)))
+    repository = archive.repository.location.url
+    target = str(folder / "RECOVERYXLOG")
+    assert run("wal", "fetch", name(3), target, repository=repository).returncode == 0
+    assert run("wal", "fetch", name(4), target, repository=repository).returncode == 1
+    assert run("wal", "fetch", "00000002.history", target, repository=repository).returncode == 1
+    for pack in (tmp_path / "repository" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.write_bytes(pack.read_bytes().replace(b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfc"))
+    for other, file in ((repository, name(3)), (str(tmp_path / "nothing"), name(4)), (repository, "nonsense")):
+        done = run("wal", "fetch", file, target, repository=other)
+        assert done.returncode == 126, done.stderr
+        assert done.stderr.startswith("prefect-snapshots: ")
+    with pytest.raises(DamagedVersion, match=name(3)):
+        WalArchive(Repository(repository), SYSTEM).fetch(name(3), target)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with database_servers.postgresql("archive_mode=on", "wal_level=replica", segment=1) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def archiving(server: Server, repository: Path) -> Iterator[list[subprocess.CompletedProcess[str]]]:
+    """The server archives by command. The user of a server in a test can seldom read Python, so the test runs it."""
+    runs: list[subprocess.CompletedProcess[str]] = []
+
+    def push(arguments: list[str]) -> int:
+        runs.append(run("wal", "push", str(server.folder / "data" / arguments[0]), repository=str(repository)))
+        return runs[-1].returncode
+
+    place = server.folder / "archiving"
+    place.mkdir()
+    status = server.folder.stat()
+    os.chown(place, status.st_uid, status.st_gid)
+    client = database_servers.psql(server)
+    with answering(place, push, (status.st_uid, status.st_gid)) as command:
+        client(f"ALTER SYSTEM SET archive_command = '{command} %p';")
+        client("SELECT pg_reload_conf();")
+        yield runs
+        client("ALTER SYSTEM RESET archive_command;")
+        client("SELECT pg_reload_conf();")
+
+
+def test_a_server_archives_by_command(server: Server, tmp_path: Path) -> None:
+    client = database_servers.psql(server)
+    with archiving(server, tmp_path / "repository") as runs:
+        client("CREATE TABLE numbers AS SELECT i FROM generate_series(1, 20000) i;")
+        (last,) = client("SELECT pg_walfile_name(pg_switch_wal());")
+        until(lambda: client("SELECT last_archived_wal FROM pg_stat_archiver;") >= [last], lambda: time.sleep(0.05))
+    assert {each.returncode for each in runs} == {0}, runs
+    repository = Repository(tmp_path / "repository")
+    (system,) = client("SELECT system_identifier FROM pg_control_system();")
+    assert list_systems(repository) == [system]
+    archive = WalArchive(repository, system)
+    (timeline,) = archive.list_timelines()
+    assert (timeline.missing, timeline.last) == ((), last)
+    archive.fetch(last, tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_bytes() == (server.folder / "data" / "pg_wal" / last).read_bytes()
