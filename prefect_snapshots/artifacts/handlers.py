@@ -15,7 +15,6 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from types import ModuleType
 from typing import Any, Protocol
@@ -284,12 +283,14 @@ _ALLOW_JSON = "Use the handler 'pytree', or pass strict=False to store what JSON
 
 def _unlike_json(value: Any, path: str = "") -> str:
     """Return where a value is nothing that JSON can hold, as a sentence. Empty if it can hold all of it."""
-    if isinstance(value, dict):
+    if type(value) is dict:
         parts: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, list | tuple):
+    elif type(value) in (list, tuple):
         parts = enumerate(value)
     else:
-        known = value is None or (isinstance(value, str | int | float) and not isinstance(value, Enum))
+        # A NumPy float is a float, and comes back as one.
+        of_numpy = isinstance(value, float) and type(value).__module__ == "numpy"
+        known = value is None or of_numpy or type(value) in (str, int, float, bool)
         return (
             "" if known else f"{_at(path)}{type(value).__qualname__} is not a type of JSON. Use the handler 'pytree'."
         )
@@ -306,7 +307,6 @@ def _unlike(value: Any, back: Any, path: str = "") -> str:
         changed = type(value) is not list or len(value) != len(back)
         parts = [] if changed else zip(itertools.count(), value, back)
     else:
-        # A NumPy float is a float, and comes back as one.
         changed = not isinstance(value, type(back)) or (value != back and (value == value or back == back))
     if changed:
         what = "a dict with other keys" if type(value) is type(back) is dict else f"a {type(back).__name__}"
@@ -323,7 +323,7 @@ def _load_json(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
 
 
 def _dump_text(value: Any, allow_pickle: bool) -> list[Buffer]:
-    if not isinstance(value, str):
+    if type(value) is not str:
         raise TypeError("it is not a string")
     return [value.encode()]
 
@@ -381,6 +381,9 @@ def _load_numpy(data: memoryview, allow_pickle: bool) -> Any:
 _LIBRARY = b"prefect_snapshots.library"
 """The key in the metadata of a Parquet file for the library of the table, where the file itself does not show it."""
 
+_FREQUENCY = "prefect_snapshots.frequency"
+"""The attribute of a frame for the frequency of its index."""
+
 
 def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options: Any) -> list[Buffer]:
     file = io.BytesIO()
@@ -390,7 +393,7 @@ def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options
     elif library == "polars":
         value.write_parquet(file, **options)
     elif library == "pandas":
-        value.to_parquet(file, **options)
+        _with_frequency(value).to_parquet(file, **options)
     elif library == "pyarrow":
         _write_arrow(value, file, "pyarrow", **options)
     else:
@@ -403,9 +406,20 @@ def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options
     return [file.getvalue()]
 
 
+def _with_frequency(frame: Any) -> Any:
+    """Return a frame that notes the frequency of its index, which a Parquet file does not hold."""
+    frequency = getattr(frame.index, "freqstr", None)
+    if frequency is None:
+        return frame
+    noted = frame.copy(deep=False)
+    noted.attrs = {**frame.attrs, _FREQUENCY: frequency}
+    return noted
+
+
 def _write_arrow(table: Any, file: io.BytesIO, library: str, **options: Any) -> None:
     marked = table.replace_schema_metadata({**(table.schema.metadata or {}), _LIBRARY: library})
-    _require("pyarrow.parquet", "parquet").write_table(marked, file, **options)
+    # Keeps the names of the elements of nested columns.
+    _require("pyarrow.parquet", "parquet").write_table(marked, file, **{"use_compliant_nested_type": False} | options)
 
 
 def _check_table(value: Any, library: str, data: memoryview) -> None:
@@ -414,12 +428,12 @@ def _check_table(value: Any, library: str, data: memoryview) -> None:
         back = _load_parquet(data, False)
         if library == "pandas":
             testing = importlib.import_module("pandas.testing")
-            testing.assert_frame_equal(value, back, check_exact=True, check_freq=False)
+            testing.assert_frame_equal(value, back, check_exact=True)
             kept = all(map(_same_kinds, _objects(value), _objects(back)))
         elif library == "polars":
             kept = type(value) is type(back) and value.schema == back.schema and value.equals(back, null_equal=True)
         else:
-            kept = value.schema.metadata == back.schema.metadata and value.schema.equals(back.schema)
+            kept = value.schema.equals(back.schema, check_metadata=True)
             kept = kept and all(map(_same_column, value, back))
     except MissingDependency:
         raise
@@ -457,7 +471,10 @@ def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     if library == b"polars" or (not library and file.metadata.created_by.startswith("Polars")):
         return _require("polars", "parquet").from_arrow(table)
     if not library and table.schema.pandas_metadata is not None:
-        return table.to_pandas()
+        frame = table.to_pandas()
+        if (frequency := frame.attrs.pop(_FREQUENCY, None)) is not None and hasattr(frame.index, "freqstr"):
+            frame.index.freq = frequency
+        return frame
     return table
 
 

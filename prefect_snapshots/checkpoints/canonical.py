@@ -189,7 +189,8 @@ class Canon:
         self.text(b"R", _reference(make))
         self.write(arguments)
         if type(state) is dict:
-            self.write({name: part for name, part in state.items() if type(part) is not types.BuiltinMethodType})
+            kept = {name: part for name, part in state.items() if type(part) is not types.BuiltinMethodType}
+            self.write(kept or None)  # an exception has an empty state once somebody asked for it
         else:
             self.write(state)
         self.sequence(b"I", [] if items is None else list(items))

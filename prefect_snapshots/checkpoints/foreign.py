@@ -86,6 +86,8 @@ def _torch(canon: CanonicalWriter, value: Any) -> bool:
             canon.write([form, extra])
         for part in components:
             flat = part.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+            if flat.stride() != (1,):  # a single element is contiguous with any stride
+                flat = flat.clone(memory_format=torch.contiguous_format)
             canon.data(b"D", flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     except (NotAtHand, RuntimeError) as error:
         raise NoContent(f"the elements of a torch tensor cannot be read ({error})") from error
@@ -109,6 +111,21 @@ def _scipy(canon: CanonicalWriter, value: Any) -> bool:
     entries.sum_duplicates()  # sorts them, too
     coordinates = [np.asarray(axis, np.int64) for axis in entries.coords]
     _start(canon, value, tuple(value.shape), *coordinates, entries.data)
+    return True
+
+
+def _xarray(canon: CanonicalWriter, value: Any) -> bool:
+    """Write an array or data set. Whether it was asked for its attributes, and how it was stored, is not content."""
+    xarray = sys.modules["xarray"]
+    if isinstance(value, xarray.Variable):
+        _start(canon, value, value.dims, value.values, dict(value.attrs))
+    elif isinstance(value, xarray.DataArray):
+        _start(canon, value, value.name, value.variable, {name: part.variable for name, part in value.coords.items()})
+    elif isinstance(value, xarray.Dataset):
+        variables = dict(value.variables)
+        _start(canon, value, variables, set(value.coords), dict(value.attrs))
+    else:
+        return False
     return True
 
 
@@ -256,6 +273,7 @@ _WRITERS: dict[str, Callable[[CanonicalWriter, Any], bool]] = {
     "torch": _torch,
     "numpy": _numpy,
     "scipy": _scipy,
+    "xarray": _xarray,
     "pandas": _pandas,
     "polars": _polars,
     "pyarrow": _pyarrow,

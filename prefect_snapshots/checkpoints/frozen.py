@@ -136,7 +136,7 @@ def _one(value: Any, limit: int, allow_pickle: bool) -> Frozen:
         if isinstance(value, types.GeneratorType | types.AsyncGeneratorType | types.CoroutineType):
             kind = "a coroutine" if type(value) is types.CoroutineType else "a generator"
             raise Unserialisable(f"the function returned {kind}, which can be used only once. Return a list instead.")
-        encoded = encode(value, allow_pickle=allow_pickle)
+        encoded = encode(value, allow_pickle=allow_pickle, with_like=False)
         size = _LENGTH.size + len(encoded.manifest) + sum(map(len, encoded.buffers))
         _check_size(size, limit)
         return Frozen(b"".join((_VALUE, _LENGTH.pack(len(encoded.manifest)), encoded.manifest, *encoded.buffers)))
@@ -145,7 +145,7 @@ def _one(value: Any, limit: int, allow_pickle: bool) -> Frozen:
     except UnserialisableLeaf as error:
         where = f", at {error.path}" if error.path else ""
         raise Unserialisable(
-            f"its result, a {type(value).__qualname__}, cannot be stored{where} (it {error.reason})"
+            f"its result, a {type(value).__qualname__}, cannot be stored{where}. {error.reason}"
         ) from error
     except Exception as error:  # runs code of any class
         raise Unserialisable(f"its result, a {type(value).__qualname__}, cannot be stored ({error})") from error

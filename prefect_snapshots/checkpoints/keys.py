@@ -18,7 +18,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from ..errors import UnhashableItem
+from ..errors import UnfingerprintableFunction, UnhashableItem
 from .canonical import Canon, Unhashable, canonical
 from .fingerprint import fingerprint
 
@@ -136,5 +136,8 @@ def _write_function(value: Any, canon: Canon) -> bool:
     """Write a function that is part of an item as its fingerprint."""
     if not isinstance(value, types.FunctionType | types.MethodType):
         return False
-    canon.data(b"Q", bytes.fromhex(fingerprint(value)))
+    try:
+        canon.data(b"Q", bytes.fromhex(fingerprint(value)))
+    except UnfingerprintableFunction as error:
+        raise Unhashable(f"its function {error.function} cannot be compared: {error.reason}") from error
     return True

@@ -30,6 +30,20 @@ def reference(cls: Any) -> str | None:
     return f"{module}:{name}" if look_up(f"{module}:{name}") is cls else None
 
 
+def reference_of_function(function: Any) -> str | None:
+    """Return the reference of a function under any name that its module has for it, or None.
+
+    A lambda or decorated function of a library, such as an activation, has no name that leads to it. It is stored
+    under the name of the module's variable, so that it comes back as the same object.
+    """
+    found = reference(function)
+    module = getattr(function, "__module__", None)
+    if found is not None or type(module) is not str or module in SCRIPT_MODULES:
+        return found
+    names = getattr(sys.modules.get(module), "__dict__", {})
+    return next((f"{module}:{name}" for name, value in list(names.items()) if value is function), None)
+
+
 def find_class(name: str, *, importing: bool) -> type:
     """Return the class that a reference names.
 

@@ -96,11 +96,11 @@ def encode_shared(value: Any, *, allow_pickle: bool = True) -> SharedValue:
     Raises:
         UnserialisableLeaf: As for `encode`.
     """
-    encoder = _encoded(value, allow_pickle, shared=True)
+    encoder = _encoded(value, allow_pickle, shared=True, with_like=True)
     return SharedValue(encoder.manifest, encoder.buffers)
 
 
-def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
+def encode(value: Any, *, allow_pickle: bool = True, with_like: bool = True) -> Encoded:
     """Encode a value as a manifest and a body.
 
     A list or array that occurs at two places is written twice, a tensor once.
@@ -108,6 +108,7 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
     Args:
         value: Any object.
         allow_pickle: Whether to pickle objects that cannot be stored in another way.
+        with_like: Whether it may need `like=` to be decoded. If not, nodes that only JAX can build are pickled.
 
     Raises:
         UnserialisableLeaf: A leaf cannot be written. Without pickle, also if a container contains itself, or if
@@ -118,14 +119,14 @@ def encode(value: Any, *, allow_pickle: bool = True) -> Encoded:
         >>> [len(buffer) for buffer in encoded.buffers]
         [16]
     """
-    encoder = _encoded(value, allow_pickle, shared=False)
+    encoder = _encoded(value, allow_pickle, shared=False, with_like=with_like)
     buffers = [buffer() if callable(buffer) else buffer for buffer in encoder.buffers]
     return Encoded(encoder.manifest, cast("list[Buffer]", buffers))
 
 
-def _encoded(value: Any, allow_pickle: bool, shared: bool) -> _Encoder:
+def _encoded(value: Any, allow_pickle: bool, shared: bool, with_like: bool) -> _Encoder:
     try:
-        root = outline(value)
+        root = outline(value, registered=with_like)
     except UnserialisableLeaf:
         if not allow_pickle:
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import operator
 import pickle
 import platform
 import sys
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import EnvironmentMismatch, MissingDependency, PickleRefused
 from .arrays import Buffer
-from .classes import SCRIPT_MODULES, look_up, reference
+from .classes import SCRIPT_MODULES, look_up, reference_of_function
 from .tensors import loaded_torch
 
 _PROTOCOL = 5
@@ -149,13 +150,15 @@ def dump_joblib(value: Any, **options: Any) -> bytes:
     joblib = _import("joblib", "joblib")
     file = io.BytesIO()
     joblib.dump(value, file, **options)
-    finder = _ScriptFinder(io.BytesIO(), _PROTOCOL, buffer_callback=lambda _: None)
+    finder = _Finder(io.BytesIO(), _PROTOCOL, buffer_callback=lambda _: None)
     finder.dump(value)
-    if finder.found:
+    if finder.script:
         raise NotReadable(
-            f"It refers to {finder.found} of the running script, which other programs cannot import. Move "
-            f"{finder.found} to a module, or use the handler 'pickle', which stores it by value."
+            f"It refers to {finder.script} of the running script, which other programs cannot import. Move "
+            f"{finder.script} to a module, or use the handler 'pickle', which stores it by value."
         )
+    if finder.changed:
+        raise NotReadable(f"joblib would bring back {finder.changed}. Use the handler 'pickle', which keeps it.")
     file.seek(0)
     try:
         joblib.load(file)
@@ -164,14 +167,19 @@ def dump_joblib(value: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-class _ScriptFinder(pickle.Pickler):
-    """Finds a class or function of the running script in a value. Plain pickle would store it by name."""
+class _Finder(pickle.Pickler):
+    """Finds what joblib would not keep: classes and functions of the running script, and arrays that it converts."""
 
-    found = ""
+    script = ""
+    changed = ""
 
     def persistent_id(self, obj: Any) -> None:
         if isinstance(obj, type | types.FunctionType) and obj.__module__ in SCRIPT_MODULES:
-            self.found = obj.__qualname__
+            self.script = obj.__qualname__
+        elif type(obj) is np.matrix:
+            self.changed = "a matrix as an array"
+        elif type(obj) is np.ndarray and obj.dtype.byteorder not in "=|" and not obj.dtype.isnative:
+            self.changed = f"an array of {obj.dtype} in the byte order of this machine"
 
 
 def load_joblib(data: Buffer, *, allow_pickle: bool) -> Any:
@@ -211,11 +219,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(obj) is types.CodeType:
             self.has_code = True
         # Without this, library callables that are not plain functions, such as jitted ones, would be pickled by value.
-        if not isinstance(obj, type) and callable(obj) and (name := reference(obj)) is not None:
+        if not isinstance(obj, type) and callable(obj) and (name := reference_of_function(obj)) is not None:
             return name.partition(":")[2]
         if type(obj) is functools.cached_property:
             # In Python 3.11 it has a lock, which cannot be pickled.
             return functools.cached_property, (obj.func,), {"attrname": obj.attrname, "__doc__": obj.__doc__}
+        if type(obj) is memoryview:  # cloudpickle would bring back bytes
+            if obj.format == "B" and obj.ndim == 1:
+                return memoryview, (obj.tobytes(),)
+            return operator.methodcaller("cast", obj.format, obj.shape), (memoryview(obj.tobytes()),)
         return _reduce_torch(obj) or super().reducer_override(obj)
 
 

@@ -212,18 +212,19 @@ def map_leaves_with_path(fn: Callable[..., Any], value: Any, *rest: Any) -> Any:
     return build(shape, iter(results))
 
 
-def outline(value: Any, *, static: bool = False) -> Any:
+def outline(value: Any, *, static: bool = False, registered: bool = True) -> Any:
     """Return a value as a tree of branches, or the value itself if it is a leaf.
 
     Args:
         value: Any object.
         static: Whether fields that are registered with JAX as static become `Static` leaves.
+        registered: Whether nodes that only JAX can take apart are branches. If not, they are leaves.
 
     Raises:
         UnserialisableLeaf: A container contains itself, or containers nest too deeply.
     """
     try:
-        return _outline(value, set(), static)
+        return _outline(value, set(), static, registered)
     except _Endless as endless:
         raise UnserialisableLeaf("/".join(reversed(endless.trail)), endless.reason) from None
 
@@ -353,9 +354,9 @@ class _Endless(Exception):
         self.trail: list[str] = []
 
 
-def _outline(value: Any, around: set[int], static: bool) -> Any:
+def _outline(value: Any, around: set[int], static: bool, registered: bool) -> Any:
     branch = split(value)
-    if branch is None:
+    if branch is None or (branch.kind is REGISTERED and not registered):
         return value
     if id(value) in around:
         raise _Endless("This container contains itself. Only pickle could store it.")
@@ -368,7 +369,7 @@ def _outline(value: Any, around: set[int], static: bool) -> Any:
     for position, child in enumerate(children):
         if type(child) not in _LEAF_TYPES:
             try:
-                children[position] = _outline(child, around, static)
+                children[position] = _outline(child, around, static, registered)
             except _Endless as endless:
                 endless.trail.append(branch.components()[position])
                 raise
