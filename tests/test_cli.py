@@ -1171,7 +1171,13 @@ def test_what_is_left_out_of_a_backup_is_said_by_options_and_by_the_exit_code(sh
     found = shop.json("ls", "backups/shop@latest/uploads", "--recursive")["entries"]
     paths = {each["path"].removeprefix("backups/shop@latest/uploads/") for each in found}
     assert paths - {"marked"} == {".ignore", "photo", "marked/.nobackup"}
+    assert "closed" in weak.complaint(*prefix, "backups", "create", status=1)
+    failure, _ = shop.json("backups", "list")["failed"]
+    assert failure["error"].startswith("BackupFailed: ")
+    assert re.search(r"The last backup of shop failed, 2.*: BackupFailed: .*closed", shop.run("backups", "list").stdout)
+    assert "closed" in shop.run("report").stdout
     assert not shop.json("backups", "create")["incomplete"]
+    assert "failed" not in shop.run("backups", "list").stdout
 
 
 def test_files_commands_and_standard_input_are_backed_up(shop: Program) -> None:

@@ -141,6 +141,8 @@ class BackupManager:
     ) -> Backup:
         """Back up all databases and directories. If one of them fails, nothing is committed.
 
+        A failure is recorded in the repository: see `list_failed_backups`.
+
         Afterwards the retention policy is applied. If that fails, a warning is logged, and the new backup is not
         affected.
 
@@ -175,7 +177,7 @@ class BackupManager:
             request = self._request(include_directories, description, permanent, tags, run, token, empty=bool(parts))
             return preview(self._history, request)
         # Hooks may start a server, and have to learn that it cannot be reached: so databases are listed between them.
-        with around(self.hooks, "backup", self.name) as outcome:
+        with self._recording_failure(run), around(self.hooks, "backup", self.name) as outcome:
             request = self._request(include_directories, description, permanent, tags, run, token, empty=bool(parts))
             request = dataclasses.replace(request, parts=parts)
             backup = make(self._history, request, _counting(progress, "backing up", 0))
@@ -468,13 +470,13 @@ class BackupManager:
         return dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks))
 
     def list_failed_backups(self) -> list[FailedBackup]:
-        """Return the last backups that a flow run of this package tried to make and could not, newest first."""
+        """Return the last backups that failed, newest first."""
         return self._history.failures()
 
     def record_failure(self, error: str, *, run: Mapping[str, Any] | None = None) -> None:
         """Record that a backup failed, so that reports show it. Does nothing if there is no repository yet.
 
-        The flows of this package call it. Call it yourself if you make backups in another way.
+        `create_backup` does this itself. Call it if you make backups in another way.
 
         Args:
             error: Why it failed, without secrets.
@@ -678,6 +680,17 @@ class BackupManager:
                         logger.info(
                             "Dropped databases that killed drills had left beside %s: %s", database.name, dropped
                         )
+
+    @contextlib.contextmanager
+    def _recording_failure(self, run: Mapping[str, Any] | None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            try:
+                self.record_failure(f"{type(error).__name__}: {error}", run=run)
+            except Exception as unrecorded:  # the repository may be what has failed
+                logger.warning("That no backup was made could not be recorded: %s", unrecorded)
+            raise
 
     def _pinned(self, name: str, pinned: bool) -> Backup:
         backup = self.get_backup(name)

@@ -205,13 +205,13 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class FailedBackup:
-    """A flow run that should have made a backup, and failed.
+    """A backup that should have been made, and failed.
 
     Attributes:
         failed_at: When it failed, in UTC.
         error: Why, as a full sentence.
-        host: The machine on which it ran.
-        run: The Prefect run.
+        host: The machine on which it was tried.
+        run: The Prefect run that tried. None: it was no flow of this package.
     """
 
     failed_at: datetime

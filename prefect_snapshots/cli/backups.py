@@ -27,7 +27,20 @@ from .backup_sources import (
     manager_of,
 )
 from .naming import LATEST, Name, choose
-from .output import PIN, RED, Answer, columns, count_text, deleted, fields, size_text, styled, table, time_text
+from .output import (
+    PIN,
+    RED,
+    Answer,
+    columns,
+    count_text,
+    deleted,
+    fields,
+    printable,
+    size_text,
+    styled,
+    table,
+    time_text,
+)
 from .project_settings import configuration
 from .retention import NO_RETENTION, Retention, cleaned
 from .session import SessionArgument
@@ -114,13 +127,25 @@ def list_all(name: str | None = None, /, *, verbose: bool = False, session: Sess
     """
     repository = session.open()
     names = _names(repository, name)
-    found = {each: _manager(repository, each).list_backups() for each in names}
+    managers = {each: _manager(repository, each) for each in names}
+    found = {each: manager.list_backups() for each, manager in managers.items()}
+    failed = {each: manager.list_failed_backups() for each, manager in managers.items()}
     document = {
         "repository": repository.url,
         "backups": [{"manager": each, **backup.to_dict()} for each, backups in found.items() for backup in backups],
+        "failed": [
+            {"manager": each, **dataclasses.asdict(failure)}
+            for each, failures in failed.items()
+            for failure in failures
+        ],
     }
     total = sum(map(len, found.values()))
     remark = f"{count_text(total, 'backup')}." if total else _none_under(repository, names)
+    for each, failures in failed.items():
+        last = next((backup.created_at for backup in found[each] if backup.regular), None)
+        if failures and (last is None or failures[0].failed_at > last):
+            when = time_text(failures[0].failed_at)
+            remark += f" The last backup of {each} failed, {when}: {printable(failures[0].error)}"
     return Answer(document, _view_verbosely if verbose else _view_backups, remark)
 
 

@@ -39,7 +39,7 @@ from ..reports.backups import (
 )
 from ..repository.progress import Progress
 from ..retention import CleanupReport
-from .reporter import Reporter, only_warn, this_run
+from .reporter import Reporter, only_warn
 from .run_context import run_ids, run_logger
 from .terminal import Unit
 
@@ -81,11 +81,9 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
 
 
 def report_failed(manager: BackupManager, error: Exception) -> None:
-    """Report that a backup failed: an event, a page, and a record for reports. The caller still raises the error."""
+    """Report that a backup failed: an event and a page. The manager has recorded it, the caller raises the error."""
     with only_warn(f"No backup of {manager.name!r} was created"):
         _emit("failed", manager, {"error": str(error)})
-        with only_warn(f"No backup of {manager.name!r} was created"):  # the repository may be what has failed
-            manager.record_failure(f"{type(error).__name__}: {error}", run=this_run())
         link = _leave_page(manager, f"Failed backup of {manager.name}", [Note(str(error))])
         if link:
             run_logger().info("The page about the failed backup and the ones before:%s", link)
