@@ -11,11 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.flows import load_flow_from_entrypoint
+from prefect.states import Failed
 from test_cli import Program
 
-from prefect_snapshots import BackupManager, SnapshotRepository
+from prefect_snapshots import BackupDatabase, BackupManager, SnapshotRepository
 from prefect_snapshots.backups import Backup
+from prefect_snapshots.errors import InvalidArgument, SetupError
+from prefect_snapshots.flows import doctor
 from prefect_snapshots.integration.private_apis import load_block
 
 PASSWORD = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
@@ -62,15 +68,20 @@ def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> N
     assert shop.json("stats")["repository"] == (shop.directory / "kept").as_uri()
     assert "A backup can be made." in shop.run("backups", "doctor").stdout
 
-    deployed = {each.name: each for each in client.read_deployments() if each.name == "shop"}
     assert {each.entrypoint for each in client.read_deployments()} == {
         f"prefect_snapshots.flows.{each}"
-        for each in ("create_backup", "restore_backup", "restore_drill", "check_repository", "watch_repository")
+        for each in (
+            "create_backup",
+            "restore_backup",
+            "restore_drill",
+            "check_repository",
+            "watch_repository",
+            "doctor",
+        )
     }
     [nightly] = [each for each in client.read_deployments() if str(each.entrypoint).endswith("create_backup")]
     assert nightly.work_pool_name == "snapshots"
     assert [schedule.schedule.cron for schedule in nightly.schedules] == ["0 2 * * *"]  # type: ignore[union-attr]
-    assert deployed
 
     # What is deployed works: the flow finds the repository by the block.
     made: Backup = load_flow_from_entrypoint(str(nightly.entrypoint))(**nightly.parameters)
@@ -94,6 +105,56 @@ def test_options_answer_too_and_the_password_is_in_the_block(shop: Program, clie
     assert [each.name for each in BackupManager(block, name="shop").list_backups()] == [document["backup"]]
     assert load_block(SnapshotRepository, "default").url == "memory://elsewhere"
     assert "correct-horse" not in "".join(path.read_text() for path in shop.directory.glob("p*.*ml"))
+
+
+def test_the_doctor_tells_what_is_missing(shop: Program, client: SyncPrefectClient) -> None:
+    shop.run("deployments", "check", "--apply", "-r", "kept")
+    before = sorted(path for path in shop.directory.rglob("*") if path.is_file())
+    arguments = ["--database", "app.db", "--directory", "nowhere", "-r", "kept"]
+    found = shop.json("doctor", *arguments, status=1)["findings"]
+    assert {each["what"].split()[0]: each["ok"] for each in found} == {
+        "repository": True,
+        "database": True,
+        "directory": False,
+        "Prefect": True,
+        "work": False,
+        "deployment": True,
+    }
+    assert "several processes at once" in found[0]["found"][1]
+    assert "no worker is online" in found[4]["found"][0]
+    assert found[5]["found"] == ["has not run yet"]
+    assert sorted(path for path in shop.directory.rglob("*") if path.is_file()) == before
+
+    [deployment] = client.read_deployments()
+    run = client.create_flow_run_from_deployment(deployment.id)
+    client.set_flow_run_state(run.id, Failed(message="the disk is gone"), force=True)
+    client.create_work_pool(WorkPoolCreate(name="with a worker", type="process"))
+    client.send_worker_heartbeat("with a worker", "one", heartbeat_interval_seconds=30)
+    client.update_deployment(deployment.id, DeploymentUpdate(work_pool_name="with a worker", paused=True))
+    *_, pool, last = shop.json("doctor", *arguments, status=1)["findings"]
+    assert (pool["ok"], pool["found"]) == (True, ["one"])
+    assert last["found"][0].startswith("paused")
+    assert last["found"][1].startswith(f"last run {run.name} Failed at ")
+    assert last["found"][1].endswith("the disk is gone")
+
+    silent = shop.but(PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "does not answer" in silent.run("doctor", "-r", "kept", status=1).stdout
+
+
+def test_a_block_is_tested_where_the_flow_runs(shop: Program, client: SyncPrefectClient) -> None:
+    SnapshotRepository(url=str(shop.directory / "kept")).save("team")
+    BackupDatabase(url=str(shop.directory / "app.db")).save("users", overwrite=True)
+    assert "several processes" in load_block(SnapshotRepository, "team").check()[1]
+    assert "SQLite" in load_block(BackupDatabase, "users").check()[0]
+    slugs = "prefect-snapshots-repository/team", ["prefect-snapshots-backup-database/users"]
+    assert [each.ok for each in doctor(*slugs, directories=[str(shop.directory / "uploads")])] == [True, True, True]
+    with pytest.raises(SetupError, match="No such file or directory"):
+        doctor(*slugs, directories=[str(shop.directory / "nowhere")])
+    with pytest.raises(InvalidArgument, match="There is no block"):
+        doctor("prefect-snapshots-repository/nowhere")
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=["prefect-snapshots-doctor"]))
+    page, *_ = client.read_artifacts(artifact_filter=key, sort=ArtifactSort.CREATED_DESC)
+    assert [row["ok"] for row in json.loads(str(page.data))] == ["yes", "yes", "NO"]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, Pinned, SnapshotsError
+from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, Pinned
 from ..messages import hint
 from .backup_sources import (
     AS_CONFIGURED,
@@ -47,6 +45,7 @@ from .session import SessionArgument
 
 if TYPE_CHECKING:
     from ..backups import Backup, BackupManager, RestoreReport
+    from ..reports.diagnosis import Finding
     from ..repository import Repository
 
 app = App(name="backups", help="Make, browse, verify, restore and export backups of databases and directories.")
@@ -193,34 +192,30 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
 
     The exit code is 1 if it cannot.
     """
-    findings: list[dict[str, Any]] = []
-
-    def look(what: str, found: Any) -> None:
-        try:
-            findings.append({"what": what, "ok": True, "found": list(found())})
-        except (SnapshotsError, OSError) as error:
-            findings.append({"what": what, "ok": False, "found": [str(error)]})
+    from ..reports.diagnosis import Finding, diagnose_sources, finding, look_at_repository
 
     repository = session.open(create=True)
-    look(f"repository {repository.url}", lambda: _look_at_repository(repository))
-    manager = manager_of(repository, sources)
-    for server in manager.servers:
-        look(f"server {server.name}", lambda one=server: (database.name for database in one.databases()))
-    for database in manager.databases:
-        look(f"database {database.name}", lambda one=database: _look_at_database(one))
-    for directory in manager.directories:
-        look(
-            f"directory {directory.path}",
-            lambda one=directory: [count_text(len(os.listdir(one.path)), "entry", "entries")],
-        )
-    for file in manager.files:
-        look(f"file {file.name}", file.check)
-    if not (manager.databases or manager.servers or manager.directories or manager.files):
+    found = [
+        finding(f"repository {repository.url}", lambda: look_at_repository(repository)),
+        *diagnose_sources(manager_of(repository, sources)),
+    ]
+    if len(found) == 1:
         nothing = "there is nothing to back up: pass --database, --directory or --file, or configure pyproject.toml"
-        findings.append({"what": "sources", "ok": False, "found": [nothing]})
-    bad = sum(not finding["ok"] for finding in findings)
-    remark = f"{count_text(bad, 'problem')}." if bad else "A backup can be made."
-    return Answer({"findings": findings}, _view_findings, remark, status=_PROBLEM if bad else 0)
+        found.append(Finding("sources", False, (nothing,)))
+    return diagnosis(found, "A backup can be made.")
+
+
+def diagnosis(findings: Sequence[Finding], verdict: str) -> Answer:
+    """Return the answer of a command that tests things.
+
+    Args:
+        findings: What was found.
+        verdict: What to say if everything is in order.
+    """
+    bad = sum(not each.ok for each in findings)
+    remark = f"{count_text(bad, 'problem')}." if bad else verdict
+    document = {"findings": [dataclasses.asdict(each) for each in findings]}
+    return Answer(document, _view_findings, remark, status=_PROBLEM if bad else 0)
 
 
 # --- restoring --------------------------------------------------------------------------------------------------------
@@ -582,27 +577,6 @@ def _restored_answer(reports: Sequence[RestoreReport]) -> Answer:
     view = _view_changes if reports and reports[0].dry_run else None
     status = _INCOMPLETE if any(report.failed_hooks for report in reports) else 0
     return Answer(document, view, " ".join(lines), status=status)
-
-
-def _look_at_repository(repository: Repository) -> Iterator[str]:
-    if not repository.exists():
-        yield "does not exist yet: the first backup creates it"
-    elif repository.encrypted:
-        yield "encrypted, and the password opens it"
-    else:
-        yield "exists, and is not encrypted"
-    if repository.location.is_local:
-        place = Path(repository.url.removeprefix("file://"))
-        while not place.exists():
-            place = place.parent
-        yield f"{size_text(shutil.disk_usage(place).free)} free"
-
-
-def _look_at_database(database: Any) -> list[str]:
-    found: list[str] = database.check()
-    if bad := database.check_restorable():
-        raise SnapshotsError(" ".join(bad))
-    return found
 
 
 def _view_backups(document: dict[str, Any]) -> Iterator[str]:

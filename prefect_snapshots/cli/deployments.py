@@ -17,12 +17,14 @@ from .output import Answer, columns, table
 from .project_settings import BLOCKS, configuration
 from .session import SessionArgument
 
-FlowName = Literal["backup", "restore", "drill", "cleanup", "check", "prune", "watch", "prefect-server", "expire"]
+FlowName = Literal[
+    "backup", "restore", "drill", "cleanup", "check", "prune", "watch", "doctor", "prefect-server", "expire"
+]
 
 NIGHTLY = "0 2 * * *"
 POOL = "snapshots"
 PREFECT_FILE = Path("prefect.yaml")
-USUAL: tuple[FlowName, ...] = ("backup", "restore", "drill", "check", "watch")
+USUAL: tuple[FlowName, ...] = ("backup", "restore", "drill", "check", "watch", "doctor")
 
 _PLANS: Mapping[FlowName, tuple[str, str, str]] = {
     "backup": ("create_backup", "Makes a backup, and deletes those that the retention policy does not keep.", NIGHTLY),
@@ -32,6 +34,7 @@ _PLANS: Mapping[FlowName, tuple[str, str, str]] = {
     "check": ("check_repository", "Reads and verifies every byte of the repository.", "0 5 * * 0"),
     "prune": ("prune_repository", "Reclaims the space of deleted data.", "30 4 * * 0"),
     "watch": ("watch_repository", "Reports overdue backups, and shows the whole repository on one page.", "15 * * * *"),
+    "doctor": ("doctor", "Tests whether the worker can reach the repository and what is backed up.", ""),
     "prefect-server": ("backup_prefect_server", "Backs up the database of the Prefect server.", "30 */6 * * *"),
     "expire": ("expire_results", "Deletes results of tasks that are older than three months.", "0 6 2 * *"),
 }
@@ -60,8 +63,8 @@ def deployments(
     --repository or pyproject.toml names, or else the block `default` or the settings of the worker.
 
     Args:
-        flows: backup, restore, drill, cleanup, check, prune, watch, prefect-server or expire. Default: backup, restore,
-            drill, check and watch.
+        flows: backup, restore, drill, cleanup, check, prune, watch, doctor, prefect-server or expire. Default: backup,
+            restore, drill, check, watch and doctor.
         work_pool: The work pool. Default: snapshots.
         cron: When backups are made, as a cron expression. Default: 0 2 * * *, every night.
         timezone: The time zone of all schedules. Default: UTC.
@@ -121,6 +124,7 @@ def plan(
         "cleanup": {"name": name, **retention},
         "check": {"read_data": True},
         "watch": {"backups": {name: cron}, "proven": {name: "P40D"}, "margin": "PT2H", "timezone": timezone},
+        "doctor": parts,
         "expire": {"older_than": "P90D"},
     }
     planned = []
@@ -129,7 +133,7 @@ def plan(
         when = cron if each == "backup" else usual
         planned.append(
             {
-                "name": name if each in ("backup", "restore", "drill", "cleanup") else "snapshots",
+                "name": name if each in ("backup", "restore", "drill", "cleanup", "doctor") else "snapshots",
                 "entrypoint": f"prefect_snapshots.flows.{flow}",
                 "description": about,
                 "parameters": {**parameters.get(each, {}), **where},

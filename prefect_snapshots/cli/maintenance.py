@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token, convert
 
+from .backup_sources import AS_CONFIGURED, Sources, manager_of
+from .backups import diagnosis
 from .copies import SAME, Other
 from .output import Answer, columns, count_text, fields, printable, size_text, table
 from .session import SessionArgument
@@ -54,6 +56,23 @@ def check(
         report = repository.check(read_data, against=copy, progress=progress)
     document = {"repository": repository.url, "ok": report.ok, "read_data": read_data, **asdict(report)}
     return Answer(document, _view_problems, _summary(document), status=0 if report.ok else DAMAGED)
+
+
+def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
+    """Test everything that your flows need: repository, sources, Prefect server, workers and deployments.
+
+    It creates an object in the repository and deletes it. The exit code is 1 if something is wrong.
+    """
+    from ..integration.diagnosis import diagnose_prefect
+    from ..reports.diagnosis import diagnose_sources, finding, look_at_repository
+
+    repository = session.open(create=True)
+    findings = [
+        finding(f"repository {repository.url}", lambda: look_at_repository(repository, probe=True)),
+        *diagnose_sources(manager_of(repository, sources)),
+        *diagnose_prefect(),
+    ]
+    return diagnosis(findings, "Everything is in order.")
 
 
 def prune(*, dry_run: bool = False, grace: Grace = timedelta(days=1), session: SessionArgument) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill
+from .diagnosing import doctor
 from .maintenance import check_repository, expire_results, extend_locks, prune_repository
 from .repository_copies import copy_repository
 from .watching import watch_repository
@@ -13,6 +14,7 @@ __all__ = [
     "cleanup_backups",
     "copy_repository",
     "create_backup",
+    "doctor",
     "expire_results",
     "extend_locks",
     "prune_repository",

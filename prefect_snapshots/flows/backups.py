@@ -12,7 +12,6 @@ Whoever may start runs of a deployment chooses its parameters. So commands in pa
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,9 +26,9 @@ from prefect.states import Completed
 from pydantic import Field
 
 from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, Hooks, RestoreReport
-from ..backups.databases import open_database, open_databases
+from ..backups.databases import open_database
 from ..backups.hooks import NO_HOOKS
-from ..backups.sources import Database, DatabaseServer
+from ..backups.sources import Database
 from ..documents import code, escape
 from ..documents.texts import count_text
 from ..errors import CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
@@ -44,7 +43,7 @@ from ..integration.backups import (
     report_waiting,
 )
 from ..integration.blocks import current_repository
-from ..integration.database_blocks import load_database
+from ..integration.database_blocks import named_database
 from ..integration.reporter import only_warn, this_run
 from ..integration.run_context import run_logger
 from ..integration.settings import SnapshotsSettings
@@ -65,8 +64,6 @@ _SHOWN = 3
 """Warnings that the message of a state quotes. The log and the page of the run have all of them."""
 
 R = TypeVar("R")
-
-_BLOCK = re.compile(r"prefect-snapshots-backup-database/[^/]+")
 
 
 class RestoreConfirmation(RunInput):
@@ -393,7 +390,7 @@ def _manager(
     hooks: Hooks = NO_HOOKS,
     limit_upload: float | None = None,
 ) -> BackupManager:
-    opened = [_opened(each) if isinstance(each, str) else each for each in databases]
+    opened = [named_database(each) if isinstance(each, str) else each for each in databases]
     place = current_repository(repository)
     return BackupManager(
         place if limit_upload is None else limited(place, limit_upload),
@@ -404,10 +401,6 @@ def _manager(
         retention=retention,
         hooks=hooks,
     )
-
-
-def _opened(text: str) -> Database | DatabaseServer:
-    return load_database(text) if _BLOCK.fullmatch(text) else open_databases(text)
 
 
 def _replaced(

@@ -22,6 +22,7 @@ from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator, model_validator
 
 from ..errors import EphemeralRepositoryError, InvalidArgument, RepositoryError
+from ..reports.diagnosis import look_at_repository
 from ..repository.choosing import RepositoryLike, selected_repository
 from ..repository.passwords import password_from_command, password_from_file
 from ..repository.repository import DEFAULT_URL, SETTING, Repository
@@ -135,6 +136,16 @@ class SnapshotRepository(WritableFileSystem):
             self.allow_pickle,
             self.read_only,
         )
+
+    def check(self) -> list[str]:
+        """Test whether the repository can be opened and written from here, and return what was found.
+
+        It creates an object and deletes it. `Repository.check` verifies the data.
+
+        Raises:
+            SnapshotsError: It cannot be used.
+        """
+        return [*look_at_repository(self.get_repository(), probe=not self.read_only)]
 
     async def aread_path(self, path: str) -> bytes:
         """Return the result with this key. Every byte is verified.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
 from prefect.blocks.core import Block
@@ -10,6 +11,9 @@ from pydantic import Field, HttpUrl, SecretStr
 from ..backups.databases import open_databases
 from ..backups.sources import Database, DatabaseServer
 from ..errors import InvalidArgument
+from ..reports.diagnosis import look_at_database
+
+_SLUG = re.compile(r"prefect-snapshots-backup-database/[^/]+")
 
 if TYPE_CHECKING:
     from prefect_sqlalchemy import SqlAlchemyConnector
@@ -51,6 +55,16 @@ class BackupDatabase(Block):
         """Return the database for a `BackupManager`, without connecting to it."""
         return open_databases(self.url, self.password.get_secret_value() if self.password else None, self.options)
 
+    def check(self) -> list[str]:
+        """Test whether the database can be backed up and restored from here, and return what was found.
+
+        Raises:
+            SnapshotsError: It cannot.
+        """
+        database = self.get_database()
+        each = database.databases() if isinstance(database, DatabaseServer) else [database]
+        return [line for one in each for line in look_at_database(one)]
+
     @classmethod
     def from_block(cls, connector: SqlAlchemyConnector) -> Self:
         """Return the database that a block of prefect-sqlalchemy connects to, whatever its driver.
@@ -65,6 +79,18 @@ class BackupDatabase(Block):
         password = SecretStr(url.password) if url.password else None
         scheme = url.drivername.partition("+")[0]
         return cls(url=url._replace(drivername=scheme, password=None).render_as_string(), password=password)
+
+
+def named_database(text: str) -> Database | DatabaseServer:
+    """Return a database by its URL, the path of its file, or its block, as parameters of flows name it.
+
+    Args:
+        text: Such as `postgresql://backup@host/shop`, `app.db` or `prefect-snapshots-backup-database/shop`.
+
+    Raises:
+        InvalidArgument: As for `open_databases` and `load_database`.
+    """
+    return load_database(text) if _SLUG.fullmatch(text) else open_databases(text)
 
 
 def load_database(slug: str) -> Database | DatabaseServer:
