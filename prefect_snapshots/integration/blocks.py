@@ -138,9 +138,12 @@ class SnapshotRepository(WritableFileSystem):
         )
 
     def check(self) -> list[str]:
-        """Test whether the repository can be opened and written from here, and return what was found.
+        """Test whether the repository can be opened and written from here.
 
         It creates an object and deletes it. `Repository.check` verifies the data.
+
+        Returns:
+            What was found.
 
         Raises:
             SnapshotsError: It cannot be used.

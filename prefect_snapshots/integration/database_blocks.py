@@ -56,7 +56,10 @@ class BackupDatabase(Block):
         return open_databases(self.url, self.password.get_secret_value() if self.password else None, self.options)
 
     def check(self) -> list[str]:
-        """Test whether the database can be backed up and restored from here, and return what was found.
+        """Test whether the database can be backed up and restored from here.
+
+        Returns:
+            What was found.
 
         Raises:
             SnapshotsError: It cannot.
