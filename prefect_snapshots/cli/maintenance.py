@@ -63,7 +63,7 @@ def doctor(*, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Ans
 
     It creates an object in the repository and deletes it. The exit code is 1 if something is wrong.
     """
-    from ..integration.diagnosis import diagnose_prefect
+    from ..integration.deployed import diagnose_prefect
     from ..reports.diagnosis import diagnose_sources, finding, look_at_repository
 
     repository = session.open(create=True)
