@@ -188,7 +188,7 @@ def test_a_forged_manifest_is_refused(tmp_path: Path, part: Any, told: Any, why:
 
 def test_sizes_and_notes_are_not_what_was_told(tmp_path: Path) -> None:
     manager = BackupManager(tmp_path / "repository", name="all")
-    staged = forged(manager.repository, [GOOD], [[["x" * 10**6] * 1000, False, ["y" * 10**6] * 1000]], b"abc")
+    staged = forged(manager.repository, [GOOD], [[["x" * 10**5] * 100, False, ["y" * 10**5] * 100]], b"abc")
     lying = msgspec.structs.replace(staged, content=msgspec.structs.replace(staged.content, written=-5))
     backup = manager.create_backup(parts=[("web1", lying)])
     assert (backup.size, backup.files) == (3, 1)

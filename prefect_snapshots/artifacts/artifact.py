@@ -18,16 +18,17 @@ from ..errors import ArtifactNotFound, CommitConflict, DamagedVersion, InvalidAr
 from ..messages import hint, logger
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
-from ..repository.contents import ContentReader, Stored, Writer, inline
+from ..repository.contents import ContentReader, StagedPart, Stored, Writer, inline
 from ..repository.metadata import clean_metadata
 from ..repository.progress import Progress
+from ..repository.staged_parts import Parts, commit_parts
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from ..trees.stored import StoredTree
 from .differences import Difference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, tree_of
-from .folders import decode_manifest, scan_folder
+from .folders import decode_manifest, join_folders, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import (
     ArtifactHistory,
@@ -121,7 +122,7 @@ class Artifact:
 
     def log_files(
         self,
-        local_path: str | os.PathLike[str],
+        local_path: str | os.PathLike[str] | Parts[StagedPart],
         artifact_path: str | None = None,
         *,
         metadata: Mapping[str, Any] | None = None,
@@ -130,10 +131,19 @@ class Artifact:
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Log a file or a folder as a new version. See `ArtifactRegistry.log_files`."""
+        """Log a file, a folder or parts of one as a new version. See `ArtifactRegistry.log_files`."""
         body = notes_of(metadata, expiry)
+        if not isinstance(local_path, str | os.PathLike):
+            if artifact_path is not None:
+                raise InvalidArgument("Pass artifact_path to stage_files: each part has its own.")
+            return commit_parts(
+                local_path,
+                lambda parts: self._log(
+                    body, None, lambda writer: join_folders(self.repository, writer, parts), token, if_changed
+                ),
+            )
         folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
-        passed = _counter("upload", folder.size, progress)
+        passed = counter("upload", folder.size, progress)
         return self._log(body, folder.travelling(), lambda writer: folder.store(writer, passed()), token, if_changed)
 
     def log_folder(
@@ -220,7 +230,7 @@ class Artifact:
                 )
             return Draft("version", {"id": f"v{history.next_number if number is None else number}", **body})
 
-        event = self._tracked.adopt(draft, content, _counter("copy", content.size, progress)())
+        event = self._tracked.adopt(draft, content, counter("copy", content.size, progress)())
         return self._version_of(event or (None if there is None else there.event))
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ class Artifact:
         found = self._find(version, match, valid=validate)
         with self._content(found) as content:
             tree = tree_of(content, self.name, *self._files_of(found))
-            passed = _counter("download", tree.stored, progress)()
+            passed = counter("download", tree.stored, progress)()
             return download(tree, to, self._version_of(found.event), passed)
 
     def load(
@@ -640,7 +650,7 @@ def notes_of(metadata: Mapping[str, Any] | None, expiry: datetime | str | None) 
     return notes
 
 
-def _counter(what: str, total: int, progress: Progress | None) -> Callable[[], Callable[[int], None]]:
+def counter(what: str, total: int, progress: Progress | None) -> Callable[[], Callable[[int], None]]:
     """Return a function that starts a new count, because content may have to be stored a second time."""
 
     def start() -> Callable[[int], None]:

@@ -18,7 +18,9 @@ from pathlib import Path
 import msgspec
 
 from ..errors import IntegrityError, InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedFormat
-from ..repository.contents import INLINE_LIMIT, ContentReader, Stored, Writer, inline
+from ..repository.contents import INLINE_LIMIT, ContentReader, StagedPart, Stored, Writer, inline
+from ..repository.repository import Repository
+from ..repository.staged_parts import open_parts, with_written
 from ..trees.entries import Entry, check_entries, check_path
 from ..trees.file_reading import Tree
 from ..trees.scanning import FileSelection, Scan, entry_of, scan, state_of
@@ -96,6 +98,40 @@ class Folder:
     @property
     def _tree(self) -> Tree:
         return Tree(self.root, self.scan, exact=False)
+
+
+def join_folders(repository: Repository, writer: Writer, parts: Sequence[StagedPart]) -> Stored:
+    """Store folders that other processes have staged as one. Nothing is copied.
+
+    They are joined in the order of their first files, so that the same parts in any order are the same folder.
+
+    Raises:
+        StagedPartsLost: A prune has freed some of them. The error has their numbers.
+        InvalidArgument: Two parts have the same file, or something is no part.
+    """
+    if not parts:
+        raise InvalidArgument("There are no parts to log. Nothing was saved.")
+    opened = open_parts(repository, writer, parts, "stage_files", _refused)
+    folders = []
+    for number, (content, body) in enumerate(opened):
+        try:
+            folders.append((decode_manifest(content), body))
+        except (IntegrityError, InvalidName) as error:
+            raise _refused(number, str(error)) from error
+    folders.sort(key=lambda folder: min((entry.raw for entry in folder[0] if not entry.is_directory), default=b""))
+    joined: dict[bytes, Entry] = {}
+    for entries, _ in folders:
+        for entry in entries:
+            known = joined.setdefault(entry.raw, entry)
+            if known is not entry and not (known.is_directory and entry.is_directory):
+                raise InvalidArgument(f"Two parts have {entry.path!r}. Nothing was saved. Stage them in other folders.")
+    merged = list(joined.values())
+    check_entries(merged)  # one part may have a file where another has a folder
+    return with_written(writer.store_cut(encode_manifest(merged), [body for _, body in folders]), parts)
+
+
+def _refused(number: int, why: str) -> InvalidArgument:
+    return InvalidArgument(f"Part {number} was refused, because it is no folder: {why} Nothing was saved.")
 
 
 def scan_folder(local: Path, below: str | None = None) -> Folder:

@@ -15,8 +15,9 @@ from types import EllipsisType
 from typing import Any, Protocol
 
 from ..errors import InvalidArgument
-from ..repository.contents import ContentReader
+from ..repository.contents import ContentReader, StagedPart
 from ..repository.progress import Progress
+from ..repository.staged_parts import Parts
 from ..retention import CleanupReport, RetentionPolicy
 from .differences import Difference
 from .downloads import Download, LoggedFolder
@@ -41,7 +42,7 @@ class ArtifactHandle(Protocol):
     def list_files(self, version: VersionLike = None, match: Match = "exact") -> list[tuple[str, int]]: ...
     def log_files(
         self,
-        local_path: str | os.PathLike[str],
+        local_path: str | os.PathLike[str] | Parts[StagedPart],
         artifact_path: str | None = None,
         *,
         metadata: Mapping[str, Any] | None = None,
@@ -231,7 +232,7 @@ class ArtifactManager(ABC):
     def log_files(
         self,
         name: str,
-        local_path: str | os.PathLike[str],
+        local_path: str | os.PathLike[str] | Parts[StagedPart],
         collection: str | None = None,
         artifact_path: str | None = None,
         *,
@@ -241,12 +242,14 @@ class ArtifactManager(ABC):
         token: str | None = None,
         progress: Progress | None = None,
     ) -> ArtifactVersion:
-        """Log a file or a folder as a new version. When this returns, the version is durable.
+        """Log a file, a folder or parts of one as a new version. When this returns, the version is durable.
 
         Args:
             name: The name of the artifact.
             local_path: A file, which keeps its name, or a folder. Files with their permissions, directories, and
-                symbolic links to targets inside the folder are logged.
+                symbolic links to targets inside the folder are logged. Or parts of a folder that other processes have
+                stored with `ArtifactRegistry.stage_files`: a list of them, or a function that returns them. It is
+                called with None for all parts, and with the numbers of some that have to be stored again.
             collection: The collection of the artifact. Default: the active one.
             artifact_path: The folder in the artifact to put them into, as in "data/raw". Default: the top.
             metadata: JSON-like values with string keys, up to 64 KB.
@@ -263,7 +266,8 @@ class ArtifactManager(ABC):
         Raises:
             ObjectMissing: There is nothing at `local_path`.
             InvalidName: A path or a link leads out of the folder.
-            InvalidArgument: A file changed while it was read. Nothing was saved.
+            InvalidArgument: A file changed while it was read, or two parts have the same file. Nothing was saved.
+            StagedPartsLost: A prune has freed some of the parts. The error has their numbers. Nothing was saved.
         """
         return self.artifact(name, collection).log_files(
             local_path,

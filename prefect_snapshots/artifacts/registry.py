@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactNotFound
 from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.contents import StagedPart
 from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.repository import Repository
-from .artifact import Artifact
+from .artifact import Artifact, counter
+from .folders import scan_folder
 from .history import Match, VersionLike
 from .infos import ArtifactInfo, Release
 from .manager import ArtifactManager
@@ -50,6 +54,41 @@ class ArtifactRegistry(ArtifactManager):
 
     def artifact(self, name: str, collection: str | None = None) -> Artifact:
         return self._artifacts.artifact(name, self._in(collection))
+
+    def stage_files(
+        self, local_path: str | os.PathLike[str], artifact_path: str | None = None, *, progress: Progress | None = None
+    ) -> StagedPart:
+        """Store a file or a folder as a part of a version that another process logs. No version appears yet.
+
+        Call it in each worker that has some of the files. What it returns is small and contains no data: return it to
+        the process that calls `log_files` with all parts. Parts that are never logged are freed by `prune`.
+
+        Args:
+            local_path, artifact_path, progress: As for `log_files`.
+
+        Returns:
+            A value that says where the files are.
+
+        Raises:
+            ObjectMissing: There is nothing at `local_path`.
+            InvalidName: A path or a link leads out of the folder.
+            InvalidArgument: A file changed while it was read.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-staged")
+            >>> folder = pathlib.Path(tempfile.mkdtemp())
+            >>> parts = []
+            >>> for number in range(2):  # on any machine
+            ...     _ = (folder / f"{number}.csv").write_text("a,b")
+            ...     parts.append(registry.stage_files(folder / f"{number}.csv", "table"))
+            >>> str(registry.log_files("dataset", parts)), registry.list_files("dataset")
+            ('default/dataset:v0', [('table/0.csv', 3), ('table/1.csv', 3)])
+        """
+        folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
+        passed = counter("upload", folder.size, progress)
+        return self.repository.stage(lambda writer: folder.store(writer, passed()))
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ import msgspec
 
 from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidArgument, NotSupported, StorageError
 from ..messages import close_names
-from ..repository.contents import ContentReader
+from ..repository.contents import ContentReader, StagedPart
 from ..repository.progress import Progress
+from ..repository.staged_parts import Parts
 from ..repository.times import parse_time, to_nanoseconds
 from ..retention import CleanupReport, RetentionPolicy
 from ..trees.restoring import write_tree
@@ -105,7 +106,7 @@ class WandbArtifact:
 
     def log_files(
         self,
-        local_path: str | os.PathLike[str],
+        local_path: str | os.PathLike[str] | Parts[StagedPart],
         artifact_path: str | None = None,
         *,
         metadata: _Metadata = None,
@@ -136,9 +137,11 @@ class WandbArtifact:
             InvalidArgument: The run belongs to another project, or another collection has an artifact of this name.
             CommitConflict: Only modes, links or the handler differ from the latest version, and W&B cannot see that.
             StorageError: The server did not confirm the version.
-            NotSupported: You passed a token.
+            NotSupported: You passed a token, or parts that other processes have staged.
         """
         _refuse_token(token)
+        if not isinstance(local_path, str | os.PathLike):
+            raise NotSupported("W&B has no parts that other processes have staged. Log a folder that has all files.")
         folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
         version = self._log(folder, VersionNote().with_entries(folder.entries), metadata, expiry)
         _report(progress, "upload", folder.size)

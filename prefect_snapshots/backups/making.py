@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..errors import BackupFailed, InvalidArgument, StagedPartsLost
+from ..errors import BackupFailed, InvalidArgument
 from ..messages import logger
 from ..repository.catalog import token_from
 from ..repository.commits import Draft
 from ..repository.contents import StagedPart, Stored, Writer
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
+from ..repository.staged_parts import Parts, commit_parts, with_written
 from ..trees.scanning import Directory
 from ..trees.workspaces import recover
 from . import archive
@@ -30,11 +32,8 @@ from .journal import RestoreRecord
 from .manifest import BackupPart
 from .origin import git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
-from .staging import PlacedPart, StageParts, encode_staged, join, prefix_of
+from .staging import PlacedPart, encode_staged, join, prefix_of
 from .working import clean_working_folders
-
-_ATTEMPTS = 3
-"""How often parts that a prune has freed are staged again. A prune spares what is younger than its grace time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class BackupRequest:
     tags: Sequence[str] = ()
     run: Mapping[str, Any] | None = None
     token: str | None = None
-    parts: Sequence[PlacedPart] | StageParts = ()
+    parts: Parts[PlacedPart] = ()
     safety: bool = False
 
 
@@ -105,14 +104,13 @@ def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int],
     with terminable():
         started = _started(history, described, request.sources)
         body = body_of(started.made)
-        parts = list(request.parts(None) if callable(request.parts) else request.parts)
 
         def draft() -> Draft:
             records = history.tracked.state
             body["id"] = records.free_name(backup_name(history.name, started.made.created_at, request.description))
             return Draft("backup", body)
 
-        def store(writer: Writer) -> Stored:
+        def store(parts: Sequence[PlacedPart], writer: Writer) -> Stored:
             joined = join(history.repository, writer, parts)
             previous = history.previous(source.name for source in request.sources)
             stored, summaries = archive.store(
@@ -124,19 +122,11 @@ def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int],
                 name: list(versions) for each in joined for name, versions in each.versions.items()
             }
             body["duration"] = round(time.monotonic() - since, 3)
-            written = stored.content.written + sum(each.written for each in joined)
-            return Stored(msgspec.structs.replace(stored.content, written=written), stored.inline)
+            return with_written(stored, [part for _, part in parts])
 
-        for attempt in range(_ATTEMPTS):
-            try:
-                event = history.tracked.store(draft, None, store, token=known)
-                break
-            except StagedPartsLost as lost:
-                if not callable(request.parts) or attempt == _ATTEMPTS - 1:
-                    raise
-                logger.warning("A prune has freed %d staged parts before they were committed.", len(lost.parts))
-                for number, again in zip(lost.parts, request.parts(lost.parts), strict=True):
-                    parts[number] = again
+        event = commit_parts(
+            request.parts, lambda parts: history.tracked.store(draft, None, partial(store, parts), token=known)
+        )
     assert event is not None
     return read_record(event)
 

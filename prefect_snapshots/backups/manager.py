@@ -24,6 +24,7 @@ from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
+from ..repository.staged_parts import Parts
 from ..retention import CleanupReport, RetentionPolicy
 from ..trees.scanning import Directory
 from . import browsing, changing, restores
@@ -40,7 +41,7 @@ from .records import LATEST, Backup, FailedBackup
 from .restores import RestoreReport, RestoreRequest
 from .single_files import Command, File, StandardInput
 from .sources import Database, DatabaseServer, DropsAbandoned
-from .staging import PlacedPart, StageParts
+from .staging import PlacedPart
 
 DEFAULT_RETENTION = RetentionPolicy()
 
@@ -137,7 +138,7 @@ class BackupManager:
         prove: bool = False,
         dry_run: bool = False,
         token: str | None = None,
-        parts: Sequence[PlacedPart] | StageParts = (),
+        parts: Parts[PlacedPart] = (),
     ) -> Backup:
         """Back up all databases and directories. If one of them fails, nothing is committed.
 

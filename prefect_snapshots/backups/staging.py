@@ -10,17 +10,18 @@ backup: a place can only add parts with its own name, and sizes and counts are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
 
-from ..errors import BackupFailed, IntegrityError, InvalidArgument, InvalidName, MalformedContent, StagedPartsLost
+from ..errors import BackupFailed, IntegrityError, InvalidArgument, InvalidName
 from ..repository.contents import ContentReader, Kept, StagedPart, Writer
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.repository import Repository
+from ..repository.staged_parts import open_parts
 from .directories import SourceSummary
 from .manifest import FORMAT, BackupPart, decode_manifest
 from .records import PartRecord, limited_notes, part_record
@@ -33,9 +34,6 @@ _MOST_VERSIONS = 20
 
 PlacedPart: TypeAlias = tuple[str, StagedPart]
 """The place that a part comes from, and the part."""
-
-StageParts: TypeAlias = Callable[[Sequence[int] | None], Sequence[PlacedPart]]
-"""A function that has parts staged, and returns them: all if it is called with None, else those with these numbers."""
 
 
 class _Told(msgspec.Struct, array_like=True):
@@ -62,14 +60,12 @@ class JoinedPart:
         parts: The parts of the backup's manifest.
         records: The records of these.
         versions: Versions of programs and servers, by the names of these.
-        written: Bytes that were new in the repository.
     """
 
     body: Kept
     parts: Sequence[BackupPart]
     records: Sequence[PartRecord]
     versions: Mapping[str, Sequence[str]]
-    written: int
 
 
 def prefix_of(place: str) -> str:
@@ -106,31 +102,19 @@ def join(repository: Repository, writer: Writer, placed: Sequence[PlacedPart]) -
         InvalidArgument: One was staged in another repository.
         InvalidName: A place is not a valid name.
     """
-    found: list[JoinedPart] = []
-    lost: list[int] = []
-    for number, (place, staged) in enumerate(placed):
-        if not isinstance(staged, StagedPart):
-            raise InvalidArgument(f"A part must be what stage_backup returned, not {type(staged).__name__}.")
-        prefix = prefix_of(place)
+    places = [(place, prefix_of(place)) for place, _ in placed]
+    parts = [part for _, part in placed]
+    opened = open_parts(repository, writer, parts, "stage_backup", lambda number, why: _refused(placed[number][0], why))
+    found = []
+    for (place, prefix), (content, body) in zip(places, opened, strict=True):
         try:
-            content = repository.staged(staged)
-            body = writer.keep_body(content)
-            content.manifest  # noqa: B018  it may be lost as well
-        except MalformedContent as error:
-            raise _refused(place, error) from error
-        except IntegrityError:
-            lost.append(number)
-            continue
-        try:
-            found.append(_joined(prefix, content, body, staged.content.written))
+            found.append(_joined(prefix, content, body))
         except (IntegrityError, InvalidArgument, InvalidName) as error:
-            raise _refused(place, error) from error
-    if lost:
-        raise StagedPartsLost(*lost)
+            raise _refused(place, str(error)) from error
     return found
 
 
-def _joined(prefix: str, content: ContentReader, body: Kept, written: int) -> JoinedPart:
+def _joined(prefix: str, content: ContentReader, body: Kept) -> JoinedPart:
     parts = decode_manifest(content)
     try:
         told = msgspec.msgpack.decode(content.manifest, type=_StagedManifest).told
@@ -152,11 +136,11 @@ def _joined(prefix: str, content: ContentReader, body: Kept, written: int) -> Jo
         records.append(msgspec.structs.replace(record, notes=notes, incomplete=incomplete))
         if said.versions:
             versions[part.name] = limited_notes(said.versions[:_MOST_VERSIONS])
-    return JoinedPart(body, parts, records, versions, max(0, written))
+    return JoinedPart(body, parts, records, versions)
 
 
-def _refused(place: str, error: Exception) -> BackupFailed:
+def _refused(place: str, why: str) -> BackupFailed:
     return BackupFailed(
-        f"A part from {place!r} was refused, because what was handed over is no part of a backup. {error} Nothing was "
+        f"A part from {place!r} was refused, because what was handed over is no part of a backup: {why} Nothing was "
         "committed. Check who can write to the repository."
     )

@@ -36,7 +36,9 @@ from ..documents import Document, Facts, Heading, code
 from ..documents.texts import Kind, Value, size_text
 from ..reports.artifacts import about_artifact, about_release, about_version
 from ..repository.choosing import RepositoryLike
+from ..repository.contents import StagedPart
 from ..repository.repository import Repository
+from ..repository.staged_parts import Parts
 from .blocks import current_repository
 from .live import artifact_key, history_url, plain
 from .reporter import Reporter, only_warn
@@ -105,7 +107,7 @@ def log_artifact(
 @task(cache_policy=NO_CACHE)
 def log_files(
     name: str,
-    local_path: str | os.PathLike[str],
+    local_path: str | os.PathLike[str] | Parts[StagedPart],
     artifact_path: str | None = None,
     *,
     collection: str = "default",
@@ -118,7 +120,8 @@ def log_files(
 
     Args:
         name: The name of the artifact.
-        local_path: A file, or a folder whose entries are logged. Names stay the same.
+        local_path: A file, or a folder whose entries are logged. Names stay the same. Or parts, as for
+            `ArtifactRegistry.log_files`.
         artifact_path: The folder inside the artifact to put them into. Default: the top folder.
         collection: The collection of the artifact.
         repository: As for `log_artifact`.
