@@ -820,7 +820,16 @@ def test_manual_covers_every_command_and_option(program: Program) -> None:
         assert "prefect-snapshots --help" in " ".join(common.split())
     everywhere = program.run("--help").stdout.partition("Global options")[2]
     assert set(re.findall(r"--[a-z][a-z-]+", everywhere)) <= set(re.findall(r"--[a-z][a-z-]+", manual))
-    for group in ((), ("snapshots",), ("checkpoints",), ("artifacts",), ("backups",), ("wal",), ("password",)):
+    for group in (
+        (),
+        ("snapshots",),
+        ("checkpoints",),
+        ("artifacts",),
+        ("backups",),
+        ("wal",),
+        ("import",),
+        ("password",),
+    ):
         listed = program.run(*group, "--help").stdout.partition("Commands")[2].partition("Global options")[0]
         for name in re.findall(r"^│ ([a-z][a-z-]*) ", listed, re.MULTILINE):
             assert re.search(rf"^## {' '.join((*group, name))}\b", manual, re.MULTILINE), name

@@ -81,6 +81,7 @@ class Artifact:
         self.repository = tracked.repository
         self._tracked = tracked
         self._missing = missing
+        self._origin: dict[str, str] = {}
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,17 @@ class Artifact:
             return tree_of(content, self.name, *self._files_of(found))
 
     # --- logging -----------------------------------------------------------------------------------------------------
+
+    def logged_from(self, source: Mapping[str, str]) -> Artifact:
+        """Return this handle, whose new versions say where they come from.
+
+        Args:
+            source: Strings with string keys. `created_at` is when the version was first logged elsewhere, and becomes
+                its time.
+        """
+        handle = Artifact(self.name, self.collection, self._tracked, self._missing)
+        handle._origin = dict(source)
+        return handle
 
     def log_files(
         self,
@@ -508,6 +520,8 @@ class Artifact:
         if_changed: bool,
     ) -> ArtifactVersion:
         stored, unchanged = content, None
+        if self._origin:
+            body = {**body, "source": self._origin}
 
         def storing(writer: Writer) -> Stored:
             nonlocal stored

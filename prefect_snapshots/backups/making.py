@@ -30,7 +30,7 @@ from .history import BackupHistory
 from .interruption import terminable
 from .journal import RestoreRecord
 from .manifest import BackupPart
-from .origin import git_state, host
+from .origin import Git, git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
 from .staging import PlacedPart, encode_staged, join, prefix_of
 from .working import clean_working_folders
@@ -50,6 +50,9 @@ class BackupRequest:
         parts: Parts that other processes have staged, with the places that they come from. Or a function that has them
             staged.
         safety: Whether a restore makes it, of what it is about to change.
+        name: The name that it has in another program, if it is imported from there. "": one of time and description.
+        created_at: When another program made it, if it is imported from there. None: now.
+        git: The state of the code that the other program recorded.
     """
 
     sources: Sequence[Source]
@@ -60,6 +63,9 @@ class BackupRequest:
     token: str | None = None
     parts: Parts[PlacedPart] = ()
     safety: bool = False
+    name: str = ""
+    created_at: datetime | None = None
+    git: Git | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,8 @@ def make(history: BackupHistory, request: BackupRequest, passed: Callable[[int],
 
         def draft() -> Draft:
             records = history.tracked.state
-            body["id"] = records.free_name(backup_name(history.name, started.made.created_at, request.description))
+            made_up = backup_name(history.name, started.made.created_at, request.description)
+            body["id"] = records.free_name(request.name or made_up)
             return Draft("backup", body)
 
         def store(parts: Sequence[PlacedPart], writer: Writer) -> Stored:
@@ -208,7 +215,8 @@ def _described(request: BackupRequest) -> Backup:
     return Backup(
         name="",
         description=checked_string(request.description, "description"),
-        created_at=datetime.now(UTC),
+        created_at=request.created_at or datetime.now(UTC),
+        git=request.git,
         pinned=bool(request.pinned),
         tags=checked_tags(request.tags),
         host=host(),
@@ -240,7 +248,7 @@ def _looked_at(described: Backup, sources: Sequence[Source]) -> Backup:
                 "Nothing was committed."
             )
     folders = (Path(source.path) for source in sources if isinstance(source, Directory))
-    return dataclasses.replace(described, versions=versions, git=git_state(folders))
+    return dataclasses.replace(described, versions=versions, git=described.git or git_state(folders))
 
 
 def _interrupted_notes(restores: Sequence[RestoreRecord], sources: Sequence[Source]) -> dict[str, str]:

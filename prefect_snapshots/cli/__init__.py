@@ -27,6 +27,7 @@ from . import (
     copies,
     deployments,
     filesystem,
+    importing,
     initializing,
     maintenance,
     notifications,
@@ -86,6 +87,7 @@ _app.command(filesystem.cat)
 _app.command(serving.serve)
 _app.command(report.report)
 _app.command(copies.copy)
+_app.command(importing.app)
 _app.command(maintenance.check)
 _app.command(maintenance.prune)
 _app.command(maintenance.extend_locks)

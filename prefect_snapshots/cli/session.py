@@ -51,12 +51,13 @@ class Session:
     yes: bool = False
     limit_upload: float | None = None
 
-    def open(self, *, writing: bool = False, create: bool = False) -> Repository:
+    def open(self, *, writing: bool = False, create: bool = False, allow_pickle: bool = False) -> Repository:
         """Open the repository. It is read-only by default.
 
         Args:
             writing: Whether to write. Default: False.
             create: Whether to write, and to create the repository if there is none. Default: False.
+            allow_pickle: Whether values may be pickled and unpickled. Default: False.
 
         Raises:
             RepositoryNotFound: There is no repository.
@@ -66,7 +67,7 @@ class Session:
 
         given = self.password()
         try:
-            return self._open(given, writing or create, create)
+            return self._open(given, writing or create, create, allow_pickle)
         except WrongPassword as error:
             if given:
                 option = "--password-file" if self.password_file else "--password-command"
@@ -78,7 +79,7 @@ class Session:
                 "The repository is encrypted, and there is no terminal to type its password on. "
                 f"Set {PASSWORD_SETTING}, or pass --password-file or --password-command."
             )
-        return self._open(getpass.getpass("Password of the repository: "), writing or create, create)
+        return self._open(getpass.getpass("Password of the repository: "), writing or create, create, allow_pickle)
 
     def at(self, url: str, storage_options: Mapping[str, Any]) -> Session:
         """Return a session of the same options, for another repository."""
@@ -117,7 +118,9 @@ class Session:
             return password_from_file(self.password_file)
         return password_from_command(self.password_command) if self.password_command else None
 
-    def _open(self, password: str | Literal[False] | None, writing: bool, create: bool) -> Repository:
+    def _open(
+        self, password: str | Literal[False] | None, writing: bool, create: bool, allow_pickle: bool
+    ) -> Repository:
         from ..repository.repository import SETTING, Repository
 
         limit = self.limit_upload
@@ -125,7 +128,7 @@ class Session:
             self.place(),
             storage_options=self.storage_options,
             password=password,
-            allow_pickle=False,
+            allow_pickle=allow_pickle,
             read_only=not writing,
             limit_upload=configuration().get("limit_upload") if limit is None and writing else limit,
         )

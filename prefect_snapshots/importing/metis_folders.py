@@ -1,0 +1,129 @@
+"""Import the snapshots of Metis's backup tool: folders with `metadata.json`, or archives of such folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..backups.history import BackupHistory
+from ..backups.making import BackupRequest, make
+from ..backups.origin import Git
+from ..errors import SnapshotsError
+from ..repository.choosing import RepositoryLike, as_repository
+from ..repository.names import check_name
+from ..trees.scanning import Directory
+from .reports import ImportReport, NotImported, existing, moment, reason
+
+_METADATA, _ARCHIVE = "metadata.json", ".tar.gz"
+_MOST_METADATA = 1 << 24
+"""Bytes of a `metadata.json` that are read: a count for each of a hundred thousand collections fits in."""
+
+
+def import_metis(
+    path: str | os.PathLike[str], repository: RepositoryLike | None = None, *, name: str = "metis"
+) -> ImportReport:
+    """Import the snapshots of Metis's backup tool as backups.
+
+    Names, times, descriptions, permanence and the state of git are kept. A time without a zone is one of this machine.
+    Each folder of a snapshot, `database` and `bulk_store`, becomes a part with the files that it has.
+    `restore_backup` with `to={"database": FOLDER}` brings back the dump of ArangoDB for `arangorestore`.
+
+    Args:
+        path: The folder with the snapshots, or one snapshot. Archives (`.tar.gz`) are unpacked on the way.
+        repository: Where to store the backups. A `Repository`, a URL, a path or a block.
+        name: The name of the backups.
+
+    Returns:
+        The names of the snapshots.
+
+    Raises:
+        InvalidArgument: There is no such folder.
+
+    Example:
+        >>> import json, tempfile, pathlib
+        >>> old = pathlib.Path(tempfile.mkdtemp()) / "metis_20251007_143022_baseline"
+        >>> (old / "database").mkdir(parents=True)
+        >>> _ = (old / "database/papers.data.json").write_text("{}")
+        >>> _ = (old / "metadata.json").write_text(json.dumps({
+        ...     "snapshot_name": old.name, "timestamp": "2025-10-07T14:30:22", "description": "Baseline",
+        ...     "permanent": True,
+        ... }))
+        >>> import_metis(old.parent, "memory://example-metis").imported
+        ['metis_20251007_143022_baseline']
+    """
+    root = existing(path, "folder of Metis")
+    folders = (
+        [root] if (root / _METADATA).is_file() else [each for each in root.iterdir() if (each / _METADATA).is_file()]
+    )
+    history = BackupHistory(as_repository(repository), name)
+    report = ImportReport()
+    for metadata, folder in sorted(((_read(each), each) for each in folders), key=lambda pair: _order(*pair)):
+        label = str(metadata.get("snapshot_name") or folder.name)
+        try:
+            if any((each.run or {}).get("snapshot") == label for each in history.backups()):
+                report.present.append(label)
+                continue
+            with _unpacked(folder) as files:
+                made = make(history, _request(label, metadata, files), lambda _: None)
+        except (SnapshotsError, NotImported, OSError, tarfile.TarError) as error:
+            report.left_out.append(f"{label} was not imported: {reason(error)}.")
+            continue
+        report.imported.append(label)
+        if made.name != label:
+            report.left_out.append(f"{label} is called {made.name} here.")
+    return report
+
+
+def _read(folder: Path) -> Mapping[str, Any]:
+    """Return the metadata of a snapshot. Empty if it cannot be read."""
+    try:
+        with (folder / _METADATA).open("rb") as stream:
+            found = json.loads(stream.read(_MOST_METADATA))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _order(metadata: Mapping[str, Any], folder: Path) -> tuple[str, str]:
+    return str(metadata.get("timestamp")), folder.name
+
+
+def _request(label: str, metadata: Mapping[str, Any], files: Path) -> BackupRequest:
+    created = moment(metadata.get("timestamp"), local=True)
+    if created is None:
+        raise NotImported(f"its {_METADATA} cannot be read, or has no time")
+    parts = sorted(each for each in files.iterdir() if each.is_dir() and not each.is_symlink())
+    if not parts:
+        raise NotImported("it has no files")
+    commit, branch = metadata.get("git_commit"), metadata.get("git_branch")
+    counts = metadata.get("collections")
+    return BackupRequest(
+        sources=[Directory(each, name=each.name, excludes=()) for each in parts],
+        name=check_name(label, "backup name"),
+        description=str(metadata.get("description") or ""),
+        pinned=metadata.get("permanent") is True,
+        run={"imported_from": "metis", "snapshot": label, "collections": counts if isinstance(counts, dict) else {}},
+        created_at=created,
+        git=Git(commit=str(commit), branch=None if branch is None else str(branch), dirty=False) if commit else None,
+    )
+
+
+@contextmanager
+def _unpacked(folder: Path) -> Iterator[Path]:
+    """Yield the folder with the files of a snapshot, which are in an archive beside it after a week."""
+    archive = folder.with_name(folder.name + _ARCHIVE)
+    if not archive.is_file() or any(each.is_dir() for each in folder.iterdir()):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        with tarfile.open(archive) as packed:
+            packed.extractall(place, filter="data")  # refuses links and paths that lead out
+        inside = Path(place)
+        [only, *others] = sorted(inside.iterdir()) or [inside]
+        yield only if not others and (only / _METADATA).is_file() else inside
