@@ -182,7 +182,7 @@ class Report:
         return 1 if self.options.check and not all(limit.met for limit in self.limits) else 0
 
     def _markdown(self, machine: Mapping[str, str]) -> str:
-        figures = _table(
+        figures = markdown_table(
             ("measured", "of", "survives", "median", "lowest", "highest", "times"),
             (
                 (
@@ -197,7 +197,7 @@ class Report:
                 for figure in self.figures
             ),
         )
-        limits = _table(
+        limits = markdown_table(
             ("limit", "reached", "required", "met"),
             (
                 (
@@ -253,7 +253,7 @@ def _describe(directory: Path, packages: Sequence[str]) -> dict[str, str]:
     kind = _file_system(directory)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        OURS: _revision(),
+        OURS: revision(),
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs, "
         f"{psutil.virtual_memory().total / 1e9:.0f} GB memory",
         "file system": kind + (" (in memory: nothing here survives a power loss)" if kind in _IN_MEMORY else ""),
@@ -291,7 +291,7 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def _revision() -> str:
+def revision() -> str:
     """The version, and in a checkout the commit, and whether the package differs from it."""
     commit = _git("rev-parse", "--short", "HEAD")
     if not commit:
@@ -331,6 +331,6 @@ def _number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

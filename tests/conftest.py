@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import multiprocessing
 import os
 import shutil
 import signal
@@ -33,9 +32,6 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 # Most of the time of a process that a test starts went into compiling Prefect, JAX and our own modules once more.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-# One server for all forks of a test process, which imports what they run: a new interpreter takes half a second for it.
-multiprocessing.set_forkserver_preload(["histories", "test_backup_trees", "test_trees"])
 
 # What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

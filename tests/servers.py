@@ -296,8 +296,14 @@ def dropping_proxy(upstream: str) -> Iterator[Proxy]:
         state = proxy
         target = urlsplit(upstream).netloc
 
-    with ThreadingHTTPServer((_HOST, 0), Handler) as server:
-        server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError):  # clients are killed in the middle of a request
+                super().handle_error(request, client_address)
+
+    with Server((_HOST, 0), Handler) as server:
         proxy.endpoint = f"http://{_HOST}:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

@@ -7,7 +7,6 @@ was, and so does a kill.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import random
 import resource
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import msgspec
 import pytest
 
@@ -44,8 +44,6 @@ from prefect_snapshots.trees.entries import Entry
 from prefect_snapshots.trees.restoring import restore_directory
 from prefect_snapshots.trees.scanning import RESTORING, Directory, FileSelection, walk
 from prefect_snapshots.trees.workspaces import recover, workspace
-
-FORKS = multiprocessing.get_context("forkserver")
 
 
 class Vault:
@@ -355,8 +353,8 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, vault:
     source.mkdir()
     (source / "growing").write_bytes(os.urandom(size))
     (source / "still").write_text("still")
-    running, stop = FORKS.Event(), FORKS.Event()
-    process = FORKS.Process(target=_append, args=(str(source / "growing"), running, stop))
+    running, stop = forks.context().Event(), forks.context().Event()
+    process = forks.context().Process(target=_append, args=(str(source / "growing"), running, stop))
     process.start()
     try:
         running.wait(30)
@@ -421,10 +419,12 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     for path in (*tmp_path.parents, tmp_path):
         if path.stat().st_uid == os.geteuid() and "pytest" in str(path):
             path.chmod(0o755)
-    answers = FORKS.Queue()
+    answers = forks.context().Queue()
     try:
         for strict in (True, False):
-            process = FORKS.Process(target=_as_nobody, args=(str(place / "repository"), str(source), strict, answers))
+            process = forks.context().Process(
+                target=_as_nobody, args=(str(place / "repository"), str(source), strict, answers)
+            )
             process.start()
             found = answers.get(timeout=60)
             process.join()
@@ -709,8 +709,10 @@ def test_a_full_disk_leaves_the_target(tmp_path: Path, vault: Vault, source: Pat
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").write_text("old")
-    answers = FORKS.Queue()
-    process = FORKS.Process(target=_with_little_room, args=(str(tmp_path / "repository"), str(target), answers))
+    answers = forks.context().Queue()
+    process = forks.context().Process(
+        target=_with_little_room, args=(str(tmp_path / "repository"), str(target), answers)
+    )
     process.start()
     assert "not enough space" in answers.get(timeout=60)
     process.join()

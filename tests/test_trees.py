@@ -6,7 +6,6 @@ Restores never reach anything outside of their directory, and what was left out 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from test_backup_trees import Vault, described, leftovers
 
@@ -29,7 +29,6 @@ from prefect_snapshots.trees.entries import Entry, check_entries
 from prefect_snapshots.trees.restoring import restore_directory, stage_directory
 from prefect_snapshots.trees.scanning import RESTORING
 
-FORKS = multiprocessing.get_context("forkserver")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
 
@@ -73,8 +72,8 @@ def _become_nobody(call: Callable[..., object], arguments: tuple[Any, ...], answ
 
 def as_nobody(call: Callable[..., object], *arguments: Any) -> Any:
     """Call a function of this module as a user who is not root."""
-    answers = FORKS.Queue()
-    process = FORKS.Process(target=_become_nobody, args=(call, arguments, answers))
+    answers = forks.context().Queue()
+    process = forks.context().Process(target=_become_nobody, args=(call, arguments, answers))
     process.start()
     error, answer = answers.get(timeout=120)
     process.join()
@@ -113,8 +112,8 @@ def _race(folder: str, elsewhere: str, started: Any, ended: Any) -> None:
 @contextlib.contextmanager
 def racing(folder: Path, elsewhere: Path) -> Iterator[None]:
     """Another user puts links where the directories of a folder of theirs are, as fast as they can."""
-    started, ended = FORKS.Event(), FORKS.Event()
-    process = FORKS.Process(target=_race, args=(str(folder), str(elsewhere), started, ended))
+    started, ended = forks.context().Event(), forks.context().Event()
+    process = forks.context().Process(target=_race, args=(str(folder), str(elsewhere), started, ended))
     process.start()
     assert started.wait(60)
     try:

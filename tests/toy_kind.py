@@ -72,14 +72,20 @@ class ToyKind:
         content = source.repository.read(source.stream, origin)
         return self.repository.adopt(self.stream, lambda: Draft("put", {"id": new}), content)
 
-    def join(self, item: str, parts: Sequence[StagedPart]) -> Event | None:
+    def join(self, item: str, parts: Sequence[StagedPart], token: bytes | None = None) -> Event | None:
         """Commit an item whose body is what was staged, by anybody."""
 
         def store(writer: Writer) -> Stored:
-            kept = [Kept(writer.keep(self.repository.staged(part))) for part in parts]
-            return writer.store_cut(item.encode(), kept)
+            contents = map(self.repository.staged, parts)
+            return writer.store_cut(
+                item.encode(),
+                [
+                    Kept(writer.keep(content)) if content.inline is None else content.read(0, content.size)
+                    for content in contents
+                ],
+            )
 
-        return self.repository.commit(self.stream, lambda: Draft("put", {"id": item}), store=store)
+        return self.repository.commit(self.stream, lambda: Draft("put", {"id": item}), store=store, token=token)
 
     def remove(self, item: str) -> Event | None:
         """Delete an item; None when it is not there."""
