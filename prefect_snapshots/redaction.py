@@ -20,8 +20,15 @@ _CHAIN = re.compile(r"((?:[a-z0-9+.-]+://)?[^:]*)::([a-z][a-z0-9+.-]*(?:://|::).
 _PORT = re.compile(r":[0-9]+")
 _WITH_PORT = re.compile(r"[^:\]]:[0-9]+$")  # a password cannot follow the bracket of an IPv6 address
 
-# Shorter values are words such as "s3v4" or "main", which messages need. As secrets they would be too weak anyway.
+# A shorter secret is masked only where it is a whole word.
 _SHORTEST_SECRET = 4
+
+_NAMED_SECRETS = frozenset(
+    {"key", "secret", "token", "password", "passphrase", "passwd", "username", "user", "sas_token", "account_key"}
+    | {"client_secret", "connection_string", "aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
+)
+"""Options whose value is a secret, however short it is. Short values of other options, such as `"s3"` or `5`, are words
+that messages need."""
 
 _PLAIN = frozenset(
     {
@@ -109,7 +116,7 @@ def hider(url: str | None, options: Mapping[str, Any]) -> Callable[[str], str]:
         >>> hider(None, {"token": "ab/cdef"})("401: GET /?access_token=ab%2Fcdef")
         '401: GET /?access_token=***'
     """
-    secrets = {secret for secret in _secrets(options) if len(secret) >= _SHORTEST_SECRET}
+    secrets = set(_secrets(options))
     for part in _chained(url or ""):
         secrets.update(_secrets_of(part))
     return masking(form for secret in secrets for form in (secret, quote(secret, safe=""), unquote(secret)))
@@ -220,7 +227,8 @@ def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
         if name in _GROUPS and isinstance(value, Mapping):
             yield from _secrets(value)
         elif not _is_harmless(name, value):
-            yield from _strings(value)
+            shortest = 1 if name in _NAMED_SECRETS else _SHORTEST_SECRET
+            yield from (secret for secret in _strings(value) if len(secret) >= shortest)
         elif isinstance(value, str):
             yield from _secrets_of(value)
 

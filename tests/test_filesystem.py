@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,6 +35,7 @@ from prefect_snapshots.backups.records import Backup, body_of
 from prefect_snapshots.errors import (
     ArtifactExpired,
     DamagedVersion,
+    IntegrityError,
     InvalidArgument,
     PathNotFound,
     ReadOnlyRepository,
@@ -42,6 +45,8 @@ from prefect_snapshots.filesystem import SnapshotsFileSystem
 from prefect_snapshots.filesystem.segments import component, decoded
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Stored, inline
+from prefect_snapshots.repository.packs import pack_path
+from prefect_snapshots.snapshots.backends import Durable
 from prefect_snapshots.trees.entries import Entry
 from prefect_snapshots.values import encode
 
@@ -481,6 +486,45 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path) -> None:
         files.cat("artifacts/data@latest/data")
     with pytest.raises(DamagedVersion, match="snapshot 'step-1' of 'train', leaf w"):
         files.cat("snapshots/train@latest/w.npy")
+
+
+def test_a_list_goes_on_after_what_is_damaged_and_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A name whose events are damaged, and a version whose list of leaves is."""
+    place = tmp_path / "repository"
+    for name in ("a", "b", "c"):
+        manager = SnapshotManager[Any](place, name=name)
+        manager.save_snapshot({f"{name} {number}": number for number in range(3_000)}, "one")
+        manager.save_snapshot({"w": f"{name} is small"}, "two")
+    catalog = Repository(place).parts().catalog
+    folders = {name: place / "catalog" / folder for folder, (_, name) in catalog.streams().items()}
+    (folders["a"] / "000000000001").write_bytes(b"damaged")
+    opened = Repository(place)
+    backend = Durable(opened, "b")
+    content = backend.content(backend.refresh().get("one"))[1]
+    entry = opened.parts().index.find(content.table[-1]["chunk"].tobytes())
+    assert entry is not None
+    pack = place / pack_path(entry.pack)
+    data = bytearray(pack.read_bytes())
+    data[entry.offset + 5] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    files = SnapshotsFileSystem(str(place))
+    found = files.find("")
+    assert {path.rpartition("/")[0] for path in found} == {"snapshots/b@two", "snapshots/c@one", "snapshots/c@two"}
+    assert "snapshots/a is left out of the list, because it is damaged" in caplog.text
+    assert "snapshots/b@one is left out of the list, because it is damaged" in caplog.text
+    errors: list[Exception] = []
+    assert set(files.glob("snapshots/*/w.txt")) == {"snapshots/b@two/w.txt", "snapshots/c@two/w.txt"}
+    assert sum(len(each) for *_, each in files.walk("", on_error=errors.append)) == len(found)
+    assert len(errors) == 1
+    for path in ("snapshots/b@one", "snapshots/a@one"):
+        with pytest.raises(IntegrityError):
+            files.find(path)
+    program = [sys.executable, "-c", "from prefect_snapshots.cli import main; main()"]
+    command = [*program, "ls", "--recursive", "--repository", str(place)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "snapshots/c@two/w.txt" in done.stdout
+    assert "snapshots/a is left out" in done.stderr
 
 
 def test_an_expired_version_is_listed_and_not_read(tmp_path: Path) -> None:

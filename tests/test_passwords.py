@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -463,6 +464,25 @@ class TestSeveralPasswords:
         repository.add_password("other", "second")
         assert not (tmp_path / "r" / keyring.EDIT_CLAIM).exists()
         assert load(tmp_path / "r", password="second") == 1
+
+    def test_somebody_who_seems_to_change_passwords_for_ever_keeps_nobody_waiting(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository = save(tmp_path / "r", password="first")
+        monkeypatch.setattr(keyring, "_LONGEST_WAIT", 0.2)
+        claims = count()
+        read = LocalLocation.read
+
+        def always_another(location: LocalLocation, path: str) -> bytes:
+            if path == keyring.EDIT_CLAIM:
+                (tmp_path / "r" / path).write_bytes(b"claim %d" % next(claims))
+            return read(location, path)
+
+        (tmp_path / "r" / keyring.EDIT_CLAIM).write_bytes(b"first")
+        monkeypatch.setattr(LocalLocation, "read", always_another)
+        with pytest.raises(CommitConflict, match=r"could not begin\. Nothing was changed"):
+            repository.add_password("other", "second")
+        assert [one.name for one in repository.list_passwords()] == ["default"]
 
     def test_a_change_that_was_stopped_for_too_long_changes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -236,5 +236,10 @@ def test_a_short_password_leaves_messages_readable() -> None:
         hide("no such database as 'a': password a was refused")
         == f"no such database as '{MASK}': password {MASK} was refused"
     )
+    hide = hider("s3://bucket", {"key": "me", "secret": "abc", "client_kwargs": {"aws_session_token": "x1"}, "pool": 3})
+    assert (
+        hide("me at s3://bucket with 'abc' or x1: abcd and some 3 others, me%2Fabc")
+        == f"{MASK} at s3://bucket with '{MASK}' or {MASK}: abcd and some 3 others, {MASK}%2Fabc"
+    )
     tool = Tool("pg_dump", {}, ["e"])
     assert tool.masked("the server refused e") == f"the server refused {MASK}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PathNotFound
+from ..errors import IntegrityError, PathNotFound
 from .output import Answer, columns, count_text, size_text, table, time_text
 from .session import Session, SessionArgument
 
@@ -59,10 +59,15 @@ def _open(session: Session) -> SnapshotsFileSystem:
 
 
 def _below(files: SnapshotsFileSystem, start: Contained, recursive: bool) -> Iterator[Contained]:
+    from ..filesystem.contained import leave_out
+
     for each in files.files.children(start.path):
         yield each
         if recursive and each.type == "directory":
-            yield from _below(files, each, recursive)
+            try:
+                yield from _below(files, each, recursive)
+            except IntegrityError as error:
+                leave_out(each.path, error)
 
 
 def _described(found: Contained) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..errors import (
     PathNotFound,
     SnapshotNotFound,
 )
-from ..messages import hint
+from ..messages import hint, logger
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
 from .kinds import ArtifactFiles, BackupFiles, KindFiles, ReleaseFiles, SnapshotFiles, Version
@@ -103,8 +103,11 @@ class RepositoryFiles:
     def children(self, path: str) -> list[Contained]:
         """Return what a directory contains: kinds, names, versions (newest first) or files.
 
+        The versions of a damaged name are left out of a list of names, with a warning.
+
         Raises:
             PathNotFound: There is nothing at this path.
+            IntegrityError: The version at this path is damaged.
         """
         reference = parse_path(path)
         if reference is None:
@@ -213,9 +216,22 @@ class RepositoryFiles:
         folders = dict.fromkeys(each[len(prefix) :].split("/")[0] for each in below if "/" in each[len(prefix) :])
         found = [Contained(f"{path}/{folder}", "directory", exact=f"{path}/{folder}") for folder in folders]
         here = [each for each in below if "/" not in each[len(prefix) :]]
-        for each, versions in zip(here, pool("network").map(kind.versions, here), strict=True):
-            found += _all_of(f"{name}/{each}", versions)
+
+        def versions(each: str) -> Sequence[Version]:
+            try:
+                return kind.versions(each)
+            except IntegrityError as error:
+                leave_out(f"{name}/{each}", error)
+                return []
+
+        for each, listed in zip(here, pool("network").map(versions, here), strict=True):
+            found += _all_of(f"{name}/{each}", listed)
         return found
+
+
+def leave_out(path: str, error: IntegrityError) -> None:
+    """Say that something damaged is left out of a listing: everything else is listed."""
+    logger.warning("%s is left out of the list, because it is damaged: %s", path, error)
 
 
 def reader_of(found: Contained) -> Read:

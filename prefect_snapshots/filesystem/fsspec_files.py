@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NoReturn
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from ..arguments import check_names
-from ..errors import PathNotFound, ReadOnlyRepository
+from ..errors import IntegrityError, PathNotFound, ReadOnlyRepository
 from ..messages import logger
 from ..repository.choosing import RepositoryLike, as_repository, selected_repository
 from ..repository.passwords import Password
 from ..repository.repository import DEFAULT_URL, SETTING, Repository
-from .contained import Contained, RepositoryFiles, described, reader_of
+from .contained import Contained, RepositoryFiles, described, leave_out, reader_of
 
 _OPTIONS = frozenset({"repository", "storage_options", "password", "id"}) | frozenset(
     {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
@@ -137,6 +137,35 @@ class SnapshotsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         if not found and (single := self.files.find(path)).type != "directory":
             found = [single]
         return [_info(each) if detail else each.path for each in found]
+
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = "omit", **options: Any
+    ) -> Iterator[Any]:
+        """Yield directories with their contents, as `os.walk` does. `find`, `glob` and `du` use it.
+
+        A damaged version below the path is left out with a warning. A path within it is an error.
+
+        Args:
+            path: The directory to begin with.
+            maxdepth: How many levels are listed. Default: all.
+            topdown: Whether a directory comes before its contents.
+            on_error: What happens to an error: "omit", "raise", or a function that is called with it.
+            options: Passed to `ls`.
+
+        Raises:
+            IntegrityError: The version that the path leads to is damaged.
+        """
+        # fsspec walks into each directory with this method, and passes only the other options on.
+        is_below = "first_on_error" in options
+        on_error = options.pop("first_on_error", on_error)
+        try:
+            yield from super().walk(path, maxdepth, topdown, on_error, first_on_error=on_error, **options)
+        except IntegrityError as error:
+            if not is_below or on_error == "raise":
+                raise
+            leave_out(self._strip_protocol(path), error)
+            if callable(on_error):
+                on_error(error)
 
     def exists(self, path: str, **options: Any) -> bool:
         """Return whether there is something at a path. Other errors than that are raised."""

@@ -21,6 +21,8 @@ EDIT_CLAIM = "repository.edit"
 _PATIENCE = 10.0
 """Seconds after which the process with the claim is assumed dead. An edit derives one key and writes two small objects,
 which takes less than a second."""
+_LONGEST_WAIT = 60.0
+"""Seconds after which an edit gives up: so many others take less, unless somebody only pretends to edit."""
 _POLL = 0.05
 """Seconds between two checks of another process's claim: short compared with an edit."""
 
@@ -138,7 +140,13 @@ def _alone(location: Location) -> Iterator[Callable[[str], None]]:
     """
     claim = os.urandom(16).hex().encode()
     seen, since = b"", time.monotonic()
+    begun = since
     while not location.create(EDIT_CLAIM, claim):
+        if time.monotonic() - begun > _LONGEST_WAIT:
+            raise CommitConflict(
+                f"Other processes have edited the passwords of {location.url} for {_LONGEST_WAIT:.0f} s, and this one "
+                f"could not begin. Nothing was changed. Find out who writes the object {EDIT_CLAIM}, and try again."
+            )
         with contextlib.suppress(ObjectMissing):
             holder = location.read(EDIT_CLAIM)
             if holder != seen:
