@@ -522,6 +522,22 @@ def test_a_copy_shows_what_was_taken_away_replaced_or_is_not_copied_yet(tmp_path
     assert "the copy has other events" in problem.what
 
 
+def test_what_was_left_out_of_a_copy_is_named(tmp_path: Path) -> None:
+    source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target")
+    manager = SnapshotManager(source, name="run")
+    manager.save_snapshot(noise(1), "damaged")
+    [pack] = (tmp_path / "source" / "packs").rglob("*/*")
+    data = pack.read_bytes()
+    pack.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    manager.save_snapshot(noise(2), "good")
+    assert [problem.path for problem in source.copy_to(target).problems] == ["snapshots/run:damaged"]
+    pack.write_bytes(data)
+    source = Repository(tmp_path / "source")
+    assert source.copy_to(target).ok
+    [note] = source.check(True, against=target).notes
+    assert "1 version of snapshots/run will never be in the copy" in note
+
+
 def test_a_lost_event_comes_back_exactly_as_it_was(tmp_path: Path) -> None:
     source, target = Repository(tmp_path / "source"), Repository(tmp_path / "target", password="two")
     manager = SnapshotManager(source, name="run")

@@ -840,3 +840,25 @@ def test_an_index_object_that_a_listing_overlooks_is_found_although_another_is_n
     reader.stream.refresh()
     assert reader.get("wanted") == b"2" * 1000
     assert next(listings) >= 2
+
+
+def test_what_another_thread_has_just_read_of_the_index_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread finds no copy of a chunk, another one reads the new index objects, and only then the first one does."""
+    url = f"memory://{uuid.uuid4().hex}"
+    writer, reader = (ToyKind(Repository(url), "one") for _ in range(2))
+    wanted, garbage = random.Random(0).randbytes(1_000), random.Random(1).randbytes(3_000)
+    writer.put("garbage", [wanted, garbage], chunked=True, like=[wanted, garbage])
+    writer.put("wanted", [wanted], chunked=True, like=[wanted])
+    index = reader.repository.parts().index
+    index.load()
+    reader.stream.refresh()
+    writer.remove("garbage")
+    assert writer.repository.prune(grace=0).packs_rewritten == 1
+    look_again = index.look_again
+
+    def after_another_thread() -> bool:
+        index.load()
+        return look_again()
+
+    monkeypatch.setattr(index, "look_again", after_another_thread)
+    assert reader.get("wanted") == wanted

@@ -841,6 +841,7 @@ class ChunkReader:
         """Return another copy of a chunk, after its pack was pruned or this copy turned out to be damaged."""
         index = self._store.index
         gone = {tried}
+        is_last = False
         while True:
             for entry in index.find_all(piece.chunk):
                 if entry in gone or entry.size != piece.size:
@@ -851,5 +852,7 @@ class ChunkReader:
                     return self.open(entry, data)
                 except (IntegrityError, ObjectMissing):
                     continue
-            if not index.look_again():
+            if is_last:
                 raise error
+            # If nothing is new, another thread may have read it since this one has looked for copies.
+            is_last = not index.look_again()

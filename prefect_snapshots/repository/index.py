@@ -252,15 +252,17 @@ class Index:
         return self.load() or self.load()
 
     def looks(self) -> Iterator[None]:
-        """Read new objects before something is reported as missing. Yields each time that there were any.
+        """Read new objects before something is reported as missing. Yields after each time.
 
         As long as a listing shows new objects, it may still have missed the wanted one. While others write without a
-        pause, every listing shows new objects: hence the limit.
+        pause, every listing shows new objects: hence the limit. It also yields after a listing that shows none, because
+        another thread may have read the wanted one since the caller has looked.
         """
         for _ in range(_LOOKS):
-            if not self.look_again():
-                return
+            shows_new = self.look_again()
             yield
+            if not shows_new:
+                return
 
     def look_until(self, done: Callable[[], bool]) -> bool:
         """Read new objects until `done` returns True, and return whether it did. See `looks`."""

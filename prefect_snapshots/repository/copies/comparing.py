@@ -69,6 +69,16 @@ def _compare_name(
     if waiting:
         versions = "1 newer version" if waiting == 1 else f"{waiting:,} newer versions"
         report.notes.append(f"{stream.label} has {versions} than the copy")
+    left_out = sum(
+        event.content is not None and event.sequence not in gone[0] and not histories.is_copied(place)
+        for place, event in enumerate(stream.events[: histories.last + 1])
+    )
+    if left_out:
+        versions = "1 version" if left_out == 1 else f"{left_out:,} versions"
+        report.notes.append(
+            f"{versions} of {stream.label} will never be in the copy: too old for the `since` of the copy, or damaged "
+            "when others were copied"
+        )
     for event in copied.events:
         original = histories.original(event)
         if original is None:
