@@ -598,6 +598,30 @@ class TestDirectories:
         assert (elsewhere / "0001").read_bytes() == b"precious"
         assert not link.is_symlink()
 
+    @pytest.mark.parametrize("by_a_link", [False, True], ids=["a directory", "a link"])
+    def test_a_directory_that_was_exchanged_after_its_use(
+        self, local: LocalLocation, tmp_path: Path, by_a_link: bool
+    ) -> None:
+        """It is still open, but what is at its path now counts."""
+        folder = tmp_path / "repository/packs/ab"
+        local.create("packs/ab/0001", b"x")
+        folder.rename(tmp_path / "elsewhere")
+        if by_a_link:
+            folder.symlink_to(tmp_path / "elsewhere")
+            with pytest.raises(errors.PermissionDenied, match="symbolic link"):
+                local.create("packs/ab/0002", b"x")
+        else:
+            folder.mkdir()
+            local.create("packs/ab/0002", b"x")
+            assert [path.name for path in folder.iterdir()] == ["0002"]
+        assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["0001"]
+
+    def test_few_directories_are_held_open(self, local: LocalLocation) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(100):
+            local.create(f"packs/{number:02}/0001", b"x")
+        assert 0 < len(os.listdir("/proc/self/fd")) - before <= 32
+
     def test_a_link_of_somebody_else_is_not_followed(self, local: LocalLocation, tmp_path: Path) -> None:
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere/0001").write_bytes(b"precious")

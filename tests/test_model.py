@@ -58,7 +58,9 @@ class Interleavings(RuleBasedStateMachine):
         self._items = count()
         self._prunes = 0
         self._staged: list[tuple[bytes, StagedPart, int]] = []
-        """The bytes of each staged part, the part, and how many prunes had begun before it was stored."""
+        """The bytes of each staged part, the part, and how many prunes had ended before it was stored."""
+        self._pruning: set[int] = set()
+        """The processes that prune now."""
 
     @initialize()
     def begin(self) -> None:
@@ -138,7 +140,7 @@ class Interleavings(RuleBasedStateMachine):
     def stage(self, number: int, parts: tuple[bytes, ...], steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
-            before = self._prunes
+            before = self._prunes - len(self._pruning)
 
             def settle(part: StagedPart | None, error: BaseException | None) -> None:
                 if part is not None:
@@ -203,7 +205,13 @@ class Interleavings(RuleBasedStateMachine):
         process = self.world.processes[number]
         if not process.busy:
             self._prunes += 1
-            process.start(lambda: process.repository.prune(grace=0), lambda _, error: self._accept(process, error))
+            self._pruning.add(number)
+
+            def settle(_: object, error: BaseException | None) -> None:
+                self._pruning.discard(number)
+                self._accept(process, error)
+
+            process.start(lambda: process.repository.prune(grace=0), settle)
         self._advance(process, steps)
 
     @rule(number=processes, steps=st.integers(1, 150))
@@ -246,6 +254,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(number=processes)
     def kill(self, number: int) -> None:
         self.world.processes[number].kill()
+        self._pruning.discard(number)
 
     @rule(number=st.integers(0, 5))
     def land(self, number: int) -> None:

@@ -708,6 +708,28 @@ def test_compression(memory_storage: Storage, compression: str) -> None:
     assert again.content.written < 1_000
 
 
+def test_a_save_reads_nothing_unless_a_prune_came_between(memory_storage: Storage) -> None:
+    toy = ToyKind(opened(memory_storage))
+    noise = random.Random(0).randbytes
+    toy.put("first", [noise(100_000)])
+    toy.put("garbage", [garbage := noise(100_000)])
+
+    def requests_of_put(item: str, data: bytes) -> dict[str, int]:
+        before = dict(toy.repository.location.requests)
+        toy.put(item, [data])
+        after = toy.repository.location.requests
+        return {verb: after[verb] - before[verb] for verb in ("GET", "PUT", "LIST")}
+
+    assert requests_of_put("new", noise(100_000)) == {"GET": 0, "PUT": 3, "LIST": 0}
+    assert requests_of_put("the same", garbage)["GET"] == 0, "it reuses what is there"
+    toy.remove("garbage")
+    toy.remove("the same")
+    assert opened(memory_storage).prune(grace=0).packs_deleted > 0
+    assert requests_of_put("again", garbage)["GET"] > 0, "it reads what was condemned"
+    assert toy.get("again") == garbage
+    assert opened(memory_storage).check(read_data=True).ok
+
+
 def test_what_is_kept_is_neither_read_nor_written_again(memory_storage: Storage) -> None:
     toy = ToyKind(opened(memory_storage))
     random_bytes = random.Random(0).randbytes

@@ -169,10 +169,9 @@ def find_handler(name: str) -> Handler:
             "that has it, or call register_handler."
         )
     try:
-        handler: Handler = found.load()
+        return _loaded(found)
     except ImportError as error:
         raise MissingDependency(f"The handler {name!r} cannot be imported: {error}") from error
-    return handler
 
 
 def list_handlers() -> list[str]:
@@ -234,6 +233,12 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {found.name: found for found in entry_points(group=GROUP)}
 
 
+@functools.cache
+def _loaded(found: EntryPoint) -> Handler:
+    handler: Handler = found.load()
+    return handler
+
+
 def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
 
@@ -269,13 +274,31 @@ def _require(module: str, handler: str) -> ModuleType:
 
 
 def _dump_json(value: Any, allow_pickle: bool, strict: bool = True, **options: Any) -> list[Buffer]:
-    if strict and not options.keys() & {"default", "cls"} and (path := _unlike_json(value)):
+    certain = not options and _is_json(value)
+    if strict and not certain and not options.keys() & {"default", "cls"} and (path := _unlike_json(value)):
         raise TypeError(path)
     data = json.dumps(value, **options).encode()
-    back = json.loads(data)
-    if strict and (path := _unlike(value, back)):
-        raise TypeError(path)
+    if not certain:
+        back = json.loads(data)
+        if strict and (path := _unlike(value, back)):
+            raise TypeError(path)
     return [data]
+
+
+_JSON_SCALARS = {type(None), bool, int, float, str}
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether a value consists of exactly the types that JSON brings back, so that it need not be read back."""
+    if type(value) is dict:
+        parts: Iterable[Any] = value.values()
+        if not {*map(type, value)} <= {str}:
+            return False
+    elif type(value) is list:
+        parts = value
+    else:
+        return type(value) in _JSON_SCALARS
+    return {*map(type, parts)} <= _JSON_SCALARS or all(map(_is_json, parts))
 
 
 _ALLOW_JSON = "Use the handler 'pytree', or pass strict=False to store what JSON makes of it."

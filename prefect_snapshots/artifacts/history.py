@@ -80,7 +80,8 @@ class StoredVersion:
     def time(self) -> int:
         """When it was first logged, in nanoseconds since 1970 in UTC, by the writer's clock. Promotion to another
         registry does not change it."""
-        made = created_at(source_of(self))
+        source = source_of(self)
+        made = created_at(source) if source else None
         return self.event.time if made is None else min(to_nanoseconds(made), self.event.time)
 
     @property
@@ -265,7 +266,7 @@ class ArtifactHistory:
 
     def _at_time(self, moment: datetime, match: Match, label: str) -> StoredVersion:
         number = at_time(self._times, moment, match, label)
-        if match == "asof":
+        if match == "asof" and is_expired(self.versions[number], moment):
             until = dropwhile(lambda pair: pair[1] != number, reversed(self._times))
             valid = (each for _, each in until if not is_expired(self.versions[each], moment))
             number = next(valid, number)

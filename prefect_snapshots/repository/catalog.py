@@ -382,25 +382,17 @@ class Stream:
     def _follow(self, window: int) -> None:
         while True:
             paths = [slot_path(self.id, self.head + 1 + at) for at in range(window)]
-            for at, data in enumerate(found := self._read_slots(paths)):
+            for at, data in enumerate(found := self._location.read_many(paths)):
                 if data is None:
                     if not any(found[at:]):
                         return
                     # Slots are read one after the other, so this one may have been created since.
-                    data = self._read_slots([paths[at]])[0]
+                    data = self._location.read_many([paths[at]])[0]
                     if data is None:
                         raise DamagedObject(paths[at], f"this event of {self.label} is missing, but a later one exists")
                 event, encoded, _ = self.parse(paths[at], data)
                 self._take(event, encoded)
             window = min(window * 2, _WINDOW)
-
-    def _read_slots(self, paths: list[str]) -> list[bytes | None]:
-        if len(paths) > 1:
-            return self._location.read_many(paths)
-        try:
-            return [self._location.read(paths[0])]
-        except ObjectMissing:
-            return [None]
 
     def parse(self, path: str, data: Buffer) -> tuple[Event, Buffer, Buffer]:
         """Return a slot's event, its encoded form, and its inline content. Raises `DamagedObject`."""

@@ -92,7 +92,7 @@ def stage(catalog: Catalog, chunks: Store, content: Sequence[Buffer] | Callable[
     spare_reserve(chunks.location, _count_streams(catalog))
     store = content if callable(content) else lambda writer: writer.store_cut(b"", separate)
     # A later commit finds out by itself whether these chunks are still stored, so nobody needs the epoch.
-    return _store(catalog, chunks, store)[0]
+    return _store(catalog, chunks, store, 0)[0]
 
 
 def _count_streams(catalog: Catalog) -> int:
@@ -158,7 +158,7 @@ def _commit(
                 continue
         # Without the lock, so that readers never wait for an upload. Afterwards the draft is made again.
         assert store is not None
-        stored, epoch = _store(catalog, chunks, store)
+        stored, epoch = _store(catalog, chunks, store, required)
         if epoch < required and catalog.state.epoch < required:
             raise DamagedObject(
                 slot_path(stream.id, stream.head), f"it has epoch {required}, but the root stream has only {epoch}"
@@ -174,10 +174,15 @@ def _register(catalog: Catalog, stream: Stream) -> None:
         raise error.unavailable(f"{stream.label} could not be registered, and nothing was committed") from error
 
 
-def _store(catalog: Catalog, chunks: Store, store: Callable[[Writer], Stored]) -> tuple[Stored, int]:
-    """Store content. Return where it is, and the epoch on which the choice of reused chunks is based."""
+def _store(catalog: Catalog, chunks: Store, store: Callable[[Writer], Stored], required: int) -> tuple[Stored, int]:
+    """Store content. Return where it is, and the epoch on which the choice of reused chunks is based.
+
+    The root stream is read only if the stream requires a newer epoch. If it does not know of a condemnation yet, then
+    its next event is the fence or comes before it, so that the commit fails or prune sees it.
+    """
     for attempt in range(_STORE_ATTEMPTS):
-        catalog.root.refresh()
+        if attempt or not catalog.root.loaded or catalog.state.epoch < required:
+            catalog.root.refresh()
         if not chunks.index.loaded:
             chunks.index.load()
         # Read the epoch before the packs: after a condemnation in between, its packs are avoided without its epoch.

@@ -39,7 +39,8 @@ from ..errors import (
 from .chunking import cut
 from .index import BASES, LARGEST_CHUNK, ChunkCopy, Index, find_rows, sizes_of
 from .location import Buffer, Location
-from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackWriter, is_plain, open_chunk, pack_path
+from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackIds, PackWriter, is_plain, open_chunk, pack_path
+from .recognition import ChunkNames
 from .reserve import spare_reserve
 from .sealing import DELTA, ID_SIZE, Sealer, shrink_delta
 from .threads import Use, submit
@@ -132,6 +133,8 @@ class Store:
     sealer: Sealer
     index: Index
     condemned: Callable[[], Collection[bytes]]
+    names: ChunkNames
+    pack_ids: PackIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,8 +420,12 @@ class Writer:
     def _prepare(self, item: Buffer | Similar) -> Prepared:
         """Name a chunk, and compress it unless it is already stored. Runs in any thread."""
         data, like = (item.data, item.chunks) if isinstance(item, Similar) else (item, ())
-        chunk = self._store.sealer.chunk_id(data)
-        return chunk, len(data), None if self._has(chunk) else self._pack_chunk(data, like)
+        names = self._store.names
+        chunk, code = names.find(data)
+        if self._has(chunk):
+            names.remember(data, chunk, code)
+            return chunk, len(data), None
+        return chunk, len(data), self._pack_chunk(data, like)
 
     def _pack_chunk(self, data: Buffer, like: tuple[bytes, ...]) -> Packed:
         """Return the stored form of a chunk: a delta from similar chunks if they exist and it is much smaller."""
@@ -447,7 +454,9 @@ class Writer:
         if self._pack is None:
             # The reserve must be full again before an upload of many packs uses the space that prune frees.
             spare_reserve(self._store.location)
-            self._pack = PackWriter(self._store.location, self._store.sealer, read_soon=self.read_soon)
+            self._pack = PackWriter(
+                self._store.location, self._store.sealer, self._store.pack_ids.new(), read_soon=self.read_soon
+            )
         self._pack.add(chunk, size, *packed)
         self._new.add(chunk)
         self._written += len(packed[1])

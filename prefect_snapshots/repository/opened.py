@@ -9,6 +9,8 @@ from .catalog import Catalog
 from .contents import ChunkReader, Store
 from .index import Index
 from .location import Location
+from .packs import PackIds
+from .recognition import ChunkNames
 from .sealing import Sealer
 
 
@@ -42,5 +44,5 @@ def assemble(
     """Assemble the parts. They read nothing before their first use."""
     catalog = Catalog(location, sealer, read_only=read_only)
     index = Index(location, sealer, read_only=read_only)
-    store = Store(location, sealer, index, lambda: catalog.state.condemned)
+    store = Store(location, sealer, index, lambda: catalog.state.condemned, ChunkNames(sealer), PackIds())
     return Opened(config["id"], config, secret, password_name, sealer, catalog, index, store, ChunkReader(store))

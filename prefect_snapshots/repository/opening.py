@@ -153,15 +153,15 @@ class Opener:
             raise StorageUnavailable(f"{self._url} did not confirm that the repository was created. Try again.")
         return found
 
-    def _check_id(self, config: dict[str, Any]) -> None:
-        """Raise an error if the repository is not the expected one."""
+    def _check_id(self, config: dict[str, Any]) -> bool:
+        """Raise an error if the repository is not the expected one. Return whether it is the remembered one."""
         if self._expected_id is not None:
             if config["id"] != self._expected_id:
                 raise RepositoryChanged(
                     f"The repository at {self._url} is {config['id']}, but you passed id={self._expected_id!r}. "
                     "Somebody may have replaced it. Nothing was read from it."
                 )
-            return
+            return False
         before, now = known.find(self.location), _known(config)
         if before is not None and before.is_replaced_by(now):
             raise RepositoryChanged(
@@ -169,6 +169,7 @@ class Opener:
                 "Somebody may have replaced it. Nothing was read from it. If you know why it changed, run "
                 f"`prefect-snapshots --repository {self._url} password trust`, or pass id={config['id']!r}."
             )
+        return before == now
 
     def _open(self, config: dict[str, Any]) -> Opened:
         if config["format"] > FORMAT:
@@ -181,9 +182,10 @@ class Opener:
                 f"{self._url} splits data with other parameters ({config['chunking']}), so new data would not be "
                 "deduplicated. Nothing was changed. Open it with read_only=True."
             )
-        self._check_id(config)
+        is_remembered = self._check_id(config)
         name, secret = self._unlock(config)
-        known.remember(self.location, _known(config))
+        if not is_remembered:
+            known.remember(self.location, _known(config))
         sealer = Sealer(bytes.fromhex(config["id"]), secret, self._compression)
         return assemble(self.location, config, secret, name, sealer, self._read_only)
 

@@ -31,6 +31,26 @@ REMOTE_LIMIT = 32 * 1024 * 1024
 """The same on an object store, where a pack is held in memory and sent in one request."""
 
 
+_PER_FOLDER = 256
+"""Packs that one writer puts into a folder before it chooses another. A new folder costs two more calls of the disk,
+and a folder with far more files would be slow on some file systems."""
+
+
+class PackIds:
+    """Chooses the ids of new packs, and with their first byte the folders."""
+
+    def __init__(self) -> None:
+        self._folder = b""
+        self._left = 0
+
+    def new(self) -> bytes:
+        """Return the id of a new pack: random, except that consecutive ones have the same first byte."""
+        if self._left <= 0:
+            self._folder, self._left = os.urandom(1), _PER_FOLDER
+        self._left -= 1
+        return self._folder + os.urandom(SALT_SIZE - 1)
+
+
 def pack_path(pack: bytes) -> str:
     """Return the path of a pack."""
     name = pack.hex()
@@ -53,11 +73,12 @@ class PackWriter:
     Args:
         location: The location to write to.
         sealer: The sealer of the repository.
+        pack: The id of the pack.
         read_soon: Whether its chunks will probably be read soon.
     """
 
-    def __init__(self, location: Location, sealer: Sealer, *, read_soon: bool = True) -> None:
-        self.pack = os.urandom(SALT_SIZE)
+    def __init__(self, location: Location, sealer: Sealer, pack: bytes, *, read_soon: bool = True) -> None:
+        self.pack = pack
         self.path = pack_path(self.pack)
         self.entries: list[ChunkCopy] = []
         self._sealer = sealer

@@ -43,7 +43,7 @@ class BackgroundSaver:
         with self._lock:
             saves = list(self._saves)
         # Callbacks run in the thread of the saves, where waiting for the next save would be a deadlock.
-        if threading.get_ident() != self._thread:
+        if saves and threading.get_ident() != self._thread:
             concurrent.futures.wait(saves)
 
     def wait(self) -> None:

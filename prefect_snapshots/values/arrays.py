@@ -105,6 +105,13 @@ def numpy_parts(array: NDArray[Any]) -> Parts:
     return Parts(dtype, flags, shape, array.nbytes, lambda: bytes_of(array))
 
 
+def memory_of(array: NDArray[Any]) -> memoryview | None:
+    """Return the memory of the most common arrays as flat bytes, faster than `numpy_parts`. None for any other."""
+    if array.dtype in _CASTABLE and array.size and array.flags.c_contiguous:
+        return array.data.cast("B")
+    return None
+
+
 def bytes_of(array: NDArray[Any]) -> memoryview:
     """Return the memory of a contiguous array as flat bytes."""
     if array.size == 0:

@@ -10,8 +10,20 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import UnserialisableLeaf
-from .arrays import Buffer, NotAnArrayOfBytes, NotAtHand, Parts, Shards, jax_parts, loaded_jax, numpy_parts, shards_of
+from .arrays import (
+    Buffer,
+    NotAnArrayOfBytes,
+    NotAtHand,
+    Parts,
+    Shards,
+    jax_parts,
+    loaded_jax,
+    memory_of,
+    numpy_parts,
+    shards_of,
+)
 from .classes import reference
+from .dtypes import dtype_node
 from .manifest import (
     ARRAY,
     BYTEARRAY,
@@ -192,7 +204,12 @@ class _Encoder:
                 item.kind.code,
                 item.maker if label is None else label(self, item),
                 item.keys,
-                *map(self.node, item.children),
+                *[
+                    self.node(child)
+                    if type(child) is Branch
+                    else _LEAF_WRITERS.get(type(child), _write_other)(self, child)
+                    for child in item.children
+                ],
             ]
         return _LEAF_WRITERS.get(type(item), _write_other)(self, item)
 
@@ -302,6 +319,9 @@ def _write_integer(encoder: _Encoder, value: int) -> Node:
 
 
 def _write_array(encoder: _Encoder, array: Any) -> Node:
+    memory = memory_of(array)
+    if memory is not None:
+        return [*encoder.body(ARRAY, memory), dtype_node(array.dtype), 0, *array.shape]
     try:
         return encoder.array(ARRAY, numpy_parts(array))
     except NotAnArrayOfBytes:

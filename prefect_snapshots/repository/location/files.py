@@ -27,6 +27,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_BUFFERS = 1024  # IOV_MAX of Linux
 _RENAME_NOREPLACE = 1
 """The flag of Linux's renameat2."""
+_HELD = 32
+"""The most directories of a location that are held open: the streams in use and the folders of the data, far below the
+usual limit of 1,024 open files."""
 
 # The errors of file systems that do not support hard links, unnamed files or exclusive renames.
 _UNKNOWN_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EISDIR}
@@ -105,6 +108,7 @@ class Directories:
         self._durable: set[str] = set()
         # The device and inode of the root, once something was written there.
         self._identity: tuple[int, int] | None = None
+        self._held: dict[str, _Held] = {}
 
     @contextlib.contextmanager
     def opened(self, folder: str, *, create: bool = True) -> Iterator[int]:
@@ -115,25 +119,31 @@ class Directories:
             create: Whether to create a missing directory. Default: True.
         """
         directory = f"{self._root}/{folder}" if folder else self._root
+        held = self._held.get(folder)
+        if held is None or (create and directory not in self._durable) or not held.is_at(directory):
+            held = self._open(folder, directory, create)
+            if len(self._held) >= _HELD:
+                self._held.clear()
+            self._held[folder] = held
+        yield held.descriptor
+
+    def _open(self, folder: str, directory: str, create: bool) -> _Held:
         if self._identity is not None:
             self._check_root()
         if create and directory not in self._durable:
             self._make_durable(directory)
         try:
-            descriptor = self._enter(folder)
+            held = _Held(self._enter(folder))
         except FileNotFoundError:
             if not create:
                 raise
             # Somebody has deleted it since.
             self._durable.clear()
             self._make_durable(directory)
-            descriptor = self._enter(folder)
-        try:
-            if create and self._identity is None:
-                self._identity = _identity_of(os.stat(self._root))
-            yield descriptor
-        finally:
-            os.close(descriptor)
+            held = _Held(self._enter(folder))
+        if create and self._identity is None:
+            self._identity = _identity_of(os.stat(self._root))
+        return held
 
     def _check_root(self) -> None:
         """Check that nobody has removed or replaced the root since something was written there.
@@ -197,6 +207,29 @@ class Directories:
             finally:
                 os.close(descriptor)
         self._durable.add(directory)
+
+
+class _Held:
+    """An open directory, so that the next write need not go through all directories above it again.
+
+    It is closed when nobody refers to it any more. Until then, no other directory can get its inode.
+    """
+
+    __slots__ = ("_identity", "descriptor")
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._identity = _identity_of(os.fstat(descriptor))
+
+    def is_at(self, path: str) -> bool:
+        """Return whether a path still leads to this directory, and not to one or a link that has taken its place."""
+        try:
+            return _identity_of(os.stat(path, follow_symlinks=False)) == self._identity
+        except OSError:
+            return False
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.descriptor)
 
 
 def _identity_of(status: os.stat_result) -> tuple[int, int]:

@@ -68,6 +68,15 @@ class LocalLocation(Location):
         with self._errors(path), self._open(path) as file:
             return file.read()
 
+    def _read_or_none(self, path: str) -> bytes | None:
+        with self._errors(path):
+            try:
+                file = self._open(path)
+            except FileNotFoundError:  # readers that poll for new events get this most often, so it must be fast
+                return None
+            with file:
+                return file.read()
+
     def read_range(self, path: str, start: int, length: int) -> bytes:
         with self._errors(path), self._open(path) as file:
             return b"".join(pieces(file.fileno(), start, length))
@@ -154,12 +163,12 @@ class LocalLocation(Location):
     def size(self, path: str) -> int | None:
         self.requests.add("HEAD")
         try:
-            with self._errors(path):
-                try:
-                    status = os.stat(self._full(checked(path)))
-                except FileNotFoundError:  # readers that poll for new events get this most often, so it must be fast
-                    return None
-        except ObjectMissing:
+            status = os.stat(self._full(checked(path)))
+        except FileNotFoundError:  # readers that poll for new events get this most often, so it must be fast
+            return None
+        except OSError:
+            with contextlib.suppress(ObjectMissing), self._errors(path):
+                raise
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
