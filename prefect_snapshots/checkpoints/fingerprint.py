@@ -200,7 +200,7 @@ class _Walk:
         code = value.__code__
         changed = _changed_by(node)
         start = len(canon.out)
-        canon.text(b"S", _dump(node))
+        canon.text(b"S", _source_form(node))
         canon.sequence(b"D", [value.__defaults__, value.__kwdefaults__])
         self._part(self._inside, "code", "", canon.out[start:])
         for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
@@ -632,6 +632,8 @@ _INSTALLED = {os.path.abspath(sysconfig.get_path(kind)) for kind in ("purelib", 
 
 Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_REMEMBERED = 256
+"""For how many functions is remembered what was found in their source: a job has tens, and is often started again."""
 
 
 def _definition(function: types.FunctionType) -> Node:
@@ -713,6 +715,12 @@ def _arguments(node: Node) -> tuple[str, ...]:
     return tuple(item.arg for item in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _source_form(node: Node) -> str:
+    """Return the syntax tree of a function as `_dump` does."""
+    return _dump(node)
+
+
 def _dump(node: ast.AST) -> str:
     """Return a syntax tree as a string without positions, docstrings and empty fields, which vary between Pythons."""
     parts = []
@@ -760,6 +768,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _global_names(code: types.CodeType) -> set[str]:
     """Return the globals that code uses, including inner functions."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
@@ -769,6 +778,7 @@ def _global_names(code: types.CodeType) -> set[str]:
     return found
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _chains(node: ast.AST) -> dict[str, set[tuple[str, ...]]]:
     """Return the attributes that code uses of each name: `a.b.c` gives `("b", "c")` for `a`."""
     found: dict[str, set[tuple[str, ...]]] = {}
@@ -808,6 +818,7 @@ _CHANGING = frozenset(
 )
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _changed_by(node: ast.AST) -> set[str]:
     """Return the names whose values a function changes."""
     found: set[str] = set()

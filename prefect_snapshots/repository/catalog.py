@@ -407,12 +407,13 @@ class Stream:
         self._expect(event)
         self._hash = event_hash(event, encoded)
         self.events.append(event)
-        self._let_apply(event)
+        self._let_apply([event])
 
-    def _let_apply(self, event: Event) -> None:
-        """Let the kind apply an event, and treat any failure as damage: a hostile writer may have written the body."""
+    def _let_apply(self, events: list[Event]) -> None:
+        """Let the kind apply events, and treat any failure as damage: a hostile writer may have written the body."""
         try:
-            self._apply(event)
+            for event in events:
+                self._apply(event)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, msgspec.MsgspecError) as error:
             self._start_over()  # it may be partly applied: the next refresh starts again, and fails here again
             reason = f"it is not a valid event of {self.label} ({type(error).__name__})"
@@ -423,8 +424,7 @@ class Stream:
         self._expect(events[0])
         self._hash = event_hash(events[-1])
         self.events += events
-        for event in events:
-            self._let_apply(event)
+        self._let_apply(events)
 
     def _expect(self, event: Event) -> None:
         if event.sequence != self.head + 1 or event.previous != self._hash:

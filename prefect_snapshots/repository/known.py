@@ -131,7 +131,7 @@ def _file(location: Location) -> Path:
     options = harmless_options(location.storage_options)
     where = {key: options.get(key) for key in ("endpoint_url", "client_kwargs", "host", "port", "account_name")}
     name = blake3(json.dumps([location.url, where], sort_keys=True).encode()).hexdigest(16)
-    return home / "prefect-snapshots" / "repositories" / f"{name}.json"
+    return Path(f"{home}/prefect-snapshots/repositories/{name}.json")
 
 
 def _is_forgettable(location: Location, repository: KnownRepository) -> bool:
