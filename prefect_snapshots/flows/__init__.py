@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill
+from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill, stage_backup
 from .diagnosing import doctor
+from .fan_out import WorkerSources
 from .maintenance import check_repository, expire_results, extend_locks, prune_repository
 from .repository_copies import copy_repository
 from .watching import watch_repository
 
 __all__ = [
+    "WorkerSources",
     "backup_prefect_server",
     "check_repository",
     "cleanup_backups",
@@ -20,5 +22,6 @@ __all__ = [
     "prune_repository",
     "restore_backup",
     "restore_drill",
+    "stage_backup",
     "watch_repository",
 ]

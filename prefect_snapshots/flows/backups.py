@@ -15,7 +15,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import humanize
 from prefect import flow
@@ -28,9 +28,10 @@ from pydantic import Field
 from ..backups import Backup, BackupManager, Command, Directory, DrillReport, File, Hooks, RestoreReport
 from ..backups.databases import open_database
 from ..backups.hooks import NO_HOOKS
-from ..backups.sources import Database
+from ..backups.sources import Database, DatabaseServer
+from ..backups.staging import SEPARATOR
 from ..documents import code, escape
-from ..documents.texts import count_text
+from ..documents.texts import count_text, size_text
 from ..errors import CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
 from ..integration.backups import (
     progress_bar,
@@ -49,9 +50,14 @@ from ..integration.run_context import run_logger
 from ..integration.settings import SnapshotsSettings
 from ..messages import printable
 from ..redaction import safe_url
+from ..repository import StagedPart
 from ..repository.handing_over import limited
 from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
+from .fan_out import FLOW, PartsOfWorkers, Patience, WorkerSources, handed_over, jobs_of
+
+WORKER_PATIENCE = 24 * 3600.0
+"""Seconds that a worker may take for one source: a day, after which a worker that is gone for good is noticed."""
 
 PATIENCE = 3600
 """Seconds that a person has to confirm a restore: an hour, after which the run fails and nothing was changed."""
@@ -106,6 +112,10 @@ def create_backup(
     after: Sequence[Sequence[str]] = (),
     hook_timeout: float = Hooks.timeout,
     limit_upload: float | None = None,
+    workers: Mapping[str, WorkerSources] | None = None,
+    worker_retries: int = 2,
+    worker_timeout: float = WORKER_PATIENCE,
+    poll_interval: float = 5,
 ) -> Backup:
     """Back up databases and directories, then delete backups that the retention policy does not keep.
 
@@ -133,46 +143,129 @@ def create_backup(
             backup.
         after: Commands to run at the end, whether there is a backup or not.
         hook_timeout: Seconds that each command before and after the backup may take.
-        limit_upload: The most bytes a second to write. Default: no limit.
+        limit_upload: The most bytes a second to write, for this flow and for each worker. Default: no limit.
+        workers: Sources that workers on other machines read, by the names of their work pools: for each pool
+            `databases`, `directories` and `files`. It needs a deployment of the flow `stage_backup`. The names of the
+            parts begin with the name of the pool.
+        worker_retries: How often a source of a worker is tried again if it fails.
+        worker_timeout: Seconds that a worker may take for one source, the wait for a free worker included.
+        poll_interval: Seconds between two looks at the runs of workers.
 
     Raises:
         BackupFailed: A source could not be read completely, or a command before the backup failed. The message names
             it. Nothing was committed.
         CommandRefused: There are commands, and the settings where the flow runs do not allow them.
+        InvalidArgument: A work pool has no deployment of the flow `stage_backup`.
         NotProven: The backup was made, but the restored data is not identical.
     """
     hooks = _allowed_hooks(before, after, hook_timeout, list((commands or {}).values()))
-    chosen = [
-        Directory(
-            path,
-            excludes=(*Directory.excludes, *excludes),
-            ignore_files=ignore_files,
-            exclude_caches=exclude_caches,
-            exclude_if_present=exclude_if_present,
-            one_file_system=one_file_system,
-            larger_than=larger_than,
-            strict=strict,
-        )
-        for path in directories
-    ]
+    options: dict[str, Any] = {
+        "excludes": excludes,
+        "ignore_files": ignore_files,
+        "exclude_caches": exclude_caches,
+        "exclude_if_present": exclude_if_present,
+        "one_file_system": one_file_system,
+        "larger_than": larger_than,
+        "strict": strict,
+    }
+    chosen = _directories(directories, **options)
+    common = {**options, "name": name, "repository": repository, "limit_upload": limit_upload}
+    jobs = jobs_of(workers or {}, common)
     streams: list[File | Command] = [
         *map(File, files),
         *(Command(command, name=each) for each, command in (commands or {}).items()),
     ]
     manager = _manager(name, databases, chosen, repository, retention, streams, hooks, limit_upload)
     try:
-        return _ended(_created(manager, description, permanent, tags, prove))
+        parts = PartsOfWorkers(manager, jobs, Patience(worker_retries, worker_timeout, poll_interval)) if jobs else ()
+        return _ended(_created(manager, description, permanent, tags, prove, parts))
     finally:  # a proof is overdue above all where backups fail
         if proven_within_days is not None:
             with only_warn(f"The backups of {name} are made"):
                 report_proof_overdue(manager, datetime.now(UTC) - timedelta(days=proven_within_days))
 
 
-def _created(manager: BackupManager, description: str, permanent: bool, tags: Sequence[str], prove: bool) -> Backup:
+@flow(name=FLOW)
+@fails_with_one_error
+def stage_backup(
+    place: str,
+    source: str,
+    name: str = "default",
+    databases: Sequence[str] = (),
+    directories: Sequence[str] = (),
+    files: Sequence[str] = (),
+    repository: str | None = None,
+    excludes: Sequence[str] = (),
+    ignore_files: Sequence[str] = (),
+    exclude_caches: bool = False,
+    exclude_if_present: Sequence[str] = (),
+    one_file_system: bool = False,
+    larger_than: int | None = None,
+    strict: bool = True,
+    limit_upload: float | None = None,
+) -> StagedPart:
+    """Store one source for a backup that a run of `create_backup` makes. Deploy it on a work pool next to the data.
+
+    `create_backup` starts its runs, with all of these parameters.
+
+    Args:
+        place: The name of the work pool, with which the name of the part begins.
+        source: The database, directory or file to store.
+        databases, directories, files: All sources of the work pool: what one contains is not stored with another.
+        name, repository, limit_upload: As for `create_backup`.
+        excludes, ignore_files, exclude_caches, exclude_if_present, one_file_system, larger_than, strict: As for
+            `create_backup`.
+
+    Raises:
+        BackupFailed: The source could not be read completely. The run that waits for it tries it again.
+    """
+    options = {"exclude_caches": exclude_caches, "one_file_system": one_file_system, "strict": strict}
+    chosen = _directories(
+        directories,
+        excludes=excludes,
+        ignore_files=ignore_files,
+        exclude_if_present=exclude_if_present,
+        larger_than=larger_than,
+        **options,
+    )
+    opened = [named_database(each) for each in databases]
+    single = [File(path) for path in files]
+    names = (each.name for each in (*opened, *chosen, *single))
+    named = dict(zip((*databases, *directories, *files), names, strict=True))
+    if source not in named:
+        raise InvalidArgument(f"{source!r} is none of the databases, directories and files of this run.")
+    manager = _manager(name, opened, chosen, repository, files=single, limit_upload=limit_upload)
+    last = _last_size(manager, f"{place}{SEPARATOR}{named[source]}")
+    with progress_bar(manager, f"Part {safe_url(source)}", last) as progress:
+        part = manager.stage_backup(place, [named[source]], progress)
+    sizes = f"{size_text(part.content.size)}, {size_text(part.content.written)} written"
+    message = handed_over(part, f"{safe_url(source)} ({sizes})")
+    return cast(StagedPart, Completed(message=message, data=part))
+
+
+def _last_size(manager: BackupManager, part: str) -> int:
+    sizes = (each.size for backup in manager.list_backups() for each in backup.parts if each.name == part)
+    return next(sizes, 0)
+
+
+def _directories(paths: Sequence[str], *, excludes: Sequence[str], **options: Any) -> list[Directory]:
+    return [Directory(path, excludes=(*Directory.excludes, *excludes), **options) for path in paths]
+
+
+def _created(
+    manager: BackupManager,
+    description: str,
+    permanent: bool,
+    tags: Sequence[str],
+    prove: bool,
+    parts: PartsOfWorkers | tuple[()] = (),
+) -> Backup:
     last = next((backup.size for backup in manager.list_backups() if backup.regular), 0)
     try:
         with progress_bar(manager, "Backup", last) as progress:
-            backup = manager.create_backup(description, permanent, tags=tags, run=this_run(), progress=progress)
+            backup = manager.create_backup(
+                description, permanent, tags=tags, run=this_run(), progress=progress, parts=parts
+            )
     except Exception as error:
         report_failed(manager, error)
         raise
@@ -382,7 +475,7 @@ def _allowed_hooks(
 
 def _manager(
     name: str,
-    databases: Sequence[str | Database],
+    databases: Sequence[str | Database | DatabaseServer],
     directories: Sequence[str | Directory],
     repository: str | None,
     retention: RetentionPolicy = DEFAULT_RETENTION,

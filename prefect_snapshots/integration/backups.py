@@ -18,30 +18,42 @@ Events for automations have the resource `prefect-snapshots.backups.<name>` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+)
 from prefect.settings import get_current_settings
 
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
-from ..documents import Block, Document, Heading, Note
+from ..documents import Block, Document, Heading, Note, markdown
 from ..documents.texts import count_text, size_text
+from ..redaction import safe_url
 from ..reports.backups import (
     PINNED,
     about_backup,
     about_backups,
     about_cleanup,
     about_drill,
+    about_parts,
     about_restore,
     about_waiting,
 )
 from ..repository.progress import Progress
 from ..retention import CleanupReport
+from .live import LiveArtifact
 from .reporter import Reporter, only_warn
-from .run_context import run_ids, run_logger
-from .terminal import Unit
+from .run_context import in_run, run_ids, run_logger
+from .terminal import Unit, progress_line
 
 LISTED = 20
 """How many of the newest backups a page lists. A longer table would not fit on a screen."""
@@ -58,6 +70,63 @@ def progress_bar(
         unit: What the manager counts.
     """
     return _reporter(manager).progress_bar(what, expected, unit)
+
+
+@contextlib.contextmanager
+def parts_progress(
+    manager: BackupManager, parts: Sequence[tuple[str, str]]
+) -> Iterator[Callable[[Mapping[int, str]], None]]:
+    """Show how far workers are with the parts of a backup: on a page of the run, and as a line of the log or terminal.
+
+    Args:
+        manager: The manager that makes the backup.
+        parts: The work pool and the source of each part.
+
+    Yields:
+        A function to call now and then with the names of the states of some parts, by their numbers.
+    """
+    states = dict.fromkeys(range(len(parts)), "")
+    shares: dict[tuple[str, str], float] = {}
+
+    def page() -> Document:
+        with only_warn("Workers store parts"):
+            shares.update(_shares_of(manager))
+        return Document(f"Parts of a backup of {manager.name}", tuple(about_parts(parts, states, shares)))
+
+    reporter = _reporter(manager)
+    artifact = LiveArtifact(f"{reporter.key}-parts", "markdown", reporter.about, lambda: markdown(page()))
+    with progress_line(f"Parts of {manager.name}", "item") as line:
+
+        def progress(changed: Mapping[int, str]) -> None:
+            states.update(changed)
+            done = sum(state == "Completed" for state in states.values())
+            failed = sum(state in ("Failed", "Crashed") for state in states.values())
+            line.update(done, len(parts), failed)
+            if in_run():
+                artifact.update(patience=0)
+
+        yield progress
+        if in_run():
+            artifact.update()
+
+
+def _shares_of(manager: BackupManager) -> dict[tuple[str, str], float]:
+    """Return how many percent of each part the workers of this flow run have read, by work pool and source."""
+    flow_run_id, _ = run_ids()
+    key = f"{_reporter(manager).key}-progress"
+    with get_client(sync_client=True) as client:
+        parent = FlowRunFilterParentFlowRunId(any_=[flow_run_id] if flow_run_id else [])
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+        wanted = ArtifactFilter(
+            key=ArtifactFilterKey(any_=[key]),
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in runs]),
+        )
+        found = {bar.flow_run_id: bar.data for bar in client.read_artifacts(artifact_filter=wanted)} if runs else {}
+    return {
+        (str(run.parameters.get("place")), safe_url(str(run.parameters.get("source")))): float(share)
+        for run in sorted(runs, key=lambda run: str(run.start_time or ""))
+        if isinstance(share := found.get(run.id), int | float)
+    }
 
 
 def report_created(manager: BackupManager, backup: Backup) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 
 from ..backups import Backup, BackupManager, DrillReport, FailedBackup, PartRecord, RestoreReport, last_proven
 from ..documents import Block, Calendar, Chart, Column, Day, Facts, Note, Table
+from ..documents.texts import count_text
 from ..retention import CleanupReport, RetentionRow
 
 PINNED = "📌"
@@ -85,6 +86,30 @@ def about_waiting(backup: Backup, replaced: Mapping[str, str], until: datetime) 
         }
     )
     yield Table("Replaced", _PARTS, tuple(_part_row(backup.part(name), target) for name, target in replaced.items()))
+
+
+def about_parts(
+    parts: Sequence[tuple[str, str]], states: Mapping[int, str], shares: Mapping[tuple[str, str], float]
+) -> Iterator[Block]:
+    """Describe how far workers are with the parts of a backup.
+
+    Args:
+        parts: The work pool and the source of each part.
+        states: The names of the states of their task runs, by the numbers of the parts.
+        shares: How many percent were read, by work pool and source.
+    """
+    done = sum(state == "Completed" for state in states.values())
+    yield Note(f"{done} of {count_text(len(parts), 'part')} stored. The backup appears when all of them are.")
+    columns = Column("work pool", "name"), Column("source", "name"), Column("state"), Column("read (%)", "number")
+    rows = tuple(
+        (
+            *part,
+            states.get(number) or "waiting",
+            100 if states.get(number) == "Completed" else round(shares.get(part, 0)),
+        )
+        for number, part in enumerate(parts)
+    )
+    yield Table("Parts", columns, rows)
 
 
 def about_restore(report: RestoreReport, backup: Backup, seconds: float, confirmed_by: str) -> Iterator[Block]:
