@@ -100,7 +100,7 @@ def test_a_run_that_left_something_out_completes_with_warnings(
     place: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_INTEGRATIONS_SNAPSHOTS_ALLOW_COMMANDS", "true")
-    monkeypatch.setattr("prefect_snapshots.flows.backups.open_databases", lambda path: Partial(Path(path)))
+    monkeypatch.setattr("prefect_snapshots.flows.backups.named_database", lambda path: Partial(Path(path)))
     databases, repository = [str(place / "uploads" / "photo")], str(place / "repository")
     state = create_backup(name=name, databases=databases, repository=repository, after=[["false"]], return_state=True)
     backup = state.result()
