@@ -32,7 +32,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import atransaction, transaction
 
 from prefect_snapshots import Repository, SnapshotManager, load_latest, snapshot, use_repository, wait_for_snapshots
-from prefect_snapshots.errors import InvalidArgument, SnapshotExists, SnapshotNotFound, UnserialisableLeaf
+from prefect_snapshots.errors import InvalidArgument, InvalidName, SnapshotExists, SnapshotNotFound, UnserialisableLeaf
 from prefect_snapshots.integration.blocks import current_repository
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
@@ -465,6 +465,28 @@ def test_what_is_no_function_is_refused() -> None:
         snapshot(pipeline)
     with pytest.raises(InvalidArgument, match="Pass options by name"):
         snapshot("pipeline/step")  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"snapshot_id": "{parameters[path]}"}, "/data/x"),
+        ({"snapshot_id": "{parameters[path]}"}, ""),
+        ({"name": "models/{parameters[path]}"}, "../x"),
+        ({"tags": ["fit", "{parameters[path]}"]}, "\x00"),
+    ],
+)
+def test_a_name_that_cannot_be_stored_is_said_before_the_function_runs(options: dict[str, Any], path: str) -> None:
+    ran = []
+
+    @snapshot(repository="memory://checked-before", **options)
+    def work(path: str) -> int:
+        ran.append(path)
+        return 1
+
+    with pytest.raises(InvalidName):
+        work(path)
+    assert not ran
 
 
 def test_a_template_that_does_not_fit_the_call_names_it() -> None:

@@ -572,6 +572,12 @@ def test_what_matters_beside_it_counts(load: Callable[..., Any], name: str, old:
     assert fingerprint(load(STATEFUL, name)) != fingerprint(load(STATEFUL.replace(old, new), name))
 
 
+def test_random_generators_of_numpy_are_known_without_importing_them() -> None:
+    code = "import prefect_snapshots.checkpoints.fingerprint, sys; print('numpy.random' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_model_that_was_fitted_counts(load: Callable[..., Any]) -> None:
     source = """
         class Model:

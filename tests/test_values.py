@@ -757,8 +757,28 @@ def test_like_takes_a_part_too() -> None:
     again = decode(encoded.manifest, body, leaves="encoder/0", like=like)
     assert again.keys() == {"encoder"}
     assert isinstance(again["encoder"][0], jax.Array)
-    assert again["encoder"][1] is ...
+    assert again["encoder"][1] is None  # as in like=
     assert body.calls == [[(0, 8)]]
+
+
+@dataclasses.dataclass
+class Grown:
+    """A class that got two fields after a value was saved."""
+
+    step: Any
+    params: Any
+    added: Any = 5
+    also: Any = dataclasses.field(default_factory=lambda: {"k": [1, 2]})
+
+
+def test_fields_that_were_added_since_keep_the_values_of_like() -> None:
+    encoded = encode({"state": State(3, {"w": np.ones(2)}), "other": 1})
+    like = {"state": Grown(0, {"w": np.zeros(2)}), "other": 0}
+    with pytest.raises(StructureMismatch, match=r"Leaf state/added: .*not in the stored value.* also pass leaves="):
+        decode(encoded.manifest, body_of(encoded), like=like)
+    found = decode(encoded.manifest, body_of(encoded), like=like, leaves="**")
+    assert (found["state"].step, found["state"].added, found["state"].also) == (3, 5, {"k": [1, 2]})
+    assert same(found["state"].params["w"], np.ones(2))
 
 
 @pytest.mark.parametrize(

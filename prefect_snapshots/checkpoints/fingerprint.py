@@ -38,7 +38,6 @@ from enum import Enum
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 from blake3 import blake3
 
 from ..errors import InvalidArgument, UnfingerprintableFunction
@@ -505,17 +504,22 @@ def _is_state(value: Any) -> bool:
     """Return whether a value changes just by being used, so that only its type is included."""
     if isinstance(value, _STATES):
         return True
-    torch = sys.modules.get("torch")
-    generator = getattr(torch, "Generator", None)
-    return generator is not None and isinstance(value, generator)
+    # A generator of a library exists only where the library is imported, so none is imported for this.
+    return any(
+        isinstance(value, getattr(found, name, ()))
+        for module, names in _GENERATORS.items()
+        if (found := sys.modules.get(module)) is not None
+        for name in names
+    )
 
 
+_GENERATORS = {
+    "numpy.random": ("Generator", "BitGenerator", "RandomState", "SeedSequence"),
+    "torch": ("Generator",),
+}
+"""Classes of random generators, by module."""
 _STATES: tuple[type, ...] = (
     random.Random,
-    np.random.Generator,
-    np.random.BitGenerator,
-    np.random.RandomState,
-    np.random.SeedSequence,
     itertools.count,
     itertools.cycle,
     type(iter([])),

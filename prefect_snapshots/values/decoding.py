@@ -125,8 +125,8 @@ def decode(
         manifest: The manifest of the value.
         body: The reader of its body.
         leaves: Patterns of paths (`encoder/**`, `**/bias`, see `paths.matcher`). Only matching leaves are read. Dicts
-            and sets contain only what leads to a match. Other containers keep their shape, with `...` for other leaves.
-            Default: all leaves.
+            and sets contain only what leads to a match. Other containers keep their shape, with `...` for other leaves,
+            or the values that `like` has there. Default: all leaves.
         like: A value with the same paths. Its containers may have other types. It determines the types of the
             containers, the static fields of JAX, and for each array (or `jax.ShapeDtypeStruct`) whether to return NumPy
             or JAX, with which sharding. Shapes and dtypes must be equal. A stored Python number matches a JAX scalar,
@@ -231,14 +231,14 @@ class _Decoder:
             root = self._root if leaves is None else select(self._root, leaves)
             stored = {path: leaf for path, leaf in leaf_paths(root) if leaf is not PLACEHOLDER}
         if leaves is not None:
-            shape = prune(shape, stored.__contains__)
+            shape = prune(shape, stored.__contains__, own=True)
         asked = leaf_paths(shape)
         static = {path for path, form in asked if type(form) is Static and form is not PLACEHOLDER}
         below = tuple(f"{path}/" for path in static)
         stored = {path: leaf for path, leaf in stored.items() if path not in static and not path.startswith(below)}
-        same_paths(
-            stored, {path: form for path, form in asked if type(form) is not Static}, "the stored value", "like="
-        )
+        wanted_paths = dict.fromkeys(path for path, form in asked if type(form) is not Static)
+        advice = "" if leaves is not None else _NEW_FIELDS
+        same_paths(stored, wanted_paths, "the stored value", "like=", advice)
         wanted: list[_Wanted] = [
             (form, None) if type(form) is Static else (stored[path], _target(path, stored[path], form))
             for path, form in asked
@@ -390,6 +390,10 @@ _RESOLVERS: dict[Kind, Callable[[_Decoder, Branch], Any]] = {
 
 # --- leaves -----------------------------------------------------------------------------------------------------------
 
+_NEW_FIELDS = (
+    ' If this field was added or removed since, also pass leaves=: patterns of what to load, or "**" for everything. '
+    "Other fields keep the values that like= has."
+)
 _ON_JAX = (JAX_ARRAY, JAX_KEYS, JAX_SHARDS)
 _ARRAYS = (ARRAY, *_ON_JAX)
 

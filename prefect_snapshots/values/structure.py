@@ -311,9 +311,15 @@ def select(root: Any, patterns: str | Sequence[str]) -> Any:
     return chosen
 
 
-def prune(root: Any, keep: Callable[[str], bool]) -> Any:
-    """Return the part of a tree that leads to the leaves with paths to keep; `PLACEHOLDER` if there are none."""
-    return _prune(root, "", keep)
+def prune(root: Any, keep: Callable[[str], bool], *, own: bool = False) -> Any:
+    """Return the part of a tree that leads to the leaves with paths to keep; `PLACEHOLDER` if there are none.
+
+    Args:
+        root: The tree.
+        keep: Whether to keep the leaf of a path.
+        own: Whether other children of kinds with fixed children keep their own values. If not, they are `PLACEHOLDER`.
+    """
+    return _prune(root, "", keep, own)
 
 
 def build(item: Any, leaves: Iterator[Any]) -> Any:
@@ -326,8 +332,10 @@ def build(item: Any, leaves: Iterator[Any]) -> Any:
     return item.kind.join(item.maker, item.names, children)
 
 
-def same_paths(expected: Collection[str], found: Collection[str], expected_name: str, found_name: str) -> None:
-    """Check that two collections contain the same paths.
+def same_paths(
+    expected: Collection[str], found: Collection[str], expected_name: str, found_name: str, advice: str = ""
+) -> None:
+    """Check that two collections contain the same paths. If not, `advice` is the end of the message.
 
     Raises:
         StructureMismatch: A path is in one collection, but not in the other.
@@ -340,7 +348,7 @@ def same_paths(expected: Collection[str], found: Collection[str], expected_name:
             if path not in others:
                 near = close_names(path, others)
                 has = f", which has {', '.join(map(repr, near))}" if near else ""
-                raise StructureMismatch(path, f"It is in {here}, but not in {there}{has}.")
+                raise StructureMismatch(path, f"It is in {here}, but not in {there}{has}.{advice}")
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
@@ -388,19 +396,31 @@ def _collect(item: Any, prefix: str, found: list[tuple[str, Any]]) -> None:
             found.append((prefix + name, child))
 
 
-def _prune(item: Any, prefix: str, keep: Callable[[str], bool]) -> Any:
+def _prune(item: Any, prefix: str, keep: Callable[[str], bool], own: bool) -> Any:
     if type(item) is not Branch or not item.children:
         return item if keep(prefix.removesuffix("/")) else PLACEHOLDER
     named = zip(item.components(), item.children, strict=True)
-    children = [_prune(child, f"{prefix}{name}/", keep) for name, child in named]
+    children = [_prune(child, f"{prefix}{name}/", keep, own) for name, child in named]
     positions = [position for position, child in enumerate(children) if child is not PLACEHOLDER]
     if not positions:
         return PLACEHOLDER
     if item.kind.fixed:
         positions = list(range(len(children)))
+        if own:
+            pairs = zip(item.children, children, strict=True)
+            children = [_as_static(before) if child is PLACEHOLDER else child for before, child in pairs]
     pruned = item.keep(positions)
     pruned.children = [children[position] for position in positions]
     return pruned
+
+
+def _as_static(item: Any) -> Any:
+    """Return a live tree whose leaves are `Static`, so that it is built again as it is."""
+    if type(item) is not Branch:
+        return item if type(item) is Static else Static(item)
+    found = item.keep(list(range(len(item.children))))
+    found.children = [_as_static(child) for child in item.children]
+    return found
 
 
 # --- one function for each type of container --------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from prefect.client.schemas.objects import State
 
 from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
+from ...repository.names import check_name
 from ...repository.threads import Lock
 from ...snapshots.processes import concerns_all
 from ...snapshots.records import Ranking, finder
@@ -300,6 +301,22 @@ class _Call:
         self._fn = fn
         self._parameters = bound.arguments
         self._context = contextvars.copy_context()
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Check the names that do not depend on the result, before the function works for hours.
+
+        Raises:
+            InvalidName: One of them cannot be stored.
+            InvalidArgument: A template does not fit this call.
+        """
+        name, snapshot_id, tags = (
+            None if any(map(callable, _parts(template))) else self._resolve(template, None)
+            for template in (self._capture.name, self._capture.snapshot_id, self._capture.tags)
+        )
+        if name is not None:
+            check_name(name)
+        SaveRequest.of(snapshot_id, tags=tags)
 
     def save(self, value: Any, number: int | None = None) -> None:
         """Save a value that was returned, or the one that was yielded as number 0, 1, 2, ..."""
@@ -357,6 +374,10 @@ class _Call:
         if isinstance(template, Mapping):
             return {key: self._resolve(item, value) for key, item in template.items()}
         return [self._resolve(item, value) for item in template] if isinstance(template, list | tuple) else template
+
+
+def _parts(template: Any) -> Sequence[Any]:
+    return template if isinstance(template, list | tuple) else [template]
 
 
 def _takes_parameters(fn: Callable[..., Any]) -> bool:
