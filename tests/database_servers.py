@@ -76,6 +76,20 @@ def postgresql(*more: str, segment: int = 16) -> Iterator[Server]:
             yield server
 
 
+@contextlib.contextmanager
+def postgresql_at(data: Path, *more: str) -> Iterator[Server]:
+    """A server of data that is there already, such as recovered data, with more settings, each NAME=VALUE."""
+    programs = newest("/usr/lib/postgresql/*/bin")
+    (port,) = servers.free_ports(1)
+    with _folder() as folder:
+        options = ["-h", _HOST, "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        options += [word for setting in more for word in ("-c", setting)]
+        with _started([f"{programs}/postgres", "-D", str(data), *options], port, folder) as server:
+            ready = [f"{programs}/pg_isready", "-q", "-h", _HOST, "-p", str(port)]
+            _wait(server, lambda: subprocess.run(ready, check=False).returncode == 0)
+            yield server
+
+
 def psql(server: Server, database: str = "postgres") -> Client:
     """A client for SQL, which gives one line a row."""
     environment = {"PGHOST": _HOST, "PGPORT": str(server.port), "PGUSER": "postgres", "PGPASSWORD": PASSWORD}

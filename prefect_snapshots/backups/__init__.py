@@ -2,12 +2,22 @@
 
 from ..trees.scanning import Directory
 from .browsing import BackupDiff, CountChange, FileChange, FileInfo
+from .databases.postgresql_recovery import RecoveryTarget
 from .drills import DrillReport, DrillRow
 from .experiments import safe_experiment
 from .hooks import HookCall, Hooks
 from .journal import PartState, RestorePart, RestoreRecord
 from .manager import BackupManager, list_names
 from .records import Backup, FailedBackup, PartRecord, last_proven
+from .recoveries import (
+    BaseBackup,
+    RecoveryReport,
+    RecoveryWindow,
+    clean_wal,
+    list_base_backups,
+    recover,
+    recovery_windows,
+)
 from .restores import RestoreReport
 from .single_files import Command, File, StandardInput
 
@@ -15,6 +25,7 @@ __all__ = [
     "Backup",
     "BackupDiff",
     "BackupManager",
+    "BaseBackup",
     "Command",
     "CountChange",
     "Directory",
@@ -28,11 +39,18 @@ __all__ = [
     "Hooks",
     "PartRecord",
     "PartState",
+    "RecoveryReport",
+    "RecoveryTarget",
+    "RecoveryWindow",
     "RestorePart",
     "RestoreRecord",
     "RestoreReport",
     "StandardInput",
+    "clean_wal",
     "last_proven",
+    "list_base_backups",
     "list_names",
+    "recover",
+    "recovery_windows",
     "safe_experiment",
 ]

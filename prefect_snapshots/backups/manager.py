@@ -30,7 +30,7 @@ from ..trees.scanning import Directory
 from . import browsing, changing, restores
 from .browsing import BackupDiff, FileInfo
 from .claims import Source, refuse_own_repository, without_claimed
-from .databases import is_pattern, open_databases
+from .databases import PostgreSQLCluster, is_pattern, open_databases
 from .drills import DrillReport, drill, prover
 from .export import write_tar
 from .history import KIND, BackupHistory
@@ -38,6 +38,7 @@ from .hooks import NO_HOOKS, Hooks, around
 from .journal import RestoreRecord
 from .making import BackupRequest, checked_string, make, preview, stage
 from .records import LATEST, Backup, FailedBackup
+from .recoveries import clean_wal
 from .restores import RestoreReport, RestoreRequest
 from .single_files import Command, File, StandardInput
 from .sources import Database, DatabaseServer, DropsAbandoned
@@ -190,6 +191,7 @@ class BackupManager:
             backup = self.get_backup(backup.name)
         try:
             changing.expire(self._history, self.retention)
+            self._clean_wal(backup)
         except Exception as error:  # whatever it is, the backup is made
             logger.warning("Backup %s was made, but its retention policy could not be applied: %r", backup.name, error)
         return dataclasses.replace(backup, failed_hooks=tuple(outcome.failed_hooks))
@@ -665,6 +667,11 @@ class BackupManager:
         )
 
     # --- helpers ----------------------------------------------------------------------------------------------
+
+    def _clean_wal(self, backup: Backup) -> None:
+        """Delete the WAL that no base backup needs any more, if a backup contains one."""
+        if any(part.kind == PostgreSQLCluster.kind for part in backup.parts):
+            clean_wal(self.repository)
 
     def _drop_abandoned(self) -> None:
         places: list[Database | DatabaseServer] = [*self.databases, *self.servers]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from ..errors import WalNotFound
-from .output import RED, Answer, FailedWith, columns, count_text, size_text, styled, table, time_text
+from ..errors import InvalidArgument, WalNotFound
+from .output import RED, Answer, FailedWith, columns, count_text, deleted, size_text, styled, table, time_text
 from .session import SessionArgument
 
 app = App(name="wal", help="Archive the write-ahead log (WAL) of PostgreSQL servers, and fetch it for a recovery.")
@@ -69,6 +70,90 @@ def fetch(file: str, path: str, /, *, system: System = None, session: SessionArg
     return Answer({"system": archive.system, "file": file, "size": os.path.getsize(path)})
 
 
+@app.command
+def recover(
+    directory: str | None = None,
+    /,
+    *,
+    at: str | None = None,
+    to_lsn: str | None = None,
+    to_name: str | None = None,
+    timeline: int | None = None,
+    backup: str | None = None,
+    system: str | None = None,
+    drill: bool = False,
+    session: SessionArgument,
+) -> Answer:
+    """Recover a PostgreSQL server to a point in time, into a new data directory. Default: to the end of the archive.
+
+    A server applies the WAL to a base backup beside the directory, is promoted, looked at, and stopped. Only then the
+    files move to their place. The running server is not touched.
+
+    Args:
+        directory: The new data directory. It must not exist, or be empty.
+        at: Recover to this time, such as 2026-11-20T12:00:03Z. Without a zone it is UTC.
+        to_lsn: Recover to this position in the WAL, such as 0/3000028.
+        to_name: Recover to this restore point, which pg_create_restore_point has made.
+        timeline: Follow this timeline. Default: the latest in the archive.
+        backup: The name of the base backup. Default: the last one before the target.
+        system: The system identifier of the server, if there are base backups of several.
+        drill: Recover into a temporary place, look, and delete it. Without a target, to a random position.
+    """
+    from ..backups import RecoveryTarget
+    from ..backups import recover as recover_server
+    from ..repository.times import parse_time
+
+    if drill == (directory is not None):
+        raise InvalidArgument("Pass a DIRECTORY to recover into, or --drill.")
+    target = RecoveryTarget(parse_time(at) if at is not None else None, to_lsn, to_name, timeline)
+    with session.progress() as progress:
+        report = recover_server(
+            session.open(), directory or "", target, backup=backup, system=system, drill=drill, progress=progress
+        )
+    last = f", up to the transaction of {report.last_commit}" if report.last_commit else ""
+    where = "in a temporary place, and it works" if drill else f"in {report.directory}"
+    remark = f"Recovered {report.backup} to {report.target}{last} {where}. Its timeline is {report.timeline}."
+    return Answer({**asdict(report), "drill": drill}, remark=remark)
+
+
+@app.command
+def status(*, late_after: float | None = None, session: SessionArgument) -> Answer:
+    """Show which times can be recovered. The exit code is 3 if a server has a gap, no base backup, or is late.
+
+    Args:
+        late_after: A server is late if its last file was archived longer ago than this many minutes. Default: never.
+    """
+    from ..backups import recovery_windows
+
+    repository = session.open()
+    now = datetime.now(UTC)
+    servers = []
+    for window in recovery_windows(repository):
+        age = None if window.until is None else (now - window.until).total_seconds()
+        late = late_after is not None and (age is None or age > late_after * 60)
+        servers.append({**asdict(window), "lag": age, "late": late, "ok": window.ok and not late})
+    ok = bool(servers) and all(each["ok"] for each in servers)
+    document = {"repository": repository.url, "servers": servers}
+    remark = "" if servers else "There is no WAL, and no base backup of a PostgreSQL server."
+    return Answer(document, _view_status, remark, status=0 if ok else _INCOMPLETE)
+
+
+@app.command
+def cleanup(*, dry_run: bool = False, session: SessionArgument) -> Answer:
+    """Delete WAL that no base backup needs. Servers without a base backup keep all of theirs.
+
+    Making a base backup does this, too. `prefect-snapshots prune` reclaims the space.
+
+    Args:
+        dry_run: Only show what would be deleted.
+    """
+    from ..backups import clean_wal
+
+    found = clean_wal(session.open(writing=not dry_run), dry_run=dry_run)
+    count = sum(map(len, found.values()))
+    return deleted(count_text(count, "file") + " of the WAL", {"deleted": found}, dry_run)
+
+
 @app.command(name="list")
 def list_all(system: str | None = None, /, *, session: SessionArgument) -> Answer:
     """List the timelines in the archive: their segments, and gaps between them. The exit code is 3 if there is a gap.
@@ -85,6 +170,31 @@ def list_all(system: str | None = None, /, *, session: SessionArgument) -> Answe
     gaps = sum(len(each.missing) for each in found)
     remark = f"{count_text(gaps, 'gap')}: no recovery can pass it." if gaps else ""
     return Answer(document, _view_list, remark if found else "There is no WAL.", status=_INCOMPLETE if gaps else 0)
+
+
+def _view_status(document: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        (
+            each["system"],
+            f"{len(each['base_backups']):,}",
+            time_text(each["since"]) if each["since"] else "never",
+            time_text(each["until"]) if each["until"] else "no WAL",
+            size_text(each["size"]),
+            size_text(each["written"]),
+            ", ".join(_problems(each)) or "ok",
+        )
+        for each in document["servers"]
+    ]
+    yield from table(columns("system", ">base backups", "from (local)", "to (local)", ">WAL", ">written", ""), rows)
+
+
+def _problems(server: dict[str, Any]) -> Iterator[str]:
+    if not server["base_backups"]:
+        yield "no base backup"
+    if server["missing"]:
+        yield f"{count_text(len(server['missing']), 'gap')} in the WAL"
+    if server["late"]:
+        yield "late"
 
 
 def _view_list(document: dict[str, Any]) -> Iterator[str]:

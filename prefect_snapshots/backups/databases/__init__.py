@@ -22,6 +22,7 @@ from .mariadb import MariaDB
 from .mariadb_servers import MariaDBServer, MariaDBUsers
 from .mongodb import MongoDB
 from .postgresql import PostgreSQL
+from .postgresql_physical import PostgreSQLCluster
 from .postgresql_servers import PostgreSQLRoles, PostgreSQLServer
 from .redis import Redis
 from .sqlite import SQLite
@@ -36,6 +37,7 @@ __all__ = [
     "MariaDBUsers",
     "MongoDB",
     "PostgreSQL",
+    "PostgreSQLCluster",
     "PostgreSQLRoles",
     "PostgreSQLServer",
     "Redis",
@@ -73,10 +75,14 @@ def open_database(url: str, password: Password = None, options: Mapping[str, str
         >>> from prefect_snapshots.backups.databases import open_database
         >>> open_database("postgresql://backup@db.example.com/shop")
         PostgreSQL('postgresql://backup@db.example.com/shop')
+        >>> open_database("postgresql+physical://replicator@db.example.com")
+        PostgreSQLCluster('postgresql+physical://replicator@db.example.com')
         >>> open_database("sqlite:////var/lib/app.db")
         SQLite(path='/var/lib/app.db')
     """
     scheme, separator, _ = url.partition("://")
+    if scheme in PostgreSQLCluster.schemes:
+        return PostgreSQLCluster.from_url(_with_options(url, options), password)
     scheme = scheme.partition("+")[0]
     for driver in drivers():
         if scheme in driver.schemes if separator else url.endswith(driver.suffixes):

@@ -1,0 +1,378 @@
+"""Recovery to a point in time: what was acknowledged before it is there, nothing after it is, whatever was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+import database_servers
+import psutil
+import pytest
+from database_servers import PASSWORD, Server, until
+from test_wal import COMMAND, run
+
+from prefect_snapshots import BackupManager, Repository
+from prefect_snapshots.backups import RecoveryTarget, clean_wal, list_base_backups, recover, recovery_windows
+from prefect_snapshots.backups.databases import PostgreSQLCluster
+from prefect_snapshots.backups.databases.postgresql_facts import CLUSTER, read_facts
+from prefect_snapshots.errors import (
+    BackupNotFound,
+    IntegrityError,
+    InvalidArgument,
+    InvalidName,
+    RestoreFailed,
+    WalRefused,
+)
+from prefect_snapshots.testing import StoredDump
+from prefect_snapshots.wal import WalArchive
+from prefect_snapshots.wal.answering import answering
+
+
+@dataclass
+class World:
+    """A server with its archive, and what its clients know of it."""
+
+    server: Server
+    repository: Repository
+    folder: Path
+    url: str
+    written: list[tuple[int, float, float]] = field(default_factory=list)
+    """Each row that was acknowledged: its number, when it was sent, and when the answer was there."""
+    sent: set[int] = field(default_factory=set)
+    lsn: str = ""
+
+    @property
+    def manager(self) -> BackupManager:
+        return BackupManager(self.repository, databases=[self.url])
+
+    def place(self) -> Path:
+        """A directory that is free."""
+        return self.folder / f"recovered-{random.getrandbits(32):x}"
+
+
+@contextlib.contextmanager
+def archiving(server: Server, repository: Path, *, failing: bool = False) -> Iterator[None]:
+    """The server archives. With `failing`, some of the commands fail before or after they have archived."""
+    fates = itertools.cycle([0, 0, "before", 0, 0, "after"] if failing else [0])
+    place = server.folder / f"archiving-{random.getrandbits(32):x}"
+    place.mkdir()
+    status = server.folder.stat()
+    os.chown(place, status.st_uid, status.st_gid)
+    client = database_servers.psql(server)
+    (data,) = client("SHOW data_directory;")
+    (system,) = client("SELECT system_identifier FROM pg_control_system();")
+    archive = WalArchive(Repository(repository), system)
+
+    def push(arguments: list[str]) -> int:
+        fate = next(fates)
+        if fate == "before":
+            return 1
+        archive.push(Path(data) / arguments[0])
+        return 2 if fate == "after" else 0
+
+    with answering(place, push, (status.st_uid, status.st_gid)) as command:
+        client(f"ALTER SYSTEM SET archive_command = '{command} %p';")
+        client("SELECT pg_reload_conf();")
+        yield
+
+
+def archived(server: Server) -> None:
+    """Wait until everything that was written is archived."""
+    client = database_servers.psql(server)
+    (last,) = client("SELECT pg_walfile_name(pg_switch_wal());")
+    until(
+        lambda: client(f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver;") == ["t"],
+        lambda: time.sleep(0.05),
+    )
+
+
+def write(world: World, first: int, ending: threading.Event) -> None:
+    client = database_servers.psql(world.server)
+    for number in range(first, first + 100_000):
+        if ending.is_set():
+            return
+        begun = time.time()
+        world.sent.add(number)
+        with contextlib.suppress(RuntimeError):  # the server was killed
+            client(f"INSERT INTO numbers VALUES ({number});")
+            world.written.append((number, begun, time.time()))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with database_servers.postgresql("archive_mode=on", "wal_level=replica", segment=1) as server:
+        place = server.folder / "repository"
+        url = f"postgresql+physical://postgres:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}"
+        world = World(server, Repository(place), server.folder, url)
+        client = database_servers.psql(server)
+        client("CREATE TABLE numbers (i int);")
+        client(f"ALTER SYSTEM SET recovery_end_command = 'touch {server.folder}/was-run';")
+        (spaces := server.folder / "spaces").mkdir()
+        shutil.chown(spaces, server.folder.stat().st_uid, server.folder.stat().st_gid)
+        with archiving(server, place, failing=True):
+            world.manager.create_backup("first")
+            ending = threading.Event()
+            writers = [threading.Thread(target=write, args=[world, first, ending]) for first in (0, 1_000_000)]
+            for writer in writers:
+                writer.start()
+            until(lambda: len(world.written) > 20, lambda: time.sleep(0.05))
+            client("SELECT pg_switch_wal();")
+            # Killing one of its processes makes a server stop all others, and recover.
+            children = psutil.Process(server.process.pid).children()
+            next(each for each in children if "walwriter" in " ".join(each.cmdline())).kill()
+            count = len(world.written)
+            until(lambda: len(world.written) > count + 20, lambda: time.sleep(0.05))
+            (world.lsn,) = client("SELECT pg_create_restore_point('noon');")
+            client(f"CREATE TABLESPACE disk LOCATION '{spaces}';")
+            client("CREATE TABLE there (i int) TABLESPACE disk; INSERT INTO there VALUES (7);")
+            world.manager.create_backup("second")
+            count = len(world.written)
+            until(lambda: len(world.written) > count + 20, lambda: time.sleep(0.05))
+            ending.set()
+            for writer in writers:
+                writer.join()
+            client("INSERT INTO numbers VALUES (-1);")
+            archived(server)
+            client("ALTER SYSTEM RESET archive_command;")
+            client("SELECT pg_reload_conf();")
+        yield world
+
+
+def numbers(data: Path) -> set[int]:
+    """The rows of a recovered server."""
+    with database_servers.postgresql_at(data) as server:
+        return {int(row) for row in database_servers.psql(server)("SELECT i FROM numbers;")}
+
+
+def test_what_was_acknowledged_before_a_time_is_there_and_nothing_later_is(world: World) -> None:
+    first, *_ = list_base_backups(world.repository)
+    last = max(done for _, _, done in world.written)
+    moment = random.uniform(first.finished.timestamp() + 0.01, last - 0.01)
+    place = world.place()
+    report = recover(world.repository, place, RecoveryTarget(datetime.fromtimestamp(moment, UTC)))
+    there = numbers(place)
+    assert {number for number, _, done in world.written if done < moment} <= there
+    assert not {number for number, begun, _ in world.written if begun > moment} & there
+    assert there <= world.sent
+    assert report.timeline == 2
+    assert report.databases == ("postgres", "template1")
+
+
+def test_the_end_of_the_archive_has_everything_and_the_place_of_a_tablespace_is_a_new_one(world: World) -> None:
+    place = world.place()
+    report = recover(world.repository, place)
+    assert report.backup == world.manager.get_backup("latest").name
+    (link,) = (place / "pg_tblspc").iterdir()
+    assert link.readlink() == Path(f"{place}.tablespaces") / link.name
+    with database_servers.postgresql_at(place) as server:
+        client = database_servers.psql(server)
+        assert {number for number, _, _ in world.written} <= {int(row) for row in client("SELECT i FROM numbers;")}
+        assert client("SELECT i FROM there; SELECT count(*) FROM numbers WHERE i < 0;") == ["7", "1"]
+        assert client("SHOW recovery_end_command;") == [f"touch {world.folder}/was-run"]
+    # What the configuration in a backup says is not run.
+    assert not (world.folder / "was-run").exists()
+    assert stat_of(place) == stat_of(world.server.folder / "data")
+    assert not list(world.folder.glob(".*restoring*"))
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    return path.stat().st_uid, path.stat().st_mode & 0o777
+
+
+def test_a_restore_point_and_an_lsn_are_targets_too(world: World) -> None:
+    first, _ = list_base_backups(world.repository)
+    found = []
+    for target in (RecoveryTarget(name="noon"), RecoveryTarget(lsn=world.lsn)):
+        place = world.place()
+        recover(world.repository, place, target, backup=first.backup)
+        found.append(numbers(place))
+    assert found[0] <= found[1]
+    assert len(found[1] - found[0]) <= 1  # the LSN is that of the next record, which may be a commit
+
+
+def test_a_target_outside_of_the_window_is_an_error_that_says_so(world: World) -> None:
+    first, second = list_base_backups(world.repository)
+    place = world.place()
+    with pytest.raises(BackupNotFound, match="the oldest one ended at"):
+        recover(world.repository, place, RecoveryTarget(first.finished - timedelta(seconds=1)))
+    with pytest.raises(RestoreFailed, match=r"archive ends before .* The last transaction in it is of 20"):
+        recover(world.repository, place, RecoveryTarget(datetime.now(UTC) + timedelta(hours=1)))
+    with pytest.raises(RestoreFailed, match="archive ends before the restore point 'never'"):
+        recover(world.repository, place, RecoveryTarget(name="never"))
+    with pytest.raises(RestoreFailed, match="is later than"):
+        recover(world.repository, place, RecoveryTarget(lsn=first.facts.stop), backup=second.backup)
+    with pytest.raises(InvalidArgument, match="only one of"):
+        RecoveryTarget(lsn="0/0", name="noon")
+    full = world.folder / "full"
+    full.mkdir(exist_ok=True)
+    (full / "file").touch()
+    with pytest.raises(RestoreFailed, match="is not empty"):
+        recover(world.repository, full)
+    assert not place.exists()
+    assert not list(world.folder.glob(".*restoring*"))
+
+
+def test_a_killed_recovery_leaves_no_server_and_the_next_one_its_folder_clean(world: World) -> None:
+    place = world.place()
+    code = (
+        "import os, signal, sys\n"
+        "from prefect_snapshots import Repository\n"
+        "from prefect_snapshots.backups import recover\n"
+        "def progress(what, done, total):\n"
+        "    if done > 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "recover(Repository(sys.argv[1]), sys.argv[2], progress=progress)\n"
+    )
+    url = world.repository.location.url
+    done = subprocess.run([sys.executable, "-c", code, url, str(place)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not place.exists()
+
+    def running() -> list[psutil.Process]:
+        return [each for each in psutil.process_iter(["cmdline"]) if place.name in " ".join(each.info["cmdline"] or ())]
+
+    until(lambda: not running(), lambda: time.sleep(0.05))
+    done2 = run("--json", "wal", "recover", str(place), repository=url)
+    assert done2.returncode == 0, done2.stderr
+    assert json.loads(done2.stdout)["directory"] == str(place)
+    assert not list(world.folder.glob(".*restoring*"))
+
+
+def test_a_gap_is_no_end(world: World, tmp_path: Path) -> None:
+    other = Repository(tmp_path / "other")
+    world.repository.copy_to(other, kinds=["backups"])
+    (system,) = {base.facts.system for base in list_base_backups(world.repository)}
+    archive, lacking = WalArchive(world.repository, system), WalArchive(other, system)
+    first, second = list_base_backups(other)
+    files = [file.name for file in archive.list_files() if len(file.name) == 24]
+    gap = next(name for name in files if int(name[8:16], 16) * 4096 + int(name[16:], 16) > (first.facts.last >> 20))
+    for name in files:
+        if name != gap:
+            archive.fetch(name, tmp_path / name)
+            lacking.push(tmp_path / name)
+    with pytest.raises(RestoreFailed, match=f"archive lacks {gap}"):
+        recover(other, world.place(), backup=first.backup)
+    with pytest.raises(RestoreFailed, match=f"archive ends before .* lacks {gap}"):
+        recover(other, world.place(), RecoveryTarget(second.finished), backup=first.backup)
+    (window,) = recovery_windows(other)
+    assert window.missing == ((gap, gap),)
+    assert run("wal", "status", repository=other.location.url).returncode == 3
+    assert recover(other, "", backup=second.backup, drill=True).directory == ""
+
+
+def test_wal_that_no_base_backup_needs_goes_with_the_backup(world: World, tmp_path: Path) -> None:
+    other = Repository(tmp_path / "other")
+    world.repository.copy_to(other)
+    first, second = list_base_backups(other)
+    system = first.facts.system
+    BackupManager(other).delete_backup(first.backup)
+    before = [file.name for file in WalArchive(other, system).list_files()]
+    gone = clean_wal(other, dry_run=True)[system]
+    assert clean_wal(other)[system] == gone
+    assert gone
+    assert all(int(name[16:24], 16) << 20 < second.facts.first for name in gone)
+    assert [file.name for file in WalArchive(other, system).list_files()] == sorted({*before} - {*gone})
+    other.prune(grace=0)
+    assert other.check(read_data=True).ok
+    assert recover(other, "", drill=True).system == system
+    (window,) = recovery_windows(other)
+    assert (window.ok, window.since) == (True, second.finished)
+
+
+def test_timelines_are_followed_and_a_number_is_taken_by_who_archives_first(world: World, tmp_path: Path) -> None:
+    other = Repository(tmp_path / "other")
+    world.repository.copy_to(other)
+    places = [world.place(), world.place()]
+    first = list_base_backups(other)[0]
+    moment = first.finished + timedelta(milliseconds=300)
+    for place in places:
+        assert recover(other, place, RecoveryTarget(moment)).timeline == 2
+    (places[0] / "postgresql.auto.conf").write_text("")  # with the archive_command of the original
+    server = database_servers.postgresql_at(places[0], "archive_mode=on")
+    with server as recovered, archiving(recovered, tmp_path / "other"):
+        database_servers.psql(recovered)("INSERT INTO numbers VALUES (-2);")
+        archived(recovered)
+    (system,) = {base.facts.system for base in list_base_backups(other)}
+    assert [(each.timeline, each.missing) for each in WalArchive(other, system).list_timelines()] == [(1, ()), (2, ())]
+    followed, original = world.place(), world.place()
+    assert recover(other, followed).timeline == 3
+    assert recover(other, original, RecoveryTarget(timeline=1)).timeline == 3
+    assert (-2 in numbers(followed), -1 in numbers(followed)) == (True, False)
+    assert (-2 in numbers(original), -1 in numbers(original)) == (False, True)
+    history = places[1] / "pg_wal" / "00000002.history"
+    history.write_text(history.read_text().replace("before", "at"))
+    with pytest.raises(WalRefused, match="other bytes"):
+        WalArchive(other, system).push(history)
+
+
+def test_a_drill_proves_a_base_backup_alone(world: World, tmp_path: Path) -> None:
+    other = Repository(tmp_path / "other")
+    world.repository.copy_to(other, kinds=["backups"])
+    report = BackupManager(other, databases=[world.url]).drill()
+    assert report.problems == []
+    assert BackupManager(other).get_backup("latest").proven_at is not None
+    with pytest.raises(RestoreFailed, match="wal recover DIRECTORY"):
+        BackupManager(other, databases=[world.url]).restore_backup("latest", confirm=True)
+
+
+def test_a_base_backup_that_has_hardly_changed_takes_little_space(world: World) -> None:
+    second = world.manager.list_backups()[0]
+    assert second.size > 20_000_000
+    assert second.written < second.size / 50
+
+
+GOOD = {
+    "version": 150018,
+    "system": "7",
+    "timeline": 1,
+    "segment_size": 1 << 20,
+    "superuser": "postgres",
+    "prepared": 0,
+    "start": "0/28",
+    "stop": "0/30",
+    "finished": "2026-11-20T12:00:00Z",
+    "label": "x",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"folders": ["../outside"]}, InvalidName),
+        ({"folders": ["/etc"]}, InvalidName),
+        ({"version": "15; touch x"}, IntegrityError),
+        ({"system": "../7"}, IntegrityError),
+        ({"start": "0/28'"}, IntegrityError),
+        ({"superuser": ""}, IntegrityError),
+        ({"prepared": 1 << 40}, IntegrityError),
+        ({"segment_size": 0}, IntegrityError),
+        ({"stop": None}, IntegrityError),
+    ],
+)
+def test_facts_of_a_stranger_are_checked(changes: dict[str, object], error: type[Exception]) -> None:
+    assert read_facts(StoredDump({CLUSTER: json.dumps(GOOD).encode()})).major == 15
+    with pytest.raises(error):
+        read_facts(StoredDump({CLUSTER: json.dumps(GOOD | changes).encode()}))
+    with pytest.raises(IntegrityError):
+        read_facts(StoredDump({}))
+
+
+def test_a_url_names_a_server_and_no_database() -> None:
+    with pytest.raises(InvalidArgument, match="ends with the host"):
+        PostgreSQLCluster("postgresql+physical://host/shop")
+    assert PostgreSQLCluster("postgresql+physical://u:p@host").name == "postgresql+physical://host:5432/"
+    assert COMMAND
