@@ -20,6 +20,26 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 HOME = "README.md"
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")
+BOOSTS = {
+    # In other tools a checkpoint is a saved model, and people search for that.
+    "snapshots.md": 6,
+    "checkpoints.md": 0.7,
+    "tutorials/checkpoints.md": 0.7,
+    "tutorials/": 2,
+    "howto/": 2,
+    "databases.md": 3,
+    "backups.md": 3,
+    "automations.md": 3,
+    "upgrading.md": 4,
+    "reference/": 0.3,
+    "format.md": 0.3,
+    "design.md": 0.3,
+    "CHANGELOG.md": 0.3,
+    "CONTRIBUTING.md": 0.3,
+    "benchmarks.md": 0.3,
+    "source/": 0.1,
+}
+"""How much more a hit on a page counts, by the beginning of its path: guides come before the reference."""
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml"}
 
 
@@ -43,6 +63,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
         return markdown
     if here == _place_of(HOME):
         page.meta["hide"] = ["navigation"]  # the list beside it would have this one page
+    page.meta["search"] = {"boost": next((boost for begin, boost in BOOSTS.items() if here.startswith(begin)), 1)}
     path = f"docs/{here}" if page.file.generated_by is None else {_place_of(HOME): HOME}.get(here, here)
 
     def inside(link: re.Match[str]) -> str:

@@ -44,6 +44,11 @@ class TestStandards(BlockStandardTestSuite):
         found: type[Block] = request.param
         return found
 
+    def test_the_form_shows_no_marks_and_says_whose_block_it_is(self, block: type[Block]) -> None:
+        assert "`" not in "".join(str(field.description) for field in block.model_fields.values())
+        assert "`" not in str(block.get_description())
+        assert "pip install prefect-snapshots" in str(block.get_description())
+
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         assert str(block._logo_url).endswith(".png")  # the suite would fetch it from the network
 

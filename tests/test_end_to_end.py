@@ -20,7 +20,15 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, PREFECT_UI_URL, temporary_settings
 
-from prefect_snapshots import ArtifactRegistry, BackupManager, Directory, checkpointed, save_snapshot, use_repository
+from prefect_snapshots import (
+    ArtifactRegistry,
+    BackupManager,
+    Directory,
+    Repository,
+    checkpointed,
+    save_snapshot,
+    use_repository,
+)
 from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.documents import code
 from prefect_snapshots.integration import live
@@ -185,6 +193,17 @@ def test_a_restore_is_confirmed_in_the_browser(
     assert {path: path.read_bytes() for path in whole} == whole
     page.goto(f"/v2/artifacts/artifact/{artifacts(site, artifact_key('backups', 'project'))[0].id}")
     expect(page.get_by_role("heading", name=f"Restored {backup.name}")).to_be_visible()
+
+
+def test_a_watch_shows_the_whole_repository(site: Site, later_runs: dict[str, UUID], page: Page, shoot: Shoot) -> None:
+    site.reached(later_runs["promotion"], "Completed")
+    site.reached(site.run("watch-repository/hourly-watch"), "Completed")
+    key = artifact_key("repositories", Repository(site.repository).url)
+    page.goto(f"/v2/artifacts/artifact/{artifacts(site, key)[0].id}")
+    for name in ("project", "digits-model", "corpus"):
+        expect(page.locator("main")).to_contain_text(name)
+    expect(page.locator("main")).to_contain_text("The backups of prefect-server are overdue")
+    shoot("repository", LONG)
 
 
 def test_what_is_scheduled_runs_once_at_a_time_and_what_waits_for_a_person_has_no_limit(site: Site) -> None:

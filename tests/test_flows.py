@@ -20,9 +20,9 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import load_flow_from_entrypoint
 from prefect_support import events_about
 
-from prefect_snapshots import BackupManager, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
 from prefect_snapshots.backups import Backup
-from prefect_snapshots.errors import IntegrityError, InvalidArgument, RepositoryNotFound
+from prefect_snapshots.errors import BackupFailed, IntegrityError, InvalidArgument, RepositoryNotFound
 from prefect_snapshots.flows import (
     check_repository,
     copy_repository,
@@ -31,6 +31,7 @@ from prefect_snapshots.flows import (
     watch_repository,
     watching,
 )
+from prefect_snapshots.integration.live import artifact_key
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -165,6 +166,30 @@ def test_what_a_watch_saw_is_a_table(repository: Path) -> None:
     never, growth = json.loads(str(report_on(repository, watching.WATCH).data))
     assert (never["what"], never["found"], never["ok"]) == ("newest backup of never", "none", "NO")
     assert (growth["expected"], growth["ok"]) == ("at most 1.0 GB", "yes")
+
+
+def test_a_watch_shows_the_whole_repository_on_one_page(tmp_path: Path) -> None:
+    place = Repository(tmp_path / "all")
+    (tmp_path / "data").mkdir()
+    manager = BackupManager(place, name="shop", directories=[tmp_path / "data"])
+    manager.create_backup()
+    (tmp_path / "data").rmdir()
+    with pytest.raises(BackupFailed):
+        manager.create_backup()
+    SnapshotManager(place, name="train").save_snapshot({"step": 1})
+    registry = ArtifactRegistry(place)
+    registry.log_artifact("model", {"weights": [1]}, "json")
+    registry.promote_artifact("model", "v0", to="production")
+    Snapper([0, 1], lambda x: 1 / x, repository=place, name="inverse", skip_item_errors=True, max_retries=0).start()
+
+    watch_repository({"shop": "1d", "blog": "1d"}, repository=str(tmp_path / "all"))
+    page = str(report_on(tmp_path / "all", artifact_key("repositories", place.url)).data)
+    needs, _, rest = page.partition("without deduplication")
+    for words in ("backups of blog are overdue", "The last backup of shop failed at", "1 of 2 items of inverse failed"):
+        assert words in needs
+    rows = {cells[1].strip(" `"): cells for line in rest.splitlines() if len(cells := line.split("|")) > 3}
+    assert {"shop", "train", "inverse", "default/model"} <= set(rows)
+    assert "v0" in rows["default/model"][5]
 
 
 def test_what_a_watch_saw_is_a_file_for_prometheus(repository: Path, tmp_path: Path) -> None:

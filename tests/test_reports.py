@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, RetentionPolicy, Snapper, SnapshotManager
+from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.documents import (
     Calendar,
     Chart,
@@ -472,3 +473,12 @@ def test_reports_need_no_prefect(repository: Repository) -> None:
         "sys.exit('prefect' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_long_inputs_are_shortened_in_the_middle(tmp_path: Path) -> None:
+    long = "/srv/documents/" + "x" * 200 + "/report-7.txt"
+    Snapper([long], lambda text: 1 / 0, repository=tmp_path, name="long", skip_item_errors=True, max_retries=0).start()
+    page = markdown(CheckpointManager(tmp_path).describe("long"))
+    assert "/srv/" in page
+    assert "/report-7.txt" in page
+    assert "x" * 50 not in page

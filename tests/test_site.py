@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from deployed import browsing
 from mkdocstrings import Inventory
+from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = [
@@ -90,6 +93,41 @@ def test_links_lead_somewhere(site: Path, pages: dict[Path, Requests]) -> None:
             if not linked.exists() or (anchor and anchor != "__top" and anchor not in pages[linked].anchors):
                 lost.append(f"{path.relative_to(site)} -> {target}")
     assert not lost
+
+
+@pytest.fixture(scope="module")
+def browser(site: Path) -> Iterator[Page]:
+    """A browser that reads the site from its directory."""
+    with browsing(site.as_uri()) as page:
+        yield page
+
+
+@pytest.mark.parametrize(
+    ("words", "guide"),
+    [
+        ("best checkpoint", "snapshots"),
+        ("postgres restore", "backups databases interrupted-restore"),
+        ("upgrade", "upgrading"),
+        ("slack", "automations"),
+        ("orbax", "from-orbax"),
+    ],
+)
+def test_search_works_from_a_directory_and_finds_the_guide_first(
+    words: str, guide: str, site: Path, browser: Page
+) -> None:
+    browser.goto((site / "design.html").as_uri())
+    browser.get_by_role("textbox", name="Search").click()
+    browser.keyboard.type(words)
+    first = browser.locator(".md-search-result__link").first
+    expect(first).to_be_visible()
+    expect(first).to_have_attribute("href", re.compile(rf"/({guide.replace(' ', '|')})\.html"))
+
+
+def test_no_page_is_wider_than_a_phone(pages: dict[Path, Requests], browser: Page) -> None:
+    browser.set_viewport_size({"width": 390, "height": 800})
+    for path in pages:
+        browser.goto(path.as_uri(), wait_until="domcontentloaded")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -26,6 +26,8 @@ _SLOW, _TIMES = 3.0, 2.0
 this many times the median: where all items take nearly the same time, the slowest of them are noise."""
 _SHOWN = 20
 """How many slow items a report lists: enough to see a pattern, and the page stays readable."""
+_WIDEST = 48
+"""Characters of an input in a table: with more, its column covers what is beside it."""
 _LISTED = 10
 """The most rows of a table for people: as many as fit on a screen."""
 _PARTS = 40
@@ -271,14 +273,14 @@ def _details(name: str, metrics: Metrics, failed: list[dict[str, Any]] | None = 
     yield Table(
         "Slow items",
         (Column("item"), Column("input"), Column("duration", "seconds")),
-        tuple((row["index"], row["item"], row["duration"]) for row in report["slow_outliers"][:_LISTED]),
+        tuple((row["index"], _brief(row["item"]), row["duration"]) for row in report["slow_outliers"][:_LISTED]),
         report["slow_count"],
     )
     yield Table(
         "Failed items",
         (Column("item"), Column("input"), Column("error")),
         tuple(
-            (row["index"], row["item"], row["error"])
+            (row["index"], _brief(row["item"]), row["error"])
             for row in (report["failed_items"] if failed is None else failed)[:_LISTED]
         ),
         count,
@@ -317,3 +319,10 @@ def _working_time(metrics: Metrics, until: Any) -> Any:
 
 def _row(metric: Metric) -> dict[str, Any]:
     return {**asdict(metric), "duration": metric.duration}
+
+
+def _brief(text: str | None) -> str | None:
+    """Shorten an input in the middle: a page of Prefect breaks no words, and the ends of paths tell them apart."""
+    if text is None or len(text) <= _WIDEST:
+        return text
+    return f"{text[: _WIDEST // 3]}…{text[-(2 * _WIDEST // 3) :]}"

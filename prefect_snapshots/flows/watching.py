@@ -24,12 +24,14 @@ from prefect import flow
 from pydantic import TypeAdapter, ValidationError
 
 from ..backups import Backup, BackupManager, last_proven
+from ..documents import Document, Note, code
 from ..documents.texts import size_text
 from ..errors import InvalidArgument
 from ..integration.backups import report_proof_overdue
 from ..integration.blocks import current_repository
 from ..integration.reporter import Reporter, only_warn
 from ..integration.run_context import run_logger
+from ..reports.overview import about_repository
 from ..repository.repository import Repository
 from .failing import fails_with_one_error
 from .openmetrics import Gauge, checked_metrics_file, write_metrics
@@ -37,6 +39,8 @@ from .openmetrics import Gauge, checked_metrics_file, write_metrics
 WATCH = "prefect-snapshots-watch"
 """Key of the report in the Prefect UI."""
 
+LISTED = 50
+"""Names of each kind on the page of the repository: the most that a person reads."""
 _HOUR = timedelta(hours=1)
 _WEEK = timedelta(days=7)
 _AS_DURATION: TypeAdapter[timedelta] = TypeAdapter(timedelta)
@@ -104,7 +108,9 @@ def watch_repository(
     proven: Mapping[str, timedelta | str] | None = None,
     metrics_file: str | None = None,
 ) -> WatchReport:
-    """Report overdue backups and a repository that grows too fast. The run completes in either case.
+    """Report overdue backups and a repository that grows too fast, and show all of it on one page.
+
+    The run completes in either case.
 
     Args:
         backups: How often each backup must run, by name: a duration such as `"1d"` or `"PT6H"`, or the cron
@@ -151,6 +157,9 @@ def watch_repository(
         write_metrics(file, _gauges(watched, report, sorted({*due, *drilled})))
     with only_warn(f"{watched.url} is watched"):
         _report(watched, report)
+    reporter = Reporter(watched, "repositories", watched.url)
+    link = reporter.leave_page(lambda: _dashboard(watched, report), f"All of {code(watched.url)}")
+    run_logger().info("%s: %s.%s", watched.url, "everything is in order" if report.ok else "something is wrong", link)
     return report
 
 
@@ -253,6 +262,20 @@ def _report(watched: Repository, report: WatchReport) -> None:
         reporter.emit("repository.growing", {"since": report.since.isoformat(), **sizes})
     verdict = "everything is in order" if report.ok else "something is **wrong**"
     reporter.leave_table(rows, f"{verdict}.", WATCH)
+
+
+def _dashboard(watched: Repository, report: WatchReport) -> Document:
+    """Describe the whole repository, beginning with what is wrong."""
+    overdue = [
+        f"The backups of {each.name} are overdue since {each.since:%F %T} UTC."
+        for each in report.backups
+        if each.overdue
+    ]
+    unproven = [f"No recent backup of {name} is proven: run a drill." for name in report.unproven]
+    written = size_text(sum(report.written.values()))
+    growing = [f"The repository grows too fast: {written} since {report.since:%F %T} UTC."] if report.growing else []
+    blocks = about_repository(watched, LISTED)
+    return Document(watched.url, (*map(Note, [*overdue, *unproven, *growing]), *blocks))
 
 
 def _row(what: str, found: str, expected: str, ok: bool) -> dict[str, str]:

@@ -46,10 +46,11 @@ def _with_secret_credentials(schema: dict[str, Any], model: type[SnapshotReposit
 
 class SnapshotRepository(WritableFileSystem):
     """
-    A repository for snapshots: any directory or bucket, deduplicated, compressed, verified, and encrypted if you like.
+    Where prefect-snapshots keeps snapshots, checkpoints, artifacts and backups: a directory or a bucket.
 
-    Save it under the name `default` to make it the repository of every flow that names no other. As `result_storage` or
-    `key_storage` it keeps the persisted results of any task.
+    Save it under the name "default" to make it the repository of every flow that names no other. As result_storage or
+    key_storage it keeps the persisted results of any task. Test it with the flow "doctor". This block is part of the
+    package prefect-snapshots: pip install prefect-snapshots.
 
     Example:
         Load a repository and use it in plain Python:
@@ -90,7 +91,7 @@ class SnapshotRepository(WritableFileSystem):
         default=None,
         description=(
             "Encrypts a new repository, or opens an encrypted one. Default: the setting "
-            "`PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD`. If you lose it, you lose the data."
+            "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD. If you lose it, you lose the data."
         ),
     )
     no_password: bool = Field(
@@ -101,11 +102,11 @@ class SnapshotRepository(WritableFileSystem):
     repository_id: str | None = Field(
         default=None,
         title="Repository ID",
-        description="The id that the repository must have. `prefect-snapshots stats` shows it.",
+        description="The id that the repository must have. prefect-snapshots stats shows it.",
     )
     compression: Literal["auto", "high", "none"] = Field(
         default="auto",
-        description="How to compress new data. `auto` uses zstd if it saves space, `high` takes longer.",
+        description="How to compress new data. auto uses zstd if it saves space, high takes longer.",
     )
     allow_pickle: bool = Field(
         default=True,
@@ -116,8 +117,8 @@ class SnapshotRepository(WritableFileSystem):
     results: str = Field(
         default="default",
         description=(
-            "A namespace for the results that this block stores. Prefect uses the same keys in `result_storage` "
-            "and `key_storage`. If both use one repository, use different names in their blocks."
+            "A namespace for the results that this block stores. Prefect uses the same keys in result_storage "
+            "and key_storage. If both use one repository, use different names in their blocks."
         ),
     )
 

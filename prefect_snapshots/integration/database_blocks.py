@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 class BackupDatabase(Block):
     """
-    A database that you back up, such as `postgresql://backup@host/shop` or `sqlite:////var/lib/app.db`.
+    A database that prefect-snapshots backs up: PostgreSQL, MariaDB, SQLite, DuckDB, MongoDB, Redis, etcd or ArangoDB.
+
+    Test it with the flow "doctor". This block is part of the package prefect-snapshots: pip install prefect-snapshots.
 
     Example:
         Back it up:
@@ -41,7 +43,11 @@ class BackupDatabase(Block):
     )
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
 
-    url: str = Field(title="URL", description="The URL of the database. Enter the password in the field below.")
+    url: str = Field(
+        title="URL",
+        description="The URL of the database. Enter the password in the field below.",
+        examples=["postgresql://backup@host/shop", "sqlite:////var/lib/app.db"],
+    )
     password: SecretStr | None = Field(
         default=None,
         description="The password. Default: the one that the tools of the database find in their own files.",

@@ -10,7 +10,7 @@ from ..artifacts import ArtifactRegistry
 from ..backups import BackupManager
 from ..backups.manager import list_names as list_backup_names
 from ..checkpoints import CheckpointManager
-from ..documents import Block, Document, Facts, Note
+from ..documents import Block, Document, Note
 from ..errors import SnapshotNotFound, SnapshotsError
 from ..repository import Repository
 from ..retention import RetentionPolicy
@@ -18,6 +18,7 @@ from ..snapshots import SnapshotManager
 from ..snapshots import list_names as list_snapshot_names
 from .artifacts import about_artifact
 from .backups import about_backups
+from .overview import about_repository
 from .snapshots import about_snapshots
 
 _Part = tuple[str, str, Callable[[], Iterable[Block]]]
@@ -88,21 +89,8 @@ def describe_repository(
             existing = f"Existing names: {known}." if known else "The repository is empty."
             raise SnapshotNotFound(f"{repository.url} has nothing named {name!r}. {existing}")
     chosen = [part for part in parts if not names or any(_is_called(part, name) for name in names)]
-    whole: _Part = "", repository.url, partial(_about_repository, repository)
+    whole: _Part = "", repository.url, partial(about_repository, repository, listed)
     return [*map(_document, [whole, *chosen])]
-
-
-def _about_repository(repository: Repository) -> Iterable[Block]:
-    found = repository.stats()
-    yield Facts(
-        {
-            "versions": (found.versions, "number"),
-            "without deduplication": (found.logical_bytes, "bytes"),
-            "with deduplication": (found.version_bytes, "bytes"),
-            "saved by deduplication": (found.saved_bytes, "bytes"),
-            "total stored": (found.stored_bytes, "bytes"),
-        }
-    )
 
 
 def _document(part: _Part) -> Document:

@@ -74,9 +74,13 @@ class Processing:
         self._before, self._planned = counts.done_before, planned
         known = str(replace(counts, total=counts.total - planned)).partition(": ")[2].rstrip(".")
         self._logger.info(
-            "%s: %s, %s to compute in %s, in %s.%s",
-            *(self._label, count_text(counts.total, "item"), f"{planned:,}", count_text(batches, "batch", "batches")),
-            *(self._job.repository.url, f" The others: {known}." if known else ""),
+            "%s: %s, %s, in %s.%s",
+            *(self._label, count_text(counts.total, "item")),
+            f"{planned:,} to compute in {count_text(batches, 'batch', 'batches')}" if planned else "none to compute",
+            *(
+                self._job.repository.url,
+                f" The others: {known}." if known and planned else f" {known}." if known else "",
+            ),
         )
         self._bar.update(self._context)
         self._show()
