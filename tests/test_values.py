@@ -43,6 +43,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import prefect_snapshots
+from prefect_snapshots import SnapshotManager
 from prefect_snapshots.errors import (
     EnvironmentMismatch,
     IntegrityError,
@@ -69,6 +70,7 @@ from prefect_snapshots.values import (
 )
 from prefect_snapshots.values.grids import RegionReading, Rows, cells, check_cuts
 from prefect_snapshots.values.paths import matcher
+from prefect_snapshots.values.proving import prove_readable
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
@@ -1040,6 +1042,21 @@ def test_what_could_never_be_read_again_is_refused_when_it_is_saved(
     monkeypatch.delitem(copyreg.dispatch_table, WithoutArguments, raising=False)
     with pytest.raises(UnserialisableLeaf, match=r"Leaf layers/0: It can be pickled, but not unpickled"):
         encode({"layers": [make(None)]})
+
+
+def test_a_fresh_process_proves_that_a_value_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    phantom = types.ModuleType("phantom")
+    exec("class Opaque:\n    def __init__(self): self.x = 1\n", vars(phantom))
+    monkeypatch.setitem(sys.modules, "phantom", phantom)
+    value = {"layers": [np.ones(3), phantom.Opaque()]}
+    assert encode(value)  # this process can load it
+    with pytest.raises(UnserialisableLeaf, match=r"^Leaf layers/1: A fresh process cannot load it: .*phantom"):
+        prove_readable(value)
+    manager: SnapshotManager[Any] = SnapshotManager(f"memory://{uuid.uuid4().hex}")
+    with pytest.raises(UnserialisableLeaf, match="A fresh process cannot load it"):
+        manager.save_snapshot(value, prove=True)
+    assert not list(manager)
+    assert manager.save_snapshot({"layers": [np.ones(3), Opaque(2), Custom(1, 2, "n")]}, "fine", prove=True) == "fine"
 
 
 def test_a_worker_of_multiprocessing_stores_classes_of_the_script_by_value(tmp_path: pathlib.Path) -> None:

@@ -25,6 +25,7 @@ from ..repository.progress import Progress
 from ..repository.repository import Repository
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from ..values.diff import LeafDifference, diff_contents, diff_values
+from ..values.proving import prove_readable
 from .backends import KIND, Backend, Durable, Memory
 from .background import BackgroundSaver
 from .exported_file import read_file, write_file
@@ -125,6 +126,7 @@ class SnapshotManager(Generic[T]):
         deepcopy: bool | None = None,
         *,
         token: str | None = None,
+        prove: bool = False,
     ) -> str | None:
         """Save a value, and return when it is safe.
 
@@ -137,6 +139,8 @@ class SnapshotManager(Generic[T]):
             deepcopy: In memory, overrides `deepcopy_on_save`.
             token: The token of an earlier attempt that raised `CommitUnknown`. If that attempt was saved after all,
                 nothing is saved again and its id is returned.
+            prove: Before the value is saved, start another process that loads it. Takes as long as starting Python and
+                importing what the value needs.
 
         Returns:
             The id, or None if the snapshot ranks too low to be kept.
@@ -146,7 +150,10 @@ class SnapshotManager(Generic[T]):
             UnserialisableLeaf: A leaf cannot be stored, or could not be loaded again. The message names its path.
             CommitUnknown: The storage did not say whether the snapshot was saved.
         """
-        return self.save(data, self._request(snapshot_id, metadata, tags, overwrite, token=token), deepcopy)
+        request = self._request(snapshot_id, metadata, tags, overwrite, token=token)
+        if prove:
+            prove_readable(data)
+        return self.save(data, request, deepcopy)
 
     def save_async(
         self,
