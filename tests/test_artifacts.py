@@ -465,6 +465,14 @@ def test_a_version_may_stand_in_the_name(registry: ArtifactRegistry) -> None:
     registry.promote_artifact("model", 0, to="production")
     assert registry.load_artifact("model:production") == registry.load_artifact("model:v0") == 0
     assert registry.get_artifact("model:latest").version == "v1"
+    for uri in ("snapshots:/model@production", "models:/model@production", "models:/model/0", "snapshots:/model/v0"):
+        assert registry.load_artifact(uri) == 0
+    assert registry.load_artifact("models:/model") == registry.load_artifact("snapshots:/model/latest") == 1
+    registry.log_artifact("team/net", 7)
+    assert registry.load_artifact("models:/team/net/0") == registry.load_artifact("models:/team/net") == 7
+    for other in ("models:/nowhere@production", "other:/model@production", "snapshots://model", "models:/"):
+        with pytest.raises((ArtifactNotFound, InvalidName)):
+            registry.load_artifact(other)
     with pytest.raises(ArtifactNotFound, match="has no version 'nowhere'"):
         registry.load_artifact("model:nowhere")
     registry.log_artifact("model:production", "another artifact")

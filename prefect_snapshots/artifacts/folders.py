@@ -250,5 +250,7 @@ def _check_link(entry: Entry) -> None:
     ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
     if not parts[0] or _STRANGE.search(link) or ".." in parts[ups:] or ups > entry.path.count("/"):
         raise InvalidName(
-            f"The link {entry.path!r} leads to {link!r}, out of the folder. Replace it by a copy of the file."
+            f"The link {entry.path!r} leads to {link!r}, out of the folder. Replace it by a copy of the "
+            "file. To replace all links, such as those of the cache of a model hub, copy the folder with "
+            "`cp -rL FOLDER COPY`."
         )

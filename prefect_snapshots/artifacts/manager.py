@@ -7,6 +7,7 @@ which never changes. An *alias*, such as the *stage* `production`, points to one
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -777,10 +778,17 @@ class ArtifactManager(ABC):
         return self.copy_to(name, version, to, match, collection=collection, allow_older=allow_older, progress=progress)
 
     def _named(self, name: str, version: VersionLike, collection: str | None) -> tuple[ArtifactHandle, VersionLike]:
-        """Return the artifact and the version of a name such as `model:production`."""
+        """Return the artifact and the version of a name such as `model:production` or `snapshots:/model@production`."""
         if version is None and ":" in name and not self.artifact(name, collection).exists():
-            name, _, version = name.rpartition(":")
+            if uri := _URI.fullmatch(name):
+                name, version = uri["name"], uri["alias"] or uri["version"]
+            else:
+                name, _, version = name.rpartition(":")
         return self.artifact(name, collection), version
+
+
+_URI = re.compile(r"(?:snapshots|models):/(?P<name>[^/@][^@]*?)(?:@(?P<alias>[^@/]+)|/(?P<version>v?[0-9]+|latest))?")
+"""A version as MLflow writes it, with its scheme or ours."""
 
 
 def require_store(to: object) -> None:
