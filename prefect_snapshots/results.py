@@ -1,30 +1,47 @@
-"""Results of task runs: bytes by key, which can be overwritten and are deduplicated.
+"""Results of task runs: bytes by key, which can be overwritten.
 
-All results of a log share `STREAMS` streams, chosen by a hash of the key, because with a stream per key the catalog
-would grow with every task run. Writing a key deletes its older result in the same event.
+A small result is one object, which one request writes and one request reads: see the module `repository.keyed`. A large
+one is split into chunks, so that equal data is stored only once, and committed as an event, which the object of its
+key names. All large results of a log share `STREAMS` streams, chosen by a hash of the key, because with a stream
+per key the catalog would grow with every task run.
 
 This module uses the repository, but not Prefect. It does not interpret the bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Literal
 
 from blake3 import blake3
 
-from .errors import ObjectMissing
+from .errors import InvalidArgument, ObjectMissing, RepositoryNotFound
 from .repository.catalog import Event
 from .repository.commits import Draft
+from .repository.contents import ContentReader
+from .repository.keyed import DELETED, ELSEWHERE, VALUE, KeyedValues, Listed, Value, live
+from .repository.names import check_name
 from .repository.repository import Repository
+from .repository.reserve import with_reserve
 from .repository.threads import Lock
-from .repository.times import from_nanoseconds, parse_time, to_nanoseconds
+from .repository.times import parse_time
 from .repository.tracking import TrackedStream
 
 KIND = "results"
 STREAMS = 64
-"""The number of streams that share the results of a log. As many writers can append at the same time."""
+"""The number of streams that share the large results of a log. As many writers can append at the same time."""
+
+SMALL = 64 * 1024
+"""Up to this many bytes are one object: shorter data is not split, so that nothing of it would be found again."""
+
+By = Literal["written", "read"]
+
+_FEW = 100
+"""How many results are deleted one by one. More are deleted together, for which all of them are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +50,8 @@ class Result:
 
     Attributes:
         key: The key of the result.
-        written_at: When it was written, in UTC by the clock of the writer.
-        size: Its size in bytes. Identical bytes are stored only once.
+        written_at: When it was written, in UTC by the clock of the storage.
+        size: Its size in bytes. If a result of up to 64 KB is compressed, this is its compressed size.
     """
 
     key: str
@@ -43,11 +60,14 @@ class Result:
 
 
 class ResultLog:
-    """Store and read results by key. Any number of processes can write; the last one to commit a key wins.
+    """Store and read results by key. Any number of processes can write; the last one to write a key wins.
 
     Args:
         repository: Where the results are stored.
         name: The name of the log. Logs of different names in one repository do not share keys.
+        durable: Whether a result of up to 64 KB must survive a loss of power as soon as it is written, in a directory.
+            Without, writing is faster, and a crash of the machine can lose or damage the last results. Default: True.
+        keep_read: Whether a result that is read counts as new for `expire` with `by="read"`. Default: False.
 
     Example:
         >>> from prefect_snapshots import Repository
@@ -59,26 +79,39 @@ class ResultLog:
         ['a/key']
     """
 
-    def __init__(self, repository: Repository, name: str = "default") -> None:
+    def __init__(
+        self, repository: Repository, name: str = "default", *, durable: bool = True, keep_read: bool = False
+    ) -> None:
         self._repository = repository
         self._name = name
-        self._streams: dict[int, TrackedStream[_Latest]] = {}
+        self._durable = durable
+        self._keep_read = keep_read
+        self._values: KeyedValues | None = None
+        self._streams: dict[int, TrackedStream[_Contents]] = {}
         self._lock = Lock()
 
     def write(self, key: str, data: bytes) -> None:
-        """Store a result durably. An older result of this key is deleted; the next prune frees its space.
+        """Store a result durably. It replaces an older result of this key.
 
         Args:
             key: Any string.
-            data: The bytes. Only data that is not stored yet takes space.
+            data: The bytes. Of more than 64 KB, only data that is not stored yet takes space.
         """
+        values = self._writing()
+        if len(data) <= SMALL:
+            values.put(Value(key, VALUE, data, time.time_ns()), durable=self._durable)
+            return
         tracked = self._tracked(_number(key))
-
-        def draft() -> Draft:
-            old = tracked.state.results.get(key)
-            return Draft("put", {"key": key}, [old.sequence] if old else [])
-
-        tracked.put(draft, b"", [data])
+        old = values.get(key)
+        while True:
+            generation = values.writable()
+            body = {"key": key, "generation": generation}
+            event = tracked.put(lambda body=body: Draft("put", body), b"", [data])  # type: ignore[misc]
+            assert event is not None
+            # An event of a former generation can be deleted before the object of its key refers to it.
+            if values.put(Value(key, ELSEWHERE, number=event.sequence)) == generation:
+                break
+        self._drop_replaced(old)
 
     def read(self, key: str) -> bytes:
         """Return the latest result of a key. Every byte is verified.
@@ -87,105 +120,257 @@ class ResultLog:
             ObjectMissing: The key has no result.
             IntegrityError: The result is damaged.
         """
-        tracked = self._tracked(_number(key))
-        with tracked.current() as latest:
-            event = latest.results.get(key)
-        if event is None:
+        found = self._find(key)
+        if found is None:
             raise ObjectMissing(
                 f"There is no result {key!r} in {self._repository.url}. It was never stored, or was deleted: run the "
                 "task again."
             )
-        content = self._repository.read(tracked.stream, event)
-        return content.read(0, content.body_size)
+        return found if isinstance(found, bytes) else found.read(0, found.body_size)
 
     def exists(self, key: str) -> bool:
-        """Return whether a key has a result, without reading it."""
-        with self._tracked(_number(key)).current() as latest:
-            return key in latest.results
+        """Return whether a key has a result."""
+        return self._find(key) is not None
 
     def keys(self) -> list[str]:
         """Return the keys of all results, sorted."""
-        return sorted(key for tracked in self._every_stream() for key in tracked.refresh().results)
+        return sorted(self._live())
 
-    def older_than(self, moment: datetime | str) -> list[Result]:
+    def older_than(self, moment: datetime | str, *, by: By = "written") -> list[Result]:
         """Return the results that were written before a point in time, sorted by key.
 
         Args:
             moment: A datetime with a time zone, or an ISO 8601 string (UTC if it names no zone).
+            by: "written", or "read": only those that `expire` would delete now. Default: "written".
         """
-        end = to_nanoseconds(parse_time(moment))
+        values = self._reading()
+        if values is None:
+            return []
+        doomed = _doomed(values, _seconds(moment), by)
         found = [
-            Result(key, from_nanoseconds(event.time), event.content.size if event.content else 0)
-            for tracked in self._every_stream()
-            for key, event in tracked.refresh().results.items()
-            if event.time < end
+            (key, one)
+            for key, one in self._live().items()
+            if doomed(one) and (by == "written" or one.generation < values.generation)
         ]
-        return sorted(found, key=lambda result: result.key)
+        for number in {_number(key) for key, one in found if one.elsewhere}:
+            self._tracked(number).refresh()
+        return [
+            Result(key, datetime.fromtimestamp(one.info.modified, UTC), self._size(key, one))
+            for key, one in sorted(found, key=lambda pair: pair[0])
+        ]
 
-    def expire(self, older_than: datetime | str) -> list[str]:
-        """Delete every result that was written before a point in time. The next prune frees their space.
+    def expire(self, older_than: datetime | str, *, by: By = "written") -> list[str]:
+        """Delete every result that was written before a point in time. The next prune frees the space of large ones.
+
+        On remote storage, this can take some seconds longer, because other writers must first know of it.
 
         Args:
             older_than: A datetime with a time zone, or an ISO 8601 string (UTC if it names no zone).
+            by: "written", or "read": also keep results that were read since then. All processes that read must pass
+                `keep_read=True`. A result is then kept at least that long after its last read, and at most twice as
+                long if you call this regularly. Default: "written".
 
         Returns:
             The keys of the deleted results, sorted.
         """
-        end = to_nanoseconds(parse_time(older_than))
-        return self._delete(lambda _, event: event.time < end)
+        values = self._reading()
+        if values is None:
+            return []
+        end = _seconds(older_than)
+        doomed = _doomed(values, end, by)
+        values.look()
+        return self._sweep(values, doomed, may_begin=values.begun / 1e9 + values.lease < end)
 
     def delete(self, keys: Iterable[str]) -> list[str]:
-        """Delete the results of some keys. Return the sorted keys that had a result."""
+        """Delete the results of some keys. Return the sorted keys that had a result.
+
+        If there are more than 100, this can take some seconds longer on remote storage, as for `expire`.
+        """
         doomed = set(keys)
-        return self._delete(lambda key, _: key in doomed)
+        values = self._reading()
+        if values is None:
+            return []
+        values.look()
+        gone: list[str] = []
+        if len(doomed) > _FEW:
+            names = {values.name_of(key) for key in doomed}
+            gone = self._sweep(values, lambda one: one.name in names, may_begin=True)
+        found = [key for key in doomed.difference(gone) if self.exists(key)]
+        for key in found:
+            self._delete_one(key)
+        return sorted({*gone, *found})
 
-    def _delete(self, doomed: Callable[[str, Event], bool]) -> list[str]:
-        return sorted(key for tracked in self._every_stream() for key in self._delete_from(tracked, doomed))
+    def _delete_one(self, key: str) -> None:
+        """Replace a result by a note that it is deleted."""
+        values = self._writing()
+        old = values.get(key)
+        note = Value(key, DELETED)
+        with_reserve(self._repository.location, lambda: values.put(note, durable=self._durable, urgent=True))
+        self._drop_replaced(old)
 
-    def _delete_from(self, tracked: TrackedStream[_Latest], doomed: Callable[[str, Event], bool]) -> list[str]:
-        gone: dict[str, int] = {}
+    def _sweep(self, values: KeyedValues, doomed: Callable[[Listed], bool], *, may_begin: bool) -> list[str]:
+        """Delete results of the former generation, and of the latest one if that can become the former one.
 
+        Returns:
+            The keys that have no result any more.
+        """
+        objects = values.list()
+        if not any(map(doomed, objects)):
+            return []
+        before = live(objects, values.generation - 1)
+        self._writing()
+        keys = values.read_keys(one for one in before.values() if doomed(one))
+        self._sweep_former(values, doomed)
+        rest = values.list()
+        latest = values.generation
+        if may_begin and all(one.generation == latest for one in rest) and any(map(doomed, rest)):
+            values.begin(latest)
+            self._sweep_former(values, doomed)
+        after = values.live()
+        self._drop_unnamed(values, after)
+        return sorted(key for key, one in keys.items() if one.name not in after)
+
+    def _sweep_former(self, values: KeyedValues, doomed: Callable[[Listed], bool]) -> None:
+        """Delete results where nobody writes any more. What is older than the former generation is read by nobody."""
+        latest = values.settle()
+        objects = values.list()
+        values.delete(
+            one for one in objects if one.generation < latest - 1 or (one.generation < latest and doomed(one))
+        )
+
+    def _drop_unnamed(self, values: KeyedValues, named: dict[str, Listed]) -> None:
+        """Delete the events of former generations that no object refers to."""
+        names = set(self._repository.names(KIND))
+        for number in range(STREAMS):
+            if f"{self._name}/{number}" not in names:
+                continue
+            tracked = self._tracked(number)
+            events = tracked.refresh().events
+            counts = Counter(event.body["key"] for event in events.values())
+            gone = set()
+            for sequence, event in events.items():
+                key = event.body["key"]
+                one = named.get(values.name_of(key))
+                # An event of the latest generation may have been committed a moment ago. A listing may miss an object.
+                if event.body.get("generation") == values.generation or (one is None and values.exists(key)):
+                    continue
+                if one is None or self._is_unnamed(values, key, sequence, one, counts[key]):
+                    gone.add(sequence)
+            self._drop(tracked, gone)
+
+    def _is_unnamed(self, values: KeyedValues, key: str, sequence: int, one: Listed, count: int) -> bool:
+        """Return whether the object of a key, which was listed, refers to something else than an event."""
+        if one.key is not None and (not one.elsewhere or count == 1):
+            return not one.elsewhere
+        value = values.get(key)
+        return value is not None and (value.form, value.number) != (ELSEWHERE, sequence)
+
+    def _drop_replaced(self, old: Value | None) -> None:
+        """Delete the event that the object of a key referred to before it was replaced."""
+        if old is not None and old.form == ELSEWHERE:
+            self._drop(self._tracked(_number(old.key)), {old.number})
+
+    def _drop(self, tracked: TrackedStream[_Contents], sequences: Collection[int]) -> None:
         def draft() -> Draft | None:
-            nonlocal gone
-            gone = {key: event.sequence for key, event in tracked.state.results.items() if doomed(key, event)}
-            return Draft("expire", {}, list(gone.values())) if gone else None
+            there = sorted(tracked.state.events.keys() & sequences)
+            return Draft("expire", {}, there) if there else None
 
-        tracked.change(draft)
-        return list(gone)
+        if sequences:
+            tracked.change(draft)
 
-    def _tracked(self, number: int) -> TrackedStream[_Latest]:
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _find(self, key: str) -> bytes | ContentReader | None:
+        values = self._reading()
+        last: Value | None = None
+        while values is not None:
+            value = values.get(key, keep=self._keep_read)
+            if value is None or value.form != ELSEWHERE:
+                return None if value is None else bytes(value.data)
+            tracked = self._tracked(_number(key))
+            with tracked.current() as contents:
+                event = contents.events.get(value.number)
+            if event is not None:
+                return self._repository.read(tracked.stream, event)
+            # The result was replaced or deleted after its object was read. If the object is still the same, its event
+            # has expired since.
+            if last == value:
+                return None
+            last = value
+        return None
+
+    def _live(self) -> dict[str, Listed]:
+        values = self._reading()
+        return {} if values is None else values.read_keys(values.live().values())
+
+    def _size(self, key: str, one: Listed) -> int:
+        events = self._tracked(_number(key)).view.events.values() if one.elsewhere else ()
+        sizes = [event.content.size for event in events if event.content and event.body["key"] == key]
+        return sizes[-1] if sizes else one.size
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    def _reading(self) -> KeyedValues | None:
+        """Return the values, or None if there is no repository."""
+        if self._values is None:
+            try:
+                opened = self._repository.parts()
+            except RepositoryNotFound:
+                if self._repository.read_only:
+                    raise
+                return None
+            self._values = KeyedValues(opened, KIND, check_name(self._name))
+        return self._values
+
+    def _writing(self) -> KeyedValues:
+        self._repository.parts(writing=True)
+        values = self._reading()
+        assert values is not None
+        return values
+
+    def _tracked(self, number: int) -> TrackedStream[_Contents]:
         with self._lock:
             if number not in self._streams:
-                self._streams[number] = TrackedStream(self._repository, KIND, f"{self._name}/{number}", _Latest())
+                self._streams[number] = TrackedStream(self._repository, KIND, f"{self._name}/{number}", _Contents())
             return self._streams[number]
 
-    def _every_stream(self) -> Iterator[TrackedStream[_Latest]]:
-        names = self._repository.names(KIND) if self._repository.exists() else ()
-        for number in range(STREAMS):
-            if f"{self._name}/{number}" in names:
-                yield self._tracked(number)
 
-
-class _Latest:
-    """The latest result of every key of one stream."""
+class _Contents:
+    """The large results of one stream, by the numbers of their events."""
 
     def __init__(self) -> None:
-        self.results: dict[str, Event] = {}
+        self.events: dict[int, Event] = {}
 
-    def copy(self) -> _Latest:
-        other = _Latest()
-        other.results = dict(self.results)
+    def copy(self) -> _Contents:
+        other = _Contents()
+        other.events = dict(self.events)
         return other
 
     def apply(self, event: Event) -> None:
         if event.kind == "put":
             if not isinstance(event.body["key"], str):
                 raise TypeError("the key is not a string")
-            self.results[event.body["key"]] = event
-        elif event.kind == "expire":
-            gone = set(event.deletes)
-            self.results = {key: result for key, result in self.results.items() if result.sequence not in gone}
+            self.events[event.sequence] = event
+        for sequence in event.deletes:
+            self.events.pop(sequence, None)
 
 
 def _number(key: str) -> int:
     return blake3(key.encode()).digest()[0] % STREAMS
+
+
+def _doomed(values: KeyedValues, end: float, by: By) -> Callable[[Listed], bool]:
+    """Return the function that says whether a result expires at a time, given in seconds since 1970."""
+    if by not in ("written", "read"):
+        raise InvalidArgument(f'by must be "written" or "read", not {by!r}.')
+
+    def doomed(one: Listed) -> bool:
+        # A result that was read since the latest generation began is in that generation.
+        kept = by == "read" and one.generation < values.generation and values.begun / 1e9 >= end
+        return not kept and one.is_older(end)
+
+    return doomed
+
+
+def _seconds(moment: datetime | str) -> float:
+    return parse_time(moment).timestamp()

@@ -6,6 +6,7 @@ What is forged here is authentic: sealed as a writer seals it, in the right plac
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from toy_kind import KIND, ToyKind
 
-from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, SnapshotManager, results
 from prefect_snapshots.checkpoints import CheckpointManager
 from prefect_snapshots.errors import DamagedObject, IntegrityError, MalformedContent, ObjectMissing, SnapshotsError
 from prefect_snapshots.repository.catalog import Event, Root, Stream, _Hint, event_hash, range_path, slot_path
@@ -127,6 +128,9 @@ def test_a_table_in_chunks_that_makes_no_sense(place: Path, stored_row: bool) ->
     assert assert_others_unhurt(place)
 
 
+IN_0 = next(key for key in map(str, itertools.count()) if results._number(key) == 0)
+"""The key of a large result in the first of the streams that large results share."""
+
 BODIES: list[dict[str, Any]] = [{}, {"id": 7}, {"id": ["x"]}, {"id": "x", "metadata": 3, "tags": 5, "time": "never"}]
 
 KINDS: dict[str, tuple[str, Callable[[Repository, str], Any]]] = {
@@ -154,7 +158,9 @@ def test_a_body_that_makes_no_sense_hurts_its_name_alone(place: Path, kind: str,
     ("kind", "name", "what", "body", "look"),
     [
         ("artifacts", "default:victim", "version", {"id": "v0"}, lambda r: ArtifactRegistry(r).get_artifact("victim")),
-        ("results", "victim/0", "put", {"key": None}, lambda r: ResultLog(r, "victim").keys()),
+        ("results", "victim", "begin", {"generation": -1}, lambda r: ResultLog(r, "victim").keys()),
+        ("results", "victim", "ready", {"generation": None}, lambda r: ResultLog(r, "victim").read("key")),
+        ("results", "victim/0", "put", {"key": None}, lambda r: ResultLog(r, "victim").write(IN_0, bytes(70_000))),
         (
             *("checkpoints", "victim", "start", {"fingerprint": [], "segment": "0" * 32}),
             lambda r: CheckpointManager(r).list_checkpoints(),

@@ -29,7 +29,7 @@ from prefect_snapshots.results import ResultLog
 TELLING = "telltale"
 
 FIXED = {
-    *("catalog", "root", "packs", "index", "logs", "compacted", "hint", "head", "claims", "whole", "level"),
+    *("catalog", "root", "packs", "index", "logs", "keyed", "compacted", "hint", "head", "claims", "whole", "level"),
     *("repository.json", "repository.copy.json", "reserve"),
 }
 """Parts of names that are the same in every repository."""
@@ -45,6 +45,7 @@ def use_every_kind(repository: Repository, folder: Path) -> BackupManager:
         snapshots.save_snapshot(value, f"{TELLING}-{number}", {f"{TELLING}-m": TELLING}, tags=[f"{TELLING}-tag"])
     results = ResultLog(repository, f"{TELLING}-results")
     results.write(f"{TELLING}-result", TELLING.encode() * 10_000)
+    results.write(f"{TELLING}-small", TELLING.encode())
     results.delete([f"{TELLING}-result"])
     for items in range(100), [f"{TELLING}-{number}" for number in range(100)]:
         name = f"{TELLING}-{type(items).__name__}"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from prefect import flow
 
@@ -164,11 +165,10 @@ def expire_results(
     keys: str | None = None,
     dry_run: bool = False,
     prune: bool = True,
+    by: Literal["written", "read"] = "written",
     repository: str | None = None,
 ) -> ExpiryReport:
     """Delete old persisted task results. A task whose result was deleted computes it again on its next run.
-
-    Only the time of writing counts, because reads are not recorded.
 
     Args:
         older_than: Delete the results that were written longer ago than this.
@@ -176,18 +176,20 @@ def expire_results(
         keys: The name of the keys, if a block in the same repository is used as `key_storage`.
         dry_run: Only report what would be deleted.
         prune: Also reclaim the space. The credentials must allow deletes.
+        by: "written", or "read": also keep the results that were read since then. Turn on "Keep Read Results" in the
+            block. A result is then deleted between one and two times `older_than` after its last read.
         repository: A URL or path, or a block such as `prefect-snapshots-repository/team`. Default: the repository that
             `blocks.current_repository` returns.
     """
     place = current_repository(repository)
     log = ResultLog(place, name)
     end = datetime.now(UTC) - older_than
-    found = log.older_than(end)
+    found = log.older_than(end, by=by)
     if not dry_run:
         if keys is not None:
             # First: a key without its result fails the task that finds it.
             ResultLog(place, keys).delete(result.key for result in found)
-        gone = set(log.expire(end))
+        gone = set(log.expire(end, by=by))
         found = [result for result in found if result.key in gone]
     kept = len(log.keys()) - len(found) * dry_run
     pruned = place.prune() if prune and not dry_run and place.exists() else None

@@ -121,6 +121,19 @@ class SnapshotRepository(WritableFileSystem):
             "and key_storage. If both use one repository, use different names in their blocks."
         ),
     )
+    durable_results: bool = Field(
+        default=True,
+        title="Durable Results",
+        description=(
+            "In a directory, wait until a result of up to 64 KB survives a loss of power. Turn this off for faster "
+            "writes: a crash of the machine can then lose or damage the last results."
+        ),
+    )
+    keep_read_results: bool = Field(
+        default=False,
+        title="Keep Read Results",
+        description="Let results that are read count as new for `expire_results(by='read')`.",
+    )
 
     def get_repository(self) -> Repository:
         """Return the repository, without reading or writing anything yet. Equal blocks in a process share it."""
@@ -211,7 +224,7 @@ class SnapshotRepository(WritableFileSystem):
 
     @property
     def _log(self) -> ResultLog:
-        return _result_log(self.get_repository(), self.results)
+        return _result_log(self.get_repository(), self.results, self.durable_results, self.keep_read_results)
 
     def _resolve_path(self, path: str) -> None:
         """Make Prefect keep keys as they are, instead of as paths below the working directory, in an unsaved block."""
@@ -343,5 +356,5 @@ def _open(
 
 
 @functools.lru_cache(maxsize=32)
-def _result_log(repository: Repository, name: str) -> ResultLog:
-    return ResultLog(repository, name)
+def _result_log(repository: Repository, name: str, durable: bool, keep_read: bool) -> ResultLog:
+    return ResultLog(repository, name, durable=durable, keep_read=keep_read)

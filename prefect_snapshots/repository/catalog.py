@@ -214,6 +214,11 @@ class Stream:
         return len(self.events)
 
     @property
+    def next_path(self) -> str:
+        """The path of the next event."""
+        return slot_path(self.id, self.head + 1)
+
+    @property
     def epoch(self) -> int:
         """Epoch of the last known event."""
         return self.events[-1].epoch if self.events else 0

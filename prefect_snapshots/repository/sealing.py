@@ -126,6 +126,26 @@ class Sealer:
         digest = (blake3(said, key=self._keys.name) if self._keys else blake3(said)).digest(8)
         return int.from_bytes(digest, "little") >> 2
 
+    def hide_key(self, context: str, key: bytes) -> tuple[bytes, bytes]:
+        """Return a hash of a key, 16 bytes, and the key itself, encrypted if the repository is.
+
+        Equal keys in one context give equal bytes, so that they can name an object. The hash is the nonce.
+        """
+        said = b"\0key\0" + context.encode() + b"\0" + key
+        if self._keys is None:
+            return blake3(said).digest(16), key
+        digest = blake3(said, key=self._keys.name).digest(16)
+        return digest, self._mask(digest, key + b"\x80" + bytes(-(len(key) + 1) % 16))
+
+    def unhide_key(self, digest: bytes, hidden: bytes) -> bytes:
+        """Undo `hide_key`. The caller must hide the key again to verify it."""
+        return hidden if self._keys is None else self._mask(digest, hidden).rstrip(b"\0")[:-1]
+
+    def _mask(self, digest: bytes, data: bytes) -> bytes:
+        assert self._keys is not None
+        mask = blake3(b"\0mask\0" + digest, key=self._keys.name).digest(len(data)) if data else b""
+        return (int.from_bytes(data) ^ int.from_bytes(mask)).to_bytes(len(data))
+
     def shrink(self, data: Buffer) -> tuple[int, Buffer]:
         """Compress a chunk if that saves space. Return the codec and the bytes to store."""
         return shrink(data, self._compression)

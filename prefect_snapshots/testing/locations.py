@@ -156,6 +156,9 @@ class LocationContract:
         location.replace("head", b"the first one, longer")
         location.replace("head", b"second")
         assert location.read("head") == b"second"
+        for durable in (True, False):
+            location.put("head", b"third" * (1 + durable), durable=durable)
+            assert location.read("head") == b"third" * (1 + durable)
         assert _paths(location) == ["head"]
 
     def test_a_reader_sees_the_old_object_or_the_new_one(self, place: Place) -> None:

@@ -8,7 +8,7 @@ that prunes and writers on both sides need not stop. After a kill, the next run 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -21,6 +21,7 @@ from .. import logs
 from ..catalog import OMITTED, Event, Stream
 from ..commits import Draft, MakeDraft, commit
 from ..contents import ContentReader, Stored, Writer
+from ..keyed import PREFIX, Listed, ValuesOfName, values_in
 from ..maintenance.checking import Problem
 from ..maintenance.liveness import version_label
 from ..names import check_name
@@ -38,6 +39,7 @@ from .log_copies import (
     reader_of,
     write_copy,
 )
+from .value_copies import ValueCopier, missing
 
 _READ_FIRST = frozenset({"releases"})
 """Kinds whose events name versions of other streams. They are read first and copied last: what they name is there."""
@@ -126,6 +128,7 @@ def copy(
 ) -> CopyReport:
     """See `Repository.copy_to`. The target is None if it does not exist yet, which only a dry run allows."""
     report = CopyReport(dry_run)
+    listing = source.store.location.list(PREFIX)
     chosen = sorted(one for one in source.catalog.streams().values() if selection.contains(*one))
     last = [one for one in chosen if one[0] in _READ_FIRST]
     # Read now, so that all artifacts that they name are read later and copied earlier.
@@ -156,7 +159,29 @@ def copy(
             finally:
                 for waiting in running:
                     waiting.cancel()
+    # After the events that some of them refer to.
+    for values in values_in(source, listing):
+        if selection.contains(values.kind, values.name):
+            _copy_values(source, target, values, selection.since, report)
     return report
+
+
+def _copy_values(
+    source: Opened, target: Opened | None, values: ValuesOfName, since: int | None, report: CopyReport
+) -> None:
+    """Copy the values of one name that have an object each."""
+    wanted = missing(values, target, since)
+    if target is None or report.dry_run:
+        copied: Iterable[tuple[Listed, Problem | None]] = [(one, None) for one in wanted]
+    else:
+        copied = ValueCopier(source, target, values).run(wanted)
+    for one, problem in copied:
+        if problem is not None:
+            report.problems.append(problem)
+        elif not one.elsewhere:
+            report.versions += 1
+            report.size += one.size
+            report.written += 0 if report.dry_run else one.info.size
 
 
 def _read(source: Opened, kind: str, name: str, report: CopyReport) -> Stream | None:

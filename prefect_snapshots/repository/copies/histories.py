@@ -15,7 +15,9 @@ from typing import Any
 from ...errors import CopyDiverged
 from ..catalog import OMITTED, Event, Stream
 
-_OWN = frozenset({"fence", "lost", "merging", "closed", "restore", "restore-step", "restore-end", "failed"})
+_OWN = frozenset(
+    {"fence", "lost", "merging", "closed", "restore", "restore-step", "restore-end", "failed", "begin", "ready"}
+)
 """Kinds of events that describe the repository that they are in, and not what it contains."""
 
 
@@ -33,7 +35,7 @@ def _is_own(event: Event) -> bool:
 
 def name_of(event: Event) -> str | bytes:
     """Return the name of what an event commits or changes within its stream: a later one of this name replaces it."""
-    name = event.body.get("id", event.body.get("key"))
+    name = event.body.get("id")
     return name if isinstance(name, str) else event.token  # whatever a hostile writer wrote replaces nothing
 
 

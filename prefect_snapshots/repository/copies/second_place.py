@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ...errors import IntegrityError, ObjectMissing
 from ..catalog import Event, Stream
 from ..contents import ContentReader
+from ..keyed import KeyedValues, Value
 from ..location import Buffer
 from ..opened import Opened
 from .comparing import content_of
@@ -68,6 +69,13 @@ class SecondPlace:
             if extent is not None and extent.records >= records:
                 return (frames for _, frames in reader.follow())
         return None
+
+    def value(self, kind: str, name: str, key: str) -> Value | None:
+        """Return the value of a key that has its own object, or None if it is not there."""
+        try:
+            return KeyedValues(self._other, kind, name).get(key)
+        except IntegrityError:
+            return None
 
     def _stream(self, kind: str, name: str) -> Stream | None:
         key = kind, name

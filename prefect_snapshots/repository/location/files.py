@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
@@ -344,6 +345,33 @@ def _named(directory: int, data: bytes, mode: int, publish: Callable[[str], None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
     return True
+
+
+def put(directory: int, name: str, data: bytes, mode: int, durable: bool) -> None:
+    """Create a file, or replace the one with this name. Its time is exact, and not that of the last tick of a clock.
+
+    Args:
+        directory: The descriptor of its directory.
+        name: Its name.
+        data: Its bytes.
+        mode: Its permissions.
+        durable: Whether the bytes must be durable before the file gets its name.
+    """
+    temporary = temporary_name()
+    file = os.open(temporary, NEW_FILE, mode, dir_fd=directory)
+    try:
+        write_all(file, [data])
+        now = time.time_ns()
+        os.utime(file, ns=(now, now))
+        if durable:
+            os.fsync(file)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    finally:
+        os.close(file)
 
 
 def _rename_exclusively(directory: int, old: str, new: str) -> None:

@@ -250,6 +250,17 @@ class Location(ABC):
     def replace(self, path: str, data: bytes) -> None:
         """Write an object durably and atomically, and replace an older one. Raises `StorageFull`."""
 
+    def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Write a small object atomically, and replace an older one. Raises `StorageFull`.
+
+        Args:
+            path: The path of the object.
+            data: Its bytes.
+            durable: Whether it must survive a loss of power when this returns. Object stores ignore False.
+                Default: True.
+        """
+        self.replace(path, data)
+
     def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
         """Return a writer for an object. When it is closed, the object replaces an older one.
 

@@ -78,6 +78,10 @@ class LimitedLocation(Location):
         self._rate.count(len(data))
         self._inner.replace(path, data)
 
+    def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        self._rate.count(len(data))
+        self._inner.put(path, data, durable=durable)
+
     def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
         return _LimitedWriter(self._inner.writer(path, read_soon=read_soon), self._rate)
 

@@ -104,6 +104,13 @@ class LocalLocation(Location):
         finally:
             writer.abort()
 
+    def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        self.requests.add("PUT")
+        with self._errors(path), self._folder(checked(path)) as directory:
+            files.put(directory, _name(path), data, self._modes.file, durable)
+            if durable:
+                sync_entry(directory, self._where(path))
+
     def writer(self, path: str, *, read_soon: bool = True) -> ObjectWriter:
         with self._errors(path), self._folder(checked(path)) as directory:
             return _FileWriter(

@@ -13,13 +13,14 @@ import numpy as np
 
 from ...errors import DamagedObject, IntegrityError, ObjectMissing
 from .. import index as index_module
-from .. import logs
+from .. import keyed, logs
 from .. import packs as packs_module
 from ..catalog import CATALOG, COMPACTED, ROOT, Root, slot_path
 from ..configuration import CONFIG, CONFIG_COPY, parse_config
 from ..contents import ContentReader
 from ..index import ChunkCopy, Index, find_rows
 from ..location import Location, ObjectInfo
+from ..objects import read_each
 from ..opened import Opened
 from ..packs import open_chunk, open_pack, pack_path
 from ..progress import Progress, silent
@@ -29,6 +30,8 @@ from .rows import entries_of, groups, named_packs
 from .stream_scanning import Slots, root_of, scan_stream, scan_streams
 
 _DAY = 24 * 3600
+_BATCH = 64
+"""Objects that are read together: enough to keep all requests busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ def look(opened: Opened, read_data: bool, damage: Damage, say: Progress) -> Chec
         damage = dict(read_packs(opened, packs, report, say))
     hurt = _check_contents(opened, scanned, packs, damage, report)
     _check_logs(opened, scanned, read_data, report)
+    _check_values(opened, root, read_data, report)
     for (pack, chunk), reason in damage.items():
         if chunk not in hurt and pack not in root.condemned:
             report.problems.append(Problem(pack_path(pack), reason))
@@ -217,6 +221,45 @@ def _check_logs(opened: Opened, scanned: list[Slots], read_data: bool, report: C
                 report.problems.append(Problem(error.path, error.reason, (slots.stream.label,)))
 
 
+def _check_values(opened: Opened, root: Root, read_data: bool, report: CheckReport) -> None:
+    """Count the values that have an object each and, with `read_data`, read them. Nothing says which must exist."""
+    infos = opened.store.location.list(keyed.PREFIX)
+    unread = {info.path.split("/")[1] for info in infos}
+    for values in keyed.values_in(opened, infos):
+        unread.remove(values.stream)
+        report.versions += sum(not one.elsewhere for one in values.live.values())
+        report.notes += [f"{path} does not belong to a repository" for path in values.foreign]
+        if read_data:
+            report.problems += [
+                Problem(one.info.path, error.reason, (values.label(one),))
+                for one, error in damaged_values(opened, values, report)
+            ]
+    for folder in sorted(unread):
+        kind, name = root.streams.get(folder, (keyed.PREFIX, folder))
+        what = "their events are damaged" if folder in root.streams else "their stream is not registered"
+        label = f"{kind}/{name}"
+        report.problems.append(Problem(f"{keyed.PREFIX}/{folder}", f"these values cannot be read: {what}", (label,)))
+
+
+def damaged_values(
+    opened: Opened, values: keyed.ValuesOfName, report: CheckReport
+) -> Iterator[tuple[keyed.Listed, DamagedObject]]:
+    """Read the values of a name, and yield those that are damaged."""
+    every = list(values.live.values())
+    for start in range(0, len(every), _BATCH):
+        some = every[start : start + _BATCH]
+        data = read_each(opened.store.location, [one.info.path for one in some])
+        for one, found in zip(some, data, strict=True):
+            try:
+                if isinstance(found, DamagedObject):
+                    raise found
+                if found is not None:  # otherwise it was deleted meanwhile
+                    keyed.open_value(opened.sealer, one.info.path, found, one.key)
+                    report.bytes_read += len(found)
+            except DamagedObject as error:
+                yield one, error
+
+
 def damaged_segments(
     opened: Opened, slots: Slots, read_data: bool, report: CheckReport
 ) -> Iterator[tuple[str, DamagedObject]]:
@@ -276,7 +319,7 @@ def read_packs(
 
 def _check_unknown(opened: Opened, scanned: list[Slots], root: Root, report: CheckReport) -> None:
     """Note objects that do not belong to a repository, and implausible times."""
-    folders = (packs_module.PREFIX, index_module.PREFIX, CATALOG, COMPACTED, logs.PREFIX, "probe")
+    folders = (packs_module.PREFIX, index_module.PREFIX, CATALOG, COMPACTED, logs.PREFIX, keyed.PREFIX, "probe")
     known = (*(f"{folder}/" for folder in folders), "repository.")
     stamps: dict[str, float] = {}
     for info in opened.store.location.list(""):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ...errors import DamagedObject, DamagedVersion, IntegrityError, ObjectMissing
-from .. import logs
+from .. import keyed, logs
 from ..catalog import CATALOG, Event, Root, Stream, event_hash, new_token, slot_path
 from ..commits import Draft, commit
 from ..configuration import config_bytes
@@ -21,7 +21,7 @@ from ..location import Buffer
 from ..opened import Opened
 from ..packs import pack_path, read_table
 from ..progress import Progress, silent
-from .checking import CheckReport, Problem, check_config, damaged_segments, look, read_packs
+from .checking import CheckReport, Problem, check_config, damaged_segments, damaged_values, look, read_packs
 from .liveness import all_of_stream, list_packs, live_contents, stream_of, version_label
 from .rows import entries_of, named_packs
 from .stream_scanning import Slots, root_of, scan_streams
@@ -52,6 +52,9 @@ class Elsewhere(Protocol):
     def records(self, damaged: Stream, segment: str, records: int) -> Iterator[list[Buffer]] | None:
         """Return the records of a log segment, or None if there are fewer than the given number."""
 
+    def value(self, kind: str, name: str, key: str) -> keyed.Value | None:
+        """Return the value of a key that has its own object, or None if it is not there."""
+
 
 def repair(
     opened: Opened, dry_run: bool, progress: Progress | None = None, elsewhere: Elsewhere | None = None
@@ -80,6 +83,7 @@ def repair(
     _repair_packs(opened, {pack for pack, _ in damage}, root, act)
     if elsewhere is not None:
         _restore_contents(opened, {pack for pack, _ in damage}, elsewhere, act)
+    _repair_values(opened, report, act, elsewhere)
     if not dry_run:
         report.lost += [problem for problem in look(opened, False, damage, say).problems if problem.versions]
     return report
@@ -243,6 +247,21 @@ def _stand_in(sequence: int, before: Event | None, after: Event | None, epoch: i
     previous = event_hash(before) if before else bytes(32)
     body = {"hash": after.previous if after else bytes(32)}
     return Event(sequence, previous, epoch, new_token(), time.time_ns(), "lost", body)
+
+
+def _repair_values(opened: Opened, report: RepairReport, act: Act, elsewhere: Elsewhere | None) -> None:
+    """Restore damaged values that have an object each, or delete them: whoever needs one computes it again."""
+    location = opened.store.location
+    for values in keyed.values_in(opened, location.list(keyed.PREFIX)):
+        for one, error in damaged_values(opened, values, CheckReport()):
+            path = one.info.path
+            found = None if elsewhere is None or one.key is None else elsewhere.value(values.kind, values.name, one.key)
+            if found is not None:
+                data = keyed.seal_value(opened.sealer, path, found)
+                act(f"restore {path} from the other repository", partial(location.put, path, data))
+            else:
+                report.lost.append(Problem(path, error.reason, (values.label(one),)))
+                act(f"delete the damaged {path}", partial(location.delete, [path]))
 
 
 def _repair_index(opened: Opened, condemned: set[bytes], act: Act) -> None:

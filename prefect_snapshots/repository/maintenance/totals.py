@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from .. import logs
+from .. import keyed, logs
 from ..opened import Opened
 from ..times import to_nanoseconds
 from .liveness import every_stream, live_contents
@@ -33,7 +33,7 @@ class Statistics:
     @property
     def version_bytes(self) -> int:
         """Return the bytes that store versions, without results of checkpoints, events and indexes."""
-        return self.bytes.get("packs", 0)
+        return self.bytes.get("packs", 0) + self.bytes.get(keyed.PREFIX, 0)
 
     @property
     def saved_bytes(self) -> int:
@@ -45,7 +45,8 @@ def statistics(opened: Opened) -> Statistics:
     """See `Repository.stats`."""
     objects: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for info in opened.store.location.list(""):
+    infos = opened.store.location.list("")
+    for info in infos:
         kind = info.path.split("/", 1)[0] if "/" in info.path else "repository"
         objects[kind] += 1
         sizes[kind] += info.size
@@ -55,6 +56,11 @@ def statistics(opened: Opened) -> Statistics:
         for _, content in live_contents(stream):
             found.versions += 1
             found.logical_bytes += content.size
+    for values in keyed.values_in(opened, infos):
+        for one in values.live.values():
+            # Values that are elsewhere are the content of an event.
+            found.versions += not one.elsewhere
+            found.logical_bytes += 0 if one.elsewhere else one.size
     found.requests = dict(opened.store.location.requests)
     return found
 
@@ -77,4 +83,6 @@ def written_since(opened: Opened, moment: datetime) -> dict[str, int]:
     # No event says how large a log has become: it grows after it is registered.
     logged = opened.store.location.list(logs.PREFIX)
     written[logs.PREFIX] = sum(info.size for info in logged if info.modified >= moment.timestamp())
+    for values in keyed.values_in(opened, opened.store.location.list(keyed.PREFIX)):
+        written[values.kind] += sum(one.info.size for one in values.objects if one.info.modified >= moment.timestamp())
     return {kind: size for kind, size in sorted(written.items()) if size}

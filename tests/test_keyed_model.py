@@ -1,0 +1,374 @@
+"""No write of a result that was acknowledged is lost, whoever writes, reads, deletes, expires, prunes, pauses or dies.
+
+Hypothesis plays scheduler for several processes at the level of single storage requests. Time passes with each request,
+so that a process that is not scheduled sleeps for longer than a look at the latest generation is valid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from stepping import FAULTS, Process, Request, SteppedLocation, World
+
+from prefect_snapshots import results
+from prefect_snapshots.errors import CommitUnknown, ObjectMissing, StorageUnavailable
+from prefect_snapshots.repository import Repository, catalog, commits, keyed
+from prefect_snapshots.repository.location import MemoryLocation
+from prefect_snapshots.results import ResultLog
+
+KEYS = ("a", "b")
+PROCESSES = 4
+NEVER = float("inf")
+LARGE = 40
+"""Bytes of a result that is stored in chunks here."""
+
+
+@dataclass
+class Done:
+    """A write, a delete or an expiry: when it began and ended, and what it may have changed.
+
+    Attributes:
+        value: What was written. None: what was there was deleted.
+        before: An expiry deletes only what was written before this.
+        end: When it was acknowledged. Never, if it failed: it can then have its effect at any time.
+    """
+
+    key: str | None
+    value: bytes | None
+    begin: float
+    end: float = NEVER
+    before: float = NEVER
+
+
+class ResultProcess(Process):
+    """A process with a log of results."""
+
+    def forget(self) -> None:
+        super().forget()
+        world: Any = self._world
+        self.repository.location = TimedLocation("memory", world.place, {})
+        self.log = ResultLog(self.repository, keep_read=world.keeps())
+
+
+class TimedLocation(SteppedLocation):
+    """A location whose objects have the time of the world."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        world: Any = self.process._world
+
+        def replace() -> None:
+            MemoryLocation.replace(self, path, data)
+            self._store[self._root + path].modified = datetime.fromtimestamp(world.now, UTC)
+
+        self.process.pass_gate("PUT", path, replace)
+
+    def _create(self, path: str, data: bytes) -> bool:
+        world: Any = self.process._world
+
+        def create() -> bool:
+            created = MemoryLocation._create(self, path, data)
+            if created:
+                self._store[self._root + path].modified = datetime.fromtimestamp(world.now, UTC)
+            return created
+
+        return self.process.pass_gate("CREATE", path, create)
+
+    def wait(self) -> None:
+        self.process.pass_gate("WAIT", "", lambda: None)
+
+
+class ResultWorld(World):
+    """A world in which every request takes a second.
+
+    Args:
+        lease: For how many seconds a look at the latest generation is valid.
+    """
+
+    def __init__(self, lease: float) -> None:
+        super().__init__(PROCESSES)
+        self._lease = lease
+        self._born = count()
+        self.now = 1_000_000.5
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        stepped: Any = SteppedLocation("memory", self.place, {})
+
+        def wait(_: float) -> None:
+            stepped.process.pass_gate("WAIT", "", lambda: None)
+
+        nanoseconds = SimpleNamespace(**{**vars(time), "sleep": lambda _: None, "time_ns": lambda: int(self.now * 1e9)})
+        self._patch.setattr(catalog, "time", nanoseconds)
+        self._patch.setattr(keyed, "LEASE", self._lease)
+        self._patch.setattr(keyed, "clock", lambda: self.now)
+        self._patch.setattr(keyed, "wait", wait)
+        self._patch.setattr(results, "SMALL", LARGE - 1)
+        self._patch.setattr(results, "STREAMS", 1)
+        self._patch.setattr(commits, "inline", lambda manifest, buffers: None)
+        self.processes: list[Any] = [ResultProcess(self) for _ in range(PROCESSES)]
+        return self
+
+    def keeps(self) -> bool:
+        """Whether the next process lets what it reads count as new: every second one does."""
+        return next(self._born) % 2 == 1
+
+    def perform(self, request: Request, perform: Callable[[], Any]) -> Any:
+        self.now += 1
+        return super().perform(request, perform)
+
+    def verify_after(self, request: Request) -> None:
+        """What was acknowledged is looked for by reads."""
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Some processes, one storage request at a time."""
+
+    lease = 25.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = ResultWorld(self.lease)
+        self._values = count()
+        self._done: list[Done] = []
+        self._kept: list[Done] = []
+        """Reads that may have written once more what they read."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.world.__enter__()
+
+    def teardown(self) -> None:
+        if not hasattr(self.world, "processes"):
+            return
+        try:
+            for process in self.world.processes:
+                process.run()
+            while self.world.late:
+                self.world.land(0)
+            for key in KEYS:
+                self._read(self.world.processes[0], key)
+                self.world.processes[0].run()
+            self._come_to_rest()
+        finally:
+            self.world.__exit__(None, None, None)
+
+    processes = st.integers(0, PROCESSES - 1)
+    keys = st.sampled_from(KEYS)
+    steps = st.integers(0, 40)
+
+    @rule(number=processes, key=keys, large=st.booleans(), steps=steps)
+    def write(self, number: int, key: str, large: bool, steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            value = b"%d" % next(self._values)
+            if large:
+                value = value.ljust(LARGE, b"-")
+            self._change(process, Done(key, value, self.world.now), lambda: process.log.write(key, value))
+        self._advance(process, steps)
+
+    @rule(number=processes, key=keys, steps=steps)
+    def delete(self, number: int, key: str, steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            self._change(process, Done(key, None, self.world.now), lambda: process.log.delete([key]))
+        self._advance(process, steps)
+
+    @rule(number=processes, age=st.sampled_from([0, 30, 100]), by=st.sampled_from(["written", "read"]), steps=steps)
+    def expire(self, number: int, age: int, by: Any, steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            before = self.world.now - age
+            moment = datetime.fromtimestamp(before, UTC)
+            done = Done(None, None, self.world.now, before=before)
+            self._change(process, done, lambda: process.log.expire(moment, by=by))
+        self._advance(process, steps)
+
+    @rule(number=processes, key=keys, steps=steps)
+    def read(self, number: int, key: str, steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            self._read(process, key)
+        self._advance(process, steps)
+
+    @rule(number=processes, steps=st.integers(1, 100))
+    def prune(self, number: int, steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            process.start(lambda: process.repository.prune(grace=0), lambda _, error: self._accept(process, error))
+        self._advance(process, steps)
+
+    @rule(number=processes)
+    def finish(self, number: int) -> None:
+        self.world.processes[number].run()
+
+    @rule(number=processes, verb=st.sampled_from(["PUT", "CREATE", "DELETE"]))
+    def come_to(self, number: int, verb: str) -> None:
+        self.world.processes[number].run(lambda request: request.verb == verb)
+
+    pairs = st.sampled_from([(0, 1), (1, 0), (2, 1), (3, 2)])
+
+    @rule(
+        pair=pairs, key=keys, large=st.booleans(), again=st.booleans(), verb=st.sampled_from(["PUT", "CREATE", "GET"])
+    )
+    def expire_beside_a_write(self, pair: tuple[int, int], key: str, large: bool, again: bool, verb: str) -> None:
+        """A writer is stopped, its results expire, and perhaps another one writes."""
+        writer, other = pair
+        for number in pair:
+            self.finish(number)
+        self.write(other, key, large=not large, steps=1000)
+        self.read(writer, key, steps=1000)
+        self.write(writer, key, large=large, steps=0)
+        self.come_to(writer, verb)
+        self.expire(other, 0, "written", steps=1000)
+        if again:
+            self.write(other, key, large=False, steps=1000)
+        self.finish(writer)
+        self.read(other, key, steps=1000)
+
+    @rule(pair=pairs, key=keys, large=st.booleans(), verb=st.sampled_from(["LIST", "CREATE", "WAIT", "DELETE", "HEAD"]))
+    def write_beside_an_expiry(self, pair: tuple[int, int], key: str, large: bool, verb: str) -> None:
+        """An expiry is stopped, and what it is about to delete is written again."""
+        writer, other = pair
+        for number in pair:
+            self.finish(number)
+        self.write(writer, key, large=large, steps=1000)
+        self.expire(other, 0, "written", steps=0)
+        self.come_to(other, verb)
+        self.write(writer, key, large=large, steps=1000)
+        self.read(writer, key, steps=1000)
+        self.finish(other)
+        self.read(other, key, steps=1000)
+
+    @rule(number=processes, fault=st.sampled_from(FAULTS))
+    def fail(self, number: int, fault: str) -> None:
+        process = self.world.processes[number]
+        if process.busy and process.pending is not None and process.pending.verb != "WAIT":
+            # What an object store performs late could undo a later write of another process, as with any storage of
+            # Prefect: what is known of such a write is only that it failed.
+            process.step(fault)
+
+    @rule(number=processes)
+    def kill(self, number: int) -> None:
+        self.world.processes[number].kill()
+
+    @rule(number=st.integers(0, 5))
+    def land(self, number: int) -> None:
+        if number < len(self.world.late):
+            self.world.land(number)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _change(self, process: Any, done: Done, operation: Callable[[], object]) -> None:
+        self._done.append(done)
+
+        def settle(_: object, error: BaseException | None) -> None:
+            self._accept(process, error)
+            if error is None:
+                done.end = self.world.now
+
+        process.start(operation, settle)
+
+    def _read(self, process: Any, key: str) -> None:
+        begin = self.world.now
+
+        def read() -> bytes | None:
+            try:
+                found: bytes = process.log.read(key)
+            except ObjectMissing:
+                return None
+            return found
+
+        def settle(found: bytes | None, error: BaseException | None) -> None:
+            self._accept(process, error)
+            if error is None:
+                self._verify(key, found, begin)
+                self._kept.append(Done(key, found, begin, self.world.now))
+
+        process.start(read, settle)
+
+    def _verify(self, key: str, found: bytes | None, begin: float) -> None:
+        """Check what a read that began at some time has found."""
+        concerned = [done for done in self._done if done.key in (key, None)]
+        writes = [done for done in concerned if done.value is not None]
+        over = [done for done in writes if done.end < begin]
+        if found is None:
+            for write in over:
+                assert any(
+                    (done.value is None and done.end > write.begin and done.before > write.begin)
+                    # What is performed late can name an event that was deleted since.
+                    or (done.value and len(done.value) >= LARGE and done.end == NEVER)
+                    for done in concerned
+                ), f"{write} is lost"
+            return
+        (write,) = [done for done in writes if done.value == found]
+        assert not any(write.end < later.begin for later in over), f"{write} was replaced"
+        deletes = [done for done in concerned if done.value is None and done.key and done.end < begin]
+        again = [kept for kept in self._kept if kept.value == found]
+        assert not any(
+            write.end < later.begin and not any(kept.end > later.begin for kept in again) for later in deletes
+        ), f"{write} was deleted"
+
+    def _advance(self, process: Any, steps: int) -> None:
+        for _ in range(steps):
+            if not process.busy:
+                break
+            process.step()
+
+    def _accept(self, process: Any, error: BaseException | None) -> None:
+        """Only a fault of the storage is a reason to fail."""
+        if error is not None and not (process.faults and isinstance(error, StorageUnavailable | CommitUnknown)):
+            raise error
+
+    def _come_to_rest(self) -> None:
+        """When nobody writes any more, two expiries and prunes leave no result and no object of one."""
+        log = ResultLog(Repository(self.world.url))
+        store = MemoryLocation("memory", self.world.place, {})
+        assert Repository(self.world.url).check(read_data=True).problems == []
+        for key in log.keys():  # noqa: SIM118
+            with suppress(ObjectMissing):  # what a large write that failed has left behind
+                assert log.read(key)
+        process = self.world.processes[0]
+        for _ in range(3):
+            self.world.now += 1000
+            moment = datetime.fromtimestamp(self.world.now, UTC)
+            process.start(lambda moment=moment: process.log.expire(moment))
+            process.run()
+        assert store.list(keyed.PREFIX) == []
+        process.start(lambda: process.repository.prune(grace=0))
+        process.run()
+        assert store.list("packs") == []
+
+
+class WithoutLease(Interleavings):
+    """As on a local disk, where every operation looks for the latest generation."""
+
+    lease = 0.0
+
+
+def interleavings(machine: type[Interleavings], examples: int) -> Any:
+    case: Any = type("TestInterleavings", (machine.TestCase,), {})
+    case.settings = settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    return case
+
+
+TestWithLease = interleavings(Interleavings, 40)
+TestWithoutLease = interleavings(WithoutLease, 40)
+TestManyWithLease = pytest.mark.nightly(interleavings(Interleavings, 3000))
+TestManyWithoutLease = pytest.mark.nightly(interleavings(WithoutLease, 3000))
