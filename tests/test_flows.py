@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from prefect_snapshots.flows import (
     watching,
 )
 from prefect_snapshots.integration.live import artifact_key
+from prefect_snapshots.wal import WalArchive
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -228,6 +230,18 @@ def test_growth_is_what_was_written_lately(repository: Path) -> None:
     assert not watch_repository(limit=1_000_000, within=timedelta(0), repository=str(repository)).written
     (event,) = events_of(repository, 1)
     assert (event.event, event.payload["limit"]) == ("prefect-snapshots.repository.growing", 1_000_000)
+
+
+def test_wal_of_a_server_without_a_base_backup_is_reported(tmp_path: Path) -> None:
+    system, file = str(uuid.uuid4().int >> 65), tmp_path / "000000010000000000000003"
+    header = struct.pack("=HHIQI4xQII", 0xD110, 2, 1, 3 << 20, 0, int(system), 1 << 20, 8192)
+    file.write_bytes(header + bytes((1 << 20) - len(header)))
+    WalArchive(Repository(tmp_path / "vault"), system).push(file)
+    assert watch_repository(repository=str(tmp_path / "vault")).ok
+    report = watch_repository(wal=timedelta(hours=1), repository=str(tmp_path / "vault"))
+    assert not report.ok
+    (event,) = events_about(f"prefect-snapshots.wal.{system}", 1)
+    assert (event.event, event.payload["base_backups"]) == ("prefect-snapshots.wal.late", 0)
 
 
 def test_since_when_a_backup_is_due() -> None:

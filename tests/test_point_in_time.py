@@ -37,6 +37,7 @@ from prefect_snapshots.errors import (
     RestoreFailed,
     WalRefused,
 )
+from prefect_snapshots.flows import watching
 from prefect_snapshots.testing import StoredDump
 from prefect_snapshots.wal import WalArchive
 from prefect_snapshots.wal.answering import answering
@@ -317,6 +318,17 @@ def test_timelines_are_followed_and_a_number_is_taken_by_who_archives_first(worl
     history.write_text(history.read_text().replace("before", "at"))
     with pytest.raises(WalRefused, match="other bytes"):
         WalArchive(other, system).push(history)
+
+
+def test_a_server_is_late_if_nothing_was_archived_since(world: World) -> None:
+    (window,) = recovery_windows(world.repository)
+    assert window.ok
+    assert window.until is not None
+    assert watching._late(world.repository, window.until) == ()
+    assert watching._late(world.repository, window.until + timedelta(seconds=1)) == (window,)
+    for minutes, status in ((60.0, 0), (1e-6, 3)):
+        done = run("wal", "status", "--late-after", str(minutes), repository=world.repository.location.url)
+        assert done.returncode == status, done.stderr
 
 
 def test_a_drill_proves_a_base_backup_alone(world: World, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ Events for automations, in addition to those of `maintenance`:
 - `prefect-snapshots.backup.overdue`; the resource is `prefect-snapshots.backups.<name>`: `repository` (URL), `name`,
   `since` (ISO 8601: a backup should have started since then), `backup` and `created_at` (the newest; null if none);
 - `prefect-snapshots.backup.proof-overdue`, as described in `integration.backups`;
+- `prefect-snapshots.wal.late`; the resource is `prefect-snapshots.wal.<system identifier>`: `repository`, `system`,
+  `since` (ISO 8601: a file of the WAL should have been archived since then), `until` (when the last one was; null if
+  none), `missing` (the first and last name of each gap), `base_backups` (how many there are);
 - `prefect-snapshots.repository.growing`; the resource is `prefect-snapshots.repositories.<URL>`: `repository`, `since`,
   `written` and `limit` (bytes), `by_kind` (`written`, by the kind of data).
 """
@@ -23,7 +26,7 @@ from cronsim import CronSim, CronSimError
 from prefect import flow
 from pydantic import TypeAdapter, ValidationError
 
-from ..backups import Backup, BackupManager, last_proven
+from ..backups import Backup, BackupManager, RecoveryWindow, last_proven, recovery_windows
 from ..documents import Document, Note, code
 from ..documents.texts import size_text
 from ..errors import InvalidArgument
@@ -77,6 +80,7 @@ class WatchReport:
         written: Bytes written in this period, by the kind of data.
         limit: The number of bytes that may be written in this period. None: no limit.
         unproven: The names whose last proven backup is too old, or of which no backup was ever proven.
+        late: PostgreSQL servers whose WAL is late, has a gap, or lacks a base backup.
     """
 
     backups: tuple[BackupWatch, ...]
@@ -84,6 +88,7 @@ class WatchReport:
     written: Mapping[str, int]
     limit: int | None
     unproven: tuple[str, ...] = ()
+    late: tuple[RecoveryWindow, ...] = ()
 
     @property
     def growing(self) -> bool:
@@ -92,8 +97,9 @@ class WatchReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no backup and no proof is overdue, and the limit is not exceeded."""
-        return not self.growing and not self.unproven and not any(each.overdue for each in self.backups)
+        """Whether no backup, no proof and no WAL is overdue, and the limit is not exceeded."""
+        late = self.late or self.unproven or any(each.overdue for each in self.backups)
+        return not self.growing and not late
 
 
 @flow(name="watch-repository")
@@ -107,6 +113,7 @@ def watch_repository(
     repository: str | None = None,
     proven: Mapping[str, timedelta | str] | None = None,
     metrics_file: str | None = None,
+    wal: timedelta | None = None,
 ) -> WatchReport:
     """Report overdue backups and a repository that grows too fast, and show all of it on one page.
 
@@ -124,6 +131,8 @@ def watch_repository(
         proven: How old the last proven backup may be, by name: a duration such as `"40d"`, or the cron expression of
             the schedule of drills.
         metrics_file: Also write the figures to this file, whose name ends with `.prom`, for Prometheus.
+        wal: How long ago the last file of the WAL of each PostgreSQL server may have been archived. Default: the WAL is
+            not watched.
 
     Raises:
         InvalidArgument: A string is neither a duration nor a cron expression, the time zone is unknown, or the metrics
@@ -152,6 +161,7 @@ def watch_repository(
         unproven=tuple(
             name for name, since in drilled.items() if report_proof_overdue(BackupManager(watched, name=name), since)
         ),
+        late=() if wal is None else _late(watched, _ago(now, wal, "wal")),
     )
     if file is not None:
         write_metrics(file, _gauges(watched, report, sorted({*due, *drilled})))
@@ -161,6 +171,25 @@ def watch_repository(
     link = reporter.leave_page(lambda: _dashboard(watched, report), f"All of {code(watched.url)}")
     run_logger().info("%s: %s.%s", watched.url, "everything is in order" if report.ok else "something is wrong", link)
     return report
+
+
+def _late(watched: Repository, since: datetime) -> tuple[RecoveryWindow, ...]:
+    """The servers whose window does not reach up to a time, and report them."""
+    late = []
+    for window in recovery_windows(watched):
+        if window.ok and window.until is not None and window.until >= since:
+            continue
+        late.append(window)
+        facts = {
+            "system": window.system,
+            "since": since.isoformat(),
+            "until": window.until and window.until.isoformat(),
+            "missing": window.missing,
+            "base_backups": len(window.base_backups),
+        }
+        run_logger().warning("The WAL of server %s is late, has a gap, or lacks a base backup.", window.system)
+        Reporter(watched, "wal", window.system).emit("wal.late", facts)
+    return tuple(late)
 
 
 def _before(latest: datetime, every: timedelta | str, timezone: str) -> datetime:
@@ -231,6 +260,12 @@ def _gauges(watched: Repository, report: WatchReport, names: Iterable[str]) -> I
     yield Gauge("watched_timestamp_seconds", "Time of these figures.", where, datetime.now(UTC).timestamp())
 
 
+def _found(window: RecoveryWindow) -> str:
+    found = f"until {window.until:%F %T} UTC" if window.until else "none"
+    gaps = f", with gaps: {window.missing}" if window.missing else ""
+    return f"{found}{gaps}{'' if window.base_backups else ', no base backup'}"
+
+
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +285,7 @@ def _report(watched: Repository, report: WatchReport) -> None:
             }
             Reporter(watched, "backups", each.name).emit("backup.overdue", facts)
     rows += [_row(f"last proven backup of {name}", "none, or too old", "", False) for name in report.unproven]
+    rows += [_row(f"WAL of server {each.system}", _found(each), "", False) for each in report.late]
     written = sum(report.written.values())
     kinds = ", ".join(f"{kind} {size_text(size)}" for kind, size in report.written.items())
     found = size_text(written) + (f" ({kinds})" if kinds else "")
@@ -275,7 +311,8 @@ def _dashboard(watched: Repository, report: WatchReport) -> Document:
     written = size_text(sum(report.written.values()))
     growing = [f"The repository grows too fast: {written} since {report.since:%F %T} UTC."] if report.growing else []
     blocks = about_repository(watched, LISTED)
-    return Document(watched.url, (*map(Note, [*overdue, *unproven, *growing]), *blocks))
+    late = [f"The WAL of server {each.system} is not in order: {_found(each)}." for each in report.late]
+    return Document(watched.url, (*map(Note, [*overdue, *unproven, *late, *growing]), *blocks))
 
 
 def _row(what: str, found: str, expected: str, ok: bool) -> dict[str, str]:
