@@ -90,6 +90,26 @@ def test_what_has_not_changed_is_not_read_again(site: Site, monkeypatch: pytest.
     assert backup.written < 2000
 
 
+def test_each_machine_restores_and_proves_its_own_parts(site: Site) -> None:
+    backup = site.manager().create_backup(parts=site.staged())
+    for place in PLACES:
+        manager = site.manager(place)
+        (site.folder / place / "data" / "small").write_text("changed")
+        with pytest.raises(InvalidArgument, match="No target for part"):
+            manager.restore_backup("latest", confirm=True)
+        report = manager.restore_backup("latest", confirm=True, place=place)
+        assert list(report.restored) == site.names(place)
+        assert (site.folder / place / "data" / "small").read_text() == place
+        drilled = manager.drill("latest", place=place)
+        assert drilled.ok
+        assert [row.part for row in drilled.rows] == site.names(place)
+        assert manager.get_backup("latest") == backup  # half of it is no proof
+        with pytest.raises(InvalidArgument, match="no part from 'db2'"):
+            manager.drill("latest", place="db2")
+    assert site.manager().drill("latest").ok
+    assert site.manager().get_backup("latest").proven_at is not None
+
+
 def test_own_sources_and_parts_are_one_backup(site: Site) -> None:
     manager = site.manager("db1")
     backup = manager.create_backup(parts=site.staged(["web1"]))

@@ -42,7 +42,7 @@ from .recoveries import clean_wal
 from .restores import RestoreReport, RestoreRequest
 from .single_files import Command, File, StandardInput
 from .sources import Database, DatabaseServer, DropsAbandoned
-from .staging import PlacedPart
+from .staging import PlacedPart, prefix_of
 
 DEFAULT_RETENTION = RetentionPolicy()
 
@@ -394,6 +394,7 @@ class BackupManager:
         only_changed: bool = False,
         allow_privileges: bool = False,
         dry_run: bool = False,
+        place: str = "",
     ) -> RestoreReport:
         """Restore databases and directories to the state in a backup. Anything that is not in the backup is deleted.
 
@@ -420,6 +421,7 @@ class BackupManager:
                 REPLICATION, BYPASSRLS, memberships in roles that exist, and settings that a role cannot change for
                 itself. Pass True only if you trust everybody who can write to the repository.
             dry_run: Whether to change nothing, and only return what would change. Needs no `confirm`.
+            place: Restore only the parts that this place has staged, to the sources of this manager. Default: all.
 
         Returns:
             What was restored, and the name of the safety backup if there is one.
@@ -446,6 +448,8 @@ class BackupManager:
             prefect_snapshots.errors.ConfirmationRequired: Restoring ... replaces data. Nothing was changed. ...
         """
         with self._history.opened(name) as (backup, content):
+            if place and not only:
+                only = dict.fromkeys(_parts_from(backup, place), ())
             request = RestoreRequest(
                 include_directories=include_directories,
                 include_databases=include_databases,
@@ -457,7 +461,7 @@ class BackupManager:
                 only_changed=only_changed,
                 allow_privileges=allow_privileges,
             )
-            jobs = restores.plan(backup, request, self._by_name(backup.part_names))
+            jobs = restores.plan(backup, request, self._targets(backup, place))
             for job in jobs:
                 if isinstance(job.target, Directory) and not (in_place or job.only):
                     refuse_own_repository(job.target, self.repository)
@@ -549,7 +553,12 @@ class BackupManager:
         return reports
 
     def drill(
-        self, name: str = LATEST, progress: Progress | None = None, *, run: Mapping[str, Any] | None = None
+        self,
+        name: str = LATEST,
+        progress: Progress | None = None,
+        *,
+        run: Mapping[str, Any] | None = None,
+        place: str = "",
     ) -> DrillReport:
         """Prove a backup: restore it into a temporary place and compare. Your databases and directories do not change.
 
@@ -562,16 +571,21 @@ class BackupManager:
             name: The name of the backup. Default: the latest.
             progress: Called with a label, the number of parts done, and the total.
             run: Facts about the run that drills, as plain values.
+            place: Only try the parts that this place has staged, with the sources of this manager. The backup is marked
+                as proven only if these are all of its parts. Default: all parts.
 
         Returns:
             The result for each part.
 
         Raises:
             BackupNotFound: There is no such backup.
+            InvalidArgument: The backup has no part from this place.
         """
         with self._history.opened(name) as (backup, content):
-            report = drill(backup, content, self._by_name(backup.part_names), progress or silent)
-        if report.ok and not self.repository.read_only:
+            wanted = _parts_from(backup, place) if place else backup.part_names
+            tried = dataclasses.replace(backup, parts=tuple(map(backup.part, wanted)))
+            report = drill(tried, content, self._targets(backup, place), progress or silent)
+        if report.ok and len(report.rows) == len(backup.parts) and not self.repository.read_only:
             try:
                 changing.annotate(self._history, backup.name, proven_by=prover(run))
             except SnapshotsError as error:  # credentials that may only read are enough for a drill
@@ -709,6 +723,14 @@ class BackupManager:
         directories = without_claimed(self.directories, streams, self.repository)
         return [*streams, *(directories if include_directories else ())]
 
+    def _targets(self, backup: Backup, place: str) -> dict[str, Source]:
+        """The sources by the names of the parts of a backup that were staged at a place, or were not staged."""
+        if not place:
+            return self._by_name(backup.part_names)
+        prefix = prefix_of(place)
+        own = [part.removeprefix(prefix) for part in _parts_from(backup, place)]
+        return {prefix + name: source for name, source in self._by_name(own).items()}
+
     def _by_name(self, parts: Sequence[str]) -> dict[str, Source]:
         """The sources by name, with those of these parts that come from a server. They need not exist any more."""
         of_servers: dict[str, Source] = {}
@@ -738,6 +760,20 @@ class BackupManager:
 def list_names(repository: RepositoryLike) -> list[str]:
     """Return the names of all managers that have backups in a repository, sorted."""
     return as_repository(repository).names(KIND)
+
+
+def _parts_from(backup: Backup, place: str) -> list[str]:
+    """Return the names of the parts that were staged at a place.
+
+    Raises:
+        InvalidArgument: There is none.
+    """
+    prefix = prefix_of(place)
+    found = [name for name in backup.part_names if name.startswith(prefix)]
+    if not found:
+        names = ", ".join(backup.part_names) or "none"
+        raise InvalidArgument(f"Backup {backup.name!r} has no part from {place!r}. Its parts are: {names}.")
+    return found
 
 
 def _name(source: Source) -> str:

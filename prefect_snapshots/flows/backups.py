@@ -323,6 +323,7 @@ def restore_backup(
     keep_extra: bool = False,
     only_changed: bool = False,
     in_place: bool = False,
+    place: str = "",
 ) -> RestoreReport:
     """Restore databases and directories after a person has confirmed it on the page of the flow run.
 
@@ -341,6 +342,7 @@ def restore_backup(
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER. The form
             of the confirmation starts with this value, and decides.
         keep_extra, only_changed, in_place: As for `BackupManager.restore_backup`.
+        place: Restore only the parts that this work pool has stored, to the sources of this run. Default: all parts.
 
     Raises:
         CommandRefused: There are commands, and the settings where the flow runs do not allow them.
@@ -355,7 +357,9 @@ def restore_backup(
     found = manager.get_backup(backup or "latest")
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
-    report_waiting(manager, found, _replaced(manager, found, to, only), datetime.now(UTC) + timedelta(seconds=patience))
+    report_waiting(
+        manager, found, _replaced(manager, found, to, only, place), datetime.now(UTC) + timedelta(seconds=patience)
+    )
     form = RestoreConfirmation.with_initial_data(description=_question(found), allow_privileges=allow_privileges)
     typed = pause_flow_run(wait_for_input=form, timeout=patience, poll_interval=poll_interval)
     if typed is None or typed.name_of_the_backup.strip() != found.name:
@@ -372,6 +376,7 @@ def restore_backup(
             keep_extra=keep_extra,
             only_changed=only_changed,
             allow_privileges=typed.allow_privileges,
+            place=place,
         )
     report_restored(manager, report, found, time.monotonic() - since, typed.your_name.strip())
     return _with_warnings(report, report.name, [*report.warnings, *report.failed_hooks])
@@ -384,6 +389,7 @@ def restore_drill(
     databases: Sequence[str] = (),
     backup: str | None = None,
     repository: str | None = None,
+    place: str = "",
 ) -> DrillReport:
     """Prove a backup: restore it into a temporary place, and compare. The run fails if something differs.
 
@@ -392,12 +398,13 @@ def restore_drill(
     Args:
         name, databases, repository: As for `create_backup`. Scratch databases are created beside these, and dropped.
         backup: The name of the backup. Default: the latest.
+        place: Only try the parts that this work pool has stored. Then a backup that has others is not marked as proven.
 
     Raises:
         IntegrityError: The restored data is not identical. The report says what differs.
     """
     manager = _manager(name, databases, (), repository)
-    report = _drilled(manager, backup or "latest")
+    report = _drilled(manager, backup or "latest", place)
     if not report.ok:
         raise IntegrityError(f"The data restored from {report.name} is not identical. See the report of the drill.")
     return report
@@ -453,9 +460,9 @@ def _with_warnings(result: R, name: str, warnings: Sequence[str]) -> R:
     return cast(R, Completed(name=WITH_WARNINGS, message=printable(message), data=result))
 
 
-def _drilled(manager: BackupManager, name: str) -> DrillReport:
+def _drilled(manager: BackupManager, name: str, place: str = "") -> DrillReport:
     with progress_bar(manager, "Drill", unit="step") as progress:
-        report = manager.drill(name, progress, run=this_run())
+        report = manager.drill(name, progress, run=this_run(), place=place)
     report_drilled(manager, report)
     return report
 
@@ -497,13 +504,19 @@ def _manager(
 
 
 def _replaced(
-    manager: BackupManager, backup: Backup, to: Mapping[str, str] | None, only: Mapping[str, Sequence[str]] | None
+    manager: BackupManager,
+    backup: Backup,
+    to: Mapping[str, str] | None,
+    only: Mapping[str, Sequence[str]] | None,
+    place: str = "",
 ) -> dict[str, str]:
     """Return what a restore replaces: the targets, by the names of the parts."""
     # The name of a directory is the last component of its path; that of a database is its URL without secrets.
-    targets = {directory.name: str(directory.path) for directory in manager.directories}
+    prefix = f"{place}{SEPARATOR}" if place else ""
+    targets = {prefix + directory.name: str(directory.path) for directory in manager.directories}
     targets |= {backup.part(name).name: safe_url(target) for name, target in (to or {}).items()}
     names = [backup.part(name).name for name in only] if only else backup.part_names
+    names = [name for name in names if name.startswith(prefix)]
     return {name: targets.get(name, name) for name in names}
 
 
