@@ -141,6 +141,8 @@ class Interleavings(RuleBasedStateMachine):
         process = self.world.processes[number]
         if not process.busy:
             before = self._prunes - len(self._pruning)
+            # Something that no version has, so that a prune frees it.
+            parts = (*parts, b"staged %d" % next(self._items))
 
             def settle(part: StagedPart | None, error: BaseException | None) -> None:
                 if part is not None:
@@ -150,7 +152,12 @@ class Interleavings(RuleBasedStateMachine):
             process.start(lambda: process.repository.stage(parts), settle)
         self._advance(process, steps)
 
-    @rule(number=processes, name=names, picks=st.lists(st.integers(0, 20), min_size=1, max_size=3), steps=steps)
+    @rule(
+        number=processes,
+        name=names,
+        picks=st.lists(st.integers(0, 20), min_size=1, max_size=2),
+        steps=steps | st.just(10_000),
+    )
     def join(self, number: int, name: str, picks: list[int], steps: int) -> None:
         """What others have staged, long ago or just now, becomes one version, or is said to be lost."""
         process = self.world.processes[number]
@@ -200,7 +207,7 @@ class Interleavings(RuleBasedStateMachine):
             process.start(read, lambda _, error: self._accept(process, error))
         self._advance(process, steps)
 
-    @rule(number=processes, steps=st.integers(1, 150))
+    @rule(number=processes, steps=st.integers(1, 150) | st.just(10_000))
     def prune(self, number: int, steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
