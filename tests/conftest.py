@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
+import hypothesis
 import memory_disk
 import pytest
 import servers
@@ -36,6 +37,10 @@ sys.dont_write_bytecode = False
 # What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# How long an example takes says more about the other processes of a machine than about the example.
+hypothesis.settings.register_profile("any load", deadline=None)
+hypothesis.settings.load_profile("any load")
 
 # Collecting makes a million objects that stay: looking through them again and again took a fifth of its time.
 gc.disable()

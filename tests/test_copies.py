@@ -23,8 +23,11 @@ from servers import Storage
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, RetentionPolicy, SnapshotManager
 from prefect_snapshots.checkpoints import CheckpointManager, Snapper
 from prefect_snapshots.errors import InvalidArgument
+from prefect_snapshots.repository.catalog import slot_path
+from prefect_snapshots.repository.contents import inline
 from prefect_snapshots.repository.location import MemoryLocation
 from prefect_snapshots.results import ResultLog
+from prefect_snapshots.values import encode
 
 T = TypeVar("T")
 
@@ -587,3 +590,30 @@ def test_damaged_objects_come_back_from_a_copy(tmp_path: Path, folder: Path, pas
         shutil.rmtree(source)
         shutil.copytree(kept, source)
     assert damaged >= 5
+
+
+def test_a_copy_without_encryption_repairs_nothing_encrypted_unless_it_is_trusted(tmp_path: Path) -> None:
+    """Small data has no hash of its own: whoever can write to the copy would choose it."""
+    source = Repository(tmp_path / "source", password="one")
+    manager = SnapshotManager(source, name="run")
+    manager.save_snapshot("mine", "small")
+    manager.save_snapshot("later", "last")
+    target = Repository(tmp_path / "target")
+    assert source.copy_to(target, unencrypted=True).ok
+    stream = target.stream("snapshots", "run", lambda _: None)
+    stream.refresh()
+    event = stream.events[0]
+    forged = inline(encode("evil").manifest, [])
+    assert forged is not None
+    assert event.content is not None
+    assert forged.content.size == event.content.size
+    path = slot_path(stream.id, 1)
+    target.parts().store.location.replace(path, stream.slot_bytes(event, forged.inline))
+    [slots] = [place for place in (tmp_path / "source" / "catalog").iterdir() if place.name != "root"]
+    (slots / "000000000001").unlink()
+    source = Repository(tmp_path / "source", password="one")
+    with pytest.raises(InvalidArgument, match=r"Nothing was repaired\. Whoever can write"):
+        source.repair(copy=target)
+    assert not (slots / "000000000001").exists()
+    assert source.repair(copy=target, unencrypted=True).lost == []
+    assert SnapshotManager(Repository(tmp_path / "source", password="one"), name="run").load_snapshot("small") == "evil"

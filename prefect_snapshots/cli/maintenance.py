@@ -107,6 +107,7 @@ def repair(
     *,
     dry_run: bool = False,
     copy: Annotated[str | None, Parameter(name="--from")] = None,
+    unencrypted: bool = False,
     other: Other = SAME,
     session: SessionArgument,
 ) -> Answer:
@@ -117,13 +118,14 @@ def repair(
     Args:
         dry_run: Only show what would be done.
         copy: The URL or path of a copy of the repository. What is damaged here is read there, and verified.
+        unencrypted: Allow to repair an encrypted repository from a copy that is not encrypted.
     """
     repository = session.open(writing=not dry_run)
     second = None if copy is None else other.open(session, copy)
     if not dry_run:
         session.confirm(f"Repair {repository.url}? No other process may write to it meanwhile.")
     with session.progress() as progress:
-        report = repository.repair(dry_run, copy=second, progress=progress)
+        report = repository.repair(dry_run, copy=second, unencrypted=unencrypted, progress=progress)
     document = {"repository": repository.url, **asdict(report)}
     return Answer(document, _view_repaired, status=DAMAGED if report.lost else 0)
 

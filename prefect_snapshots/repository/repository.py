@@ -341,19 +341,35 @@ class Repository:
         return self.location.extend_locks()
 
     def repair(
-        self, dry_run: bool = False, *, copy: Repository | None = None, progress: Progress | None = None
+        self,
+        dry_run: bool = False,
+        *,
+        copy: Repository | None = None,
+        unencrypted: bool = False,
+        progress: Progress | None = None,
     ) -> RepairReport:
         """Recover as much damaged data as possible, and report what is lost. Stop other writers first.
 
         Args:
             dry_run: Only report what would be done. Writes nothing. Default: False.
             copy: A copy of this repository that `copy_to` made, or its original. Data that is damaged here is read
-                there, and verified. Default: none.
+                there, and verified. Small data and results of checkpoints have no hash here, so whoever can forge the
+                other repository can forge what is restored. Default: none.
+            unencrypted: Allow to repair an encrypted repository from one without encryption. Default: False.
             progress: As for `check`.
 
         Returns:
             A report of what was done, and of each version that is lost.
+
+        Raises:
+            InvalidArgument: The other repository is not encrypted, and this one is.
         """
+        if copy is not None and self.encrypted and not copy.encrypted and not unencrypted:
+            raise InvalidArgument(
+                f"{self.url} is encrypted, and {copy.url} is not. Nothing was repaired. Whoever can write to the "
+                "storage of the other one could choose what is restored here. Repair without it, or pass "
+                "unencrypted=True (--unencrypted) if you trust everybody who can write there."
+            )
         elsewhere = None if copy is None else copies.SecondPlace(copy.parts())
         return maintenance.repair(self.parts(writing=not dry_run), dry_run, progress, elsewhere)
 
