@@ -32,6 +32,7 @@ from prefect_snapshots.repository.index import RECORD, Index
 from prefect_snapshots.repository.logs import SegmentReader, SegmentWriter, dropped, list_objects, unwanted, wanted
 from prefect_snapshots.repository.packs import open_pack, pack_path
 from prefect_snapshots.results import ResultLog
+from prefect_snapshots.wal import WalArchive
 
 LARGE = np.random.default_rng(0).bytes(100_000)
 HUGE = 2**62
@@ -138,6 +139,7 @@ KINDS: dict[str, tuple[str, Callable[[Repository, str], Any]]] = {
     "artifacts": ("version", lambda r, name: ArtifactRegistry(r).get_artifact(name)),
     "backups": ("backup", lambda r, name: BackupManager(r, name=name).list_backups()),
     "results": ("put", lambda r, name: ResultLog(r, name).keys()),
+    "wal": ("put", lambda r, _: WalArchive(r, "7").list_timelines()),
 }
 
 
@@ -145,7 +147,7 @@ KINDS: dict[str, tuple[str, Callable[[Repository, str], Any]]] = {
 @pytest.mark.parametrize("body", BODIES, ids=["empty", "number", "list", "everything"])
 def test_a_body_that_makes_no_sense_hurts_its_name_alone(place: Path, kind: str, body: dict[str, Any]) -> None:
     what, look = KINDS[kind]
-    name = {"artifacts": "default:victim", "results": "victim/0"}.get(kind, "victim")
+    name = {"artifacts": "default:victim", "results": "victim/0", "wal": "7/00000001"}.get(kind, "victim")
     forge(place, kind, name, what, body, content=Content(1, 0, 0, b"", 1))
     with contextlib.suppress(SnapshotsError):
         look(Repository(place), "victim")
@@ -158,6 +160,8 @@ def test_a_body_that_makes_no_sense_hurts_its_name_alone(place: Path, kind: str,
     ("kind", "name", "what", "body", "look"),
     [
         ("artifacts", "default:victim", "version", {"id": "v0"}, lambda r: ArtifactRegistry(r).get_artifact("victim")),
+        ("wal", "7/00000001", "put", {"id": "../../x"}, lambda r: WalArchive(r, 7).list_files()),
+        ("wal", "7/00000001", "put", {"id": "0" * 24, "size": 3 << 20}, lambda r: WalArchive(r, 7).list_files()),
         ("results", "victim", "begin", {"generation": -1}, lambda r: ResultLog(r, "victim").keys()),
         ("results", "victim", "ready", {"generation": None}, lambda r: ResultLog(r, "victim").read("key")),
         ("results", "victim/0", "put", {"key": None}, lambda r: ResultLog(r, "victim").write(IN_0, bytes(70_000))),
