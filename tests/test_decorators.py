@@ -498,14 +498,18 @@ def test_a_template_that_does_not_fit_the_call_names_it() -> None:
         compute(1)
 
 
-def test_an_id_is_given_once() -> None:
+def test_an_id_is_given_once_and_a_taken_one_is_said_before_the_function_runs() -> None:
+    ran = []
+
     @snapshot(snapshot_id="only")
     def compute() -> int:
+        ran.append(1)
         return 1
 
     compute()
-    with pytest.raises(SnapshotExists):
+    with pytest.raises(SnapshotExists, match=r"already has a snapshot 'only'. The function was not called"):
         compute()
+    assert len(ran) == 1
 
 
 # --- which ones are kept ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from ...snapshots.records import Ranking, finder
 from ...snapshots.requests import SaveRequest
 from ..blocks import current_repository
 from ..run_context import own_run_id, placeholders, run_ids, run_logger
-from .saving import load, manager_of, save, save_in_background
+from .saving import check_free, load, manager_of, save, save_in_background
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -309,6 +309,7 @@ class _Call:
         Raises:
             InvalidName: One of them cannot be stored.
             InvalidArgument: A template does not fit this call.
+            SnapshotExists: There is a snapshot with this id.
         """
         name, snapshot_id, tags = (
             None if any(map(callable, _parts(template))) else self._resolve(template, None)
@@ -317,6 +318,15 @@ class _Call:
         if name is not None:
             check_name(name)
         SaveRequest.of(snapshot_id, tags=tags)
+        always = self._capture.every == 1 and not self._capture.background
+        if name is not None and snapshot_id is not None and always:
+            repository = current_repository(self._capture.repository)
+            check_free(manager_of(repository, name), snapshot_id, self._token(0))
+
+    def _token(self, number: int) -> str | None:
+        """Return what identifies a save of this run, so that a retry does not save again."""
+        run_id = own_run_id(self._fn)
+        return uuid.uuid5(run_id, str(number)).hex if run_id is not None else None
 
     def save(self, value: Any, number: int | None = None) -> None:
         """Save a value that was returned, or the one that was yielded as number 0, 1, 2, ..."""
@@ -331,13 +341,12 @@ class _Call:
         repository = current_repository(capture.repository)
         options = capture.rank_by, capture.mode, capture.max_snapshots
         manager = manager_of(repository, name, *options, all_processes=concerns_all(value))
-        run_id = own_run_id(self._fn)
         save_it = save_in_background if capture.background else save
         request = SaveRequest.of(
             self._resolve(capture.snapshot_id, value),
             self._metadata(value),
             self._resolve(capture.tags, value),
-            token=uuid.uuid5(run_id, str(number or 0)).hex if run_id is not None else None,
+            token=self._token(number or 0),
         )
         save_it(manager, value, request)
 

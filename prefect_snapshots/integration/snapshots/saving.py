@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from prefect.transactions import BaseTransaction
 
-from ...errors import SnapshotNotFound
-from ...repository.catalog import Event
+from ...errors import SnapshotExists, SnapshotNotFound
+from ...repository.catalog import Event, token_from
 from ...repository.repository import Repository
 from ...snapshots.changes import saved_with, undo
 from ...snapshots.manager import SnapshotManager
@@ -135,6 +135,23 @@ def load(
 
 _in_background: dict[SnapshotManager[Any], Future[None]] = {}
 """Managers with a save in the background, each with a future that is done when the save is reported, too."""
+
+
+def check_free(manager: SnapshotManager[Any], snapshot_id: str, token: str | None) -> None:
+    """Check that a save with this id can succeed, unless an earlier attempt with this token made it.
+
+    Raises:
+        SnapshotExists: There is a snapshot with this id.
+    """
+    record = manager.current_records().by_id.get(snapshot_id)
+    if record is None:
+        return
+    given = token_from(token)
+    earlier = saved_with(manager, given) if given is not None else None
+    if earlier is None or record.event is not earlier:
+        raise SnapshotExists(
+            f"{manager.name!r} already has a snapshot {snapshot_id!r}. The function was not called. Choose another id."
+        )
 
 
 def _known(manager: SnapshotManager[Any], request: SaveRequest) -> tuple[SaveRequest, str | None]:
