@@ -230,6 +230,13 @@ def resized(rows: Any) -> Any:
     return rows
 
 
+def shifted(rows: Any) -> Any:
+    """Two chunks of the body with other sizes, of the same sum."""
+    rows["size"][0] += 1
+    rows["size"][1] -= 1
+    return rows
+
+
 def test_a_forged_table_is_refused_or_lost(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "repository")
     manager = BackupManager(repository, name="all")
@@ -237,7 +244,12 @@ def test_a_forged_table_is_refused_or_lost(tmp_path: Path) -> None:
     one = repository.stage(lambda writer: writer.store(b"", [b"abc" + msgspec.msgpack.encode([1, [GOOD], [SAID]])]))
     whole = msgspec.structs.replace(one.content, manifest_size=one.content.size - 3)
     content = staged.content
+    manifest_of_two = msgspec.msgpack.encode([1, [GOOD], [SAID]])
+    two = repository.stage(lambda writer: writer.store_cut(manifest_of_two, [b"a", b"bc"]))
+    assert manager.create_backup(parts=[("web1", two)]).size == 3
+    manager.delete_backup(manager.list_backups()[0].name)
     for bad in (
+        with_rows(two, shifted),
         with_rows(staged, resized),
         with_rows(staged, lambda rows: rows[:0]),
         with_rows(staged, lambda rows: rows[1:]),
