@@ -128,6 +128,8 @@ def _api(held: Arango, method: str, path: str, body: Any) -> tuple[int, Any]:
             return 200, {"result": [{"name": name} for name in here["views"]]}
         case "DELETE", ["_api", "view", name] if here["views"].pop(name, None) is not None:
             return 200, {"result": True}
+        case "GET", ["_api", "database"] if database == "_system":
+            return 200, {"result": sorted(held.databases)}
         case "POST", ["_api", "database"] if database == "_system":
             held.create(body["name"])
             return 201, {"result": True}

@@ -45,7 +45,7 @@ from prefect_snapshots.backups.databases import (
     open_database,
     postgresql,
 )
-from prefect_snapshots.backups.databases.base import Tool, beside_name, check_beside
+from prefect_snapshots.backups.databases.base import Tool, abandoned_here, beside_name, check_beside
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter
 from prefect_snapshots.backups.interruption import terminable
 from prefect_snapshots.backups.journal import PartState
@@ -1181,6 +1181,46 @@ def test_restores_of_arangodb_that_are_killed_are_mended(arango: database_stand_
     each_kill_is_mended(database, change, names)
     at = (2, arangodb._Server, "drop_others")
     a_mixture_is_mended(database, change, True, tmp_path / "repository", at)
+
+
+def a_killed_drill_is_cleaned_up(database: MongoDB | ArangoDB, names: Callable[[], Collection[str]]) -> None:
+    """By the next drill or cleanup on this machine; one that is running is left alone, and so are other names."""
+    kept, there = take(database), set(names())
+
+    def drill() -> None:
+        with database.scratch() as scratch:
+            scratch.restore(kept)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(os.waitpid(in_a_child(drill), 0)[1]) == signal.SIGKILL
+    [left] = set(names()) - there
+    with database.scratch() as running:
+        running.restore(kept)
+        assert left not in names()
+        assert database.drop_abandoned() == []
+        assert running.counts() == kept.counts
+    assert set(names()) == there
+    assert abandoned_here([left[:-1] + "x", "shop_drill_" + "0" * 24, left.replace("_drill_", "_drill_0"), left]) == [
+        left
+    ]
+
+
+def test_what_killed_drills_of_mongodb_leave_is_dropped(mongo_port: int) -> None:
+    import pymongo
+
+    with pymongo.MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{mongo_port}") as client:
+        client["shop"]["users"].insert_many([{"_id": 1}, {"_id": 2}])
+        database = MongoDB(f"mongodb://127.0.0.1:{mongo_port}/shop")
+        a_killed_drill_is_cleaned_up(database, client.list_database_names)
+
+
+def test_what_killed_drills_of_arangodb_leave_is_dropped(arango: database_stand_ins.Arango) -> None:
+    def names() -> list[str]:
+        arango.load()
+        return list(arango.databases)
+
+    database = ArangoDB(f"arangodb://us%40er@127.0.0.1:{arango.port}/my%20%40shop", arango.password)
+    a_killed_drill_is_cleaned_up(database, names)
 
 
 # --- signals ---------------------------------------------------------------------------------------------

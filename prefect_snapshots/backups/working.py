@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from ..errors import PermissionDenied, StorageFull
 from .interruption import deferred
+from .origin import host
 
 _LIMIT = 1000
 """The most folders that one call deletes. A backup must not wait until the leftovers of years are deleted."""
@@ -116,6 +118,16 @@ def check_space(size: int, folder: Path, what: str) -> None:
 def clean_working_folders() -> None:
     """Delete the working folders of killed processes of this user."""
     _clean(_parent())
+
+
+def place_id() -> str:
+    """Return 8 hexadecimal digits that stand for the working folders of this user on this machine.
+
+    They change if the temporary folder is deleted.
+    """
+    status = _parent().stat()
+    place = f"{host()} {status.st_uid} {status.st_dev} {status.st_ino}"
+    return hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
 
 
 def is_held(folder: Path) -> bool:

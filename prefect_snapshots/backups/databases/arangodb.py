@@ -13,7 +13,6 @@ import dataclasses
 import http.client
 import json
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +30,12 @@ from .base import (
     LocalHTTP,
     ServerDatabase,
     Tool,
+    abandoned_here,
     beside_name,
     check_beside,
     check_only,
     file_pieces,
+    local_scratch_name,
     private_file,
     read_settings,
     restoring,
@@ -159,8 +160,18 @@ class ArangoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with self._beside(f"{self._database[:36]}_drill_{secrets.token_hex(4)}") as other:
+        with contextlib.suppress(BackupFailed):  # its user may not be allowed to list or drop databases
+            self.drop_abandoned()
+        with local_scratch_name(self._database) as name, self._beside(name) as other:
             yield other
+
+    def drop_abandoned(self) -> list[str]:
+        """See `DropsAbandoned`. The server has no locks, so only drills of this machine are known."""
+        with dataclasses.replace(self, url=self._renamed("_system"))._server() as server:
+            left = abandoned_here(server.call("GET", "/_api/database")["result"])
+            for name in left:
+                server.call("DELETE", f"/_api/database/{quote(name, safe='')}")
+        return left
 
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[Database]:

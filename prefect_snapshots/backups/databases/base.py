@@ -34,6 +34,7 @@ from ...private_files import create_file
 from ...redaction import is_ambiguous, masking, safe_url
 from ..interruption import deferred
 from ..sources import Database, DumpFile, DumpReader, Password, Switch
+from ..working import exclusively, is_held, place_id, working_path
 
 PIECE = 1 << 20
 """Bytes of a dump to read at once: few calls, and little memory."""
@@ -44,6 +45,9 @@ _URL = re.compile(
     re.DOTALL,
 )
 _DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})")
+_LOCAL_DRILL = re.compile(r"(?s).*_drill_([0-9a-f]{8})([0-9a-f]{8})([0-9a-f]{8})")
+_STEM = 30
+"""Characters of a database's name in that of its scratch database, which has at most 63 in MongoDB."""
 _DENIED = re.compile(r"(?i)not authorized|unauthorized|forbidden")
 DOCUMENTS = re.compile(r"(?s)(?P<kept>\b(?:dup key|conflicting key|[Dd]ocument):) .*")
 """What tools of databases of documents repeat of them in their messages."""
@@ -453,6 +457,28 @@ def drill_lock(name: str) -> int | None:
     """
     found = _DRILL.fullmatch(name)
     return int(found[1], 16) % 2**31 if found and found[2] == _proof(found[1]) else None
+
+
+@contextlib.contextmanager
+def local_scratch_name(database: str) -> Iterator[str]:
+    """Yield the name of a scratch database on a server that has no locks. Its lock is on this machine.
+
+    Args:
+        database: The name of the database that is drilled.
+    """
+    place, token = place_id(), secrets.token_hex(4)
+    with exclusively(f"drill-{token}", f"a drill of {database}"):
+        yield f"{database[:_STEM]}_drill_{place}{token}{_proof(place + token)}"
+
+
+def abandoned_here(names: Iterable[str]) -> list[str]:
+    """Return the names that `local_scratch_name` has made on this machine for drills that were killed."""
+    place, left = place_id(), []
+    for name in names:
+        found = _LOCAL_DRILL.fullmatch(name)
+        if found and found[1] == place and found[3] == _proof(place + found[2]):
+            left += [] if is_held(working_path(f"drill-{found[2]}")) else [name]
+    return left
 
 
 def _proof(token: str) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,9 +26,11 @@ from .base import (
     DOCUMENTS,
     ServerDatabase,
     Tool,
+    abandoned_here,
     beside_name,
     check_beside,
     check_only,
+    local_scratch_name,
     private_file,
     read_settings,
     restoring,
@@ -159,8 +160,18 @@ class MongoDB(ServerDatabase):
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Database]:
-        with self._beside(f"{self.address.database[:36]}_drill_{secrets.token_hex(4)}") as other:
+        with contextlib.suppress(BackupFailed):  # its user may not be allowed to list or drop databases
+            self.drop_abandoned()
+        with local_scratch_name(self.address.database) as name, self._beside(name) as other:
             yield other
+
+    def drop_abandoned(self) -> list[str]:
+        """See `DropsAbandoned`. The server has no locks, so only drills of this machine are known."""
+        with self._connected() as database:
+            left = abandoned_here(database.client.list_database_names())
+            for name in left:
+                database.client.drop_database(name)
+        return left
 
     @contextlib.contextmanager
     def _beside(self, name: str) -> Iterator[Database]:
