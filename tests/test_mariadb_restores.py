@@ -710,6 +710,17 @@ def rights(admin: Client) -> list[str]:
     return re.sub(r" IDENTIFIED (VIA|BY PASSWORD) [^']*'(\*\w{40}|invalid)'", "", told).splitlines()
 
 
+def test_proxy_rights_are_told(people: MariaDBUsers, admin: Client) -> None:
+    with people.dump() as dump:
+        assert dump.notes == []
+    admin("INSERT INTO mysql.proxies_priv VALUES ('localhost', 'chief', '%', 'clerk', 0, '', now());")
+    with people.dump() as dump:
+        [note] = dump.notes
+    admin("DELETE FROM mysql.proxies_priv WHERE user = 'chief';")
+    assert note.left_out
+    assert note.text == "PROXY rights of 'chief'@'localhost' are left out. Grant them again after a restore."
+
+
 def test_a_whole_server_comes_back_with_its_users(
     people: MariaDBUsers, admin: Client, server: Server, tmp_path: Path
 ) -> None:

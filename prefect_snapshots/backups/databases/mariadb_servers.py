@@ -25,7 +25,7 @@ import msgspec
 
 from ...errors import BackupFailed, InvalidArgument, PrivilegesRefused
 from ...messages import logger
-from ..sources import Database, DumpReader, Switch
+from ..sources import Database, DumpNote, DumpReader, Switch
 from .base import Address, drill_lock, restoring
 from .mariadb import FAILED, SESSION, MariaDB, _literal, _quoted, is_left_by_restore
 from .whole_servers import AccountsTrial, OpenedByURL, ServerAccounts, WholeServer, without_options
@@ -389,6 +389,15 @@ class MariaDBUsers(ServerAccounts[_Users]):
     def _asked(self, query: str) -> list[Any]:
         """The rows of a query. Strings in it are read in one mode, and GRANT never creates a user."""
         return self._server._ask(f"SET sql_mode = 'NO_AUTO_CREATE_USER'; {query}", database="") if query else []
+
+    def _notes(self) -> list[DumpNote]:
+        query = "SELECT DISTINCT JSON_ARRAY(user, host) FROM mysql.proxies_priv WHERE proxied_user <> '' ORDER BY 1"
+        with contextlib.suppress(BackupFailed):  # a user of the backup with few rights
+            return [
+                DumpNote(f"PROXY rights of {_shown(*account)} are left out. Grant them again after a restore.", True)
+                for account in self._asked(query)
+            ]
+        return []
 
     def _read(self) -> _Users:
         try:

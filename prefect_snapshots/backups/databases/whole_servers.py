@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from ...errors import BackupFailed, InvalidArgument
-from ..sources import Database, DropsAbandoned, Dump, DumpFile, DumpReader, Password
+from ..sources import Database, DropsAbandoned, Dump, DumpFile, DumpNote, DumpReader, Password
 from .base import Address, ServerDatabase, check_counts, read_settings, restoring
 
 
@@ -167,7 +167,7 @@ class ServerAccounts(ServerDatabase, Generic[A]):
         """See `Database`."""
         found = self._read()
         data = json.dumps(msgspec.to_builtins(found), indent=1, sort_keys=True).encode()
-        yield Dump([DumpFile(self._file, iter([data]))], found.counts)
+        yield Dump([DumpFile(self._file, iter([data]))], found.counts, self._notes())
 
     def counts(self) -> dict[str, int]:
         """See `Database`."""
@@ -181,6 +181,10 @@ class ServerAccounts(ServerDatabase, Generic[A]):
     @property
     def _file(self) -> str:
         return f"{self.word}.json"
+
+    def _notes(self) -> list[DumpNote]:
+        """Return notes about what the server has and the dump has not."""
+        return []
 
     def _read(self) -> A:
         """Return the accounts that the server has now."""
