@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -431,6 +432,24 @@ SETTINGS: list[dict[str, Any]] = [
     {"more": "DROP DATABASE postgres"},
     {"roles": "postgres"},
 ]
+
+
+def test_tablespaces_are_used_if_the_server_has_them(server: Server, admin: Client, shop: Client) -> None:
+    place = server.folder / "tablespace"
+    place.mkdir()
+    shutil.chown(place, server.folder.owner(), server.folder.group())
+    admin(f"CREATE TABLESPACE fast LOCATION '{place}';")
+    shop("CREATE TABLE t (i int PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast; INSERT INTO t VALUES (1);")
+    kept = StoredDump.of(of(server))
+    used = "SELECT spcname FROM pg_class c JOIN pg_tablespace t ON t.oid = reltablespace WHERE relname ~ '^t';"
+    with of(server).stage(kept) as switch:
+        assert switch() == []
+    assert shop(used) == ["fast", "fast"]
+    drop(server, "shop")
+    admin("DROP TABLESPACE fast;")
+    with of(server).stage(kept) as switch:
+        assert switch() == ["All tables are in the default tablespace, because the server does not have: fast."]
+    assert shop(used + "SELECT * FROM t;") == ["1"]
 
 
 @pytest.mark.parametrize("hostile", SETTINGS, ids=str)

@@ -120,7 +120,7 @@ class DuckDB(FileDatabase):
                 try:
                     connection.execute(f"EXPORT DATABASE {_literal(str(folder))} (FORMAT csv)")
                     counts = _counts(connection)
-                    importable = _is_importable(folder)
+                    importable = not _has_comments(connection) and _is_importable(folder)
                 except Exception as error:
                     if "not supported for exporting" not in str(error):
                         raise
@@ -266,6 +266,15 @@ def _import(path: Path, folder: Path, counts: Mapping[str, int]) -> list[str]:
     with _connected(str(path)) as connection:
         left = _create(connection, left)
     return [f"{statement.partition(' AS ')[0]} was left out: it refers to something missing." for statement in left]
+
+
+def _has_comments(connection: DuckDBPyConnection) -> bool:
+    """Return whether something has a comment, which `EXPORT` does not write."""
+    found = (
+        f"SELECT 1 FROM duckdb_{kind}() WHERE comment IS NOT NULL AND database_name = current_database()"
+        for kind in ("tables", "columns", "views", "indexes", "sequences", "types", "functions")
+    )
+    return connection.execute(f"{' UNION ALL '.join(found)} LIMIT 1").fetchone() is not None
 
 
 def _is_importable(folder: Path) -> bool:

@@ -152,11 +152,11 @@ class MariaDB(ServerDatabase):
             "routines, events and views are created again. A failure is undone"
         ),
         not_kept=(
-            "users and rights (unless you back up [the whole server](backups.md#whole-servers)), the GTID position, "
-            "the history of system-versioned tables; tables of engines without transactions are not dumped at the same "
-            "moment. A row whose SQL is longer than the server's `max_allowed_packet` cannot be restored (blobs take "
-            "twice their size). `mariadb-dump` cannot dump events "
-            "of a database whose *name* has quotes, backslashes or control characters"
+            "users and rights (unless you back up [the whole server](backups.md#whole-servers)), the comment of a "
+            "database, the GTID position, the history of system-versioned tables; tables of engines without "
+            "transactions are not dumped at the same moment. A row whose SQL is longer than the server's "
+            "`max_allowed_packet` cannot be restored (blobs take twice their size). `mariadb-dump` cannot dump events"
+            " of a database whose *name* has quotes, backslashes or control characters"
         ),
     )
     default_port: ClassVar[int] = 3306
@@ -220,8 +220,17 @@ class MariaDB(ServerDatabase):
 
     def counts(self) -> dict[str, int]:
         tables = self._tables()
+        # No dump has rows of these: they are those of other tables.
+        merged = self._ask(
+            "SELECT JSON_ARRAY(table_name) FROM information_schema.tables WHERE table_schema = database() "
+            "AND engine = 'MRG_MyISAM'"
+        )
+        without = {name for (name,) in merged}
         # By number, because quoting a name as a string depends on the server's mode.
-        counted = [f"SELECT JSON_ARRAY({i}, count(*)) FROM {_quoted(table)}" for i, table in enumerate(tables)]
+        counted = [
+            f"SELECT JSON_ARRAY({i}, {0 if table in without else f'(SELECT count(*) FROM {_quoted(table)})'})"
+            for i, table in enumerate(tables)
+        ]
         query = "; ".join(["START TRANSACTION WITH CONSISTENT SNAPSHOT", *counted])
         return {tables[i]: n for i, n in self._ask(query)} if tables else {}
 

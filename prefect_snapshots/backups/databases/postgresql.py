@@ -178,6 +178,8 @@ SELECT jsonb_build_object(
     JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass
     WHERE s.dbid = d.oid OR s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid = d.oid),
   'extensions', (SELECT coalesce(jsonb_agg(extname ORDER BY extname), '[]') FROM pg_extension),
+  'tablespaces', (SELECT coalesce(jsonb_agg(DISTINCT spcname), '[]')
+    FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace WHERE spcname <> 'pg_global'),
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(r.rolname, c) ORDER BY r.rolname, i), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole, unnest(setconfig) WITH ORDINALITY AS u(c, i)
     WHERE setdatabase = d.oid),
@@ -295,14 +297,15 @@ class _PostgreSQLSettings(
     template: bool = False
     roles: list[str] = []
     extensions: list[str] = []
+    tablespaces: list[str] = []
 
     @property
-    def search_path(self) -> list[str]:
-        """Where names without a schema are looked for, if the database itself says so."""
+    def search_path(self) -> str:
+        """Where names without a schema are looked for, as SQL."""
         paths = [
             text.partition("=")[2] for role, text in self.settings if role is None and text.startswith("search_path=")
         ]
-        return _elements(paths[0]) if paths else []
+        return ", ".join(map(_literal, (_elements(paths[0]) if paths else []) or ["$user", "public"]))
 
     def __post_init__(self) -> None:
         named = [self.encoding, self.owner, self.collate, self.ctype, self.locale or "C", *self.roles]
@@ -344,8 +347,9 @@ class PostgreSQL(ServerDatabase):
             "connections are ended"
         ),
         not_kept=(
-            "roles (unless you back up [the whole server](backups.md#whole-servers)), tablespaces, replication slots, "
-            "statistics (`ANALYZE` is run)"
+            "roles (unless you back up [the whole server](backups.md#whole-servers)), tablespaces (if the server has "
+            "those of the backup, tables are restored to them; else to the default one, with a warning), replication "
+            "slots, statistics (`ANALYZE` is run)"
         ),
     )
     default_port: ClassVar[int] = 5432
@@ -414,7 +418,8 @@ class PostgreSQL(ServerDatabase):
         with tempfile.TemporaryFile() as script:
             for file in dump:
                 if file.path == _DUMP:
-                    arguments = ["--data-only", "--file=-"]
+                    # A drill creates no owners, privileges and comments, which large objects have among their data.
+                    arguments = ["--data-only", "--file=-", "--no-owner", "--no-privileges", "--no-comments"]
                     self._tool("pg_restore").run(*arguments, stdin=file.pieces, stdout=script)
             script.seek(0)
             table, head = "", b""
@@ -558,6 +563,7 @@ class PostgreSQL(ServerDatabase):
         """
         with self._session() as session:
             server, options = _major(session), session.ask(_IN_THE_WAY)
+            spaces = session.ask("SELECT jsonb_agg(spcname) FROM pg_tablespace")
         pg_restore = self._tool("pg_restore", server=server)
         if options:
             given = pg_restore.environment.get("PGOPTIONS", os.environ.get("PGOPTIONS", ""))
@@ -567,12 +573,17 @@ class PostgreSQL(ServerDatabase):
         arguments = ["--no-password", f"--dbname={self._conninfo}"]
         arguments += ["--no-owner", "--no-privileges"] if unowned else []
         arguments += _CONFINED if drill else []
+        if (absent := sorted(set(settings.tablespaces) - set(spaces))) and not drill:
+            arguments.append("--no-tablespaces")
         listed = pg_restore.run("--list", stdin=dump.open(_DUMP)).decode(errors="replace").splitlines()
         views = [line for line in listed if re.match(_ENTRY + "MATERIALIZED VIEW DATA ", line)]
         left = [line for line in listed if drill and _REACHING.match(line)]
         made = [f"SCHEMA - {schema} " for schema in there]
         others = [line for line in listed if line not in {*views, *left} and not any(each in line for each in made)]
         warnings = [f"The drill left out {re.sub(_ENTRY, '', line)}." for line in left]
+        if absent and not drill:
+            names = ", ".join(absent)
+            warnings.append(f"All tables are in the default tablespace, because the server does not have: {names}.")
 
         def run(lines: Sequence[str], *more: str) -> Sequence[str]:
             with private_file("\n".join(lines)) as (path, descriptor):
@@ -585,8 +596,9 @@ class PostgreSQL(ServerDatabase):
         run(others, "--section=pre-data")
         with self._session() as session:
             functions = session.ask(_UNQUALIFIED)
-            search_path = ", ".join(map(_literal, settings.search_path or ["$user", "public"]))
-            _in_batches(session, [f"ALTER {function} SET search_path TO {search_path}" for function in functions])
+            _in_batches(
+                session, [f"ALTER {function} SET search_path TO {settings.search_path}" for function in functions]
+            )
             checks = session.ask(_CALLING)
             _in_batches(session, [f"ALTER {place} DROP CONSTRAINT {name}" for place, name, _, _ in checks])
         run(others, "--section=data")
@@ -676,6 +688,7 @@ class PostgreSQL(ServerDatabase):
     @contextlib.contextmanager
     def _staged_tables(self, dump: DumpReader, only: Sequence[str]) -> Iterator[Switch]:
         """Replace the rows of some tables in a transaction; the switch commits it."""
+        settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
         with self._session() as session:
             there = {
                 name: tuple(place)
@@ -698,7 +711,10 @@ class PostgreSQL(ServerDatabase):
             obstacles = session.ask(_OBSTACLES.format(tables=_literal(json.dumps(places))))
             for statement in [*obstacles["before"], f"TRUNCATE ONLY {tables}"]:
                 session.run(statement)
+            # Generated columns and checks may call functions that find others by the search path.
+            session.run(f"SET LOCAL search_path TO {settings.search_path}")
             self._feed(session, dump, places, [(schema, name) for schema, name in obstacles["sequences"]])
+            session.run("SET LOCAL search_path TO pg_catalog")
             for statement in obstacles["after"]:
                 session.run(statement)
             counts = _counts(session)
@@ -912,7 +928,7 @@ class _ScratchPostgreSQL(PostgreSQL):
                 session.run(f"DROP DATABASE IF EXISTS {_quoted(self._database)} WITH (FORCE)")
                 session.run(_create_statement(self._database, settings, owners=False))
             schemas = self._extend()
-            with self._confined() as loader:
+            with self._confined(schemas) as loader:
                 self.notes.extend(loader._load(dump, settings, drill=True, there=schemas))
             self._verify(dump)
 
@@ -934,8 +950,8 @@ class _ScratchPostgreSQL(PostgreSQL):
         return {schema for _, schema in extensions}
 
     @contextlib.contextmanager
-    def _confined(self) -> Iterator[PostgreSQL]:
-        """This database as a role sees it that owns it, and nothing else."""
+    def _confined(self, schemas: Collection[str]) -> Iterator[PostgreSQL]:
+        """This database as a role sees it that owns it, and nothing else. It may create something in these schemas."""
         role, password = f"snapshots_drill_{self.mark}", secrets.token_hex(16)
         scheme, _, rest = self.url.partition("://")
         loader = PostgreSQL(f"{scheme}://{quote(role)}@{rest.rpartition('@')[2]}", password)
@@ -944,6 +960,8 @@ class _ScratchPostgreSQL(PostgreSQL):
                 session.run(f"CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {_literal(password)}")
                 session.run(f"GRANT {role} TO CURRENT_USER; ALTER DATABASE {_quoted(self._database)} OWNER TO {role}")
                 session.run(f"ALTER SCHEMA public OWNER TO {role}")
+                for schema in schemas:
+                    session.run(f"GRANT USAGE, CREATE ON SCHEMA {_quoted(schema)} TO {role}")
             with loader._session():
                 pass  # not every server lets a new role in
         except BackupFailed:
