@@ -80,7 +80,10 @@ def in_terminal(tmp_path: Path, *command: str, until: str = "", then: Path | int
                 then.touch() if isinstance(then, Path) else os.kill(process.pid, then)
                 until = ""
     os.close(leader)
-    return process.wait(30), plain(shown)
+    try:
+        return process.wait(30), plain(shown)
+    finally:
+        process.kill()  # whatever still runs did not end as the test expects
 
 
 def plain(shown: bytes) -> str:
