@@ -92,7 +92,7 @@ def stage(catalog: Catalog, chunks: Store, content: Sequence[Buffer] | Callable[
     spare_reserve(chunks.location, _count_streams(catalog))
     store = content if callable(content) else lambda writer: writer.store_cut(b"", separate)
     # A later commit finds out by itself whether these chunks are still stored, so nobody needs the epoch.
-    return _store(catalog, chunks, store, 0)[0]
+    return _store(catalog, chunks, store, None)[0]
 
 
 def _count_streams(catalog: Catalog) -> int:
@@ -174,14 +174,17 @@ def _register(catalog: Catalog, stream: Stream) -> None:
         raise error.unavailable(f"{stream.label} could not be registered, and nothing was committed") from error
 
 
-def _store(catalog: Catalog, chunks: Store, store: Callable[[Writer], Stored], required: int) -> tuple[Stored, int]:
+def _store(
+    catalog: Catalog, chunks: Store, store: Callable[[Writer], Stored], required: int | None
+) -> tuple[Stored, int]:
     """Store content. Return where it is, and the epoch on which the choice of reused chunks is based.
 
-    The root stream is read only if the stream requires a newer epoch. If it does not know of a condemnation yet, then
-    its next event is the fence or comes before it, so that the commit fails or prune sees it.
+    For a commit, the root stream is read only if its stream has a newer epoch, `required`, than is known here. If the
+    stream has none of a newer condemnation yet, then its next event is the fence or comes before it, so that the commit
+    fails or prune sees it. What is staged has no stream that would tell, so `required` is None, and root is read.
     """
     for attempt in range(_STORE_ATTEMPTS):
-        if attempt or not catalog.root.loaded or catalog.state.epoch < required:
+        if attempt or required is None or not catalog.root.loaded or catalog.state.epoch < required:
             catalog.root.refresh()
         if not chunks.index.loaded:
             chunks.index.load()
