@@ -26,6 +26,8 @@ BOOSTS = {
     "checkpoints.md": 0.7,
     "tutorials/checkpoints.md": 0.7,
     "tutorials/": 2,
+    # Whoever searches for a restore has a backup, and only some have an archive beside it.
+    "howto/point-in-time.md": 1,
     "howto/": 2,
     "databases.md": 3,
     "backups.md": 3,

@@ -43,8 +43,10 @@ def shop(tmp_path: Path, prefect_server: str, warm: Path) -> Program:
 
 @pytest.fixture
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
-    """Of the server, which is as before when a test ends."""
+    """Of the server, which has no deployments of other tests, and is as before when a test ends."""
     with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
         yield client
         for deployment in client.read_deployments():
             client.delete_deployment(deployment.id)

@@ -132,7 +132,7 @@ class SnapshotRepository(WritableFileSystem):
     keep_read_results: bool = Field(
         default=False,
         title="Keep Read Results",
-        description="Let results that are read count as new for `expire_results(by='read')`.",
+        description="Let results that are read count as new for the flow expire_results with by='read'.",
     )
 
     def get_repository(self) -> Repository:
