@@ -276,3 +276,83 @@ def test_an_archive_that_leads_out_is_not_unpacked(tmp_path: Path) -> None:
     assert not report.imported
     assert report.left_out[0].startswith("metis_20251007_143022_evil was not imported: ")
     assert not list(tmp_path.rglob("out-of-it.txt"))
+
+
+# --- malformed files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fname": "x\0"},
+        {"fname": "\ud800"},
+        {"name": ["x"]},
+        {"created_at": 1e300},
+        {"expiry": "0001-01-01T00:00+14:00"},
+    ],
+    ids=str,
+)
+def test_a_malformed_version_does_not_keep_others_from_the_import(tmp_path: Path, change: dict[str, Any]) -> None:
+    row = {"name": "x", "fname": "x.json", "handler": "json", "version": 0, "created_at": "2026-01-31T12:00:00"}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "x.json").write_text("[1]")
+    (tmp_path / "repository.json").write_text(json.dumps([row, {**row, "version": 1, **change}]))
+    try:
+        report = import_lazyscribe(tmp_path / "repository.json", "memory://malformed-version")
+    except InvalidArgument as error:
+        assert "Nothing was imported" in str(error)  # noqa: PT017  it may be found before anything is imported
+    else:
+        assert "default/x:v0" in [*report.imported, *report.present]
+
+
+@pytest.mark.parametrize("content", ["{not", "[" * 100_000], ids=["syntax", "depth"])
+def test_a_malformed_value_does_not_keep_others_from_the_import(tmp_path: Path, content: str) -> None:
+    row = {"name": "x", "fname": "x.json", "handler": "json", "version": 0}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "x.json").write_text(content)
+    (tmp_path / "x" / "y.json").write_text("[1]")
+    (tmp_path / "repository.json").write_text(json.dumps([row, {**row, "version": 1, "fname": "y.json"}]))
+    report = import_lazyscribe(tmp_path / "repository.json", tmp_path / "repository")
+    assert report.imported == ["default/x:v1"]
+    assert "default/x:v0 was not imported" in report.left_out[0]
+
+
+@pytest.mark.parametrize("cut", [0.5, None], ids=["cut", "flipped"])
+def test_a_damaged_archive_of_metis_is_left_out(tmp_path: Path, cut: float | None) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "database").mkdir(parents=True)
+        (tmp_path / name / "database" / "rows").write_bytes(np.random.default_rng(1).bytes(50_000))
+        metadata = {"snapshot_name": name, "timestamp": "2025-10-07T14:30:22"}
+        (tmp_path / name / "metadata.json").write_text(json.dumps(metadata))
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(tmp_path / "a" / "database", "database")
+    shutil.rmtree(tmp_path / "a" / "database")
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1  # random bytes are stored, so that only the checksum at the end notices this
+    archive.write_bytes(data if cut is None else data[: int(len(data) * cut)])
+    report = import_metis(tmp_path, "memory://damaged-metis")
+    assert "b" in [*report.imported, *report.present]
+    assert [text for text in report.left_out if text.startswith("a was not imported: ")]
+
+
+def test_metadata_of_metis_that_is_nested_too_deeply_or_has_no_time_of_a_calendar_is_left_out(tmp_path: Path) -> None:
+    for name, text in {
+        "deep": "[" * 100_000,
+        "late": '{"timestamp": 1e300}',
+        "early": '{"timestamp": "0001-01-01T00:00:00+14:00"}',
+    }.items():
+        (tmp_path / name / "database").mkdir(parents=True)
+        (tmp_path / name / "metadata.json").write_text(text)
+    report = import_metis(tmp_path, "memory://no-time-metis")
+    assert not report.imported
+    assert sorted(text.partition(" ")[0] for text in report.left_out) == ["deep", "early", "late"]
+
+
+def test_a_file_of_snapshot_manager_is_not_even_unpacked_without_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zlib.decompress", lambda data: pytest.fail("a file was unpacked"))
+    (tmp_path / "old.pkl").write_bytes(b"")
+    with pytest.raises(PickleRefused):
+        import_snapshot_manager(tmp_path / "old.pkl", "memory://refused")

@@ -15,7 +15,7 @@ from ..errors import HandlerNotFound, InvalidArgument
 from ..repository.choosing import RepositoryLike, as_repository
 from ..values import MemoryBody
 from ..values.pickling import require_pickle
-from .reports import ImportReport, existing, moment, within
+from .reports import UNREADABLE, ImportReport, existing, moment, within
 from .versions import ForeignVersion, import_versions
 
 _PICKLES = ("pickle", "joblib")
@@ -63,12 +63,12 @@ def import_lazyscribe(
     try:
         rows = json.loads(file.read_bytes())
         versions = [version for row in rows for version in _versions(row, file.parent, collection, allow_pickle)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        versions.sort(key=lambda version: (version.collection, version.name, int(version.number[1:])))
+    except UNREADABLE as error:
         raise InvalidArgument(
             f"{file} is no repository.json or project.json of lazyscribe ({type(error).__name__}: {error}). "
             "Nothing was imported."
         ) from error
-    versions.sort(key=lambda version: (version.collection, version.name, int(version.number[1:])))
     return import_versions(ArtifactRegistry(as_repository(repository)), versions, "lazyscribe")
 
 

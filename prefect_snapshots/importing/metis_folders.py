@@ -18,9 +18,11 @@ from ..errors import SnapshotsError
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
 from ..trees.scanning import Directory
-from .reports import ImportReport, NotImported, existing, moment, reason
+from .reports import UNREADABLE, ImportReport, NotImported, existing, moment, reason
 
 _METADATA, _ARCHIVE = "metadata.json", ".tar.gz"
+_PIECE = 1 << 20
+"""Bytes that are read together: more are not faster."""
 _MOST_METADATA = 1 << 24
 """Bytes of a `metadata.json` that are read: a count for each of a hundred thousand collections fits in."""
 
@@ -71,7 +73,7 @@ def import_metis(
                 continue
             with _unpacked(folder) as files:
                 made = make(history, _request(label, metadata, files), lambda _: None)
-        except (SnapshotsError, NotImported, OSError, tarfile.TarError) as error:
+        except (SnapshotsError, NotImported, OSError, tarfile.TarError, *UNREADABLE) as error:
             report.left_out.append(f"{label} was not imported: {reason(error)}.")
             continue
         report.imported.append(label)
@@ -85,7 +87,7 @@ def _read(folder: Path) -> Mapping[str, Any]:
     try:
         with (folder / _METADATA).open("rb") as stream:
             found = json.loads(stream.read(_MOST_METADATA))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -124,6 +126,9 @@ def _unpacked(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as place:
         with tarfile.open(archive) as packed:
             packed.extractall(place, filter="data")  # refuses links and paths that lead out
+            assert packed.fileobj is not None
+            while packed.fileobj.read(_PIECE):
+                pass  # the checksum is at the end
         inside = Path(place)
         [only, *others] = sorted(inside.iterdir()) or [inside]
         yield only if not others and (only / _METADATA).is_file() else inside

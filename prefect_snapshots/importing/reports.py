@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,10 @@ class ImportReport:
 
 class NotImported(Exception):
     """One thing of an import cannot be imported. The message says why."""
+
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, EOFError, zlib.error)
+"""What reading a malformed file of another package raises, besides errors of this package and of the system."""
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:
@@ -60,18 +65,21 @@ def moment(value: Any, *, local: bool = False) -> datetime | None:
     """Return a time of an imported file. None if there is none.
 
     Args:
-        value: Seconds since 1970, or a time in ISO format.
+        value: Seconds since 1970, or a time in ISO format. What is neither, or no time of a calendar, is none.
         local: Whether a time without a zone is one of this machine. If not, it is in UTC.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return datetime.fromtimestamp(value, UTC)
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
     if not isinstance(value, str):
         return None
     try:
         found = datetime.fromisoformat(value)
-    except ValueError:
+        return (found.astimezone() if local or found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return (found.astimezone() if local or found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def reason(error: Exception) -> str:

@@ -14,8 +14,8 @@ from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.times import to_nanoseconds
 from ..snapshots import SnapshotManager
 from ..snapshots.requests import SaveRequest
-from ..values.pickling import load
-from .reports import ImportReport, existing, moment, reason
+from ..values.pickling import load, require_pickle
+from .reports import UNREADABLE, ImportReport, existing, moment, reason
 
 
 def import_snapshot_manager(
@@ -62,7 +62,7 @@ def import_snapshot_manager(
                 report.present.append(label)
                 continue
             manager.save(row["data"], _request(row))
-        except (SnapshotsError, KeyError) as error:
+        except (SnapshotsError, *UNREADABLE) as error:
             report.left_out.append(f"Snapshot {label!r} was not imported: {reason(error)}.")
         else:
             report.imported.append(label)
@@ -71,6 +71,7 @@ def import_snapshot_manager(
 
 def _rows(file: Path, allow_pickle: bool) -> list[Mapping[str, Any]]:
     """Return the snapshots in a file, oldest first."""
+    require_pickle(allow_pickle, f"{file} was")
     data = file.read_bytes()
     with contextlib.suppress(zlib.error):  # not if it was saved with compress=False
         data = zlib.decompress(data)

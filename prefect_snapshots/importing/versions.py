@@ -8,7 +8,7 @@ from datetime import datetime
 
 from ..artifacts import Artifact, ArtifactRegistry, ArtifactVersion
 from ..errors import ArtifactNotFound, SnapshotsError
-from .reports import ImportReport, NotImported, reason
+from .reports import UNREADABLE, ImportReport, NotImported, reason
 
 _IMPORTED_FROM, _NUMBER = "imported_from", "version"
 
@@ -58,7 +58,7 @@ def import_versions(registry: ArtifactRegistry, versions: list[ForeignVersion], 
             if version.created_at is not None:
                 source["created_at"] = version.created_at.isoformat()
             logged = version.log(artifact.logged_from(source))
-        except (SnapshotsError, NotImported, OSError) as error:
+        except (SnapshotsError, NotImported, OSError, *UNREADABLE) as error:
             report.left_out.append(f"{version.label} was not imported: {reason(error)}.")
             continue
         report.imported.append(version.label)
