@@ -179,6 +179,15 @@ def run_console(block: Block, page: Path, environment: dict[str, str], directory
         assert_output(expected, done.stdout, f"{page.name}: $ {command}")
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/examples.md"])
+def test_examples_that_are_copied_alone_import_all_that_they_use(page: str) -> None:
+    undefined = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--select", "F821", "-"]
+    for block in blocks_of(ROOT / page):
+        if block.language == "python":
+            found = subprocess.run(undefined, input=block.text, capture_output=True, text=True, check=False)
+            assert not found.returncode, f"{page}:{block.line}: {found.stdout}{found.stderr}"
+
+
 TASKS = {
     "keep the best models (checkpoints) of a training": "docs/snapshots.md#keep-the-best",
     "resume a long loop": "docs/checkpoints.md#in-a-flow",

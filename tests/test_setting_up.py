@@ -221,6 +221,21 @@ def test_what_cannot_be_deployed_is_refused(shop: Program) -> None:
     assert not (shop.directory / "prefect.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["init", "--directory", "uploads", "--yes"],
+        ["deployments", "--directory", "uploads", "--apply"],
+        ["notifications", "slack", "--secret-command", "echo https://hooks.slack.com/services/x"],
+    ],
+)
+def test_a_server_that_does_not_answer_is_named_before_anything_is_changed(shop: Program, command: list[str]) -> None:
+    before = sorted(shop.directory.iterdir())
+    said = shop.but(PREFECT_API_URL="http://127.0.0.1:9/api").complaint(*command, status=1)
+    assert "The Prefect server http://127.0.0.1:9/api does not answer (ConnectError). Nothing was changed." in said
+    assert {*shop.directory.iterdir()} <= {*before, shop.directory / "home"}
+
+
 def test_notifications_are_made_once(shop: Program, client: SyncPrefectClient) -> None:
     url = "https://hooks.slack.com/services/T1DC2JH3J/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7F"
     for _ in range(2):

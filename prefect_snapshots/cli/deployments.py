@@ -75,6 +75,10 @@ def deployments(
     planned = plan(flows or USUAL, sources, place, cron or NIGHTLY, timezone, work_pool)
     if file.exists():
         session.confirm(f"Replace {file}?")
+    if apply:
+        from ..integration.deployed import require_prefect
+
+        require_prefect("Or leave out --apply, and only write the file.")
     write(file, planned)
     if apply:
         apply_file(file, work_pool)

@@ -61,6 +61,10 @@ def init(
     if cron is None and not no_deployments:
         cron = _ask(session, f"When are backups made? A cron expression, in the time zone {timezone}", NIGHTLY)
     planned = plan(USUAL, sources, place, cron or NIGHTLY, timezone, work_pool)  # raises before anything is done
+    if not no_deployments:
+        from ..integration.deployed import require_prefect
+
+        require_prefect("Or pass --no-deployments, to make only a backup and the settings.")
 
     chosen = session.at(place, session.storage_options)
     manager = manager_of(chosen.open(create=True), sources)

@@ -92,6 +92,9 @@ def notifications(
         raise InvalidArgument("Pass slack, teams, mail or webhook, or a block with --block.")
     if kind == "mail" and not (sender and to):
         raise InvalidArgument("Mail needs --sender and --to.")
+    from ..integration.deployed import require_prefect
+
+    require_prefect()
     if block is None:
         assert kind is not None
         block_id = _save(kind, block_name, _secret(_SECRETS[kind], secret_command, secret_file), sender, to or [])

@@ -20,6 +20,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import get_current_settings
 
+from ..errors import SetupError
 from ..reports.diagnosis import Finding
 
 _OURS = "prefect_snapshots.flows."
@@ -45,6 +46,25 @@ def diagnose_prefect() -> Iterator[Finding]:
     except httpx.HTTPError as error:
         found = f"it does not answer ({type(error).__name__}). Start it, or check PREFECT_API_URL"
         yield Finding(f"Prefect server {api}", False, (found,))
+
+
+def require_prefect(otherwise: str = "") -> None:
+    """Test that the Prefect server of the active profile answers, before anything is changed.
+
+    Args:
+        otherwise: What else the user can do, as a sentence.
+
+    Raises:
+        SetupError: It does not answer.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except httpx.HTTPError as error:
+        raise SetupError(
+            f"The Prefect server {get_current_settings().api.url} does not answer ({type(error).__name__}). Nothing "
+            f"was changed. Start it, or check PREFECT_API_URL.{otherwise and f' {otherwise}'}"
+        ) from error
 
 
 def _of_pool(client: SyncPrefectClient, pool: str) -> Finding:
