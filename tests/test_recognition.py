@@ -38,9 +38,9 @@ def test_what_was_remembered_is_not_hashed_again(sealer: CountingSealer) -> None
     names, data = ChunkNames(sealer), os.urandom(SIZE)
     name, code = names.find(data)
     names.remember(data, name, code)
-    assert sealer.hashed == 1
+    hashed = sealer.hashed
     assert names.find(bytearray(data))[0] == name
-    assert sealer.hashed == 1
+    assert sealer.hashed == hashed
 
 
 @pytest.mark.parametrize("at", [0, 1, 15, 16, SIZE // 2, SIZE - 17, SIZE - 1])
@@ -51,6 +51,32 @@ def test_a_changed_byte_changes_the_name(sealer: CountingSealer, at: int) -> Non
         data[at] ^= 1 << bit
         assert names.find(data)[0] == sealer.chunk_id(data)
         data[at] ^= 1 << bit
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_data_that_change_meanwhile_do_not_spoil_what_is_remembered(
+    sealer: CountingSealer, monkeypatch: pytest.MonkeyPatch, known: bool, moment: str
+) -> None:
+    """`moment`: before or after they are hashed."""
+    names, data = ChunkNames(sealer), bytearray(os.urandom(SIZE))
+    if known:
+        other = os.urandom(SIZE)
+        names.remember(other, *names.find(other))
+    first = bytes(data)
+    with monkeypatch.context() as changing:
+
+        def change(_: object = None, hash_it: Any = sealer.chunk_id) -> bytes:
+            data[0] ^= moment == "before"
+            named: bytes = hash_it(data)
+            data[0] ^= moment == "after"
+            return named
+
+        changing.setattr(sealer, "chunk_id", change)
+        name, code = names.find(data)
+    names.remember(data, name, code)
+    for each in (first, bytes(data)):
+        assert names.find(each)[0] == sealer.chunk_id(each)
 
 
 @pytest.mark.parametrize(

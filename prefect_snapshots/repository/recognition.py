@@ -62,7 +62,10 @@ class ChunkNames:
             return
         if len(self._names) >= _MOST:
             self._names.clear()
-        self._names[code or self._code(data)] = name
+        again = self._code(data)
+        # If the data were changed in between, by another thread, the code must not stand for the name of other data.
+        if again == code if code else self._sealer.chunk_id(data) == name:
+            self._names[again] = name
 
     def _code(self, data: Buffer) -> bytes:
         return self._cipher.encrypt(_NONCE, b"", data)
