@@ -167,6 +167,13 @@ def test_wrong_options_are_refused(wrong: dict[str, Any], said: str) -> None:
         open_location("s3://bucket/r", wrong)
 
 
+@pytest.mark.parametrize("option", ["object_lock_days", "object_lock_mode", "as_of"])
+@pytest.mark.parametrize("scheme", ["", "file://", "memory://", "gs://", "ftp://host"])
+def test_options_are_refused_where_nothing_can_be_locked(scheme: str, option: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=f"only buckets of S3 .* Leave out {option}: here"):
+        Repository(f"{scheme}{tmp_path}", storage_options={option: 1})
+
+
 def test_what_cannot_be_locked_says_so(tmp_path: Path, moto_endpoint: str, thief: Thief) -> None:
     directory = Repository(tmp_path / "repository")
     SnapshotManager(directory).save_snapshot(1)

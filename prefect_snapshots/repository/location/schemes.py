@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import InvalidArgument, MissingDependency
 from ...redaction import is_ambiguous, safe_url
+from . import s3_versions
 from .interface import Location
 
 GROUP = "prefect_snapshots.locations"
@@ -44,7 +45,7 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
     Raises:
         MissingDependency: The package for this kind of URL is not installed, or cannot be imported.
         InvalidArgument: The URL has no path, or chains several file systems (`simplecache::s3://...`), or
-            its password is not percent-encoded.
+            its password is not percent-encoded; or options of S3 are passed for something else.
 
     Example:
         >>> location = open_location("memory://example")
@@ -74,7 +75,18 @@ def open_location(url: str | os.PathLike[str], storage_options: Mapping[str, Any
             f"{safe_url(given)}: it is not clear where the password ends. Write '@' as %40 and '/' as %2F in it, or "
             "pass it in storage_options. For an '@' in the path after a port, pass the port in storage_options."
         )
+    _check_options(scheme, safe_url(given), storage_options or {})
     return _kind(scheme)(scheme, rest, storage_options or {})
+
+
+def _check_options(scheme: str, url: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that only S3 knows: with others, users would take data for locked, or the present for the past."""
+    ignored = [name for name in s3_versions.OPTIONS if name in options]
+    if ignored and scheme not in ("s3", "s3a") and scheme not in _brought():
+        raise InvalidArgument(
+            f"{url}: only buckets of S3 have the storage options {', '.join(s3_versions.OPTIONS)}. Leave out "
+            f"{' and '.join(ignored)}: here, objects cannot be locked, and their older versions cannot be read."
+        )
 
 
 def _kind(scheme: str) -> type[Location]:
