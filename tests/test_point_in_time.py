@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -27,7 +28,7 @@ from test_wal import COMMAND, run
 
 from prefect_snapshots import BackupManager, Repository
 from prefect_snapshots.backups import RecoveryTarget, clean_wal, list_base_backups, recover, recovery_windows
-from prefect_snapshots.backups.databases import PostgreSQLCluster
+from prefect_snapshots.backups.databases import PostgreSQLCluster, postgresql_recovery
 from prefect_snapshots.backups.databases.postgresql_facts import CLUSTER, read_facts
 from prefect_snapshots.errors import (
     BackupNotFound,
@@ -41,6 +42,9 @@ from prefect_snapshots.flows import watching
 from prefect_snapshots.testing import StoredDump
 from prefect_snapshots.wal import WalArchive
 from prefect_snapshots.wal.answering import answering
+
+LIKE_A_URL = "postgresql://127.0.0.1:1/a=b"
+"""The name of a database, which a program would take for the address of a server."""
 
 
 @dataclass
@@ -113,6 +117,13 @@ def write(world: World, first: int, ending: threading.Event) -> None:
             world.written.append((number, begun, time.time()))
 
 
+@pytest.fixture(autouse=True)
+def _user_of_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where these tests run as root, a drill needs a user, and there may be none of PostgreSQL."""
+    find = pwd.getpwnam
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: find("nobody" if name == "postgres" else name))
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with database_servers.postgresql("archive_mode=on", "wal_level=replica", segment=1) as server:
@@ -121,6 +132,7 @@ def world() -> Iterator[World]:
         world = World(server, Repository(place), server.folder, url)
         client = database_servers.psql(server)
         client("CREATE TABLE numbers (i int);")
+        client(f'CREATE DATABASE "{LIKE_A_URL}";')
         client(f"ALTER SYSTEM SET recovery_end_command = 'touch {server.folder}/was-run';")
         (spaces := server.folder / "spaces").mkdir()
         shutil.chown(spaces, server.folder.stat().st_uid, server.folder.stat().st_gid)
@@ -170,7 +182,7 @@ def test_what_was_acknowledged_before_a_time_is_there_and_nothing_later_is(world
     assert not {number for number, begun, _ in world.written if begun > moment} & there
     assert there <= world.sent
     assert report.timeline == 2
-    assert report.databases == ("postgres", "template1")
+    assert report.databases == ("postgres", LIKE_A_URL, "template1")
 
 
 def test_the_end_of_the_archive_has_everything_and_the_place_of_a_tablespace_is_a_new_one(world: World) -> None:
@@ -381,6 +393,52 @@ def test_facts_of_a_stranger_are_checked(changes: dict[str, object], error: type
         read_facts(StoredDump({CLUSTER: json.dumps(GOOD | changes).encode()}))
     with pytest.raises(IntegrityError):
         read_facts(StoredDump({}))
+
+
+class ForeignFiles(StoredDump):
+    """A base backup into which a stranger has put a link."""
+
+    def extract(self, folder: Path) -> None:
+        (folder / "pg_wal").symlink_to(folder.parent / "elsewhere")
+
+
+def test_a_link_in_a_base_backup_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "postmaster.pid").touch()
+    facts = read_facts(StoredDump({CLUSTER: json.dumps(GOOD | {"folders": ["pg_wal/made"]}).encode()}))
+    with pytest.raises(IntegrityError, match="'pg_wal' is neither a file nor a folder"):
+        postgresql_recovery.build(ForeignFiles({}), facts, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["postmaster.pid"]
+
+
+def test_root_follows_no_link_of_the_user_of_postgresql(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs root")
+    user = (12345, 12345)
+    secret, outside = tmp_path / "secret", tmp_path / "outside"
+    outside.mkdir()
+    secret.write_text("secret")
+    data = tmp_path / "data"
+    (data / "inside" / "deep").mkdir(parents=True)
+    (data / "inside" / "link").symlink_to(secret)
+    (data / "pg_wal").symlink_to(outside)
+    (data / "postgresql.auto.conf").symlink_to(secret)
+    postgresql_recovery._give(data, user)
+    assert (data / "inside" / "deep").stat().st_uid == data.stat().st_uid == user[0]
+    postgresql_recovery._put(data, "postgresql.auto.conf", b"mine", user)
+    assert (data / "postgresql.auto.conf").read_bytes() == b"mine"
+    with pytest.raises(OSError, match=r"pg_wal|Not a directory|symbolic"):
+        postgresql_recovery._put(data, "pg_wal/ready", b"", user)
+    (tmp_path / "data.tablespaces").mkdir()
+    (data / "pg_tblspc").symlink_to(outside)
+    with pytest.raises(OSError, match=r"pg_tblspc|Not a directory|symbolic|belongs to"):
+        postgresql_recovery.move(data, tmp_path / "recovered")
+    answer = postgresql_recovery._answering(data, lambda name, path: path.write_bytes(b"") == 0, user)
+    with pytest.raises(OSError, match=r"pg_wal|Not a directory|symbolic"):
+        answer(["00000002.history", "pg_wal/RECOVERYHISTORY"])
+    assert secret.read_text() == "secret"
+    assert secret.stat().st_uid == outside.stat().st_uid == 0
+    assert not [*outside.iterdir()]
 
 
 def test_a_url_names_a_server_and_no_database() -> None:

@@ -210,16 +210,14 @@ def recover(
         if not drill:
             place.parent.mkdir(parents=True, exist_ok=True)
         user = user_for(place.parent if not drill else Path(place.anchor))
-        with temporary_folder(user) if drill else place_for(place) as folder:
+        with temporary_folder() if drill else place_for(place) as folder:
             check_space(base.size, folder, f"The recovery of {base.backup}")
-            if user is not None:
-                os.chown(folder, *user)
             history = BackupHistory(repository, base.manager)
             progress(f"writing {base.backup}", 0, 0)
             with history.opened(base.backup) as (_, stored):
                 build(stored.part(base.part), base.facts, folder / "data")
             try:
-                done = run_recovery(folder / "data", base.facts, target, fetch)
+                done = run_recovery(folder / "data", base.facts, target, fetch, user)
             except RestoreFailed as error:
                 if damage:
                     raise damage[0] from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,9 +82,11 @@ def _answer_all(folder: Path, pipe: int, answer: Answering) -> None:
             logger.warning("The WAL could not be archived or fetched: %s", error)
             status = ABORT
         # If the server was ended meanwhile, nobody reads the answer, and it cannot be opened.
-        with contextlib.suppress(OSError):
-            reply = os.open(folder / f"answer-{int(caller)}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(OSError, ValueError):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            reply = os.open(folder / f"answer-{int(caller)}", flags)
             try:
-                os.write(reply, f"{status}\n".encode())
+                if stat.S_ISFIFO(os.fstat(reply).st_mode):  # not a file or a link that is there instead
+                    os.write(reply, f"{status}\n".encode())
             finally:
                 os.close(reply)

@@ -52,6 +52,7 @@ from .base import (
     read_settings,
     restoring,
 )
+from .postgresql_facts import conninfo
 
 _DUMP = "database.pgdump"
 _SETTINGS = "database.json"
@@ -781,7 +782,7 @@ class PostgreSQL(ServerDatabase):
 
     @property
     def _conninfo(self) -> str:
-        return "dbname='" + self._database.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return conninfo(self._database)
 
     @property
     def _with_owners(self) -> bool:

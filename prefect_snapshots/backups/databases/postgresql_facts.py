@@ -75,3 +75,8 @@ def read_facts(dump: DumpReader) -> ClusterFacts:
     for folder in facts.folders:
         check_path(folder.encode())
     return facts
+
+
+def conninfo(database: str) -> str:
+    """Return what names a database to the tools of PostgreSQL. They take some names for an address."""
+    return "dbname='" + database.replace("\\", "\\\\").replace("'", "\\'") + "'"

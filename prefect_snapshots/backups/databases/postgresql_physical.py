@@ -225,7 +225,8 @@ class _ScratchCluster(PostgreSQLCluster):
     def restore(self, dump: DumpReader, only: Sequence[str] = ()) -> None:
         """See `Database`."""
         facts = read_facts(dump)
-        with temporary_folder(user_for(Path(tempfile.gettempdir()))) as folder:
+        user = user_for(Path(tempfile.gettempdir()))
+        with temporary_folder() as folder:
             check_space(getattr(dump, "stored", 0), folder, f"A drill of {self.name}")
             build(dump, facts, folder / "data")
-            run_recovery(folder / "data", facts, RecoveryTarget(base_only=True), None)
+            run_recovery(folder / "data", facts, RecoveryTarget(base_only=True), None, user)

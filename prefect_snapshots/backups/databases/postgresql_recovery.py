@@ -15,6 +15,7 @@ import pwd
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -22,17 +23,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ...errors import BackupFailed, InvalidArgument, RestoreFailed, ToolMissing
+from ...errors import BackupFailed, IntegrityError, InvalidArgument, RestoreFailed, ToolMissing
 from ...messages import last_words
+from ...trees.descriptors import opened, path_of, resolve
 from ...wal.answering import answering
 from ...wal.names_and_headers import parse_lsn
 from ..interruption import closed_undisturbed, deferred
 from ..sources import DumpReader
 from ..working import folder_beside
 from .base import Tool
-from .postgresql_facts import CLUSTER, ClusterFacts
+from .postgresql_facts import CLUSTER, ClusterFacts, conninfo
 
 _TABLESPACES = "pg_tblspc"
 _SET_ASIDE = ("postgresql.auto.conf",)
@@ -142,14 +144,12 @@ def user_for(folder: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def temporary_folder(user: tuple[int, int] | None) -> Iterator[Path]:
-    """Make a folder that only the user of PostgreSQL can open, with a path that is short enough for a socket."""
+def temporary_folder() -> Iterator[Path]:
+    """Make a private folder with a path that is short enough for a socket."""
     with closed_undisturbed() as stack:
         with deferred():
             folder = Path(tempfile.mkdtemp(prefix="recovery-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        if user is not None:
-            os.chown(folder, *user)
         yield folder
 
 
@@ -158,9 +158,18 @@ def build(dump: DumpReader, facts: ClusterFacts, data: Path) -> None:
 
     Raises:
         DamagedVersion: A file cannot be verified.
+        IntegrityError: There is a link in it, or another special file.
     """
     data.mkdir(mode=0o700)
     dump.extract(data)
+    for at, folders, files in os.walk(data):
+        for name in (*folders, *files):
+            # A link that a stranger has put into the backup could lead anywhere, and root may run this.
+            if stat.S_IFMT(os.lstat(os.path.join(at, name)).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                raise IntegrityError(
+                    f"The base backup is damaged: {os.path.relpath(os.path.join(at, name), data)!r} is neither a file "
+                    "nor a folder. Nothing was changed. Use another backup."
+                )
     for name in _REMOVED:
         (data / name).unlink(missing_ok=True)
     for name in facts.folders:
@@ -182,16 +191,19 @@ def move(data: Path, directory: Path) -> None:
     """Move a recovered server that has stopped to its place, which does not exist or is empty."""
     beside = tablespaces_of(data)
     if beside.exists():
-        for link in (data / _TABLESPACES).iterdir():
-            owner = link.lstat()
-            link.unlink()
-            link.symlink_to(tablespaces_of(directory) / link.name)
-            os.lchown(link, owner.st_uid, owner.st_gid)
+        with opened(resolve(data) / _TABLESPACES) as folder:
+            for name in os.listdir(folder):
+                owner = os.lstat(name, dir_fd=folder)
+                os.unlink(name, dir_fd=folder)
+                os.symlink(tablespaces_of(directory) / name, name, dir_fd=folder)
+                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=folder, follow_symlinks=False)
         beside.rename(tablespaces_of(directory))
     data.rename(directory)
 
 
-def run_recovery(data: Path, facts: ClusterFacts, target: RecoveryTarget, fetch: Fetch | None) -> RecoveredCluster:
+def run_recovery(
+    data: Path, facts: ClusterFacts, target: RecoveryTarget, fetch: Fetch | None, user: tuple[int, int] | None
+) -> RecoveredCluster:
     """Let a server recover the files in a folder, promote it, look whether it works, and stop it.
 
     Args:
@@ -199,41 +211,40 @@ def run_recovery(data: Path, facts: ClusterFacts, target: RecoveryTarget, fetch:
         facts: What the base backup says.
         target: Where to stop.
         fetch: Fetches a file of the WAL. None: only the WAL in the base backup is used.
+        user: The user and group of the server, as from `user_for`. They get the files.
 
     Raises:
         RestoreFailed: The target cannot be reached, or the server does not work.
         ToolMissing: The programs of this version of PostgreSQL are not installed.
     """
     postgres, psql = (_program(name, facts.major) for name in ("postgres", "psql"))
-    user = user_for(data.parent)
     aside = {name: (data / name).read_bytes() for name in _SET_ASIDE if (data / name).is_file()}
     for name in aside:
         (data / name).unlink()
     (data / "recovery.signal").touch()
-    with temporary_folder(user) as folder, contextlib.ExitStack() as stack:
+    with temporary_folder() as folder, contextlib.ExitStack() as stack:
         command = "false"
         if fetch is not None:
             pipes = folder / "wal"
             pipes.mkdir(mode=0o700)
-            if user is not None:
-                os.chown(pipes, *user)
             answer = _answering(data, fetch, user)
             command = f"{stack.enter_context(answering(pipes, answer, user))} %f %p"
         (folder / "hba").write_text("local all all trust\n")
         (folder / "ident").touch()
         (folder / "settings").write_text(_settings(folder, facts, command, target))
-        _give(folder, user)
-        _give(data, user)
-        _give(tablespaces_of(data), user)
-        with _running(postgres, data, folder, user) as process:
+        log = stack.enter_context((folder / "log").open("xb"))
+        # From here on, the user of PostgreSQL can put links everywhere in them.
+        for each in (folder, data, tablespaces_of(data)):
+            _give(each, user)
+        if user is not None:
+            os.chown(data.parent, *user)
+        with _running(postgres, data, folder, log, user) as process:
             found = _wait_and_look(process, psql, folder, facts, user, target)
     for name, content in aside.items():
-        (data / name).write_bytes(content)
-        (data / name).chmod(0o600)
+        _put(data, name, content, user)
     # When it is started to stay, it archives this first. Until then, the number of the timeline is not taken, and a
     # recovery to look at is no part of the history of the server.
-    (data / "pg_wal" / "archive_status" / f"{found['timeline']:08X}.history.ready").touch()
-    _give(data, user)
+    _put(data, f"pg_wal/archive_status/{found['timeline']:08X}.history.ready", b"", user)
     return RecoveredCluster(found["timeline"], found["last"], tuple(found["databases"]))
 
 
@@ -268,11 +279,13 @@ def _answering(data: Path, fetch: Fetch, user: tuple[int, int] | None) -> Callab
     def answer(arguments: list[str]) -> int:
         file, path = arguments
         # The server names a place in its own folder. Nothing else is written to.
-        place = data / "pg_wal" / os.path.basename(path)
-        if not fetch(file, place):
-            return 1
-        if user is not None:
-            os.chown(place, *user)
+        name = os.path.basename(path)
+        if user is None:
+            return 0 if fetch(file, data / "pg_wal" / name) else 1
+        with opened(resolve(data) / "pg_wal") as folder:
+            if not fetch(file, Path(os.fsdecode(path_of(folder, os.fsencode(name))))):
+                return 1
+            os.chown(name, *user, dir_fd=folder, follow_symlinks=False)
         return 0
 
     return answer
@@ -280,7 +293,7 @@ def _answering(data: Path, fetch: Fetch, user: tuple[int, int] | None) -> Callab
 
 @contextlib.contextmanager
 def _running(
-    postgres: str, data: Path, folder: Path, user: tuple[int, int] | None
+    postgres: str, data: Path, folder: Path, log: IO[bytes], user: tuple[int, int] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
     arguments = [postgres, "-D", str(data), f"--config-file={folder}/settings"]
     if (setpriv := shutil.which("setpriv")) is not None:
@@ -293,7 +306,6 @@ def _running(
     if user is not None and setpriv is None:
         as_user = {"user": user[0], "group": user[1], "extra_groups": []}
     with closed_undisturbed() as stack:
-        log = stack.enter_context((folder / "log").open("wb"))
         with deferred():
             process = subprocess.Popen(
                 arguments,
@@ -335,7 +347,7 @@ def _wait_and_look(
 
     def ask(database: str, query: str) -> Any:
         arguments = ["--no-psqlrc", "--no-password", "--quiet", "--no-align", "--tuples-only"]
-        return json.loads(tool.run(*arguments, f"--dbname={database}", f"--command={query}"))
+        return json.loads(tool.run(*arguments, f"--dbname={conninfo(database)}", f"--command={query}"))
 
     query = """SELECT jsonb_build_object('recovering', pg_is_in_recovery(),
       'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
@@ -359,7 +371,7 @@ def _wait_and_look(
         pause = min(pause * 1.2, 0.5)
     for database in found["databases"]:
         try:
-            ask(database.replace("=", "\\="), "SELECT count(*) FROM pg_class")
+            ask(database, "SELECT count(*) FROM pg_class")
         except BackupFailed as error:
             raise RestoreFailed(f"The recovered server does not work: database {database!r}: {error}") from None
     # The checkpoint of the promotion may still be under way, and with it the number in the control file.
@@ -418,10 +430,25 @@ def _program(name: str, major: int) -> str:
 def _give(path: Path, user: tuple[int, int] | None) -> None:
     if user is None or not path.exists():
         return
-    os.chown(path, *user)
-    for at, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            os.chown(os.path.join(at, name), *user, follow_symlinks=False)
+    with opened(resolve(path)) as top:
+        # What is inside first: so long as root has the outermost folder, nobody else can change anything in it.
+        for _, folders, files, at in os.fwalk(".", topdown=False, dir_fd=top):
+            for name in (*folders, *files):
+                os.chown(name, *user, dir_fd=at, follow_symlinks=False)
+        os.fchown(top, *user)
+
+
+def _put(data: Path, path: str, content: bytes, user: tuple[int, int] | None) -> None:
+    """Write a new private file where the user of PostgreSQL may have put links, following none."""
+    parent, _, name = path.rpartition("/")
+    with opened(resolve(data) / parent) as folder:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
+            if user is not None:
+                os.fchown(file.fileno(), *user)
+            file.write(content)
 
 
 def place_for(directory: Path) -> contextlib.AbstractContextManager[Path]:
