@@ -19,7 +19,7 @@ from typing import Literal
 
 from blake3 import blake3
 
-from .errors import InvalidArgument, ObjectMissing, RepositoryNotFound
+from .errors import DamagedObject, InvalidArgument, ObjectMissing, RepositoryNotFound
 from .repository.catalog import Event
 from .repository.commits import Draft
 from .repository.contents import ContentReader
@@ -102,7 +102,7 @@ class ResultLog:
             values.put(Value(key, VALUE, data, time.time_ns()), durable=self._durable)
             return
         tracked = self._tracked(_number(key))
-        old = values.get(key)
+        old = _intact(values, key)
         while True:
             generation = values.writable()
             body = {"key": key, "generation": generation}
@@ -195,15 +195,21 @@ class ResultLog:
         if len(doomed) > _FEW:
             names = {values.name_of(key) for key in doomed}
             gone = self._sweep(values, lambda one: one.name in names, may_begin=True)
-        found = [key for key in doomed.difference(gone) if self.exists(key)]
+        found = [key for key in doomed.difference(gone) if self._can_delete(key)]
         for key in found:
             self._delete_one(key)
         return sorted({*gone, *found})
 
+    def _can_delete(self, key: str) -> bool:
+        try:
+            return self.exists(key)
+        except DamagedObject:
+            return True
+
     def _delete_one(self, key: str) -> None:
         """Replace a result by a note that it is deleted."""
         values = self._writing()
-        old = values.get(key)
+        old = _intact(values, key)
         note = Value(key, DELETED)
         with_reserve(self._repository.location, lambda: values.put(note, durable=self._durable, urgent=True))
         self._drop_replaced(old)
@@ -262,7 +268,7 @@ class ResultLog:
         """Return whether the object of a key, which was listed, refers to something else than an event."""
         if one.key is not None and (not one.elsewhere or count == 1):
             return not one.elsewhere
-        value = values.get(key)
+        value = _intact(values, key)
         return value is not None and (value.form, value.number) != (ELSEWHERE, sequence)
 
     def _drop_replaced(self, old: Value | None) -> None:
@@ -357,6 +363,14 @@ class _Contents:
 
 def _number(key: str) -> int:
     return blake3(key.encode()).digest()[0] % STREAMS
+
+
+def _intact(values: KeyedValues, key: str) -> Value | None:
+    """Return the value of a key, or None if it is damaged: damage must not stop what replaces or deletes it."""
+    try:
+        return values.get(key)
+    except DamagedObject:
+        return None
 
 
 def _doomed(values: KeyedValues, end: float, by: By) -> Callable[[Listed], bool]:

@@ -310,6 +310,24 @@ def test_an_object_that_no_writer_makes_is_damage(head: Any, frames: int) -> Non
         keyed.open_value(sealer, PATH, sealed)
 
 
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_damaged_result_can_be_replaced_and_deleted(tmp_path: Path, size: int) -> None:
+    log = ResultLog(Repository(tmp_path))
+    for key in ("replaced by small", "replaced by large", "deleted"):
+        log.write(key, bytes(size))
+    for file in tmp_path.glob("keyed/*/*/*"):
+        file.write_bytes(file.read_bytes()[:-1])
+    log = ResultLog(Repository(tmp_path))
+    with pytest.raises(DamagedObject):
+        log.read("deleted")
+    log.write("replaced by small", b"small")
+    log.write("replaced by large", bytes(100_000))
+    assert log.delete(["deleted", "never stored"]) == ["deleted"]
+    assert log.read("replaced by small") == b"small"
+    assert log.read("replaced by large") == bytes(100_000)
+    assert not log.exists("deleted")
+
+
 @pytest.mark.parametrize("sealer", SEALERS.values(), ids=SEALERS)
 @given(key=st.text(st.characters(codec="utf-8"), max_size=200), other=st.text("0123456789abcdefghijklmnopqrstuvx"))
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
