@@ -246,6 +246,7 @@ class ResultLog:
 
     def _drop_unnamed(self, values: KeyedValues, named: dict[str, Listed]) -> None:
         """Delete the events of former generations that no object refers to."""
+        generation = values.generation
         names = set(self._repository.names(KIND))
         for number in range(STREAMS):
             if f"{self._name}/{number}" not in names:
@@ -258,10 +259,13 @@ class ResultLog:
                 key = event.body["key"]
                 one = named.get(values.name_of(key))
                 # An event of the latest generation may have been committed a moment ago. A listing may miss an object.
-                if event.body.get("generation") == values.generation or (one is None and values.exists(key)):
+                if event.body.get("generation") == generation or (one is None and values.exists(key)):
                     continue
                 if one is None or self._is_unnamed(values, key, sequence, one, counts[key]):
                     gone.add(sequence)
+            # If another generation has begun meanwhile, objects there can refer to these events. Its expiry sees them.
+            if gone and values.look() != generation:
+                return
             self._drop(tracked, gone)
 
     def _is_unnamed(self, values: KeyedValues, key: str, sequence: int, one: Listed, count: int) -> bool:

@@ -372,3 +372,14 @@ TestWithLease = interleavings(Interleavings, 40)
 TestWithoutLease = interleavings(WithoutLease, 40)
 TestManyWithLease = pytest.mark.nightly(interleavings(Interleavings, 3000))
 TestManyWithoutLease = pytest.mark.nightly(interleavings(WithoutLease, 3000))
+
+
+def test_an_expiry_that_paused_drops_nothing_of_a_later_generation() -> None:
+    state = Interleavings()
+    state.begin()
+    state.kill(number=1)
+    state.write_beside_an_expiry(pair=(0, 1), key="a", large=False, verb="CREATE")
+    state.expire(number=0, age=0, by="written", steps=12)
+    state.expire_beside_a_write(pair=(2, 1), key="a", large=True, again=True, verb="PUT")
+    assert state.world.processes[0].busy
+    state.teardown()
