@@ -185,6 +185,46 @@ print(fingerprint(module.process))
         assert done.stdout.strip() == fingerprint(load(BASE))
 
 
+COUNTERS = {
+    "by type(self)": "def __init__(self): type(self).count += 1",
+    "by self.__class__": "def __init__(self): self.__class__.count += 1",
+    "by an alias": "def __init__(self):\n            kind = type(self)\n            kind.count += 1",
+    "by its name": "def __init__(self): Counted.count += 1",
+    "in __new__": "def __new__(cls):\n            cls.count += 1\n            return object.__new__(cls)",
+    "in a method that is called": "def __init__(self): self.note()\n        def note(self): type(self).count += 1",
+    "in a list": "def __init__(self): self.seen.append(1)",
+}
+COUNTED = """
+    class Counted:
+        count, seen, scale = 0, [], 3
+        {body}
+    def process(x):
+        return Counted().scale * x
+"""
+
+
+@pytest.mark.parametrize("body", COUNTERS.values(), ids=COUNTERS)
+def test_what_a_class_counts_does_not_change_it(load: Callable[..., Any], body: str) -> None:
+    process = load(COUNTED.format(body=body))
+    before = fingerprint(process)
+    process(1)
+    assert fingerprint(process) == before
+    other = COUNTED.replace("scale = 0, [], 3", "scale = 0, [], 4")
+    assert fingerprint(load(other.format(body=body))) != before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def __init__(self): self.count += 1",
+        "@classmethod\n        def load(cls): cls.count = 7",
+    ],
+)
+def test_an_attribute_that_use_leaves_as_it_is_changes_it(load: Callable[..., Any], body: str) -> None:
+    other = COUNTED.replace("scale = 0,", "scale = 1,")
+    assert fingerprint(load(COUNTED.format(body=body))) != fingerprint(load(other.format(body=body)))
+
+
 def test_functions_that_call_each_other(load: Callable[..., Any]) -> None:
     source = """
         def process(n):

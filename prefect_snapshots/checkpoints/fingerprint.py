@@ -36,7 +36,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from blake3 import blake3
 
@@ -181,7 +181,7 @@ class _Walk:
 
     def called(self, value: Any, methods: Iterable[str]) -> None:
         """Note that methods of an object are called. Calling the object itself is one of them."""
-        if not isinstance(value, type | types.ModuleType | types.FunctionType):
+        if not isinstance(value, types.ModuleType | types.FunctionType):
             self._called.setdefault(id(value), {"__call__"}).update(methods)
             self._alive.append(value)
 
@@ -248,8 +248,9 @@ class _Walk:
         elif issubclass(value, tuple):
             members = _without(members, getattr(value, "_fields", ()))  # `_fields` itself is a member
         self._pydantic_fields(value, canon)
+        state = _state_of_class(value, self._called.get(id(value), ()))
         for name, member in sorted(members.items()):
-            if name in _CLASS_NOISE or name.startswith("__pydantic_"):
+            if name in _CLASS_NOISE or name in state or name.startswith("__pydantic_"):
                 continue
             for part in _parts(member):
                 if isinstance(part, types.FunctionType) and part.__module__ == value.__module__ and _has_source(part):
@@ -556,6 +557,55 @@ def _state_of(cls: type, called: Iterable[str]) -> set[str]:
     return found
 
 
+def _state_of_class(cls: type, called: Iterable[str]) -> set[str]:
+    """Return the attributes of a class that change during use, such as a counter of its instances.
+
+    Those count that its constructor and its called methods change: through the class, as in `type(self).count += 1`, or
+    in place, as in `self.seen.append(1)`. `self.count += 1` leaves the attribute of the class as it is.
+    """
+    methods: dict[str, list[tuple[types.FunctionType, bool]]] = {}
+    for base in cls.__mro__[:-1]:
+        for name, member in vars(base).items():
+            of_class = name == "__new__" or isinstance(member, classmethod)
+            found = [(part, of_class) for part in _parts(member) if isinstance(part, types.FunctionType)]
+            methods.setdefault(name, []).extend(found)
+    state: set[str] = set()
+    waiting, seen = ["__new__", "__init__", "__post_init__", *called], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for method, of_class in methods.get(name, ()):
+            if not _has_source(method):
+                continue
+            try:
+                node = _definition(method)
+            except Unhashable:
+                continue
+            owner = next(iter(_arguments(node)), "")
+            classes = {cls.__name__, *([owner] if of_class else ())}
+            for part in ast.walk(node):  # an alias such as `cls = type(self)`
+                if isinstance(part, ast.Assign) and _is_class(part.value, owner, classes):
+                    classes.update(target.id for target in part.targets if isinstance(target, ast.Name))
+            for changed in _changes(node):
+                in_place = isinstance(changed.holder, ast.Name) and changed.holder.id == owner and not changed.assigned
+                if in_place or _is_class(changed.holder, owner, classes):
+                    state.add(changed.attribute)
+            chains = _chains(node)
+            waiting += [chain[0] for variable in (owner, *classes) for chain in chains.get(variable, ())]
+    return state
+
+
+def _is_class(node: ast.AST, owner: str, classes: Collection[str]) -> bool:
+    """Return whether an expression is the class of a method: its name, `cls`, `type(self)` or `self.__class__`."""
+    if isinstance(node, ast.Name):
+        return node.id in classes
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+        return len(node.args) == 1 and isinstance(node.args[0], ast.Name) and node.args[0].id == owner
+    return isinstance(node, ast.Attribute) and node.attr == "__class__" and _is_class(node.value, owner, {owner})
+
+
 def _can_be_found(function: Any) -> bool:
     """Return whether a function is the one in its module under its name, so that the module's version applies."""
     name = getattr(function, "__qualname__", None)
@@ -841,9 +891,16 @@ def _changed_by(node: ast.AST) -> set[str]:
     return found
 
 
-def _changed_of(node: ast.AST, owner: str) -> set[str]:
-    """Return the attributes of a variable that a function changes: `a` for `self.a += 1` or `self.a[0].append(1)`."""
-    found: set[str] = set()
+class _Change(NamedTuple):
+    """What an expression changes: `holder.attribute`. It is assigned, or something in it is changed in place."""
+
+    holder: ast.AST
+    attribute: str
+    assigned: bool
+
+
+def _changes(node: ast.AST) -> Iterator[_Change]:
+    """Yield what a function changes: `self` and `a` for `self.a += 1`, `self.a[0] = 1` or `self.a.append(1)`."""
     for part in ast.walk(node):
         targets: list[ast.AST] = []
         if isinstance(part, ast.Subscript | ast.Attribute) and not isinstance(part.ctx, ast.Load):
@@ -853,10 +910,15 @@ def _changed_of(node: ast.AST, owner: str) -> set[str]:
         for target in targets:
             below: ast.AST = target
             while isinstance(below, ast.Attribute | ast.Subscript):
-                if isinstance(below, ast.Attribute) and isinstance(below.value, ast.Name) and below.value.id == owner:
-                    found.add(below.attr)
+                if isinstance(below, ast.Attribute):
+                    yield _Change(below.value, below.attr, not isinstance(below.ctx, ast.Load))
                 below = below.value
-    return found
+
+
+def _changed_of(node: ast.AST, owner: str) -> set[str]:
+    """Return the attributes of a variable that a function changes: `a` for `self.a += 1` or `self.a[0].append(1)`."""
+    changes = [change for change in _changes(node) if isinstance(change.holder, ast.Name) and change.holder.id == owner]
+    return {change.attribute for change in changes}
 
 
 def _base(node: ast.AST) -> Iterator[str]:
