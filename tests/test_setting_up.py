@@ -24,6 +24,8 @@ from prefect_snapshots.errors import InvalidArgument, SetupError
 from prefect_snapshots.flows import doctor
 from prefect_snapshots.integration.private_apis import load_block
 
+pytestmark = pytest.mark.xdist_group("prefect")
+
 PASSWORD = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
 
 
@@ -43,18 +45,21 @@ def shop(tmp_path: Path, prefect_server: str, warm: Path) -> Program:
 
 @pytest.fixture
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
-    """Of the server, which has no deployments of other tests, and is as before when a test ends."""
+    """Of the server, which has nothing of other tests, and is as before when a test ends."""
     with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments():
-            client.delete_deployment(deployment.id)
+        clear(client)
         yield client
-        for deployment in client.read_deployments():
-            client.delete_deployment(deployment.id)
-        for slug in ("prefect-snapshots-repository", "slack-webhook", "webhook"):
-            for document in client.read_block_documents_by_type(slug):
-                client.delete_block_document(document.id)
-        for automation in client.read_automations():
-            client.delete_automation(automation.id)
+        clear(client)
+
+
+def clear(client: SyncPrefectClient) -> None:
+    for deployment in client.read_deployments():
+        client.delete_deployment(deployment.id)
+    for slug in ("prefect-snapshots-repository", "slack-webhook", "webhook"):
+        for document in client.read_block_documents_by_type(slug):
+            client.delete_block_document(document.id)
+    for automation in client.read_automations():
+        client.delete_automation(automation.id)
 
 
 def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> None:
