@@ -16,19 +16,18 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import rule
+from interleaving import PROCESSES, Interleaving, interleavings
 from stepping import FAULTS, Process, Request, SteppedLocation, World
 
 from prefect_snapshots import results
-from prefect_snapshots.errors import CommitUnknown, ObjectMissing, StorageUnavailable
-from prefect_snapshots.repository import Repository, catalog, commits, keyed
+from prefect_snapshots.errors import ObjectMissing
+from prefect_snapshots.repository import Repository, catalog, keyed
 from prefect_snapshots.repository.location import MemoryLocation
 from prefect_snapshots.results import ResultLog
 
 KEYS = ("a", "b")
-PROCESSES = 4
 NEVER = float("inf")
 LARGE = 40
 """Bytes of a result that is stored in chunks here."""
@@ -115,7 +114,6 @@ class ResultWorld(World):
         self._patch.setattr(keyed, "wait", wait)
         self._patch.setattr(results, "SMALL", LARGE - 1)
         self._patch.setattr(results, "STREAMS", 1)
-        self._patch.setattr(commits, "inline", lambda manifest, buffers: None)
         self.processes: list[Any] = [ResultProcess(self) for _ in range(PROCESSES)]
         return self
 
@@ -131,39 +129,19 @@ class ResultWorld(World):
         """What was acknowledged is looked for by reads."""
 
 
-class Interleavings(RuleBasedStateMachine):
-    """Some processes, one storage request at a time."""
+class Interleavings(Interleaving):
+    """Some processes with results of the same keys, which also expire."""
 
     lease = 25.0
 
     def __init__(self) -> None:
-        super().__init__()
-        self.world = ResultWorld(self.lease)
+        super().__init__(ResultWorld(self.lease))
         self._values = count()
         self._done: list[Done] = []
         self._kept: list[Done] = []
         """Reads that may have written once more what they read."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.world.__enter__()
-
-    def teardown(self) -> None:
-        if not hasattr(self.world, "processes"):
-            return
-        try:
-            for process in self.world.processes:
-                process.run()
-            while self.world.late:
-                self.world.land(0)
-            for key in KEYS:
-                self._read(self.world.processes[0], key)
-                self.world.processes[0].run()
-            self._come_to_rest()
-        finally:
-            self.world.__exit__(None, None, None)
-
-    processes = st.integers(0, PROCESSES - 1)
+    processes = Interleaving.processes
     keys = st.sampled_from(KEYS)
     steps = st.integers(0, 40)
 
@@ -175,14 +153,14 @@ class Interleavings(RuleBasedStateMachine):
             if large:
                 value = value.ljust(LARGE, b"-")
             self._change(process, Done(key, value, self.world.now), lambda: process.log.write(key, value))
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, key=keys, steps=steps)
     def delete(self, number: int, key: str, steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
             self._change(process, Done(key, None, self.world.now), lambda: process.log.delete([key]))
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, age=st.sampled_from([0, 30, 100]), by=st.sampled_from(["written", "read"]), steps=steps)
     def expire(self, number: int, age: int, by: Any, steps: int) -> None:
@@ -192,25 +170,21 @@ class Interleavings(RuleBasedStateMachine):
             moment = datetime.fromtimestamp(before, UTC)
             done = Done(None, None, self.world.now, before=before)
             self._change(process, done, lambda: process.log.expire(moment, by=by))
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, key=keys, steps=steps)
     def read(self, number: int, key: str, steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
             self._read(process, key)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, steps=st.integers(1, 100))
     def prune(self, number: int, steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
-            process.start(lambda: process.repository.prune(grace=0), lambda _, error: self._accept(process, error))
-        self._advance(process, steps)
-
-    @rule(number=processes)
-    def finish(self, number: int) -> None:
-        self.world.processes[number].run()
+            process.start(lambda: process.repository.prune(grace=0), lambda _, error: self.accept(process, error))
+        self.advance(process, steps)
 
     @rule(number=processes, verb=st.sampled_from(["PUT", "CREATE", "DELETE"]))
     def come_to(self, number: int, verb: str) -> None:
@@ -258,22 +232,13 @@ class Interleavings(RuleBasedStateMachine):
             # Prefect: what is known of such a write is only that it failed.
             process.step(fault)
 
-    @rule(number=processes)
-    def kill(self, number: int) -> None:
-        self.world.processes[number].kill()
-
-    @rule(number=st.integers(0, 5))
-    def land(self, number: int) -> None:
-        if number < len(self.world.late):
-            self.world.land(number)
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _change(self, process: Any, done: Done, operation: Callable[[], object]) -> None:
         self._done.append(done)
 
         def settle(_: object, error: BaseException | None) -> None:
-            self._accept(process, error)
+            self.accept(process, error)
             if error is None:
                 done.end = self.world.now
 
@@ -290,7 +255,7 @@ class Interleavings(RuleBasedStateMachine):
             return found
 
         def settle(found: bytes | None, error: BaseException | None) -> None:
-            self._accept(process, error)
+            self.accept(process, error)
             if error is None:
                 self._verify(key, found, begin)
                 self._kept.append(Done(key, found, begin, self.world.now))
@@ -319,19 +284,11 @@ class Interleavings(RuleBasedStateMachine):
             write.end < later.begin and not any(kept.end > later.begin for kept in again) for later in deletes
         ), f"{write} was deleted"
 
-    def _advance(self, process: Any, steps: int) -> None:
-        for _ in range(steps):
-            if not process.busy:
-                break
-            process.step()
-
-    def _accept(self, process: Any, error: BaseException | None) -> None:
-        """Only a fault of the storage is a reason to fail."""
-        if error is not None and not (process.faults and isinstance(error, StorageUnavailable | CommitUnknown)):
-            raise error
-
-    def _come_to_rest(self) -> None:
+    def come_to_rest(self) -> None:
         """When nobody writes any more, two expiries and prunes leave no result and no object of one."""
+        for key in KEYS:
+            self._read(self.world.processes[0], key)
+            self.finish(0)
         log = ResultLog(Repository(self.world.url))
         store = MemoryLocation("memory", self.world.place, {})
         assert Repository(self.world.url).check(read_data=True).problems == []
@@ -354,18 +311,6 @@ class WithoutLease(Interleavings):
     """As on a local disk, where every operation looks for the latest generation."""
 
     lease = 0.0
-
-
-def interleavings(machine: type[Interleavings], examples: int) -> Any:
-    case: Any = type("TestInterleavings", (machine.TestCase,), {})
-    case.settings = settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    return case
 
 
 TestWithLease = interleavings(Interleavings, 40)

@@ -15,9 +15,9 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import rule
+from interleaving import PROCESSES, Interleaving, interleavings
 from stepping import DELAY, FAULTS, OVERLOOK, Process, Request, World
 from toy_kind import ToyKind
 
@@ -41,20 +41,17 @@ def variants(number: int) -> list[bytes]:
 
 VARIANTS = [variants(number) for number in range(2)]
 
-PROCESSES = 4
-
 
 def commits(request: Request) -> bool:
     """Whether this request is a commit."""
     return request.verb == "CREATE" and request.path.startswith(CATALOG)
 
 
-class Interleavings(RuleBasedStateMachine):
+class Interleavings(Interleaving):
     """Some processes, which save, copy, delete, read, check and prune, one storage request at a time."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.world = World(PROCESSES)
+        super().__init__(World(PROCESSES))
         self._items = count()
         self._prunes = 0
         self._staged: list[tuple[bytes, StagedPart, int]] = []
@@ -62,26 +59,9 @@ class Interleavings(RuleBasedStateMachine):
         self._pruning: set[int] = set()
         """The processes that prune now."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.world.__enter__()
-
-    def teardown(self) -> None:
-        if not hasattr(self.world, "processes"):
-            return
-        try:
-            for process in self.world.processes:
-                process.run()
-            while self.world.late:
-                self.world.land(0)
-            self.world.verify()
-            self._come_to_rest()
-        finally:
-            self.world.__exit__(None, None, None)
-
     # --- what a process may begin; a busy one goes on instead ------------------------------------------------------
 
-    processes = st.integers(0, PROCESSES - 1)
+    processes = Interleaving.processes
     names = st.sampled_from(World.names)
     bodies = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(tuple)
     families = st.integers(0, len(VARIANTS) - 1)
@@ -96,7 +76,7 @@ class Interleavings(RuleBasedStateMachine):
                 self._save(process, *process.tokens.pop())
             else:
                 self._save(process, name, f"item-{next(self._items)}", parts, None)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(
         number=processes,
@@ -111,7 +91,7 @@ class Interleavings(RuleBasedStateMachine):
             parts = tuple(VARIANTS[family][member] for family, member, _ in picks)
             like = tuple(VARIANTS[family][base] for family, _, base in picks)
             self._save(process, name, f"item-{next(self._items)}", parts, None, like)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, name=names, other=names, steps=steps)
     def copy(self, number: int, name: str, other: str, steps: int) -> None:
@@ -131,10 +111,10 @@ class Interleavings(RuleBasedStateMachine):
 
             def settle(_: object, error: BaseException | None) -> None:
                 gone = origin and origin[0] not in self.world.live(other)
-                self._accept(process, error, IntegrityError if gone else ())
+                self.accept(process, error, *([IntegrityError] if gone else []))
 
             process.start(copy, settle)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, parts=bodies, steps=steps)
     def stage(self, number: int, parts: tuple[bytes, ...], steps: int) -> None:
@@ -147,10 +127,10 @@ class Interleavings(RuleBasedStateMachine):
             def settle(part: StagedPart | None, error: BaseException | None) -> None:
                 if part is not None:
                     self._staged.append((b"".join(parts), part, before))
-                self._accept(process, error)
+                self.accept(process, error)
 
             process.start(lambda: process.repository.stage(parts), settle)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(
         number=processes,
@@ -168,10 +148,10 @@ class Interleavings(RuleBasedStateMachine):
 
             def settle(_: object, error: BaseException | None) -> None:
                 pruned = self._prunes > min(before for _, _, before in chosen)
-                self._accept(process, error, IntegrityError if pruned else ())
+                self.accept(process, error, *([IntegrityError] if pruned else []))
 
             process.start(lambda: process.toy(name).join(item, [part for _, part, _ in chosen]), settle)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, name=names, steps=steps)
     def delete(self, number: int, name: str, steps: int) -> None:
@@ -184,8 +164,8 @@ class Interleavings(RuleBasedStateMachine):
                 if toy.items:
                     toy.remove(next(iter(toy.items)))
 
-            process.start(delete, lambda _, error: self._accept(process, error))
-        self._advance(process, steps)
+            process.start(delete, lambda _, error: self.accept(process, error))
+        self.advance(process, steps)
 
     @rule(number=processes, name=names, steps=steps)
     def read(self, number: int, name: str, steps: int) -> None:
@@ -204,8 +184,8 @@ class Interleavings(RuleBasedStateMachine):
                     except IntegrityError:
                         assert item not in self.world.live(name)
 
-            process.start(read, lambda _, error: self._accept(process, error))
-        self._advance(process, steps)
+            process.start(read, lambda _, error: self.accept(process, error))
+        self.advance(process, steps)
 
     @rule(number=processes, steps=st.integers(1, 150) | st.just(10_000))
     def prune(self, number: int, steps: int) -> None:
@@ -216,10 +196,10 @@ class Interleavings(RuleBasedStateMachine):
 
             def settle(_: object, error: BaseException | None) -> None:
                 self._pruning.discard(number)
-                self._accept(process, error)
+                self.accept(process, error)
 
             process.start(lambda: process.repository.prune(grace=0), settle)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     @rule(number=processes, steps=st.integers(1, 150))
     def check(self, number: int, steps: int) -> None:
@@ -227,17 +207,13 @@ class Interleavings(RuleBasedStateMachine):
         if not process.busy:
 
             def settle(report: CheckReport | None, error: BaseException | None) -> None:
-                self._accept(process, error)
+                self.accept(process, error)
                 assert report is None or report.problems == []
 
             process.start(lambda: process.repository.check(read_data=True), settle)
-        self._advance(process, steps)
+        self.advance(process, steps)
 
     # --- what may befall it ------------------------------------------------------------------------------------------
-
-    @rule(number=processes)
-    def finish(self, number: int) -> None:
-        self.world.processes[number].run()
 
     @rule(number=processes)
     def come_to_commit(self, number: int) -> None:
@@ -260,13 +236,8 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(number=processes)
     def kill(self, number: int) -> None:
-        self.world.processes[number].kill()
+        super().kill(number)
         self._pruning.discard(number)
-
-    @rule(number=st.integers(0, 5))
-    def land(self, number: int) -> None:
-        if number < len(self.world.late):
-            self.world.land(number)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -284,25 +255,14 @@ class Interleavings(RuleBasedStateMachine):
         def settle(_: object, error: BaseException | None) -> None:
             if isinstance(error, CommitUnknown):
                 process.tokens.append((name, item, parts, bytes.fromhex(error.token), like))
-            self._accept(process, error)
+            self.accept(process, error)
             assert error is not None or item in {event.body.get("id") for event in self.world.history[name]}
 
         process.start(lambda: process.toy(name).put(item, parts, chunked=True, token=token, like=like), settle)
 
-    def _advance(self, process: Process, steps: int) -> None:
-        for _ in range(steps):
-            if not process.busy:
-                break
-            process.step()
-
-    def _accept(self, process: Process, error: BaseException | None, also: type[Exception] | tuple[()] = ()) -> None:
-        """Only a fault of the storage is a reason to fail."""
-        passing = (StorageUnavailable, CommitUnknown) if process.faults else ()
-        if error is not None and not isinstance(error, (*passing, *([also] if also else []))):
-            raise error
-
-    def _come_to_rest(self) -> None:
+    def come_to_rest(self) -> None:
         """When nobody does anything any more, two prunes leave just what is needed, and everything is whole."""
+        self.world.verify()
         for _ in range(2):
             prune(self.world.processes[0])
         self.world.verify()
@@ -311,20 +271,8 @@ class Interleavings(RuleBasedStateMachine):
         assert repository.prune(dry_run=True, grace=0).packs_deleted == 0
 
 
-def interleavings(examples: int) -> Any:
-    case: Any = type("TestInterleavings", (Interleavings.TestCase,), {})
-    case.settings = settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    return case
-
-
-TestInterleavings = interleavings(examples=150)
-TestManyInterleavings = pytest.mark.nightly(interleavings(examples=5000))
+TestInterleavings = interleavings(Interleavings, 150)
+TestManyInterleavings = pytest.mark.nightly(interleavings(Interleavings, 5000))
 
 
 # --- step by step --------------------------------------------------------------------------------------------------
