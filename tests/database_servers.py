@@ -221,8 +221,8 @@ class Client:
         return done.stdout.decode().splitlines()
 
     @contextlib.contextmanager
-    def repeating(self, statements: str) -> Iterator[None]:
-        """The statements are run again and again during the block, and a few times before it.
+    def repeating(self, statements: str) -> Iterator[Callable[[], None]]:
+        """The statements are run again and again during the block; the value waits until they have been, once more.
 
         They print something long, because clients keep what they print until it is some KB.
         """
@@ -236,7 +236,7 @@ class Client:
             )
             assert process.stdin is not None
             assert process.stdout is not None
-            ending, begun = threading.Event(), threading.Event()
+            ending, printed = threading.Event(), threading.Semaphore(0)
 
             def write(to: IO[bytes]) -> None:
                 with contextlib.suppress(BrokenPipeError):
@@ -245,11 +245,17 @@ class Client:
                         to.flush()
                     to.close()
 
-            def read(printed: IO[bytes]) -> None:
-                for number, _ in enumerate(printed):
-                    if number == 3:
-                        begun.set()
-                begun.set()
+            def read(source: IO[bytes]) -> None:
+                for _ in source:
+                    printed.release()
+                printed.release(100)  # nobody waits for a writer that has ended
+
+            def once_more() -> None:
+                while printed.acquire(blocking=False):
+                    pass
+                # More lines than the pipe holds: the last of them was written after this began.
+                for _ in range(30):
+                    assert printed.acquire(timeout=_PATIENCE), "the writer writes nothing more"
 
             threads = [
                 threading.Thread(target=write, args=[process.stdin]),
@@ -258,9 +264,9 @@ class Client:
             for thread in threads:
                 thread.start()
             try:
-                begun.wait(_PATIENCE)
+                once_more()
                 assert process.poll() is None, "the writer has ended"
-                yield
+                yield once_more
                 assert process.poll() is None, "the writer has ended"
             finally:
                 ending.set()

@@ -219,8 +219,11 @@ def test_postgresql_is_dumped_as_of_one_moment_while_others_write(shop: PostgreS
     UPDATE accounts SET balance = balance + 1 WHERE id = 4999;
     INSERT INTO orders (account) VALUES (3); COMMIT; SELECT repeat('.', 5000);
     """
-    with database_servers.psql(postgres, HOSTILE).repeating(transfer):
-        dumps = [take(shop) for _ in range(3)]
+    with database_servers.psql(postgres, HOSTILE).repeating(transfer) as once_more:
+        dumps = []
+        for _ in range(3):
+            dumps.append(take(shop))
+            once_more()
     assert len({kept.counts["public.orders"] for kept in dumps}) == 3
     for kept in dumps:
         with shop.scratch() as scratch:
@@ -436,8 +439,11 @@ def test_mariadb_is_dumped_as_of_one_moment_while_others_write(market: MariaDB, 
     UPDATE accounts SET balance = balance + 1 WHERE id = 4999;
     INSERT INTO orders (account) VALUES (3); COMMIT; SELECT repeat('.', 5000);
     """
-    with database_servers.mariadb_client(maria, MARKET_NAME).repeating(transfer):
-        dumps = [take(market) for _ in range(3)]
+    with database_servers.mariadb_client(maria, MARKET_NAME).repeating(transfer) as once_more:
+        dumps = []
+        for _ in range(3):
+            dumps.append(take(market))
+            once_more()
     assert len({kept.counts["orders"] for kept in dumps}) == 3
     for kept in dumps:
         with market.scratch() as scratch:
@@ -548,7 +554,7 @@ def test_checksums_of_sqlite_tell_one_value(notes: SQLite) -> None:
 
 
 def test_sqlite_is_dumped_as_of_one_moment_while_others_write(notes: SQLite) -> None:
-    ending, begun = threading.Event(), threading.Event()
+    ending, written = threading.Event(), threading.Semaphore(0)
 
     def transfer() -> None:
         with contextlib.closing(sqlite3.connect(notes.path, timeout=60)) as connection:
@@ -557,18 +563,22 @@ def test_sqlite_is_dumped_as_of_one_moment_while_others_write(notes: SQLite) -> 
                     connection.execute("UPDATE accounts SET balance = balance - 1 WHERE id = 1")
                     connection.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 1999")
                     connection.execute("INSERT INTO orders (account) VALUES (3)")
-                begun.set()
+                written.release()
                 ending.wait(0.001)
 
     writer = threading.Thread(target=transfer)
     writer.start()
     try:
-        assert begun.wait(60)
-        dumps = [take(notes) for _ in range(5)]
+        dumps = []
+        for _ in range(5):
+            assert written.acquire(timeout=60)
+            dumps.append(take(notes))
+            while written.acquire(blocking=False):  # so that the next one waits for a transaction after this one
+                pass
     finally:
         ending.set()
         writer.join()
-    assert len({kept.counts["orders"] for kept in dumps}) > 1
+    assert len({kept.counts["orders"] for kept in dumps}) == 5
     for kept in dumps:
         with notes.scratch() as scratch:
             assert isinstance(scratch, SQLite)
