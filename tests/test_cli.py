@@ -34,7 +34,7 @@ from flat_database import Flat
 from manual import rewritten, steady
 from servers import Storage
 
-from prefect_snapshots import BackupManager, Repository, Snapper, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
 from prefect_snapshots.backups import PartState, RestorePart
 from prefect_snapshots.backups.journal import begun
 from prefect_snapshots.cli import output, session
@@ -213,6 +213,81 @@ def test_completion_knows_commands_and_options(program: Program, tmp_path: Path)
     at_home = program.but(HOME=str(tmp_path))
     at_home.run("--install-completion", "--shell", "bash", "--output", str(script))
     assert {"restore", "--repository", "--keep-extra"} <= set(re.findall(r"[\w-]+", script.read_text()))
+
+
+def completions(program: Program, *words: str, **environment: str) -> list[str]:
+    """What the installed script asks the program for, without descriptions."""
+    begin, _, said = program.but(**environment).run("__complete", *words).stdout.partition("\x1fbegin\n")
+    assert begin.strip() == ""
+    return [line.partition("\t")[0] for line in said.splitlines()]
+
+
+def test_the_shell_completes_what_the_repository_contains(program: Program) -> None:
+    names, ids = ["best/ever", "forged", "train"], ["latest", "best", "epoch-3", "epoch-2", "epoch-1", "epoch-0"]
+    assert completions(program, "snapshots", "list", "") == names
+    assert completions(program, "snapshots", "show", "")[:4] == [*names, "latest"]
+    assert completions(program, "snapshots", "diff", "train", "best", "") == ids
+    assert completions(program, "snapshots", "pin", "--name", "train", "") == ids
+    assert completions(program, "snapshots", "pin", "--name=") == names
+    assert "snapshots/" in completions(program, "ls", "")
+    assert "snapshots/train@epoch-0/" in completions(program, "cat", "snapshots/")
+    assert completions(program, "-r", "elsewhere", "snapshots", "list", "") == []
+    assert completions(program, "snapshots", "list", "", "-r", "elsewhere", "--name") == []
+    assert completions(program, "-r", str(program.directory / "snapshots"), "snapshots", "list", "") == names
+
+
+def test_the_shell_completes_artifacts_backups_and_checkpoints(
+    tmp_path: Path, environment: dict[str, str], warm: Path
+) -> None:
+    program, repository = Program(tmp_path, environment, warm), Repository(tmp_path / "snapshots")
+    registry = ArtifactRegistry(repository, "vision")
+    for number in range(2):
+        registry.log_artifact("mlp", number)
+    registry.promote_artifact("mlp", "v0", to="production")
+    registry.create_release("1.0")
+    (tmp_path / "data").mkdir()
+    backup = BackupManager(repository, directories=[tmp_path / "data"], name="shop").create_backup()
+    assert completions(program, "artifacts", "list", "-c", "") == ["vision"]
+    assert completions(program, "artifacts", "show", "-c", "vision", "") == ["mlp"]
+    assert completions(program, "artifacts", "show", "-c", "vision", "mlp", "") == ["latest", "production", "v1", "v0"]
+    assert completions(program, "artifacts", "rollback", "--collection=vision", "mlp", "") == ["production"]
+    assert completions(program, "artifacts", "copy-release", "-c", "vision", "") == ["1.0"]
+    assert completions(program, "backups", "list", "") == ["shop"]
+    assert completions(program, "backups", "diff", "--name", "shop", "latest", "") == ["latest", backup.name]
+    assert completions(program, "backups", "show", "--name", "other", "") == ["latest"]
+
+
+def test_completing_asks_for_no_password_and_runs_no_command(encrypted: Program, tmp_path: Path) -> None:
+    assert completions(encrypted, "snapshots", "show", "") == []
+    assert "only" in completions(encrypted, "snapshots", "show", "", **{PASSWORD: SECRET})
+    file, ran = tmp_path / "key", tmp_path / "ran"
+    file.write_text(SECRET)
+    assert "only" in completions(encrypted, "--password-file", str(file), "snapshots", "show", "")
+    command = f"touch {ran}; echo {SECRET}"
+    assert completions(encrypted, "--password-command", command, "snapshots", "show", "") == []
+    assert completions(encrypted, "snapshots", "show", "", **{f"{PASSWORD}_COMMAND": command}) == []
+    assert not ran.exists()
+
+
+def test_bash_completes_with_the_installed_script(program: Program, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    program.but(HOME=str(tmp_path)).run("--install-completion", "--shell", "bash", "--output", str(script))
+    typed = """
+        source "$1"
+        COMP_WORDS=(prefect-snapshots snapshots diff train epoch-); COMP_CWORD=4
+        "$(complete -p prefect-snapshots | sed -E 's/.*-F ([^ ]+).*/\\1/')" prefect-snapshots
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    search = f"{INSTALLED.parent}:{program.environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", typed, "bash", script],
+        cwd=program.directory,
+        env={**program.environment, "PATH": search},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["epoch-3", "epoch-2", "epoch-1", "epoch-0"]
 
 
 # --- which repository --------------------------------------------------------------------------------------------

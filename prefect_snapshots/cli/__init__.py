@@ -94,7 +94,7 @@ _app.command(maintenance.extend_locks)
 _app.command(maintenance.repair)
 _app.command(maintenance.stats)
 _app.command(passwords.app)
-_app.register_install_completion_command(help="Install completion of commands and options for your shell.")
+_app.register_install_completion_command(help="Install completion for your shell.")
 _app.meta.suppress_keyboard_interrupt = False
 _app.meta.group_parameters = Group("Global options", sort_key=99)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import ArtifactNotFound, InvalidArgument
+from .completion import artifact_names, artifact_versions, collections, completed, release_tags, stages
 from .naming import choose
 from .output import (
     PIN,
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 
 app = App(name="artifacts", help="Log, list, download, compare, promote, release and delete versions of artifacts.")
 
-Collection = Annotated[str, Parameter(alias="-c", help="The collection of the artifact.")]
+Collection = Annotated[str, Parameter(alias="-c", help="The collection of the artifact."), completed(collections)]
+Name = Annotated[str, completed(artifact_names)]
+Version = Annotated[str, completed(artifact_versions)]
+Stage = Annotated[str, completed(stages)]
+Tag = Annotated[str, completed(release_tags)]
 Asof = Annotated[bool, Parameter(help="If the version is a time, take the latest version as of then.")]
 
 
@@ -45,10 +50,10 @@ Asof = Annotated[bool, Parameter(help="If the version is a time, take the latest
 
 @app.command(name="list")
 def list_all(
-    name: str | None = None,
+    name: Name | None = None,
     /,
     *,
-    collection: Annotated[str | None, Parameter(alias="-c")] = None,
+    collection: Annotated[str | None, Parameter(alias="-c"), completed(collections)] = None,
     session: SessionArgument,
 ) -> Answer:
     """List the artifacts, or the versions of one of them, newest first.
@@ -81,8 +86,8 @@ def list_all(
 
 @app.command
 def show(
-    name: str,
-    version: str = "latest",
+    name: Name,
+    version: Version = "latest",
     /,
     *,
     asof: Asof = False,
@@ -103,7 +108,13 @@ def show(
 
 @app.command
 def diff(
-    name: str, old: str, new: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
+    name: Name,
+    old: Version,
+    new: Version = "latest",
+    /,
+    *,
+    collection: Collection = "default",
+    session: SessionArgument,
 ) -> Answer:
     """Show what differs between two versions: files, lines of text, leaves of pytrees.
 
@@ -132,7 +143,7 @@ def diff(
 
 @app.command
 def history(
-    name: str, stage: str | None = None, /, *, collection: Collection = "default", session: SessionArgument
+    name: Name, stage: Stage | None = None, /, *, collection: Collection = "default", session: SessionArgument
 ) -> Answer:
     """Show who moved which stage and when, newest first.
 
@@ -151,7 +162,7 @@ def history(
 
 @app.command
 def log(
-    name: str,
+    name: Name,
     path: Path,
     /,
     *,
@@ -183,8 +194,8 @@ def log(
 
 @app.command
 def download(
-    name: str,
-    version: str = "latest",
+    name: Name,
+    version: Version = "latest",
     /,
     *,
     to: Path,
@@ -219,12 +230,12 @@ def download(
 
 @app.command
 def promote(
-    name: str,
-    version: str = "latest",
+    name: Name,
+    version: Version = "latest",
     /,
     *,
     to: str | None = None,
-    expected: str | None = None,
+    expected: Version | None = None,
     to_collection: str | None = None,
     to_repository: str | None = None,
     to_storage_option: list[str] | None = None,
@@ -271,7 +282,7 @@ def promote(
 
 
 @app.command
-def rollback(name: str, stage: str, /, *, collection: Collection = "default", session: SessionArgument) -> Answer:
+def rollback(name: Name, stage: Stage, /, *, collection: Collection = "default", session: SessionArgument) -> Answer:
     """Move a stage back to its previous version. Asks first.
 
     Args:
@@ -322,7 +333,7 @@ def releases(*, collection: Collection = "default", session: SessionArgument) ->
 
 @app.command(name="copy-release")
 def copy_release(
-    tag: str,
+    tag: Tag,
     /,
     *,
     to: str,
@@ -351,8 +362,8 @@ def copy_release(
 
 @app.command
 def delete(
-    name: str,
-    version: str | None = None,
+    name: Name,
+    version: Version | None = None,
     /,
     *,
     force: bool = False,
@@ -387,7 +398,7 @@ def delete(
 
 @app.command
 def pin(
-    name: str, version: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
+    name: Name, version: Version = "latest", /, *, collection: Collection = "default", session: SessionArgument
 ) -> Answer:
     """Exempt a version from retention.
 
@@ -400,7 +411,7 @@ def pin(
 
 @app.command
 def unpin(
-    name: str, version: str = "latest", /, *, collection: Collection = "default", session: SessionArgument
+    name: Name, version: Version = "latest", /, *, collection: Collection = "default", session: SessionArgument
 ) -> Answer:
     """Allow retention to delete a version again.
 
@@ -413,7 +424,7 @@ def unpin(
 
 @app.command
 def cleanup(
-    name: str | None = None,
+    name: Name | None = None,
     /,
     *,
     dry_run: bool = False,

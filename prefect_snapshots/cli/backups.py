@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App
 
@@ -24,7 +24,8 @@ from .backup_sources import (
     Sources,
     manager_of,
 )
-from .naming import LATEST, Name, choose
+from .completion import backup_names, backups, completed
+from .naming import LATEST, NAME, choose
 from .output import (
     PIN,
     RED,
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from ..repository import Repository
 
 app = App(name="backups", help="Make, browse, verify, restore and export backups of databases and directories.")
+
+Name = Annotated[str, completed(backup_names)]
+Under = Annotated[str | None, NAME, completed(backup_names)]
+BackupName = Annotated[str, completed(backups)]
 
 PROVEN = "✓"
 _PROBLEM = 1
@@ -117,7 +122,7 @@ def create(
 
 
 @app.command(name="list")
-def list_all(name: str | None = None, /, *, verbose: bool = False, session: SessionArgument) -> Answer:
+def list_all(name: Name | None = None, /, *, verbose: bool = False, session: SessionArgument) -> Answer:
     """List backups, newest first. 📌 marks pinned ones, and ✓ proven ones.
 
     Args:
@@ -149,7 +154,7 @@ def list_all(name: str | None = None, /, *, verbose: bool = False, session: Sess
 
 
 @app.command
-def show(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
+def show(backup: BackupName, /, *, name: Under = None, session: SessionArgument) -> Answer:
     """Show the parts, counts and sizes of a backup, and where it was made.
 
     Args:
@@ -160,7 +165,7 @@ def show(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answ
 
 
 @app.command
-def diff(old: str, new: str = "latest", /, *, name: Name = None, session: SessionArgument) -> Answer:
+def diff(old: BackupName, new: BackupName = "latest", /, *, name: Under = None, session: SessionArgument) -> Answer:
     """Show what differs between two backups: files, and rows or documents per table or collection.
 
     Args:
@@ -174,7 +179,7 @@ def diff(old: str, new: str = "latest", /, *, name: Name = None, session: Sessio
 
 
 @app.command
-def verify(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
+def verify(backup: BackupName, /, *, name: Under = None, session: SessionArgument) -> Answer:
     """Read a whole backup and verify every byte.
 
     Args:
@@ -223,7 +228,7 @@ def diagnosis(findings: Sequence[Finding], verdict: str) -> Answer:
 
 @app.command
 def restore(
-    backup: str | None = None,
+    backup: BackupName | None = None,
     /,
     *,
     no_directories: bool = False,
@@ -349,7 +354,7 @@ def resume_restore(
 
 
 @app.command
-def export(backup: str, path: Path, /, *, name: Name = None, session: SessionArgument) -> Answer:
+def export(backup: BackupName, path: Path, /, *, name: Under = None, session: SessionArgument) -> Answer:
     """Write a backup to a plain tar file, which other programs can read.
 
     Args:
@@ -365,7 +370,7 @@ def export(backup: str, path: Path, /, *, name: Name = None, session: SessionArg
 
 
 @app.command
-def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
+def drill(backup: BackupName = "latest", /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
     """Prove a backup: restore it into a temporary place, and compare. The exit code is 1 if something differs.
 
     If everything is identical, the backup is marked as proven. The exit code is 2 if a part could not be tried, because
@@ -393,7 +398,7 @@ def drill(backup: str = "latest", /, *, sources: Sources = AS_CONFIGURED, sessio
 
 @app.command
 def delete(
-    backup: str, /, *, force: bool = False, dry_run: bool = False, name: Name = None, session: SessionArgument
+    backup: BackupName, /, *, force: bool = False, dry_run: bool = False, name: Under = None, session: SessionArgument
 ) -> Answer:
     """Delete a backup. Asks first.
 
@@ -417,7 +422,7 @@ def delete(
 
 
 @app.command
-def pin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
+def pin(backup: BackupName, /, *, name: Under = None, session: SessionArgument) -> Answer:
     """Exempt a backup from retention.
 
     Args:
@@ -428,7 +433,7 @@ def pin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answe
 
 
 @app.command
-def unpin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Answer:
+def unpin(backup: BackupName, /, *, name: Under = None, session: SessionArgument) -> Answer:
     """Allow retention to delete a backup again.
 
     Args:
@@ -440,13 +445,13 @@ def unpin(backup: str, /, *, name: Name = None, session: SessionArgument) -> Ans
 
 @app.command
 def edit(
-    backup: str,
+    backup: BackupName,
     /,
     *,
     description: str | None = None,
     tag: list[str] | None = None,
     no_tags: bool = False,
-    name: Name = None,
+    name: Under = None,
     session: SessionArgument,
 ) -> Answer:
     """Change the description or the tags of a backup. Its name and data do not change.
@@ -464,7 +469,7 @@ def edit(
 
 @app.command
 def cleanup(
-    name: str | None = None,
+    name: Name | None = None,
     /,
     *,
     dry_run: bool = False,

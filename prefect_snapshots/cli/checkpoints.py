@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import CheckpointNotFound, Pinned
+from .completion import checkpoint_names, completed, fingerprints
 from .naming import choose
 from .output import PIN, Answer, columns, count_text, deleted, table, time_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 
 app = App(name="checkpoints", help="List, inspect, compare and delete the results of resumable iterations.")
 
+Name = Annotated[str, completed(checkpoint_names)]
+OfFunction = Annotated[str, completed(fingerprints)]
 Fingerprint = Annotated[
-    str | None,
+    OfFunction | None,
     Parameter(help="The version of the function, as in the list, or the beginning of it. Default: the latest."),
 ]
 
 
 @app.command(name="list")
-def list_all(name: str | None = None, /, *, session: SessionArgument) -> Answer:
+def list_all(name: Name | None = None, /, *, session: SessionArgument) -> Answer:
     """List the checkpoints: a row for each version of a function, newest first.
 
     Args:
@@ -41,7 +44,7 @@ def list_all(name: str | None = None, /, *, session: SessionArgument) -> Answer:
 
 
 @app.command
-def show(name: str, /, *, fingerprint: Fingerprint = None, session: SessionArgument) -> Answer:
+def show(name: Name, /, *, fingerprint: Fingerprint = None, session: SessionArgument) -> Answer:
     """Show how processing went: throughput, slow items, failures.
 
     Args:
@@ -58,7 +61,7 @@ def show(name: str, /, *, fingerprint: Fingerprint = None, session: SessionArgum
 
 
 @app.command
-def diff(name: str, old: str, new: str | None = None, /, *, session: SessionArgument) -> Answer:
+def diff(name: Name, old: OfFunction, new: OfFunction | None = None, /, *, session: SessionArgument) -> Answer:
     """Compare the results of two versions of a function, item by item. Nothing is unpickled.
 
     Args:
@@ -73,7 +76,9 @@ def diff(name: str, old: str, new: str | None = None, /, *, session: SessionArgu
 
 
 @app.command
-def why(name: str, old: str | None = None, new: str | None = None, /, *, session: SessionArgument) -> Answer:
+def why(
+    name: Name, old: OfFunction | None = None, new: OfFunction | None = None, /, *, session: SessionArgument
+) -> Answer:
     """Explain why items were computed again: which code, values and versions of the function have changed.
 
     Args:
@@ -89,7 +94,7 @@ def why(name: str, old: str | None = None, new: str | None = None, /, *, session
 
 @app.command
 def delete(
-    name: str,
+    name: Name,
     /,
     *,
     fingerprint: Fingerprint = None,
@@ -125,7 +130,7 @@ def delete(
 
 
 @app.command
-def pin(name: str, /, *, session: SessionArgument) -> Answer:
+def pin(name: Name, /, *, session: SessionArgument) -> Answer:
     """Exempt the results of a name from retention.
 
     Args:
@@ -135,7 +140,7 @@ def pin(name: str, /, *, session: SessionArgument) -> Answer:
 
 
 @app.command
-def unpin(name: str, /, *, session: SessionArgument) -> Answer:
+def unpin(name: Name, /, *, session: SessionArgument) -> Answer:
     """Allow retention to delete results of a name again.
 
     Args:
@@ -146,7 +151,7 @@ def unpin(name: str, /, *, session: SessionArgument) -> Answer:
 
 @app.command
 def cleanup(
-    name: str | None = None,
+    name: Name | None = None,
     /,
     *,
     dry_run: bool = False,

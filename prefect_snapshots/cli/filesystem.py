@@ -5,21 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import IntegrityError, PathNotFound
+from .completion import completed, paths
 from .output import Answer, columns, count_text, size_text, table, time_text
 from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
     from ..filesystem import Contained, SnapshotsFileSystem
 
+Path = Annotated[str, completed(paths)]
+
 _PIECE = 4 * 1024 * 1024
 """Bytes to print at once: what one request of a bucket gets."""
 _TYPES = {"file": "-", "directory": "d", "link": "l", "other": "p"}
 
 
-def ls(path: str = "", /, *, recursive: bool = False, session: SessionArgument) -> Answer:
+def ls(path: Path = "", /, *, recursive: bool = False, session: SessionArgument) -> Answer:
     """List files of artifacts, releases, backups and snapshots, without reading them.
 
     Args:
@@ -40,7 +43,7 @@ def ls(path: str = "", /, *, recursive: bool = False, session: SessionArgument) 
     return Answer(document, _view, f"{count_text(len(found), 'entry', 'entries')}.")
 
 
-def cat(path: str, /, *, session: SessionArgument) -> None:
+def cat(path: Path, /, *, session: SessionArgument) -> None:
     """Print one file to standard output. Every byte is verified.
 
     Args:

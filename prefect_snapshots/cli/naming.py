@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -12,8 +11,8 @@ from ..messages import hint
 
 LATEST = "latest"
 
-Name = Annotated[str | None, Parameter(help="Look only under this name. Default: any.")]
-"""The annotation of `--name` of commands that look for one version, and would find it without the name, too."""
+NAME = Parameter(help="Look only under this name. Default: any.")
+"""What `--name` says for commands that look for one version, and would find it without the name, too."""
 
 _SHOWN = 3
 """How many names a message lists: enough to choose from, and the message stays on one line."""

@@ -51,13 +51,16 @@ class Session:
     yes: bool = False
     limit_upload: float | None = None
 
-    def open(self, *, writing: bool = False, create: bool = False, allow_pickle: bool = False) -> Repository:
+    def open(
+        self, *, writing: bool = False, create: bool = False, allow_pickle: bool = False, ask: bool = True
+    ) -> Repository:
         """Open the repository. It is read-only by default.
 
         Args:
             writing: Whether to write. Default: False.
             create: Whether to write, and to create the repository if there is none. Default: False.
             allow_pickle: Whether values may be pickled and unpickled. Default: False.
+            ask: Whether to ask for the password if it is needed. Default: True.
 
         Raises:
             RepositoryNotFound: There is no repository.
@@ -72,7 +75,7 @@ class Session:
             if given:
                 option = "--password-file" if self.password_file else "--password-command"
                 raise WrongPassword(f"{error} The password came from {option}.") from None
-            if given is False or password_setting():
+            if given is False or password_setting() or not ask:
                 raise
         if not at_terminal():
             raise WrongPassword(

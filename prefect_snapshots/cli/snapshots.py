@@ -18,7 +18,8 @@ from cyclopts.validators import Number
 
 from ..errors import InvalidArgument, PickleRefused, Pinned
 from . import views
-from .naming import Name
+from .completion import completed, snapshot_ids, snapshot_names
+from .naming import NAME
 from .output import PIN, Answer, count_text, deleted, size_text
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_value
@@ -46,8 +47,10 @@ def _parse_moment(_: object, tokens: Sequence[Token]) -> datetime:
 
 
 Moment = Annotated[datetime | None, Parameter(converter=_parse_moment)]
-Id = Annotated[str, Parameter(name="[NAME] ID")]
-Ids = Annotated[str, Parameter(name="[NAME] ID...")]
+Name = Annotated[str, completed(snapshot_names)]
+Under = Annotated[str | None, NAME, completed(snapshot_names)]
+Id = Annotated[str, Parameter(name="[NAME] ID"), completed(snapshot_ids)]
+Ids = Annotated[str, Parameter(name="[NAME] ID..."), completed(snapshot_ids)]
 
 
 # --- looking -----------------------------------------------------------------------------------------------------
@@ -55,7 +58,7 @@ Ids = Annotated[str, Parameter(name="[NAME] ID...")]
 
 @app.command(name="list")
 def list_snapshots(
-    name: str | None = None,
+    name: Name | None = None,
     /,
     *,
     tag: list[str] | None = None,
@@ -115,7 +118,7 @@ def list_snapshots(
 
 
 @app.command
-def show(*snapshot_id: Id, name: Name = None, leaves: list[str] | None = None, session: SessionArgument) -> Answer:
+def show(*snapshot_id: Id, name: Under = None, leaves: list[str] | None = None, session: SessionArgument) -> Answer:
     """Show the metadata and the leaves of a snapshot, without loading its data.
 
     Args:
@@ -132,8 +135,8 @@ def show(*snapshot_id: Id, name: Name = None, leaves: list[str] | None = None, s
 
 @app.command
 def diff(
-    *snapshot_ids: Annotated[str, Parameter(name="[NAME] OLD NEW")],
-    name: Name = None,
+    *snapshot_ids: Annotated[str, Parameter(name="[NAME] OLD NEW"), completed(snapshot_ids)],
+    name: Under = None,
     allow_pickle: bool = False,
     session: SessionArgument,
 ) -> Answer:
@@ -175,7 +178,7 @@ def tag(
     *snapshot_id: Id,
     add: list[str] | None = None,
     remove: list[str] | None = None,
-    name: Name = None,
+    name: Under = None,
     session: SessionArgument,
 ) -> Answer:
     """Add tags to a snapshot, or remove them.
@@ -205,7 +208,7 @@ def tag(
 
 
 @app.command
-def pin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
+def pin(*snapshot_ids: Ids, name: Under = None, session: SessionArgument) -> Answer:
     """Exempt snapshots from eviction and retention.
 
     Args:
@@ -216,7 +219,7 @@ def pin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answ
 
 
 @app.command
-def unpin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> Answer:
+def unpin(*snapshot_ids: Ids, name: Under = None, session: SessionArgument) -> Answer:
     """Allow eviction and retention to delete snapshots again.
 
     Args:
@@ -228,7 +231,7 @@ def unpin(*snapshot_ids: Ids, name: Name = None, session: SessionArgument) -> An
 
 @app.command
 def delete(
-    *snapshot_ids: Ids, force: bool = False, dry_run: bool = False, name: Name = None, session: SessionArgument
+    *snapshot_ids: Ids, force: bool = False, dry_run: bool = False, name: Under = None, session: SessionArgument
 ) -> Answer:
     """Delete snapshots. Asks first.
 
@@ -259,7 +262,12 @@ def delete(
 
 @app.command
 def cleanup(
-    name: str, /, *, dry_run: bool = False, retention: Retention = NO_RETENTION, session: SessionArgument
+    name: Name,
+    /,
+    *,
+    dry_run: bool = False,
+    retention: Retention = NO_RETENTION,
+    session: SessionArgument,
 ) -> Answer:
     """Delete snapshots that the retention policy does not keep. Pinned ones stay.
 
@@ -284,7 +292,7 @@ def restore(
     *snapshot_id: Id,
     to: Path,
     leaves: list[str] | None = None,
-    name: Name = None,
+    name: Under = None,
     session: SessionArgument,
 ) -> Answer:
     """Write a snapshot to a file. Every byte is verified. Asks before it replaces a file.
