@@ -19,22 +19,25 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _measure import MB, NOTHING_WRITTEN, OURS, Report, arguments, forget_peak, memory, scratch
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, ByTag, Repository, Snapper, SnapshotManager
-from prefect_snapshots.repository.index import ChunkCopy
+from prefect_snapshots.repository.index import RECORD
 
 PACKAGES = ("blake3", "msgspec", "numpy")
 DOUBLINGS = 2
 """How often each size is doubled."""
 NAMES = 10
 """Snapshots share this many names."""
-PACK = 8_000
+PACK = 500
 """Made-up chunks in a pack."""
+CHUNK = 65_536
+"""Bytes of a made-up chunk: that of a file. Then 1 TB is 15 million chunks."""
 ENTRIES = 500_000
 """Made-up chunks in an object of the index."""
-MOST_OF_CHUNK = 200
-"""Bytes that a chunk of the index takes while its objects are read and sorted. Afterwards it takes 48."""
+MOST_OF_CHUNK = 60
+"""Bytes that a chunk of the index takes at most, while its objects are read and sorted. Afterwards it takes 48."""
 MOST = 2.5
 """How much CPU time may grow if the size doubles. Twice is linear; the rest is for noise."""
 
@@ -80,12 +83,14 @@ def make_files(place: Path, count: int) -> None:
 def make_chunks(place: Path, count: int) -> None:
     index = Repository(place).parts(writing=True).index
     for start in range(0, count, ENTRIES):
-        entries: list[ChunkCopy] = []
-        for number in range(start, min(start + ENTRIES, count)):
-            if number % PACK == 0 or not entries:
-                pack = os.urandom(16)
-            entries.append(ChunkCopy(os.urandom(32), pack, number % PACK * 4_000, 4_000, 65_536, 0))
-        index.publish(entries)
+        size = min(ENTRIES, count - start)
+        records = np.zeros(size, RECORD)
+        records["chunk"] = np.frombuffer(os.urandom(32 * size), "V32")
+        records["pack"], records["offset"] = np.divmod(np.arange(size), PACK)
+        records["offset"] *= 4_000
+        records["stored"], records["size"] = 4_000, CHUNK
+        packs = [os.urandom(16) for _ in range(0, size, PACK)]
+        index._write(0, packs, [], records.tobytes())
 
 
 def files_of(place: Path) -> Path:

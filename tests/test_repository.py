@@ -932,6 +932,71 @@ def test_index_takes_48_bytes_a_chunk(memory_storage: Storage) -> None:
     assert kept < 48.5 * 1_000_000
 
 
+def made_up(count: int, chance: np.random.Generator) -> list[index.ChunkCopy]:
+    ids = chance.bytes(count * 32)
+    return [index.ChunkCopy(ids[at : at + 32], bytes(16), at, 100, 200, 0) for at in range(0, count * 32, 32)]
+
+
+def test_a_table_grows_while_what_it_is_made_of_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_SLICE", 50_000)
+    chance = np.random.default_rng(1)
+    tables = []
+    for _ in range(10):
+        heads, rows, memory = index._own_memory(100_000)
+        heads[:] = np.sort(np.frombuffer(chance.bytes(800_000), "<u8"))
+        rows["tail"] = np.frombuffer(chance.bytes(2_400_000), "V24")
+        tables.append(index._Passing(heads, rows, memory))
+    status = Path("/proc/self/status")
+    before = int(status.read_text().partition("VmRSS:")[2].split()[0]) * 1024
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    heads, rows = index._merged(tables)
+    peak = int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    assert len(heads) == len(rows) == 1_000_000
+    assert bool((heads[1:] >= heads[:-1]).all())
+    assert peak - before < 0.4 * 48 * 1_000_000, "not as much as another table"
+
+
+def test_few_new_chunks_leave_the_large_table_as_it_is(memory_storage: Storage) -> None:
+    location, sealer = open_location(memory_storage.url), sealing.Sealer(bytes(16))
+    chance = np.random.default_rng(1)
+    old, few, many = made_up(3_000, chance), made_up(300, chance), made_up(3_000, chance)
+    index.Index(location, sealer).publish(old)
+    writer, other = index.Index(location, sealer), index.Index(location, sealer)
+    writer.load()
+    table = writer._tables[0][0]
+    for entries, kept in ((few, True), (many, False)):
+        other.publish(entries)
+        writer.load()
+        assert (writer._tables[0][0] is table) == kept
+        assert [writer.find(entry.chunk) for entry in (*old, *entries)] == [*old, *entries]
+    other.publish(few)
+    writer.load()
+    assert len(writer) == 6_300 + 300
+    heads, rows, _ = writer.table()
+    assert len(heads) == len(rows) == len(writer) == 6_300
+    assert {writer.entry_at(row) for row in range(6_300)} == {*old, *few, *many}
+
+
+def test_index_objects_that_are_large_are_not_merged(memory_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that chunks are published, all of them would be read again."""
+    for name, value in {"_LARGEST": 100, "_FULL": 50, "_MERGE": 4, "_SMALL": 0}.items():
+        monkeypatch.setattr(index, name, value)
+    location, chance = open_location(memory_storage.url), np.random.default_rng(1)
+    writer = index.Index(location, sealing.Sealer(bytes(16)))
+
+    def publish(count: int, times: int) -> list[str]:
+        for _ in range(times):
+            writer.publish(made_up(count, chance))
+        return [info.path for info in location.list("index") if info.path.startswith("index/1-")]
+
+    assert publish(60, 10) == []
+    assert len(publish(30, 4)) == 1, "three of them fill one object"
+    assert len(publish(30, 3)) == 2
+    found = index.Index(location, sealing.Sealer(bytes(16)))
+    found.load()
+    assert len(found) == len(found.table()[0]) == 10 * 60 + 7 * 30
+
+
 SAVE_MUCH = """
 import sys
 from pathlib import Path

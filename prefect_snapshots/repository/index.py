@@ -2,7 +2,7 @@
 
 Every writer publishes the chunks that it packed as one immutable *index object*. Merging many of them only adds a
 larger object, which names those that it *supersedes*. A later prune deletes these. In memory the whole index is one
-sorted table of 48 bytes per chunk, and a small dictionary of newer entries.
+sorted table of 48 bytes per chunk, a smaller one of newer entries, and a small dictionary of the newest.
 
 A chunk may be in several packs (after two concurrent writers, or a copy by prune). Any copy can be read, but a copy in
 a condemned pack must not be reused. A copy may be a *delta*: the difference of the chunk from one or two others, its
@@ -11,12 +11,13 @@ a condemned pack must not be reused. A copy may be a *delta*: the difference of 
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
-from itertools import chain
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from itertools import accumulate, chain
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -68,6 +69,29 @@ _LOOKS = 10
 _LARGEST = 500_000
 """Entries in one index object (24 MB), so that it is always a single request."""
 
+_FULL = _LARGEST // 2
+"""Entries of an index object from which on it is not merged: that would rewrite much and save few requests."""
+
+_AT_ONCE = 64 * 1024 * 1024
+"""Bytes of index objects that are read at the same time."""
+_MOST_AT_ONCE = 256
+"""Index objects that are read at the same time."""
+
+_SLICE = 200_000
+"""Entries that are sorted at the same time. What that takes is in addition to the table."""
+
+_SPARED = 8
+"""New entries go into a table of their own until they are more than this fraction of the large one. So a writer does
+not copy the whole table each time that it has some new entries, which takes time and twice the memory."""
+
+_OWN_MEMORY = 1024 * 1024
+"""Bytes of a table that is given back to the system in pieces. Smaller ones are not worth it."""
+
+
+_Rows: TypeAlias = tuple[NDArray[np.uint64], Array]
+"""Sorted heads and their rows."""
+
+_NO_ROWS: _Rows = (np.empty(0, "<u8"), np.empty(0, ROW))
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,15 +146,19 @@ class Index:
         self._packs: list[bytes] = []
         self._pack_numbers: dict[bytes, int] = {}
         # Heads and rows are replaced together, so that other threads may look up while one sorts.
-        self._table: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), np.empty(0, ROW))
+        self._tables: tuple[_Rows, _Rows] = (_NO_ROWS, _NO_ROWS)
+        """The large table, and that of newer entries."""
         self._bases: tuple[NDArray[np.uint64], Array] = (np.empty(0, "<u8"), _no_bases())
-        """Sorted places of the deltas in the table, and their bases. It is set before the table that needs it."""
+        """Sorted places of the deltas in the tables, and their bases. It is set before the table that needs it."""
         self._recent: dict[bytes, list[ChunkCopy]] = {}
-        self._unsorted: list[tuple[NDArray[np.uint64], Array, Array]] = []
+        self._new: list[_Passing] = []
+        """Entries that are in no table yet."""
+        self._new_bases: list[tuple[NDArray[np.uint64], Array]] = []
+        """The places of the deltas among them, and their bases."""
         self._known: set[str] = set()
         self._superseded: set[str] = set()
-        self._current: dict[int, set[str]] = {}
-        """The known objects by level, without superseded and damaged ones."""
+        self._mergeable: dict[int, dict[str, int]] = {}
+        """By level, the known objects that are worth merging, and how many entries they have."""
         self._held: dict[str, bytes] = {}
         """Small objects in their stored form, so that merging need not read them again."""
         self.damaged: dict[str, DamagedObject] = {}
@@ -154,10 +182,10 @@ class Index:
         return list(self._copies(chunk))
 
     def _copies(self, chunk: bytes) -> Iterable[ChunkCopy]:
-        return chain(self._recent.get(chunk, ()), self._in_table(chunk))
+        return chain(self._recent.get(chunk, ()), *(self._in_table(table, chunk) for table in self._tables))
 
-    def _in_table(self, chunk: bytes) -> Iterable[ChunkCopy]:
-        heads, rows = self._table
+    def _in_table(self, table: _Rows, chunk: bytes) -> Iterable[ChunkCopy]:
+        heads, rows = table
         head = np.uint64(int.from_bytes(chunk[:8], "big"))
         at = int(heads.searchsorted(head))
         while at < len(heads) and heads[at] == head:
@@ -174,23 +202,23 @@ class Index:
         )
 
     def __len__(self) -> int:
-        return len(self._table[0]) + sum(map(len, self._recent.values()))
+        return sum(len(heads) for heads, _ in self._tables) + sum(map(len, self._recent.values()))
 
     # --- the table as a whole, for maintenance -------------------------------------------------------------
 
     def table(self) -> tuple[NDArray[np.uint64], Array, list[bytes]]:
         """Return the sorted heads, the rows, and the pack ids to which the `pack` numbers of the rows refer."""
-        self._fold()
-        return *self._table, self._packs
+        self._fold(whole=True)
+        return *self._tables[0], self._packs
 
     def entry_at(self, row: int) -> ChunkCopy:
         """Return the entry at one row of `table()`."""
-        heads, rows = self._table
+        heads, rows = self._tables[0]
         return self._entry(int(heads[row]).to_bytes(8, "big") + rows[row]["tail"].tobytes(), rows[row])
 
     def bases_at(self, rows: NDArray[np.int64]) -> Array:
         """Return the bases of the deltas in some rows of `table()`: an array of shape (rows, 2) of ids."""
-        return _bases_of(self._bases, self._table[1][rows])
+        return _bases_of(self._bases, self._tables[0][1][rows])
 
     def readable(
         self, rows: NDArray[np.int64], good: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
@@ -201,7 +229,7 @@ class Index:
             rows: The numbers of the rows.
             good: A function that returns which of some rows are good.
         """
-        heads, table = self._table
+        heads, table = self._tables[0]
         found = good(rows)
         deltas = np.flatnonzero(found & ~is_whole(table[rows]))
         if len(deltas):
@@ -223,14 +251,15 @@ class Index:
         """
         added = False
         for _ in range(5):
-            names = {info.path for info in self._location.list(PREFIX) if _OBJECT.fullmatch(info.path)}
-            unread = sorted(names - self._known - self._superseded, reverse=True)  # larger levels first
+            sizes = {info.path: info.size for info in self._location.list(PREFIX) if _OBJECT.fullmatch(info.path)}
+            unread = sorted(sizes.keys() - self._known - self._superseded, reverse=True)  # larger levels first
             vanished = False
             for level in sorted({_level(name) for name in unread}, reverse=True):
                 batch = [name for name in unread if _level(name) == level and name not in self._superseded]
-                for start in range(0, len(batch), 256):
-                    part = batch[start : start + 256]
-                    for name, data in zip(part, read_each(self._location, part), strict=True):
+                for part in _lots(batch, sizes):
+                    found = read_each(self._location, part)[::-1]
+                    for name in part:
+                        data = found.pop()  # not kept until the last one is taken
                         if data is None:
                             vanished = True
                         elif isinstance(data, DamagedObject):
@@ -275,7 +304,7 @@ class Index:
             part = entries[start : start + _LARGEST]
             packs = sorted({entry.pack for entry in part})
             numbers = {pack: number for number, pack in enumerate(packs)}
-            self._enter(self._write(0, packs, [], *records_of(part, numbers)))
+            self._enter(self._write(0, packs, [], *records_of(part, numbers)), len(part))
         for entry in entries:
             self._recent.setdefault(entry.chunk, []).append(entry)
         if len(self._recent) > _FOLD:
@@ -288,9 +317,8 @@ class Index:
 
         Returns the index objects that it supersedes.
         """
-        self._fold()
+        heads, table, _ = self.table()
         wanted = np.array([keep(pack) for pack in self._packs], bool)
-        heads, table = self._table
         rows = np.flatnonzero(wanted[table["pack"]]) if len(self._packs) else np.empty(0, np.int64)
         old = sorted(self._known - self._superseded)
         written = []
@@ -308,7 +336,7 @@ class Index:
             packs = [self._packs[number] for number in used]
             written.append(self._write(9, packs, old if last else [], *_frames(records, bases)))
         for name in written:
-            self._enter(name)
+            self._enter(name, _FULL)
         self._supersede(old)
         return old
 
@@ -319,7 +347,7 @@ class Index:
     def forget(self, name: str) -> None:
         """Forget a superseded or damaged index object that was deleted."""
         self._known.discard(name)
-        self._current.get(_level(name), set()).discard(name)
+        self._mergeable.get(_level(name), {}).pop(name, None)
         self.damaged.pop(name, None)
 
     # --- inside ----------------------------------------------------------------------------------------------
@@ -331,17 +359,21 @@ class Index:
             self._known.add(name)
             self.damaged[name] = error
             return
-        self._enter(name)
+        self._enter(name, len(records))
         self._hold(name, data)
         self._supersede(head.supersedes)
         numbers = np.array([self._number(pack) for pack in head.packs], np.uint32)
         heads, tails = split_ids(records["chunk"])
-        rows = np.empty(len(records), ROW)
-        rows["tail"] = tails
-        rows["pack"] = numbers[records["pack"]] if len(records) else 0
+        order = np.argsort(heads, kind="stable")
+        sorted_heads, rows, memory = _own_memory(len(records))
+        sorted_heads[:] = heads[order]
+        rows["tail"] = tails[order]
+        rows["pack"] = numbers[records["pack"][order]]
         for column in ("offset", "stored", "size"):
-            rows[column] = records[column]
-        self._unsorted.append((heads, rows, bases))
+            rows[column] = records[column][order]
+        deltas = records[~is_whole(records)]
+        self._new.append(_Passing(sorted_heads, rows, memory))
+        self._new_bases.append((_places(numbers[deltas["pack"]], deltas["offset"]), bases))
 
     def _parse(self, name: str, data: bytes) -> tuple[_Head, Array, Array]:
         frames = self._sealer.open(name, data)
@@ -364,8 +396,12 @@ class Index:
         return number
 
     @_locked
-    def _fold(self) -> None:
-        """Sort recent entries into the table."""
+    def _fold(self, *, whole: bool = False) -> None:
+        """Sort new entries into a table.
+
+        Args:
+            whole: Put all entries into one table.
+        """
         recent = [entry for entries in self._recent.values() for entry in entries]
         if recent:
             rows = np.array(
@@ -373,21 +409,25 @@ class Index:
                 ROW,
             )
             heads = np.array([int.from_bytes(e.chunk[:8], "big") for e in recent], "<u8")
-            self._unsorted.append((heads, rows, _pairs(recent)))
-        if not self._unsorted:
+            deltas = rows[~is_whole(rows)]
+            order = np.argsort(heads, kind="stable")
+            self._new.append(_Passing(heads[order], rows[order]))
+            self._new_bases.append((_places(deltas["pack"], deltas["offset"]), _pairs(recent)))
+        large, small = self._tables
+        if not self._new and not (whole and len(small[0])):
             return
-        places = [_places(rows[~is_whole(rows)]) for _, rows, _ in self._unsorted]
-        deltas, first = np.unique(np.concatenate([self._bases[0], *places]), return_index=True)
-        bases = np.concatenate([self._bases[1], *(bases for _, _, bases in self._unsorted)])
-        self._bases = deltas, bases[first]
-        heads = np.concatenate([self._table[0], *(heads for heads, _, _ in self._unsorted)])
-        rows = np.concatenate([self._table[1], *(rows for _, rows, _ in self._unsorted)])
-        order = np.argsort(heads, kind="stable")
-        heads, rows = heads[order], rows[order]
-        twice = np.zeros(len(heads), bool)
-        twice[1:] = (heads[1:] == heads[:-1]) & (rows[1:] == rows[:-1])
-        self._table = heads[~twice], rows[~twice]
-        self._unsorted.clear()
+        places, first = np.unique(
+            np.concatenate([self._bases[0], *(places for places, _ in self._new_bases)]), return_index=True
+        )
+        self._bases = places, np.concatenate([self._bases[1], *(bases for _, bases in self._new_bases)])[first]
+        # Other threads may still look up in the old tables, so that these are not freed on the way.
+        count = len(small[0]) + sum(len(new.heads) for new in self._new)
+        if whole or _SPARED * count > len(large[0]):
+            self._tables = _merged([_Passing(*large), _Passing(*small), *self._new]), _NO_ROWS
+        else:
+            self._tables = large, _merged([_Passing(*small), *self._new])
+        self._new.clear()
+        self._new_bases.clear()
         self._recent = {}
 
     def _write(self, level: int, packs: list[bytes], supersedes: list[str], *frames: Buffer) -> str:
@@ -414,22 +454,24 @@ class Index:
         except StorageError as error:
             logger.warning("Could not merge the index: %s", error)
 
-    def _enter(self, name: str) -> None:
+    def _enter(self, name: str, entries: int) -> None:
         self._known.add(name)
-        if name not in self._superseded:
-            self._current.setdefault(_level(name), set()).add(name)
+        if name not in self._superseded and entries < _FULL:
+            self._mergeable.setdefault(_level(name), {})[name] = entries
 
     def _supersede(self, names: Iterable[str]) -> None:
         for name in names:
             self._superseded.add(name)
-            self._current.get(_level(name), set()).discard(name)
+            self._mergeable.get(_level(name), {}).pop(name, None)
             self._held.pop(name, None)
 
     def _merge_levels(self) -> None:
         for level in range(3):
-            names = sorted(self._current.get(level, ()))
-            if len(names) < _MERGE:
+            mergeable = self._mergeable.get(level, {})
+            if len(mergeable) < _MERGE:
                 continue
+            total = accumulate(mergeable[name] for name in sorted(mergeable))
+            names = [name for name, so_far in zip(sorted(mergeable), total, strict=True) if so_far <= _LARGEST]
             packs: dict[bytes, int] = {}
             parts = []
             deltas = []
@@ -449,13 +491,89 @@ class Index:
                 parts.append(renumbered)
                 deltas.append(bases)
                 read.append(name)
-                if sum(map(len, parts)) >= _LARGEST:
-                    break
             if len(read) < 2:
                 continue
             frames = _frames(np.concatenate(parts), np.concatenate(deltas))
-            self._enter(self._write(level + 1, list(packs), read, *frames))
+            self._enter(self._write(level + 1, list(packs), read, *frames), sum(map(len, parts)))
             self._supersede(read)
+
+
+class _Passing:
+    """Sorted entries that are read once, from the first to the last.
+
+    Args:
+        heads: The sorted heads.
+        rows: The rows.
+        memory: The memory of each, if it belongs to nobody else. It goes back to the system as the entries are read.
+    """
+
+    def __init__(self, heads: NDArray[np.uint64], rows: Array, memory: Sequence[mmap.mmap] = ()) -> None:
+        self.heads = heads
+        self._rows = rows
+        self._memory = memory
+        self._at = 0
+
+    def until(self, bound: int | None) -> _Rows:
+        """Return the entries that were not read yet and whose heads are below a bound."""
+        start = self._at
+        self._at = len(self.heads)
+        if bound is not None:
+            self._at = start + int(self.heads[start:].searchsorted(np.uint64(bound)))
+        return self.heads[start : self._at], self._rows[start : self._at]
+
+    def free(self) -> None:
+        """Give back the memory of what was read."""
+        for memory, values in zip(self._memory, (self.heads, self._rows), strict=False):
+            memory.madvise(mmap.MADV_DONTNEED, 0, self._at * values.itemsize // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def _own_memory(count: int) -> tuple[NDArray[np.uint64], Array, list[mmap.mmap]]:
+    """Return arrays for heads and rows, and their memory if it can be given back in pieces."""
+    if count * ROW.itemsize < _OWN_MEMORY:
+        return np.empty(count, "<u8"), np.empty(count, ROW), []
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    heads, rows = (mmap.mmap(-1, count * size, private) for size in (8, ROW.itemsize))
+    return np.frombuffer(heads, "<u8"), np.frombuffer(rows, ROW), [heads, rows]
+
+
+def _merged(tables: Sequence[_Passing]) -> _Rows:
+    """Return all entries in one sorted table, without those that are there twice.
+
+    Each table is freed while the new one grows, so that both together take hardly more memory than one.
+    """
+    count = sum(len(table.heads) for table in tables)
+    all_heads, all_rows = np.empty(count, "<u8"), np.empty(count, ROW)
+    slices = 1 + count // _SLICE
+    done = 0
+    for number in range(1, slices + 1):
+        parts = [table.until(number * 2**64 // slices if number < slices else None) for table in tables]
+        heads = np.concatenate([part for part, _ in parts])
+        rows = np.concatenate([part for _, part in parts])
+        del parts
+        order = np.argsort(heads, kind="stable")
+        heads, rows = heads[order], rows[order]
+        once = np.ones(len(heads), bool)
+        once[1:] = (heads[1:] != heads[:-1]) | (rows[1:] != rows[:-1])
+        end = done + int(np.count_nonzero(once))
+        all_heads[done:end], all_rows[done:end] = heads[once], rows[once]
+        done = end
+        for table in tables:
+            table.free()
+    return all_heads[:done], all_rows[:done]
+
+
+def _lots(names: Iterable[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Split objects into lists of objects that are read at the same time."""
+    lot: list[str] = []
+    total = 0
+    for name in names:
+        if lot and (len(lot) == _MOST_AT_ONCE or total + sizes[name] > _AT_ONCE):
+            yield lot
+            lot, total = [], 0
+        lot.append(name)
+        total += sizes[name]
+    if lot:
+        yield lot
 
 
 def find_rows(heads: NDArray[np.uint64], table: Array, chunks: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -559,15 +677,16 @@ def _names(pair: Iterable[Any]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(base.tobytes() for base in pair))
 
 
-def _places(rows: Array) -> NDArray[np.uint64]:
-    """Return pack and offset as one number, which is unique to a copy."""
-    places: NDArray[np.uint64] = rows["pack"].astype("<u8") << np.uint64(32) | rows["offset"]
+def _places(packs: Array, offsets: Array) -> NDArray[np.uint64]:
+    """Return packs and offsets as one number each, which is unique to a copy."""
+    places: NDArray[np.uint64] = packs.astype("<u8") << np.uint64(32) | offsets
     return places
 
 
 def _bases_of(bases: tuple[NDArray[np.uint64], Array], rows: Array) -> Array:
     places, pairs = bases
-    return pairs[places.searchsorted(_places(np.atleast_1d(rows)))]
+    rows = np.atleast_1d(rows)
+    return pairs[places.searchsorted(_places(rows["pack"], rows["offset"]))]
 
 
 def _level(name: str) -> int:
