@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -143,6 +144,102 @@ def test_refresh_cache_does_everything_again(tmp_path: Path, calls: Callable[[],
     mapped(square, range(15))
     assert mapped(square.with_options(refresh_cache=True), range(15)) == [x * x for x in range(15)]
     assert calls() == dict.fromkeys(range(15), 2)
+
+
+# --- arguments that do not count, methods, expiry ------------------------------------------------------------------
+
+
+def test_ignored_arguments_do_not_identify_an_item() -> None:
+    called = []
+
+    @checkpointed(function_version=1, ignore="connection")
+    def half(x: int, connection: object = None) -> float:
+        called.append(x)
+        return x / 2
+
+    @flow
+    def mapped_with(connection: object) -> list[float]:
+        return half.map([2, 4], connection=unmapped(connection)).result()
+
+    assert half(2) == 1
+    assert mapped_with(threading.Lock()) == mapped_with(threading.Lock()) == [1, 2]
+    assert half(4, threading.Lock()) == 2
+    assert half.is_done(4, threading.Lock())
+    assert half.is_done(4)
+    assert not half.is_done(6)
+    assert sorted(called) == [2, 4]
+
+
+def test_ignored_arguments_must_be_those_of_the_function_and_exclude_a_key() -> None:
+    def half(x: int, verbose: bool = False) -> float:
+        return x / 2
+
+    with pytest.raises(InvalidArgument, match=r"no such parameter\. Did you mean 'verbose'"):
+        checkpointed(ignore=["verbos"])(half)
+    with pytest.raises(InvalidArgument, match="no such parameter"):
+        checkpointed(half).with_options(ignore="loud")
+    with pytest.raises(InvalidArgument, match="either key or ignore"):
+        checkpointed(ignore="verbose", key=lambda x: x)(half)
+
+
+class Scaling:
+    """A class of a user, whose methods are tasks."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+        self.calls = 0
+
+    def __len__(self) -> int:
+        return 0  # an object that is false is bound, too
+
+    def scaled(self, x: int) -> int:
+        self.calls += 1
+        return self.factor * x
+
+    @checkpointed(name="scale")
+    def scale(self, x: int) -> int:
+        return self.scaled(x)
+
+    @checkpointed(name="versioned", function_version=1)
+    def versioned(self, x: int) -> int:
+        return self.scaled(x)
+
+    @checkpointed(name="ignoring", ignore="self")
+    def ignoring(self, x: int) -> int:
+        return self.scaled(x)
+
+
+@pytest.mark.parametrize("method", ["scale", "versioned"])
+def test_methods_are_mapped_and_their_object_counts(method: str) -> None:
+    two, three = Scaling(2), Scaling(3)
+    first, second = getattr(two, method), getattr(three, method)
+    assert mapped(first, [1, 2]) == [2, 4]
+    assert mapped(second, [1, 2]) == [3, 6]
+    assert first(2) == 4  # taken before the other one: tasks of two objects are apart
+    assert getattr(Scaling(2), method)(1) == 2
+    if method == "scale":  # what a call changes does not count
+        assert two.calls == 2
+        assert mapped(two.scale, [1, 2, 3]) == [2, 4, 6]
+        assert two.calls == 3
+
+
+def test_an_object_of_a_method_can_be_ignored() -> None:
+    two, three = Scaling(2), Scaling(3)
+    assert mapped(two.ignoring, [1, 2]) == [2, 4]
+    assert mapped(three.ignoring, [1, 2]) == [2, 4]
+    assert three.calls == 0
+
+
+def test_expired_results_of_a_map_are_computed_again(tmp_path: Path, calls: Callable[[], Counter[int]]) -> None:
+    square = noting(tmp_path)
+    mapped(square, range(12))
+    assert mapped(square.with_options(cache_expiration=timedelta(hours=1)), range(12)) == [x * x for x in range(12)]
+    assert calls() == dict.fromkeys(range(12), 1)
+    expiring = square.with_options(cache_expiration=timedelta(microseconds=1))
+    assert mapped(expiring, range(12)) == [x * x for x in range(12)]
+    assert calls() == dict.fromkeys(range(12), 2)
+    assert not expiring.is_done(1)
+    assert square.is_done(1)
 
 
 def test_snapper_and_the_task_share_their_results(repository: Repository) -> None:

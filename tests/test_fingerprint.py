@@ -644,3 +644,43 @@ def test_functions_of_installed_packages_count_by_name_and_version() -> None:
     functions: list[Callable[..., Any]] = [pd.read_csv, pd.read_json, jnp.sum, jnp.prod, model.predict, other.predict]
     assert [fingerprint(function) for function in functions] == [fingerprint(function) for function in functions]
     assert len({fingerprint(function) for function in functions}) == len(functions)
+
+
+def wrapped(function: Any) -> Any:
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return call
+
+
+class Decorated:
+    """Its methods change it, and are wrapped by decorators."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+        self.calls = self.cached = 0
+
+    @wrapped
+    def times(self, x: int) -> Any:
+        self.calls += 1
+        return self.factor * x
+
+    @functools.lru_cache  # noqa: B019 - the object lives as long as the test
+    def remembered(self, x: int) -> int:
+        self.cached += 1
+        return x
+
+    def method(self, x: int) -> Any:
+        return self.times(x) + self.remembered(x)
+
+
+def test_what_decorated_methods_change_does_not_count_and_the_rest_is_named() -> None:
+    one = Decorated(2)
+    before = fingerprint(one.method)
+    assert one.method(1) == 3
+    assert (one.calls, one.cached) == (1, 1)
+    assert fingerprint(one.method) == before
+    assert fingerprint(Decorated(3).method) != before
+    old, new = ({part.name: part.digest for part in explain_fingerprint(Decorated(n).method)} for n in (2, 3))
+    assert {name.rpartition(": ")[2] for name in old if old[name] != new[name]} == {"self", "factor"}

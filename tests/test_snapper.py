@@ -880,6 +880,74 @@ def test_a_refresh_does_everything_again_and_its_results_count(repository: Repos
     assert one.load() == ["new 1", "new 1", "old 2"]
 
 
+# --- results that expire -------------------------------------------------------------------------------------------
+
+
+def test_expired_results_are_computed_again_and_the_new_ones_count(repository: Repository) -> None:
+    function = counted()
+    snapper(range(8), function, repository, batch_size=3).start()
+    hour = snapper(range(9), function, repository, cache_expiration=dt.timedelta(hours=1))
+    hour.start()
+    assert sorted(function.calls) == list(range(9))
+    renewed = snapper(range(9), counted(lambda x: -x), repository, cache_expiration=dt.timedelta(microseconds=1))
+    renewed.start()
+    assert renewed.counts == RunCounts(9, done=9)
+    for reader in (hour, renewed):
+        assert reader.load() == [-x for x in range(9)]
+    hour.start()
+    assert hour.counts == RunCounts(9, done_before=9)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_only_the_results_of_a_segment_that_are_old_enough_expire(repository: Repository, merged: bool) -> None:
+    def slowly(x: int) -> int:
+        time.sleep(0.002)
+        return x
+
+    one = snapper([0, 1, 2], slowly, repository, batch_size=2)
+    one.start()
+    ends = [metric.end_time for metric in one.load_metrics()]
+    if merged:
+        snapper([3], slowly, repository).start()
+        assert merge(open_log(one.job), 2) == 2
+    log = open_log(one.job)
+    found = log.find(item_keys([2, 1, 0]))
+    assert log.is_older(found, ends[1] + 0.001).tolist() == [False, True, True]
+    assert log.is_older(found, ends[0] + 0.001).tolist() == [False, False, True]
+    assert log.is_older(found, ends[0] - 3600).tolist() == [False] * 3
+
+
+def test_expired_results_in_batches_of_a_plan(repository: Repository) -> None:
+    settings: dict[str, Any] = {"name": "items", "function_version": 1, "batch_size": 2}
+    functions: list[Callable[[int], int]] = [lambda x: x, lambda x: -x]
+    for function in functions:
+        job = make_job(repository, function, **settings, cache_expiration=dt.timedelta(microseconds=1))
+        batches = list(plan(job, [1, 2, 3]))
+        assert [batch.items for batch in batches] == [[1, 2], [3]]
+        for batch in batches:
+            assert run_batch(job, batch).done == len(batch)
+        assert list(collect(job, item_keys([1, 2, 3]))) == list(map(function, [1, 2, 3]))
+
+
+def test_whether_an_item_is_done_is_said_without_a_call(repository: Repository) -> None:
+    function = counted(lambda x: 1 / x)
+    one = snapper([2, 0], function, repository, skip_item_errors=True, max_retries=0)
+    assert not one.is_done(2)
+    assert not repository.exists()
+    one.start()
+    calls = len(function.calls)
+    assert [one.is_done(item) for item in (2, 2.0, 0, 5)] == [True, False, False, False]
+    assert not snapper([2], function, repository, cache_expiration=dt.timedelta(microseconds=1)).is_done(2)
+    assert snapper([2], function, repository, cache_expiration=dt.timedelta(hours=1)).is_done(2)
+    assert len(function.calls) == calls
+
+
+@pytest.mark.parametrize("age", [0, 60, dt.timedelta(), dt.timedelta(seconds=-1)])
+def test_an_expiration_is_a_positive_timedelta(repository: Repository, age: Any) -> None:
+    with pytest.raises(InvalidArgument, match="cache_expiration must be a timedelta above 0"):
+        snapper([1], double, repository, cache_expiration=age)
+
+
 # --- two at once ---------------------------------------------------------------------------------------------------
 
 

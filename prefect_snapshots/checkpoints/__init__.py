@@ -32,7 +32,7 @@ from .job import Job, check_batches, exception_classes, make_job
 from .keys import item_keys, stable_hash
 from .manager import CheckpointInfo, CheckpointManager
 from .metrics import Metric, describe_run, failures_of
-from .planning import ItemBatch, JobPlan, plan
+from .planning import ItemBatch, JobPlan, find_done, plan
 from .reading import RAISE, collect, open_log
 from .running import Run, counts_of, run_batch
 from .snapper import FailedItem, Snapper
@@ -60,6 +60,7 @@ __all__ = [
     "exception_classes",
     "explain_fingerprint",
     "failures_of",
+    "find_done",
     "fingerprint",
     "item_keys",
     "make_job",

@@ -216,7 +216,10 @@ class _Walk:
         canon.text(b"s", "method")
         self.called(value.__self__, [value.__name__])
         canon.write(value.__func__)
+        start = len(canon.out)
         canon.write(value.__self__)
+        if not isinstance(value.__self__, type):
+            self._part(f"{label(value)}: self", "value", type(value.__self__).__name__, canon.out[start:])
 
     def partial(self, value: partial[Any], canon: Canon) -> None:
         canon.text(b"s", "partial")
@@ -495,6 +498,17 @@ def _parts(member: Any) -> Iterator[Any]:
         yield member
 
 
+def _functions(member: Any) -> Iterator[types.FunctionType]:
+    """Yield the functions of a member, and those that decorators wrap, such as `lru_cache` and `@task`."""
+    for part in _parts(member):
+        seen: set[int] = set()
+        while part is not None and id(part) not in seen:
+            seen.add(id(part))
+            if isinstance(part, types.FunctionType):
+                yield part
+            part = getattr(part, "__wrapped__", None)
+
+
 def _has_source(function: types.FunctionType) -> bool:
     """Return False for functions that a class decorator has generated, as for dataclasses."""
     inner: Any = inspect.unwrap(function)  # the __repr__ of a dataclass is wrapped
@@ -534,26 +548,28 @@ def _state_of(cls: type, called: Iterable[str]) -> set[str]:
 
     Attributes that other methods assign, such as `load` or `fit`, are part of the meaning of the object.
     """
-    methods: dict[str, types.FunctionType] = {}
+    methods: dict[str, list[types.FunctionType]] = {}
     found: set[str] = set()
     for base in reversed(cls.__mro__[:-1]):
         for name, member in vars(base).items():
             if isinstance(member, functools.cached_property):
                 found.add(name)
-            methods.update((name, part) for part in _parts(member) if isinstance(part, types.FunctionType))
+            if functions := list(_functions(member)):
+                methods[name] = functions
     waiting, seen = list(called), set[str]()
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in methods or not _has_source(methods[name]):
+        if name in seen:
             continue
         seen.add(name)
-        try:
-            node = _definition(methods[name])
-        except Unhashable:
-            continue
-        owner = next(iter(_arguments(node)), "")
-        found |= _changed_of(node, owner)
-        waiting += [chain[0] for chain in _chains(node).get(owner, ())]
+        for method in filter(_has_source, methods.get(name, ())):
+            try:
+                node = _definition(method)
+            except Unhashable:
+                continue
+            owner = next(iter(_arguments(node)), "")
+            found |= _changed_of(node, owner)
+            waiting += [chain[0] for chain in _chains(node).get(owner, ())]
     return found
 
 
@@ -567,7 +583,7 @@ def _state_of_class(cls: type, called: Iterable[str]) -> set[str]:
     for base in cls.__mro__[:-1]:
         for name, member in vars(base).items():
             of_class = name == "__new__" or isinstance(member, classmethod)
-            found = [(part, of_class) for part in _parts(member) if isinstance(part, types.FunctionType)]
+            found = [(part, of_class) for part in _functions(member)]
             methods.setdefault(name, []).extend(found)
     state: set[str] = set()
     waiting, seen = ["__new__", "__init__", "__post_init__", *called], set[str]()

@@ -94,7 +94,8 @@ class Flusher:
         self._log = log
         self._interrupts = interrupts
         self._on_flush = on_flush
-        self._writer = LogWriter(log, job.function_label, job.refresh)
+        renews = log.share is not None and log.share.renews
+        self._writer = LogWriter(log, job.function_label, job.refresh or renews)
         self._lock = Lock()
         self._works: list[WorkInProgress] = []
         self._bytes = 0
@@ -121,6 +122,11 @@ class Flusher:
                 target=self._keep_flushing, args=(self._job.max_wait_time,), name="prefect-snapshots-flush", daemon=True
             )
             self._timer.start()
+
+    def override(self) -> None:
+        """Let all results that are written from now on override earlier ones."""
+        with self._lock, self._interrupts.delayed():
+            self._writer.override()
 
     def begin(self, work: ItemSelection) -> WorkInProgress:
         """Start items: from now on, their results are written.

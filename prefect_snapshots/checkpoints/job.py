@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from ..errors import InvalidArgument
@@ -35,6 +36,7 @@ class Job:
         skip_item_errors: Whether the run continues after an item fails.
         retry_failed_items: Whether items that failed in an earlier run are retried.
         refresh: Whether items that have results are computed again.
+        cache_expiration: How old a result may be. Items with an older one are computed again. None: no limit.
         parts: What the fingerprint includes: names and digests.
     """
 
@@ -52,6 +54,7 @@ class Job:
     skip_item_errors: bool = False
     retry_failed_items: bool = False
     refresh: bool = False
+    cache_expiration: timedelta | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -91,9 +94,14 @@ def make_job(
     max_retries: int = 3,
     fatal_exceptions: type[BaseException] | Iterable[type[BaseException]] = (),
     max_consecutive_exceptions: int | None = None,
+    cache_expiration: timedelta | None = None,
+    identity: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Job:
     """Check the arguments and return a job.
+
+    Args:
+        identity: The function whose fingerprint identifies the results. Default: the function that is called.
 
     Raises:
         InvalidArgument: An argument is invalid.
@@ -109,12 +117,16 @@ def make_job(
         )
     if not callable(function):
         raise InvalidArgument(f"fn must be a function or another callable, not {function!r}.")
-    identity, parts = parts_of(function, function_version)
+    if cache_expiration is not None and not (
+        isinstance(cache_expiration, timedelta) and cache_expiration > timedelta()
+    ):
+        raise InvalidArgument(f"cache_expiration must be a timedelta above 0, or None, not {cache_expiration!r}.")
+    digest, parts = parts_of(function if identity is None else identity, function_version)
     return Job(
         repository,
         check_name(label(function) if name is None else name),
         function,
-        identity,
+        digest,
         label(function),
         parts={part.name[:_LONGEST]: part.digest for part in parts[:_MOST_PARTS]},
         batch_size=batch_size,
@@ -122,5 +134,6 @@ def make_job(
         max_retries=max_retries,
         fatal_exceptions=exception_classes(fatal_exceptions),
         max_consecutive_exceptions=max_consecutive_exceptions,
+        cache_expiration=cache_expiration,
         **options,
     )

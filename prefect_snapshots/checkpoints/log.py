@@ -116,6 +116,7 @@ class Log:
         self._growing: list[KnownSegment] = []
         self._changes = self.starts.changes
         self._looked = 0.0
+        self._ends: dict[int, NDArray[np.float64]] = {}
         self._cache: OrderedDict[int, Results] = OrderedDict()
         self._cached = 0
 
@@ -253,6 +254,31 @@ class Log:
             if not self._own_numbers:
                 return np.zeros(len(found), bool)
             return np.isin(segments_of(found), self._own_numbers)
+
+    def is_older(self, found: Places, moment: float) -> NDArray[np.bool_]:
+        """Return, for each place, whether its item was computed before a time. Those of this process are not.
+
+        Only the records of segments that began before this time are read.
+
+        Args:
+            found: Places of known items.
+            moment: Seconds since 1970.
+
+        Raises:
+            ObjectMissing: As for `values`.
+        """
+        result = np.zeros(len(found), bool)
+        young = [known.own or known.start.oldest >= moment * 1e9 for known in self.known]
+        rows = np.flatnonzero(~np.array(young, bool)[segments_of(found)])
+        numbers = records_of(found[rows])
+        for number in np.unique(numbers).tolist():
+            if number not in self._ends:
+                segment, record = split_record(number)
+                [batch] = self._read(segment, [record])
+                self._ends[number] = batch.ends
+            mine = rows[numbers == number]
+            result[mine] = self._ends[number][rows_of(found[mine])] < moment
+        return result
 
     def values(self, found: Places) -> list[Any]:
         """Return results by place, in the order of `found`. A failed item gives a `Failure`.

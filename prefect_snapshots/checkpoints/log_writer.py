@@ -49,7 +49,7 @@ class LogWriter:
     def __init__(self, log: Log, function: str, refresh: bool = False) -> None:
         self._log = log
         self._function = function
-        self._refresh = refresh
+        self._refresh = self._overrides = refresh
         self._writer: SegmentWriter | None = None
         self._summary = SegmentSummary()
         self.segment = ""
@@ -68,6 +68,12 @@ class LogWriter:
             self._log.register(self.segment, self._function, self._refresh)
             self._refresh = False
             self._writer = self._log.writer_of(self.segment)
+
+    def override(self) -> None:
+        """Let all results that are written from now on override earlier ones."""
+        if not self._overrides:
+            self.close()
+            self._refresh = self._overrides = True
 
     def write(self, batch: Batch) -> None:
         """Append results. When this returns, they survive a kill of this process."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ObjectMissing
 from .batches import DONE
 from .counts import RunCounts
 from .job import Job
 from .keys import Keys
-from .ledger import MISSING, Ledger, outcomes_of
+from .ledger import MISSING, Ledger, Places, outcomes_of
 from .log import Log
 from .merging import tidy
 from .reading import open_log
@@ -28,10 +30,12 @@ class Pending:
     Attributes:
         rows: Their indices, each key once.
         counts: The counts of the other items.
+        renews: Whether some have a result that has expired.
     """
 
     rows: NDArray[np.int64]
     counts: RunCounts
+    renews: bool = False
 
 
 def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) -> Pending:
@@ -43,8 +47,10 @@ def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) ->
         keys: The keys of the items, shape (n, 2).
         fresh: What this run has computed already, if the job ignores the results of earlier runs.
     """
-    found = (log if fresh is None else fresh).find(keys)
+    found, expired = (fresh.find(keys), None) if fresh is not None else find_expired(job, log, keys)
     wanted = found == MISSING
+    if expired is not None:
+        wanted |= expired
     done_before = failed_before = 0
     missing = np.count_nonzero(wanted)  # on truth values ten times as fast as `sum` and `any`
     if fresh is None and missing < len(keys):
@@ -60,7 +66,37 @@ def find_pending(job: Job, log: Log, keys: Keys, fresh: Ledger | None = None) ->
     if len(rows) > 1:
         rows = rows[_firsts(keys[rows])]
     repeated = len(keys) - len(rows) - done_before - failed_before
-    return Pending(rows, RunCounts(len(keys), 0, done_before, 0, failed_before, repeated))
+    counts = RunCounts(len(keys), 0, done_before, 0, failed_before, repeated)
+    return Pending(rows, counts, expired is not None and bool(expired.any()))
+
+
+def find_expired(job: Job, log: Log, keys: Keys) -> tuple[Places, NDArray[np.bool_] | None]:
+    """Return the places of items, and which of them have expired: None if none can."""
+    if job.cache_expiration is None:
+        return log.find(keys), None
+    moment = time.time() - job.cache_expiration.total_seconds()
+    try:
+        return _older(log, keys, moment)
+    except ObjectMissing:  # segments were merged and pruned since the log was read
+        log.refresh()
+        return _older(log, keys, moment)
+
+
+def _older(log: Log, keys: Keys, moment: float) -> tuple[Places, NDArray[np.bool_]]:
+    found = log.find(keys)
+    expired: NDArray[np.bool_] = found != MISSING
+    expired[expired] = log.is_older(found[expired], moment)
+    return found, expired
+
+
+def find_done(job: Job, keys: Keys) -> NDArray[np.bool_]:
+    """Return which items have a result that has not expired."""
+    found, expired = find_expired(job, open_log(job), keys)
+    done: NDArray[np.bool_] = found != MISSING
+    done[done] = outcomes_of(found[done]) == DONE
+    if expired is not None:
+        done &= ~expired
+    return done
 
 
 def _firsts(keys: Keys) -> NDArray[np.int64] | slice:
@@ -101,6 +137,7 @@ class JobPlan:
     counts: RunCounts = field(default_factory=RunCounts)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     _keys: list[Keys] = field(default_factory=list)
+    _renews: bool = False
 
     @property
     def keys(self) -> Keys:
@@ -129,11 +166,11 @@ class JobPlan:
             whole = ItemSelection.join(parts)
             end = len(whole) - len(whole) % size
             for first in range(0, end, size):
-                yield _batch(whole.part(first, first + size), share)
+                yield self._batch(whole.part(first, first + size), share)
                 share = replace(share, batch=share.batch + 1)
             parts = [whole.part(end, len(whole))] if end < len(whole) else []
         if parts:
-            yield _batch(ItemSelection.join(parts), share)
+            yield self._batch(ItemSelection.join(parts), share)
         if trouble is not None:
             raise trouble
 
@@ -145,14 +182,14 @@ class JobPlan:
             rows = pending.rows[planned.find(window.keys[pending.rows]) == MISSING]
             planned.add(window.keys[rows], rows.astype(np.uint64))
             self._keys.append(window.keys)
+            self._renews |= pending.renews
             counts = replace(pending.counts, repeated=pending.counts.repeated + len(pending.rows) - len(rows))
             self.counts += counts
             if len(rows):
                 yield window.take(rows)
 
-
-def _batch(selection: ItemSelection, share: Share) -> ItemBatch:
-    return ItemBatch(selection.items, selection.keys, selection.positions, share)
+    def _batch(self, selection: ItemSelection, share: Share) -> ItemBatch:
+        return ItemBatch(selection.items, selection.keys, selection.positions, replace(share, renews=self._renews))
 
 
 def plan(job: Job, items: Iterable[object]) -> JobPlan:

@@ -119,6 +119,8 @@ class Run:
             self._seen = self._seen.after(RunCounts(repeated=len(pending.rows) - len(rows)))
         if not len(rows):
             return
+        if pending.renews:
+            self._flusher.override()
         if not self._begun:
             self._begun = True
             _warn_of_requests(self.job)
@@ -261,12 +263,13 @@ def counts_of(job: Job, batch: ItemBatch) -> RunCounts:
     by_us = ours.find(batch.keys) != MISSING
     failed_now = ~by_us & ~done & (failures.find(batch.keys) != MISSING)
     failed_before = ~by_us & known & ~done & ~failed_now & (not job.retry_failed_items)
+    again = job.refresh or job.cache_expiration is not None
     return RunCounts(
         len(batch),
         done=int(by_us.sum()),
-        done_before=int((done & ~by_us).sum()) if not job.refresh else 0,
+        done_before=int((done & ~by_us).sum()) if not again else 0,
         failed=int(failed_now.sum()),
-        failed_before=int(failed_before.sum()) if not job.refresh else 0,
+        failed_before=int(failed_before.sum()) if not again else 0,
     )
 
 

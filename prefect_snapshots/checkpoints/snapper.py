@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -11,9 +12,10 @@ from ..errors import InvalidArgument
 from ..repository.choosing import RepositoryLike, as_repository
 from .counts import RunCounts
 from .job import make_job
-from .keys import Keys
+from .keys import Keys, item_keys
 from .log import Log
 from .metrics import Metric, load_metrics, render
+from .planning import find_done
 from .reading import RAISE, READ_WINDOW, check_complete, open_log, read, read_recorded, recorded_keys
 from .running import Run
 from .selection import WINDOW, MetItems, windows
@@ -57,6 +59,7 @@ class Snapper(Generic[T, R]):
         skip_item_errors: Continue after an item fails. Default: False, raise its exception; the next start retries
             the item.
         retry_failed_items: Retry items that failed in an earlier run. Default: False.
+        cache_expiration: Compute items again in `start` if their results are older than this. Default: never.
 
     Attributes:
         counts: The `RunCounts` of the last `start`.
@@ -92,6 +95,7 @@ class Snapper(Generic[T, R]):
         max_consecutive_exceptions: int | None = None,
         skip_item_errors: bool = False,
         retry_failed_items: bool = False,
+        cache_expiration: timedelta | None = None,
     ) -> None:
         if not isinstance(iterable, Iterable):
             raise InvalidArgument(f"Snapper needs an iterable: {type(iterable).__name__} cannot be iterated over.")
@@ -108,6 +112,7 @@ class Snapper(Generic[T, R]):
             max_consecutive_exceptions=max_consecutive_exceptions,
             skip_item_errors=skip_item_errors,
             retry_failed_items=retry_failed_items,
+            cache_expiration=cache_expiration,
         )
         self.counts = RunCounts()
         self.failed_items: list[FailedItem[T]] = []
@@ -153,6 +158,23 @@ class Snapper(Generic[T, R]):
             finally:
                 self.counts = run.counts
                 self.failed_items = [FailedItem(item, error) for item, error in run.failures]
+
+    def is_done(self, item: T) -> bool:
+        """Return whether an item has a result that has not expired. The function is not called.
+
+        Args:
+            item: An item. It need not be in the iterable.
+
+        Raises:
+            UnhashableItem: The item cannot be compared between processes. Pass `key`.
+
+        Example:
+            >>> snapper = Snapper([1, 2], abs, repository="memory://example-is-done")
+            >>> snapper.start()
+            >>> snapper.is_done(2), snapper.is_done(3)
+            (True, False)
+        """
+        return bool(find_done(self.job, item_keys([item], key=self.job.key))[0])
 
     def load(self, missing: Any = RAISE) -> list[R]:
         """Return the results in the order of the iterable.

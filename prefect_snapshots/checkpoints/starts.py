@@ -32,6 +32,8 @@ class Start:
     plan: str = ""
     batch: int = 0
     """The number of the batch in the plan."""
+    oldest: int = 0
+    """No result in it is older than this, in nanoseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Share:
         plan: The id of the plan. Its batches have no item in common.
         batch: The number of the batch.
         settled: The segments that had been read to their end when the plan was made.
+        renews: Whether items of the plan have results that have expired, so that new ones have to override those.
     """
 
     plan: str
     batch: int
     settled: frozenset[str]
+    renews: bool = False
 
     def concerns(self, start: Start) -> bool:
         """Return whether a segment may contain results for the batch."""
@@ -91,17 +95,17 @@ class Starts:
             raise TypeError("a fingerprint that is no string")
         self.pinned = bool(body.get("pinned", self.pinned))
         note_extents(body, self.extents)
-        first = min((self.segments[old].rank for old in body.get("drops", ()) if old in self.segments), default=0)
-        generation = max(
-            (self.segments[old].generation for old in body.get("drops", ()) if old in self.segments), default=0
-        )
+        replaced = [self.segments[old] for old in body.get("drops", ()) if old in self.segments]
+        first = min((old.rank for old in replaced), default=0)
+        generation = max((old.generation for old in replaced), default=0)
+        oldest = min((old.oldest for old in replaced), default=0)
         for old in body.get("drops", ()):
             self.changes += self.segments.pop(old, None) is not None
             self.merging.pop(old, None)
         if event.kind == "start":
             known = [start.generation for start in self.segments.values() if start.fingerprint == body["fingerprint"]]
             generation = max(known, default=0) + bool(body.get("refresh"))
-            self._enter(event, event.sequence, generation)
+            self._enter(event, event.sequence, generation, event.time)
             parts = body.get("parts")
             # Anyone who can write to the repository can forge it, and it is only shown.
             if isinstance(parts, dict) and all(isinstance(part, str) for pair in parts.items() for part in pair):
@@ -110,14 +114,14 @@ class Starts:
             self.merging[body["building"]] = body["fingerprint"]
         elif event.kind == "merged":
             self.merging.pop(body["segment"], None)
-            self._enter(event, first, generation)
+            self._enter(event, first, generation, oldest)
 
     def of(self, fingerprint: str | None) -> list[Start]:
         """Return the segments of one function, or of all. The results of earlier ones override those of later ones."""
         wanted = [start for start in self.segments.values() if fingerprint in (None, start.fingerprint)]
         return sorted(wanted, key=lambda start: (-start.generation, start.rank))
 
-    def _enter(self, event: Event, rank: int, generation: int) -> None:
+    def _enter(self, event: Event, rank: int, generation: int, oldest: int) -> None:
         body = event.body
         self.segments[body["segment"]] = Start(
             body["segment"],
@@ -128,4 +132,5 @@ class Starts:
             event.time,
             body.get("plan", ""),
             body.get("batch", 0),
+            oldest,
         )

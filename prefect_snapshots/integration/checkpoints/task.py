@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
@@ -42,6 +44,7 @@ from ...checkpoints import (
     collect,
     exception_classes,
     failures_of,
+    find_done,
     item_keys,
     make_job,
     open_log,
@@ -50,6 +53,7 @@ from ...checkpoints import (
 )
 from ...documents.texts import count_text
 from ...errors import IncompleteResults, InvalidArgument
+from ...messages import hint
 from ...repository.choosing import RepositoryLike
 from ...repository.handing_over import WithSecrets
 from ..blocks import current_repository
@@ -81,6 +85,7 @@ class _Options:
     repository: RepositoryLike | None
     name: str | None
     key: Callable[..., Any] | None
+    ignore: tuple[str, ...]
     function_version: object
     batch_size: int
     max_wait_time: float | None
@@ -90,6 +95,7 @@ class _Options:
     skip_item_errors: bool
     retry_failed_items: bool
     fail_if_incomplete: bool
+    cache_expiration: timedelta | None
 
     def __post_init__(self) -> None:
         check_batches(self.batch_size, self.max_wait_time)
@@ -99,10 +105,17 @@ class _Options:
                 f"max_consecutive_exceptions={most} can never be reached: it counts within one batch, and a batch has "
                 f"only {count_text(self.batch_size, 'item')}. Pass a larger batch_size or a smaller limit."
             )
+        if self.key is not None and self.ignore:
+            raise InvalidArgument("Pass either key or ignore: a function `key` decides itself what identifies an item.")
 
     def job(self, fn: Callable[..., Any], *, refresh: bool) -> Job:
-        names = self.__dataclass_fields__.keys() - {"repository", "key", "fail_if_incomplete"}
+        names = self.__dataclass_fields__.keys() - {"repository", "key", "ignore", "fail_if_incomplete"}
         settings = {name: getattr(self, name) for name in names}
+        if (instance := _instance_of(fn)) is not None:
+            if _self_of(fn) in self.ignore:
+                settings["identity"] = fn.__func__  # type: ignore[attr-defined]
+            elif self.function_version is not None:
+                settings["function_version"] = [self.function_version, stable_hash(instance)]
         return make_job(current_repository(self.repository), fn, refresh=refresh, **settings)
 
 
@@ -118,6 +131,7 @@ def checkpointed(
     repository: RepositoryLike | None = None,
     name: str | None = None,
     key: Callable[..., Any] | None = None,
+    ignore: str | Sequence[str] = (),
     function_version: object = None,
     batch_size: int = ...,
     max_wait_time: float | None = ...,
@@ -127,6 +141,7 @@ def checkpointed(
     skip_item_errors: bool = False,
     retry_failed_items: bool = False,
     fail_if_incomplete: bool = False,
+    cache_expiration: timedelta | None = None,
     **task_options: Any,
 ) -> Callable[[Callable[P, R]], CheckpointedTask[P, R]]: ...
 
@@ -138,6 +153,7 @@ def checkpointed(
     repository: RepositoryLike | None = None,
     name: str | None = None,
     key: Callable[..., Any] | None = None,
+    ignore: str | Sequence[str] = (),
     function_version: object = None,
     batch_size: int = _BATCH_SIZE,
     max_wait_time: float | None = _MAX_WAIT_TIME,
@@ -147,6 +163,7 @@ def checkpointed(
     skip_item_errors: bool = False,
     retry_failed_items: bool = False,
     fail_if_incomplete: bool = False,
+    cache_expiration: timedelta | None = None,
     **task_options: Any,
 ) -> CheckpointedTask[P, R] | Callable[[Callable[P, R]], CheckpointedTask[P, R]]:
     """Turn a function into a task that stores the result of every item, so that a rerun computes only what is missing.
@@ -158,6 +175,8 @@ def checkpointed(
             the checkpoints, and its plain name for the task.
         key: A function that gets the arguments of a call and returns what identifies the item. Default: the content
             of the arguments.
+        ignore: Names of arguments that do not identify an item, such as "verbose". An item that was computed with one
+            value of them is not computed again for another value.
         function_version: Identifies the code of the function. Default: a fingerprint of its source. Results of
             another version are not used.
         batch_size: How many items a task run computes. At most this many results are written together.
@@ -170,6 +189,7 @@ def checkpointed(
         retry_failed_items: Whether to retry items that failed in an earlier run.
         fail_if_incomplete: Whether a map of which items have no result ends in a failed state. Default: it completes,
             in a state named `CompletedWithFailures`. A flow that returns the future ends in this state.
+        cache_expiration: Items are computed again if their results are older than this. Default: results do not expire.
         task_options: Any option of `@task`. `refresh_cache=True` recomputes everything.
 
     Returns:
@@ -194,6 +214,7 @@ def checkpointed(
         repository,
         name,
         key,
+        (ignore,) if isinstance(ignore, str) else tuple(ignore),
         function_version,
         batch_size,
         max_wait_time,
@@ -203,6 +224,7 @@ def checkpointed(
         skip_item_errors,
         retry_failed_items,
         fail_if_incomplete,
+        cache_expiration,
     )
     if name is not None:
         task_options.setdefault("name", name)
@@ -237,6 +259,7 @@ class CheckpointedTask(Task[P, R]):
         self._function = fn
         self._options = options
         _check_options(task_options)
+        _check_ignored(fn, options.ignore)
         task_options.setdefault("cache_policy", NO_CACHE)
         task_options.setdefault("persist_result", False)
         super().__init__(fn=self._calling(), **task_options)
@@ -248,6 +271,9 @@ class CheckpointedTask(Task[P, R]):
             options: Options of `checkpointed` or of a Prefect task. Options that you leave out keep their values.
         """
         mine = {name: options.pop(name) for name in list(options) if name in _Options.__dataclass_fields__}
+        if "ignore" in mine:
+            mine["ignore"] = (mine["ignore"],) if isinstance(mine["ignore"], str) else tuple(mine["ignore"])
+            _check_ignored(self._function, mine["ignore"])
         if "name" in mine:
             options["name"] = mine["name"]
         _check_options(options)
@@ -258,6 +284,35 @@ class CheckpointedTask(Task[P, R]):
         task._options = replace(self._options, **mine)
         task.fn = task._calling()
         return task
+
+    def __get__(self, instance: Any, owner: Any = None) -> CheckpointedTask[P, R]:
+        """Return the task of a method of an object. The object is part of the fingerprint of the function."""
+        if instance is None:
+            return self
+        task = copy.copy(self)
+        task._function = self._function.__get__(instance, owner)
+        task.fn = task._calling()
+        return task
+
+    def is_done(self, *args: Any, **kwargs: Any) -> bool:
+        """Return whether a call with these arguments has a result that has not expired. The function is not called.
+
+        Args:
+            args, kwargs: The arguments of the function, as for a call.
+
+        Raises:
+            UnhashableItem: The arguments cannot be compared between processes. Pass `key` or `ignore`.
+
+        Example:
+            >>> from prefect_snapshots import checkpointed
+            >>> @checkpointed(repository="memory://example-call-is-done", function_version=1)
+            ... def square(x: int) -> int:
+            ...     return x * x
+            >>> square(3), square.is_done(3), square.is_done(4)
+            (9, True, False)
+        """
+        job, item = self._one(args, kwargs)
+        return bool(find_done(job, item_keys([item], key=job.key))[0])
 
     @overload  # type: ignore[override]
     def map(
@@ -316,15 +371,20 @@ class CheckpointedTask(Task[P, R]):
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the stored result of one item, or compute and store it."""
-        arguments = _given(self._function, inspect.signature(self._function).bind(*args, **kwargs).arguments)
-        job = self._job(arguments, {})
+        job, item = self._one(args, kwargs)
         job = replace(job, skip_item_errors=False, retry_failed_items=True)
-        item = _item(self._function, arguments)
         keys = item_keys([item], key=job.key)
         counts = run_batch(job, ItemBatch([item], keys, np.zeros(1, np.int64)))
         if not counts.worked:
             run_logger().info("%s: the result was stored before in %s.", self.name, job.repository.url)
         return next(collect(job, keys))
+
+    def _one(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Job, Any]:
+        """Return the job and the item of one call."""
+        given = inspect.signature(self._function).bind(*args, **kwargs).arguments
+        arguments = _given(self._function, given, self._options.ignore)
+        item = next(iter(arguments.values())) if self._is_plain(arguments) else dict(arguments)
+        return self._job(arguments, {}), item
 
     # --- many ----------------------------------------------------------------------------------------------------
 
@@ -346,7 +406,7 @@ class CheckpointedTask(Task[P, R]):
             raise MappingLengthMismatch(f"{self.name}.map() needs iterables of the same length, but got {lengths}.")
         names = tuple(mapped)
         columns = [_resolved(values) for values in mapped.values()]
-        if _is_plain(self._function, [*mapped, *constants]):
+        if self._is_plain([*mapped, *constants]):
             items: Iterable[Any] = columns[0]
         else:
             items = (dict(zip(names, row, strict=True)) for row in _rows(self.name, columns))
@@ -360,7 +420,7 @@ class CheckpointedTask(Task[P, R]):
         if refresh is None:
             refresh = bool(get_current_settings().tasks.refresh_cache)
         job = self._options.job(function, refresh=refresh)
-        if _is_plain(function, names):
+        if self._is_plain(names):
             return replace(job, key=key)
         if key is not None:
 
@@ -368,15 +428,20 @@ class CheckpointedTask(Task[P, R]):
                 return _call_with(key, function, {**item, **constants})
 
         else:
-            defaults = _digests(_defaults(function))
-            digests = _digests(constants)
+            ignored = self._options.ignore
+            defaults = _digests(_defaults(function), ignored)
+            digests = _digests(constants, ignored)
 
             def key_of(item: Mapping[str, Any]) -> Any:
-                found = {**_digests(item), **digests}
+                found = {**_digests(item, ignored), **digests}
                 given = {name: digest for name, digest in found.items() if digest != defaults.get(name)}
                 return item[next(iter(given))] if _is_plain(function, given) and not digests else given
 
         return replace(job, key=key_of, function=_with_constants(function, constants))
+
+    def _is_plain(self, names: Iterable[str]) -> bool:
+        """Return whether the first argument of a call, which is the only one, is the item itself."""
+        return _is_plain(self._function, names) and not set(names) & {*self._options.ignore}
 
 
 class CheckpointedFuture(PrefectTaskRunFuture[list[R]], Generic[R]):
@@ -674,23 +739,40 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 
-def _digests(arguments: Mapping[str, Any]) -> dict[str, bytes]:
-    return {name: stable_hash(value) for name, value in arguments.items()}
+def _digests(arguments: Mapping[str, Any], ignored: Sequence[str] = ()) -> dict[str, bytes]:
+    return {name: stable_hash(value) for name, value in arguments.items() if name not in ignored}
 
 
-def _given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _instance_of(function: Callable[..., Any]) -> Any:
+    """Return the object of a method, or None for a function or a class method."""
+    instance = function.__self__ if inspect.ismethod(function) else None
+    return None if isinstance(instance, type) else instance
+
+
+def _self_of(method: Any) -> str:
+    """Return the name of the first parameter of a method: `self`."""
+    return next(iter(inspect.signature(method.__func__).parameters))
+
+
+def _check_ignored(function: Callable[..., Any], ignored: Sequence[str]) -> None:
+    """Raise `InvalidArgument` for a name that is not a parameter of the function."""
+    function = getattr(function, "__func__", function)
+    parameters = inspect.signature(function).parameters
+    for name in ignored:
+        if name not in parameters:
+            raise InvalidArgument(
+                f"ignore names {name!r}, but {function.__qualname__} has no such parameter. {hint(name, parameters)}"
+            )
+
+
+def _given(function: Callable[..., Any], arguments: Mapping[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that differ from their defaults. Prefect always passes all, so defaults are left out."""
     defaults = _defaults(function)
     return {
         name: value
         for name, value in arguments.items()
-        if name not in defaults or stable_hash(value) != stable_hash(defaults[name])
+        if name in ignored or name not in defaults or stable_hash(value) != stable_hash(defaults[name])
     }
-
-
-def _item(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Return the item of a call with these arguments."""
-    return next(iter(arguments.values())) if _is_plain(function, arguments) else dict(arguments)
 
 
 def _call_with(call: Callable[..., Any], function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
