@@ -761,7 +761,7 @@ def _check_ignored(function: Callable[..., Any], ignored: Sequence[str]) -> None
     for name in ignored:
         if name not in parameters:
             raise InvalidArgument(
-                f"ignore names {name!r}, but {function.__qualname__} has no such parameter. {hint(name, parameters)}"
+                f"ignore={name!r} is not a parameter of {function.__qualname__}. {hint(name, parameters)}"
             )
 
 
