@@ -195,6 +195,23 @@ def test_like_says_which_dtype_and_shape_are_expected() -> None:
     assert restored({"a": torch.ones(2)}, like={"a": torch.ones(2, device="meta")})["a"].is_meta
 
 
+def test_tensors_are_cast_to_the_dtypes_of_like() -> None:
+    weight = torch.nn.Parameter(torch.arange(3.0))
+    like = {"a": torch.zeros(3, dtype=torch.bfloat16), "b": torch.zeros(3, dtype=torch.bfloat16)}
+    found = restored({"a": weight, "b": weight}, like=like, cast=True)
+    assert found["a"] is found["b"]
+    assert isinstance(found["a"], torch.nn.Parameter)
+    assert (found["a"].dtype, found["a"].is_leaf, found["a"].tolist()) == (torch.bfloat16, True, [0, 1, 2])
+    numbers = torch.tensor([1, 300])
+    assert restored([numbers], like=[torch.zeros(2, dtype=torch.int16)], cast=True)[0].tolist() == [1, 300]
+    with pytest.raises(LeafError, match="Leaf 0: Not all of its numbers fit into int8"):
+        restored([numbers], like=[torch.zeros(2, dtype=torch.int8)], cast=True)
+    quantised = torch.quantize_per_tensor(torch.arange(3.0), 0.5, 1, torch.qint8)
+    for stored, other in (torch.ones(2), torch.zeros(2, dtype=torch.int64)), (quantised, torch.zeros(3)):
+        with pytest.raises(StructureMismatch, match="Leaf 0: like= has torch"):
+            restored([stored], like=[other], cast=True)
+
+
 def test_tensors_that_only_their_own_code_can_store_need_pickle() -> None:
     class Sub(torch.Tensor):
         pass

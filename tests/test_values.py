@@ -47,6 +47,7 @@ from prefect_snapshots import SnapshotManager
 from prefect_snapshots.errors import (
     EnvironmentMismatch,
     IntegrityError,
+    InvalidArgument,
     LeafError,
     MissingDependency,
     PickleRefused,
@@ -776,11 +777,94 @@ class Grown:
 def test_fields_that_were_added_since_keep_the_values_of_like() -> None:
     encoded = encode({"state": State(3, {"w": np.ones(2)}), "other": 1})
     like = {"state": Grown(0, {"w": np.zeros(2)}), "other": 0}
-    with pytest.raises(StructureMismatch, match=r"Leaf state/added: .*not in the stored value.* also pass leaves="):
-        decode(encoded.manifest, body_of(encoded), like=like)
-    found = decode(encoded.manifest, body_of(encoded), like=like, leaves="**")
+    for leaves in (None, "**"):
+        with pytest.raises(StructureMismatch, match=r"Leaf state/added: .*not in the stored value.* pass strict=False"):
+            decode(encoded.manifest, body_of(encoded), like=like, leaves=leaves)
+    found = decode(encoded.manifest, body_of(encoded), like=like, strict=False)
     assert (found["state"].step, found["state"].added, found["state"].also) == (3, 5, {"k": [1, 2]})
     assert same(found["state"].params["w"], np.ones(2))
+
+
+def test_a_changed_tree_is_restored_as_far_as_it_fits() -> None:
+    stored = {"encoder": {"w": np.arange(4.0), "b": np.ones(9)}, "old": np.zeros(7), "moved": {"x": 1}}
+    like = {"encoder": {"w": np.zeros(4), "scale": np.full(2, 0.5)}, "new": [None, 3], "moved": 0}
+    encoded = encode(stored)
+    body = body_of(encoded)
+    found = decode(encoded.manifest, body, like=like, strict=False)
+    assert same(found["encoder"], {"w": np.arange(4.0), "scale": np.full(2, 0.5)})
+    assert (found["new"], found["moved"], "old" in found) == ([None, 3], 0, False)
+    assert body.calls == [[(0, 32)]]  # nothing else was read
+    with pytest.raises(StructureMismatch, match=r"Leaf new: It is not stored, and like= has only its shape"):
+        restored({"a": 1}, like={"a": 0, "new": jax.ShapeDtypeStruct((2,), np.float32)}, strict=False)
+    with pytest.raises(StructureMismatch, match=r"Leaf a: like= has float64\[3\], but float64\[2\]"):
+        restored({"a": np.ones(2)}, like={"a": np.ones(3)}, strict=False)
+
+
+def test_a_placeholder_skips_a_leaf_or_what_is_below() -> None:
+    encoded = encode({"model": {"w": np.arange(4.0)}, "optimizer": {"m": np.ones(9), "v": [np.ones(5)]}, "step": 7})
+    body = body_of(encoded)
+    found = decode(encoded.manifest, body, like={"model": {"w": np.zeros(4)}, "optimizer": ..., "step": ...})
+    assert same(found, {"model": {"w": np.arange(4.0)}, "optimizer": ..., "step": ...})
+    assert body.calls == [[(0, 32)]]
+    with pytest.raises(StructureMismatch, match=r"Leaf step: It is in the stored value, but not in like="):
+        decode(encoded.manifest, body, like={"model": {"w": ...}, "optimizer": ...})
+
+
+@pytest.mark.parametrize(
+    ("stored", "like"),
+    [
+        (np.arange(4.0), np.zeros(4, np.float16)),
+        (np.arange(4), np.zeros(4, np.complex64)),
+        (np.arange(4), np.zeros(4, np.int8)),
+        (np.array([True, False]), np.zeros(2)),
+        (np.arange(4.0).reshape(2, 2).T, np.zeros((2, 2), np.float32)),
+        (np.arange(4, dtype=ml_dtypes.int4), np.zeros(4, np.uint8)),
+        (np.float64(5), np.zeros((), ml_dtypes.bfloat16)),
+        (jnp.arange(4.0), np.zeros(4)),
+        (np.arange(4.0), jnp.zeros(4, jnp.bfloat16)),
+        (jnp.arange(4), jax.ShapeDtypeStruct((4,), jnp.float8_e4m3fn)),
+    ],
+)
+def test_arrays_are_cast_to_the_dtypes_of_like(stored: Any, like: Any) -> None:
+    value: Any = {"a": stored}
+    with pytest.raises(StructureMismatch, match="Leaf a: like= has"):
+        restored(value, like={"a": like})
+    found = restored(value, like={"a": like}, cast=True)["a"]
+    assert found.dtype == like.dtype
+    assert isinstance(found, np.ndarray) is isinstance(like, np.ndarray)
+    assert (np.asarray(found).astype(complex) == np.asarray(stored).astype(complex)).all()
+
+
+@pytest.mark.parametrize(
+    ("stored", "like", "error", "message"),
+    [
+        (np.ones(2), np.zeros(2, int), StructureMismatch, r"like= has int64\[2\], but float64\[2\]"),
+        (np.ones(2, complex), np.zeros(2), StructureMismatch, "but complex128"),
+        (np.ones(2, ml_dtypes.bfloat16), np.zeros(2, ml_dtypes.int4), StructureMismatch, "but bfloat16"),
+        (np.array(["a"]), np.zeros(1), StructureMismatch, "but <U1"),
+        (np.array([1], "M8[ns]"), np.array([1], "M8[us]"), StructureMismatch, "but datetime64"),
+        (np.zeros(2, [("a", "f4")]), np.zeros(2), StructureMismatch, "is stored"),
+        (jax.random.key(0), jnp.zeros((), np.uint32), StructureMismatch, "but key<"),
+        (np.ones(2), np.zeros(3, np.float32), StructureMismatch, r"float32\[3\], but float64\[2\]"),
+        (np.array([-1, 300]), np.zeros(2, np.int8), LeafError, "Not all of its numbers fit into int8"),
+        (np.array([-1, 3]), jnp.zeros(2, np.uint8), LeafError, "Not all of its numbers fit into uint8"),
+    ],
+)  # fmt: skip
+def test_a_cast_that_would_change_numbers_is_refused(
+    stored: Any, like: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"Leaf a: .*{message}"):
+        restored({"a": stored}, like={"a": like}, cast=True)
+
+
+def test_a_cast_makes_a_weak_type_strong_and_needs_like() -> None:
+    weak = jnp.asarray(2.0)
+    assert weak.weak_type
+    found = restored({"a": weak}, like={"a": jnp.bfloat16(0)}, cast=True)["a"]
+    assert (found.dtype, found.weak_type) == (jnp.bfloat16, False)
+    for options in ({"cast": True}, {"strict": False}):
+        with pytest.raises(InvalidArgument, match=f"{next(iter(options))}=.* needs like="):
+            restored(1, **options)
 
 
 @pytest.mark.parametrize(

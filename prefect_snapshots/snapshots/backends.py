@@ -18,7 +18,7 @@ from ..repository.location import Buffer
 from ..repository.repository import Repository
 from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream
-from ..values import Encoded, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
+from ..values import WHOLE, Encoded, Loading, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, SnapshotRecords
 
 KIND = "snapshots"
@@ -28,10 +28,6 @@ R = TypeVar("R")
 
 def nothing() -> None:
     """A draft that commits nothing."""
-
-
-Leaves = str | Sequence[str] | None
-"""Patterns of leaf paths; None for all leaves."""
 
 
 class Backend(Protocol):
@@ -82,9 +78,7 @@ class Backend(Protocol):
     def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
         """Commit a snapshot with the value of another one, as `put` does."""
 
-    def loader(
-        self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
-    ) -> Callable[[], Any]:
+    def loader(self, record: Record, deepcopy: bool | None, loading: Loading) -> Callable[[], Any]:
         """Return a function that loads the value of a snapshot later, even if it was deleted by then."""
 
     def leaves(self, record: Record) -> Iterable[Any]:
@@ -152,24 +146,22 @@ class Memory:
     def clone(self, draft: MakeDraft, source: Record, otherwise: MakeDraft = nothing) -> Event | None:
         return self.put(draft, _copied(self._kept(source).value), None, otherwise)
 
-    def loader(
-        self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
-    ) -> Callable[[], Any]:
-        return functools.partial(self._load, self._kept(record), deepcopy, leaves, like, sharding)
+    def loader(self, record: Record, deepcopy: bool | None, loading: Loading) -> Callable[[], Any]:
+        return functools.partial(self._load, self._kept(record), deepcopy, loading)
 
     def leaves(self, record: Record) -> Iterable[Any]:
         kept = self._kept(record)
         if isinstance(kept.value, Held):
             return kept.value.leaves()
-        return (leaf for _, leaf in iter_leaves(self._load(kept, None, None, None)))
+        return (leaf for _, leaf in iter_leaves(self._load(kept, None, WHOLE)))
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
         held = _held(self._kept(record).value)
         return held.manifest, bytes(held.body)
 
-    def _load(self, kept: _Kept, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None) -> Any:
-        if leaves is not None or like is not None or sharding is not None:
-            return _held(kept.value).value(leaves, like, sharding)
+    def _load(self, kept: _Kept, deepcopy: bool | None, loading: Loading) -> Any:
+        if not loading.is_whole:
+            return _held(kept.value).value(loading)
         with self._lock:
             if isinstance(kept.value, Held):
                 kept.value = kept.value.value()
@@ -263,11 +255,9 @@ class Durable:
             self._tracked.change(otherwise)
         return event
 
-    def loader(
-        self, record: Record, deepcopy: bool | None, leaves: Leaves, like: Any, sharding: Any = None
-    ) -> Callable[[], Any]:
+    def loader(self, record: Record, deepcopy: bool | None, loading: Loading) -> Callable[[], Any]:
         _refuse_references(deepcopy)
-        return functools.partial(self._load, record, leaves, like, sharding)
+        return functools.partial(self._load, record, loading)
 
     def leaves(self, record: Record) -> Iterable[Any]:
         with self._reading(record) as (manifest, body):
@@ -282,11 +272,9 @@ class Durable:
         with self._tracked.reading(record.event, self.label(record)) as body:
             return body.manifest, body
 
-    def _load(self, record: Record, leaves: Leaves, like: Any, sharding: Any = None) -> Any:
+    def _load(self, record: Record, loading: Loading) -> Any:
         with self._reading(record) as (manifest, body):
-            return decode(
-                manifest, body, leaves=leaves, like=like, sharding=sharding, allow_pickle=self.repository.allow_pickle
-            )
+            return decode(manifest, body, **loading._asdict(), allow_pickle=self.repository.allow_pickle)
 
     @contextlib.contextmanager
     def _reading(self, record: Record) -> Iterator[tuple[bytes, ContentReader]]:
@@ -310,16 +298,9 @@ class Held:
     body: Buffer
     allow_pickle: bool
 
-    def value(self, leaves: Leaves = None, like: Any = None, sharding: Any = None) -> Any:
+    def value(self, loading: Loading = WHOLE) -> Any:
         """Return the value, or a part of it."""
-        return decode(
-            self.manifest,
-            MemoryBody(self.body),
-            leaves=leaves,
-            like=like,
-            sharding=sharding,
-            allow_pickle=self.allow_pickle,
-        )
+        return decode(self.manifest, MemoryBody(self.body), **loading._asdict(), allow_pickle=self.allow_pickle)
 
     def leaves(self) -> Iterable[Any]:
         """Return its leaves in order."""

@@ -24,6 +24,7 @@ from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.repository import Repository
 from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
+from ..values import WHOLE, Loading
 from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.proving import prove_readable
 from .backends import KIND, Backend, Durable, Memory
@@ -306,6 +307,8 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
         sharding: Any = None,
+        cast: bool = False,
+        strict: bool = True,
     ) -> Snapshot[T]:
         """Return a snapshot. Its `data` is loaded and verified when you first use it.
 
@@ -313,14 +316,27 @@ class SnapshotManager(Generic[T]):
             snapshot_id: The id.
             deepcopy: In memory, overrides `deepcopy_on_retrieve`.
             leaves: Patterns of leaf paths to load, such as `"encoder/**"`. Default: all leaves.
-            like: A value whose structure, custom node types and sharding the result gets.
+            like: A value whose structure, custom node types and sharding the result gets. `...` in it skips a leaf, or
+                everything below.
             sharding: Instead of `like`, the sharding of its JAX arrays: one for all of them, or a dict with one for
                 each pattern of leaf paths. On devices of several processes, each reads only the bytes that it needs.
+            cast: Whether to convert arrays to the dtypes in `like`. Default: other dtypes raise `StructureMismatch`.
+            strict: Whether the snapshot and `like` must have the same paths. If not, stored leaves that `like` lacks
+                are not read, and leaves that are not stored keep the values of `like`.
 
         Raises:
             SnapshotNotFound: There is no such snapshot.
+
+        Example:
+            >>> import numpy as np
+            >>> from prefect_snapshots import SnapshotManager
+            >>> manager = SnapshotManager()
+            >>> _ = manager.save_snapshot({"w": np.ones(2), "old": np.zeros(3)}, "one")
+            >>> like = {"w": np.zeros(2, np.float16), "new": 0.5}
+            >>> manager.get_snapshot("one", like=like, cast=True, strict=False).data
+            {'w': array([1., 1.], dtype=float16), 'new': 0.5}
         """
-        return self.snapshot_of(self._record(snapshot_id), deepcopy, leaves, like, sharding)
+        return self.snapshot_of(self._record(snapshot_id), deepcopy, Loading(leaves, like, sharding, cast, strict))
 
     def load_snapshot(
         self,
@@ -330,12 +346,14 @@ class SnapshotManager(Generic[T]):
         leaves: str | Sequence[str] | None = None,
         like: Any = None,
         sharding: Any = None,
+        cast: bool = False,
+        strict: bool = True,
     ) -> T:
         """Load the value of a snapshot. Every byte is verified.
 
         Args:
             snapshot_id: The id of the snapshot.
-            deepcopy, leaves, like, sharding: As for `get_snapshot`.
+            deepcopy, leaves, like, sharding, cast, strict: As for `get_snapshot`.
 
         Returns:
             The value that was saved.
@@ -344,8 +362,10 @@ class SnapshotManager(Generic[T]):
             SnapshotNotFound: There is no such snapshot.
             IntegrityError: Stored bytes are damaged. The message names the leaf.
             PickleRefused: A leaf needs pickle, and the repository was opened with `allow_pickle=False`.
+            StructureMismatch: What is stored does not match `like`. The message names the path.
         """
-        return self.get_snapshot(snapshot_id, deepcopy, leaves=leaves, like=like, sharding=sharding).data
+        loading = Loading(leaves, like, sharding, cast, strict)
+        return self.snapshot_of(self._record(snapshot_id), deepcopy, loading).data
 
     def __getitem__(self, snapshot_id: str) -> Snapshot[T]:
         return self.get_snapshot(snapshot_id)
@@ -625,17 +645,16 @@ class SnapshotManager(Generic[T]):
         self,
         record: Record,
         deepcopy: bool | None = None,
-        leaves: str | Sequence[str] | None = None,
-        like: Any = None,
-        sharding: Any = None,
+        loading: Loading = WHOLE,
     ) -> Snapshot[T]:
         """Return the snapshot of a record. Its data is loaded when you first use it.
 
         Args:
             record: The record of the snapshot.
-            deepcopy, leaves, like, sharding: As for `get_snapshot`.
+            deepcopy: As for `get_snapshot`.
+            loading: Which part of its value to load, and in which form. Default: all of it, as it was stored.
         """
-        load = self._backend.loader(record, deepcopy, leaves, like, sharding)
+        load = self._backend.loader(record, deepcopy, loading)
         metadata = copy.deepcopy(record.metadata)
         return Snapshot(record.id, record.timestamp, metadata, list(record.tags), lambda: cast(T, load()))
 

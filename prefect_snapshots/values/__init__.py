@@ -23,15 +23,17 @@ Example:
 from __future__ import annotations
 
 from .arrays import is_spread
-from .decoding import BodyReader, MemoryBody, decode, decode_leaves
+from .decoding import WHOLE, BodyReader, Loading, MemoryBody, decode, decode_leaves
 from .encoding import Encoded, SharedValue, Spread, encode, encode_shared, validate
 from .manifest import LeafInfo, describe, without_pickles
 from .structure import iter_leaves, map_leaves, map_leaves_with_path
 
 __all__ = [
+    "WHOLE",
     "BodyReader",
     "Encoded",
     "LeafInfo",
+    "Loading",
     "MemoryBody",
     "SharedValue",
     "Spread",

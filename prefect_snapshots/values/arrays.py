@@ -303,6 +303,42 @@ def empty(spec: ArraySpec, *, aligned: bool) -> tuple[NDArray[Any], memoryview]:
     return array.T if spec.flags & FORTRAN else array, bytes_of(array)
 
 
+_RANKS = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}
+"""What numbers can hold: those of a rank hold all of lower ones, with less precision at worst."""
+
+
+def is_castable(before: Any, after: Any) -> bool:
+    """Return whether numbers of one dtype can be converted to another one without becoming another kind of number."""
+    ranks = [_rank(dtype) for dtype in (before, after)]
+    return None not in ranks and ranks[0] <= ranks[1]  # type: ignore[operator]
+
+
+def _rank(dtype: Any) -> int | None:
+    if not isinstance(dtype, np.dtype):
+        return None  # random keys
+    if dtype.kind == "V" and dtype.names is None and dtype.subdtype is None:  # of ml_dtypes, such as bfloat16 and int4
+        return _RANKS.get(dtype.name.removeprefix("b")[:1])
+    return _RANKS.get(dtype.kind)
+
+
+def cast_spec(spec: ArraySpec, dtype: np.dtype[Any]) -> ArraySpec:
+    """Return the description of an array after a cast."""
+    return spec._replace(dtype=dtype, flags=spec.flags & ~WEAK)
+
+
+def cast_array(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert the numbers of an array to a dtype that `is_castable` allows.
+
+    Raises:
+        Unavailable: An integer does not fit.
+    """
+    with np.errstate(over="ignore"):  # beyond the largest float of the new dtype is infinity
+        made = array.astype(dtype)
+    if _rank(dtype) == 1 and not np.array_equal(made.astype(array.dtype), array):
+        raise Unavailable(f"Not all of its numbers fit into {dtype}.")
+    return made
+
+
 def check_jax(spec: ArraySpec) -> None:
     """Check that JAX can hold an array without changing it.
 

@@ -15,9 +15,12 @@ from .arrays import (
     ArraySpec,
     Buffer,
     as_sharding,
+    cast_array,
+    cast_spec,
     check_jax,
     empty,
     from_regions,
+    is_castable,
     key_form,
     loaded_jax,
     regions_of,
@@ -72,7 +75,7 @@ from .structure import (
     same_paths,
     select,
 )
-from .tensors import check_torch, is_tensor_class, make, new_memory
+from .tensors import check_torch, is_castable_tensor, is_tensor_class, make, new_memory
 
 
 class BodyReader(Protocol):
@@ -107,6 +110,25 @@ class MemoryBody:
             view[:] = self._data[offset : offset + len(view)]
 
 
+class Loading(NamedTuple):
+    """Which part of a value to load, and in which form: arguments of `decode`, which describes them."""
+
+    leaves: str | Sequence[str] | None = None
+    like: Any = None
+    sharding: Any = None
+    cast: bool = False
+    strict: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of a value, as it was stored."""
+        return all(given is default for given, default in zip(self, WHOLE, strict=True))
+
+
+WHOLE = Loading()
+"""All of a value, as it was stored."""
+
+
 def decode(
     manifest: bytes,
     body: BodyReader,
@@ -114,6 +136,8 @@ def decode(
     leaves: str | Sequence[str] | None = None,
     like: Any = None,
     sharding: Any = None,
+    cast: bool = False,
+    strict: bool = True,
     allow_pickle: bool = True,
 ) -> Any:
     """Return the encoded value, or a part of it.
@@ -130,9 +154,14 @@ def decode(
         like: A value with the same paths. Its containers may have other types. It determines the types of the
             containers, the static fields of JAX, and for each array (or `jax.ShapeDtypeStruct`) whether to return NumPy
             or JAX, with which sharding. Shapes and dtypes must be equal. A stored Python number matches a JAX scalar,
-            and stays a number. A leaf of `like` that is not an array matches anything. Default: as it was stored.
+            and stays a number. A leaf of `like` that is not an array matches anything. `...` skips a leaf, or all that
+            is below: it is not read, and the result has `...` there. Default: as it was stored.
         sharding: The sharding of JAX arrays, instead of `like`: one for all, or a dict with one for each pattern of
             paths. In a run of several processes, each reads only the bytes that its devices need.
+        cast: Whether to convert arrays to the dtypes in `like`. Complex numbers never become real, floats never become
+            integers, and integers must fit.
+        strict: Whether the value and `like` must have the same paths. If not, stored leaves that `like` lacks are not
+            read, and leaves that are not stored keep the values of `like`.
         allow_pickle: Whether pickled leaves may be unpickled, and the modules of classes imported.
 
     Raises:
@@ -140,7 +169,8 @@ def decode(
         UnsupportedFormat: A newer version wrote it.
         PickleRefused: A leaf that you selected was pickled, and `allow_pickle` is False.
         StructureMismatch: The value does not have the structure of `like`.
-        InvalidArgument: You passed both `like` and `sharding`, or `sharding` has a pattern that matches no JAX array.
+        InvalidArgument: You passed both `like` and `sharding`, `cast` or `strict` without `like`, or `sharding` has a
+            pattern that matches no JAX array.
         LeafError: No leaf matches, or one cannot be made here, for example because its class or time zone is missing.
         MissingDependency: JAX is needed, but not installed.
 
@@ -155,10 +185,12 @@ def decode(
     """
     decoder = _Decoder(manifest, body, allow_pickle)
     if like is None:
+        if cast or not strict:
+            raise InvalidArgument(f"{'cast=True' if cast else 'strict=False'} needs like=, a value to load it like.")
         return decoder.as_stored(leaves, sharding)
     if sharding is not None:
         raise InvalidArgument("Pass either like= or sharding=: the arrays in like= have shardings themselves.")
-    return decoder.alike(like, leaves)
+    return decoder.alike(like, leaves, cast, strict)
 
 
 def decode_leaves(
@@ -186,6 +218,8 @@ class _Target(NamedTuple):
     """None for JAX's default device."""
     device: Any = None
     """Of a tensor; None for where tensors are put otherwise, the CPU."""
+    dtype: Any = None
+    """The dtype to convert to; None for the stored one."""
 
 
 class _Reading(NamedTuple):
@@ -225,22 +259,24 @@ class _Decoder:
         with distrust():
             return build(root, iter(found))
 
-    def alike(self, like: Any, leaves: str | Sequence[str] | None) -> Any:
+    def alike(self, like: Any, leaves: str | Sequence[str] | None, cast: bool, strict: bool) -> Any:
         shape = outline(like, static=True)
         with distrust():
             root = self._root if leaves is None else select(self._root, leaves)
             stored = {path: leaf for path, leaf in leaf_paths(root) if leaf is not PLACEHOLDER}
         if leaves is not None:
-            shape = prune(shape, stored.__contains__, own=True)
-        asked = leaf_paths(shape)
-        static = {path for path, form in asked if type(form) is Static and form is not PLACEHOLDER}
-        below = tuple(f"{path}/" for path in static)
-        stored = {path: leaf for path, leaf in stored.items() if path not in static and not path.startswith(below)}
-        wanted_paths = dict.fromkeys(path for path, form in asked if type(form) is not Static)
-        advice = "" if leaves is not None else _NEW_FIELDS
-        same_paths(stored, wanted_paths, "the stored value", "like=", advice)
+            shape = prune(shape, matcher(leaves), own=True)
+        asked = [(path, Static(form) if form is ... else form) for path, form in leaf_paths(shape)]
+        if strict:
+            static = {path for path, form in asked if type(form) is Static and form is not PLACEHOLDER}
+            below = tuple(f"{path}/" for path in static)
+            stored = {path: leaf for path, leaf in stored.items() if path not in static and not path.startswith(below)}
+            wanted_paths = dict.fromkeys(path for path, form in asked if type(form) is not Static)
+            same_paths(stored, wanted_paths, "the stored value", "like=", _CHANGED)
+        else:
+            asked = [(path, form if path in stored else _kept(path, form)) for path, form in asked]
         wanted: list[_Wanted] = [
-            (form, None) if type(form) is Static else (stored[path], _target(path, stored[path], form))
+            (form, None) if type(form) is Static else (stored[path], _target(path, stored[path], form, cast))
             for path, form in asked
         ]
         return build(shape, iter(self._restore(wanted)))
@@ -285,7 +321,7 @@ class _Decoder:
             return self._open_pickle(leaf)
         try:
             if code == TENSOR:
-                return tensors.open(leaf, target and target.device)
+                return tensors.open(leaf, target and target.device, target and target.dtype)
             if code in _ARRAYS or target is not None:
                 return _open_array(leaf, target)
         except Unavailable as error:
@@ -390,9 +426,9 @@ _RESOLVERS: dict[Kind, Callable[[_Decoder, Branch], Any]] = {
 
 # --- leaves -----------------------------------------------------------------------------------------------------------
 
-_NEW_FIELDS = (
-    ' If this field was added or removed since, also pass leaves=: patterns of what to load, or "**" for everything. '
-    "Other fields keep the values that like= has."
+_CHANGED = (
+    " If this was added or removed since, pass strict=False: leaves that are not stored keep the values of like=, and "
+    "leaves that like= lacks are not read."
 )
 _ON_JAX = (JAX_ARRAY, JAX_KEYS, JAX_SHARDS)
 _ARRAYS = (ARRAY, *_ON_JAX)
@@ -403,19 +439,26 @@ def _open_array(leaf: StoredLeaf, target: _Target | None) -> _Reading:
     if spec is None:
         raise ValueError("the leaf is not an array")
     on_jax = leaf.node[0] != ARRAY if target is None else target.on_jax
+    dtype = target and target.dtype
+    made = spec if dtype is None else cast_spec(spec, dtype)
     if on_jax:
-        check_jax(spec)
-    jax = (spec, target and target.sharding) if on_jax else None
-    if not leaf.sizes:
-        return _Reading([], lambda: np.asarray(plain_value(leaf.node, no_class)), jax)
+        check_jax(made)
+    jax = (made, target and target.sharding) if on_jax else None
     sharding = target and target.sharding
-    if sharding is not None and _is_for_several_processes(sharding, spec):
-        return _open_regions(leaf, spec, sharding)
-    if leaf.node[0] == JAX_SHARDS:
-        whole = RegionReading(tuple(slice(0, size) for size in spec.shape), spec.dtype, cuts_of_leaf(leaf), spec.shape)
-        return _Reading([], whole.finish, jax, whole.targets)
-    array, view = empty(spec, aligned=on_jax)
-    return _Reading([view], lambda: array, jax)
+    reading: _Reading
+    if not leaf.sizes:
+        reading = _Reading([], lambda: np.asarray(plain_value(leaf.node, no_class)), jax)
+    elif sharding is not None and _is_for_several_processes(sharding, spec):
+        return _open_regions(leaf, spec, made, sharding)
+    elif leaf.node[0] == JAX_SHARDS:
+        box = tuple(slice(0, size) for size in spec.shape)
+        whole = RegionReading(box, spec.dtype, cuts_of_leaf(leaf), spec.shape)
+        reading = _Reading([], whole.finish, jax, whole.targets)
+    else:
+        array, view = empty(spec, aligned=on_jax)
+        reading = _Reading([view], lambda: array, jax)
+    finish = reading.finish
+    return reading if made is spec else reading._replace(finish=lambda: cast_array(finish(), made.dtype))
 
 
 def _is_for_several_processes(sharding: Any, spec: ArraySpec) -> bool:
@@ -434,7 +477,7 @@ def _is_for_several_processes(sharding: Any, spec: ArraySpec) -> bool:
         raise Unavailable(f"It cannot get this sharding ({error}).") from error
 
 
-def _open_regions(leaf: StoredLeaf, spec: ArraySpec, sharding: Any) -> _Reading:
+def _open_regions(leaf: StoredLeaf, spec: ArraySpec, made: ArraySpec, sharding: Any) -> _Reading:
     """Read only the regions that this process needs of an array that is put on the devices of several."""
     key_shape = () if spec.implementation is None else key_form(spec.implementation)[1]
     logical = spec.shape[: len(spec.shape) - len(key_shape)]
@@ -447,7 +490,9 @@ def _open_regions(leaf: StoredLeaf, spec: ArraySpec, sharding: Any) -> _Reading:
 
     def finish() -> Any:
         found = [(box, region.finish().T if spec.flags & FORTRAN else region.finish()) for box, region in regions]
-        return from_regions(spec, sharding, found)
+        if made is not spec:
+            found = [(box, cast_array(region, made.dtype)) for box, region in found]
+        return from_regions(made, sharding, found)
 
     return _Reading([], finish, None, [target for _, region in regions for target in region.targets])
 
@@ -457,9 +502,9 @@ class _TensorReadings:
 
     def __init__(self) -> None:
         self._memories: dict[tuple[int, int], list[Any]] = {}
-        self._made: dict[tuple[int, Any], Any] = {}
+        self._made: dict[tuple[int, Any, Any], Any] = {}
 
-    def open(self, leaf: StoredLeaf, device: Any) -> _Reading:
+    def open(self, leaf: StoredLeaf, device: Any, dtype: Any = None) -> _Reading:
         spec = tensor_spec_of(leaf)
         check_torch(spec, leaf.sizes)
         views: list[memoryview] = []
@@ -472,9 +517,9 @@ class _TensorReadings:
         memories = self._memories[place]
 
         def finish() -> Any:
-            key = id(leaf.node), device
+            key = id(leaf.node), device, dtype
             if key not in self._made:
-                self._made[key] = make(spec, memories, device)
+                self._made[key] = make(spec, memories, device, dtype)
             return self._made[key]
 
         return _Reading(views, finish)
@@ -522,14 +567,29 @@ _NUMBERS: dict[type, str] = {bool: "b", int: "iu", float: "f"}
 """The kinds of dtypes to which JAX converts each type of Python number."""
 
 
-def _target(path: str, leaf: Any, form: Any) -> _Target | None:
+def _kept(path: str, form: Any) -> Static:
+    """Return the leaf of `like` for a path where nothing is stored.
+
+    Raises:
+        StructureMismatch: It is only the description of an array.
+    """
+    jax = loaded_jax()
+    if jax is not None and isinstance(form, jax.ShapeDtypeStruct):
+        raise StructureMismatch(
+            path, "It is not stored, and like= has only its shape. Pass a value, or ... to skip it."
+        )
+    return form if type(form) is Static else Static(form)
+
+
+def _target(path: str, leaf: Any, form: Any, cast: bool) -> _Target | None:
     """Return the target that `like` gives for a leaf, or None for a leaf to return as it was stored.
 
     Raises:
-        StructureMismatch: The stored leaf is not an array, or has another shape or dtype.
+        StructureMismatch: The stored leaf is not an array, has another shape, or has another dtype that it is not, or
+            cannot be, cast to.
     """
     if is_tensor_class(type(form)):
-        return _tensor_target(path, leaf, form)
+        return _tensor_target(path, leaf, form, cast)
     asked = _array_form(form)
     if asked is None:
         if form is None and leaf is not None:
@@ -547,16 +607,21 @@ def _target(path: str, leaf: Any, form: Any) -> _Target | None:
     if spec is not None:
         stored_dtype, key_shape = form_of_keys or (spec.dtype, ())
         stored_shape = spec.shape[: len(spec.shape) - len(key_shape)]
-        if str(stored_dtype) == str(dtype) and stored_shape == shape:
-            return target
+        if stored_shape == shape:
+            if str(stored_dtype) == str(dtype):
+                return target
+            if cast and is_castable(stored_dtype, dtype):
+                return target._replace(dtype=dtype)
     asked_text = f"{dtype}[{', '.join(map(str, shape))}]"
     raise StructureMismatch(path, f"like= has {asked_text}, but {_text(path, leaf)} is stored.")
 
 
-def _tensor_target(path: str, leaf: Any, form: Any) -> _Target | None:
+def _tensor_target(path: str, leaf: Any, form: Any, cast: bool) -> _Target | None:
     with distrust():
         info = leaf_info(path, leaf)
     asked = str(form.dtype).removeprefix("torch."), tuple(form.shape)
+    if cast and (info.kind, info.shape) == ("torch", asked[1]) and is_castable_tensor(str(info.dtype), form.dtype):
+        return _Target(False, device=form.device, dtype=form.dtype)
     if info.kind != "pickle" and (info.kind, info.dtype, info.shape) != ("torch", *asked):
         shape = ", ".join(map(str, form.shape))
         raise StructureMismatch(path, f"like= has torch {asked[0]}[{shape}], but {_text(path, leaf)} is stored.")

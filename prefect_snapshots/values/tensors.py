@@ -214,7 +214,7 @@ def _described(tensor: Any) -> Component:
 
 
 def _name(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return _dtype_name(tensor.dtype)
 
 
 def _extent(tensor: Any) -> tuple[int, int]:
@@ -356,20 +356,48 @@ def new_memory(nbytes: int) -> tuple[Any, memoryview]:
     return memory, memory.numpy().data
 
 
-def make(spec: TensorSpec, memories: Sequence[Any], device: Any = None) -> Any:
+def is_castable_tensor(before: str, after: Any) -> bool:
+    """Return whether a tensor of one dtype can be converted to another without becoming another kind of number.
+
+    Args:
+        before: The name of the stored dtype.
+        after: The dtype of PyTorch to convert to.
+    """
+    torch = _torch()
+    dtypes = [getattr(torch, before, None), after]
+    if not all(isinstance(dtype, torch.dtype) for dtype in dtypes) or not {before, _dtype_name(after)}.isdisjoint(
+        _QUANTISED.values()
+    ):
+        return False
+    ranks = [
+        3 if dtype.is_complex else 2 if dtype.is_floating_point else 0 if dtype == torch.bool else 1 for dtype in dtypes
+    ]
+    return ranks[0] <= ranks[1]
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def make(spec: TensorSpec, memories: Sequence[Any], device: Any = None, dtype: Any = None) -> Any:
     """Return a tensor that uses the memory of its components.
 
     Args:
         spec: The description of the tensor, which `check_torch` has accepted.
         memories: The memory of each component, as tensors of bytes.
         device: The device of the new tensor. Default: the CPU.
+        dtype: The dtype to convert it to, which `is_castable_tensor` has allowed. Default: the stored one.
 
     Raises:
-        Unavailable: The installed PyTorch cannot create it, or refuses its components.
+        Unavailable: The installed PyTorch cannot create it, or refuses its components, or an integer does not fit.
     """
     torch = _torch()
     try:
         made = _put_together(torch, spec, memories)
+        if dtype is not None:
+            before, made = made, made.to(dtype)
+            if not dtype.is_floating_point and not dtype.is_complex and not torch.equal(made.to(before.dtype), before):
+                raise Unavailable(f"Not all of its numbers fit into {_dtype_name(dtype)}.")
         if device is not None:
             made = made.to(device)
         grad = bool(spec.flags & REQUIRES_GRAD)

@@ -31,6 +31,7 @@ from ...repository.threads import Lock
 from ...snapshots.processes import concerns_all
 from ...snapshots.records import Ranking, finder
 from ...snapshots.requests import SaveRequest
+from ...values import Loading
 from ..blocks import current_repository
 from ..run_context import own_run_id, placeholders, run_ids, run_logger
 from .saving import check_free, load, manager_of, save, save_in_background
@@ -129,14 +130,23 @@ def snapshot(
     return capture.decorate if fn is None else capture.decorate(fn)
 
 
-def load_latest(name: str, default: Any = ..., repository: RepositoryLike | None = None, like: Any = None) -> Any:
+def load_latest(
+    name: str,
+    default: Any = ...,
+    repository: RepositoryLike | None = None,
+    like: Any = None,
+    *,
+    cast: bool = False,
+    strict: bool = True,
+) -> Any:
     """Load the latest snapshot of a name, to resume from it.
 
     Args:
         name: The name under which it was saved, such as `"training/train_epoch"`. Templates are not expanded.
         default: Returned if there is no snapshot yet. Default: raise an error.
         repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
-        like: A value whose structure, custom node types and sharding the result gets.
+        like: A value whose structure, custom node types and sharding the result gets. `...` in it skips a leaf.
+        cast, strict: As for `SnapshotManager.get_snapshot`.
 
     Returns:
         The value of the latest snapshot, or `default` if there is none.
@@ -149,7 +159,7 @@ def load_latest(name: str, default: Any = ..., repository: RepositoryLike | None
         {'epoch': 0}
     """
     try:
-        return load(current_repository(repository), name, like=like)
+        return load(current_repository(repository), name, loading=Loading(like=like, cast=cast, strict=strict))
     except SnapshotNotFound:
         if default is ...:
             raise

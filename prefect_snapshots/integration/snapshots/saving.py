@@ -11,7 +11,7 @@ import contextvars
 import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from ...snapshots.changes import saved_with, undo
 from ...snapshots.manager import SnapshotManager
 from ...snapshots.pytrees import PyTreeSnapshotManager
 from ...snapshots.requests import SaveRequest
+from ...values import WHOLE, Loading
 from ..run_context import run_logger, user_transaction
 from .report import report_rolled_back, report_saved
 
@@ -111,8 +112,7 @@ def load(
     repository: Repository,
     name: str,
     snapshot_id: str | None = None,
-    leaves: str | Sequence[str] | None = None,
-    like: Any = None,
+    loading: Loading = WHOLE,
 ) -> Any:
     """Load the value of a snapshot, or of the latest one.
 
@@ -130,7 +130,7 @@ def load(
         raise SnapshotNotFound(
             f"There is no snapshot of {name!r} in {repository.url}. Save one first, or check the name."
         )
-    return manager.snapshot_of(record, leaves=leaves, like=like).data
+    return manager.snapshot_of(record, loading=loading).data
 
 
 _in_background: dict[SnapshotManager[Any], Future[None]] = {}

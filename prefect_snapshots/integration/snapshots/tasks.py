@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from ...repository.choosing import RepositoryLike
 from ...snapshots.requests import SaveRequest
+from ...values import Loading
 from ..blocks import current_repository
 from ..twins import asynchronous, returns_anything
 from .saving import load, manager_of, save
@@ -80,6 +81,8 @@ def load_snapshot(
     repository: RepositoryLike | None = None,
     leaves: str | Sequence[str] | None = None,
     like: Any = None,
+    cast: bool = False,
+    strict: bool = True,
 ) -> Any:
     """Load the value of a snapshot. Every byte is verified.
 
@@ -88,7 +91,8 @@ def load_snapshot(
         name: The name under which it was saved.
         repository: A repository, a URL or a block. Default: the one that `blocks.current_repository` returns.
         leaves: Patterns of leaf paths to load, such as `"encoder/**"`. Default: all leaves.
-        like: A value whose structure, custom node types and sharding the result gets.
+        like: A value whose structure, custom node types and sharding the result gets. `...` in it skips a leaf.
+        cast, strict: As for `SnapshotManager.get_snapshot`.
 
     Returns:
         The value.
@@ -97,7 +101,7 @@ def load_snapshot(
         SnapshotNotFound: There is no such snapshot. The message names similar ids.
         IntegrityError: Stored bytes are damaged. The message names the leaf.
     """
-    return load(current_repository(repository), name, snapshot_id, leaves, like)
+    return load(current_repository(repository), name, snapshot_id, Loading(leaves, like, None, cast, strict))
 
 
 asave_snapshot = task(cache_policy=NO_CACHE)(asynchronous(save_snapshot.fn))
