@@ -43,6 +43,7 @@ from .snapshots import ByLeaf as ByLeaf
 from .snapshots import ByMetadata as ByMetadata
 from .snapshots import ByTag as ByTag
 from .snapshots import ByTimeRange as ByTimeRange
+from .snapshots import PreemptionWatch as PreemptionWatch
 from .snapshots import PyTreeSnapshotManager as PyTreeSnapshotManager
 from .snapshots import Snapshot as Snapshot
 from .snapshots import SnapshotManager as SnapshotManager

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .arguments import checking_names
@@ -69,6 +69,8 @@ class RetentionItem:
         host: The machine that created it, for `group_by`.
         sources: The names of its sources, for `group_by`.
         series: Items of different series are always in different groups.
+        rank: Its position among all items, from the best one at 0, for `keep_best`. Only snapshots have one.
+        step: Its number in a training, for `keep_every`. Only snapshots have one.
     """
 
     name: str
@@ -78,6 +80,8 @@ class RetentionItem:
     host: str = ""
     sources: Sequence[str] = ()
     series: str = ""
+    rank: int | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,11 @@ class RetentionPolicy:
             or years to keep the newest item. Empty ones do not count.
         keep_within: Keep everything within this duration.
         keep_hourly_within, keep_daily_within, keep_monthly_within, keep_yearly_within: As `keep_weekly_within`.
+        keep_interval: Keep the oldest item, and each one that is at least this duration younger than the one that this
+            rule has kept before it.
+        keep_best: How many of the best snapshots to keep, by the ranking of their manager.
+        keep_every: Keep every snapshot whose metadata has a `step` that is a multiple of this number. Default: 0, which
+            turns off the rule.
         keep_tags: Keep everything with any of these tags. `"a,b"` means both tags together.
         timezone: The time zone of hours, days, weeks, months and years, such as `"Europe/Berlin"`.
         count_from: Where durations begin: at the `"newest"` item (default), so that nothing expires while no items are
@@ -169,6 +178,9 @@ class RetentionPolicy:
     keep_daily_within: str | None = None
     keep_monthly_within: str | None = None
     keep_yearly_within: str | None = None
+    keep_interval: str | None = None
+    keep_best: int = 0
+    keep_every: int = 0
     keep_tags: tuple[str, ...] = ()
     timezone: str = "UTC"
     count_from: Literal["newest", "now"] = "newest"
@@ -178,7 +190,9 @@ class RetentionPolicy:
         for name, count in self._counts():
             if type(count) is not int or count < -1:
                 raise InvalidArgument(f"{name} must be a count of at least 0, or -1 to keep all, not {count!r}.")
-        for _, text in self._durations():
+        if type(self.keep_every) is not int or self.keep_every < 0:
+            raise InvalidArgument(f"keep_every must be a number of steps of at least 0, not {self.keep_every!r}.")
+        for text in (*(text for _, text in self._durations()), self.keep_interval or "0h"):
             _parse_duration(text)
         if isinstance(self.keep_tags, str) or not all(tag and all(tag.split(",")) for tag in self.keep_tags):
             raise InvalidArgument(f"keep_tags must be a sequence of tags, not {self.keep_tags!r}.")
@@ -191,7 +205,8 @@ class RetentionPolicy:
             )
         object.__setattr__(self, "group_by", tuple(self.group_by))
         _zone(self.timezone)
-        if not (self.keep_tags or any(count for _, count in self._counts()) or any(self._windows())):
+        others = (self.keep_tags, self.keep_every, any(_parse_duration(self.keep_interval or "0h")))
+        if not any(others) and not any(count for _, count in self._counts()) and not any(self._windows()):
             raise InvalidArgument("This retention policy keeps nothing. Set at least one of its keep_ arguments.")
 
     @staticmethod
@@ -226,7 +241,21 @@ class RetentionPolicy:
             A row for each item, newest first.
 
         Raises:
-            InvalidArgument: The policy would keep none of the items.
+            InvalidArgument: The policy would keep none of the items, or has rules that are only for snapshots.
+        """
+        rows = self.decide(items, now)
+        if rows and not any(row.keep for row in rows):
+            raise InvalidArgument(
+                "This retention policy would keep none of the existing items, so nothing was deleted. "
+                "Raise one of its keep_ arguments, or pin what you need."
+            )
+        return rows
+
+    def decide(self, items: Iterable[Item], now: datetime | None = None) -> list[RetentionRow]:
+        """Return which items to keep, and why, as `plan` does, but even if it is none of them.
+
+        Args:
+            items, now: As for `plan`.
         """
         now = now or datetime.now(UTC)
         # Python compares two times of one zone by the wall clock, which is set back in autumn. UTC is not.
@@ -236,13 +265,7 @@ class RetentionPolicy:
         for number, (time, item) in enumerate(newest_first):
             groups.setdefault(self.group_of(item), []).append((number, time, item))
         decided = {number: row for group in groups.values() for number, row in self._decide(group, now).items()}
-        rows = [decided[number] for number in range(len(decided))]
-        if rows and not any(row.keep for row in rows):
-            raise InvalidArgument(
-                "This retention policy would keep none of the existing items, so nothing was deleted. "
-                "Raise one of its keep_ arguments, or pin what you need."
-            )
-        return rows
+        return [decided[number] for number in range(len(decided))]
 
     def group_of(self, item: Item) -> Hashable:
         """Return the key of an item's group. It is equal for all items of a group.
@@ -258,6 +281,7 @@ class RetentionPolicy:
         zone = _zone(self.timezone)
         latest = next((time for _, time, _ in group if time < now), None)
         start = now if self.count_from == "now" else latest
+        chosen = self._chosen_of_group(group)
         rules = [*self._count_rules(), *(self._window_rules(start.astimezone(zone)) if start else ())]
         rows: dict[int, RetentionRow] = {}
         for number, time, item in group:
@@ -265,12 +289,40 @@ class RetentionPolicy:
             if time - now >= _DAY:
                 reasons = [f"its time is {_days((time - now) // _DAY)} ahead"]
             else:
-                reasons = [*self._fixed_reasons(item), *(rule.reason for rule in rules if rule.keeps(local))]
+                reasons = [
+                    *self._fixed_reasons(item),
+                    *(reason for reason, numbers in chosen.items() if number in numbers),
+                    *(rule.reason for rule in rules if rule.keeps(local)),
+                ]
             rows[number] = RetentionRow(item.name, bool(reasons), tuple(reasons))
         if self.group_by and not any(row.keep for row in rows.values()):
             # A machine that no longer makes backups must not lose its last one because other machines continue.
             rows[group[0][0]] = RetentionRow(group[0][2].name, True, ("last of its group",))
         return rows
+
+    def _chosen_of_group(self, group: Sequence[tuple[int, datetime, Item]]) -> dict[str, set[int]]:
+        """Return the numbers of the items that rules choose by something else than their position, by the reason."""
+        chosen: dict[str, set[int]] = {}
+        if self.keep_best or self.keep_every:
+            ranks: dict[int, Any] = {number: getattr(item, "rank", None) for number, _, item in group}
+            if None in ranks.values():
+                raise InvalidArgument("keep_best and keep_every are rules for snapshots only. Nothing was deleted.")
+            best_first = sorted(ranks, key=ranks.__getitem__)
+            chosen["best"] = set(best_first if self.keep_best < 0 else best_first[: self.keep_best])
+        if self.keep_every:
+            steps = {number: getattr(item, "step", None) for number, _, item in group}
+            reason = f"step is a multiple of {self.keep_every}"
+            chosen[reason] = {n for n, step in steps.items() if step is not None and step % self.keep_every == 0}
+        if self.keep_interval is not None and any(duration := _parse_duration(self.keep_interval)):
+            zone = _zone(self.timezone)
+            reason = f"interval {_shown(duration)}"
+            chosen[reason] = set()
+            kept: datetime | None = None
+            for number, time, _ in reversed(group):  # from the oldest, so that later items change nothing
+                if kept is None or _before(time.astimezone(zone), duration) >= kept:
+                    kept = time
+                    chosen[reason].add(number)
+        return chosen
 
     def _fixed_reasons(self, item: Item) -> Iterator[str]:
         yield from item.exempt
@@ -280,7 +332,7 @@ class RetentionPolicy:
 
     def _count_rules(self) -> Iterator[_Rule]:
         for name, count in self._counts():
-            if count:
+            if count and name != "keep_best":
                 kind = name.removeprefix("keep_")
                 yield _Rule(kind, _BUCKETS.get(kind), count)
 
@@ -293,7 +345,7 @@ class RetentionPolicy:
                 yield _Rule(reason, _BUCKETS.get(kind), -1, after=_before(latest, duration))
 
     def _counts(self) -> list[tuple[str, int]]:
-        names = ["keep_last", *(f"keep_{kind}" for kind in _BUCKETS)]
+        names = ["keep_last", *(f"keep_{kind}" for kind in _BUCKETS), "keep_best"]
         return [(name, getattr(self, name)) for name in names]
 
     def _durations(self) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import signal
@@ -130,6 +131,18 @@ class Worker:
             "local": np.arange(5),
             "empty": self.array(5, (0, 4), None),
         }
+
+    def preempted_at(self, who: int) -> int:
+        """Return the step that is the last one for all processes, after one of them was told to stop."""
+        from prefect_snapshots import PreemptionWatch
+
+        with PreemptionWatch() as watch:
+            for step in itertools.count():
+                if step == 2 and self.index == who:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if watch.reached(step):
+                    return step
+        raise AssertionError
 
     def manager(self, url: str, **options: Any) -> Any:
         from prefect_snapshots import PyTreeSnapshotManager, Repository

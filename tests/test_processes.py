@@ -306,3 +306,9 @@ def test_a_value_that_contains_itself_is_saved_by_each_process() -> None:
     endless.append(endless)
     with patch("prefect_snapshots.snapshots.processes.runtime", lambda: (None, 0, 2)):
         assert not concerns_all(endless)
+
+
+def test_all_processes_stop_at_one_step_if_one_is_preempted(run: Run) -> None:
+    answers = run.call("preempted_at", who=2)
+    assert answers == [answers[0]] * COUNT
+    assert answers[0] >= 2

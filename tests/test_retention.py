@@ -299,6 +299,76 @@ def test_snapshots_too(tmp_path: Path) -> None:
     assert list(manager) == ["0", "2", "3"]
 
 
+def _only(**rules: Any) -> RetentionPolicy:
+    return RetentionPolicy(**{"keep_last": 0, "keep_weekly_within": None, **rules})
+
+
+def _saved(manager: SnapshotManager[Any], losses: Iterable[float]) -> list[str | None]:
+    return [
+        manager.save_snapshot(step, f"{step}", metadata={"step": step, "loss": loss}, tags="odd" if step % 2 else ())
+        for step, loss in enumerate(losses)
+    ]
+
+
+@pytest.mark.parametrize("where", [None, "repository"])
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({"keep_last": 2, "keep_best": 1}, ["2", "6", "7"]),
+        ({"keep_last": 1, "keep_every": 3}, ["0", "3", "6", "7"]),
+        ({"keep_best": 2, "keep_every": 5}, ["0", "2", "4", "5"]),
+        ({"keep_best": -1}, ["0", "1", "2", "3", "4", "5", "6", "7"]),
+        ({"keep_last": 1, "keep_tags": ("odd",)}, ["1", "3", "5", "7"]),
+        ({"keep_last": 1, "keep_interval": "1h"}, ["0", "7"]),
+    ],
+)
+def test_every_save_keeps_what_the_policy_says(
+    tmp_path: Path, where: str | None, rules: dict[str, Any], kept: list[str]
+) -> None:
+    url = where and tmp_path / where
+    manager = SnapshotManager(url, rank_by="loss", mode="min", retention=_only(**rules))
+    _saved(manager, [8, 7, 1, 6, 2, 5, 4, 3])
+    assert list(manager) == kept
+    everything = SnapshotManager(None, rank_by="loss", mode="min")
+    _saved(everything, [8, 7, 1, 6, 2, 5, 4, 3])
+    dry = everything.cleanup(_only(**rules), dry_run=True)
+    assert [row.name for row in reversed(dry.rows) if row.keep] == kept
+    assert all(row.reasons for row in dry.rows if row.keep)
+
+
+def test_what_the_policy_does_not_keep_is_not_saved(tmp_path: Path) -> None:
+    manager = SnapshotManager(tmp_path, rank_by="loss", mode="min", retention=_only(keep_best=2))
+    assert _saved(manager, [3, 2, 9, 1]) == ["0", "1", None, "3"]
+    assert list(manager) == ["1", "3"]
+    wider = SnapshotManager(tmp_path, rank_by="loss", mode="min")
+    wider.save_snapshot(0, "wide", metadata={"loss": 50})
+    wider.pin("1")
+    assert manager.save_snapshot(0, "worse", metadata={"loss": 60}) is None
+    assert list(manager) == ["1", "3"]
+    assert manager.save_snapshot(0, "better", metadata={"loss": 0}) == "better"
+    assert list(manager) == ["1", "3", "better"]  # the first one is pinned
+    nothing = SnapshotManager(None, retention=_only(keep_every=10))
+    assert _saved(nothing, range(3)) == ["0", None, None]
+
+
+def test_an_interval_counts_from_what_it_kept_before() -> None:
+    items = _days(*(f"2025-01-{day:02}" for day in (1, 2, 3, 5, 9, 10, 11, 12)))
+    policy = _only(keep_interval="3d")
+    kept = _kept(policy, items)
+    assert kept == ["2025-01-12", "2025-01-09", "2025-01-05", "2025-01-01"]
+    # What is kept does not change when it is applied again, or when items are added.
+    again = [item for item in items if item.name in kept] + _days("2025-01-13", "2025-01-15")
+    assert _kept(policy, again) == ["2025-01-15", *kept]
+
+
+def test_only_snapshots_have_a_ranking_and_steps(tmp_path: Path) -> None:
+    for rules in ({"keep_best": 2}, {"keep_every": 10}):
+        with pytest.raises(InvalidArgument, match=r"for snapshots only\. Nothing was deleted"):
+            _only(**rules).plan(_days("2025-01-01"))
+    with pytest.raises(InvalidArgument, match="either max_snapshots or retention"):
+        SnapshotManager(max_snapshots=3, retention=_only(keep_best=3))
+
+
 LAST_ONE = RetentionPolicy(keep_last=1, keep_weekly_within=None)
 
 
@@ -387,6 +457,11 @@ def test_checkpoints_too(tmp_path: Path) -> None:
         {"keep_last": "3"},
         {"keep_last": True},
         {"keep_lst": 3},
+        {"keep_best": -2},
+        {"keep_every": -1},
+        {"keep_every": 0.5},
+        {"keep_interval": "1w"},
+        {"keep_last": 0, "keep_weekly_within": None, "keep_interval": "0h"},
         {"keep_daily_within": ""},
         {"keep_daily_within": "-1d"},
         {"keep_daily_within": "7"},

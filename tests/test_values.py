@@ -785,6 +785,9 @@ def test_fields_that_were_added_since_keep_the_values_of_like() -> None:
     assert same(found["state"].params["w"], np.ones(2))
 
 
+Abstract: Any = jax.ShapeDtypeStruct
+
+
 def test_a_changed_tree_is_restored_as_far_as_it_fits() -> None:
     stored = {"encoder": {"w": np.arange(4.0), "b": np.ones(9)}, "old": np.zeros(7), "moved": {"x": 1}}
     like = {"encoder": {"w": np.zeros(4), "scale": np.full(2, 0.5)}, "new": [None, 3], "moved": 0}
@@ -795,7 +798,7 @@ def test_a_changed_tree_is_restored_as_far_as_it_fits() -> None:
     assert (found["new"], found["moved"], "old" in found) == ([None, 3], 0, False)
     assert body.calls == [[(0, 32)]]  # nothing else was read
     with pytest.raises(StructureMismatch, match=r"Leaf new: It is not stored, and like= has only its shape"):
-        restored({"a": 1}, like={"a": 0, "new": jax.ShapeDtypeStruct((2,), np.float32)}, strict=False)
+        restored({"a": 1}, like={"a": 0, "new": Abstract((2,), np.float32)}, strict=False)
     with pytest.raises(StructureMismatch, match=r"Leaf a: like= has float64\[3\], but float64\[2\]"):
         restored({"a": np.ones(2)}, like={"a": np.ones(3)}, strict=False)
 
@@ -822,7 +825,7 @@ def test_a_placeholder_skips_a_leaf_or_what_is_below() -> None:
         (np.float64(5), np.zeros((), ml_dtypes.bfloat16)),
         (jnp.arange(4.0), np.zeros(4)),
         (np.arange(4.0), jnp.zeros(4, jnp.bfloat16)),
-        (jnp.arange(4), jax.ShapeDtypeStruct((4,), jnp.float8_e4m3fn)),
+        (jnp.arange(4), Abstract((4,), jnp.float8_e4m3fn)),
     ],
 )
 def test_arrays_are_cast_to_the_dtypes_of_like(stored: Any, like: Any) -> None:

@@ -33,6 +33,7 @@ class RetentionOptions:
         keep_weekly_within: Keep the newest of every week within this period.
         keep_monthly_within: Keep the newest of every month within this period.
         keep_yearly_within: Keep the newest of every year within this period.
+        keep_interval: Keep the oldest, and each one that is at least this period younger than the one kept before.
         keep_tag: Keep everything with this tag. Repeat it for several.
         timezone: The time zone of the hours, days, weeks, months and years. Default: UTC.
         count_from: Where periods begin: at the newest item, or now. Default: newest.
@@ -52,10 +53,24 @@ class RetentionOptions:
     keep_weekly_within: str | None = None
     keep_monthly_within: str | None = None
     keep_yearly_within: str | None = None
+    keep_interval: str | None = None
     keep_tag: list[str] = field(default_factory=list)
     timezone: str | None = None
     count_from: Literal["newest", "now"] | None = None
     group_by: list[Literal["host", "sources", "tags"]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SnapshotRetentionOptions(RetentionOptions):
+    """The same for snapshots.
+
+    Args:
+        keep_best: Keep this many of the best, by --rank-by.
+        keep_every: Keep every snapshot whose metadata has a step that is a multiple of this number.
+    """
+
+    keep_best: int | None = None
+    keep_every: int | None = None
 
 
 _HOW = {"timezone", "count_from", "group_by"}
@@ -63,8 +78,10 @@ _HOW = {"timezone", "count_from", "group_by"}
 
 
 NO_RETENTION = RetentionOptions()
+NO_SNAPSHOT_RETENTION = SnapshotRetentionOptions()
 
 Retention = Annotated[RetentionOptions, Parameter(name="*")]
+SnapshotRetention = Annotated[SnapshotRetentionOptions, Parameter(name="*")]
 
 
 def policy_of(options: RetentionOptions | None, configured: Mapping[str, Any]) -> RetentionPolicy:

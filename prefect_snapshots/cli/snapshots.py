@@ -21,7 +21,7 @@ from . import views
 from .completion import completed, snapshot_ids, snapshot_names
 from .naming import NAME
 from .output import PIN, Answer, count_text, deleted, size_text
-from .retention import NO_RETENTION, Retention, cleaned, required_policy
+from .retention import NO_SNAPSHOT_RETENTION, SnapshotRetention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_value
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def list_snapshots(
             if value is not None:
                 raise InvalidArgument(f"--{option} needs a NAME: the name of the snapshots to list.")
         return _list_names(session.open())
-    if mode is not None and rank_by is None:
-        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks.")
+    _check_mode(mode, rank_by)
 
     from ..snapshots import ByTag, ByTimeRange, SnapshotManager
     from .finding import best_of, check_known
@@ -266,7 +265,9 @@ def cleanup(
     /,
     *,
     dry_run: bool = False,
-    retention: Retention = NO_RETENTION,
+    rank_by: str | None = None,
+    mode: Literal["min", "max"] | None = None,
+    retention: SnapshotRetention = NO_SNAPSHOT_RETENTION,
     session: SessionArgument,
 ) -> Answer:
     """Delete snapshots that the retention policy does not keep. Pinned ones stay.
@@ -276,14 +277,17 @@ def cleanup(
     Args:
         name: The name under which the snapshots were saved.
         dry_run: Only show what would be deleted, and why the rest is kept.
+        rank_by: The metadata key that ranks them, for --keep-best. Default: the newest are the best.
+        mode: Whether the largest value of that key is best, or the smallest. Default: max.
     """
     from ..snapshots import SnapshotManager
     from .finding import check_known
 
     policy = required_policy(retention)
+    _check_mode(mode, rank_by)
     repository = session.open(writing=not dry_run)
     check_known(repository, name)
-    manager: SnapshotManager[Any] = SnapshotManager(repository, name=name)
+    manager: SnapshotManager[Any] = SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode or "max")
     return cleaned(manager.cleanup(policy, dry_run), "snapshot")
 
 
@@ -377,6 +381,11 @@ def _condition(text: str) -> Expression:
 
     key, separator, value = text.partition("=")
     return ByMetadata(key, value) | ByMetadata(key, parse_value(value)) if separator else ByMetadata(key)
+
+
+def _check_mode(mode: str | None, rank_by: str | None) -> None:
+    if mode is not None and rank_by is None:
+        raise InvalidArgument("--mode needs --rank-by, the metadata key that ranks.")
 
 
 def _set_pinned(session: Session, snapshot_ids: tuple[str, ...], name: str | None, pinned: bool) -> Answer:

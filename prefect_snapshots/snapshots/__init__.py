@@ -5,6 +5,7 @@ This package uses the repository, but not Prefect. JAX is imported only if a val
 
 from ..values.diff import LeafDifference
 from .manager import SnapshotManager, list_names
+from .preemption import PreemptionWatch
 from .pytrees import PyTreeSnapshotManager
 from .query import ByContent, ByLeaf, ByMetadata, ByTag, ByTimeRange, Query
 from .records import Snapshot, SnapshotInfo
@@ -16,6 +17,7 @@ __all__ = [
     "ByTag",
     "ByTimeRange",
     "LeafDifference",
+    "PreemptionWatch",
     "PyTreeSnapshotManager",
     "Query",
     "Snapshot",

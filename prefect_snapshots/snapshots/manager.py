@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,8 @@ class SnapshotManager(Generic[T]):
         deepcopy_on_retrieve: In memory, whether to return a copy (default) or what is stored.
         max_snapshots: Keep at most this many: the best by the ranking, or the newest if there is none. Pinned
             snapshots are never evicted. Default: no limit.
+        retention: Instead of `max_snapshots`, the policy that decides at every save what to keep, such as the latest
+            and the best together. A snapshot that it does not keep is not saved. Default: keep everything.
         rank_by: The metadata key that ranks snapshots. Dots lead into nested dictionaries. Default: no ranking.
         mode: "max" (default) if large values of `rank_by` are good, "min" if small ones are.
         cmp: A function that ranks snapshots instead of `rank_by`: `cmp(a, b) > 0` means that snapshot a is better.
@@ -93,6 +96,7 @@ class SnapshotManager(Generic[T]):
         deepcopy_on_save: bool = True,
         deepcopy_on_retrieve: bool = True,
         max_snapshots: int | None = None,
+        retention: RetentionPolicy | None = None,
         rank_by: str | None = None,
         mode: Literal["max", "min"] = "max",
         cmp: Compare | None = None,
@@ -103,8 +107,13 @@ class SnapshotManager(Generic[T]):
             raise InvalidArgument(
                 "deepcopy_on_save=False and deepcopy_on_retrieve=False work only in memory. Leave out the repository."
             )
+        if retention is not None and max_snapshots is not None:
+            raise InvalidArgument(
+                "Pass either max_snapshots or retention. A policy with keep_best or keep_last also limits the number."
+            )
         self.name = check_name(name)
         self.max_snapshots = max_snapshots
+        self.retention = None if retention is None else RetentionPolicy.checked(retention)
         self.ranking = Ranking(rank_by, mode, cmp)
         self.repository = None if repository is None else as_repository(repository)
         self._background = BackgroundSaver()
@@ -564,11 +573,7 @@ class SnapshotManager(Generic[T]):
 
         def draft() -> Draft | None:
             records = self._backend.state
-            items = [
-                RetentionItem(record.id, record.timestamp, tuple(record.tags), (PINNED,) if record.pinned else ())
-                for record in records.by_id.values()
-            ]
-            rows[:] = policy.plan(items)
+            rows[:] = policy.plan(self._retention_items(records.by_id.values(), policy, self.snapshot_of))
             doomed = [records.get(row.name).sequence for row in rows if not row.keep]
             return Draft("cleanup", {}, doomed) if doomed else None
 
@@ -676,6 +681,7 @@ class SnapshotManager(Generic[T]):
         return {
             "name": self.name,
             "max_snapshots": self.max_snapshots,
+            "retention": self.retention,
             "rank_by": self.ranking.rank_by,
             "mode": self.ranking.mode,
             "cmp": self.ranking.cmp,
@@ -699,6 +705,7 @@ class SnapshotManager(Generic[T]):
             "tags": list(request.tags),
             "overwrite": request.overwrite,
             "max_snapshots": self.max_snapshots,
+            "retention": None if self.retention is None else str(self.retention),
             "rank_by": self.ranking.rank_by,
             "mode": self.ranking.mode,
         }
@@ -727,21 +734,25 @@ class SnapshotManager(Generic[T]):
 
     def _evicted(self, request: SaveRequest, existing: Record | None, load: Callable[[], Any]) -> list[Record] | None:
         """Return the snapshots to delete when one is saved, or None if the new one ranks too low to be kept."""
-        if self.max_snapshots is None:
+        if self.max_snapshots is None and self.retention is None:
             return []
         others = [record for record in self._backend.state.by_id.values() if record is not existing]
-        excess = len(others) + 1 - self.max_snapshots
-        if excess <= 0:
+        excess = 0 if self.max_snapshots is None else len(others) + 1 - self.max_snapshots
+        if excess <= 0 and self.retention is None:
             return []
         # The candidate gets the highest number, because it will be the newest.
         event = Event(sys.maxsize, b"", 0, b"", 0, "put", request.body)
-        new = Record(request.id, event, 0, dict(request.metadata), dict.fromkeys(request.tags), request.pinned)
+        saved_at = time.time_ns() if request.time is None else request.time
+        new = Record(request.id, event, saved_at, dict(request.metadata), dict.fromkeys(request.tags), request.pinned)
 
         def snapshot(record: Record) -> Snapshot[Any]:
             if record is not new:
                 return self.snapshot_of(record)
             return Snapshot(new.id, datetime.now(UTC), new.metadata, list(new.tags), load)
 
+        if self.retention is not None:
+            doomed = self._not_kept(self.retention, [*others, new], snapshot)
+            return None if new in doomed else doomed
         evictable = [record for record in (*others, new) if not record.pinned]
         worst = self.ranking.best_first(evictable, snapshot)[-excess:] if evictable else []
         if new in worst:
@@ -755,10 +766,37 @@ class SnapshotManager(Generic[T]):
         A manager without this limit may have saved more snapshots.
         """
         records = self._backend.state.by_id.values()
+        if self.retention is not None:
+            doomed = self._not_kept(self.retention, records, self.snapshot_of)
+            return Draft("cleanup", {}, [record.sequence for record in doomed]) if doomed else None
         excess = len(records) - (self.max_snapshots or len(records))
         ranked = self.ranking.best_first([one for one in records if not one.pinned], self.snapshot_of)
         worst = ranked[-excess:] if excess > 0 else []
         return Draft("cleanup", {}, [record.sequence for record in worst]) if worst else None
+
+    def _not_kept(
+        self, policy: RetentionPolicy, records: Collection[Record], snapshot: Callable[[Record], Snapshot[Any]]
+    ) -> list[Record]:
+        kept = {row.name for row in policy.decide(self._retention_items(records, policy, snapshot)) if row.keep}
+        return [record for record in records if record.id not in kept]
+
+    def _retention_items(
+        self, records: Collection[Record], policy: RetentionPolicy, snapshot: Callable[[Record], Snapshot[Any]]
+    ) -> list[RetentionItem]:
+        """Return what a policy needs to know of records. `snapshot` returns their snapshots for the comparison."""
+        ranked = self.ranking.best_first(records, snapshot) if policy.keep_best else records
+        ranks = {record.id: rank for rank, record in enumerate(ranked)}
+        return [
+            RetentionItem(
+                record.id,
+                record.timestamp,
+                tuple(record.tags),
+                (PINNED,) if record.pinned else (),
+                rank=ranks[record.id],
+                step=record.step,
+            )
+            for record in records
+        ]
 
     def _annotate(self, snapshot_id: str, **changes: Any) -> None:
         def draft() -> Draft:

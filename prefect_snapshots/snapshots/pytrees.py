@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 from ..errors import InvalidArgument
 from ..repository.choosing import RepositoryLike
 from ..repository.repository import Repository
+from ..retention import RetentionPolicy
 from ..values import map_leaves, map_leaves_with_path, validate
 from ..values.paths import matcher
 from .backends import Backend
@@ -24,8 +25,8 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
     and all processes return the same id or raise the same error.
 
     Args:
-        repository, name, deepcopy_on_save, deepcopy_on_retrieve, max_snapshots, rank_by, mode, cmp: As for
-            `SnapshotManager`.
+        repository, name, deepcopy_on_save, deepcopy_on_retrieve, max_snapshots, retention, rank_by, mode,
+            cmp: As for `SnapshotManager`.
         all_processes: Whether all processes of a run save, annotate and delete together. Pass False to use the manager
             in one of them only. Default: True.
         process_timeout: How many seconds one process may be later than another one before `ProcessFailed` is raised.
@@ -48,6 +49,7 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
         deepcopy_on_save: bool = True,
         deepcopy_on_retrieve: bool = True,
         max_snapshots: int | None = None,
+        retention: RetentionPolicy | None = None,
         rank_by: str | None = None,
         mode: Literal["max", "min"] = "max",
         cmp: Compare | None = None,
@@ -62,6 +64,7 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
             deepcopy_on_save=deepcopy_on_save,
             deepcopy_on_retrieve=deepcopy_on_retrieve,
             max_snapshots=max_snapshots,
+            retention=retention,
             rank_by=rank_by,
             mode=mode,
             cmp=cmp,

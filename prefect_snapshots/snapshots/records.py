@@ -107,6 +107,12 @@ class Record:
         return int(self.event.body.get("order", self.sequence))
 
     @property
+    def step(self) -> int | None:
+        """The number of the snapshot in a training, if its metadata says it."""
+        found = self.metadata.get("step")
+        return found if type(found) is int else None
+
+    @property
     def timestamp(self) -> datetime:
         """When the snapshot was saved, in UTC."""
         return from_nanoseconds(self.time)

@@ -28,6 +28,7 @@ from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
 from ...repository.names import check_name
 from ...repository.threads import Lock
+from ...retention import RetentionPolicy
 from ...snapshots.processes import concerns_all
 from ...snapshots.records import Ranking, finder
 from ...snapshots.requests import SaveRequest
@@ -61,6 +62,7 @@ def snapshot(
     rank_by: str | None = None,
     mode: Literal["max", "min"] = "max",
     max_snapshots: int | None = None,
+    retention: RetentionPolicy | None = None,
     every: int = 1,
     background: bool = False,
 ) -> Callable[[F], F]: ...
@@ -78,6 +80,7 @@ def snapshot(
     rank_by: str | None = None,
     mode: Literal["max", "min"] = "max",
     max_snapshots: int | None = None,
+    retention: RetentionPolicy | None = None,
     every: int = 1,
     background: bool = False,
 ) -> F | Callable[[F], F]:
@@ -106,6 +109,7 @@ def snapshot(
             Default: no ranking.
         mode: "max" if large values of `rank_by` are good, "min" if small ones are.
         max_snapshots: Keep at most this many: the best, or the newest without `rank_by`. Default: keep all.
+        retention: Instead of `max_snapshots`, the policy that decides what to keep. See `SnapshotManager`.
         every: Save every n-th result, counted over the calls in one flow run and process, or over the values of one
             generator.
         background: Copy the value, and save the copy while the run continues. The next save of the same name, every
@@ -126,7 +130,9 @@ def snapshot(
         ...     square(7), load_latest("squares")
         (49, 49)
     """
-    capture = _Capture(name, repository, snapshot_id, tags, metadata, rank_by, mode, max_snapshots, every, background)
+    capture = _Capture(
+        name, repository, snapshot_id, tags, metadata, rank_by, mode, max_snapshots, retention, every, background
+    )
     return capture.decorate if fn is None else capture.decorate(fn)
 
 
@@ -185,6 +191,7 @@ class _Capture:
     rank_by: str | None
     mode: Literal["max", "min"]
     max_snapshots: int | None
+    retention: RetentionPolicy | None
     every: int
     background: bool
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -349,7 +356,7 @@ class _Call:
             return
         name = self._resolve(capture.name, value)
         repository = current_repository(capture.repository)
-        options = capture.rank_by, capture.mode, capture.max_snapshots
+        options = capture.rank_by, capture.mode, capture.max_snapshots, capture.retention
         manager = manager_of(repository, name, *options, all_processes=concerns_all(value))
         save_it = save_in_background if capture.background else save
         request = SaveRequest.of(

@@ -20,6 +20,7 @@ from prefect.transactions import BaseTransaction
 from ...errors import SnapshotExists, SnapshotNotFound
 from ...repository.catalog import Event, token_from
 from ...repository.repository import Repository
+from ...retention import RetentionPolicy
 from ...snapshots.changes import saved_with, undo
 from ...snapshots.manager import SnapshotManager
 from ...snapshots.pytrees import PyTreeSnapshotManager
@@ -36,6 +37,7 @@ def manager_of(
     rank_by: str | None = None,
     mode: Literal["max", "min"] = "max",
     max_snapshots: int | None = None,
+    retention: RetentionPolicy | None = None,
     all_processes: bool = False,
 ) -> SnapshotManager[Any]:
     """Return the manager of a name. It is cached so that events are read only once.
@@ -44,7 +46,7 @@ def manager_of(
         all_processes: Whether all processes of a run of JAX save together.
     """
     kind = PyTreeSnapshotManager if all_processes else SnapshotManager
-    return kind(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots)
+    return kind(repository, name=name, rank_by=rank_by, mode=mode, max_snapshots=max_snapshots, retention=retention)
 
 
 def save(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> str | None:
@@ -195,4 +197,5 @@ def _say_outcome(manager: SnapshotManager[Any], future: Future[str | None]) -> N
 
 
 def _say_not_admitted(manager: SnapshotManager[Any]) -> None:
-    run_logger().info("Dropped a snapshot of %r: it is not among the best %s.", manager.name, manager.max_snapshots)
+    why = "retention does not keep it" if manager.retention else f"it is not among the best {manager.max_snapshots}"
+    run_logger().info("Dropped a snapshot of %r: %s.", manager.name, why)

@@ -17,6 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ...repository.choosing import RepositoryLike
+from ...retention import RetentionPolicy
 from ...snapshots.requests import SaveRequest
 from ...values import Loading
 from ..blocks import current_repository
@@ -37,6 +38,7 @@ def save_snapshot(
     rank_by: str | None = None,
     mode: Literal["max", "min"] = "max",
     max_snapshots: int | None = None,
+    retention: RetentionPolicy | None = None,
 ) -> str | None:
     """Save a value as a snapshot, and report it in the Prefect UI.
 
@@ -51,6 +53,7 @@ def save_snapshot(
         rank_by: The metadata key that ranks snapshots. Default: no ranking.
         mode: "max" if large values of `rank_by` are good, "min" if small ones are.
         max_snapshots: Keep at most this many: the best, or the newest without `rank_by`. Default: keep all.
+        retention: Instead of `max_snapshots`, the policy that decides what to keep. See `SnapshotManager`.
 
     Returns:
         The id, or None if the snapshot ranks too low to be kept.
@@ -68,7 +71,7 @@ def save_snapshot(
         >>> pipeline("memory://example")
         {'step': 7}
     """
-    manager = manager_of(current_repository(repository), name, rank_by, mode, max_snapshots)
+    manager = manager_of(current_repository(repository), name, rank_by, mode, max_snapshots, retention)
     return save(manager, data, SaveRequest.of(snapshot_id, metadata, tags, overwrite))
 
 
