@@ -1,8 +1,8 @@
 """How the cost of opening, asking, committing, checking and pruning grows with what a repository contains.
 
-Each kind of content is made in several sizes, each twice as large as the one before. Every operation runs in a fresh
-process, which measures its own CPU time and memory: what other programs do at the same time hardly changes these. The
-chunks of the index are made up: their entries are stored, but no data.
+A repository with each kind of content grows to several sizes, each twice as large as the one before. Every operation
+runs in a fresh process, which measures its own CPU time and memory: what other programs do at the same time hardly
+changes these. The chunks of the index are made up: their entries are stored, but no data.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ from prefect_snapshots.repository.index import RECORD
 PACKAGES = ("blake3", "msgspec", "numpy")
 DOUBLINGS = 2
 """How often each size is doubled."""
-NAMES = 10
+NAMES = 1_000
 """Snapshots share this many names."""
+WRITERS = 4
+"""Processes that save them at the same time."""
+BATCH = 1_000
+"""Items that are stored together."""
 PACK = 500
 """Made-up chunks in a pack."""
 CHUNK = 65_536
@@ -51,39 +55,51 @@ def doubled(number: int) -> int:
 # --- contents ---------------------------------------------------------------------------------------------------------
 
 
-def make_snapshots(place: Path, count: int) -> None:
+def save_snapshots(place: Path, names: range, start: int, stop: int) -> None:
     repository = Repository(place)
-    for name in range(NAMES):
+    for name in names:
         manager: SnapshotManager[Any] = SnapshotManager(repository, name=f"run-{name}")
-        for number in range(count // NAMES):
+        for number in range(start, stop):
             tags = ["rare"] if number % 100 == 0 else []
             manager.save_snapshot({"step": number}, f"step-{number}", metadata={"loss": 1 / (number + 1)}, tags=tags)
 
 
-def make_items(place: Path, count: int) -> None:
-    Snapper(range(count), doubled, repository=place, name="job", function_version="1").start()
+def make_snapshots(place: Path, start: int, stop: int) -> None:
+    Repository(place)
+    with ProcessPoolExecutor(WRITERS, multiprocessing.get_context("spawn")) as writers:
+        parts = [range(first, NAMES, WRITERS) for first in range(WRITERS)]
+        work = [writers.submit(save_snapshots, place, names, start // NAMES, stop // NAMES) for names in parts]
+    for part in work:
+        part.result()
 
 
-def make_versions(place: Path, count: int) -> None:
+def make_items(place: Path, _: int, stop: int) -> None:
+    job(place, stop).start()
+
+
+def job(place: Path, count: int) -> Snapper[int, int]:
+    return Snapper(range(count), doubled, repository=place, name="job", function_version="1", batch_size=BATCH)
+
+
+def make_versions(place: Path, start: int, stop: int) -> None:
     registry = ArtifactRegistry(Repository(place))
-    for number in range(count):
+    for number in range(start, stop):
         registry.log_artifact("table", number, "json")
 
 
-def make_files(place: Path, count: int) -> None:
+def make_files(place: Path, start: int, stop: int) -> None:
     folder = files_of(place)
-    for number in range(count):
+    for number in range(start, stop):
         part = folder / f"{number // 1000}"
-        if number % 1000 == 0:
-            part.mkdir(parents=True)
+        part.mkdir(parents=True, exist_ok=True)
         (part / f"{number}").write_bytes(b"%d" % number)
     backups_of(place).create_backup("first")
 
 
-def make_chunks(place: Path, count: int) -> None:
+def make_chunks(place: Path, first: int, stop: int) -> None:
     index = Repository(place).parts(writing=True).index
-    for start in range(0, count, ENTRIES):
-        size = min(ENTRIES, count - start)
+    for start in range(first, stop, ENTRIES):
+        size = min(ENTRIES, stop - start)
         records = np.zeros(size, RECORD)
         records["chunk"] = np.frombuffer(os.urandom(32 * size), "V32")
         records["pack"], records["offset"] = np.divmod(np.arange(size), PACK)
@@ -120,7 +136,7 @@ def save_one(place: Path, _: int) -> object:
 
 
 def load_items(place: Path, count: int) -> object:
-    return Snapper(range(count), doubled, repository=place, name="job", function_version="1").load()
+    return job(place, count).load()
 
 
 def list_versions(place: Path, _: int) -> object:
@@ -158,7 +174,7 @@ def prune(place: Path, _: int) -> object:
     return Repository(place).prune(grace=0)
 
 
-CASES: dict[str, tuple[Callable[[Path, int], None], dict[str, Operation]]] = {
+CASES: dict[str, tuple[Callable[[Path, int, int], None], dict[str, Operation]]] = {
     "snapshots": (
         make_snapshots,
         {"open": open_snapshots, "query": ask_snapshots, "save one": save_one, "check": check, "prune": prune},
@@ -187,9 +203,9 @@ def measure(kind: str, smallest: int, folder: Path, report: Report) -> None:
     make, operations = CASES[kind]
     sizes = [smallest * 2**doubling for doubling in range(DOUBLINGS + 1)]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in operations}
-    for size in sizes:
-        place = folder / f"{kind}-{size}"
-        make(place, size)
+    place = folder / kind
+    for earlier, size in zip([0, *sizes], sizes, strict=False):
+        make(place, earlier, size)
         for name, operation in operations.items():
             costs = []
             for _ in range(1 if name == "prune" else report.options.repeat):
@@ -210,18 +226,23 @@ def measure(kind: str, smallest: int, folder: Path, report: Report) -> None:
         report.at_most("chunks: memory of each at the peak of loading", each_chunk, MOST_OF_CHUNK, "B")
 
 
+SMALLEST = {"snapshots": 10_000, "items": 100_000, "versions": 2_000, "files": 10_000, "chunks": 1_000_000}
+
+
 def main() -> int:
     parser = arguments(__doc__, repeat=3)
-    for kind, size in {"snapshots": 10_000, "items": 100_000, "versions": 2_000, "files": 10_000}.items():
-        parser.add_argument(f"--{kind}", type=int, default=size, help=f"{kind} in the smallest size; 0 leaves them out")
-    parser.add_argument("--chunks", type=int, default=1_000_000, help="chunks in the smallest index; 0 leaves it out")
+    parser.add_argument("--kind", choices=[*CASES], help="only this kind of content; all of them when none is given")
+    parser.add_argument("--smallest", type=int, help="the smallest size; the default depends on the kind")
     options = parser.parse_args()
-    with scratch(options.directory) as folder:
-        report = Report("scale", options, PACKAGES, folder)
-        for kind in CASES:
-            if smallest := getattr(options, kind):
-                measure(kind, smallest, folder, report)
-        return report.finish()
+    if options.kind is None and not (options.json is options.smallest is None):
+        parser.error("--json and --smallest need a --kind")
+    failed = 0
+    for kind in [options.kind] if options.kind else CASES:
+        with scratch(options.directory) as folder:
+            report = Report(f"scale of {kind}", options, PACKAGES, folder)
+            measure(kind, options.smallest or SMALLEST[kind], folder, report)
+            failed |= report.finish()
+    return failed
 
 
 if __name__ == "__main__":

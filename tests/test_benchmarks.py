@@ -125,10 +125,13 @@ def test_backups(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "smallest"),
+    [("snapshots", 4_000), ("items", 200_000), ("versions", 400), ("files", 2_000), ("chunks", 500_000)],
+)
+def test_scale(tmp_path: Path, kind: str, smallest: int) -> None:
     """Nothing grows faster than what it works on, also at sizes that are small enough for every night."""
-    sizes = ["--snapshots", "2000", "--items", "20000", "--versions", "400", "--files", "2000", "--chunks", "250000"]
-    report = measure(tmp_path, "scale.py", *sizes, "--repeat", "3")
+    report = measure(tmp_path, "scale.py", "--kind", kind, "--smallest", str(smallest), "--repeat", "3")
     assert all(met(report, "per doubling"))
     assert all(met(report, "memory"))
 
