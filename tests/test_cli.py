@@ -1146,6 +1146,30 @@ def test_backups_are_made_listed_shown_verified_and_exported(shop: Program) -> N
     shop.complaint("backups", "export", made["name"], "out.tar", status=2)
 
 
+def test_sources_of_several_machines_become_one_backup(shop: Program) -> None:
+    (shop.directory / "web1" / "data").mkdir(parents=True)
+    (shop.directory / "web1" / "data" / "page").write_text("first")
+    (shop.directory / "web1" / "logs").mkdir()
+    sources = ("--directory", "web1/data", "--directory", "web1/logs")
+    staged = shop.json("backups", "stage", "web1", *sources, "--only", "data")
+    assert staged["place"] == "web1"
+    assert staged["size"] > 5
+    printed = shop.run("backups", "stage", "web1", *sources, "--only", "logs", "--quiet").stdout.strip()
+    assert shop.json("backups", "list")["backups"] == []
+    parts = [f"--part=web1={part}" for part in (staged["part"], printed)]
+    made = shop.json("backups", "create", "all", *parts, "--database", "app.db")
+    database = f"sqlite:///{shop.directory / 'app.db'}"
+    assert [part["name"] for part in made["parts"]] == [database, "web1::data", "web1::logs"]
+    (shop.directory / "web1" / "data" / "page").write_text("changed")
+    there = ("--place", "web1", *sources)
+    assert [row["part"] for row in shop.json("backups", "drill", *there)["rows"]] == ["web1::data", "web1::logs"]
+    shop.run("backups", "restore", "--name", "shop", *there, "--yes")
+    assert (shop.directory / "web1" / "data" / "page").read_text() == "first"
+    assert "must be PLACE=PART" in shop.complaint("backups", "create", "--part", printed, status=2)
+    assert "no staged part" in shop.complaint("backups", "create", "--part", "web1=what", status=2)
+    assert len(shop.json("backups", "list")["backups"]) == 1
+
+
 def test_a_backup_is_restored_when_that_is_confirmed(shop: Program) -> None:
     name = shop.json("backups", "create", "all of it")["name"]
     with sqlite3.connect(shop.directory / "app.db") as database:

@@ -47,7 +47,7 @@ from .session import SessionArgument
 if TYPE_CHECKING:
     from ..backups import Backup, BackupManager, RestoreReport
     from ..reports.diagnosis import Finding
-    from ..repository import Repository
+    from ..repository import Repository, StagedPart
 
 app = App(name="backups", help="Make, browse, verify, restore and export backups of databases and directories.")
 
@@ -79,6 +79,7 @@ def create(
     prove: bool = False,
     no_directories: bool = False,
     tag: list[str] | None = None,
+    part: list[str] | None = None,
     dry_run: bool = False,
     sources: Sources = AS_CONFIGURED,
     left_out: LeftOut = NOTHING_LEFT_OUT,
@@ -97,8 +98,11 @@ def create(
         prove: Also restore it into a temporary place, and compare. The exit code is 1 if something differs.
         no_directories: Back up only the databases.
         tag: A tag, which a retention policy can select. Repeat it for several.
+        part: PLACE=PART: also make what `stage` has stored there, and printed, a part of this backup. Repeat it for
+            several.
         dry_run: Store nothing. Only show the backup that would be made.
     """
+    parts = [_staged(text) for text in part or ()]
     manager = manager_of(session.open(create=not dry_run), sources, left_out=left_out, hooks=hooks)
     with session.progress() as progress:
         backup = manager.create_backup(
@@ -109,6 +113,7 @@ def create(
             progress=progress,
             prove=prove,
             dry_run=dry_run,
+            parts=parts,
         )
     remark = f"{'Backup would be created' if dry_run else 'Backup created'}: {backup.name}"
     if backup.incomplete:
@@ -116,6 +121,45 @@ def create(
     remark = " ".join([remark, *backup.failed_hooks])
     status = _INCOMPLETE if backup.incomplete or backup.failed_hooks else 0
     return Answer(backup.to_dict(), _view_backup, remark, told=not dry_run, status=status)
+
+
+@app.command
+def stage(
+    place: str,
+    /,
+    *,
+    only: list[str] | None = None,
+    sources: Sources = AS_CONFIGURED,
+    left_out: LeftOut = NOTHING_LEFT_OUT,
+    session: SessionArgument,
+) -> Answer:
+    """Store databases and directories for a backup that `create --part` makes elsewhere. No backup appears yet.
+
+    Run it on each machine that has some of the sources. It prints the PART to pass to `create`, with --quiet nothing
+    else. A part that no backup contains is freed by `prune`. Hooks are not run.
+
+    Args:
+        place: The name of this machine, with which the names of the parts begin, as in db1::postgresql://...
+        only: The name of a source: store only this one. Repeat it for several.
+    """
+    manager = manager_of(session.open(create=True), sources, left_out=left_out)
+    with session.progress() as progress:
+        staged = manager.stage_backup(place, only or (), progress)
+    text, size, written = staged.to_text(), staged.content.size, staged.content.written
+    remark = f"Stored {size_text(size)} for a backup, {size_text(written)} written. It is in no backup yet."
+    document = {"place": place, "part": text, "size": size, "written": written}
+    return Answer(document, lambda shown: [shown["part"]], remark)
+
+
+def _staged(text: str) -> tuple[str, StagedPart]:
+    from ..repository import StagedPart
+
+    place, separator, part = text.partition("=")
+    if not separator or not place or not part:
+        raise InvalidArgument(
+            "--part must be PLACE=PART, where PART is what `prefect-snapshots backups stage PLACE` has printed."
+        )
+    return place, StagedPart.from_text(part)
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -235,6 +279,7 @@ def restore(
     no_databases: bool = False,
     to: list[str] | None = None,
     only: list[str] | None = None,
+    place: str = "",
     keep_extra: bool = False,
     only_changed: bool = False,
     no_safety_backup: bool = False,
@@ -258,6 +303,7 @@ def restore(
         to: PART=TARGET: another target for a part. PART is a name as in `show`, or the end of that. TARGET is the URL
             of a database, or a path. Repeat it for several.
         only: PART, PART::TABLE or PART::PATH: restore only this part, table or path. Repeat it for several.
+        place: Restore only the parts that `stage` has stored under this name, to the sources of this machine.
         keep_extra: Keep files that are not in the backup.
         only_changed: Compare the files of directories first, and do not write those that are identical already.
         no_safety_backup: Do not back up databases that are changed in place first.
@@ -286,6 +332,7 @@ def restore(
         keep_extra=keep_extra,
         only_changed=only_changed,
         allow_privileges=allow_privileges,
+        place=place,
     )
     if not dry_run:
         with contextlib.suppress(ConfirmationRequired):
@@ -370,7 +417,14 @@ def export(backup: BackupName, path: Path, /, *, name: Under = None, session: Se
 
 
 @app.command
-def drill(backup: BackupName = "latest", /, *, sources: Sources = AS_CONFIGURED, session: SessionArgument) -> Answer:
+def drill(
+    backup: BackupName = "latest",
+    /,
+    *,
+    place: str = "",
+    sources: Sources = AS_CONFIGURED,
+    session: SessionArgument,
+) -> Answer:
     """Prove a backup: restore it into a temporary place, and compare. The exit code is 1 if something differs.
 
     If everything is identical, the backup is marked as proven. The exit code is 2 if a part could not be tried, because
@@ -378,12 +432,13 @@ def drill(backup: BackupName = "latest", /, *, sources: Sources = AS_CONFIGURED,
 
     Args:
         backup: The name of the backup. Default: the latest.
+        place: Only try the parts that `stage` has stored under this name. A backup that has others is not marked.
     """
     repository = session.open(writing=True)
     owner, found = _find(repository, backup, sources.name)
     manager = manager_of(repository, dataclasses.replace(sources, name=owner.name))
     with session.progress() as progress:
-        report = manager.drill(found.name, progress)
+        report = manager.drill(found.name, progress, place=place)
     document = {**dataclasses.asdict(report), "ok": report.ok}
     if report.ok:
         return Answer(document, _view_drill, f"{report.name} was restored and is identical.")
