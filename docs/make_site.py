@@ -28,6 +28,7 @@ BOOSTS = {
     "tutorials/": 2,
     # Whoever searches for a restore has a backup, and only some have an archive beside it.
     "howto/point-in-time.md": 1,
+    "howto/sqlite-point-in-time.md": 1,
     "howto/": 2,
     "databases.md": 3,
     "backups.md": 3,

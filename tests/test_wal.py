@@ -18,7 +18,7 @@ from database_servers import Server, until
 
 from prefect_snapshots import Repository
 from prefect_snapshots.errors import DamagedVersion, InvalidArgument, WalNotFound, WalRefused
-from prefect_snapshots.wal import WalArchive, list_systems
+from prefect_snapshots.wal import WalArchive, WalArchiver, list_systems, waiting_wal
 from prefect_snapshots.wal.answering import answering
 
 SYSTEM = 7301234567890123456
@@ -204,6 +204,90 @@ def archiving(server: Server, repository: Path) -> Iterator[list[subprocess.Comp
         yield runs
         client("ALTER SYSTEM RESET archive_command;")
         client("SELECT pg_reload_conf();")
+
+
+@contextlib.contextmanager
+def archiver(server: Server, repository: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that archives, which is killed at the end."""
+    command = [*COMMAND, "-r", str(repository), "wal", "archive", str(server.folder / "data"), str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_is_told_only_what_is_true_by_an_archiver_that_is_killed(server: Server, tmp_path: Path) -> None:
+    client = database_servers.psql(server)
+    folder = server.folder / "waiting"
+    place = tmp_path / "repository"
+    data = server.folder / "data"
+    client(f"ALTER SYSTEM SET archive_command = '{folder}/push %p';")
+    client("SELECT pg_reload_conf();")
+    (system,) = client("SELECT system_identifier FROM pg_control_system();")
+
+    def told() -> set[str]:
+        return {path.stem for path in (data / "pg_wal" / "archive_status").glob("*.done")}
+
+    for count in range(3):
+        with archiver(server, place, folder) as process:
+            client(f"CREATE TABLE t{count} AS SELECT i FROM generate_series(1, 100000) i;")
+            before = told()
+            until(lambda before=before: len(told() - before) > 1, lambda: time.sleep(0.02))  # type: ignore[misc]
+            process.kill()  # while it archives the rest
+            process.wait()
+            files = {file.name for file in WalArchive(Repository(place), system).list_files()}
+            assert told() <= files
+    with archiver(server, place, folder):
+        (last,) = client("SELECT pg_walfile_name(pg_switch_wal());")
+        until(lambda: client("SELECT last_archived_wal FROM pg_stat_archiver;") >= [last], lambda: time.sleep(0.05))
+        assert waiting_wal(data).files == 0
+    archive = WalArchive(Repository(place), system)
+    (timeline,) = archive.list_timelines()
+    assert (timeline.missing, timeline.last) == ((), last)
+    done = run("--json", "wal", "status", "--data", str(data), repository=str(place))
+    assert json.loads(done.stdout)["servers"][0]["waiting"] == 0
+
+
+def test_an_acknowledgment_counts_for_no_other_bytes_and_errors_reach_the_server(
+    archive: WalArchive, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "archive_status").mkdir()
+    waiting = tmp_path / "waiting"
+
+    def ready(number: int, data: bytes) -> Path:
+        path = folder / name(number)
+        path.write_bytes(data)
+        (folder / "archive_status" / f"{path.name}.ready").touch()
+        return path
+
+    def ask(path: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([waiting / "push", path], capture_output=True, text=True, check=False)
+
+    archiver = WalArchiver(archive.repository, folder.parent, waiting)
+    third = ready(3, segment(3))
+    assert waiting_wal(folder.parent).files == 1
+    assert archiver.archive_ready() == [third.name]
+    assert ask(third).returncode == 0
+    with pytest.raises(WalRefused, match="Another process"), archiver._prepared():
+        archiver.archive_ready()
+    assert archiver.archive_ready() == [third.name]
+    third.write_bytes(segment(3, fill=b"\6"))  # of another server, which took its place
+    os.utime(third, (time.time() + 5, time.time() + 5))
+    with pytest.raises(WalRefused, match="other bytes"):
+        archiver.archive_ready()
+    refused = ask(third)
+    assert (refused.returncode, "archived with other bytes" in refused.stderr) == (1, True)
+    fourth = ready(4, segment(4))
+    with pytest.raises(WalRefused, match="other bytes"):
+        archiver.archive_ready()  # none is archived before one that waits: that would be a gap
+    third.write_bytes(segment(3))
+    assert archiver.archive_ready() == [third.name, fourth.name]
+    (folder / "archive_status" / f"{third.name}.ready").rename(folder / "archive_status" / f"{third.name}.done")
+    assert archiver.archive_ready() == [fourth.name]
+    assert ask(fourth).returncode == 0
+    assert sorted(path.name for path in waiting.iterdir()) == [f"{fourth.name}.archived", "lock", "push"]
 
 
 def test_a_server_archives_by_command(server: Server, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from .recoveries import (
 )
 from .restores import RestoreReport
 from .single_files import Command, File, StandardInput
+from .sqlite_restores import SQLiteRestoreReport, restore_sqlite
 
 __all__ = [
     "Backup",
@@ -45,6 +46,7 @@ __all__ = [
     "RestorePart",
     "RestoreRecord",
     "RestoreReport",
+    "SQLiteRestoreReport",
     "StandardInput",
     "clean_wal",
     "last_proven",
@@ -52,5 +54,6 @@ __all__ = [
     "list_names",
     "recover",
     "recovery_windows",
+    "restore_sqlite",
     "safe_experiment",
 ]

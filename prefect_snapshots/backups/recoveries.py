@@ -7,6 +7,7 @@ no kept base backup needs any more.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from ..messages import logger
 from ..repository.progress import Progress, silent
 from ..repository.repository import Repository
 from ..repository.times import parse_time
-from ..wal import WalArchive, WalTimeline, list_systems
+from ..wal import SQLiteWindow, WalArchive, WalTimeline, list_sqlite_windows, list_systems
 from ..wal.names_and_headers import lsn_text, parse_lsn
 from .databases.postgresql_facts import ClusterFacts, read_facts
 from .databases.postgresql_physical import PostgreSQLCluster
@@ -89,14 +90,15 @@ class RecoveryReport:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryWindow:
-    """What can be recovered of one server.
+    """What can be recovered of one PostgreSQL server, or restored of one SQLite database that is followed.
 
     Attributes:
-        system: The system identifier.
-        base_backups: The names of the base backups, the oldest first.
+        system: The system identifier of the server, or `sqlite/` and the name of the database.
+        base_backups: The names of the base backups, the oldest first. Of SQLite, the times of the base copies.
         since: The earliest time that can be recovered: the end of the oldest base backup. None: there is none.
         until: When the last file of the WAL was archived. Transactions up to shortly before it can be recovered.
-        missing: Gaps in the WAL that kept base backups need. No recovery can pass them.
+        missing: Gaps in the WAL that kept base backups need. No recovery can pass them. Of SQLite, times that cannot be
+            restored, because nobody followed the database.
         size: Bytes of the archived WAL.
         written: Bytes that it takes in the repository.
     """
@@ -295,10 +297,24 @@ def _ancestors(archive: WalArchive, target: RecoveryTarget) -> dict[int, int]:
 
 
 def recovery_windows(repository: Repository) -> list[RecoveryWindow]:
-    """Return what can be recovered of each server whose WAL or base backups are in a repository."""
+    """Return what can be recovered of each server and SQLite database whose WAL or base backups are in a repository."""
     bases = list_base_backups(repository)
     systems = sorted({*list_systems(repository), *(base.facts.system for base in bases)})
-    return [_window(repository, system, [b for b in bases if b.facts.system == system]) for system in systems]
+    servers = [_window(repository, system, [b for b in bases if b.facts.system == system]) for system in systems]
+    return servers + [_sqlite_window(window) for window in list_sqlite_windows(repository)]
+
+
+def _sqlite_window(window: SQLiteWindow) -> RecoveryWindow:
+    holes = ((before[1], after[0]) for before, after in itertools.pairwise(window.ranges))
+    return RecoveryWindow(
+        system=f"sqlite/{window.name}",
+        base_backups=tuple(each.isoformat() for each in window.base_copies),
+        since=window.since,
+        until=window.until,
+        missing=tuple((begin.isoformat(), end.isoformat()) for begin, end in holes),
+        size=window.size,
+        written=window.written,
+    )
 
 
 def _window(repository: Repository, system: str, bases: list[BaseBackup]) -> RecoveryWindow:

@@ -1,21 +1,36 @@
-"""`prefect-snapshots wal ...`: archive the write-ahead log of PostgreSQL servers, and fetch it for a recovery."""
+"""`prefect-snapshots wal ...`: archive write-ahead logs of PostgreSQL and SQLite, and recover to any point in time."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from ..errors import InvalidArgument, WalNotFound
-from .output import RED, Answer, FailedWith, columns, count_text, deleted, size_text, styled, table, time_text
+from .output import (
+    RED,
+    Answer,
+    FailedWith,
+    columns,
+    count_text,
+    deleted,
+    printable,
+    size_text,
+    styled,
+    table,
+    time_text,
+)
 from .session import SessionArgument
 
-app = App(name="wal", help="Archive the write-ahead log (WAL) of PostgreSQL servers, and fetch it for a recovery.")
+app = App(name="wal", help="Archive write-ahead logs (WAL) of PostgreSQL and SQLite, and recover to any point in time.")
 
 _ABORT = 126
 """Exit code of `fetch`: see `wal.answering`."""
@@ -45,6 +60,31 @@ def push(path: str, /, *, system: System = None, session: SessionArgument) -> An
     new = archive.push(path)
     document = {"system": archive.system, "file": Path(path).name, "new": new}
     return Answer(document)
+
+
+@app.command
+def archive(data: str, folder: str, /, *, once: bool = False, session: SessionArgument) -> Answer:
+    """Archive the WAL of a server in a running process. For archive_command = 'FOLDER/push %p'.
+
+    It runs until it is interrupted, under systemd for example. It archives segments ahead, so that the command costs
+    the server no more than a small shell script, which needs neither Python nor the password.
+
+    Args:
+        data: The data directory of the server.
+        folder: A folder for the script and what was archived. Only its owner may be able to write to it.
+        once: Archive what waits now, and end.
+    """
+    from ..wal import WalArchiver
+
+    archiver = WalArchiver(session.open(create=True), data, folder)
+    if once:
+        files = archiver.archive_ready()
+        return Answer({"files": files}, remark=f"Archived {count_text(len(files), 'file')}.")
+    ending = _ended_by_signals()
+    if not session.quiet:
+        print(f"archive_command = '{printable(archiver.command)}'", file=sys.stderr, flush=True)
+    archiver.run(ending)
+    return Answer({"files": None})
 
 
 @app.command
@@ -117,21 +157,85 @@ def recover(
 
 
 @app.command
-def status(*, late_after: float | None = None, session: SessionArgument) -> Answer:
+def follow(
+    path: str,
+    /,
+    *,
+    name: str | None = None,
+    keep: float | None = None,
+    base_every: float = 24,
+    session: SessionArgument,
+) -> Answer:
+    """Archive every transaction of a SQLite database in WAL mode, until it is interrupted.
+
+    Others read and write meanwhile. The name of the database in the archive is the name of its file.
+
+    Args:
+        path: The path of the database.
+        name: Another name for it in the archive.
+        keep: Delete what no time in the last so many days needs. Default: keep everything.
+        base_every: Store a base copy every so many hours. A restore applies the log since the last one.
+    """
+    from ..wal import SQLiteFollower
+
+    follower = SQLiteFollower(
+        session.open(create=True),
+        path,
+        name,
+        base_every=timedelta(hours=base_every),
+        keep=timedelta(days=keep) if keep is not None else None,
+    )
+    ending = _ended_by_signals()
+    if not session.quiet:
+        print(f"following {printable(path)}", file=sys.stderr, flush=True)
+    follower.run(ending)
+    return Answer({"name": follower.archive.name})
+
+
+@app.command
+def restore(name: str, path: str, /, *, at: str | None = None, session: SessionArgument) -> Answer:
+    """Restore a SQLite database that is followed, into a new file. Default: its latest state.
+
+    The file appears only when it is complete and checked.
+
+    Args:
+        name: The name of the database in the archive.
+        path: The new file. It must not exist.
+        at: Restore the state at this time, such as 2026-11-20T12:00:03Z. Without a zone it is UTC.
+    """
+    from ..backups import restore_sqlite
+    from ..repository.times import parse_time
+
+    report = restore_sqlite(session.open(), name, path, parse_time(at) if at is not None else None)
+    remark = (
+        f"Restored {report.name} in {report.path}, with everything up to {report.complete_until}. {report.problems}"
+    )
+    return Answer(asdict(report), remark=remark.rstrip())
+
+
+@app.command
+def status(*, late_after: float | None = None, data: str | None = None, session: SessionArgument) -> Answer:
     """Show which times can be recovered. The exit code is 3 if a server has a gap, no base backup, or is late.
 
     Args:
-        late_after: A server is late if its last file was archived longer ago than this many minutes. Default: never.
+        late_after: A server is late if its last file was archived longer ago than this many minutes, or if the first
+            file in --data waits longer. Default: never.
+        data: The data directory of a server on this machine. Shows also how much WAL waits there to be archived.
     """
     from ..backups import recovery_windows
+    from ..wal import waiting_wal
 
+    waiting = waiting_wal(data) if data is not None else None
     repository = session.open()
     now = datetime.now(UTC)
     servers = []
     for window in recovery_windows(repository):
         age = None if window.until is None else (now - window.until).total_seconds()
-        late = late_after is not None and (age is None or age > late_after * 60)
-        servers.append({**asdict(window), "lag": age, "late": late, "ok": window.ok and not late})
+        there = waiting if waiting is not None and waiting.system == window.system else None
+        waits = (now - there.oldest).total_seconds() if there is not None and there.oldest is not None else None
+        late = late_after is not None and (age is None or max(age, waits or 0) > late_after * 60)
+        local = {"waiting": None if there is None else there.files, "waits": waits}
+        servers.append({**asdict(window), "lag": age, **local, "late": late, "ok": window.ok and not late})
     ok = bool(servers) and all(each["ok"] for each in servers)
     document = {"repository": repository.url, "servers": servers}
     remark = "" if servers else "There is no WAL, and no base backup of a PostgreSQL server."
@@ -172,6 +276,14 @@ def list_all(system: str | None = None, /, *, session: SessionArgument) -> Answe
     return Answer(document, _view_list, remark if found else "There is no WAL.", status=_INCOMPLETE if gaps else 0)
 
 
+def _ended_by_signals() -> threading.Event:
+    """Return an event that is set when the process is to end."""
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    return ending
+
+
 def _view_status(document: dict[str, Any]) -> Iterator[str]:
     rows = [
         (
@@ -195,6 +307,8 @@ def _problems(server: dict[str, Any]) -> Iterator[str]:
         yield f"{count_text(len(server['missing']), 'gap')} in the WAL"
     if server["late"]:
         yield "late"
+    if server["waiting"]:
+        yield f"{count_text(server['waiting'], 'file')} waiting for {server['waits']:.0f} s"
 
 
 def _view_list(document: dict[str, Any]) -> Iterator[str]:

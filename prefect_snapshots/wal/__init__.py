@@ -1,9 +1,18 @@
-"""Archives of the write-ahead log (WAL) of PostgreSQL servers: the files that a recovery to any point in time needs.
+"""Archives of write-ahead logs (WAL), for recoveries to any point in time.
 
-Knows files, and no server. `backups` uses it to recover base backups.
+Of PostgreSQL servers, the files that a recovery needs; `backups` uses them to recover base backups. Of SQLite
+databases, base copies and the frames of their logs.
 """
 
 from .archiving import ArchivedFile as ArchivedFile
 from .archiving import WalArchive as WalArchive
 from .archiving import WalTimeline as WalTimeline
 from .archiving import list_systems as list_systems
+from .archiving_ahead import WaitingWal as WaitingWal
+from .archiving_ahead import WalArchiver as WalArchiver
+from .archiving_ahead import waiting_wal as waiting_wal
+from .sqlite_archive import SQLiteArchive as SQLiteArchive
+from .sqlite_archive import SQLiteState as SQLiteState
+from .sqlite_archive import SQLiteWindow as SQLiteWindow
+from .sqlite_archive import list_sqlite_windows as list_sqlite_windows
+from .sqlite_following import SQLiteFollower as SQLiteFollower

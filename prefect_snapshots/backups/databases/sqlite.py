@@ -105,7 +105,7 @@ class SQLite(FileDatabase):
                         f"{os.path.getsize(self.path):,} bytes. Set TMPDIR to a folder with more space."
                     ) from error
                 raise
-            doubts = _check_integrity(copy)
+            doubts = check_integrity(copy)
             status = os.stat(self.path)
             kept = _File(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
             with _connected(str(copy), "ro&immutable=1") as connection:
@@ -143,7 +143,7 @@ class SQLite(FileDatabase):
                 beside = stack.enter_context(folder_beside(target)) / _FILE
                 write(beside, dump.open(_FILE))
                 kept = _kept(dump)
-                doubts = _check_integrity(beside)
+                doubts = check_integrity(beside)
 
             def switch() -> Sequence[str]:
                 with restoring(self.name, "and is unchanged"):
@@ -245,7 +245,7 @@ def _compile(connection: sqlite3.Connection, query: str) -> None:
                 raise
 
 
-def _check_integrity(path: Path) -> str:
+def check_integrity(path: Path) -> str:
     """Return notes about a database that can be copied, but has problems, such as rows that its own rules forbid.
 
     Raises:

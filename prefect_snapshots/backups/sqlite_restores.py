@@ -1,0 +1,92 @@
+"""Restore a SQLite database to any time: build the file beside its place, check it, then link it there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ..errors import RestoreFailed
+from ..private_files import create_file
+from ..repository.repository import Repository
+from ..wal import SQLiteArchive
+from .databases.base import restoring
+from .databases.sqlite import check_integrity
+from .interruption import terminable
+from .working import check_space, folder_beside
+
+
+@dataclass(frozen=True, slots=True)
+class SQLiteRestoreReport:
+    """The result of a restore.
+
+    Attributes:
+        path: The restored file.
+        name: The name of the database in the archive.
+        at: The time of its state: nothing that was committed later is in it.
+        complete_until: Everything that was acknowledged before this time is in it.
+        size: Bytes of the file.
+        problems: What SQLite finds wrong in rows or indexes. It was so in the database.
+    """
+
+    path: str
+    name: str
+    at: datetime
+    complete_until: datetime
+    size: int
+    problems: str
+
+
+def restore_sqlite(
+    repository: Repository, name: str, path: str | os.PathLike[str], at: datetime | None = None
+) -> SQLiteRestoreReport:
+    """Write a database that `SQLiteFollower` follows to a new file, as it was at a time.
+
+    Args:
+        repository: Where the archive is.
+        name: The name of the database in the archive.
+        path: The new file. It must not exist.
+        at: The time. Default: the latest state in the archive.
+
+    Returns:
+        What was restored.
+
+    Raises:
+        WalNotFound: The time is not in the archive. Nothing was written.
+        RestoreFailed: The file exists, or SQLite cannot read the result. Nothing was written.
+        IntegrityError: The archive is damaged. Nothing was written.
+    """
+    target = Path(path).absolute()
+    archive = SQLiteArchive(repository, name)
+    state = archive.state_at(at)
+    taken = next(
+        (
+            each
+            for each in (target, *(Path(f"{target}{end}") for end in ("-wal", "-shm", "-journal")))
+            if os.path.lexists(each)
+        ),
+        None,
+    )
+    if taken is not None:
+        raise RestoreFailed(f"{taken} exists. Nothing was written. Choose another path, or move it away.")
+    with terminable(), folder_beside(target) as folder:
+        size = sum(each.content.size for each in (state.base, *state.logs) if each.content is not None)
+        check_space(size, folder, f"The restore of {name}")
+        beside = folder / "database.sqlite"
+        with create_file(beside) as file:
+            archive.write(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        with restoring(name, "and nothing was written"):
+            problems = check_integrity(beside)
+        try:
+            os.link(beside, target)
+        except FileExistsError:
+            raise RestoreFailed(f"{target} exists by now. It was not changed.") from None
+        directory = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    return SQLiteRestoreReport(str(target), name, state.at, state.complete_until, target.stat().st_size, problems)

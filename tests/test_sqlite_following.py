@@ -1,0 +1,228 @@
+"""SQLite databases that are followed: every state has its time, whoever is killed, and no time is answered wrongly."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from database_servers import until
+from test_wal import COMMAND, run
+
+from prefect_snapshots import Repository
+from prefect_snapshots.backups import SQLiteRestoreReport, recovery_windows, restore_sqlite
+from prefect_snapshots.errors import DamagedVersion, InvalidArgument, RestoreFailed, WalNotFound, WalRefused
+from prefect_snapshots.wal import SQLiteArchive, SQLiteFollower, sqlite_following
+
+WRITER = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+number = int(sys.argv[2])
+while True:
+    begun = time.time()
+    connection.execute("INSERT INTO numbers VALUES (?, randomblob(700))", [number])
+    print(number, begun, time.time(), flush=True)
+    number += 1
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "app.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE numbers (number INTEGER PRIMARY KEY, filling BLOB)")
+    return path
+
+
+@contextlib.contextmanager
+def following(database: Path, repository: Path, **options: timedelta) -> Iterator[SQLiteFollower]:
+    """A follower in a thread. What it raises is raised at the end."""
+    follower = SQLiteFollower(Repository(repository), database, **options)
+    ending = threading.Event()
+    errors: list[Exception] = []
+
+    def follow() -> None:
+        try:
+            follower.run(ending)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield follower
+    finally:
+        ending.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@contextlib.contextmanager
+def followed_by_process(database: Path, repository: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [*COMMAND, "-r", str(repository), "wal", "follow", str(database)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def known(archive: SQLiteArchive, moment: float) -> None:
+    """Wait until the archive knows the state at a time."""
+    last = lambda: archive.window().until or datetime.min.replace(tzinfo=UTC)  # noqa: E731
+    until(lambda: last().timestamp() >= moment, lambda: time.sleep(0.05))
+
+
+def numbers(path: str | Path) -> set[int]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return {number for (number,) in connection.execute("SELECT number FROM numbers")}
+
+
+def write(database: Path, *values: int) -> None:
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None, timeout=60)) as connection:
+        for value in values:
+            connection.execute("INSERT INTO numbers VALUES (?, randomblob(700))", [value])
+
+
+def test_every_acknowledged_transaction_before_a_time_is_there_and_none_after_it(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_following, "_LOG", 200_000)
+    monkeypatch.setattr(sqlite_following, "_PAUSE", 0.2)
+    written: list[tuple[int, float, float]] = []
+    killed = 0
+    with following(database, tmp_path / "r", base_every=timedelta(seconds=1.5)) as follower:
+        known(follower.archive, 0)
+        end = time.time() + 4
+        while time.time() < end:
+            command = [sys.executable, "-c", WRITER, str(database), str(1_000_000 * killed)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+                assert writer.stdout is not None
+                first = writer.stdout.readline()
+                threading.Timer(random.uniform(0.1, 0.8), writer.kill).start()
+                for line in itertools.chain([first], writer.stdout):
+                    if line.endswith("\n"):
+                        number, begun, done = line.split()
+                        written.append((int(number), float(begun), float(done)))
+            killed += 1
+    archive = SQLiteArchive(Repository(tmp_path / "r"), "app.db")
+    ((since, last),) = archive.window().ranges
+    assert len(archive.window().base_copies) > 1
+    assert len({event.body["last"][0] for event in archive._tracked.refresh().logs}) > 1, "the log never began anew"
+    for at in range(8):
+        moment = datetime.fromtimestamp(random.uniform(since.timestamp(), last.timestamp()), UTC)
+        report = restore_sqlite(archive.repository, "app.db", tmp_path / f"restored-{at}", moment)
+        there = numbers(report.path)
+        assert {number for number, _, done in written if done < report.complete_until.timestamp()} <= there
+        assert not {number for number, begun, _ in written if begun > moment.timestamp()} & there
+        assert report.complete_until <= moment
+    assert {number for number, _, _ in written} <= numbers(
+        restore_sqlite(archive.repository, "app.db", tmp_path / "latest").path
+    )
+    assert archive.repository.check(read_data=True).ok
+
+
+def test_a_killed_follower_continues_or_says_which_times_nobody_knows(database: Path, tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    archive = SQLiteArchive(Repository(place), "app.db")
+    with contextlib.closing(sqlite3.connect(database)):  # otherwise the last connection deletes the log
+        with followed_by_process(database, place):
+            write(database, 1)
+            known(archive, time.time())
+        write(database, 2)
+        with followed_by_process(database, place):
+            write(database, 3)
+            known(archive, time.time())
+        assert len(archive.window().ranges) == 1
+    between = datetime.now(UTC)
+    write(database, 4)  # its connection is the last one, and deletes the log
+    assert not Path(f"{database}-wal").exists()
+    with followed_by_process(database, place) as process:
+        known(archive, time.time())
+        write(database, 5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0  # what was committed before is archived
+    (first, second) = archive.window().ranges
+    assert first[1] < between < second[0]
+    with pytest.raises(WalNotFound, match="nobody followed"):
+        restore_sqlite(archive.repository, "app.db", tmp_path / "hole", between)
+    assert numbers(restore_sqlite(archive.repository, "app.db", tmp_path / "one", first[1]).path) == {1, 2, 3}
+    assert numbers(restore_sqlite(archive.repository, "app.db", tmp_path / "two").path) == {1, 2, 3, 4, 5}
+    assert not (tmp_path / "hole").exists()
+    (window,) = recovery_windows(archive.repository)
+    assert (window.system, len(window.missing), window.ok) == ("sqlite/app.db", 1, False)
+    done = run("--json", "wal", "status", repository=str(place))
+    assert (done.returncode, json.loads(done.stdout)["servers"][0]["system"]) == (3, "sqlite/app.db")
+
+
+def test_old_times_go_and_the_rest_stays(database: Path, tmp_path: Path) -> None:
+    with following(database, tmp_path / "r", base_every=timedelta(seconds=0.3)) as follower:
+        for value in range(3):
+            write(database, value)
+            count = len(follower.archive.window().base_copies)
+            until(lambda count=count: len(follower.archive.window().base_copies) > count, lambda: time.sleep(0.05))  # type: ignore[misc]
+    archive = follower.archive
+    (_, second, *_) = archive.window().base_copies
+    assert archive.expire(second) > 0
+    assert archive.expire(second) == 0
+    archive.repository.prune(grace=0)
+    assert archive.repository.check(read_data=True).ok
+    assert archive.window().since == second
+    assert numbers(restore_sqlite(archive.repository, "app.db", tmp_path / "now").path) == {0, 1, 2}
+    with pytest.raises(WalNotFound, match="It begins at"):
+        archive.state_at(second - timedelta(seconds=1))
+
+
+def test_what_cannot_be_followed_or_restored_is_said(database: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.db"
+    with contextlib.closing(sqlite3.connect(plain)) as connection:
+        connection.execute("CREATE TABLE t (i)")
+    repository = Repository(tmp_path / "r")
+    for path, message in ((plain, "not in WAL mode"), (tmp_path / "none", "not a file"), (Path(__file__), "cannot be")):
+        with pytest.raises(InvalidArgument, match=message):
+            SQLiteFollower(repository, path).run()
+    refused: list[WalRefused] = []
+    ending = threading.Event()
+
+    def follow() -> None:
+        try:
+            SQLiteFollower(Repository(tmp_path / "r"), database).run(ending)
+        except WalRefused as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=follow) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    count = itertools.count()
+    until(lambda: len(refused) > 0, lambda: write(database, next(count)))
+    ending.set()
+    for thread in threads:
+        thread.join()
+    assert "Another process follows" in str(refused[0])
+    report = restore_sqlite(repository, "app.db", tmp_path / "restored")
+    assert isinstance(report, SQLiteRestoreReport)
+    with pytest.raises(RestoreFailed, match="exists"):
+        restore_sqlite(repository, "app.db", tmp_path / "restored")
+    with pytest.raises(WalNotFound, match="does not reach"):
+        restore_sqlite(repository, "other.db", tmp_path / "other")
+    for pack in (tmp_path / "r" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.write_bytes(os.urandom(pack.stat().st_size))
+    with pytest.raises(DamagedVersion, match=r"sqlite/app\.db"):
+        restore_sqlite(Repository(tmp_path / "r"), "app.db", tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
