@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import struct
+import threading
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from database_servers import until
 from flat_database import Flat
 from prefect import Flow
 from prefect.client.orchestration import get_client
@@ -22,18 +26,28 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect_support import events_about
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
-from prefect_snapshots.backups import Backup
-from prefect_snapshots.errors import BackupFailed, IntegrityError, InvalidArgument, RepositoryNotFound
+from prefect_snapshots.backups import Backup, recovery_windows
+from prefect_snapshots.documents import Table
+from prefect_snapshots.errors import (
+    BackupFailed,
+    BackupNotFound,
+    IntegrityError,
+    InvalidArgument,
+    RepositoryNotFound,
+    RestoreFailed,
+)
 from prefect_snapshots.flows import (
     check_repository,
     copy_repository,
     maintenance,
     prune_repository,
+    recovery_drill,
     watch_repository,
     watching,
 )
 from prefect_snapshots.integration.live import artifact_key
-from prefect_snapshots.wal import WalArchive
+from prefect_snapshots.reports.overview import about_repository
+from prefect_snapshots.wal import SQLiteFollower, WalArchive
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
@@ -242,6 +256,32 @@ def test_wal_of_a_server_without_a_base_backup_is_reported(tmp_path: Path) -> No
     assert not report.ok
     (event,) = events_about(f"prefect-snapshots.wal.{system}", 1)
     assert (event.event, event.payload["base_backups"]) == ("prefect-snapshots.wal.late", 0)
+
+
+def test_recoveries_are_drilled_and_the_page_shows_what_can_be_recovered(tmp_path: Path) -> None:
+    database, name, vault = tmp_path / "app.db", f"app-{uuid.uuid4().hex}", Repository(tmp_path / "vault")
+    with pytest.raises(BackupNotFound, match="no WAL"):
+        recovery_drill(repository=vault.url)
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t AS SELECT randomblob(100000)")
+        ending = threading.Event()
+        thread = threading.Thread(target=SQLiteFollower(vault, database, name).run, args=[ending])
+        thread.start()
+        until(lambda: vault.exists() and recovery_windows(vault) != [], lambda: time.sleep(0.05))
+        ending.set()
+        thread.join()
+    (drill,) = recovery_drill(repository=vault.url)
+    assert (drill.system, drill.error) == (f"sqlite/{name}", None)
+    assert [table.title for table in about_repository(vault, 9) if isinstance(table, Table)] == ["Any point in time"]
+    assert watch_repository(wal=timedelta(hours=1), repository=vault.url).ok
+    for pack in (tmp_path / "vault" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.write_bytes(bytes(pack.stat().st_size))
+    with pytest.raises(RestoreFailed, match=f"sqlite/{name} could not be recovered"):
+        recovery_drill(repository=vault.url)
+    told = [event.event for event in events_about(f"prefect-snapshots.wal.sqlite/{name}", 2)]
+    assert told == ["prefect-snapshots.wal.drilled", "prefect-snapshots.wal.drill-failed"]
 
 
 def test_since_when_a_backup_is_due() -> None:

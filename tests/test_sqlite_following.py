@@ -48,9 +48,9 @@ def database(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def following(database: Path, repository: Path, **options: timedelta) -> Iterator[SQLiteFollower]:
+def following(database: Path, repository: Path, base_every: timedelta = timedelta(days=1)) -> Iterator[SQLiteFollower]:
     """A follower in a thread. What it raises is raised at the end."""
-    follower = SQLiteFollower(Repository(repository), database, **options)
+    follower = SQLiteFollower(Repository(repository), database, base_every=base_every)
     ending = threading.Event()
     errors: list[Exception] = []
 
@@ -84,8 +84,12 @@ def followed_by_process(database: Path, repository: Path) -> Iterator[subprocess
 
 def known(archive: SQLiteArchive, moment: float) -> None:
     """Wait until the archive knows the state at a time."""
-    last = lambda: archive.window().until or datetime.min.replace(tzinfo=UTC)  # noqa: E731
-    until(lambda: last().timestamp() >= moment, lambda: time.sleep(0.05))
+
+    def reached() -> bool:
+        last = archive.window().until
+        return last is not None and last.timestamp() >= moment
+
+    until(reached, lambda: time.sleep(0.05))
 
 
 def numbers(path: str | Path) -> set[int]:
@@ -131,6 +135,7 @@ def test_every_acknowledged_transaction_before_a_time_is_there_and_none_after_it
         assert {number for number, _, done in written if done < report.complete_until.timestamp()} <= there
         assert not {number for number, begun, _ in written if begun > moment.timestamp()} & there
         assert report.complete_until <= moment
+    assert run("wal", "restore", "app.db", "--drill", repository=str(tmp_path / "r")).returncode == 0
     assert {number for number, _, _ in written} <= numbers(
         restore_sqlite(archive.repository, "app.db", tmp_path / "latest").path
     )
@@ -140,15 +145,17 @@ def test_every_acknowledged_transaction_before_a_time_is_there_and_none_after_it
 def test_a_killed_follower_continues_or_says_which_times_nobody_knows(database: Path, tmp_path: Path) -> None:
     place = tmp_path / "r"
     archive = SQLiteArchive(Repository(place), "app.db")
-    with contextlib.closing(sqlite3.connect(database)):  # otherwise the last connection deletes the log
+    with contextlib.closing(sqlite3.connect(database)) as other:
+        other.execute("SELECT * FROM numbers").fetchall()  # otherwise the last connection deletes the log
         with followed_by_process(database, place):
+            known(archive, 0)
             write(database, 1)
             known(archive, time.time())
         write(database, 2)
         with followed_by_process(database, place):
             write(database, 3)
             known(archive, time.time())
-        assert len(archive.window().ranges) == 1
+        assert len(archive.window().ranges) == len(archive.window().base_copies) == 1
     between = datetime.now(UTC)
     write(database, 4)  # its connection is the last one, and deletes the log
     assert not Path(f"{database}-wal").exists()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import RestoreFailed
@@ -14,7 +15,7 @@ from ..wal import SQLiteArchive
 from .databases.base import restoring
 from .databases.sqlite import check_integrity
 from .interruption import terminable
-from .working import check_space, folder_beside
+from .working import check_space, folder_beside, working_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class SQLiteRestoreReport:
     """The result of a restore.
 
     Attributes:
-        path: The restored file.
+        path: The restored file. Empty after a drill.
         name: The name of the database in the archive.
         at: The time of its state: nothing that was committed later is in it.
         complete_until: Everything that was acknowledged before this time is in it.
@@ -39,7 +40,12 @@ class SQLiteRestoreReport:
 
 
 def restore_sqlite(
-    repository: Repository, name: str, path: str | os.PathLike[str], at: datetime | None = None
+    repository: Repository,
+    name: str,
+    path: str | os.PathLike[str],
+    at: datetime | None = None,
+    *,
+    drill: bool = False,
 ) -> SQLiteRestoreReport:
     """Write a database that `SQLiteFollower` follows to a new file, as it was at a time.
 
@@ -48,6 +54,8 @@ def restore_sqlite(
         name: The name of the database in the archive.
         path: The new file. It must not exist.
         at: The time. Default: the latest state in the archive.
+        drill: Delete the result, and only return the report. The path is not used then. Without a time, a random one is
+            chosen.
 
     Returns:
         What was restored.
@@ -57,20 +65,15 @@ def restore_sqlite(
         RestoreFailed: The file exists, or SQLite cannot read the result. Nothing was written.
         IntegrityError: The archive is damaged. Nothing was written.
     """
-    target = Path(path).absolute()
     archive = SQLiteArchive(repository, name)
+    if drill and at is None:
+        at = _random_time(archive)
     state = archive.state_at(at)
-    taken = next(
-        (
-            each
-            for each in (target, *(Path(f"{target}{end}") for end in ("-wal", "-shm", "-journal")))
-            if os.path.lexists(each)
-        ),
-        None,
-    )
-    if taken is not None:
-        raise RestoreFailed(f"{taken} exists. Nothing was written. Choose another path, or move it away.")
-    with terminable(), folder_beside(target) as folder:
+    target = Path(path).absolute()
+    for taken in () if drill else (target, *(Path(f"{target}{end}") for end in ("-wal", "-shm", "-journal"))):
+        if os.path.lexists(taken):
+            raise RestoreFailed(f"{taken} exists. Nothing was written. Choose another path, or move it away.")
+    with terminable(), working_folder("sqlite") if drill else folder_beside(target) as folder:
         size = sum(each.content.size for each in (state.base, *state.logs) if each.content is not None)
         check_space(size, folder, f"The restore of {name}")
         beside = folder / "database.sqlite"
@@ -80,13 +83,32 @@ def restore_sqlite(
             os.fsync(file.fileno())
         with restoring(name, "and nothing was written"):
             problems = check_integrity(beside)
-        try:
-            os.link(beside, target)
-        except FileExistsError:
-            raise RestoreFailed(f"{target} exists by now. It was not changed.") from None
-        directory = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    return SQLiteRestoreReport(str(target), name, state.at, state.complete_until, target.stat().st_size, problems)
+        written = beside.stat().st_size
+        if not drill:
+            _place(beside, target)
+    return SQLiteRestoreReport("" if drill else str(target), name, state.at, state.complete_until, written, problems)
+
+
+def _random_time(archive: SQLiteArchive) -> datetime | None:
+    """Return a random time that the archive knows, each one with the same probability."""
+    ranges = archive.window().ranges
+    chosen = random.uniform(0, sum((end - begin).total_seconds() for begin, end in ranges))
+    for begin, end in ranges:
+        length = (end - begin).total_seconds()
+        if chosen <= length:
+            return begin + timedelta(seconds=chosen)
+        chosen -= length
+    return None
+
+
+def _place(beside: Path, target: Path) -> None:
+    """Give a file its name, durably, without replacing anything."""
+    try:
+        os.link(beside, target)
+    except FileExistsError:
+        raise RestoreFailed(f"{target} exists by now. It was not changed.") from None
+    directory = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

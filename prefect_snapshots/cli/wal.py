@@ -193,7 +193,9 @@ def follow(
 
 
 @app.command
-def restore(name: str, path: str, /, *, at: str | None = None, session: SessionArgument) -> Answer:
+def restore(
+    name: str, path: str | None = None, /, *, at: str | None = None, drill: bool = False, session: SessionArgument
+) -> Answer:
     """Restore a SQLite database that is followed, into a new file. Default: its latest state.
 
     The file appears only when it is complete and checked.
@@ -202,14 +204,17 @@ def restore(name: str, path: str, /, *, at: str | None = None, session: SessionA
         name: The name of the database in the archive.
         path: The new file. It must not exist.
         at: Restore the state at this time, such as 2026-11-20T12:00:03Z. Without a zone it is UTC.
+        drill: Restore into a temporary place, check, and delete it. Without a time, a random one is chosen.
     """
     from ..backups import restore_sqlite
     from ..repository.times import parse_time
 
-    report = restore_sqlite(session.open(), name, path, parse_time(at) if at is not None else None)
-    remark = (
-        f"Restored {report.name} in {report.path}, with everything up to {report.complete_until}. {report.problems}"
-    )
+    if drill == (path is not None):
+        raise InvalidArgument("Pass a PATH to restore to, or --drill.")
+    moment = parse_time(at) if at is not None else None
+    report = restore_sqlite(session.open(), name, path or "", moment, drill=drill)
+    where = "in a temporary place, and it works" if drill else f"in {report.path}"
+    remark = f"Restored {report.name} of {report.at} {where}. Complete up to {report.complete_until}. {report.problems}"
     return Answer(asdict(report), remark=remark.rstrip())
 
 

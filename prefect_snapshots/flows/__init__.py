@@ -6,6 +6,7 @@ from .backups import backup_prefect_server, cleanup_backups, create_backup, rest
 from .diagnosing import doctor
 from .fan_out import WorkerSources
 from .maintenance import check_repository, expire_results, extend_locks, prune_repository
+from .recovery_drills import recovery_drill
 from .repository_copies import copy_repository
 from .watching import watch_repository
 
@@ -20,6 +21,7 @@ __all__ = [
     "expire_results",
     "extend_locks",
     "prune_repository",
+    "recovery_drill",
     "restore_backup",
     "restore_drill",
     "stage_backup",

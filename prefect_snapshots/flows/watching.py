@@ -8,7 +8,7 @@ Events for automations, in addition to those of `maintenance`:
 - `prefect-snapshots.backup.overdue`; the resource is `prefect-snapshots.backups.<name>`: `repository` (URL), `name`,
   `since` (ISO 8601: a backup should have started since then), `backup` and `created_at` (the newest; null if none);
 - `prefect-snapshots.backup.proof-overdue`, as described in `integration.backups`;
-- `prefect-snapshots.wal.late`; the resource is `prefect-snapshots.wal.<system identifier>`: `repository`, `system`,
+- `prefect-snapshots.wal.late`; the resource is `prefect-snapshots.wal.<system>`: `repository`, `system`,
   `since` (ISO 8601: a file of the WAL should have been archived since then), `until` (when the last one was; null if
   none), `missing` (the first and last name of each gap), `base_backups` (how many there are);
 - `prefect-snapshots.repository.growing`; the resource is `prefect-snapshots.repositories.<URL>`: `repository`, `since`,
@@ -80,7 +80,7 @@ class WatchReport:
         written: Bytes written in this period, by the kind of data.
         limit: The number of bytes that may be written in this period. None: no limit.
         unproven: The names whose last proven backup is too old, or of which no backup was ever proven.
-        late: PostgreSQL servers whose WAL is late, has a gap, or lacks a base backup.
+        late: PostgreSQL servers and SQLite databases whose WAL is late, has a gap, or lacks a base backup.
     """
 
     backups: tuple[BackupWatch, ...]
@@ -131,8 +131,8 @@ def watch_repository(
         proven: How old the last proven backup may be, by name: a duration such as `"40d"`, or the cron expression of
             the schedule of drills.
         metrics_file: Also write the figures to this file, whose name ends with `.prom`, for Prometheus.
-        wal: How long ago the last file of the WAL of each PostgreSQL server may have been archived. Default: the WAL is
-            not watched.
+        wal: How long ago the WAL of each PostgreSQL server and SQLite database may have been archived. Default: the WAL
+            is not watched.
 
     Raises:
         InvalidArgument: A string is neither a duration nor a cron expression, the time zone is unknown, or the metrics
@@ -187,7 +187,7 @@ def _late(watched: Repository, since: datetime) -> tuple[RecoveryWindow, ...]:
             "missing": window.missing,
             "base_backups": len(window.base_backups),
         }
-        run_logger().warning("The WAL of server %s is late, has a gap, or lacks a base backup.", window.system)
+        run_logger().warning("The WAL of %s is late, has a gap, or lacks a base backup.", window.system)
         Reporter(watched, "wal", window.system).emit("wal.late", facts)
     return tuple(late)
 
@@ -285,7 +285,7 @@ def _report(watched: Repository, report: WatchReport) -> None:
             }
             Reporter(watched, "backups", each.name).emit("backup.overdue", facts)
     rows += [_row(f"last proven backup of {name}", "none, or too old", "", False) for name in report.unproven]
-    rows += [_row(f"WAL of server {each.system}", _found(each), "", False) for each in report.late]
+    rows += [_row(f"WAL of {each.system}", _found(each), "", False) for each in report.late]
     written = sum(report.written.values())
     kinds = ", ".join(f"{kind} {size_text(size)}" for kind, size in report.written.items())
     found = size_text(written) + (f" ({kinds})" if kinds else "")
@@ -311,7 +311,7 @@ def _dashboard(watched: Repository, report: WatchReport) -> Document:
     written = size_text(sum(report.written.values()))
     growing = [f"The repository grows too fast: {written} since {report.since:%F %T} UTC."] if report.growing else []
     blocks = about_repository(watched, LISTED)
-    late = [f"The WAL of server {each.system} is not in order: {_found(each)}." for each in report.late]
+    late = [f"The WAL of {each.system} is not in order: {_found(each)}." for each in report.late]
     return Document(watched.url, (*map(Note, [*overdue, *unproven, *late, *growing]), *blocks))
 
 

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from ..artifacts import ArtifactRegistry
-from ..backups import BackupManager, last_proven
+from ..backups import BackupManager, last_proven, recovery_windows
 from ..backups.manager import list_names as list_backup_names
 from ..checkpoints import CheckpointManager
 from ..documents import Block, Column, Facts, Note, Table
+from ..documents.texts import count_text
 from ..errors import SnapshotsError
 from ..repository import Repository
 from ..snapshots import SnapshotManager
@@ -33,6 +34,7 @@ def about_repository(repository: Repository, listed: int) -> Iterator[Block]:
     needs: list[str] = []
     tables = [
         _backups(repository, listed, needs),
+        _windows(repository, listed, needs),
         _snapshots(repository, listed, needs),
         _checkpoints(repository, listed, needs),
         _artifacts(repository, listed, needs),
@@ -78,6 +80,27 @@ def _backups(repository: Repository, listed: int, needs: list[str]) -> Table:
     columns = Column("name", "name"), Column("backups", "number"), _TIME, Column("size", "bytes")
     more = Column("stored", "bytes"), Column("proven (UTC)", "time"), Column("last failure (UTC)", "time")
     return Table("Backups", (*columns, *more), tuple(rows), len(names))
+
+
+def _windows(repository: Repository, listed: int, needs: list[str]) -> Table:
+    try:
+        windows = recovery_windows(repository)
+    except SnapshotsError as error:
+        needs.append(f"The WAL cannot be read: {error}")
+        windows = []
+    for each in windows[:listed]:
+        if each.missing:
+            first, last = each.missing[0]
+            needs.append(
+                f"{count_text(len(each.missing), 'gap')} in the WAL of {each.system}, the first from {first} to {last}."
+            )
+    rows = [
+        (each.system, each.since, each.until, len(each.base_backups), len(each.missing), each.size, each.written)
+        for each in windows[:listed]
+    ]
+    columns = Column("server or database", "name"), Column("from (UTC)", "time"), Column("to (UTC)", "time")
+    more = Column("base backups", "number"), Column("gaps", "number"), Column("WAL", "bytes"), Column("stored", "bytes")
+    return Table("Any point in time", (*columns, *more), tuple(rows), len(windows))
 
 
 def _snapshots(repository: Repository, listed: int, needs: list[str]) -> Table:

@@ -136,7 +136,8 @@ class _Following:
         self.frozen: _Look | None = None
         """The state of the next base copy, which the database file has."""
         self.stored_at = self.due = self.restart_due = 0.0
-        self.based_at = float("-inf")
+        made = self.archive.window().base_copies
+        self.based_at = time.monotonic() - (datetime.now(UTC) - made[-1]).total_seconds() if made else float("-inf")
         live.hold()
         self.look = live.look()
         found, until = self.archive.position, self.archive.known_until
