@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from ctypes.util import find_library
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ import pytest
 import torch
 import xarray
 from dask.distributed import Client, LocalCluster
+from database_servers import until
 from servers import Storage
 from upath import UPath
 
@@ -544,3 +549,27 @@ def test_no_name_leads_out_of_its_place(text: str) -> None:
     assert not any(char in name for char in "/\\@*?[]\0\n")
     assert "::" not in name
     assert decoded(name) == (text or "%")
+
+
+def test_it_is_mounted_where_fuse_is_installed_and_says_what_is_missing_elsewhere(
+    everything: Everything, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", "from prefect_snapshots.cli import main; main()", "-r", everything.url, "mount"]
+    place = tmp_path / "mounted"
+    place.mkdir()
+    with subprocess.Popen([*command, place], stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: os.path.ismount(place) or process.poll() is not None, lambda: time.sleep(0.05))
+        if process.poll() is not None:
+            assert process.stderr is not None
+            assert re.search("Nothing was mounted.*toolmissing", process.stderr.read())
+            assert not os.access("/dev/fuse", os.W_OK) or not util.find_spec("fuse") or not find_library("fuse")
+            return
+        files = fsspec.filesystem("snapshots", repository=everything.url)
+        for path in files.find(""):
+            assert (place / path).read_bytes() == files.cat(path)
+            assert not (place / path).stat().st_mode & 0o7222
+        with pytest.raises(OSError, match="Read-only"):
+            (place / "new").write_text("x")
+        process.terminate()
+    assert process.returncode == 0
+    assert not os.path.ismount(place)

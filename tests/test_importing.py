@@ -6,9 +6,12 @@ theirs here. Those of Metis's backup tool are made in its layout.
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import pickle
 import shutil
+import subprocess
 import tarfile
 import time
 from datetime import UTC, datetime
@@ -20,7 +23,7 @@ import numpy as np
 import pytest
 from scaffold.data.artifact_manager.filesystem import FileSystemArtifactManager
 
-from prefect_snapshots import ArtifactRegistry, BackupManager, Snapper, SnapshotManager
+from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
 from prefect_snapshots.errors import ArtifactExpired, InvalidArgument, PickleRefused
 from prefect_snapshots.importing import (
     import_lazyscribe,
@@ -28,6 +31,7 @@ from prefect_snapshots.importing import (
     import_scaffold,
     import_snapperable,
     import_snapshot_manager,
+    metis_folders,
 )
 
 ORIGINALS = Path(__file__).parent / "data" / "originals"
@@ -315,6 +319,38 @@ def test_a_malformed_value_does_not_keep_others_from_the_import(tmp_path: Path, 
     report = import_lazyscribe(tmp_path / "repository.json", tmp_path / "repository")
     assert report.imported == ["default/x:v1"]
     assert "default/x:v0 was not imported" in report.left_out[0]
+
+
+@pytest.mark.parametrize("bomb", ["a file", "many files", "a header", "behind the end", "a sparse file"])
+def test_an_archive_of_metis_that_is_a_bomb_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: str
+) -> None:
+    monkeypatch.setattr(metis_folders, "_SMALL", 8 << 20)
+    monkeypatch.setattr(metis_folders, "_MOST_MEMBERS", 100)
+    for name in ("bomb", "sound"):
+        (tmp_path / name).mkdir()
+        metadata = {"snapshot_name": name, "timestamp": "2025-10-07T14:30:22"}
+        (tmp_path / name / "metadata.json").write_text(json.dumps(metadata))
+        with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo("database/rows")
+            member.size = 16 << 20 if (name, bomb) == ("bomb", "a file") else 100
+            if (name, bomb) == ("bomb", "a header"):
+                member.pax_headers = {"comment": "x" * (4 << 20)}
+            for number in range(200 if (name, bomb) == ("bomb", "many files") else 1):
+                member.name = f"database/rows{number}"
+                archive.addfile(member, io.BytesIO(bytes(member.size)))
+    if bomb == "behind the end":
+        with gzip.open(tmp_path / "bomb.tar.gz", "ab") as more:
+            more.write(bytes(16 << 20))
+    if bomb == "a sparse file":
+        with (tmp_path / "holes").open("wb") as holes:
+            holes.truncate(64 << 20)
+        (tmp_path / "bomb.tar.gz").unlink()
+        packing = ["tar", "-C", tmp_path, "--sparse", "--transform", "s,^,database/,", "-czf", tmp_path / "bomb.tar.gz"]
+        subprocess.run([*packing, "holes"], check=True)
+    report = import_metis(tmp_path, Repository(tmp_path / "repository"))
+    assert report.imported == ["sound"]
+    assert [text for text in report.left_out if text.startswith("bomb was not imported: its archive ")]
 
 
 @pytest.mark.parametrize("cut", [0.5, None], ids=["cut", "flipped"])

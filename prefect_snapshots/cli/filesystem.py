@@ -55,6 +55,18 @@ def cat(path: Path, /, *, session: SessionArgument) -> None:
     sys.stdout.buffer.flush()
 
 
+def mount(directory: str, path: str = "", /, *, session: SessionArgument) -> None:
+    """Mount the repository as a read-only file system, until it is interrupted or unmounted. Needs FUSE.
+
+    Args:
+        directory: An empty directory.
+        path: Mount only what is below this path, such as backups/shop@latest. Default: everything.
+    """
+    from ..filesystem.mounting import mount
+
+    mount(_open(session), directory, path)
+
+
 def _open(session: Session) -> SnapshotsFileSystem:
     from ..filesystem import SnapshotsFileSystem
 

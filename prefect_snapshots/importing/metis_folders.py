@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,9 @@ _PIECE = 1 << 20
 """Bytes that are read together: more are not faster."""
 _MOST_METADATA = 1 << 24
 """Bytes of a `metadata.json` that are read: a count for each of a hundred thousand collections fits in."""
+_SMALL, _MOST_RATIO = 1 << 30, 100
+"""Bytes that any archive may unpack to, and how many times its size a larger one. Dumps shrink to a tenth."""
+_MOST_MEMBERS = 1_000_000
 
 
 def import_metis(
@@ -124,11 +129,45 @@ def _unpacked(folder: Path) -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory() as place:
-        with tarfile.open(archive) as packed:
-            packed.extractall(place, filter="data")  # refuses links and paths that lead out
-            assert packed.fileobj is not None
-            while packed.fileobj.read(_PIECE):
+        with _BoundedArchive(archive, Path(place)) as unzipped, tarfile.open(fileobj=unzipped, mode="r:") as packed:
+            packed.extractall(place, filter=unzipped.member)
+            while unzipped.read(_PIECE):
                 pass  # the checksum is at the end
         inside = Path(place)
         [only, *others] = sorted(inside.iterdir()) or [inside]
         yield only if not others and (only / _METADATA).is_file() else inside
+
+
+class _BoundedArchive(gzip.GzipFile):
+    """An archive that may be a bomb: small, and huge when it is unpacked."""
+
+    def __init__(self, archive: Path, place: Path) -> None:
+        super().__init__(archive)
+        self._members = 0
+        self._left = min(shutil.disk_usage(place).free // 2, max(_SMALL, _MOST_RATIO * archive.stat().st_size))
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read bytes. The headers of a member are read at once, and may claim any size."""
+        if size is None or not 0 <= size <= _PIECE:
+            raise NotImported("its archive has a header that is too large")
+        data = super().read(size)
+        self._take(len(data))
+        return data
+
+    def member(self, member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
+        """Return what may be unpacked. Refuses links and paths that lead out."""
+        self._members += 1
+        if self._members > _MOST_MEMBERS:
+            raise NotImported(f"its archive has more than {_MOST_MEMBERS:,} files")
+        # A sparse file is larger than its bytes in the archive.
+        if member.sparse is not None:
+            self._take(member.size)
+        return tarfile.data_filter(member, place)
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise NotImported(
+                "its archive is too large when it is unpacked: for the disk, or for an archive of its size. Unpack it "
+                "yourself, and delete it"
+            )
