@@ -346,7 +346,16 @@ def test_an_archive_of_metis_that_is_a_bomb_is_left_out(
         with (tmp_path / "holes").open("wb") as holes:
             holes.truncate(64 << 20)
         (tmp_path / "bomb.tar.gz").unlink()
-        packing = ["tar", "-C", tmp_path, "--sparse", "--transform", "s,^,database/,", "-czf", tmp_path / "bomb.tar.gz"]
+        packing = [
+            "tar",
+            "-C",
+            str(tmp_path),
+            "--sparse",
+            "--transform",
+            "s,^,database/,",
+            "-czf",
+            str(tmp_path / "bomb.tar.gz"),
+        ]
         subprocess.run([*packing, "holes"], check=True)
     report = import_metis(tmp_path, Repository(tmp_path / "repository"))
     assert report.imported == ["sound"]
