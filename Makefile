@@ -124,6 +124,8 @@ $(VENV)/.databases: Makefile | $(VENV)/.created
 	$(call system,command -v restic,restic)
 	$(call system,command -v borg,borgbackup)
 	$(call system,command -v rsync,rsync)
+	$(call system,command -v pgbackrest,pgbackrest)
+	$(call system,ldconfig -p | grep libfuse.so.2,libfuse2)
 	touch $@
 
 # The browser that the tests look at Prefect's pages with.

@@ -91,10 +91,15 @@ def test_requests_on_s3(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.nightly
 def test_copies(tmp_path: Path) -> None:
     report = measure(tmp_path, "copies.py", "--size-mb", "4", "--repeat", "1")
     assert met(report, "") == [True, True, True]
+
+
+@pytest.mark.nightly
+def test_point_in_time(tmp_path: Path) -> None:
+    report = measure(tmp_path, "point_in_time.py", "--size-mb", "10", "--days", "1", "--segments", "1")
+    assert met(report, "archive_command") == [True]
 
 
 def test_file_system(tmp_path: Path) -> None:
