@@ -227,8 +227,6 @@ def recover(
                     raise RestoreFailed(f"{error} {_gaps_text(gaps)}") from None
                 raise
             if not drill:
-                if place.exists():
-                    place.rmdir()
                 move(folder / "data", place)
     return RecoveryReport(
         "" if drill else str(place),

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from ...errors import BackupFailed, IntegrityError, InvalidArgument, RestoreFailed, ToolMissing
 from ...messages import last_words
-from ...trees.descriptors import opened, path_of, resolve
+from ...trees.descriptors import exists, opened, path_of, resolve
 from ...wal.answering import answering
 from ...wal.names_and_headers import parse_lsn
 from ..interruption import closed_undisturbed, deferred
@@ -197,8 +197,12 @@ def move(data: Path, directory: Path) -> None:
                 os.unlink(name, dir_fd=folder)
                 os.symlink(tablespaces_of(directory) / name, name, dir_fd=folder)
                 os.chown(name, owner.st_uid, owner.st_gid, dir_fd=folder, follow_symlinks=False)
-        beside.rename(tablespaces_of(directory))
-    data.rename(directory)
+    # Held, these are what they were when they were looked at, whoever renames what is above them. An empty directory is
+    # replaced, and a link that is there instead is not.
+    with opened(resolve(data.parent)) as source, opened(resolve(directory.parent)) as target:
+        for old, new in ((beside, tablespaces_of(directory)), (data, directory)):
+            if exists(source, os.fsencode(old.name)):
+                os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
 
 
 def run_recovery(
