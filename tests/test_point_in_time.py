@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ import database_servers
 import psutil
 import pytest
 from database_servers import PASSWORD, Server, until
-from test_wal import COMMAND, run
+from test_wal import COMMAND, archiver, run
 
 from prefect_snapshots import BackupManager, Repository
 from prefect_snapshots.backups import RecoveryTarget, clean_wal, list_base_backups, recover, recovery_windows
@@ -341,6 +341,69 @@ def test_a_server_is_late_if_nothing_was_archived_since(world: World) -> None:
     for minutes, status in ((60.0, 0), (1e-6, 3)):
         done = run("wal", "status", "--late-after", str(minutes), repository=world.repository.location.url)
         assert done.returncode == status, done.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_server_archiver_and_recovery_are_killed_at_random_moments(tmp_path: Path) -> None:
+    with database_servers.postgresql("archive_mode=on", "wal_level=replica", segment=1) as server:
+        url = f"postgresql+physical://postgres:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}"
+        world = World(server, Repository(tmp_path / "repository"), server.folder, url)
+        client = database_servers.psql(server)
+        waiting = server.folder / "waiting"
+        client("CREATE TABLE numbers (i int);")
+        client(f"ALTER SYSTEM SET archive_command = '{waiting}/push %p';")
+        client("SELECT pg_reload_conf();")
+        ending = threading.Event()
+        writers = [threading.Thread(target=write, args=[world, first, ending]) for first in (0, 1_000_000)]
+        with archiver(server, tmp_path / "repository", waiting):
+            world.manager.create_backup("first")
+            for writer in writers:
+                writer.start()
+        for round_ in range(8):
+            with archiver(server, tmp_path / "repository", waiting):
+                count = len(world.written)
+                until(lambda count=count: len(world.written) > count + 5, lambda: time.sleep(0.05))  # type: ignore[misc]
+                with contextlib.suppress(RuntimeError):
+                    client("SELECT pg_switch_wal();")
+                if round_ % 3 == 1:
+                    children = psutil.Process(server.process.pid).children()
+                    next(each for each in children if "walwriter" in " ".join(each.cmdline())).kill()
+                time.sleep(random.uniform(0, 0.5))  # it is killed while it archives, or not
+        with archiver(server, tmp_path / "repository", waiting):
+            ending.set()
+            for writer in writers:
+                writer.join()
+            until(lambda: _answers(client), lambda: time.sleep(0.1))
+            archived(server)
+        place = world.place()
+        command = [*COMMAND, "-r", str(tmp_path / "repository"), "wal", "recover", str(place)]
+        for _ in range(4):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(random.uniform(0.5, 4))
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if not place.exists():
+            recover(world.repository, place)
+        assert {number for number, _, _ in world.written} <= numbers(place) <= world.sent
+        (first,) = list_base_backups(world.repository)
+        for _ in range(3):
+            last = max(done for _, _, done in world.written)
+            moment = random.uniform(first.finished.timestamp() + 0.01, last - 0.01)
+            place = world.place()
+            recover(world.repository, place, RecoveryTarget(datetime.fromtimestamp(moment, UTC)))
+            there = numbers(place)
+            assert {number for number, _, done in world.written if done < moment} <= there
+            assert not {number for number, begun, _ in world.written if begun > moment} & there
+
+
+def _answers(client: Callable[[str], list[str]]) -> bool:
+    try:
+        return client("SELECT 1;") == ["1"]
+    except RuntimeError:  # it recovers from a crash
+        return False
 
 
 def test_a_drill_proves_a_base_backup_alone(world: World, tmp_path: Path) -> None:
