@@ -190,6 +190,7 @@ def test_old_times_go_and_the_rest_stays(database: Path, tmp_path: Path) -> None
     archive.repository.prune(grace=0)
     assert archive.repository.check(read_data=True).ok
     assert archive.window().since == second
+    assert restore_sqlite(archive.repository, "app.db", "", second, drill=True).at == second
     assert numbers(restore_sqlite(archive.repository, "app.db", tmp_path / "now").path) == {0, 1, 2}
     with pytest.raises(WalNotFound, match="It begins at"):
         archive.state_at(second - timedelta(seconds=1))

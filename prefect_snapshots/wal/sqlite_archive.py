@@ -240,8 +240,8 @@ class SQLiteArchive:
         contents = [event.content for event in (*state.bases, *state.logs) if event.content is not None]
         return SQLiteWindow(
             self.name,
-            tuple((from_nanoseconds(begin), from_nanoseconds(end)) for begin, end in ranges),
-            tuple(from_nanoseconds(base.body["at"]) for base in state.bases),
+            tuple((_not_before(begin), from_nanoseconds(end)) for begin, end in ranges),
+            tuple(_not_before(base.body["at"]) for base in state.bases),
             sum(content.size for content in contents),
             sum(content.written for content in contents),
         )
@@ -259,7 +259,7 @@ class SQLiteArchive:
         moment = None if at is None else to_nanoseconds(at)
         bases = [base for base in state.bases if moment is None or base.body["at"] <= moment]
         if not bases:
-            since = f" It begins at {from_nanoseconds(state.bases[0].body['at'])}." if state.bases else ""
+            since = f" It begins at {_not_before(state.bases[0].body['at'])}." if state.bases else ""
             raise WalNotFound(f"The archive of {self.name} in {self.repository.url} does not reach {at}.{since}")
         base = bases[-1]
         if moment is not None and moment > state.known_until(base):
@@ -284,7 +284,7 @@ class SQLiteArchive:
                 last, found = early[-1].frame, early[-1].at
             break
         complete = complete if moment is None else min(complete, moment)
-        return SQLiteState(from_nanoseconds(found), from_nanoseconds(complete), base, tuple(logs), last)
+        return SQLiteState(_not_before(found), from_nanoseconds(complete), base, tuple(logs), last)
 
     def write(self, state: SQLiteState, file: BinaryIO) -> None:
         """Write a state of the database to an empty file. Every byte is verified.
@@ -319,6 +319,11 @@ def list_sqlite_windows(repository: Repository) -> list[SQLiteWindow]:
     names = repository.names(KIND) if repository.exists() else ()
     found = [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
     return [SQLiteArchive(repository, name).window() for name in found]
+
+
+def _not_before(nanoseconds: int) -> datetime:
+    """Return the first time that can be written and is not before another one: times have microseconds."""
+    return from_nanoseconds(-(-nanoseconds // 1000) * 1000)
 
 
 def _first(event: Event) -> int:
