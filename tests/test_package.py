@@ -263,6 +263,10 @@ MONGODB = """
 WANDB = """
     print(prefect_snapshots.WandbArtifactRegistry(project="project").project)
 """
+MOUNT = """
+    from prefect_snapshots.filesystem.mounting import load_fuse
+    print(load_fuse().__name__)
+"""
 USES = {
     "jax": (JAX, "ArrayImpl"),
     "s3": (S3 + SAVE_AND_LOAD, "saved"),
@@ -273,6 +277,7 @@ USES = {
     "duckdb": (DUCKDB, "{'orders': 1}"),
     "mongodb": (MONGODB, "{}"),
     "wandb": (WANDB, "project"),
+    "mount": (MOUNT, "FUSE"),
 }
 """For each extra what takes it, and what that prints."""
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidArgument, PathNotFound, SnapshotsError, ToolMissing
+from ..errors import InvalidArgument, MissingDependency, PathNotFound, SnapshotsError, ToolMissing
 from ..messages import logger
 from .contained import Contained
 from .fsspec_files import SnapshotsFileSystem, VerifiedFile
@@ -29,7 +29,8 @@ def mount(files: SnapshotsFileSystem, directory: str | os.PathLike[str], path: s
         path: Mount only what is below this path. Default: everything.
 
     Raises:
-        ToolMissing: FUSE is not installed, or you may not use it.
+        ToolMissing: There is no FUSE here, or you may not use it.
+        MissingDependency: The package or the library of FUSE is not installed.
         InvalidArgument: The directory is not an empty directory.
         PathNotFound: There is no directory at this path.
 
@@ -50,15 +51,35 @@ def mount(files: SnapshotsFileSystem, directory: str | os.PathLike[str], path: s
         raise ToolMissing(
             f"{_DEVICE} is missing, or you may not use it. Nothing was mounted. Use `ls`, `cat` or `serve`."
         )
+    fuse = load_fuse()
+    options = {"ro": True, "nosuid": True, "nodev": True, "noexec": True, "fsname": "prefect-snapshots"}
+    fuse(_Operations(files, root), str(place), foreground=True, nothreads=True, **options)
+
+
+def load_fuse() -> Any:
+    """Return the class that mounts.
+
+    Raises:
+        MissingDependency: The package or the library of FUSE is not installed.
+
+    Example:
+        >>> from prefect_snapshots.errors import MissingDependency
+        >>> from prefect_snapshots.filesystem.mounting import load_fuse
+        >>> try:
+        ...     name = load_fuse().__name__
+        ... except MissingDependency:
+        ...     name = "FUSE"
+        >>> name
+        'FUSE'
+    """
     try:
         from fuse import FUSE
     except (ImportError, OSError) as error:  # an OSError: there is no libfuse
-        raise ToolMissing(
-            f"FUSE is not installed ({error}). Nothing was mounted. Run `pip install 'prefect-snapshots[mount]'` and "
+        raise MissingDependency(
+            f'FUSE is not installed ({error}). Nothing was mounted. Run `pip install "prefect-snapshots[mount]"` and '
             "`apt install libfuse2`, or use `ls`, `cat` or `serve`."
         ) from None
-    options = {"ro": True, "nosuid": True, "nodev": True, "noexec": True, "fsname": "prefect-snapshots"}
-    FUSE(_Operations(files, root), str(place), foreground=True, nothreads=True, **options)
+    return FUSE
 
 
 class _Operations:

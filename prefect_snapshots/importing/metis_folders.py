@@ -30,6 +30,7 @@ _MOST_METADATA = 1 << 24
 _SMALL, _MOST_RATIO = 1 << 30, 100
 """Bytes that any archive may unpack to, and how many times its size a larger one. Dumps shrink to a tenth."""
 _MOST_MEMBERS = 1_000_000
+"""Files in an archive: each takes an inode, however small it is."""
 
 
 def import_metis(

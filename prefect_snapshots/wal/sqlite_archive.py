@@ -34,6 +34,7 @@ _FRAME = struct.Struct(">II8s8s")
 FRAME_HEAD = _FRAME.size
 _PAGE_SIZES = [1 << bits for bits in range(9, 17)]
 _MOST_FRAMES = 1 << 32
+"""SQLite counts frames with 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)

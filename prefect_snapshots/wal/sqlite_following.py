@@ -55,11 +55,14 @@ _PAUSE = 2.0
 _PATIENCE = 60.0
 """Seconds to wait for the locks of others."""
 _TRIES = 1000
+"""Attempts to begin a transaction between two of others: each takes some microseconds."""
 _BASE_PIECE = 4 << 20
+"""Bytes of the database file to read at once."""
 _HEADER = struct.Struct("=IIIBBHIIII8s")
 _WORDS = struct.Struct("=12I")
 _CHECKPOINT = struct.Struct("=I")
 _LOG_HEAD = 32
+"""Bytes before the first frame, in the format of SQLite."""
 
 
 @dataclass(frozen=True, slots=True)
