@@ -226,7 +226,7 @@ def test_what_cannot_be_followed_or_restored_is_said(database: Path, tmp_path: P
     assert isinstance(report, SQLiteRestoreReport)
     with pytest.raises(RestoreFailed, match="exists"):
         restore_sqlite(repository, "app.db", tmp_path / "restored")
-    with pytest.raises(WalNotFound, match="does not reach"):
+    with pytest.raises(WalNotFound, match="has no base copy yet"):
         restore_sqlite(repository, "other.db", tmp_path / "other")
     for pack in (tmp_path / "r" / "packs").rglob("*"):
         if pack.is_file():

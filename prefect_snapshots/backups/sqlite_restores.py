@@ -64,6 +64,13 @@ def restore_sqlite(
         WalNotFound: The time is not in the archive. Nothing was written.
         RestoreFailed: The file exists, or SQLite cannot read the result. Nothing was written.
         IntegrityError: The archive is damaged. Nothing was written.
+
+    Example:
+        >>> from prefect_snapshots import Repository
+        >>> from prefect_snapshots.backups import restore_sqlite
+        >>> restore_sqlite(Repository("memory://example-restores"), "app.db", "restored.db")
+        Traceback (most recent call last):
+        prefect_snapshots.errors.WalNotFound: The archive of app.db in memory://example-restores has no base copy yet.
     """
     archive = SQLiteArchive(repository, name)
     if drill and at is None:

@@ -259,9 +259,13 @@ class SQLiteArchive:
         state = self._tracked.refresh()
         moment = None if at is None else to_nanoseconds(at)
         bases = [base for base in state.bases if moment is None or base.body["at"] <= moment]
+        if not state.bases:
+            raise WalNotFound(f"The archive of {self.name} in {self.repository.url} has no base copy yet.")
         if not bases:
-            since = f" It begins at {_not_before(state.bases[0].body['at'])}." if state.bases else ""
-            raise WalNotFound(f"The archive of {self.name} in {self.repository.url} does not reach {at}.{since}")
+            since = _not_before(state.bases[0].body["at"])
+            raise WalNotFound(
+                f"The archive of {self.name} in {self.repository.url} does not reach {at}. It begins at {since}."
+            )
         base = bases[-1]
         if moment is not None and moment > state.known_until(base):
             raise WalNotFound(
