@@ -64,7 +64,13 @@ def clear(client: SyncPrefectClient) -> None:
 
 def test_three_answers_are_enough(shop: Program, client: SyncPrefectClient) -> None:
     answers = [("separated by spaces: ", "uploads app.db"), ("[./snapshots]: ", "kept"), ("[0 2 * * *]: ", "")]
-    said, _ = shop.typing("init", "--name", "shop", answers=answers)
+    # What makes no sense is asked for again, and what was answered before stays.
+    wrong = [(answers[0][0], "uplods 'app.db"), (answers[0][0], "uplods"), (answers[0][0], "")]
+    answers = [*wrong, *answers[:2], (answers[2][0], "every day"), answers[2]]
+    said, shown = shop.typing("init", "--name", "shop", answers=answers)
+    assert "quotation marks" in shown
+    assert "There is no directory, file or database 'uplods'." in shown
+    assert "'every day' is not a cron expression" in shown
     manager = BackupManager(shop.directory / "kept", name="shop")
     [first] = manager.list_backups()
     assert first.name in said

@@ -107,7 +107,7 @@ def plan(
         InvalidArgument: Backups are chosen, and there is nothing to back up; flows cannot do what is configured; or
             the cron expression is invalid.
     """
-    _check_cron(cron)
+    checked_cron(cron)
     configured = configuration()
     name = sources.name or configured.get("name", "default")
     parts = _parts(sources, configured)
@@ -244,7 +244,8 @@ def _absolute(place: str) -> str:
     return place if "://" in place or place.startswith(BLOCKS) else os.path.abspath(place)
 
 
-def _check_cron(cron: str) -> None:
+def checked_cron(cron: str) -> str:
+    """Return a cron expression, if it is one."""
     from datetime import UTC, datetime
 
     from cronsim import CronSim, CronSimError
@@ -253,3 +254,4 @@ def _check_cron(cron: str) -> None:
         CronSim(cron, datetime.now(UTC))
     except CronSimError as error:
         raise InvalidArgument(f"{cron!r} is not a cron expression such as '0 2 * * *': {error}.") from None
+    return cron

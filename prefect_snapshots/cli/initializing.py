@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, MissingDependency
 from .backup_sources import AS_CONFIGURED, SourceOptions, Sources, manager_of
-from .deployments import NIGHTLY, POOL, PREFECT_FILE, USUAL, apply_file, how_to_run, plan, write
+from .deployments import NIGHTLY, POOL, PREFECT_FILE, USUAL, apply_file, checked_cron, how_to_run, plan, write
 from .output import Answer, fields, printable, size_text
 from .project_settings import BLOCKS, REPOSITORY_BLOCK, TABLE, configuration
 from .session import Session, SessionArgument, at_terminal
+
+Answered = TypeVar("Answered")
 
 _KEPT = ("repository", "name", "databases", "directories", "files")
 """What is written to pyproject.toml."""
@@ -55,11 +58,16 @@ def init(
         configured.get(key) for key in ("databases", "directories", "files")
     ):
         what = "What do you want to back up? Directories, files, and databases (files or URLs), separated by spaces"
-        sources = _sorted(_ask(session, what, option="--directory, --file or --database"), sources)
+        find = functools.partial(_sorted, sources=sources)
+        sources = _ask(session, what, find, option="--directory, --file or --database")
     place = session.url or os.environ.get(SETTING) or configured.get("repository") or ""
-    place = place or _ask(session, "Where do you keep the backups? A directory, or s3://BUCKET/PREFIX", "./snapshots")
+    place = place or _ask(
+        session, "Where do you keep the backups? A directory, or s3://BUCKET/PREFIX", _place, "./snapshots"
+    )
     if cron is None and not no_deployments:
-        cron = _ask(session, f"When are backups made? A cron expression, in the time zone {timezone}", NIGHTLY)
+        cron = _ask(
+            session, f"When are backups made? A cron expression, in the time zone {timezone}", checked_cron, NIGHTLY
+        )
     planned = plan(USUAL, sources, place, cron or NIGHTLY, timezone, work_pool)  # raises before anything is done
     if not no_deployments:
         from ..integration.deployed import require_prefect
@@ -92,17 +100,32 @@ def init(
     return Answer(document, _view_done, remark, told=True)
 
 
-def _ask(session: Session, question: str, default: str = "", *, option: str = "") -> str:
-    """Return the user's answer to a question, or its default."""
+def _ask(
+    session: Session, question: str, understand: Callable[[str], Answered], default: str = "", *, option: str = ""
+) -> Answered:
+    """Return the user's answer to a question, or its default. An answer that makes no sense is asked for again."""
     if default and session.yes:
-        return default
+        return understand(default)
     if not at_terminal():
         ways = f"Answer with {option}." if option else "Answer with options, or accept all defaults with --yes."
         raise InvalidArgument(f"{question}? There is no terminal to ask on. {ways}".replace("??", "?"))
-    print(f"{printable(question)}{f' [{default}]' if default else ''}: ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline().strip() or default
-    if not answer:
-        raise InvalidArgument("You answered nothing. Nothing was changed.")
+    while True:
+        print(f"{printable(question)}{f' [{default}]' if default else ''}: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:  # the end of the input, as by Ctrl-D
+            raise InvalidArgument("You answered nothing. Nothing was changed.")
+        if answer.strip() or default:
+            try:
+                return understand(answer.strip() or default)
+            except (InvalidArgument, MissingDependency) as error:
+                print(printable(str(error)), file=sys.stderr)
+
+
+def _place(answer: str) -> str:
+    """Return a URL or path of a repository, if it is one."""
+    from ..repository.location import open_location
+
+    open_location(answer)
     return answer
 
 
@@ -111,7 +134,11 @@ def _sorted(answer: str, sources: SourceOptions) -> SourceOptions:
     databases: list[str] = []
     directories: list[Path] = []
     files: list[Path] = []
-    for text in shlex.split(answer):
+    try:
+        words = shlex.split(answer)
+    except ValueError as error:
+        raise InvalidArgument(f"The quotation marks in {answer!r} do not match: {error}.") from None
+    for text in words:
         path = Path(text).expanduser()
         if path.is_dir():
             directories.append(path)
@@ -120,7 +147,7 @@ def _sorted(answer: str, sources: SourceOptions) -> SourceOptions:
         elif path.is_file():
             files.append(path)
         else:
-            raise InvalidArgument(f"There is no directory, file or database {text!r}. Nothing was changed.")
+            raise InvalidArgument(f"There is no directory, file or database {text!r}.")
     return dataclasses.replace(sources, database=databases, directory=directories, file=files)
 
 
