@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from prefect_snapshots.documents import (
     Calendar,
     Chart,
     Column,
+    Curves,
     Document,
     Facts,
     Heading,
@@ -56,6 +58,7 @@ EVERYTHING = Document(
         Table(EVIL, (Column(EVIL), Column("n", "name")), ((EVIL, EVIL), ("plain", "a|b"))),
         Chart(EVIL, "line", "number", (1.0, math.nan, None, math.inf, 5.0, 2.0), (EVIL,) * 6, marked=4),
         Chart(EVIL, "bars", "bytes", (3.0, 0.0, 2000.0), (EVIL,) * 3, failed=(1.0, 0.0, 100.0)),
+        Curves(EVIL, EVIL, "number", {EVIL: ((0.0, 1e12), (1.0, 3e12)), "one": ((0.5, 2e12),)}),
         Calendar(EVIL, {date(2026, 1, 1): "kept", date(2026, 6, 30): "pinned", date(2025, 1, 1): "going"}),
         Timeline(EVIL, (Step(datetime(2026, 1, 1, tzinfo=UTC), EVIL, EVIL),), 7),
     ),
@@ -134,7 +137,7 @@ def test_backups_show_their_growth_and_what_retention_keeps(repository: Reposito
 
 
 def test_a_calendar_tells_apart_what_is_kept_and_what_goes() -> None:
-    assert describe(EVERYTHING.blocks[6]).endswith(  # type: ignore[arg-type]
+    assert describe(EVERYTHING.blocks[7]).endswith(  # type: ignore[arg-type]
         ": 1 day kept, 1 day pinned, 1 day will be deleted, from 2025-01-01 to 2026-06-30"
     )
     drawn = image(
@@ -262,6 +265,43 @@ def test_all_of_a_repository_is_told_and_damage_hides_nothing_else(repository: R
     assert [str(document) for document in again if document.kind != "snapshots"] == others
 
 
+def test_runs_are_compared_by_the_numbers_they_share(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+    for name, factor in (("adam", 1.0), ("sgd", 2.0), ("lion", 4.0)):
+        run = SnapshotManager(repository, name=name)
+        for epoch in range(0, 6, 2):
+            own = {"only": epoch + 0.5} if name == "adam" else {"huge": 10**15, "text": "x"}
+            run.save_snapshot(epoch, f"{epoch}", {"epoch": epoch, "loss": factor / (epoch + 1), "flag": True, **own})
+    SnapshotManager(repository, name="single").save_snapshot(1, metadata={"loss": 7.0})
+    compared = describe_repository(repository)[1]
+    assert (compared.title, compared.kind) == ("Compared", "snapshots")
+    loss = compared.blocks[0]
+    assert isinstance(loss, Curves)
+    assert (loss.title, loss.across) == ("loss", "epoch")
+    assert loss.curves == {
+        "lion": ((0.0, 4.0), (2.0, 4 / 3), (4.0, 0.8)),
+        "sgd": ((0.0, 2.0), (2.0, 2 / 3), (4.0, 0.4)),
+        "adam": ((0.0, 1.0), (2.0, 1 / 3), (4.0, 0.2)),
+    }
+    assert {each.title for each in compared.blocks if isinstance(each, Curves)} <= {"loss", "huge"}
+    # What cannot be read is told once, by its own document, and keeps nothing else from being compared.
+    damaged = tmp_path / "repository" / slot_path(repository.stream("snapshots", "sgd", lambda event: None).id, 2)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = describe_repository(Repository(tmp_path / "repository"))[1]
+    assert isinstance(again.blocks[0], Curves)
+    assert again.blocks[0].curves.keys() == {"lion", "adam"}
+    assert [each.title for each in describe_repository(repository, ["adam"])[1:]] == ["adam"]
+
+
+def test_the_lines_of_a_comparison_are_named_in_the_drawing() -> None:
+    block = Curves("loss", "epoch", "number", {"adam": ((0.0, 1.0), (9.0, 0.25)), "sgd": ((0.0, 2.0), (9.0, 1.0))})
+    drawn = image(block)
+    assert all(f">{word}<" in drawn for word in ("adam", "sgd", "epoch 0", "9"))
+    assert len(set(re.findall(r"stroke-dasharray:[^\"]+", drawn))) == 2
+    assert describe(block) == "loss by epoch: adam from 1 to 0.25; sgd from 2 to 1"
+    assert "`adam`" in markdown(Document("d", (block,)), images=False)
+
+
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +313,7 @@ def test_markdown_holds_every_evil_text_as_text() -> None:
     assert not {token.type for token in parsed} & {"html_block", "fence", "code_block", "hr"}
     assert not {child.type for child in inline} & {"html_inline", "link_open", "em_open", "s_open"}
     images = [str(child.attrs["src"]) for child in inline if child.type == "image"]
-    assert [source.partition(",")[0] for source in images] == ["data:image/svg+xml;base64"] * 3
+    assert [source.partition(",")[0] for source in images] == ["data:image/svg+xml;base64"] * 4
     rows = [token.type for token in parsed if token.type in ("tr_open", "td_open", "th_open")]
     assert rows.count("tr_open") == 3 + 3 + 2
     assert rows.count("td_open") == 2 * 2 + 2 * 2 + 3

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from ..documents import Block, Calendar, Chart, Document, Facts, Heading, Note, Table, Timeline
-from ..documents.charts import describe, extremes, sparkline
+from ..documents import Block, Calendar, Chart, Curves, Document, Facts, Heading, Note, Table, Timeline
+from ..documents.charts import describe, endpoints, extremes, sparkline
 from ..documents.texts import Kind, Value, is_numeric, shown_text, text_of
 from .output import OutputColumn, columns, fields, printable, table, time_text
 
@@ -29,6 +29,14 @@ def _lines(block: Block) -> Iterator[str]:
             yield printable(text)
         case Facts(facts):
             yield from fields({_local(word): _text(value, kind) for word, (value, kind) in facts.items()})
+        case Curves(title, across, kind, curves):
+            yield printable(f"{title} by {across}")
+            yield from fields(
+                {
+                    name: f"{sparkline([value for _, value in points])}  {endpoints(points, kind)}"
+                    for name, points in curves.items()
+                }
+            )
         case Calendar():
             yield printable(describe(block))
         case Timeline(title, steps, of) if steps:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from html import escape
 
 from typing_extensions import TypeIs
 
-from .model import Calendar, Chart, Day
+from .model import Calendar, Chart, Curves, Day, Drawing
 from .texts import Kind, count_text, text_of
 
 LIGHT = {
@@ -26,6 +26,12 @@ LIGHT = {
     "data": "#0f5fa8",
     "best": "#9a4d00",
     "bad": "#b3261e",
+    "curve-0": "#0f5fa8",
+    "curve-1": "#9a4d00",
+    "curve-2": "#00765a",
+    "curve-3": "#8b2f8f",
+    "curve-4": "#b3261e",
+    "curve-5": "#5c5c57",
 }
 DARK = {
     "page": "#131518",
@@ -36,6 +42,12 @@ DARK = {
     "data": "#79b8f2",
     "best": "#f2b45c",
     "bad": "#f5998f",
+    "curve-0": "#79b8f2",
+    "curve-1": "#f2b45c",
+    "curve-2": "#4ecb9f",
+    "curve-3": "#e29ae6",
+    "curve-4": "#f5998f",
+    "curve-5": "#a9abad",
 }
 """Text has a contrast of 4.5 to 1 or more on the page and on cards, and shapes of 3 to 1 (WCAG 2.2 AA)."""
 
@@ -54,18 +66,27 @@ svg.chart text.title{font-weight:600;fill:var(--ink)}
 """
 """The style of the classes in a drawing, for pages that define the variables."""
 
+_DASHES = "none", "7 3", "2 3", "9 3 2 3", "4 4", "12 4"
+"""How the lines of a comparison differ, beside their colour."""
+MOST_CURVES = len(_DASHES)
+"""The most lines that can be told apart in one chart."""
+
 WIDTH = 440
 _HEIGHT = 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 22, 26
 _CELL = 15
+_LINE = 18
+"""The height of a row of names below a comparison: that of a line of text, and a gap."""
 _WEEKS = 26
 _POINTS = 200
 """The most points of a line. If there are more, only the extremes of equal parts are drawn."""
+_PREFIXES = (1e12, " T"), (1e9, " G"), (1e6, " M")
+"""For numbers that are too long for the side of a chart. Above 999 T it is their exponent."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 40
 
 
-def image(block: Chart | Calendar) -> str:
+def image(block: Drawing) -> str:
     """Return a self-contained drawing with its title and its own background."""
     height = _height(block) + 30
     style = f":root{{{variables(LIGHT)}}}@media(prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}{STYLE}"
@@ -77,7 +98,7 @@ def image(block: Chart | Calendar) -> str:
     )
 
 
-def inline(block: Chart | Calendar) -> str:
+def inline(block: Drawing) -> str:
     """Return a drawing for a page that defines the variables and includes the style."""
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {_height(block)}" role="img" aria-label="{_text(describe(block))}">'
@@ -90,17 +111,25 @@ def variables(colours: dict[str, str]) -> str:
     return ";".join(f"--{name}:{colour}" for name, colour in colours.items())
 
 
-def describe(block: Chart | Calendar) -> str:
+def describe(block: Drawing) -> str:
     """Describe a drawing in one sentence."""
     if isinstance(block, Calendar):
         counts = Counter(block.days.values())
         parts = [f"{count_text(counts[day], 'day')} {_LEGEND[day]}" for day in _LEGEND if counts[day]]
         return f"{block.title}: {', '.join(parts)}, from {min(block.days)} to {max(block.days)}"
+    if isinstance(block, Curves):
+        lines = (f"{name} {endpoints(points, block.kind)}" for name, points in block.curves.items())
+        return f"{block.title} by {block.across}: {'; '.join(lines)}"
     there = [value for value in block.values if _finite(value)]
     if not there:
         return f"{block.title}: no values"
     first, last = (text_of(value, block.kind) for value in (there[0], there[-1]))
     return f"{block.title}: {count_text(len(there), 'value')}, first {first}, last {last}, {extremes(block)}"
+
+
+def endpoints(points: Sequence[tuple[float, float]], kind: Kind) -> str:
+    """Return the first and the last value of a line, as a string."""
+    return f"from {text_of(points[0][1], kind)} to {text_of(points[-1][1], kind)}"
 
 
 def extremes(chart: Chart) -> str:
@@ -132,32 +161,31 @@ def sparkline(values: Sequence[float | None]) -> str:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def _height(block: Chart | Calendar) -> int:
+def _height(block: Drawing) -> int:
+    if isinstance(block, Curves):
+        return _HEIGHT + _LINE * math.ceil(len(block.curves) / 2)
     return _HEIGHT if isinstance(block, Chart) else 7 * _CELL + 48
 
 
-def _shapes(block: Chart | Calendar) -> str:
-    return "".join(_chart(block) if isinstance(block, Chart) else _calendar(block))
+def _shapes(block: Drawing) -> str:
+    match block:
+        case Chart():
+            return "".join(_chart(block))
+        case Curves():
+            return "".join(_curves(block))
+        case Calendar():
+            return "".join(_calendar(block))
 
 
 def _chart(chart: Chart) -> Iterator[str]:
     there = [value for value in chart.values if _finite(value)]
     if not there:
         return
-    low, high, ticks = _axis(min(there) if chart.form == "line" else 0.0, max(there))
-    floor = _HEIGHT - _BOTTOM
-
-    def y(value: float) -> float:
-        return _TOP + (high - value) / (high - low) * (floor - _TOP)
-
-    for tick in ticks:
-        yield f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-        yield f'<text x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick, chart.kind)}</text>'
-    yield f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{_text(_cut(chart.labels[0]))}</text>'
-    if len(chart.labels) > 1:
-        last = _text(_cut(chart.labels[-1]))
-        yield f'<text x="{WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{last}</text>'
-    room = WIDTH - _LEFT - _RIGHT
+    y, ticks = _scale(min(there) if chart.form == "line" else 0.0, max(there))
+    yield from _frame(
+        y, ticks, chart.kind, *(chart.labels if len(chart.labels) < 3 else chart.labels[:: len(chart.labels) - 1])
+    )
+    floor, room = _HEIGHT - _BOTTOM, WIDTH - _LEFT - _RIGHT
     if chart.form == "bars":
         step = room / len(chart.values)
         for at, value in enumerate(chart.values):
@@ -193,6 +221,48 @@ def _chart(chart: Chart) -> Iterator[str]:
         above = y(value) - 10 if y(value) > _TOP + 8 else y(value) + 19
         place = f'x="{x:.1f}" y="{above:.1f}" text-anchor="{anchor}"'
         yield f'<text class="best" {place}>best {_short(value, chart.kind)}</text>'
+
+
+def _curves(block: Curves) -> Iterator[str]:
+    points = [point for curve in block.curves.values() for point in curve]
+    if not points:
+        return
+    across, values = [point[0] for point in points], [point[1] for point in points]
+    y, ticks = _scale(min(values), max(values))
+    first, last = min(across), max(across)
+    yield from _frame(y, ticks, block.kind, f"{block.across} {_short(first, 'number')}", _short(last, "number"))
+    room = WIDTH - _LEFT - _RIGHT
+    for at, (name, curve) in enumerate(block.curves.items()):
+        kept = [curve[each] for each in _thinned([value for _, value in curve])]
+        places = [
+            (_LEFT + ((x - first) / (last - first) if last > first else 0.5) * room, y(value)) for x, value in kept
+        ]
+        style = f"stroke:var(--curve-{at});stroke-dasharray:{_DASHES[at]}"
+        drawn = " ".join(f"{x:.1f},{down:.1f}" for x, down in places)
+        yield f'<polyline class="line" style="{style}" points="{drawn}"/>'
+        if len(places) == 1:
+            yield f'<circle style="fill:var(--curve-{at})" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3"/>'
+        left, top = 8 + at % 2 * WIDTH / 2, _HEIGHT + 6 + at // 2 * _LINE
+        yield f'<line class="line" style="{style}" x1="{left}" x2="{left + 28}" y1="{top}" y2="{top}"/>'
+        yield f'<text x="{left + 36}" y="{top + 4}">{_text(_cut(name))}</text>'
+
+
+def _scale(least: float, most: float) -> tuple[Callable[[float], float], list[float]]:
+    """Return the function from a value to its height in a drawing, and the values of the grid."""
+    low, high, ticks = _axis(least, most)
+    return lambda value: _TOP + (high - value) / (high - low) * (_HEIGHT - _BOTTOM - _TOP), ticks
+
+
+def _frame(
+    y: Callable[[float], float], ticks: Sequence[float], kind: Kind, first: str, last: str = ""
+) -> Iterator[str]:
+    """Yield the grid of a chart, with what is written at it: the values, and the two ends of the horizontal axis."""
+    for tick in ticks:
+        yield f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        yield f'<text x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick, kind)}</text>'
+    yield f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{_text(_cut(first))}</text>'
+    if last:
+        yield f'<text x="{WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{_text(_cut(last))}</text>'
 
 
 _LEGEND: dict[Day, str] = {"kept": "kept", "pinned": "pinned", "going": "will be deleted", "failed": "failed"}
@@ -248,7 +318,10 @@ def _axis(least: float, most: float) -> tuple[float, float, list[float]]:
 
 
 def _short(value: float, kind: Kind) -> str:
-    return f"{value:.4g}" if kind == "number" and abs(value) < 1e4 else text_of(value, kind)
+    if kind != "number" or 1e4 <= abs(value) < 1e6:
+        return text_of(value, kind)
+    factor, prefix = next(((each, sign) for each, sign in _PREFIXES if abs(value) >= each), (1.0, ""))
+    return f"{value / factor:.4g}{prefix}"
 
 
 def _text(text: str) -> str:

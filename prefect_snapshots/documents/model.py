@@ -73,6 +73,23 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Curves:
+    """Several lines in one chart, to compare them.
+
+    Attributes:
+        title: What the values are.
+        across: What the lines run over, such as "epoch".
+        kind: The kind of the values.
+        curves: The points (across, value) of each line, by its name, with `across` rising. All are finite.
+    """
+
+    title: str
+    across: str
+    kind: Kind
+    curves: Mapping[str, tuple[tuple[float, float], ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Calendar:
     """Days on which something happened, week by week."""
 
@@ -106,7 +123,8 @@ class Note:
     text: str
 
 
-Block = Heading | Facts | Table | Chart | Calendar | Timeline | Note
+Drawing = Chart | Curves | Calendar
+Block = Heading | Facts | Table | Drawing | Timeline | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 from html import escape
 
 from .charts import DARK, LIGHT, STYLE, inline, variables
-from .model import Block, Calendar, Chart, Column, Document, Facts, Heading, Note, Table, Timeline
+from .model import Block, Column, Document, Drawing, Facts, Heading, Note, Table, Timeline
 from .texts import Kind, Link, Value, is_numeric, shown_text, text_of
 
 _STYLE = f"""
@@ -131,7 +131,7 @@ def _body(blocks: Iterator[Block]) -> Iterator[str]:
     """Yield the HTML of the blocks. Successive charts are shown side by side if there is space."""
     drawn: list[str] = []
     for block in blocks:
-        if isinstance(block, Chart | Calendar):
+        if isinstance(block, Drawing):
             drawn.append(f"<figure><figcaption>{_text(block.title)}</figcaption>{inline(block)}</figure>")
             continue
         yield from _side_by_side(drawn)

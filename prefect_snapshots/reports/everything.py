@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -16,8 +17,10 @@ from ..repository import Repository
 from ..retention import RetentionPolicy
 from ..snapshots import SnapshotManager
 from ..snapshots import list_names as list_snapshot_names
+from ..snapshots.backends import Durable
 from .artifacts import about_artifact
 from .backups import about_backups
+from .comparison import about_runs
 from .overview import about_repository
 from .snapshots import about_snapshots
 
@@ -34,9 +37,10 @@ def describe_repository(
     rank_by: str | None = None,
     mode: Literal["min", "max"] = "max",
 ) -> list[Document]:
-    """Return one document about the whole repository, and one about each name in it.
+    """Return one document about the whole repository, one that compares the snapshots, and one about each name.
 
-    If a name cannot be read, its document says so, and all others are complete.
+    Snapshots of several names are compared: numbers that they share are drawn in one chart. If a name cannot be read,
+    its document says so, and all others are complete.
 
     Args:
         repository: The repository to describe.
@@ -90,7 +94,21 @@ def describe_repository(
             raise SnapshotNotFound(f"{repository.url} has nothing named {name!r}. {existing}")
     chosen = [part for part in parts if not names or any(_is_called(part, name) for name in names)]
     whole: _Part = "", repository.url, partial(about_repository, repository, listed)
-    return [*map(_document, [whole, *chosen])]
+    compared: _Part = (
+        "snapshots",
+        "Compared",
+        partial(_compare, repository, [part[1] for part in chosen if part[0] == "snapshots"]),
+    )
+    documents = [_document(part) for part in (whole, compared, *chosen)]
+    return [document for document in documents if document.blocks]
+
+
+def _compare(repository: Repository, names: Sequence[str]) -> Iterable[Block]:
+    runs = {}
+    for name in names:
+        with contextlib.suppress(SnapshotsError):  # its own document says that it cannot be read
+            runs[name] = list(Durable(repository, name).view.by_id.values())
+    return about_runs(runs)
 
 
 def _document(part: _Part) -> Document:

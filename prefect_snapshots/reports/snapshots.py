@@ -84,7 +84,7 @@ def _best(manager: Manager, records: Sequence[Record]) -> Record | None:
     if not manager.ranking:
         return None
     best, key = manager.ranking.best_first(records, manager.snapshot_of)[0], manager.ranking.rank_by
-    return best if key is None or _number(finder(key, None)(best.metadata)) is not None else None
+    return best if key is None or number(finder(key, None)(best.metadata)) is not None else None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -120,18 +120,19 @@ def _metrics(records: Sequence[Record], first: str | None) -> Iterator[tuple[str
     keys.update(dict.fromkeys(key for record in records for key in record.metadata))
     found = 0
     for key in keys:
-        values = tuple(map(_number, map(finder(key, None), (record.metadata for record in records))))
+        values = tuple(map(number, map(finder(key, None), (record.metadata for record in records))))
         there = [value for value in values if value is not None]
-        if len(there) > 1 and not _counts_up(there) and found < _METRICS:
+        if len(there) > 1 and not counts_up(there) and found < _METRICS:
             found += 1
             yield key, values
 
 
-def _number(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if number else None
+def number(value: Any) -> float | None:
+    """Return a value of metadata that can be drawn, or None."""
+    drawn = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if drawn else None
 
 
-def _counts_up(values: Sequence[float]) -> bool:
+def counts_up(values: Sequence[float]) -> bool:
     """Return whether values only number the snapshots, as steps and epochs do."""
     return all(value.is_integer() for value in values) and all(old < new for old, new in itertools.pairwise(values))
