@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from flat_database import Flat
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import get_current_settings
@@ -139,6 +139,43 @@ def test_options_of_directories_are_parameters(place: Path, name: str, monkeypat
     assert b"".join(manager.open_file("latest", "hello.txt", "hello.txt")) == b"hello\n"
 
 
+class Flaky(Flat):
+    """A database whose first dump fails."""
+
+    dumps = 0
+
+    @contextmanager
+    def dump(self) -> Iterator[Dump]:
+        type(self).dumps += 1
+        if type(self).dumps == 1:
+            raise BackupFailed("The first dump fails.")
+        with super().dump() as dump:
+            yield dump
+
+
+def test_each_source_is_a_task_run_and_is_tried_again_alone(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_snapshots.flows.fan_out.RETRY_AFTER", 0)
+    monkeypatch.setattr("prefect_snapshots.flows.backups.named_database", lambda path: Flaky(Path(path)))
+    backup = create_backup(
+        "", name, [str(place / "uploads" / "photo")], [str(place / "uploads")], repository=str(place / "repository")
+    )
+    assert Flaky.dumps == 2
+    assert [part.name.rpartition("/")[2] for part in backup.parts] == ["photo", "uploads"]
+    flush()
+    assert backup.run is not None
+    with get_client(sync_client=True) as client:
+        ids = FlowRunFilterId(any_=[uuid.UUID(backup.run["flow_run_id"])])
+        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=ids))
+    assert sorted((run.name.rpartition("/")[2], run.state_name, run.run_count) for run in runs) == [
+        ("photo", "Completed", 2),
+        ("uploads", "Completed", 1),
+    ]
+    with pytest.raises(InvalidArgument, match="nothing to back up"):
+        create_backup(name=name, repository=str(place / "repository"))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"commands": {"x": "touch run"}}, {"before": [["touch", "run"]]}, {"after": [["touch", "run"]]}],
@@ -163,7 +200,8 @@ def test_a_backup_that_fails_commits_nothing_and_is_told(
     (place / "app.db").write_bytes(b"this is no database at all, whatever its name says" * 100)
     with pytest.raises(BackupFailed):
         made(place, name, proven_within_days=30)
-    [error] = [record for record in caplog.records if record.levelname == "ERROR"]
+    ours = (record for record in caplog.records if record.name.startswith("prefect.flow_runs"))
+    [error] = [record for record in ours if record.levelname == "ERROR"]
     assert error.exc_info is None
     assert "BackupFailed: " in error.getMessage()
     assert "reference/errors.md#backupfailed" in error.getMessage()

@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,13 +19,21 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
+from prefect.flow_runs import resume_flow_run
 from prefect_support import flush
 
 from prefect_snapshots import BackupManager
 from prefect_snapshots.errors import BackupFailed, InvalidArgument
-from prefect_snapshots.flows import WorkerSources, create_backup, stage_backup
+from prefect_snapshots.flows import (
+    WorkerSources,
+    create_backup,
+    restore_backup,
+    restore_drill,
+    restore_parts,
+    stage_backup,
+)
 from prefect_snapshots.repository import StagedPart
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
@@ -69,6 +79,9 @@ def fleet(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for pool, module in zip(POOLS, ("prefect_snapshots.flows", "dying_worker"), strict=True):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
             client.create_deployment(flow, pool, work_pool_name=pool, entrypoint=f"{module}.stage_backup")
+            for other in (restore_drill, restore_parts):
+                entrypoint = f"prefect_snapshots.flows.{other.fn.__name__}"
+                client.create_deployment(client.create_flow(other), pool, work_pool_name=pool, entrypoint=entrypoint)
     environment = {
         **os.environ,
         "PREFECT_API_URL": prefect_server,
@@ -130,11 +143,58 @@ def test_workers_make_one_backup_and_the_source_of_a_killed_one_is_tried_again(f
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(400)
+def test_workers_try_and_restore_their_parts(fleet: Fleet, name: str) -> None:
+    own = fleet.folder / "mine"
+    shutil.copytree(fleet.folder / "db1" / "data", own)
+    workers: Any = {pool: fleet.sources(pool) for pool in POOLS}
+    backup = fleet.backup(name, directories=[str(own)], workers=workers)
+    options: dict[str, Any] = {"name": name, "repository": fleet.url, "workers": workers}
+    report = restore_drill(**options, poll_interval=0.2)
+    assert [(row.part, row.tried, row.problems) for row in report.rows] == [
+        (part, True, ()) for part in backup.part_names
+    ]
+    assert BackupManager(fleet.url, name=name).get_backup(backup.name).proven_at is not None
+    for place in (own, fleet.folder / "web1" / "data"):
+        (place / "where").write_text("changed")
+    for pool in POOLS:
+        with closing(sqlite3.connect(fleet.folder / pool / "app.db")) as connection, connection:
+            connection.execute("DELETE FROM users")
+    outcome: list[Any] = []
+
+    def restoring() -> None:
+        try:
+            flow = restore_backup.with_options(flow_run_name=name)
+            outcome.append(flow(**options, directories=[str(own)], poll_interval=1))
+        except Exception as error:
+            outcome.append(error)
+
+    run = threading.Thread(target=restoring, daemon=True)
+    run.start()
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+        while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
+            assert run.is_alive(), outcome
+            time.sleep(0.1)
+    assert (own / "where").read_text() == "changed"
+    resume_flow_run(found[0].id, run_input={"name_of_the_backup": backup.name})
+    run.join()
+    [came] = outcome
+    assert sorted(came.restored) == sorted(backup.part_names), came
+    assert [(fleet.folder / "web1" / "data" / "where").read_text(), (own / "where").read_text()] == ["web1", "db1"]
+    users = []
+    for pool in POOLS:
+        with closing(sqlite3.connect(fleet.folder / pool / "app.db")) as connection:
+            users += connection.execute("SELECT count(*) FROM users").fetchone()
+    assert users == [10, 0], "the one of web1 was in no backup"
+
+
+@pytest.mark.nightly
 def test_a_source_that_fails_for_good_leaves_no_backup(fleet: Fleet, name: str) -> None:
     missing = str(fleet.folder / "web1" / "missing")
     workers: Any = {"db1": fleet.sources("db1"), "web1": {"directories": [missing]}}
     with pytest.raises(BackupFailed, match="1 of 2 sources on workers could not be stored") as failed:
-        fleet.backup(name, workers=workers, worker_retries=1)
+        fleet.backup(name, workers=workers, source_retries=1)
     assert f"{missing} on web1" in str(failed.value)
     assert "No such file or directory" in str(failed.value)
     assert BackupManager(fleet.url, name=name).list_backups() == []
@@ -147,7 +207,7 @@ def test_a_worker_that_is_gone_is_noticed(fleet: Fleet, name: str) -> None:
         client.create_work_pool(WorkPoolCreate(name="gone", type="process"))
         client.create_deployment(client.create_flow(stage_backup), "gone", work_pool_name="gone", entrypoint="x.y")
     with pytest.raises(BackupFailed, match="did not end within 1 seconds"):
-        fleet.backup(name, workers={"gone": fleet.sources("db1")}, worker_retries=0, worker_timeout=1)
+        fleet.backup(name, workers={"gone": fleet.sources("db1")}, source_retries=0, worker_timeout=1)
 
 
 def test_a_pool_without_the_deployment_is_refused(tmp_path: Path, name: str) -> None:

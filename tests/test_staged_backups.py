@@ -106,6 +106,15 @@ def test_each_machine_restores_and_proves_its_own_parts(site: Site) -> None:
         assert manager.get_backup("latest") == backup  # half of it is no proof
         with pytest.raises(InvalidArgument, match="no part from 'db2'"):
             manager.drill("latest", place="db2")
+    reports = [site.manager(place).drill("latest", place=place) for place in PLACES]
+    newer = site.manager().create_backup(parts=site.staged())
+    for wrong in (newer.name, "latest"):
+        with pytest.raises(InvalidArgument, match="What was tried elsewhere must be parts of backup"):
+            site.manager().drill(wrong, elsewhere=reports)
+    together = site.manager().drill(backup.name, elsewhere=reports[:1], place="web1")
+    assert [row.part for row in together.rows] == backup.part_names
+    assert together.ok
+    assert site.manager().get_backup(backup.name).proven_at is not None
     assert site.manager().drill("latest").ok
     assert site.manager().get_backup("latest").proven_at is not None
 
@@ -122,7 +131,7 @@ def test_own_sources_and_parts_are_one_backup(site: Site) -> None:
         manager.stage_backup("db1", ["date"])
     with pytest.raises(InvalidArgument, match="nothing to back up"):
         site.manager().create_backup()
-    for place in ("", "db1:", ".."):
+    for place in ("db1:", ".."):
         with pytest.raises(InvalidName):
             manager.create_backup(parts=[(place, twice[0][1])])
 

@@ -204,7 +204,8 @@ class BackupManager:
         that no backup contains are freed by `prune`. Hooks are not run.
 
         Args:
-            place: The name of this machine. The names of the parts begin with it, as in `db1::postgresql://...`.
+            place: The name of this machine. The names of the parts begin with it, as in `db1::postgresql://...`. If it
+                is empty, they are the names of the sources, as if the process that commits had stored them.
             sources: The names of the sources to store, or of the patterns. Default: all.
             progress: Called with a label, the bytes done so far, and 0, because the total is unknown.
 
@@ -559,6 +560,7 @@ class BackupManager:
         *,
         run: Mapping[str, Any] | None = None,
         place: str = "",
+        elsewhere: Sequence[DrillReport] = (),
     ) -> DrillReport:
         """Prove a backup: restore it into a temporary place and compare. Your databases and directories do not change.
 
@@ -573,18 +575,29 @@ class BackupManager:
             run: Facts about the run that drills, as plain values.
             place: Only try the parts that this place has staged, with the sources of this manager. The backup is marked
                 as proven only if these are all of its parts. Default: all parts.
+            elsewhere: What drills of some parts of this backup have returned on other machines. These parts are not
+                tried again, and count as tried.
 
         Returns:
             The result for each part.
 
         Raises:
             BackupNotFound: There is no such backup.
-            InvalidArgument: The backup has no part from this place.
+            InvalidArgument: The backup has no part from this place, or `elsewhere` is about another backup.
         """
         with self._history.opened(name) as (backup, content):
+            tried = {row.part: row for report in elsewhere for row in report.rows}
+            others = {report.name for report in elsewhere} - {backup.name}
+            if others or not tried.keys() <= {*backup.part_names}:
+                raise InvalidArgument(
+                    f"What was tried elsewhere must be parts of backup {backup.name!r}: pass what drill(name) has "
+                    "returned there for the same name."
+                )
             wanted = _parts_from(backup, place) if place else backup.part_names
-            tried = dataclasses.replace(backup, parts=tuple(map(backup.part, wanted)))
-            report = drill(tried, content, self._targets(backup, place), progress or silent)
+            here = dataclasses.replace(backup, parts=tuple(backup.part(each) for each in wanted if each not in tried))
+            report = drill(here, content, self._targets(backup, place), progress or silent)
+            tried |= {row.part: row for row in report.rows}
+            report = dataclasses.replace(report, rows=tuple(tried[each] for each in backup.part_names if each in tried))
         if report.ok and len(report.rows) == len(backup.parts) and not self.repository.read_only:
             try:
                 changing.annotate(self._history, backup.name, proven_by=prover(run))

@@ -69,11 +69,13 @@ class JoinedPart:
 
 
 def prefix_of(place: str) -> str:
-    """Return what the names of all parts from a place begin with.
+    """Return what the names of all parts from a place begin with. Nothing if they are from who commits them.
 
     Raises:
         InvalidName: The place is not a valid name, or contains a colon.
     """
+    if not place:
+        return ""
     if ":" in check_name(place, "place"):
         raise InvalidName(f"The name of a place must have no colon: {place!r}.")
     return place + SEPARATOR

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from .backups import backup_prefect_server, cleanup_backups, create_backup, restore_backup, restore_drill, stage_backup
+from .backups import (
+    backup_prefect_server,
+    cleanup_backups,
+    create_backup,
+    restore_backup,
+    restore_drill,
+    restore_parts,
+    stage_backup,
+)
 from .diagnosing import doctor
 from .fan_out import WorkerSources
 from .maintenance import check_repository, expire_results, extend_locks, prune_repository
@@ -24,6 +32,7 @@ __all__ = [
     "recovery_drill",
     "restore_backup",
     "restore_drill",
+    "restore_parts",
     "stage_backup",
     "watch_repository",
 ]

@@ -11,15 +11,18 @@ Whoever may start runs of a deployment chooses its parameters. So commands in pa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import humanize
 from prefect import flow
 from prefect.flow_runs import pause_flow_run
+from prefect.futures import wait
 from prefect.input import RunInput
 from prefect.settings import get_current_settings
 from prefect.states import Completed
@@ -32,7 +35,7 @@ from ..backups.sources import Database, DatabaseServer
 from ..backups.staging import SEPARATOR
 from ..documents import code, escape
 from ..documents.texts import count_text, size_text
-from ..errors import CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument, NotProven
+from ..errors import CommandRefused, ConfirmationRequired, IntegrityError, InvalidArgument, NotProven, RestoreFailed
 from ..integration.backups import (
     progress_bar,
     report_cleaned,
@@ -52,9 +55,22 @@ from ..messages import printable
 from ..redaction import safe_url
 from ..repository import StagedPart
 from ..repository.handing_over import limited
+from ..repository.progress import Progress
 from ..retention import CleanupReport, RetentionPolicy
 from .failing import fails_with_one_error
-from .fan_out import FLOW, PartsOfWorkers, Patience, WorkerSources, handed_over, jobs_of
+from .fan_out import (
+    FLOW,
+    PartsOfRuns,
+    Patience,
+    WorkerJob,
+    WorkerSources,
+    drilled_on_workers,
+    handed_over,
+    jobs_of,
+    jobs_of_parts,
+    own_jobs,
+    restore_on_worker,
+)
 
 WORKER_PATIENCE = 24 * 3600.0
 """Seconds that a worker may take for one source: a day, after which a worker that is gone for good is noticed."""
@@ -63,6 +79,11 @@ PATIENCE = 3600
 """Seconds that a person has to confirm a restore: an hour, after which the run fails and nothing was changed."""
 
 DEFAULT_RETENTION = RetentionPolicy()
+
+DRILL = "restore-drill"
+"""The name of the flow that a worker runs to try its parts: that of a drill of all of them."""
+RESTORE = "restore-parts"
+"""The name of the flow that a worker runs to restore its parts."""
 
 WITH_WARNINGS = "Completed with warnings"
 """The name of the state of a run that did its work and left something out. Its type is that of a completed run."""
@@ -113,7 +134,7 @@ def create_backup(
     hook_timeout: float = Hooks.timeout,
     limit_upload: float | None = None,
     workers: Mapping[str, WorkerSources] | None = None,
-    worker_retries: int = 2,
+    source_retries: int = 2,
     worker_timeout: float = WORKER_PATIENCE,
     poll_interval: float = 5,
 ) -> Backup:
@@ -147,7 +168,7 @@ def create_backup(
         workers: Sources that workers on other machines read, by the names of their work pools: for each pool
             `databases`, `directories` and `files`. It needs a deployment of the flow `stage_backup`. The names of the
             parts begin with the name of the pool.
-        worker_retries: How often a source of a worker is tried again if it fails.
+        source_retries: How often a source is tried again if it fails. Each source is a task run.
         worker_timeout: Seconds that a worker may take for one source, the wait for a free worker included.
         poll_interval: Seconds between two looks at the runs of workers.
 
@@ -177,8 +198,14 @@ def create_backup(
     ]
     manager = _manager(name, databases, chosen, repository, retention, streams, hooks, limit_upload)
     try:
-        parts = PartsOfWorkers(manager, jobs, Patience(worker_retries, worker_timeout, poll_interval)) if jobs else ()
-        return _ended(_created(manager, description, permanent, tags, prove, parts))
+        fan_out = partial(
+            PartsOfRuns,
+            manager,
+            [*own_jobs(manager), *jobs],
+            Patience(source_retries, worker_timeout, poll_interval),
+        )
+        committing = _manager(name, (), (), repository, retention, (), hooks, limit_upload)
+        return _ended(_created(manager, committing, description, permanent, tags, prove, fan_out))
     finally:  # a proof is overdue above all where backups fail
         if proven_within_days is not None:
             with only_warn(f"The backups of {name} are made"):
@@ -254,17 +281,18 @@ def _directories(paths: Sequence[str], *, excludes: Sequence[str], **options: An
 
 def _created(
     manager: BackupManager,
+    committing: BackupManager,
     description: str,
     permanent: bool,
     tags: Sequence[str],
     prove: bool,
-    parts: PartsOfWorkers | tuple[()] = (),
+    fan_out: Callable[[Progress], PartsOfRuns],
 ) -> Backup:
     last = next((backup.size for backup in manager.list_backups() if backup.regular), 0)
     try:
         with progress_bar(manager, "Backup", last) as progress:
-            backup = manager.create_backup(
-                description, permanent, tags=tags, run=this_run(), progress=progress, parts=parts
+            backup = committing.create_backup(
+                description, permanent, tags=tags, run=this_run(), progress=progress, parts=fan_out(progress)
             )
     except Exception as error:
         report_failed(manager, error)
@@ -324,6 +352,8 @@ def restore_backup(
     only_changed: bool = False,
     in_place: bool = False,
     place: str = "",
+    workers: Mapping[str, WorkerSources] | None = None,
+    worker_timeout: float = WORKER_PATIENCE,
 ) -> RestoreReport:
     """Restore databases and directories after a person has confirmed it on the page of the flow run.
 
@@ -337,12 +367,16 @@ def restore_backup(
         only: Restore only these parts, and of each only these tables, collections or paths. An empty list means all of
             them.
         patience: How many seconds to wait for the confirmation.
-        poll_interval: Seconds between two checks for the confirmation.
+        poll_interval: Seconds between two checks for the confirmation, and of the runs of workers.
         before, after, hook_timeout: As for `create_backup`. They run after the confirmation.
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER. The form
             of the confirmation starts with this value, and decides.
         keep_extra, only_changed, in_place: As for `BackupManager.restore_backup`.
         place: Restore only the parts that this work pool has stored, to the sources of this run. Default: all parts.
+        workers: Sources by the names of the work pools that restore the parts which they have stored. It needs a
+            deployment of the flow `restore_parts` on each. The run itself restores all other parts. Each of them
+            switches its own parts when these are ready, whatever happens elsewhere. Not together with `only`.
+        worker_timeout: As for `create_backup`.
 
     Raises:
         CommandRefused: There are commands, and the settings where the flow runs do not allow them.
@@ -355,6 +389,13 @@ def restore_backup(
     hooks = _allowed_hooks(before, after, hook_timeout)
     manager = _manager(name, databases, directories, repository, files=[File(path) for path in files], hooks=hooks)
     found = manager.get_backup(backup or "latest")
+    if workers and (only or place):
+        raise InvalidArgument("A restore by workers restores all parts: leave out only and place. Nothing was changed.")
+    common = {"name": name, "repository": repository, "keep_extra": keep_extra, "only_changed": only_changed}
+    common |= {"in_place": in_place}
+    jobs = jobs_of_parts(RESTORE, workers or {}, found, common, [*WorkerSources.model_fields])
+    theirs = tuple(f"{job.pool}{SEPARATOR}" for job in jobs)
+    own = [part for part in found.part_names if not part.startswith(theirs)] if jobs else []
     with progress_bar(manager, "Verification", found.size) as progress:
         manager.verify_backup(found.name, progress)
     report_waiting(
@@ -365,24 +406,112 @@ def restore_backup(
     if typed is None or typed.name_of_the_backup.strip() != found.name:
         raise ConfirmationRequired(f"What you typed is not {found.name!r}. Nothing was changed.")
     since = time.monotonic()
-    with progress_bar(manager, "Restore", found.size) as progress:
-        report = manager.restore_backup(
-            found.name,
-            confirm=True,
-            to=to,
-            only=only,
-            in_place=in_place,
-            progress=progress,
-            keep_extra=keep_extra,
-            only_changed=only_changed,
-            allow_privileges=typed.allow_privileges,
-            place=place,
-        )
+    with _restored_on_workers(
+        jobs, found, typed.allow_privileges, Patience(0, worker_timeout, poll_interval)
+    ) as restored_there:
+        report = RestoreReport(found.name, ())
+        if own or not jobs:
+            with progress_bar(manager, "Restore", found.size) as progress:
+                report = manager.restore_backup(
+                    found.name,
+                    confirm=True,
+                    to=to,
+                    only=dict.fromkeys(own, ()) if jobs else only,
+                    in_place=in_place,
+                    progress=progress,
+                    keep_extra=keep_extra,
+                    only_changed=only_changed,
+                    allow_privileges=typed.allow_privileges,
+                    place=place,
+                )
+    report = dataclasses.replace(report, restored=(*report.restored, *restored_there))
     report_restored(manager, report, found, time.monotonic() - since, typed.your_name.strip())
     return _with_warnings(report, report.name, [*report.warnings, *report.failed_hooks])
 
 
-@flow(name="restore-drill")
+@contextlib.contextmanager
+def _restored_on_workers(
+    jobs: Sequence[WorkerJob], backup: Backup, allow_privileges: bool, patience: Patience
+) -> Iterator[list[str]]:
+    """Have workers restore their parts meanwhile. The list has the names of these parts at the end.
+
+    Raises:
+        RestoreFailed: Some workers have not restored theirs.
+    """
+    restored: list[str] = []
+    parameters = {"confirmed": backup.name, "allow_privileges": allow_privileges}
+    futures = [
+        restore_on_worker.submit(dataclasses.replace(job, parameters={**job.parameters, **parameters}), patience)
+        for job in jobs
+    ]
+    try:
+        yield restored
+    finally:  # also after a failure here, nobody may believe that all others stand still
+        wait(futures)
+    results = {job.pool: future.result(raise_on_failure=False) for job, future in zip(jobs, futures, strict=True)}
+    failed = {pool: error for pool, error in results.items() if isinstance(error, BaseException)}
+    for job in jobs:
+        if job.pool not in failed:
+            restored += [part for part in backup.part_names if part.startswith(f"{job.pool}{SEPARATOR}")]
+    if failed:
+        told = " ".join(f"{pool}: {error}" for pool, error in failed.items())
+        raise RestoreFailed(
+            f"{count_text(len(failed), 'work pool')} of {len(jobs)} could not restore the parts of {backup.name}. All "
+            f"other parts are restored. {told} Look at the runs of these workers, which say what to do."
+        )
+
+
+@flow(name=RESTORE)
+@fails_with_one_error
+def restore_parts(
+    place: str,
+    backup: str,
+    confirmed: str,
+    name: str = "default",
+    databases: Sequence[str] = (),
+    directories: Sequence[str] = (),
+    files: Sequence[str] = (),
+    repository: str | None = None,
+    keep_extra: bool = False,
+    only_changed: bool = False,
+    in_place: bool = False,
+    allow_privileges: bool = False,
+) -> RestoreReport:
+    """Restore the parts that a work pool has stored. Deploy it on the work pool next to the data.
+
+    A run of `restore_backup` starts its runs, after a person has typed the name of the backup there.
+
+    Args:
+        place: The name of the work pool.
+        backup: The name of the backup.
+        confirmed: What the person has typed.
+        name, databases, directories, files, repository: As for `create_backup`.
+        keep_extra, only_changed, in_place, allow_privileges: As for `restore_backup`.
+
+    Raises:
+        ConfirmationRequired: Something else was typed. Nothing was changed.
+        RestoreFailed: A part could not be restored. The message says which targets are restored, unchanged or only
+            partly restored, and which command to run.
+    """
+    if confirmed != backup:
+        raise ConfirmationRequired(f"What you typed is not {backup!r}. Nothing was changed.")
+    manager = _manager(name, databases, directories, repository, files=[File(path) for path in files])
+    found = manager.get_backup(backup)
+    with progress_bar(manager, "Restore", found.size) as progress:
+        report = manager.restore_backup(
+            found.name,
+            confirm=True,
+            place=place,
+            progress=progress,
+            keep_extra=keep_extra,
+            only_changed=only_changed,
+            in_place=in_place,
+            allow_privileges=allow_privileges,
+        )
+    return _with_warnings(report, report.name, report.warnings)
+
+
+@flow(name=DRILL)
 @fails_with_one_error
 def restore_drill(
     name: str = "default",
@@ -390,6 +519,9 @@ def restore_drill(
     backup: str | None = None,
     repository: str | None = None,
     place: str = "",
+    workers: Mapping[str, WorkerSources] | None = None,
+    worker_timeout: float = WORKER_PATIENCE,
+    poll_interval: float = 5,
 ) -> DrillReport:
     """Prove a backup: restore it into a temporary place, and compare. The run fails if something differs.
 
@@ -399,12 +531,20 @@ def restore_drill(
         name, databases, repository: As for `create_backup`. Scratch databases are created beside these, and dropped.
         backup: The name of the backup. Default: the latest.
         place: Only try the parts that this work pool has stored. Then a backup that has others is not marked as proven.
+        workers: Databases by the names of the work pools that try the parts which they have stored. It needs a
+            deployment of this flow on each. The run itself tries all other parts.
+        worker_timeout, poll_interval: As for `create_backup`.
 
     Raises:
         IntegrityError: The restored data is not identical. The report says what differs.
+        InvalidArgument: A work pool has no deployment of this flow, or no part of the backup.
     """
     manager = _manager(name, databases, (), repository)
-    report = _drilled(manager, backup or "latest", place)
+    found = manager.get_backup(backup or "latest")
+    common = {"name": name, "repository": repository}
+    jobs = jobs_of_parts(DRILL, workers or {}, found, common, ["databases"])
+    elsewhere = drilled_on_workers(found, jobs, Patience(0, worker_timeout, poll_interval)) if jobs else None
+    report = _drilled(manager, found.name, place, elsewhere)
     if not report.ok:
         raise IntegrityError(f"The data restored from {report.name} is not identical. See the report of the drill.")
     return report
@@ -460,9 +600,11 @@ def _with_warnings(result: R, name: str, warnings: Sequence[str]) -> R:
     return cast(R, Completed(name=WITH_WARNINGS, message=printable(message), data=result))
 
 
-def _drilled(manager: BackupManager, name: str, place: str = "") -> DrillReport:
+def _drilled(manager: BackupManager, name: str, place: str = "", elsewhere: DrillReport | None = None) -> DrillReport:
     with progress_bar(manager, "Drill", unit="step") as progress:
-        report = manager.drill(name, progress, run=this_run(), place=place)
+        report = manager.drill(
+            name, progress, run=this_run(), place=place, elsewhere=[] if elsewhere is None else [elsewhere]
+        )
     report_drilled(manager, report)
     return report
 

@@ -94,7 +94,7 @@ def about_parts(
     """Describe how far workers are with the parts of a backup.
 
     Args:
-        parts: The work pool and the source of each part.
+        parts: The work pool, which is empty for the run that makes the backup, and the source of each part.
         states: The names of the states of their task runs, by the numbers of the parts.
         shares: How many percent were read, by work pool and source.
     """
@@ -103,7 +103,8 @@ def about_parts(
     columns = Column("work pool", "name"), Column("source", "name"), Column("state"), Column("read (%)", "number")
     rows = tuple(
         (
-            *part,
+            part[0] or "this run",
+            part[1],
             states.get(number) or "waiting",
             100 if states.get(number) == "Completed" else round(shares.get(part, 0)),
         )
