@@ -42,6 +42,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600, help="start no other round after this time")
     parser.add_argument("--kills", type=int, default=100, help="how many processes are killed in each round")
     parser.add_argument("--operations", type=int, default=10, help="how many a process does before it is killed")
+    parser.add_argument("--patience", type=float, default=3, help="seconds that others run before, on a disk")
     parser.add_argument("--workers", type=int, default=3, help="how many processes write")
     parser.add_argument("--encrypted", type=int, default=8, help="encrypt one of so many repositories")
     parser.add_argument("--directory", type=Path, default=Path("/dev/shm"), help="for what the processes note")
@@ -86,6 +87,8 @@ def rounds(given: argparse.Namespace) -> Iterator[Counter[str]]:
             password = "one" if seed % given.encrypted == 0 else False
             more: dict[str, Any] = {"seed": seed, "workers": given.workers, "password": password}
             more["operations_a_kill"] = given.operations
+            if given.place == "disk":
+                more["seconds_a_kill"] = given.patience
             counts: Counter[str] = Counter()
             try:
                 with ExitStack() as stack:
