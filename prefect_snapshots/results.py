@@ -383,8 +383,8 @@ def _doomed(values: KeyedValues, end: float, by: By) -> Callable[[Listed], bool]
         raise InvalidArgument(f'by must be "written" or "read", not {by!r}.')
 
     def doomed(one: Listed) -> bool:
-        # A result that was read since the latest generation began is in that generation.
-        kept = by == "read" and one.generation < values.generation and values.begun / 1e9 >= end
+        # A result that was read when all knew of the latest generation is in that generation.
+        kept = by == "read" and one.generation < values.generation and values.begun / 1e9 + values.lease >= end
         return not kept and one.is_older(end)
 
     return doomed

@@ -40,6 +40,7 @@ class Done:
     Attributes:
         value: What was written. None: what was there was deleted.
         before: An expiry deletes only what was written before this.
+        spares_read: An expiry also spares what was read since then, by a process that lets reads count.
         end: When it was acknowledged. Never, if it failed: it can then have its effect at any time.
     """
 
@@ -48,6 +49,11 @@ class Done:
     begin: float
     end: float = NEVER
     before: float = NEVER
+    spares_read: bool = False
+
+    def may_delete(self, write: Done) -> bool:
+        """Return whether it may have deleted what another one wrote."""
+        return self.value is None and self.end > write.begin and self.before > write.begin
 
 
 class ResultProcess(Process):
@@ -57,7 +63,8 @@ class ResultProcess(Process):
         super().forget()
         world: Any = self._world
         self.repository.location = TimedLocation("memory", world.place, {})
-        self.log = ResultLog(self.repository, keep_read=world.keeps())
+        self.keeps = world.keeps()
+        self.log = ResultLog(self.repository, keep_read=self.keeps)
 
 
 class TimedLocation(SteppedLocation):
@@ -140,6 +147,8 @@ class Interleavings(Interleaving):
         self._done: list[Done] = []
         self._kept: list[Done] = []
         """Reads that may have written once more what they read."""
+        self._counted: list[Done] = []
+        """Reads after which an expiry spares what was read."""
 
     processes = Interleaving.processes
     keys = st.sampled_from(KEYS)
@@ -152,25 +161,19 @@ class Interleavings(Interleaving):
             value = b"%d" % next(self._values)
             if large:
                 value = value.ljust(LARGE, b"-")
-            self._change(process, Done(key, value, self.world.now), lambda: process.log.write(key, value))
+            self._change(process, Done(key, value, self._begin()), lambda: process.log.write(key, value))
         self.advance(process, steps)
 
     @rule(number=processes, key=keys, steps=steps)
     def delete(self, number: int, key: str, steps: int) -> None:
         process = self.world.processes[number]
         if not process.busy:
-            self._change(process, Done(key, None, self.world.now), lambda: process.log.delete([key]))
+            self._change(process, Done(key, None, self._begin()), lambda: process.log.delete([key]))
         self.advance(process, steps)
 
     @rule(number=processes, age=st.sampled_from([0, 30, 100]), by=st.sampled_from(["written", "read"]), steps=steps)
     def expire(self, number: int, age: int, by: Any, steps: int) -> None:
-        process = self.world.processes[number]
-        if not process.busy:
-            before = self.world.now - age
-            moment = datetime.fromtimestamp(before, UTC)
-            done = Done(None, None, self.world.now, before=before)
-            self._change(process, done, lambda: process.log.expire(moment, by=by))
-        self.advance(process, steps)
+        self._expire(number, self.world.now - age, by, steps)
 
     @rule(number=processes, key=keys, steps=steps)
     def read(self, number: int, key: str, steps: int) -> None:
@@ -193,10 +196,14 @@ class Interleavings(Interleaving):
     pairs = st.sampled_from([(0, 1), (1, 0), (2, 1), (3, 2)])
 
     @rule(
-        pair=pairs, key=keys, large=st.booleans(), again=st.booleans(), verb=st.sampled_from(["PUT", "CREATE", "GET"])
+        pair=pairs,
+        key=keys,
+        large=st.booleans(),
+        verb=st.sampled_from(["PUT", "PUT", "CREATE", "GET"]),
+        until=st.sampled_from(["DELETE", "end", "again"]),
     )
-    def expire_beside_a_write(self, pair: tuple[int, int], key: str, large: bool, again: bool, verb: str) -> None:
-        """A writer is stopped, its results expire, and perhaps another one writes."""
+    def expire_beside_a_write(self, pair: tuple[int, int], key: str, large: bool, verb: str, until: str) -> None:
+        """A writer is stopped, its results expire, or are about to, and perhaps another one writes again."""
         writer, other = pair
         for number in pair:
             self.finish(number)
@@ -204,10 +211,12 @@ class Interleavings(Interleaving):
         self.read(writer, key, steps=1000)
         self.write(writer, key, large=large, steps=0)
         self.come_to(writer, verb)
-        self.expire(other, 0, "written", steps=1000)
-        if again:
+        self.expire(other, 0, "written", steps=0)
+        self.come_to(other, until)
+        if until == "again":
             self.write(other, key, large=False, steps=1000)
         self.finish(writer)
+        self.finish(other)
         self.read(other, key, steps=1000)
 
     @rule(pair=pairs, key=keys, large=st.booleans(), verb=st.sampled_from(["LIST", "CREATE", "WAIT", "DELETE", "HEAD"]))
@@ -224,6 +233,41 @@ class Interleavings(Interleaving):
         self.finish(other)
         self.read(other, key, steps=1000)
 
+    @rule(pair=pairs, key=keys, large=st.booleans(), verb=st.sampled_from(["CREATE", "WAIT", "end"]))
+    def expire_what_was_read(self, pair: tuple[int, int], key: str, large: bool, verb: str) -> None:
+        """A result is read after a generation has begun, or meanwhile, and what was not read since then expires."""
+        reader, other = pair
+        for number in pair:
+            self.finish(number)
+        self.write(other, key, large=large, steps=1000)
+        self.read(reader, key, steps=1000)
+        self.expire(other, 0, "read", steps=0)
+        self.come_to(other, verb)
+        self.advance(self.world.processes[other], 1)
+        moment = self.world.now
+        self.read(reader, key, steps=1000)
+        self.finish(other)
+        self.read(other, key, steps=1000)
+        self.world.now += self.lease
+        self._expire(other, moment, "read", 1000)
+        self.read(other, key, steps=1000)
+
+    @rule(pair=pairs, key=keys, large=st.booleans())
+    def read_beside_a_move(self, pair: tuple[int, int], key: str, large: bool) -> None:
+        """A reader is stopped, and what it is about to read is written to the next generation, and expires."""
+        reader, other = pair
+        for number in pair:
+            self.finish(number)
+        self.write(other, key, large=large, steps=1000)
+        self.read(reader, key, steps=0)
+        self.world.processes[reader].run(lambda request: request.path.startswith(keyed.PREFIX))
+        self.expire(other, 0, "read", steps=1000)
+        self.read(other, key, steps=1000)
+        moment = self.world.now
+        self.write(other, key, large=large, steps=1000)
+        self._expire(other, moment, "written", 1000)
+        self.finish(reader)
+
     @rule(number=processes, fault=st.sampled_from(FAULTS))
     def fail(self, number: int, fault: str) -> None:
         process = self.world.processes[number]
@@ -233,6 +277,20 @@ class Interleavings(Interleaving):
             process.step(fault)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> float:
+        """Return when an operation begins, which is later than when the last one ended."""
+        self.world.now += 1
+        begin: float = self.world.now
+        return begin
+
+    def _expire(self, number: int, before: float, by: Any, steps: int) -> None:
+        process = self.world.processes[number]
+        if not process.busy:
+            moment = datetime.fromtimestamp(before, UTC)
+            done = Done(None, None, self._begin(), before=before, spares_read=by == "read")
+            self._change(process, done, lambda: process.log.expire(moment, by=by))
+        self.advance(process, steps)
 
     def _change(self, process: Any, done: Done, operation: Callable[[], object]) -> None:
         self._done.append(done)
@@ -245,7 +303,7 @@ class Interleavings(Interleaving):
         process.start(operation, settle)
 
     def _read(self, process: Any, key: str) -> None:
-        begin = self.world.now
+        begin = self._begin()
 
         def read() -> bytes | None:
             try:
@@ -258,7 +316,10 @@ class Interleavings(Interleaving):
             self.accept(process, error)
             if error is None:
                 self._verify(key, found, begin)
-                self._kept.append(Done(key, found, begin, self.world.now))
+                kept = Done(key, found, begin, self.world.now)
+                self._kept.append(kept)
+                if process.keeps and not process.faults:
+                    self._counted.append(kept)
 
         process.start(read, settle)
 
@@ -270,7 +331,7 @@ class Interleavings(Interleaving):
         if found is None:
             for write in over:
                 assert any(
-                    (done.value is None and done.end > write.begin and done.before > write.begin)
+                    (done.may_delete(write) and not self._spares(done, write, writes))
                     # What is performed late can name an event that was deleted since.
                     or (done.value and len(done.value) >= LARGE and done.end == NEVER)
                     for done in concerned
@@ -283,6 +344,22 @@ class Interleavings(Interleaving):
         assert not any(
             write.end < later.begin and not any(kept.end > later.begin for kept in again) for later in deletes
         ), f"{write} was deleted"
+
+    def _spares(self, done: Done, write: Done, writes: list[Done]) -> bool:
+        """Return whether a delete has certainly not deleted a result.
+
+        It was read afterwards, or had been replaced before, or a read before an expiry counts.
+        """
+        return (
+            any(kept.value == write.value and done.end < kept.begin for kept in self._kept)
+            or any(
+                write.end < later.begin and later.end < done.begin and not done.may_delete(later) for later in writes
+            )
+            or any(
+                done.spares_read and kept.value == write.value and done.before <= kept.begin and kept.end < done.begin
+                for kept in self._counted
+            )
+        )
 
     def come_to_rest(self) -> None:
         """When nobody writes any more, two expiries and prunes leave no result and no object of one."""
@@ -325,6 +402,6 @@ def test_an_expiry_that_paused_drops_nothing_of_a_later_generation() -> None:
     state.kill(number=1)
     state.write_beside_an_expiry(pair=(0, 1), key="a", large=False, verb="CREATE")
     state.expire(number=0, age=0, by="written", steps=12)
-    state.expire_beside_a_write(pair=(2, 1), key="a", large=True, again=True, verb="PUT")
+    state.expire_beside_a_write(pair=(2, 1), key="a", large=True, verb="PUT", until="again")
     assert state.world.processes[0].busy
     state.teardown()

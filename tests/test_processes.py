@@ -22,7 +22,7 @@ from prefect_snapshots.errors import (
     StorageFull,
 )
 from prefect_snapshots.repository.contents import StagedPart
-from prefect_snapshots.snapshots.processes import ProcessFailure, concerns_all, runtime
+from prefect_snapshots.snapshots.processes import ProcessFailure, _opened, concerns_all, runtime
 
 pytestmark = pytest.mark.xdist_group("jax-processes")
 
@@ -299,6 +299,14 @@ def test_a_failure_of_another_process_has_its_class_and_details() -> None:
         assert isinstance(again, type(error) if type(error) is not OSError else ProcessFailed)
         assert "Process 3 of the run failed" in str(again)
         assert getattr(again, "token", None) == getattr(error, "token", None)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", b"\x91\xc2", b"\x92\xc3\x07", b"\x92\xc2\xa1x", b"\x92\xc2" + b"\x91" * 99_999]
+)
+def test_a_message_that_is_not_understood_is_a_named_error(data: bytes) -> None:
+    with pytest.raises(ProcessFailed, match="not understood"):
+        _opened(data, int)
 
 
 def test_a_value_that_contains_itself_is_saved_by_each_process() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import random
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from html import unescape
@@ -151,6 +152,17 @@ def test_who_may_ask_and_for_what(browser: Browser, path: str, headers: dict[str
     assert b"root:" not in body
     if status != 200:
         assert browser.token.encode() not in body
+
+
+@pytest.mark.parametrize("path", [b"http://[/", b"//[", b"/\xff?\x00", b"*", b"/%00", b"x" * 70_000])
+def test_a_request_of_anybody_that_makes_no_sense_shows_nothing_on_the_terminal(
+    browser: Browser, path: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host = f"127.0.0.1:{browser.server_port}"
+    with socket.create_connection(("127.0.0.1", browser.server_port)) as connection:
+        connection.sendall(b"GET %s HTTP/1.0\r\nHost: %s\r\n\r\n" % (path, host.encode()))
+        assert connection.recv(100).startswith(b"HTTP/1.0 4")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

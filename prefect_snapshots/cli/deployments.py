@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..errors import InvalidArgument, SnapshotsError
 from .backup_sources import AS_CONFIGURED, SourceOptions, Sources
 from .output import Answer, columns, table
-from .project_settings import BLOCKS, configuration
+from .project_settings import BLOCKS, configuration, write_settings
 from .session import SessionArgument
 
 FlowName = Literal[
@@ -158,7 +158,7 @@ def write(file: Path, planned: Sequence[Mapping[str, Any]]) -> None:
 
     head = f"# To apply this file, run `prefect --no-prompt deploy --all --prefect-file {file}`.\n"
     plain = json.loads(json.dumps({"deployments": planned}))  # without values in common, which YAML would refer to
-    file.write_text(head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
+    write_settings(file, head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120))
 
 
 def apply_file(file: Path, work_pool: str) -> None:

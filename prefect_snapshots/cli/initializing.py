@@ -16,7 +16,7 @@ from ..errors import InvalidArgument, MissingDependency
 from .backup_sources import AS_CONFIGURED, SourceOptions, Sources, manager_of
 from .deployments import NIGHTLY, POOL, PREFECT_FILE, USUAL, apply_file, checked_cron, how_to_run, plan, write
 from .output import Answer, fields, printable, size_text
-from .project_settings import BLOCKS, REPOSITORY_BLOCK, TABLE, configuration
+from .project_settings import BLOCKS, REPOSITORY_BLOCK, TABLE, configuration, write_settings
 from .session import Session, SessionArgument, at_terminal
 
 Answered = TypeVar("Answered")
@@ -49,7 +49,7 @@ def init(
     from ..repository.repository import SETTING
 
     configured = configuration()
-    if PREFECT_FILE.exists() and not no_deployments:
+    if os.path.lexists(PREFECT_FILE) and not no_deployments:
         raise InvalidArgument(
             f"There is a {PREFECT_FILE} already. Nothing was changed. Pass --no-deployments, and then add deployments "
             "with `prefect-snapshots deployments --file FILE --apply`."
@@ -160,10 +160,12 @@ def _is_database(path: Path) -> bool:
 def _write_settings(parameters: Mapping[str, Any]) -> Path:
     """Add a table to pyproject.toml."""
     file = Path("pyproject.toml").absolute()
-    before = file.read_text() if file.exists() else ""
-    lines = [f"{key} = {json.dumps(parameters[key], ensure_ascii=False)}" for key in _KEPT if key in parameters]
+    before = file.read_bytes().decode() if file.exists() else ""
+    # TOML does not allow DEL in strings, and JSON does.
+    texts = {key: json.dumps(parameters[key], ensure_ascii=False) for key in _KEPT if key in parameters}
+    lines = [f"{key} = {text}".replace("\x7f", "\\u007f") for key, text in texts.items()]
     gap = "\n" * bool(before) * (1 if before.endswith("\n") else 2)
-    file.write_text(before + gap + "\n".join([f"[tool.{TABLE}]", *lines, ""]))
+    write_settings(file, before + gap + "\n".join([f"[tool.{TABLE}]", *lines, ""]))
     return file
 
 

@@ -25,7 +25,10 @@ The file is searched for in the working directory and the directories above it. 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,12 +70,53 @@ def configuration() -> dict[str, Any]:
         if not file.is_file():
             continue
         try:
-            table = tomllib.loads(file.read_text()).get("tool", {}).get(TABLE)
-        except (OSError, ValueError) as error:
+            table = tomllib.loads(file.read_bytes().decode()).get("tool", {}).get(TABLE)
+            owners = {file.stat().st_uid, file.lstat().st_uid} - {0, os.geteuid(), here.stat().st_uid}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise InvalidArgument(f"{file} cannot be read: {error}.") from None
-        if table is not None:
-            return _checked(table, file)
+        if table is None:
+            continue
+        # Anybody can put a file into /tmp, and this one can name programs to run.
+        if owners:
+            raise InvalidArgument(
+                f"{file} belongs to the user {owners.pop()}, and its [tool.{TABLE}] could run programs as you. Nothing "
+                f"was done. If you trust it, work in {folder}, or else write a pyproject.toml of your own, with an "
+                f"empty [tool.{TABLE}], in {here}."
+            )
+        return _checked(table, file)
     return {}
+
+
+def write_settings(file: Path, text: str) -> None:
+    """Write a file of the user as a whole: whatever happens, the old or the new one is there. Links are followed.
+
+    Raises:
+        InvalidArgument: Something else than a file is there, or a link to nothing.
+        OSError: It cannot be written.
+    """
+    place = Path(os.path.realpath(file))
+    before = place.stat() if place.exists() else None
+    if before is None and file.is_symlink():
+        raise InvalidArgument(f"{file} is a link to {place}, where nothing is. Nothing was written. Delete the link.")
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        raise InvalidArgument(f"{file} is not a regular file. Nothing was written. Name another file.")
+    if not place.parent.is_dir():
+        raise InvalidArgument(f"There is no directory {place.parent}. Nothing was written. Create it.")
+    data = text.encode()
+    new = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as writing:
+            writing.write(data)
+            writing.flush()
+            os.fsync(writing.fileno())
+            if before is not None:
+                os.fchmod(writing.fileno(), stat.S_IMODE(before.st_mode))
+                with contextlib.suppress(PermissionError):
+                    os.fchown(writing.fileno(), before.st_uid, before.st_gid)
+        os.replace(new, place)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _checked(table: Any, file: Path) -> dict[str, Any]:

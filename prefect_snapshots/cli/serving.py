@@ -10,12 +10,13 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import InvalidArgument, SnapshotsError
 from ..redaction import hider
@@ -101,6 +102,14 @@ class Browser(ThreadingHTTPServer):
         self.hosts = {f"{name}:{self.server_port}" for name in (_ADDRESS, "localhost")}
         self.url = f"http://{_ADDRESS}:{self.server_port}/{self.token}/"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log an error that no page could show, in one line. A browser that went away is none."""
+        from ..messages import logger
+
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            logger.error("A request failed: %s: %s", type(error).__name__, self.hide(str(error)))
+
     def report(self) -> str:
         """Return the report on the repository as a page."""
         from ..documents import html_page
@@ -169,7 +178,7 @@ class _Request(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in self.server.hosts:
             self._text(HTTPStatus.FORBIDDEN, "Open the URL that `prefect-snapshots serve` printed.")
             return
-        token, _, rest = urlsplit(self.path).path.removeprefix("/").partition("/")
+        token, _, rest = self.path.partition("?")[0].removeprefix("/").partition("/")
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
             self._text(HTTPStatus.NOT_FOUND, "Open the URL that `prefect-snapshots serve` printed, with its token.")
             return

@@ -119,6 +119,8 @@ class StagedPart(msgspec.Struct, array_like=True, frozen=True):
         Raises:
             InvalidArgument: It is no such string.
         """
+        if not isinstance(text, str):
+            raise InvalidArgument(f"This is no staged part, but {type(text).__name__}. Pass what to_text returned.")
         try:
             return msgspec.msgpack.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
         except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as error:

@@ -181,10 +181,17 @@ class Turn:
 
 def _opened(data: bytes, kind: type[T]) -> T:
     """Return the value in a message. Raises the error of the process that sent it, if it failed."""
-    failed, value = msgspec.msgpack.decode(data, type=tuple[bool, msgspec.Raw])
+    try:
+        failed, value = msgspec.msgpack.decode(data, type=tuple[bool, msgspec.Raw])
+        found = msgspec.msgpack.decode(value, type=ProcessFailure if failed else kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProcessFailed(
+            f"A message of another process of the run is not understood ({error}). {_UNSURE} Use the same version of "
+            "prefect-snapshots in all processes."
+        ) from None
     if failed:
-        raise msgspec.msgpack.decode(value, type=ProcessFailure).error()
-    return msgspec.msgpack.decode(value, type=kind)
+        raise found.error()
+    return found
 
 
 def turn_of(scope: str, timeout: float) -> Turn | None:
