@@ -240,8 +240,9 @@ class Interleavings(Interleaving):
         for number in pair:
             self.finish(number)
         self.write(other, key, large=large, steps=1000)
+        moment = self.world.now
         self.read(reader, key, steps=1000)
-        self.expire(other, 0, "read", steps=0)
+        self._expire(other, moment, "read", 0)
         self.come_to(other, verb)
         self.advance(self.world.processes[other], 1)
         moment = self.world.now
