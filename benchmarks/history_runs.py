@@ -41,6 +41,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("place", nargs="?", choices=PLACES, help="where the repositories are; default: run nothing")
     parser.add_argument("--seconds", type=float, default=600, help="start no other round after this time")
     parser.add_argument("--kills", type=int, default=100, help="how many processes are killed in each round")
+    parser.add_argument("--round", type=float, default=0, help="seconds that each round lasts at least")
     parser.add_argument("--operations", type=int, default=10, help="how many a process does before it is killed")
     parser.add_argument("--patience", type=float, default=3, help="seconds that others run before, on a disk")
     parser.add_argument("--workers", type=int, default=3, help="how many processes write")
@@ -92,7 +93,7 @@ def rounds(given: argparse.Namespace) -> Iterator[Counter[str]]:
             counts: Counter[str] = Counter()
             try:
                 with ExitStack() as stack:
-                    limit = Limit(kills=given.kills)
+                    limit = Limit(given.round, given.kills)
                     if given.place == "disk":
                         counts = on_a_disk(place, limit, **more)
                     else:
