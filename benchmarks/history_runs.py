@@ -26,13 +26,13 @@ from _measure import DOCS, ROOT, markdown_table, replace_section, revision, scra
 sys.path.insert(0, str(ROOT / "tests"))
 
 import servers
-from history_rounds import Limit, on_a_disk, on_s3
+from history_rounds import CameToNothing, Limit, on_a_disk, on_s3
 
 FIGURES = ROOT / "benchmarks" / "histories.json"
 SECTION = "histories"
 PLACES = ("disk", "s3")
 
-_COLUMNS = ("rounds", "seconds", "kills", "stops", "hurts", "ok", "failed", "unknown", "violations")
+_COLUMNS = ("rounds", "given_up", "seconds", "kills", "stops", "hurts", "ok", "failed", "unknown", "violations")
 _KINDS = ("snapshots", "artifacts", "results", "checkpoints", "backups", "staged")
 
 
@@ -98,6 +98,8 @@ def rounds(given: argparse.Namespace) -> Iterator[Counter[str]]:
                         counts = on_a_disk(place, limit, **more)
                     else:
                         counts = on_s3(stack.enter_context(servers.moto()), place, limit, **more)
+            except CameToNothing:
+                counts["given_up"] += 1
             except Exception:
                 kept = given.directory / f"violation-{seed}"
                 shutil.copytree(place, kept)
@@ -126,7 +128,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         group["runs"] += 1
     sums["all"] = sum(sums.values(), Counter())
     told = ("acknowledged", "refused", "unknown", "violations")
-    head = ("where", "runs", "rounds", "seconds", "kills", "stops", "faults of the storage", *told)
+    head = ("where", "runs", "rounds", "given up", "seconds", "kills", "stops", "faults of the storage", *told)
     names = ("runs", *_COLUMNS)
     rows = [(where, *(f"{count[name]:,}" for name in names)) for where, count in sums.items()]
     kinds = [(kind, f"{sums['all'][kind]:,}") for kind in _KINDS]
