@@ -143,6 +143,16 @@ KINDS: dict[str, tuple[str, Callable[[Repository, str], Any]]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["000000020000000000000001", "0000000100000000FFFFFFFF", "000000010000000000000001"])
+def test_a_file_of_the_wal_that_cannot_be_fetched_closes_no_gap(place: Path, name: str) -> None:
+    """Of another timeline, beyond the end of its part of the WAL, or without any bytes."""
+    content = None if name.endswith("00000001") and name.startswith("00000001") else Content(100, 0, 0, b"", 0)
+    forge(place, "wal", "7/00000001", "put", {"id": name}, content=content)
+    with pytest.raises(DamagedObject, match="not a valid event of wal/7/00000001"):
+        WalArchive(Repository(place), "7").list_timelines()
+    assert_others_unhurt(place)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", BODIES, ids=["empty", "number", "list", "everything"])
 def test_a_body_that_makes_no_sense_hurts_its_name_alone(place: Path, kind: str, body: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -360,6 +361,31 @@ def test_an_archive_of_metis_that_is_a_bomb_is_left_out(
     report = import_metis(tmp_path, Repository(tmp_path / "repository"))
     assert report.imported == ["sound"]
     assert [text for text in report.left_out if text.startswith("bomb was not imported: its archive ")]
+
+
+def test_a_handler_that_fails_in_its_own_way_does_not_keep_others_from_the_import(tmp_path: Path) -> None:
+    row = {"name": "x", "fname": "x", "handler": "numpy", "version": 0}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "x").write_bytes(b"PK\x03\x04" + bytes(100))  # no ValueError, but BadZipFile
+    (tmp_path / "x" / "y").write_text("[1]")
+    (tmp_path / "repository.json").write_text(json.dumps([row, {**row, "version": 1, "fname": "y", "handler": "json"}]))
+    report = import_lazyscribe(tmp_path / "repository.json", tmp_path / "repository")
+    assert report.imported == ["default/x:v1"]
+    assert "the handler 'numpy' cannot read" in report.left_out[0]
+
+
+@pytest.mark.parametrize("which", [import_lazyscribe, import_metis, import_scaffold, import_snapshot_manager])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, which: Any) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidArgument, match="Nothing was imported"):
+        which(tmp_path / "pipe", tmp_path / "repository")
+
+
+def test_names_in_a_report_forge_no_line(tmp_path: Path) -> None:
+    rows = [{"name": "x\x1b[2J\nyes: imported", "fname": "f", "handler": "json", "version": 0}]
+    (tmp_path / "repository.json").write_text(json.dumps(rows))
+    (line,) = import_lazyscribe(tmp_path / "repository.json", tmp_path / "repository").left_out
+    assert line.isprintable()
 
 
 @pytest.mark.parametrize("cut", [0.5, None], ids=["cut", "flipped"])

@@ -141,7 +141,8 @@ def test_a_part_is_small_and_travels(site: Site) -> None:
     assert pickle.loads(pickle.dumps(part)) == part == StagedPart.from_text(part.to_text())
     assert len(part.to_text()) < 1000
     assert part.inline == b""
-    for text in ("", "no part", part.to_text()[:-3], "ä", None, 3, part.to_text().encode()):
+    texts: list[Any] = ["", "no part", part.to_text()[:-3], "ä", None, 3, part.to_text().encode()]
+    for text in texts:
         with pytest.raises(InvalidArgument, match="no staged part"):
             StagedPart.from_text(text)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..artifacts import Artifact, ArtifactRegistry, ArtifactVersion
 from ..artifacts.handlers import find_handler
-from ..errors import HandlerNotFound, InvalidArgument
+from ..errors import HandlerNotFound, InvalidArgument, SnapshotsError
 from ..repository.choosing import RepositoryLike, as_repository
 from ..values import MemoryBody
 from ..values.pickling import require_pickle
-from .reports import UNREADABLE, ImportReport, existing, moment, within
+from .reports import UNREADABLE, ImportReport, NotImported, existing, moment, reason, within
 from .versions import ForeignVersion, import_versions
 
 _PICKLES = ("pickle", "joblib")
@@ -100,5 +100,10 @@ def _log(
         reader = find_handler(handler)
     except HandlerNotFound:
         return artifact.log_files(file, **notes)
-    value = reader.read(b"", MemoryBody(file.read_bytes()), allow_pickle=allow_pickle)
+    try:
+        value = reader.read(b"", MemoryBody(file.read_bytes()), allow_pickle=allow_pickle)
+    except SnapshotsError:
+        raise
+    except Exception as error:  # runs code of any class
+        raise NotImported(f"the handler {handler!r} cannot read {file}: {reason(error)}") from error
     return artifact.log(value, handler, **notes)

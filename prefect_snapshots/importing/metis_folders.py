@@ -17,6 +17,7 @@ from ..backups.history import BackupHistory
 from ..backups.making import BackupRequest, make
 from ..backups.origin import Git
 from ..errors import SnapshotsError
+from ..messages import printable
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
 from ..trees.scanning import Directory
@@ -80,7 +81,7 @@ def import_metis(
             with _unpacked(folder) as files:
                 made = make(history, _request(label, metadata, files), lambda _: None)
         except (SnapshotsError, NotImported, OSError, tarfile.TarError, *UNREADABLE) as error:
-            report.left_out.append(f"{label} was not imported: {reason(error)}.")
+            report.left_out.append(printable(f"{label} was not imported: {reason(error)}."))
             continue
         report.imported.append(label)
         if made.name != label:

@@ -39,10 +39,10 @@ def existing(path: str | os.PathLike[str], what: str) -> Path:
     """Return a path that exists.
 
     Raises:
-        InvalidArgument: It does not.
+        InvalidArgument: It does not, or it is neither a file nor a directory: reading a pipe would wait forever.
     """
     found = Path(os.path.expanduser(path))
-    if not found.exists():
+    if not (found.is_file() or found.is_dir()):
         raise InvalidArgument(f"There is no {what} at {found}. Nothing was imported.")
     return found
 

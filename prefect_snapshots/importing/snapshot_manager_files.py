@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgument, PickleRefused, SnapshotsError
+from ..messages import printable
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.times import to_nanoseconds
 from ..snapshots import SnapshotManager
@@ -63,7 +64,7 @@ def import_snapshot_manager(
                 continue
             manager.save(row["data"], _request(row))
         except (SnapshotsError, *UNREADABLE) as error:
-            report.left_out.append(f"Snapshot {label!r} was not imported: {reason(error)}.")
+            report.left_out.append(printable(f"Snapshot {label!r} was not imported: {reason(error)}."))
         else:
             report.imported.append(label)
     return report

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from ..artifacts import Artifact, ArtifactRegistry, ArtifactVersion
 from ..errors import ArtifactNotFound, SnapshotsError
+from ..messages import printable
 from .reports import UNREADABLE, ImportReport, NotImported, reason
 
 _IMPORTED_FROM, _NUMBER = "imported_from", "version"
@@ -59,11 +60,12 @@ def import_versions(registry: ArtifactRegistry, versions: list[ForeignVersion], 
                 source["created_at"] = version.created_at.isoformat()
             logged = version.log(artifact.logged_from(source))
         except (SnapshotsError, NotImported, OSError, *UNREADABLE) as error:
-            report.left_out.append(f"{version.label} was not imported: {reason(error)}.")
+            report.left_out.append(printable(f"{version.label} was not imported: {reason(error)}."))
             continue
         report.imported.append(version.label)
         if logged.version != version.number:
-            report.left_out.append(f"{version.label} is {logged.version} here, because that number was the next one.")
+            told = f"{version.label} is {logged.version} here, because that number was the next one."
+            report.left_out.append(printable(told))
     return report
 
 

@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -183,7 +183,7 @@ def _opened(data: bytes, kind: type[T]) -> T:
     """Return the value in a message. Raises the error of the process that sent it, if it failed."""
     try:
         failed, value = msgspec.msgpack.decode(data, type=tuple[bool, msgspec.Raw])
-        found = msgspec.msgpack.decode(value, type=ProcessFailure if failed else kind)
+        found: Any = msgspec.msgpack.decode(value, type=ProcessFailure if failed else kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProcessFailed(
             f"A message of another process of the run is not understood ({error}). {_UNSURE} Use the same version of "
@@ -191,7 +191,7 @@ def _opened(data: bytes, kind: type[T]) -> T:
         ) from None
     if failed:
         raise found.error()
-    return found
+    return cast("T", found)
 
 
 def turn_of(scope: str, timeout: float) -> Turn | None:

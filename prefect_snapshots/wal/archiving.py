@@ -322,7 +322,7 @@ class WalArchive:
     def _tracked(self, timeline: int) -> TrackedStream[_Files]:
         if timeline not in self._streams:
             name = f"{self.system}/{timeline:08X}"
-            self._streams[timeline] = TrackedStream(self.repository, KIND, name, _Files())
+            self._streams[timeline] = TrackedStream(self.repository, KIND, name, _Files(timeline))
         return self._streams[timeline]
 
 
@@ -342,12 +342,13 @@ def _streams(repository: Repository) -> Iterator[tuple[str, int]]:
 class _Files:
     """The files of one timeline, by name."""
 
+    timeline: int
     files: dict[str, Event] = field(default_factory=dict)
     segment_size: int = 1 << 24
     _names: dict[int, str] = field(default_factory=dict)
 
     def copy(self) -> _Files:
-        return _Files(dict(self.files), self.segment_size, dict(self._names))
+        return _Files(self.timeline, dict(self.files), self.segment_size, dict(self._names))
 
     def apply(self, event: Event) -> None:
         for sequence in event.deletes:
@@ -355,10 +356,13 @@ class _Files:
             if name is not None:
                 self.files.pop(name, None)
         if event.kind == "put":
-            name = parse_name(event.body["id"]).name
+            parsed = parse_name(event.body["id"])
             size = event.body.get("size", self.segment_size)
             if type(size) is not int or not 1 << 20 <= size <= _LONGEST or size & (size - 1):
                 raise ValueError("the size of a segment")
+            # What cannot be fetched must not close a gap.
+            if event.content is None or parsed.timeline != self.timeline or (parsed.part or 0) >= (1 << 32) // size:
+                raise ValueError("a file without bytes, or of another timeline, or a segment that cannot be")
             self.segment_size = size
-            self.files[name] = event
-            self._names[event.sequence] = name
+            self.files[parsed.name] = event
+            self._names[event.sequence] = parsed.name
