@@ -152,6 +152,23 @@ def test_locks_are_extended_before_they_end(thief: Thief, options: dict[str, Any
         assert retention_of(thief, f"r/{info.path}")[1] - later >= timedelta(days=DAYS) - timedelta(seconds=1)
 
 
+def test_a_thief_who_stores_the_same_again_without_a_lock_and_waits_destroys_nothing(
+    thief: Thief, options: dict[str, Any]
+) -> None:
+    """The locks of the versions behind end some day: until then, what is there now gets locks."""
+    repository = Repository(f"s3://{thief.bucket}/r", storage_options=options)
+    SnapshotManager(repository, name="m").save_snapshot(bytes(100_000), "one")
+    infos = repository.location.list("")
+    for info in infos:
+        again = repository.location.read(info.path)
+        thief.call("put_object", Key=f"r/{info.path}", Body=again)
+    assert repository.check(read_data=True).ok, "nobody notices"
+    assert repository.extend_locks() == len(infos) > 3
+    for info in infos:
+        assert retention_of(thief, f"r/{info.path}")[1] - datetime.now(UTC) > timedelta(days=DAYS - 1)
+    assert repository.extend_locks() == 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

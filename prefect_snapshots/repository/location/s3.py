@@ -36,19 +36,33 @@ class S3Location(ObjectStoreLocation):
     def extend_locks(self) -> int:
         """Extend the lock of every object whose lock may end soon, and return how many were extended.
 
+        The time of an object does not tell that it is locked: whoever stole a key may have stored it again without a
+        lock, so that the locked version behind it would be the last one.
+
         Raises:
             InvalidArgument: There is no option `object_lock_days`.
         """
         lock = self._lock
         if lock is None:
             raise InvalidArgument(f"{self.url} was opened without object_lock_days. Add it to storage_options.")
-        keys = [self._root + info.path for info in self._objects("") if lock.should_extend(info.modified)]
+        infos = list(self._objects(""))
 
-        async def extend(client: Any) -> None:
-            await at_once(self._call(client, "put_object_retention", Key=key, Retention=lock.retention) for key in keys)
+        async def extend(client: Any, info: ObjectInfo) -> bool:
+            key = self._root + info.path
+            try:
+                if not lock.is_old(info.modified):
+                    found = await self._call(client, "head_object", Key=key)
+                    if not lock.ends_soon(found.get("ObjectLockRetainUntilDate")):
+                        return False
+                await self._call(client, "put_object_retention", Key=key, Retention=lock.retention)
+            except FileNotFoundError:  # a prune has deleted it since
+                return False
+            return True
 
-        self._run("", extend)
-        return len(keys)
+        async def extend_all(client: Any) -> list[bool]:
+            return await at_once(extend(client, info) for info in infos)
+
+        return sum(self._run("", extend_all))
 
     def _connect(self) -> Any:
         from s3fs import S3FileSystem

@@ -68,9 +68,13 @@ class ObjectLock:
         """When a lock that begins now ends."""
         return datetime.now(UTC) + timedelta(days=self.days)
 
-    def should_extend(self, modified: float) -> bool:
-        """Return whether the lock of an object may end within half of its time."""
+    def is_old(self, modified: float) -> bool:
+        """Return whether the lock of an object ends within half of its time, if it got one when it was stored."""
         return datetime.now(UTC).timestamp() - modified > self.days * 86_400 / 2
+
+    def ends_soon(self, end: datetime | None) -> bool:
+        """Return whether a lock ends within half of its time. None: there is no lock."""
+        return end is None or end - datetime.now(UTC) < timedelta(days=self.days / 2)
 
 
 @dataclass(frozen=True, slots=True)
