@@ -20,7 +20,7 @@ import pytest
 from database_servers import PASSWORD, Client, Server, killed_at_each_step, killed_in_a_drill, until
 
 from prefect_snapshots.backups import BackupManager
-from prefect_snapshots.backups.databases import MariaDB, MariaDBUsers
+from prefect_snapshots.backups.databases import MariaDB, MariaDBServer, MariaDBUsers
 from prefect_snapshots.backups.databases.base import Tool
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
 from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed, StorageFull
@@ -759,6 +759,16 @@ def test_a_whole_server_comes_back_with_its_users(
     assert alone.create_backup(dry_run=True).part_names == [f"{place}nc"]
     with pytest.raises(BackupFailed, match=r"No database matches.* The server has: nc, prod\."):
         BackupManager(tmp_path / "repository", databases=[url.replace("/*", "/x*")]).create_backup()
+
+
+@pytest.mark.parametrize(
+    "name", ["mysql", "MySQL", "%6Dysql", "sys", "information_schema", "prefect_snapshots_new_users", "%23mysql50%23x"]
+)
+def test_a_forged_part_replaces_no_database_of_the_server_itself(name: str) -> None:
+    """A restore of `mysql` would give all rights to whoever forged it."""
+    server = MariaDBServer("mariadb://db.example.com/*")
+    assert server.covers("mariadb://db.example.com:3306/mysql2")
+    assert not server.covers(f"mariadb://db.example.com:3306/{name}")
 
 
 def test_users_that_were_killed_on_their_way_are_made_again(

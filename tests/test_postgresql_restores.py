@@ -783,6 +783,14 @@ def test_only_a_star_that_is_not_encoded_matches_others() -> None:
     assert not any(server.covers(place + name) for name in ("aXX%5Bb%5D%3F", "a%2Ab%3F", "a%2A%5Bb%5DX"))
 
 
+@pytest.mark.parametrize("name", ["template0", "template1", "TEMPLATE1", "%74emplate1"])
+def test_a_forged_part_replaces_no_template(name: str) -> None:
+    """Whatever is in a template is in every database that is created later."""
+    server = PostgreSQLServer("postgresql://db.example.com/*")
+    assert server.covers("postgresql://db.example.com:5432/template12")
+    assert not server.covers(f"postgresql://db.example.com:5432/{name}")
+
+
 def test_roles_of_a_restore_that_fails_are_dropped(server: Server, whole: Client, tmp_path: Path) -> None:
     url = f"postgresql://postgres:{QUOTED}@127.0.0.1:{server.port}/*"
     manager = BackupManager(tmp_path / "repository", databases=[url])

@@ -543,15 +543,17 @@ class MariaDBServer(WholeServer):
         found = MariaDB(without_options(self.renamed(self.home), self.of_accounts), self.password)._ask(
             "SELECT JSON_ARRAY(schema_name) FROM information_schema.schemata ORDER BY schema_name", database=""
         )
-        # Not in SQL, where "Sys" would be equal to "sys". A folder that is no database has a name with #.
-        return [
-            name
-            for (name,) in found
-            if name not in (*_SYSTEM, _NEW)
-            and drill_lock(name) is None
-            and not is_left_by_restore(name)
-            and not name.startswith("#mysql50#")
-        ]
+        # Not in SQL, where "Sys" would be equal to "sys".
+        return [name for (name,) in found if not self.is_own(name)]
+
+    def is_own(self, database: str) -> bool:
+        """See `WholeServer`. A folder that is no database has a name with #."""
+        return (
+            database in (*_SYSTEM, _NEW)
+            or drill_lock(database) is not None
+            or is_left_by_restore(database)
+            or database.startswith("#mysql50#")
+        )
 
 
 def _read_account(name: str, host: str, attributes: dict[str, Any], more: list[str]) -> _Account:

@@ -333,6 +333,9 @@ class _Trial(AccountsTrial[_Roles], PostgreSQLRoles):
             session.run("ROLLBACK")
 
 
+_TEMPLATES = ("template0", "template1")
+
+
 @dataclass(frozen=True, repr=False)
 class PostgreSQLServer(WholeServer):
     """The databases of a PostgreSQL server whose names match a pattern, and its roles.
@@ -362,7 +365,11 @@ class PostgreSQLServer(WholeServer):
                 "SELECT coalesce(jsonb_agg(datname ORDER BY datname), '[]') FROM pg_database "
                 "WHERE datallowconn AND NOT datistemplate"
             )
-        return [name for name in names if not is_left_by_restore(name) and drill_lock(name) is None]
+        return [name for name in names if not self.is_own(name)]
+
+    def is_own(self, database: str) -> bool:
+        """See `WholeServer`. Whatever is in a template is in every database that is created later."""
+        return database in _TEMPLATES or is_left_by_restore(database) or drill_lock(database) is not None
 
 
 def _in_one(session: _Session, statements: Iterable[str]) -> None:

@@ -74,13 +74,27 @@ class WholeServer(ServerDatabase):
     def covers(self, part: str) -> bool:
         """Return whether a part of a backup comes from this server, and its name matches.
 
+        Databases of the server itself never match: whoever forged a part with such a name would get all rights on it.
+
         Args:
             part: The name of the part.
         """
         head, _, name = part.rpartition("/")
         if f"{head}/" != self._place:
             return False
-        return self._matches(unquote(name)) if name else self.with_accounts
+        name = unquote(name)
+        # Some servers do not tell apart upper and lower case.
+        return (
+            self._matches(name) and not (self.is_own(name) or self.is_own(name.lower())) if name else self.with_accounts
+        )
+
+    def is_own(self, database: str) -> bool:
+        """Return whether a database belongs to the server itself, to a drill or to a restore.
+
+        Args:
+            database: Its name.
+        """
+        raise NotImplementedError
 
     def named(self, database: str) -> Database:
         """Return one database of the server.
