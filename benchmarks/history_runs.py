@@ -98,8 +98,10 @@ def rounds(given: argparse.Namespace) -> Iterator[Counter[str]]:
                         counts = on_a_disk(place, limit, **more)
                     else:
                         counts = on_s3(stack.enter_context(servers.moto()), place, limit, **more)
+                if not counts["ok"]:
+                    raise CameToNothing  # what has been verified then is nothing
             except CameToNothing:
-                counts["given_up"] += 1
+                counts = Counter(given_up=1)
             except Exception:
                 kept = given.directory / f"violation-{seed}"
                 shutil.copytree(place, kept)
