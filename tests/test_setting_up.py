@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -15,11 +16,13 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.flows import load_flow_from_entrypoint
+from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 from prefect.states import Failed
 from test_cli import Program
 
 from prefect_snapshots import BackupDatabase, BackupManager, SnapshotRepository
 from prefect_snapshots.backups import Backup
+from prefect_snapshots.cli.notifications import _automations
 from prefect_snapshots.errors import InvalidArgument, SetupError
 from prefect_snapshots.flows import doctor
 from prefect_snapshots.integration.private_apis import load_block
@@ -27,6 +30,7 @@ from prefect_snapshots.integration.private_apis import load_block
 pytestmark = pytest.mark.xdist_group("prefect")
 
 PASSWORD = "PREFECT_INTEGRATIONS_SNAPSHOTS_PASSWORD"
+HOSTILE = "<img src=https://evil.example/x>"
 
 
 @pytest.fixture
@@ -258,6 +262,19 @@ def test_notifications_are_made_once(shop: Program, client: SyncPrefectClient) -
     assert url not in json.dumps([each.model_dump(mode="json") for each in client.read_automations()])
     again = shop.json("notifications", "--block", made["block"])
     assert again["automations"] == made["automations"]
+
+
+def test_names_of_others_are_text_in_a_mail() -> None:
+    """SendGrid sends HTML, whatever a notification is."""
+    event = {"event": "x", "resource": {"name": "r"}, "payload": {"backup": HOSTILE, HOSTILE: "a\nb"}}
+    bodies = [each["actions"][0]["body"] for each in _automations(uuid4(), "sendgrid-email")]
+    assert len(bodies) == 5
+    for body in bodies:
+        validate_user_template(body)
+        shown = render_user_template_sync(body, {"event": event, "flow_run": None})
+        assert shown.startswith("<pre>")
+        assert "<img" not in shown
+        assert ("&lt;img" in shown) == ("payload" in body)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def notifications(
         block = f"{_SLUGS[kind]}/{block_name}"
     else:
         block_id = _found(block)
-    created = _create(block_id, webhook=block.startswith("webhook/"))
+    created = _create(block_id, block.partition("/")[0])
     document = {"block": block, "automations": created}
     return Answer(document, _view_created, f"They are sent by the block {block}.", told=True)
 
@@ -158,14 +158,14 @@ def _found(block: str) -> UUID:
             raise InvalidArgument(f"There is no block {block!r}. Save it first, or check the name.") from None
 
 
-def _create(block_id: UUID, *, webhook: bool) -> list[dict[str, Any]]:
+def _create(block_id: UUID, slug: str) -> list[dict[str, Any]]:
     """Create the automations, and delete those of an earlier call."""
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
 
     created = []
     with get_client(sync_client=True) as client:
-        for each in _automations(block_id, webhook=webhook):
+        for each in _automations(block_id, slug):
             earlier = client.read_automations_by_name(each["name"])
             client.create_automation(AutomationCore.model_validate(each))
             for automation in earlier:
@@ -174,10 +174,12 @@ def _create(block_id: UUID, *, webhook: bool) -> list[dict[str, Any]]:
     return created
 
 
-def _automations(block_id: UUID, *, webhook: bool) -> Iterator[dict[str, Any]]:
+def _automations(block_id: UUID, slug: str) -> Iterator[dict[str, Any]]:
     def action(title: str, body: str) -> dict[str, Any]:
-        if webhook:
+        if slug == _SLUGS["webhook"]:
             return {"type": "call-webhook", "block_document_id": block_id, "payload": _as_json(f"{title}\n{body}")}
+        if slug == _SLUGS["mail"]:
+            body = _as_html(body)
         return {"type": "send-notification", "block_document_id": block_id, "subject": title, "body": body}
 
     for name, (about, events, silence) in _AUTOMATIONS.items():
@@ -200,6 +202,11 @@ def _automation(name: str, about: str, trigger: dict[str, Any], action: dict[str
         "trigger": {"type": "event", "posture": "Reactive", "threshold": 1, **trigger},
         "actions": [action],
     }
+
+
+def _as_html(text: str) -> str:
+    """Return a template of HTML with the text that a template gives: a mail is HTML, and names may come from others."""
+    return "<pre>{% filter escape %}" + text + "{% endfilter %}</pre>"
 
 
 def _as_json(text: str) -> str:
