@@ -47,6 +47,8 @@ class Cost:
     """What one process took."""
 
     seconds: float
+    cpu: float
+    """Seconds of all processors, which other work on the machine changes little."""
     peak: float
     """MB of memory held at most."""
     added: float
@@ -95,7 +97,8 @@ class Contender:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"{command} failed: {said.decode(errors='replace')}")
-        return Cost(taken, usage.ru_maxrss * 1024 / MB, (size_of(self.repository) - before) / MB)
+        cpu = usage.ru_utime + usage.ru_stime
+        return Cost(taken, cpu, usage.ru_maxrss * 1024 / MB, (size_of(self.repository) - before) / MB)
 
 
 class Ours(Contender):
@@ -346,6 +349,7 @@ class Found:
             if step == what:
                 survives = self.survives[name] if writes else NOTHING_WRITTEN
                 self._report.add(what, name, [cost.seconds for cost in costs], "s", survives)
+                self._report.add(f"{what}: CPU time", name, [cost.cpu for cost in costs], "s", NOTHING_WRITTEN)
                 self._report.add(f"{what}: peak memory", name, [cost.peak for cost in costs], "MB", NOTHING_WRITTEN)
                 if added:
                     self._report.add(f"{what}: added", name, [cost.added for cost in costs], "MB", survives)
