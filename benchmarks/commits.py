@@ -1,11 +1,11 @@
-"""Compare this checkout with another commit: run benchmark scripts of both in turns, and print the ratios.
+"""Compare this checkout with another commit: is anything slower than it was?
 
-    python benchmarks/commits.py --commit HEAD~20 --script pytrees.py --size-mb 200 --only save restore
-    python benchmarks/commits.py --commit HEAD~1 --script iterables.py --repeat 5
+    python benchmarks/commits.py --commit HEAD~20
+    python benchmarks/commits.py --commit 856175d --cases pytree "small results" --scale 0.2 --repeat 5
 
-Each commit runs its own copy of the script on its own package, in the same environment, so that an API that changed
-between them does not matter. Only figures that both have are compared. Options that this script does not know go to the
-other one. Peers run as well, and are left out here.
+Each case of `_cases.py` runs in a new process, in turns with the package of the other commit and with this one, in the
+same environment. Nothing is installed. What a case computes (CPU) hardly depends on what else the machine does; what
+the clock shows does, and on the disk as well.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from _measure import OURS, ROOT, Report, arguments, in_turns
+from _cases import CASES
+from _measure import NOTHING_WRITTEN, ROOT, Report, arguments, in_turns, scratch
 
-Figures = dict[str, dict[str, Any]]
+THIS = "this checkout"
+UNITS = {"CPU": "cpu", "clock": "wall"}
 
 
 @contextmanager
@@ -38,56 +40,48 @@ def checkout(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
 
 
-def measure(tree: Path, script: str, options: list[str]) -> Figures:
-    """Our figures of one run of a script, by what was measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        answers = Path(folder) / "figures.json"
-        command = [sys.executable, str(tree / "benchmarks" / script), "--repeat", "1", "--json", str(answers), *options]
-        environment = {**os.environ, "PYTHONPATH": str(tree)}
-        subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
-        figures = json.loads(answers.read_text())["figures"]
-    return {
-        figure["what"] + figure["contender"].removeprefix(OURS): figure
-        for figure in figures
-        if figure["contender"].startswith(OURS)
-    }
+def measure(tree: Path, case: str, options: argparse.Namespace, home: Path) -> dict[str, float]:
+    """Run a case with the package of a tree. Returns seconds of a call."""
+    with scratch(options.directory) as folder:
+        command = [sys.executable, str(Path(__file__).parent / "_cases.py"), case, str(folder), str(options.scale)]
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PREFECT_HOME": str(home)}
+        done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
-def compare(report: Report, old: list[Figures], new: list[Figures], allowed: float) -> None:
-    """Enter the figures of both, and for each the ratio of the medians: above 1 means that this checkout is slower."""
-    for what, first in new[0].items():
-        if not all(what in turn for turn in old):
-            continue
-        medians = [
-            report.add(what, name, [turn[what]["median"] for turn in turns], first["unit"], first["survives"])
-            for name, turns in ((report.options.commit, old), ("this checkout", new))
-        ]
-        slower = medians[0] / medians[1] if first["unit"].endswith("/s") else medians[1] / (medians[0] or 1)
-        report.at_most(f"{what}: this checkout / {report.options.commit}", slower, allowed, "x")
+def compare(report: Report, case: str, trees: Mapping[str, Path], home: Path) -> None:
+    """Enter what a case takes in both trees, and the ratio: above 1 means that this checkout is slower."""
+    options = report.options
+    turns = in_turns(
+        {name: partial(measure, tree, case, options, home) for name, tree in trees.items()}, options.repeat
+    )
+    for unit, key in UNITS.items():
+        medians = {
+            name: report.add(f"{case} ({unit})", name, [1000 * turn[key] for turn in found], "ms", NOTHING_WRITTEN)
+            for name, found in turns.items()
+        }
+        if key == "cpu":
+            ratio = medians[THIS] / medians[options.commit]
+            report.at_most(f"{case}: {THIS} / {options.commit}", ratio, options.allowed, "x")
 
 
 def main() -> int:
-    parser = arguments(__doc__ or "", repeat=3)
+    parser = arguments(__doc__ or "", repeat=5)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--commit", required=True, help="what to compare with")
-    parser.add_argument("--allowed", type=float, default=1.1, help="limit of new / old: noise is a few percent")
-    parser.add_argument("--script", required=True, help="a script of this folder")
-    options, rest = parser.parse_known_args()
-    for words in " ".join(rest).split("--")[1:]:  # so that the report names them in its command
-        name, *values = words.split()
-        setattr(options, name.replace("-", "_"), values)
+    parser.add_argument("--commit", required=True, help="what to compare with, from commit 856175d on")
+    parser.add_argument("--cases", nargs="+", metavar="WORDS", help="only those with these words in their name")
+    parser.add_argument("--scale", type=float, default=1.0, help="measure this share of each case")
+    parser.add_argument("--allowed", type=float, default=1.05, help="limit of new / old")
+    options = parser.parse_args()
+    chosen = [case for case in CASES if not options.cases or any(words in case for words in options.cases)]
+    if not chosen:
+        parser.error(f"no case has these words in its name. There are: {', '.join(CASES)}")
+    report = Report("commits", options, ("numpy", "prefect"), options.directory)
     options.directory.mkdir(parents=True, exist_ok=True)
-    report = Report(f"commits {options.script}", options, ("numpy",), options.directory)
-    with checkout(options.commit) as tree:
-        extra = ["--directory", str(options.directory), *rest]
-        turns = in_turns(
-            {
-                "old": lambda: measure(tree, options.script, extra),
-                "new": lambda: measure(ROOT, options.script, extra),
-            },
-            options.repeat,
-        )
-    compare(report, turns["old"], turns["new"], options.allowed)
+    with checkout(options.commit) as tree, tempfile.TemporaryDirectory() as home:
+        for case in chosen:
+            compare(report, case, {options.commit: tree, THIS: ROOT}, Path(home))
     return report.finish()
 
 

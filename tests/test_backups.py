@@ -415,6 +415,13 @@ def test_the_state_of_the_code(world: World) -> None:
 def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert git_state([tmp_path / "missing"]) is None
+    ran = tmp_path / "ran"
+    (programs := tmp_path / "bin").mkdir()
+    (programs / "git").write_text(f"#!/bin/sh\n: > {ran}\n")
+    (programs / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    assert git_state([tmp_path]) is None
+    assert not ran.exists()  # starting it takes longer than to see that there is no work tree
     monkeypatch.setenv("PATH", "")
     assert git_state([Path(__file__).parent]) is None
 

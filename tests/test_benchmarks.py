@@ -153,10 +153,25 @@ def test_result_storage(tmp_path: Path) -> None:
 
 
 def test_another_commit(tmp_path: Path) -> None:
-    options = ["--commit", "HEAD", "--script", "catalog.py", "--count", "100", "--repeat", "1"]
+    options = ["--commit", "HEAD", "--cases", "small values: load", "--scale", "0.01", "--repeat", "1"]
     report = measure(tmp_path, "commits.py", *options)
     assert {figure["contender"] for figure in report["figures"]} == {"HEAD", "this checkout"}
-    assert len(report["limits"]) == len(report["figures"]) // 2 > 3
+    assert len(report["limits"]) == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(200)
+def test_every_case_of_a_comparison_runs(tmp_path: Path) -> None:
+    """All in one process, because importing takes longer than what is measured here."""
+    script = (
+        "import itertools, pathlib, sys; from _cases import CASES, measure\n"
+        "for number, case in enumerate(CASES.values()):\n"
+        "    place = pathlib.Path(sys.argv[1]) / str(number)\n"
+        "    place.mkdir()\n"
+        "    assert measure(next(itertools.islice(case.make(place, 0.001), 1, None)))[1] > 0\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT / "benchmarks", timeout=190)
 
 
 def test_page_without_the_section_is_an_error(tmp_path: Path) -> None:

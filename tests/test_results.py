@@ -152,6 +152,11 @@ def test_a_small_result_is_one_request_to_write_and_one_to_read(storage: Storage
     read = spent(repository, before)
     assert 20 <= read["GET"] <= 22
     assert not read.get("PUT")
+    before = dict(repository.location.requests)
+    for number in range(20):
+        with pytest.raises(FileNotFoundError):
+            log.read(f"none-{number}")
+    assert spent(repository, before).get("HEAD", 0) <= 20
 
 
 def test_many_results_are_listed_and_expired_in_few_requests(

@@ -74,8 +74,9 @@ def decode_manifest(content: ContentReader) -> list[BackupPart]:
             f"This backup has format {manifest.format}, and this version of prefect-snapshots reads up to {FORMAT}. "
             "Upgrade prefect-snapshots."
         )
+    size = 0
     for part in manifest.parts:
-        check_entries(part.entries)
+        size += check_entries(part.entries)
         if part.kind != DIRECTORY and not all(entry.is_file or entry.is_directory for entry in part.entries):
             # The tools of a database would follow a link in a dump.
             raise IntegrityError(
@@ -84,7 +85,7 @@ def decode_manifest(content: ContentReader) -> list[BackupPart]:
             )
         if part.root is not None:
             check_entry(part.root)
-    if sum(entry.stored for part in manifest.parts for entry in part.entries) != content.body_size:
+    if size != content.body_size:
         raise IntegrityError(
             "The manifest of this backup is damaged: the sizes of its files do not add up. Nothing was changed. Use "
             "another backup."

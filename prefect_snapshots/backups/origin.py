@@ -46,6 +46,9 @@ def git_state(folders: Iterable[Path]) -> Git | None:
 
 
 def _git(folder: Path) -> Git | None:
+    place = Path(os.path.realpath(folder))
+    if not any(os.path.lexists(each / ".git") for each in (place, *place.parents)):
+        return None  # starting git to find out takes as long as backing up hundreds of files
     command = ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all"]
     # The folder may come from anybody: its configuration can name programs as filters of files, to watch for changes,
     # and, through the address of a remote, to fetch objects that are missing.

@@ -622,8 +622,8 @@ class ContentReader:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return some bytes of the content."""
-        if self._content.depth:
-            self._locate(offset, length)  # before memory is allocated for bytes that may not exist
+        if self._content.depth and not 0 < length <= _RUN:
+            self._locate(offset, length)  # before much memory is allocated for bytes that may not exist
         target = bytearray(length)
         self.read_into([(offset, memoryview(target))])
         return bytes(target)
@@ -718,7 +718,8 @@ class ChunkReader:
         size = int(rows["size"].sum(dtype=np.int64))
         if size > _TABLES_LIMIT:
             raise MalformedContent(f"its tables of chunks would take {size} bytes")
-        self.locate(rows)
+        if size > _RUN:
+            self.locate(rows)  # as in `ContentReader.read`
         target = bytearray(size)
         view = memoryview(target)
         pieces = []

@@ -18,6 +18,7 @@ where anybody writes:
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -118,8 +119,9 @@ class Listed:
 
 def name_of(sealer: Sealer, stream: str, key: str) -> str:
     """Return the name of the object of a key."""
-    digest, hidden = sealer.hide_key(stream, key.encode())
-    return "x" + _encoded(digest) if len(key.encode()) > _LONGEST else _encoded(digest + hidden)
+    encoded = key.encode()
+    digest, hidden = sealer.hide_key(stream, encoded)
+    return "x" + _encoded(digest) if len(encoded) > _LONGEST else _encoded(digest + hidden)
 
 
 def key_of(sealer: Sealer, stream: str, name: str) -> str | None:
@@ -135,11 +137,6 @@ def key_of(sealer: Sealer, stream: str, name: str) -> str | None:
     if name_of(sealer, stream, key) != name:
         raise ValueError("it is not the name of a key")
     return key
-
-
-def path_of(sealer: Sealer, stream: str, generation: int, key: str) -> str:
-    """Return the path of the object of a key in a generation."""
-    return f"{PREFIX}/{stream}/{generation:06d}/{name_of(sealer, stream, key)}"
 
 
 def seal_value(sealer: Sealer, path: str, value: Value) -> bytes:
@@ -313,21 +310,24 @@ class KeyedValues:
         Raises:
             DamagedObject: It is damaged.
         """
+        if not self.stream.loaded:
+            self.look()
         while True:
-            if not self._is_fresh():
-                self.look()
             latest = self.generation
-            for generation in range(latest, max(latest - 2, -1), -1):
-                path = path_of(self._sealer, self.stream.id, generation, key)
-                try:
-                    value = open_value(self._sealer, path, self._location.read(path), key)
-                except ObjectMissing:
-                    continue
-                if keep and generation < latest and value.form != DELETED:
-                    self._keep(value, latest)
-                return None if value.form == DELETED else value
-            if self._is_still(latest):
+            # Look which generation is the latest only afterwards: if it is still this one, it was so during the read.
+            try:
+                generation, value = self._read(key, latest)
+            except DamagedObject:
+                if self._is_still(latest):
+                    raise
+                continue
+            if not self._is_still(latest):
+                continue
+            if value is None or value.form == DELETED:
                 return None
+            if keep and generation < latest:
+                self._keep(value, latest)
+            return value
 
     def put(self, value: Value, *, durable: bool = True, urgent: bool = False) -> int:
         """Write the value of a key, which replaces an older one, and return the generation that it is in.
@@ -342,7 +342,7 @@ class KeyedValues:
             spare_reserve(self._location, len(self._opened.catalog.state.streams))
         while True:
             generation = self.writable()
-            path = path_of(self._sealer, self.stream.id, generation, value.key)
+            path = self._path(generation, self.name_of(value.key))
             self._location.put(path, seal_value(self._sealer, path, value), durable=durable)
             if self._is_still(generation):
                 return generation
@@ -372,7 +372,8 @@ class KeyedValues:
 
     def exists(self, key: str) -> bool:
         """Return whether there is any object of a key, even one that says that it has no value."""
-        paths = (path_of(self._sealer, self.stream.id, one, key) for one in (self.generation, self.generation - 1))
+        name = self.name_of(key)
+        paths = (self._path(one, name) for one in (self.generation, self.generation - 1))
         return any(self._location.size(path) is not None for path in paths)
 
     def begin(self, after: int) -> None:
@@ -415,11 +416,23 @@ class KeyedValues:
                     continue
         return found
 
+    def _path(self, generation: int, name: str) -> str:
+        return f"{PREFIX}/{self.stream.id}/{generation:06d}/{name}"
+
+    def _read(self, key: str, latest: int) -> tuple[int, Value | None]:
+        """Return the value of a key in the latest generation or else in the former one, and which it was."""
+        name = self.name_of(key)
+        for generation in range(latest, max(latest - 2, -1), -1):
+            path = self._path(generation, name)
+            with contextlib.suppress(ObjectMissing):
+                return generation, open_value(self._sealer, path, self._location.read(path), key)
+        return latest, None
+
     def _keep(self, value: Value, generation: int) -> None:
         """Copy a value to the latest generation, unless there is a newer one."""
         if self._opened.catalog.read_only:
             return
-        path = path_of(self._sealer, self.stream.id, generation, value.key)
+        path = self._path(generation, self.name_of(value.key))
         try:
             self._location.create(path, seal_value(self._sealer, path, value))
         except StorageError as error:

@@ -169,9 +169,10 @@ class Shared(Durable):
                 body.append(b"")  # only process 0 stores what all have
             else:
                 buffer = part() if callable(part) else part
-                body.append(detached(buffer) if detach else buffer)
+                body.append(detached([buffer])[0] if detach else buffer)
         if detach:
-            mine = [(piece, detached(buffer)) for piece, buffer in mine]
+            copies = detached([buffer for _, buffer in mine])
+            mine = [(piece, copy) for (piece, _), copy in zip(mine, copies, strict=True)]
         return SharedSave(turn, dict(agreed or {}), value.manifest, body, mine)
 
     def _contribute(self, share: SharedSave) -> int | None:

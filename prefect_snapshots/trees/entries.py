@@ -93,20 +93,24 @@ def check_path(raw: bytes) -> bytes:
     Raises:
         InvalidName: The path is absolute, has an empty part, `.` or `..`, a NUL byte, or a name of over 255 bytes.
     """
-    path = raw.decode("utf-8", "surrogateescape")
     if _LEADS_OUT.search(raw):
+        path = raw.decode("utf-8", "surrogateescape")
         raise InvalidName(f"The path {path!r} leads out of its folder, or has an empty part. It was not used.")
     if len(raw) > _NAME_LIMIT and max(map(len, raw.split(b"/"))) > _NAME_LIMIT:
-        raise InvalidName(f"The path {path[:80]!r}... has a name of over {_NAME_LIMIT} bytes. It was not used.")
+        path = raw[:80].decode("utf-8", "surrogateescape")
+        raise InvalidName(f"The path {path!r}... has a name of over {_NAME_LIMIT} bytes. It was not used.")
     return raw
 
 
-def check_entries(entries: Iterable[Entry], size: int | None = None) -> None:
+def check_entries(entries: Iterable[Entry], size: int | None = None) -> int:
     """Refuse the entries of a tree if one of them leads out of it, or cannot exist in a file system.
 
     Args:
         entries: The entries. Directories must come before their contents.
         size: The size of the body in bytes, to which all files must add up. None: do not check it.
+
+    Returns:
+        The size of the body to which all files add up.
 
     Raises:
         InvalidName: An entry leads out of the tree, or contradicts another one.
@@ -130,6 +134,7 @@ def check_entries(entries: Iterable[Entry], size: int | None = None) -> None:
         stored += entry.stored
     if size is not None and stored != size:
         raise IntegrityError("The files do not add up to the size of their content: its manifest is damaged.")
+    return stored
 
 
 def check_entry(entry: Entry) -> None:
@@ -147,7 +152,7 @@ def check_entry(entry: Entry) -> None:
         raise InvalidName(f"{entry.path!r} has an impossible owner.")
     if kind == stat.S_IFLNK and not (0 < len(entry.link) <= _LINK_LIMIT and b"\0" not in entry.link):
         raise InvalidName(f"The link {entry.path!r} has an impossible target.")
-    if any(not name or b"\0" in name for name in entry.xattrs or ()):
+    if entry.xattrs and any(not name or b"\0" in name for name in entry.xattrs):
         raise InvalidName(f"{entry.path!r} has an attribute with an impossible name.")
     end = 0
     for offset, length in entry.extents or ():

@@ -227,11 +227,13 @@ class StagedDirectory:
 
     def _in_workspace(self, raw: bytes) -> tuple[_Swap, bytes] | None:
         """Find the swap that a path is part of, and its path in the workspace; None if it is in a kept directory."""
-        for base in (raw, *reversed(above(raw))):
-            if (swapped := self._swaps.get(base)) is not None:
-                rest = raw[len(base) + 1 :] if base else raw
-                return swapped, swapped.new + b"/" + rest if rest else swapped.new
-        return None
+        base = raw
+        while (swapped := self._swaps.get(base)) is None:
+            if not base:
+                return None
+            base = base.rpartition(b"/")[0]
+        rest = raw[len(base) + 1 :] if base else raw
+        return swapped, swapped.new + b"/" + rest if rest else swapped.new
 
     def _carry(self) -> None:
         """Create a second name (a hard link) in the new directories for every path that stays."""

@@ -111,9 +111,8 @@ class Directories:
         self._identity: tuple[int, int] | None = None
         self._held: dict[str, _Held] = {}
 
-    @contextlib.contextmanager
-    def opened(self, folder: str, *, create: bool = True) -> Iterator[int]:
-        """Open a directory of the location.
+    def opened(self, folder: str, *, create: bool = True) -> _Held:
+        """Open a directory of the location, as a context manager that returns its descriptor.
 
         Args:
             folder: Its path within the location, or `""` for the root.
@@ -126,7 +125,7 @@ class Directories:
             if len(self._held) >= _HELD:
                 self._held.clear()
             self._held[folder] = held
-        yield held.descriptor
+        return held
 
     def _open(self, folder: str, directory: str, create: bool) -> _Held:
         if self._identity is not None:
@@ -213,7 +212,7 @@ class Directories:
 class _Held:
     """An open directory, so that the next write need not go through all directories above it again.
 
-    It is closed when nobody refers to it any more. Until then, no other directory can get its inode.
+    It is closed when nobody refers to it. Until then, no other directory can get its inode.
     """
 
     __slots__ = ("_identity", "descriptor")
@@ -221,6 +220,12 @@ class _Held:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._identity = _identity_of(os.fstat(descriptor))
+
+    def __enter__(self) -> int:
+        return self.descriptor
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def is_at(self, path: str) -> bool:
         """Return whether a path still leads to this directory, and not to one or a link that has taken its place."""
