@@ -22,6 +22,7 @@ import servers
 from servers import BUCKET, Storage
 from warm import warm_program
 
+from prefect_snapshots.repository import envelopes
 from prefect_snapshots.repository.location import open_location
 
 memory_disk.work_in_memory()
@@ -34,6 +35,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# A guess at a password of a user takes 0.2 s of CPU, and each opening of an encrypted repository as much.
+envelopes.COST = 2
+
 # What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -44,6 +48,11 @@ hypothesis.settings.load_profile("any load")
 
 # Collecting makes a million objects that stay: looking through them again and again took a fifth of its time.
 gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest begin first, after the groups: one that began last would keep one core busy while others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish() -> None:

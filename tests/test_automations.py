@@ -67,6 +67,7 @@ def run(environment: dict[str, str], cwd: Path, *command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_documented_automations(tmp_path: Path, environment: dict[str, str], webhook: tuple[str, Told]) -> None:
     commands = excused("console").text.replace("$ ", "", 1)
     run(environment, tmp_path, "bash", "-euc", commands)

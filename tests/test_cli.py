@@ -870,6 +870,9 @@ def test_password_change(encrypted: Program) -> None:
     with pytest.raises(WrongPassword):
         _ = Repository(encrypted.directory / "snapshots", password="second").id
     assert Repository(encrypted.directory / "snapshots", password="third").encrypted
+    # The tests themselves derive keys cheaply: see conftest.py.
+    [envelope] = json.loads((encrypted.directory / "snapshots" / "repository.json").read_bytes())["passwords"]
+    assert envelope["cost"] == 2**16
 
 
 def test_password_of_a_repository_without_one(program: Program) -> None:

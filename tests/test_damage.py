@@ -17,7 +17,7 @@ from toy_kind import ToyKind
 from writers import body_of
 
 from prefect_snapshots.errors import IntegrityError, SnapshotsError, UnsupportedFormat
-from prefect_snapshots.repository import Repository, catalog, envelopes
+from prefect_snapshots.repository import Repository, catalog
 from prefect_snapshots.repository.contents import Writer
 from prefect_snapshots.repository.index import ChunkCopy
 from prefect_snapshots.repository.maintenance import Problem
@@ -48,7 +48,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("templates")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalog, "FIRST_RANGE", 4)
-        patch.setattr(envelopes, "COST", 2)  # the tests open them a thousand times
         for kind, password in PASSWORDS.items():
             toy = ToyKind(Repository(root / kind, password=password, compression="none"))
             for number in range(ITEMS - 2):

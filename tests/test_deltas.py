@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_kind import ToyKind
 
-from prefect_snapshots.repository import Repository, envelopes
+from prefect_snapshots.repository import Repository
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Content, Stored, Writer
@@ -42,13 +41,6 @@ def entry_of(repository: Repository, chunk: bytes) -> ChunkCopy:
     opened.store.index.load()
     [entry] = opened.store.index.find_all(opened.sealer.chunk_id(chunk))
     return entry
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cheap_passwords() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(envelopes, "COST", 2)
-        yield
 
 
 # --- one chunk against another ------------------------------------------------------------------------------------

@@ -297,6 +297,7 @@ def _run(stage: Stage, place: Path, every: bool) -> None:
     assert count > 100
 
 
+@pytest.mark.long
 def test_a_field_that_is_forged_hurts_its_name_alone(stage: Stage, place: Path) -> None:
     _run(stage, place, every=False)
 

@@ -21,7 +21,6 @@ import prefect_snapshots
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, Snapper, SnapshotManager
 from prefect_snapshots.errors import StorageUnavailable
 from prefect_snapshots.integration.run_context import run_logger
-from prefect_snapshots.repository import envelopes
 from prefect_snapshots.repository.location import open_location
 from prefect_snapshots.results import ResultLog
 
@@ -70,11 +69,8 @@ def use_every_kind(repository: Repository, folder: Path) -> BackupManager:
 
 
 @pytest.mark.parametrize("place", ["memory_storage", "s3_storage"])
-def test_an_encrypted_repository_tells_nothing(
-    place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_encrypted_repository_tells_nothing(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """No name and no byte shows what is stored, and no name follows from it: two secrets have no name in common."""
-    monkeypatch.setattr(envelopes, "COST", 2)
     storage: Storage = request.getfixturevalue(place)
     names = []
     for number in range(2):
@@ -96,7 +92,6 @@ def test_an_encrypted_repository_tells_nothing(
 def open_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A process that opens everything that it creates to everybody, unless it is told otherwise."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(envelopes, "COST", 2)
     before = os.umask(0)
     yield
     os.umask(before)

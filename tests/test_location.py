@@ -25,6 +25,7 @@ from typing import Any
 import fsspec
 import pytest
 import servers
+from botocore.loaders import JSONFileLoader
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -846,3 +847,16 @@ def test_a_directory_that_was_removed_meanwhile_is_not_written_to(tmp_path: Path
     fresh.save_snapshot(bytes(100_000), "two")
     assert fresh.repository is not None
     assert fresh.repository.check(read_data=True).ok
+
+
+def test_a_second_client_of_s3_parses_nothing_again(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, parsed, parse = servers.s3_options(moto_endpoint), [], JSONFileLoader.load_file
+    assert open_location(f"s3://{BUCKET}/one", options).size("missing") is None
+
+    def noted(loader: JSONFileLoader, path: str) -> Any:
+        parsed.append(path)
+        return parse(loader, path)
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", noted)
+    assert open_location(f"s3://{BUCKET}/two", options).size("missing") is None
+    assert parsed == []

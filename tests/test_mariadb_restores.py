@@ -220,6 +220,7 @@ def test_a_restore_that_is_interrupted_anywhere_is_taken_back(
     assert leftovers(admin) == []
 
 
+@pytest.mark.long
 def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_mended_by_the_next(
     full: MariaDB, admin: Client, server: Server
 ) -> None:

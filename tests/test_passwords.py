@@ -43,9 +43,8 @@ PREFIX = "PREFECT_INTEGRATIONS_SNAPSHOTS_"
 
 
 @pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keys are derived cheaply, and nothing is known of other tests."""
-    monkeypatch.setattr(envelopes, "COST", 2)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is known of other tests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND", "REPOSITORY"):
         monkeypatch.delenv(PREFIX + name, raising=False)

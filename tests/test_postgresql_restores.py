@@ -559,6 +559,7 @@ def test_a_drill_lets_the_code_of_a_backup_do_nothing(
     assert leftovers(admin) == []
 
 
+@pytest.mark.long
 def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_old_or_new(
     server: Server, admin: Client, shop: Client
 ) -> None:

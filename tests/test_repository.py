@@ -45,7 +45,7 @@ from prefect_snapshots.errors import (
     UnsupportedStorage,
     WrongPassword,
 )
-from prefect_snapshots.repository import Repository, catalog, chunking, envelopes, index, sealing
+from prefect_snapshots.repository import Repository, catalog, chunking, index, sealing
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Kept, Stored, Writer, inline
 from prefect_snapshots.repository.location import MemoryLocation, open_location
@@ -82,12 +82,11 @@ def listing(storage: Storage) -> dict[str, int]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges, merges and hints after a few events already. Keys are derived cheaply."""
+    """Ranges, merges and hints after a few events already."""
     monkeypatch.setattr(catalog, "FIRST_RANGE", 4)
     monkeypatch.setattr(catalog, "FAN_OUT", 2)
     monkeypatch.setattr(catalog, "_HINT_EVERY", {True: 5, False: 5})
     monkeypatch.setattr(index, "_MERGE", 4)
-    monkeypatch.setattr(envelopes, "COST", 2)
 
 
 class TestEveryStorage:
@@ -507,11 +506,8 @@ def test_kinds_are_kept_apart(memory_storage: Storage) -> None:
 # --- opening ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short")
 class TestPasswords:
-    @pytest.fixture(autouse=True)
-    def cheap(self, short: None) -> None:
-        """Keys are derived cheaply."""
-
     def test_everything_is_encrypted(self, local_storage: Storage) -> None:
         secret = b"attack at dawn " * 10
         toy = ToyKind(opened(local_storage, password="right"), "operation overlord")

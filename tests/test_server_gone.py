@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import servers
 
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
@@ -54,6 +55,7 @@ pipeline()
 """
 
 
+@pytest.mark.long
 def test_what_a_run_does_without_its_server_is_kept(tmp_path: Path) -> None:
     program, log, repository = tmp_path / "pipeline.py", tmp_path / "run.log", tmp_path / "repository"
     program.write_text(PROGRAM)

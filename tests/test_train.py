@@ -138,6 +138,7 @@ def test_no_epoch_is_no_training(training: Any, prefect_server: str, tmp_path: P
     assert not (tmp_path / "repository").exists()
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("demo")  # it starts servers itself, and need not wait for those that share one
 def test_the_demo_works_from_nothing_and_again(tmp_path: Path) -> None:
     home = tmp_path / "prefect"

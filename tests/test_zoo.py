@@ -20,6 +20,8 @@ KEEPER = Path(__file__).parent / "zoo_keeper.py"
 
 def keep(stage: str, folder: Path, seed: int) -> dict[str, Any]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONHASHSEED": str(seed)}
+    # Each process would compile the same programs.
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
         [sys.executable, str(KEEPER), stage, str(folder)], env=environment, capture_output=True, text=True, timeout=600
     )
@@ -35,6 +37,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any],
     return folder, keep("write", folder, 1), keep("pass", folder, 2)
 
 
+@pytest.mark.long
 def test_everything_comes_back_in_a_fresh_process(zoo: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
     _, written, passed = zoo
     taken = written["taken"]

@@ -16,6 +16,17 @@ from .object_store import ATTEMPTS, PARALLEL, ObjectStoreLocation, at_once
 _VERBS = {"ListObjectsV2": "LIST", "DeleteObjects": "DELETE"}
 
 
+_loaders: dict[str | None, Any] = {}
+
+
+def _descriptions(session: Any) -> Any:
+    """Return what loads botocore's descriptions of S3, the same for every client: to parse them takes 100 ms of CPU."""
+    from botocore.loaders import create_loader
+
+    places: str | None = session.get_config_variable("data_path")
+    return _loaders.setdefault(places, create_loader(places))
+
+
 class S3Location(ObjectStoreLocation):
     """A prefix in a bucket of S3 or of a compatible store.
 
@@ -65,11 +76,16 @@ class S3Location(ObjectStoreLocation):
         return sum(self._run("", extend_all))
 
     def _connect(self) -> Any:
+        from aiobotocore.session import AioSession
         from s3fs import S3FileSystem
 
         options = {name: value for name, value in self.storage_options.items() if name not in s3_versions.OPTIONS}
         options["config_kwargs"] = {"max_pool_connections": 2 * PARALLEL, **options.get("config_kwargs", {})}
-        return S3FileSystem(**{**options, **NO_CACHES})
+        client = S3FileSystem(**{**options, **NO_CACHES})
+        if client.session is None:
+            client.session = AioSession(**client.kwargs)
+            client.session.register_component("data_loader", _descriptions(client.session))
+        return client
 
     async def _call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
         with blaming_options(self.url, self._hide):
