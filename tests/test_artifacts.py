@@ -66,6 +66,84 @@ def folder(tmp_path: Path) -> Path:
     return top
 
 
+# --- parts, and folders on the disk ----------------------------------------------------------------------------------
+
+
+def found_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_part_is_downloaded_by_patterns(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    with registry.log_folder("x") as logged:
+        for path in ("a.csv", "plots/b.csv", "plots/deep/c.txt", "rest/d.txt"):
+            (logged / path).parent.mkdir(parents=True, exist_ok=True)
+            (logged / path).write_text(path)
+        (logged / "empty").mkdir()
+    wanted: dict[Any, list[str]] = {
+        "*.csv": ["a.csv", "plots", "plots/b.csv"],
+        ("plots/", "!b.csv"): ["plots", "plots/b.csv", "plots/deep", "plots/deep/c.txt"],
+        "/rest/d.txt": ["rest", "rest/d.txt"],
+        ("empty/",): ["empty"],
+        "deep": ["plots", "plots/deep", "plots/deep/c.txt"],
+    }
+    for number, (patterns, files) in enumerate(wanted.items()):
+        with registry.download_artifact("x", paths=patterns) as folder:
+            assert found_in(folder) == files
+        to = tmp_path / str(number)
+        registry.download_artifact("x", to=to, paths=patterns)
+        assert found_in(to) == files
+        assert all(path.read_text() == str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
+    with pytest.raises(InvalidArgument, match=r"No file of default/x:v0 matches '\*.zip'\. Nothing was downloaded"):
+        registry.download_artifact("x", to=tmp_path / "none", paths="*.zip")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_part_reads_only_its_own_bytes(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    with registry.log_folder("x") as logged:
+        for name in ("a", "b", "c"):
+            (logged / name).write_bytes(random.Random(name).randbytes(3_000_000))
+    seen: list[int] = []
+    registry.download_artifact("x", to=tmp_path / "b", paths="b", progress=lambda what, done, total: seen.append(total))
+    assert set(seen) == {3_000_000}
+    assert (tmp_path / "b" / "b").read_bytes() == random.Random("b").randbytes(3_000_000)
+
+
+def test_a_folder_is_compared_with_a_version_and_cleaned(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    with registry.log_folder("x") as logged:
+        for name in ("same", "bytes", "longer", "mode", "gone", "kind"):
+            (logged / name).write_text(name)
+        (logged / "link").symlink_to("same")
+        (logged / "sub").mkdir()
+    to = tmp_path / "to"
+    registry.download_artifact("x", to=to)
+    assert registry.verify_folder("x", to) == []
+    (to / "bytes").write_text("BYTES")
+    (to / "longer").write_text("longer than before")
+    (to / "mode").chmod(0o700)
+    (to / "gone").unlink()
+    (to / "kind").unlink()
+    (to / "kind").mkdir()
+    (to / "link").unlink()
+    (to / "link").symlink_to("bytes")
+    (to / "extra").write_text("x")
+    found = {each.path: (each.kind, each.old, each.new) for each in registry.verify_folder("x", to)}
+    assert {path: kind for path, (kind, _, _) in found.items()} == {
+        "bytes": "changed",
+        "extra": "added",
+        "gone": "removed",
+        "kind": "changed",
+        "link": "changed",
+        "longer": "changed",
+        "mode": "changed",
+    }
+    assert found["link"][1:] == ("link to same", "link to bytes")
+    assert found["mode"][1:] == ("4 bytes, mode 644", "4 bytes, mode 700")
+    registry.download_artifact("x", to=to, clean=True)
+    assert registry.verify_folder("x", to) == []
+    with pytest.raises(ObjectMissing):
+        registry.verify_folder("x", tmp_path / "nowhere")
+
+
 def state_of(folder: Path) -> dict[str, Any]:
     """Everything below a folder: types, modes and bytes."""
     found: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import joblib
 import ml_dtypes
@@ -22,17 +23,21 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import safetensors.numpy
+import safetensors.torch
 import scipy.sparse  # type: ignore[import-untyped]
 import torch
 from sklearn.linear_model import LinearRegression
 
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
 from prefect_snapshots.artifacts import FileHandler, Handler, handlers, list_handlers, register_handler
-from prefect_snapshots.artifacts.handlers import JSON
+from prefect_snapshots.artifacts.handlers import JSON, find_handler
 from prefect_snapshots.errors import (
+    ArtifactNotFound,
     DamagedVersion,
     EnvironmentMismatch,
     HandlerNotFound,
+    IntegrityError,
     InvalidArgument,
     MissingDependency,
     PickleRefused,
@@ -396,6 +401,119 @@ class TestNumpy(HandlerContract):
         return [np.arange(12.0).reshape(3, 4), np.zeros((0, 3), np.int8)]
 
 
+class TestSafetensors(HandlerContract):
+    name = "safetensors"
+
+    def same(self, one: Any, other: Any) -> bool:
+        return list(one) == list(other) and all(
+            type(one[name]) is type(other[name])
+            and one[name].dtype == other[name].dtype
+            and one[name].shape == other[name].shape
+            and bool((one[name] == other[name]).all())
+            for name in one
+        )
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        return [
+            {"b": np.arange(6.0).reshape(2, 3).T, "a": np.ones((), ml_dtypes.bfloat16), "": np.array([True])},
+            {"weight": torch.arange(6.0).reshape(2, 3).T, "low": torch.ones(3).to(torch.float8_e8m0fnu)},
+            {"weight": jnp.ones((2, 3), jnp.bfloat16), "none": jnp.zeros((0, 2), jnp.int8)},
+            {},
+        ]
+
+    @pytest.fixture
+    def refused(self) -> list[Any]:
+        tied = torch.ones(3)
+        return [
+            [np.ones(2)],
+            {1: np.ones(2)},
+            {"__metadata__": np.ones(2)},
+            {"a": np.ones(2), "b": torch.ones(2)},
+            {"a": np.array(["text"])},
+            {"a": np.ma.array([1.0], mask=[1])},
+            {"a": torch.ones(2, requires_grad=True)},
+            {"a": torch.ones(2).to_sparse()},
+            {"a": tied, "b": tied},
+            {"a": tied, "b": tied[1:]},
+            {"a": jnp.float32(1) * 1.0, "b": jnp.asarray(1.0, copy=True) + 0, "c": jax.random.key(0)},
+        ]
+
+
+def test_safetensors_are_what_the_library_reads_and_writes(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    value = {"weight": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "bias": np.ones(2, np.float16)}
+    registry.log_artifact("weights", value, "safetensors")
+    with registry.download_artifact("weights") as folder:
+        read = safetensors.numpy.load_file(folder / "weights.safetensors")
+    assert all((read[name] == value[name]).all() and read[name].dtype == value[name].dtype for name in value)
+    written = safetensors.torch.save({"a": torch.arange(3), "b": torch.ones(2, dtype=torch.bfloat16)}, {"format": "pt"})
+    handler = find_handler("safetensors")
+    back = handler.load(memoryview(bytearray(written)), allow_pickle=False)  # type: ignore[attr-defined]
+    assert back["b"].dtype == torch.bfloat16
+    assert back["a"].tolist() == [0, 1, 2]
+    assert list(registry.load_artifact("weights", names=["bias"])) == ["bias"]
+    with pytest.raises(ArtifactNotFound, match=r"has no tensor 'wieght'\. Did you mean 'weight'"):
+        registry.load_artifact("weights", names=["wieght"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"[]",
+        b'{"a": 1}',
+        b'{"__metadata__": 3}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 9]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [true, 2], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "O", "shape": [1], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": 2, "data_offsets": [8, 16]}}',
+    ],
+)
+def test_a_safetensors_header_that_lies_is_damage(header: bytes) -> None:
+    data = len(header).to_bytes(8, "little") + header + bytes(8)
+    with pytest.raises(IntegrityError):
+        find_handler("safetensors").load(memoryview(bytearray(data)), allow_pickle=False)  # type: ignore[attr-defined]
+    with pytest.raises(IntegrityError, match="truncated"):
+        find_handler("safetensors").load(memoryview(data[:5]), allow_pickle=False)  # type: ignore[attr-defined]
+
+
+class TestArrow(HandlerContract):
+    name = "arrow"
+
+    def same(self, one: Any, other: Any) -> bool:
+        return type(one) is type(other) and bool(one.equals(other))
+
+    @pytest.fixture
+    def values(self) -> list[Any]:
+        table = pa.table({"a": [1, None], "nested": [[1], []]}, metadata={"of": "the user"})
+        return [
+            pd.DataFrame({"a": [1, 2], "b": ["x", None]}, index=pd.date_range("2026", periods=2, freq="D")),
+            pl.DataFrame({"a": [1, None], "kind": ["x", "y"]}, schema_overrides={"kind": pl.Categorical}),
+            table,
+            pl.DataFrame(),
+        ]
+
+    @pytest.fixture
+    def refused(self) -> list[Any]:
+        return [[1, 2], pa.array([1]), pd.Series([1]), pd.DataFrame({"a": [1, "x"]}), pl.Series([1])]
+
+
+def test_columns_of_an_arrow_file_are_read_alone(registry: ArtifactRegistry) -> None:
+    for table in (
+        pd.DataFrame({"a": [1], "b": [2]}),
+        pl.DataFrame({"a": [1], "b": [2]}),
+        pa.table({"a": [1], "b": [2]}),
+    ):
+        registry.log_artifact("table", table, "arrow")
+        back = registry.load_artifact("table", columns=["b"])
+        assert type(back) is type(table)
+        assert [str(name) for name in (back.column_names if type(back) is pa.Table else back.columns)] == ["b"]
+    with registry.download_artifact("table") as folder:
+        assert pl.read_ipc(folder / "table.arrow").columns == ["a", "b"]
+
+
 class TestPytree(HandlerContract):
     name = "pytree"
 
@@ -407,7 +525,8 @@ class TestPytree(HandlerContract):
 def test_importing_artifacts_imports_none_of_what_handlers_need() -> None:
     code = (
         "import prefect_snapshots.artifacts, sys; from prefect_snapshots.artifacts.handlers import find_handler; "
-        "[find_handler(name) for name in ('json', 'pytree', 'joblib', 'parquet')]; print(*sys.modules)"
+        "[find_handler(name) for name in ('json', 'pytree', 'joblib', 'parquet', 'arrow', 'safetensors')]; "
+        "print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"jax", "torch", "joblib", "pyarrow", "pandas", "polars", "prefect"} & set(loaded)

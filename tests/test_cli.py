@@ -1009,6 +1009,13 @@ def test_artifacts_are_logged_listed_shown_and_downloaded(models: Program) -> No
     assert (there / "code" / "run.sh").read_text() == "exit 0\n"
     models.run("artifacts", "download", "model", "--to", "there/it/is", "--yes")
     assert (there / "code" / "run.sh").read_text() == "exit 1\n"
+    assert models.json("artifacts", "verify", "model", "--folder", "there/it/is")["ok"]
+    (there / "code" / "run.sh").write_text("exit 2\n")
+    (there / "more").write_text("more")
+    shown = models.run("artifacts", "verify", "model", "--folder", "there/it/is", status=1)
+    assert "there/it/is differs from default/model:v1." in shown.stdout
+    models.run("artifacts", "download", "model", "--to", "there/it/is", "--only", "code/", "--clean", "--yes")
+    assert sorted(path.name for path in there.rglob("*")) == ["code", "run.sh"]
     assert "expired" in models.complaint("artifacts", "download", "notes", "-c", "texts", "--to", "t", status=1)
     models.run("artifacts", "download", "notes", "-c", "texts", "--to", "t", "--expired")
     assert (models.directory / "t" / "notes.txt").read_text() == "one\n"

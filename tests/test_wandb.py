@@ -628,6 +628,20 @@ def test_a_flipped_bit_is_named(
         registry.load_artifact(f"{name}-2")
 
 
+def test_a_part_is_downloaded_and_a_folder_compared(registry: WandbArtifactRegistry, name: str, tmp_path: Path) -> None:
+    with registry.log_folder(name) as folder:
+        for path in ("a.csv", "b.txt"):
+            (folder / path).write_text(path)
+    to = tmp_path / "to"
+    registry.download_artifact(name, to=to, paths="*.csv")
+    assert [path.name for path in to.iterdir()] == ["a.csv"]
+    (to / "extra").write_text("x")
+    found = registry.verify_folder(name, to)
+    assert [(each.path, each.kind) for each in found] == [("b.txt", "removed"), ("extra", "added")]
+    registry.download_artifact(name, to=to, clean=True)
+    assert registry.verify_folder(name, to) == []
+
+
 def test_downloads_at_once_do_not_mix(registry: WandbArtifactRegistry, name: str, tmp_path: Path) -> None:
     expected = []
     for _ in range(4):

@@ -7,7 +7,7 @@ import copy
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -26,8 +26,8 @@ from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream
 from ..retention import CleanupReport, RetentionItem, RetentionPolicy, RetentionRow
 from ..trees.stored import StoredTree
-from .differences import Difference, diff_files, diff_folders
-from .downloads import Download, LoggedFolder, download, tree_of
+from .differences import Difference, FileDifference, diff_files, diff_folders
+from .downloads import Download, LoggedFolder, download, part_of, tree_of, verify_folder
 from .folders import decode_manifest, join_folders, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import (
@@ -252,6 +252,8 @@ class Artifact:
         version: VersionLike = None,
         to: str | os.PathLike[str] | None = None,
         *,
+        paths: str | Iterable[str] | None = None,
+        clean: bool = False,
         match: Match = "exact",
         validate: bool = True,
         progress: Progress | None = None,
@@ -259,9 +261,17 @@ class Artifact:
         """Download a version. Every byte is verified. See `ArtifactRegistry.download_artifact`."""
         found = self._find(version, match, valid=validate)
         with self._content(found) as content:
-            tree = tree_of(content, self.name, *self._files_of(found))
+            tree = part_of(tree_of(content, self.name, *self._files_of(found)), paths)
             passed = counter("download", tree.stored, progress)()
-            return download(tree, to, self._version_of(found.event), passed)
+            return download(tree, to, self._version_of(found.event), passed, clean=clean)
+
+    def verify_folder(
+        self, local_path: str | os.PathLike[str], version: VersionLike = None, match: Match = "exact"
+    ) -> list[FileDifference]:
+        """Compare a folder on the disk with a version. See `ArtifactRegistry.verify_folder`."""
+        found = self._find(version, match)
+        with self._content(found) as content:
+            return verify_folder(tree_of(content, self.name, *self._files_of(found)), local_path)
 
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any

@@ -7,17 +7,20 @@ import os
 import stat
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from ..errors import InvalidArgument
 from ..messages import logger
 from ..repository.contents import ContentReader
 from ..trees.descriptors import opened
 from ..trees.entries import Entry
+from ..trees.patterns import left_out, rules_of
 from ..trees.restoring import stage_directory, write_tree
 from ..trees.stored import StoredTree
 from ..trees.workspaces import delete_tree
-from .folders import check_portable, decode_manifest
+from .differences import FileDifference
+from .folders import check_portable, decode_manifest, scan_folder
 from .infos import ArtifactVersion
 
 
@@ -110,6 +113,8 @@ def download(
     to: str | os.PathLike[str] | None,
     version: ArtifactVersion,
     passed: Callable[[int], None] = lambda _: None,
+    *,
+    clean: bool = False,
 ) -> Download:
     """Write the files of a version to a directory. Every byte is verified.
 
@@ -118,6 +123,7 @@ def download(
         to: A directory; see `ArtifactRegistry.download_artifact`. None means a temporary directory.
         version: The version that is downloaded.
         passed: Called with the number of bytes just written.
+        clean: Delete everything else in the directory.
 
     Raises:
         InvalidArgument: The target is not a directory, or has a directory where the version has a file or the reverse.
@@ -132,9 +138,62 @@ def download(
             raise
         return result
     target = Path(os.path.abspath(os.path.expanduser(to)))
-    with stage_directory(tree, target, delete=False, merge=True, passed=passed) as switch:
+    with stage_directory(tree, target, delete=clean, merge=not clean, passed=passed) as switch:
         switch()
     return Download(target, version)
+
+
+def part_of(tree: StoredTree, patterns: str | Iterable[str] | None) -> StoredTree:
+    """Return the files of a tree that match patterns as in `.gitignore`. All of them for None.
+
+    Raises:
+        InvalidArgument: No file matches.
+    """
+    if patterns is None:
+        return tree
+    rules = rules_of([patterns] if isinstance(patterns, str) else [str(pattern) for pattern in patterns], 0)
+    inside: set[str] = set()
+
+    def chosen(entry: Entry) -> bool:
+        above, _, name = entry.path.rpartition("/")
+        found = above in inside or left_out(rules, entry.path, name, entry.is_directory)
+        if found and entry.is_directory:
+            inside.add(entry.path)
+        return found
+
+    wanted = {entry.raw for entry in tree.entries if chosen(entry)}
+    if not wanted:
+        raise InvalidArgument(f"No file of {tree.label} matches {patterns!r}. Nothing was downloaded.")
+    return tree.part(lambda entry: entry.raw in wanted)
+
+
+def verify_folder(tree: StoredTree, local_path: str | os.PathLike[str]) -> list[FileDifference]:
+    """Compare a folder on the disk with the files of a version, byte by byte: see `ArtifactManager.verify_folder`."""
+    folder = scan_folder(Path(os.path.expanduser(local_path)))
+    here = {entry.path: entry for entry in folder.entries}
+    return sorted(_changes(tree, folder.root, here), key=lambda found: found.path)
+
+
+def _changes(tree: StoredTree, root: str, here: dict[str, Entry]) -> Iterator[FileDifference]:
+    for path, (entry, _) in tree.by_path.items():
+        local = here.pop(path, None)
+        if local is None:
+            yield FileDifference(path, "removed", _described(entry), None)
+        elif _described(entry) != _described(local) or (entry.is_file and not _is_same(tree, path, f"{root}/{path}")):
+            yield FileDifference(path, "changed", _described(entry), _described(local))
+    yield from (FileDifference(path, "added", None, _described(entry)) for path, entry in here.items())
+
+
+def _described(entry: Entry) -> str:
+    """Return the kind, the size and the permissions of an entry."""
+    if entry.is_symlink:
+        return f"link to {os.fsdecode(entry.link)}"
+    return f"{'directory' if entry.is_directory else f'{entry.size:,} bytes'}, mode {entry.mode & 0o777:o}"
+
+
+def _is_same(tree: StoredTree, path: str, local: str) -> bool:
+    with open(local, "rb") as file:
+        return all(file.read(len(piece)) == piece for piece in tree.open(path)) and not file.read(1)
 
 
 def delete_folder(folder: Path) -> None:

@@ -262,7 +262,12 @@ def _class_of(value: Any) -> dict[str, str]:
     }
 
 
-def _require(module: str, handler: str) -> ModuleType:
+def require(module: str, handler: str) -> ModuleType:
+    """Return a module that a handler needs.
+
+    Raises:
+        MissingDependency: It cannot be imported. The message says what to install.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -425,8 +430,46 @@ def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options
             f"{type(value).__name__}. Use the handler 'pytree'."
         )
     if strict:
-        _check_table(value, library, file.getbuffer())
+        _check_table(value, library, "a Parquet file", lambda: _load_parquet(file.getbuffer(), False))
     return [file.getvalue()]
+
+
+def _dump_arrow(value: Any, allow_pickle: bool, strict: bool = True) -> list[Buffer]:
+    ipc = require("pyarrow", "arrow").ipc
+    library = type(value).__module__.partition(".")[0]
+    file = io.BytesIO()
+    if library == "polars" and hasattr(value, "write_ipc"):
+        value.write_ipc(file)
+    elif library in ("pandas", "pyarrow") and type(value).__name__ in ("DataFrame", "Table"):
+        table = _marked(value, library) if library == "pyarrow" else _arrow_of(value)
+        with ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        raise TypeError(
+            "an Arrow file holds tables of pandas, polars or pyarrow, not "
+            f"{type(value).__name__}. Use the handler 'pytree'."
+        )
+    if strict:
+        _check_table(value, library, "an Arrow file", lambda: _load_arrow(file.getbuffer(), False))
+    return [file.getbuffer()]
+
+
+def _arrow_of(frame: Any) -> Any:
+    return require("pyarrow", "arrow").Table.from_pandas(_with_frequency(frame))
+
+
+def _load_arrow(data: memoryview, allow_pickle: bool, columns: Sequence[str] | None = None) -> Any:
+    pyarrow = require("pyarrow", "arrow")
+    table = pyarrow.ipc.open_file(pyarrow.py_buffer(data)).read_all()
+    marks = dict(table.schema.metadata or {})
+    if marks.pop(_LIBRARY, b""):
+        table = table.replace_schema_metadata(marks or None)
+    elif table.schema.pandas_metadata is not None:
+        index = [name for name in table.schema.pandas_metadata["index_columns"] if isinstance(name, str)]
+        return _frame_of(table if columns is None else table.select([*columns, *index]))
+    else:
+        return require("polars", "arrow").read_ipc(io.BytesIO(data), columns=columns)
+    return table if columns is None else table.select(columns)
 
 
 def _with_frequency(frame: Any) -> Any:
@@ -439,16 +482,21 @@ def _with_frequency(frame: Any) -> Any:
     return noted
 
 
+def _marked(table: Any, library: str) -> Any:
+    """Return an Arrow table that notes the library it came from."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _LIBRARY: library})
+
+
 def _write_arrow(table: Any, file: io.BytesIO, library: str, **options: Any) -> None:
-    marked = table.replace_schema_metadata({**(table.schema.metadata or {}), _LIBRARY: library})
+    marked = _marked(table, library)
     # Keeps the names of the elements of nested columns.
-    _require("pyarrow.parquet", "parquet").write_table(marked, file, **{"use_compliant_nested_type": False} | options)
+    require("pyarrow.parquet", "parquet").write_table(marked, file, **{"use_compliant_nested_type": False} | options)
 
 
-def _check_table(value: Any, library: str, data: memoryview) -> None:
-    """Raise an exception if a Parquet file does not bring back a table."""
+def _check_table(value: Any, library: str, what: str, load: Callable[[], Any]) -> None:
+    """Raise an exception if a file does not bring back a table."""
     try:
-        back = _load_parquet(data, False)
+        back = load()
         if library == "pandas":
             testing = importlib.import_module("pandas.testing")
             testing.assert_frame_equal(value, back, check_exact=True)
@@ -464,8 +512,8 @@ def _check_table(value: Any, library: str, data: memoryview) -> None:
         kept = False
     if not kept:
         raise TypeError(
-            "a Parquet file would not bring back the same table: its types or values would change. Use the handler "
-            "'pytree', convert the columns, or pass strict=False to store what Parquet makes of it."
+            f"{what} would not bring back the same table: its types or values would change. Use the handler "
+            "'pytree', convert the columns, or pass strict=False to store what the format makes of it."
         )
 
 
@@ -484,7 +532,7 @@ def _same_column(column: Any, back: Any) -> bool:
 
 
 def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
-    parquet = _require("pyarrow.parquet", "parquet")
+    parquet = require("pyarrow.parquet", "parquet")
     file = parquet.ParquetFile(io.BytesIO(data))
     table = file.read(**options)
     marks = dict(table.schema.metadata or {})
@@ -492,13 +540,18 @@ def _load_parquet(data: memoryview, allow_pickle: bool, **options: Any) -> Any:
     if library:
         table = table.replace_schema_metadata(marks or None)
     if library == b"polars" or (not library and file.metadata.created_by.startswith("Polars")):
-        return _require("polars", "parquet").from_arrow(table)
+        return require("polars", "parquet").from_arrow(table)
     if not library and table.schema.pandas_metadata is not None:
-        frame = table.to_pandas()
-        if (frequency := frame.attrs.pop(_FREQUENCY, None)) is not None and hasattr(frame.index, "freqstr"):
-            frame.index.freq = frequency
-        return frame
+        return _frame_of(table)
     return table
+
+
+def _frame_of(table: Any) -> Any:
+    """Return an Arrow table as the pandas frame that it was."""
+    frame = table.to_pandas()
+    if (frequency := frame.attrs.pop(_FREQUENCY, None)) is not None and hasattr(frame.index, "freqstr"):
+        frame.index.freq = frequency
+    return frame
 
 
 JSON = FileHandler("json", _dump_json, _load_json)
@@ -506,4 +559,5 @@ TEXT = FileHandler("txt", _dump_text, _load_text)
 PICKLE = FileHandler("pickle", _dump_pickle, _load_pickle, _class_of)
 JOBLIB = FileHandler("joblib", _dump_joblib, _load_joblib, _class_of)
 NUMPY = FileHandler("npy", _dump_numpy, _load_numpy)
+ARROW = FileHandler("arrow", _dump_arrow, _load_arrow)
 PARQUET = FileHandler("parquet", _dump_parquet, _load_parquet)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import EllipsisType
@@ -20,7 +20,7 @@ from ..repository.contents import ContentReader, StagedPart
 from ..repository.progress import Progress
 from ..repository.staged_parts import Parts
 from ..retention import CleanupReport, RetentionPolicy
-from .differences import Difference
+from .differences import Difference, FileDifference
 from .downloads import Download, LoggedFolder
 from .history import Match, Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion
@@ -88,10 +88,15 @@ class ArtifactHandle(Protocol):
         version: VersionLike = None,
         to: str | os.PathLike[str] | None = None,
         *,
+        paths: str | Iterable[str] | None = None,
+        clean: bool = False,
         match: Match = "exact",
         validate: bool = True,
         progress: Progress | None = None,
     ) -> Download: ...
+    def verify_folder(
+        self, local_path: str | os.PathLike[str], version: VersionLike = None, match: Match = "exact"
+    ) -> list[FileDifference]: ...
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any
     ) -> Any: ...
@@ -327,8 +332,8 @@ class ArtifactManager(ABC):
         Args:
             name: The name of the artifact.
             value: A value that the handler can write.
-            handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", or one that another package
-                installs.
+            handler: "json", "text", "pickle", "numpy", "pytree", "joblib", "parquet", "arrow", "safetensors", or one
+                that another package installs.
             collection, metadata, expiry, if_changed, token: As for `log_files`.
             writer_options: Options of the handler, such as `indent=4` for JSON.
 
@@ -399,6 +404,8 @@ class ArtifactManager(ABC):
         version: VersionLike = None,
         to: str | os.PathLike[str] | None = None,
         *,
+        paths: str | Iterable[str] | None = None,
+        clean: bool = False,
         match: Match = "exact",
         validate: bool = True,
         progress: Progress | None = None,
@@ -410,6 +417,9 @@ class ArtifactManager(ABC):
             to: A directory. If it does not exist, it appears when the download is complete and durable. If it exists,
                 files of the same name are replaced, and all others are kept. Default: a temporary directory, which is
                 deleted at the end of the `with` block, or when the result is garbage collected.
+            paths: Download only the files that match these patterns, as in `.gitignore`: "plots/", "*.csv".
+                Default: all files.
+            clean: Delete everything in `to` that is not downloaded.
             validate: Refuse an expired version.
             progress: Called with "download", the number of bytes written so far, and the total.
 
@@ -418,11 +428,48 @@ class ArtifactManager(ABC):
 
         Raises:
             ArtifactExpired: The version has expired.
-            InvalidArgument: The target is not a directory, or has a directory where the artifact has a file.
+            InvalidArgument: The target is not a directory, or has a directory where the artifact has a file. Or no file
+                matches `paths`.
             DamagedVersion: A file is damaged. The message names it. The target is unchanged.
         """
         artifact, version = self._named(name, version, collection)
-        return artifact.download(version, to, match=match, validate=validate, progress=progress)
+        return artifact.download(
+            version, to, paths=paths, clean=clean, match=match, validate=validate, progress=progress
+        )
+
+    def verify_folder(
+        self,
+        name: str,
+        local_path: str | os.PathLike[str],
+        version: VersionLike = None,
+        match: Match = "exact",
+        *,
+        collection: str | None = None,
+    ) -> list[FileDifference]:
+        """Compare a folder on the disk, such as a download, with a version, byte by byte. Nothing is changed.
+
+        Args:
+            name, version, match, collection: See the class.
+            local_path: The folder.
+
+        Returns:
+            A `FileDifference` for each file that is missing in the folder ("removed"), that is only there ("added"), or
+            whose bytes or permissions differ ("changed"), sorted by path. Empty if the folder is identical.
+
+        Raises:
+            ObjectMissing: There is nothing at `local_path`.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-verify")
+            >>> version = registry.log_artifact("notes", "one", "text")
+            >>> with registry.download_artifact("notes") as folder:
+            ...     _ = (folder / "more.txt").write_text("two")
+            ...     [(each.path, each.kind) for each in registry.verify_folder("notes", folder)]
+            [('more.txt', 'added')]
+        """
+        return self.artifact(name, collection).verify_folder(local_path, version, match)
 
     def load_artifact(
         self,

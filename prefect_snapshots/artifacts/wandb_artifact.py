@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import EllipsisType
@@ -20,8 +20,8 @@ from ..repository.staged_parts import Parts
 from ..repository.times import parse_time, to_nanoseconds
 from ..retention import CleanupReport, RetentionPolicy
 from ..trees.restoring import write_tree
-from .differences import Difference, diff_files, diff_folders
-from .downloads import Download, LoggedFolder, download, tree_of
+from .differences import Difference, FileDifference, diff_files, diff_folders
+from .downloads import Download, LoggedFolder, download, part_of, tree_of, verify_folder
 from .folders import Folder, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import (
@@ -228,6 +228,8 @@ class WandbArtifact:
         version: VersionLike = None,
         to: str | os.PathLike[str] | None = None,
         *,
+        paths: str | Iterable[str] | None = None,
+        clean: bool = False,
         match: Match = "exact",
         validate: bool = True,
         progress: Progress | None = None,
@@ -241,9 +243,16 @@ class WandbArtifact:
         found = self._find(version, match)
         _refuse_expired(found, validate)
         with Files(found) as files:
-            done = download(files.fetch(), to, found.label)
+            done = download(part_of(files.fetch(), paths), to, found.label, clean=clean)
             _report(progress, "download", files.size)
             return done
+
+    def verify_folder(
+        self, local_path: str | os.PathLike[str], version: VersionLike = None, match: Match = "exact"
+    ) -> list[FileDifference]:
+        """Compare a folder on the disk with a version, whose files are downloaded for it."""
+        with Files(self._find(version, match)) as files:
+            return verify_folder(files.fetch(), local_path)
 
     def load(
         self, version: VersionLike = None, match: Match = "exact", validate: bool = True, **reader_options: Any

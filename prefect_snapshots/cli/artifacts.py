@@ -199,6 +199,8 @@ def download(
     /,
     *,
     to: Path,
+    paths: Annotated[list[str] | None, Parameter(name="--only")] = None,
+    clean: bool = False,
     asof: Asof = False,
     expired: bool = False,
     collection: Collection = "default",
@@ -213,16 +215,49 @@ def download(
         name: The artifact, or the beginning of its name.
         version: A number, latest, a stage or a time. Default: latest.
         to: The directory.
+        paths: Download only the files that match a pattern as in .gitignore, such as "plots/" or "*.csv". Repeatable.
+        clean: Delete everything else in the directory.
         expired: Download the version even if it has expired.
     """
     registry, name = _named(session, collection, name)
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
     if to.is_dir() and any(to.iterdir()):
-        session.confirm(f"Write {info.name} {info.version} into {to}, and replace files of the same names?")
+        what = "delete everything else in it" if clean else "replace files of the same names"
+        session.confirm(f"Write {info.name} {info.version} into {to}, and {what}?")
     with session.progress() as progress:
-        done = registry.download_artifact(name, None, info.version, to, validate=not expired, progress=progress)
+        done = registry.download_artifact(
+            name, None, info.version, to, paths=paths, clean=clean, validate=not expired, progress=progress
+        )
     document = {"name": name, "collection": collection, "version": info.version, "to": str(done.path)}
     return Answer(document, remark=f"Downloaded {done.version} to {done.path}.")
+
+
+@app.command
+def verify(
+    name: str,
+    version: str = "latest",
+    /,
+    *,
+    folder: Path,
+    asof: Asof = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Compare a folder on the disk, such as a download, with a version, byte by byte.
+
+    The exit code is 1 if they differ.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time. Default: latest.
+        folder: The folder.
+    """
+    registry, name = _named(session, collection, name)
+    info = registry.get_artifact(name, version, "asof" if asof else "exact")
+    found = [asdict(each) for each in registry.verify_folder(name, folder, info.version)]
+    document = {"name": name, "collection": collection, "version": info.version, "ok": not found, "differences": found}
+    remark = f"{folder} {'differs from' if found else 'is identical to'} {collection}/{name}:{info.version}."
+    return Answer(document, _view_differences if found else None, remark, status=1 if found else 0)
 
 
 # --- stages and releases ----------------------------------------------------------------------------------------------

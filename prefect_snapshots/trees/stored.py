@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -74,6 +74,19 @@ class StoredTree:
             found[entry.path] = entry, offset
             offset += entry.stored
         return found
+
+    def part(self, chosen: Callable[[Entry], bool]) -> StoredTree:
+        """Return the tree with only some of its entries, and the directories above them."""
+        above: set[bytes] = set()
+        entries = []
+        for entry in reversed(self.entries):  # a directory comes before what is in it
+            if entry.raw in above or chosen(entry):
+                entries.append(entry)
+                above.add(entry.raw.rpartition(b"/")[0])
+        entries.reverse()
+        part = StoredTree(self.content, entries, self.offset, self.label, self.name, root=self.root)
+        vars(part)["by_path"] = {entry.path: self.by_path[entry.path] for entry in entries}
+        return part
 
     @property
     def files(self) -> Iterator[tuple[Entry, int]]:
