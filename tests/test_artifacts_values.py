@@ -431,7 +431,7 @@ class TestSafetensors(HandlerContract):
             {"__metadata__": np.ones(2)},
             {"a": np.ones(2), "b": torch.ones(2)},
             {"a": np.array(["text"])},
-            {"a": np.ma.array([1.0], mask=[1])},
+            {"a": np.ma.array([1.0], mask=[True])},
             {"a": torch.ones(2, requires_grad=True)},
             {"a": torch.ones(2).to_sparse()},
             {"a": tied, "b": tied},
@@ -501,15 +501,13 @@ class TestArrow(HandlerContract):
 
 
 def test_columns_of_an_arrow_file_are_read_alone(registry: ArtifactRegistry) -> None:
-    for table in (
-        pd.DataFrame({"a": [1], "b": [2]}),
-        pl.DataFrame({"a": [1], "b": [2]}),
-        pa.table({"a": [1], "b": [2]}),
-    ):
-        registry.log_artifact("table", table, "arrow")
-        back = registry.load_artifact("table", columns=["b"])
-        assert type(back) is type(table)
-        assert [str(name) for name in (back.column_names if type(back) is pa.Table else back.columns)] == ["b"]
+    frame = pd.DataFrame({"a": [1], "b": [2]}, index=pd.Index([7], name="key"))
+    registry.log_artifact("pandas", frame, "arrow")
+    assert registry.load_artifact("pandas", columns=["b"]).equals(frame[["b"]])
+    registry.log_artifact("polars", pl.DataFrame({"a": [1], "b": [2]}), "arrow")
+    assert registry.load_artifact("polars", columns=["b"]).equals(pl.DataFrame({"b": [2]}))
+    registry.log_artifact("table", pa.table({"a": [1], "b": [2]}), "arrow")
+    assert registry.load_artifact("table", columns=["b"]).equals(pa.table({"b": [2]}))
     with registry.download_artifact("table") as folder:
         assert pl.read_ipc(folder / "table.arrow").columns == ["a", "b"]
 

@@ -164,7 +164,7 @@ def part_of(tree: StoredTree, patterns: str | Iterable[str] | None) -> StoredTre
     wanted = {entry.raw for entry in tree.entries if chosen(entry)}
     if not wanted:
         raise InvalidArgument(f"No file of {tree.label} matches {patterns!r}. Nothing was downloaded.")
-    return tree.part(lambda entry: entry.raw in wanted)
+    return tree.selected(lambda entry: entry.raw in wanted)
 
 
 def verify_folder(tree: StoredTree, local_path: str | os.PathLike[str]) -> list[FileDifference]:

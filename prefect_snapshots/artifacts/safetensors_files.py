@@ -88,7 +88,7 @@ def _library_of(name: Any, tensor: Any) -> str:
 
 
 def _check_torch(tensors: dict[str, Any]) -> None:
-    """Raise an error for tensors that are not plain, or share memory, as tied parameters do: they would come back apart."""
+    """Raise an error for tensors that are not plain, or that share memory: tied parameters would come back apart."""
     torch = require("torch", "safetensors")
     extents = []
     for name, tensor in tensors.items():

@@ -75,7 +75,7 @@ class StoredTree:
             offset += entry.stored
         return found
 
-    def part(self, chosen: Callable[[Entry], bool]) -> StoredTree:
+    def selected(self, chosen: Callable[[Entry], bool]) -> StoredTree:
         """Return the tree with only some of its entries, and the directories above them."""
         above: set[bytes] = set()
         entries = []
