@@ -460,6 +460,13 @@ class EnvironmentMismatch(SetupError, RuntimeError):
     """
 
 
+class ReferenceChanged(SetupError, RuntimeError):
+    """A file that an artifact refers to has changed, or is gone, since the reference was logged.
+
+    Restore the file, load another version, or log the reference again. The message says what differs.
+    """
+
+
 class NoActiveRun(SetupError, RuntimeError):
     """Logging to Weights & Biases needs an active run of wandb, and there is none.
 

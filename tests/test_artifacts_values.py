@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -32,6 +34,7 @@ from sklearn.linear_model import LinearRegression
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
 from prefect_snapshots.artifacts import FileHandler, Handler, handlers, list_handlers, register_handler
 from prefect_snapshots.artifacts.handlers import JSON, find_handler
+from prefect_snapshots.artifacts.references import refer
 from prefect_snapshots.errors import (
     ArtifactNotFound,
     DamagedVersion,
@@ -39,8 +42,10 @@ from prefect_snapshots.errors import (
     HandlerNotFound,
     IntegrityError,
     InvalidArgument,
+    InvalidName,
     MissingDependency,
     PickleRefused,
+    ReferenceChanged,
     UnserialisableLeaf,
     UnserialisableValue,
 )
@@ -510,6 +515,95 @@ def test_columns_of_an_arrow_file_are_read_alone(registry: ArtifactRegistry) -> 
     assert registry.load_artifact("table", columns=["b"]).equals(pa.table({"b": [2]}))
     with registry.download_artifact("table") as folder:
         assert pl.read_ipc(folder / "table.arrow").columns == ["a", "b"]
+
+
+class TestReference(HandlerContract):
+    name = "reference"
+
+    @pytest.fixture
+    def values(self, tmp_path: Path) -> list[Any]:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "a.csv").write_text("a")
+        return [
+            refer(tmp_path / "elsewhere", None, checksum=False),
+            refer(tmp_path / "elsewhere" / "a.csv", None, checksum=True),
+        ]
+
+    @pytest.fixture
+    def refused(self) -> list[Any]:
+        return ["file:///etc/passwd", {}]
+
+
+def test_a_reference_notices_every_change(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    (folder / "deep").mkdir(parents=True)
+    changes: dict[str, Callable[[Path], Any]] = {
+        "it is gone": lambda path: path.unlink(),
+        "it has 6 bytes, not 3": lambda path: path.write_bytes(b"longer"),
+        "its modified is .* not": lambda path: path.write_bytes(b"two"),
+    }
+    for how, change in changes.items():
+        file = folder / "deep" / "x.bin"
+        file.write_bytes(b"one")
+        os.utime(file, (1_000_000, 1_000_000))
+        registry.log_reference("raw", folder)
+        (folder / "new").write_text("a file that was not there does not count")
+        reference = registry.load_artifact("raw")
+        with reference.open("deep/x.bin") as opened:
+            assert opened.read() == b"one"
+        change(file)
+        with pytest.raises(ReferenceChanged, match=f"deep/x.bin has changed since it was logged: {how}"):
+            registry.load_artifact("raw")
+        assert registry.load_artifact("raw", verify=False).files == reference.files
+        (folder / "new").unlink()
+
+
+def test_checksums_decide_whether_a_reference_has_changed(registry: ArtifactRegistry, tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    file.write_bytes(b"one")
+    registry.log_reference("raw", file, checksum=True)
+    os.utime(file, (1_000_000, 1_000_000))
+    reference = registry.load_artifact("raw")
+    modified = os.stat(file)
+    file.write_bytes(b"two")
+    with pytest.raises(ReferenceChanged, match="its content differs"):
+        registry.load_artifact("raw")
+    registry.log_reference("raw", file, checksum=True)
+    reference = registry.load_artifact("raw")
+    file.write_bytes(b"six")
+    os.utime(file, ns=(modified.st_atime_ns, int(float(reference.files[0].checks["modified"]) * 1e9)))
+    with pytest.raises(ReferenceChanged, match="its content differs"):
+        reference.verify(checksum=True)
+    with pytest.raises(InvalidArgument, match="has no file 'other'"), reference.open("other"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:secret@bucket/x",
+        "https://host/x?token=secret",
+        "simplecache::s3://bucket/x",
+        "zip://a.txt",
+        "reference://x",
+        "file:///a\nb",
+    ],
+)
+def test_urls_with_secrets_or_of_other_kinds_are_no_references(registry: ArtifactRegistry, url: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        registry.log_reference("raw", url)
+    assert "secret@" not in str(refused.value)
+    assert "=secret" not in str(refused.value)
+    assert not registry.exists("raw")
+    forged = json.dumps({"url": url, "files": []}).encode()
+    with pytest.raises((IntegrityError, InvalidArgument)):
+        find_handler("reference").load(memoryview(bytearray(forged)), allow_pickle=False)  # type: ignore[attr-defined]
+
+
+def test_a_forged_path_of_a_reference_is_refused() -> None:
+    forged = json.dumps({"url": "file:///data", "files": [{"path": "../x", "size": 1, "checks": {}}]}).encode()
+    with pytest.raises((IntegrityError, InvalidName)):
+        find_handler("reference").load(memoryview(bytearray(forged)), allow_pickle=False)  # type: ignore[attr-defined]
 
 
 class TestPytree(HandlerContract):

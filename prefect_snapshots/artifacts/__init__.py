@@ -12,6 +12,7 @@ from .history import Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion, Release
 from .manager import ArtifactHandle, ArtifactManager
 from .models import ModelLogger
+from .references import Reference, ReferencedFile
 from .registry import ArtifactRegistry
 from .wandb import WandbArtifactRegistry
 from .wandb_artifact import WandbArtifact
@@ -31,6 +32,8 @@ __all__ = [
     "LoggedFolder",
     "ModelLogger",
     "Move",
+    "Reference",
+    "ReferencedFile",
     "Release",
     "VersionLike",
     "WandbArtifact",

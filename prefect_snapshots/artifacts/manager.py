@@ -24,6 +24,7 @@ from .differences import Difference, FileDifference
 from .downloads import Download, LoggedFolder
 from .history import Match, Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion
+from .references import refer
 
 
 class ArtifactHandle(Protocol):
@@ -348,6 +349,62 @@ class ArtifactManager(ABC):
         """
         return self.artifact(name, collection).log(
             value, handler, metadata=metadata, expiry=expiry, if_changed=if_changed, token=token, **writer_options
+        )
+
+    def log_reference(
+        self,
+        name: str,
+        url: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        checksum: bool = False,
+        collection: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+        if_changed: bool = False,
+    ) -> ArtifactVersion:
+        """Log files that stay where they are. The version records their sizes and what identifies their content.
+
+        `load_artifact` returns a `Reference` after it has verified that no file has changed.
+
+        Args:
+            name: The name of the artifact.
+            url: A path, or the URL of a file or a folder, such as "s3://bucket/data". It is stored, so it must contain
+                no secret.
+            storage_options: Options of the file system, such as credentials. They are not stored: pass them to
+                `load_artifact`, too.
+            checksum: Also read the files, and record a checksum of each. Default: trust the version, the ETag or the
+                time of modification that the storage returns.
+            collection, metadata, expiry, if_changed: As for `log_files`.
+
+        Returns:
+            The version that was logged, with its name and number.
+
+        Raises:
+            ObjectMissing: There are no files at the URL.
+            InvalidArgument: The URL contains a secret, or is not one of files.
+            StorageError: The storage cannot be read.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> folder = pathlib.Path(tempfile.mkdtemp())
+            >>> _ = (folder / "large.csv").write_text("a,b")
+            >>> registry = ArtifactRegistry("memory://example-reference")
+            >>> version = registry.log_reference("raw", folder)
+            >>> reference = registry.load_artifact("raw")
+            >>> with reference.open("large.csv") as file:
+            ...     file.read()
+            b'a,b'
+        """
+        return self.log_artifact(
+            name,
+            refer(url, storage_options, checksum),
+            "reference",
+            collection=collection,
+            metadata=metadata,
+            expiry=expiry,
+            if_changed=if_changed,
         )
 
     def adopt(

@@ -193,6 +193,40 @@ def log(
 
 
 @app.command
+def refer(
+    name: str,
+    url: str,
+    /,
+    *,
+    checksum: bool = False,
+    if_changed: bool = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Log files that stay where they are: their sizes, and what identifies their content.
+
+    Args:
+        name: The name of the artifact.
+        url: A path, or the URL of a file or a folder.
+        checksum: Also read the files, and record a checksum of each.
+        if_changed: Log nothing if the latest version is identical.
+    """
+    registry = _registry(session, collection, writing=True)
+    version = registry.log_reference(name, url, checksum=checksum, if_changed=if_changed)
+    reference = registry.load_artifact(name, version.version, verify=False)
+    files = [{"path": file.path, "size": file.size, "checks": file.checks} for file in reference.files]
+    document = {
+        "name": name,
+        "collection": collection,
+        "version": version.version,
+        "url": reference.url,
+        "files": files,
+    }
+    told = f"Logged {version}: a reference to {count_text(len(files), 'file')}, {size_text(reference.size)}."
+    return Answer(document, remark=told)
+
+
+@app.command
 def download(
     name: Name,
     version: Version = "latest",

@@ -1,0 +1,162 @@
+"""References: files that stay where they are, with what identifies their content."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import msgspec
+from blake3 import blake3
+
+from ..errors import IntegrityError, InvalidArgument, ReferenceChanged
+from ..repository.location import Buffer
+from ..repository.location.elsewhere import list_elsewhere, open_elsewhere, url_of
+from ..trees.entries import check_path
+from .handlers import FileHandler
+
+_PIECE = 8 * 1024 * 1024
+
+
+class ReferencedFile(msgspec.Struct, frozen=True):
+    """One file of a reference.
+
+    Attributes:
+        path: Its path below the URL. Empty if the URL is the file.
+        size: Its size in bytes.
+        checks: What identified its content: "version", "etag" or "modified", as the storage returned them, and
+            "blake3" if the reference was made with `checksum=True`.
+    """
+
+    path: str
+    size: int
+    checks: dict[str, str]
+
+
+class _Body(msgspec.Struct):
+    url: str
+    files: list[ReferencedFile]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Files elsewhere, as they were when they were logged. `load_artifact` returns one, after it has verified it.
+
+    Attributes:
+        url: The URL of the file or folder.
+        files: The files.
+        storage_options: Options of the file system. They are not stored.
+    """
+
+    url: str
+    files: tuple[ReferencedFile, ...]
+    storage_options: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def verify(self, *, checksum: bool = False) -> None:
+        """Compare the files with what was recorded, without reading them.
+
+        Args:
+            checksum: Read the files, and compare their content with the recorded checksums.
+
+        Raises:
+            ReferenceChanged: A file has changed or is gone. The message names it.
+            InvalidArgument: `checksum` is True, and no checksums were recorded.
+        """
+        here = {file.path: file for file in list_elsewhere(self.url, self.storage_options)}
+        for file in self.files:
+            found = here.get(file.path)
+            if found is None:
+                raise self._changed(file, "it is gone")
+            if found.size != file.size:
+                raise self._changed(file, f"it has {found.size:,} bytes, not {file.size:,}")
+            check = next((name for name in ("version", "etag", "modified") if name in file.checks), None)
+            if check is not None and found.checks.get(check) != file.checks[check]:
+                if "blake3" not in file.checks:
+                    raise self._changed(file, f"its {check} is {found.checks.get(check)}, not {file.checks[check]}")
+                self._compare(file)
+        if checksum:
+            for file in self.files:
+                if "blake3" not in file.checks:
+                    raise InvalidArgument(f"{self.url} was logged without checksums. Log it with checksum=True.")
+                self._compare(file)
+
+    @contextlib.contextmanager
+    def open(self, path: str = "") -> Iterator[BinaryIO]:
+        """Open one of the files for reading. Its content is not verified.
+
+        Args:
+            path: The path of the file. Default: the file at the URL itself.
+
+        Raises:
+            InvalidArgument: The reference has no such file.
+        """
+        if not any(file.path == path for file in self.files):
+            raise InvalidArgument(f"The reference to {self.url} has no file {path!r}.")
+        with open_elsewhere(f"{self.url}/{path}" if path else self.url, self.storage_options) as file:
+            yield file
+
+    def _compare(self, file: ReferencedFile) -> None:
+        if self._checksum(file.path) != file.checks["blake3"]:
+            raise self._changed(file, "its content differs")
+
+    def _checksum(self, path: str) -> str:
+        hasher = blake3()
+        with self.open(path) as file:
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
+        return hasher.hexdigest()
+
+    def _changed(self, file: ReferencedFile, how: str) -> ReferenceChanged:
+        place = f"{self.url}/{file.path}".rstrip("/")
+        return ReferenceChanged(
+            f"{place} has changed since it was logged: {how}. Restore it, load another version, or log the "
+            "reference again. To load the reference anyway, pass verify=False."
+        )
+
+
+def refer(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, checksum: bool) -> Reference:
+    """Return a reference to the files at a URL, as they are now."""
+    options = dict(storage_options or {})
+    found = list_elsewhere(url_of(url), options)
+    files = tuple(ReferencedFile(file.path, file.size, file.checks) for file in found)
+    reference = Reference(url_of(url), files, options)
+    if not checksum:
+        return reference
+    summed = (
+        ReferencedFile(file.path, file.size, {**file.checks, "blake3": reference._checksum(file.path)})
+        for file in files
+    )
+    return Reference(reference.url, tuple(summed), options)
+
+
+def _dump(value: Any, allow_pickle: bool) -> list[Buffer]:
+    if type(value) is not Reference:
+        raise TypeError("it is not a Reference. Call log_reference.")
+    return [msgspec.json.encode(_Body(value.url, list(value.files)))]
+
+
+def _load(
+    data: memoryview, allow_pickle: bool, storage_options: Mapping[str, Any] | None = None, verify: bool = True
+) -> Reference:
+    try:
+        body = msgspec.json.decode(data, type=_Body)
+        for file in body.files:
+            if file.path:
+                check_path(os.fsencode(file.path))
+        url = url_of(body.url)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"This reference is damaged: {error}") from None
+    reference = Reference(url, tuple(body.files), dict(storage_options or {}))
+    if verify:
+        reference.verify()
+    return reference
+
+
+REFERENCE = FileHandler("reference.json", _dump, _load)
