@@ -12,7 +12,7 @@ from .history import Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion, Release
 from .manager import ArtifactHandle, ArtifactManager
 from .models import ModelLogger
-from .references import Reference, ReferencedFile
+from .references import FileReference, ReferencedFile
 from .registry import ArtifactRegistry
 from .wandb import WandbArtifactRegistry
 from .wandb_artifact import WandbArtifact
@@ -28,11 +28,11 @@ __all__ = [
     "Download",
     "FileDifference",
     "FileHandler",
+    "FileReference",
     "Handler",
     "LoggedFolder",
     "ModelLogger",
     "Move",
-    "Reference",
     "ReferencedFile",
     "Release",
     "VersionLike",

@@ -365,7 +365,7 @@ class ArtifactManager(ABC):
     ) -> ArtifactVersion:
         """Log files that stay where they are. The version records their sizes and what identifies their content.
 
-        `load_artifact` returns a `Reference` after it has verified that no file has changed.
+        `load_artifact` returns a `FileReference` after it has verified that no file has changed.
 
         Args:
             name: The name of the artifact.

@@ -18,6 +18,7 @@ from ..trees.entries import check_path
 from .handlers import FileHandler
 
 _PIECE = 8 * 1024 * 1024
+"""How many bytes are read at a time: enough to keep a network busy, with little memory for files of any size."""
 
 
 class ReferencedFile(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class _Body(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Reference:
+class FileReference:
     """Files elsewhere, as they were when they were logged. `load_artifact` returns one, after it has verified it.
 
     Attributes:
@@ -121,30 +122,30 @@ class Reference:
         )
 
 
-def refer(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, checksum: bool) -> Reference:
+def refer(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, checksum: bool) -> FileReference:
     """Return a reference to the files at a URL, as they are now."""
     options = dict(storage_options or {})
     found = list_elsewhere(url_of(url), options)
     files = tuple(ReferencedFile(file.path, file.size, file.checks) for file in found)
-    reference = Reference(url_of(url), files, options)
+    reference = FileReference(url_of(url), files, options)
     if not checksum:
         return reference
     summed = (
         ReferencedFile(file.path, file.size, {**file.checks, "blake3": reference._checksum(file.path)})
         for file in files
     )
-    return Reference(reference.url, tuple(summed), options)
+    return FileReference(reference.url, tuple(summed), options)
 
 
 def _dump(value: Any, allow_pickle: bool) -> list[Buffer]:
-    if type(value) is not Reference:
-        raise TypeError("it is not a Reference. Call log_reference.")
+    if type(value) is not FileReference:
+        raise TypeError("it is not a FileReference. Call log_reference.")
     return [msgspec.json.encode(_Body(value.url, list(value.files)))]
 
 
 def _load(
     data: memoryview, allow_pickle: bool, storage_options: Mapping[str, Any] | None = None, verify: bool = True
-) -> Reference:
+) -> FileReference:
     try:
         body = msgspec.json.decode(data, type=_Body)
         for file in body.files:
@@ -153,7 +154,7 @@ def _load(
         url = url_of(body.url)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise IntegrityError(f"This reference is damaged: {error}") from None
-    reference = Reference(url, tuple(body.files), dict(storage_options or {}))
+    reference = FileReference(url, tuple(body.files), dict(storage_options or {}))
     if verify:
         reference.verify()
     return reference

@@ -47,6 +47,7 @@ _NAMES = {name: code for code, name in _DTYPES.items()}
 _LONGEST = 100_000_000
 """The most bytes of a header, as in the library: about a million tensors."""
 _ALIGNMENT = 8
+"""The body begins at a multiple of this, the size of the widest element, so that a mapped file is aligned."""
 _TORCH, _JAX, _NUMPY = "pt", "flax", "np"
 """The field `format` of the header, by which other programs know the library, too."""
 
