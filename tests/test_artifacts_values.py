@@ -29,7 +29,6 @@ import safetensors.numpy
 import safetensors.torch
 import scipy.sparse  # type: ignore[import-untyped]
 import torch
-from sklearn.linear_model import LinearRegression
 
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
 from prefect_snapshots.artifacts import FileHandler, Handler, handlers, list_handlers, register_handler
@@ -295,6 +294,8 @@ def test_folders_are_not_loaded_and_values_are(registry: ArtifactRegistry) -> No
 
 
 def test_a_model_of_scikit_learn_remembers_what_it_needs(registry: ArtifactRegistry) -> None:
+    from sklearn.linear_model import LinearRegression  # takes a second, for each process that collects the tests
+
     model = LinearRegression().fit(np.arange(4).reshape(4, 1), np.arange(4) * 2)
     registry.log_artifact("model", model, handler="joblib")
     environment = registry.get_artifact("model").environment
