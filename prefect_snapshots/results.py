@@ -23,7 +23,7 @@ from .errors import DamagedObject, InvalidArgument, ObjectMissing, RepositoryNot
 from .repository.catalog import Event
 from .repository.commits import Draft
 from .repository.contents import ContentReader
-from .repository.keyed import DELETED, ELSEWHERE, VALUE, KeyedValues, Listed, Value, live
+from .repository.keyed import DELETED, ELSEWHERE, VALUE, KeyedValues, Listed, Value, bytes_of_key, live
 from .repository.names import check_name
 from .repository.repository import Repository
 from .repository.reserve import with_reserve
@@ -94,8 +94,11 @@ class ResultLog:
         """Store a result durably. It replaces an older result of this key.
 
         Args:
-            key: Any string.
+            key: Any string of valid Unicode.
             data: The bytes. Of more than 64 KB, only data that is not stored yet takes space.
+
+        Raises:
+            InvalidName: The key contains half of a surrogate pair.
         """
         values = self._writing()
         if len(data) <= SMALL:
@@ -366,7 +369,7 @@ class _Contents:
 
 
 def _number(key: str) -> int:
-    return blake3(key.encode()).digest()[0] % STREAMS
+    return blake3(bytes_of_key(key)).digest()[0] % STREAMS
 
 
 def _intact(values: KeyedValues, key: str) -> Value | None:

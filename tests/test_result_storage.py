@@ -23,8 +23,8 @@ from prefect.serializers import JSONSerializer
 from prefect.task_runners import ProcessPoolTaskRunner
 from pydantic import SecretStr
 
-from prefect_snapshots import SnapshotRepository
-from prefect_snapshots.errors import ObjectMissing, PickleRefused, ReadOnlyRepository, RepositoryNotFound
+from prefect_snapshots import Repository, SnapshotRepository
+from prefect_snapshots.errors import InvalidName, ObjectMissing, PickleRefused, ReadOnlyRepository, RepositoryNotFound
 from prefect_snapshots.flows import expire_results
 from prefect_snapshots.repository.reserve import RESERVE
 from prefect_snapshots.results import ResultLog
@@ -266,3 +266,13 @@ def test_plain_json_needs_no_permission(tmp_path: Path) -> None:
     }
     with pytest.raises(PickleRefused, match="result_serializer"):
         ResultStore(result_storage=block).write(key="pickled", obj=1)
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_key_that_is_no_unicode_is_refused(tmp_path: Path, size: int) -> None:
+    log = ResultLog(Repository(tmp_path))
+    for attempt in (lambda: log.write("\ud800", bytes(size)), lambda: log.exists("a\udc80")):
+        with pytest.raises(InvalidName, match="half of a surrogate pair"):
+            attempt()
+    log.write("\U0001f600", bytes(size))
+    assert log.read("\U0001f600") == bytes(size)

@@ -41,7 +41,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any],
 def test_everything_comes_back_in_a_fresh_process(zoo: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
     _, written, passed = zoo
     taken = written["taken"]
-    assert len(taken) > 250
+    assert len(taken) > 310
     assert passed["taken"] == taken
     counts = Counter(way for ways in taken.values() for way in ways)
     assert counts["snapshot"] == counts["pytree"] == counts["pickle"] == len(taken)
@@ -50,12 +50,10 @@ def test_everything_comes_back_in_a_fresh_process(zoo: tuple[Path, dict[str, Any
     assert counts["json"] >= 20
     assert counts["parquet"] >= 14
     assert counts["text"] == 4
-    # What nests this deeply, or has no elements, has no key.
-    assert {name for name, key in written["keys"].items() if key == "refused"} == {"containers: deep", "torch: meta"}
-    assert {name for name, found in written["fingerprints"].items() if found == "refused"} == {
-        "containers: deep",
-        "torch: meta",
-    }
+    # What nests this deeply, has no elements, or is a part of a class has no key.
+    without = {"containers: deep", "torch: meta", "callables: descriptor"}
+    for what in ("keys", "fingerprints"):
+        assert {name for name, found in written[what].items() if found == "refused"} == without
 
 
 @pytest.mark.nightly

@@ -127,7 +127,93 @@ class Parent:
     parent: Any = None
 
 
+class Size(float, enum.Enum):
+    HALF = 0.5
+
+
+class Interval(tuple[int, int], enum.Enum):
+    UNIT = (0, 1)
+
+
+class Marked(enum.Enum):
+    ONE = (1, "one")
+
+    def __init__(self, number: int, word: str) -> None:
+        self.number = number
+        self.word = word
+
+
+class Colours(enum.Enum):
+    UPPER = enum.auto()
+    UPPER_TOO = UPPER
+
+
 T = TypeVar("T")
+
+
+class Cell(NamedTuple, Generic[T]):
+    content: T
+
+
+@dataclasses.dataclass
+class Initialised:
+    a: int
+    scale: dataclasses.InitVar[int] = 2
+    b: int = dataclasses.field(init=False)
+
+    def __post_init__(self, scale: int) -> None:
+        self.b = self.a * scale
+
+
+@dataclasses.dataclass(kw_only=True, order=True, slots=True, weakref_slot=True)
+class Keyword:
+    a: int
+    hidden: list[int] = dataclasses.field(default_factory=list, repr=False, compare=False)
+
+
+@dataclasses.dataclass
+class Base:
+    a: int
+
+
+@dataclasses.dataclass
+class Derived(Base):
+    b: Any = None
+    counter: ClassVar[int] = 0
+
+
+@dataclasses.dataclass
+class WithMore:
+    """A dataclass whose objects have attributes that are no fields."""
+
+    a: int
+
+
+class FrozenModel(pydantic.BaseModel, frozen=True, extra="allow"):
+    number: int
+    _private: list[int] = pydantic.PrivateAttr(default_factory=list)
+
+
+class Container(pydantic.BaseModel, Generic[T]):
+    content: T
+
+
+@attrs.frozen
+class FrozenAttrs:
+    a: int = attrs.field(alias="given")
+    b: list[int] = attrs.field(factory=list, eq=False)
+
+
+class SlotsBase:
+    __slots__ = ("a",)
+
+
+class SlotsBelow(SlotsBase):
+    __slots__ = ("__dict__", "b")
+
+
+class Weights(torch.nn.Parameter):
+    pass
 
 
 @dataclasses.dataclass
@@ -231,6 +317,10 @@ class WrongState:
 
 
 async def _later() -> None: ...
+
+
+async def _endless() -> Any:
+    yield 1
 
 
 def triple(x: int) -> int:
@@ -349,6 +439,52 @@ def _graph() -> Any:
     return graph
 
 
+def _noted() -> Any:
+    error = ValueError("a")
+    error.add_note("a note")
+    return error
+
+
+def _caused() -> Any:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise OwnError(5) from inner
+    except OwnError as outer:
+        return outer.with_traceback(None)
+
+
+def _in_context() -> Any:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError:
+            raise OwnError(5)  # noqa: B904
+    except OwnError as outer:
+        return outer.with_traceback(None)
+
+
+def _slots_below() -> Any:
+    return _with(SlotsBelow(), a=1, b=[2], c="in the dict")
+
+
+def _shared_within() -> Any:
+    inner = [1, 2]
+    return Plain({"one": inner, "other": inner})
+
+
+def _graph_of_dicts() -> Any:
+    one: dict[str, Any] = {"name": "one"}
+    two: dict[str, Any] = {"name": "two", "before": one}
+    one["after"] = two
+    return [one, two]
+
+
+def _unlabelled() -> Any:
+    return pd.DataFrame({"a": [1]}).set_flags(allows_duplicate_labels=False)
+
+
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 STRUCT = [("a", "i4"), ("b", "f8", (2,)), ("c", "U3")]
 PADDED = np.dtype({"names": ["a", "b"], "formats": ["i1", "i4"], "offsets": [0, 4], "itemsize": 8})
@@ -408,6 +544,15 @@ _PLAIN: dict[str, Made] = {
     "own int": lambda: OwnInt(5),
     "own float": lambda: OwnFloat(0.5),
     "own str": lambda: _with(OwnStr("s"), note="n"),
+    "enum with a base": lambda: [Size.HALF, Interval.UNIT, Marked.ONE, Colours.UPPER_TOO],
+    "enum as key": lambda: {Size.HALF: 1, Colour.RED: 2},
+    "complex parts": lambda: [complex(0.0, -0.0), complex(math.inf, math.nan), complex(-0.0, 1)],
+    "fold of no zone": lambda: dt.datetime(2026, 10, 25, 2, 30, fold=1),
+    "time with fold": lambda: dt.time(2, 30, fold=1, tzinfo=BERLIN),
+    "extreme times": lambda: [dt.datetime.min, dt.datetime.max, dt.date.min, dt.timedelta.max, dt.timedelta.resolution],
+    "decimals": lambda: [decimal.Decimal(text) for text in ("1E+20", "-0", "sNaN", "-Infinity", "1.10", "9" * 60)],
+    "decimal context": lambda: decimal.Context(prec=5, rounding=decimal.ROUND_UP, traps=[decimal.Inexact]),
+    "lone surrogates": lambda: {"\ud800": ["\udfff"], "a\udc80b": b""},
 }
 _CONTAINERS: dict[str, Made] = {
     "empty": lambda: [[], (), {}, set(), frozenset()],
@@ -445,6 +590,24 @@ _CONTAINERS: dict[str, Made] = {
     "attrs": lambda: Attrs(1, [2]),
     "syntax tree": lambda: ast.dump(ast.parse("a + 1")),
     "random": _used_random,
+    "noted exception": _noted,
+    "caused exception": _caused,
+    "exception in a context": _in_context,
+    "named tuple of a type": lambda: Cell[int](1),
+    "field that is no argument": lambda: Initialised(3, 5),
+    "only keywords": lambda: Keyword(a=1, hidden=[2]),
+    "derived": lambda: Derived(1, b={"c": Base(2)}),
+    "attribute that is no field": lambda: _with(WithMore(1), more=[2]),
+    "frozen model": lambda: _with(FrozenModel.model_validate({"number": 1, "other": "x"}), _private=[3]),
+    "generic model": lambda: Container[int](content=1),
+    "model with unset fields": lambda: Model.model_construct(number="unchecked"),
+    "frozen attrs": lambda: FrozenAttrs(given=1, b=[2]),
+    "slots with inheritance": _slots_below,
+    "shared within": _shared_within,
+    "graph of dicts": _graph_of_dicts,
+    "mapping proxy": lambda: types.MappingProxyType({"a": 1}),
+    "sets within": lambda: {frozenset({frozenset({1}), (1, "a")}), frozenset()},
+    "deque of tuples": lambda: collections.deque([(1, collections.deque())]),
 }
 _CALLABLES: dict[str, Made] = {
     "function": lambda: triple,
@@ -458,6 +621,11 @@ _CALLABLES: dict[str, Made] = {
     "ufunc": lambda: [np.add, np.exp],
     "alias": lambda: [list[int], dict[str, int | None]],
     "union": lambda: int | None,
+    "bound method": lambda: [Plain(3).__reduce__, [1].append, "a".__add__, dt.datetime.now],
+    "partial of a partial": lambda: functools.partial(functools.partial(triple, 1), y=[2]),
+    "module": lambda: [math, os.path, collections.abc],
+    "descriptor": lambda: [classmethod(triple), staticmethod(triple)],
+    "class of a class": lambda: [type, enum.EnumMeta, Container, Cell, Generic],
     "dtype objects": lambda: [np.dtype("f4"), np.dtype(STRUCT), torch.float16, jnp.bfloat16],
 }
 _DTYPES = ("bool", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8", "g", "F", "D", "G")
@@ -494,6 +662,23 @@ _NUMPY: dict[str, Made] = {
     "generator": _used_rng,
     "random state": lambda: np.random.RandomState(3),
     "seed sequence": lambda: np.random.SeedSequence(5).generate_state(2),
+    "hard mask": lambda: np.ma.array([1, 2], mask=[0, 1], hard_mask=True),
+    "structured mask": lambda: np.ma.array([(1, 2.0)], mask=[(1, 0)], dtype=[("a", "i4"), ("b", "f8")]),
+    "masked constant": lambda: [np.ma.masked, np.ma.nomask],
+    "nan payload": lambda: np.array([0x7FF8000000000ABC, 0xFFF0000000000001], np.uint64).view(np.float64),
+    "complex nan payload": lambda: np.array([0x7FF8000000000ABC, 1], np.uint64).view(np.complex128),
+    "negative zeros": lambda: np.array([-0.0, 0.0, complex(-0.0, -0.0)]),
+    "no dimensions of objects": lambda: np.array({"a": 1}, dtype=object),
+    "big endian structure": lambda: np.zeros(2, [("a", ">f8"), ("b", "<u2"), ("c", ">U2")]),
+    "subarray": lambda: np.zeros(2, [("a", "f4", (2, 3)), ("n", [("x", "i1"), ("y", "S3")])]),
+    "titles": lambda: np.zeros(1, [(("a title", "a"), "i4")]),
+    "aligned": lambda: np.zeros(1, np.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    "dates of every unit": lambda: [np.array([1, 2], f"M8[{unit}]") for unit in ("Y", "M", "W", "D", "h", "ps", "25s")],
+    "dates of no unit": lambda: [np.array(["NaT"], "M8"), np.array([5], "m8")],
+    "scalars of ml_dtypes": lambda: [ml_dtypes.bfloat16(1.5), ml_dtypes.float8_e5m2(2), ml_dtypes.int4(-3)],
+    "float4 and 6": lambda: [
+        np.array([1.0, -2.0]).astype(getattr(ml_dtypes, name)) for name in ("float4_e2m1fn", "float6_e2m3fn", "uint4")
+    ],
     "polynomial": lambda: np.polynomial.Polynomial([1.0, 2.0]),
 }
 _JAX: dict[str, Made] = {
@@ -521,6 +706,9 @@ _JAX: dict[str, Made] = {
     "equinox mlp": lambda: eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0)),
     "bcoo": lambda: jax.experimental.sparse.BCOO.fromdense(jnp.eye(2)),
     "partial": lambda: jax.tree_util.Partial(triple, 2),
+    "weak types": lambda: [jnp.asarray(1), jnp.asarray(True), jnp.asarray(1j), jnp.full(2, 3)],
+    "key of no elements": lambda: jax.random.split(jax.random.key(1), 0),
+    "int4": lambda: jnp.arange(3, dtype=jnp.int4),
 }
 _TORCH: dict[str, Made] = {
     **{
@@ -555,6 +743,12 @@ _TORCH: dict[str, Made] = {
     "state dict": lambda: _net().state_dict(),
     "optimizer": _adam,
     "sequential": lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU()),
+    "own parameter": lambda: Weights(torch.ones(2)),
+    "bsr": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
+    "complex view": lambda: torch.view_as_complex(torch.arange(4.0).reshape(2, 2)),
+    "frozen parameter": lambda: torch.nn.Parameter(torch.arange(2), requires_grad=False),
+    "parameters": lambda: torch.nn.ParameterList([torch.ones(1), torch.zeros(2)]),
+    "inference": lambda: torch.arange(3).share_memory_(),
     "size": lambda: [torch.Size([1, 2]), torch.device("cpu"), torch.strided],
     "generator": _torch_rng,
     "script in a dict": lambda: {"epoch": 3, "model": _net().state_dict(), "loss": 0.5},
@@ -580,6 +774,29 @@ _TABLES: dict[str, Made] = {
     "series": lambda: pd.Series([1, 2], name="n", index=["a", "b"]),
     "index": lambda: [pd.RangeIndex(3), pd.Index(["a"], name="x"), pd.DatetimeIndex(["2026-01-01"])],
     "timestamp": lambda: [pd.Timestamp("2026-01-01 00:00:00.000000001", tz="UTC"), pd.Timedelta(5), pd.NaT, pd.NA],
+    "extension types": lambda: pd.DataFrame(
+        {
+            "s": pd.array(["a", None], "string"),
+            "f": pd.array([0.5, None], "Float32"),
+            "a": pd.array(["x", None], "string[pyarrow]"),
+            "c": pd.Categorical([1, 2], [2, 1]),
+        }
+    ),
+    "unique labels": _unlabelled,
+    "index of categories": lambda: pd.DataFrame({"a": [1]}, index=pd.CategoricalIndex(["x"], ["x", "y"], name="i")),
+    "level names": lambda: pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)], names=["u", None])),
+    "days of work": lambda: pd.date_range("2026-01-01", periods=3, freq="B"),
+    "offsets": lambda: [pd.offsets.MonthEnd(2), pd.Period("2026Q1"), pd.Interval(0, 1, closed="left")],
+    "other sparse": lambda: [
+        getattr(scipy.sparse, f"{form}_array")([[1.0, 0.0], [0.0, 2.0]]) for form in ("csc", "bsr", "dia", "dok", "lil")
+    ],
+    "polars nested": lambda: pl.DataFrame(
+        {"a": [[{"x": [1, None]}]], "b": [None], "o": [b"\x00"]},
+        schema={"a": pl.List(pl.Struct({"x": pl.List(pl.Int8)})), "b": pl.Null, "o": pl.Binary},
+    ),
+    "polars arrays": lambda: pl.DataFrame(
+        {"a": [[1, 2]], "d": [dt.timedelta(1)]}, schema_overrides={"a": pl.Array(pl.Int8, 2)}
+    ),
     "polars": lambda: pl.DataFrame({"a": [1, None], "b": ["x", "y"], "c": [[1], []]}),
     "polars types": lambda: pl.DataFrame(
         {"c": pl.Series(["a"], dtype=pl.Categorical), "e": pl.Series(["x"], dtype=pl.Enum(["x"])), "s": [{"k": 1}]}
@@ -630,6 +847,11 @@ REFUSED: dict[str, Made] = {
     "frame": lambda: sys._getframe(),
     "open file": lambda: open(os.devnull, "rb"),  # noqa: SIM115
     "socket": socket.socket,
+    "condition": threading.Condition,
+    "asynchronous generator": lambda: _endless(),
+    "lambda with a lock": lambda: (lambda lock: lambda: lock)(threading.Lock()),
+    "exception with a lock": lambda: ValueError(threading.Lock()),
+    "text file": lambda: open(os.devnull),  # noqa: SIM115
     "connection": lambda: sqlite3.connect(":memory:"),
     "weak reference": lambda: weakref.ref(State),
     "pointer": lambda: ctypes.pointer(ctypes.c_int(1)),
@@ -692,8 +914,15 @@ class _Comparison:
 
     def _masked(self, one: Any, two: Any) -> bool:
         return self.same(
-            [np.ma.getmaskarray(one), one.filled(0), one.fill_value],
-            [np.ma.getmaskarray(two), two.filled(0), two.fill_value],
+            *(
+                [
+                    np.ma.getmaskarray(array),
+                    array.data if array.dtype.names else array.filled(0),
+                    array.fill_value,
+                    array.hardmask,
+                ]
+                for array in (one, two)
+            )
         )
 
     def _jax(self, one: Any, two: Any) -> bool:
@@ -765,7 +994,7 @@ class _Comparison:
         torch.nn.Module: _module,
         (pd.DataFrame, pd.Series): _frame,
         pd.Index: lambda self, one, two: one.identical(two) and one.dtype == two.dtype,
-        (pd.Timestamp, type(pd.NaT), type(pd.NA)): _missing,
+        (pd.Timestamp, pd.Period, type(pd.NaT), type(pd.NA)): _missing,
         pl.DataFrame: lambda self, one, two: one.schema == two.schema and one.equals(two, null_equal=True),
         pl.Series: lambda self, one, two: one.name == two.name and one.equals(two, null_equal=True, check_dtypes=True),
         pl.LazyFrame: lambda self, one, two: self.same(one.collect(), two.collect()),
@@ -797,7 +1026,20 @@ class _Comparison:
         np.polynomial.Polynomial: lambda self, one, two: self.same(
             [one.coef, one.domain, one.window, one.symbol], [two.coef, two.domain, two.window, two.symbol]
         ),
-        BaseException: lambda self, one, two: self.same([one.args, vars(one)], [two.args, vars(two)]),
+        BaseException: lambda self, one, two: self.same(
+            *([e.args, vars(e), e.__cause__, e.__context__, e.__suppress_context__] for e in (one, two))
+        ),
+        pd.offsets.BaseOffset: lambda self, one, two: one == two,
+        decimal.Context: lambda self, one, two: repr(one) == repr(two),
+        types.ModuleType: lambda self, one, two: one is two,
+        (classmethod, staticmethod): lambda self, one, two: one.__func__ == two.__func__,
+        types.MethodType: lambda self, one, two: self.same([one.__self__, one.__func__], [two.__self__, two.__func__]),
+        types.BuiltinMethodType: lambda self, one, two: (
+            one.__name__ == two.__name__ and self.same(one.__self__, two.__self__)
+        ),
+        types.MethodWrapperType: lambda self, one, two: self.same(
+            [one.__name__, one.__self__], [two.__name__, two.__self__]
+        ),
         random.Random: lambda self, one, two: one.getstate() == two.getstate(),
         np.random.Generator: lambda self, one, two: self.same(one.bit_generator.state, two.bit_generator.state),
         np.random.RandomState: lambda self, one, two: self.same(one.get_state(), two.get_state()),

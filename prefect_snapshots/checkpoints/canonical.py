@@ -153,6 +153,9 @@ class Canon:
             raise Unhashable("a function has no content")
         elif isinstance(value, types.BuiltinFunctionType) and not _bound_to(value):
             self.text(b"C", _reference(value))
+        elif isinstance(value, types.MappingProxyType):
+            self.text(b"C", _reference(cls))
+            self.write(dict(value))
         elif isinstance(value, np.generic):
             self.array(np.asarray(value), b"g")
         elif isinstance(value, PurePath):

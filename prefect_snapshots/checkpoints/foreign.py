@@ -97,11 +97,22 @@ def _torch(canon: CanonicalWriter, value: Any) -> bool:
 def _numpy(canon: CanonicalWriter, value: Any) -> bool:
     if not isinstance(value, np.ma.MaskedArray):
         return False
+    if value is np.ma.masked:
+        _class(canon, type(value))
+        return True
     mask = np.ma.getmaskarray(value)
     filled = np.array(value.data, copy=True, subok=False)
-    filled[mask] = np.zeros((), value.dtype)
-    _start(canon, value, filled, mask, value.fill_value)
+    _blank(filled, mask)
+    _start(canon, value, filled, mask, value.fill_value, *(["hard mask"] if value.hardmask else []))
     return True
+
+
+def _blank(array: NDArray[Any], mask: NDArray[Any]) -> None:
+    """Set the masked elements to zero: what is behind a mask is not content. A structure has a mask for each field."""
+    if array.dtype.names is None:
+        array[mask] = np.zeros((), array.dtype)
+    for name in array.dtype.names or ():
+        _blank(array[name], mask[name])
 
 
 def _scipy(canon: CanonicalWriter, value: Any) -> bool:

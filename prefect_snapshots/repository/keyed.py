@@ -27,7 +27,7 @@ from itertools import groupby
 
 import msgspec
 
-from ..errors import CommitUnknown, DamagedObject, IntegrityError, ObjectMissing, StorageError
+from ..errors import CommitUnknown, DamagedObject, IntegrityError, InvalidName, ObjectMissing, StorageError
 from ..messages import logger
 from .catalog import Event, Stream
 from .commits import Draft, MakeDraft, commit
@@ -119,9 +119,21 @@ class Listed:
 
 def name_of(sealer: Sealer, stream: str, key: str) -> str:
     """Return the name of the object of a key."""
-    encoded = key.encode()
-    digest, hidden = sealer.hide_key(stream, encoded)
-    return "x" + _encoded(digest) if len(encoded) > _LONGEST else _encoded(digest + hidden)
+    plain = bytes_of_key(key)
+    digest, hidden = sealer.hide_key(stream, plain)
+    return "x" + _encoded(digest) if len(plain) > _LONGEST else _encoded(digest + hidden)
+
+
+def bytes_of_key(key: str) -> bytes:
+    """Return the bytes of a key.
+
+    Raises:
+        InvalidName: It is not valid Unicode.
+    """
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        raise InvalidName(f"The key {key!r} contains half of a surrogate pair, which cannot be stored.") from None
 
 
 def key_of(sealer: Sealer, stream: str, name: str) -> str | None:

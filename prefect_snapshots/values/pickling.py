@@ -178,6 +178,12 @@ class _Finder(pickle.Pickler):
             self.script = obj.__qualname__
         elif type(obj) is np.matrix:
             self.changed = "a matrix as an array"
+        elif isinstance(obj, np.ma.MaskedArray) and obj.hardmask:
+            self.changed = "a hard mask as a soft one"
+        elif isinstance(obj, BaseException) and (obj.__cause__ or obj.__context__):
+            self.changed = "an exception without its cause and context"
+        elif (torch := loaded_torch()) and isinstance(obj, torch.nn.Parameter) and _loses_its_class(torch, obj):
+            self.changed = f"a {type(obj).__name__} as a plain parameter"
         elif type(obj) is np.ndarray and obj.dtype.byteorder not in "=|" and not obj.dtype.isnative:
             self.changed = f"an array of {obj.dtype} in the byte order of this machine"
 
@@ -221,14 +227,41 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         # Without this, library callables that are not plain functions, such as jitted ones, would be pickled by value.
         if not isinstance(obj, type) and callable(obj) and (name := reference_of_function(obj)) is not None:
             return name.partition(":")[2]
+        if isinstance(obj, type) and (made_of := getattr(obj, "__pydantic_generic_metadata__", {})).get("origin"):
+            # A generic model with its types, such as Box[int], has no name in its module.
+            arguments = made_of["args"]
+            return operator.getitem, (made_of["origin"], arguments[0] if len(arguments) == 1 else arguments)
         if type(obj) is functools.cached_property:
             # In Python 3.11 it has a lock, which cannot be pickled.
             return functools.cached_property, (obj.func,), {"attrname": obj.attrname, "__doc__": obj.__doc__}
+        if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdin, sys.stdout, sys.stderr):
+            # cloudpickle would bring back its text, as a file in memory.
+            raise TypeError("cannot pickle an open file")
+        if isinstance(obj, BaseException):
+            return _reduce_exception(obj) or super().reducer_override(obj)
+        if isinstance(obj, np.ma.MaskedArray) and obj.hardmask:  # NumPy would bring back a soft one
+            soft = obj.view()
+            soft.soften_mask()
+            return operator.methodcaller("harden_mask"), (soft,)
         if type(obj) is memoryview:  # cloudpickle would bring back bytes
             if obj.format == "B" and obj.ndim == 1:
                 return memoryview, (obj.tobytes(),)
             return operator.methodcaller("cast", obj.format, obj.shape), (memoryview(obj.tobytes()),)
         return _reduce_torch(obj) or super().reducer_override(obj)
+
+
+def _reduce_exception(error: BaseException) -> Any:
+    """Return how to pickle an exception with its cause and context, which Python leaves out; None if it has none."""
+    causes = {"__context__": error.__context__, "__cause__": error.__cause__}
+    if not any(causes.values()) or type(error).__setstate__ is not BaseException.__setstate__:
+        return None
+    reduced = error.__reduce_ex__(_PROTOCOL)
+    if not isinstance(reduced, tuple) or len(reduced) > 3:
+        return None
+    make, arguments, *state = reduced
+    # Setting the cause also sets the last one.
+    suppressed = {"__suppress_context__": error.__suppress_context__}
+    return make, arguments, {**(state[0] if state and state[0] else {}), **causes, **suppressed}
 
 
 def _reduce_torch(value: Any) -> Any:
@@ -240,6 +273,8 @@ def _reduce_torch(value: Any) -> Any:
     torch = loaded_torch()
     if torch is None:
         return None
+    if isinstance(value, torch.nn.Parameter) and _loses_its_class(torch, value):
+        return torch.Tensor._make_subclass, (type(value), value.detach(), value.requires_grad)
     if isinstance(value, torch.Tensor):
         return _typed(torch, value.__reduce_ex__(_PROTOCOL))
     if type(value) is torch.storage.TypedStorage and value._untyped_storage.device.type == "cpu":
@@ -252,6 +287,13 @@ def _reduce_torch(value: Any) -> Any:
     if not value.nbytes():
         return torch.UntypedStorage, (0,)
     return torch.Tensor.untyped_storage, (_TensorBytes(torch.empty(0, dtype=torch.uint8).set_(value).numpy()),)
+
+
+def _loses_its_class(torch: Any, value: Any) -> bool:
+    """Whether PyTorch would bring back an object of a class derived from `Parameter` as a plain parameter."""
+    cls = type(value)
+    derived = cls not in (torch.nn.Parameter, torch.nn.UninitializedParameter) and not vars(value)
+    return derived and cls.__reduce_ex__ is torch.nn.Parameter.__reduce_ex__
 
 
 def _typed(torch: Any, part: Any) -> Any:
