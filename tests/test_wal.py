@@ -137,6 +137,13 @@ def test_a_gap_is_seen_and_other_files_are_not_taken_for_segments(archive: WalAr
     assert json.loads(done.stdout)["timelines"][0]["missing"] == [[name(5), name(5)], [name(7), name(8)]]
 
 
+def test_what_names_a_small_segment_may_come_before_any_segment(archive: WalArchive, folder: Path) -> None:
+    """Only segments say their size: until then, the usual one is assumed, of which there are fewer."""
+    push(archive, folder, "0000000100000000000003FF.partial", b"x")
+    push(archive, folder, "0000000100000000000003FF.00000028.backup", b"START WAL LOCATION: 0/3FF00028\n")
+    assert len(archive.list_files()) == 2
+
+
 @pytest.mark.parametrize("text", ["3\t0/300000\tx", "1\t0/3g\tx", "x", "-1\t0/3\tx", "1\t0/3\n1\t0/4"])
 def test_a_history_that_cannot_be_is_refused(archive: WalArchive, folder: Path, text: str) -> None:
     with pytest.raises(WalRefused):

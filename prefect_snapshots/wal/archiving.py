@@ -360,8 +360,9 @@ class _Files:
             size = event.body.get("size", self.segment_size)
             if type(size) is not int or not 1 << 20 <= size <= _LONGEST or size & (size - 1):
                 raise ValueError("the size of a segment")
-            # What cannot be fetched must not close a gap.
-            if event.content is None or parsed.timeline != self.timeline or (parsed.part or 0) >= (1 << 32) // size:
+            # What cannot be fetched must not close a gap. Only segments say their size.
+            beyond = parsed.is_segment and (parsed.part or 0) >= (1 << 32) // size
+            if event.content is None or parsed.timeline != self.timeline or beyond:
                 raise ValueError("a file without bytes, or of another timeline, or a segment that cannot be")
             self.segment_size = size
             self.files[parsed.name] = event
