@@ -317,7 +317,9 @@ MARIADB = [
         "CREATE SEQUENCE sq START WITH 5 INCREMENT BY 2 CACHE 10 CYCLE MAXVALUE 999; SELECT nextval(sq); "
         "CREATE TABLE parents (id int PRIMARY KEY DEFAULT nextval(sq), name varchar(20) CHARACTER SET utf8mb4, KEY "
         "(name)); "
-        "INSERT INTO parents VALUES (1, 'ü☃'), (2, 'it''s; a \"test\" \\\\'), (3, NULL);",
+        "INSERT INTO parents VALUES (1, 'ü☃'), (2, 'it''s; a \"test\" \\\\'), (3, NULL); "
+        "CREATE TABLE both_ways (a int DEFAULT nextval(sq), b int DEFAULT (nextval(sq) + 1)); "
+        "INSERT INTO both_ways VALUES ();",
         "CREATE SEQUENCE `sq`",
     ),
     Exhibit(
@@ -349,7 +351,9 @@ MARIADB = [
     ),
     Exhibit(
         "system-versioned tables, without their history",
-        "CREATE TABLE versions (x int) WITH SYSTEM VERSIONING; INSERT INTO versions VALUES (1);",
+        "CREATE TABLE versions (x int) WITH SYSTEM VERSIONING; INSERT INTO versions VALUES (1); "
+        "CREATE TABLE shown (x int, a timestamp(6) AS ROW START, b timestamp(6) AS ROW END, PERIOD FOR SYSTEM_TIME "
+        "(a, b)) WITH SYSTEM VERSIONING; INSERT INTO shown (x) VALUES (1);",
         "WITH SYSTEM VERSIONING",
     ),
     Exhibit(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -377,3 +380,19 @@ def test_a_password_stays_in_its_block() -> None:
     database: Any = block.get_database()
     assert database.secret() == "quite secret"
     assert "quite secret" not in repr(database) + repr(block) + database.name
+
+
+def test_a_backup_that_fails_on_the_command_line_is_told(place: Path, name: str) -> None:
+    program = Path(sys.executable).with_name("prefect-snapshots")
+    command = [str(program), "-r", str(place / "repository"), "backups", "create", "--name", name]
+    base = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+    for environment in ({}, {"PREFECT_API_URL": str(get_current_settings().api.url)}):
+        done = subprocess.run(
+            [*command, "--command", "users=false"], env={**base, **environment}, capture_output=True, text=True
+        )
+        assert done.returncode == 1, done.stderr
+        assert "failed with exit code 1" in done.stderr
+    [event] = events_about(f"prefect-snapshots.backups.{name}", 1)
+    assert (event.event, "exit code 1" in str(event.payload)) == ("prefect-snapshots.backup.failed", True)
+    [page] = artifacts_of(name, "backups")
+    assert f"Failed backup of {name}" in str(page.data)

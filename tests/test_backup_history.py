@@ -448,6 +448,31 @@ def test_the_next_backup_of_anything_deletes_what_a_killed_one_has_left(
 # --- working folders --------------------------------------------------------------------------------------------------
 
 
+def test_folders_of_any_depth_are_drilled_and_deleted(tmp_path: Path) -> None:
+    def nested(top: Path, name: bytes, levels: int, mode: int = 0o700) -> None:
+        top.mkdir()
+        here = os.open(top, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir(name, dir_fd=here)
+            deeper = os.open(name, os.O_RDONLY, dir_fd=here)
+            os.fchmod(here, mode)
+            os.close(here)
+            here = deeper
+        os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        os.close(here)
+
+    folder = tmp_path / "folder"
+    nested(folder, b"x" * 250, 20)  # longer than any path of a system call
+    manager = BackupManager(tmp_path / "repository", directories=[folder])
+    manager.create_backup()
+    assert manager.drill().problems == []
+
+    with working_folder("deep") as working:
+        # More than Python's functions go down. Whoever is not root could not move what is in it.
+        nested(working / "deeper", b"d", 1200, 0o500)
+    assert not working.exists()
+
+
 def test_working_folders_are_private_and_those_of_the_dead_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

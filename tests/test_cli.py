@@ -1408,9 +1408,20 @@ def test_hooks_are_run_by_backups_and_restores(shop: Program) -> None:
     assert not (shop.directory / "a b").exists()
 
 
+def test_only_what_differs_is_restored_if_the_project_says_so(shop: Program) -> None:
+    shop.run("backups", "create", "--quiet")
+    restore = ("backups", "restore", "--only", "uploads", "--yes")
+    assert "Identical" not in shop.run(*restore).stdout
+    assert "Identical, and not written: 1 file." in shop.run(*restore, "--only-changed").stdout
+    with (shop.directory / "pyproject.toml").open("a") as file:
+        file.write("only_changed = true\n")
+    assert "Identical, and not written: 1 file." in shop.run(*restore).stdout
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ("only_changed = 1", "value of only_changed"),
         ("databases = 'app.db'", "value of databases"),
         ("directories = [1]", "value of directories"),
         ("folders = []", "unknown key 'folders'"),

@@ -397,6 +397,17 @@ def cache() -> Iterator[Server]:
         yield server
 
 
+def test_a_redis_without_room_for_a_restore_is_told_when_it_is_backed_up(tmp_path: Path) -> None:
+    with database_servers.redis("--databases", "4") as server:
+        database = Redis(f"redis://127.0.0.1:{server.port}", PASSWORD)
+        manager = BackupManager(tmp_path / "repository", databases=[database])
+        client = database_servers.redis_client(server)
+        for number, told in ((0, False), (1, False), (2, True)):
+            client(f"SELECT {number}\nSET a 1\n")
+            [part] = manager.create_backup().parts
+            assert [note.startswith("The server has fewer than 6 databases") for note in part.notes] == [True] * told
+
+
 def test_what_expires_by_itself_is_no_difference(cache: Server) -> None:
     client, database = database_servers.redis_client(cache), Redis(f"redis://127.0.0.1:{cache.port}", PASSWORD)
     client("".join(f"SET key{n} 1\n" for n in range(5)) + "".join(f"SET short{n} 1 PX 1500\n" for n in range(20)))

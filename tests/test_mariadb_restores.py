@@ -566,6 +566,108 @@ def test_a_drill_leaves_out_what_needs_other_databases(full: MariaDB, admin: Cli
         scratch.restore(StoredDump({**kept.files, "database.sql": broken}, kept.counts))
 
 
+def test_what_a_server_has_set_for_people_is_in_nobodys_way(full: MariaDB, admin: Client, server: Server) -> None:
+    admin("SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO'; USE nc; CREATE TABLE zero (i int AUTO_INCREMENT PRIMARY KEY);")
+    admin("SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO'; INSERT INTO nc.zero VALUES (0);")
+    before = state(server)
+    settings = {
+        "autocommit": "0",
+        "tx_read_only": "1",
+        "sql_safe_updates": "1",
+        "max_statement_time": "0.0001",
+        "sql_mode": "'ORACLE,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES,NO_ZERO_DATE,EMPTY_STRING_IS_NULL'",
+        "group_concat_max_len": "4",
+        "idle_transaction_timeout": "1",
+        "sql_auto_is_null": "1",
+    }
+    usual = admin(f"SELECT {', '.join(f'@@{name}' for name in settings)};")[0].split("\t")
+    try:
+        admin("".join(f"SET GLOBAL {name} = {value};" for name, value in settings.items()))
+        kept = StoredDump.of(full)
+        with full.scratch() as scratch:
+            scratch.restore(kept)
+            assert scratch.counts() == kept.counts
+        full.restore(kept)
+        full.restore(kept, only=["zero"])
+        admin("SET SESSION TRANSACTION READ WRITE; SET max_statement_time = 0; DROP DATABASE nc;")
+        full.restore(kept)
+    finally:
+        admin(
+            "".join(
+                f"SET GLOBAL {name} = '{value}';" if name == "sql_mode" else f"SET GLOBAL {name} = {value};"
+                for name, value in zip(settings, usual, strict=True)
+            )
+        )
+    assert state(server) == before
+
+
+@pytest.mark.parametrize("setting", ["sql_select_limit = 2", "system_versioning_asof = '2020-01-01 00:00:00'"])
+def test_settings_that_would_hide_rows_from_a_dump_are_refused(
+    full: MariaDB, admin: Client, server: Server, setting: str
+) -> None:
+    name = setting.partition(" ")[0]
+    try:
+        admin(f"SET GLOBAL {setting};")
+        with pytest.raises(BackupFailed, match=name):
+            StoredDump.of(full)
+    finally:
+        admin(f"SET GLOBAL {name} = DEFAULT;")
+    assert StoredDump.of(full).counts["parents"] == 3
+
+
+def test_tables_with_folders_of_their_own_come_back(full: MariaDB, admin: Client, server: Server) -> None:
+    place = server.folder / "elsewhere"
+    place.mkdir()
+    place.chmod(0o777)
+    folder = f"DATA DIRECTORY '{place}'"
+    admin(f"USE nc; CREATE TABLE d1 (i int) {folder}; CREATE TABLE d2 (i int) ENGINE=MyISAM INDEX DIRECTORY '{place}'")
+    admin(f"USE nc; CREATE TABLE d3 (i int) PARTITION BY RANGE (i) (PARTITION p VALUES LESS THAN (9) {folder});")
+    admin("USE nc; CREATE TABLE d4 (i int COMMENT ' DATA DIRECTORY=''x''', `DATA DIRECTORY='` int);")
+    admin("USE nc; INSERT INTO d1 VALUES (1); INSERT INTO d2 VALUES (2); INSERT INTO d3 VALUES (3);")
+    rows = "USE nc; SELECT * FROM d1; SELECT * FROM d2; SELECT * FROM d3; SHOW CREATE TABLE d4;"
+    before, kept = admin(rows), StoredDump.of(full)
+    with full.scratch() as scratch:
+        scratch.restore(kept)
+    for _ in range(2):
+        with full.stage(kept) as switch:
+            told = [warning.split()[1] for warning in switch()]
+        assert told == ["d1", "d2", "d3"]
+        assert admin(rows) == before
+    assert leftovers(admin) == []
+
+
+def test_a_drill_leaves_out_foreign_keys_to_other_databases(full: MariaDB, admin: Client, server: Server) -> None:
+    admin("CREATE TABLE prod.p (i int PRIMARY KEY); INSERT INTO prod.p VALUES (1);")
+    admin(
+        "USE nc; CREATE TABLE f (i int, j int, FOREIGN KEY (i) REFERENCES prod.p (i), FOREIGN KEY (j) REFERENCES "
+        "parents (id)); INSERT INTO f VALUES (1, 1);"
+    )
+    before, kept = state(server), StoredDump.of(full)
+    with full.scratch() as scratch:
+        scratch.restore(kept)
+        assert scratch.counts() == kept.counts
+        assert any("`prod`.`p`" in note for note in getattr(scratch, "notes", []))
+    full.restore(kept)
+    assert state(server) == before
+    admin("DROP TABLE nc.f;")
+
+
+def test_what_a_server_forbids_of_tables_is_told(full: MariaDB, admin: Client, server: Server) -> None:
+    kept = StoredDump.of(full)
+    try:
+        admin("SET GLOBAL innodb_force_primary_key = ON; SET GLOBAL enforce_storage_engine = InnoDB;")
+        with full.dump() as dump:
+            for file in dump.files:
+                assert list(file.pieces)
+            told = [note.text for note in dump.notes]
+        assert [text.split()[1] for text in told] == ["'docs'", "'parts'", "'versions'"]
+        admin("SET GLOBAL innodb_force_primary_key = OFF;")
+        with full.stage(kept) as switch:
+            assert any("All tables are tables of InnoDB" in warning for warning in switch())
+    finally:
+        admin("SET GLOBAL innodb_force_primary_key = OFF; SET GLOBAL enforce_storage_engine = NULL;")
+
+
 def test_what_a_killed_drill_leaves_is_dropped_by_the_next(full: MariaDB, admin: Client, server: Server) -> None:
     kept = StoredDump.of(full)
     admin("CREATE DATABASE nc_drill_0123456789abcdef;")  # somebody's own

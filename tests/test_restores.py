@@ -490,6 +490,44 @@ def test_only_files_that_differ_are_written(tmp_path: Path, folder: Path) -> Non
     assert manager.restore_backup("latest", confirm=True).unchanged == 0
 
 
+def test_only_bytes_that_differ_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    grown, same, sparse = folder / "grown", folder / "same", folder / "sparse"
+    for file in (grown, same):
+        file.write_bytes(os.urandom(3_000_000))
+    with sparse.open("wb") as holes:
+        holes.seek(5_000_000)
+        holes.write(os.urandom(500_000))
+    (folder / "small").write_text("small")
+    manager = BackupManager(tmp_path / "repository", directories=[folder])
+    manager.create_backup()
+    packs = {path for path in (tmp_path / "repository" / "packs").rglob("*") if path.is_file()}
+    with grown.open("ab") as more:
+        more.write(os.urandom(1_000_000))
+    (folder / "small").write_text("other")
+    manager.create_backup()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in packs:
+        path.rename(tmp_path / path.name)
+
+    grown.write_bytes(before["grown"][:3_000_000])
+    (folder / "small").unlink()
+    report = manager.restore_backup("latest", confirm=True, only_changed=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert report.unchanged == 2
+
+    same.write_bytes(bytes(3_000_000))  # no file has its bytes any more
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(RestoreFailed, match="Nothing was changed"):
+        manager.restore_backup("latest", confirm=True, only_changed=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == after
+    for path in packs:
+        (tmp_path / path.name).rename(path)
+    manager.restore_backup("latest", confirm=True, only_changed=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_journal_that_makes_no_sense_stops_nothing(tmp_path: Path, folder: Path) -> None:
     from prefect_snapshots.backups.journal import apply_restore_event
     from prefect_snapshots.repository.catalog import Event

@@ -7,14 +7,16 @@ backup that passes is marked as *proven*.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..documents.texts import count_text
 from ..errors import SnapshotsError
 from ..repository.progress import Progress
+from ..trees.descriptors import FILE as OPEN_FILE
+from ..trees.descriptors import Parents, opened
 from ..trees.scanning import Directory
 from .archive import Archive, PartReader
 from .claims import data_folder, files_of
@@ -146,15 +148,16 @@ def _try_directory(part: PartReader) -> tuple[int, list[str]]:
     with working_folder("drill") as folder:
         check_space(part.stored, folder.parent, f"A drill of {part.name}")
         part.extract(folder)
-        different = [path for path in part.paths if not _equal(part.open(path), folder / path)]
+        with opened(os.path.realpath(folder)) as top, Parents(top) as parents:
+            different = [path for path in part.paths if not _equal(part.open(path), *parents.find(os.fsencode(path)))]
     problems = [f"{path} differs from the backup" for path in different[:_SHOWN]]
     if more := len(different) - len(problems):
         problems.append(count_text(more, "more file differs", "more files differ"))
     return len(part.paths), problems
 
 
-def _equal(stored: Iterator[memoryview], path: Path) -> bool:
-    with path.open("rb") as restored:
+def _equal(stored: Iterator[memoryview], directory: int, name: bytes) -> bool:
+    with open(os.open(name, OPEN_FILE, dir_fd=directory), "rb") as restored:
         return all(restored.read(len(piece)) == piece for piece in stored) and not restored.read(1)
 
 

@@ -417,7 +417,8 @@ class BackupManager:
             progress: Called with a label of the current step, how much of it is done, and the total.
             keep_extra: Whether files that are not in the backup stay. Databases are always restored completely.
             only_changed: Whether files of directories that are identical already are not written again. Their bytes
-                are read and compared. A program that has such a file open keeps the restored file open.
+                are read and compared by their hashes; only what they lack is read from the repository. A program that
+                has such a file open keeps the restored file open.
             allow_privileges: Whether roles of a server may be created with privileges: SUPERUSER, CREATEROLE,
                 REPLICATION, BYPASSRLS, memberships in roles that exist, and settings that a role cannot change for
                 itself. Pass True only if you trust everybody who can write to the repository.

@@ -3,7 +3,8 @@
 A restore goes through these steps:
 
 1. *Plan*: decide where each part goes. All mistakes in the request are found here.
-2. *Verify*: every byte of these parts is read. Targets that are changed in place get a safety backup.
+2. *Verify*: every byte of these parts is read. Targets that are changed in place get a safety backup. Of a directory
+   with `only_changed`, staging reads what the target does not have.
 3. *Start* the journal (`journal.py`). From here on, a process that is killed leaves a record of what it did.
 4. *Stage*: the new state of each part is built and verified beside its target, which stays in place and in use.
 5. *Switch*: the parts are switched one after the other. The journal records each switch before and after.
@@ -89,7 +90,8 @@ class RestoreRequest:
         safety: Whether to make a safety backup of targets that can only be changed in place.
         in_place: Whether a directory that cannot be switched as a whole may be restored file by file.
         keep_extra: Whether files that are not in the backup stay.
-        only_changed: Whether files of directories that are identical already are not written again.
+        only_changed: Whether files of directories that are identical already are neither read from the repository nor
+            written again.
         allow_privileges: Whether users of a server may be created with privileges.
     """
 
@@ -242,7 +244,8 @@ def restore(
             partly restored.
     """
     with terminable(), alone([(job.place, job.folder) for job in jobs], backup.name):
-        verify(content, [job.part.name for job in jobs], counting(say, f"verifying {backup.name}", backup.size))
+        read = [job.part.name for job in jobs if not (request.only_changed and _verified_later(job, jobs))]
+        verify(content, read, counting(say, f"verifying {backup.name}", backup.size))
         databases = [job.target for job in jobs if not isinstance(job.target, Directory)]
         for database in databases:
             # A database that is gone is no reason to stop: restoring makes it. A program that is missing is one.
@@ -297,6 +300,16 @@ def verify(content: Archive, names: Sequence[str], passed: Callable[[int], None]
         if damaged := part.damaged():
             raise DamagedVersion(content.label, f"{part.name}: {damaged}", "it cannot be verified")
         passed(part.stored)
+
+
+def _verified_later(job: PartRestore, jobs: Sequence[PartRestore]) -> bool:
+    """Whether all bytes of a directory that are needed are verified when it is staged, before anything is switched.
+
+    What lies within another target is staged after that one was switched.
+    """
+    folder = job.folder
+    others = [other.folder for other in jobs if other is not job and other.folder is not None]
+    return isinstance(job.target, Directory) and not any(folder and is_within(folder, other) for other in others)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -21,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import PermissionDenied, StorageFull
+from ..trees.descriptors import opened
+from ..trees.workspaces import delete_tree
 from .interruption import deferred
 from .origin import host
 
@@ -178,14 +179,8 @@ def _clean(parent: Path, prefix: str = "") -> None:
 
 
 def _delete(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            shutil.rmtree(folder)
-        except PermissionError:
-            # Data that was restored into it may contain folders that their owner cannot write to.
-            for at, _, _ in os.walk(folder):
-                os.chmod(at, 0o700)
-            shutil.rmtree(folder)
+    with contextlib.suppress(FileNotFoundError), opened(os.path.realpath(folder.parent)) as parent:
+        delete_tree(parent, os.fsencode(folder.name))
 
 
 @contextlib.contextmanager

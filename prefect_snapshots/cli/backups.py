@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App
 
-from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, Pinned
+from ..errors import BackupNotFound, ConfirmationRequired, InvalidArgument, Pinned, SnapshotsError, UsageError
 from ..messages import hint
 from .backup_sources import (
     AS_CONFIGURED,
@@ -70,6 +71,21 @@ Also that of a backup or restore that succeeded, and whose hooks failed afterwar
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _reporting(manager: BackupManager) -> Iterator[None]:
+    """Report to the Prefect server that the environment names, if any, that the backup in the block fails."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except SnapshotsError as error:
+        if os.environ.get("PREFECT_API_URL"):
+            from ..integration.backups import report_failed
+
+            report_failed(manager, error, outside=True)
+        raise
+
+
 @app.command
 def create(
     description: str = "",
@@ -104,7 +120,7 @@ def create(
     """
     parts = [_staged(text) for text in part or ()]
     manager = manager_of(session.open(create=not dry_run), sources, left_out=left_out, hooks=hooks)
-    with session.progress() as progress:
+    with session.progress() as progress, _reporting(manager):
         backup = manager.create_backup(
             description,
             permanent,
@@ -305,7 +321,8 @@ def restore(
         only: PART, PART::TABLE or PART::PATH: restore only this part, table or path. Repeat it for several.
         place: Restore only the parts that `stage` has stored under this name, to the sources of this machine.
         keep_extra: Keep files that are not in the backup.
-        only_changed: Compare the files of directories first, and do not write those that are identical already.
+        only_changed: Compare the files of directories first, and do not read and write those that are identical
+            already. Default: what pyproject.toml says.
         no_safety_backup: Do not back up databases that are changed in place first.
         in_place: Restore a directory that cannot be switched as a whole, such as a mount point, file by file.
         allow_privileges: Create roles and users of a server even if they have privileges, such as SUPERUSER.
@@ -330,7 +347,7 @@ def restore(
         safety=not no_safety_backup,
         in_place=in_place,
         keep_extra=keep_extra,
-        only_changed=only_changed,
+        only_changed=only_changed or configuration().get("only_changed", False),
         allow_privileges=allow_privileges,
         place=place,
     )

@@ -50,6 +50,7 @@ from ..reports.backups import (
 )
 from ..repository.progress import Progress
 from ..retention import CleanupReport
+from .deployed import require_prefect
 from .live import LiveArtifact
 from .reporter import Reporter, only_warn
 from .run_context import in_run, run_ids, run_logger
@@ -149,11 +150,19 @@ def report_created(manager: BackupManager, backup: Backup) -> None:
         _emit("created", manager, {"backup": backup.name, **facts, **sizes})
 
 
-def report_failed(manager: BackupManager, error: Exception) -> None:
-    """Report that a backup failed: an event and a page. The manager has recorded it, the caller raises the error."""
+def report_failed(manager: BackupManager, error: Exception, *, outside: bool = False) -> None:
+    """Report that a backup failed: an event and a page. The manager has recorded it, the caller raises the error.
+
+    Args:
+        manager: The manager.
+        error: Why it failed.
+        outside: Whether to report it outside of a run, too. Then the server is asked first whether it answers.
+    """
     with only_warn(f"No backup of {manager.name!r} was created"):
-        _emit("failed", manager, {"error": str(error)})
-        link = _leave_page(manager, f"Failed backup of {manager.name}", [Note(str(error))])
+        if outside:
+            require_prefect()
+        _emit("failed", manager, {"error": str(error)}, outside)
+        link = _leave_page(manager, f"Failed backup of {manager.name}", [Note(str(error))], outside)
         if link:
             run_logger().info("The page about the failed backup and the ones before:%s", link)
 
@@ -239,18 +248,18 @@ def report_proof_overdue(manager: BackupManager, since: datetime) -> bool:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block]) -> str:
+def _leave_page(manager: BackupManager, title: str, blocks: Iterable[Block], outside: bool = False) -> str:
     """Add a page that says what happened, followed by the current list of backups. Return its link."""
 
     def page() -> Document:
         return Document(title, (*blocks, Heading(f"All backups of {manager.name}"), *about_backups(manager, LISTED)))
 
-    return _reporter(manager).leave_page(page)
+    return _reporter(manager, outside).leave_page(page)
 
 
-def _emit(what: str, manager: BackupManager, facts: dict[str, Any]) -> None:
-    _reporter(manager).emit(f"backup.{what}", {"name": manager.name, **facts})
+def _emit(what: str, manager: BackupManager, facts: dict[str, Any], outside: bool = False) -> None:
+    _reporter(manager, outside).emit(f"backup.{what}", {"name": manager.name, **facts})
 
 
-def _reporter(manager: BackupManager) -> Reporter:
-    return Reporter(manager.repository, "backups", manager.name)
+def _reporter(manager: BackupManager, outside: bool = False) -> Reporter:
+    return Reporter(manager.repository, "backups", manager.name, outside)

@@ -25,17 +25,19 @@ from .terminal import ProgressLine, Unit
 
 @dataclass(frozen=True)
 class Reporter:
-    """Send reports about one name of one kind. Nothing is sent outside of a run.
+    """Send reports about one name of one kind. Outside of a run, nothing is sent by default.
 
     Args:
         repository: The repository with the data.
         kind: The kind, such as `"backups"`: part of the event's resource and of the key of the pages.
         name: The name, such as `"nightly"` or, of an artifact, `"default/model"`.
+        outside: Whether events and pages are also sent outside of a run.
     """
 
     repository: Repository
     kind: str
     name: str
+    outside: bool = False
 
     @property
     def key(self) -> str:
@@ -54,7 +56,7 @@ class Reporter:
             event: What happened, such as `"backup.created"`. The prefix of this package is added.
             facts: The payload. The URL of the repository is added.
         """
-        if not in_run():
+        if not (self.outside or in_run()):
             return
         emit_event(
             f"prefect-snapshots.{event}",
@@ -74,9 +76,9 @@ class Reporter:
             about: The Markdown that the UI shows above it. Default: the property `about`.
 
         Returns:
-            `LiveArtifact.link` of the page. Empty outside of a run.
+            `LiveArtifact.link` of the page. Empty if none is sent.
         """
-        if not in_run():
+        if not (self.outside or in_run()):
             return ""
         with only_warn(f"{self.kind.capitalize()} of {self.name} changed"):
             text = markdown(document())

@@ -586,6 +586,10 @@ class ContentReader:
         """Return whether equal chunks have the same names here as in the repository of another sealer."""
         return self._chunks.names_like(sealer)
 
+    def name_of(self, data: Buffer) -> bytes:
+        """Return the name that these bytes have as a chunk. It is equal for equal bytes only."""
+        return self._chunks.name_of(data)
+
     def batches(self, limit: int) -> Iterator[Any]:
         """Return the rows of the table in order, about `limit` bytes of chunks at a time."""
         table = self.table
@@ -696,6 +700,10 @@ class ChunkReader:
     def names_like(self, sealer: Sealer) -> bool:
         """Return whether equal chunks have the same names here as in the repository of another sealer."""
         return self._store.sealer.names_like(sealer)
+
+    def name_of(self, data: Buffer) -> bytes:
+        """Return the name that these bytes have as a chunk."""
+        return self._store.sealer.chunk_id(data)
 
     def read(self, chunk: bytes, size: int) -> bytes:
         """Return one chunk, verified."""

@@ -14,13 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageError, StorageFull
+from ..repository.contents import ContentReader
 from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others, resolve
 from .entries import Entry
+from .local import LocalFirst
 from .restore_plan import Options, RestorePlan, above, find_alone, make_plan
-from .stored import StoredTree
+from .stored import StoredTree, VerifiedContent
 from .unchanged import Placed, UnchangedFiles
 from .workspaces import Workspace, delete_tree, recover, swap, sync_all, workspace
 from .writing import set_directories, set_open, write_entries
@@ -99,7 +102,8 @@ def stage_directory(
             then leaves a mixture of old and new. A mount point, and a directory whose parent you cannot write to, can
             only be restored in this way.
         merge: Whether all existing directories stay, and files that are not in the tree are ignored.
-        only_changed: Whether files that are identical already are not written again. See `unchanged`.
+        only_changed: Whether files that are identical already are not written again, and only bytes that the directory
+            does not have are read from the repository. See `unchanged` and `local`.
         passed: Called with the number of bytes just written, or found unchanged.
 
     Returns:
@@ -182,7 +186,9 @@ class StagedDirectory:
         for space, entries in placed.items():
             if self._options.only_changed and self._tree.root is not None:
                 self._unchanged[space] = UnchangedFiles(self._above, os.fsencode(self._root.name))
-            self._not_set += write_entries(self._tree, space.file, entries, passed, self._unchanged.get(space))
+            self._not_set += write_entries(
+                self._tree, space.file, entries, passed, self._unchanged.get(space), self._content
+            )
         self._carry()
         for space, entries in placed.items():
             below = [each for each in entries if b"/" in each[1]]
@@ -193,6 +199,14 @@ class StagedDirectory:
         # Without this, a loss of power after the switch could leave new files without their bytes.
         for space in self._spaces.values():
             sync_all(space.file)
+
+    @cached_property
+    def _content(self) -> VerifiedContent:
+        """The bytes of the tree. With `only_changed`, those that the directory has are not read from the repository."""
+        content = self._tree.content
+        if self._options.only_changed and isinstance(content, ContentReader) and content.inline is None:
+            return LocalFirst(self._tree, content, self._above, os.fsencode(self._root.name))
+        return content
 
     @property
     def _root_entry(self) -> Entry:

@@ -170,16 +170,42 @@ def _exchange(one_folder: int, one: bytes, other_folder: int, other: bytes) -> b
 def delete_tree(folder: int, name: bytes) -> None:
     """Delete a directory below an open folder, with all its contents. No link is followed.
 
-    Directories that their owner may not write to are made writable first.
+    Directories that their owner may not write to are made writable first. Any depth can be deleted.
     """
     try:
         shutil.rmtree(name, dir_fd=folder)
-    except PermissionError:
-        _make_writable(folder, name)
+    except (PermissionError, RecursionError):
+        _flatten(folder, name)
         shutil.rmtree(name, dir_fd=folder)
 
 
-def _make_writable(folder: int, name: bytes) -> None:
+def _flatten(folder: int, name: bytes) -> None:
+    """Make all directories in a directory writable, and move them to its top: there may be too many in each other."""
+    top = _open_writable(folder, name)
+    moved = b".flat-" + secrets.token_hex(8).encode() + b"-"
+    try:
+        pending = _directories_in(top)
+        number = 0
+        while pending:
+            file = _open_writable(top, pending.pop())
+            try:
+                for each in _directories_in(file):
+                    os.close(_open_writable(file, each))  # to move a directory, you need the right to write to it
+                    number += 1
+                    pending.append(moved + b"%d" % number)
+                    os.rename(each, pending[-1], src_dir_fd=file, dst_dir_fd=top)
+            finally:
+                os.close(file)
+    finally:
+        os.close(top)
+
+
+def _directories_in(file: int) -> list[bytes]:
+    with os.scandir(file) as found:
+        return [os.fsencode(entry.name) for entry in found if entry.is_dir(follow_symlinks=False)]
+
+
+def _open_writable(folder: int, name: bytes) -> int:
     file = os.open(name, _PATH_ONLY | DIRECTORY, dir_fd=folder)
     try:
         if _PATH_ONLY:
@@ -188,14 +214,7 @@ def _make_writable(folder: int, name: bytes) -> None:
             os.fchmod(file, 0o700)
     finally:
         os.close(file)
-    file = os.open(name, DIRECTORY, dir_fd=folder)
-    try:
-        with os.scandir(file) as found:
-            names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
-        for each in names:
-            _make_writable(file, os.fsencode(each))
-    finally:
-        os.close(file)
+    return os.open(name, DIRECTORY, dir_fd=folder)
 
 
 def sync_all(file: int) -> None:

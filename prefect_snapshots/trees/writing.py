@@ -14,7 +14,7 @@ from ..errors import IntegrityError, InvalidName
 from ..repository.location import LargeFile
 from .descriptors import DIRECTORY, Parents, path_of
 from .entries import Entry
-from .stored import StoredTree
+from .stored import StoredTree, VerifiedContent
 from .unchanged import Placed, UnchangedFiles
 
 _SPAN = 4 * 1024 * 1024
@@ -36,6 +36,7 @@ def write_entries(
     placed: Sequence[Placed],
     passed: Callable[[int], None] = lambda _: None,
     unchanged: UnchangedFiles | None = None,
+    content: VerifiedContent | None = None,
 ) -> list[str]:
     """Write entries below a folder. Directories are private until `set_directories` sets their attributes.
 
@@ -47,6 +48,7 @@ def write_entries(
         placed: The entries, directories before their contents.
         passed: Called with the number of bytes just written, or found unchanged.
         unchanged: Takes files that need not be written. None: all files are written.
+        content: The bytes of the tree. Default: its own content.
 
     Returns:
         The extended attributes that could not be set, as "path: name".
@@ -82,7 +84,7 @@ def write_entries(
 
     def job(span: list[_File]) -> tuple[int, list[str]]:
         try:
-            return _write_span(tree, span, folder, names, unchanged)
+            return _write_span(tree, content or tree.content, span, folder, names, unchanged)
         except IntegrityError as error:
             raise tree.damage([(entry, offset) for entry, _, offset in span], error) from error
 
@@ -218,6 +220,7 @@ def _spans(files: Iterable[_File]) -> Iterator[list[_File]]:
 
 def _write_span(
     tree: StoredTree,
+    content: VerifiedContent,
     span: list[_File],
     folder: int,
     names: Mapping[bytes, Sequence[Placed]],
@@ -229,13 +232,13 @@ def _write_span(
     buffer = _buffer()
     data = buffer[: end - start]
     if together:
-        tree.content.read_into([(start, data)])
+        content.read_into([(start, data)])
     not_set = []
     with Parents(folder) as parents, Parents(folder if unchanged is None else unchanged.folder) as old:
         for entry, place, offset in span:
             if unchanged is not None:
                 read = data[offset - start :] if together else None
-                same = partial(_is_same, tree, entry, offset, read, buffer)
+                same = partial(_is_same, content, entry, offset, read, buffer)
                 if unchanged.take(entry, names[entry.raw], old, parents, same):
                     continue
             parent, name = parents.find(place)
@@ -248,7 +251,7 @@ def _write_span(
                     if together:
                         _write_at(file, data[offset - start : offset - start + length], at)
                     else:
-                        _write_large(tree, file, at, length, offset, buffer)
+                        _write_large(content, file, at, length, offset, buffer)
                     offset += length
                 if entry.extents is not None:
                     os.ftruncate(file, entry.size)
@@ -259,12 +262,12 @@ def _write_span(
 
 
 def _is_same(
-    tree: StoredTree, entry: Entry, offset: int, read: memoryview | None, buffer: memoryview, file: int
+    content: VerifiedContent, entry: Entry, offset: int, read: memoryview | None, buffer: memoryview, file: int
 ) -> bool:
     """Compare the bytes of an open file with those of an entry.
 
     Args:
-        tree: The tree.
+        content: The bytes of the tree.
         entry: The entry.
         offset: The offset of its bytes in the content.
         read: These bytes, or None to read them piece by piece.
@@ -275,7 +278,7 @@ def _is_same(
         for done in range(0, length, _SPAN):
             size = min(_SPAN, length - done)
             if read is None:
-                tree.content.read_into([(offset + done, buffer[:size])])
+                content.read_into([(offset + done, buffer[:size])])
                 piece = buffer[:size]
             else:
                 piece, read = read[:size], read[size:]
@@ -285,12 +288,12 @@ def _is_same(
     return True
 
 
-def _write_large(tree: StoredTree, file: int, at: int, length: int, offset: int, buffer: memoryview) -> None:
+def _write_large(content: VerifiedContent, file: int, at: int, length: int, offset: int, buffer: memoryview) -> None:
     os.lseek(file, at, os.SEEK_SET)
     large = LargeFile(file, at)
     for done in range(0, length, _SPAN):
         piece = buffer[: min(_SPAN, length - done)]
-        tree.content.read_into([(offset + done, piece)])
+        content.read_into([(offset + done, piece)])
         large.write([piece])
     large.finish()
 

@@ -57,6 +57,8 @@ from .mariadb_dumps import (
     rows,
     statements,
     without_definer,
+    without_far_keys,
+    without_places,
 )
 
 _DUMP = "database.sql"
@@ -86,16 +88,27 @@ _DUMPED = (
 _ONE_ROW_A_LINE = (10, 11)
 """The version of mariadb-dump from which statements of many rows have one row a line; others get statements of one."""
 
+_FOR_PROGRAMS = (
+    "SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO', autocommit = 1, sql_select_limit = 18446744073709551615, "
+    "sql_big_selects = 1, sql_safe_updates = 0, sql_auto_is_null = 0 "
+    "/*M! , tx_read_only = 0, max_statement_time = 0, idle_transaction_timeout = 0 */"
+)
+"""What a server, or its `init_connect`, may have set for people. MySQL has other names for the last ones."""
+
 _BRIEFLY = b"/*M! SET max_statement_time = 5 */;\n"
 """In front of a look at all views, which reads no rows: seconds for each, in case that planning one takes long."""
 FAILED = re.compile(r"(?m)^ERROR (\d+) \(\w+\) at line (\d+): (.*)")
 _TIMED_OUT = "1969"
 _DENIED = frozenset({"1044", "1142", "1143", "1227", "1370"})
 """What a server says when rights are missing: on a database, a table, a column, for everything, on a routine."""
-_AS_THEY_ARE = b"/*M! SET check_constraint_checks = 0, innodb_strict_mode = 0 */;\n"
+_AS_THEY_ARE = (
+    b"/*M! SET check_constraint_checks = 0, innodb_strict_mode = 0 */;\n"
+    b"/*M!101100 SET system_versioning_insert_history = 1 */;\n"
+)
 """In front of a dump: rows that break a CHECK, and tables that the strict mode forbids, were accepted once.
 
-Without this no restore would take them. Other servers than MariaDB pass over it."""
+Without this no restore would take them. Rows keep the times from which they are valid. Other servers than MariaDB pass
+over it."""
 
 _DATA = re.compile(
     r"(?ms)^-{10,}\n.*?\n-{10,}\n|^-{10,}\n.*\Z"
@@ -153,10 +166,11 @@ class MariaDB(ServerDatabase):
         ),
         not_kept=(
             "users and rights (unless you back up [the whole server](backups.md#whole-servers)), the comment of a "
-            "database, the GTID position, the history of system-versioned tables; tables of engines without "
-            "transactions are not dumped at the same moment. A row whose SQL is longer than the server's "
-            "`max_allowed_packet` cannot be restored (blobs take twice their size). `mariadb-dump` cannot dump events"
-            " of a database whose *name* has quotes, backslashes or control characters"
+            "database, the GTID position, the history of system-versioned tables, and the transaction numbers of those "
+            "with such columns (a drill says that they differ), folders of their own (`DATA DIRECTORY`, with a "
+            "warning); tables of engines without transactions are not dumped at the same moment. A row whose SQL is "
+            "longer than the server's `max_allowed_packet` cannot be restored (blobs take twice their size). "
+            "`mariadb-dump` cannot dump events of a database whose *name* has quotes, backslashes or control characters"
         ),
     )
     default_port: ClassVar[int] = 3306
@@ -187,6 +201,7 @@ class MariaDB(ServerDatabase):
 
     @contextlib.contextmanager
     def dump(self) -> Iterator[Dump]:
+        self._check_settings()
         found = self._ask(
             "SELECT JSON_ARRAY(default_character_set_name, default_collation_name) FROM information_schema.schemata "
             f"WHERE schema_name = {_literal(self._database)}"
@@ -215,7 +230,10 @@ class MariaDB(ServerDatabase):
                         DumpFile(_DUMP, counter.passed(stream)),
                     ],
                     counter.counts,
-                    [DumpNote(f"View {name!r} is left out: {why}", left_out=True) for name, why in broken.items()],
+                    [
+                        *(DumpNote(f"View {name!r} is left out: {why}", left_out=True) for name, why in broken.items()),
+                        *self._without_keys(),
+                    ],
                 )
 
     def counts(self) -> dict[str, int]:
@@ -300,6 +318,7 @@ class MariaDB(ServerDatabase):
     @contextlib.contextmanager
     def _staged(self, dump: DumpReader) -> Iterator[Switch]:
         """Build the backup in a database beside this one; the switch lets the tables change places."""
+        self._check_settings()
         settings, there = read_settings(dump, _SETTINGS, _MariaDBSettings), self.is_there()
         referring = self._ask(
             "SELECT DISTINCT JSON_ARRAY(table_schema, table_name) FROM information_schema.key_column_usage "
@@ -320,11 +339,11 @@ class MariaDB(ServerDatabase):
         with self._beside("being_restored", _mark(self._database)) as other, tempfile.TemporaryFile() as code:
             other._drop_database()  # what an earlier restore left that was killed
             other._create(settings)
-            other._load(dump, settings, code, copy)
+            moved = other._load(dump, settings, code, copy)
             check_counts(other.counts(), dump.counts)
             code.seek(0)
             owners = {owner for text, _ in _kept(code) if (owner := definer(text))}
-            warnings = self._check_owners(owners)
+            warnings = [*self._check_owners(owners), *self._other_engines(), *moved]
             # This proves that it can be created. Events would begin to run, and so they are created disabled. In a
             # database of this name, definers have no rights, and views of such views cannot be created.
             code.seek(0)
@@ -361,8 +380,52 @@ class MariaDB(ServerDatabase):
             ]
         return []
 
-    def _load(self, dump: DumpReader, settings: _MariaDBSettings, code: IO[bytes], copy: bool) -> None:
+    def _check_settings(self) -> None:
+        """Refuse what `mariadb-dump` cannot switch off, and would leave out rows and tables for.
+
+        Raises:
+            BackupFailed: The server has such a setting for every session.
+        """
+        with self._client("mariadb mysql", programs=False) as tool:
+            query = b"SELECT JSON_ARRAY(@@sql_select_limit < 18446744073709551615 /*M! , @@system_versioning_asof */)"
+            limited, *times = json.loads(tool.run(*SESSION, stdin=[query]))
+        remedy = "Set it to DEFAULT, and look into init_connect, too."
+        if limited:
+            raise BackupFailed(f"The server limits the rows of every query by sql_select_limit. {remedy}")
+        if times and times[0] != "DEFAULT":
+            raise BackupFailed(f"The server shows all sessions old rows, because of system_versioning_asof. {remedy}")
+
+    def _without_keys(self) -> list[DumpNote]:
+        """Tables that this server would not let anybody create."""
+        ((forced,),) = self._ask("SELECT JSON_ARRAY(0 /*M! + @@innodb_force_primary_key */)", database="")
+        if not forced:
+            return []
+        tables = self._ask(
+            "SELECT JSON_ARRAY(t.table_name) FROM information_schema.tables t LEFT JOIN information_schema.statistics s"
+            " ON s.table_schema = t.table_schema AND s.table_name = t.table_name AND s.non_unique = 0 "
+            "WHERE t.table_schema = database() AND t.engine = 'InnoDB' AND t.table_type <> 'SEQUENCE' "
+            "AND s.table_name IS NULL ORDER BY t.table_name"
+        )
+        return [
+            DumpNote(
+                f"Table {name!r} has no primary key, and the server creates no such table: set "
+                "innodb_force_primary_key to OFF before you restore, or add a primary key."
+            )
+            for (name,) in tables
+        ]
+
+    def _other_engines(self) -> list[str]:
+        """Return a warning if the server chooses the engine of all tables."""
+        ((engine, *_),) = self._ask("SELECT JSON_ARRAY(/*M! @@enforce_storage_engine, */ NULL)", database="")
+        if engine is None:
+            return []
+        return [f"All tables are tables of {engine}, because the server creates no others (enforce_storage_engine)."]
+
+    def _load(self, dump: DumpReader, settings: _MariaDBSettings, code: IO[bytes], copy: bool) -> list[str]:
         """Create and fill the tables of a dump, and write what else it creates to `code`.
+
+        Returns:
+            Warnings: what is not as it was.
 
         Raises:
             StorageFull: They do not fit on the server. Nothing was created.
@@ -373,11 +436,15 @@ class MariaDB(ServerDatabase):
             check_space(settings.size, Path(folder), f"A copy of {settings.database} on the server")
 
         owners = self.address.options.get(_OWNERS) != "false"
+        warnings: list[str] = []
 
         def tables() -> Iterator[bytes]:
             for part, text in statements(dump.open(_DUMP)):
                 if part in (StatementPart.TABLES, StatementPart.BOTH):
-                    yield text if text.startswith(b"(") else of_this_database(text, settings.database)
+                    if text.startswith(b"("):
+                        yield text
+                    else:
+                        yield self._adapted(of_this_database(text, settings.database), warnings)
                 if part is not StatementPart.TABLES:
                     kept = of_this_database(text if owners else without_definer(text), settings.database)
                     _keep(
@@ -387,6 +454,14 @@ class MariaDB(ServerDatabase):
                     )
 
         self._run(itertools.chain([_AS_THEY_ARE], tables()))
+        return warnings
+
+    def _adapted(self, statement: bytes, warnings: list[str]) -> bytes:
+        """Return a statement that makes a table, or sets something, so that it can run here."""
+        found, places = without_places(statement)
+        if places:
+            warnings.append(f"Table {places} is in the folder of its database, and no longer in one of its own.")
+        return found
 
     def _switch(self, other: MariaDB, settings: _MariaDBSettings, code: IO[bytes]) -> None:
         """Let the tables change places, and create anew what cannot be moved.
@@ -500,13 +575,15 @@ class MariaDB(ServerDatabase):
             "(SELECT table_name FROM information_schema.views WHERE table_schema = database())"
         )
         old, new = f"{_quoted(source)}.", f"{_quoted(self._database)}."
-        changed = [
-            f"ALTER TABLE {_quoted(table)} ALTER COLUMN {_quoted(column)} SET DEFAULT ({default.replace(old, new)})"
-            for table, column, default in found
-            if old in default
-        ]
+        changed: dict[str, list[str]] = {}
+        for table, column, default in found:
+            if old in default:
+                # All columns of a table at once: while one of them names a sequence that is gone, nothing else can be
+                # changed.
+                clause = f"ALTER COLUMN {_quoted(column)} SET DEFAULT ({default.replace(old, new)})"
+                changed.setdefault(table, []).append(clause)
         if changed:
-            self._ask("; ".join(changed))
+            self._ask("; ".join(f"ALTER TABLE {_quoted(name)} {', '.join(each)}" for name, each in changed.items()))
 
     @contextlib.contextmanager
     def _staged_tables(self, dump: DumpReader, only: Sequence[str]) -> Iterator[Switch]:
@@ -529,7 +606,7 @@ class MariaDB(ServerDatabase):
             other._drop_database()
             other._create(settings)
             other._load(dump, settings, code, copy=True)
-            todo = ["SET foreign_key_checks = 0", _AS_THEY_ARE.decode().strip(";\n"), "START TRANSACTION"]
+            todo = ["SET foreign_key_checks = 0", _AS_THEY_ARE.decode().strip().strip(";"), "START TRANSACTION"]
             for table in only:
                 to, source = _quoted(table), f"{_quoted(other._database)}.{_quoted(table)}"
                 columns = ", ".join(_quoted(column) for column in other._columns(table))
@@ -685,10 +762,14 @@ class MariaDB(ServerDatabase):
         return bool(found != [[0]])
 
     @contextlib.contextmanager
-    def _client(self, names: str) -> Iterator[Tool]:
+    def _client(self, names: str, *, programs: bool = True) -> Iterator[Tool]:
         """A client that knows where the server is, and the password.
 
         In the environment the password would be overruled by one in `~/.my.cnf`.
+
+        Args:
+            names: The names of the client.
+            programs: Whether settings that are for people are switched off.
         """
         address, secret = self.address, self.secret()
         told = {
@@ -704,8 +785,10 @@ class MariaDB(ServerDatabase):
             lines.append("protocol=tcp")
         tool = Tool.find(names, _PACKAGE, {}, secret)
         with private_file("\n".join(["[client]", *lines, ""])) as (path, descriptor):
-            first = (f"--defaults-extra-file={path}",)
-            yield dataclasses.replace(tool, arguments=first, descriptors=(descriptor,), hidden=_DATA)
+            first = [f"--defaults-extra-file={path}"]
+            if programs and "dump" not in names:
+                first.append(f"--init-command={_FOR_PROGRAMS}")
+            yield dataclasses.replace(tool, arguments=tuple(first), descriptors=(descriptor,), hidden=_DATA)
 
     def _run(self, script: Iterable[bytes]) -> None:
         """Run the statements of a script; the client's own commands are off."""
@@ -765,10 +848,15 @@ class _ScratchMariaDB(MariaDB):
         with restoring(self.name, "and contains only a part of the backup"), tempfile.TemporaryFile() as code:
             settings = read_settings(dump, _SETTINGS, _MariaDBSettings)
             self._ask(f"ALTER DATABASE {_quoted(self._database)} {_charset(settings)}", database="")
-            self._load(dump, settings, code, copy=True)
+            self.notes.extend(self._load(dump, settings, code, copy=True))
             code.seek(0)
             self._create_code(without_definer(line) for line, event in _kept(code) if not event)
             check_counts(self.counts(), dump.counts)
+
+    def _adapted(self, statement: bytes, warnings: list[str]) -> bytes:
+        found, keys = without_far_keys(super()._adapted(statement, warnings))
+        warnings.extend(f"The drill left out a foreign key to a table of another database: {key}." for key in keys)
+        return found
 
     def _create_code(self, script: Iterable[bytes]) -> None:
         """Create triggers, routines and views. What needs rights outside of the scratch database is noted.

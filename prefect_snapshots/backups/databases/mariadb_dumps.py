@@ -86,6 +86,16 @@ _ASSIGNED = re.compile(
     rb"(?:SET\s+|,\s*)(?P<variable>@*\w+)\s*=\s*(?P<value>%s)|SET (?P<names>NAMES) (?P<charset>\w+)" % _VALUE
 )
 _VIEW = re.compile(rb"(?:/\*!\d+ )?CREATE ALGORITHM=")
+_CREATED_TABLE = re.compile(rb"CREATE TABLE (?:IF NOT EXISTS )?(?P<table>%s) \(" % _NAME)
+_PLACE = re.compile(
+    rb"(?P<kept>%(text)s|%(name)s)|\s(?:DATA|INDEX) DIRECTORY ?= ?%(text)s"
+    % {b"text": rb"'(?:[^'\\]|\\.|'')*'", b"name": _NAME},
+    re.DOTALL,
+)
+_FAR_KEY = re.compile(
+    rb",\n  CONSTRAINT %(n)s FOREIGN KEY [^\n]* REFERENCES %(n)s\.%(n)s [^\n]*?(?=,?\n)" % {b"n": _NAME}
+)
+"""A line of its own, because line feeds in comments and defaults are written as \\n."""
 _ALTER_DATABASE = re.compile(rb"ALTER DATABASE %s " % _NAME)
 _STATUS = re.compile(
     rb"(?P<head>EVENT %s ON SCHEDULE (?:[^'\"`]|'[^'\\]*')*? ON COMPLETION (?:NOT )?PRESERVE) (?:ENABLE|DISABLE)\b"
@@ -280,6 +290,26 @@ def of_this_database(statement: bytes, source: str) -> bytes:
         )
         plain = re.sub(within, lambda found: found["kept"] or found["head"] or b"", plain, flags=re.DOTALL)
     return _ALTER_DATABASE.sub(b"ALTER DATABASE ", plain)
+
+
+def without_places(statement: bytes) -> tuple[bytes, str]:
+    """Return a statement without the folders of their own that a table or its partitions have, and the table's name.
+
+    Two tables of one name cannot share such a folder, and one that is moved to another database leaves a file behind,
+    because of which the server cannot drop the first one. Without such folders, the name is empty.
+    """
+    if b" DIRECTORY" not in statement or (found := _CREATED_TABLE.match(statement)) is None:
+        return statement, ""
+    kept = _PLACE.sub(lambda each: each["kept"] or b"", statement)
+    return kept, "" if kept == statement else name_of(found["table"])
+
+
+def without_far_keys(statement: bytes) -> tuple[bytes, list[str]]:
+    """Return a statement that makes a table without the foreign keys to tables of other databases, and these."""
+    if not statement.startswith(b"CREATE TABLE "):
+        return statement, []
+    keys = [key.decode(errors="replace").strip(", \n") for key in _FAR_KEY.findall(statement)]
+    return _FAR_KEY.sub(b"", statement), keys
 
 
 def _part(statement: bytes, number: int) -> StatementPart:

@@ -106,6 +106,8 @@ _ENTRY = r"\d+; \d+ \d+ "
 """How a line of `pg_restore --list` begins."""
 _REACHING = re.compile(_ENTRY + r"(?:EVENT TRIGGER|FOREIGN |SERVER|USER MAPPING|SUBSCRIPTION|PUBLICATION)")
 """What a drill leaves out: it would run by itself, or reach others."""
+_WATCHING = re.compile(_ENTRY + r"(?:(?:COMMENT|SECURITY LABEL) - )?EVENT TRIGGER ")
+_INDEX = re.compile(_ENTRY + r"(?:CONSTRAINT|INDEX|INDEX ATTACH) ")
 _CONFINED = (*("--no-comments", "--no-security-labels", "--no-publications", "--no-subscriptions", "--no-tablespaces"),)
 _FAILED = re.compile(
     r"(?:^pg_restore: from TOC entry \d+; \d+ \d+ (.*)\n)?"
@@ -114,6 +116,11 @@ _FAILED = re.compile(
     re.MULTILINE,
 )
 
+_NOT_SUPPORTED = "0A000"
+"""The SQLSTATE of what a server cannot do."""
+
+_CREATED = re.compile(r'(?:CREATE|ALTER) [A-Z ]+ (?:(?:"[^"]*"|[^\s".]+)\.)?"?([^\s"(.]+)"?')
+"""What a statement makes or changes, and its name without its schema."""
 _KEYS_IN = "--section=post-data"
 """The part of a dump that has its foreign keys."""
 _COMMENT = "COMMENT ON CONSTRAINT "
@@ -161,9 +168,17 @@ _DATA = re.compile(
 )
 """What clients repeat of rows and statements."""
 
+# The hash of an enum is another one in each database. So `pg_dump` writes the rows of partitions by it as rows of the
+# whole table, which is one table here.
 _TABLES = """
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+LEFT JOIN (
+  SELECT DISTINCT pg_partition_root(partrelid)::oid AS root FROM pg_partitioned_table WHERE (
+    SELECT o.oid FROM pg_opclass o JOIN pg_am a ON a.oid = opcmethod
+    WHERE opcname = 'enum_ops' AND opcnamespace = 'pg_catalog'::regnamespace AND amname = 'hash') = ANY(partclass)
+) h ON h.root = CASE WHEN c.relispartition OR c.relkind = 'p' THEN pg_partition_root(c.oid) END
+WHERE (c.relkind = 'r' AND h.root IS NULL OR c.oid = h.root)
+  AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 """
@@ -174,6 +189,8 @@ SELECT jsonb_build_object(
   'LC_COLLATE', datcollate, 'LC_CTYPE', datctype,
   'provider', CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
   'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
+  'rules', to_jsonb(d) ->> 'daticurules',
+  'tablespace', (SELECT spcname FROM pg_tablespace t WHERE t.oid = dattablespace),
   'comment', shobj_description(oid, 'pg_database'), 'template', datistemplate,
   'roles', (SELECT coalesce(jsonb_agg(DISTINCT r.rolname), '[]') FROM pg_shdepend s
     JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass
@@ -198,6 +215,15 @@ FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace JOIN pg_language l ON
 WHERE prokind IN ('f', 'w') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND lanname NOT IN ('c', 'internal') AND NOT EXISTS (SELECT FROM unnest(proconfig) c WHERE c LIKE 'search_path=%')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+"""
+
+# Tables with columns that hold the names of others, which may be those of indexes: these have to be there first.
+_NAMING = """
+SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_array(n.nspname, c.relname)), '[]')
+FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_type t ON t.oid = atttypid
+WHERE 'regclass'::regtype IN (t.oid, typelem, typbasetype) AND attnum > 0 AND NOT attisdropped AND relkind = 'r'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
 # CHECKs that call a function of the database: those of tables and domains, parents before those that inherit. The
@@ -256,17 +282,19 @@ END $do$
 
 # What stands in the way of replacing the rows of a table, and comes back afterwards: keys, which are then checked
 # against all rows again, and triggers, each with its own way of being enabled. The tables are a JSON array of
-# [schema, table].
+# [schema, table]. Keys of a partition are those of the table that it is a part of.
 _OBSTACLES = """
-WITH t AS (SELECT c.oid FROM jsonb_array_elements({tables}) e JOIN pg_class c ON c.relname = e ->> 1
-           JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = e ->> 0)
+WITH named AS (SELECT c.oid FROM jsonb_array_elements({tables}) e JOIN pg_class c ON c.relname = e ->> 1
+               JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = e ->> 0),
+  t AS (SELECT oid FROM named UNION SELECT p.relid FROM named, pg_partition_tree(oid) p
+        UNION SELECT a.relid FROM named, pg_partition_ancestors(oid) a)
 SELECT jsonb_build_object(
   'before', (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)), '[]')
       FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
         AND (conrelid IN (SELECT oid FROM t) OR confrelid IN (SELECT oid FROM t)))
-    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname)), '[]')
+    || (SELECT coalesce(jsonb_agg(format('ALTER TABLE ONLY %s DISABLE TRIGGER %I', tgrelid::regclass, tgname)), '[]')
       FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM t)),
-  'after', (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s ENABLE %s TRIGGER %I', tgrelid::regclass,
+  'after', (SELECT coalesce(jsonb_agg(format('ALTER TABLE ONLY %s ENABLE %s TRIGGER %I', tgrelid::regclass,
         CASE tgenabled WHEN 'A' THEN 'ALWAYS' ELSE '' END, tgname)), '[]')
       FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM t))
     || (SELECT coalesce(jsonb_agg(format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname,
@@ -276,7 +304,8 @@ SELECT jsonb_build_object(
   'sequences', (SELECT coalesce(jsonb_agg(jsonb_build_array(n.nspname, s.relname)), '[]')
       FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
       JOIN pg_namespace n ON n.oid = s.relnamespace
-      WHERE d.classid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM t) AND d.deptype IN ('a', 'i')))
+      WHERE d.classid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM named)
+        AND d.deptype IN ('a', 'i')))
 """
 
 
@@ -296,6 +325,8 @@ class _PostgreSQLSettings(
     settings: list[tuple[str | None, str]]
     grants: list[tuple[str | None, Literal["CREATE", "CONNECT", "TEMPORARY"], bool]] | None
     template: bool = False
+    rules: str | None = None
+    tablespace: str = "pg_default"
     roles: list[str] = []
     extensions: list[str] = []
     tablespaces: list[str] = []
@@ -309,10 +340,10 @@ class _PostgreSQLSettings(
         return ", ".join(map(_literal, (_elements(paths[0]) if paths else []) or ["$user", "public"]))
 
     def __post_init__(self) -> None:
-        named = [self.encoding, self.owner, self.collate, self.ctype, self.locale or "C", *self.roles]
+        named = [self.encoding, self.owner, self.collate, self.ctype, self.locale or "C", self.tablespace, *self.roles]
         named += [setting[0] for setting in self.settings if setting[0] is not None]
         named += [grant[0] for grant in self.grants or [] if grant[0] is not None]
-        if not all(named) or any("\0" in text for text in (*named, self.comment or "")):
+        if not all(named) or any("\0" in text for text in (*named, self.comment or "", self.rules or "")):
             raise ValueError("a name is empty, or has a zero byte")
         if not re.fullmatch(r"[A-Z0-9_]+", self.encoding) or not -1 <= self.connections < 2**31:
             raise ValueError("the encoding or the number of connections")
@@ -401,8 +432,11 @@ class PostgreSQL(ServerDatabase):
             self._check_version(session)
             session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             snapshot = session.ask("SELECT to_jsonb(pg_export_snapshot())")
-            settings = json.dumps(session.ask(_DATABASE), indent=1, sort_keys=True).encode()
-            arguments = ["--format=custom", "--compress=0", "--no-password", f"--snapshot={snapshot}"]
+            database = session.ask(_DATABASE)
+            settings = json.dumps(database, indent=1, sort_keys=True).encode()
+            # A database may be set to have its clients use another encoding, which has fewer letters.
+            arguments = ["--format=custom", "--compress=0", "--no-password", f"--encoding={database['encoding']}"]
+            arguments.append(f"--snapshot={snapshot}")
             tool = self._tool("pg_dump", server=_major(session))
             with contextlib.closing(tool.stream(*arguments)) as pieces:
                 counts = _counts(session)
@@ -506,10 +540,10 @@ class PostgreSQL(ServerDatabase):
             token = secrets.token_hex(4)
             beside = dataclasses.replace(self, url=self.renamed(f"{self._beside}_{token}"))
             replaced = f"{self._replaced}_{token}"
-            session.run(_create_statement(beside._database, settings, self._with_owners))
+            spaces = session.ask("SELECT jsonb_agg(spcname) FROM pg_tablespace")
+            session.run(_create_statement(beside._database, settings, self._with_owners, spaces))
             try:
                 warnings = beside._load(dump, settings)
-                beside._verify(dump)
                 # Not before, because a database can be set to be read only.
                 for statement in _alter_statements(beside._database, settings, self._with_owners):
                     session.run(statement)
@@ -553,7 +587,7 @@ class PostgreSQL(ServerDatabase):
     def _load(
         self, dump: DumpReader, settings: _PostgreSQLSettings, *, drill: bool = False, there: Collection[str] = ()
     ) -> list[str]:
-        """Load a dump into this database, which is empty.
+        """Load a dump into this database, which is empty, and count what is there.
 
         Args:
             drill: leave out what would reach others, and owners; what the role may not create is a warning.
@@ -574,13 +608,15 @@ class PostgreSQL(ServerDatabase):
         arguments = ["--no-password", f"--dbname={self._conninfo}"]
         arguments += ["--no-owner", "--no-privileges"] if unowned else []
         arguments += _CONFINED if drill else []
-        if (absent := sorted(set(settings.tablespaces) - set(spaces))) and not drill:
+        if (absent := sorted({*settings.tablespaces, settings.tablespace} - set(spaces))) and not drill:
             arguments.append("--no-tablespaces")
         listed = pg_restore.run("--list", stdin=dump.open(_DUMP)).decode(errors="replace").splitlines()
         views = [line for line in listed if re.match(_ENTRY + "MATERIALIZED VIEW DATA ", line)]
         left = [line for line in listed if drill and _REACHING.match(line)]
+        watching = [line for line in listed if not drill and _WATCHING.match(line)]
         made = [f"SCHEMA - {schema} " for schema in there]
-        others = [line for line in listed if line not in {*views, *left} and not any(each in line for each in made)]
+        apart = {*views, *left, *watching}
+        others = [line for line in listed if line not in apart and not any(each in line for each in made)]
         warnings = [f"The drill left out {re.sub(_ENTRY, '', line)}." for line in left]
         if absent and not drill:
             names = ", ".join(absent)
@@ -590,19 +626,27 @@ class PostgreSQL(ServerDatabase):
             with private_file("\n".join(lines)) as (path, descriptor):
                 tool = dataclasses.replace(pg_restore, descriptors=(descriptor,))
                 chosen = [*arguments, f"--use-list={path}", *more]
-                told, keys = _restored(tool, chosen, dump, newer=_version(tool) > server, drill=drill)
+                told, keys = _restored(tool, chosen, dump, newer=_version(tool) > server, drill=drill, gone=gone)
                 warnings.extend(told)
                 return keys
 
+        gone = {line.split()[6] for line in left if " FOREIGN TABLE " in line}
         run(others, "--section=pre-data")
         with self._session() as session:
+            naming = [f" TABLE DATA {schema} {name} " for schema, name in session.ask(_NAMING)]
             functions = session.ask(_UNQUALIFIED)
             _in_batches(
                 session, [f"ALTER {function} SET search_path TO {settings.search_path}" for function in functions]
             )
             checks = session.ask(_CALLING)
             _in_batches(session, [f"ALTER {place} DROP CONSTRAINT {name}" for place, name, _, _ in checks])
-        run(others, "--section=data")
+        late = [line for line in others if any(each in line for each in naming)]
+        run([line for line in others if line not in late], "--section=data")
+        if late:
+            indexes = [line for line in others if _INDEX.match(line)]
+            run(indexes, _KEYS_IN)
+            run(late, "--section=data")
+            others = [line for line in others if line not in indexes]
         warnings.extend(self._add_keys(run(others, _KEYS_IN)))
         warnings.extend(self._add_checks(checks))
         for line in views:  # in the order in which one may read another
@@ -615,6 +659,10 @@ class PostgreSQL(ServerDatabase):
             if not drill:
                 session.run("ANALYZE")
             _in_batches(session, [f"ALTER {function} RESET search_path" for function in functions])
+        self._verify(dump)
+        # They would react to all that was done until here: refuse it, or note it in a table.
+        if watching:
+            run(watching)
         return warnings
 
     def _add_keys(self, statements: Sequence[str]) -> Iterator[str]:
@@ -647,11 +695,14 @@ class PostgreSQL(ServerDatabase):
                 body = f"""
                     BEGIN EXECUTE {_literal(made)}; PERFORM set_config('snapshots.broken', '', false);
                     EXCEPTION WHEN check_violation OR invalid_object_definition OR feature_not_supported THEN
-                      EXECUTE {_literal(made + " NOT VALID")};
-                      PERFORM set_config('snapshots.broken', 'true', false); END"""
+                      PERFORM set_config('snapshots.broken', SQLSTATE, false);
+                      EXECUTE {_literal(made + " NOT VALID")}; END"""
                 session.run(f"DO {_literal(body)}")
-                if session.ask("SELECT to_jsonb(current_setting('snapshots.broken') = 'true')"):
-                    yield f"Some rows violate the constraint {name} of {place.lower()}, so it was created as NOT VALID."
+                if broken := session.ask("SELECT to_jsonb(current_setting('snapshots.broken'))"):
+                    why = "The server cannot look for values within arrays, ranges and composite types that violate"
+                    why = why if broken == _NOT_SUPPORTED else "Some rows violate"
+                    kind, _, rest = place.partition(" ")
+                    yield f"{why} the constraint {name} of {kind.lower()} {rest}, so it was created as NOT VALID."
                 if comment is not None:
                     on = place.removeprefix("TABLE ")
                     session.run(f"COMMENT ON CONSTRAINT {name} ON {on} IS {_literal(comment)}")
@@ -692,29 +743,33 @@ class PostgreSQL(ServerDatabase):
         settings = read_settings(dump, _SETTINGS, _PostgreSQLSettings)
         with self._session() as session:
             there = {
-                name: tuple(place)
-                for name, place in session.ask(
-                    f"SELECT coalesce(jsonb_agg(jsonb_build_array(format('%I.%I', nspname, relname), "
-                    f"jsonb_build_array(nspname, relname))), '[]') {_TABLES}"
+                name: (schema, table, whole)
+                for name, schema, table, whole in session.ask(
+                    f"SELECT coalesce(jsonb_agg(jsonb_build_array(format('%I.%I', nspname, relname), nspname, relname, "
+                    f"relkind = 'p')), '[]') {_TABLES}"
                 )
             }
-            wanted = self._with_partitions(session, only)
+            partitions = _partitions(session, [name for name in only if name not in there])
+            wanted = [part for name in only for part in [each[0] for each in partitions.get(name, [])] or [name]]
             check_only(wanted, dump.counts)
             if absent := sorted(set(wanted) - set(there)):
                 raise BackupFailed(
                     f"{', '.join(absent)} is not in the database. Restore the whole backup to another database, and "
                     "copy the table from there."
                 )
-            places = sorted(there[name] for name in wanted)
-            tables = ", ".join(f"{_quoted(schema)}.{_quoted(table)}" for schema, table in places)
+            places = sorted(there[name][:2] for name in wanted)
+            # Without ONLY in front of each, the rows of tables that inherit from it would go as well.
+            tables = ", ".join(("" if there[name][2] else "ONLY ") + name for name in wanted)
             session.run("BEGIN")
             session.run(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             obstacles = session.ask(_OBSTACLES.format(tables=_literal(json.dumps(places))))
-            for statement in [*obstacles["before"], f"TRUNCATE ONLY {tables}"]:
+            for statement in [*obstacles["before"], f"TRUNCATE {tables}"]:
                 session.run(statement)
             # Generated columns and checks may call functions that find others by the search path.
             session.run(f"SET LOCAL search_path TO {settings.search_path}")
-            self._feed(session, dump, places, [(schema, name) for schema, name in obstacles["sequences"]])
+            dumped = _partitions(session, [name for name in wanted if there[name][2]])
+            parts = [(schema, table) for each in dumped.values() for _, schema, table in each]
+            self._feed(session, dump, places, parts, [(schema, name) for schema, name in obstacles["sequences"]])
             session.run("SET LOCAL search_path TO pg_catalog")
             for statement in obstacles["after"]:
                 session.run(statement)
@@ -727,29 +782,15 @@ class PostgreSQL(ServerDatabase):
 
             yield commit
 
-    def _with_partitions(self, session: _Session, only: Sequence[str]) -> list[str]:
-        """The names of tables that have rows: of a partitioned table, those of all its partitions."""
-        wanted = "SELECT jsonb_array_elements_text(" + _literal(json.dumps(list(only))) + ") AS name"
-        partitions = dict(
-            session.ask(
-                "SELECT coalesce(jsonb_agg(jsonb_build_array(w.name, (SELECT jsonb_agg(format('%I.%I', pn.nspname, "
-                "pc.relname)) FROM pg_partition_tree(c.oid) t JOIN pg_class pc ON pc.oid = t.relid "
-                "JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE t.isleaf))), '[]') "
-                f"FROM ({wanted}) w JOIN pg_namespace n ON true "
-                "JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'p' "
-                "WHERE format('%I.%I', n.nspname, c.relname) = w.name"
-            )
-        )
-        return [name for each in only for name in partitions.get(each) or [each]]
-
     def _feed(
         self,
         session: _Session,
         dump: DumpReader,
         places: Sequence[tuple[str, str]],
+        parts: Sequence[tuple[str, str]],
         sequences: Sequence[tuple[str, str]],
     ) -> None:
-        """Copy the rows of some tables, and the values of their sequences, from a dump.
+        """Copy the rows of some tables, of their partitions whose rows are dumped as theirs, and of their sequences.
 
         `psql` runs what it reads: only rows between `COPY` and `\\.` of these tables, and calls of `setval` get there.
         """
@@ -758,7 +799,7 @@ class PostgreSQL(ServerDatabase):
             f"FROM jsonb_array_elements({_literal(json.dumps(sequences))}) e"
         )
         numbered = [literal.encode() for literal in literals]
-        for schema, found in itertools.groupby(sorted([*places, *sequences]), key=lambda place: place[0]):
+        for schema, found in itertools.groupby(sorted([*places, *parts, *sequences]), key=lambda place: place[0]):
             chosen = [f"--table={table}" for _, table in found]
             with tempfile.TemporaryFile() as script:
                 arguments = ["--data-only", f"--schema={schema}", *chosen, "--file=-"]
@@ -931,7 +972,6 @@ class _ScratchPostgreSQL(PostgreSQL):
             schemas = self._extend()
             with self._confined(schemas) as loader:
                 self.notes.extend(loader._load(dump, settings, drill=True, there=schemas))
-            self._verify(dump)
 
     def _extend(self) -> set[str]:
         """Create the extensions of the drilled database, and return the schemas that were created for them."""
@@ -1030,20 +1070,37 @@ def _held_marks(session: _Session) -> list[int]:
 
 def _counts(session: _Session) -> dict[str, int]:
     """Rows per table. The session is in a transaction."""
-    names = session.ask(f"SELECT coalesce(jsonb_agg(format('%I.%I', nspname, relname) ORDER BY 1), '[]') {_TABLES}")
+    names = session.ask(
+        "SELECT coalesce(jsonb_agg(jsonb_build_array(format('%I.%I', nspname, relname), relkind = 'p') "
+        f"ORDER BY format('%I.%I', nspname, relname)), '[]') {_TABLES}"
+    )
     counts: dict[str, int] = session.ask(
         f"SELECT CASE count(*) WHEN 0 THEN '{{}}' ELSE jsonb_build_object({_literal(_LARGE_OBJECTS)}, count(*)) END "
         "FROM pg_largeobject_metadata"
     )
     for start in range(0, len(names), _AT_ONCE):
         counted = " UNION ALL ".join(
-            f"SELECT {_literal(name)}, count(*) FROM ONLY {name}" for name in names[start : start + _AT_ONCE]
+            f"SELECT {_literal(name)}, count(*) FROM {'' if whole else 'ONLY'} {name}"
+            for name, whole in names[start : start + _AT_ONCE]
         )
         # A transaction keeps the locks of all tables that it has read; going back to a savepoint gives them back.
         session.run("SAVEPOINT counting")
         counts |= session.ask(f"SELECT jsonb_object_agg(name, n) FROM ({counted}) AS c(name, n)")
         session.run("ROLLBACK TO SAVEPOINT counting; RELEASE SAVEPOINT counting")
     return counts
+
+
+def _partitions(session: _Session, tables: Sequence[str]) -> dict[str, list[tuple[str, str, str]]]:
+    """For each of these that is partitioned: the name, schema and table of each partition that has rows of its own."""
+    found = session.ask(
+        "SELECT coalesce(jsonb_agg(jsonb_build_array(w.name, (SELECT jsonb_agg(jsonb_build_array("
+        "format('%I.%I', n.nspname, c.relname), n.nspname, c.relname)) FROM pg_partition_tree(p.oid) t "
+        "JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace))), "
+        f"'[]') FROM (SELECT jsonb_array_elements_text({_literal(json.dumps(list(tables)))}) AS name) w "
+        "JOIN pg_namespace n ON true JOIN pg_class p ON p.relnamespace = n.oid AND p.relkind = 'p' "
+        "WHERE format('%I.%I', n.nspname, p.relname) = w.name"
+    )
+    return {whole: [(name, schema, table) for name, schema, table in parts or []] for whole, parts in found}
 
 
 def _notes(session: _Session) -> list[DumpNote]:
@@ -1101,16 +1158,20 @@ def _rows(
 
 
 def _restored(
-    pg_restore: Tool, arguments: Sequence[str], dump: DumpReader, *, newer: bool, drill: bool
+    pg_restore: Tool, arguments: Sequence[str], dump: DumpReader, *, newer: bool, drill: bool, gone: set[str]
 ) -> tuple[list[str], list[str]]:
     """Run pg_restore to its end.
+
+    Args:
+        gone: the names of what a drill has left out. What needs one of these is left out as well, and added.
 
     Returns:
         Warnings, and the statements that make foreign keys that rows break, and comments on these.
 
     Raises:
         BackupFailed: there was an error. Three kinds are none: that a server does not know a time-out which a newer
-            pg_restore switches off, in a drill that a role may not create something, and that rows break a foreign key.
+            pg_restore switches off, in a drill that a role may not create something or that it needs what was left
+            out, and that rows break a foreign key.
     """
     warnings: list[str] = []
     keys: list[str] = []
@@ -1133,9 +1194,13 @@ def _restored(
                 if "violates foreign key constraint" in error or (keys and command.startswith(_COMMENT)):
                     keys.append(command.strip().removesuffix(";"))
                     continue
-                if not drill or not re.search(r"permission denied|must be (?:superuser|owner|able)", error):
+                made = _CREATED.match(command) or ("an object", "")
+                absent = re.search(r'(?:relation|type|function) "?(?:[^".]+\.)?([^".]+)"? does not exist', error)
+                if drill and absent is not None and absent[1] in gone:
+                    gone.add(made[1])
+                elif not drill or not re.search(r"permission denied|must be (?:superuser|owner|able)", error):
                     raise
-                warnings.append(f"The drill could not create {entry or 'an object'}: {error}.")
+                warnings.append(f"The drill could not create {entry or made[0]}: {error}.")
     return warnings, keys
 
 
@@ -1149,12 +1214,14 @@ def _check_extensions(session: _Session, settings: _PostgreSQLSettings) -> None:
         )
 
 
-def _create_statement(name: str, settings: _PostgreSQLSettings, owners: bool) -> str:
+def _create_statement(name: str, settings: _PostgreSQLSettings, owners: bool, spaces: Collection[str] = ()) -> str:
     parts = [f"CREATE DATABASE {_quoted(name)} TEMPLATE template0 ENCODING {_literal(settings.encoding)}"]
     parts += [f"LC_COLLATE {_literal(settings.collate)} LC_CTYPE {_literal(settings.ctype)}"]
     if settings.provider != "libc" and settings.locale is not None:
         option = {"icu": "ICU_LOCALE", "builtin": "BUILTIN_LOCALE"}[settings.provider]
         parts += [f"LOCALE_PROVIDER {settings.provider} {option} {_literal(settings.locale)}"]
+        parts += [f"ICU_RULES {_literal(settings.rules)}"] if settings.rules is not None else []
+    parts += [f"TABLESPACE {_quoted(settings.tablespace)}"] if settings.tablespace in spaces else []
     parts += [f"OWNER {_quoted(settings.owner)}"] if owners else []
     return " ".join(parts)
 

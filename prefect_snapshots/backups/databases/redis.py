@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeAlias
 from ...documents.texts import count_text
 from ...errors import BackupFailed, InvalidArgument
 from ...messages import last_words, logger
-from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpReader, Switch
+from ..sources import Database, DatabaseDescription, Dump, DumpFile, DumpNote, DumpReader, Switch
 from ..working import working_folder
 from .base import Address, ServerDatabase, Tool, check_only, file_pieces, restoring, write
 
@@ -96,7 +96,9 @@ class Redis(ServerDatabase):
             file = folder / _FILE
             Tool.find("redis-cli", "redis-tools", environment, secret).run(*place, "--rdb", str(file))
             counts = {name: keys for name, (keys, _) in _counts_in(file).items()}
-            yield Dump([DumpFile(_FILE, file_pieces(file))], counts)
+            with self._connected() as connection:
+                notes = _too_few(connection, counts)
+            yield Dump([DumpFile(_FILE, file_pieces(file))], counts, notes)
 
     def counts(self) -> dict[str, int]:
         with self._connected() as connection:
@@ -354,6 +356,21 @@ def _spare(target: _Connection, wanted: Sequence[int]) -> tuple[list[int], list[
                 spare.append(number)
             number += 1
     return there, spare
+
+
+def _too_few(connection: _Connection, counts: Mapping[str, int]) -> list[DumpNote]:
+    """Return what to say if a restore to this server would have no room beside the databases in a backup."""
+    if needed := 2 * len(counts):
+        try:
+            connection.run("SELECT", needed - 1)
+        except BackupFailed:
+            return [
+                DumpNote(
+                    f"The server has fewer than {needed} databases, and a restore to it needs as many: an empty one "
+                    "for each that has keys. Increase `databases` in redis.conf before you restore."
+                )
+            ]
+    return []
 
 
 def _copy_keys(source: _Connection, target: _Connection) -> None:
