@@ -446,10 +446,22 @@ def test_tablespaces_are_used_if_the_server_has_them(server: Server, admin: Clie
         assert switch() == []
     assert shop(used) == ["fast", "fast"]
     drop(server, "shop")
+    admin("CREATE DATABASE shop TEMPLATE template0 TABLESPACE fast;")
+    shop("CREATE TABLE t (i int) TABLESPACE pg_default;")
+    whole_round(server, admin)
+    drop(server, "shop")
     admin("DROP TABLESPACE fast;")
     with of(server).stage(kept) as switch:
         assert switch() == ["All tables are in the default tablespace, because the server does not have: fast."]
     assert shop(used + "SELECT * FROM t;") == ["1"]
+
+
+def test_letters_that_the_encoding_of_clients_lacks_are_kept(server: Server, admin: Client, shop: Client) -> None:
+    shop("CREATE TABLE t AS SELECT U&'\\2603' AS v;")
+    admin("ALTER DATABASE shop SET client_encoding = 'LATIN1';")
+    kept = StoredDump.of(of(server))
+    of(server).restore(kept)
+    assert shop("SELECT v = U&'\\2603' FROM t;") == ["t"]
 
 
 @pytest.mark.parametrize("hostile", SETTINGS, ids=str)
