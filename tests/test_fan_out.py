@@ -138,7 +138,7 @@ def test_workers_make_one_backup_and_the_source_of_a_killed_one_is_tried_again(f
     flush()
     with get_client(sync_client=True) as client:
         [page] = [page for page in client.read_artifacts() if name[:20] in str(page.key) and "-parts" in str(page.key)]
-    assert "2 of 2 parts stored" in str(page.data)
+    assert "3 of 3 parts stored" in str(page.data)
     assert str(page.data).count("Completed") == 2
 
 

@@ -540,11 +540,13 @@ def restore_drill(
         InvalidArgument: A work pool has no deployment of this flow, or no part of the backup.
     """
     manager = _manager(name, databases, (), repository)
-    found = manager.get_backup(backup or "latest")
-    common = {"name": name, "repository": repository}
-    jobs = jobs_of_parts(DRILL, workers or {}, found, common, ["databases"])
-    elsewhere = drilled_on_workers(found, jobs, Patience(0, worker_timeout, poll_interval)) if jobs else None
-    report = _drilled(manager, found.name, place, elsewhere)
+    tried, elsewhere = backup or "latest", None
+    if workers:
+        found = manager.get_backup(tried)
+        common = {"name": name, "repository": repository}
+        jobs = jobs_of_parts(DRILL, workers, found, common, ["databases"])
+        tried, elsewhere = found.name, drilled_on_workers(found, jobs, Patience(0, worker_timeout, poll_interval))
+    report = _drilled(manager, tried, place, elsewhere)
     if not report.ok:
         raise IntegrityError(f"The data restored from {report.name} is not identical. See the report of the drill.")
     return report

@@ -115,7 +115,8 @@ def _shares_of(manager: BackupManager) -> dict[tuple[str, str], float]:
     """Return how many percent of each part the workers of this flow run have read, by work pool and source."""
     flow_run_id, _ = run_ids()
     key = f"{_reporter(manager).key}-progress"
-    with get_client(sync_client=True) as client:
+    # With settings, it is a client of its own. The client of the run may be closed: this is also asked afterwards.
+    with get_client(sync_client=True, httpx_settings={}) as client:
         parent = FlowRunFilterParentFlowRunId(any_=[flow_run_id] if flow_run_id else [])
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
         wanted = ArtifactFilter(

@@ -1223,7 +1223,9 @@ def _create_statement(name: str, settings: _PostgreSQLSettings, owners: bool, sp
         option = {"icu": "ICU_LOCALE", "builtin": "BUILTIN_LOCALE"}[settings.provider]
         parts += [f"LOCALE_PROVIDER {settings.provider} {option} {_literal(settings.locale)}"]
         parts += [f"ICU_RULES {_literal(settings.rules)}"] if settings.rules is not None else []
-    parts += [f"TABLESPACE {_quoted(settings.tablespace)}"] if settings.tablespace in spaces else []
+    # Without a word, a database is in the tablespace of its template. To name that one takes rights to it.
+    if settings.tablespace != "pg_default" and settings.tablespace in spaces:
+        parts += [f"TABLESPACE {_quoted(settings.tablespace)}"]
     parts += [f"OWNER {_quoted(settings.owner)}"] if owners else []
     return " ".join(parts)
 
