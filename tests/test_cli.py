@@ -187,15 +187,20 @@ def largest_pack(directory: Path) -> Path:
 # --- starting ----------------------------------------------------------------------------------------------------
 
 
-def test_help_takes_less_than_400_ms(program: Program) -> None:
-    """Of a processor: so it does not matter what else this machine does."""
-    taken = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert "snapshots" in program.installed().run("--help").stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    assert min(taken) < 0.4
+def test_help_takes_little_longer_than_its_parser(program: Program) -> None:
+    """Of a processor, beside what it is made with: neither what else this machine does matters, nor which it is."""
+
+    def least(*command: str | Path) -> float:
+        taken = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+        return min(taken)
+
+    parser = least(sys.executable, "-c", "import cyclopts, rich.console, rich.table")
+    assert least(program.installed().path, "--help") < 5 * parser
 
 
 def test_starting_loads_neither_prefect_nor_the_repository() -> None:

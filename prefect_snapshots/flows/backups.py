@@ -40,6 +40,7 @@ from ..integration.backups import (
     progress_bar,
     report_cleaned,
     report_created,
+    report_drill_failed,
     report_drilled,
     report_failed,
     report_proof_overdue,
@@ -603,10 +604,14 @@ def _with_warnings(result: R, name: str, warnings: Sequence[str]) -> R:
 
 
 def _drilled(manager: BackupManager, name: str, place: str = "", elsewhere: DrillReport | None = None) -> DrillReport:
-    with progress_bar(manager, "Drill", unit="step") as progress:
-        report = manager.drill(
-            name, progress, run=this_run(), place=place, elsewhere=[] if elsewhere is None else [elsewhere]
-        )
+    try:
+        with progress_bar(manager, "Drill", unit="step") as progress:
+            report = manager.drill(
+                name, progress, run=this_run(), place=place, elsewhere=[] if elsewhere is None else [elsewhere]
+            )
+    except IntegrityError as error:
+        report_drill_failed(manager, name, error)
+        raise
     report_drilled(manager, report)
     return report
 

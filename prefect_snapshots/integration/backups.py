@@ -37,6 +37,7 @@ from prefect.settings import get_current_settings
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
 from ..documents import Block, Document, Heading, Note, markdown
 from ..documents.texts import count_text, size_text
+from ..errors import IntegrityError
 from ..redaction import safe_url
 from ..reports.backups import (
     PINNED,
@@ -226,6 +227,12 @@ def report_drilled(manager: BackupManager, report: DrillReport) -> None:
         else:
             run_logger().error("Drill of %s: %s: %s.%s", report.name, outcome, "; ".join(problems), link)
         _emit("drilled" if report.ok else "drill-failed", manager, {"backup": report.name, "problems": problems})
+
+
+def report_drill_failed(manager: BackupManager, name: str, error: IntegrityError) -> None:
+    """Report that a backup is damaged, so that nothing of it could be tried."""
+    with only_warn(f"The drill of {name} ended"):
+        _emit("drill-failed", manager, {"backup": name, "problems": [str(error)]})
 
 
 def report_proof_overdue(manager: BackupManager, since: datetime) -> bool:

@@ -21,8 +21,8 @@ from ..errors import InvalidArgument, PermissionDenied, RestoreFailed, StorageEr
 from ..repository.contents import ContentReader
 from .descriptors import DIRECTORY, Parents, exists, open_below, opened, opened_below, owned_by_others, resolve
 from .entries import Entry
-from .local import LocalFirst
 from .restore_plan import Options, RestorePlan, above, find_alone, make_plan
+from .reusing import LocalFirst
 from .stored import StoredTree, VerifiedContent
 from .unchanged import Placed, UnchangedFiles
 from .workspaces import Workspace, delete_tree, recover, swap, sync_all, workspace
