@@ -25,8 +25,8 @@ class PyTreeSnapshotManager(SnapshotManager[T]):
     and all processes return the same id or raise the same error.
 
     Args:
-        repository, name, deepcopy_on_save, deepcopy_on_retrieve, max_snapshots, retention, rank_by, mode,
-            cmp: As for `SnapshotManager`.
+        repository, name, deepcopy_on_save, deepcopy_on_retrieve: As for `SnapshotManager`.
+        max_snapshots, retention, rank_by, mode, cmp: As for `SnapshotManager`.
         all_processes: Whether all processes of a run save, annotate and delete together. Pass False to use the manager
             in one of them only. Default: True.
         process_timeout: How many seconds one process may be later than another one before `ProcessFailed` is raised.
