@@ -85,7 +85,7 @@ def test_the_documented_automations(tmp_path: Path, environment: dict[str, str],
         "prefect-snapshots.backup.overdue: ",
         "prefect-snapshots.repository.damaged: ",
         "prefect-snapshots.repository.growing: ",
-        "restore-drill Failed: IntegrityError: ",
+        "restore-drill Failed: DamagedVersion: ",
     ]
     assert [text[: len(begin)] for text, begin in zip(heard, beginnings, strict=True)] == beginnings
     assert webhook[1].empty()

@@ -117,7 +117,8 @@ class _Operations:
     def getattr(self, path: str, handle: int | None = None) -> dict[str, Any]:
         """Return the type, size and times of what is at a path."""
         found = self._find(path)
-        kind = {"directory": stat.S_IFDIR, "link": stat.S_IFLNK}.get(found.type, stat.S_IFREG)
+        # What is found at a link is what it leads to. For the kernel it is the link, which it follows itself.
+        kind = stat.S_IFDIR if found.type == "directory" else stat.S_IFREG if found.link is None else stat.S_IFLNK
         mode = _READABLE if found.mode is None else found.mode & _READABLE
         created = found.version.created_at.timestamp() if found.version is not None else 0.0
         at = created if found.modified is None else found.modified
