@@ -182,9 +182,7 @@ def _chart(chart: Chart) -> Iterator[str]:
     if not there:
         return
     y, ticks = _scale(min(there) if chart.form == "line" else 0.0, max(there))
-    yield from _frame(
-        y, ticks, chart.kind, *(chart.labels if len(chart.labels) < 3 else chart.labels[:: len(chart.labels) - 1])
-    )
+    yield from _frame(y, ticks, chart.kind, chart.labels[0], chart.labels[-1] if len(chart.labels) > 1 else "")
     floor, room = _HEIGHT - _BOTTOM, WIDTH - _LEFT - _RIGHT
     if chart.form == "bars":
         step = room / len(chart.values)

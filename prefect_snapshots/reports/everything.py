@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 from ..artifacts import ArtifactRegistry
@@ -17,7 +17,6 @@ from ..repository import Repository
 from ..retention import RetentionPolicy
 from ..snapshots import SnapshotManager
 from ..snapshots import list_names as list_snapshot_names
-from ..snapshots.backends import Durable
 from .artifacts import about_artifact
 from .backups import about_backups
 from .comparison import about_runs
@@ -70,9 +69,12 @@ def describe_repository(
     def backups(name: str) -> Iterable[Block]:
         return about_backups(BackupManager(repository, name=name, retention=retention or RetentionPolicy()), listed)
 
+    @cache  # the comparison and the document of a name read the same events
+    def manager(name: str) -> SnapshotManager[Any]:
+        return SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode)
+
     def snapshots(name: str) -> Iterable[Block]:
-        manager: SnapshotManager[Any] = SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode)
-        return about_snapshots(manager, listed)
+        return about_snapshots(manager(name), listed)
 
     def checkpoints(name: str) -> Iterable[Block]:
         return CheckpointManager(repository).describe(name).blocks
@@ -97,17 +99,17 @@ def describe_repository(
     compared: _Part = (
         "snapshots",
         "Compared",
-        partial(_compare, repository, [part[1] for part in chosen if part[0] == "snapshots"]),
+        partial(_compare, manager, [part[1] for part in chosen if part[0] == "snapshots"]),
     )
     documents = [_document(part) for part in (whole, compared, *chosen)]
     return [document for document in documents if document.blocks]
 
 
-def _compare(repository: Repository, names: Sequence[str]) -> Iterable[Block]:
+def _compare(manager: Callable[[str], SnapshotManager[Any]], names: Sequence[str]) -> Iterable[Block]:
     runs = {}
     for name in names:
         with contextlib.suppress(SnapshotsError):  # its own document says that it cannot be read
-            runs[name] = list(Durable(repository, name).view.by_id.values())
+            runs[name] = list(manager(name).records.by_id.values())
     return about_runs(runs)
 
 

@@ -16,6 +16,7 @@ holds in this process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import sqlite3
@@ -117,7 +118,7 @@ class SQLiteFollower:
 
         Raises:
             InvalidArgument: The file is no SQLite database in WAL mode.
-            WalRefused: Another process follows the database into the same archive.
+            WalRefused: Another process follows the database, or another one into the same archive.
         """
         ending = ending or threading.Event()
         with _LiveLog(self.path) as live, ThreadPoolExecutor(1) as worker:
@@ -309,6 +310,14 @@ class _LiveLog:
             if not self.path.is_file():
                 raise InvalidArgument(f"{self.path} is not a file.")
             self._file = stack.enter_context(self.path.open("rb"))
+            # Two followers would keep each other from ever making a base copy. The lock goes with the process, and
+            # those of SQLite are of another kind.
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WalRefused(
+                    f"Another process follows {self.path}. Nothing was changed. End one of them."
+                ) from None
             shared = contextlib.ExitStack()
             stack.enter_context(shared)
             try:
