@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventResourceFilter
 
@@ -34,6 +35,24 @@ def artifact_text(name: str) -> str:
     """What the only artifact for a name says."""
     [artifact] = artifacts_of(name)
     return str(artifact.data)
+
+
+def paused_run(name: str, thread: threading.Thread, outcome: list[Any]) -> FlowRun:
+    """The flow run of a name, once it is paused.
+
+    Args:
+        name: The name of the flow run.
+        thread: Runs it.
+        outcome: What the thread leaves when it ends too early.
+    """
+    deadline = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+        while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
+            assert thread.is_alive(), outcome
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    return found[0]
 
 
 def events_of(name: str, expected: int) -> list[Event]:

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +17,11 @@ from typing import Any
 import pytest
 from flat_database import Flat
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import get_current_settings
-from prefect_support import artifacts_of, events_about, flush
+from prefect_support import artifacts_of, events_about, flush, paused_run
 from pydantic import SecretStr
 
 from prefect_snapshots import BackupManager, RetentionPolicy
@@ -278,18 +277,12 @@ def test_a_restore_waits_for_the_name_of_the_backup(
 
     run = threading.Thread(target=restoring, daemon=True)
     run.start()
-    with get_client(sync_client=True) as client:
-        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-        deadline = time.monotonic() + 60
-        while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
-            assert run.is_alive(), outcome
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    paused = paused_run(name, run, outcome)
     assert rows(place) == 0
     [waiting] = [page for page in artifacts_of(name, "backups") if "waits for you" in str(page.data)]
     assert f"| `uploads` | `{place / 'uploads'}` | directory |" in str(waiting.data)
     answer = backup.name if typed == "its name" else typed
-    resume_flow_run(found[0].id, run_input={"name_of_the_backup": answer, "your_name": "Ada"})
+    resume_flow_run(paused.id, run_input={"name_of_the_backup": answer, "your_name": "Ada"})
     run.join(60)
     [came] = outcome
     if typed == "its name":
@@ -299,7 +292,7 @@ def test_a_restore_waits_for_the_name_of_the_backup(
         assert (place / "uploads" / "photo").stat().st_size == 100_000
         told = {event.event: event.payload for event in events_about(f"prefect-snapshots.backups.{name}", 3)}
         asked = told["prefect-snapshots.restore.waiting"]
-        assert asked["url"].endswith(f"/runs/flow-run/{found[0].id}")
+        assert asked["url"].endswith(f"/runs/flow-run/{paused.id}")
         assert asked["replaces"] == [backup.parts[0].name, str(place / "uploads")]
         assert told["prefect-snapshots.backup.restored"]["confirmed_by"] == "Ada"
         flush()

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,10 +18,10 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_runs import resume_flow_run
-from prefect_support import flush
+from prefect_support import flush, paused_run
 
 from prefect_snapshots import BackupManager
 from prefect_snapshots.errors import BackupFailed, InvalidArgument
@@ -171,13 +170,9 @@ def test_workers_try_and_restore_their_parts(fleet: Fleet, name: str) -> None:
 
     run = threading.Thread(target=restoring, daemon=True)
     run.start()
-    with get_client(sync_client=True) as client:
-        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-        while not (found := client.read_flow_runs(flow_run_filter=wanted)) or found[0].state_name != "Paused":
-            assert run.is_alive(), outcome
-            time.sleep(0.1)
+    paused = paused_run(name, run, outcome)
     assert (own / "where").read_text() == "changed"
-    resume_flow_run(found[0].id, run_input={"name_of_the_backup": backup.name})
+    resume_flow_run(paused.id, run_input={"name_of_the_backup": backup.name})
     run.join()
     [came] = outcome
     assert sorted(came.restored) == sorted(backup.part_names), came

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from database_servers import until
-from test_wal import COMMAND, run
+from test_wal import run, started
 
 from prefect_snapshots import Repository
 from prefect_snapshots.backups import SQLiteRestoreReport, recovery_windows, restore_sqlite
@@ -80,13 +80,8 @@ def following(database: Path, repository: Path, base_every: timedelta = timedelt
 
 @contextlib.contextmanager
 def followed_by_process(database: Path, repository: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [*COMMAND, "-r", str(repository), "wal", "follow", str(database)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
+    with started("follow", str(database), repository=str(repository)) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def known(archive: SQLiteArchive, moment: float) -> None:

@@ -58,6 +58,17 @@ def push(archive: WalArchive, folder: Path, file: str, data: bytes) -> bool:
     return archive.push(folder / file)
 
 
+@contextlib.contextmanager
+def started(*arguments: str, repository: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of `wal` that goes on, and is killed at the end."""
+    process = subprocess.Popen([*COMMAND, "-r", repository, "wal", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def run(*arguments: str, repository: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, "-r", repository, *arguments], capture_output=True, text=True, check=False)
 
@@ -216,13 +227,8 @@ def archiving(server: Server, repository: Path) -> Iterator[list[subprocess.Comp
 @contextlib.contextmanager
 def archiver(server: Server, repository: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that archives, which is killed at the end."""
-    command = [*COMMAND, "-r", str(repository), "wal", "archive", str(server.folder / "data"), str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
+    with started("archive", str(server.folder / "data"), str(folder), repository=str(repository)) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_is_told_only_what_is_true_by_an_archiver_that_is_killed(server: Server, tmp_path: Path) -> None:

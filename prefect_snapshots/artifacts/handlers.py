@@ -425,13 +425,16 @@ def _dump_parquet(value: Any, allow_pickle: bool, strict: bool = True, **options
     elif library == "pyarrow":
         _write_arrow(value, file, "pyarrow", **options)
     else:
-        raise TypeError(
-            "a Parquet file holds tables of pandas, polars or pyarrow, not "
-            f"{type(value).__name__}. Use the handler 'pytree'."
-        )
+        raise _not_a_table(value, "a Parquet file")
     if strict:
         _check_table(value, library, "a Parquet file", lambda: _load_parquet(file.getbuffer(), False))
     return [file.getvalue()]
+
+
+def _not_a_table(value: Any, what: str) -> TypeError:
+    return TypeError(
+        f"{what} holds tables of pandas, polars or pyarrow, not {type(value).__name__}. Use the handler 'pytree'."
+    )
 
 
 def _dump_arrow(value: Any, allow_pickle: bool, strict: bool = True) -> list[Buffer]:
@@ -445,10 +448,7 @@ def _dump_arrow(value: Any, allow_pickle: bool, strict: bool = True) -> list[Buf
         with ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     else:
-        raise TypeError(
-            "an Arrow file holds tables of pandas, polars or pyarrow, not "
-            f"{type(value).__name__}. Use the handler 'pytree'."
-        )
+        raise _not_a_table(value, "an Arrow file")
     if strict:
         _check_table(value, library, "an Arrow file", lambda: _load_arrow(file.getbuffer(), False))
     return [file.getbuffer()]
