@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from prefect_snapshots.errors import IntegrityError
+from prefect_snapshots.errors import DamagedVersion, IntegrityError
 from prefect_snapshots.flows import check_repository, create_backup, restore_drill, watch_repository
 
 
@@ -28,7 +28,7 @@ def main(place: Path) -> None:
         pack.write_bytes(data)
     with contextlib.suppress(IntegrityError):
         check_repository(repository, read_data=True)
-    with contextlib.suppress(IntegrityError):
+    with contextlib.suppress(DamagedVersion):
         restore_drill("project", repository=repository)
 
 
