@@ -14,7 +14,9 @@ from unittest.mock import patch
 @functools.cache
 def context() -> ForkServerContext:
     """Return the context of the server, which the first call starts."""
-    multiprocessing.set_forkserver_preload(["histories", "test_backup_trees", "test_trees"])
+    # `_measure`, because a client of a benchmark imports once more what the program imports that starts it.
+    modules = ["histories", "history_rounds", "_measure", "test_backup_trees", "test_trees"]
+    multiprocessing.set_forkserver_preload(modules)
     # Before Python 3.13 the server gets our path, and finds none of the modules, silently: it does not use the path.
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
         forkserver.ensure_running()

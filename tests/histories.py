@@ -24,6 +24,7 @@ import msgspec
 from toy_kind import ToyKind
 
 from prefect_snapshots import ArtifactRegistry, BackupManager, Repository, RetentionPolicy, SnapshotManager
+from prefect_snapshots.artifacts import list_handlers
 from prefect_snapshots.checkpoints import Snapper
 from prefect_snapshots.errors import (
     ArtifactNotFound,
@@ -38,6 +39,8 @@ from prefect_snapshots.errors import (
 )
 from prefect_snapshots.repository.contents import StagedPart
 from prefect_snapshots.results import ResultLog
+
+list_handlers()  # clients are forked from a process that has imported this, so that one reads what is installed for all
 
 KEEP_ALL = RetentionPolicy(keep_last=-1)
 NAME = "shared"
