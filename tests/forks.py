@@ -10,13 +10,14 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from unittest.mock import patch
 
+_MODULES = ["histories", "history_rounds", "test_backup_trees", "test_trees", "s3fs", "aiobotocore.session", "_measure"]
+"""What processes run and use. The last one is imported again for a program of `benchmarks/` that starts processes."""
+
 
 @functools.cache
 def context() -> ForkServerContext:
     """Return the context of the server, which the first call starts."""
-    # `_measure`, because a client of a benchmark imports once more what the program imports that starts it.
-    modules = ["histories", "history_rounds", "_measure", "test_backup_trees", "test_trees"]
-    multiprocessing.set_forkserver_preload(modules)
+    multiprocessing.set_forkserver_preload(_MODULES)
     # Before Python 3.13 the server gets our path, and finds none of the modules, silently: it does not use the path.
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
         forkserver.ensure_running()

@@ -219,14 +219,23 @@ class Interleavings(Interleaving):
         self.finish(other)
         self.read(other, key, steps=1000)
 
-    @rule(pair=pairs, key=keys, large=st.booleans(), verb=st.sampled_from(["LIST", "CREATE", "WAIT", "DELETE", "HEAD"]))
-    def write_beside_an_expiry(self, pair: tuple[int, int], key: str, large: bool, verb: str) -> None:
-        """An expiry is stopped, and what it is about to delete is written again."""
+    @rule(
+        pair=pairs,
+        key=keys,
+        large=st.booleans(),
+        verb=st.sampled_from(["LIST", "CREATE", "WAIT", "DELETE", "HEAD"]),
+        looks=st.booleans(),
+    )
+    def write_beside_an_expiry(self, pair: tuple[int, int], key: str, large: bool, verb: str, looks: bool) -> None:
+        """An expiry is stopped, and what it is about to delete is written again, perhaps by who looked a moment ago."""
         writer, other = pair
         for number in pair:
             self.finish(number)
         self.write(writer, key, large=large, steps=1000)
         self.expire(other, 0, "written", steps=0)
+        if looks:
+            self.come_to(other, "CREATE")
+            self.read(writer, key, steps=1000)
         self.come_to(other, verb)
         self.write(writer, key, large=large, steps=1000)
         self.read(writer, key, steps=1000)
@@ -401,8 +410,15 @@ def test_an_expiry_that_paused_drops_nothing_of_a_later_generation() -> None:
     state = Interleavings()
     state.begin()
     state.kill(number=1)
-    state.write_beside_an_expiry(pair=(0, 1), key="a", large=False, verb="CREATE")
+    state.write_beside_an_expiry(pair=(0, 1), key="a", large=False, verb="CREATE", looks=False)
     state.expire(number=0, age=0, by="written", steps=12)
     state.expire_beside_a_write(pair=(2, 1), key="a", large=True, verb="PUT", until="again")
     assert state.world.processes[0].busy
+    state.teardown()
+
+
+def test_an_expiry_deletes_nothing_while_a_writer_may_not_know_of_its_generation() -> None:
+    state = Interleavings()
+    state.begin()
+    state.write_beside_an_expiry(pair=(1, 0), key="a", large=False, verb="DELETE", looks=True)
     state.teardown()

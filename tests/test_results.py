@@ -20,7 +20,7 @@ from servers import Storage
 from prefect_snapshots import Repository
 from prefect_snapshots.errors import DamagedObject, IntegrityError, InvalidArgument
 from prefect_snapshots.repository import keyed
-from prefect_snapshots.repository.keyed import ELSEWHERE, VALUE, Value
+from prefect_snapshots.repository.keyed import ELSEWHERE, VALUE, Listed, Value
 from prefect_snapshots.repository.reserve import RESERVE
 from prefect_snapshots.repository.sealing import Sealer
 from prefect_snapshots.results import ResultLog
@@ -201,6 +201,41 @@ def test_results_that_are_read_are_kept(tmp_path: Path) -> None:
     assert len(log.read("large")) == 120_000
     with pytest.raises(InvalidArgument, match="by must be"):
         log.expire(later, by="never")  # type: ignore[arg-type]
+
+
+def test_a_result_that_moves_while_it_is_looked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One expiry lists the latest generation before a read copies a result there, and the former one after another."""
+
+    def now() -> datetime:
+        """A moment before whatever is written next, which gets the time of the last tick."""
+        moment = datetime.now(UTC)
+        tick = tmp_path / "tick"
+        tick.touch()
+        while tick.stat().st_mtime <= moment.timestamp():
+            tick.touch()
+        return moment
+
+    url = str(tmp_path / "repository")
+    first, second, reader = (ResultLog(Repository(url), keep_read=one) for one in (False, False, True))
+    data = random.Random(0).randbytes(200_000)
+    first.write("old", b"old")
+    old_ends = now()
+    first.write("wanted", data)
+    assert first.expire(now(), by="read") == []
+    begun = now()
+    values = first._writing()
+
+    def live() -> dict[str, Listed]:
+        latest = [one for one in values.list() if one.generation == values.generation]
+        assert reader.read("wanted") == data
+        assert second.expire(begun, by="read") == []
+        former = [one for one in values.list() if one.generation < values.generation]
+        assert latest == former == []
+        return {}
+
+    monkeypatch.setattr(values, "live", live)
+    assert first.expire(old_ends) == ["old"]
+    assert reader.read("wanted") == data
 
 
 def test_many_results_are_deleted_together(tmp_path: Path) -> None:
