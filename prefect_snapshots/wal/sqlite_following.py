@@ -4,19 +4,23 @@ SQLite overwrites its log from the beginning once everything in it is in the dat
 it. The follower therefore always has a read transaction open. Everybody can read and write meanwhile; only the log
 grows. When it has grown enough, the follower lets it begin anew: it archives all frames, writes them to the database
 file (a checkpoint), ends its transaction for a moment, and begins another one. Then it proves that nothing was lost in
-this moment: the header of the shared memory counts transactions, and the salts of the log count its beginnings.
+this moment: the header of the shared memory counts transactions, and the new log must contain all that were added.
+A program that waits in a checkpoint of its own until the log may begin anew gets the same moment.
 
 A look copies that header from shared memory, which is atomic, takes microseconds, and locks nothing. It says which
 frame is the last committed one now. So each state has an exact time.
 
-The files of the database stay open until the connections are closed: closing one would release the locks that SQLite
-holds in this process.
+The database and its shared memory, once opened here, stay open as long as this process runs: closing a file releases
+the locks that SQLite holds on it anywhere in the process. Then another process that ends believes that it is the last
+one, and deletes the log.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
+import math
 import mmap
 import os
 import sqlite3
@@ -28,13 +32,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from ..errors import InvalidArgument, StorageError, WalRefused
 from ..messages import logger
 from ..repository.location import Buffer
 from ..repository.repository import Repository
+from ..repository.threads import Lock
 from .sqlite_archive import FRAME_HEAD, Mark, Position, SQLiteArchive
 
 T = TypeVar("T", bound=Buffer)
@@ -56,7 +61,20 @@ _PAUSE = 2.0
 _PATIENCE = 60.0
 """Seconds to wait for the locks of others."""
 _TRIES = 1000
-"""Attempts to begin a transaction between two of others: each takes some microseconds."""
+"""Looks at a header that is being written, after which its writer is taken for dead."""
+_WAIT = 0.0002
+"""Seconds between two attempts to get a lock. SQLite itself waits up to 0.1 seconds, but a program that writes without
+pause releases the lock for microseconds only."""
+_ROUNDS = 10
+"""Attempts to let the log begin anew, at once one after another."""
+_WRITE_BACK = 1.0
+"""Seconds to wait for readers of old states, before a state is written to the database file."""
+_WRITE_BACK_LOCKED = 0.1
+"""The same, while others cannot write."""
+_AWAITED = 3
+"""Looks in a row that see the locks of a program which waits. Two programs at work also have both for a moment."""
+_GIVEN = 1.0
+"""Seconds to wait until such a program takes the moment that it gets."""
 _BASE_PIECE = 4 << 20
 """Bytes of the database file to read at once."""
 _HEADER = struct.Struct("=IIIBBHIIII8s")
@@ -64,6 +82,18 @@ _WORDS = struct.Struct("=12I")
 _CHECKPOINT = struct.Struct("=I")
 _LOG_HEAD = 32
 """Bytes before the first frame, in the format of SQLite."""
+_LOCKS = (120, 121)
+"""The bytes of the shared memory whose locks a writer and a checkpoint have."""
+_FLOCK = struct.Struct("hhqqi4x")
+"""A lock, as the system describes it: type, origin of the offset, offset, length, process."""
+_ASK = getattr(fcntl, "F_OFD_GETLK", None)
+"""How to ask for locks, also for those of this process. Only Linux can."""
+
+_opened: dict[tuple[int, int], int] = {}
+"""The descriptors of databases and their shared memories, by device and inode. They are never closed."""
+_followed: set[int] = set()
+"""The descriptors of the databases that are followed in this process."""
+_registering = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +170,10 @@ class _Following:
         self.frozen: _Look | None = None
         """The state of the next base copy, which the database file has."""
         self.stored_at = self.due = self.restart_due = 0.0
+        self.rest = math.inf
+        """Bytes that were archived last to come near to the end of a full log."""
+        self.awaited = 0
+        """Looks in a row at which somebody seemed to wait."""
         made = self.archive.window().base_copies
         self.based_at = time.monotonic() - (datetime.now(UTC) - made[-1]).total_seconds() if made else float("-inf")
         live.hold()
@@ -159,10 +193,15 @@ class _Following:
     def run(self, ending: threading.Event) -> None:
         while not ending.is_set():
             self._note(self.live.look())
+            self.live.check()
             self._finish()
+            self.awaited = self.awaited + 1 if self.live.awaited() else 0
             if self.storing is None and time.monotonic() >= self.due:
                 try:
-                    self._begin(time.monotonic())
+                    if self.awaited < _AWAITED:
+                        self._begin(time.monotonic())
+                    elif self.job is None and self.frozen is None and not self.begins:
+                        self._restarted(self.live.give_way(self._archive_rest))
                 except sqlite3.OperationalError as error:
                     self.begins = self.begins or not self.live.held
                     self._later(f"SQLite says: {error}")
@@ -187,15 +226,20 @@ class _Following:
         """Begin what is due next. Nothing is being stored."""
         waiting = self._waiting()
         every = self.follower.base_every.total_seconds()
+        full = now >= self.restart_due and self.look.frame * (FRAME_HEAD + self.look.page) > _LOG
         if self.job is not None:
             self.storing = self.worker.submit(self.job)
         elif self.frozen is not None:
             self._store_base(self.frozen)
         elif self.begins or now - self.based_at > every:
             self._freeze()
-        elif self.look.frame * (FRAME_HEAD + self.look.page) > _LOG and waiting < _REST and now >= self.restart_due:
-            self._restart_log()
-        elif waiting and (now - self.stored_at > _STORE or waiting >= _PIECE):
+        elif full and (waiting < _REST or 2 * waiting > self.rest):
+            # Somebody may write as fast as this can archive. Then they wait for about as long as the last piece took.
+            self.rest = math.inf
+            self.restart_due = now + _PAUSE
+            self._restarted(self.live.restart(self._archive_rest))
+        elif waiting and (full or now - self.stored_at > _STORE or waiting >= _PIECE):
+            self.rest = waiting if full else math.inf
             self._store_log()
         elif not waiting and now - self.stored_at > _HEARTBEAT:
             after, looked = self.after, self.look.begun
@@ -269,10 +313,8 @@ class _Following:
 
         self._store(store, stored)
 
-    def _restart_log(self) -> None:
-        """Let the log begin anew, with all of its frames archived."""
-        self.restart_due = time.monotonic() + _PAUSE
-        lost = self.live.restart(self._archive_rest)
+    def _restarted(self, lost: bool | None) -> None:
+        """Go on in the new log, all frames of the old one are archived. None: it did not begin anew."""
         if lost is None:
             return
         if lost:
@@ -306,34 +348,24 @@ class _LiveLog:
 
     def __enter__(self) -> _LiveLog:
         with contextlib.ExitStack() as stack:
-            # In this order, the files are closed after the connections.
             if not self.path.is_file():
                 raise InvalidArgument(f"{self.path} is not a file.")
-            self._file = stack.enter_context(self.path.open("rb"))
-            # Two followers would keep each other from ever making a base copy. The lock goes with the process, and
-            # those of SQLite are of another kind.
+            self._file = stack.enter_context(self._followed_alone())
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WalRefused(
-                    f"Another process follows {self.path}. Nothing was changed. End one of them."
-                ) from None
-            shared = contextlib.ExitStack()
-            stack.enter_context(shared)
-            try:
-                self._writer, self._spare, other = (stack.enter_context(self._connected()) for _ in range(3))
+                self._writer, *self._idle = [stack.enter_context(self._connected()) for _ in range(4)]
                 self._holding = None
-                self._idle = [self._spare, other]
                 (mode,) = self._writer.execute("PRAGMA journal_mode").fetchone()
                 if mode != "wal":
                     raise InvalidArgument(
                         f"{self.path} is not in WAL mode, but in the mode {mode!r}. It was not changed. Run "
                         f"`sqlite3 {self.path} 'PRAGMA journal_mode = WAL'`; the database stays in this mode."
                     )
+                self._writer.execute("PRAGMA busy_timeout = 0")
                 self._touch()
-                memory = shared.enter_context(open(f"{self.path}-shm", "rb"))
-                self._shared = shared.enter_context(mmap.mmap(memory.fileno(), 0, prot=mmap.PROT_READ))
-                self._log = shared.enter_context(open(f"{self.path}-wal", "rb"))
+                self._memory = _open_for_good(f"{self.path}-shm")
+                self._shared = stack.enter_context(mmap.mmap(self._memory, 0, prot=mmap.PROT_READ))
+                log = stack.enter_context(open(f"{self.path}-wal", "rb"))
+                self._log = log.fileno()
             except sqlite3.Error as error:
                 raise InvalidArgument(f"{self.path} cannot be followed. SQLite says: {error}") from error
             self._open = stack.pop_all()
@@ -341,6 +373,31 @@ class _LiveLog:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    @contextlib.contextmanager
+    def _followed_alone(self) -> Iterator[int]:
+        """Open the database. Two followers would keep each other from ever making a base copy."""
+        with _registering:
+            file = _open_for_good(self.path)
+            alone = file not in _followed
+            if alone:
+                # This lock is of another kind than those of SQLite, and goes with the process.
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _followed.add(file)
+                except BlockingIOError:
+                    alone = False
+        if not alone:
+            raise WalRefused(
+                f"Another process, or another thread of this one, follows {self.path}. Nothing was changed. End one of "
+                "the followers."
+            )
+        try:
+            yield file
+        finally:
+            with _registering:
+                _followed.discard(file)
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -355,9 +412,21 @@ class _LiveLog:
         """Whether a transaction keeps the log from beginning anew."""
         return self._holding is not None
 
+    def check(self) -> None:
+        """Check that this log is still the one of the database."""
+        try:
+            now, opened = os.stat(f"{self.path}-wal"), os.fstat(self._log)
+        except FileNotFoundError:
+            now = None
+        if now is None or not os.path.samestat(now, opened):
+            raise WalRefused(
+                f"{self.path}-wal was deleted or replaced while this follower used it. What is archived is complete. "
+                "What was committed since then is not archived. Start the follower again: it makes a base copy first."
+            )
+
     def look(self) -> _Look:
         """Return what is committed now."""
-        while True:
+        for attempt in itertools.count(1):
             begun = time.time_ns()
             head = self._shared[:96]
             over = time.time_ns()
@@ -367,39 +436,47 @@ class _LiveLog:
                 # 65536 does not fit into 16 bits.
                 return _Look(begun, over, salt, frame, changes, pages, page & 0xFE00 | (page & 1) << 16)
             time.sleep(0.0001)
+            if attempt % _TRIES == 0 and not self._writer.in_transaction:
+                # A writer was killed while it wrote this. Whoever reads next repairs it: do not wait for others.
+                with contextlib.suppress(sqlite3.OperationalError):
+                    self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        raise AssertionError
 
-    def hold(self) -> None:
-        """Begin a read transaction that keeps the log from beginning anew, and only then end the one before."""
-        for _ in range(_TRIES):
+    def hold(self) -> _Look:
+        """Begin a read transaction that keeps the log from beginning anew, and only then end the one before.
+
+        Returns:
+            What was committed just before it.
+        """
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
             before = self.look()
-            if self._in_file() >= before.frame:
-                self._touch()  # a transaction on a log without news reads the file, and protects nothing
-                continue
-            connection = self._idle.pop()
-            connection.execute("BEGIN")
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            # What is in the file only grows. So it was also behind when the transaction began.
-            if self._in_file() < before.frame and self.look().salt == before.salt:
-                released, self._holding = self._holding, connection
-                if released is not None:
-                    self._release(released)
-                return
-            self._release(connection)
+            if self._in_file() < before.frame:
+                if self._hold_once(before):
+                    return before
+            elif self._begins_writing():  # a transaction on a log without news reads the file, and does not hold it
+                self._touch()
+            else:
+                time.sleep(_WAIT)
         raise WalRefused(f"{self.path} is written too fast to be followed. What is archived is complete.")
+
+    def _hold_once(self, before: _Look) -> bool:
+        """Hold the log once, without a transaction of its own. Returns False if everything is in the database file."""
+        connection = self._idle.pop()
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        # What is in the file only grows. So it was also behind when the transaction began.
+        if self._in_file() >= before.frame or self.look().salt != before.salt:
+            self._release(connection)
+            return False
+        released, self._holding = self._holding, connection
+        if released is not None:
+            self._release(released)
+        return True
 
     def freeze(self) -> _Look | None:
         """Make the database file what it is at one time, until the next `hold`. None: others hinder it now."""
-        for _ in range(_TRIES):
-            before = self.look()
-            self.hold()
-            after = self.look()
-            if (before.salt, before.frame) == (after.salt, after.frame):
-                break
-        else:
-            return None
-        self._checkpoint(self._writer)
-        # No checkpoint passes the oldest transaction. So nothing is left that one could write to the file.
-        return after if self._in_file() == after.frame and self.look().salt == after.salt else None
+        return self._all_in_file(lambda _: True)
 
     def restart(self, archive: Callable[[_Look], bool]) -> bool | None:
         """Let the log begin anew.
@@ -410,32 +487,99 @@ class _LiveLog:
         Returns:
             Whether something may have been lost. None: others hinder it now, and the log goes on.
         """
-        self.hold()
-        self._checkpoint(self._writer)
-        with self._writing():
-            seen = self.look()
-            if not archive(seen):
+        for _ in range(_ROUNDS):
+            seen = self._all_in_file(archive)
+            if seen is None:
                 return None
-            if self._in_file() < seen.frame:
-                self.hold()
-                self._checkpoint(self._idle[-1])
+            with self._writing():
+                # A transaction that has begun when the file has everything reads only the file. Such a one is allowed
+                # to begin the log anew, when nobody else reads from it.
+                once = self._let_go(seen)
+                if once is None:
+                    continue  # somebody was faster
+                self._change()
+            lost = self._lost(seen, once)
+            if lost is not None:
+                return lost
+        return None
+
+    def _all_in_file(self, archive: Callable[[_Look], bool]) -> _Look | None:
+        """Write everything to the database file, and hold this state: no checkpoint passes the oldest transaction."""
+        if not self._write_back(self._writer, self.hold(), _WRITE_BACK):
+            return None
         with self._writing():
-            # A transaction that has begun when the file has everything reads only the file. Such a one is allowed to
-            # begin the log anew, when nobody else reads from it.
             now = self.look()
-            if (now.salt, now.frame) != (seen.salt, seen.frame) or self._in_file() != now.frame:
+            if not archive(now):
                 return None
-            assert self._holding is not None
-            released, self._holding = self._holding, None
-            self._release(released)
-            self._change()
-        self.hold()
+            if self._in_file() < now.frame:
+                self._hold_once(now)
+                if not self._write_back(self._idle[-1], now, _WRITE_BACK_LOCKED):
+                    return None
+            return now
+
+    def awaited(self) -> bool:
+        """Return whether a checkpoint keeps others from writing. It may wait until the log may begin anew."""
+        return _ASK is not None and all(
+            _FLOCK.unpack(fcntl.fcntl(self._memory, _ASK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)))[0]
+            != fcntl.F_UNLCK
+            for byte in _LOCKS
+        )
+
+    def give_way(self, archive: Callable[[_Look], bool]) -> bool | None:
+        """Let somebody begin the log anew who waits for it.
+
+        Args:
+            archive: As for `restart`.
+
+        Returns:
+            As for `restart`. If they need another look to see what they wait for: None.
+        """
+        seen = self.look()
+        if self._in_file() < seen.frame:
+            self._hold_once(seen)  # they wait until nobody reads an older state
+            return None
+        if not archive(seen) or not self.awaited():
+            return None
+        once = self._let_go(seen)
+        if once is None:
+            return None
+        until = time.monotonic() + _GIVEN
+        while self.look().salt == seen.salt and self.awaited() and time.monotonic() < until:
+            time.sleep(_WAIT)
+        return self._lost(seen, once)
+
+    def _let_go(self, seen: _Look) -> sqlite3.Connection | None:
+        """Let the log begin anew, but only once, with everything of a look in the database file.
+
+        A transaction that reads only the file does not hold the log. But nobody may write to the file meanwhile, and
+        without that the next log cannot begin anew.
+
+        Returns:
+            The connection with this transaction. None: there is news, or not everything is in the file.
+        """
+        once = self._idle.pop()
+        once.execute("BEGIN")
+        once.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        now = self.look()
+        if (now.salt, now.frame) != (seen.salt, seen.frame) or self._in_file() != now.frame:
+            self._release(once)
+            return None
+        assert self._holding is not None
+        released, self._holding = self._holding, None
+        self._release(released)
+        return once
+
+    def _lost(self, seen: _Look, once: sqlite3.Connection) -> bool | None:
+        """Hold the log again, and return whether transactions after a look may be lost. None: it is the same log."""
+        try:
+            self.hold()
+        finally:
+            self._release(once)
         now = self.look()
         if now.salt == seen.salt:
             return None
-        begun = int.from_bytes(now.salt[:4], "big") - int.from_bytes(seen.salt[:4], "big")
         commits = sum(1 for at in range(1, now.frame + 1) if self._head(at, now.page)[4:8] != bytes(4))
-        return begun % (1 << 32) != 1 or (now.changes - seen.changes) % (1 << 32) != commits
+        return (now.changes - seen.changes) % (1 << 32) != commits
 
     def continues(self, position: Position, look: _Look) -> bool:
         """Return whether the log begins with all frames up to a position."""
@@ -453,10 +597,15 @@ class _LiveLog:
         """Return the frames from `first` to the last committed one, with their heads; many of them later."""
         step = FRAME_HEAD + look.page
         count = max(1, _PIECE // step)
-        pieces = _Pieces(
-            lambda at: self._bytes(self._log, min(count, look.frame + 1 - at) * step, _LOG_HEAD + (at - 1) * step),
-            range(first, look.frame + 1, count),
-        )
+
+        def read(at: int) -> bytes:
+            size = min(count, look.frame + 1 - at) * step
+            data = self._bytes(self._log, size, _LOG_HEAD + (at - 1) * step)
+            if any(data[begin + 8 : begin + 16] != look.salt for begin in range(0, size, step)):
+                raise WalRefused(f"The log of {self.path} has begun anew unseen. What is archived is complete.")
+            return data
+
+        pieces = _Pieces(read, range(first, look.frame + 1, count))
         return [*pieces] if len(pieces) == 1 else pieces
 
     def database(self, look: _Look) -> Iterable[bytes | memoryview]:
@@ -467,10 +616,10 @@ class _LiveLog:
             range(0, size, _BASE_PIECE),
         )
 
-    def _bytes(self, file: BinaryIO, size: int, at: int) -> bytes:
-        data = os.pread(file.fileno(), size, at)
+    def _bytes(self, file: int, size: int, at: int) -> bytes:
+        data = os.pread(file, size, at)
         if len(data) != size:
-            raise WalRefused(f"{file.name} is shorter than SQLite says. What is archived is complete.")
+            raise WalRefused(f"{self.path} or its log is shorter than SQLite says. What is archived is complete.")
         return data
 
     def _check(self, frame: int, page: int) -> bytes:
@@ -478,16 +627,24 @@ class _LiveLog:
         return self._head(frame, page)[16:24]
 
     def _head(self, frame: int, page: int) -> bytes:
-        return os.pread(self._log.fileno(), FRAME_HEAD, _LOG_HEAD + (frame - 1) * (FRAME_HEAD + page))
+        return os.pread(self._log, FRAME_HEAD, _LOG_HEAD + (frame - 1) * (FRAME_HEAD + page))
 
     def _in_file(self) -> int:
         """Return how many frames of the log are in the database file."""
         (frame,) = _CHECKPOINT.unpack_from(self._shared, 96)
         return int(frame)
 
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        with contextlib.suppress(sqlite3.OperationalError):  # another connection makes one
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    def _write_back(self, connection: sqlite3.Connection, state: _Look, seconds: float) -> bool:
+        """Write the frames up to a state to the database file. Returns False if others hinder it for too long."""
+        until = time.monotonic() + seconds
+        while self._in_file() < state.frame:
+            with contextlib.suppress(sqlite3.OperationalError):  # another connection does the same
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if self._in_file() < state.frame:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(_WAIT)
+        return True
 
     def _touch(self) -> None:
         """Commit a transaction that changes nothing."""
@@ -501,7 +658,11 @@ class _LiveLog:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Keep others from writing."""
-        self._writer.execute("BEGIN IMMEDIATE")
+        until = time.monotonic() + _PATIENCE
+        while not self._begins_writing():
+            if time.monotonic() > until:
+                raise sqlite3.OperationalError(f"others write for {_PATIENCE:g} seconds")
+            time.sleep(_WAIT)
         try:
             yield
             self._writer.execute("COMMIT")
@@ -509,9 +670,30 @@ class _LiveLog:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
 
+    def _begins_writing(self) -> bool:
+        """Try to begin a transaction that keeps others from writing, unless there is one."""
+        if not self._writer.in_transaction:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                return False
+        return True
+
     def _release(self, connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
         self._idle.append(connection)
+
+
+def _open_for_good(path: str | os.PathLike[str]) -> int:
+    found = os.stat(path)
+    file = _opened.get((found.st_dev, found.st_ino))
+    if file is None:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        opened = os.fstat(file)
+        _opened[opened.st_dev, opened.st_ino] = file
+    return file
 
 
 class _Pieces(Generic[T]):
