@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import ArtifactExpired, ArtifactNotFound, InvalidArgument, InvalidName
 from ..messages import close_names
-from ..repository.catalog import OMITTED, Event
+from ..repository.catalog import OMITTED, RENAMED, RENAMING, Event
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds, is_moment, parse_time, to_nanoseconds
 
@@ -125,6 +125,8 @@ class ArtifactHistory:
     released: set[int] = field(default_factory=set)
     """Versions that a release includes, or was about to include."""
     next_number: int = 0
+    renamed_to: str | None = None
+    """The stream of its new name, if everything is there now."""
     _newest: StoredVersion | None = None
     _times: list[tuple[int, int]] = field(default_factory=list)
     """Commit time and number of each version, sorted by time. If the clocks of writers differ, this is not the order
@@ -139,6 +141,7 @@ class ArtifactHistory:
             set(self.pinned),
             set(self.released),
             self.next_number,
+            self.renamed_to,
             self._newest,
             list(self._times),
         )
@@ -174,6 +177,10 @@ class ArtifactHistory:
             self.released.add(int(body["version"][1:]))
         elif event.kind == "lost":
             self.next_number += 1  # it may have been a version, and a number is never used twice
+        elif event.kind == RENAMING:
+            self.__init__()  # type: ignore[misc]
+        elif event.kind == RENAMED:
+            self.renamed_to = check_name(body["to"])
         elif event.kind == OMITTED:
             self.next_number = max(self.next_number, int(body["id"][1:]) + 1)
 

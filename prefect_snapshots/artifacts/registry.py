@@ -102,6 +102,40 @@ class ArtifactRegistry(ArtifactManager):
         infos = [artifact.get() for artifact in self._artifacts.existing(self._in(collection))]
         return sorted(infos, key=lambda info: info.created_at, reverse=True)
 
+    # --- names -------------------------------------------------------------------------------------------------------
+
+    def rename_artifact(
+        self, name: str, new_name: str, *, dry_run: bool = False, collection: str | None = None
+    ) -> None:
+        """Rename an artifact. Its versions keep their numbers, times, metadata, tags, stages, pins and releases.
+
+        No data is copied. Everything is under the new name before anything is deleted under the old one. If the call is
+        interrupted, call it again to finish.
+
+        Args:
+            name: The name of the artifact.
+            new_name: A name that no artifact of the collection has.
+            dry_run: Change nothing, and only raise the error that would be raised.
+            collection: The collection. Default: the active one.
+
+        Raises:
+            ArtifactNotFound: There is no such artifact.
+            InvalidArgument: There is already an artifact with the new name.
+            CommitConflict: Others wrote to the old or to the new name meanwhile. Call it again.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-rename-artifact")
+            >>> for value in (0.5, 0.25):
+            ...     version = registry.log_artifact("modle", value)
+            >>> registry.promote_artifact("modle", 0, to="production").version
+            'v0'
+            >>> registry.rename_artifact("modle", "model")
+            >>> registry.list_names(), registry.load_artifact("model", "production")
+            (['model'], 0.5)
+        """
+        self._artifacts.rename(self._in(collection), name, new_name, dry_run)
+
     # --- releases ----------------------------------------------------------------------------------------------------
 
     def create_release(

@@ -32,15 +32,33 @@ class _ReleaseBody(msgspec.Struct):
 
 
 class Tagged:
-    """The state of the releases of a collection."""
+    """The state of the releases of a collection.
 
-    def __init__(self, history: ArtifactHistory, by_tag: dict[str, StoredVersion]) -> None:
+    Attributes:
+        history: The releases as versions.
+        by_tag: The releases by their tags.
+        renames: The artifacts that were renamed: the number of the event, the old name and the new one.
+    """
+
+    def __init__(
+        self, history: ArtifactHistory, by_tag: dict[str, StoredVersion], renames: list[tuple[int, str, str]]
+    ) -> None:
         self.history = history
         self.by_tag = by_tag
+        self.renames = renames
 
     def copy(self) -> Tagged:
         """Return a copy that is independent of later events."""
-        return Tagged(self.history.copy(), dict(self.by_tag))
+        return Tagged(self.history.copy(), dict(self.by_tag), list(self.renames))
+
+    def names_now(self, version: StoredVersion) -> dict[str, str]:
+        """Return the versions of a release by the names that its artifacts have now."""
+        named = version.event.body.get("artifacts")
+        artifacts = dict(named) if isinstance(named, dict) else {}
+        for sequence, old, new in self.renames:
+            if sequence > version.event.sequence and old in artifacts:
+                artifacts[new] = artifacts.pop(old)
+        return artifacts
 
     def apply(self, event: Event) -> None:
         """Apply one event."""
@@ -49,6 +67,8 @@ class Tagged:
             found = self.history.newest
             assert found is not None
             self.by_tag[event.body["tag"]] = found
+        elif event.kind == "rename":
+            self.renames.append((event.sequence, check_name(event.body["from"]), check_name(event.body["to"])))
 
 
 class Releases:
@@ -56,7 +76,7 @@ class Releases:
 
     def __init__(self, repository: Repository, collection: str) -> None:
         self._collection = collection
-        self._tracked = TrackedStream(repository, KIND, collection, Tagged(ArtifactHistory(), {}))
+        self._tracked = TrackedStream(repository, KIND, collection, Tagged(ArtifactHistory(), {}, []))
 
     def create(
         self,
@@ -74,21 +94,33 @@ class Releases:
             there = now.by_tag.get(tag)
             if there is None:
                 return Draft("version", {"id": f"v{now.history.next_number}", **body})
-            if adopt and there.event.body["artifacts"] == body["artifacts"]:
+            if adopt and now.names_now(there) == body["artifacts"]:
                 return None
             raise ReleaseExists(
                 f"The collection {self._collection!r} already has a release {tag!r}. Choose another tag."
             )
 
         self._tracked.change(draft)
-        return self._release(self._tracked.view.by_tag[tag])
+        now = self._tracked.view
+        return self._release(now.by_tag[tag], now)
+
+    def rename(self, old: str, new: str) -> None:
+        """Let the existing releases name an artifact by its new name."""
+
+        def draft() -> Draft | None:
+            now = self._tracked.state
+            named = any(old in now.names_now(version) for version in now.by_tag.values())
+            return Draft("rename", {"from": old, "to": new}) if named else None
+
+        self._tracked.change(draft)
 
     def all(self) -> list[Release]:
         """Return all releases, newest first. A damaged one is left out with a warning."""
         found = []
-        for version in reversed(self._tracked.refresh().history.versions.values()):
+        now = self._tracked.refresh()
+        for version in reversed(now.history.versions.values()):
             try:
-                found.append(self._release(version))
+                found.append(self._release(version, now))
             except DamagedVersion as error:
                 logger.warning("%s. Create the release again under another tag.", error)
         return found
@@ -97,14 +129,14 @@ class Releases:
         """Return a release by its tag or time."""
         with self._tracked.current() as now:
             if isinstance(tag, str) and tag in now.by_tag:
-                return self._release(now.by_tag[tag])
+                return self._release(now.by_tag[tag], now)
             if isinstance(tag, str) and not is_time(tag):
                 raise ArtifactNotFound(
                     f"The collection {self._collection!r} has no release {tag!r}. {hint(tag, now.by_tag)}"
                 )
-            return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"))
+            return self._release(now.history.resolve(tag, match, f"the release of {self._collection!r}"), now)
 
-    def _release(self, version: StoredVersion) -> Release:
+    def _release(self, version: StoredVersion, now: Tagged) -> Release:
         try:
             body = msgspec.convert(version.event.body, _ReleaseBody)
         except msgspec.ValidationError as error:
@@ -112,4 +144,5 @@ class Releases:
                 f"release {version.label} of {self._collection}", "", f"its event is invalid ({error})"
             ) from None
         created_at = from_nanoseconds(version.time)
-        return Release(body.tag, self._collection, created_at, dict(body.artifacts), dict(body.metadata))
+        artifacts = now.names_now(version)
+        return Release(body.tag, self._collection, created_at, artifacts, dict(body.metadata))

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from ..errors import ArtifactNotFound
 from ..messages import hint
 from ..repository.names import check_name
+from ..repository.renaming import rename
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream
@@ -47,6 +48,19 @@ class Artifacts:
                 self._releases[key] = Releases(self._repository, key)
             return self._releases[key]
 
+    def rename(self, collection: str, old: str, new: str, dry_run: bool) -> None:
+        """Rename an artifact: see `ArtifactRegistry.rename_artifact`."""
+        self.artifact(old, collection).get()  # there must be a version
+        streams = _stream_name(collection, old), _stream_name(collection, check_name(new, "name"))
+        rename(
+            self._repository,
+            KIND,
+            *streams,
+            label=f"{collection}/{new}",
+            finish=lambda: self.releases_of(collection).rename(old, new),
+            dry_run=dry_run,
+        )
+
     def _open(self, name: str, collection: str) -> tuple[Artifact, TrackedStream[ArtifactHistory]]:
         key = check_name(collection, "collection"), check_name(name, "name")
         found = self._opened.get(key)
@@ -58,6 +72,9 @@ class Artifacts:
         return found
 
     def _missing(self, artifact: Artifact) -> ArtifactNotFound:
+        new = self._open(artifact.name, artifact.collection)[1].view.renamed_to
+        if new is not None:
+            return ArtifactNotFound(f"{artifact.collection}/{artifact.name} was renamed to {names_of(new)[1]!r}.")
         names = [each.name for each in self.existing(artifact.collection)]
         if names:
             return ArtifactNotFound(

@@ -24,6 +24,7 @@ from .output import (
     deleted,
     fields,
     printable,
+    renamed,
     size_text,
     table,
     time_text,
@@ -426,7 +427,27 @@ def copy_release(
     return Answer(document, remark=f"Copied {count_text(len(copied.artifacts), 'artifact')} to {copy.repository.url}.")
 
 
-# --- keeping and deleting ---------------------------------------------------------------------------------------------
+# --- renaming, keeping and deleting -----------------------------------------------------------------------------------
+
+
+@app.command
+def rename(
+    name: Name, new_name: str, /, *, dry_run: bool = False, collection: Collection = "default", session: SessionArgument
+) -> Answer:
+    """Rename an artifact. Its versions keep their numbers, stages, metadata and releases. No data is copied.
+
+    If it is interrupted, run it again to finish.
+
+    Args:
+        name: The whole name of the artifact.
+        new_name: The new name.
+        dry_run: Only check whether it can be renamed.
+    """
+    registry, name = _named(session, collection, name, writing=not dry_run, whole=True)
+    versions = len(registry.list_versions(name))
+    registry.rename_artifact(name, new_name, dry_run=dry_run)
+    document = {"name": new_name, "previous": name, "collection": collection, "versions": versions, "dry_run": dry_run}
+    return renamed(f"{collection}/{name}", f"{collection}/{new_name}", count_text(versions, "version"), document)
 
 
 @app.command

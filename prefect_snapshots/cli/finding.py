@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,8 @@ from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNo
 from ..messages import hint
 from ..repository import Repository
 from ..repository.names import check_name
-from ..snapshots import SnapshotManager, list_names
-from ..snapshots.backends import Durable
+from ..snapshots import SnapshotManager
+from ..snapshots.backends import Durable, opened_names
 from ..snapshots.records import Record, finder
 from ..values.manifest import LeafInfo, describe
 from ..values.paths import matcher
@@ -92,8 +92,10 @@ def find(
         InvalidArgument: There are too few or too many ids, several names have the id, several ids begin like it, or it
             is not clear whether the first word is a name or an id.
     """
-    known = list_names(repository) if name is None else check_known(repository, name)
-    backends = {each: Durable(repository, each) for each in (known if name is None else [name])}
+    known = opened_names(repository)
+    if name is not None:
+        _check_among(known, name)
+    backends = known if name is None else {name: known[name]}
     if name is None and _begins_with_name(words, backends, number):
         name, *words = words
         backends = {name: backends[name]}
@@ -109,18 +111,36 @@ def find(
     return [_find(word, backends, whole) for word in words]
 
 
-def check_known(repository: Repository, name: str) -> list[str]:
-    """Check that snapshots were saved under a name. Returns all names that have snapshots.
+def find_all(repository: Repository, words: Sequence[str], name: str | None) -> list[Found]:
+    """Return all snapshots of one name.
+
+    Raises:
+        SnapshotNotFound: There are none. The message names similar names.
+        InvalidArgument: There is not exactly one name.
+    """
+    names = [*words, *([] if name is None else [name])]
+    if len(names) != 1:
+        raise InvalidArgument("With --all, pass one NAME and no ids.")
+    check_known(repository, names[0])
+    backend = Durable(repository, names[0])
+    return [Found(names[0], backend, record) for record in backend.view.by_id.values()]
+
+
+def check_known(repository: Repository, name: str) -> None:
+    """Check that there are snapshots under a name.
 
     Raises:
         InvalidName: It is not a valid name.
-        SnapshotNotFound: Nothing was ever saved under it. The message names similar ones.
+        SnapshotNotFound: There are none. The message names similar ones.
     """
-    known = list_names(repository)
+    if not Durable(repository, check_name(name)).view.by_id:
+        _check_among(opened_names(repository), name)
+
+
+def _check_among(known: Collection[str], name: str) -> None:
     if name not in known:
         check_name(name)
         raise SnapshotNotFound(f"There are no snapshots under the name {name!r}. {hint(name, known)}")
-    return known
 
 
 def best_of(ranked: Sequence[Record], key: str) -> str:

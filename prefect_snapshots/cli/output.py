@@ -79,6 +79,13 @@ def deleted(what: str, document: dict[str, Any], dry_run: bool) -> Answer:
     return Answer({**document, "dry_run": dry_run}, remark=remark)
 
 
+def renamed(old: str, new: str, count: str, document: dict[str, Any]) -> Answer:
+    """Return the result of a command that renames, or would rename with `dry_run`."""
+    done = f"Renamed {old} to {new} ({count})."
+    would = f"{old} ({count}) would be renamed to {new}. Nothing was changed."
+    return Answer(document, remark=would if document["dry_run"] else done)
+
+
 def as_json(document: Any) -> str:
     """Return a document as JSON. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are strings.
 

@@ -20,7 +20,7 @@ from ..errors import InvalidArgument, PickleRefused, Pinned
 from . import views
 from .completion import completed, snapshot_ids, snapshot_names
 from .naming import NAME
-from .output import PIN, Answer, count_text, deleted, size_text
+from .output import PIN, Answer, count_text, deleted, renamed, size_text
 from .retention import NO_SNAPSHOT_RETENTION, SnapshotRetention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_value
 
@@ -229,19 +229,49 @@ def unpin(*snapshot_ids: Ids, name: Under = None, session: SessionArgument) -> A
 
 
 @app.command
+def rename(name: Name, new_name: str, /, *, dry_run: bool = False, session: SessionArgument) -> Answer:
+    """Rename a group of snapshots. They keep their ids, times, metadata, tags and pins. No data is copied.
+
+    If it is interrupted, run it again to finish.
+
+    Args:
+        name: The name under which the snapshots were saved.
+        new_name: The new name.
+        dry_run: Only check whether it can be renamed.
+    """
+    from ..snapshots import SnapshotManager
+    from .finding import check_known
+
+    repository = session.open(writing=not dry_run)
+    check_known(repository, name)
+    manager: SnapshotManager[Any] = SnapshotManager(repository, name=name)
+    count = len(manager)
+    manager.rename(new_name, dry_run)
+    document = {"name": new_name, "previous": name, "snapshots": count, "dry_run": dry_run}
+    return renamed(name, new_name, count_text(count, "snapshot"), document)
+
+
+@app.command
 def delete(
-    *snapshot_ids: Ids, force: bool = False, dry_run: bool = False, name: Under = None, session: SessionArgument
+    *snapshot_ids: Ids,
+    every: Annotated[bool, Parameter(name="--all")] = False,
+    force: bool = False,
+    dry_run: bool = False,
+    name: Under = None,
+    session: SessionArgument,
 ) -> Answer:
     """Delete snapshots. Asks first.
 
     Args:
         snapshot_ids: The name, which you can leave out if no other name has these ids; then their full ids.
+        every: Delete all snapshots under the name. Pass no ids.
         force: Delete snapshots even if they are pinned.
         dry_run: Only show what would be deleted.
     """
-    from .finding import find
+    from .finding import find, find_all
 
-    chosen = find(session.open(writing=not dry_run), snapshot_ids, name, whole=True)
+    repository = session.open(writing=not dry_run)
+    chosen = find_all(repository, snapshot_ids, name) if every else find(repository, snapshot_ids, name, whole=True)
     pinned = [found.label for found in chosen if found.record.pinned]
     if pinned and not force:
         raise Pinned(
@@ -254,7 +284,9 @@ def delete(
     count = count_text(len(chosen), "snapshot")
     if not dry_run:
         session.confirm(f"Delete {count} ({', '.join(labels)})?")
-        for found in chosen:
+        if every:
+            chosen[0].manager().delete_all(force)
+        for found in () if every else chosen:
             found.manager().delete_snapshot(found.record.id, force)
     return deleted(f"{count} ({', '.join(labels)})", {"deleted": [_described(found) for found in chosen]}, dry_run)
 

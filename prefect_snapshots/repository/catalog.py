@@ -50,6 +50,11 @@ OMITTED = "omitted"
 """The kind of an event that stands in a copy for a version that was deleted before it was copied, so that its number is
 not given again."""
 
+RENAMING = "renaming"
+"""The kind of the event with which a name begins to be the new one of another: whatever it had before is void."""
+RENAMED = "renamed"
+"""The kind of the event that deletes everything under the old name."""
+
 FIRST_RANGE = 64
 """Events in the smallest compacted range: few enough to read one by one, and each larger range takes `FAN_OUT` times as
 many."""

@@ -17,8 +17,9 @@ from ..repository.catalog import Event
 from ..repository.commits import MakeDraft
 from ..repository.contents import ContentReader
 from ..repository.location import Buffer
+from ..repository.renaming import rename
 from ..repository.repository import Repository
-from ..repository.threads import Lock
+from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream
 from ..values import WHOLE, Encoded, Loading, MemoryBody, decode, decode_leaves, describe, encode, iter_leaves
 from .records import Record, SnapshotRecords
@@ -88,6 +89,9 @@ class Backend(Protocol):
 
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
         """Return the manifest and the body of a snapshot, for a file."""
+
+    def rename(self, new: str, dry_run: bool) -> None:
+        """Move all snapshots to another name."""
 
 
 class Memory:
@@ -160,6 +164,12 @@ class Memory:
     def encoded(self, record: Record) -> tuple[bytes, bytes]:
         held = _held(self._kept(record).value)
         return held.manifest, bytes(held.body)
+
+    def rename(self, new: str, dry_run: bool) -> None:
+        if not dry_run:
+            with self._lock:
+                self.state = self.state.copy()
+                self.state.name = new
 
     def _load(self, kept: _Kept, deepcopy: bool | None, loading: Loading) -> Any:
         if not loading.is_whole:
@@ -269,6 +279,12 @@ class Durable:
         with self._reading(record) as (manifest, body):
             return manifest, body.read(0, body.body_size)
 
+    def rename(self, new: str, dry_run: bool) -> None:
+        old = self._tracked.name
+        rename(self.repository, KIND, old, new, label=repr(new), dry_run=dry_run)
+        if not dry_run:
+            self._tracked = TrackedStream(self.repository, KIND, new, SnapshotRecords(new))
+
     def content(self, record: Record) -> tuple[bytes, ContentReader]:
         """Return the manifest and the body of a snapshot, for a comparison that reads only differing parts."""
         with self._tracked.reading(record.event, self.label(record)) as body:
@@ -290,6 +306,17 @@ class Durable:
     def label(self, record: Record) -> str:
         """Return the name of a snapshot in error messages."""
         return f"snapshot {record.id!r} of {self._tracked.name!r}"
+
+
+def opened_names(repository: Repository) -> dict[str, Durable]:
+    """Return the names of a repository that have snapshots, sorted, each with its storage."""
+
+    def look(name: str) -> tuple[str, Durable]:
+        return name, Durable(repository, name)
+
+    names = repository.names(KIND)
+    found = pool("network").map(look, names) if len(names) > 1 else map(look, names)
+    return {name: backend for name, backend in found if backend.view.by_id}
 
 
 @dataclass(frozen=True, slots=True)

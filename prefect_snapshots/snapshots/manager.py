@@ -28,7 +28,7 @@ from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, R
 from ..values import WHOLE, Loading
 from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.proving import prove_readable
-from .backends import KIND, Backend, Durable, Memory
+from .backends import Backend, Durable, Memory, opened_names
 from .background import BackgroundSaver
 from .exported_file import read_file, write_file
 from .handler import NAME as HANDLER
@@ -37,6 +37,9 @@ from .records import Compare, Ranking, Record, Snapshot, SnapshotInfo, SnapshotR
 from .requests import SaveRequest
 
 T = TypeVar("T", default=Any)
+
+_NAMED = 10
+"""Pinned snapshots that a message names: what fits on a screen."""
 
 
 class Registry(Protocol):
@@ -553,6 +556,65 @@ class SnapshotManager(Generic[T]):
         """
         self.delete_snapshot(snapshot_id, force=True)
 
+    def delete_all(self, force: bool = False, dry_run: bool = False) -> list[str]:
+        """Delete all snapshots, and with them the name. The next prune frees their space.
+
+        Args:
+            force: Delete them even if some are pinned.
+            dry_run: Only return what would be deleted.
+
+        Returns:
+            The ids, oldest first.
+
+        Raises:
+            Pinned: A snapshot is pinned, and `force` is False. Nothing was deleted.
+        """
+        gone: list[str] = []
+
+        def draft() -> Draft | None:
+            records = self._backend.state.by_id.values()
+            pinned = [record.id for record in records if record.pinned]
+            if pinned and not force:
+                raise Pinned(
+                    f"Pinned: {', '.join(pinned[:_NAMED])} of {self.name!r}. Nothing was deleted. Unpin them first, or "
+                    "pass force=True."
+                )
+            gone[:] = [record.id for record in records]
+            return Draft("cleanup", {}, [record.sequence for record in records]) if gone else None
+
+        self._note(draft, dry_run=dry_run)
+        return gone
+
+    def rename(self, new_name: str, dry_run: bool = False) -> None:
+        """Rename the group of snapshots, and use the new name from now on.
+
+        The snapshots keep their ids, times, metadata, tags, pins and order. No data is copied. Everything is under the
+        new name before anything is deleted under the old one. If the call is interrupted, call it again to finish.
+
+        Args:
+            new_name: A name that has no snapshots.
+            dry_run: Change nothing, and only raise the error that would be raised.
+
+        Raises:
+            SnapshotNotFound: There is no snapshot under the name of this manager.
+            InvalidArgument: There are already snapshots under the new name.
+            CommitConflict: Others wrote to the old or to the new name meanwhile. Call it again.
+
+        Example:
+            >>> from prefect_snapshots import SnapshotManager
+            >>> manager = SnapshotManager("memory://example-rename", name="trial")
+            >>> _ = manager.save_snapshot([1], "first", tags=["kept"])
+            >>> manager.rename("final")
+            >>> manager.name, manager.get_tags("first")
+            ('final', ['kept'])
+        """
+        check_name(new_name)
+        self._background.settle()
+        self._backend.look(lambda records: records.refuse_empty())
+        self._backend.rename(new_name, dry_run)
+        if not dry_run:
+            self.name = new_name
+
     def cleanup(self, policy: RetentionPolicy | None = None, dry_run: bool = False) -> CleanupReport:
         """Delete snapshots that a retention policy does not keep. Pinned snapshots are always kept.
 
@@ -830,7 +892,7 @@ class SnapshotManager(Generic[T]):
 
 def list_names(repository: RepositoryLike) -> list[str]:
     """Return the sorted names under which a repository has snapshots."""
-    return as_repository(repository).names(KIND)
+    return list(opened_names(as_repository(repository)))
 
 
 def _check_request(request: object) -> None:

@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..messages import hint
-from ..repository.catalog import Event
+from ..repository.catalog import RENAMED, RENAMING, Event
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds
 
@@ -141,6 +141,7 @@ class SnapshotRecords:
         self.name = name
         self.by_id: dict[str, Record] = {}
         self.by_tag: dict[str, dict[str, None]] = {}
+        self.renamed_to: str | None = None
         self._ids: dict[int, str] = {}
 
     def copy(self) -> SnapshotRecords:
@@ -148,6 +149,7 @@ class SnapshotRecords:
         other = SnapshotRecords(self.name)
         other.by_id = dict(self.by_id)
         other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
+        other.renamed_to = self.renamed_to
         other._ids = dict(self._ids)
         return other
 
@@ -173,6 +175,10 @@ class SnapshotRecords:
                 self.by_tag.setdefault(tag, {})[record.id] = None
         elif event.kind == "annotate" and (found := self.by_id.get(body["id"])) is not None:
             self._annotate(found, body)
+        elif event.kind == RENAMING:
+            self.__init__(self.name)  # type: ignore[misc]
+        elif event.kind == RENAMED:
+            self.renamed_to = check_name(body["to"])
 
     def get(self, snapshot_id: str) -> Record:
         """Return the record of an id.
@@ -182,8 +188,18 @@ class SnapshotRecords:
         """
         record = self.by_id.get(snapshot_id)
         if record is None:
-            raise SnapshotNotFound(f"{self.name!r} has no snapshot {snapshot_id!r}. {hint(snapshot_id, self.by_id)}")
+            near = self._moved or f" {hint(snapshot_id, self.by_id)}"
+            raise SnapshotNotFound(f"{self.name!r} has no snapshot {snapshot_id!r}.{near}")
         return record
+
+    def refuse_empty(self) -> None:
+        """Raise `SnapshotNotFound` if there is no snapshot."""
+        if not self.by_id:
+            raise SnapshotNotFound(f"There are no snapshots under the name {self.name!r}.{self._moved}")
+
+    @property
+    def _moved(self) -> str:
+        return "" if self.renamed_to is None or self.by_id else f" It was renamed to {self.renamed_to!r}."
 
     def tagged(self, tag: str) -> Iterable[str]:
         """Return the ids of the snapshots with a tag."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from ..errors import IntegrityError, ProcessesDisagree, ProcessFailed, StagedPartsLost, UnserialisableLeaf
+from ..errors import IntegrityError, NotSupported, ProcessesDisagree, ProcessFailed, StagedPartsLost, UnserialisableLeaf
 from ..repository.catalog import Event
 from ..repository.chunking import cut
 from ..repository.commits import Draft, MakeDraft
@@ -137,6 +137,11 @@ class Shared(Durable):
             return super().clone(draft, source, otherwise)
         plan = {"snapshot_id": source.id}
         return self._once(turn, lambda: plan, lambda: Durable.clone(self, draft, source, otherwise))
+
+    def rename(self, new: str, dry_run: bool) -> None:
+        if self._turn() is not None:
+            raise NotSupported("Several processes that save together cannot rename. Rename in one process, afterwards.")
+        super().rename(new, dry_run)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import CommitUnknown, CopyDiverged, IntegrityError, InvalidName, ObjectMissing
 from .. import logs
-from ..catalog import OMITTED, Event, Stream
+from ..catalog import OMITTED, RENAMING, Event, Stream
 from ..commits import Draft, MakeDraft, commit
 from ..contents import ContentReader, Stored, Writer
 from ..keyed import PREFIX, Listed, ValuesOfName, values_in
@@ -336,7 +336,9 @@ class _Copier:
             self._replace_segment(str(event.body.get("segment")), place)
             return
         body = body_of_start(event) if event.kind == "start" else self.histories.body_of(event)
-        self._commit(place, lambda: Draft(event.kind, body))
+        # What a name had before it became the new one of another is void, and could never be deleted later.
+        void = list(self.histories.live.values()) if event.kind == RENAMING else ()
+        self._commit(place, lambda: Draft(event.kind, body, void))
         self._report.events += 1
 
     def _copy_version(self, place: int) -> bool:
