@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -30,7 +31,7 @@ from history_rounds import CameToNothing, Limit, on_a_disk, on_s3
 
 FIGURES = ROOT / "benchmarks" / "histories.json"
 SECTION = "histories"
-PLACES = ("disk", "s3")
+PLACES = ("disk", "s3", "seaweedfs")
 
 _COLUMNS = ("rounds", "given_up", "seconds", "kills", "stops", "hurts", "ok", "failed", "unknown", "violations")
 _KINDS = ("snapshots", "artifacts", "results", "checkpoints", "backups", "staged")
@@ -41,6 +42,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("place", nargs="?", choices=PLACES, help="where the repositories are; default: run nothing")
     parser.add_argument("--seconds", type=float, default=600, help="start no other round after this time")
     parser.add_argument("--kills", type=int, default=100, help="how many processes are killed in each round")
+    parser.add_argument("--changes", type=int, default=0, help="how many are acknowledged in each round at least")
     parser.add_argument("--round", type=float, default=0, help="seconds that each round lasts at least")
     parser.add_argument("--operations", type=int, default=10, help="how many a process does before it is killed")
     parser.add_argument("--patience", type=float, default=3, help="seconds that others run before, on a disk")
@@ -93,11 +95,12 @@ def rounds(given: argparse.Namespace) -> Iterator[Counter[str]]:
             counts: Counter[str] = Counter()
             try:
                 with ExitStack() as stack:
-                    limit = Limit(given.round, given.kills)
+                    limit = Limit(given.round, given.kills, given.changes)
                     if given.place == "disk":
                         counts = on_a_disk(place, limit, **more)
                     else:
-                        counts = on_s3(stack.enter_context(servers.moto()), place, limit, **more)
+                        s3 = servers.moto() if given.place == "s3" else servers.seaweedfs(place / "seaweedfs")
+                        counts = on_s3(stack.enter_context(s3), place, limit, **more)
                 if not counts["ok"]:
                     raise CameToNothing  # what has been verified then is nothing
             except CameToNothing:
@@ -117,6 +120,7 @@ def rounds(given: argparse.Namespace) -> Iterator[Counter[str]]:
 @contextmanager
 def interrupted() -> Iterator[None]:
     """End at Ctrl-C, with the figures of the rounds before."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
     with suppress(KeyboardInterrupt):
         yield
 
