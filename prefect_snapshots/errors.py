@@ -467,6 +467,13 @@ class ReferenceChanged(SetupError, RuntimeError):
     """
 
 
+class ReferenceRefused(SetupError, RuntimeError):
+    """An artifact refers to a URL that you have not allowed. Its writer chose the URL, and no request was sent.
+
+    Look at the URL in the message. If you trust it, pass it, or a folder above it, as `within=`.
+    """
+
+
 class NoActiveRun(SetupError, RuntimeError):
     """Logging to Weights & Biases needs an active run of wandb, and there is none.
 

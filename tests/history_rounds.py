@@ -162,7 +162,7 @@ class History:
         hurt_at = begun
         try:
             while not self._has_reached(limit, time.monotonic() - begun):
-                if time.monotonic() - begun > 10 * limit.seconds + 5 * limit.kills + 150:
+                if time.monotonic() - begun > 10 * limit.seconds + 5 * limit.kills + limit.acknowledged + 150:
                     raise CameToNothing
                 time.sleep(0.01)
                 for at, one in enumerate(running):

@@ -8,11 +8,13 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ import torch
 from prefect_snapshots import ArtifactRegistry, Repository, SnapshotManager
 from prefect_snapshots.artifacts import FileHandler, Handler, handlers, list_handlers, register_handler
 from prefect_snapshots.artifacts.handlers import JSON, find_handler
-from prefect_snapshots.artifacts.references import refer
+from prefect_snapshots.artifacts.references import FileReference, ReferencedFile, refer
 from prefect_snapshots.errors import (
     ArtifactNotFound,
     DamagedVersion,
@@ -45,6 +47,7 @@ from prefect_snapshots.errors import (
     MissingDependency,
     PickleRefused,
     ReferenceChanged,
+    ReferenceRefused,
     UnserialisableLeaf,
     UnserialisableValue,
 )
@@ -599,6 +602,50 @@ def test_urls_with_secrets_or_of_other_kinds_are_no_references(registry: Artifac
     forged = json.dumps({"url": url, "files": []}).encode()
     with pytest.raises((IntegrityError, InvalidArgument)):
         find_handler("reference").load(memoryview(bytearray(forged)), allow_pickle=False)  # type: ignore[attr-defined]
+
+
+def test_a_reference_asks_no_url_that_was_not_allowed(tmp_path: Path) -> None:
+    """A writer who is not trusted logs a reference, and others load it."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "3")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        writer = ArtifactRegistry(tmp_path / "repository")
+        reader = ArtifactRegistry(Repository(tmp_path / "repository", allow_pickle=False))
+        attacks: list[tuple[str, list[Any]]] = [
+            (f"{host}/latest/meta-data", [None, f"{host}/late", f"{host}/latest/meta-data/x", "s3://bucket", []]),
+            (f"{host}/data/../latest", [None, f"{host}/data"]),
+            (f"{host}/data/%2e%2e/latest", [None, f"{host}/data"]),
+        ]
+        for url, places in attacks:
+            writer.log_artifact("raw", FileReference(url, (ReferencedFile("", 3, {}),)), "reference")
+            for within in places:
+                with pytest.raises(ReferenceRefused, match=r"No request was sent"):
+                    reader.load_artifact("raw", within=within)
+                if within is not None:
+                    with pytest.raises(ReferenceRefused):
+                        writer.load_artifact("raw", within=within)
+            assert reader.load_artifact("raw", verify=False).url == url
+        assert asked == []
+        writer.log_artifact("raw", FileReference(f"{host}/data/x", (ReferencedFile("", 3, {}),)), "reference")
+        assert reader.load_artifact("raw", within=["s3://bucket", f"{host}/data/"]).size == 3
+        assert set(asked) == {"/data/x"}
+        server.shutdown()
+        thread.join()
 
 
 def test_a_forged_path_of_a_reference_is_refused() -> None:

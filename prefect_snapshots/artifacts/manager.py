@@ -365,7 +365,9 @@ class ArtifactManager(ABC):
     ) -> ArtifactVersion:
         """Log files that stay where they are. The version records their sizes and what identifies their content.
 
-        `load_artifact` returns a `FileReference` after it has verified that no file has changed.
+        `load_artifact` returns a `FileReference` after it has verified that no file has changed. Pass it `within`, a
+        URL or several, to refuse references to anywhere else (`ReferenceRefused`). It is required if the repository was
+        opened with `allow_pickle=False`, because whoever logs a reference chooses where loading it sends requests.
 
         Args:
             name: The name of the artifact.

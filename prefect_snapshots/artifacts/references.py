@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import msgspec
 from blake3 import blake3
 
-from ..errors import IntegrityError, InvalidArgument, ReferenceChanged
+from ..errors import IntegrityError, InvalidArgument, ReferenceChanged, ReferenceRefused
 from ..repository.location import Buffer
 from ..repository.location.elsewhere import list_elsewhere, open_elsewhere, url_of
 from ..trees.entries import check_path
@@ -144,7 +145,11 @@ def _dump(value: Any, allow_pickle: bool) -> list[Buffer]:
 
 
 def _load(
-    data: memoryview, allow_pickle: bool, storage_options: Mapping[str, Any] | None = None, verify: bool = True
+    data: memoryview,
+    allow_pickle: bool,
+    storage_options: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    within: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
 ) -> FileReference:
     try:
         body = msgspec.json.decode(data, type=_Body)
@@ -156,8 +161,23 @@ def _load(
         raise IntegrityError(f"This reference is damaged: {error}") from None
     reference = FileReference(url, tuple(body.files), dict(storage_options or {}))
     if verify:
+        # Whoever may run code here with a pickle need not be kept from sending requests.
+        if not _is_within(url, within) if within is not None else not allow_pickle:
+            raise ReferenceRefused(
+                f"This artifact refers to {url}. Its writer chose this URL, and you did not allow it. No request was "
+                f"sent. If you trust the URL, pass within={url!r}, or a folder above it. To read only what was "
+                "recorded, pass verify=False."
+            )
         reference.verify()
     return reference
+
+
+def _is_within(url: str, within: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> bool:
+    """Return whether a URL is one of others, or below one."""
+    if ".." in unquote(unquote(url)).split("/"):
+        return False
+    above = [within] if isinstance(within, str | os.PathLike) else within
+    return any(f"{url}/".startswith(f"{url_of(one)}/") for one in above)
 
 
 REFERENCE = FileHandler("reference.json", _dump, _load)
