@@ -23,7 +23,7 @@ from prefect_snapshots.backups import BackupManager
 from prefect_snapshots.backups.databases import MariaDB, MariaDBServer, MariaDBUsers
 from prefect_snapshots.backups.databases.base import Tool
 from prefect_snapshots.backups.databases.mariadb_dumps import RowCounter, statements
-from prefect_snapshots.errors import BackupFailed, PrivilegesRefused, RestoreFailed, StorageFull
+from prefect_snapshots.errors import BackupFailed, InvalidArgument, PrivilegesRefused, RestoreFailed, StorageFull
 from prefect_snapshots.testing import StoredDump
 
 QUOTED = quote(PASSWORD, safe="")
@@ -872,6 +872,31 @@ def test_a_forged_part_replaces_no_database_of_the_server_itself(name: str) -> N
     server = MariaDBServer("mariadb://db.example.com/*")
     assert server.covers("mariadb://db.example.com:3306/mysql2")
     assert not server.covers(f"mariadb://db.example.com:3306/{name}")
+
+
+def test_a_forged_dump_of_the_database_of_rights_is_not_restored(admin: Client, server: Server, tmp_path: Path) -> None:
+    """Somebody who can write to a repository stores a dump of theirs as `mysql`, and all databases are restored."""
+    place = f"mariadb://127.0.0.1:{server.port}/"
+
+    class Forged(MariaDB):
+        name = f"{place}mysql"
+
+    admin("""
+        CREATE TABLE nc.t AS SELECT 1; CREATE DATABASE evil; CREATE TABLE evil.global_priv LIKE mysql.global_priv;
+        INSERT INTO evil.global_priv VALUES ('%', 'chief', '{"access": 18446744073709551615}');""")
+    evil = Forged(f"mariadb://admin@127.0.0.1:{server.port}/evil", PASSWORD)
+    BackupManager(tmp_path, databases=[of(server), evil]).create_backup()
+    admin("DROP DATABASE evil; DROP TABLE nc.t;")
+    rights = "SELECT * FROM mysql.global_priv ORDER BY host, user;"
+    before, tables = admin(rights), admin("SHOW TABLES FROM mysql;")
+    manager = BackupManager(tmp_path, databases=[f"mariadb://admin:{QUOTED}@127.0.0.1:{server.port}/*"])
+    for options in ({}, {"allow_privileges": True}):
+        with pytest.raises(InvalidArgument, match=rf"No target for part '{place}mysql'"):
+            manager.restore_backup("latest", confirm=True, **options)
+        assert admin("SHOW TABLES FROM nc;") == []
+    manager.restore_backup("latest", confirm=True, only={f"{place}nc": []})
+    assert admin("SHOW TABLES FROM nc;") == ["t"]
+    assert (admin(rights), admin("SHOW TABLES FROM mysql;")) == (before, tables)
 
 
 def test_users_that_were_killed_on_their_way_are_made_again(
