@@ -7,10 +7,10 @@ that is told or finds what must not be notes `"violation"`.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
-import signal
 import sys
 import threading
 import time
@@ -50,7 +50,7 @@ KINDS = {"snapshots": 6, "artifacts": 5, "results": 6, "checkpoints": 1, "backup
 """What is written, and how often."""
 
 _HANGS = 120
-"""Seconds until a forked child is said to hang."""
+"""Seconds until a forked child is said to hang, and tells where."""
 
 State: TypeAlias = set[int | None]
 """The values that a key may have."""
@@ -331,7 +331,7 @@ class Client:
         if child == 0:
             status = 1
             try:
-                signal.alarm(_HANGS)
+                faulthandler.dump_traceback_later(_HANGS, exit=True)
                 self._read(("snapshots", "artifacts"))
                 self.live = {kind: [] for kind in KINDS}
                 self.numbers = number - 1

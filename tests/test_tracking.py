@@ -8,12 +8,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.asyn import get_lock
+from servers import Storage
 
 from prefect_snapshots import (
     ArtifactRegistry,
@@ -31,7 +33,7 @@ from prefect_snapshots.integration.snapshots import decorator
 from prefect_snapshots.repository.catalog import Event
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.index import Index
-from prefect_snapshots.repository.location import LocalLocation
+from prefect_snapshots.repository.location import LocalLocation, open_location
 from prefect_snapshots.repository.location.local import _FileAppender
 from prefect_snapshots.repository.threads import Lock, Turns, pool
 from prefect_snapshots.repository.tracking import TrackedStream
@@ -307,7 +309,7 @@ def test_dry_runs_answer_on_a_repository_that_is_only_read(tmp_path: Path) -> No
 
 
 @contextmanager
-def held(lock: Lock) -> Iterator[None]:
+def held(lock: AbstractContextManager[Any]) -> Iterator[None]:
     """Another thread holds the lock within the block."""
     taken, done = threading.Event(), threading.Event()
 
@@ -413,6 +415,12 @@ def test_a_lock_that_another_thread_holds_is_free_in_a_child(which: str, tmp_pat
     with held(locks_of(tracked)[which]):
         assert in_child(works)
     assert list(tracked.refresh().words.values()) == ["one", "two", "three"]
+
+
+def test_the_first_request_of_another_thread_hangs_no_child(s3_storage: Storage) -> None:
+    location = open_location(s3_storage.url, s3_storage.storage_options)
+    with held(get_lock()):  # as while a thread starts the loop in which all requests run
+        assert in_child(lambda: location.size("nothing") is None)
 
 
 def test_what_a_thread_was_changing_is_read_anew_in_a_child(tmp_path: Path) -> None:

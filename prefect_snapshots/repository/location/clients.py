@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -25,10 +26,23 @@ NO_CACHES = {"use_listings_cache": False, "skip_instance_cache": True}
 """Options for every file system of fsspec, so that changes by other writers are visible immediately."""
 
 
+@functools.cache
+def free_fsspec_in_children() -> None:
+    """Give every forked child a lock of its own for the event loop of fsspec. Call this before you use fsspec.
+
+    A child that was forked while another thread held the lock, for its first request, would wait for ever. fsspec means
+    to do this itself, but until now it sets a variable that nothing reads.
+    """
+    from fsspec.asyn import reset_lock
+
+    os.register_at_fork(after_in_child=reset_lock)
+
+
 class PerProcess(Generic[T]):
     """An object that each forked child creates again. It never closes that of its parent, which is still in use."""
 
     def __init__(self, make: Callable[[], T]) -> None:
+        free_fsspec_in_children()
         self._make = make
         self._made: dict[int, T] = {}
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ...errors import InvalidArgument, MissingDependency, ObjectMissing, SnapshotsError, StorageError
 from ...redaction import safe_url
+from .clients import free_fsspec_in_children
 
 _URL = re.compile(r"(?:file|memory|s3|gs|gcs|az|abfs|https?)://[^\x00-\x1f\x7f]+")
 """The URLs that may be read. Others of fsspec read other files, or unpack archives, and are not what they seem."""
@@ -91,6 +92,7 @@ def open_elsewhere(url: str, options: Mapping[str, Any]) -> Iterator[BinaryIO]:
 def _storage(url: str, options: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
     import fsspec
 
+    free_fsspec_in_children()
     try:
         files, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
         files.invalidate_cache()
