@@ -64,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="DIRECTORY", help="put pictures of the pages there that are looked at")
 
 
+@pytest.fixture(params=[pytest.param(3, id="every third"), pytest.param(1, id="every", marks=pytest.mark.nightly)])
+def every(request: pytest.FixtureRequest) -> int:
+    """Of the moments that a long search goes through: every third one, and at night every single one."""
+    found: int = request.param
+    return found
+
+
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`prefect-snapshots`, as a program that starts sooner than the installed one."""
@@ -167,8 +174,18 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 # Starting it takes ten seconds: the tests that use it share one test process, by the mark `xdist_group("prefect")`.
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a Prefect server with an empty database. Flows have no heartbeat, which costs each of them 1 s."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    """The API URL of a Prefect server with an empty database.
+
+    It takes no logs and runs no automations, which would be a third of its work. Flows have no heartbeat, which costs
+    each of them 1 s.
+    """
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED,
+        temporary_settings,
+    )
     from prefect.testing.utilities import prefect_test_harness
 
     from prefect_snapshots.integration import live
@@ -178,6 +195,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     servers.take_database(database)
     with (
         patch("prefect.testing.utilities.mkdtemp", return_value=str(folder)),
+        temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False, PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED: False}),
         prefect_test_harness(server_startup_timeout=120),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):

@@ -185,7 +185,15 @@ def etcd() -> Iterator[Server]:
 def etcdctl(server: Server, password: str = "") -> list[str]:
     """The command that talks to a server."""
     user = ["--user=root", f"--password={password}"] if password else []
-    return ["env", "ETCDCTL_API=3", "etcdctl", f"--endpoints=http://{_HOST}:{server.port}", *user]
+    return [
+        "env",
+        "ETCDCTL_API=3",
+        "etcdctl",
+        "--dial-timeout=60s",
+        "--command-timeout=60s",
+        f"--endpoints=http://{_HOST}:{server.port}",
+        *user,
+    ]
 
 
 @contextlib.contextmanager
@@ -359,8 +367,9 @@ def killed_at_each_step(
     look: Callable[[], object],
     *,
     staging: bool = False,
+    every: int = 1,
 ) -> int:
-    """Restore in a child that is killed before a step of its switch: the first one, then the second one, and so on.
+    """Restore in a child that is killed before a step of its switch: the first one, then the next one, and so on.
 
     Args:
         database: What is restored: a database with `stage`.
@@ -370,9 +379,10 @@ def killed_at_each_step(
         begin: Called before each restore.
         look: Called after each kill.
         staging: Whether what comes before the switch has steps, too.
+        every: Which step is the next one: the second after the first, or a later one.
 
     Returns:
-        How many steps there are.
+        How many steps there are, at least.
     """
 
     def work(arm: Callable[[], None]) -> None:
@@ -382,10 +392,10 @@ def killed_at_each_step(
             arm()
             switch()
 
-    for step in itertools.count(1):
+    for step in itertools.count(1, every):
         begin()
         if not killed_at(step, work, owner, method):
-            return step - 1
+            return step - every
         look()
     raise AssertionError
 

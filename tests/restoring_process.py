@@ -145,15 +145,15 @@ def finish(place: Place) -> None:
     manager.restore_backup(manager.list_backups()[-1].name, confirm=True)
 
 
-def main(root: str, signal_name: str) -> None:
+def main(root: str, signal_name: str, every: str) -> None:
     number = signal.Signals[signal_name]
     place = Place(Path(root))
     place.write(NEW)
     assert in_child(partial(make, place)) == 0
     place.write(OLD)
-    step, done = 0, False
+    step, done = 1 - int(every), False
     while not done:
-        step += 1
+        step += int(every)
         status = in_child(partial(restore, place, step, number))
         ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         done = status == 0

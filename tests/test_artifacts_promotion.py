@@ -72,13 +72,14 @@ def log_at_once(url: str, options: dict[str, Any], processes: int, versions: int
 
 
 @pytest.mark.timeout(290)
-def test_eight_processes_log_800_versions_on_a_local_disk(tmp_path: Path) -> None:
-    log_at_once(str(tmp_path / "repository"), {}, 8, 100)
+@pytest.mark.parametrize(("processes", "versions"), [(4, 50), pytest.param(8, 100, marks=pytest.mark.nightly)])
+def test_processes_log_to_one_name_on_a_local_disk(tmp_path: Path, processes: int, versions: int) -> None:
+    log_at_once(str(tmp_path / "repository"), {}, processes, versions)
 
 
 @pytest.mark.timeout(290)
 def test_processes_log_to_one_name_on_s3(s3_storage: Storage) -> None:
-    log_at_once(s3_storage.url, dict(s3_storage.storage_options), 4, 12)
+    log_at_once(s3_storage.url, dict(s3_storage.storage_options), 3, 8)
 
 
 @pytest.mark.nightly

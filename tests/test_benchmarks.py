@@ -57,6 +57,7 @@ def test_pytrees(tmp_path: Path) -> None:
     assert contenders(report, "save of the tree") == {"prefect-snapshots", *peers}
 
 
+@pytest.mark.nightly
 def test_pytrees_of_jax_arrays(tmp_path: Path) -> None:
     options = ["--size-mb", "2", "--leaves", "40", "--repeat", "1", "--arrays", "jax", "--only", "save"]
     assert measure(tmp_path, "pytrees.py", *options)["section"] == "pytrees of jax arrays"
@@ -74,6 +75,7 @@ def test_catalog(tmp_path: Path) -> None:
     assert met(report, "query") == [True] * 4
 
 
+@pytest.mark.nightly
 def test_artifacts(tmp_path: Path) -> None:
     options = ["--versions", "40", "--resolve", "50", "--folder-mb", "30", "--repeat", "1"]
     report = measure(tmp_path, "artifacts.py", *options)
@@ -82,6 +84,7 @@ def test_artifacts(tmp_path: Path) -> None:
     assert contenders(report, "log version 10") == {"prefect-snapshots", "lazyscribe", "mxm-scaffold", "MLflow"}
 
 
+@pytest.mark.nightly
 def test_requests_on_s3(tmp_path: Path) -> None:
     options = ["--saves", "5", "--writers", "3", "--commits", "2", "--count", "100", "--repeat", "1"]
     report = measure(tmp_path, "s3_requests.py", *options)
@@ -102,12 +105,14 @@ def test_point_in_time(tmp_path: Path) -> None:
     assert met(report, "archive_command") == [True]
 
 
+@pytest.mark.nightly
 def test_file_system(tmp_path: Path) -> None:
     report = measure(tmp_path, "file_system.py", "--size-mb", "10", "--ranges", "5", "--repeat", "1")
     assert met(report, "requests") == [True] * 3
     assert contenders(report, "read one column of 20") == {"prefect-snapshots", "s3fs"}
 
 
+@pytest.mark.nightly
 def test_iterables(tmp_path: Path) -> None:
     report = measure(tmp_path, "iterables.py", "--count", "2000", "--done", "2000", "--repeat", "1")
     assert met(report, "memory of the process") == [True]

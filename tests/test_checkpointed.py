@@ -662,7 +662,9 @@ RUNNERS = {"processes": lambda: ProcessPoolTaskRunner(max_workers=2), "dask": da
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("runner", ["processes", "dask", pytest.param("ray", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "runner", ["processes", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("dask", "ray"))]
+)
 def test_other_task_runners(runner: str, tmp_path: Path, calls: Callable[[], Counter[int]]) -> None:
     square = noting(tmp_path)
     assert mapped(square, range(35), RUNNERS[runner]()) == [x * x for x in range(35)]
@@ -793,6 +795,7 @@ def test_the_corpus_on_s3_with_dask(s3_storage: Storage, monkeypatch: pytest.Mon
 
 
 @pytest.mark.timeout(250)
+@pytest.mark.nightly
 def test_the_demo_of_the_corpus(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "COLUMNS": "200"}

@@ -135,13 +135,26 @@ def heal(place: Path, kind: str) -> None:
     assert problems_of(place, kind) == []
 
 
-CASES = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(FEW, max_examples=200)
 
 
 @kinds
-@CASES
+@FEW
 @given(data=st.data())
 def test_flipped_bit_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    see_flipped_bit_named(templates, kind, data)
+
+
+@pytest.mark.nightly
+@kinds
+@MANY
+@given(data=st.data())
+def test_any_flipped_bit_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    see_flipped_bit_named(templates, kind, data)
+
+
+def see_flipped_bit_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
     with copied(templates[kind]) as place:
         path = data.draw(st.sampled_from(objects(place)))
         content = bytearray((place / path).read_bytes())
@@ -160,10 +173,22 @@ def test_flipped_bit_is_named(templates: dict[str, Path], kind: str, data: st.Da
         heal(place, kind)
 
 
-@slow_kinds
-@CASES
+@kinds
+@FEW
 @given(data=st.data())
 def test_cut_object_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    see_cut_object_named(templates, kind, data)
+
+
+@pytest.mark.nightly
+@kinds
+@MANY
+@given(data=st.data())
+def test_any_cut_object_is_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
+    see_cut_object_named(templates, kind, data)
+
+
+def see_cut_object_named(templates: dict[str, Path], kind: str, data: st.DataObject) -> None:
     with copied(templates[kind]) as place:
         path = data.draw(st.sampled_from(objects(place)))
         content = (place / path).read_bytes()

@@ -63,7 +63,7 @@ def runs(site: Site) -> dict[str, UUID]:
     return {
         "corpus": site.run("process-corpus/corpus"),
         "backup": site.run_next_scheduled("create-backup/nightly"),
-        "training": site.run("train-digits/training"),
+        "training": site.run("train-digits/training", epochs=4),
     }
 
 

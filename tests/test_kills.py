@@ -86,7 +86,7 @@ def kill_again_and_again(url: str, tmp_path: Path, kills: int, seed: int) -> Non
 
 @pytest.mark.timeout(280)
 def test_a_process_may_be_killed_at_any_moment(tmp_path: Path) -> None:
-    kill_again_and_again(str(tmp_path / "repository"), tmp_path, kills=20, seed=1)
+    kill_again_and_again(str(tmp_path / "repository"), tmp_path, kills=12, seed=1)
 
 
 @pytest.mark.nightly
@@ -137,8 +137,9 @@ def count_versions(url: str, options: dict[str, object], tmp_path: Path, writers
 
 
 @pytest.mark.timeout(290)
-def test_sixteen_processes_lose_nothing_on_a_local_disk(tmp_path: Path) -> None:
-    count_versions(str(tmp_path / "repository"), {}, tmp_path, writers=16, commits=50)
+@pytest.mark.parametrize("writers", [6, pytest.param(16, marks=pytest.mark.nightly)])
+def test_many_processes_lose_nothing_on_a_local_disk(tmp_path: Path, writers: int) -> None:
+    count_versions(str(tmp_path / "repository"), {}, tmp_path, writers=writers, commits=50)
 
 
 @pytest.mark.timeout(290)

@@ -112,7 +112,9 @@ def test_a_lost_segment_is_named_and_repaired(local_storage: Storage, loss: str,
     lose_and_repair(local_storage, loss, merged)
 
 
-@pytest.mark.parametrize("loss", ["deleted", "emptied", "cut at a record"])
+@pytest.mark.parametrize(
+    "loss", [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("deleted", "emptied")), "cut at a record"]
+)
 def test_a_lost_segment_is_named_and_repaired_in_every_storage(storage: Storage, loss: str) -> None:
     lose_and_repair(storage, loss, merged=False)
 
@@ -162,7 +164,9 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("loss", ["deleted", "emptied", "cut at a record"])
+@pytest.mark.parametrize(
+    "loss", [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("deleted", "emptied")), "cut at a record"]
+)
 def test_what_a_kill_has_left_is_vouched_for_by_the_next_start(local_storage: Storage, loss: str) -> None:
     command = [sys.executable, "-c", textwrap.dedent(KILLED), local_storage.url]
     assert subprocess.run(command, check=False).returncode == -9

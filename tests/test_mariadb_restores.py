@@ -222,7 +222,7 @@ def test_a_restore_that_is_interrupted_anywhere_is_taken_back(
 
 @pytest.mark.long
 def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_mended_by_the_next(
-    full: MariaDB, admin: Client, server: Server
+    full: MariaDB, admin: Client, server: Server, every: int
 ) -> None:
     kept, new = StoredDump.of(full), state(server)
     base = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'nc' AND table_type = 'BASE TABLE';"
@@ -239,7 +239,7 @@ def test_a_restore_that_is_killed_at_any_step_of_its_switch_is_mended_by_the_nex
         assert state(server) == new
         assert leftovers(admin) == []
 
-    assert killed_at_each_step(full, kept, MariaDB, "_ask", begin, look) > 10
+    assert killed_at_each_step(full, kept, MariaDB, "_ask", begin, look, every=every) > 10
 
 
 def test_a_drill_runs_no_events(full: MariaDB, admin: Client, server: Server) -> None:

@@ -271,7 +271,7 @@ class Interleavings(Interleaving):
         assert repository.prune(dry_run=True, grace=0).packs_deleted == 0
 
 
-TestInterleavings = interleavings(Interleavings, 150)
+TestInterleavings = interleavings(Interleavings, 80)
 TestManyInterleavings = pytest.mark.nightly(interleavings(Interleavings, 5000))
 
 
@@ -682,8 +682,8 @@ def entries_of(world: World, body: bytes) -> list[ChunkCopy]:
     return opened.index.find_all(opened.sealer.chunk_id(body))
 
 
-def moments_with_deltas(begin: Callable[[World], Process]) -> Iterator[tuple[World, Process]]:
-    """As `moments_of`, among deltas."""
+def moments_with_deltas(begin: Callable[[World], Process], every: int) -> Iterator[tuple[World, Process]]:
+    """As `moments_of`, among deltas, at every so many of the moments."""
     moment = 0
     while True:
         with prepared_deltas() as world:
@@ -693,7 +693,7 @@ def moments_with_deltas(begin: Callable[[World], Process]) -> Iterator[tuple[Wor
                     return
                 process.step()
             yield world, process
-        moment += 1
+        moment += every
 
 
 def reusing_deltas(world: World) -> Process:
@@ -722,9 +722,9 @@ def test_base_lives_as_long_as_its_delta() -> None:
         assert not any(entries_of(world, body) for body in (BASE, NEAR))
 
 
-def test_prune_at_every_moment_of_a_save_of_deltas() -> None:
+def test_prune_at_every_moment_of_a_save_of_deltas(every: int) -> None:
     """Their base is garbage, and condemned between the look at it and the commit."""
-    for world, writer in moments_with_deltas(reusing_deltas):
+    for world, writer in moments_with_deltas(reusing_deltas, every):
         prune(world.processes[1])
         writer.run()
         assert_kept(world, "kept", "delta", "new")
@@ -732,13 +732,13 @@ def test_prune_at_every_moment_of_a_save_of_deltas() -> None:
         assert_kept(world, "kept", "delta", "new")
 
 
-def test_save_of_deltas_at_every_moment_of_a_prune() -> None:
+def test_save_of_deltas_at_every_moment_of_a_prune(every: int) -> None:
     def begin(world: World) -> Process:
         reusing_deltas(world).run(commits)
         begin_prune(world.processes[1])
         return world.processes[1]
 
-    for world, pruner in moments_with_deltas(begin):
+    for world, pruner in moments_with_deltas(begin, every):
         world.processes[0].run()
         begin_save_like(world, world.processes[3], "one more", NEARER, NEAR)
         world.processes[3].run()
@@ -746,13 +746,13 @@ def test_save_of_deltas_at_every_moment_of_a_prune() -> None:
         assert_kept(world, "kept", "delta", "new", "one more")
 
 
-def test_prune_among_deltas_killed_at_every_moment_and_rivalled() -> None:
+def test_prune_among_deltas_killed_at_every_moment_and_rivalled(every: int) -> None:
     def begin(world: World) -> Process:
         reusing_deltas(world).run(commits)
         begin_prune(world.processes[1])
         return world.processes[1]
 
-    for world, pruner in moments_with_deltas(begin):
+    for world, pruner in moments_with_deltas(begin, every):
         make_garbage(world, world.processes[3])
         prune(world.processes[2])
         world.processes[0].run()
@@ -761,7 +761,7 @@ def test_prune_among_deltas_killed_at_every_moment_and_rivalled() -> None:
         assert_kept(world, "kept", "delta", "new")
 
 
-def test_read_of_a_delta_at_every_moment_of_a_prune() -> None:
+def test_read_of_a_delta_at_every_moment_of_a_prune(every: int) -> None:
     """By one who knows from before where the base was."""
 
     def begin(world: World) -> Process:
@@ -773,7 +773,7 @@ def test_read_of_a_delta_at_every_moment_of_a_prune() -> None:
     def read(reader: Process) -> None:
         perform(reader, lambda: reader.toy("a").get("delta"))
 
-    for world, pruner in moments_with_deltas(begin):
+    for world, pruner in moments_with_deltas(begin, every):
         read(world.processes[2])
         pruner.run()
         read(world.processes[2])

@@ -312,9 +312,9 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    # torch is not in the cache that uv fills: pip fetches hundreds of megabytes
+    # Each takes an environment of its own; and pip fetches hundreds of megabytes for torch, which is not in uv's cache.
     "extra",
-    [pytest.param(extra, marks=pytest.mark.nightly) if extra == "torch" else extra for extra in USES],
+    [extra if extra in ("jax", "s3", "mount") else pytest.param(extra, marks=pytest.mark.nightly) for extra in USES],
 )
 def test_an_extra_alone_is_enough_and_is_asked_for(
     extra: str, place: Path, address: str, bare: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory

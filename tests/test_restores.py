@@ -98,11 +98,11 @@ class Staged(Flat):
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_a_restore_that_is_ended_at_any_step_can_be_finished(tmp_path: Path, name: str) -> None:
+def test_a_restore_that_is_ended_at_any_step_can_be_finished(tmp_path: Path, name: str, every: int) -> None:
     (tmp_path / "temporary").mkdir()
     (tmp_path / "place").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
-    command = [sys.executable, str(PROCESS), str(tmp_path / "place"), name]
+    command = [sys.executable, str(PROCESS), str(tmp_path / "place"), name, str(every)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 30, "too few steps were seen"

@@ -183,7 +183,7 @@ def _duration(rng: random.Random) -> str:
     return "".join(f"{rng.randrange(limits[unit])}{unit}" for unit in "ymdh" if unit in chosen)
 
 
-@pytest.mark.parametrize("policies", [100, pytest.param(500, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("policies", [40, pytest.param(500, marks=pytest.mark.nightly)])
 def test_restic_keeps_the_same_for_the_same_reasons(tmp_path: Path, policies: int) -> None:
     restic = Restic(tmp_path / "repository")
     rng = random.Random(7)

@@ -122,11 +122,11 @@ def place(request: pytest.FixtureRequest) -> Storage:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
 def test_killed_at_any_moment_nothing_written_is_lost_or_done_again(
-    place: Storage, tmp_path: Path, batch_size: int
+    place: Storage, tmp_path: Path, batch_size: int, kills: int
 ) -> None:
     moments = random.Random(batch_size)
-    kills = 20 if batch_size == 7 else 5
     runs = Runs(place, tmp_path, batch_size=batch_size, seconds=0.002, count=400)
     for _ in range(kills):
         before, calls = runs.done(), len(runs.calls)

@@ -1386,7 +1386,7 @@ JUNK = st.recursive(
 CODED = st.builds(lambda code, rest: [code, *rest], st.integers(1, 58), st.lists(JUNK, max_size=6))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     JUNK | CODED | st.lists(CODED, max_size=3).map(lambda nodes: [1, None, None, *nodes]), st.lists(JUNK, max_size=2)
 )

@@ -137,6 +137,9 @@ class Etcd(ServerDatabase):
             "ETCDCTL_ENDPOINTS": f"unix://{path}" if path else f"{'https' if self._tls else 'http'}://{place}",
             "ETCDCTL_USER": address.user,
             "ETCDCTL_PASSWORD": secret or "",
+            # Within etcdctl's own 2 s a busy server does not even compare the password.
+            "ETCDCTL_DIAL_TIMEOUT": f"{_TIMEOUT}s",
+            "ETCDCTL_COMMAND_TIMEOUT": f"{_TIMEOUT}s",
             **{f"ETCDCTL_{option.upper()}": value for option, value in address.options.items()},
         }
         given = {name: value for name, value in environment.items() if value}
