@@ -41,6 +41,7 @@ from .retention import RetentionPolicy as RetentionPolicy
 from .snapshots import ByContent as ByContent
 from .snapshots import ByLeaf as ByLeaf
 from .snapshots import ByMetadata as ByMetadata
+from .snapshots import BySearch as BySearch
 from .snapshots import ByTag as ByTag
 from .snapshots import ByTimeRange as ByTimeRange
 from .snapshots import PreemptionWatch as PreemptionWatch

@@ -359,7 +359,7 @@ def test_everything_works_on_s3(s3_storage: Storage, environment: dict[str, str]
         *("--storage-option", "config_kwargs.connect_timeout=5"),
     ]
     assert program.json("snapshots", "list", "train", *where)["snapshots"][0]["metadata"] == {"loss": 0.5}
-    assert program.json("snapshots", "tag", "epoch-0", "--add", "kept", *where)["tags"] == ["kept"]
+    assert program.json("snapshots", "describe", "epoch-0", "--add-tag", "kept", *where)["tags"] == ["kept"]
     assert program.json("check", "--read-data", *where)["ok"]
     program.run("snapshots", "delete", "epoch-0", "--yes", *where)
     assert program.json("prune", "--grace", "0s", *where)["bytes_freed"] > 0
@@ -407,6 +407,7 @@ def test_list_of_snapshots_is_newest_first_and_complete(program: Program, filled
         (["--where", "optimiser.rate=0.1", "--where", "epoch"], [3, 2, 1, 0]),
         (["--where", "optimiser.rate=0.10"], []),
         (["--where", "nope"], []),
+        (["--where", "epoch in (1, 2) and tags = even or id = epoch-3"], [3, 2]),
         (["--rank-by", "loss", "--where", "loss"], [0, 2, 1, 3]),
         (["--rank-by", "loss", "--mode", "min", "--where", "loss", "--limit", "2"], [1, 2]),
         (["--where", "epoch", "--limit", "99999999999999999999999999"], [3, 2, 1, 0]),
@@ -543,16 +544,34 @@ def test_unknown_names_get_those_that_come_near(program: Program, command: list[
 # --- annotating and removing -------------------------------------------------------------------------------------
 
 
-def test_tag(own: Program) -> None:
-    added = own.json("snapshots", "tag", "epoch-0", "--add", "a b", "--add", "c", "--remove", "even", "--remove", "zzz")
-    assert added == {"name": "train", "id": "epoch-0", "tags": ["fit", "a b", "c"]}
+def test_describe(own: Program) -> None:
+    tags = ["--add-tag", "a b", "--add-tag", "c", "--remove-tag", "even", "--remove-tag", "zzz"]
+    added = own.json("snapshots", "describe", "epoch-0", *tags, "--description", "The\nfirst.")
+    assert added == {"name": "train", "id": "epoch-0", "tags": ["fit", "a b", "c"], "description": "The\nfirst."}
+    assert own.json("snapshots", "describe", "train", "epoch-0") == added
     assert own.json("snapshots", "show", "epoch-0")["tags"] == ["fit", "a b", "c"]
+    assert own.run("snapshots", "describe", "epoch-0").stdout == "tags  fit, a b, c\nThe\nfirst.\n"
+    named = own.json("snapshots", "describe", "train", "--add-tag", "team=a")
+    assert named == {"name": "train", "id": None, "tags": ["team=a"], "description": ""}
+
+
+def test_rename_and_delete_a_name(own: Program) -> None:
+    ids = [each["id"] for each in own.json("snapshots", "list", "train")["snapshots"]]
+    assert own.json("snapshots", "rename", "train", "trial", "--dry-run")["dry_run"]
+    assert own.json("snapshots", "rename", "train", "trial")["snapshots"] == len(ids)
+    assert [each["id"] for each in own.json("snapshots", "list", "trial")["snapshots"]] == ids
+    own.complaint("snapshots", "rename", "train", "trial", status=1)
+    own.complaint("snapshots", "delete", "trial", "epoch-0", "--all", "--yes", status=2)
+    kept = own.json("snapshots", "delete", "trial", "--all", "--dry-run", "--force")
+    assert len(kept["deleted"]) == len(ids)
+    own.run("snapshots", "delete", "trial", "--all", "--force", "--yes")
+    assert "trial" not in [each["name"] for each in own.json("snapshots", "list")["names"]]
 
 
 def test_bad_tag_changes_nothing(own: Program) -> None:
     before = contents(own.directory)
-    own.complaint("snapshots", "tag", "epoch-0", "--add", "good", "--remove", "../bad", status=2)
-    own.complaint("snapshots", "tag", "epoch-0", status=2)
+    own.complaint("snapshots", "describe", "epoch-0", "--add-tag", "good", "--remove-tag", "../bad", status=2)
+    own.run("snapshots", "describe", "epoch-0")
     assert contents(own.directory) == before
 
 

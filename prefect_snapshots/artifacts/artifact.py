@@ -14,11 +14,12 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
-from ..errors import ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument
+from ..errors import ArtifactNotFound, CommitConflict, DamagedVersion, InvalidArgument, NotSupported
 from ..messages import hint, logger
 from ..repository.catalog import Event, token_from
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader, StagedPart, Stored, Writer, inline
+from ..repository.descriptions import NOTHING, Description, changes_of
 from ..repository.metadata import clean_metadata
 from ..repository.progress import Progress
 from ..repository.staged_parts import Parts, commit_parts
@@ -308,6 +309,28 @@ class Artifact:
         """Add or replace values in the metadata of a version. See `ArtifactRegistry.update_artifact_metadata`."""
         self._annotate(version, match, {"metadata": clean_metadata(metadata)})
 
+    def describe(
+        self,
+        version: VersionLike | EllipsisType = ...,
+        *,
+        description: str | None = None,
+        add_tags: str | Sequence[str] | None = None,
+        remove_tags: str | Sequence[str] | None = None,
+    ) -> None:
+        """Describe the artifact, or one of its versions. See `ArtifactRegistry.describe_artifact`."""
+        changes = changes_of(description, add_tags, remove_tags)
+        if not changes:
+            raise InvalidArgument("Pass a description, or tags to add or to remove. Nothing was changed.")
+        if not isinstance(version, EllipsisType):
+            self._annotate(version, "exact", changes)
+            return
+        self._look()
+        self._tracked.change(lambda: Draft("describe", changes))
+
+    def get_description(self) -> Description:
+        """Return the description and the tags of the artifact."""
+        return self._look().about
+
     def pin(self, version: VersionLike = None) -> None:
         """Exempt a version from retention. See `ArtifactRegistry.pin`."""
         self._pin(version, "pin", "pinned")
@@ -433,7 +456,7 @@ class Artifact:
         found = self._find(version, match, valid=True)
         body = found.event.body
         with self._content(found) as content:
-            return to.adopt(
+            copied = to.adopt(
                 self.name,
                 content,
                 handler=found.handler,
@@ -445,12 +468,24 @@ class Artifact:
                 allow_older=allow_older,
                 progress=progress,
             )
+        if found.about != NOTHING:
+            with contextlib.suppress(NotSupported):  # W&B
+                to.describe_artifact(
+                    self.name,
+                    copied.version,
+                    description=found.about.description,
+                    add_tags=found.about.tags,
+                    collection=copied.collection,
+                )
+        return copied
 
     def copy_numbered(self, version: VersionLike, to: Artifact, progress: Progress | None) -> None:
         """Copy a version under the same number: see `ArtifactRegistry.copy_release`."""
         found = self._find(version)
         body = {key: value for key, value in found.event.body.items() if key not in ("id", "source")}
         body |= {"metadata": found.metadata, "expiry": found.expiry, "source": self._source(found)}
+        if found.about != NOTHING:
+            body |= {"description": found.about.description, "tags": list(found.about.tags)}
         with self._content(found) as content:
             to._adopt(content, body, progress, found.number)
         to._pin(found.number, "release", "released")  # even if it has expired since
@@ -519,6 +554,8 @@ class Artifact:
             dict(body.get("environment", {})),
             body.get("source") and dict(body["source"]),
             version.number in history.pinned,
+            version.about.description,
+            version.about.tags,
         )
 
     def _log(

@@ -23,6 +23,7 @@ import msgspec
 from ..errors import ArtifactExpired, ArtifactNotFound, InvalidArgument, InvalidName
 from ..messages import close_names
 from ..repository.catalog import OMITTED, RENAMED, RENAMING, Event
+from ..repository.descriptions import NOTHING, Description
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds, is_moment, parse_time, to_nanoseconds
 
@@ -59,6 +60,8 @@ class StoredVersion:
     metadata: dict[str, Any]
     expiry: int | None
     """Nanoseconds since 1970 in UTC."""
+    about: Description = NOTHING
+    """Its description and its tags."""
 
     @property
     def label(self) -> str:
@@ -125,6 +128,8 @@ class ArtifactHistory:
     released: set[int] = field(default_factory=set)
     """Versions that a release includes, or was about to include."""
     next_number: int = 0
+    about: Description = NOTHING
+    """What the artifact is, apart from its versions."""
     renamed_to: str | None = None
     """The stream of its new name, if everything is there now."""
     _newest: StoredVersion | None = None
@@ -141,6 +146,7 @@ class ArtifactHistory:
             set(self.pinned),
             set(self.released),
             self.next_number,
+            self.about,
             self.renamed_to,
             self._newest,
             list(self._times),
@@ -153,7 +159,12 @@ class ArtifactHistory:
             self._drop(set(event.deletes))
         if event.kind == "version":
             number = int(body["id"][1:])
-            version = StoredVersion(number, event, body.get("metadata", {}), body.get("expiry"))
+            about = NOTHING
+            if "description" in body or "tags" in body:
+                about = NOTHING.changed_by(
+                    {"description": body.get("description", ""), "add_tags": body.get("tags", ())}
+                )
+            version = StoredVersion(number, event, body.get("metadata", {}), body.get("expiry"), about)
             self.versions[number] = self._newest = version
             self.next_number = number + 1
             insort(self._times, (version.time, number))
@@ -167,6 +178,7 @@ class ArtifactHistory:
                     found.event,
                     {**found.metadata, **body.get("metadata", {})},
                     body.get("expiry", found.expiry),
+                    found.about.changed_by(body),
                 ),
             )
         elif event.kind == "pin":
@@ -179,7 +191,10 @@ class ArtifactHistory:
             self.next_number += 1  # it may have been a version, and a number is never used twice
         elif event.kind == RENAMING:
             self.__init__()  # type: ignore[misc]
+        elif event.kind == "describe":
+            self.about = self.about.changed_by(body)
         elif event.kind == RENAMED:
+            self.about = NOTHING
             self.renamed_to = check_name(body["to"])
         elif event.kind == OMITTED:
             self.next_number = max(self.next_number, int(body["id"][1:]) + 1)

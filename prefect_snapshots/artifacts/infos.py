@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,19 @@ class ArtifactInfo:
     """The registry, name and version that it was copied from. None if it was logged here."""
     pinned: bool = False
     """Whether it is exempt from retention."""
+    description: str = ""
+    """The text that describes it. Empty if there is none."""
+    tags: tuple[str, ...] = ()
+    """Its tags, in the order in which they were added."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that a condition can use, beside the metadata."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_SEARCHED}
+
+
+_NOT_SEARCHED = frozenset({"metadata", "environment", "source"})
+"""Fields with keys of their own, which are searched by these, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)

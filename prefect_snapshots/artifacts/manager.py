@@ -16,7 +16,9 @@ from types import EllipsisType
 from typing import Any, Protocol
 
 from ..errors import InvalidArgument
+from ..repository.conditions import Condition
 from ..repository.contents import ContentReader, StagedPart
+from ..repository.descriptions import Description
 from ..repository.progress import Progress
 from ..repository.staged_parts import Parts
 from ..retention import CleanupReport, RetentionPolicy
@@ -108,6 +110,15 @@ class ArtifactHandle(Protocol):
     def update_metadata(
         self, metadata: Mapping[str, Any], version: VersionLike = None, match: Match = "exact"
     ) -> None: ...
+    def describe(
+        self,
+        version: VersionLike | EllipsisType = ...,
+        *,
+        description: str | None = None,
+        add_tags: str | Sequence[str] | None = None,
+        remove_tags: str | Sequence[str] | None = None,
+    ) -> None: ...
+    def get_description(self) -> Description: ...
     def pin(self, version: VersionLike = None) -> None: ...
     def unpin(self, version: VersionLike = None) -> None: ...
     def delete_version(self, version: VersionLike, *, force: bool = False, dry_run: bool = False) -> None: ...
@@ -201,6 +212,39 @@ class ArtifactManager(ABC):
         A version with a damaged record is left out. A warning in the log names it.
         """
         return self.artifact(name, collection).list_versions()
+
+    def search(self, condition: str, name: str | None = None, *, collection: str | None = None) -> list[ArtifactInfo]:
+        """Return the versions that meet a condition, newest first, without loading data.
+
+        Args:
+            condition: A text such as `"metrics.loss < 0.1 and tags = 'best'"`. `name`, `collection`, `version`,
+                `created_at`, `expiry`, `handler`, `size`, `written`, `aliases`, `pinned`, `description` and `tags` are
+                what they are in `ArtifactInfo`. Every other field is a key of the metadata. To join conditions: `and`,
+                `or`, `not` and parentheses. To compare: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in ('a', 'b')`, and `like` or
+                `ilike` with `%` for any string.
+            name: Look only at the versions of this artifact. Default: all artifacts of the collection.
+            collection: The collection. Default: the active one.
+
+        Raises:
+            InvalidArgument: The condition cannot be parsed. The message says where.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-search")
+            >>> for loss in (0.5, 0.05):
+            ...     version = registry.log_artifact("model", loss, metadata={"metrics": {"loss": loss}})
+            >>> [str(info.version) for info in registry.search("metrics.loss < 0.1 and name like 'mod%'")]
+            ['v1']
+        """
+        wanted = Condition(condition)
+        names = self.list_names(collection) if name is None else [name]
+        found = [
+            info
+            for each in names
+            for info in self.list_versions(each, collection)
+            if wanted.matches(info.fields, info.metadata)
+        ]
+        return sorted(found, key=lambda info: info.created_at, reverse=True)
 
     def exists(
         self, name: str, collection: str | None = None, version: VersionLike = None, match: Match = "exact"
@@ -628,6 +672,42 @@ class ArtifactManager(ABC):
             metadata: JSON-like values with string keys. Together with the existing values, up to 64 KB.
         """
         self.artifact(name, collection).update_metadata(metadata, version, match)
+
+    def describe_artifact(
+        self,
+        name: str,
+        version: VersionLike | EllipsisType = ...,
+        *,
+        description: str | None = None,
+        add_tags: str | Sequence[str] | None = None,
+        remove_tags: str | Sequence[str] | None = None,
+        collection: str | None = None,
+    ) -> None:
+        """Describe an artifact, or one of its versions. What you leave out stays as it is.
+
+        Args:
+            name, collection: See the class.
+            version: See the class. None is the latest version. Default: describe the artifact, and not a version.
+            description: A text of up to 10,000 characters, such as Markdown. An empty one removes it.
+            add_tags: Tags to add: one or several.
+            remove_tags: Tags to remove. Tags that it does not have are ignored.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-describe")
+            >>> version = registry.log_artifact("model", [1.0])
+            >>> registry.describe_artifact("model", description="Reads digits.", add_tags=["team=vision", "small"])
+            >>> registry.describe_artifact("model", "latest", description="Trained on half of the data.")
+            >>> registry.get_description("model").tags, registry.get_artifact("model").description
+            (('team=vision', 'small'), 'Trained on half of the data.')
+        """
+        self.artifact(name, collection).describe(
+            version, description=description, add_tags=add_tags, remove_tags=remove_tags
+        )
+
+    def get_description(self, name: str, collection: str | None = None) -> Description:
+        """Return the description and the tags of an artifact. Those of a version are in its `ArtifactInfo`."""
+        return self.artifact(name, collection).get_description()
 
     def pin(self, name: str, version: VersionLike = None, *, collection: str | None = None) -> None:
         """Exempt a version from retention. Pinning twice changes nothing."""

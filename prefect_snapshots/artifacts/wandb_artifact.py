@@ -15,6 +15,7 @@ import msgspec
 from ..errors import ArtifactExpired, ArtifactNotFound, CommitConflict, InvalidArgument, NotSupported, StorageError
 from ..messages import close_names
 from ..repository.contents import ContentReader, StagedPart
+from ..repository.descriptions import Description
 from ..repository.progress import Progress
 from ..repository.staged_parts import Parts
 from ..repository.times import parse_time, to_nanoseconds
@@ -295,6 +296,21 @@ class WandbArtifact:
         W&B always replaces the whole metadata: if two processes update it at the same time, one update may be lost.
         """
         self._change(self._find(version, match), plain_metadata(metadata), ...)
+
+    def describe(
+        self,
+        version: VersionLike | EllipsisType = ...,
+        *,
+        description: str | None = None,
+        add_tags: str | Sequence[str] | None = None,
+        remove_tags: str | Sequence[str] | None = None,
+    ) -> None:
+        """Raise `NotSupported`: describe artifacts on the page of W&B."""
+        raise NotSupported("Descriptions and tags of W&B are changed on its page. Use update_artifact_metadata here.")
+
+    def get_description(self) -> Description:
+        """Raise `NotSupported`: see `describe`."""
+        raise NotSupported("Descriptions and tags of W&B are shown on its page.")
 
     def pin(self, version: VersionLike = None) -> None:
         """Raise `NotSupported`: W&B has no pins. Use `set_expiry(None, version)`, or an alias."""

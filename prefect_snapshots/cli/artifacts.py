@@ -29,6 +29,7 @@ from .output import (
     table,
     time_text,
     value_text,
+    view_description,
 )
 from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_options, parse_value
@@ -54,6 +55,7 @@ def list_all(
     name: Name | None = None,
     /,
     *,
+    where: str | None = None,
     collection: Annotated[str | None, Parameter(alias="-c"), completed(collections)] = None,
     session: SessionArgument,
 ) -> Answer:
@@ -61,10 +63,14 @@ def list_all(
 
     Args:
         name: List the versions of this artifact. The beginning of a name is enough.
-        collection: Only this collection. Default: all of them; with a NAME: default.
+        where: List the versions that meet a condition, such as "loss < 0.1 and tags = 'best'". Dots lead into nested
+            metadata.
+        collection: Only this collection. Default: all of them; with a NAME or a condition: default.
     """
     if name is not None:
-        return _list_versions(*_named(session, collection or "default", name))
+        return _list_versions(*_named(session, collection or "default", name), where)
+    if where is not None:
+        return _list_versions(_registry(session, collection or "default"), None, where)
     registry = _registry(session, "default")
     names = registry.list_collection_names() if collection is None else [collection]
     rows = [
@@ -487,6 +493,49 @@ def delete(
 
 
 @app.command
+def describe(
+    name: Name,
+    version: Version | None = None,
+    /,
+    *,
+    description: str | None = None,
+    add_tag: list[str] | None = None,
+    remove_tag: list[str] | None = None,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Describe an artifact or a version: set its description, add or remove tags. Without any of these, show them.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time. Default: describe the artifact itself.
+        description: The text. An empty one removes it.
+        add_tag: A tag to add. Repeat it for several.
+        remove_tag: A tag to remove. Repeat it for several.
+    """
+    changes = description is not None or bool(add_tag) or bool(remove_tag)
+    registry, name = _named(session, collection, name, writing=changes)
+    exact = None if version is None else registry.get_artifact(name, version).version
+    if changes:
+        registry.describe_artifact(
+            name,
+            ... if exact is None else exact,
+            description=description,
+            add_tags=add_tag,
+            remove_tags=remove_tag,
+        )
+    about = registry.get_description(name) if exact is None else registry.get_artifact(name, exact)
+    document = {
+        "name": name,
+        "collection": collection,
+        "version": exact,
+        "description": about.description,
+        "tags": about.tags,
+    }
+    return Answer(document, view_description)
+
+
+@app.command
 def pin(
     name: Name, version: Version = "latest", /, *, collection: Collection = "default", session: SessionArgument
 ) -> Answer:
@@ -583,8 +632,11 @@ def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _list_versions(registry: ArtifactRegistry, name: str) -> Answer:
-    versions: list[ArtifactInfo] = registry.list_versions(name)
+def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | None) -> Answer:
+    if where is not None:
+        versions: list[ArtifactInfo] = registry.search(where, name)
+    else:
+        versions = registry.list_versions(str(name))
     document = {
         "repository": registry.repository.url,
         "name": name,
@@ -592,7 +644,8 @@ def _list_versions(registry: ArtifactRegistry, name: str) -> Answer:
         "versions": [asdict(version) for version in versions],
     }
     written = size_text(sum(version.written for version in versions))
-    remark = f"{count_text(len(versions), 'version')} of {registry.active_collection}/{name}: {written} written"
+    of = registry.active_collection if name is None else f"{registry.active_collection}/{name}"
+    remark = f"{count_text(len(versions), 'version')} of {of}: {written} written"
     return Answer(document, _view_versions, remark)
 
 
@@ -615,11 +668,14 @@ def _view_artifacts(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _view_versions(document: dict[str, Any]) -> Iterator[str]:
+    every = document["name"] is None
     rows = [
         (
             PIN if row["pinned"] else "",
+            *([row["name"]] if every else []),
             row["version"],
             ", ".join(row["aliases"]),
+            ", ".join(row["tags"]),
             time_text(row["created_at"], seconds=False),
             row["handler"] or "files",
             ", ".join(f"{key}={value_text(value)}" for key, value in row["metadata"].items()),
@@ -629,7 +685,19 @@ def _view_versions(document: dict[str, Any]) -> Iterator[str]:
         for row in document["versions"]
     ]
     yield from table(
-        columns("", "version", "stages…", "logged (local)", "what", "metadata…", ">size", ">written"), rows
+        columns(
+            "",
+            *(["artifact…"] if every else []),
+            "version",
+            "stages…",
+            "tags…",
+            "logged (local)",
+            "what",
+            "metadata…",
+            ">size",
+            ">written",
+        ),
+        rows,
     )
 
 
@@ -641,6 +709,7 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
             "artifact": f"{document['collection']}/{document['name']}",
             "version": f"{PIN + ' ' if document['pinned'] else ''}{document['version']}",
             "stages": ", ".join(document["aliases"]),
+            "tags": ", ".join(document["tags"]),
             "logged": f"{time_text(document['created_at'])} (local)",
             "expires": f"{time_text(document['expiry'])} (local)" if document["expiry"] else "",
             "what": document["handler"] or "files",
@@ -652,6 +721,9 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
     if document["metadata"]:
         yield "metadata"
         yield from fields({f"  {key}": value_text(value) for key, value in document["metadata"].items()})
+    if document["description"]:
+        yield ""
+        yield from map(printable, document["description"].splitlines())
     yield ""
     yield from table(columns("file", ">size"), [(file["path"], size_text(file["size"])) for file in document["files"]])
 

@@ -11,10 +11,11 @@ from typing import Any
 from ..errors import DamagedVersion, IntegrityError, InvalidArgument, SnapshotNotFound
 from ..messages import hint
 from ..repository import Repository
+from ..repository.metadata import finder
 from ..repository.names import check_name
 from ..snapshots import SnapshotManager
 from ..snapshots.backends import Durable, opened_names
-from ..snapshots.records import Record, finder
+from ..snapshots.records import Record
 from ..values.manifest import LeafInfo, describe
 from ..values.paths import matcher
 from .naming import LATEST, choose

@@ -86,6 +86,12 @@ def renamed(old: str, new: str, count: str, document: dict[str, Any]) -> Answer:
     return Answer(document, remark=would if document["dry_run"] else done)
 
 
+def view_description(document: dict[str, Any]) -> Iterator[str]:
+    """Return the lines that show the description and the tags of a name or a version."""
+    yield from fields({"tags": ", ".join(document["tags"]) or "(none)"})
+    yield from map(printable, (document["description"] or "(no description)").splitlines())
+
+
 def as_json(document: Any) -> str:
     """Return a document as JSON. Times are ISO 8601 in UTC; NaN and infinities, which JSON lacks, are strings.
 

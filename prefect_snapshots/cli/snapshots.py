@@ -1,4 +1,4 @@
-"""`prefect-snapshots snapshots ...`: list, show, compare, tag, pin, delete and restore snapshots.
+"""`prefect-snapshots snapshots ...`: list, show, compare, describe, pin, delete and restore snapshots.
 
 Ids are searched for under every name, unless you pass `--name`. Nothing is unpickled unless you pass `--allow-pickle`.
 """
@@ -20,9 +20,9 @@ from ..errors import InvalidArgument, PickleRefused, Pinned
 from . import views
 from .completion import completed, snapshot_ids, snapshot_names
 from .naming import NAME
-from .output import PIN, Answer, count_text, deleted, renamed, size_text
+from .output import PIN, Answer, count_text, deleted, renamed, size_text, view_description
 from .retention import NO_SNAPSHOT_RETENTION, SnapshotRetention, cleaned, required_policy
-from .session import Session, SessionArgument, parse_value
+from .session import Session, SessionArgument
 
 if TYPE_CHECKING:
     from ..repository import Repository
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..values.manifest import LeafInfo
     from .finding import Found
 
-app = App(name="snapshots", help="List, show, compare, tag, pin, delete and restore snapshots.")
+app = App(name="snapshots", help="List, show, compare, describe, pin, delete and restore snapshots.")
 
 _LISTED = 10
 """Snapshots that a question names: what fits on a screen with the question below them."""
@@ -75,7 +75,7 @@ def list_snapshots(
     Args:
         name: The name under which the snapshots were saved.
         tag: List only snapshots with this tag. Repeat it to require several tags.
-        where: KEY=VALUE: list only snapshots with this metadata; or KEY: only those that have it. Dots lead into
+        where: List only snapshots that meet a condition, such as "loss < 0.1 and epoch in (1, 2)". Dots lead into
             nested metadata. Repeat it to require several conditions.
         since: List only snapshots saved at this time or later. ISO 8601; without a zone it is local time.
         until: List only snapshots saved at this time or earlier. A date alone is its first moment.
@@ -91,13 +91,13 @@ def list_snapshots(
         return _list_names(session.open())
     _check_mode(mode, rank_by)
 
-    from ..snapshots import ByTag, ByTimeRange, SnapshotManager
+    from ..snapshots import BySearch, ByTag, ByTimeRange, SnapshotManager
     from .finding import best_of, check_known
 
     repository = session.open()
     check_known(repository, name)
     manager: SnapshotManager[Any] = SnapshotManager(repository, name=name, rank_by=rank_by, mode=mode or "max")
-    conditions: list[Expression] = [ByTimeRange(since, until), ByTag(tag or []), *map(_condition, where or ())]
+    conditions: list[Expression] = [ByTimeRange(since, until), ByTag(tag or []), *map(BySearch, where or ())]
     ids = manager.query.evaluate(functools.reduce(operator.and_, conditions))
     records = [manager.records.by_id[snapshot_id] for snapshot_id in reversed(ids)]
     best = None
@@ -173,37 +173,38 @@ def diff(
 
 
 @app.command
-def tag(
-    *snapshot_id: Id,
-    add: list[str] | None = None,
-    remove: list[str] | None = None,
+def describe(
+    *snapshot_id: Annotated[str, Parameter(name="[NAME] [ID]"), completed(snapshot_ids)],
+    description: str | None = None,
+    add_tag: list[str] | None = None,
+    remove_tag: list[str] | None = None,
     name: Under = None,
     session: SessionArgument,
 ) -> Answer:
-    """Add tags to a snapshot, or remove them.
+    """Describe a snapshot, or a name: set its description, add or remove tags. Without any of these, show them.
 
     Args:
-        snapshot_id: The name, which you can leave out if no other name has such an id; then the id, the beginning of
-            it, or latest.
-        add: A tag to add. Repeat it for several.
-        remove: A tag to remove. Repeat it for several.
+        snapshot_id: The name, to describe the name itself. Or the id of a snapshot, with its name in front if other
+            names have such an id.
+        description: The text. An empty one removes it.
+        add_tag: A tag to add. Repeat it for several.
+        remove_tag: A tag to remove. Repeat it for several.
     """
-    from ..snapshots.records import clean_tags
+    from ..snapshots import SnapshotManager, list_names
     from .finding import find
 
-    added, removed = clean_tags(add), clean_tags(remove)
-    if not added and not removed:
-        raise InvalidArgument("Pass the tags with --add or --remove.")
-    [found] = find(session.open(writing=True), snapshot_id, name, number=1)
-    manager = found.manager()
-    if added:
-        manager.add_tags(found.record.id, added)
-    if removed:
-        manager.remove_tags(found.record.id, removed)
-    tags = manager.get_tags(found.record.id)
-    return Answer(
-        {**found.reference, "tags": tags}, remark=f"{found.label} has the tags: {', '.join(tags) or '(none)'}"
-    )
+    changes = description is not None or bool(add_tag) or bool(remove_tag)
+    repository = session.open(writing=changes)
+    if len(snapshot_id) == 1 and name is None and snapshot_id[0] in list_names(repository):
+        manager: SnapshotManager[Any] = SnapshotManager(repository, name=snapshot_id[0])
+        document, one = {"name": snapshot_id[0], "id": None}, None
+    else:
+        [found] = find(repository, snapshot_id, name, number=1)
+        manager, one, document = found.manager(), found.record.id, dict(found.reference)
+    if changes:
+        manager.describe(one, description=description, add_tags=add_tag, remove_tags=remove_tag)
+    about = manager.get_description() if one is None else manager.current_records().get(one).about
+    return Answer({**document, **asdict(about)}, view_description)
 
 
 @app.command
@@ -361,11 +362,11 @@ def restore(
         with found.naming_damage():
             write_npz(to, chosen, *found.backend.content(found.record))
     else:
-        from ..snapshots.exported_file import write_file
+        from ..snapshots.exported_file import Exported, write_file
         from ..snapshots.records import Ranking
 
         with found.naming_damage():
-            write_file(to, found.name, None, Ranking(), [found.record], found.backend.encoded)
+            write_file(to, Exported(found.name, None, None, Ranking()), [found.record], found.backend.encoded)
     size = to.stat().st_size
     document = {**found.reference, "to": str(to.absolute()), "bytes": size}
     return Answer(document, remark=f"Wrote {found.label} to {to}, {size_text(size)}.")
@@ -405,14 +406,6 @@ def _described_leaf(leaf: LeafInfo) -> views.Document:
 
 
 # --- what was typed ----------------------------------------------------------------------------------------------
-
-
-def _condition(text: str) -> Expression:
-    """Return a condition on metadata: `KEY`, or `KEY=VALUE`, whether the value was saved as a string or not."""
-    from ..snapshots import ByMetadata
-
-    key, separator, value = text.partition("=")
-    return ByMetadata(key, value) | ByMetadata(key, parse_value(value)) if separator else ByMetadata(key)
 
 
 def _check_mode(mode: str | None, rank_by: str | None) -> None:

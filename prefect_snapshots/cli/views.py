@@ -114,6 +114,9 @@ def snapshot(document: Document) -> Iterator[str]:
     if metadata:
         yield "metadata"
         yield from fields({f"  {key}": value_text(value) for key, value in metadata.items()})
+    if document["description"]:
+        yield ""
+        yield from map(printable, document["description"].splitlines())
     yield ""
     yield from _table(
         (OutputColumn("path"), [leaf["path"] or "(the value itself)" for leaf in leaves]),

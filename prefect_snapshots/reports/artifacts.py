@@ -8,6 +8,7 @@ from ..artifacts import ArtifactInfo, ArtifactRegistry, Release
 from ..artifacts.history import Move
 from ..documents import Block, Chart, Column, Facts, Step, Table, Timeline
 from ..documents.texts import Kind, Value, metadata_text
+from ..repository.descriptions import NOTHING
 
 _DRAWN = 60
 """How many of the latest versions a chart shows: more bars would be thinner than a pixel on a page of Prefect."""
@@ -23,6 +24,8 @@ def about_version(info: ArtifactInfo) -> dict[str, tuple[Value, Kind]]:
         "newly written": (info.written, "bytes"),
         "from": (f"{origin} of {source.get('name')} in {source.get('url')}" if origin else None, "name"),
         "expires (UTC)": (info.expiry, "time"),
+        "tags": (", ".join(info.tags) or None, "text"),
+        "description": (info.description or None, "text"),
         **{f"metadata {key}": (str(value), "text") for key, value in info.metadata.items()},
     }
 
@@ -39,7 +42,10 @@ def about_artifact(registry: ArtifactRegistry, name: str, collection: str, liste
     versions = registry.list_versions(name, collection)
     moves = registry.get_alias_history(name, collection=collection)
     stages = registry.get_aliases(name, collection)
+    about = registry.get_description(name, collection) if versions else NOTHING
     facts: Mapping[str, tuple[Value, Kind]] = {
+        "description": (about.description or None, "text"),
+        "tags": (", ".join(about.tags) or None, "text"),
         "versions": (len(versions), "number"),
         "total stored": (sum(info.written for info in versions), "bytes"),
         **{stage: (version, "name") for stage, version in sorted(stages.items())},

@@ -12,9 +12,10 @@ from ..documents import Block, Chart, Column, Facts, Note, Table
 from ..documents.texts import metadata_text
 from ..errors import SnapshotsError
 from ..messages import logger
+from ..repository.metadata import finder
 from ..snapshots import SnapshotManager
 from ..snapshots.changes import Leaves
-from ..snapshots.records import Record, finder
+from ..snapshots.records import Record
 
 Manager = SnapshotManager[Any]
 

@@ -71,3 +71,22 @@ def clean_value(value: Any, path: str) -> Any:
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a scalar of NumPy or JAX
         return clean_value(value.item(), path)
     raise InvalidArgument(f"Metadata {path!r} is of type {type(value).__name__}. Store it as data, or as a string.")
+
+
+def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
+    """Return a function that finds the value of a dotted key in metadata. A key that contains dots is tried first."""
+    if "." not in key:
+        return lambda metadata: metadata.get(key, default)
+    parts = key.split(".")
+
+    def find(metadata: dict[str, Any]) -> Any:
+        if key in metadata:
+            return metadata[key]
+        value: Any = metadata
+        for part in parts:
+            if type(value) is not dict or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    return find

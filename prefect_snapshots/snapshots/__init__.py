@@ -7,13 +7,14 @@ from ..values.diff import LeafDifference
 from .manager import SnapshotManager, list_names
 from .preemption import PreemptionWatch
 from .pytrees import PyTreeSnapshotManager
-from .query import ByContent, ByLeaf, ByMetadata, ByTag, ByTimeRange, Query
+from .query import ByContent, ByLeaf, ByMetadata, BySearch, ByTag, ByTimeRange, Query
 from .records import Snapshot, SnapshotInfo
 
 __all__ = [
     "ByContent",
     "ByLeaf",
     "ByMetadata",
+    "BySearch",
     "ByTag",
     "ByTimeRange",
     "LeafDifference",

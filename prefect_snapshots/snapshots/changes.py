@@ -107,6 +107,7 @@ def _returning(old: Record, gone: Sequence[int]) -> Callable[[], Draft]:
         "metadata": old.metadata,
         "tags": list(old.tags),
         "pinned": old.pinned,
+        "description": old.description,
     }
     return lambda: Draft("put", body, gone)
 

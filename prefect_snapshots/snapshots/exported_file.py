@@ -6,6 +6,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from blake3 import blake3
 
 from ..errors import DamagedObject, UnsupportedFormat
 from ..private_files import create_file
+from ..repository.descriptions import NOTHING, Description
+from ..retention import RetentionPolicy
 from ..values.pickling import dump, load
 from .backends import Held
 from .records import Ranking, Record
+from .requests import SaveRequest
 
 _MAGIC = b"PSFILE1\n"
 _LENGTH = struct.Struct("<Q")
@@ -37,23 +41,48 @@ class _Header(msgspec.Struct):
     mode: str
     cmp: bytes | None
     snapshots: list[_Saved]
+    retention: dict[str, Any] | None = None
+    description: str = ""
+    tags: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a file says of the manager whose snapshots it has."""
+
+    name: str
+    max_snapshots: int | None
+    retention: RetentionPolicy | None
+    ranking: Ranking
+    about: Description = NOTHING
 
 
 def write_file(
     path: Path,
-    name: str,
-    max_snapshots: int | None,
-    ranking: Ranking,
+    manager: Exported,
     records: Sequence[Record],
     encoded: Callable[[Record], tuple[bytes, bytes]],
 ) -> None:
     """Write a temporary file beside `path` and make it durable. Only then replace `path`."""
     contents = [encoded(record) for record in records]
     snapshots = [
-        _Saved(_body(r), len(manifest), len(data)) for r, (manifest, data) in zip(records, contents, strict=True)
+        _Saved(SaveRequest.again(record).body, len(manifest), len(data))
+        for record, (manifest, data) in zip(records, contents, strict=True)
     ]
-    cmp = b"".join(dump(ranking.cmp)) if ranking.cmp is not None else None
-    header = msgspec.msgpack.encode(_Header(name, max_snapshots, ranking.rank_by, ranking.mode, cmp, snapshots))
+    ranking, retention = manager.ranking, manager.retention
+    header = msgspec.msgpack.encode(
+        _Header(
+            manager.name,
+            manager.max_snapshots,
+            ranking.rank_by,
+            ranking.mode,
+            b"".join(dump(ranking.cmp)) if ranking.cmp is not None else None,
+            snapshots,
+            None if retention is None else asdict(retention),
+            manager.about.description,
+            list(manager.about.tags),
+        )
+    )
     parts = [_MAGIC, _LENGTH.pack(len(header)), header, *(part for content in contents for part in content)]
     hasher = blake3()
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
@@ -76,8 +105,8 @@ def write_file(
         os.close(directory)
 
 
-def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking, Iterator[tuple[dict[str, Any], Held]]]:
-    """Verify a file, and return its name, limit, ranking and snapshots (event body and value, in order)."""
+def read_file(path: Path, allow_pickle: bool) -> tuple[Exported, Iterator[tuple[dict[str, Any], Held]]]:
+    """Verify a file, and return what it says of its manager, and its snapshots (event body and value, in order)."""
     data = memoryview(path.read_bytes())
     if data[: len(_MAGIC)] != _MAGIC:
         raise UnsupportedFormat(f"{path} is not a snapshot file that this version can read.")
@@ -89,7 +118,10 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[str, int | None, Ranking,
     what = f"The comparison function of {path} was"
     cmp = load(header.cmp, allow_pickle=allow_pickle, what=what, path="cmp") if header.cmp else None
     ranking = Ranking(header.rank_by, header.mode, cmp)  # type: ignore[arg-type]
-    return header.name, header.max_snapshots, ranking, _values(data, start + length, header.snapshots, allow_pickle)
+    retention = None if header.retention is None else msgspec.convert(header.retention, RetentionPolicy)
+    about = Description(header.description, tuple(header.tags))
+    exported = Exported(header.name, header.max_snapshots, retention, ranking, about)
+    return exported, _values(data, start + length, header.snapshots, allow_pickle)
 
 
 def _values(
@@ -100,13 +132,3 @@ def _values(
         manifest = bytes(data[position:body_at])
         position = body_at + saved.size
         yield saved.body, Held(manifest, data[body_at:position], allow_pickle)
-
-
-def _body(record: Record) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "metadata": record.metadata,
-        "tags": list(record.tags),
-        "time": record.time,
-        "pinned": record.pinned,
-    }

@@ -20,6 +20,7 @@ from ..repository.catalog import Event
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.commits import Draft
 from ..repository.contents import ContentReader
+from ..repository.descriptions import NOTHING, Description, changes_of, clean_tags
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.progress import Progress
@@ -30,10 +31,10 @@ from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.proving import prove_readable
 from .backends import Backend, Durable, Memory, opened_names
 from .background import BackgroundSaver
-from .exported_file import read_file, write_file
+from .exported_file import Exported, read_file, write_file
 from .handler import NAME as HANDLER
-from .query import Query, Source
-from .records import Compare, Ranking, Record, Snapshot, SnapshotInfo, SnapshotRecords, clean_tags
+from .query import BySearch, Query, Source
+from .records import Compare, Ranking, Record, Snapshot, SnapshotInfo, SnapshotRecords
 from .requests import SaveRequest
 
 T = TypeVar("T", default=Any)
@@ -426,6 +427,32 @@ class SnapshotManager(Generic[T]):
         """Find snapshots by tag, metadata, time or content."""
         return Query(lambda: Source(self.current_records(), self.snapshot_of, self.leaves_of))
 
+    def search(self, condition: str) -> list[SnapshotInfo]:
+        """Return the info of every snapshot that meets a condition, newest first, without loading data.
+
+        Args:
+            condition: A text such as `"metrics.loss < 0.1 and tags = 'best'"`. `id`, `created_at`, `tags`, `pinned`,
+                `size`, `written` and `description` are what they are in `SnapshotInfo`. Every other field is a key of
+                the metadata. To join conditions: `and`, `or`, `not` and parentheses. To compare: `=`, `!=`, `<`, `<=`,
+                `>`, `>=`, `in ('a', 'b')`, and `like` or `ilike` with `%` for any string.
+
+        Returns:
+            The infos.
+
+        Raises:
+            InvalidArgument: The condition cannot be parsed. The message says where.
+
+        Example:
+            >>> from prefect_snapshots import SnapshotManager
+            >>> manager = SnapshotManager()
+            >>> for step, loss in enumerate([0.9, 0.5, 0.7]):
+            ...     _ = manager.save_snapshot(step, f"step-{step}", metadata={"metrics": {"loss": loss}})
+            >>> [info.id for info in manager.search("metrics.loss < 0.8 and id != 'step-2'")]
+            ['step-1']
+        """
+        found, records = self.query.evaluate(BySearch(condition)), self.records
+        return [records.by_id[each].info for each in reversed(found)]
+
     def get_metadata(self, snapshot_id: str) -> dict[str, Any]:
         """Return a copy of the metadata of a snapshot.
 
@@ -508,6 +535,51 @@ class SnapshotManager(Generic[T]):
             tags: One tag or several.
         """
         self._annotate(snapshot_id, remove_tags=clean_tags(tags))
+
+    def describe(
+        self,
+        snapshot_id: str | None = None,
+        *,
+        description: str | None = None,
+        add_tags: str | Sequence[str] | None = None,
+        remove_tags: str | Sequence[str] | None = None,
+    ) -> None:
+        """Describe a snapshot, or the name of this manager. What you leave out stays as it is.
+
+        Args:
+            snapshot_id: The id of the snapshot. Default: describe the name.
+            description: A text of up to 10,000 characters, such as Markdown. An empty one removes it.
+            add_tags: Tags to add: one or several.
+            remove_tags: Tags to remove. Tags that it does not have are ignored.
+
+        Raises:
+            SnapshotNotFound: There is no such snapshot, or none under this name.
+
+        Example:
+            >>> from prefect_snapshots import SnapshotManager
+            >>> manager = SnapshotManager(name="trial")
+            >>> _ = manager.save_snapshot([1], "first")
+            >>> manager.describe("first", description="Before the new data.")
+            >>> manager.describe(description="Trials of the tutorial.", add_tags="team=vision")
+            >>> manager.search("description like '%new data%'")[0].id, manager.get_description().tags
+            ('first', ('team=vision',))
+        """
+        changes = changes_of(description, add_tags, remove_tags)
+        if not changes:
+            raise InvalidArgument("Pass a description, or tags to add or to remove. Nothing was changed.")
+        if snapshot_id is not None:
+            self._annotate(snapshot_id, **changes)
+            return
+
+        def draft() -> Draft:
+            self._backend.state.refuse_empty()
+            return Draft("describe", changes)
+
+        self._note(draft)
+
+    def get_description(self) -> Description:
+        """Return the description and the tags of the name of this manager."""
+        return self.current_records().about
 
     def pin(self, snapshot_id: str) -> None:
         """Exempt a snapshot from eviction, cleanup and deletion. Pinning twice changes nothing.
@@ -645,14 +717,17 @@ class SnapshotManager(Generic[T]):
     # --- moving -----------------------------------------------------------------------------------------------
 
     def save_to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write all snapshots, with their times, tags, order and ranking, to one file.
+        """Write all snapshots, with their times, tags, order, ranking, limit and retention, to one file.
 
         Args:
             path: The file. An existing file is replaced atomically when the new one is complete.
         """
         records = list(self.current_records().by_id.values())
         write_file(
-            Path(os.path.expanduser(path)), self.name, self.max_snapshots, self.ranking, records, self._backend.encoded
+            Path(os.path.expanduser(path)),
+            Exported(self.name, self.max_snapshots, self.retention, self.ranking, self.get_description()),
+            records,
+            self._backend.encoded,
         )
 
     @classmethod
@@ -667,12 +742,20 @@ class SnapshotManager(Generic[T]):
             IntegrityError: The file is damaged.
             PickleRefused: The file holds a comparison function, and `allow_pickle` is False.
         """
-        name, max_snapshots, ranking, saved = read_file(Path(os.path.expanduser(path)), allow_pickle)
+        exported, saved = read_file(Path(os.path.expanduser(path)), allow_pickle)
+        ranking = exported.ranking
         manager = cls(
-            name=name, max_snapshots=max_snapshots, rank_by=ranking.rank_by, mode=ranking.mode, cmp=ranking.cmp
+            name=exported.name,
+            max_snapshots=exported.max_snapshots,
+            retention=exported.retention,
+            rank_by=ranking.rank_by,
+            mode=ranking.mode,
+            cmp=ranking.cmp,
         )
         for body, held in saved:
             manager._backend.put(lambda body=body: Draft("put", body), held, None)  # type: ignore[misc]
+        if len(manager) and exported.about != NOTHING:
+            manager.describe(description=exported.about.description, add_tags=exported.about.tags)
         return manager
 
     def persist(self, repository: RepositoryLike, progress: Progress | None = None) -> SnapshotManager[T]:
@@ -690,11 +773,14 @@ class SnapshotManager(Generic[T]):
                 before it stay.
         """
         target = type(self)(as_repository(repository), **self._options())
+        about = self.get_description()
         records = list(self.current_records().by_id.values())
         for done, record in enumerate(records, start=1):
             target.save(self.snapshot_of(record).data, SaveRequest.again(record))
             if progress is not None:
                 progress(f"saving snapshots of {self.name}", done, len(records))
+        if records and about != NOTHING:
+            target.describe(description=about.description, add_tags=about.tags)
         return target
 
     # --- for queries and reports -------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import InvalidArgument
-from ..repository.metadata import clean_value
+from ..repository.conditions import Condition
+from ..repository.descriptions import clean_tags
+from ..repository.metadata import clean_value, finder
 from ..repository.times import parse_time, to_nanoseconds
-from .records import Record, Snapshot, SnapshotRecords, clean_tags, finder
+from .records import Record, Snapshot, SnapshotRecords
 
 _ANY = object()
 """Matches any value: the key only has to exist."""
@@ -97,6 +99,21 @@ class ByMetadata(Expression):
         if value is _ANY:
             return {name: record for name, record in among.items() if find(record.metadata) is not _ANY}
         return {name: record for name, record in among.items() if find(record.metadata) == value}
+
+
+class BySearch(Expression):
+    """Match snapshots that meet a condition, written as text: `"metrics.loss < 0.1 and tags = 'best'"`.
+
+    Args:
+        condition: See `SnapshotManager.search`.
+    """
+
+    def __init__(self, condition: str) -> None:
+        self.condition = Condition(condition)
+
+    def select(self, source: Source, among: dict[str, Record]) -> dict[str, Record]:
+        matches = self.condition.matches
+        return {name: record for name, record in among.items() if matches(record.fields, record.metadata)}
 
 
 class ByTimeRange(Expression):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, cast
@@ -15,6 +15,8 @@ from typing_extensions import TypeVar
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..messages import hint
 from ..repository.catalog import RENAMED, RENAMING, Event
+from ..repository.descriptions import Description
+from ..repository.metadata import finder
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds
 
@@ -73,6 +75,7 @@ class SnapshotInfo:
         pinned: Whether it is exempt from eviction and retention.
         size: The uncompressed size of the value in bytes. 0 in memory.
         written: The compressed size in bytes of the data that was new in the repository. 0 in memory.
+        description: The text that describes it. Empty if there is none.
     """
 
     id: str
@@ -82,6 +85,7 @@ class SnapshotInfo:
     pinned: bool
     size: int
     written: int
+    description: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +99,7 @@ class Record:
     tags: dict[str, None]
     """An ordered set."""
     pinned: bool = False
+    description: str = ""
 
     @property
     def sequence(self) -> int:
@@ -130,8 +135,34 @@ class Record:
     @property
     def info(self) -> SnapshotInfo:
         """The public form of this record."""
-        metadata = copy.deepcopy(self.metadata)
-        return SnapshotInfo(self.id, self.timestamp, metadata, tuple(self.tags), self.pinned, self.size, self.written)
+        return SnapshotInfo(
+            self.id,
+            self.timestamp,
+            copy.deepcopy(self.metadata),
+            tuple(self.tags),
+            self.pinned,
+            self.size,
+            self.written,
+            self.description,
+        )
+
+    @property
+    def about(self) -> Description:
+        """Its description and its tags."""
+        return Description(self.description, tuple(self.tags))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that a condition can use, beside the metadata."""
+        return {
+            "id": self.id,
+            "created_at": self.timestamp,
+            "tags": list(self.tags),
+            "pinned": self.pinned,
+            "size": self.size,
+            "written": self.written,
+            "description": self.description,
+        }
 
 
 class SnapshotRecords:
@@ -142,6 +173,7 @@ class SnapshotRecords:
         self.by_id: dict[str, Record] = {}
         self.by_tag: dict[str, dict[str, None]] = {}
         self.renamed_to: str | None = None
+        self.about = Description()
         self._ids: dict[int, str] = {}
 
     def copy(self) -> SnapshotRecords:
@@ -150,6 +182,7 @@ class SnapshotRecords:
         other.by_id = dict(self.by_id)
         other.by_tag = {tag: dict(ids) for tag, ids in self.by_tag.items()}
         other.renamed_to = self.renamed_to
+        other.about = self.about
         other._ids = dict(self._ids)
         return other
 
@@ -166,6 +199,7 @@ class SnapshotRecords:
                 body.get("metadata") or {},
                 dict.fromkeys(body.get("tags") or ()),
                 body.get("pinned", False),
+                str(body.get("description", "")),
             )
             self.by_id[record.id] = record
             if "order" in body:
@@ -177,7 +211,10 @@ class SnapshotRecords:
             self._annotate(found, body)
         elif event.kind == RENAMING:
             self.__init__(self.name)  # type: ignore[misc]
+        elif event.kind == "describe":
+            self.about = self.about.changed_by(body)
         elif event.kind == RENAMED:
+            self.about = Description()
             self.renamed_to = check_name(body["to"])
 
     def get(self, snapshot_id: str) -> Record:
@@ -215,7 +252,8 @@ class SnapshotRecords:
             self.by_tag.get(tag, {}).pop(record.id, None)
         metadata = {**record.metadata, **body.get("metadata", {})}
         pinned = body.get("pinned", record.pinned)
-        self.by_id[record.id] = replace(record, metadata=metadata, tags=tags, pinned=pinned)
+        description = str(body.get("description", record.description))
+        self.by_id[record.id] = replace(record, metadata=metadata, tags=tags, pinned=pinned, description=description)
 
     def _drop(self, sequence: int) -> None:
         snapshot_id = self._ids.pop(sequence, None)
@@ -288,34 +326,3 @@ class Ranking:
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
-
-
-# --- metadata and tags -------------------------------------------------------------------------------------------
-
-
-def finder(key: str, default: Any) -> Callable[[dict[str, Any]], Any]:
-    """Return a function that finds the value of a dotted key in metadata. A key that contains dots is tried first."""
-    if "." not in key:
-        return lambda metadata: metadata.get(key, default)
-    parts = key.split(".")
-
-    def find(metadata: dict[str, Any]) -> Any:
-        if key in metadata:
-            return metadata[key]
-        value: Any = metadata
-        for part in parts:
-            if type(value) is not dict or part not in value:
-                return default
-            value = value[part]
-        return value
-
-    return find
-
-
-def clean_tags(tags: str | Sequence[str] | None) -> list[str]:
-    """Return tags in order, without duplicates. A single string is one tag."""
-    if tags is None:
-        return []
-    if not isinstance(tags, Iterable):
-        raise InvalidArgument(f"tags must be a string or a sequence of strings, not {type(tags).__name__}.")
-    return [check_name(tag, "tag") for tag in dict.fromkeys([tags] if isinstance(tags, str) else tags)]

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..repository.catalog import token_from
+from ..repository.descriptions import clean_tags
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
-from .records import Record, clean_tags
+from .records import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class SaveRequest:
         time: When it was saved, in nanoseconds since 1970. None means now.
         pinned: Whether it is pinned from the beginning.
         named: Whether the caller chose the id.
+        description: The text that describes it.
     """
 
     id: str
@@ -37,6 +39,7 @@ class SaveRequest:
     time: int | None = None
     pinned: bool = False
     named: bool = True
+    description: str = ""
 
     @classmethod
     def of(
@@ -68,7 +71,14 @@ class SaveRequest:
     @classmethod
     def again(cls, record: Record) -> SaveRequest:
         """Return the request to save an existing snapshot elsewhere, with its time, tags and pin."""
-        return cls(record.id, record.metadata, list(record.tags), time=record.time, pinned=record.pinned)
+        return cls(
+            record.id,
+            record.metadata,
+            list(record.tags),
+            time=record.time,
+            pinned=record.pinned,
+            description=record.description,
+        )
 
     @property
     def body(self) -> dict[str, Any]:
@@ -78,6 +88,8 @@ class SaveRequest:
             body["time"] = self.time
         if self.pinned:
             body["pinned"] = True
+        if self.description:
+            body["description"] = self.description
         return body
 
 

@@ -26,11 +26,12 @@ from prefect.client.schemas.objects import State
 
 from ...errors import InvalidArgument, SnapshotNotFound
 from ...repository.choosing import RepositoryLike
+from ...repository.metadata import finder
 from ...repository.names import check_name
 from ...repository.threads import Lock
 from ...retention import RetentionPolicy
 from ...snapshots.processes import concerns_all
-from ...snapshots.records import Ranking, finder
+from ...snapshots.records import Ranking
 from ...snapshots.requests import SaveRequest
 from ...values import Loading
 from ..blocks import current_repository
