@@ -35,7 +35,6 @@ from servers import Storage
 from prefect_snapshots import BackupManager, Repository, RetentionPolicy, safe_experiment
 from prefect_snapshots.backups.databases import MariaDB, PostgreSQL, SQLite
 from prefect_snapshots.backups.directories import SourceSummary
-from prefect_snapshots.backups.origin import git_state
 from prefect_snapshots.backups.records import BackupRecords, backup_name, part_record, slug
 from prefect_snapshots.backups.sources import Database, Dump, DumpReader
 from prefect_snapshots.errors import (
@@ -51,6 +50,7 @@ from prefect_snapshots.errors import (
     SnapshotsError,
 )
 from prefect_snapshots.repository.catalog import Event
+from prefect_snapshots.repository.origin import git_state
 
 WRITER = Path(__file__).parent / "backup_writer.py"
 

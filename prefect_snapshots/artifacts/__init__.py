@@ -10,6 +10,7 @@ from .downloads import Download, LoggedFolder
 from .handlers import FileHandler, Handler, list_handlers, register_handler
 from .history import Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion, Release
+from .lineage import LineageStep
 from .manager import ArtifactHandle, ArtifactManager
 from .models import ModelLogger
 from .references import FileReference, ReferencedFile
@@ -30,6 +31,7 @@ __all__ = [
     "FileHandler",
     "FileReference",
     "Handler",
+    "LineageStep",
     "LoggedFolder",
     "ModelLogger",
     "Move",

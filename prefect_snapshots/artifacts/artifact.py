@@ -22,6 +22,7 @@ from ..repository.contents import ContentReader, StagedPart, Stored, Writer, inl
 from ..repository.descriptions import NOTHING, Description, changes_of
 from ..repository.metadata import clean_metadata
 from ..repository.progress import Progress
+from ..repository.provenance import made_by, note_input
 from ..repository.staged_parts import Parts, commit_parts
 from ..repository.times import from_nanoseconds
 from ..repository.tracking import TrackedStream
@@ -214,6 +215,7 @@ class Artifact:
             body["environment"] = dict(environment)
         if source:
             body["source"] = dict(source)
+        body |= made_by(self.repository)
         return self._adopt(content, body, progress, allow_older=allow_older)
 
     def _adopt(
@@ -262,6 +264,7 @@ class Artifact:
         """Download a version. Every byte is verified. See `ArtifactRegistry.download_artifact`."""
         found = self._find(version, match, valid=validate)
         with self._content(found) as content:
+            self._note(found)
             tree = part_of(tree_of(content, self.name, *self._files_of(found)), paths)
             passed = counter("download", tree.stored, progress)()
             return download(tree, to, self._version_of(found.event), passed, clean=clean)
@@ -285,6 +288,7 @@ class Artifact:
             check_environment(found.event.body.get("environment", {}), self._label_of(found))
         handler = find_handler(found.handler)
         with self._content(found) as content:
+            self._note(found)
             return handler.read(content.manifest, content, allow_pickle=self.repository.allow_pickle, **reader_options)
 
     def diff(self, old: VersionLike, new: VersionLike = None, match: Match = "exact") -> Sequence[Difference]:
@@ -534,6 +538,10 @@ class Artifact:
             raise DamagedVersion(self._label_of(version), "", version.damage)
         return version
 
+    def _note(self, version: StoredVersion) -> None:
+        """Note that the current flow run reads a version, so that what it makes records this."""
+        note_input(self.repository, "artifacts", self._label, version.label)
+
     def _content(self, version: StoredVersion) -> AbstractContextManager[ContentReader]:
         return self._tracked.reading(version.event, self._label_of(version))
 
@@ -556,6 +564,7 @@ class Artifact:
             version.number in history.pinned,
             version.about.description,
             version.about.tags,
+            version.made_by,
         )
 
     def _log(
@@ -567,8 +576,9 @@ class Artifact:
         if_changed: bool,
     ) -> ArtifactVersion:
         stored, unchanged = content, None
+        body = {**body, **made_by(self.repository)}
         if self._origin:
-            body = {**body, "source": self._origin}
+            body["source"] = self._origin
 
         def storing(writer: Writer) -> Stored:
             nonlocal stored

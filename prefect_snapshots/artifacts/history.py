@@ -25,6 +25,7 @@ from ..messages import close_names
 from ..repository.catalog import OMITTED, RENAMED, RENAMING, Event
 from ..repository.descriptions import NOTHING, Description
 from ..repository.names import check_name
+from ..repository.provenance import MadeBy, read_made_by
 from ..repository.times import from_nanoseconds, is_moment, parse_time, to_nanoseconds
 
 Match = Literal["exact", "asof"]
@@ -49,6 +50,7 @@ class _VersionBody(msgspec.Struct):
     suffix: str | None = None
     environment: dict[str, str] = {}
     source: dict[str, str] | None = None
+    made_by: MadeBy | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +88,14 @@ class StoredVersion:
         source = source_of(self)
         made = created_at(source) if source else None
         return self.event.time if made is None else min(to_nanoseconds(made), self.event.time)
+
+    @property
+    def made_by(self) -> MadeBy | None:
+        """The flow run that made it. None if that is not recorded, or not readable."""
+        try:
+            return read_made_by(self.event.body)
+        except msgspec.ValidationError:
+            return None
 
     @property
     def handler(self) -> str | None:

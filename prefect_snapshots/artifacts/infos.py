@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from ..repository.provenance import MadeBy
+
 
 @dataclass(frozen=True, slots=True)
 class ArtifactVersion:
@@ -50,6 +52,8 @@ class ArtifactInfo:
     """The text that describes it. Empty if there is none."""
     tags: tuple[str, ...] = ()
     """Its tags, in the order in which they were added."""
+    made_by: MadeBy | None = None
+    """The flow run that made it, with the commit of the code and what it had read. None outside of a flow run."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -57,7 +61,7 @@ class ArtifactInfo:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_SEARCHED}
 
 
-_NOT_SEARCHED = frozenset({"metadata", "environment", "source"})
+_NOT_SEARCHED = frozenset({"metadata", "environment", "source", "made_by"})
 """Fields with keys of their own, which are searched by these, or not at all."""
 
 

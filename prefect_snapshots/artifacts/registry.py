@@ -18,6 +18,7 @@ from .artifact import Artifact, counter
 from .folders import scan_folder
 from .history import Match, VersionLike
 from .infos import ArtifactInfo, Release
+from .lineage import LineageStep
 from .manager import ArtifactManager
 from .streams import Artifacts
 
@@ -101,6 +102,35 @@ class ArtifactRegistry(ArtifactManager):
     def list_artifacts(self, collection: str | None = None) -> list[ArtifactInfo]:
         infos = [artifact.get() for artifact in self._artifacts.existing(self._in(collection))]
         return sorted(infos, key=lambda info: info.created_at, reverse=True)
+
+    def get_lineage(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> list[LineageStep]:
+        """Return what a version was made from, and what was made from it, in this repository.
+
+        Versions that are logged in a flow run record what this run has read before: artifacts, snapshots and restored
+        backups. A version that was promoted records its source.
+
+        Args:
+            name, version, match, collection: See `ArtifactManager`.
+
+        Returns:
+            The steps, from the farthest origin (a negative distance) to what was made last (a positive one).
+
+        Raises:
+            ArtifactNotFound: There is no such artifact or version.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry, SnapshotManager
+            >>> manager = SnapshotManager("memory://example-lineage", name="training")
+            >>> _ = manager.save_snapshot([0.5], "step-7")
+            >>> registry = ArtifactRegistry("memory://example-lineage")
+            >>> version = manager.promote("step-7", registry, "model")
+            >>> [(step.distance, step.kind, step.version) for step in registry.get_lineage("model")]
+            [(-1, 'snapshots', 'step-7')]
+        """
+        info = self.get_artifact(name, version, match, collection=collection)
+        return self._artifacts.lineage_graph().around(f"{info.collection}/{info.name}", info.version)
 
     # --- names -------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream
 from .artifact import Artifact
 from .history import ArtifactHistory
+from .lineage import LineageGraph
 from .releases import Releases
 
 KIND = "artifacts"
@@ -47,6 +48,17 @@ class Artifacts:
             if key not in self._releases:
                 self._releases[key] = Releases(self._repository, key)
             return self._releases[key]
+
+    def lineage_graph(self) -> LineageGraph:
+        """Return what all versions of the repository were made from."""
+        opened = pool("network").map(lambda names: self._open(names[1], names[0]), self._names())
+        states = {f"{artifact.collection}/{artifact.name}": tracked.refresh() for artifact, tracked in opened}
+        renamed = {label: "/".join(names_of(state.renamed_to)) for label, state in states.items() if state.renamed_to}
+        return LineageGraph(self._repository.id, states, renamed)
+
+    def _names(self) -> list[tuple[str, str]]:
+        """Return the collection and the name of every stream."""
+        return [names_of(stream) for stream in self._repository.names(KIND)] if self._repository.exists() else []
 
     def rename(self, collection: str, old: str, new: str, dry_run: bool) -> None:
         """Rename an artifact: see `ArtifactRegistry.rename_artifact`."""
@@ -88,15 +100,12 @@ class Artifacts:
 
     def _every(self, collection: str | None = None) -> Iterator[Artifact]:
         """Find every artifact that has a version. If its first upload is running or has died, it has only a stream."""
-        if not self._repository.exists():
-            return
-        names = [names_of(stream) for stream in self._repository.names(KIND)]
 
         def look(key: tuple[str, str]) -> Artifact | None:
             artifact, tracked = self._open(key[1], key[0])
             return None if tracked.refresh().newest is None else artifact
 
-        wanted = [key for key in names if collection in (None, key[0])]
+        wanted = [key for key in self._names() if collection in (None, key[0])]
         found = pool("network").map(look, wanted) if len(wanted) > 1 else map(look, wanted)
         yield from filter(None, found)
 

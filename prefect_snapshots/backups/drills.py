@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..documents.texts import count_text
 from ..errors import SnapshotsError
+from ..repository.origin import host
 from ..repository.progress import Progress
 from ..trees.descriptors import FILE as OPEN_FILE
 from ..trees.descriptors import Parents, opened
@@ -23,7 +24,6 @@ from .claims import data_folder, files_of
 from .databases import open_database
 from .interruption import closed_undisturbed, terminable
 from .manifest import DIRECTORY
-from .origin import host
 from .records import Backup
 from .single_files import FILE, File
 from .sources import Database, DumpFile, Expires, Noted

@@ -11,12 +11,12 @@ from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
 from ..repository.maintenance.stream_scanning import scan_stream
+from ..repository.origin import host
 from ..repository.repository import Repository
 from ..repository.threads import Lock
 from ..repository.tracking import TrackedStream, damage_of
 from .archive import Archive
 from .journal import Change, RestoreRecord
-from .origin import host
 from .records import Backup, BackupRecords, FailedBackup, broken_record, failure_body
 
 KIND = "backups"

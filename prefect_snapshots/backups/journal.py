@@ -30,8 +30,8 @@ from ..errors import SnapshotsError
 from ..messages import logger
 from ..repository.catalog import Event
 from ..repository.commits import Draft
+from ..repository.origin import host
 from ..repository.times import from_nanoseconds
-from .origin import host
 from .working import is_held, working_folder, working_path
 
 _MOST_OPEN = 100

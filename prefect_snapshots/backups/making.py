@@ -20,6 +20,7 @@ from ..repository.commits import Draft
 from ..repository.contents import StagedPart, Stored, Writer
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
+from ..repository.origin import Git, git_state, host
 from ..repository.staged_parts import Parts, commit_parts, with_written
 from ..trees.scanning import Directory
 from ..trees.workspaces import recover
@@ -30,7 +31,6 @@ from .history import BackupHistory
 from .interruption import terminable
 from .journal import RestoreRecord
 from .manifest import BackupPart
-from .origin import Git, git_state, host
 from .records import Backup, PartRecord, backup_name, body_of, part_record, read_record
 from .staging import PlacedPart, encode_staged, join, prefix_of
 from .working import clean_working_folders

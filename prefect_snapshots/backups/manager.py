@@ -23,6 +23,7 @@ from ..repository.contents import StagedPart
 from ..repository.metadata import clean_metadata
 from ..repository.names import check_name
 from ..repository.progress import Progress, silent
+from ..repository.provenance import note_input
 from ..repository.repository import Repository
 from ..repository.staged_parts import Parts
 from ..retention import CleanupReport, RetentionPolicy
@@ -476,6 +477,7 @@ class BackupManager:
                 )
             with around(self.hooks, "restore", self.name, backup.name) as outcome:
                 report = restores.restore(self._history, backup, content, jobs, request, progress or silent)
+            note_input(self.repository, KIND, self.name, backup.name)
         return dataclasses.replace(report, failed_hooks=tuple(outcome.failed_hooks))
 
     def list_failed_backups(self) -> list[FailedBackup]:

@@ -21,11 +21,11 @@ from ..documents.texts import count_text
 from ..errors import BackupNotFound
 from ..messages import hint
 from ..repository.catalog import OMITTED, Event
+from ..repository.origin import Git
 from ..repository.times import from_nanoseconds, to_nanoseconds
 from ..retention import PINNED
 from .directories import SourceSummary
 from .journal import RestoreRecord, apply_restore_event
-from .origin import Git
 
 LATEST = "latest"
 """Means the newest regular backup wherever one is read. No backup has this name, because names contain the time."""

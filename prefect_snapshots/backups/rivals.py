@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import RestoreRunning
-from .origin import host
+from ..repository.origin import host
 from .working import AlreadyHeld, exclusively
 
 

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import PermissionDenied, StorageFull
+from ..repository.origin import host
 from ..trees.descriptors import opened
 from ..trees.workspaces import delete_tree
 from .interruption import deferred
-from .origin import host
 
 _LIMIT = 1000
 """The most folders that one call deletes. A backup must not wait until the leftovers of years are deleted."""

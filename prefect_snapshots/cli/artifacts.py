@@ -37,6 +37,9 @@ from .session import Session, SessionArgument, parse_options, parse_value
 if TYPE_CHECKING:
     from ..artifacts import ArtifactInfo, ArtifactRegistry
 
+_SHOWN = 5
+"""Inputs that `show` names: they fit on two lines. `lineage` lists all of them."""
+
 app = App(name="artifacts", help="Log, list, download, compare, promote, release and delete versions of artifacts.")
 
 Collection = Annotated[str, Parameter(alias="-c", help="The collection of the artifact."), completed(collections)]
@@ -111,6 +114,32 @@ def show(
     info = registry.get_artifact(name, version, "asof" if asof else "exact")
     files = [{"path": path, "size": size} for path, size in registry.list_files(name, info.version)]
     return Answer({"repository": registry.repository.url, **asdict(info), "files": files}, _view_version)
+
+
+@app.command
+def lineage(
+    name: Name,
+    version: Version = "latest",
+    /,
+    *,
+    asof: Asof = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Show what a version was made from, and what was made from it.
+
+    Versions that are logged in a flow run record what the run has read before.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time. Default: latest.
+    """
+    registry, name = _named(session, collection, name)
+    info = registry.get_artifact(name, version, "asof" if asof else "exact")
+    steps = [asdict(step) for step in registry.get_lineage(name, info.version)]
+    document = {"name": name, "collection": collection, "version": info.version, "lineage": steps}
+    remark = "" if steps else f"Nothing is recorded about the origin of {collection}/{name} {info.version}."
+    return Answer(document, _view_lineage, remark)
 
 
 @app.command
@@ -715,6 +744,7 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
             "what": document["handler"] or "files",
             "size": f"{size_text(document['size'])}, {size_text(document['written'])} of it written",
             "from": f"{origin} of {source.get('name')} in {source.get('url')}" if origin else "",
+            **_made_by(document["made_by"]),
             "needs": ", ".join(f"{package} {version}" for package, version in document["environment"].items()),
         }
     )
@@ -726,6 +756,36 @@ def _view_version(document: dict[str, Any]) -> Iterator[str]:
         yield from map(printable, document["description"].splitlines())
     yield ""
     yield from table(columns("file", ">size"), [(file["path"], size_text(file["size"])) for file in document["files"]])
+
+
+def _made_by(made_by: dict[str, Any] | None) -> dict[str, str]:
+    if made_by is None:
+        return {}
+    git, inputs = made_by["git"], made_by["inputs"]
+    more = f" and {len(inputs) - _SHOWN:,} more" if len(inputs) > _SHOWN else ""
+    return {
+        "flow run": f"{made_by['flow_run']} of {made_by['flow']} ({made_by['flow_run_id']})",
+        "commit": "" if git is None else f"{git['commit'] or 'none'}{' (changed)' if git['dirty'] else ''}",
+        "made from": ", ".join(f"{one['name']}:{one['version']}" for one in inputs[:_SHOWN]) + more,
+    }
+
+
+def _view_lineage(document: dict[str, Any]) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{step['distance']:+d}",
+            step["kind"],
+            step["name"],
+            step["version"],
+            step["repository"] or "",
+            step["flow_run"] or "",
+        )
+        for step in document["lineage"]
+    ]
+    if rows:
+        own = ("0", "artifacts", f"{document['collection']}/{document['name']}", document["version"], "", "")
+        rows.insert(sum(step["distance"] < 0 for step in document["lineage"]), own)
+    yield from table(columns(">step", "kind", "name…", "version…", "repository…", "flow run…"), rows)
 
 
 def _view_differences(document: dict[str, Any]) -> Iterator[str]:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .charts import describe, image, sparkline
 from .model import Block, Calendar, Chart, Column, Curves, Document, Facts, Heading, Note, Table, Timeline
-from .texts import Kind, Value, is_numeric, shown_text, text_of
+from .texts import Kind, Link, Value, is_numeric, shown_text, text_of
 
+_SAFE_URL = re.compile(r"(?:https?://[\w.:-]+)?/[\w./~%-]*")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 
 
@@ -89,6 +90,8 @@ def _cell(value: Value, kind: Kind) -> str:
     text = text_of(value, kind)
     if is_numeric(kind):
         return text.replace(" ", "\N{NO-BREAK SPACE}")
+    if isinstance(value, Link) and _SAFE_URL.fullmatch(value.url):
+        return f"[{escape(text)}]({value.url})"
     return code(text) if kind == "name" and text else escape(text)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from ..backups.history import BackupHistory
 from ..backups.making import BackupRequest, make
-from ..backups.origin import Git
 from ..errors import SnapshotsError
 from ..messages import printable
 from ..repository.choosing import RepositoryLike, as_repository
 from ..repository.names import check_name
+from ..repository.origin import Git
 from ..trees.scanning import Directory
 from .reports import UNREADABLE, ImportReport, NotImported, existing, moment, reason
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import astuple
 from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal
@@ -31,10 +32,18 @@ from prefect.assets import Asset, AssetProperties
 from prefect.cache_policies import NO_CACHE
 from prefect.context import AssetContext
 
-from ..artifacts import ArtifactInfo, ArtifactManager, ArtifactRegistry, ArtifactVersion, Release, VersionLike
+from ..artifacts import (
+    ArtifactInfo,
+    ArtifactManager,
+    ArtifactRegistry,
+    ArtifactVersion,
+    LineageStep,
+    Release,
+    VersionLike,
+)
 from ..documents import Document, Facts, Heading, code
 from ..documents.texts import Kind, Value, size_text
-from ..reports.artifacts import about_artifact, about_release, about_version
+from ..reports.artifacts import about_artifact, about_lineage, about_release, about_version
 from ..repository.choosing import RepositoryLike
 from ..repository.contents import StagedPart
 from ..repository.repository import Repository
@@ -362,9 +371,18 @@ def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str
 
     def page() -> Document:
         versions = about_artifact(registry, version.name, version.collection, LISTED)
-        return Document(title, (Facts(facts), Heading(f"All versions of {reporter.name}"), *versions))
+        # Only what the version itself records: to find what was made from it takes all artifacts of the repository.
+        made_by = registry.get_artifact(version.name, version.version, collection=version.collection).made_by
+        inputs = [] if made_by is None else [LineageStep(-1, *astuple(each)) for each in made_by.inputs]
+        steps = about_lineage(inputs, _page_of, LISTED)
+        return Document(title, (Facts(facts), *steps, Heading(f"All versions of {reporter.name}"), *versions))
 
     return reporter.leave_page(page, about)
+
+
+def _page_of(step: LineageStep) -> str | None:
+    """Return where the page about a step of a lineage is, if it is in this repository."""
+    return history_url(artifact_key(step.kind, step.name)) if step.repository is None else None
 
 
 def _emit(what: str, registry: ArtifactRegistry, version: ArtifactVersion, facts: dict[str, Any]) -> None:

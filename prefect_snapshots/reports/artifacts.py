@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ..artifacts import ArtifactInfo, ArtifactRegistry, Release
+from ..artifacts import ArtifactInfo, ArtifactRegistry, LineageStep, Release
 from ..artifacts.history import Move
 from ..documents import Block, Chart, Column, Facts, Step, Table, Timeline
-from ..documents.texts import Kind, Value, metadata_text
+from ..documents.texts import Kind, Link, Value, metadata_text
 from ..repository.descriptions import NOTHING
+from ..repository.provenance import MadeBy
 
 _DRAWN = 60
 """How many of the latest versions a chart shows: more bars would be thinner than a pixel on a page of Prefect."""
@@ -24,10 +25,52 @@ def about_version(info: ArtifactInfo) -> dict[str, tuple[Value, Kind]]:
         "newly written": (info.written, "bytes"),
         "from": (f"{origin} of {source.get('name')} in {source.get('url')}" if origin else None, "name"),
         "expires (UTC)": (info.expiry, "time"),
+        **_made_by(info.made_by),
         "tags": (", ".join(info.tags) or None, "text"),
         "description": (info.description or None, "text"),
         **{f"metadata {key}": (str(value), "text") for key, value in info.metadata.items()},
     }
+
+
+def _made_by(made_by: MadeBy | None) -> dict[str, tuple[Value, Kind]]:
+    if made_by is None:
+        return {}
+    return {
+        "flow run": (f"{made_by.flow_run} of {made_by.flow}", "text"),
+        "commit": (None if made_by.git is None else str(made_by.git), "name"),
+    }
+
+
+def about_lineage(
+    steps: Sequence[LineageStep], link: Callable[[LineageStep], str | None], listed: int
+) -> Iterator[Block]:
+    """Describe what a version was made from, and what was made from it.
+
+    Args:
+        steps: The lineage.
+        link: A function that returns the URL of the page about a step, or None.
+        listed: The most rows of each table.
+    """
+    columns = Column("step", "number"), Column("kind"), Column("name"), Column("version", "name"), Column("flow run")
+    for title, side in ("Made from", -1), ("Used by", 1):
+        rows = [step for step in steps if step.distance * side > 0]
+        rows.sort(key=lambda step: abs(step.distance))
+        yield Table(
+            title,
+            (*columns, Column("repository")),
+            tuple(
+                (
+                    abs(step.distance),
+                    step.kind,
+                    Link(step.name, url) if (url := link(step)) else step.name,
+                    step.version,
+                    step.flow_run,
+                    step.repository,
+                )
+                for step in rows[:listed]
+            ),
+            len(rows),
+        )
 
 
 def about_artifact(registry: ArtifactRegistry, name: str, collection: str, listed: int) -> Iterator[Block]:

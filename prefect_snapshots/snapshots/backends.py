@@ -17,6 +17,7 @@ from ..repository.catalog import Event
 from ..repository.commits import MakeDraft
 from ..repository.contents import ContentReader
 from ..repository.location import Buffer
+from ..repository.provenance import note_input
 from ..repository.renaming import rename
 from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
@@ -292,6 +293,7 @@ class Durable:
 
     def _load(self, record: Record, loading: Loading) -> Any:
         with self._reading(record) as (manifest, body):
+            note_input(self.repository, KIND, self._tracked.name, record.id)
             return decode(manifest, body, **loading._asdict(), allow_pickle=self.repository.allow_pickle)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The origin of a backup: the machine, and the state of the code."""
+"""Where something was made: the machine, and the state of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the code when a backup was made."""
+    """The state of the code when something was made."""
 
     commit: str | None
     branch: str | None
