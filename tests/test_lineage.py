@@ -115,6 +115,34 @@ def test_a_version_records_its_run_its_commit_and_what_the_run_had_read(
     assert copied.get_artifact("classifier").made_by == registry.get_artifact("classifier").made_by
 
 
+def test_a_card_says_what_a_version_records(tmp_path: Path) -> None:
+    registry = ArtifactRegistry(tmp_path / "r")
+    registry.log_artifact("x", 1)
+
+    @flow(name="train")
+    def run() -> None:
+        registry.load_artifact("x")
+        registry.log_artifact("y", 2, metadata={"metrics": {"loss": 0.5, "deep": {"er": [1]}}, "a|b": "<b>*x*</b>"})
+
+    run()
+    registry.promote_artifact("y", to="production")
+    registry.describe_artifact("y", description="# Reads digits\n\n*In Markdown.*", add_tags="team=a")
+    registry.describe_artifact("y", 0, description="Version of half of the data.", add_tags=["team=a", "small"])
+    card = registry.get_card("y", "production")
+    assert card.startswith("# y v0\n\n# Reads digits\n\n*In Markdown.*\n\nVersion of half of the data.\n\n| | |\n")
+    for line in (
+        "| tags | team=a, small |",
+        "| stages | production |",
+        "| artifacts | `default/x` | `v0` |",
+        "| `metrics.loss` | 0.5 |",
+        "| `metrics.deep.er` | \\[1\\] |",
+        "| a\\|b | \\<b\\>\\*x\\*\\</b\\> |",
+    ):
+        assert line in card.splitlines(), line
+    assert " of train |" in card
+    assert registry.get_card("x").startswith("# x v0\n\n| | |\n")
+
+
 def test_what_is_promoted_has_its_source_as_origin(tmp_path: Path) -> None:
     snapshots: SnapshotManager[Any] = SnapshotManager(tmp_path / "r", name="training")
     snapshots.save_snapshot(1, "step-1")

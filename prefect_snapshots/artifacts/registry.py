@@ -15,6 +15,7 @@ from ..repository.names import check_name
 from ..repository.progress import Progress
 from ..repository.repository import Repository
 from .artifact import Artifact, counter
+from .cards import card_of
 from .folders import scan_folder
 from .history import Match, VersionLike
 from .infos import ArtifactInfo, Release
@@ -131,6 +132,40 @@ class ArtifactRegistry(ArtifactManager):
         """
         info = self.get_artifact(name, version, match, collection=collection)
         return self._artifacts.lineage_graph().around(f"{info.collection}/{info.name}", info.version)
+
+    def get_card(
+        self, name: str, version: VersionLike = None, match: Match = "exact", *, collection: str | None = None
+    ) -> str:
+        """Return the card of a version: Markdown that says what it is, for a model hub, a review or a release.
+
+        It has the descriptions of the artifact and of the version, which `describe_artifact` sets, as they are. Below
+        them is what the version records: tags, stages, size, the flow run and the commit that made it, what it was made
+        from, and its metadata.
+
+        Args:
+            name, version, match, collection: See `ArtifactManager`.
+
+        Returns:
+            The card. It shows the state of now: stages, tags and descriptions can change.
+
+        Raises:
+            ArtifactNotFound: There is no such artifact or version.
+
+        Example:
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-card")
+            >>> version = registry.log_artifact("model", [1.0], metadata={"metrics": {"loss": 0.05}})
+            >>> registry.describe_artifact("model", 0, description="Reads **digits**.")
+            >>> for line in registry.get_card("model").splitlines():
+            ...     if line.startswith(("#", "Reads", "| `metrics")):
+            ...         print(line)
+            # model v0
+            Reads **digits**.
+            #### Metrics and other metadata
+            | `metrics.loss` | 0.05 |
+        """
+        info = self.get_artifact(name, version, match, collection=collection)
+        return card_of(info, self.get_description(info.name, info.collection))
 
     # --- names -------------------------------------------------------------------------------------------------------
 

@@ -117,6 +117,43 @@ def show(
 
 
 @app.command
+def card(
+    name: Name,
+    version: Version = "latest",
+    /,
+    *,
+    to: Path | None = None,
+    asof: Asof = False,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Print the card of a version: a page of Markdown with its description and what it records.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: A number, latest, a stage or a time. Default: latest.
+        to: Write the card to this file. Asks before it replaces one.
+    """
+    registry, name = _named(session, collection, name)
+    info = registry.get_artifact(name, version, "asof" if asof else "exact")
+    text = registry.get_card(name, info.version)
+    if to is not None:
+        if to.exists():
+            session.confirm(f"{to} exists. Replace it?")
+        to.write_text(text, encoding="utf-8")
+    document = {
+        "name": name,
+        "collection": collection,
+        "version": info.version,
+        "card": text,
+        "to": None if to is None else str(to.absolute()),
+    }
+    if to is not None:
+        return Answer(document, remark=f"Wrote the card of {collection}/{name} {info.version} to {to}.")
+    return Answer(document, lambda shown: (printable(line) for line in shown["card"].splitlines()))
+
+
+@app.command
 def lineage(
     name: Name,
     version: Version = "latest",
