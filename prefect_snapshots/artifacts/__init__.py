@@ -4,9 +4,12 @@ This package uses the repository, but neither Prefect nor the other kinds. Handl
 entry-point group `prefect_snapshots.handlers`. Their dependencies are imported when they are used.
 """
 
+from ..repository.descriptions import Description
+from ..repository.provenance import MadeBy, Origin
 from .artifact import Artifact
 from .differences import Difference, FileDifference
 from .downloads import Download, LoggedFolder
+from .drafts import FolderDraft
 from .handlers import FileHandler, Handler, list_handlers, register_handler
 from .history import Move, VersionLike
 from .infos import ArtifactInfo, ArtifactVersion, Release
@@ -25,16 +28,20 @@ __all__ = [
     "ArtifactManager",
     "ArtifactRegistry",
     "ArtifactVersion",
+    "Description",
     "Difference",
     "Download",
     "FileDifference",
     "FileHandler",
     "FileReference",
+    "FolderDraft",
     "Handler",
     "LineageStep",
     "LoggedFolder",
+    "MadeBy",
     "ModelLogger",
     "Move",
+    "Origin",
     "ReferencedFile",
     "Release",
     "VersionLike",

@@ -30,6 +30,7 @@ from ..retention import CleanupReport, RetentionItem, RetentionPolicy, Retention
 from ..trees.stored import StoredTree
 from .differences import Difference, FileDifference, diff_files, diff_folders
 from .downloads import Download, LoggedFolder, download, part_of, tree_of, verify_folder
+from .drafts import FolderDraft
 from .folders import decode_manifest, join_folders, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import (
@@ -193,6 +194,25 @@ class Artifact:
             token,
             if_changed,
         )
+
+    def draft(
+        self,
+        version: VersionLike = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+    ) -> FolderDraft:
+        """Return a draft of the next version that begins with the files of this one. See `ArtifactRegistry.draft`."""
+        body = notes_of(metadata, expiry)
+        with self._current() as history:
+            assert history.newest is not None
+            found, newest = history.resolve(version, "exact", self._label), history.newest.number
+        if self._sound(found).handler is not None:
+            raise InvalidArgument(f"{self._label_of(found)} is a value, and has no files to change. Log it again.")
+        self._note(found)
+        with self._content(found) as content:
+            tree = tree_of(content, self.name, *self._files_of(found))
+            return FolderDraft(content, tree, lambda store: self._log(body, None, store, None, False, newest))
 
     def adopt(
         self,
@@ -574,6 +594,7 @@ class Artifact:
         store: Callable[[Writer], Stored],
         token: str | None,
         if_changed: bool,
+        expected: int | None = None,
     ) -> ArtifactVersion:
         stored, unchanged = content, None
         body = {**body, **made_by(self.repository)}
@@ -588,6 +609,11 @@ class Artifact:
         def draft() -> Draft | None:
             nonlocal unchanged
             newest = self._tracked.state.latest()
+            if expected is not None and self._tracked.state.newest_number != expected:
+                raise CommitConflict(
+                    f"Somebody else has logged or deleted a version of {self._label} since the draft began. Nothing "
+                    "was saved. Begin a new draft."
+                )
             if if_changed and newest is not None and stored is not None and self._holds(newest, stored, body):
                 unchanged = newest
                 return None

@@ -11,14 +11,14 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from ..errors import IntegrityError, InvalidArgument, InvalidName, ObjectMissing, PermissionDenied, UnsupportedFormat
-from ..repository.contents import INLINE_LIMIT, ContentReader, StagedPart, Stored, Writer, inline
+from ..repository.contents import INLINE_LIMIT, ContentReader, Item, StagedPart, Stored, Writer, inline
 from ..repository.repository import Repository
 from ..repository.staged_parts import open_parts, with_written
 from ..trees.entries import Entry, check_entries, check_path
@@ -80,8 +80,11 @@ class Folder:
         Raises:
             InvalidArgument: A file changed since the scan.
         """
-        chunks = self._tree.chunks(writer, passed)
-        return writer.store_cut(self.manifest, chunks, small=self.size < _SMALL)
+        return writer.store_cut(self.manifest, self.chunks(writer, passed), small=self.size < _SMALL)
+
+    def chunks(self, writer: Writer, passed: Callable[[int], None] = lambda _: None) -> Iterator[Item]:
+        """Yield the chunks of its files in order: see `store`."""
+        return self._tree.chunks(writer, passed)
 
     def path_of(self, entry: Entry) -> str:
         """Return where a file is on the disk."""

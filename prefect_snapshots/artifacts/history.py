@@ -214,6 +214,11 @@ class ArtifactHistory:
         """The version that was committed last."""
         return self._newest
 
+    @property
+    def newest_number(self) -> int | None:
+        """The number of the version that was committed last."""
+        return None if self._newest is None else self._newest.number
+
     def alias_target(self, alias: str) -> str | None:
         """Return the version that an alias points to, such as `v3`, or None if there is no such alias."""
         stack = self.aliases.get(alias)

@@ -16,6 +16,7 @@ from ..repository.progress import Progress
 from ..repository.repository import Repository
 from .artifact import Artifact, counter
 from .cards import card_of
+from .drafts import FolderDraft
 from .folders import scan_folder
 from .history import Match, VersionLike
 from .infos import ArtifactInfo, Release
@@ -91,6 +92,51 @@ class ArtifactRegistry(ArtifactManager):
         folder = scan_folder(Path(os.path.expanduser(local_path)), artifact_path)
         passed = counter("upload", folder.size, progress)
         return self.repository.stage(lambda writer: folder.store(writer, passed()))
+
+    def draft(
+        self,
+        name: str,
+        version: VersionLike = None,
+        *,
+        collection: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expiry: datetime | str | None = None,
+    ) -> FolderDraft:
+        """Make the next version of a folder from an existing one: add, replace and remove some of its files.
+
+        Files that stay are neither read nor copied.
+
+        Args:
+            name: The name of the artifact.
+            version: The version to begin with. Default: the latest.
+            collection: The collection. Default: the active one.
+            metadata, expiry: As for `log_files`. The metadata of the existing version is not taken over.
+
+        Returns:
+            A context manager with `add` and `remove`. When its block ends without an exception, one version is logged,
+            and its `version` says which. If nothing was changed, nothing is logged.
+
+        Raises:
+            ArtifactNotFound: There is no such artifact or version.
+            InvalidArgument: The version is a value, and not a folder.
+            CommitConflict: Somebody else has logged a version meanwhile. Raised when the block ends: nothing was saved.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from prefect_snapshots import ArtifactRegistry
+            >>> registry = ArtifactRegistry("memory://example-draft")
+            >>> with registry.log_folder("dataset") as folder:
+            ...     for name in ("a.csv", "b.csv"):
+            ...         _ = (folder / name).write_text(name)
+            >>> new = pathlib.Path(tempfile.mkdtemp()) / "c.csv"
+            >>> _ = new.write_text("c.csv")
+            >>> with registry.draft("dataset") as draft:
+            ...     draft.add(new)
+            ...     draft.remove("a.csv")
+            >>> str(draft.version), registry.list_files("dataset")
+            ('default/dataset:v1', [('b.csv', 5), ('c.csv', 5)])
+        """
+        return self.artifact(name, collection).draft(version, metadata=metadata, expiry=expiry)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -266,6 +266,43 @@ def log(
 
 
 @app.command
+def edit(
+    name: Name,
+    version: Version = "latest",
+    /,
+    *,
+    add: list[Path] | None = None,
+    below: str | None = None,
+    remove: list[str] | None = None,
+    metadata: list[str] | None = None,
+    collection: Collection = "default",
+    session: SessionArgument,
+) -> Answer:
+    """Log a new version of a folder that has some files added, replaced or removed. The others are not copied.
+
+    Args:
+        name: The artifact, or the beginning of its name.
+        version: The version to begin with. Default: latest.
+        add: A file or a folder to add. Files of the same paths are replaced. Repeat it for several.
+        below: The folder in the artifact to put added files into. Default: the top.
+        remove: Remove the files that match a pattern as in .gitignore, such as "plots/" or "*.csv". Repeatable.
+        metadata: KEY=VALUE to store with the new version. Repeat it for several.
+    """
+    if not add and not remove:
+        raise InvalidArgument("Pass what to change with --add or --remove.")
+    registry, name = _named(session, collection, name, writing=True)
+    with registry.draft(name, version, metadata=_metadata(metadata)) as draft:
+        if remove:
+            draft.remove(remove)
+        for path in add or ():
+            draft.add(path, below)
+    assert draft.version is not None
+    info = registry.get_artifact(name, draft.version.version)
+    remark = f"Logged {draft.version}: {size_text(info.size)}, {size_text(info.written)} of it written."
+    return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
+
+
+@app.command
 def refer(
     name: str,
     url: str,

@@ -8,13 +8,14 @@ has imported it. Parameters, environment variables and options of storages are n
 from __future__ import annotations
 
 import sys
-import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .origin import Git, git_state
+from .threads import Lock
 
 if TYPE_CHECKING:
     from .repository import Repository
@@ -74,13 +75,17 @@ class _Run:
     """What is known of one flow run of this process."""
 
     def __init__(self) -> None:
-        self.git = git_state(())
         self.inputs: dict[tuple[str, str, str, str, str], None] = {}
         """Kind, name, version, and the id and the URL of the repository."""
 
+    @cached_property
+    def git(self) -> Git | None:
+        """The state of the code when the run logs its first version. To find out takes some milliseconds."""
+        return git_state(())
+
 
 _runs: dict[str, _Run] = {}
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def note_input(repository: Repository, kind: str, name: str, version: str) -> None:

@@ -12,11 +12,13 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from blake3 import blake3
 
 from ..errors import CommitConflict, CommitUnknown, InvalidArgument, StorageUnavailable
 from .catalog import OMITTED, RENAMED, RENAMING, Event, Stream
 from .commits import Draft, MakeDraft
+from .contents import Stored, Writer
 from .names import check_name
 from .repository import Repository
 from .tracking import damage_of
@@ -168,10 +170,14 @@ class _Copy:
         if event.content is None:
             self._commit(draft)
             return
-        try:
-            self._repository.adopt(self._stream, draft, self._repository.read(self._source, event))
-        except CommitUnknown as error:
-            raise self._unfinished(error) from error
+        content, written = self._repository.read(self._source, event), event.content.written
+
+        def store(writer: Writer) -> Stored:
+            stored = writer.adopt(content)
+            # Nothing is written now, but the version still is what added these bytes to the repository.
+            return Stored(msgspec.structs.replace(stored.content, written=written), stored.inline)
+
+        self._commit(draft, content.inline, None if content.inline else store)
 
     def _body(self, event: Event) -> dict[str, Any]:
         """Return the body of a copy. The number of an event in it becomes that of its copy."""
@@ -182,9 +188,11 @@ class _Copy:
         at = bisect_right(numbers, order)
         return {**event.body, "order": self.copied[numbers[at - 1]] if at else 0}
 
-    def _commit(self, draft: MakeDraft) -> None:
+    def _commit(
+        self, draft: MakeDraft, content: Stored | None = None, store: Callable[[Writer], Stored] | None = None
+    ) -> None:
         try:
-            self._repository.commit(self._stream, draft)
+            self._repository.commit(self._stream, draft, content=content, store=store)
         except CommitUnknown as error:
             raise self._unfinished(error) from error
 

@@ -3,6 +3,7 @@
 This package uses the repository, but not Prefect. JAX is imported only if a value or a request needs it.
 """
 
+from ..repository.descriptions import Description
 from ..values.diff import LeafDifference
 from .manager import SnapshotManager, list_names
 from .preemption import PreemptionWatch
@@ -17,6 +18,7 @@ __all__ = [
     "BySearch",
     "ByTag",
     "ByTimeRange",
+    "Description",
     "LeafDifference",
     "PreemptionWatch",
     "PyTreeSnapshotManager",
