@@ -1624,3 +1624,15 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(os.listdir(tmp_path / "home")) == ["copy", "file", "repository"]
     assert Directory("~/copy").path == tmp_path / "home" / "copy"
     assert os.listdir() == []
+
+
+def test_a_file_keeps_the_retention_policy(tmp_path: Path) -> None:
+    policy = RetentionPolicy(keep_last=2, keep_weekly_within=None, keep_tags=("kept",))
+    manager: SnapshotManager[int] = SnapshotManager(tmp_path / "r", retention=policy)
+    for number in range(4):
+        manager.save_snapshot(number, f"s{number}", tags=["kept"] if number == 0 else [])
+    manager.save_to_file(tmp_path / "x.snapshots")
+    copy: SnapshotManager[int] = SnapshotManager.load_from_file(tmp_path / "x.snapshots")
+    assert copy.retention == policy
+    copy.save_snapshot(4, "s4")
+    assert list(copy) == ["s0", "s3", "s4"]
