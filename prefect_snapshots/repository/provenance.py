@@ -71,7 +71,7 @@ class MadeBy:
     inputs: tuple[Origin, ...] = ()
 
 
-class _Run:
+class _RunSoFar:
     """What is known of one flow run of this process."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _Run:
         return git_state(())
 
 
-_runs: dict[str, _Run] = {}
+_runs: dict[str, _RunSoFar] = {}
 _lock = Lock()
 
 
@@ -149,12 +149,12 @@ def _flow_run() -> tuple[Any, Any] | None:
     return None if found is None or found.flow_run is None else (found.flow, found.flow_run)
 
 
-def _run_of(found: tuple[Any, Any]) -> _Run:
+def _run_of(found: tuple[Any, Any]) -> _RunSoFar:
     key = str(found[1].id)
     with _lock:
         run = _runs.pop(key, None)
         if run is None:
-            run = _Run()
+            run = _RunSoFar()
         _runs[key] = run  # the last one used is the last one that is forgotten
         while len(_runs) > _RUNS:
             del _runs[next(iter(_runs))]
