@@ -49,9 +49,6 @@ NAME = "shared"
 KINDS = {"snapshots": 6, "artifacts": 5, "results": 6, "checkpoints": 1, "backups": 1, "staged": 3}
 """What is written, and how often."""
 
-_HANGS = 120
-"""Seconds until a forked child is said to hang, and tells where."""
-
 State: TypeAlias = set[int | None]
 """The values that a key may have."""
 
@@ -113,10 +110,20 @@ class Told:
 
 
 class Client:
-    """Performs random operations, each on keys of its own, in streams that it shares with the others."""
+    """Performs random operations, each on keys of its own, in streams that it shares with the others.
+
+    Args:
+        hangs: Seconds until a forked child is said to hang. It then tells where it waits.
+    """
 
     def __init__(
-        self, url: str, folder: Path, seed: int, options: dict[str, Any], password: str | Literal[False] | None = None
+        self,
+        url: str,
+        folder: Path,
+        seed: int,
+        options: dict[str, Any],
+        password: str | Literal[False] | None = None,
+        hangs: float = 120,
     ) -> None:
         self.random = random.Random(seed)
         self.folder = folder
@@ -126,6 +133,7 @@ class Client:
         self.live: dict[str, list[str]] = {kind: [] for kind in KINDS}
         self.told = Told()
         self.numbers = 0
+        self.hangs = hangs
         self._backup_names: dict[str, str] = {}
 
     def note(self, what: str, kind: str, key: str, value: int | None) -> None:
@@ -331,7 +339,7 @@ class Client:
         if child == 0:
             status = 1
             try:
-                faulthandler.dump_traceback_later(_HANGS, exit=True)
+                faulthandler.dump_traceback_later(self.hangs, exit=True)
                 self._read(("snapshots", "artifacts"))
                 self.live = {kind: [] for kind in KINDS}
                 self.numbers = number - 1
@@ -363,13 +371,20 @@ def jumping_clock(seed: int) -> None:
 
 
 def run(
-    what: str, url: str, copy: str, folder: Path, seed: int, options: dict[str, Any], password: str | Literal[False]
+    what: str,
+    url: str,
+    copy: str,
+    folder: Path,
+    seed: int,
+    options: dict[str, Any],
+    password: str | Literal[False],
+    hangs: float,
 ) -> None:
     """Work, prune or copy until the process is killed, together with what it has forked."""
     os.setpgid(0, 0)
     errors = os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(errors, 2)
-    client = Client(url, folder, seed, options, password)
+    client = Client(url, folder, seed, options, password, hangs)
     other = Repository(copy, storage_options=options, password=password)
     if seed % 3 == 0:
         jumping_clock(seed)

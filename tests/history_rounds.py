@@ -53,7 +53,8 @@ class Process:
         self._lines = chance.randint(1, history.operations_a_kill * 4) if what == "work" else 0
         self._until = time.monotonic() + chance.uniform(0, 2 * history.seconds_a_kill)
         self.stopped_until = 0.0
-        arguments = history.url, history.copy, self.folder, chance.randrange(10**6), history.work, history.password
+        place = history.url, history.copy, self.folder
+        arguments = *place, chance.randrange(10**6), history.work, history.password, history.hangs
         self.process = forks.context().Process(target=histories.run, args=(what, *arguments), daemon=False)
         self.process.start()
 
@@ -141,6 +142,7 @@ class History:
         self.seconds_a_kill = seconds_a_kill
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.hangs = max(120, 15 * workers)  # a child of many waits for its turn in the root stream
         self._workers = workers
         self._started = 0
 
