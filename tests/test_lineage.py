@@ -133,6 +133,7 @@ def test_a_card_says_what_a_version_records(tmp_path: Path) -> None:
     for line in (
         "| tags | team=a, small |",
         "| stages | production |",
+        "| size | 1 B |",
         "| artifacts | `default/x` | `v0` |",
         "| `metrics.loss` | 0.5 |",
         "| `metrics.deep.er` | \\[1\\] |",

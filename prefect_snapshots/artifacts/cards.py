@@ -23,7 +23,8 @@ def card_of(info: ArtifactInfo, about: Description) -> str:
     blocks = markdown(Document(f"{info.name} {info.version}", tuple(_blocks(info, about))))
     title, _, facts = blocks.partition("\n\n")
     texts = [text.strip() for text in (about.description, info.description) if text.strip()]
-    return "\n\n".join([title.replace("## ", "# ", 1), *texts, facts])
+    # A page of Prefect must not break a size between its number and its unit; a file that people edit may.
+    return "\n\n".join([title.replace("## ", "# ", 1), *texts, facts.replace("\N{NO-BREAK SPACE}", " ")])
 
 
 def _blocks(info: ArtifactInfo, about: Description) -> Iterator[Block]:
