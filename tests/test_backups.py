@@ -1040,3 +1040,16 @@ def test_whoever_is_killed_leaves_old_or_new(world: World, verb: str, kills: int
         world.manager.verify_backup(backup.name)
     left = {path.name for path in world.folder.iterdir()} - {"app.db", "bulk", "repository"}
     assert not [name for name in left if not name.startswith(".")]
+
+
+def test_a_backup_says_how_far_it_is_within_a_large_file(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "large").write_bytes(random.Random(0).randbytes(20_000_000))
+    (tmp_path / "data" / "small").write_bytes(b"small")
+    manager = BackupManager(tmp_path / "r", directories=[tmp_path / "data"])
+    for least in (4, 1):  # the second time, nothing is read
+        done: list[int] = []
+        manager.create_backup(progress=lambda what, count, total, done=done: done.append(count))  # type: ignore[misc]
+        assert done == sorted(done)
+        assert len(done) >= least
+        assert done[-1] == 20_000_005

@@ -27,6 +27,7 @@ import servers
 from servers import Storage
 from toy_kind import KIND, ToyKind
 
+from prefect_snapshots import ArtifactRegistry, SnapshotManager
 from prefect_snapshots.errors import (
     CommitUnknown,
     IntegrityError,
@@ -49,6 +50,7 @@ from prefect_snapshots.repository import Repository, catalog, chunking, index, s
 from prefect_snapshots.repository.commits import Draft
 from prefect_snapshots.repository.contents import Kept, Stored, Writer, inline
 from prefect_snapshots.repository.location import MemoryLocation, open_location
+from prefect_snapshots.repository.progress import watched
 
 NOISE = random.Random(1).randbytes(6_000_000)
 CONTENTS: dict[str, list[bytes | memoryview]] = {
@@ -1119,3 +1121,28 @@ def test_writers_that_never_pause_hold_up_neither_reads_nor_check_nor_prune(
     with pytest.raises(IntegrityError):
         fresh.repository.prune(grace=0)
     assert not fresh.repository.check().ok
+
+
+def test_whoever_watches_sees_every_byte_that_is_saved_copied_and_loaded(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    manager = SnapshotManager(tmp_path / "r")
+    value = np.random.default_rng(0).integers(0, 255, 20_000_000, np.uint8)
+    with watched(lambda *step: seen.append(step)):
+        manager.save_snapshot(value, "large")
+        manager.save_snapshot(b"small", "small")
+        manager.promote("large", ArtifactRegistry(tmp_path / "other"), "model")
+        assert np.array_equal(manager.get_snapshot("large").data, value)
+    for what in ("save", "copy", "load"):
+        steps = [(done, total) for step, done, total in seen if step == what]
+        assert steps == sorted(steps)
+        assert len(steps) > 1
+        assert steps[-1][0] == steps[-1][1] >= value.nbytes
+    count = len(seen)
+    with watched(lambda *step: seen.append(step)):
+        saving = manager.save_async(value + 1, "in the background")
+    saving.result()
+    assert seen[-1] == ("save", seen[-1][2], seen[-1][2])
+    assert len(seen) > count
+    count = len(seen)
+    manager.save_snapshot(value + 2, "unwatched")
+    assert len(seen) == count

@@ -307,3 +307,11 @@ def test_keys_of_artifacts_keep_names_apart() -> None:
     keys = [artifact_key("snapshots", name) for name in names]
     assert len(set(keys)) == len(names)
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(key) < 255 for key in keys)
+
+
+def test_a_client_that_is_forgotten_closes_its_connections(prefect_server: str) -> None:
+    client = live._client("another server").client
+    assert client.api_healthcheck() is None
+    live._client.cache_clear()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.hello()

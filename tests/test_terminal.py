@@ -147,3 +147,29 @@ def test_an_interrupted_backup_is_one_line(
     assert status == -signal.SIGINT
     assert "The run was interrupted. What was complete is stored, and nothing is stored in part." in shown
     assert "Traceback" not in shown
+
+
+SAVING = """
+import sys
+import numpy
+from prefect import flow
+from prefect_snapshots import Repository, save_snapshot
+from prefect_snapshots.integration import reporter
+from prefect_snapshots.repository.handing_over import limited
+
+reporter.LONG = 0.1
+
+@flow
+def train():
+    slow = limited(Repository(sys.argv[1]), 8_000_000)
+    save_snapshot(numpy.random.default_rng(0).bytes(24_000_000), "large", repository=slow)
+
+train()
+"""
+
+
+def test_a_large_save_shows_how_far_it_is(tmp_path: Path, prefect_server: str) -> None:
+    (tmp_path / "train.py").write_text(SAVING)
+    status, shown = in_terminal(tmp_path, str(tmp_path / "train.py"), str(tmp_path / "r"))
+    assert status == 0
+    assert re.search(r"Save of default [━╸╺]+ [\d.]+ MB of 24\.0 MB, [\d.]+ MB/s, \d+ s left", shown)

@@ -256,7 +256,7 @@ def log(
         if_changed: Create no version if the latest one has the same content.
     """
     registry = _registry(session, collection, create=True)
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         version = registry.log_files(
             name, path, metadata=_metadata(metadata), expiry=expiry, if_changed=if_changed, progress=progress
         )
@@ -368,7 +368,7 @@ def download(
     if to.is_dir() and any(to.iterdir()):
         what = "delete everything else in it" if clean else "replace files of the same names"
         session.confirm(f"Write {info.name} {info.version} into {to}, and {what}?")
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         done = registry.download_artifact(
             name, None, info.version, to, paths=paths, clean=clean, validate=not expired, progress=progress
         )
@@ -454,7 +454,7 @@ def promote(
     else:
         other = session.at(to_repository, parse_options(to_storage_option or ()))
         target = _registry(other, to_collection or collection, create=True)
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         promoted = registry.promote_artifact(name, version, to=target, allow_older=allow_older, progress=progress)
     document = {**asdict(promoted), "repository": target.repository.url}
     return Answer(document, remark=f"Promoted to {promoted} in {target.repository.url}.")
@@ -529,7 +529,7 @@ def copy_release(
     """
     registry = _registry(session, collection)
     other = session.at(to, parse_options(to_storage_option or ()))
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         copy = registry.copy_release(tag, other.open(create=True), progress=progress)
     copied = copy.find_release(tag)
     document = {"repository": copy.repository.url, **asdict(copied)}

@@ -120,7 +120,8 @@ def create(
     """
     parts = [_staged(text) for text in part or ()]
     manager = manager_of(session.open(create=not dry_run), sources, left_out=left_out, hooks=hooks)
-    with session.progress() as progress, _reporting(manager):
+    last = next((each.size for each in manager.list_backups() if each.regular), 0)
+    with session.progress("byte", last) as progress, _reporting(manager):
         backup = manager.create_backup(
             description,
             permanent,
@@ -159,7 +160,7 @@ def stage(
         only: The name of a source: store only this one. Repeat it for several.
     """
     manager = manager_of(session.open(create=True), sources, left_out=left_out)
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         staged = manager.stage_backup(place, only or (), progress)
     text, size, written = staged.to_text(), staged.content.size, staged.content.written
     remark = f"Stored {size_text(size)} for a backup, {size_text(written)} written. It is in no backup yet."
@@ -246,7 +247,7 @@ def verify(backup: BackupName, /, *, name: Under = None, session: SessionArgumen
         backup: The name of the backup, the beginning of it, or latest.
     """
     manager, found = _find(session.open(), backup, name)
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         manager.verify_backup(found.name, progress)
     return Answer(found.to_dict(), remark=f"{found.name} is undamaged: {size_text(found.size)} verified.")
 
@@ -426,7 +427,7 @@ def export(backup: BackupName, path: Path, /, *, name: Under = None, session: Se
         path: A file that does not exist yet. With the suffix .zst it is compressed.
     """
     manager, found = _find(session.open(), backup, name)
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         written = manager.export(found.name, path, progress)
     size = written.stat().st_size
     document = {"backup": found.name, "path": str(written), "size": size}

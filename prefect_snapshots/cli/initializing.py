@@ -76,7 +76,7 @@ def init(
 
     chosen = session.at(place, session.storage_options)
     manager = manager_of(chosen.open(create=True), sources)
-    with session.progress() as progress:
+    with session.progress("byte") as progress:
         backup = manager.create_backup("first", progress=progress)
     document: dict[str, Any] = {
         "repository": manager.repository.url,

@@ -46,7 +46,7 @@ def choose(wanted: str, known: Sequence[str], what: str, error: type[SnapshotsEr
         if len(meant) == 1:
             return meant[0]
         if meant:
-            raise InvalidArgument(f"Several names of a {what} begin with {wanted!r}: {_some(meant)}. Type more of it.")
+            raise InvalidArgument(f"{wanted!r} may be {_some(meant)}. Type more of it.")
 
     raise error(f"There is no {what} {wanted!r}. {hint(wanted, reversed(known))}")
 

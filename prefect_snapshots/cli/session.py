@@ -22,6 +22,7 @@ from .output import printable
 from .project_settings import configuration
 
 if TYPE_CHECKING:
+    from ..documents.texts import Unit
     from ..repository import Repository
     from ..repository.location import Location
     from ..repository.progress import Progress
@@ -168,19 +169,35 @@ class Session:
             raise SnapshotsError("Not confirmed: nothing was changed.")
 
     @contextmanager
-    def progress(self) -> Iterator[Progress | None]:
-        """Show a progress bar on standard error if that is a terminal. Yields None otherwise, and with `--quiet`."""
+    def progress(self, unit: Unit = "step", expected: int = 0) -> Iterator[Progress | None]:
+        """Show a progress bar on standard error if that is a terminal. Yields None otherwise, and with `--quiet`.
+
+        Args:
+            unit: What the operation counts.
+            expected: The estimated total, used where the operation does not know it.
+        """
         if self.quiet or not sys.stderr.isatty():
             yield None
             return
         from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bars
 
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+        from ..documents.texts import Pace
+
+        columns = TextColumn("{task.description}", markup=False), BarColumn(20), TextColumn("{task.fields[text]}")
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-            bar = bars.add_task("opening", total=None)
-            yield lambda what, done, total: bars.update(bar, description=what, completed=done, total=total or None)
+            bar = bars.add_task("opening", total=None, text="")
+            step, pace = "", Pace(unit)
+
+            def progress(what: str, done: int, total: int) -> None:
+                nonlocal step, pace
+                if what != step:
+                    step, pace = what, Pace(unit)
+                shown = total or (max(expected, done) if expected else None)
+                bars.update(bar, description=printable(what), completed=done, total=shown, text=pace.text(done, shown))
+
+            yield progress
 
 
 SessionArgument = Annotated[Session, Parameter(parse=False)]

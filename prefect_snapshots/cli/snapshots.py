@@ -362,10 +362,11 @@ def restore(
         with found.naming_damage():
             write_npz(to, chosen, *found.backend.content(found.record))
     else:
+        from ..repository.progress import silent, watched
         from ..snapshots.exported_file import Exported, write_file
         from ..snapshots.records import Ranking
 
-        with found.naming_damage():
+        with session.progress("byte") as progress, watched(progress or silent), found.naming_damage():
             write_file(to, Exported(found.name, None, None, Ranking()), [found.record], found.backend.encoded)
     size = to.stat().st_size
     document = {**found.reference, "to": str(to.absolute()), "bytes": size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -31,6 +32,13 @@ Kind = Literal["text", "name", "number", "bytes", "seconds", "rate", "time"]
 """How a value is formatted. A "name" is a value that people copy."""
 
 _UNITS = ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6))
+
+
+Unit = Literal["item", "byte", "step"]
+"""What an operation counts."""
+
+_RATE_AFTER = 1.0
+"""Seconds of work before a rate and a time are worth showing."""
 
 
 def text_of(value: Value, kind: Kind) -> str:
@@ -107,3 +115,47 @@ def duration_text(seconds: float) -> str:
         if abs(seconds) >= least:
             return f"{seconds * factor:,.3g} {unit}"
     return f"{math.ceil(seconds * 1e9)} ns" if seconds > 0 else "0 s"
+
+
+class Pace:
+    """Says how far an operation is, how fast, and how long the rest takes, as in `2.1 MB of 4 MB, 1 MB/s, 2 s left`.
+
+    Args:
+        unit: What is counted. Steps are shown as a percentage, because they take different times.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self._since = time.monotonic()
+        self._first: int | None = None
+
+    def text(self, done: int, total: int | None = None, failed: int = 0) -> str:
+        """Return what to show.
+
+        Args:
+            done: What is done.
+            total: How much there is to do. None if that is not known.
+            failed: How many items failed.
+        """
+        if self._first is None:
+            self._first = done  # what earlier runs did says nothing about the rate of this one
+        parts = [self._amount(done, total)]
+        worked, seconds = done - self._first, time.monotonic() - self._since
+        if worked > 0 and seconds >= _RATE_AFTER:
+            rate = worked / seconds
+            if self._unit == "byte":
+                parts.append(f"{size_text(rate)}/s")
+            elif self._unit == "item":
+                parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+            if total is not None and total > done:
+                parts.append(f"{duration_text(max(1.0, round((total - done) / rate)))} left")
+        if failed:
+            parts.append(f"{failed:,} failed")
+        return ", ".join(parts)
+
+    def _amount(self, done: int, total: int | None) -> str:
+        if self._unit == "byte":
+            return size_text(done) if total is None else f"{size_text(done)} of {size_text(total)}"
+        if self._unit == "step":
+            return count_text(done, "step") if not total else f"{100 * done // total} %"
+        return count_text(done, "item") if total is None else f"{done:,} of {count_text(total, 'item')}"

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from ..repository.contents import ChunkReader, Piece, Store
+from ..repository.progress import Progress
 from ..repository.threads import Lock
 
 _LIMIT = 64 * 1024 * 1024
@@ -29,10 +30,10 @@ class RecentChunks(ChunkReader):
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._size = 0
 
-    def fetch(self, pieces: Sequence[Piece]) -> None:
+    def fetch(self, pieces: Sequence[Piece], progress: Progress | None = None) -> None:
         """Fill the targets of chunks. Those that are not remembered are read and verified together."""
         if sum(piece.size for piece in pieces) > _STREAMED:
-            super().fetch(pieces)
+            super().fetch(pieces, progress)
             return
         missing: list[tuple[Piece, bytearray]] = []
         for piece in pieces:

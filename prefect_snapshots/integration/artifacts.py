@@ -106,9 +106,10 @@ def log_artifact(
         [0, 1, 2]
     """
     registry = _registry(repository, collection)
-    version = registry.log_artifact(
-        name, value, handler, metadata=metadata, expiry=expiry, if_changed=if_changed, **writer_options
-    )
+    with _reporter(registry, collection, name).long_work("Save"):
+        version = registry.log_artifact(
+            name, value, handler, metadata=metadata, expiry=expiry, if_changed=if_changed, **writer_options
+        )
     report_logged(registry, version)
     return version
 
@@ -142,9 +143,17 @@ def log_files(
         The new version.
     """
     registry = _registry(repository, collection)
-    version = registry.log_files(
-        name, local_path, None, artifact_path, metadata=metadata, expiry=expiry, if_changed=if_changed
-    )
+    with _reporter(registry, collection, name).long_work("Save") as progress:
+        version = registry.log_files(
+            name,
+            local_path,
+            None,
+            artifact_path,
+            metadata=metadata,
+            expiry=expiry,
+            if_changed=if_changed,
+            progress=progress,
+        )
     report_logged(registry, version)
     return version
 
@@ -179,7 +188,8 @@ def promote_snapshot(
     source = current_repository(repository)
     registry = _registry(source if to is None else to, collection)
     manager = manager_of(source, name)
-    version: ArtifactVersion = manager.promote(snapshot_id, registry, artifact)
+    with _reporter(registry, collection, artifact).long_work("Copy"):
+        version: ArtifactVersion = manager.promote(snapshot_id, registry, artifact)
     report_logged(registry, version)
     return version
 
@@ -216,7 +226,8 @@ def load_artifact(
         EnvironmentMismatch: The version needs another version of Python or of a package.
     """
     registry = _registry(repository, collection)
-    value = registry.load_artifact(name, version, match, validate, **reader_options)
+    with _reporter(registry, collection, name).long_work("Load"):
+        value = registry.load_artifact(name, version, match, validate, **reader_options)
     report_read(registry, name, collection)
     return value
 
@@ -251,7 +262,8 @@ def promote_artifact(
         ArtifactExpired: The version has expired.
     """
     registry = _registry(repository, collection)
-    promoted = registry.promote_artifact(name, version, to=to, expected=expected)
+    with _reporter(registry, collection, name).long_work("Copy"):
+        promoted = registry.promote_artifact(name, version, to=to, expected=expected)
     if isinstance(to, str):
         report_promoted(registry, promoted, to)
     elif isinstance(to, ArtifactRegistry):
@@ -337,7 +349,7 @@ def report_promoted(registry: ArtifactRegistry, version: ArtifactVersion, stage:
         title = f"{stage} {back} {version.version}{was}"
         said: Said = {"moved by": (move.moved_by, "text"), "moved (UTC)": (move.moved_at, "time")}
         link = _leave_page(registry, version, title, said)
-        name = _reporter(registry, version).name
+        name = _reporter(registry, version.collection, version.name).name
         run_logger().info("%s of %s %s %s%s.%s", stage, name, back, version.version, was, link)
         if in_run():
             facts = {"previous": move.previous, "moved_by": move.moved_by, "rollback": move.rollback}
@@ -366,7 +378,7 @@ def report_read(registry: ArtifactRegistry, name: str, collection: str) -> None:
 
 def _leave_page(registry: ArtifactRegistry, version: ArtifactVersion, title: str, facts: Said) -> str:
     """Add a page to the timeline: this step, followed by the current list of versions. Return its link."""
-    reporter = _reporter(registry, version)
+    reporter = _reporter(registry, version.collection, version.name)
     about = f"Artifact {code(reporter.name)}: {version.version}, in {code(registry.repository.url)}"
 
     def page() -> Document:
@@ -387,11 +399,11 @@ def _page_of(step: LineageStep) -> str | None:
 
 def _emit(what: str, registry: ArtifactRegistry, version: ArtifactVersion, facts: dict[str, Any]) -> None:
     said = {"collection": version.collection, "name": version.name, "version": version.version, **facts}
-    _reporter(registry, version).emit(what, said)
+    _reporter(registry, version.collection, version.name).emit(what, said)
 
 
-def _reporter(registry: ArtifactRegistry, version: ArtifactVersion) -> Reporter:
-    return Reporter(registry.repository, "artifacts", f"{version.collection}/{version.name}")
+def _reporter(registry: ArtifactRegistry, collection: str, name: str) -> Reporter:
+    return Reporter(registry.repository, "artifacts", f"{collection}/{name}")
 
 
 def _materialize(registry: ArtifactRegistry, info: ArtifactInfo) -> None:

@@ -36,7 +36,7 @@ from prefect.settings import get_current_settings
 
 from ..backups import Backup, BackupManager, DrillReport, RestoreReport, last_proven
 from ..documents import Block, Document, Heading, Note, markdown
-from ..documents.texts import count_text, size_text
+from ..documents.texts import Unit, count_text, size_text
 from ..errors import IntegrityError
 from ..redaction import safe_url
 from ..reports.backups import (
@@ -55,7 +55,7 @@ from .deployed import require_prefect
 from .live import LiveArtifact
 from .reporter import Reporter, only_warn
 from .run_context import in_run, run_ids, run_logger
-from .terminal import Unit, progress_line
+from .terminal import progress_line
 
 LISTED = 20
 """How many of the newest backups a page lists. A longer table would not fit on a screen."""

@@ -159,7 +159,8 @@ class LiveArtifact:
         return True
 
     def _put(self, content: str | float) -> None:
-        client = _client(_api_url())
+        opened = _client(_api_url())  # it closes when nothing refers to it
+        client = opened.client
         if self._id is None and self._shared and self._flow_run_id is not None:
             # Another process of the same flow run may have created it.
             wanted = ArtifactFilter(
@@ -269,10 +270,22 @@ def _impatient(api_url: str | None) -> Settings:
     return get_current_settings().copy_with_update({PREFECT_CLIENT_MAX_RETRIES: 1})
 
 
+class _Opened:
+    """A client whose connections are closed when nobody uses it any more. Another thread may forget it meanwhile."""
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self.client: SyncPrefectClient = stack.enter_context(
+                get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True)
+            )
+            # Not when Python exits: the last updates are sent then.
+            weakref.finalize(self, stack.pop_all().close).atexit = False
+
+
 @functools.lru_cache(maxsize=4)
-def _client(api_url: str | None) -> SyncPrefectClient:
+def _client(api_url: str | None) -> _Opened:
     """Return a separate client: the client of the run has longer timeouts, and may be closed before the last update."""
-    return get_client(httpx_settings={"timeout": _TIMEOUT}, sync_client=True)
+    return _Opened()
 
 
 @functools.cache
@@ -284,6 +297,7 @@ def _flush_at_exit() -> None:
     EventsWorker.instance()  # registers itself, too, and has to come first to be waited for last
     # The first call comes while Prefect can still send events; the second one sends what background saves add later.
     before_threads_end(_flush_and_hurry)
+    atexit.register(_client.cache_clear)
     atexit.register(flush)
 
 

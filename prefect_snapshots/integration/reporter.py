@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,15 @@ from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
 from ..documents import Document, code, markdown
+from ..documents.texts import Unit
 from ..repository import Repository
-from ..repository.progress import Progress
+from ..repository.progress import Progress, watched
 from .live import LiveArtifact, artifact_key
 from .run_context import in_run, run_ids, run_logger
-from .terminal import ProgressLine, Unit
+from .terminal import ProgressLine
+
+LONG = 2.0
+"""Seconds after which people begin to wonder whether the work goes on. Most saves are quicker, and show nothing."""
 
 
 @dataclass(frozen=True)
@@ -105,31 +110,66 @@ class Reporter:
         return LiveArtifact(f"{self.key}-progress", "progress", about, percentage)
 
     @contextlib.contextmanager
-    def progress_bar(self, what: str, expected: int = 0, unit: Unit = "byte") -> Iterator[Progress]:
-        """Show a progress bar in the UI, and yield a callback for the `progress` argument of a manager.
+    def progress_bar(
+        self, what: str, expected: int = 0, unit: Unit = "byte", *, after: float = 0.0
+    ) -> Iterator[Progress]:
+        """Show a progress bar in the UI and in the terminal, and yield a callback for the `progress` of a manager.
 
         Args:
             what: What is in progress, such as `"Backup"`.
             expected: The estimated total in bytes, such as the size of the last backup. Used if the total is unknown.
             unit: What the manager counts.
+            after: Seconds of work before there is a bar. Default: there is one at once.
         """
-        share, ended, context = 0.0, False, contextvars.copy_context()
-        line = ProgressLine(f"{what} of {self.name}", unit)
-        bar = self.live_progress(f"{what} of {code(self.name)}", lambda: 100.0 if ended else share)
+        share, ended, due = 0.0, False, time.monotonic() + after
+        # The callback may be called by other threads, which are in no run.
+        inside, context = in_run(), contextvars.copy_context()
+        shown: tuple[ProgressLine, LiveArtifact | None] | None = None
+        broken = False
+
+        def show() -> tuple[ProgressLine, LiveArtifact | None]:
+            about = f"{what} of {code(self.name)}"
+            # Outside of a run, a page would start a server.
+            bar = self.live_progress(about, lambda: 100.0 if ended else share) if inside else None
+            return ProgressLine(f"{what} of {self.name}", unit), bar
 
         def progress(_: str, done: int, total: int) -> None:
-            nonlocal share
-            share = min(99.0, 100 * done / max(total or expected or done, 1))
-            bar.update(context, patience=0)
-            line.update(done, total or expected or None)
+            nonlocal share, shown, broken
+            if broken or (shown is None and time.monotonic() < due):
+                return
+            broken = True  # until it is shown: otherwise there is one warning, and the work goes on
+            with only_warn(f"The work goes on ({what} of {self.name})"):
+                if shown is None:
+                    shown = context.copy().run(show)
+                line, bar = shown
+                share = min(99.0, 100 * done / max(total or expected or done, 1))
+                if bar is not None:
+                    bar.update(context, patience=0)
+                line.update(done, total or expected or None)
+                broken = False
 
+        if not after:
+            shown = show()
         try:
             yield progress
         finally:
-            line.close()
+            if shown is not None:
+                shown[0].close()
         ended = True
-        if in_run():
-            bar.update()
+        if shown is not None and shown[1] is not None:
+            shown[1].update()
+
+    @contextlib.contextmanager
+    def long_work(self, what: str) -> Iterator[Progress]:
+        """Show how far the `with` block is, if it takes long, as `progress_bar` does.
+
+        It counts what is stored and read of values. Yields a callback for operations that count themselves.
+
+        Args:
+            what: What is in progress, such as `"Save"`.
+        """
+        with self.progress_bar(what, after=LONG) as progress, watched(progress):
+            yield progress
 
     def leave_table(self, rows: list[dict[str, Any]], summary: str, key: str = "") -> None:
         """Add a table to the UI.

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import get_current_settings
 
-from ..documents.texts import count_text, duration_text, size_text
+from ..documents.texts import Pace, Unit
 from ..repository.threads import Lock
 from .run_context import run_logger
 
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 EVERY = 30.0
 """Seconds between two lines of the log: a reader sees that the work goes on, and a day of work has 3,000 lines."""
-_RATE_AFTER = 1.0
-"""Seconds of work before a rate and a time are worth showing."""
-
-Unit = Literal["item", "byte", "step"]
 
 
 class ProgressLine:
@@ -45,12 +41,10 @@ class ProgressLine:
 
     def __init__(self, label: str, unit: Unit, *, hidden: str = "") -> None:
         self._label = label
-        self._unit = unit
         self._hidden = hidden
         self._logger = run_logger()
-        self._since = time.monotonic()
-        self._said = self._since
-        self._first: int | None = None
+        self._pace = Pace(unit)
+        self._said = time.monotonic()
         self._task: Any = None
         self._shown = _display.add(self)
         self._ended = False
@@ -79,14 +73,13 @@ class ProgressLine:
         """
         if self._ended:
             return
-        if self._first is None:
-            self._first = done  # what earlier runs did says nothing about the rate of this one
+        text = self._pace.text(done, total, failed)
         now = time.monotonic()
         if self._shown:
-            _display.update(self, done, total, self._text(now, done, total, failed))
+            _display.update(self, done, total, text)
         elif now >= self._said + EVERY:
             self._said = now
-            self._logger.info("%s: %s", self._label, self._text(now, done, total, failed))
+            self._logger.info("%s: %s", self._label, text)
 
     def close(self) -> None:
         """Remove the live line. Closing twice changes nothing."""
@@ -94,28 +87,6 @@ class ProgressLine:
             self._ended = True
             if self._shown:
                 _display.remove(self)
-
-    def _text(self, now: float, done: int, total: int | None, failed: int) -> str:
-        parts = [self._amount(done, total)]
-        worked, seconds = done - (self._first or 0), now - self._since
-        if worked > 0 and seconds >= _RATE_AFTER:
-            rate = worked / seconds
-            if self._unit == "byte":
-                parts.append(f"{size_text(rate)}/s")
-            elif self._unit == "item":
-                parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-            if total is not None and total > done:
-                parts.append(f"{duration_text(max(1.0, round((total - done) / rate)))} left")
-        if failed:
-            parts.append(f"{failed:,} failed")
-        return ", ".join(parts)
-
-    def _amount(self, done: int, total: int | None) -> str:
-        if self._unit == "byte":
-            return size_text(done) if total is None else f"{size_text(done)} of {size_text(total)}"
-        if self._unit == "step":
-            return count_text(done, "step") if not total else f"{100 * done // total} %"
-        return count_text(done, "item") if total is None else f"{done:,} of {count_text(total, 'item')}"
 
 
 @contextlib.contextmanager

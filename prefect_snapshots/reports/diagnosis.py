@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from ..backups.sources import Database
 from ..documents.texts import count_text, size_text
 from ..errors import SnapshotsError
 from ..repository import Repository
+from ..repository.location import open_location
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,27 @@ def look_at_repository(repository: Repository, *, probe: bool = False) -> Iterat
     else:
         yield "exists, and is not encrypted"
     if probe:
-        repository.location.prove_exclusive()
+        _probe(repository)
         yield "can be written by several processes at once"
     if repository.location.is_local:
-        place = Path(repository.url.removeprefix("file://"))
-        while not place.exists():
-            place = place.parent
-        yield f"{size_text(shutil.disk_usage(place).free)} free"
+        yield f"{size_text(shutil.disk_usage(_existing_folder(repository)).free)} free"
+
+
+def _probe(repository: Repository) -> None:
+    """Test that several processes can write. Where there is no repository, nothing is left."""
+    if repository.exists() or not repository.location.is_local:
+        repository.location.prove_exclusive()
+        return
+    # Another process may create the repository meanwhile, so no folder of it can be deleted afterwards.
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=_existing_folder(repository)) as folder:
+        open_location(folder).prove_exclusive()
+
+
+def _existing_folder(repository: Repository) -> Path:
+    place = Path(repository.url.removeprefix("file://"))
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def look_at_database(database: Database) -> list[str]:

@@ -40,6 +40,7 @@ from .chunking import cut
 from .index import BASES, LARGEST_CHUNK, ChunkCopy, Index, find_rows, sizes_of
 from .location import Buffer, Location
 from .packs import LOCAL_LIMIT, REMOTE_LIMIT, PackIds, PackWriter, is_plain, open_chunk, pack_path
+from .progress import Progress, counted, watching
 from .recognition import ChunkNames
 from .reserve import spare_reserve
 from .sealing import DELTA, ID_SIZE, Sealer, shrink_delta
@@ -219,8 +220,12 @@ class Writer:
 
     def store(self, manifest: bytes, buffers: Iterable[Buffer]) -> Stored:
         """Store a body and its manifest. The buffers must not change until this returns."""
-        small = isinstance(buffers, Sequence) and sum(map(len, buffers)) < _SYNCHRONOUS
-        return self.store_cut(manifest, cut(buffers), small=small)
+        if not isinstance(buffers, Sequence):
+            return self.store_cut(manifest, cut(buffers))
+        size = sum(map(len, buffers))
+        if size < _SYNCHRONOUS:
+            return self.store_cut(manifest, cut(buffers), small=True)
+        return self.store_cut(manifest, counted("save", cut(buffers), size))
 
     def store_cut(
         self, manifest: bytes | Callable[[], bytes], chunks: Iterable[Item], *, small: bool = False
@@ -313,6 +318,7 @@ class Writer:
         written = entered = self._written
         translate = translate or (list if source.names_like(self._store.sealer) else lambda names: [None] * len(names))
         table: list[bytes] = []
+        progress, done = watching(), 0
         for rows in source.batches(_ADOPTED):
             names = translate([row["chunk"].tobytes() for row in rows])
             absent = [at for at, name in enumerate(names) if name is None or not self._has(name)]
@@ -326,7 +332,11 @@ class Writer:
             if self._written - entered >= REMOTE_LIMIT:
                 self.flush()
                 entered = self._written
-            passed(int(rows["size"].sum(dtype=np.int64)))
+            count = int(rows["size"].sum(dtype=np.int64))
+            passed(count)
+            if progress is not None:
+                done += count
+                progress("copy", done, source.size)
         return self._stored(source.size, source.size - source.body_size, b"".join(table), written)
 
     def _as_stored(self, source: ContentReader, rows: Any, translate: Translate) -> Iterator[Buffer | Similar]:
@@ -669,7 +679,7 @@ class ContentReader:
                 piece.parts.append((start, view[done : done + length]))
                 done += length
                 at += 1
-        self._chunks.fetch([pieces[at] for at in sorted(pieces)])
+        self._chunks.fetch([pieces[at] for at in sorted(pieces)], watching())
 
 
 @dataclass(slots=True)
@@ -739,7 +749,7 @@ class ChunkReader:
         self.fetch(pieces)
         return bytes(target)
 
-    def fetch(self, pieces: Sequence[Piece]) -> None:
+    def fetch(self, pieces: Sequence[Piece], progress: Progress | None = None) -> None:
         """Read and verify many chunks, and fill their targets. Adjacent chunks are read in one request."""
         jobs = self._jobs([(piece, self._locate(piece)) for piece in pieces])
         if len(jobs) == 1:
@@ -747,9 +757,12 @@ class ChunkReader:
             return
         use: Use = "compute" if self._store.location.is_local else "network"
         futures = [submit(use, job) for job in jobs]
+        size = 0 if progress is None else sum(piece.size for piece in pieces)
         try:
-            for future in futures:
+            for done, future in enumerate(futures, 1):
                 future.result()
+                if progress is not None:
+                    progress("load", size * done // len(futures), size)
         finally:
             for future in futures:
                 future.cancel()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from ..repository.progress import still_watched
 from ..repository.threads import Lock, after_fork, before_threads_end
 
 Save = Callable[[], str | None]
@@ -28,7 +29,7 @@ class BackgroundSaver:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, "prefect-snapshots-save", self._enter)
-            future = self._pool.submit(save)
+            future = self._pool.submit(still_watched(save))
             _unfinished.add(future)
             future.add_done_callback(_unfinished.discard)
             # Failed saves are kept until `wait` raises their errors. Successful ones are not needed any more.

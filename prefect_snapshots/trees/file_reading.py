@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, TypeVar, cast
@@ -143,8 +143,11 @@ class Tree:
         for at, (entry, number) in enumerate(zip(self._entries, self.scan.known, strict=True)):
             if entry is None or entry.link or not entry.is_file:
                 continue
-            passed(entry.size)
-            if previous is not None and number >= 0:
+            large = entry.size > _LARGE
+            known = previous is not None and number >= 0
+            if known or not large:
+                passed(entry.size)
+            if previous is not None and known:
                 self.kept += 1
                 self.unread += entry.size
                 if batch:
@@ -158,12 +161,11 @@ class Tree:
             if last > first and previous is not None:
                 yield Kept(previous.table[first:last])
                 first = last = 0
-            large = entry.size > _LARGE
             if batch and (large or size + entry.size > _LARGE):
                 yield partial(self._read_all, batch)
                 batch, size = [], 0
             if large:
-                yield self._read_large(at, writer)
+                yield self._read_large(at, writer, passed)
                 continue
             batch.append(at)
             size += entry.size + _EACH
@@ -189,19 +191,30 @@ class Tree:
                     chunks += [chunk for at in group for chunk in self._read(at, _read_small, parents)]
             return chunks
 
-    def _read_large(self, at: int, writer: Writer) -> Kept:
+    def _read_large(self, at: int, writer: Writer, passed: Callable[[int], None]) -> Kept:
         average = _LARGE_AVERAGE if self._exact else AVERAGE_SIZE
+        left = self.scan.entries[at].size
+
+        def told(chunks: Iterable[memoryview]) -> Iterator[memoryview]:
+            nonlocal left
+            for chunk in chunks:
+                yield chunk
+                size = min(len(chunk), left)  # less is left if the file is read a second time
+                left -= size
+                passed(size)
 
         def read(file: int, entry: Entry) -> tuple[list[Kept], int]:
             if entry.extents is None:
                 chunks = content_defined_read(partial(os.pread, file), entry.size, average)
             else:
                 chunks = content_defined_stream(_pieces(file, entry), average)
-            kept = writer.put(chunks)
+            kept = writer.put(told(chunks))
             return [kept], int(kept.rows["size"].sum(dtype=np.int64))
 
         with Parents(self._root) as parents:
-            return next(iter(self._read(at, read, parents)), Kept(np.empty(0, TABLE)))
+            kept = next(iter(self._read(at, read, parents)), Kept(np.empty(0, TABLE)))
+        passed(left)
+        return kept
 
     def _read(self, at: int, read: Callable[[int, Entry], tuple[list[T], int]], parents: Parents) -> list[T]:
         """Read a file, and read it again if it changed during that. Records the result: empty if the file is gone.

@@ -12,23 +12,35 @@ Events for automations have the resource `prefect-snapshots.snapshots.<name>` an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 from ...documents import Document
 from ...documents.texts import metadata_text, size_text
 from ...reports.snapshots import about_snapshots, count_leaves
+from ...repository.progress import Progress
 from ...snapshots.changes import evicted_by
 from ...snapshots.manager import SnapshotManager
 from ...snapshots.records import Record
 from ..live import LiveArtifact, plain
-from ..reporter import Reporter, only_warn
+from ..reporter import LONG, Reporter, only_warn
 from ..run_context import in_run, run_ids, run_logger
 
 LISTED = 10
 """How many of the latest snapshots a page lists: enough to see the trend, and the page stays short in the UI."""
 
 Manager = SnapshotManager[Any]
+
+
+def long_work(manager: Manager, what: str) -> AbstractContextManager[Progress]:
+    """Show how far a save or a load is, if it takes long."""
+    return _reporter(manager).long_work(what)
+
+
+def progress_of_save(manager: Manager) -> AbstractContextManager[Progress]:
+    """Show how far a save in the background is, if it takes long. Yields a callback for its bytes."""
+    return _reporter(manager).progress_bar("Save", after=LONG)
 
 
 def report_saved(manager: Manager, record: Record) -> None:

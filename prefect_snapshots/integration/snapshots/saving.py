@@ -19,6 +19,7 @@ from prefect.transactions import BaseTransaction
 
 from ...errors import SnapshotExists, SnapshotNotFound
 from ...repository.catalog import Event, token_from
+from ...repository.progress import watched
 from ...repository.repository import Repository
 from ...retention import RetentionPolicy
 from ...snapshots.changes import saved_with, undo
@@ -27,7 +28,7 @@ from ...snapshots.pytrees import PyTreeSnapshotManager
 from ...snapshots.requests import SaveRequest
 from ...values import WHOLE, Loading
 from ..run_context import run_logger, user_transaction
-from .report import report_rolled_back, report_saved
+from .report import long_work, progress_of_save, report_rolled_back, report_saved
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,7 +58,8 @@ def save(manager: SnapshotManager[Any], data: Any, request: SaveRequest) -> str 
     request, known = _known(manager, request)
     if known is not None:
         return known
-    saved = manager.save(data, request)
+    with long_work(manager, "Save"):
+        saved = manager.save(data, request)
     if saved is None:
         _say_not_admitted(manager)
         return None
@@ -79,12 +81,16 @@ def save_in_background(manager: SnapshotManager[Any], data: Any, request: SaveRe
     if known is not None:
         return
     token = request.token or secrets.token_bytes(16)
-    future = manager.start_save(data, dataclasses.replace(request, token=token))
+    with contextlib.ExitStack() as stack:
+        with watched(stack.enter_context(progress_of_save(manager))):
+            future = manager.start_save(data, dataclasses.replace(request, token=token))
+        work = stack.pop_all()
     reported = _in_background[manager] = Future[None]()
     context = contextvars.copy_context()
 
     def report(_: Future[str | None]) -> None:
         try:
+            context.run(work.close)
             context.run(_say_outcome, manager, future)
         finally:
             reported.set_result(None)
@@ -132,7 +138,8 @@ def load(
         raise SnapshotNotFound(
             f"There is no snapshot of {name!r} in {repository.url}. Save one first, or check the name."
         )
-    return manager.snapshot_of(record, loading=loading).data
+    with long_work(manager, "Load"):
+        return manager.snapshot_of(record, loading=loading).data
 
 
 _in_background: dict[SnapshotManager[Any], Future[None]] = {}
