@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, warm_prefect: Path) -> Iterat
 def runs(site: Site) -> dict[str, UUID]:
     """Runs at work: what a schedule has planned, brought forward, and what a person starts."""
     return {
-        "corpus": site.run("process-corpus/corpus"),
+        "corpus": site.run("process-corpus/corpus", pattern="*/*.py"),
         "backup": site.run_next_scheduled("create-backup/nightly"),
         "training": site.run("train-digits/training", epochs=4),
     }
