@@ -388,6 +388,18 @@ def test_a_hostile_duckdb_dump_reaches_no_file(tmp_path: Path, hostile: str, whe
     assert database.counts() == {"t": 1}
 
 
+def test_a_hostile_duckdb_dump_reads_no_file(tmp_path: Path) -> None:
+    """Its row counts are forged, too, so that nothing else is wrong."""
+    database = duck(tmp_path / "app.duckdb", "CREATE TABLE t (i INT); INSERT INTO t VALUES (7)")
+    kept, secret = StoredDump.of(database), tmp_path / "secret"
+    secret.write_text("secret")
+    sql = kept.files["schema.sql"] + f"CREATE TABLE e AS SELECT * FROM read_text('{secret}');".encode()
+    made = StoredDump({**kept.files, "schema.sql": sql}, {**kept.counts, "e": 1})
+    with pytest.raises(RestoreFailed, match="disabled by configuration"):
+        database.restore(made)
+    assert database.counts() == {"t": 1}
+
+
 # --- Redis, etcd -----------------------------------------------------------------------------------------------------
 
 
