@@ -312,13 +312,21 @@ class Durable:
 
 def opened_names(repository: Repository) -> dict[str, Durable]:
     """Return the names of a repository that have snapshots, sorted, each with its storage."""
+    return {name: Durable(repository, name) for name in names_with_snapshots(repository)}
 
-    def look(name: str) -> tuple[str, Durable]:
-        return name, Durable(repository, name)
+
+def names_with_snapshots(repository: Repository) -> list[str]:
+    """Return the names that have snapshots, sorted. A name that is damaged is one of them: whoever reads it is told."""
+
+    def look(name: str) -> bool:
+        try:
+            return bool(Durable(repository, name).view.by_id)
+        except IntegrityError:
+            return True
 
     names = repository.names(KIND)
     found = pool("network").map(look, names) if len(names) > 1 else map(look, names)
-    return {name: backend for name, backend in found if backend.view.by_id}
+    return [name for name, has_some in zip(names, found, strict=True) if has_some]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from ..retention import PINNED, CleanupReport, RetentionItem, RetentionPolicy, R
 from ..values import WHOLE, Loading
 from ..values.diff import LeafDifference, diff_contents, diff_values
 from ..values.proving import prove_readable
-from .backends import Backend, Durable, Memory, opened_names
+from .backends import Backend, Durable, Memory, names_with_snapshots
 from .background import BackgroundSaver
 from .exported_file import Exported, read_file, write_file
 from .handler import NAME as HANDLER
@@ -978,7 +978,7 @@ class SnapshotManager(Generic[T]):
 
 def list_names(repository: RepositoryLike) -> list[str]:
     """Return the sorted names under which a repository has snapshots."""
-    return list(opened_names(as_repository(repository)))
+    return names_with_snapshots(as_repository(repository))
 
 
 def _check_request(request: object) -> None:
