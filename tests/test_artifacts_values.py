@@ -626,10 +626,16 @@ def test_a_reference_asks_no_url_that_was_not_allowed(tmp_path: Path) -> None:
         host = f"http://127.0.0.1:{server.server_port}"
         writer = ArtifactRegistry(tmp_path / "repository")
         reader = ArtifactRegistry(Repository(tmp_path / "repository", allow_pickle=False))
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "link").symlink_to("/etc")
         attacks: list[tuple[str, list[Any]]] = [
             (f"{host}/latest/meta-data", [None, f"{host}/late", f"{host}/latest/meta-data/x", "s3://bucket", []]),
             (f"{host}/data/../latest", [None, f"{host}/data"]),
-            (f"{host}/data/%2e%2e/latest", [None, f"{host}/data"]),
+            *(
+                (f"{host}/data/{up}/latest", [None, f"{host}/data"])
+                for up in ("%2e%2e", "%25252e%25252e", "..;x", "x%5c..", ".%09.")
+            ),
+            (f"file://{tmp_path}/data/link", [None, tmp_path / "data"]),
         ]
         for url, places in attacks:
             writer.log_artifact("raw", FileReference(url, (ReferencedFile("", 3, {}),)), "reference")

@@ -415,6 +415,12 @@ def test_the_state_of_the_code(world: World) -> None:
 def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert git_state([tmp_path / "missing"]) is None
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert git_state([]) is None
+    monkeypatch.chdir(tmp_path)
     ran = tmp_path / "ran"
     (programs := tmp_path / "bin").mkdir()
     (programs / "git").write_text(f"#!/bin/sh\n: > {ran}\n")

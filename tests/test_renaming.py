@@ -268,3 +268,18 @@ def test_all_snapshots_are_deleted_and_the_name_with_them(memory_storage: Storag
     if durable:
         assert list_names(memory_storage.url) == []
         assert manager.cleanup(RetentionPolicy(keep_last=1)).deleted == ()
+
+
+def test_one_of_two_renames_at_once_is_told(memory_storage: Storage) -> None:
+    registry = ArtifactRegistry(Repository(memory_storage.url))
+    registry.log_artifact("old", 1)
+    other = ArtifactRegistry(Repository(memory_storage.url))
+
+    def finish() -> None:
+        other.rename_artifact("old", "theirs")
+
+    with pytest.raises(CommitConflict, match="Somebody else has renamed"):
+        rename(registry.repository, "artifacts", "default:old", "default:ours", label="ours", finish=finish)
+    assert registry.load_artifact("theirs") == 1
+    with pytest.raises(ArtifactNotFound, match="renamed to 'theirs'"):
+        registry.load_artifact("old")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -20,6 +21,8 @@ from .handlers import FileHandler
 
 _PIECE = 8 * 1024 * 1024
 """How many bytes are read at a time: enough to keep a network busy, with little memory for files of any size."""
+_IGNORED = re.compile(r";.*|[\x00-\x20]", re.DOTALL)
+"""What some servers ignore in a part of a path, so that `..;x` is `..` for them."""
 
 
 class ReferencedFile(msgspec.Struct, frozen=True):
@@ -174,10 +177,23 @@ def _load(
 
 def _is_within(url: str, within: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> bool:
     """Return whether a URL is one of others, or below one."""
-    if ".." in unquote(unquote(url)).split("/"):
+    plain = url
+    while (decoded := unquote(plain)) != plain:  # servers decode once, proxies before them once more
+        plain = decoded
+    if any(_IGNORED.sub("", part) == ".." for part in re.split(r"[/\\]", plain)):
         return False
     above = [within] if isinstance(within, str | os.PathLike) else within
-    return any(f"{url}/".startswith(f"{url_of(one)}/") for one in above)
+    # A link below a folder that is allowed can lead out of it.
+    return any(_is_below(url, one) and _is_below(_real(url), _real(one)) for one in map(url_of, above))
+
+
+def _is_below(url: str, above: str) -> bool:
+    return f"{url}/".startswith(f"{above.rstrip('/')}/")
+
+
+def _real(url: str) -> str:
+    path = url.removeprefix("file://")
+    return url if path == url else f"file://{os.path.realpath(path)}"
 
 
 REFERENCE = FileHandler("reference.json", _dump, _load)

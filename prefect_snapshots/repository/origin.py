@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -42,7 +43,10 @@ def git_state(folders: Iterable[Path]) -> Git | None:
     Returns:
         The state. None if git is not installed, does not answer in time, or manages none of these folders.
     """
-    return next((state for folder in (*folders, Path.cwd()) if (state := _git(folder)) is not None), None)
+    places = [*folders]
+    with contextlib.suppress(OSError):  # the working directory may have been deleted
+        places.append(Path.cwd())
+    return next((state for folder in places if (state := _git(folder)) is not None), None)
 
 
 def _git(folder: Path) -> Git | None:

@@ -66,8 +66,14 @@ def rename(
     copy.begin()
     if dry_run:
         return
+    since = _begin_of(source)
     for _ in range(_ROUNDS):
         source.refresh()
+        if _begin_of(source) != since:
+            raise CommitConflict(
+                f"Somebody else has renamed the old name of {label} meanwhile. What was copied to {label} stays. Look "
+                "at both new names, and delete the one that you do not want."
+            )
         head, kept = source.head, _kept(source)
         copy.complete(kept)
         finish()
