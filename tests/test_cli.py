@@ -387,6 +387,7 @@ def test_list_of_snapshots_is_newest_first_and_complete(program: Program, filled
         "id": "epoch-1",
         "name": "train",
         "created_at": record.timestamp.isoformat(),
+        "description": "",
         "tags": ["fit"],
         "metadata": {"epoch": 1, "loss": 0.25, "optimiser": {"name": "adam", "rate": "0.1"}},
         "size": record.size,
