@@ -226,7 +226,12 @@ class Waiting(Staged):
         yield list
 
 
-def test_two_restores_of_one_target_never_run_at_once(tmp_path: Path, folder: Path) -> None:
+def test_two_restores_of_one_target_never_run_at_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Locks of other restores, which run in other test processes or were killed, are none of its business.
+    monkeypatch.setattr("tempfile.tempdir", str(temporary := tmp_path / "temporary"))
+    temporary.mkdir()
     flat, beside = Staged(folder / "flat"), Staged(tmp_path / "beside")
     for each in (flat, beside):
         each.path.write_text("old\n")
