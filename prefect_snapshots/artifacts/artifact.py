@@ -34,6 +34,7 @@ from .drafts import FolderDraft
 from .folders import decode_manifest, join_folders, scan_folder
 from .handlers import check_environment, find_handler, write_value
 from .history import (
+    KIND,
     ArtifactHistory,
     Match,
     Move,
@@ -343,8 +344,6 @@ class Artifact:
     ) -> None:
         """Describe the artifact, or one of its versions. See `ArtifactRegistry.describe_artifact`."""
         changes = changes_of(description, add_tags, remove_tags)
-        if not changes:
-            raise InvalidArgument("Pass a description, or tags to add or to remove. Nothing was changed.")
         if not isinstance(version, EllipsisType):
             self._annotate(version, "exact", changes)
             return
@@ -560,7 +559,7 @@ class Artifact:
 
     def _note(self, version: StoredVersion) -> None:
         """Note that the current flow run reads a version, so that what it makes records this."""
-        note_input(self.repository, "artifacts", self._label, version.label)
+        note_input(self.repository, KIND, self._label, version.label)
 
     def _content(self, version: StoredVersion) -> AbstractContextManager[ContentReader]:
         return self._tracked.reading(version.event, self._label_of(version))

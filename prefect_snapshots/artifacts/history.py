@@ -28,6 +28,9 @@ from ..repository.names import check_name
 from ..repository.provenance import MadeBy, read_made_by
 from ..repository.times import from_nanoseconds, is_moment, parse_time, to_nanoseconds
 
+KIND = "artifacts"
+"""The kind of the streams of artifacts."""
+
 Match = Literal["exact", "asof"]
 VersionLike = int | str | datetime | None
 """A version by its number (`3`, `"v3"`), `"latest"` or None, an alias, or a point in time (a datetime or an ISO

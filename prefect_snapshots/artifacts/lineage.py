@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..repository.provenance import Origin
-from .history import ArtifactHistory, StoredVersion, source_of
-
-KIND = "artifacts"
+from .history import KIND, ArtifactHistory, StoredVersion, source_of
 
 _STEPS = 1000
 """The most versions of a lineage: more than anybody reads, and a bound for records that somebody has forged."""

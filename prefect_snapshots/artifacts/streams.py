@@ -13,11 +13,9 @@ from ..repository.repository import Repository
 from ..repository.threads import Lock, pool
 from ..repository.tracking import TrackedStream
 from .artifact import Artifact
-from .history import ArtifactHistory
+from .history import KIND, ArtifactHistory
 from .lineage import LineageGraph
 from .releases import Releases
-
-KIND = "artifacts"
 
 
 class Artifacts:

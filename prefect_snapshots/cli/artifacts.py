@@ -35,7 +35,7 @@ from .retention import NO_RETENTION, Retention, cleaned, required_policy
 from .session import Session, SessionArgument, parse_options, parse_value
 
 if TYPE_CHECKING:
-    from ..artifacts import ArtifactInfo, ArtifactRegistry
+    from ..artifacts import ArtifactInfo, ArtifactRegistry, ArtifactVersion
 
 _SHOWN = 5
 """Inputs that `show` names: they fit on two lines. `lineage` lists all of them."""
@@ -260,9 +260,7 @@ def log(
         version = registry.log_files(
             name, path, metadata=_metadata(metadata), expiry=expiry, if_changed=if_changed, progress=progress
         )
-    info = registry.get_artifact(name, version.version)
-    remark = f"Logged {version}: {size_text(info.size)}, {size_text(info.written)} of it written."
-    return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
+    return _logged(registry, version)
 
 
 @app.command
@@ -297,9 +295,7 @@ def edit(
         for path in add or ():
             draft.add(path, below)
     assert draft.version is not None
-    info = registry.get_artifact(name, draft.version.version)
-    remark = f"Logged {draft.version}: {size_text(info.size)}, {size_text(info.written)} of it written."
-    return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
+    return _logged(registry, draft.version)
 
 
 @app.command
@@ -733,6 +729,12 @@ def _metadata(pairs: Sequence[str] | None) -> dict[str, Any]:
             raise InvalidArgument(f"--metadata takes KEY=VALUE, each key once, not {pair!r}.")
         found[key] = parse_value(value)
     return found
+
+
+def _logged(registry: ArtifactRegistry, version: ArtifactVersion) -> Answer:
+    info = registry.get_artifact(version.name, version.version)
+    remark = f"Logged {version}: {size_text(info.size)}, {size_text(info.written)} of it written."
+    return Answer({"repository": registry.repository.url, **asdict(info)}, remark=remark)
 
 
 def _list_versions(registry: ArtifactRegistry, name: str | None, where: str | None) -> Answer:

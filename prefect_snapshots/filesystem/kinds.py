@@ -9,10 +9,10 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ..artifacts import ArtifactRegistry
+from ..artifacts.history import KIND as ARTIFACTS
 from ..artifacts.history import is_time
 from ..artifacts.infos import ArtifactInfo, Release
 from ..artifacts.releases import KIND as RELEASES
-from ..artifacts.streams import KIND as ARTIFACTS
 from ..artifacts.streams import names_of
 from ..backups.history import KIND as BACKUPS
 from ..backups.history import BackupHistory

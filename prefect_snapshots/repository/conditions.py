@@ -43,7 +43,7 @@ _NAMED = {"true": True, "false": False, "null": None}
 _MISSING = object()
 
 Fields = Callable[[str], Any]
-"""Returns the value of a field of one version, or `MISSING`."""
+"""Returns the value of a field of one version, or `_MISSING`."""
 Predicate = Callable[[Fields], bool]
 
 
@@ -76,7 +76,7 @@ class Condition:
         self.text = text
         self._predicate = _Parser(text).parse()
 
-    def matches(self, fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    def matches(self, fields: Mapping[str, Any], metadata: dict[str, Any]) -> bool:
         """Return whether a version meets the condition.
 
         Args:
@@ -89,7 +89,7 @@ class Condition:
         return f"Condition({self.text!r})"
 
 
-def _look_up(name: str, fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+def _look_up(name: str, fields: Mapping[str, Any], metadata: dict[str, Any]) -> Any:
     if name in fields:
         return fields[name]
     first, _, rest = name.partition(".")
@@ -98,7 +98,7 @@ def _look_up(name: str, fields: Mapping[str, Any], metadata: Mapping[str, Any]) 
         return found or _MISSING
     if first == "metadata" and rest:
         name = rest
-    return finder(name, _MISSING)(dict(metadata))
+    return finder(name, _MISSING)(metadata)
 
 
 class _Parser:

@@ -44,10 +44,10 @@ NOTHING = Description()
 def changes_of(
     description: str | None, add_tags: str | Sequence[str] | None, remove_tags: str | Sequence[str] | None
 ) -> dict[str, Any]:
-    """Check what is to change, and return it as the fields of an event. Empty if nothing is.
+    """Check what is to change, and return it as the fields of an event.
 
     Raises:
-        InvalidArgument: The description is no string, or too long.
+        InvalidArgument: Nothing is to change, or the description is no string, or too long.
         InvalidName: A tag is not valid.
     """
     changes: dict[str, Any] = {}
@@ -58,6 +58,8 @@ def changes_of(
     for key, tags in (("add_tags", add_tags), ("remove_tags", remove_tags)):
         if cleaned := clean_tags(tags):
             changes[key] = cleaned
+    if not changes:
+        raise InvalidArgument("Pass a description, or tags to add or to remove. Nothing was changed.")
     return changes
 
 

@@ -565,8 +565,6 @@ class SnapshotManager(Generic[T]):
             ('first', ('team=vision',))
         """
         changes = changes_of(description, add_tags, remove_tags)
-        if not changes:
-            raise InvalidArgument("Pass a description, or tags to add or to remove. Nothing was changed.")
         if snapshot_id is not None:
             self._annotate(snapshot_id, **changes)
             return

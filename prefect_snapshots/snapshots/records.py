@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 from ..errors import InvalidArgument, SnapshotNotFound
 from ..messages import hint
 from ..repository.catalog import RENAMED, RENAMING, Event
-from ..repository.descriptions import Description
+from ..repository.descriptions import NOTHING, Description
 from ..repository.metadata import finder
 from ..repository.names import check_name
 from ..repository.times import from_nanoseconds
@@ -173,7 +173,7 @@ class SnapshotRecords:
         self.by_id: dict[str, Record] = {}
         self.by_tag: dict[str, dict[str, None]] = {}
         self.renamed_to: str | None = None
-        self.about = Description()
+        self.about = NOTHING
         self._ids: dict[int, str] = {}
 
     def copy(self) -> SnapshotRecords:
@@ -214,7 +214,7 @@ class SnapshotRecords:
         elif event.kind == "describe":
             self.about = self.about.changed_by(body)
         elif event.kind == RENAMED:
-            self.about = Description()
+            self.about = NOTHING
             self.renamed_to = check_name(body["to"])
 
     def get(self, snapshot_id: str) -> Record:
